@@ -1,0 +1,70 @@
+# Everything a new checkout needs: `make up` shows the system, `make test` proves it. Prerequisites: python3 (3.11+) and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export SHUNTER_TOOLS_DIR ?= $(CURDIR)/.tools
+PYTEST := $(BIN)/python -m pytest
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+MANIFESTS := $(wildcard packages/*/pyproject.toml)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help up top explain test lint types bench e2e fuzz lock docs clean
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Shunter needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "python3 has no venv module (Debian: apt install python3-venv)" >&2; exit 2; }
+
+$(VENV)/run.stamp: requirements/run.txt $(MANIFESTS) | $(BIN)/python
+	@echo "installing into $(VENV) …"
+	@$(PIP) --require-hashes -r requirements/run.txt
+	@$(PIP) --no-deps --no-build-isolation --no-index $(patsubst %/pyproject.toml,-e %,$(MANIFESTS))
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
+	@echo "installing the test tools into $(VENV) …"
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+up: $(VENV)/run.stamp ## start the whole stack here: model servers, scraper, picker, Envoy (ARGS="--engine llamacpp" …)
+	@$(BIN)/shunter up $(ARGS)
+
+top: $(VENV)/run.stamp ## watch the running stack
+	@$(BIN)/shunter top $(ARGS)
+
+explain: $(VENV)/run.stamp ## why the last requests went where they went
+	@$(BIN)/shunter explain $(ARGS)
+
+test: $(VENV)/dev.stamp ## all tests, real Envoy and real llama.cpp included (ARGS="-k ring" …)
+	@$(PYTEST) $(ARGS)
+
+e2e: $(VENV)/dev.stamp ## only the end-to-end tests
+	@$(PYTEST) e2e $(ARGS)
+
+lint: $(VENV)/dev.stamp ## ruff and the layer contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+
+types: $(VENV)/dev.stamp ## pyright, strict
+	@$(BIN)/pyright
+
+bench: $(VENV)/dev.stamp ## print the exposition and pick-path tables
+	@$(BIN)/python hack/bench_exposition.py
+	@$(BIN)/python hack/bench_pick.py
+
+fuzz: $(VENV)/dev.stamp ## a minute of fuzzing at each boundary that reads foreign bytes
+	@$(BIN)/python hack/fuzz.py $(ARGS)
+
+docs: $(VENV)/dev.stamp ## regenerate docs/reference from the code
+	@$(BIN)/python hack/gen_docs.py
+
+lock: ## resolve dependencies anew and rewrite requirements/*.txt
+	@hack/lock
+
+clean: ## remove what make installed and cached (not the stack's runtime directory)
+	rm -rf $(VENV) .tools .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,86 @@
+"""The contract between a session, which speaks the protocol, and a judge, which chooses the endpoint.
+
+A session asks ``decide`` once, when the request is complete; it tells ``release`` once, however the request ends. Both are
+synchronous and quick; neither raises.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Protocol
+
+import msgspec
+
+__all__ = ["Ask", "DropReason", "Judge", "Outcome", "Pick", "Refusal"]
+
+
+class DropReason(str, Enum):
+    """Values of the response header ``x-llm-d-request-dropped-reason`` (GIE digest §2.1)."""
+
+    SATURATED = "rejected-saturated"
+    NO_ENDPOINTS = "rejected-no-endpoints"
+    TTL_EXPIRED = "rejected-ttl-expired"
+    CONTEXT_CANCELLED = "rejected-context-cancelled"
+    SHUTTING_DOWN = "rejected-shutting-down"
+    EVICTED = "evicted"
+    EVICTED_QUEUE_PRESSURE = "evicted-queue-pressure"
+    EVICTED_PRIORITY = "evicted-priority"
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """One complete HTTP request that wants an endpoint."""
+
+    headers: Mapping[str, str]  # lower-case names, pseudo headers included; of a repeated header the first
+    body: bytes  # empty for a request without one
+    subset: tuple[str, ...] | None = None  # the gateway's hint, "ip" or "ip:port"; None: the whole pool; (): nobody
+    has_body: bool = True
+
+
+class Pick(msgspec.Struct, frozen=True):
+    """Where the request goes. ``endpoints`` are ``ip:port``, best first; the rest are the fallbacks in order."""
+
+    endpoints: tuple[str, ...]
+    ticket: int  # given back to ``release``; also the id in the decision log
+    request_id: str
+    model: str | None = None  # what the client asked for
+    target_model: str | None = None  # what the engine is asked for, when it differs
+    body: bytes | None = None  # the rewritten body, when it changed
+    set_headers: tuple[tuple[str, str], ...] = ()
+    metadata: Mapping[str, object] = {}  # further keys for namespace envoy.lb (scores, …)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why nobody gets the request; ``status`` per GIE digest §2.3, ``code`` as the reference words it (BadRequest, …)."""
+
+    status: int
+    code: str
+    message: str
+    reason: DropReason | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a picked request ended, as far as the profile lets the session see it."""
+
+    complete: bool  # the response ended regularly; False: client gone, reset, picker draining
+    status: int | None = None
+    served: str | None = None  # ip:port that really answered
+    first_token_s: float | None = None
+    duration_s: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class Judge(Protocol):
+    """Chooses endpoints and keeps account of what they were given."""
+
+    def decide(self, ask: Ask, now_s: float) -> Pick | Refusal:
+        """Choose for one request and book it on the chosen endpoint at once. ``now_s`` is monotonic."""
+        ...
+
+    def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:
+        """Undo the booking of ``ticket``; called exactly once per Pick."""
+        ...
+
+    def needs(self) -> Sequence[str]:
+        """What the configured plugins need from the response: any of "headers", "body"."""
+        ...

@@ -1,0 +1,22 @@
+"""Every error the picker raises.
+
+::
+
+    PickerError
+    ├── ConfigError        the configuration cannot be used; the message has path, value and remedy
+    └── ProtocolError      a peer broke ext_proc or its encoding; answered, logged, never anything else
+"""
+
+__all__ = ["ConfigError", "PickerError", "ProtocolError"]
+
+
+class PickerError(Exception):
+    """Base of all."""
+
+
+class ConfigError(PickerError):
+    """The configuration cannot be used; nothing was started."""
+
+
+class ProtocolError(PickerError):
+    """The peer sent what the protocol does not allow here."""

@@ -1,0 +1,52 @@
+"""What the scraper saw, as values any process can read: two snapshots, each in a ring of shared memory."""
+
+from shunter.snapshot.errors import RingBusyError, RingError, SnapshotError
+from shunter.snapshot.model import (
+    NEVER,
+    SCHEMA,
+    Endpoint,
+    Health,
+    InferenceModel,
+    Load,
+    LoadRow,
+    Objective,
+    Pool,
+    Rewrite,
+    RewriteRule,
+    Target,
+    Topology,
+    decode_load,
+    decode_topology,
+    encode,
+)
+from shunter.snapshot.pair import LOAD_RING, TOPOLOGY_RING, SnapshotReader, SnapshotWriter, View
+from shunter.snapshot.ring import RingReader, RingWriter
+
+__all__ = [
+    "LOAD_RING",
+    "NEVER",
+    "SCHEMA",
+    "TOPOLOGY_RING",
+    "Endpoint",
+    "Health",
+    "InferenceModel",
+    "Load",
+    "LoadRow",
+    "Objective",
+    "Pool",
+    "Rewrite",
+    "RewriteRule",
+    "RingBusyError",
+    "RingError",
+    "RingReader",
+    "RingWriter",
+    "SnapshotError",
+    "SnapshotReader",
+    "SnapshotWriter",
+    "Target",
+    "Topology",
+    "View",
+    "decode_load",
+    "decode_topology",
+    "encode",
+]
