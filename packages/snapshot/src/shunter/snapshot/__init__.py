@@ -20,6 +20,7 @@ from shunter.snapshot.model import (
     encode,
 )
 from shunter.snapshot.pair import LOAD_RING, TOPOLOGY_RING, SnapshotReader, SnapshotWriter, View
+from shunter.snapshot.place import runtime_directory
 from shunter.snapshot.ring import RingReader, RingWriter
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "decode_load",
     "decode_topology",
     "encode",
+    "runtime_directory",
 ]

@@ -10,7 +10,7 @@ Identity: an endpoint is ``(slot, incarnation)``. The scraper hands out small sl
 raises the incarnation whenever a slot gets a new owner; everything shared between processes is keyed by this pair and never by
 a position in a list, because two readers may look at different generations.
 
-Time: ``*_ns`` are nanoseconds of CLOCK_MONOTONIC, one clock for all processes of a machine. ``NEVER`` (0) means it has not happened.
+Time: ``*_ns`` are nanoseconds of CLOCK_MONOTONIC, one clock for all processes of a machine; ``NEVER`` (0): not yet.
 
 Unknown is ``None``, never zero: a fabricated zero attracts traffic.
 """

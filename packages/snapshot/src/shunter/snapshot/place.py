@@ -1,0 +1,27 @@
+"""Where the rings live: on tmpfs if there is one, else in an ordinary directory."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from shunter.snapshot.errors import SnapshotError
+
+__all__ = ["runtime_directory"]
+
+
+def runtime_directory(name: str = "default") -> Path:
+    """Create if needed, and return, this user's private runtime directory for the installation ``name``.
+
+    ``/dev/shm`` is memory (a write-back to disk would cost a ring that changes twenty times a second dearly); without it the
+    system's temporary directory serves, more slowly and no less correctly. Raises SnapshotError if the directory exists and
+    belongs to somebody else, who could otherwise feed us snapshots.
+    """
+    shm = Path("/dev/shm")  # noqa: S108  the directory made below is private and its owner is checked
+    base = shm if shm.is_dir() and os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
+    directory = base / f"shunter-{os.geteuid()}" / name
+    for path in (directory.parent, directory):
+        path.mkdir(mode=0o700, exist_ok=True)
+        info = path.stat(follow_symlinks=False)
+        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            raise SnapshotError(f"{path}: belongs to user {info.st_uid} or others may write it; remove it")
+    return directory
