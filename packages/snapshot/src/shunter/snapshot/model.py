@@ -17,7 +17,7 @@ Unknown is ``None``, never zero: a fabricated zero attracts traffic.
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -54,11 +54,11 @@ class Health(IntEnum):
     FAILED = 2  # the last scrape failed; the row holds the last values known, with their age
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, array_like=True):
     """Base of everything in a snapshot."""
 
 
-class Pool(Record, frozen=True, array_like=True):
+class Pool(Record, frozen=True, array_like=True, kw_only=True):
     """An InferencePool (GIE v1; v1alpha2 is converted by the scraper)."""
 
     name: str
@@ -69,7 +69,7 @@ class Pool(Record, frozen=True, array_like=True):
     failure_mode: str = "FailClose"  # or FailOpen
 
 
-class Endpoint(Record, frozen=True, array_like=True):
+class Endpoint(Record, frozen=True, array_like=True, kw_only=True):
     """One place a request can go: an address and port of a model server (one data-parallel rank)."""
 
     slot: int
@@ -90,7 +90,7 @@ class Endpoint(Record, frozen=True, array_like=True):
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
-class Objective(Record, frozen=True, array_like=True):
+class Objective(Record, frozen=True, array_like=True, kw_only=True):
     """An InferenceObjective: a request names it by header and takes its priority."""
 
     name: str
@@ -99,21 +99,21 @@ class Objective(Record, frozen=True, array_like=True):
     priority: int | None = None
 
 
-class Target(Record, frozen=True, array_like=True):
+class Target(Record, frozen=True, array_like=True, kw_only=True):
     """One weighted target model of a rewrite or an InferenceModel."""
 
     model: str
     weight: int | None = None  # 1 to 1,000,000
 
 
-class RewriteRule(Record, frozen=True, array_like=True):
+class RewriteRule(Record, frozen=True, array_like=True, kw_only=True):
     """One rule of an InferenceModelRewrite."""
 
     models: tuple[str, ...] = ()  # exact client model names; empty matches all
     targets: tuple[Target, ...]
 
 
-class Rewrite(Record, frozen=True, array_like=True):
+class Rewrite(Record, frozen=True, array_like=True, kw_only=True):
     """An InferenceModelRewrite; ``created`` (RFC 3339) orders resources of equal precedence, oldest first."""
 
     name: str
@@ -123,7 +123,7 @@ class Rewrite(Record, frozen=True, array_like=True):
     rules: tuple[RewriteRule, ...]
 
 
-class InferenceModel(Record, frozen=True, array_like=True):
+class InferenceModel(Record, frozen=True, array_like=True, kw_only=True):
     """An InferenceModel v1alpha2 (GIE v0.3): a client model name, its criticality and weighted targets."""
 
     name: str
@@ -135,7 +135,7 @@ class InferenceModel(Record, frozen=True, array_like=True):
     created: str = ""
 
 
-class Topology(Record, frozen=True, array_like=True):
+class Topology(Record, frozen=True, array_like=True, kw_only=True):
     """Who exists: changes when the cluster or the endpoint file does."""
 
     schema: int = SCHEMA
@@ -148,7 +148,7 @@ class Topology(Record, frozen=True, array_like=True):
     models: tuple[InferenceModel, ...] = ()
 
 
-class LoadRow(Record, frozen=True, array_like=True):
+class LoadRow(Record, frozen=True, array_like=True, kw_only=True):
     """What is known of one endpoint's load. Counts are requests; ``kv_usage`` is a fraction from 0 to 1."""
 
     slot: int
@@ -173,7 +173,7 @@ class LoadRow(Record, frozen=True, array_like=True):
         return (now_ns - self.sampled_ns) / 1e9
 
 
-class Load(Record, frozen=True, array_like=True):
+class Load(Record, frozen=True, array_like=True, kw_only=True):
     """How everybody is: one column per field of LoadRow, aligned with each other.
 
     Belongs to exactly one topology: ``epoch`` and ``topology_generation`` must match it. Columns instead of rows because a
@@ -202,7 +202,7 @@ class Load(Record, frozen=True, array_like=True):
     @classmethod
     def of(cls, rows: Sequence[LoadRow], *, epoch: int, topology_generation: int, published_ns: int = NEVER) -> "Load":
         """Turn rows into columns."""
-        columns = {name: tuple(getattr(row, name) for row in rows) for name in LoadRow.__struct_fields__}
+        columns: dict[str, Any] = {name: tuple(getattr(row, name) for row in rows) for name in LoadRow.__struct_fields__}
         return cls(epoch=epoch, topology_generation=topology_generation, published_ns=published_ns, **columns)
 
     def row(self, index: int) -> LoadRow:
