@@ -216,6 +216,8 @@ class Load(Record, frozen=True, array_like=True, kw_only=True):
 
 
 Snapshot = TypeVar("Snapshot", Topology, Load)
+# What msgspec raises on foreign bytes: besides its own errors, invalid UTF-8 and bottomless nesting come through as they are.
+DAMAGE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _encoder = msgspec.msgpack.Encoder()
 _topology = msgspec.msgpack.Decoder(Topology)
 _load = msgspec.msgpack.Decoder(Load)
@@ -239,7 +241,7 @@ def decode_load(data: bytes | memoryview) -> Load:
 def _checked(decoder: "msgspec.msgpack.Decoder[Snapshot]", data: bytes | memoryview) -> Snapshot:
     try:
         snapshot = decoder.decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except DAMAGE as error:
         # Of a newer schema everything but the first field may look wrong: say so instead.
         raise SnapshotError(_foreign_schema(data) or f"not a snapshot: {error}") from error
     if snapshot.schema != SCHEMA:
@@ -251,7 +253,7 @@ def _foreign_schema(data: bytes | memoryview) -> str | None:
     try:
         head = msgspec.msgpack.decode(data, type=list[msgspec.Raw])
         schema = msgspec.msgpack.decode(head[0], type=int)
-    except (msgspec.DecodeError, msgspec.ValidationError, IndexError):
+    except (*DAMAGE, IndexError):
         return None
     if schema == SCHEMA:
         return None

@@ -8,6 +8,8 @@ from shunter.snapshot.errors import SnapshotError
 
 __all__ = ["runtime_directory"]
 
+SHM = Path("/dev/shm")  # noqa: S108  what is made below is private and its owner is checked
+
 
 def runtime_directory(name: str = "default") -> Path:
     """Create if needed, and return, this user's private runtime directory for the installation ``name``.
@@ -16,8 +18,7 @@ def runtime_directory(name: str = "default") -> Path:
     system's temporary directory serves, more slowly and no less correctly. Raises SnapshotError if the directory exists and
     belongs to somebody else, who could otherwise feed us snapshots.
     """
-    shm = Path("/dev/shm")  # noqa: S108  the directory made below is private and its owner is checked
-    base = shm if shm.is_dir() and os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
+    base = SHM if SHM.is_dir() and os.access(SHM, os.W_OK) else Path(tempfile.gettempdir())
     directory = base / f"shunter-{os.geteuid()}" / name
     for path in (directory.parent, directory):
         path.mkdir(mode=0o700, exist_ok=True)

@@ -47,6 +47,7 @@ SEQUENCE_AT = 64
 SLOT_HEADER_BYTES = 64
 EMPTY = 0
 RETIRED = 2**64 - 1
+ROOT = 0
 
 # 10,000 endpoints with long names and labels encode to about 5 MB; beyond this the writer has gone mad, and tmpfs is memory.
 MAX_PAYLOAD_BYTES = 64 << 20
@@ -80,6 +81,8 @@ class _Mapping:
 
     def __init__(self, fd: int, path: Path, *, writable: bool) -> None:
         info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise RingError(f"{path}: not a regular file; remove it or choose another directory")
         head = os.pread(fd, _head.size, 0)
         if len(head) < _head.size or head[:8] != MAGIC:
             raise RingError(f"{path}: not a Shunter ring (it begins with {head[:8]!r}); remove it or choose another directory")
@@ -245,7 +248,7 @@ class RingReader:
     def __init__(self, path: Path, *, trusted_uid: int | None = None) -> None:
         """Read the ring at ``path`` if it belongs to this user, to root or to ``trusted_uid``."""
         self._path = path
-        self._trusted = {os.geteuid(), 0} | ({trusted_uid} if trusted_uid is not None else set[int]())
+        self._trusted = {os.geteuid(), ROOT} | ({trusted_uid} if trusted_uid is not None else set[int]())
         self._mapping: _Mapping | None = None
         self._look_again_ns = 0
         self.sequence = EMPTY

@@ -1,0 +1,35 @@
+"""The runtime directory is private, or it is not used."""
+
+import os
+import stat
+
+import pytest
+
+from shunter.snapshot import SnapshotError, place, runtime_directory
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path, monkeypatch):
+    monkeypatch.setattr(place, "SHM", tmp_path)
+    return tmp_path
+
+
+def test_it_is_private_and_stays_the_same():
+    directory = runtime_directory("x")
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert runtime_directory("x") == directory
+
+
+def test_without_tmpfs_the_temporary_directory_serves(base, monkeypatch, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("tmp")
+    monkeypatch.setattr(place, "SHM", base / "absent")
+    monkeypatch.setattr(place.tempfile, "gettempdir", lambda: str(elsewhere))
+    assert runtime_directory("x").is_relative_to(elsewhere)
+
+
+def test_a_directory_others_may_write_is_refused(base):
+    directory = base / f"shunter-{os.geteuid()}"
+    directory.mkdir()
+    directory.chmod(0o777)
+    with pytest.raises(SnapshotError, match="others may write it"):
+        runtime_directory("x")
