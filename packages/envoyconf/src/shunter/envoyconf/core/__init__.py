@@ -1,0 +1,3 @@
+"""The pure half: an intent goes in, Envoy resources come out."""
+
+__all__: list[str] = []

@@ -1,0 +1,29 @@
+"""An intent becomes the static bootstrap of one Envoy."""
+
+from ipaddress import ip_address
+
+from shunter.envoyconf.core import cluster, listener
+from shunter.envoyconf.core.intent import Admin, Intent
+from shunter.envoyconf.core.protojson import Resource, socket_address
+
+__all__ = ["admin", "bootstrap"]
+
+# What a monitoring system outside needs; everything else of the admin interface can read secrets or stop Envoy.
+PUBLIC_ADMIN_PATHS = ("/ready", "/stats/prometheus")
+
+
+def bootstrap(intent: Intent) -> Resource:
+    """Return the bootstrap in protobuf's JSON form; equal intents give equal bootstraps, down to the order of keys."""
+    clusters = [cluster.pool(pool, intent.profile, intent.limits) for pool in intent.pools]
+    clusters += [cluster.picker(pool, intent.profile, intent.limits) for pool in intent.pools]
+    resource: Resource = {"admin": admin(intent.admin)} if intent.admin else {}
+    listeners = [listener.listener(each, intent) for each in intent.listeners]
+    return resource | {"static_resources": {"listeners": listeners, "clusters": clusters}}
+
+
+def admin(admin: Admin) -> Resource:
+    """Return the admin interface: all of it on loopback, the harmless part elsewhere."""
+    resource: Resource = {"address": socket_address(admin.address, admin.port)}
+    if not ip_address(admin.address).is_loopback:
+        resource["allow_paths"] = [{"exact": path} for path in PUBLIC_ADMIN_PATHS]
+    return resource

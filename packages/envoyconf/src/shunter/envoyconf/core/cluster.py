@@ -1,0 +1,104 @@
+"""Clusters: a pool of model servers that follows the picker, and the workers of a picker."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from shunter.envoyconf.core.authority import is_ip, split_authority
+from shunter.envoyconf.core.intent import Limits, Pool, Profile
+from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, SERVED, picker_cluster, pool_cluster
+from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
+
+__all__ = ["picker", "pool"]
+
+# A picker keeps one stream open per live request and a pool one request each, so Envoy's default of 1024 is a cap on the
+# gateway: measured, the 1025th concurrent request got a 500 from an overflowing picker cluster. Load is limited where it is
+# understood, in the picker. Retries are bounded per request; Envoy's cluster-wide default of 3 at a time would let a
+# single dead endpoint fail requests.
+CIRCUIT_BREAKERS: Resource = {
+    "thresholds": [{"max_connections": 65536, "max_pending_requests": 65536, "max_requests": 65536, "max_retries": 1024}],
+}
+
+# uvicorn (vLLM, SGLang) and llama.cpp close a connection that was idle for 5 s. A request sent at that moment is lost, and
+# Envoy must not repeat it because it was sent: so Envoy closes first.
+POOL_IDLE_SECONDS = 4
+
+# Faster checks declared live pickers dead on a busy machine (interval 0.5 s, threshold 1: 975 of 2220 picks lost).
+HEALTH_CHECK: Resource = {
+    "timeout": "2s",
+    "interval": "2s",
+    "no_traffic_interval": "2s",  # default 60 s: a picker that starts after Envoy would stay unused that long
+    "unhealthy_threshold": 2,
+    "healthy_threshold": 1,
+    "grpc_health_check": {"service_name": "envoy.service.ext_proc.v3.ExternalProcessor"},
+}
+
+
+def pool(pool: Pool, profile: Profile, limits: Limits) -> Resource:
+    """Return the cluster of a pool's endpoints.
+
+    override_host takes the picker's ordered list from dynamic metadata, which no client can write, and moves one entry on
+    with each retry; an address that is not an endpoint of the pool is passed over. Without a pick, or behind the end of
+    the list, least-request chooses: this is what failing open means. It obeys a pick whatever health checks or outlier
+    detection say of the endpoint, so there are none.
+    """
+    fields: Resource = {
+        "override_host_sources": [{"metadata": _metadata_key(DESTINATION)}],
+        "fallback_policy": _policies("least_request", "LeastRequest"),
+    }
+    if profile is Profile.FULL:
+        # The last attempt's endpoint, forwarded to the picker with the response headers (Envoy 1.38).
+        fields["selected_host_key"] = _metadata_key(SERVED)
+    return {
+        **_endpoints(pool_cluster(pool.name), pool.endpoints, limits),
+        "typed_extension_protocol_options": _http_protocol(
+            common_http_protocol_options={"idle_timeout": duration(POOL_IDLE_SECONDS)},
+            explicit_http_config={"http_protocol_options": {}},
+        ),
+        "load_balancing_policy": _policies("override_host", "OverrideHost", **fields),
+    }
+
+
+def picker(pool: Pool, profile: Profile, limits: Limits) -> Resource:
+    """Return the cluster of a pool's picker workers: gRPC, so HTTP/2.
+
+    In the profile full a request fails open only if Envoy knows that there is no picker before it sends the first part of
+    the body. Measured: with a refused connection and failure_mode_allow a GET was answered 200 but a POST 500; with the
+    health check and no panic mode (which would send to dead workers when most are dead) the POST was answered 200 too.
+    In lean the body stays in Envoy until the picker has answered, and retries find the living worker: no check needed.
+    """
+    cluster = _endpoints(picker_cluster(pool.name), pool.picker.addresses, limits)
+    cluster["typed_extension_protocol_options"] = _http_protocol(explicit_http_config={"http2_protocol_options": {}})
+    if profile is Profile.FULL:
+        cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
+        cluster["health_checks"] = [HEALTH_CHECK]
+    return cluster
+
+
+def _endpoints(name: str, authorities: Iterable[str], limits: Limits) -> Resource:
+    places = [split_authority(authority) for authority in authorities]
+    cluster: Resource = {"name": name, "type": "STATIC"}
+    if not all(is_ip(host) for host, _ in places):
+        # IPv4 where a name has both, as servers on localhost and most clusters do; the default prefers IPv6.
+        cluster |= {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"}
+    endpoints = [{"endpoint": {"address": socket_address(host, port)}} for host, port in places]
+    return cluster | {
+        "connect_timeout": duration(limits.connect_timeout_seconds),
+        "circuit_breakers": CIRCUIT_BREAKERS,
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
+    }
+
+
+def _http_protocol(**fields: Any) -> Resource:
+    options = "extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {f"envoy.{options}": typed(options, **fields)}
+
+
+def _policies(policy: str, message: str, **fields: Any) -> Resource:
+    name = f"load_balancing_policies.{policy}"
+    return {
+        "policies": [{"typed_extension_config": extension(f"envoy.{name}", f"extensions.{name}.v3.{message}", **fields)}],
+    }
+
+
+def _metadata_key(key: str) -> Resource:
+    return {"key": NAMESPACE, "path": [{"key": key}]}

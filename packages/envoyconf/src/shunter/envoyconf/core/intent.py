@@ -1,0 +1,244 @@
+"""What an operator wants of the gateway, as values: listeners, routes, pools with their pickers, and a few limits.
+
+::
+
+    listeners ── routes ──> pools ──> endpoints
+                              └─────> picker
+
+Everything has a default but the pools. A field says in its description what it is for and what happens without it;
+``shunter envoyconf schema`` prints all of that as a JSON Schema. A struct refuses what its types cannot express, whether it
+comes from a file or from Python.
+"""
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from shunter.envoyconf.core.authority import check_address, check_authorities
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["Admin", "FailureMode", "Intent", "Limits", "Listener", "Observability", "Picker", "Pool", "Profile", "Route"]
+
+# `$` alone lets a final newline through.
+END = r"$(?!\n)"
+
+# What Kubernetes allows as a name, and harmless inside Envoy's statistics.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?" + END)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+# Envoy counts in milliseconds and refuses to wait for an ext_proc message longer than an hour.
+Seconds = Annotated[float, Meta(ge=0.001, le=3600)]
+
+PATH_PREFIX = re.compile(r"/|(/[^\s/?#]+)+")
+
+
+def check_unique(field: str, names: Iterable[str]) -> None:
+    """Raise IntentError if a name is there twice."""
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in seen:
+            raise IntentError(f"{field}[{index}].name {name!r} is the name of {field}[{seen[name]}] already")
+        seen[name] = index
+
+
+class Profile(Enum):
+    """How the picker and Envoy share the work."""
+
+    LEAN = "lean"
+    FULL = "full"
+
+
+class FailureMode(Enum):
+    """What becomes of a request whose picker does not answer. The words are those of GIE's InferencePool."""
+
+    OPEN = "FailOpen"
+    CLOSE = "FailClose"
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
+    """Base of every part of an intent."""
+
+
+class Listener(Part, frozen=True):
+    """An address and port where clients are served."""
+
+    name: Annotated[Name, Meta(description="Name of the listener and of its statistics.")] = "http"
+    address: Annotated[str, Meta(description="IP address to bind, such as 127.0.0.1, 0.0.0.0 or ::.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="TCP port to bind, 1 to 65535; 0 lets the kernel choose a free one.")] = 8080
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
+
+
+class Picker(Part, frozen=True):
+    """The endpoint picker of a pool: ext_proc servers that can answer for each other."""
+
+    addresses: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="host:port of every picker worker, such as 127.0.0.1:9002 or [::1]:9002."),
+    ]
+    failure_mode: Annotated[
+        FailureMode,
+        Meta(
+            description="FailOpen: without an answer from the picker, Envoy's own load balancing chooses. FailClose: the "
+            "client gets an error, and a picker that dies takes the streams it watches with it. In the profile full a picker "
+            "that dies fails those in both modes, and requests of which it was sent the first part: Envoy gave them away.",
+        ),
+    ] = FailureMode.OPEN
+
+    def __post_init__(self) -> None:
+        check_authorities("addresses", self.addresses)
+
+
+class Pool(Part, frozen=True):
+    """Model servers that can take each other's requests, and the picker that knows which one should."""
+
+    name: Annotated[Name, Meta(description="Name of the pool; its cluster in Envoy is called pool/<name>.")]
+    endpoints: Annotated[
+        tuple[str, ...],
+        Meta(
+            min_length=1,
+            description="host:port of every model server, such as 10.0.0.7:8000, [fd00::7]:8000 or vllm.llm.svc:8000. "
+            "A host name stands for all addresses it resolves to. The picker can choose among these only.",
+        ),
+    ]
+    picker: Annotated[Picker, Meta(description="The endpoint picker that chooses among the endpoints.")]
+
+    def __post_init__(self) -> None:
+        check_authorities("endpoints", self.endpoints)
+
+
+class Route(Part, frozen=True):
+    """Which requests go to which pool."""
+
+    pool: Annotated[Name, Meta(description="Name of the pool.")]
+    prefix: Annotated[
+        str,
+        Meta(description="Whole segments of the path: /v1 matches /v1 and /v1/models but not /v1x; / matches everything."),
+    ] = "/"
+
+    def __post_init__(self) -> None:
+        if not PATH_PREFIX.fullmatch(self.prefix):
+            raise IntentError(f"prefix {self.prefix!r} must be / or begin with / and not end with it, such as /v1")
+
+    def covers(self, other: "Route") -> bool:
+        """Say whether this route matches whatever the other one does."""
+        return self.prefix == "/" or f"{other.prefix}/".startswith(f"{self.prefix}/")
+
+
+class Limits(Part, frozen=True):
+    """Sizes, times and counts."""
+
+    body_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=1 << 30,
+            description="Largest request body that is buffered. In the profile lean a larger one is answered 413; in full it "
+            "passes, but cannot be tried again elsewhere. Give the picker the same number.",
+        ),
+    ] = 32 << 20
+    connect_timeout_seconds: Annotated[Seconds, Meta(description="Longest time to connect to a model server or picker.")] = 2
+    idle_timeout_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="Longest silence on a request. Must exceed the longest generation that is not streamed. In the "
+            "profile full it is also what ends a request whose picker hangs, after twice this time.",
+        ),
+    ] = 300
+    pick_timeout_seconds: Annotated[
+        Seconds,
+        Meta(description="Longest wait for the picker. The profile full has no such limit: Envoy does not enforce it there."),
+    ] = 1
+    retries: Annotated[
+        int,
+        Meta(ge=0, le=10, description="How often a request that no model server has taken is tried again on the next choice."),
+    ] = 2
+
+
+class Observability(Part, frozen=True):
+    """What Envoy tells about requests."""
+
+    access_log: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Where one line of JSON per request goes: stdout, none, or the path of a file. Envoy writes a file "
+            "every 10 s unless it is started with --file-flush-interval-msec.",
+        ),
+    ] = "stdout"
+    served_header: Annotated[
+        bool,
+        Meta(
+            description="Whether responses carry x-gateway-destination-endpoint-served, the address of the model server that "
+            "answered. Off unless asked for: it shows internal addresses to clients.",
+        ),
+    ] = False
+
+
+class Admin(Part, frozen=True):
+    """Envoy's admin interface: statistics, configuration, log levels, and a switch to turn Envoy off."""
+
+    port: Annotated[Port, Meta(description="TCP port to bind, 1 to 65535; 0 lets the kernel choose a free one.")]
+    address: Annotated[
+        str,
+        Meta(
+            description="IP address to bind. Whoever reaches it can stop Envoy; therefore beyond loopback only /ready and "
+            "/stats/prometheus are served (Envoy 1.37 or newer).",
+        ),
+    ] = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
+
+
+class Intent(Part, frozen=True):
+    """All that a gateway in front of model servers needs to be told."""
+
+    pools: Annotated[tuple[Pool, ...], Meta(min_length=1, description="Groups of interchangeable model servers.")]
+    routes: Annotated[
+        tuple[Route, ...],
+        Meta(description="The first route that matches decides. May be left out if there is one pool: it takes everything."),
+    ] = ()
+    listeners: Annotated[
+        tuple[Listener, ...],
+        Meta(min_length=1, description="Where clients are served; one listener on 127.0.0.1:8080 if left out."),
+    ] = (Listener(),)
+    profile: Annotated[
+        Profile,
+        Meta(
+            description="lean: the picker sees requests only; a picker that dies costs nobody anything. full: the picker sees "
+            "every byte both ways, as GIE demands; a picker that dies cuts the streams it carries (needs Envoy 1.38).",
+        ),
+    ] = Profile.LEAN
+    limits: Annotated[Limits, Meta(description="Sizes, times and counts.")] = Limits()
+    observability: Annotated[Observability, Meta(description="What Envoy tells about requests.")] = Observability()
+    admin: Annotated[
+        Admin | None,
+        Meta(description="Envoy's admin interface. There is none if left out, since it can be used to stop Envoy."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_unique("listeners", (listener.name for listener in self.listeners))
+        check_unique("pools", (pool.name for pool in self.pools))
+        known = [pool.name for pool in self.pools]
+        if not self.routes and len(known) > 1:
+            raise IntentError(f"routes are missing: with several pools ({', '.join(known)}) say which requests go to which")
+        for index, route in enumerate(self.routes):
+            if route.pool not in known:
+                raise IntentError(f"routes[{index}].pool {route.pool!r} is not a pool; pools: {', '.join(known)}")
+            for earlier, wider in enumerate(self.routes[:index]):
+                if wider.covers(route):
+                    raise IntentError(
+                        f"routes[{index}] ({route.prefix}) is never reached: routes[{earlier}] ({wider.prefix}) takes its "
+                        "requests; put the longer prefix first",
+                    )
+
+    @property
+    def effective_routes(self) -> tuple[Route, ...]:
+        """The routes, or the one that is meant if there are none."""
+        return self.routes or (Route(pool=self.pools[0].name),)

@@ -1,0 +1,87 @@
+"""Listeners: what clients connect to, cleaned of picker headers, asked of the picker, routed and logged."""
+
+from shunter.envoyconf.core.ext_proc import picker_filter
+from shunter.envoyconf.core.intent import Intent, Listener
+from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
+from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
+from shunter.envoyconf.core.route import route_configuration
+
+__all__ = ["access_log", "http_connection_manager", "listener"]
+
+# A client that needs longer for its headers is stuck or malicious.
+REQUEST_HEADERS_SECONDS = 10
+
+# One line of JSON per request; numbers stay numbers, what is unknown is null. The query is left out: it may hold keys.
+ACCESS_LOG_FIELDS = {
+    "time": "%START_TIME%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%PATH(NQ:ORIG)%",
+    "route": "%ROUTE_NAME%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    # The picker's errors have no flag of their own; they are named here (ext_proc_error…).
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "pick": f"%DYNAMIC_METADATA({NAMESPACE}:{DESTINATION})%",
+    "served": "%UPSTREAM_HOST%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "ticket": f"%DYNAMIC_METADATA({NAMESPACE}:{TICKET})%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration_ms": "%DURATION%",
+    # To the first byte of the body. %RESPONSE_DURATION% ends with the headers, which engines send before the first token.
+    "first_byte_ms": "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:ms)%",
+}
+
+
+def listener(listener: Listener, intent: Intent) -> Resource:
+    """Return one listener with all routes."""
+    manager = http_connection_manager(listener.name, intent)
+    return {
+        "name": listener.name,
+        "address": socket_address(listener.address, listener.port),
+        "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}],
+    }
+
+
+def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
+    """Return the HTTP connection manager.
+
+    Picker headers are removed before anything looks at a request. Their spellings with underscores are refused, since
+    servers of the CGI school take the two for the same.
+    """
+    return typed(
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=stat_prefix,
+        use_remote_address=True,
+        normalize_path=True,
+        merge_slashes=True,
+        common_http_protocol_options={"headers_with_underscores_action": "REJECT_REQUEST"},
+        request_headers_timeout=duration(REQUEST_HEADERS_SECONDS),
+        stream_idle_timeout=duration(intent.limits.idle_timeout_seconds),
+        early_header_mutation_extensions=[
+            extension(
+                "envoy.http.early_header_mutation.header_mutation",
+                "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                mutations=[{"remove": header} for header in PICKER_HEADERS],
+            ),
+        ],
+        access_log=access_log(intent.observability.access_log),
+        route_config=route_configuration(intent),
+        http_filters=[
+            *(picker_filter(pool, intent.profile, intent.limits) for pool in intent.pools),
+            extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router"),
+        ],
+    )
+
+
+def access_log(target: str) -> list[Resource]:
+    """Return the access loggers: none, standard output, or a file."""
+    if target == "none":
+        return []
+    fields: Resource = {"log_format": {"json_format": ACCESS_LOG_FIELDS}}
+    if target == "stdout":
+        message = "extensions.access_loggers.stream.v3.StdoutAccessLog"
+        return [extension("envoy.access_loggers.stdout", message, **fields)]
+    message = "extensions.access_loggers.file.v3.FileAccessLog"
+    return [extension("envoy.access_loggers.file", message, path=target, **fields)]

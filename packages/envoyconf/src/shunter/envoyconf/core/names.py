@@ -1,0 +1,52 @@
+"""Names that the picker protocol fixes, and the names of our resources in Envoy's statistics and logs."""
+
+__all__ = [
+    "DESTINATION",
+    "NAMESPACE",
+    "PICKER_HEADERS",
+    "SERVED",
+    "TICKET",
+    "picker_cluster",
+    "picker_filter",
+    "pool_cluster",
+]
+
+# GIE's endpoint picker protocol 1.0: the pick, as a request header and as dynamic metadata, and what became of it.
+DESTINATION = "x-gateway-destination-endpoint"
+SERVED = "x-gateway-destination-endpoint-served"
+NAMESPACE = "envoy.lb"
+
+# Our picker's number for a request, in the same namespace: joins the access log to the picker's decisions.
+TICKET = "id"
+
+# Headers by which a client could steer a request to an address of its own choosing or past the picker. The first two name
+# an endpoint or a subset of them; the third pretends to be the gateway's report; the fourth is set inside gateways by
+# body-based routing. The others name hosts that llm-d's sidecar connects to (prefill, encode, data-parallel rank, KV cache):
+# from a client that is request forgery. What a client may legitimately ask for stays: objective, fairness id, SLOs, model
+# rewrite, EPP-Profile, Prefer, test-epp-endpoint-selection (a picker obeys the last only if configured to).
+PICKER_HEADERS = (
+    DESTINATION,
+    "x-gateway-destination-endpoint-subset",
+    SERVED,
+    "x-gateway-model-name",
+    "x-prefiller-url",
+    "x-prefiller-host-port",
+    "x-encoder-hosts-ports",
+    "x-data-parallel-host-port",
+    "x-kv-cache-source-host-port",
+)
+
+
+def pool_cluster(pool: str) -> str:
+    """Return the name of a pool's cluster."""
+    return f"pool/{pool}"
+
+
+def picker_cluster(pool: str) -> str:
+    """Return the name of the cluster of a pool's pickers."""
+    return f"picker/{pool}"
+
+
+def picker_filter(pool: str) -> str:
+    """Return the name of the HTTP filter that asks a pool's picker."""
+    return f"envoy.filters.http.ext_proc/{pool}"
