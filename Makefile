@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench e2e fuzz lock docs clean
+.PHONY: help up top explain test lint types bench e2e fuzz engines lock docs clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,8 @@ fuzz: $(VENV)/dev.stamp ## a minute of fuzzing at each boundary that reads forei
 
 docs: $(VENV)/dev.stamp ## regenerate docs/reference from the code
 	@$(BIN)/python hack/gen_docs.py
+
+engines: $(VENV)/dev.stamp ## install what `make up ARGS="--engine llamacpp"` needs
 
 lock: ## resolve dependencies anew and rewrite requirements/*.txt
 	@hack/lock

@@ -1,0 +1,94 @@
+"""Fuzz every boundary that reads foreign bytes, for a bounded time, from a printed seed.
+
+Each ``hack/fuzz_<name>.py`` offers ``target(data: bytes) -> None``, which raises only when a promise is broken, and ``CORPUS``, inputs
+worth starting from. Inputs are mutated corpus entries: flipped bits, cut, repeated, spliced, salted with the corpus's own words. A
+broken promise is written to ``hack/corpus/<name>/`` and becomes a test by being committed there (``hack/tests/test_corpus.py``).
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import random
+import sys
+import time
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SECONDS = 60
+MAX_BYTES = 1 << 16
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def targets():
+    return sorted(path.stem for path in HERE.glob("fuzz_*.py"))
+
+
+def mutate(dice, corpus):
+    data = bytearray(dice.choice(corpus))
+    for _ in range(dice.choice((0, 1, 1, 2, 4, 16))):
+        at = dice.randint(0, len(data))
+        match dice.randrange(7):
+            case 0 if data:
+                data[min(at, len(data) - 1)] ^= 1 << dice.randrange(8)
+            case 1:
+                data[at:at] = dice.randbytes(dice.choice((1, 2, 8)))
+            case 2:
+                del data[at : at + dice.choice((1, 4, 64))]
+            case 3:
+                data[at:at] = data[at : at + dice.choice((1, 16, 256))] * dice.choice((1, 2, 20))
+            case 4:
+                other = dice.choice(corpus)
+                start = dice.randint(0, len(other))
+                data[at:at] = other[start : start + dice.choice((4, 32, 1024))]
+            case 5:
+                data[at : at + 1] = dice.choice((b"\x00", b"\xff", b"\xff\xff\xff\xff\x0f", b"\n", b'"', b"\\", b"{", b"}", b"\r\n\r\n"))
+            case _:
+                del data[at:]
+    return bytes(data[:MAX_BYTES])
+
+
+def fuzz(name, seconds, seed):
+    module = load(name)
+    corpus = [bytes(entry) for entry in module.CORPUS] + [path.read_bytes() for path in (HERE / "corpus" / name).glob("*")]
+    dice = random.Random(f"{seed}/{name}")
+    deadline = time.monotonic() + seconds
+    runs = 0
+    while time.monotonic() < deadline:
+        data = mutate(dice, corpus)
+        runs += 1
+        try:
+            module.target(data)
+        except Exception:  # whatever comes out is the finding
+            path = HERE / "corpus" / name / hashlib.sha256(data).hexdigest()[:16]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            traceback.print_exc()
+            print(f"{name}: broken after {runs} inputs; kept as {path.relative_to(HERE.parent)}")
+            return False
+    print(f"{name}: {runs} inputs, nothing broken")
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(targets())}; all by default")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="altogether")
+    parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1 << 32)))
+    arguments = parser.parse_args()
+    names = [name if name.startswith("fuzz_") else f"fuzz_{name}" for name in arguments.names] or targets()
+    unknown = set(names) - set(targets())
+    if unknown:
+        parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(targets())}")
+    print(f"seed {arguments.seed}")
+    sys.exit(not all([fuzz(name, arguments.seconds / len(names), arguments.seed) for name in names]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The umbrella command ``shunter``, and its own commands ``up``, ``top`` and ``explain``.
+
+Every package contributes its commands through the entry-point group ``shunter.commands``; a package that is not installed is
+simply not there, and none is imported before it is asked for.
+"""
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import click
+
+__all__ = ["explain", "main", "top", "up"]
+
+
+class Commands(click.Group):
+    """The commands of all installed packages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        """Name what is installed."""
+        return sorted(entry_points(group="shunter.commands").names)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  click's signature
+        """Import one package's command."""
+        for entry_point in entry_points(group="shunter.commands", name=cmd_name):
+            return entry_point.load()
+        return None
+
+
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="shunter-stack", prog_name="shunter")
+def main() -> None:
+    """Shunter turns an ordinary Envoy into an LLM-aware gateway.
+
+    Try `shunter up` first: it starts the whole system on this machine and prints a request to paste.
+    """
+
+
+def _named(command: click.decorators.FC) -> click.decorators.FC:
+    option = click.option("--name", default="default", show_default=True, help="Which stack, if several run on this machine.")
+    return option(command)
+
+
+@click.command()
+@_named
+@click.option(
+    "--engine", type=click.Choice(["lab", "llamacpp"]), default="lab", show_default=True, help="Which model servers to start."
+)
+@click.option(
+    "--engines", "count", type=click.IntRange(1, 64), default=3, show_default=True, help="How many model servers to start."
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="URL",
+    help="Use a model server that already runs, and start none; repeatable.",
+)
+@click.option(
+    "--dialect", default="vllm", show_default=True, help="Which engine the --backend servers are (their metrics' names)."
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["lean", "full"]),
+    default="lean",
+    show_default=True,
+    help="How picker and Envoy share the work.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="The gateway's port.")
+@click.option(
+    "--picker-port", type=click.IntRange(0, 65535), default=9002, show_default=True, help="The picker's ext_proc port."
+)
+@click.option(
+    "--health-port", type=click.IntRange(0, 65535), default=9003, show_default=True, help="The picker's gRPC health port."
+)
+@click.option(
+    "--admin-port", type=click.IntRange(0, 65535), default=9090, show_default=True, help="The picker's metrics and debug port."
+)
+@click.option("--envoy-admin-port", type=click.IntRange(0, 65535), default=9901, show_default=True, help="Envoy's admin port.")
+@click.option(
+    "--engine-port",
+    type=click.IntRange(0, 65535),
+    default=8101,
+    show_default=True,
+    help="The first model server's port; the rest follow.",
+)
+@click.option(
+    "--any-port", is_flag=True, help="Take any free port for everything (stack.json in the runtime directory tells which)."
+)
+@click.option("--once", is_flag=True, help="Start, prove that a request succeeds, print it, and end.")
+def up(**options: object) -> None:
+    """Start the whole stack here: model servers, scraper, picker and a real Envoy.
+
+    Ctrl-C ends everything it started and nothing else.
+    """
+    from shunter.stack.errors import StackError
+    from shunter.stack.shell.up import Wishes, run
+
+    try:
+        sys.exit(run(Wishes(**options)))  # pyright: ignore[reportArgumentType]  click has checked them
+    except StackError as error:
+        raise click.exceptions.Exit(_complain(error)) from error
+
+
+@click.command()
+@_named
+@click.option("--once", is_flag=True, help="Print the table once and end.")
+def top(name: str, *, once: bool) -> None:
+    """Watch the running stack: one line an endpoint."""
+    from shunter.stack.errors import StackError
+    from shunter.stack.shell.top import watch
+
+    try:
+        watch(name, once=once)
+    except StackError as error:
+        raise click.exceptions.Exit(_complain(error)) from error
+
+
+@click.command()
+@_named
+@click.option("--last", type=click.IntRange(1, 1000), default=3, show_default=True, help="How many decisions.")
+@click.argument("request_id", required=False)
+def explain(name: str, last: int, request_id: str | None) -> None:
+    """Tell why the last requests, or the one named REQUEST_ID, went where they went."""
+    from shunter.stack.errors import StackError
+    from shunter.stack.shell.top import decisions
+
+    try:
+        click.echo(decisions(name, last, request_id))
+    except StackError as error:
+        raise click.exceptions.Exit(_complain(error)) from error
+
+
+def _complain(error: Exception) -> int:
+    click.echo(f"shunter: {error}", err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main(prog_name=f"{Path(sys.executable).name} -m shunter.stack.cli")

@@ -1,0 +1,162 @@
+"""What the picker's debug pages say, as values: the fleet as it sees it, and its last decisions."""
+
+import msgspec
+
+__all__ = ["Decision", "Decisions", "Fleet", "Row", "explain", "table"]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint in ``/debug/fleet``."""
+
+    name: str
+    authority: str
+    ready: bool
+    health: str
+    age_s: float | None = None
+    waiting: float | None = None
+    running: float | None = None
+    kv_usage: float | None = None
+    in_flight: int = 0
+    picks: int = 0
+    prefix_hit_blocks: int = 0
+    prefix_blocks: int = 0
+    reason: str = ""
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """``/debug/fleet``."""
+
+    snapshot_age_s: float | None = None
+    trouble: str | None = None
+    picks: int = 0
+    refusals: dict[str, int] = {}
+    endpoints: tuple[Row, ...] = ()
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why nobody got the request."""
+
+    status: int
+    message: str
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How the request ended, as far as the profile lets the picker see it."""
+
+    complete: bool
+    status: int | None = None
+    served: str | None = None
+    first_token_s: float | None = None
+    duration_s: float | None = None
+    completion_tokens: int | None = None
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of ``/debug/decisions``. A row of ``scores`` has ``endpoint``, ``total`` and one figure per scorer in ``weights``."""
+
+    ticket: int
+    at_s: float  # on the picker's monotonic clock
+    request_id: str
+    model: str | None = None
+    target_model: str | None = None
+    prompt_tokens: int = 0
+    chosen: tuple[str, ...] = ()
+    candidates: int = 0
+    weights: dict[str, float] = {}
+    scores: tuple[dict[str, str | float | None], ...] = ()
+    refusal: Refusal | None = None
+    outcome: Outcome | None = None
+
+
+class Decisions(msgspec.Struct, frozen=True, kw_only=True):
+    """``/debug/decisions``: newest first, and the clock they are dated by."""
+
+    now_s: float
+    decisions: tuple[Decision, ...]
+
+
+COLUMNS = ("endpoint", "health", "age", "queue", "running", "KV %", "in flight", "picks", "prefix hits")
+
+
+def table(fleet: Fleet) -> list[str]:
+    """Lay the fleet out, one line an endpoint; what is not known is a dash, never a zero."""
+    cells = [COLUMNS, *(_cells(row) for row in fleet.endpoints)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
+    lines = [
+        "  ".join(_align(cell, width, n) for n, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in cells
+    ]
+    lines += [f"  {row.name}: {row.reason}" for row in fleet.endpoints if row.reason]
+    refused = sum(fleet.refusals.values())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(fleet.refusals.items()))
+    lines.append(f"{fleet.picks} picks, {refused} refused" + (f" ({reasons})" if refused else ""))
+    if fleet.trouble:
+        lines.append(f"snapshot: {fleet.trouble}")
+    elif fleet.snapshot_age_s is None or fleet.snapshot_age_s > 3:
+        lines.append(
+            f"snapshot: nothing from the scraper for {_number(fleet.snapshot_age_s, 0)} s; picks go by in-flight counts"
+        )
+    return [line.rstrip() for line in lines]
+
+
+def explain(decision: Decision, now_s: float) -> list[str]:
+    """Tell one decision as a person would ask for it: what, where to, who else, why."""
+    model = decision.model or "no model"
+    if decision.target_model and decision.target_model != decision.model:
+        model += f" → {decision.target_model}"
+    lines = [
+        f"#{decision.ticket}  {now_s - decision.at_s:.1f} s ago  {model}, about {decision.prompt_tokens} prompt tokens"
+        f"  x-request-id {decision.request_id}"
+    ]
+    if decision.refusal:
+        return [*lines, f"  refused with {decision.refusal.status}: {decision.refusal.message}"]
+    lines.append(f"  to {decision.chosen[0]}" + (f", else {', '.join(decision.chosen[1:])}" if decision.chosen[1:] else ""))
+    for row in decision.scores:
+        parts = " + ".join(f"{name} {weight:g}×{row.get(name) or 0.0:.2f}" for name, weight in decision.weights.items())
+        lines.append(f"    {row['endpoint']!s:<22} {_number(_float(row.get('total')), 2):>6} = {parts or 'nobody scored'}")
+    if decision.candidates > len(decision.scores):
+        lines.append(f"    and {decision.candidates - len(decision.scores)} more")
+    if decision.outcome:
+        lines.append(f"  {_ending(decision.outcome)}")
+    return lines
+
+
+def _ending(outcome: Outcome) -> str:
+    parts = ["ended" if outcome.complete else "cut short"]
+    if outcome.duration_s is not None:
+        parts.append(f"after {outcome.duration_s:.2f} s")
+    if outcome.first_token_s is not None:
+        parts.append(f"first token after {outcome.first_token_s:.2f} s")
+    if outcome.status is not None:
+        parts.append(f"status {outcome.status}")
+    if outcome.served:
+        parts.append(f"served by {outcome.served}")
+    if outcome.completion_tokens is not None:
+        parts.append(f"{outcome.completion_tokens} tokens")
+    return ", ".join(parts)
+
+
+def _float(value: str | float | None) -> float | None:
+    return value if isinstance(value, float | int) else None
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    hits = f"{100 * row.prefix_hit_blocks / row.prefix_blocks:.0f} %" if row.prefix_blocks else "-"
+    return (
+        f"{row.name} {row.authority}",
+        row.health if row.ready else f"{row.health}, not ready",
+        "-" if row.age_s is None else f"{row.age_s:.1f} s",
+        _number(row.waiting, 0),
+        _number(row.running, 0),
+        _number(None if row.kv_usage is None else 100 * row.kv_usage, 1),
+        str(row.in_flight),
+        str(row.picks),
+        hits,
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _align(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column < 2 else cell.rjust(width)

@@ -1,0 +1,135 @@
+"""Which processes make up a stack, with which arguments and files: everything ``up`` does, before it is done."""
+
+import msgspec
+
+__all__ = ["Engine", "Plan", "Ports", "commands", "curl", "endpoints_file", "envoy_intent", "picker_config"]
+
+LOOPBACK = "127.0.0.1"
+
+
+class Ports(msgspec.Struct, frozen=True, kw_only=True):
+    """Where everything listens, all on 127.0.0.1."""
+
+    gateway: int
+    picker: int
+    health: int
+    admin: int
+    envoy_admin: int
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """One model server; ``argv`` is what starts it after the interpreter's name, empty for one that runs already."""
+
+    name: str
+    address: str
+    port: int
+    dialect: str
+    argv: tuple[str, ...] = ()
+
+    @property
+    def authority(self) -> str:
+        """``address:port``, IPv6 in brackets."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole stack. ``directory`` holds its files, rings, state and logs."""
+
+    directory: str
+    profile: str
+    model: str
+    ports: Ports
+    engines: tuple[Engine, ...]
+
+
+def endpoints_file(plan: Plan) -> bytes:
+    """What the scraper reads instead of a Kubernetes API: upstream's file-discovery format and an InferencePool."""
+    pool = {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "metadata": {"name": "engines", "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "engine"}},
+            "targetPorts": [{"number": plan.engines[0].port}],
+            "endpointPickerRef": {"name": "shunter-picker", "port": {"number": plan.ports.picker}, "failureMode": "FailOpen"},
+        },
+    }
+    endpoints = [
+        {
+            "name": engine.name,
+            "namespace": "default",
+            "address": engine.address,
+            "port": str(engine.port),
+            "labels": {"app": "engine", "llm-d.ai/engine-type": engine.dialect},
+        }
+        for engine in plan.engines
+    ]
+    return b"---\n".join(msgspec.yaml.encode(document) for document in (pool, {"endpoints": endpoints}))
+
+
+def picker_config() -> bytes:
+    """The scheduling profile of llm-d's chart: queue 2, KV cache 2, cached prefix 3."""
+    scorers = {"queue-scorer": 2, "kv-cache-utilization-scorer": 2, "prefix-cache-scorer": 3}
+    return msgspec.yaml.encode(
+        {
+            "apiVersion": "llm-d.ai/v1alpha1",
+            "kind": "EndpointPickerConfig",
+            "plugins": [{"type": scorer} for scorer in scorers]
+            + [{"type": "max-score-picker", "parameters": {"maxNumOfEndpoints": 3}}],
+            "schedulingProfiles": [
+                {
+                    "name": "default",
+                    "plugins": [
+                        *({"pluginRef": scorer, "weight": weight} for scorer, weight in scorers.items()),
+                        {"pluginRef": "max-score-picker"},
+                    ],
+                }
+            ],
+        }
+    )
+
+
+def envoy_intent(plan: Plan) -> bytes:
+    """What ``shunter envoyconf`` turns into Envoy's bootstrap."""
+    return msgspec.yaml.encode(
+        {
+            "profile": plan.profile,
+            "listeners": [{"name": "gateway", "address": LOOPBACK, "port": plan.ports.gateway}],
+            "pools": [
+                {
+                    "name": "engines",
+                    "endpoints": [engine.authority for engine in plan.engines],
+                    "picker": {"addresses": [f"{LOOPBACK}:{plan.ports.picker}"]},
+                }
+            ],
+            "observability": {"accessLog": f"{plan.directory}/access.log", "servedHeader": True},
+            "admin": {"address": LOOPBACK, "port": plan.ports.envoy_admin},
+        }
+    )
+
+
+def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
+    """Name → argv of every process, in the order in which they start; Python modules begin with ``-m``."""
+    here, ports = plan.directory, plan.ports
+    started = {engine.name: engine.argv for engine in plan.engines if engine.argv}
+    return started | {
+        "scraper": ("-m", "shunter.scraper", "run", "--endpoints", f"{here}/endpoints.yaml", "--snapshot", here),
+        "picker": (
+            *("-m", "shunter.picker", "run", "--config", f"{here}/picker.yaml", "--snapshot", here),
+            *("--port", str(ports.picker), "--health-port", str(ports.health), "--admin-port", str(ports.admin)),
+        ),
+        "envoy": (
+            *(envoy, "-c", f"{here}/envoy.yaml", "--log-level", "warn", "--concurrency", "1"),
+            *("--disable-hot-restart", "--file-flush-interval-msec", "100"),
+        ),
+    }
+
+
+def curl(plan: Plan) -> str:
+    """One line to paste into a shell."""
+    body = msgspec.json.encode(
+        {"model": plan.model, "messages": [{"role": "user", "content": "Which track for wagon 7?"}], "max_tokens": 16}
+    ).decode()
+    return (
+        f"curl -si http://{LOOPBACK}:{plan.ports.gateway}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+    )

@@ -1,0 +1,3 @@
+"""Processes, sockets and the terminal."""
+
+__all__: list[str] = []

@@ -1,0 +1,94 @@
+"""``top`` and ``explain``: read the running picker's debug pages and show them."""
+
+import http.client
+import sys
+import time
+
+import msgspec
+
+from shunter.stack.core.fleet import Decisions, Fleet, explain, table
+from shunter.stack.errors import StackError
+from shunter.stack.shell import state, web
+
+__all__ = ["ALL", "Screen", "decisions", "fetch_decisions", "fetch_fleet", "watch"]
+
+# More than any picker keeps.
+ALL = 100_000
+REFRESH_S = 1.0
+# Without a terminal nobody watches: a line block every so often is a log, one a second is noise.
+REFRESH_PLAIN_S = 10.0
+
+
+def fetch_fleet(admin: str) -> Fleet:
+    """Return what the picker whose admin page is at ``admin`` sees; raise StackError if it does not answer."""
+    return msgspec.json.decode(_page(admin, "/debug/fleet"), type=Fleet)
+
+
+def fetch_decisions(admin: str, last: int) -> Decisions:
+    """Return the picker's last decisions; raise StackError if it does not answer."""
+    return msgspec.json.decode(_page(admin, f"/debug/decisions?last={last}"), type=Decisions)
+
+
+def decisions(name: str, last: int, request_id: str | None) -> str:
+    """Return the last decisions, newest last, or the one of ``request_id``."""
+    page = fetch_decisions(_admin(name), ALL if request_id else last)
+    found = [decision for decision in reversed(page.decisions) if request_id in {None, decision.request_id}]
+    if not found:
+        remedy = f" for x-request-id {request_id}; the picker forgets old ones" if request_id else " yet"
+        raise StackError(f"no decision{remedy}")
+    return "\n".join(line for decision in found for line in explain(decision, page.now_s))
+
+
+def watch(name: str, *, once: bool) -> None:
+    """Show the table until interrupted."""
+    admin = _admin(name)
+    screen = Screen()
+    try:
+        while True:
+            screen.show(table(fetch_fleet(admin)))
+            if once:
+                return
+            time.sleep(screen.refresh_s)
+    except KeyboardInterrupt:
+        screen.leave()
+
+
+class Screen:
+    """Redraws a block of lines in place on a terminal; elsewhere appends it."""
+
+    def __init__(self) -> None:
+        """Draw on standard output."""
+        self.terminal = sys.stdout.isatty()
+        self.refresh_s = REFRESH_S if self.terminal else REFRESH_PLAIN_S
+        self._drawn = 0
+
+    def show(self, lines: list[str]) -> None:
+        """Draw."""
+        if self.terminal and self._drawn:
+            sys.stdout.write(f"\x1b[{self._drawn}A\x1b[J")
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+        self._drawn = len(lines)
+
+    def say(self, text: str) -> None:
+        """Print something that stays, above the block."""
+        self.show(text.splitlines())
+        self._drawn = 0
+
+    def leave(self) -> None:
+        """End on a line of its own."""
+        sys.stdout.write("\n" if self.terminal else "")
+
+
+def _admin(name: str) -> str:
+    return f"127.0.0.1:{state.load(name).plan.ports.admin}"
+
+
+def _page(admin: str, path: str) -> bytes:
+    try:
+        answer = web.get(admin, path)
+    except (OSError, http.client.HTTPException) as error:
+        raise StackError(f"the picker does not answer at http://{admin}{path}: {error}") from error
+    if answer.status != 200:
+        raise StackError(f"http://{admin}{path} answered {answer.status}")
+    return answer.body

@@ -1,0 +1,275 @@
+"""``up``: start everything in order, wait until a request really succeeds, watch, and end everything again."""
+
+import contextlib
+import http.client
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+
+from shunter.envoyconf.core.bootstrap import bootstrap
+from shunter.envoyconf.core.reading import load_intent
+from shunter.envoyconf.core.render import render
+from shunter.envoyconf.errors import EnvoyconfError
+from shunter.envoyconf.shell import envoy
+from shunter.snapshot import SnapshotError, runtime_directory
+from shunter.stack.core import plan as plans
+from shunter.stack.core.fleet import table
+from shunter.stack.core.plan import Engine, Plan, Ports
+from shunter.stack.errors import StackError
+from shunter.stack.shell import ports, state, web
+from shunter.stack.shell.children import Child, end
+from shunter.stack.shell.top import Screen, fetch_fleet
+
+__all__ = ["Wishes", "run"]
+
+# An engine loads its model, Envoy its configuration: half a minute is slow even on two busy cores.
+READY_S = 60.0
+POLL_S = 0.05
+# The parts that hold no requests of their own are started again when they die, as a kubelet would; not in a tight loop.
+REVIVED = ("scraper", "picker")
+REVIVE_AFTER_S = 0.5
+YOUNG_S = 5.0
+LAB_MODEL = "lab/llama-3-8b"
+LLAMACPP_MODEL = "tiny"
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """What was asked for on the command line."""
+
+    name: str
+    engine: str
+    count: int
+    backends: tuple[str, ...]
+    dialect: str
+    profile: str
+    port: int
+    picker_port: int
+    health_port: int
+    admin_port: int
+    envoy_admin_port: int
+    engine_port: int
+    any_port: bool
+    once: bool
+
+
+def run(wishes: Wishes) -> int:
+    """Bring the stack up, show it until interrupted, bring it down; return the exit code. Raises StackError."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        directory = runtime_directory(wishes.name)
+    except SnapshotError as error:
+        raise StackError(str(error)) from error
+    _refuse_a_second(wishes.name)
+    with contextlib.suppress(KeyboardInterrupt):
+        plan = _plan(wishes, directory)
+        with _Stack(plan) as stack:
+            stack.start()
+            stack.watch(once=wishes.once)
+    return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _refuse_a_second(name: str) -> None:
+    with contextlib.suppress(StackError):
+        running = state.load(name)
+        raise SystemExit(_already(name, running.pid))
+
+
+def _already(name: str, pid: int) -> int:
+    click.echo(f"shunter: stack {name!r} is running already (process {pid}); end it, or start another with --name", err=True)
+    return 2
+
+
+def _plan(wishes: Wishes, directory: Path) -> Plan:
+    wanted = {
+        "--port": wishes.port,
+        "--picker-port": wishes.picker_port,
+        "--health-port": wishes.health_port,
+        "--admin-port": wishes.admin_port,
+        "--envoy-admin-port": wishes.envoy_admin_port,
+    }
+    if not wishes.backends:
+        wanted |= {f"--engine-port + {n}": wishes.engine_port + n if wishes.engine_port else 0 for n in range(wishes.count)}
+    free = list(ports.claim(dict.fromkeys(wanted, 0) if wishes.any_port else wanted).values())
+    engines, model = _backends(wishes) if wishes.backends else _engines(wishes, free[5:], directory)
+    return Plan(
+        directory=str(directory),
+        profile=wishes.profile,
+        model=model,
+        ports=Ports(gateway=free[0], picker=free[1], health=free[2], admin=free[3], envoy_admin=free[4]),
+        engines=engines,
+    )
+
+
+def _engines(wishes: Wishes, free: list[int], directory: Path) -> tuple[tuple[Engine, ...], str]:
+    if wishes.engine == "llamacpp":
+        model, dialect = LLAMACPP_MODEL, "llama.cpp"
+        command = ("-m", "shunter.stack.llamacpp", "--gguf", str(_gguf(directory)), "--model-name", model)
+    else:
+        model, dialect = LAB_MODEL, "vllm"
+        command = ("-m", "shunter.lab", "serve", "--model", model)
+    engines = tuple(
+        Engine(name=f"engine-{n}", address=plans.LOOPBACK, port=port, dialect=dialect, argv=(*command, "--port", str(port)))
+        for n, port in enumerate(free)
+    )
+    return engines, model
+
+
+def _gguf(directory: Path) -> Path:
+    try:
+        from shunter.stack.llamacpp.gguf import write_model  # noqa: PLC0415  numpy and gguf are an optional extra
+    except ImportError as error:
+        remedy = "run `make engines` in a checkout, or pip install 'shunter-stack[llamacpp]'"
+        raise StackError(f"--engine llamacpp needs packages that are not installed ({error.name}): {remedy}") from error
+    return write_model(directory)
+
+
+def _backends(wishes: Wishes) -> tuple[tuple[Engine, ...], str]:
+    engines: list[Engine] = []
+    for n, url in enumerate(wishes.backends):
+        parts = urlsplit(url)
+        try:
+            port = parts.port or 80
+        except ValueError:
+            port = 0
+        if parts.scheme != "http" or not parts.hostname or not port or parts.path.strip("/"):
+            raise StackError(f"--backend {url}: give scheme, host and port of a server, such as http://127.0.0.1:8000")
+        engines.append(Engine(name=f"backend-{n}", address=parts.hostname, port=port, dialect=wishes.dialect))
+    try:
+        model = web.get(engines[0].authority, "/v1/models").json()["data"][0]["id"]
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        raise StackError(f"--backend {wishes.backends[0]}: no model at /v1/models ({error}); is the server up?") from error
+    return tuple(engines), model
+
+
+class _Stack(contextlib.AbstractContextManager["_Stack"]):
+    """The running processes; leaving the context ends them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._directory = Path(plan.directory)
+        self._logs = self._directory / "logs"
+        self._children: dict[str, Child] = {}
+        self._screen = Screen()
+        self._dead: set[str] = set()
+
+    def __exit__(self, *_: object) -> None:
+        end(list(self._children.values()))
+        state.forget(self._directory)
+
+    def start(self) -> None:
+        plan = self._plan
+        binary = self._prepare()
+        started = time.monotonic()
+        for name, argv in plans.commands(plan, str(binary)).items():
+            self._children[name] = Child(name, argv, self._logs)
+        self._remember()
+        for engine in plan.engines:
+            self._await(engine.name, lambda e=engine: web.get(e.authority, "/health").status == 200)
+        admin = f"{plans.LOOPBACK}:{plan.ports.admin}"
+        self._await("scraper", lambda: any(row.health == "fresh" for row in fetch_fleet(admin).endpoints))
+        self._await("picker", lambda: web.get(admin, "/readyz").status == 200)
+        body = msgspec.json.encode({"model": plan.model, "messages": [{"role": "user", "content": "ready?"}], "max_tokens": 8})
+        self._await("envoy", lambda: self._served(body))
+        self._greet(time.monotonic() - started)
+
+    def watch(self, *, once: bool) -> None:
+        admin = f"{plans.LOOPBACK}:{self._plan.ports.admin}"
+        while True:
+            self._bury()
+            with contextlib.suppress(StackError):  # between a picker's death and its successor
+                self._screen.show(table(fetch_fleet(admin)))
+            if once:
+                return
+            wake = time.monotonic() + self._screen.refresh_s
+            while time.monotonic() < wake and all(child.alive or child.name in self._dead for child in self._children.values()):
+                time.sleep(POLL_S)
+
+    def _prepare(self) -> Path:
+        plan = self._plan
+        self._logs.mkdir(exist_ok=True)
+        for old in (*self._logs.iterdir(), self._directory / "access.log"):
+            old.unlink(missing_ok=True)
+        (self._directory / "endpoints.yaml").write_bytes(plans.endpoints_file(plan))
+        (self._directory / "picker.yaml").write_bytes(plans.picker_config())
+        intent = plans.envoy_intent(plan)
+        (self._directory / "intent.yaml").write_bytes(intent)
+        try:
+            binary = envoy.find()
+            if binary is None:
+                click.echo(f"fetching Envoy {envoy.VERSION} (37 MB, once) …", err=True)
+                binary = envoy.fetch()
+            text = render(bootstrap(load_intent(intent.decode())), "yaml")
+            (self._directory / "envoy.yaml").write_text(text)
+            envoy.validate(text, binary)
+        except EnvoyconfError as error:
+            raise StackError(str(error)) from error
+        return binary
+
+    def _await(self, name: str, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + READY_S
+        trouble = "not ready"
+        while True:
+            for child in self._children.values():
+                if not child.alive:
+                    raise StackError(child.obituary())
+            try:
+                if ready():
+                    return
+            except (OSError, http.client.HTTPException, StackError) as error:
+                trouble = str(error)
+            if time.monotonic() > deadline:
+                raise StackError(f"{name} is not ready after {READY_S:.0f} s: {trouble}; see {self._logs / name}.log")
+            time.sleep(POLL_S)
+
+    def _served(self, body: bytes) -> bool:
+        """Whether a chat request through Envoy comes back from an endpoint that the picker named."""
+        answer = web.post(f"{plans.LOOPBACK}:{self._plan.ports.gateway}", "/v1/chat/completions", body)
+        if answer.status != 200:
+            raise StackError(f"a request through the gateway got {answer.status}: {answer.body[:200].decode(errors='replace')}")
+        return fetch_fleet(f"{plans.LOOPBACK}:{self._plan.ports.admin}").picks > 0
+
+    def _greet(self, took_s: float) -> None:
+        plan = self._plan
+        lines = {
+            "gateway": f"http://{plans.LOOPBACK}:{plan.ports.gateway}  profile {plan.profile}, model {plan.model}",
+            "picker": f"http://{plans.LOOPBACK}:{plan.ports.admin}/metrics  /debug/fleet  /debug/decisions",
+            "Envoy": f"http://{plans.LOOPBACK}:{plan.ports.envoy_admin}",
+            "engines": "  ".join(f"http://{engine.authority}" for engine in plan.engines),
+            "files": f"{plan.directory}  (endpoints.yaml, picker.yaml, envoy.yaml, access.log, logs/)",
+        }
+        click.echo(f"\nA request went through. The stack was up after {took_s:.1f} s; Ctrl-C ends it.\n")
+        for what, where in lines.items():
+            click.echo(f"  {what:<8} {where}")
+        click.echo(f"\nTry it (why it went where it went: shunter explain):\n\n{plans.curl(plan)}\n")
+
+    def _bury(self) -> None:
+        """Report who died; start again who may be."""
+        for name, child in list(self._children.items()):
+            if child.alive or name in self._dead:
+                continue
+            self._screen.say(child.obituary())
+            if name == "envoy":
+                raise StackError("without Envoy there is no gateway")
+            if name not in REVIVED:
+                self._dead.add(name)
+                self._screen.say(f"{name} stays away; requests go to the others")
+                continue
+            if time.monotonic() - child.started_s < YOUNG_S:
+                time.sleep(REVIVE_AFTER_S)
+            self._children[name] = Child(name, child.argv, self._logs)
+            self._screen.say(f"{name} was started again")
+            self._remember()
+
+    def _remember(self) -> None:
+        pids = {name: child.pid for name, child in self._children.items()}
+        state.save(self._directory, state.State(os.getpid(), self._plan, pids))
