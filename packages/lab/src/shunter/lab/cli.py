@@ -1,0 +1,102 @@
+"""`shunter lab`: run believable model servers, and list the ways in which they can be broken."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from shunter.lab.shell.server import LabServer
+
+__all__ = ["main"]
+
+
+@click.group()
+def main() -> None:
+    """Believable model servers: vLLM's API and metrics over an engine model, no GPU."""
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=["lab/llama-3-8b"],
+    show_default=True,
+    help="Served model name; repeat for aliases. The first labels the metrics.",
+)
+@click.option("--lora", "loras", multiple=True, metavar="NAME", help="LoRA adapter to load; repeatable. Turns LoRA on.")
+@click.option("--enable-lora", is_flag=True, help="Turn LoRA on without loading an adapter.")
+@click.option("--name", help="Identity in system_fingerprint.  [default: lab-PORT]")
+@click.option("--max-num-seqs", type=int, help="Sequences in a batch at most; the rest wait.  [default: 64]")
+@click.option("--max-num-batched-tokens", type=int, help="Tokens in a forward pass at most.  [default: 2048]")
+@click.option("--num-blocks", type=int, help="KV blocks.  [default: 4096]")
+@click.option("--block-size", type=int, help="Tokens in a KV block.  [default: 16]")
+@click.option("--max-model-len", type=int, help="Context window in tokens.  [default: 8192, or what the KV cache holds]")
+@click.option("--max-loras", type=int, help="Distinct adapters in a batch at most.  [default: 1]")
+@click.option("--max-num-queued-reqs", type=int, help="Waiting requests at most, then 503.  [default: no limit]")
+@click.option("--no-prefix-caching", is_flag=True, help="Compute every prompt in full.")
+@click.option("--enable-prompt-tokens-details", is_flag=True, help="Tell cached_tokens in usage.")
+@click.option("--speed", type=float, help="Times as fast as the default machine, a 24 GB card of the L4 class.")
+@click.option(
+    "--shutdown-timeout",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long running requests may go on after SIGTERM.",
+)
+@click.option("--break", "faults", multiple=True, metavar="FAULT", help="Be broken in this way; see `shunter lab faults`.")
+def serve(**options: Any) -> None:
+    """Serve one model until SIGTERM or Ctrl-C."""
+    import asyncio
+
+    import uvloop
+
+    from shunter.lab.core.params import params_from
+    from shunter.lab.errors import ParamsError
+    from shunter.lab.shell.server import LabServer
+
+    shutdown_timeout_s: float = options.pop("shutdown_timeout")
+    serving = {name: options.pop(name) for name in ("host", "port", "models", "loras", "name", "faults")}
+    enable_lora: bool = options.pop("enable_lora")
+    details: bool = options.pop("enable_prompt_tokens_details")
+    options["enable_prefix_caching"] = not options.pop("no_prefix_caching")
+    try:
+        server = LabServer(
+            params_from({name: value for name, value in options.items() if value is not None}),
+            **serving,
+            enable_lora=enable_lora or None,
+            prompt_tokens_details=details,
+        )
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(server, shutdown_timeout_s))
+    except ParamsError as error:
+        click.echo(f"shunter lab serve: {error}", err=True)
+        sys.exit(2)
+
+
+async def _serve(server: "LabServer", shutdown_timeout_s: float) -> None:
+    import asyncio
+    import signal
+
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await server.start()
+    broken = f", broken: {', '.join(fault.name for fault in server.faults)}" if server.faults else ""
+    click.echo(f"{server.fingerprint} serves {', '.join(server.models.names)} on {server.url}{broken}")
+    await ended.wait()
+    await server.stop(shutdown_timeout_s)
+
+
+@main.command()
+def faults() -> None:
+    """List the faults that `serve --break` knows."""
+    from shunter.lab.faults import FAULTS
+
+    width = max(map(len, FAULTS))
+    for name, fault in FAULTS.items():
+        click.echo(f"{name:{width}}  {fault.breaks}")

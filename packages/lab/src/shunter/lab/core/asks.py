@@ -1,0 +1,256 @@
+"""The body of a completion or chat request → an `Ask`, or the error that vLLM 0.32 answers.
+
+Unknown fields are ignored, as vLLM does. What this server cannot do (`n` above 1, log-probabilities, `echo`) is refused
+rather than answered wrongly.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from shunter.lab.core.models import Models
+from shunter.lab.core.tokens import LONGEST_TOKEN_CHARS, Script, tokenise, write
+from shunter.lab.errors import ApiError
+
+__all__ = ["COMPLETION_MAX_TOKENS", "Ask", "parse_json", "read_chat", "read_completion"]
+
+# OpenAI's and vLLM's default for /v1/completions; a chat answer may fill the context window.
+COMPLETION_MAX_TOKENS = 16
+# Token ids are 32 bits, like those of the stand-in tokeniser.
+_LARGEST_TOKEN_ID = 2**32 - 1
+_Kind = TypeVar("_Kind")
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class _Body(msgspec.Struct, kw_only=True):
+    """What both kinds of request share; names are the API's."""
+
+    model: str | None = None
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    stop: str | list[str] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    temperature: float | None = None
+    seed: int | None = None
+    cache_salt: str | None = None
+    echo: bool | None = None
+    logprobs: int | bool | None = None
+
+
+class _CompletionBody(_Body):
+    prompt: str | list[int | str | list[int]] | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str
+    text: str = ""
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+
+
+class _ChatBody(_Body):
+    messages: list[_Message]
+    max_completion_tokens: int | None = None
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """A valid request: what to answer, how much, and in which form."""
+
+    chat: bool
+    model: str
+    adapter: str | None
+    prompts: tuple[tuple[int, ...], ...]
+    max_tokens: int | None
+    """None: as many as the context window leaves."""
+    min_tokens: int
+    ignore_eos: bool
+    stop: tuple[str, ...]
+    keep_stop: bool
+    greedy: bool
+    seed: int | None
+    cache_salt: str
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+
+    def scripts(self, context_tokens: int, nonce: str) -> list[Script]:
+        """The answer to each prompt. The nonce makes sampled answers without a seed differ from call to call."""
+        seed = "" if self.greedy else nonce if self.seed is None else str(self.seed)
+        return [
+            write(
+                prompt,
+                context_tokens - len(prompt) if self.max_tokens is None else self.max_tokens,
+                adapter=self.adapter,
+                seed=seed,
+                min_tokens=self.min_tokens,
+                ignore_eos=self.ignore_eos,
+                stop=self.stop,
+                keep_stop=self.keep_stop,
+            )
+            for prompt in self.prompts
+        ]
+
+
+def read_completion(body: bytes, models: Models, context_tokens: int) -> Ask:
+    """`POST /v1/completions`: the prompt is a text, a list of token ids, or a list of either."""
+    parsed = parse_json(body, _CompletionBody)
+    if not parsed.prompt:
+        raise _refuse("Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)", "prompt")
+    adapter = models.resolve(parsed.model)
+    prompts: list[str | Sequence[int]] = []
+    if isinstance(parsed.prompt, str):
+        prompts.append(parsed.prompt)
+    else:
+        singles = [item for item in parsed.prompt if isinstance(item, int)]
+        prompts = [singles] if singles else [item for item in parsed.prompt if not isinstance(item, int)]
+        if singles and len(singles) != len(parsed.prompt):
+            raise _refuse("prompt must be a text, token ids, a list of texts or a list of token id lists", "prompt")
+    return _ask(
+        parsed,
+        models,
+        adapter,
+        prompts,
+        chat=False,
+        max_tokens=COMPLETION_MAX_TOKENS if parsed.max_tokens is None else parsed.max_tokens,
+        context_tokens=context_tokens,
+    )
+
+
+def read_chat(body: bytes, models: Models, context_tokens: int) -> Ask:
+    """`POST /v1/chat/completions`: a longer conversation begins with the tokens of a shorter one."""
+    parsed = parse_json(body, _ChatBody)
+    if not parsed.messages:
+        raise _refuse("Cannot apply chat template to an empty conversation. Provide at least one message.", None)
+    adapter = models.resolve(parsed.model)
+    turns = "".join(f"<|{message.role}|>\n{_text(message)}\n" for message in parsed.messages)
+    limits = (parsed.max_completion_tokens, parsed.max_tokens)
+    return _ask(
+        parsed,
+        models,
+        adapter,
+        [f"{turns}<|assistant|>\n"],
+        chat=True,
+        max_tokens=next((limit for limit in limits if limit is not None), None),
+        context_tokens=context_tokens,
+    )
+
+
+def _text(message: _Message) -> str:
+    if not isinstance(message.content, list):
+        return message.content or ""
+    for part in message.content:
+        if part.type not in {"text", "input_text"}:
+            raise _refuse(f"This model reads text only, not parts of type {part.type!r}.", "messages")
+    return "\n".join(part.text for part in message.content)
+
+
+def _ask(
+    body: _Body,
+    models: Models,
+    adapter: str | None,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    chat: bool,
+    max_tokens: int | None,
+    context_tokens: int,
+) -> Ask:
+    _check_options(body, max_tokens, context_tokens)
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    options = body.stream_options or _StreamOptions()
+    return Ask(
+        chat=chat,
+        model=body.model or models.names[0],
+        adapter=adapter,
+        prompts=tuple(_tokens(prompt, max_tokens, context_tokens) for prompt in prompts),
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens,
+        ignore_eos=body.ignore_eos,
+        stop=tuple(filter(None, stop)),
+        keep_stop=body.include_stop_str_in_output,
+        greedy=body.temperature == 0,
+        seed=body.seed,
+        cache_salt=body.cache_salt or "",
+        stream=bool(body.stream),
+        include_usage=bool(options.include_usage),
+        continuous_usage=bool(options.continuous_usage_stats),
+    )
+
+
+def _check_options(body: _Body, max_tokens: int | None, context_tokens: int) -> None:
+    if body.n is not None and body.n != 1:
+        raise _refuse(f"This server gives one choice per prompt: n must be 1, got {body.n}.", "n")
+    if body.logprobs or body.echo:
+        raise _refuse("This server has no log-probabilities and no echo.", "logprobs" if body.logprobs else "echo")
+    if body.stream_options is not None and not body.stream:
+        raise _refuse("Stream options can only be defined when `stream=True`.", "stream_options")
+    if body.temperature is not None and not body.temperature >= 0:
+        raise _refuse(f"temperature must be non-negative, got {body.temperature}.", "temperature")
+    if max_tokens is not None and max_tokens < 1:
+        raise _refuse(
+            f"max_tokens must be at least 1, got {max_tokens}. (parameter=max_tokens, value={max_tokens})", "max_tokens"
+        )
+    if max_tokens is not None and max_tokens > context_tokens:
+        raise _refuse(
+            f"max_tokens={max_tokens} cannot be greater than max_model_len={context_tokens}. "
+            f"Please request fewer output tokens. (parameter=max_tokens, value={max_tokens})",
+            "max_tokens",
+        )
+    if body.min_tokens < 0 or body.min_tokens > (context_tokens if max_tokens is None else max_tokens):
+        raise _refuse(f"min_tokens must be between 0 and max_tokens, got {body.min_tokens}.", "min_tokens")
+
+
+def _tokens(prompt: str | Sequence[int], max_tokens: int | None, context_tokens: int) -> tuple[int, ...]:
+    output = 1 if max_tokens is None else max_tokens
+    if isinstance(prompt, str):
+        # A text that cannot fit whatever its tokens are is not tokenised: 10 MB would hold the event loop for a second.
+        least = -(-len(prompt) // LONGEST_TOKEN_CHARS)
+        tokens = tokenise(prompt) if least + output <= context_tokens else None
+    else:
+        for token in prompt:
+            if not 0 <= token <= _LARGEST_TOKEN_ID:
+                raise _refuse(f"Token id {token} is out of vocabulary", "prompt")
+        least, tokens = len(prompt), tuple(prompt)
+    if tokens is not None and not tokens:
+        raise _refuse("The prompt must not be empty.", "prompt")
+    length = least if tokens is None else len(tokens)
+    if tokens is None or length + output > context_tokens:
+        raise _refuse(
+            f"This model's maximum context length is {context_tokens} tokens. However, you requested {output} output "
+            f"tokens and your prompt contains at least {length} input tokens, for a total of at least "
+            f"{length + output} tokens. Please reduce the length of the input prompt or the number of requested "
+            "output tokens.",
+            "input_tokens",
+        )
+    return tokens
+
+
+def parse_json(body: bytes, kind: type[_Kind]) -> _Kind:
+    """The body as a value of that kind, or vLLM's validation error."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`").lstrip(".") or None
+        detail: dict[str, Any] = {"type": "invalid", "loc": f"body.{field}" if field else "body", "msg": message}
+        raise ApiError(400, f"1 validation error:\n  {detail}", kind="Bad Request", param=field) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        detail = {"type": "json_invalid", "loc": "body", "msg": "JSON decode error", "ctx": {"error": str(error)}}
+        raise ApiError(400, f"1 validation error:\n  {detail}", kind="Bad Request", param="body") from error
+    except RecursionError as error:
+        raise ApiError(400, "The body is nested too deeply.", kind="Bad Request", param="body") from error
+
+
+def _refuse(message: str, param: str | None) -> ApiError:
+    return ApiError(400, message, param=param)

@@ -1,0 +1,108 @@
+"""The parameters of a believable engine: what the imagined GPU costs, how much it holds, what it serves.
+
+The defaults imagine one 24 GB card of the L4 class with an 8-billion-parameter model in 8-bit weights. Where they come from:
+
+* one forward pass reads 8 GB of weights at 300 GB/s: `step_s` 27 ms, whatever the batch holds;
+* 16 GFLOP a token at 60 % of 120 TFLOP/s: `prefill_token_s` 0.2 ms, about 4,500 prompt tokens a second;
+* 131 KB of keys and values per context token (32 layers × 8 heads × 128 × 2 × 2 bytes) at 300 GB/s: `context_token_s` 0.44 µs;
+* sampling and scheduling of one more sequence: `sequence_s` 0.1 ms;
+* 8.6 GB left for keys and values: 4,096 blocks of 16 tokens.
+
+They are round numbers for a plausible machine, not a calibration of a particular one.
+"""
+
+import difflib
+from typing import Any
+
+import msgspec
+
+from shunter.lab.errors import ParamsError
+
+__all__ = ["DEFAULT_MAX_MODEL_LEN", "EngineParams", "params_from"]
+
+# What an 8B model is usually served with when one card must hold several conversations at once.
+DEFAULT_MAX_MODEL_LEN = 8192
+
+
+class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Capacity and speed of one engine; names are vLLM's where vLLM has the parameter."""
+
+    max_num_seqs: int = 64
+    """Sequences in one batch at most; the rest wait."""
+    max_num_batched_tokens: int = 2048
+    """Tokens of one forward pass at most; longer prompts are prefilled in chunks beside the decoding sequences."""
+    block_size: int = 16
+    """Tokens of one KV block."""
+    num_blocks: int = 4096
+    """KV blocks. One of them is vLLM's null block and never given out."""
+    max_model_len: int | None = None
+    """Prompt and output tokens of one request at most. None: `DEFAULT_MAX_MODEL_LEN`, or what the KV cache holds if less."""
+    max_loras: int = 1
+    """Distinct LoRA adapters in one batch at most; requests for further ones wait."""
+    max_num_queued_reqs: int | None = None
+    """Waiting requests at most; further ones are refused with 503. None: no limit."""
+    enable_prefix_caching: bool = True
+    speed: float = 1.0
+    """Every duration is divided by this: 10 is a machine ten times as fast."""
+    step_s: float = 0.027
+    prefill_token_s: float = 0.00022
+    sequence_s: float = 0.0001
+    context_token_s: float = 0.00000044
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "max_loras"):
+            if getattr(self, name) < 1:
+                raise ParamsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_blocks < 2:
+            raise ParamsError(f"num_blocks must be at least 2 (one is the null block), got {self.num_blocks}")
+        if not 0 < self.speed < float("inf"):
+            raise ParamsError(f"speed must be a positive number, got {self.speed}")
+        for name in ("step_s", "prefill_token_s", "sequence_s", "context_token_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ParamsError(f"{name} must be a number of seconds and not negative, got {getattr(self, name)}")
+        if self.max_num_queued_reqs is not None and self.max_num_queued_reqs < 1:
+            raise ParamsError(f"max_num_queued_reqs must be at least 1, got {self.max_num_queued_reqs}")
+        if self.max_model_len is None:
+            return
+        if self.max_model_len < 2:
+            raise ParamsError(f"max_model_len must be at least 2 (one prompt token, one output), got {self.max_model_len}")
+        # A request that fits the window must fit the cache when it is alone, or preemption could go on for ever.
+        if self.max_model_len > self.capacity_tokens:
+            raise ParamsError(
+                f"max_model_len {self.max_model_len} needs more KV cache than there is: {self.num_blocks} blocks of "
+                f"{self.block_size} tokens, one of them reserved, hold {self.capacity_tokens}; "
+                "raise num_blocks or lower max_model_len"
+            )
+
+    @property
+    def capacity_tokens(self) -> int:
+        """Tokens whose keys and values fit at once."""
+        return (self.num_blocks - 1) * self.block_size
+
+    @property
+    def context_tokens(self) -> int:
+        """The context window in force."""
+        return min(DEFAULT_MAX_MODEL_LEN, self.capacity_tokens) if self.max_model_len is None else self.max_model_len
+
+    def pass_s(self, prefill_tokens: int, sequences: int, context_tokens: int) -> float:
+        """Seconds of one forward pass over a batch."""
+        return (
+            self.step_s
+            + self.prefill_token_s * prefill_tokens
+            + self.sequence_s * sequences
+            + self.context_token_s * context_tokens
+        ) / self.speed
+
+
+def params_from(values: dict[str, Any]) -> EngineParams:
+    """Parameters from names and values; a name that does not exist is answered with the nearest that do."""
+    for name in values:
+        if name not in EngineParams.__struct_fields__:
+            near = difflib.get_close_matches(name, EngineParams.__struct_fields__, n=3)
+            raise ParamsError(
+                f"{name}: no such engine parameter; " + (f"near: {', '.join(near)}" if near else "see EngineParams")
+            )
+    try:
+        return msgspec.convert(values, EngineParams)
+    except msgspec.ValidationError as error:
+        raise ParamsError(str(error)) from error

@@ -1,0 +1,174 @@
+"""The metrics page: an engine's gauges and tally under vLLM's names, types and labels, written by prometheus_client.
+
+Only families whose values the engine model really has; vLLM 0.32 publishes a few dozen more (FLOPs, multi-modal cache, KV
+connectors, HTTP). As in vLLM, all `vllm:` families carry `engine` and `model_name`, except `lora_requests_info` and
+`admission_rejections_total`; counters and histograms have a `_created` gauge beside them; and `lora_requests_info` is a
+unix time, with one series for ever per combination of adapters that was ever true.
+
+One difference on purpose: the two adapter lists say what runs and what waits. vLLM 0.12 to 0.32 writes every name into
+both lists (the fault `lora-lists-equal` does that).
+"""
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString  # pyright: ignore[reportUnknownVariableType]  its argument has no annotation
+
+from shunter.lab.core.models import Models
+from shunter.lab.core.params import EngineParams
+from shunter.lab.core.tally import Histogram, Tally
+from shunter.lab.shell.clockwork import Clockwork
+
+__all__ = ["MetricsPage"]
+
+_COUNTERS = {
+    "prefix_cache_queries": "Prefix cache queries, in terms of number of queried tokens.",
+    "prefix_cache_hits": "Prefix cache hits, in terms of number of cached tokens.",
+    "num_preemptions": "Cumulative number of preemption from the engine.",
+    "prompt_tokens": "Number of prefill tokens processed.",
+    "prompt_tokens_cached": "Number of cached prompt tokens (local + external).",
+    "generation_tokens": "Number of generation tokens processed.",
+}
+_HISTOGRAMS = {
+    "request_prompt_tokens": "Number of prefill tokens processed.",
+    "request_generation_tokens": "Number of generation tokens processed.",
+    "iteration_tokens_total": "Histogram of number of tokens per engine_step.",
+    "request_params_max_tokens": "Histogram of the max_tokens request parameter.",
+    "time_to_first_token_seconds": "Histogram of time to first token in seconds.",
+    "inter_token_latency_seconds": "Histogram of inter-token latency in seconds.",
+    "request_time_per_output_token_seconds": "Histogram of time_per_output_token_seconds per request.",
+    "e2e_request_latency_seconds": "Histogram of e2e request latency in seconds.",
+    "request_queue_time_seconds": "Histogram of time spent in WAITING phase for request.",
+    "request_inference_time_seconds": "Histogram of time spent in RUNNING phase for request.",
+    "request_prefill_time_seconds": "Histogram of time spent in PREFILL phase for request.",
+    "request_decode_time_seconds": "Histogram of time spent in DECODE phase for request.",
+    "request_num_preemptions": "Histogram of the number of times a request was preempted.",
+    "request_prefill_kv_computed_tokens": ("Histogram of new KV tokens computed during prefill (excluding cached tokens)."),
+}
+
+
+class MetricsPage(Collector):
+    """Renders one engine. `unix_minus_engine_s`: what to add to the engine's time to get unix time."""
+
+    def __init__(self, clockwork: Clockwork, models: Models, unix_minus_engine_s: float, started_s: float) -> None:
+        self._clockwork = clockwork
+        self._models = models
+        self._unix_minus_engine_s = unix_minus_engine_s
+        self._created_s = started_s + unix_minus_engine_s
+        self._labels = {"engine": "0", "model_name": models.names[0]}
+        self._registry = CollectorRegistry()
+        GCCollector(self._registry)
+        PlatformCollector(self._registry)
+        ProcessCollector(registry=self._registry)
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """The page as of now, in the Prometheus text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        gauges = self._clockwork.gauges()
+        engine = self._clockwork.engine
+        tally = engine.tally
+        yield self._gauge("num_requests_running", "Number of requests in model execution batches.", gauges.running)
+        yield self._gauge("num_requests_waiting", "Number of requests waiting to be processed.", gauges.waiting)
+        yield self._gauge(
+            "num_requests_waiting_by_reason",
+            "Number of waiting requests by reason. Reason labels: 'capacity' = waiting for scheduling capacity; "
+            "'deferred' = deferred by transient constraints (LoRA budget, KV transfer, blocked status). "
+            "Sum of all reasons equals vllm:num_requests_waiting.",
+            {"capacity": gauges.waiting_capacity, "deferred": gauges.waiting_deferred},
+            by="reason",
+        )
+        yield self._gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", gauges.kv_usage)
+        for name, documentation in _COUNTERS.items():
+            yield self._counter(name, documentation, {"": getattr(tally, name)})
+        yield self._counter(
+            "prompt_tokens_by_source",
+            "Number of prompt tokens by source.",
+            {
+                "local_compute": tally.prompt_tokens - tally.prompt_tokens_cached,
+                "local_cache_hit": tally.prompt_tokens_cached,
+                "external_kv_transfer": 0,
+            },
+            by="source",
+        )
+        yield self._counter(
+            "request_success",
+            "Count of successfully processed requests.",
+            tally.request_success,
+            by="finished_reason",
+        )
+        yield self._rejections(tally)
+        for name, documentation in _HISTOGRAMS.items():
+            yield self._histogram(name, documentation, getattr(tally, name))
+        if self._models.lora:
+            yield self._lora_info(tally, engine.params)
+        yield self._cache_info(engine.params)
+
+    def _gauge(self, name: str, documentation: str, values: float | Mapping[str, float], *, by: str = "") -> Metric:
+        family = GaugeMetricFamily(f"vllm:{name}", documentation)
+        for key, value in values.items() if isinstance(values, Mapping) else [("", values)]:
+            family.add_sample(family.name, {**self._labels, by: key} if by else self._labels, value)
+        return family
+
+    def _counter(self, name: str, documentation: str, values: Mapping[str, float], *, by: str = "") -> Metric:
+        family = CounterMetricFamily(f"vllm:{name}", documentation)
+        for key, value in values.items():
+            labels = {**self._labels, by: key} if by else self._labels
+            family.add_sample(f"{family.name}_total", labels, value)
+            family.add_sample(f"{family.name}_created", labels, self._created_s)
+        return family
+
+    def _rejections(self, tally: Tally) -> Metric:
+        family = CounterMetricFamily(
+            "vllm:admission_rejections",
+            "Number of admission attempts rejected by a queue limit, by reason.",
+            labels=["model_name", "reason"],
+        )
+        model = self._models.names[0]
+        family.add_metric([model, "max_num_queued_reqs"], tally.admission_rejections, created=self._created_s)
+        family.add_metric([model, "max_num_queued_tokens"], 0, created=self._created_s)
+        return family
+
+    def _histogram(self, name: str, documentation: str, histogram: Histogram) -> Metric:
+        family = HistogramMetricFamily(f"vllm:{name}", documentation, labels=list(self._labels))
+        total = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+            total += count
+            buckets.append((floatToGoString(bound), total))
+        family.add_metric(list(self._labels.values()), buckets, histogram.sum)
+        family.add_sample(f"{family.name}_created", self._labels, self._created_s)
+        return family
+
+    def _lora_info(self, tally: Tally, params: EngineParams) -> Metric:
+        family = GaugeMetricFamily(
+            "vllm:lora_requests_info",
+            "Running stats on lora requests.",
+            labels=["max_lora", "running_lora_adapters", "waiting_lora_adapters"],
+        )
+        for (running, waiting), seen_s in tally.adapters_seen_s.items():
+            family.add_metric([str(params.max_loras), running, waiting], seen_s + self._unix_minus_engine_s)
+        return family
+
+    def _cache_info(self, params: EngineParams) -> Metric:
+        """VLLM's labels that a consumer reads or that this engine has; the values are strings, None included."""
+        family = GaugeMetricFamily("vllm:cache_config_info", "Information of the LLMEngine CacheConfig")
+        labels = {
+            "block_size": params.block_size,
+            "cache_dtype": "auto",
+            "enable_prefix_caching": params.enable_prefix_caching,
+            "engine": self._labels["engine"],
+            "kv_cache_max_concurrency": params.num_blocks * params.block_size / params.context_tokens,
+            "kv_cache_size_tokens": params.num_blocks * params.block_size,
+            "num_cpu_blocks": None,
+            "num_gpu_blocks": params.num_blocks,
+            "num_gpu_blocks_override": params.num_blocks,
+            "sliding_window": None,
+        }
+        family.add_sample(family.name, {name: str(value) for name, value in labels.items()}, 1)
+        return family

@@ -1,0 +1,314 @@
+"""The HTTP server: vLLM's paths over one engine, with the faults it was asked to have."""
+
+import asyncio
+import contextlib
+import math
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Self
+
+import msgspec
+from aiohttp import web
+
+from shunter.lab.core.answers import DONE, Answer, encode_error
+from shunter.lab.core.asks import Ask, parse_json, read_chat, read_completion
+from shunter.lab.core.engine import Engine, Request, Token
+from shunter.lab.core.models import Models
+from shunter.lab.core.params import EngineParams
+from shunter.lab.core.progress import Progress
+from shunter.lab.core.tokens import Script
+from shunter.lab.errors import ApiError, ParamsError, QueueFullError
+from shunter.lab.faults import Fault, Reply, faults_named
+from shunter.lab.shell.clockwork import Clockwork
+from shunter.lab.shell.metrics import MetricsPage
+from shunter.lab.shell.wire import EventWriter, drip, json_response, reset
+
+__all__ = ["VLLM_VERSION", "LabServer"]
+
+# The release whose behaviour is reproduced.
+VLLM_VERSION = "0.32.0"
+# vLLM has no limit of its own. A 10 MB prompt must pass; one client must not fill the machine's memory.
+MAX_BODY_BYTES = 256 * 1024 * 1024
+# A stalled answer must not hold up the end of the server for longer.
+CLEANUP_S = 0.5
+
+
+class _LoadBody(msgspec.Struct):
+    lora_name: str
+    lora_path: str
+
+
+class _UnloadBody(msgspec.Struct):
+    lora_name: str
+
+
+class LabServer:
+    """A model server in this process: `async with LabServer(…) as server`, or `start` and `stop`.
+
+    `faults` may be changed while it runs (`break_with`, `mend`); `engine` is the engine itself, for tests that want to see.
+    """
+
+    def __init__(
+        self,
+        params: EngineParams | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        models: Iterable[str] = ("lab/llama-3-8b",),
+        loras: Iterable[str] = (),
+        enable_lora: bool | None = None,
+        prompt_tokens_details: bool = False,
+        name: str | None = None,
+        faults: Iterable[str] = (),
+    ) -> None:
+        self.params = params or EngineParams()
+        self.models = Models(models, loras, lora=enable_lora)
+        self.host = host
+        self.port = port
+        self.name = name
+        self.faults: tuple[Fault, ...] = faults_named(faults)
+        self._prompt_tokens_details = prompt_tokens_details
+        self._draining = False
+        self._answers: Counter[str] = Counter()
+        self._streams: dict[str, asyncio.Queue[Token | None]] = {}
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def fingerprint(self) -> str:
+        """What `system_fingerprint` says in every answer of this server."""
+        return self.name or f"lab-{self.port}"
+
+    def break_with(self, *names: str) -> None:
+        """Have these faults, and no others, from now on."""
+        self.faults = faults_named(names)
+
+    def mend(self) -> None:
+        """Have no fault from now on."""
+        self.faults = ()
+
+    # Life.
+
+    async def start(self) -> None:
+        """Listen; `port` is then the real one. A taken port is a ParamsError."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        self._started_s = now_s
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._created = int(time.time())
+        self.engine = Engine(self.params, now_s)
+        self._clockwork = Clockwork(self.engine, loop)
+        self._page = MetricsPage(self._clockwork, self.models, time.time() - now_s, now_s)
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
+        app.add_routes(self._routes())
+        self._runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=CLEANUP_S, handle_signals=False
+        )
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self.host, self.port).start()
+        except (OSError, OverflowError) as error:
+            await self._runner.cleanup()
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ParamsError(
+                f"cannot listen on {self.host}:{self.port}: {reason}; choose another --port (0 takes a free one)"
+            ) from error
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """End. New work is refused at once; what runs may finish for `drain_s`, then ends with finish_reason `abort`."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._idle.wait()
+        for stream in self._streams.values():
+            stream.put_nowait(None)
+        await self._runner.cleanup()
+        self._clockwork.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # Every request comes through here.
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Errors into vLLM's shapes, and the faults that need no more than an answer."""
+        if any(fault.wire == "reset" for fault in self.faults):
+            reset(request)
+        age_s = asyncio.get_running_loop().time() - self._started_s
+        for fault in self.faults:
+            if fault.refuse and (status := fault.refuse(request.path, age_s)):
+                return web.Response(status=status)
+            delay_s = fault.stall_s.get(request.path)
+            if delay_s is not None:
+                await (asyncio.Future[None]() if math.isinf(delay_s) else asyncio.sleep(delay_s))
+        try:
+            response = await handler(request)
+        except ApiError as error:
+            response = json_response(encode_error(error), error.status)
+        except web.HTTPNotFound:
+            response = json_response(b'{"detail":"Not Found"}', 404)
+        except web.HTTPMethodNotAllowed as error:
+            response = json_response(b'{"detail":"Method Not Allowed"}', 405)
+            response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        return await self._spoil(request, response) if isinstance(response, web.Response) else response
+
+    async def _spoil(self, request: web.Request, response: web.Response) -> web.StreamResponse:
+        """What the faults make of a whole answer."""
+        nth = self._answers[request.path]
+        self._answers[request.path] += 1
+        if not self.faults:
+            return response
+        body = response.body if isinstance(response.body, bytes) else b""
+        reply = Reply(request.path, response.status, body, nth)
+        for fault in self.faults:
+            reply = fault.reply(reply) if fault.reply else reply
+        response.set_status(reply.status)
+        response.body = reply.body
+        if request.path == "/metrics" and any(fault.wire == "drip" for fault in self.faults):
+            await drip(request, response)
+        return response
+
+    # Paths.
+
+    def _routes(self) -> list[web.RouteDef]:
+        routes = [
+            web.get("/health", self._health, allow_head=False),
+            web.get("/ping", self._health, allow_head=False),
+            web.post("/ping", self._health),
+            web.get("/version", self._version, allow_head=False),
+            web.get("/load", self._load, allow_head=False),
+            web.get("/metrics", self._metrics),
+            web.get("/v1/models", self._list_models, allow_head=False),
+            web.post("/v1/completions", self._completion),
+            web.post("/v1/chat/completions", self._chat),
+        ]
+        if self.models.lora:
+            routes += [
+                web.post("/v1/load_lora_adapter", self._load_adapter),
+                web.post("/v1/unload_lora_adapter", self._unload_adapter),
+            ]
+        return routes
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=503 if self._draining else 200)
+
+    async def _version(self, _: web.Request) -> web.Response:
+        return json_response(msgspec.json.encode({"version": VLLM_VERSION}))
+
+    async def _load(self, _: web.Request) -> web.Response:
+        return json_response(msgspec.json.encode({"server_load": len(self._streams)}))
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(body=self._page.render(), headers=headers)
+
+    async def _list_models(self, _: web.Request) -> web.Response:
+        cards = self.models.cards(self._created, self.params.context_tokens)
+        return json_response(msgspec.json.encode({"object": "list", "data": cards}))
+
+    async def _load_adapter(self, request: web.Request) -> web.Response:
+        body = parse_json(await request.read(), _LoadBody)
+        self.models.load(body.lora_name, body.lora_path)
+        return web.Response(text=f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+    async def _unload_adapter(self, request: web.Request) -> web.Response:
+        body = parse_json(await request.read(), _UnloadBody)
+        self.models.unload(body.lora_name)
+        return web.Response(text=f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+    async def _completion(self, request: web.Request) -> web.StreamResponse:
+        ask = read_completion(await self._ask_body(request), self.models, self.params.context_tokens)
+        return await self._answer(request, ask, "cmpl")
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        ask = read_chat(await self._ask_body(request), self.models, self.params.context_tokens)
+        return await self._answer(request, ask, "chatcmpl")
+
+    async def _ask_body(self, request: web.Request) -> bytes:
+        if self._draining:
+            raise ApiError(503, "The server is shutting down.", kind="ServiceUnavailableError")
+        body = await request.read()
+        for fault in self.faults:
+            if fault.ask:
+                # A body that is not a JSON object is for the reader to refuse.
+                with contextlib.suppress(msgspec.DecodeError):
+                    body = msgspec.json.encode(fault.ask(msgspec.json.decode(body, type=dict[str, Any])))
+        return body
+
+    async def _answer(self, request: web.Request, ask: Ask, prefix: str) -> web.StreamResponse:
+        """Run every prompt of a request through the engine; whoever hangs up takes them all away."""
+        serial = uuid.uuid4().hex
+        request_id = f"{prefix}-{request.headers.get('X-Request-Id') or serial[:16]}"
+        answer = Answer(ask, request_id, int(time.time()), self.fingerprint)
+        scripts = ask.scripts(self.params.context_tokens, serial)
+        tokens: asyncio.Queue[Token | None] = asyncio.Queue()
+        # Clients may repeat an X-Request-Id, so the engine knows requests by a name of our own.
+        names = [f"{serial}-{index}" for index in range(len(scripts))]
+        self._streams[serial] = tokens
+        self._idle.clear()
+        progress = Progress(ask, names, scripts, tell_cached=self._prompt_tokens_details)
+        try:
+            for name, prompt, script in zip(names, ask.prompts, scripts, strict=True):
+                self._submit(name, ask, prompt, script, tokens.put_nowait)
+            if ask.stream:
+                return await self._stream(request, answer, progress, tokens)
+            while not progress.done:
+                progress.take(await tokens.get())
+            return json_response(answer.whole(progress.whole(), progress.usage()))
+        finally:
+            del self._streams[serial]
+            if not self._streams:
+                self._idle.set()
+            for name in names:
+                self._clockwork.abort(name)
+
+    def _submit(self, name: str, ask: Ask, prompt: tuple[int, ...], script: Script, listener: Callable[[Token], None]) -> None:
+        request = Request(
+            id=name,
+            prompt=prompt,
+            output=script.tokens,
+            finish=script.finish,
+            adapter=ask.adapter,
+            cache_salt=ask.cache_salt,
+            max_tokens=ask.max_tokens,
+        )
+        try:
+            self._clockwork.submit(request, listener)
+        except QueueFullError as error:
+            raise ApiError(503, f"Service Unavailable: {error}", kind="ServiceUnavailableError") from error
+
+    async def _stream(
+        self, request: web.Request, answer: Answer, progress: Progress, tokens: asyncio.Queue[Token | None]
+    ) -> web.StreamResponse:
+        ask = answer.ask
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        events = EventWriter(request, response, self.faults)
+        opened: set[int] = set()
+        while not progress.done:
+            token = await tokens.get()
+            for choice in progress.take(token):
+                usage = progress.usage_of(choice.index) if ask.continuous_usage else None
+                if ask.chat and choice.index not in opened:
+                    opened.add(choice.index)
+                    await events.write(answer.opening(choice.index, usage))
+                await events.write(answer.piece(choice, usage, last=progress.done and not ask.include_usage))
+        if ask.include_usage:
+            await events.write(answer.closing(progress.usage()))
+        await events.write(DONE)
+        await response.write_eof()
+        return response

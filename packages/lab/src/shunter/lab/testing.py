@@ -1,0 +1,50 @@
+"""Model servers for tests: a real HTTP server with a real engine model, in this process, on a free port.
+
+::
+
+    async with lab_server(speed=100, max_num_seqs=4) as server:
+        ...  # server.url, server.port, server.engine, server.fingerprint
+        server.break_with("metrics-hang")
+        server.mend()
+
+What is not a parameter of the server is one of the engine (`EngineParams`); an unknown name is an error with near matches.
+"""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from shunter.lab.core.params import params_from
+from shunter.lab.faults import FAULTS, Fault
+from shunter.lab.shell.server import LabServer
+
+__all__ = ["FAULTS", "Fault", "LabServer", "lab_server"]
+
+
+@asynccontextmanager
+async def lab_server(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    models: Iterable[str] = ("lab/llama-3-8b",),
+    loras: Iterable[str] = (),
+    enable_lora: bool | None = None,
+    prompt_tokens_details: bool = False,
+    name: str | None = None,
+    faults: Iterable[str] = (),
+    **engine: Any,
+) -> AsyncGenerator[LabServer, None]:
+    """A server that listens when the block begins and is gone when it ends. Requests still running then end as `abort`."""
+    server = LabServer(
+        params_from(engine),
+        host=host,
+        port=port,
+        models=models,
+        loras=loras,
+        enable_lora=enable_lora,
+        prompt_tokens_details=prompt_tokens_details,
+        name=name,
+        faults=faults,
+    )
+    async with server:
+        yield server
