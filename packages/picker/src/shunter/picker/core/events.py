@@ -85,11 +85,15 @@ class RequestTrailers(Value, frozen=True):
 
 
 class ResponseHeaders(Value, frozen=True):
-    """The response's headers; ``metadata`` holds the endpoint that served, if the gateway forwards it."""
+    """The response's headers; ``metadata`` holds the endpoint that served, if the gateway forwards it.
+
+    ``protocol`` is not None when this is the first message of its stream: a local reply of a filter before the picker's.
+    """
 
     headers: list[tuple[str, str]]
     end_of_stream: bool = False
     metadata: Metadata = {}
+    protocol: Protocol | None = None
 
 
 class ResponseBody(Value, frozen=True):

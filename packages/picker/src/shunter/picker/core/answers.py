@@ -1,0 +1,182 @@
+"""What a session says in each body mode: the forms of a pick, of a refusal and of a body that goes on.
+
+A form that the mode does not know is an error to Envoy, and the client gets a 5xx (measured on Envoy 1.40:
+``streamed_response`` in mode BUFFERED fails every request, in STREAMED it stalls a stream of events).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import msgspec
+
+from shunter.picker.core.events import (
+    BodyMode,
+    BodyReply,
+    HeadersReply,
+    Immediate,
+    Metadata,
+    Mutation,
+    Reply,
+    Side,
+)
+from shunter.picker.core.judgement import Pick, Refusal
+
+__all__ = [
+    "CHUNK_BYTES",
+    "DESTINATION",
+    "RETRY_AFTER_S",
+    "answer_body",
+    "answer_response_headers",
+    "read_served",
+    "read_subset",
+    "refuse",
+    "stream",
+    "tell_metadata",
+    "tell_mutation",
+]
+
+DESTINATION = "x-gateway-destination-endpoint"
+SERVED = "x-gateway-destination-endpoint-served"
+SUBSET = "x-gateway-destination-endpoint-subset"
+METADATA = "envoy.lb"
+SUBSET_METADATA = "envoy.lb.subset_hint"
+DROP_REASON = "x-llm-d-request-dropped-reason"
+REQUEST_ID = "x-request-id"
+
+# Envoy's and every other client's default for one gRPC message is 4 MiB, but the reference picker learned that gateways
+# stop at 64 KiB of body per message; 62,000 leaves room for the envelope.
+CHUNK_BYTES = 62_000
+
+# Pools drain within seconds, and a client that waits longer than needed loses more than one that asks twice.
+RETRY_AFTER_S = 1
+
+# What the picker reads, or alone may say: the backend gets none of it. Each of the first group has an older name.
+CONTROL_HEADERS = frozenset(
+    {
+        "x-llm-d-inference-fairness-id",
+        "x-gateway-inference-fairness-id",
+        "x-llm-d-inference-objective",
+        "x-gateway-inference-objective",
+        "x-llm-d-model-name-rewrite",
+        "x-gateway-model-name-rewrite",
+        "x-llm-d-slo-ttft-ms",
+        "x-slo-ttft-ms",
+        "x-llm-d-slo-tpot-ms",
+        "x-slo-tpot-ms",
+        "x-llm-d-video-fps",
+        "x-llm-d-video-duration-seconds",
+        "x-llm-d-video-resolution",
+        SUBSET,
+        SERVED,
+        DROP_REASON,
+    }
+)
+
+# The vocabulary of OpenAI's error object, which its client libraries map to exceptions.
+_ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+
+
+def tell_mutation(pick: Pick, headers: Mapping[str, str], body_bytes: int | None = None) -> Mutation:
+    """Return the header changes of a pick: the destination in, control headers out; ``body_bytes`` if the length is to be said.
+
+    The route is chosen again, since a gateway may match it on what the picker sets.
+    """
+    set_headers = [(DESTINATION, ",".join(pick.endpoints))]
+    if REQUEST_ID not in headers:
+        set_headers.append((REQUEST_ID, pick.request_id))
+    if body_bytes is not None:
+        set_headers.append(("content-length", str(body_bytes)))
+    return Mutation(
+        set_headers=(*set_headers, *pick.set_headers),
+        remove_headers=tuple(sorted(CONTROL_HEADERS & headers.keys())),
+        clear_route_cache=True,
+    )
+
+
+def tell_metadata(pick: Pick) -> Metadata:
+    """Return the dynamic metadata of a pick: the destination once more, the ticket for access logs, what plugins add."""
+    return {METADATA: {DESTINATION: ",".join(pick.endpoints), "id": str(pick.ticket), **pick.metadata}}
+
+
+def refuse(refusal: Refusal) -> Immediate:
+    """Return the answer that Envoy gives the client: OpenAI's error object around the reference's wording."""
+    reason = refusal.reason.value if refusal.reason else None
+    headers = [("content-type", "application/json")]
+    if reason:
+        headers.append((DROP_REASON, reason))
+    if refusal.status in {429, 503}:
+        headers.append(("retry-after", str(RETRY_AFTER_S)))
+    kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
+    error = {
+        "message": f"inference error: {refusal.code} - {refusal.message}",
+        "type": kind,
+        "param": None,
+        "code": refusal.code,
+    }
+    return Immediate(
+        status=refusal.status,
+        headers=tuple(headers),
+        body=msgspec.json.encode({"error": error}),
+        details=f"picker_refused{{{reason or refusal.code}}}",
+    )
+
+
+def stream(side: Side, data: bytes, *, end_of_stream: bool) -> list[Reply]:
+    """Return a body for FULL_DUPLEX_STREAMED, cut into chunks; an empty one says nothing but its end."""
+    if len(data) <= CHUNK_BYTES:
+        return [BodyReply(side, streamed=data, end_of_stream=end_of_stream)] if data or end_of_stream else []
+    last = (len(data) - 1) // CHUNK_BYTES * CHUNK_BYTES
+    return [
+        BodyReply(side, streamed=data[at : at + CHUNK_BYTES], end_of_stream=end_of_stream and at == last)
+        for at in range(0, len(data), CHUNK_BYTES)
+    ]
+
+
+def answer_body(side: Side, mode: BodyMode, seen: bytes, wanted: bytes, *, end_of_stream: bool) -> list[Reply]:
+    """Return the reply, in the form of the mode, that turns the piece of body ``seen`` into ``wanted``."""
+    if mode is BodyMode.FULL_DUPLEX_STREAMED:
+        return stream(side, wanted, end_of_stream=end_of_stream)
+    if wanted is seen or wanted == seen:
+        return [BodyReply(side)]
+    if mode is BodyMode.STREAMED:
+        return [BodyReply(side, replaced=wanted)]
+    length = Mutation(set_headers=(("content-length", str(len(wanted))),))
+    return [BodyReply(side, length, replaced=wanted)]
+
+
+def answer_response_headers(*, drop_length: bool) -> Reply:
+    """Return the answer to response headers; ``drop_length`` if a body that goes on piece by piece may change its size."""
+    return _HEADERS_WITHOUT_LENGTH if drop_length else _HEADERS
+
+
+_MARK = (("x-went-into-resp-headers", "true"),)  # as the reference picker marks what passed it
+_HEADERS = HeadersReply(Side.RESPONSE, Mutation(set_headers=_MARK))
+_HEADERS_WITHOUT_LENGTH = HeadersReply(Side.RESPONSE, Mutation(set_headers=_MARK, remove_headers=("content-length",)))
+
+
+def read_subset(metadata: Metadata) -> tuple[str, ...] | None:
+    """Return the endpoints to which the gateway restricts the choice: None says nothing, an empty tuple leaves nobody.
+
+    Gateways write the hint as a list of strings or as one string with commas.
+    """
+    hint = metadata.get(SUBSET_METADATA, {}).get(SUBSET)
+    entries: Sequence[object]
+    if isinstance(hint, str):
+        entries = hint.split(",")
+    elif isinstance(hint, list):
+        entries = cast("list[object]", hint)
+    else:
+        return None
+    return tuple(stripped for entry in entries if isinstance(entry, str) and (stripped := entry.strip()))
+
+
+def read_served(metadata: Metadata) -> str | None:
+    """Return the endpoint that really answered, if the gateway forwards it."""
+    served = metadata.get(METADATA, {}).get(SERVED)
+    return served if isinstance(served, str) else None

@@ -1,0 +1,54 @@
+"""How much a session, and all sessions of a worker together, may hold in memory."""
+
+import msgspec
+
+from shunter.picker.errors import ConfigError
+
+__all__ = ["Budget", "Limits"]
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """What a worker accepts.
+
+    ``body_bytes``: the largest request body; a longer one is answered 413. 32 MiB holds a million tokens of text with a
+    dozen inline images, and is the retry buffer that the generated Envoy configuration asks for: a body that Envoy could
+    not replay on a second endpoint should not be taken on.
+
+    ``buffered_bytes``: what all sessions of one worker hold of bodies that are not complete yet; beyond it a request is
+    answered 503. Only FULL_DUPLEX_STREAMED leaves incomplete bodies with the picker. With 256 MiB a worker stays under half
+    a gigabyte when eight clients send the largest body slowly.
+    """
+
+    body_bytes: int = 32 * 1024 * 1024
+    buffered_bytes: int = 256 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        """Refuse limits under which no request could ever pass."""
+        if self.body_bytes < 1:
+            raise ConfigError(f"limits.bodyBytes is {self.body_bytes}: it must be at least 1")
+        if self.buffered_bytes < self.body_bytes:
+            raise ConfigError(
+                f"limits.bufferedBytes is {self.buffered_bytes}, less than one body (limits.bodyBytes {self.body_bytes}):"
+                " raise the former or lower the latter"
+            )
+
+
+class Budget:
+    """Bytes that all sessions of one worker share; whoever takes must give back."""
+
+    __slots__ = ("limit_bytes", "taken_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.taken_bytes = 0
+
+    def take(self, size_bytes: int) -> bool:
+        """Reserve and return True, or leave everything as it is and return False."""
+        if self.taken_bytes + size_bytes > self.limit_bytes:
+            return False
+        self.taken_bytes += size_bytes
+        return True
+
+    def give(self, size_bytes: int) -> None:
+        """Return what was taken."""
+        self.taken_bytes -= size_bytes

@@ -1,0 +1,95 @@
+"""What a response tells the judge, and how it goes on to the client."""
+
+from shunter.picker.core.answers import answer_body, answer_response_headers, read_served
+from shunter.picker.core.events import (
+    BodyMode,
+    Reply,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    Side,
+    TrailersReply,
+)
+from shunter.picker.core.judgement import Outcome, Pick
+from shunter.picker.core.restore import Restorer
+from shunter.picker.core.usage import Usage, UsageReader
+
+__all__ = ["Response"]
+
+# Of other bodies (audio, images, a compressed one) nothing is read and nothing is changed.
+_READABLE = ("application/json", "text/event-stream")
+
+
+class Response:
+    """One response on its way; the order of its events is the session's business."""
+
+    __slots__ = ("_first_token_s", "_mode", "_reader", "_restorer", "_served", "_started_s", "_status")
+
+    def __init__(self, mode: BodyMode, started_s: float) -> None:
+        self._mode = mode
+        self._started_s = started_s
+        self._reader: UsageReader | None = None if mode is BodyMode.NONE else UsageReader()
+        self._restorer: Restorer | None = None
+        self._status: int | None = None
+        self._served: str | None = None
+        self._first_token_s: float | None = None
+
+    def expect(self, pick: Pick) -> None:
+        """Learn whose response it will be; if the model was rewritten, its name is put back."""
+        if pick.model and pick.target_model and pick.model != pick.target_model and self._mode is not BodyMode.NONE:
+            self._restorer = Restorer(pick.target_model, pick.model)
+
+    def feed(self, event: ResponseHeaders | ResponseBody | ResponseTrailers, now_s: float) -> list[Reply]:
+        """Return the answers to the next event."""
+        if event.metadata and self._served is None:
+            self._served = read_served(event.metadata)
+        if isinstance(event, ResponseBody):
+            return self._pass(event, now_s)
+        if isinstance(event, ResponseTrailers):
+            return [*self.flush(), TrailersReply(Side.RESPONSE)]
+        self._read_headers(event)
+        piecewise = self._mode in {BodyMode.STREAMED, BodyMode.FULL_DUPLEX_STREAMED}
+        return [answer_response_headers(drop_length=piecewise and self._restorer is not None and not event.end_of_stream)]
+
+    def flush(self) -> list[Reply]:
+        """Return what was held back, because nothing follows it."""
+        if self._restorer is None or self._mode is not BodyMode.FULL_DUPLEX_STREAMED:
+            return []
+        rest = self._restorer.feed(b"", last=True)
+        return answer_body(Side.RESPONSE, self._mode, b"", rest, end_of_stream=False)
+
+    def conclude(self, now_s: float, *, complete: bool) -> Outcome:
+        """Return everything that was learnt."""
+        usage = self._reader.usage if self._reader else Usage()
+        return Outcome(
+            complete=complete,
+            status=self._status,
+            served=self._served,
+            first_token_s=self._first_token_s,
+            duration_s=now_s - self._started_s,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+        )
+
+    def _read_headers(self, event: ResponseHeaders) -> None:
+        headers = dict(event.headers)
+        status = headers.get(":status", "")
+        self._status = int(status) if len(status) == 3 and status.isascii() and status.isdigit() else None
+        encoding = headers.get("content-encoding", "identity")
+        if encoding != "identity" or not headers.get("content-type", "").startswith(_READABLE):
+            self._reader = self._restorer = None
+
+    def _pass(self, event: ResponseBody, now_s: float) -> list[Reply]:
+        data = event.data
+        if data and self._first_token_s is None:
+            self._first_token_s = now_s - self._started_s
+        if self._reader:
+            self._reader.feed(data)
+        partial = self._mode is BodyMode.BUFFERED_PARTIAL and not event.end_of_stream
+        if self._restorer is None or partial:
+            return answer_body(Side.RESPONSE, self._mode, data, data, end_of_stream=event.end_of_stream)
+        last = event.end_of_stream or self._mode is not BodyMode.FULL_DUPLEX_STREAMED
+        return answer_body(
+            Side.RESPONSE, self._mode, data, self._restorer.feed(data, last=last), end_of_stream=event.end_of_stream
+        )

@@ -1,0 +1,372 @@
+"""The ext_proc state machine of one HTTP request: events in, replies out, in every body mode.
+
+Rules
+-----
+1. Whatever decides which event may come when stands in TRANSITIONS; a pair that is not in it is the peer's error, and nothing
+   else raises. Whatever decides the form of a reply stands in ``core.answers``.
+2. The machine has no clock, no dice and no IO: ``now_s`` (monotonic) is an argument, the judge is given.
+3. A pick is released exactly once, whatever comes: the end of the response, the end of the stream, a protocol error.
+
+Theory of operation
+-------------------
+Envoy opens one stream per HTTP request, asks about the request's headers, body and trailers and then about the response's.
+In its first message it announces, per side, in which mode it sends bodies; each mode wants answers in a form of its own:
+
+===================== ================================== ================================================================
+mode                  request: the choice is made        answers
+===================== ================================== ================================================================
+FULL_DUPLEX_STREAMED  when the body is complete, be it   nothing before the choice; then headers (destination, metadata,
+                      by end of stream or by trailers    length), the body in chunks, trailers
+BUFFERED              with the body, one message         headers at once, empty; destination, metadata and a rewritten body
+                                                         with its length in the body's answer
+BUFFERED_PARTIAL      with the body; blind if Envoy      as BUFFERED, but a body that is only a part is not read (half a
+                      could not buffer all of it         JSON document would be a client's error) and not rewritten
+STREAMED              at the headers, blind: Envoy       headers with destination and metadata; each piece of body answered
+                      waits for their answer             by itself, unchanged
+NONE                  at the headers, blind              headers with destination and metadata
+===================== ================================== ================================================================
+
+A request without a body (end of stream at the headers) is decided at the headers in every mode. "Blind" means
+``Ask.has_body`` is False: the judge sees headers only. A first message without announcement counts as
+FULL_DUPLEX_STREAMED, the only mode that the Endpoint Picker Protocol 1.0 knows; Envoy always announces.
+
+The response side answers each message by itself; it may begin anywhere (``response_header_mode: SKIP`` leaves out headers)
+and even before the request was decided (a local reply, e.g. of a timeout, passes the filter too). The client's model name
+is put back in mode BUFFERED and FULL_DUPLEX_STREAMED wherever it stands, in mode STREAMED where one piece holds it whole:
+there each piece must be answered before the next comes, and if trailers came next, bytes held back would be lost.
+
+In mode NONE the end of the stream is the only end there is and counts as a complete response.
+"""
+
+from enum import IntEnum
+
+from shunter.picker.core.answers import read_subset, refuse, stream, tell_metadata, tell_mutation
+from shunter.picker.core.events import (
+    BodyMode,
+    BodyReply,
+    Event,
+    HeadersReply,
+    Metadata,
+    Protocol,
+    Reply,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    Side,
+    TrailersReply,
+)
+from shunter.picker.core.judgement import Ask, DropReason, Judge, Pick, Refusal
+from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.response import Response
+from shunter.picker.errors import ProtocolError
+
+__all__ = ["ASSUMED", "TRANSITIONS", "Session", "Sight", "State", "Step"]
+
+
+class Sight(IntEnum):
+    """What an event is to the machine; *_END carries the end of the stream."""
+
+    HEADERS = 0
+    HEADERS_END = 1
+    BODY = 2
+    BODY_END = 3
+    TRAILERS = 4
+
+
+class State(IntEnum):
+    """How far one side is."""
+
+    FRESH = 0  # nothing came
+    OPEN = 1  # more of the body may come
+    TAIL = 2  # nothing but trailers may come
+    DONE = 3  # nothing may come
+
+
+class Step(IntEnum):
+    """What to do about a request's event. (A response's event has one step: pass it on.)"""
+
+    HOLD = 0  # answer nothing yet
+    ACKNOWLEDGE = 1  # answer headers with nothing to change
+    CHOOSE = 2  # blind, answer in the headers
+    COLLECT = 3  # keep the piece, answer nothing yet
+    CHOOSE_STREAM = 4  # the body is complete: headers, chunks and, if they completed it, trailers
+    CHOOSE_BODY = 5  # this is all of the body: answer in the body
+    CHOOSE_PART = 6  # this is a part of the body: blind, answer in the body
+    PASS = 7  # answer with nothing to change
+
+
+_FRESH, _OPEN, _TAIL, _DONE = State
+_HEADERS, _HEADERS_END, _BODY, _BODY_END, _TRAILERS = Sight
+
+TRANSITIONS: dict[tuple[Side, BodyMode], dict[tuple[State, Sight], tuple[State, Step]]] = {
+    (Side.REQUEST, BodyMode.FULL_DUPLEX_STREAMED): {
+        (_FRESH, _HEADERS): (_OPEN, Step.HOLD),
+        (_FRESH, _HEADERS_END): (_DONE, Step.CHOOSE),
+        (_OPEN, _BODY): (_OPEN, Step.COLLECT),
+        (_OPEN, _BODY_END): (_DONE, Step.CHOOSE_STREAM),
+        (_OPEN, _TRAILERS): (_DONE, Step.CHOOSE_STREAM),
+    },
+    (Side.REQUEST, BodyMode.BUFFERED): {
+        (_FRESH, _HEADERS): (_OPEN, Step.ACKNOWLEDGE),
+        (_FRESH, _HEADERS_END): (_DONE, Step.CHOOSE),
+        (_OPEN, _BODY): (_TAIL, Step.CHOOSE_BODY),
+        (_OPEN, _BODY_END): (_DONE, Step.CHOOSE_BODY),
+        (_OPEN, _TRAILERS): (_DONE, Step.PASS),
+        (_TAIL, _TRAILERS): (_DONE, Step.PASS),
+    },
+    (Side.REQUEST, BodyMode.BUFFERED_PARTIAL): {
+        (_FRESH, _HEADERS): (_OPEN, Step.ACKNOWLEDGE),
+        (_FRESH, _HEADERS_END): (_DONE, Step.CHOOSE),
+        (_OPEN, _BODY): (_TAIL, Step.CHOOSE_PART),
+        (_OPEN, _BODY_END): (_DONE, Step.CHOOSE_BODY),
+        (_OPEN, _TRAILERS): (_DONE, Step.PASS),
+        (_TAIL, _TRAILERS): (_DONE, Step.PASS),
+    },
+    (Side.REQUEST, BodyMode.STREAMED): {
+        (_FRESH, _HEADERS): (_OPEN, Step.CHOOSE),
+        (_FRESH, _HEADERS_END): (_DONE, Step.CHOOSE),
+        (_OPEN, _BODY): (_OPEN, Step.PASS),
+        (_OPEN, _BODY_END): (_DONE, Step.PASS),
+        (_OPEN, _TRAILERS): (_DONE, Step.PASS),
+    },
+    (Side.REQUEST, BodyMode.NONE): {
+        (_FRESH, _HEADERS): (_TAIL, Step.CHOOSE),
+        (_FRESH, _HEADERS_END): (_DONE, Step.CHOOSE),
+        (_TAIL, _TRAILERS): (_DONE, Step.PASS),
+    },
+    (Side.RESPONSE, BodyMode.FULL_DUPLEX_STREAMED): {
+        (_FRESH, _HEADERS): (_OPEN, Step.PASS),
+        (_FRESH, _HEADERS_END): (_DONE, Step.PASS),
+        (_FRESH, _BODY): (_OPEN, Step.PASS),
+        (_FRESH, _BODY_END): (_DONE, Step.PASS),
+        (_FRESH, _TRAILERS): (_DONE, Step.PASS),
+        (_OPEN, _BODY): (_OPEN, Step.PASS),
+        (_OPEN, _BODY_END): (_DONE, Step.PASS),
+        (_OPEN, _TRAILERS): (_DONE, Step.PASS),
+    },
+    (Side.RESPONSE, BodyMode.BUFFERED): {
+        (_FRESH, _HEADERS): (_OPEN, Step.PASS),
+        (_FRESH, _HEADERS_END): (_DONE, Step.PASS),
+        (_FRESH, _BODY): (_TAIL, Step.PASS),
+        (_FRESH, _BODY_END): (_DONE, Step.PASS),
+        (_FRESH, _TRAILERS): (_DONE, Step.PASS),
+        (_OPEN, _BODY): (_TAIL, Step.PASS),
+        (_OPEN, _BODY_END): (_DONE, Step.PASS),
+        (_OPEN, _TRAILERS): (_DONE, Step.PASS),
+        (_TAIL, _TRAILERS): (_DONE, Step.PASS),
+    },
+    (Side.RESPONSE, BodyMode.NONE): {
+        (_FRESH, _HEADERS): (_TAIL, Step.PASS),
+        (_FRESH, _HEADERS_END): (_DONE, Step.PASS),
+        (_FRESH, _TRAILERS): (_DONE, Step.PASS),
+        (_TAIL, _TRAILERS): (_DONE, Step.PASS),
+    },
+}
+TRANSITIONS[Side.RESPONSE, BodyMode.STREAMED] = TRANSITIONS[Side.RESPONSE, BodyMode.FULL_DUPLEX_STREAMED]
+TRANSITIONS[Side.RESPONSE, BodyMode.BUFFERED_PARTIAL] = TRANSITIONS[Side.RESPONSE, BodyMode.BUFFERED]
+
+ASSUMED = Protocol(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
+"""What a first message without an announcement means."""
+
+_SIGHTS = {
+    RequestHeaders: (Side.REQUEST, _HEADERS),
+    RequestBody: (Side.REQUEST, _BODY),
+    RequestTrailers: (Side.REQUEST, _TRAILERS),
+    ResponseHeaders: (Side.RESPONSE, _HEADERS),
+    ResponseBody: (Side.RESPONSE, _BODY),
+    ResponseTrailers: (Side.RESPONSE, _TRAILERS),
+}
+_ENDS = {_HEADERS: _HEADERS_END, _BODY: _BODY_END}
+
+_SHORT_OF_MEMORY = Refusal(
+    503, "ServiceUnavailable", "the picker holds as much of unfinished bodies as it may", DropReason.SATURATED
+)
+_SHUTTING_DOWN = Refusal(503, "ServiceUnavailable", "the picker is shutting down", DropReason.SHUTTING_DOWN)
+
+
+class Session:
+    """One HTTP request, from Envoy's first message to the end of its stream.
+
+    Feed it events and send what it returns, in order; when ``ended`` is set, end the stream with status 0. Call ``close``
+    when the stream is gone, however that came. ``feed`` raises nothing but ProtocolError, after which the session is closed.
+    """
+
+    __slots__ = (
+        *("_body", "_budget", "_headers", "_judge", "_limits", "_metadata"),
+        *("_pick", "_protocol", "_released", "_response", "_states", "ended"),
+    )
+
+    def __init__(self, judge: Judge, limits: Limits, budget: Budget) -> None:
+        self.ended = False
+        self._judge = judge
+        self._limits = limits
+        self._budget = budget
+        self._protocol: Protocol | None = None
+        self._states = [_FRESH, _FRESH]  # by Side
+        self._headers: dict[str, str] = {}
+        self._metadata: Metadata = {}
+        self._body = bytearray()
+        self._pick: Pick | None = None
+        self._released = False
+        self._response = Response(BodyMode.NONE, 0.0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the stream may end with status 0 and nobody loses anything.
+
+        Before the choice Envoy would forward an empty body; while it sends bodies, the pieces under way would be lost.
+        """
+        request, response = self._states
+        passing = self._protocol is not None and self._protocol.response_body is not BodyMode.NONE
+        return response is _DONE or (self._pick is not None and request >= _TAIL and not passing)
+
+    def feed(self, event: Event, now_s: float) -> list[Reply]:
+        """Return the answers to the next event, in the order in which they must be sent; ``now_s`` is monotonic."""
+        if self.ended:
+            return []  # what Envoy sent before it saw our last word
+        if self._protocol is None:
+            self._begin(event, now_s)
+        step = self._step(event, now_s)
+        if isinstance(event, RequestHeaders):
+            return self._answer_headers(event, step, now_s)
+        if isinstance(event, RequestBody):
+            return self._answer_body(event, step, now_s)
+        if isinstance(event, RequestTrailers):
+            return self._answer_trailers(event, step, now_s)
+        replies = self._response.feed(event, now_s)
+        if self._states[Side.RESPONSE] is _DONE:
+            self._release(now_s, complete=True)
+        return replies
+
+    def drain(self, now_s: float) -> list[Reply]:
+        """Return the last words of a picker that has to go; the session is ended.
+
+        Who waits for a choice gets a clear refusal, since a stream that just ends would make Envoy forward an empty body.
+        """
+        if self.ended:
+            return []
+        replies: list[Reply] = self._response.flush()
+        if self._pick is None and self._states[Side.RESPONSE] is not _DONE:
+            replies = self._refuse(_SHUTTING_DOWN)
+        self._end(now_s, complete=False)
+        return replies
+
+    def close(self, now_s: float) -> None:
+        """Note that the stream is gone: give everything back. May be called more than once."""
+        assumed = self._protocol is not None and self._protocol.response_body is BodyMode.NONE
+        self._end(now_s, complete=assumed and not self.ended)
+
+    def _begin(self, event: Event, now_s: float) -> None:
+        announced = event.protocol if isinstance(event, RequestHeaders | ResponseHeaders) else None
+        self._protocol = announced or ASSUMED
+        self._response = Response(self._protocol.response_body, now_s)
+
+    def _step(self, event: Event, now_s: float) -> Step:
+        side, sight = _SIGHTS[type(event)]
+        if not isinstance(event, RequestTrailers | ResponseTrailers) and event.end_of_stream:
+            sight = _ENDS[sight]
+        mode = self._mode(side)
+        state = self._states[side]
+        try:
+            self._states[side], step = TRANSITIONS[side, mode][state, sight]
+        except KeyError:
+            self._end(now_s, complete=False)
+            remedy = "; set request_header_mode: SEND" if (side, state) == (Side.REQUEST, _FRESH) else ""
+            raise ProtocolError(
+                f"{side.name.lower()} {sight.name.lower()} in state {state.name}, body mode {mode.name}{remedy}"
+            ) from None
+        return step
+
+    def _mode(self, side: Side) -> BodyMode:
+        protocol = self._protocol or ASSUMED
+        return protocol.request_body if side is Side.REQUEST else protocol.response_body
+
+    def _answer_headers(self, event: RequestHeaders, step: Step, now_s: float) -> list[Reply]:
+        self._headers = dict(reversed(event.headers))  # of a repeated header the first wins
+        self._metadata = event.metadata
+        if step is Step.HOLD:
+            return []
+        if step is Step.ACKNOWLEDGE:
+            return [HeadersReply(Side.REQUEST)]
+        pick = self._decide(None, event.metadata, now_s)
+        if isinstance(pick, Refusal):
+            return self._refuse(pick)
+        return [HeadersReply(Side.REQUEST, tell_mutation(pick, self._headers), tell_metadata(pick))]
+
+    def _answer_body(self, event: RequestBody, step: Step, now_s: float) -> list[Reply]:
+        if step is Step.PASS:
+            return [BodyReply(Side.REQUEST)]
+        if step is Step.CHOOSE_PART:
+            return self._choose_body(None, event.metadata, now_s)
+        size_bytes = len(self._body) + len(event.data)
+        if size_bytes > self._limits.body_bytes:
+            return self._refuse(_too_large(self._limits.body_bytes))
+        if step is Step.CHOOSE_BODY:
+            return self._choose_body(event.data, event.metadata, now_s)
+        if not self._budget.take(len(event.data)):
+            return self._refuse(_SHORT_OF_MEMORY)
+        self._body += event.data
+        return [] if step is Step.COLLECT else self._choose_stream(event.metadata, now_s, end_of_stream=True)
+
+    def _answer_trailers(self, event: RequestTrailers, step: Step, now_s: float) -> list[Reply]:
+        replies = [] if step is Step.PASS else self._choose_stream(event.metadata, now_s, end_of_stream=False)
+        return replies if self.ended else [*replies, TrailersReply(Side.REQUEST)]
+
+    def _choose_body(self, body: bytes | None, metadata: Metadata, now_s: float) -> list[Reply]:
+        pick = self._decide(body, metadata, now_s)
+        if isinstance(pick, Refusal):
+            return self._refuse(pick)
+        rewritten = None if body is None else pick.body
+        mutation = tell_mutation(pick, self._headers, None if rewritten is None else len(rewritten))
+        return [BodyReply(Side.REQUEST, mutation, replaced=rewritten, dynamic_metadata=tell_metadata(pick))]
+
+    def _choose_stream(self, metadata: Metadata, now_s: float, *, end_of_stream: bool) -> list[Reply]:
+        body = bytes(self._body)
+        self._forget_body()
+        pick = self._decide(body, metadata, now_s)
+        if isinstance(pick, Refusal):
+            return self._refuse(pick)
+        body = body if pick.body is None else pick.body
+        # With a length HTTP/1 has no place for trailers.
+        mutation = tell_mutation(pick, self._headers, len(body) if body and end_of_stream else None)
+        return [
+            HeadersReply(Side.REQUEST, mutation, tell_metadata(pick)),
+            *stream(Side.REQUEST, body, end_of_stream=end_of_stream),
+        ]
+
+    def _decide(self, body: bytes | None, metadata: Metadata, now_s: float) -> Pick | Refusal:
+        subset = read_subset(metadata)
+        if subset is None:
+            subset = read_subset(self._metadata)  # a gateway may attach its hint to the first message only
+        ask = Ask(self._headers, body or b"", subset, has_body=body is not None)
+        verdict = self._judge.decide(ask, now_s)
+        if isinstance(verdict, Pick):
+            self._pick = verdict
+            self._response.expect(verdict)
+        return verdict
+
+    def _refuse(self, refusal: Refusal) -> list[Reply]:
+        self._forget_body()
+        self.ended = True
+        return [refuse(refusal)]
+
+    def _forget_body(self) -> None:
+        self._budget.give(len(self._body))
+        self._body = bytearray()
+
+    def _release(self, now_s: float, *, complete: bool) -> None:
+        if self._pick is not None and not self._released:
+            self._released = True
+            self._judge.release(self._pick.ticket, self._response.conclude(now_s, complete=complete), now_s)
+
+    def _end(self, now_s: float, *, complete: bool) -> None:
+        self.ended = True
+        self._forget_body()
+        self._release(now_s, complete=complete)
+
+
+def _too_large(limit_bytes: int) -> Refusal:
+    return Refusal(413, "PayloadTooLarge", f"the request body is larger than {limit_bytes} bytes")

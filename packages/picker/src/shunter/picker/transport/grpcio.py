@@ -1,0 +1,196 @@
+"""Sessions behind grpc.aio: one stream, one session; bytes in, bytes out.
+
+The gRPC library does HTTP/2 and framing; messages stay bytes until ``transport.wire`` reads them. How a stream ends:
+
+==================================== ====================================================
+the request is over                  Envoy ends or resets the stream; the session is closed
+the session had its last word        status 0 (Envoy answers the client itself)
+the peer broke the protocol          INVALID_ARGUMENT with what was wrong; Envoy applies its failure mode
+a bug of ours                        INTERNAL, logged with its traceback; Envoy applies its failure mode
+the picker drains                    status 0 as soon as nobody loses anything by it
+==================================== ====================================================
+"""
+
+# grpc-stubs leaves the behavior of method handlers unannotated.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+
+from shunter.picker.core.limits import Limits
+from shunter.picker.core.session import Session
+from shunter.picker.errors import ConfigError, ProtocolError
+from shunter.picker.transport.health import Health
+from shunter.picker.transport.wire import decode, encode
+
+__all__ = ["GrpcServer"]
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+
+SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+
+# Room in a message beside a body of the largest size: headers (Envoy's default limit is 60 KiB) are in a message of their own,
+# so this is for metadata and the envelope.
+ENVELOPE_BYTES = 64 * 1024
+
+# Every live request holds a stream in most modes; as many as the generated Envoy configuration lets through its circuit
+# breaker.
+MAX_STREAMS = 65_536
+
+# What a stream that is told to go at the deadline may take to say it.
+LAST_WORDS_S = 0.5
+
+# A message in a gRPC status goes into an HTTP/2 header, percent-encoded.
+DETAILS_CHARS = 512
+
+log = logging.getLogger(__name__)
+
+
+class GrpcServer:
+    """An ext_proc server. ``make_session`` is called for each stream; ``clock`` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        make_session: Callable[[], Session],
+        health: Health,
+        limits: Limits,
+        *,
+        max_streams: int = MAX_STREAMS,
+        reuse_port: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._make_session = make_session
+        self._health = health
+        self._clock = clock
+        self._streams: set[_Stream] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._draining = False
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limits.body_bytes + ENVELOPE_BYTES),
+                ("grpc.max_send_message_length", limits.body_bytes + ENVELOPE_BYTES),
+                ("grpc.max_concurrent_streams", max_streams),
+                ("grpc.so_reuseport", int(reuse_port)),
+                # The library's own limit is one ping in five minutes; Envoy's keepalive would be cut off as an attack.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+            ]
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    SERVICE, {"Process": grpc.stream_stream_rpc_method_handler(self._process)}
+                ),
+                health.handler(),
+            )
+        )
+
+    async def start(self, host: str, port: int, health_port: int | None = None) -> int:
+        """Listen; return the port, which matters if ``port`` is 0. ``health_port`` is a second door to the same services."""
+        bound = self._listen(host, port)
+        if health_port is not None:
+            self._listen(host, health_port)
+        await self._server.start()
+        return bound
+
+    def _listen(self, host: str, port: int) -> int:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = self._server.add_insecure_port(address)
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise ConfigError(
+                f"cannot listen on {address}: port {port} is taken, or {host} is not an address of this machine;"
+                " choose another, or stop what listens there"
+            )
+        return bound
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new stream, let those that run end well, and after ``deadline_s`` end the rest; then the server is stopped.
+
+        Who waits for a choice gets it if its body comes in time, else a refusal. A stream that waits for nothing ends at once.
+        """
+        self._health.close()
+        self._draining = True
+        stopped = asyncio.create_task(self._server.stop(deadline_s + LAST_WORDS_S))
+        for stream in [*self._streams]:
+            if stream.reading and stream.session.idle:
+                stream.send_off()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._empty.wait()
+        for stream in [*self._streams]:
+            stream.send_off()
+        await stopped
+
+    async def stop(self) -> None:
+        """Cut everything off."""
+        self._health.close()
+        await self._server.stop(None)
+
+    async def _process(self, _: object, context: Context) -> None:
+        session = self._make_session()
+        stream = _Stream(session)
+        self._streams.add(stream)
+        self._empty.clear()
+        try:
+            await self._converse(stream, context)
+        except asyncio.CancelledError:
+            if not stream.sent_off:
+                raise
+            await self._say_last_words(session, context)
+        except ProtocolError as error:
+            log.warning("protocol error of %s: %s", context.peer(), error)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:DETAILS_CHARS])
+        except Exception:  # the boundary: what broke one stream is logged and the others go on
+            log.exception("a session of %s failed", context.peer())
+            await context.abort(grpc.StatusCode.INTERNAL, "the picker failed; its log says why")
+        finally:
+            session.close(self._clock())
+            self._streams.discard(stream)
+            if not self._streams:
+                self._empty.set()
+
+    async def _converse(self, stream: "_Stream", context: Context) -> None:
+        session = stream.session
+        while not session.ended:
+            stream.reading = True
+            message: object = await context.read()
+            stream.reading = False
+            if not isinstance(message, bytes):
+                return  # grpc.aio.EOF
+            for reply in session.feed(decode(message), self._clock()):
+                await context.write(encode(reply))
+            if self._draining and session.idle:
+                await self._say_last_words(session, context)
+
+    async def _say_last_words(self, session: Session, context: Context) -> None:
+        for reply in session.drain(self._clock()):
+            await context.write(encode(reply))
+
+
+class _Stream:
+    """A running conversation and the means to interrupt it."""
+
+    __slots__ = ("_task", "reading", "sent_off", "session")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.reading = False
+        self.sent_off = False
+        self._task = asyncio.current_task()
+
+    def send_off(self) -> None:
+        """Interrupt what it waits for; it says its last words and ends."""
+        if self._task is not None and not self.sent_off:
+            self.sent_off = True
+            self._task.cancel()
