@@ -52,7 +52,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of ``/debug/decisions``. A row of ``scores`` has ``endpoint``, ``total`` and one figure per scorer in ``weights``."""
+    """One entry of ``/debug/decisions``; a row of ``scores`` has ``endpoint``, ``total`` and one figure per scorer."""
 
     ticket: int
     at_s: float  # on the picker's monotonic clock
@@ -103,10 +103,8 @@ def explain(decision: Decision, now_s: float) -> list[str]:
     model = decision.model or "no model"
     if decision.target_model and decision.target_model != decision.model:
         model += f" → {decision.target_model}"
-    lines = [
-        f"#{decision.ticket}  {now_s - decision.at_s:.1f} s ago  {model}, about {decision.prompt_tokens} prompt tokens"
-        f"  x-request-id {decision.request_id}"
-    ]
+    head = f"#{decision.ticket}  {now_s - decision.at_s:.1f} s ago  {model}, about {decision.prompt_tokens} prompt tokens"
+    lines = [f"{head}  x-request-id {decision.request_id}"]
     if decision.refusal:
         return [*lines, f"  refused with {decision.refusal.status}: {decision.refusal.message}"]
     lines.append(f"  to {decision.chosen[0]}" + (f", else {', '.join(decision.chosen[1:])}" if decision.chosen[1:] else ""))

@@ -1,0 +1,137 @@
+"""Real stacks for the end-to-end tests, and a client that sees what a user would see."""
+
+import asyncio
+import json
+import secrets
+import time
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+
+from shunter.stack.testing import Running, running_stack
+
+DEADLINE_S = 30
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answered chat request."""
+
+    status: int
+    headers: dict
+    body: bytes
+    request_id: str
+
+    @property
+    def events(self):
+        """The JSON of each server-sent event; the stream must have ended with [DONE]."""
+        lines = [line[6:] for line in self.body.decode().split("\n") if line.startswith("data: ")]
+        assert lines[-1] == "[DONE]"
+        return [json.loads(line) for line in lines[:-1]]
+
+    @property
+    def streamed(self):
+        return self.headers["content-type"].startswith("text/event-stream")
+
+    @property
+    def text(self):
+        if self.streamed:
+            return "".join(c["delta"].get("content") or "" for event in self.events for c in event["choices"])
+        return json.loads(self.body)["choices"][0]["message"]["content"]
+
+    @property
+    def fingerprint(self):
+        """Which lab server answered: it says so itself."""
+        return (self.events[0] if self.streamed else json.loads(self.body))["system_fingerprint"]
+
+    @property
+    def served(self):
+        """Which endpoint Envoy says answered."""
+        return self.headers["x-gateway-destination-endpoint-served"]
+
+
+class Client:
+    """Talks to one gateway, or to whatever ``url`` says."""
+
+    def __init__(self, stack: Running, session: aiohttp.ClientSession):
+        self.stack = stack
+        self.session = session
+
+    async def post(self, data, *, headers=None, url=None, path="/v1/chat/completions"):
+        request_id = f"e2e-{secrets.token_hex(8)}"
+        sent = {"content-type": "application/json", "x-request-id": request_id, **(headers or {})}
+        async with self.session.post((url or self.stack.gateway) + path, data=data, headers=sent) as response:
+            body = await response.read()
+            return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, body, request_id)
+
+    async def chat(self, prompt, *, headers=None, url=None, **body):
+        message = {
+            "model": self.stack.state.plan.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": 8,
+        } | body
+        return await self.post(json.dumps(message), headers=headers, url=url)
+
+    async def log(self, request_id):
+        """Envoy's access-log line of one request."""
+        path = self.stack.directory / "access.log"
+
+        def find():
+            lines = path.read_text().splitlines() if path.exists() else []
+            return [line for line in map(json.loads, lines) if line["request_id"] == request_id]
+
+        (line,) = await eventually(find)
+        return line
+
+    async def decision(self, request_id):
+        """The picker's own account of one request."""
+        (found,) = await eventually(lambda: [d for d in self.stack.decisions() if d.request_id == request_id])
+        return found
+
+
+async def eventually(ask, deadline_s=DEADLINE_S):
+    """Return the first true answer of ``ask``."""
+    deadline = time.monotonic() + deadline_s
+    while not (answer := await asyncio.to_thread(ask)):
+        assert time.monotonic() < deadline, f"still {answer!r} after {deadline_s} s"
+        await asyncio.sleep(0.02)
+    return answer
+
+
+@pytest.fixture(name="eventually")
+def _eventually():
+    return eventually
+
+
+@pytest.fixture(scope="session")
+def lean():
+    """The default stack, which tests leave as they found it."""
+    with running_stack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def full():
+    """The stack in the profile full, which tests leave as they found it."""
+    with running_stack("--profile", "full") as stack:
+        yield stack
+
+
+@pytest.fixture(params=["lean", "full"])
+def stack(request):
+    """Both, one after the other."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+async def connect():
+    """Make clients: ``connect(stack)``."""
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+        yield lambda stack: Client(stack, session)
+
+
+@pytest.fixture
+async def client(connect, stack):
+    return connect(stack)

@@ -1,0 +1,92 @@
+"""``shunter top``, ``shunter explain`` and ``shunter up`` as their users see them."""
+
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.envoy
+
+
+def shunter(*arguments):
+    command = [sys.executable, "-m", "shunter.stack.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_printed_curl_works(lean):
+    (line,) = [line for line in lean.output.splitlines() if line.startswith("curl ")]
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("HTTP/1.1 200 OK"), done.stderr
+    assert '"chat.completion"' in done.stdout
+
+
+def test_top_shows_every_endpoint(lean):
+    done = shunter("top", "--once", "--name", lean.name)
+    assert done.returncode == 0, done.stderr
+    for engine in lean.state.plan.engines:
+        assert re.search(rf"^{engine.name} {engine.authority} +fresh +\d+\.\d s +\d", done.stdout, re.MULTILINE), done.stdout
+
+
+async def test_explain_tells_who_was_considered_and_why(lean, connect):
+    reply = await connect(lean).chat("why?")
+    done = shunter("explain", "--name", lean.name, reply.request_id)
+    assert done.returncode == 0, done.stderr
+    assert f"to {reply.served}" in done.stdout
+    for engine in lean.state.plan.engines:
+        assert engine.authority in done.stdout
+    for scorer in ("queue-scorer", "kv-cache-utilization-scorer", "prefix-cache-scorer"):
+        assert scorer in done.stdout
+
+
+def test_explaining_the_unknown_is_a_clear_error(lean):
+    done = shunter("explain", "--name", lean.name, "no-such-id")
+    assert done.returncode == 2
+    assert "no decision for x-request-id no-such-id" in done.stderr
+
+
+def test_without_a_stack_the_remedy_is_named():
+    done = shunter("top", "--name", "nobody-started-this")
+    assert done.returncode == 2
+    assert "shunter up --name nobody-started-this" in done.stderr
+
+
+def test_a_taken_port_is_named_and_nothing_is_started():
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        port = squatter.getsockname()[1]
+        done = shunter(
+            "up",
+            "--name",
+            "taken",
+            "--port",
+            str(port),
+            *(f"--{p}=0" for p in ("picker-port", "health-port", "admin-port", "envoy-admin-port", "engine-port")),
+        )
+    assert done.returncode == 2
+    assert f"port {port} (--port): Address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_stack_of_the_same_name_is_refused(lean):
+    done = shunter("up", "--name", lean.name, "--any-port")
+    assert done.returncode == 2
+    assert "is running already" in done.stderr
+
+
+def test_a_backend_that_does_not_answer_is_named():
+    done = shunter("up", "--name", "absent", "--any-port", "--backend", "http://127.0.0.1:1")
+    assert done.returncode == 2
+    assert "http://127.0.0.1:1" in done.stderr
+
+
+def test_servers_that_run_already_are_used_and_left_alone(lean, connect):
+    from shunter.stack.testing import running_stack
+
+    urls = [f"http://{engine.authority}" for engine in lean.state.plan.engines]
+    with running_stack(*(f"--backend={url}" for url in urls)) as stack:
+        assert {engine.authority for engine in stack.state.plan.engines} == {url[7:] for url in urls}
+        assert set(stack.state.pids) == {"scraper", "picker", "envoy"}
+    assert {row.health for row in lean.fleet().endpoints} == {"fresh"}

@@ -1,0 +1,113 @@
+"""What dies, and what clients see of it. Each test has a stack of its own, because it breaks it."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from shunter.stack.testing import running_stack
+
+pytestmark = pytest.mark.envoy
+
+
+@pytest.fixture
+def own():
+    with running_stack() as stack:
+        yield stack
+
+
+async def test_a_dead_endpoint_is_retried_on_the_second_choice(own, connect):
+    client = connect(own)
+    shared = "the same long beginning " * 100
+    first = await client.chat(shared)
+    dead = next(e for e in own.state.plan.engines if e.authority == first.served)
+    os.kill(own.state.pids[dead.name], signal.SIGKILL)
+    reply = await client.chat(shared + "again")  # its cached prefix still speaks for the dead one
+    log = await client.log(reply.request_id)
+    picked = log["pick"].split(",")
+    assert picked[0] == dead.authority
+    assert reply.status == 200
+    assert reply.served == log["served"] == picked[1]
+    assert log["attempts"] == 2
+
+
+async def test_a_dead_endpoint_is_shown_stale_with_its_age_and_reason(own, eventually):
+    dead = own.state.plan.engines[1]
+    os.kill(own.state.pids[dead.name], signal.SIGKILL)
+
+    def row():
+        return next(r for r in own.fleet().endpoints if r.authority == dead.authority)
+
+    await eventually(lambda: row().health == "failed" and row().reason)
+    first = row().age_s
+    await eventually(lambda: row().age_s > first + 0.5)
+    assert f"{dead.name} was ended by SIGKILL" in own.output
+    assert f"{dead.name} stays away" in own.output
+
+
+async def test_no_endpoint_is_503_with_the_reason_not_a_hang(own, connect, eventually):
+    client = connect(own)
+    endpoints = own.directory / "endpoints.yaml"
+    before = endpoints.read_bytes()
+    endpoints.write_bytes(before[: before.index(b"endpoints:")] + b"endpoints: []\n")
+    await eventually(lambda: not own.fleet().endpoints)
+    reply = await client.chat("anybody?")
+    assert reply.status == 503
+    assert reply.headers["x-llm-d-request-dropped-reason"] == "rejected-no-endpoints"
+    endpoints.write_bytes(before)
+    await eventually(lambda: len(own.fleet().endpoints) == 3)
+    assert (await client.chat("anybody?")).status == 200
+
+
+async def test_a_broken_endpoints_file_changes_nothing(own, connect, eventually):
+    before = own.fleet().endpoints
+    (own.directory / "endpoints.yaml").write_text("endpoints:\n- {name: a, adress: 127.0.0.1, port: '1'}\n")
+    log = own.directory / "logs" / "scraper.log"
+    await eventually(lambda: "adress" in log.read_text())
+    assert "address" in log.read_text(), "the message names what was probably meant"
+    assert [r.name for r in own.fleet().endpoints] == [r.name for r in before]
+    assert (await connect(own).chat("x")).status == 200
+
+
+async def test_without_the_scraper_picks_go_on(own, connect, eventually):
+    client = connect(own)
+    old = own.state.pids["scraper"]
+    os.kill(old, signal.SIGKILL)
+    replies = await asyncio.gather(*(client.chat(f"request {n}") for n in range(9)))
+    assert {reply.status for reply in replies} == {200}
+    assert len({reply.served for reply in replies}) == 3
+    await eventually(lambda: own.state.pids["scraper"] != old and own.fleet().snapshot_age_s < 2)
+
+
+async def test_ctrl_c_ends_everything_it_started_and_nothing_else(eventually):
+    bystander = await asyncio.create_subprocess_exec("sleep", "600")
+    try:
+        with running_stack() as stack:
+            pids = stack.state.pids
+            stack.process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(stack.process.wait, 30) == 0
+            for name, pid in pids.items():
+                with pytest.raises(ProcessLookupError):
+                    os.kill(pid, 0)
+                    pytest.fail(f"{name} is still there")
+            assert bystander.returncode is None
+    finally:
+        bystander.kill()
+        await bystander.wait()
+
+
+async def test_a_killed_parent_leaves_no_orphans(eventually):
+    with running_stack() as stack:
+        pids = stack.state.pids
+        stack.process.kill()
+        await asyncio.to_thread(stack.process.wait, 30)
+
+        def gone(pid):
+            try:
+                return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z"  # an orphan nobody reaps here
+            except FileNotFoundError:
+                return True
+
+        await eventually(lambda: all(gone(pid) for pid in pids.values()))
