@@ -8,18 +8,19 @@ from shunter.envoyconf.errors import IntentError
 
 __all__ = ["check_address", "check_authorities", "is_ip", "split_authority"]
 
-LABEL = r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
-HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(\.{LABEL})*")
+# Underscores are no part of a host name, but Docker Compose makes such.
+LABEL = r"[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?"
+HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){LABEL}(\.{LABEL})*\.?")
 LOOKS_NUMERIC = re.compile(r"[0-9.]+")
 
 
 def is_ip(host: str) -> bool:
-    """Say whether a host is an IP address rather than a name."""
+    """Say whether a host is an IP address, without a zone, rather than a name."""
     try:
         ip_address(host)
     except ValueError:
         return False
-    return True
+    return "%" not in host
 
 
 def is_name(host: str) -> bool:
@@ -55,5 +56,5 @@ def check_authorities(field: str, authorities: Iterable[str]) -> None:
 
 def check_address(address: str) -> None:
     """Raise IntentError unless it can be bound."""
-    if not is_ip(address) or "%" in address:
+    if not is_ip(address):
         raise IntentError(f"address {address!r} must be an IP address, such as 127.0.0.1, 0.0.0.0 or ::")

@@ -33,6 +33,9 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 # Envoy counts in milliseconds and refuses to wait for an ext_proc message longer than an hour.
 Seconds = Annotated[float, Meta(ge=0.001, le=3600)]
 
+# What Envoy buffers per connection in any case; measured, it enforces no smaller limit of a route.
+SMALLEST_BODY_LIMIT = 1 << 20
+
 PATH_PREFIX = re.compile(r"/|(/[^\s/?#]+)+")
 
 
@@ -136,7 +139,7 @@ class Limits(Part, frozen=True):
     body_bytes: Annotated[
         int,
         Meta(
-            ge=1024,
+            ge=SMALLEST_BODY_LIMIT,
             le=1 << 30,
             description="Largest request body that is buffered. In the profile lean a larger one is answered 413; in full it "
             "passes, but cannot be tried again elsewhere. Give the picker the same number.",

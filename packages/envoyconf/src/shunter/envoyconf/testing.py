@@ -1,0 +1,114 @@
+"""A real Envoy for tests: started with a bootstrap on free ports, ready when handed over, gone afterwards."""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+import urllib.request
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shunter.envoyconf.core.render import render
+from shunter.envoyconf.errors import EnvoyRefusedError
+from shunter.envoyconf.shell.envoy import ensure
+
+__all__ = ["RunningEnvoy", "running_envoy"]
+
+# Half a second on an idle machine. A cluster with a health check waits for the first verdict, which takes two more.
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 10
+POLL_S = 0.02
+
+
+class RunningEnvoy(msgspec.Struct, frozen=True):
+    """Where a running Envoy listens and what it wrote."""
+
+    listeners: dict[str, str]  # name → host:port
+    admin: str  # host:port
+    directory: Path
+    process: Process
+
+    @property
+    def url(self) -> str:
+        """The URL of the first listener."""
+        return f"http://{next(iter(self.listeners.values()))}"
+
+    def access_log(self) -> list[dict[str, Any]]:
+        """Return the requests logged to standard output so far."""
+        lines = (self.directory / "stdout").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    async def ask_admin(self, path: str) -> str:
+        """Return what the admin interface answers to a GET."""
+        return await asyncio.to_thread(_get, f"http://{self.admin}{path}")
+
+
+@contextlib.asynccontextmanager
+async def running_envoy(bootstrap: dict[str, Any], binary: Path | None = None) -> AsyncGenerator[RunningEnvoy]:
+    """Run an Envoy with one worker thread; it has an admin interface, on a port of the kernel's choice if none is given.
+
+    Raises EnvoyRefusedError with Envoy's last words if it does not become ready.
+    """
+    binary = binary or await asyncio.to_thread(ensure)
+    admin = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
+    with tempfile.TemporaryDirectory(prefix="shunter-envoy-") as name:
+        directory = Path(name)
+        (directory / "bootstrap.json").write_text(render({"admin": admin} | bootstrap, "json"))
+        with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                *(str(binary), "-c", "bootstrap.json", "--admin-address-path", "admin", "--concurrency", "1"),
+                *("--disable-hot-restart", "--log-level", "warning", "--file-flush-interval-msec", "50"),
+                stdout=stdout,
+                stderr=stderr,
+                cwd=directory,
+            )
+            try:
+                yield await _ready(process, directory)
+            finally:
+                await _stop(process)
+
+
+async def _ready(process: Process, directory: Path) -> RunningEnvoy:
+    """Wait until Envoy says that it is ready, and ask it for the ports it got."""
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while process.returncode is None:
+                with contextlib.suppress(OSError):  # not yet written, not yet listening, or not yet ready (503)
+                    admin = (directory / "admin").read_text()
+                    await asyncio.to_thread(_get, f"http://{admin}/ready")
+                    statuses = json.loads(await asyncio.to_thread(_get, f"http://{admin}/listeners?format=json"))
+                    listeners = {each["name"]: _authority(each) for each in statuses["listener_statuses"]}
+                    return RunningEnvoy(listeners=listeners, admin=admin, directory=directory, process=process)
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise EnvoyRefusedError(f"not ready within {START_TIMEOUT_S} s: {_last_words(directory)}") from None
+    raise EnvoyRefusedError(f"exit code {process.returncode}: {_last_words(directory)}")
+
+
+async def _stop(process: Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def _authority(status: dict[str, Any]) -> str:
+    address = status["local_address"]["socket_address"]
+    host = address["address"]
+    return f"[{host}]:{address['port_value']}" if ":" in host else f"{host}:{address['port_value']}"
+
+
+def _last_words(directory: Path) -> str:
+    return (directory / "stderr").read_text(errors="replace")[-2000:]
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 # http to our own child
+        return answer.read().decode()

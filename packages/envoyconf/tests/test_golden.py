@@ -1,0 +1,61 @@
+"""Intents and the bootstraps they become, each accepted by the real Envoy.
+
+After a change that is meant: ``SHUNTER_UPDATE_GOLDEN=1 pytest packages/envoyconf``, then read the diff.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shunter.envoyconf import Intent, bootstrap, load_intent, render
+from shunter.envoyconf.shell import envoy
+
+GOLDEN = Path(__file__).parent / "golden"
+INTENTS = sorted(path.name.removesuffix(".intent.yaml") for path in GOLDEN.glob("*.intent.yaml"))
+# The profile full needs selected_host_key.
+OLDEST = {"minimal": (1, 36), "full": (1, 38), "everything": (1, 38)}
+SUPPORTED = [
+    (name, version)
+    for version in envoy.WHEELS
+    for name in INTENTS
+    if tuple(map(int, version.split(".")))[:2] >= OLDEST[name] and version != envoy.VERSION
+]
+
+
+def load(name):
+    return load_intent((GOLDEN / f"{name}.intent.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", INTENTS)
+def test_the_bootstrap_is_the_golden_one(name):
+    text = render(bootstrap(load(name)))
+    golden = GOLDEN / f"{name}.bootstrap.yaml"
+    if os.environ.get("SHUNTER_UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("name", INTENTS)
+def test_envoy_accepts_the_golden_bootstrap(name, envoy_binary):
+    envoy.validate((GOLDEN / f"{name}.bootstrap.yaml").read_text(), envoy_binary)
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize(("name", "version"), SUPPORTED)
+def test_older_envoys_accept_it_too(name, version, monkeypatch):
+    monkeypatch.delenv("ENVOY_PATH", raising=False)
+    binary = envoy.find(version)
+    if binary is None:
+        pytest.skip(f"not here: shunter envoyconf fetch-envoy --version {version}")
+    envoy.validate((GOLDEN / f"{name}.bootstrap.yaml").read_text(), binary)
+
+
+def test_everything_leaves_no_default():
+    intent, default = load("everything"), Intent(pools=load("minimal").pools)
+    for part in ("routes", "listeners", "profile", "admin"):
+        assert getattr(intent, part) != getattr(default, part)
+    for part in ("limits", "observability"):
+        ours, theirs = getattr(intent, part), getattr(default, part)
+        assert all(getattr(ours, field) != getattr(theirs, field) for field in ours.__struct_fields__)

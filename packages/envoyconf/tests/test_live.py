@@ -1,0 +1,177 @@
+"""What a real Envoy does with generated bootstraps."""
+
+import asyncio
+
+import pytest
+
+from shunter.envoyconf import EnvoyRefusedError
+from shunter.envoyconf.core.names import DESTINATION, PICKER_HEADERS, SERVED
+
+pytestmark = pytest.mark.envoy
+
+both_profiles = pytest.mark.parametrize("profile", ["lean", "full"])
+
+
+async def logged(envoy, count):
+    """Return the access log once it has that many lines."""
+    async with asyncio.timeout(20):
+        while len(lines := envoy.access_log()) < count:  # noqa: ASYNC110 # a file has no event to wait for
+            await asyncio.sleep(0.02)
+    return lines
+
+
+@both_profiles
+async def test_without_a_picker_a_post_is_answered_by_load_balancing(profile, scene):
+    async with scene.envoy(scene.bootstrap(picker=scene.nobody, profile=profile)) as envoy:
+        for _ in range(4):
+            status, _, _ = await scene.ask(envoy, size=100_000)
+            assert status == 200
+    assert [len(body) for each in scene.upstreams for _, _, body in each.requests] == [100_000] * 4
+
+
+async def test_full_would_not_fail_open_without_its_health_check(scene):
+    resource = scene.bootstrap(picker=scene.nobody, profile="full")
+    del resource["static_resources"]["clusters"][1]["health_checks"]
+    async with scene.envoy(resource) as envoy:
+        status, _, _ = await scene.ask(envoy)
+    assert status == 503
+
+
+@both_profiles
+async def test_fail_close_refuses_without_a_picker(profile, scene):
+    resource = scene.bootstrap(picker=scene.nobody, failure_mode="FailClose", profile=profile)
+    async with scene.envoy(resource) as envoy:
+        status, _, _ = await scene.ask(envoy)
+        (line,) = await logged(envoy, 1)
+    assert status == 503
+    assert "ext_proc_error" in line["details"]
+    assert all(each.requests == [] for each in scene.upstreams)
+
+
+@both_profiles
+async def test_the_pick_is_followed_logged_and_shown(profile, scene):
+    picked = scene.pickers[0].pick = scene.upstreams[1].authority
+    async with scene.envoy(scene.bootstrap(profile=profile, observability={"servedHeader": True})) as envoy:
+        for _ in range(5):
+            status, text, headers = await scene.ask(envoy, "/v1/completions?key=secret")
+            assert (status, text, headers[SERVED]) == (200, picked, picked)
+        status, text, _ = await scene.ask(envoy, "/v1/models", method="GET")
+        assert (status, text) == (200, picked)
+        lines = await logged(envoy, 6)
+    assert "secret" not in str(lines)
+    line = lines[0]
+    assert line["pick"] == line["served"] == picked
+    assert (line["status"], line["attempts"], line["ticket"]) == (200, 1, "7-1")
+    assert (line["method"], line["path"], line["route"]) == ("POST", "/v1/completions", "llama:/")
+    assert line["duration_ms"] >= line["first_byte_ms"] >= 0
+
+
+async def test_nobody_is_told_who_served_unless_asked_for(scene):
+    scene.pickers[0].pick = scene.upstreams[1].authority
+    async with scene.envoy(scene.bootstrap()) as envoy:
+        _, _, headers = await scene.ask(envoy)
+    assert SERVED not in headers
+
+
+async def test_a_pick_is_found_among_the_addresses_of_a_name(scene):
+    picked = scene.pickers[0].pick = scene.upstreams[1].authority
+    named = [each.authority.replace("127.0.0.1", "localhost") for each in scene.upstreams]
+    async with scene.envoy(scene.bootstrap(endpoints=named)) as envoy:
+        for _ in range(5):
+            _, text, _ = await scene.ask(envoy)
+            assert text == picked
+
+
+async def test_full_tells_the_picker_who_served(scene):
+    picked = scene.pickers[0].pick = scene.upstreams[0].authority
+    async with scene.envoy(scene.bootstrap(profile="full")) as envoy:
+        await scene.ask(envoy)
+    (stream,) = scene.pickers[0].asked
+    (answered,) = [message for message in stream if "responseHeaders" in message]
+    assert answered["metadataContext"]["filterMetadata"]["envoy.lb"][SERVED] == picked
+
+
+async def test_lean_tells_the_picker_nothing_of_the_response(scene):
+    scene.pickers[0].pick = scene.upstreams[0].authority
+    async with scene.envoy(scene.bootstrap()) as envoy:
+        await scene.ask(envoy)
+    (stream,) = scene.pickers[0].asked
+    assert [next(key for key in message if key.startswith("re")) for message in stream] == ["requestHeaders", "requestBody"]
+
+
+@pytest.mark.parametrize("first", ["dead", "unready"])
+async def test_retries_walk_the_list_of_the_picker(first, scene):
+    unready, ready = scene.upstreams
+    unready.status = 503
+    scene.pickers[0].pick = f"{scene.nobody if first == 'dead' else unready.authority},{ready.authority}"
+    async with scene.envoy(scene.bootstrap(endpoints=[scene.nobody, unready.authority, ready.authority])) as envoy:
+        status, text, _ = await scene.ask(envoy, size=2_000_000)
+        (line,) = await logged(envoy, 1)
+    assert (status, text) == (200, ready.authority)
+    assert (line["attempts"], line["served"]) == (2, ready.authority)
+    assert [len(body) for _, _, body in ready.requests] == [2_000_000]
+
+
+async def test_429_is_for_the_client(scene):
+    busy, idle = scene.upstreams
+    busy.status = 429
+    scene.pickers[0].pick = f"{busy.authority},{idle.authority}"
+    async with scene.envoy(scene.bootstrap()) as envoy:
+        status, _, _ = await scene.ask(envoy)
+    assert status == 429
+    assert idle.requests == []
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_a_client_cannot_steer(guarded, scene):
+    inside, outside = scene.upstreams
+    resource = scene.bootstrap(endpoints=[inside.authority], picker=scene.nobody)
+    if not guarded:  # the probe below would notice
+        (listener,) = resource["static_resources"]["listeners"]
+        del listener["filter_chains"][0]["filters"][0]["typed_config"]["early_header_mutation_extensions"]
+    forged = dict.fromkeys(PICKER_HEADERS, outside.authority) | {"x-llm-d-inference-objective": "chat"}
+    async with scene.envoy(resource) as envoy:
+        _, text, _ = await scene.ask(envoy, headers=forged)
+    assert text == inside.authority
+    assert outside.requests == []
+    ((_, headers, _),) = inside.requests
+    arrived = {name.lower() for name in headers}
+    assert "x-llm-d-inference-objective" in arrived
+    assert arrived & set(PICKER_HEADERS) == (set() if guarded else set(PICKER_HEADERS))
+
+
+async def test_underscores_are_refused(scene):
+    async with scene.envoy(scene.bootstrap()) as envoy:
+        status, _, _ = await scene.ask(envoy, headers={DESTINATION.replace("-", "_"): scene.upstreams[1].authority})
+    assert status == 400
+    assert scene.pickers[0].asked == []
+
+
+async def test_lean_answers_413_above_the_body_limit(scene):
+    scene.pickers[0].pick = scene.upstreams[0].authority
+    async with scene.envoy(scene.bootstrap(limits={"bodyBytes": 2_000_000})) as envoy:
+        for size, expected in ((1_900_000, 200), (2_100_000, 413)):
+            status, _, _ = await scene.ask(envoy, size=size)
+            assert status == expected
+
+
+@both_profiles
+async def test_each_pool_asks_its_own_picker(profile, scene):
+    pools = []
+    for name, upstream, picker in zip(("one", "two"), scene.upstreams, scene.pickers, strict=True):
+        picker.pick = upstream.authority
+        pools.append({"name": name, "endpoints": [upstream.authority], "picker": {"addresses": [picker.address]}})
+    routes = [{"prefix": "/one", "pool": "one"}, {"pool": "two"}]
+    async with scene.envoy(scene.bootstrap(pools=pools, routes=routes, profile=profile)) as envoy:
+        for path, expected in (("/one/v1", 0), ("/one", 0), ("/onex", 1), ("/", 1)):
+            _, text, _ = await scene.ask(envoy, path)
+            assert text == scene.upstreams[expected].authority
+    assert [len(picker.asked) for picker in scene.pickers] == [2, 2]
+
+
+async def test_an_envoy_that_does_not_start_says_why(scene):
+    resource = scene.bootstrap()
+    resource["static_resources"]["clusters"].pop(0)
+    with pytest.raises(EnvoyRefusedError, match="unknown cluster 'pool/llama'"):
+        async with scene.envoy(resource):
+            pass

@@ -1,0 +1,162 @@
+"""Bad intents are refused with place, value and remedy; good ones always become a consistent bootstrap."""
+
+import contextlib
+import json
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shunter.envoyconf import IntentError, Listener, bootstrap, intent_schema, load_intent, render
+from shunter.envoyconf.core.authority import split_authority
+from shunter.envoyconf.core.reading import MAX_INTENT_CHARACTERS
+
+POOL = "{name: a, endpoints: ['10.0.0.1:80'], picker: {addresses: ['10.0.0.2:80']}}"
+POOLS = f"pools: [{POOL}]\n"
+OTHER = POOL.replace("name: a", "name: b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "$: expected `object`, got `null`"),
+        ("- pools", "$: expected `object`, got `array`"),
+        ("pools: [", "not YAML"),
+        ("pools: 2026-02-31", "not YAML"),
+        (POOLS + POOLS, "key 'pools' is there twice"),
+        ("pool: []", "$: unknown field 'pool'; did you mean pools"),
+        (POOLS + "limits: {idleTimeout: 5}", "$.limits: unknown field 'idleTimeout'; did you mean idleTimeoutSeconds"),
+        (POOLS + "admin: {prot: 5}", "$.admin: unknown field 'prot'; did you mean port"),
+        (POOLS + "profile: leen", "$.profile: 'leen' is not a choice; did you mean lean?"),
+        (POOLS + "profile: x", "$.profile: 'x' is not a choice; known: full, lean"),
+        (POOLS.replace("}}", ", failureMode: open}}"), "$.pools[0].picker.failureMode: 'open' is not a choice"),
+        ("pools: []", "$.pools: expected `array` of length >= 1. Groups of"),
+        (POOLS.replace("['10.0.0.1:80']", "[]"), "$.pools[0].endpoints: expected `array` of length >= 1. host:port of"),
+        (POOLS.replace("name: a", "name: A"), "$.pools[0].name: expected `str` matching regex"),
+        (POOLS.replace("name: a", 'name: "a\\n"'), "$.pools[0].name: expected `str` matching regex"),
+        (POOLS.replace("'10.0.0.1:80'", "80"), "$.pools[0].endpoints[0]: expected `str`, got `int` (it is 80)"),
+        (POOLS.replace("10.0.0.1:80", "10.0.0.1"), "$.pools[0].endpoints[0] '10.0.0.1' must be host:port"),
+        (POOLS.replace("10.0.0.1:80", "10.0.0.1:0"), "$.pools[0].endpoints[0] '10.0.0.1:0' needs a port from 1 to 65535"),
+        (POOLS.replace("10.0.0.1:80", "10.0.0.256:80"), "$.pools[0].endpoints[0] '10.0.0.256:80' must be host:port"),
+        (POOLS.replace("10.0.0.2:80", "::1:80"), "$.pools[0].picker.addresses[0] '::1:80' must be host:port"),
+        (POOLS.replace("10.0.0.2:80", "x:80', 'x:80"), "$.pools[0].picker.addresses[1] 'x:80' is addresses[0] once more"),
+        (f"pools: [{POOL}, {POOL}]", "$.pools[1].name 'a' is the name of pools[0] already"),
+        (f"pools: [{POOL}, {OTHER}]", "$.routes are missing: with several pools (a, b) say which requests go to which"),
+        (POOLS + "routes: [{pool: c}]", "$.routes[0].pool 'c' is not a pool; pools: a"),
+        (POOLS + "routes: [{pool: a, prefix: v1}]", "$.routes[0].prefix 'v1' must be / or begin with /"),
+        (POOLS + "routes: [{pool: a}, {pool: a, prefix: /v1}]", "$.routes[1] (/v1) is never reached: routes[0] (/)"),
+        (POOLS + "listeners: [{}, {}]", "$.listeners[1].name 'http' is the name of listeners[0] already"),
+        (POOLS + "listeners: [{port: 70000}]", "$.listeners[0].port: expected `int` <= 65535 (it is 70000). TCP port"),
+        (POOLS + "listeners: [{address: localhost}]", "$.listeners[0].address 'localhost' must be an IP address"),
+        (POOLS + "admin: {port: 1, address: x}", "$.admin.address 'x' must be an IP address"),
+        (POOLS + "limits: {retries: 99}", "$.limits.retries: expected `int` <= 10 (it is 99)"),
+        (POOLS + "limits: {bodyBytes: 1}", "$.limits.bodyBytes: expected `int` >= 1048576 (it is 1)"),
+        (POOLS + "limits: {idleTimeoutSeconds: 5m}", "$.limits.idleTimeoutSeconds: expected `float`, got `str` (it is '5m')"),
+        ("[" * 2000, "$: nested too deeply"),
+        ("&a [*a]", "$: expected `object`, got `array`"),
+        ("#" * (MAX_INTENT_CHARACTERS + 1), f"an intent has at most {MAX_INTENT_CHARACTERS}"),
+    ],
+)
+def test_a_bad_intent_is_refused_with_place_value_and_remedy(text, message):
+    with pytest.raises(IntentError) as refusal:
+        load_intent(text)
+    assert message in str(refusal.value)
+
+
+def test_a_struct_refuses_itself_in_python_too():
+    with pytest.raises(IntentError, match="must be an IP address"):
+        Listener(address="localhost")
+
+
+def test_every_field_says_what_it_is_for():
+    for name, struct in intent_schema()["$defs"].items():
+        for field, schema in struct.get("properties", {}).items():
+            assert schema.get("description"), f"{name}.{field}"
+
+
+names = st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,10}[a-z0-9])?", fullmatch=True)
+ports = st.integers(1, 65535)
+hosts = st.one_of(
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
+    st.from_regex(r"[a-z][a-z0-9]{0,8}(\.[a-z][a-z0-9]{0,8}){0,3}", fullmatch=True),
+)
+authorities = st.lists(st.builds("{}:{}".format, hosts, ports), min_size=1, max_size=4, unique=True)
+seconds = st.floats(0.001, 3600)
+
+
+@st.composite
+def intents(draw):
+    pools = [
+        {
+            "name": name,
+            "endpoints": draw(authorities),
+            "picker": {"addresses": draw(authorities), "failureMode": draw(st.sampled_from(["FailOpen", "FailClose"]))},
+        }
+        for name in draw(st.lists(names, min_size=1, max_size=3, unique=True))
+    ]
+    prefixes = draw(st.lists(st.from_regex(r"/[a-z]{1,5}", fullmatch=True), max_size=3, unique=True))
+    routes = [{"pool": draw(st.sampled_from(pools))["name"], "prefix": prefix} for prefix in [*prefixes, "/"]]
+    return {
+        "pools": pools,
+        "routes": routes,
+        "listeners": [
+            {"name": name, "address": draw(st.ip_addresses().map(str)), "port": draw(st.integers(0, 65535))}
+            for name in draw(st.lists(names, min_size=1, max_size=2, unique=True))
+        ],
+        "profile": draw(st.sampled_from(["lean", "full"])),
+        "limits": {
+            "bodyBytes": draw(st.integers(1 << 20, 1 << 30)),
+            "connectTimeoutSeconds": draw(seconds),
+            "idleTimeoutSeconds": draw(seconds),
+            "pickTimeoutSeconds": draw(seconds),
+            "retries": draw(st.integers(0, 10)),
+        },
+        "observability": {"accessLog": draw(st.sampled_from(["none", "stdout", "/x"])), "servedHeader": draw(st.booleans())},
+        "admin": draw(st.none() | st.builds(dict, port=ports)),
+    }
+
+
+# PyYAML takes a tenth of a second for a large intent and its bootstrap: few examples, no deadline.
+@settings(max_examples=30, deadline=None)
+@given(intents())
+def test_a_valid_intent_becomes_one_consistent_bootstrap(stated):
+    first, again = (bootstrap(load_intent(text)) for text in (json.dumps(stated), yaml.safe_dump(stated)))
+    assert render(first, "json") == render(again, "json")
+    assert yaml.safe_load(render(first)) == json.loads(render(first, "json")) == first
+
+    clusters = [cluster["name"] for cluster in first["static_resources"]["clusters"]]
+    assert len(set(clusters)) == len(clusters) == 2 * len(stated["pools"])
+    for listener in first["static_resources"]["listeners"]:
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        filters = {each["name"]: each["typed_config"] for each in manager["http_filters"]}
+        assert list(filters)[-1] == "envoy.filters.http.router"
+        for each in list(filters.values())[:-1]:
+            assert each["grpc_service"]["envoy_grpc"]["cluster_name"] in clusters
+        for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
+            assert route["route"]["cluster"] in clusters
+            assert set(route["typed_per_filter_config"]) < set(filters)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_mutated_intent_is_read_or_refused(data):
+    text = data.draw(st.sampled_from([POOLS, json.dumps(data.draw(intents())), yaml.safe_dump(data.draw(intents()))]))
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 20)))
+    inserted = data.draw(
+        st.text(max_size=8) | st.sampled_from(["\n- ", "{", "&a ", "*a", "null", "!!python/none", "<<: ", "1e999"])
+    )
+    with contextlib.suppress(IntentError):
+        bootstrap(load_intent(text[:start] + inserted + text[end:]))
+
+
+@given(st.text(max_size=40) | st.builds("{}{}:{}".format, hosts, st.text(max_size=3), st.integers()))
+def test_an_authority_is_split_or_refused(text):
+    try:
+        host, port = split_authority(text)
+    except IntentError:
+        return
+    assert text == (f"[{host}]:{port}" if ":" in host else f"{host}:{text.rpartition(':')[2]}")
+    assert 1 <= port <= 65535
