@@ -1,0 +1,195 @@
+"""The endpoints that may get a request, as columns: what the snapshot says of them plus what the ledger knows better.
+
+Unknown load is never idle. A value is known if the endpoint's last scrape succeeded, its sample is younger than
+``STALE_AFTER_NS`` and the engine exports it. In place of an unknown one stands the worst known value of the pool, so a pod
+that has just appeared, or one that stopped answering, gets what is left over instead of the herd. Where nobody's is known
+all are equal at zero and only the ledger tells them apart: a pool whose scraper died is served round robin by requests in
+flight, never refused.
+"""
+
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import TypeVar
+
+from shunter.picker.core.ledger import Booking, Key, Ledger
+from shunter.snapshot import NEVER, Endpoint, Health, Load, Topology, View
+
+__all__ = ["STALE_AFTER_NS", "Fleet", "Roster"]
+
+# Five times the slowest scrape interval (1 s): one lost scrape does not make a row unknown, a dead engine is noticed at once
+# by its failed scrape, and a dead scraper within seconds.
+STALE_AFTER_NS = 5_000_000_000
+
+# The caller's clock may have been read a little before the snapshot was taken; a sample further ahead is from another boot.
+CLOCK_SLACK_NS = 1_000_000_000
+
+INFINITY = float("inf")
+
+COLUMNS = (
+    "endpoints", "authorities", "fresh", "sampled_ns", "waiting", "running", "kv_usage", "in_flight", "tokens_in_flight",
+    "max_adapters", "running_adapters", "waiting_adapters", "cache_tokens",
+)  # fmt: skip
+
+
+class Fleet:
+    """Candidates. All columns are aligned; a position means something only within one Fleet.
+
+    ``waiting``, ``running`` and ``in_flight`` follow every booking; ``touched`` collects the positions that changed so until
+    somebody who keeps scores clears it.
+    """
+
+    __slots__ = (*COLUMNS, "index", "lasting", "touched")
+
+    endpoints: Sequence[Endpoint]
+    authorities: Sequence[str]
+    fresh: Sequence[bool]  # is the load known and recent
+    sampled_ns: Sequence[int]
+    waiting: list[float]  # requests
+    running: list[float]  # requests
+    kv_usage: Sequence[float]  # 0 to 1
+    in_flight: list[int]  # requests of ours
+    tokens_in_flight: list[int]
+    max_adapters: Sequence[int | None]
+    running_adapters: Sequence[tuple[str, ...]]
+    waiting_adapters: Sequence[tuple[str, ...]]
+    cache_tokens: Sequence[int | None]  # size of the engine's KV cache, where it tells
+    index: dict[int, int]  # slot → position
+    lasting: bool  # will the next request meet the same Fleet; one made for a single request is not worth keeping scores of
+    touched: set[int]
+
+    def __init__(self, columns: Iterable[Sequence[object]], *, lasting: bool = True) -> None:
+        """Take the columns in the order of COLUMNS."""
+        for name, column in zip(COLUMNS, columns, strict=True):
+            setattr(self, name, column)
+        self.index = {endpoint.slot: at for at, endpoint in enumerate(self.endpoints)}
+        self.lasting = lasting
+        self.touched = set()
+
+    def __len__(self) -> int:
+        """Number of candidates."""
+        return len(self.endpoints)
+
+    def key(self, at: int) -> Key:
+        """Return who the candidate is."""
+        endpoint = self.endpoints[at]
+        return endpoint.slot, endpoint.incarnation
+
+    def add(self, booking: Booking, sign: int) -> None:
+        """Follow a booking (+1) or its release (-1), if its endpoint is here."""
+        at = self.index.get(booking.slot)
+        if at is None or self.endpoints[at].incarnation != booking.incarnation:
+            return
+        self.in_flight[at] += sign
+        self.tokens_in_flight[at] += sign * booking.tokens
+        if booking.booked_ns > self.sampled_ns[at]:
+            self.waiting[at] += sign
+            self.running[at] += sign
+        self.touched.add(at)
+
+    def narrow(self, kept: Sequence[int]) -> "Fleet":
+        """Return the candidates at these positions as a Fleet of its own, which follows no bookings."""
+        if len(kept) > 1:
+            take = itemgetter(*kept)
+            return Fleet((take(getattr(self, name)) for name in COLUMNS), lasting=False)
+        return Fleet(([getattr(self, name)[at] for at in kept] for name in COLUMNS), lasting=False)
+
+    def among(self, subset: Sequence[str]) -> list[int]:
+        """Return the positions of the candidates that a gateway's hint names, each entry ``ip`` or ``ip:port``."""
+        wanted = {entry.strip() for entry in subset}
+        return [
+            at
+            for at, endpoint in enumerate(self.endpoints)
+            if self.authorities[at] in wanted or endpoint.address in wanted or f"[{endpoint.address}]" in wanted
+        ]
+
+
+class Roster:
+    """Makes the Fleet of one pool out of the newest snapshot, and only when something changed."""
+
+    def __init__(self, ledger: Ledger, *, pool: str | None = None, stale_after_ns: int = STALE_AFTER_NS) -> None:
+        """``pool`` is a name or ``namespace/name``; None takes every endpoint there is."""
+        self._ledger = ledger
+        self._pool = pool
+        self._stale_after_ns = stale_after_ns
+        self._view: View | None = None
+        self._topology: Topology | None = None
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._authorities: tuple[str, ...] = ()
+        self.current = Fleet([] for _ in COLUMNS)
+        """What ``fleet`` returned last."""
+        self._good_until_ns = 0
+
+    def fleet(self, view: View | None, now_ns: int) -> Fleet:
+        """Return the ready endpoints of the pool; the same Fleet while the view is the same and nothing has grown stale."""
+        if view is not self._view or now_ns > self._good_until_ns:
+            self.current = self._build(view, now_ns)
+            self._view = view
+        return self.current
+
+    def _build(self, view: View | None, now_ns: int) -> Fleet:
+        self._good_until_ns = 1 << 63
+        if view is None:
+            return Fleet([] for _ in COLUMNS)
+        if view.topology is not self._topology:
+            self._topology = view.topology
+            self._endpoints = ready_endpoints(view.topology, self._pool)
+            self._authorities = tuple(endpoint.authority for endpoint in self._endpoints)
+        load, ledger = view.load, self._ledger
+        rows = self._rows(load)
+        fresh = [self._is_fresh(load, row, now_ns) for row in rows]
+        sampled_ns = [load.sampled_ns[row] if known else NEVER for row, known in zip(rows, fresh, strict=True)]
+        self._good_until_ns = min((at for at in sampled_ns if at), default=1 << 62) + self._stale_after_ns
+        keys = [(endpoint.slot, endpoint.incarnation) for endpoint in self._endpoints]
+        unreported = [ledger.unreported(key, at) for key, at in zip(keys, sampled_ns, strict=True)]
+        sizes, counts = _column(load.block_size, rows), _column(load.num_blocks, rows)
+        return Fleet(
+            (
+                self._endpoints,
+                self._authorities,
+                fresh,
+                sampled_ns,
+                [a + b for a, b in zip(_known(load.waiting, rows, fresh), unreported, strict=True)],
+                [a + b for a, b in zip(_known(load.running, rows, fresh), unreported, strict=True)],
+                _known(load.kv_usage, rows, fresh),
+                [ledger.in_flight(key) for key in keys],
+                [ledger.tokens_in_flight(key) for key in keys],
+                _column(load.max_adapters, rows),
+                [names or () for names in _column(load.running_adapters, rows)],
+                [names or () for names in _column(load.waiting_adapters, rows)],
+                [size * count if size and count else None for size, count in zip(sizes, counts, strict=True)],
+            )
+        )
+
+    def _rows(self, load: Load) -> list[int]:
+        """The row of each endpoint, -1 where the load has none."""
+        position = {key: row for row, key in enumerate(zip(load.slot, load.incarnation, strict=False))}
+        return [position.get((endpoint.slot, endpoint.incarnation), -1) for endpoint in self._endpoints]
+
+    def _is_fresh(self, load: Load, row: int, now_ns: int) -> bool:
+        if row < 0 or load.health[row] != Health.FRESH:
+            return False
+        return now_ns - self._stale_after_ns <= load.sampled_ns[row] <= now_ns + CLOCK_SLACK_NS
+
+
+T = TypeVar("T")
+
+
+def _column(column: Sequence[T], rows: Sequence[int]) -> list[T | None]:
+    """Align a column of the load with the endpoints; None where the load has no row (or an older writer no such column)."""
+    return [column[row] if row >= 0 else None for row in rows] if column else [None] * len(rows)
+
+
+def _known(column: Sequence[float | None], rows: Sequence[int], fresh: Sequence[bool]) -> list[float]:
+    """Align a column of measured values and put the worst known one in place of every unknown one."""
+    aligned = zip(_column(column, rows), fresh, strict=True)
+    values = [value if known and value is not None and 0 <= value < INFINITY else None for value, known in aligned]
+    worst = max((value for value in values if value is not None), default=0.0)
+    return [worst if value is None else value for value in values]
+
+
+def ready_endpoints(topology: Topology, pool: str | None) -> tuple[Endpoint, ...]:
+    """Return the ready endpoints of a pool; of everybody if ``pool`` is None."""
+    if pool is None:
+        return tuple(endpoint for endpoint in topology.endpoints if endpoint.ready)
+    wanted = {at for at, each in enumerate(topology.pools) if pool in (each.name, f"{each.namespace}/{each.name}")}
+    return tuple(endpoint for endpoint in topology.endpoints if endpoint.ready and wanted.intersection(endpoint.pools))

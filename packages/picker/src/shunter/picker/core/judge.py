@@ -1,0 +1,241 @@
+"""The judge: one complete request in, endpoint or refusal out, and the account of what was given to whom.
+
+The order is that of the reference: read the request → model and priority → candidates (ready, in the gateway's subset) →
+shed if the pool is saturated → schedule → book. It differs where the reference is known to be wrong: an empty pool is 503
+before anything else can make it 429 or 500, and a request without a body is scheduled like any other instead of sent to a
+random endpoint.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from shunter.picker.core.decisions import KEEP, DecisionLog, Entry
+from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet, Roster
+from shunter.picker.core.judgement import Ask, DropReason, Outcome, Pick, Refusal
+from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.models import Rulebook
+from shunter.picker.core.prefix import NO_MATCH, PrefixIndex, PrefixSettings
+from shunter.picker.core.request import FORMATS, Format, Request, read, rewrite_model
+from shunter.picker.core.schedule import Decision, Detector, Dice, Profile, Scheduler
+from shunter.snapshot import Topology, View
+
+__all__ = ["Account", "FleetJudge", "Policy", "Stats"]
+
+NO_CANDIDATES = Refusal(
+    503,
+    "ServiceUnavailable",
+    "failed to find endpoint candidates for serving the request",
+    DropReason.NO_ENDPOINTS,
+)
+SHED = Refusal(429, "ResourceExhausted", "system saturated, sheddable request dropped", DropReason.SATURATED)
+FILTERED = Refusal(429, "ResourceExhausted", "no endpoints available for the given request", DropReason.SATURATED)
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a configuration comes down to."""
+
+    profile: Profile
+    detector: Detector | None = None
+    prefix: PrefixSettings | None = None  # None: nobody asks for prefix matches, so none are looked up
+    formats: tuple[Format, ...] = FORMATS
+    passthrough: bool = True
+    needs: tuple[str, ...] = ()  # of the response: any of "headers", "body"
+
+
+class Account(msgspec.Struct):
+    """What one endpoint was given."""
+
+    picks: int = 0
+    prefix_blocks: int = 0  # of all prompts it was sent
+    prefix_hits: int = 0  # of these, the blocks it had seen before
+
+
+class Stats(msgspec.Struct):
+    """What the judge has done, as plain counters."""
+
+    picks: int = 0
+    by_endpoint: dict[str, Account] = msgspec.field(default_factory=dict[str, Account])  # "ip:port", while it exists
+    refusals: Counter[str] = msgspec.field(default_factory=Counter[str])  # by drop reason, else by code
+    released: int = 0
+    incomplete: int = 0  # of those released
+    rewrites: int = 0
+    plugin_errors: int = 0
+
+
+class FleetJudge:
+    """A Judge over the newest snapshot. Synchronous; for one event loop."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        view: Callable[[int], View | None],
+        dice: Dice,
+        *,
+        pool: str | None = None,
+        stale_after_ns: int = STALE_AFTER_NS,
+        keep: int = KEEP,
+    ) -> None:
+        """``view`` returns the newest snapshot at a time in ns; ``pool`` as in Roster; ``keep`` decisions are remembered."""
+        self.stats = Stats()
+        self.decisions = DecisionLog(keep)
+        self.ledger = Ledger()
+        self._policy = policy
+        self._view = view
+        self._dice = dice
+        self._pool = pool
+        self._roster = Roster(self.ledger, pool=pool, stale_after_ns=stale_after_ns)
+        self._scheduler = Scheduler(policy.profile)
+        self._prefix = PrefixIndex(policy.prefix) if policy.prefix else None
+        self._topology: Topology | None = None
+        self._rules = Rulebook()
+        self._ticket = 0
+
+    @property
+    def complaints(self) -> Mapping[str, str]:
+        """What plugins did wrong, by the plugin's name; the first time only."""
+        return self._scheduler.complaints
+
+    def needs(self) -> Sequence[str]:
+        """What the configured plugins need from the response."""
+        return self._policy.needs
+
+    def fleet(self, now_s: float) -> Fleet:
+        """Return the pool's ready endpoints as the next request would meet them."""
+        now_ns = int(now_s * 1e9)
+        view = self._view(now_ns)
+        topology = view.topology if view else None
+        if topology is not self._topology:
+            self._adopt(topology)
+        return self._roster.fleet(view, now_ns)
+
+    def decide(self, ask: Ask, now_s: float) -> Pick | Refusal:
+        """Choose for one request and book it on the chosen endpoint at once."""
+        self._ticket += 1
+        fleet = self.fleet(now_s)
+        request = read(
+            ask.headers,
+            ask.body,
+            has_body=ask.has_body,
+            formats=self._policy.formats,
+            passthrough=self._policy.passthrough,
+        )
+        if isinstance(request, Refusal):
+            return self._refuse(request, Request(headers=ask.headers), now_s)
+        request = self._complete(request)
+        decision = self._judge(ask, request, fleet, int(now_s * 1e9))
+        if isinstance(decision, Refusal):
+            return self._refuse(decision, request, now_s)
+        return self._book(ask, request, decision, fleet, now_s)
+
+    def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:  # noqa: ARG002  the Judge protocol has it
+        """Undo the booking of ``ticket``; a second time does nothing."""
+        booking = self.ledger.release(ticket)
+        if booking is None:
+            return
+        self._roster.current.add(booking, -1)
+        self.stats.released += 1
+        self.stats.incomplete += not outcome.complete
+        self.decisions.close(ticket, outcome)
+
+    def _adopt(self, topology: Topology | None) -> None:
+        """Index a new topology's rules and forget the endpoints that are gone."""
+        self._topology = topology
+        self._rules = Rulebook(topology, self._pool)
+        endpoints = topology.endpoints if topology else ()
+        if self._prefix is not None:
+            self._prefix.retain({endpoint.slot: endpoint.incarnation for endpoint in endpoints})
+        accounts = self.stats.by_endpoint
+        for gone in accounts.keys() - {endpoint.authority for endpoint in endpoints}:
+            del accounts[gone]
+
+    def _complete(self, request: Request) -> Request:
+        """Add what the pool's rules and the prefix index say of it."""
+        target = self._rules.target(request, self._dice)
+        prefix = NO_MATCH
+        if self._prefix is not None and request.prompt:
+            hashes = self._prefix.hash(request.prompt, f"{target}\0".encode() + request.seed)
+            prefix = self._prefix.match(hashes)
+        return msgspec.structs.replace(
+            request,
+            target_model=target,
+            priority=self._rules.priority(request),
+            prefix=prefix,
+            request_id=request.request_id or new_request_id(self._dice),
+        )
+
+    def _judge(self, ask: Ask, request: Request, fleet: Fleet, now_ns: int) -> Decision | Refusal:
+        candidates = fleet
+        if ask.subset is not None:
+            candidates = fleet.narrow(fleet.among(ask.subset))
+        if not len(candidates):
+            return NO_CANDIDATES
+        detector = self._policy.detector
+        if request.priority < 0 and detector is not None and detector.saturated(fleet, now_ns):
+            return SHED
+        errors = self._scheduler.errors
+        decision = self._scheduler.run(request, candidates, self._dice)
+        self.stats.plugin_errors += self._scheduler.errors - errors
+        return decision or FILTERED
+
+    def _book(self, ask: Ask, request: Request, decision: Decision, fleet: Fleet, now_s: float) -> Pick:
+        chosen = [decision.candidates[at] for at in decision.chosen]
+        first = chosen[0]
+        key = (first.slot, first.incarnation)
+        fleet.add(self.ledger.book(self._ticket, key, int(now_s * 1e9), request.prompt_tokens), +1)
+        hashes = request.prefix.hashes
+        if self._prefix is not None and hashes:
+            self._prefix.insert(hashes, *key, fleet.cache_tokens[fleet.index[first.slot]])
+        stats = self.stats
+        stats.picks += 1
+        account = stats.by_endpoint.setdefault(first.authority, Account())
+        account.picks += 1
+        account.prefix_blocks += len(hashes)
+        account.prefix_hits += request.prefix.blocks.get(first.slot, 0)
+        rewritten = request.target_model if request.target_model != request.model else None
+        stats.rewrites += rewritten is not None
+        self._log(request, now_s, decision=decision)
+        return Pick(
+            endpoints=tuple(endpoint.authority for endpoint in chosen),
+            ticket=self._ticket,
+            request_id=request.request_id or "",
+            model=request.model,
+            target_model=rewritten,
+            body=rewrite_model(ask.body, rewritten) if rewritten else None,
+        )
+
+    def _refuse(self, refusal: Refusal, request: Request, now_s: float) -> Refusal:
+        self.stats.refusals[refusal.reason.value if refusal.reason else refusal.code] += 1
+        self._log(request, now_s, refusal=refusal)
+        return refusal
+
+    def _log(
+        self,
+        request: Request,
+        now_s: float,
+        *,
+        decision: Decision | None = None,
+        refusal: Refusal | None = None,
+    ) -> None:
+        self.decisions.add(
+            Entry(
+                ticket=self._ticket,
+                at_s=now_s,
+                request_id=request.request_id or "",
+                model=request.model,
+                target_model=request.target_model,
+                priority=request.priority,
+                prompt_tokens=request.prompt_tokens,
+                prefix_blocks=len(request.prefix.hashes),
+                decision=decision,
+                refusal=refusal,
+            ),
+        )
+
+
+def new_request_id(dice: Dice) -> str:
+    """Return a UUID of version 4 (RFC 9562 section 5.4) out of these dice."""
+    bits = dice.getrandbits(128) & ~(0xF << 76) & ~(0x3 << 62) | 0x4 << 76 | 0x2 << 62
+    digits = f"{bits:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,0 +1,92 @@
+"""Which model the engine is asked for, and how urgent the request is: the pool's rewrites, models and objectives.
+
+The name the engine gets comes from the first of these that has one:
+
+1. an InferenceModelRewrite rule whose match names the client's model exactly,
+2. an InferenceModelRewrite rule without matches, which fits every model,
+3. the header ``x-llm-d-model-name-rewrite``,
+4. an InferenceModel (GIE v0.3) of the client's model name,
+5. the client's own words: a model unknown to any rule is the engines' affair, not an error.
+
+Of several resources that fit, the oldest wins, then list order. Among weighted targets the dice decide.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from shunter.picker.core.request import Request
+from shunter.picker.core.schedule import Dice
+from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, Target, Topology
+
+__all__ = ["CRITICALITY", "Rulebook"]
+
+# InferenceModel's criticality in terms of InferenceObjective's priority: below zero may be shed when the pool is saturated.
+CRITICALITY = {"Critical": 1, "Standard": 0, "Sheddable": -1}
+
+Resource = TypeVar("Resource", Objective, Rewrite, InferenceModel)
+Dated = TypeVar("Dated", Rewrite, InferenceModel)
+
+
+class Rulebook:
+    """The rules of one pool, indexed."""
+
+    def __init__(self, topology: Topology | None = None, pool: str | None = None) -> None:
+        """Index the resources that refer to ``pool`` (a name or ``namespace/name``; None: all resources)."""
+        self._exact: dict[str, Sequence[Target]] = {}
+        self._generic: Sequence[Target] = ()
+        self._models: dict[str, InferenceModel] = {}
+        self._priorities: dict[str, int] = {}
+        if topology is None:
+            return
+        for rewrite in _oldest_first(_of(topology.rewrites, topology.pools, pool)):
+            for rule in rewrite.rules:
+                for model in rule.models:
+                    self._exact.setdefault(model, rule.targets)
+                if not rule.models:
+                    self._generic = self._generic or rule.targets
+        for model in _oldest_first(_of(topology.models, topology.pools, pool)):
+            self._models.setdefault(model.model, model)
+        for objective in _of(topology.objectives, topology.pools, pool):
+            self._priorities.setdefault(objective.name, objective.priority or 0)
+
+    def target(self, request: Request, dice: Dice) -> str | None:
+        """Return the name of the model that the engine is asked for; None for a request passed on unread."""
+        if request.model is None:
+            return None
+        targets = self._exact.get(request.model) or self._generic
+        if not targets and not request.rewrite and (model := self._models.get(request.model)):
+            targets = model.targets
+        if targets:
+            return _draw(targets, dice)
+        return request.rewrite or request.model
+
+    def priority(self, request: Request) -> int:
+        """Return the priority of the objective that the request names; else its InferenceModel's; else 0."""
+        if request.objective is not None:
+            return self._priorities.get(request.objective, 0)
+        model = self._models.get(request.model or "")
+        return CRITICALITY.get(model.criticality or "", 0) if model else 0
+
+
+def _of(resources: Iterable[Resource], pools: Sequence[Pool], pool: str | None) -> list[Resource]:
+    if pool is None:
+        return list(resources)
+    owners = {(each.namespace, each.name) for each in pools if pool in (each.name, f"{each.namespace}/{each.name}")}
+    return [resource for resource in resources if (resource.namespace, resource.pool) in owners]
+
+
+def _oldest_first(resources: Iterable[Dated]) -> list[Dated]:
+    return sorted(resources, key=lambda resource: resource.created)  # RFC 3339 in UTC sorts as text
+
+
+def _draw(targets: Sequence[Target], dice: Dice) -> str:
+    """Draw by weight; a target without one is drawn only when no target has any."""
+    if len(targets) == 1:
+        return targets[0].model
+    weights = [target.weight or 0 for target in targets]
+    left = dice.randrange(sum(weights) or len(targets))
+    for target, weight in zip(targets, weights if any(weights) else [1] * len(targets), strict=True):
+        left -= weight
+        if left < 0:
+            return target.model
+    return targets[-1].model

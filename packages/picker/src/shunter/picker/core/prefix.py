@@ -1,0 +1,186 @@
+"""Which endpoint has probably cached the beginning of a prompt: an approximate, bounded index of hashed blocks.
+
+A prompt is cut into blocks and every block is hashed with the hash before it as seed, so one number stands for the whole
+prefix up to there. The index remembers, for every hash, the endpoints that were sent it, as bits of one int: looking a
+prompt up is a dictionary look-up and an ``and`` per block, however many endpoints there are.
+
+Blocks grow: the first 64 have the configured size (64 tokens, about 256 bytes, is the floor: smaller ones cost more than they
+tell), the next 64 twice that, and so on. A short prompt is told apart finely; half a megabyte is 320 blocks instead of 2,048,
+and its last block is still less than 1 % of it. The boundaries are the same for all prompts, which is all a prefix needs.
+
+It is a guess: engines evict by their own rules and the scores only lean on it. Endpoints are slots with an incarnation; a slot
+with a new owner starts cold.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import xxhash
+
+__all__ = ["BLOCK_FLOOR_TOKENS", "NO_MATCH", "Match", "PrefixIndex", "PrefixSettings"]
+
+BLOCK_FLOOR_TOKENS = 64
+BYTES_PER_TOKEN = 4
+BLOCKS_PER_SIZE = 64
+
+# A remembered (block, endpoint) pair costs about 150 bytes; 300,000 of them keep a worker below its 120 MB whatever the number
+# of endpoints. At 10 endpoints that is their whole default capacity, at 1,000 the last 300 blocks of each.
+MAX_PAIRS = 300_000
+
+
+class PrefixSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes in tokens; names and defaults are those of ``approx-prefix-cache-producer``."""
+
+    block_tokens: int = 64
+    max_tokens: int = 131_072  # of a prompt; what is longer is not looked at
+    capacity_blocks: int = 31_250  # of the first size, per endpoint, where the engine does not tell its cache's size
+    auto_tune: bool = True  # let an engine that tells its cache's size bound what is remembered of it
+    max_pairs: int = MAX_PAIRS
+
+
+class Match(msgspec.Struct, frozen=True):
+    """How much of one prompt each slot has seen. A slot that has seen nothing is not listed."""
+
+    hashes: Sequence[int] = ()  # of the prompt's blocks
+    tokens: int = 0  # that those blocks stand for, estimated
+    blocks: Mapping[int, int] = {}  # slot → number of leading blocks seen
+    share: Mapping[int, float] = {}  # slot → the same in bytes, as a part of all hashed bytes: above 0, up to 1
+
+
+NO_MATCH = Match()
+
+
+class PrefixIndex:
+    """The memory of who was sent what."""
+
+    def __init__(self, settings: PrefixSettings) -> None:
+        """Remember nothing yet."""
+        tokens = max(BLOCK_FLOOR_TOKENS, settings.block_tokens)
+        self._auto_tune = settings.auto_tune
+        self._capacity_bytes = settings.capacity_blocks * tokens * BYTES_PER_TOKEN
+        self._max_pairs = settings.max_pairs
+        self._ends = _boundaries(tokens * BYTES_PER_TOKEN, settings.max_tokens * BYTES_PER_TOKEN)
+        self._spans = list(zip([0, *self._ends], self._ends, strict=False))
+        self._owners: dict[int, int] = {}  # hash → bits of the slots
+        self._seen: dict[int, dict[int, int]] = {}  # slot → {hash: bytes}, least recently sent first
+        self._bytes: dict[int, int] = {}  # slot → sum of the above
+        self._incarnations: dict[int, int] = {}
+        self.pairs = 0
+
+    def hash(self, prompt: memoryview, seed: bytes) -> list[int]:
+        """Return the chained hashes of the whole blocks of ``prompt``; a last partial block is dropped.
+
+        ``seed`` must hold everything else that a cached block depends on: model, adapter, salt.
+        """
+        digest = xxhash.xxh3_64_intdigest
+        length = len(prompt)
+        value = digest(seed)
+        hashes: list[int] = []
+        for start, end in self._spans:
+            if end > length:
+                break
+            value = digest(prompt[start:end], value)
+            hashes.append(value)
+        return hashes
+
+    def match(self, hashes: Sequence[int]) -> Match:
+        """Return, for every slot that has seen the first block, how far it has seen the prompt without a gap."""
+        blocks: dict[int, int] = {}
+        owners = self._owners
+        alive = owners.get(hashes[0], 0) if hashes else 0
+        for depth, value in enumerate(hashes):
+            still = alive & owners.get(value, 0)
+            if still != alive:
+                _assign(blocks, alive & ~still, depth)
+                alive = still
+                if not alive:
+                    break
+        _assign(blocks, alive, len(hashes))
+        whole = self._ends[len(hashes) - 1] if hashes else 0
+        share = {slot: self._ends[count - 1] / whole for slot, count in blocks.items()}
+        return Match(hashes, whole // BYTES_PER_TOKEN, blocks, share)
+
+    def insert(self, hashes: Sequence[int], slot: int, incarnation: int, cache_tokens: int | None = None) -> None:
+        """Remember that the endpoint was sent these blocks; forget its oldest ones beyond its capacity.
+
+        ``cache_tokens`` is the size of the engine's own cache, if it tells.
+        """
+        if self._incarnations.get(slot) != incarnation:
+            self.forget(slot)
+            self._incarnations[slot] = incarnation
+            self._seen[slot] = {}
+            self._bytes[slot] = 0
+        seen, owners, bit, spans = self._seen[slot], self._owners, 1 << slot, self._spans
+        known = len(seen)
+        added = 0
+        # From the last block to the first: a chain must lose its end first, for without its beginning the rest is never found.
+        for at in range(len(hashes) - 1, -1, -1):
+            value = hashes[at]
+            size = seen.pop(value, 0)
+            if not size:
+                start, end = spans[at]
+                size = end - start
+                added += size
+                owners[value] = owners.get(value, 0) | bit
+            seen[value] = size
+        self.pairs += len(seen) - known
+        self._bytes[slot] += added
+        capacity = cache_tokens * BYTES_PER_TOKEN if cache_tokens and self._auto_tune else self._capacity_bytes
+        while self._bytes[slot] > capacity:
+            self._forget_oldest(slot)
+        while self.pairs > self._max_pairs:
+            self._forget_oldest(self._largest(slot))
+
+    def retain(self, live: Mapping[int, int]) -> None:
+        """Forget every slot that is not in ``live`` (slot → incarnation) with the same incarnation."""
+        for slot in [slot for slot, incarnation in self._incarnations.items() if live.get(slot) != incarnation]:
+            self.forget(slot)
+
+    def forget(self, slot: int) -> None:
+        """Forget all about one slot."""
+        self._incarnations.pop(slot, None)
+        self._bytes.pop(slot, None)
+        seen = self._seen.pop(slot, {})
+        self.pairs -= len(seen)
+        for value in seen:
+            self._disown(value, slot)
+
+    def __len__(self) -> int:
+        """How many different blocks are remembered."""
+        return len(self._owners)
+
+    def _largest(self, slot: int) -> int:
+        """Who pays when memory is full: this slot if it has its fair share, else the largest one."""
+        if len(self._seen[slot]) * len(self._seen) >= self._max_pairs:
+            return slot
+        return max(self._seen, key=lambda other: len(self._seen[other]))
+
+    def _forget_oldest(self, slot: int) -> None:
+        seen = self._seen[slot]
+        value = next(iter(seen))
+        self._bytes[slot] -= seen.pop(value)
+        self.pairs -= 1
+        self._disown(value, slot)
+
+    def _disown(self, value: int, slot: int) -> None:
+        left = self._owners[value] & ~(1 << slot)
+        if left:
+            self._owners[value] = left
+        else:
+            del self._owners[value]
+
+
+def _boundaries(block_bytes: int, max_bytes: int) -> list[int]:
+    """The ends of the blocks of a prompt of ``max_bytes``."""
+    ends: list[int] = []
+    end = 0
+    while (end := end + (block_bytes << len(ends) // BLOCKS_PER_SIZE)) <= max_bytes:
+        ends.append(end)
+    return ends
+
+
+def _assign(blocks: dict[int, int], bits: int, depth: int) -> None:
+    while bits:
+        lowest = bits & -bits
+        blocks[lowest.bit_length() - 1] = depth
+        bits ^= lowest

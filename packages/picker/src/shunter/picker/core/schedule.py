@@ -1,0 +1,269 @@
+"""One scheduling profile: filters, then weighted scorers, then a picker; and the protocols that plugins keep.
+
+The total of a candidate is Σ weight · score with every score clamped to [0, 1]; a NaN is 0 and a complaint. Scores that
+depend on nothing but one column of load are kept between requests and only brought up to date where a booking touched them,
+which is what makes a thousand endpoints affordable: most requests then cost a copy of the totals, the prefix matches and a
+maximum.
+
+A plugin that raises does not fail the request: the request goes to the candidate with the fewest requests of ours in flight,
+and the plugin is complained about.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.request import Request
+from shunter.snapshot import Endpoint
+
+__all__ = [
+    "FALLBACKS", "ColumnScorer", "Decision", "Detector", "Dice", "Filter", "Named", "Picker", "Profile", "Scheduler", "Scorer",
+    "Scores", "Weighted", "best_first",
+]  # fmt: skip
+
+T = TypeVar("T")
+Scores = Sequence[float] | Mapping[int, float]
+"""One score for every candidate in order, or position → score of those that do not have 0."""
+
+# How many endpoints a picker names unless configured otherwise: the best and two to try when it does not answer. Envoy's
+# retries walk the list. The reference's default is 1, which leaves a retry nowhere to go.
+FALLBACKS = 3
+
+BOOKED = frozenset({"waiting", "running", "in_flight"})  # the columns that follow bookings
+TAKEN = float("-inf")
+
+
+class Dice(Protocol):
+    """The part of ``random.Random`` that judgements use."""
+
+    def random(self) -> float:
+        """Draw from [0, 1)."""
+        ...
+
+    def randrange(self, start: int, /) -> int:
+        """Draw from 0 … start - 1."""
+        ...
+
+    def getrandbits(self, k: int, /) -> int:
+        """Draw k bits."""
+        ...
+
+    def sample(self, population: Sequence[T], k: int) -> list[T]:
+        """Draw k different ones in random order."""
+        ...
+
+
+class Filter(Protocol):
+    """Says which candidates may get the request."""
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
+        """Return the positions that stay."""
+        ...
+
+
+class Scorer(Protocol):
+    """Says how good each candidate is for the request."""
+
+    def score(self, request: Request, fleet: Fleet) -> Scores:
+        """Return a score from 0 (bad) to 1 (good) for every candidate."""
+        ...
+
+
+@runtime_checkable
+class ColumnScorer(Protocol):
+    """A scorer that is a function of one column of the fleet and that column's extremes, whatever the request."""
+
+    column: ClassVar[str]  # waiting, running, in_flight or kv_usage
+
+    def at(self, value: float, low: float, high: float) -> float:
+        """Return the score of ``value`` where the candidates' values go from ``low`` to ``high``."""
+        ...
+
+
+class Picker(Protocol):
+    """Says who is chosen."""
+
+    def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:
+        """Return the positions chosen, best first; at least one, since ``totals`` is not empty."""
+        ...
+
+
+class Detector(Protocol):
+    """Says when a pool has no room."""
+
+    def saturated(self, fleet: Fleet, now_ns: int) -> bool:
+        """Return True if requests of negative priority are to be shed."""
+        ...
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A filter under the name that the configuration gives it."""
+
+    name: str
+    plugin: Filter
+
+
+class Weighted(msgspec.Struct, frozen=True):
+    """A scorer, its name and its weight."""
+
+    name: str
+    plugin: Scorer | ColumnScorer
+    weight: float = 1.0
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What to run, in order."""
+
+    name: str
+    picker: Picker
+    filters: tuple[Named, ...] = ()
+    scorers: tuple[Weighted, ...] = ()
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Who was chosen, and everything needed to say why. Totals and scores are aligned with the candidates."""
+
+    candidates: Sequence[Endpoint]
+    chosen: Sequence[int]  # positions, best first
+    totals: Sequence[float] = ()
+    scores: Sequence[tuple[Weighted, Scores]] = ()
+
+
+class Scheduler:
+    """Runs one profile, keeping what need not be computed again."""
+
+    def __init__(self, profile: Profile) -> None:
+        """Keep nothing yet."""
+        self.profile = profile
+        self.errors = 0
+        """How many runs a plugin broke."""
+        self.complaints: dict[str, str] = {}
+        """What plugins did wrong, by the plugin's name; the first time only."""
+        self._standing = Standing(profile.scorers, self._unit)
+        self._running = ""  # the plugin that has the floor
+
+    def run(self, request: Request, fleet: Fleet, dice: Dice) -> Decision | None:
+        """Return the decision, or None if the filters left nobody. ``fleet`` is not empty."""
+        try:
+            for each in self.profile.filters:
+                self._running = each.name
+                kept = each.plugin.keep(request, fleet)
+                if not kept:
+                    return None
+                if len(kept) < len(fleet):
+                    fleet = fleet.narrow(kept)
+            return self._decide(request, fleet, dice)
+        except Exception as error:  # noqa: BLE001  a plugin is foreign code, and the request must go somewhere
+            self.errors += 1
+            self.complaints.setdefault(self._running, f"{type(error).__name__}: {error}")
+            return Decision(fleet.endpoints, best_first([-float(count) for count in fleet.in_flight], FALLBACKS, dice))
+
+    def _decide(self, request: Request, fleet: Fleet, dice: Dice) -> Decision:
+        standing = self._standing if fleet.lasting else Standing(self.profile.scorers, self._unit)
+        totals, kept = standing.refresh(fleet)
+        scores: list[tuple[Weighted, Scores]] = []
+        for each in self.profile.scorers:
+            self._running = each.name
+            plugin = each.plugin
+            if each.name in kept:
+                scores.append((each, kept[each.name]))
+            elif not isinstance(plugin, ColumnScorer):
+                scores.append((each, self._add(each, plugin.score(request, fleet), totals)))
+        self._running = "the picker"
+        chosen = self.profile.picker.pick(totals, dice)
+        if not chosen or not 0 <= min(chosen) <= max(chosen) < len(fleet):
+            raise ValueError(f"picked the positions {list(chosen)} of {len(fleet)} candidates")
+        return Decision(fleet.endpoints, chosen, totals, scores)
+
+    def _add(self, scorer: Weighted, scores: Scores, totals: list[float]) -> Scores:
+        """Add weighted scores to the totals and return them as they counted."""
+        counted: Scores
+        if isinstance(scores, Mapping):
+            counted = {at: self._unit(scorer, score) for at, score in scores.items()}
+            for at, score in counted.items():
+                totals[at] += scorer.weight * score
+        else:
+            counted = [self._unit(scorer, score) for score in scores]
+            for at, (total, score) in enumerate(zip(totals, counted, strict=True)):
+                totals[at] = total + scorer.weight * score
+        return counted
+
+    def _unit(self, scorer: Weighted, score: float) -> float:
+        """Clamp to [0, 1]."""
+        if 0.0 <= score <= 1.0:
+            return score
+        if score != score:  # noqa: PLR0124  only NaN differs from itself
+            self.complaints.setdefault(scorer.name, "a score was NaN and counted as 0")
+        return 1.0 if score > 1.0 else 0.0
+
+
+class Standing:
+    """The scores of a profile's column scorers for one Fleet, and their weighted sum."""
+
+    def __init__(self, scorers: Sequence[Weighted], unit: Callable[[Weighted, float], float]) -> None:
+        """Know nothing of any Fleet yet. ``unit`` clamps a score."""
+        self._kept = [Kept(each, each.plugin) for each in scorers if isinstance(each.plugin, ColumnScorer)]
+        self._unit = unit
+        self._fleet: Fleet | None = None
+        self._totals: list[float] = []
+
+    def refresh(self, fleet: Fleet) -> tuple[list[float], dict[str, tuple[float, ...]]]:
+        """Return the totals, which the caller may change, and the scores by scorer's name, bookings considered."""
+        whole = fleet is not self._fleet  # else only what was touched
+        self._fleet = fleet
+        for each in self._kept:
+            column = each.scorer.column
+            if whole or column in BOOKED:
+                whole |= self._update(each, getattr(fleet, column), () if whole else fleet.touched)
+        if whole:
+            totals = [0.0] * len(fleet)
+            for each in self._kept:
+                weight = each.weighted.weight
+                totals = [total + weight * score for total, score in zip(totals, each.scores, strict=True)]
+            self._totals = totals
+        else:
+            for at in fleet.touched:
+                self._totals[at] = sum((each.weighted.weight * each.scores[at] for each in self._kept), 0.0)
+        fleet.touched.clear()
+        return self._totals.copy(), {each.weighted.name: tuple(each.scores) for each in self._kept}
+
+    def _update(self, kept: "Kept", values: Sequence[float], touched: Iterable[int]) -> bool:
+        """Bring one scorer up to date; return True if that changed more than the touched scores."""
+        at, unit, weighted = kept.scorer.at, self._unit, kept.weighted
+        low, high = min(values), max(values)
+        if touched == () or (low, high) != (kept.low, kept.high):
+            kept.low, kept.high = low, high
+            kept.scores = [unit(weighted, at(value, low, high)) for value in values]
+            return True
+        for position in touched:
+            kept.scores[position] = unit(weighted, at(values[position], low, high))
+        return False
+
+
+class Kept(msgspec.Struct):
+    """One column scorer's scores and the extremes they were computed with."""
+
+    weighted: Weighted
+    scorer: ColumnScorer
+    low: float = 0.0
+    high: float = 0.0
+    scores: list[float] = []
+
+
+def best_first(totals: Sequence[float], count: int, dice: Dice) -> list[int]:
+    """Return the positions of the ``count`` highest totals, highest first; equals in random order."""
+    left = list(totals)
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(left)):
+        highest = max(left)
+        if left.count(highest) == 1:
+            tied = [left.index(highest)]
+        else:
+            tied = [at for at, total in enumerate(left) if total == highest]
+            tied = dice.sample(tied, min(len(tied), count - len(chosen)))
+        for at in tied:
+            left[at] = TAKEN
+        chosen += tied
+    return chosen

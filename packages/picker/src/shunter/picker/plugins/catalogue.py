@@ -1,0 +1,86 @@
+"""What a plugin is, and the catalogue of those that exist by the type name a configuration gives.
+
+A plugin *is* its validated parameters: a frozen struct whose fields are spelt in camelCase in the configuration, with the
+methods of its kind (the protocols in ``core.schedule``)::
+
+    @register("shortest-name-scorer", Kind.SCORER)
+    class ShortestName(Plugin, frozen=True):
+        \"\"\"Pods with short names first.\"\"\"
+
+        longest: int = 63
+
+        def score(self, request: Request, fleet: Fleet) -> Sequence[float]:
+            return [1 - len(each.name) / self.longest for each in fleet.endpoints]
+
+A package of its own announces its module under the entry-point group ``shunter.plugins``, named by the plugin's type; it is
+imported only if a configuration names that type. Type names and parameters are those of GIE and llm-d wherever the meaning is.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import ClassVar, TypeVar
+
+import msgspec
+
+__all__ = ["CATALOGUE", "Kind", "Plugin", "Registration", "Stability", "register"]
+
+
+class Kind(StrEnum):
+    """What a plugin can be used as."""
+
+    FILTER = "filter"
+    SCORER = "scorer"
+    PICKER = "picker"
+    HANDLER = "profile handler"
+    DETECTOR = "saturation detector"
+    PRODUCER = "data producer"
+    PARSER = "parser"
+    SOURCE = "data source"
+    EXTRACTOR = "data extractor"
+
+
+class Stability(StrEnum):
+    """What may still change: nothing, parameters, everything."""
+
+    STABLE = "stable"
+    BETA = "beta"
+    ALPHA = "alpha"
+
+
+class Plugin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Base of all plugins. Subclasses say ``frozen=True`` again: parameters never change."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What it wants to see of the response: any of "headers", "body"."""
+    reads_prefix: ClassVar[bool] = False
+    """Does it look at ``request.prefix``? If nobody does, prompts are not hashed."""
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """One entry of the catalogue; the first of ``kinds`` is what the plugin counts as where the configuration does not say."""
+
+    type_name: str
+    kinds: tuple[Kind, ...]
+    plugin: type[Plugin]
+    stability: Stability = Stability.STABLE
+
+    @property
+    def summary(self) -> str:
+        """The first line of the plugin's docstring."""
+        return (self.plugin.__doc__ or "").strip().partition("\n")[0]
+
+
+CATALOGUE: dict[str, Registration] = {}
+"""By type name. Filled when modules that hold plugins are imported, read-only otherwise."""
+
+P = TypeVar("P", bound=type[Plugin])
+
+
+def register(type_name: str, *kinds: Kind, stability: Stability = Stability.STABLE) -> Callable[[P], P]:
+    """Enter the decorated class into the catalogue."""
+
+    def enter(plugin: P) -> P:
+        CATALOGUE[type_name] = Registration(type_name, kinds, plugin, stability)
+        return plugin
+
+    return enter

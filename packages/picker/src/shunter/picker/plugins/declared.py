@@ -1,0 +1,102 @@
+"""Plugins that a configuration declares and other parts of the picker carry out: parsers, producers, the profile handler.
+
+They hold parameters and have no method of their own.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from shunter.picker.core.prefix import BLOCK_FLOOR_TOKENS, PrefixSettings
+from shunter.picker.core.request import ANTHROPIC, OPENAI, Format
+from shunter.picker.plugins.catalogue import Kind, Plugin, register
+
+__all__ = [
+    "AnthropicParser",
+    "ApproxPrefixCache",
+    "CoreMetrics",
+    "InflightLoad",
+    "MetricsSource",
+    "OpenAiParser",
+    "Passthrough",
+    "SingleProfile",
+]
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+
+# Where neither blocks nor tokens are limited: longer than any context window, and still a bounded list of boundaries.
+LONGEST_PROMPT_TOKENS = 4_000_000
+
+
+@register("single-profile-handler", Kind.HANDLER)
+class SingleProfile(Plugin, frozen=True):
+    """There is one profile, and every request runs it."""
+
+
+@register("approx-prefix-cache-producer", Kind.PRODUCER)
+class ApproxPrefixCache(Plugin, frozen=True):
+    """Guesses who has which prefix cached from who was sent what: see ``core.prefix``.
+
+    Blocks smaller than 64 tokens are taken to be 64. ``lruCapacityPerServer`` counts such blocks; with ``autoTune`` an engine
+    that exports the size of its cache is believed instead.
+    """
+
+    auto_tune: bool = True
+    block_size_tokens: Positive = 16
+    max_prefix_blocks_to_match: Count = 2048
+    max_prefix_tokens_to_match: Count = 131_072  # 0: maxPrefixBlocksToMatch counts
+    lru_capacity_per_server: Positive = 31_250
+
+    @property
+    def settings(self) -> PrefixSettings:
+        """The parameters as the index takes them."""
+        block_tokens = max(BLOCK_FLOOR_TOKENS, self.block_size_tokens)
+        max_tokens = self.max_prefix_tokens_to_match or self.max_prefix_blocks_to_match * block_tokens
+        return PrefixSettings(
+            block_tokens=block_tokens,
+            max_tokens=max_tokens or LONGEST_PROMPT_TOKENS,
+            capacity_blocks=self.lru_capacity_per_server,
+            auto_tune=self.auto_tune,
+        )
+
+
+@register("inflight-load-producer", Kind.PRODUCER)
+class InflightLoad(Plugin, frozen=True):
+    """The ledger of requests in flight: always there, so declaring it changes nothing."""
+
+
+@register("openai-parser", Kind.PARSER)
+class OpenAiParser(Plugin, frozen=True):
+    """Reads OpenAI's bodies: chat, completions, responses, conversations, embeddings, images."""
+
+    formats: ClassVar[tuple[Format, ...]] = OPENAI
+
+
+@register("anthropic-parser", Kind.PARSER)
+class AnthropicParser(Plugin, frozen=True):
+    """Reads Anthropic's bodies: messages and messages/count_tokens."""
+
+    formats: ClassVar[tuple[Format, ...]] = ANTHROPIC
+
+
+@register("passthrough-parser", Kind.PARSER)
+class Passthrough(Plugin, frozen=True):
+    """Passes every other body on unread; without it such requests are refused."""
+
+    formats: ClassVar[tuple[Format, ...]] = ()
+
+
+@register("metrics-data-source", Kind.SOURCE)
+class MetricsSource(Plugin, frozen=True):
+    """Engine metrics over HTTP: read by the scraper, which is told scheme, path and port with the endpoints."""
+
+    scheme: Literal["http"] = "http"
+    path: Literal["/metrics"] = "/metrics"
+
+
+@register("core-metrics-extractor", Kind.EXTRACTOR)
+class CoreMetrics(Plugin, frozen=True):
+    """Load from engine metrics: done by the scraper, which is told each endpoint's engine; vLLM unless it is."""
+
+    default_engine: Literal["vllm"] = "vllm"

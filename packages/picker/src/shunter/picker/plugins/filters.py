@@ -1,0 +1,98 @@
+"""Filters: which candidates may get a request at all."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.request import Request
+from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
+
+__all__ = ["ROLE_LABEL", "Decode", "Encode", "LabelSelector", "Prefill", "Requirement", "Testing"]
+
+ROLE_LABEL = "llm-d.ai/role"
+DECODE = frozenset({"decode", "prefill-decode", "encode-prefill-decode", "both", None})
+PREFILL = frozenset({"prefill", "encode-prefill", "prefill-decode", "encode-prefill-decode", "both"})
+ENCODE = frozenset({"encode", "encode-prefill", "encode-prefill-decode"})
+
+
+@register("decode-filter", Kind.FILTER)
+class Decode(Plugin, frozen=True):
+    """Keeps those that decode: role decode, prefill-decode, encode-prefill-decode or both, or without a role."""
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  labels alone decide
+        """Return the positions that stay."""
+        return _with_role(fleet, DECODE)
+
+
+@register("prefill-filter", Kind.FILTER)
+class Prefill(Plugin, frozen=True):
+    """Keeps those that prefill: role prefill, encode-prefill, prefill-decode, encode-prefill-decode or both."""
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  labels alone decide
+        """Return the positions that stay."""
+        return _with_role(fleet, PREFILL)
+
+
+@register("encode-filter", Kind.FILTER)
+class Encode(Plugin, frozen=True):
+    """Keeps those that encode: role encode, encode-prefill or encode-prefill-decode."""
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  labels alone decide
+        """Return the positions that stay."""
+        return _with_role(fleet, ENCODE)
+
+
+def _with_role(fleet: Fleet, roles: frozenset[str | None]) -> list[int]:
+    return [at for at, endpoint in enumerate(fleet.endpoints) if endpoint.labels.get(ROLE_LABEL) in roles]
+
+
+class Requirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One ``matchExpressions`` entry of a Kubernetes label selector."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: tuple[str, ...] = ()
+
+    def met_by(self, labels: Mapping[str, str]) -> bool:
+        """As Kubernetes: a missing label satisfies NotIn."""
+        value = labels.get(self.key)
+        match self.operator:
+            case "In":
+                return value in self.values
+            case "NotIn":
+                return value not in self.values
+            case "Exists":
+                return value is not None
+            case "DoesNotExist":
+                return value is None
+
+
+@register("label-selector-filter", Kind.FILTER)
+class LabelSelector(Plugin, frozen=True):
+    """Keeps those whose labels a Kubernetes label selector matches; an empty selector matches all."""
+
+    match_labels: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    match_expressions: tuple[Requirement, ...] = ()
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  labels alone decide
+        """Return the positions that stay."""
+        return [at for at, endpoint in enumerate(fleet.endpoints) if self._matches(endpoint.labels)]
+
+    def _matches(self, labels: Mapping[str, str]) -> bool:
+        return self.match_labels.items() <= labels.items() and all(
+            requirement.met_by(labels) for requirement in self.match_expressions
+        )
+
+
+@register("header-based-testing-filter", Kind.FILTER, stability=Stability.ALPHA)
+class Testing(Plugin, frozen=True):
+    """Keeps those that the header test-epp-endpoint-selection names, ``ip`` or ``ip:port`` each; without it, nobody.
+
+    For conformance tests only: with it any client chooses its endpoint.
+    """
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
+        """Return the positions that stay."""
+        return fleet.among(request.headers.get("test-epp-endpoint-selection", "").split(","))
