@@ -148,6 +148,7 @@ class Engine:
             raise QueueFullError(f"{limit} requests are waiting already")
         self._has_adapters |= request.adapter is not None
         self._waiting.append(_Sequence(request, now_s))
+        self._note_adapters()
         self._begin_step()
 
     def abort(self, request_id: str, now_s: float) -> bool:

@@ -1,0 +1,94 @@
+"""`shunter-lab` as a process: what it prints, how it ends, how it fails."""
+
+import asyncio
+import re
+import signal
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from shunter.lab.cli import main
+from shunter.lab.faults import FAULTS
+
+
+@pytest.fixture
+async def serve():
+    """Start `serve` with these arguments; gives the process and the URL it printed."""
+    started = []
+
+    async def start(*arguments):
+        command = (sys.executable, "-c", "from shunter.lab.cli import main; main()", "serve", "--port", "0", *arguments)
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        started.append(process)
+        async with asyncio.timeout(30):
+            line = (await process.stdout.readline()).decode()
+        return process, line, re.search(r"http://\S+?(?=,|\s)", line)[0]
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_it_says_where_it_listens_and_ends_on_sigterm(serve, http):
+    process, line, url = await serve("--model", "m", "--model", "alias", "--lora", "a", "--break", "sse-no-done")
+    assert re.fullmatch(r"lab-(\d+) serves m, alias on http://127\.0\.0\.1:\1, broken: sse-no-done\n", line)
+    async with http.get(f"{url}/health") as response:
+        assert response.status == 200
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(30):
+        assert await process.wait() == 0
+
+
+async def test_the_shutdown_timeout_lets_running_requests_finish(serve, http, until):
+    process, _, url = await serve("--shutdown-timeout", "30")
+    body = {"prompt": "x", "max_tokens": 10, "ignore_eos": True}
+    asking = asyncio.ensure_future(http.post(f"{url}/v1/completions", json=body))
+
+    async def running():
+        async with http.get(f"{url}/load") as response:
+            return (await response.json())["server_load"] == 1
+
+    await until(running)
+    process.send_signal(signal.SIGTERM)
+    answer = await (await asking).json()
+    assert (answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]) == ("length", 10)
+    async with asyncio.timeout(30):
+        assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--break", "kv-above"], "fault 'kv-above' does not exist; near: kv-above-one"),
+        (["--max-num-seqs", "0"], "max_num_seqs must be at least 1, got 0"),
+        (["--num-blocks", "4", "--max-model-len", "100"], "raise num_blocks or lower max_model_len"),
+        (["--host", "not a host"], "cannot listen on not a host:8000"),
+        (["--lora", "a,b"], "LoRA adapter 'a,b'"),
+        (["--no-such-option"], "No such option"),
+    ],
+)
+def test_bad_arguments_exit_2_with_a_reason(arguments, message):
+    result = CliRunner().invoke(main, ["serve", *arguments])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+async def test_a_taken_port_exits_2_with_its_number(serve):
+    _, _, url = await serve()
+    port = url.rpartition(":")[2]
+    command = (sys.executable, "-c", "from shunter.lab.cli import main; main()", "serve", "--port", port)
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(30):
+        _, errors = await process.communicate()
+    assert process.returncode == 2
+    assert f"127.0.0.1:{port}" in errors.decode()
+    assert "--port" in errors.decode()
+
+
+def test_the_faults_are_listed():
+    output = CliRunner().invoke(main, ["faults"]).output
+    assert [line.split()[0] for line in output.splitlines()] == list(FAULTS)
