@@ -120,6 +120,11 @@ def test_a_program_that_cannot_run_is_named(tmp_path):
             "value must be greater than 0s",
         ),
         ("static_resources: {clusters: [{name: a}, {name: a}]}", "a", "duplicate cluster 'a'"),
+        (
+            "static_resources: {listeners: [{address: {pipe: {path: l}}, filter_chains: [{filters: [{name: nope}]}]}]}",
+            "nope",
+            "Didn't find a registered implementation for 'nope'",
+        ),
         ("a: [b", None, "yaml-cpp: error at line 1"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shunter.envoyconf import Intent, bootstrap, load_intent, render
+from shunter.envoyconf import Intent, Listener, Picker, Pool, Route, bootstrap, load_intent, render
 from shunter.envoyconf.shell import envoy
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -59,3 +59,14 @@ def test_everything_leaves_no_default():
     for part in ("limits", "observability"):
         ours, theirs = getattr(intent, part), getattr(default, part)
         assert all(getattr(ours, field) != getattr(theirs, field) for field in ours.__struct_fields__)
+
+
+@pytest.mark.envoy
+def test_names_that_look_like_numbers_or_booleans_stay_names(envoy_binary):
+    names = ["y", "n", "yes", "null", "nan", "inf", "7", "7b", "1.5", "1e3", "0x1f", "0x1p3", "0777", "1-2", "a1"]
+    picker = Picker(addresses=("1.2.3.4:1",))
+    pools = tuple(Pool(name=name, endpoints=("1.2.3.4:2",), picker=picker) for name in names)
+    routes = tuple(Route(pool=name, prefix=f"/{name}") for name in names)
+    listeners = tuple(Listener(name=name, port=port) for port, name in enumerate(names, 9000))
+    for form in ("yaml", "json"):
+        envoy.validate(render(bootstrap(Intent(pools=pools, routes=routes, listeners=listeners)), form), envoy_binary)

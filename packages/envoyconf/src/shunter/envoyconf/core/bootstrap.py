@@ -2,11 +2,12 @@
 
 from ipaddress import ip_address
 
-from shunter.envoyconf.core import cluster, listener
+from shunter.envoyconf.core.cluster import picker_cluster, pool_cluster
 from shunter.envoyconf.core.intent import Admin, Intent
+from shunter.envoyconf.core.listener import http_listener
 from shunter.envoyconf.core.protojson import Resource, socket_address
 
-__all__ = ["admin", "bootstrap"]
+__all__ = ["admin_interface", "bootstrap"]
 
 # What a monitoring system outside needs; everything else of the admin interface can read secrets or stop Envoy.
 PUBLIC_ADMIN_PATHS = ("/ready", "/stats/prometheus")
@@ -14,14 +15,14 @@ PUBLIC_ADMIN_PATHS = ("/ready", "/stats/prometheus")
 
 def bootstrap(intent: Intent) -> Resource:
     """Return the bootstrap in protobuf's JSON form; equal intents give equal bootstraps, down to the order of keys."""
-    clusters = [cluster.pool(pool, intent.profile, intent.limits) for pool in intent.pools]
-    clusters += [cluster.picker(pool, intent.profile, intent.limits) for pool in intent.pools]
-    resource: Resource = {"admin": admin(intent.admin)} if intent.admin else {}
-    listeners = [listener.listener(each, intent) for each in intent.listeners]
+    clusters = [pool_cluster(pool, intent.profile, intent.limits) for pool in intent.pools]
+    clusters += [picker_cluster(pool, intent.profile, intent.limits) for pool in intent.pools]
+    resource: Resource = {"admin": admin_interface(intent.admin)} if intent.admin else {}
+    listeners = [http_listener(listener, intent) for listener in intent.listeners]
     return resource | {"static_resources": {"listeners": listeners, "clusters": clusters}}
 
 
-def admin(admin: Admin) -> Resource:
+def admin_interface(admin: Admin) -> Resource:
     """Return the admin interface: all of it on loopback, the harmless part elsewhere."""
     resource: Resource = {"address": socket_address(admin.address, admin.port)}
     if not ip_address(admin.address).is_loopback:

@@ -5,10 +5,10 @@ from typing import Any
 
 from shunter.envoyconf.core.authority import is_ip, split_authority
 from shunter.envoyconf.core.intent import Limits, Pool, Profile
-from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, SERVED, picker_cluster, pool_cluster
+from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, SERVED, picker_cluster_name, pool_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 
-__all__ = ["picker", "pool"]
+__all__ = ["picker_cluster", "pool_cluster"]
 
 # A picker keeps one stream open per live request and a pool one request each, so Envoy's default of 1024 is a cap on the
 # gateway: measured, the 1025th concurrent request got a 500 from an overflowing picker cluster. Load is limited where it is
@@ -33,7 +33,7 @@ HEALTH_CHECK: Resource = {
 }
 
 
-def pool(pool: Pool, profile: Profile, limits: Limits) -> Resource:
+def pool_cluster(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     """Return the cluster of a pool's endpoints.
 
     override_host takes the picker's ordered list from dynamic metadata, which no client can write, and moves one entry on
@@ -49,7 +49,7 @@ def pool(pool: Pool, profile: Profile, limits: Limits) -> Resource:
         # The last attempt's endpoint, forwarded to the picker with the response headers (Envoy 1.38).
         fields["selected_host_key"] = _metadata_key(SERVED)
     return {
-        **_endpoints(pool_cluster(pool.name), pool.endpoints, limits),
+        **_endpoints(pool_cluster_name(pool.name), pool.endpoints, limits),
         "typed_extension_protocol_options": _http_protocol(
             common_http_protocol_options={"idle_timeout": duration(POOL_IDLE_SECONDS)},
             explicit_http_config={"http_protocol_options": {}},
@@ -58,7 +58,7 @@ def pool(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     }
 
 
-def picker(pool: Pool, profile: Profile, limits: Limits) -> Resource:
+def picker_cluster(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     """Return the cluster of a pool's picker workers: gRPC, so HTTP/2.
 
     In the profile full a request fails open only if Envoy knows that there is no picker before it sends the first part of
@@ -66,7 +66,7 @@ def picker(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     health check and no panic mode (which would send to dead workers when most are dead) the POST was answered 200 too.
     In lean the body stays in Envoy until the picker has answered, and retries find the living worker: no check needed.
     """
-    cluster = _endpoints(picker_cluster(pool.name), pool.picker.addresses, limits)
+    cluster = _endpoints(picker_cluster_name(pool.name), pool.picker.addresses, limits)
     cluster["typed_extension_protocol_options"] = _http_protocol(explicit_http_config={"http2_protocol_options": {}})
     if profile is Profile.FULL:
         cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}

@@ -1,9 +1,9 @@
 """The filter that asks a pool's picker, in each profile."""
 
 from shunter.envoyconf.core.intent import FailureMode, Limits, Pool, Profile
-from shunter.envoyconf.core.names import NAMESPACE, picker_cluster
-from shunter.envoyconf.core.names import picker_filter as filter_name
+from shunter.envoyconf.core.names import NAMESPACE, picker_cluster_name, picker_filter_name
 from shunter.envoyconf.core.protojson import Resource, duration, extension
+from shunter.envoyconf.core.retry import question_retries
 
 __all__ = ["PROCESSING_MODES", "picker_filter"]
 
@@ -29,21 +29,6 @@ PROCESSING_MODES: dict[Profile, Resource] = {
     },
 }
 
-# Repeats a question whose worker died before it answered, and asks another worker than before: with this, workers killed
-# under load cost no request in lean and 1 to 16 picks of two thousand. `reset` covers the questions that were in flight;
-# without previous_hosts the retry meets the dead worker again. Short back-offs, since a person waits.
-RETRY_POLICY: Resource = {
-    "retry_on": "connect-failure,refused-stream,reset-before-request,reset,unavailable",
-    "num_retries": 2,
-    "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.020s"},
-    "retry_host_predicate": [
-        extension(
-            "envoy.retry_host_predicates.previous_hosts", "extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-        ),
-    ],
-    "host_selection_retry_max_attempts": 3,
-}
-
 
 def picker_filter(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     """Return the ext_proc filter of one pool. It is disabled until a route to that pool enables it.
@@ -56,9 +41,9 @@ def picker_filter(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     if profile is Profile.FULL:
         metadata["forwarding_namespaces"] = {"untyped": [NAMESPACE]}
     named = extension(
-        filter_name(pool.name),
+        picker_filter_name(pool.name),
         "extensions.filters.http.ext_proc.v3.ExternalProcessor",
-        grpc_service={"envoy_grpc": {"cluster_name": picker_cluster(pool.name)}, "retry_policy": RETRY_POLICY},
+        grpc_service={"envoy_grpc": {"cluster_name": picker_cluster_name(pool.name)}, "retry_policy": question_retries()},
         failure_mode_allow=pool.picker.failure_mode is FailureMode.OPEN,
         status_on_error={"code": "ServiceUnavailable"},
         message_timeout=duration(limits.pick_timeout_seconds),

@@ -6,7 +6,7 @@ from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, PICKER_HEADERS,
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 from shunter.envoyconf.core.route import route_configuration
 
-__all__ = ["access_log", "http_connection_manager", "listener"]
+__all__ = ["access_log", "http_connection_manager", "http_listener"]
 
 # A client that needs longer for its headers is stuck or malicious.
 REQUEST_HEADERS_SECONDS = 10
@@ -34,7 +34,7 @@ ACCESS_LOG_FIELDS = {
 }
 
 
-def listener(listener: Listener, intent: Intent) -> Resource:
+def http_listener(listener: Listener, intent: Intent) -> Resource:
     """Return one listener with all routes."""
     manager = http_connection_manager(listener.name, intent)
     return {

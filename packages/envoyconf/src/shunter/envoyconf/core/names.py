@@ -6,9 +6,9 @@ __all__ = [
     "PICKER_HEADERS",
     "SERVED",
     "TICKET",
-    "picker_cluster",
-    "picker_filter",
-    "pool_cluster",
+    "picker_cluster_name",
+    "picker_filter_name",
+    "pool_cluster_name",
 ]
 
 # GIE's endpoint picker protocol 1.0: the pick, as a request header and as dynamic metadata, and what became of it.
@@ -37,16 +37,16 @@ PICKER_HEADERS = (
 )
 
 
-def pool_cluster(pool: str) -> str:
+def pool_cluster_name(pool: str) -> str:
     """Return the name of a pool's cluster."""
     return f"pool/{pool}"
 
 
-def picker_cluster(pool: str) -> str:
+def picker_cluster_name(pool: str) -> str:
     """Return the name of the cluster of a pool's pickers."""
     return f"picker/{pool}"
 
 
-def picker_filter(pool: str) -> str:
+def picker_filter_name(pool: str) -> str:
     """Return the name of the HTTP filter that asks a pool's picker."""
     return f"envoy.filters.http.ext_proc/{pool}"

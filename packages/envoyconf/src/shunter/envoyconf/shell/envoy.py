@@ -42,6 +42,9 @@ FETCH_TIMEOUT_S = 900
 # Takes 0.1 s on an idle machine; a starved one is slow, but something is wrong after a minute.
 VALIDATE_TIMEOUT_S = 60
 
+# Enough for any reason; some are followed by the configuration once more.
+LONGEST_MESSAGE = 1000
+
 
 def tools_dir() -> Path:
     """Return the directory for programs that are not Python packages."""
@@ -134,15 +137,15 @@ def validate(config: str, binary: Path) -> None:
     if done.returncode != 0:
         # Protobuf doubles blanks at random, and a broken constraint comes behind a dump of the whole configuration.
         words = " ".join(done.stderr.split()).removeprefix(f"error initializing configuration '{path}': ")
-        message = words[max(words.rfind("Proto constraint validation failed"), 0) :]
+        message = words[max(words.rfind("Proto constraint validation failed"), 0) :][:LONGEST_MESSAGE]
         raise EnvoyRefusedError(message or f"exit code {done.returncode} without a word", _resource(message))
 
 
 def _resource(message: str) -> str | None:
-    """Return what an Envoy error is about: the path it gives, the path its constraint chain spells, or the name it quotes."""
+    """Return what an error is about: the path it gives, the path its chain of constraints spells, or the first quoted name."""
     if unknown := re.search(r"@ ([^\s:]+):", message):
         return unknown[1]
     if chain := re.findall(r"\w+ValidationError\.(\w+(?:\[\d+\])?)", message):
         return ".".join(chain)
-    names = re.findall(r"'([^']+)'", message)
-    return names[-1] if names else None
+    named = re.search(r"(?<!\w)'([^']+)'", message)
+    return named[1] if named else None
