@@ -1,0 +1,169 @@
+"""The commands: ``shunter scraper run`` and ``shunter scraper probe``."""
+
+import contextlib
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+__all__ = ["main"]
+
+EXAMPLE = """\
+endpoints:
+  - name: vllm-0
+    address: 10.0.0.1        # IPv4, IPv6 or a DNS name
+    port: 8000
+  - name: sglang-0
+    address: sglang.example
+    port: 30000
+    engine: sglang           # default: vllm
+    metricsPort: 30001       # default: port
+    metricsPath: /metrics"""
+SIGNALS = (
+    "waiting",
+    "running",
+    "kv_usage",
+    "block_size",
+    "num_blocks",
+    "max_adapters",
+    "running_adapters",
+    "waiting_adapters",
+)
+
+
+class Refusal(click.ClickException):
+    """What was given cannot be used; nothing was started."""
+
+    exit_code = 2
+
+
+@click.group()
+def main() -> None:
+    """Turn model-server metrics and endpoint files into snapshots."""
+
+
+milliseconds = click.IntRange(1, 60_000)
+
+
+@main.command()
+@click.option("--endpoints", type=click.Path(path_type=Path), help="File, or directory of files, that says who exists.")
+@click.option("--snapshot", type=click.Path(path_type=Path), help="Directory of the snapshot; made if missing.")
+@click.option("--interval-min-ms", type=milliseconds, default=50, show_default=True, help="Between scrapes when busy.")
+@click.option("--interval-max-ms", type=milliseconds, default=1000, show_default=True, help="When idle, or failing.")
+@click.option("--timeout-ms", type=milliseconds, default=1000, show_default=True, help="For all of one scrape.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+def run(
+    *,
+    endpoints: Path | None,
+    snapshot: Path | None,
+    interval_min_ms: int,
+    interval_max_ms: int,
+    timeout_ms: int,
+    log_level: str,
+) -> None:
+    """Scrape everything in --endpoints and publish what is known in --snapshot, until interrupted."""
+    if endpoints is None:
+        raise click.UsageError(f"Kubernetes is not supported yet; pass --endpoints with a file like this:\n\n{EXAMPLE}")
+    if snapshot is None:
+        raise click.UsageError("say where the snapshot goes: --snapshot DIRECTORY, private and best on tmpfs")
+    if interval_min_ms > interval_max_ms:
+        raise click.UsageError(f"--interval-min-ms {interval_min_ms} is more than --interval-max-ms {interval_max_ms}")
+
+    import logging
+
+    import uvloop
+
+    from shunter.scraper.core.cadence import Cadence
+    from shunter.scraper.errors import ConfigError
+    from shunter.scraper.shell.files import Files
+    from shunter.scraper.shell.service import Scraper
+    from shunter.snapshot import SnapshotError, SnapshotWriter
+
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
+    try:
+        snapshot.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.closing(SnapshotWriter(snapshot)) as writer:
+            scraper = Scraper(
+                Files(endpoints),
+                writer,
+                cadence=Cadence(interval_min_ms / 1000, interval_max_ms / 1000),
+                timeout_s=timeout_ms / 1000,
+            )
+            uvloop.run(_until_interrupted(scraper.run()))
+    except (ConfigError, SnapshotError, OSError) as error:
+        raise Refusal(str(error)) from None
+
+
+@main.command()
+@click.argument("url")
+@click.option("--engine", help="In which dialect to read the page; by default the one it looks like.")
+@click.option("--timeout-ms", type=milliseconds, default=1000, show_default=True, help="For all of the scrape.")
+def probe(*, url: str, engine: str | None, timeout_ms: int) -> None:
+    """Scrape one page once, say http://127.0.0.1:8000/metrics, and print what is read of it."""
+    import asyncio
+    import time
+
+    from shunter.scraper.core.dialect import DIALECTS
+    from shunter.scraper.core.documents import near
+    from shunter.scraper.core.exposition import Scanner
+    from shunter.scraper.core.fold import fold, guess_engine
+    from shunter.scraper.errors import ExpositionError
+    from shunter.scraper.shell.fetch import Failure, Fetcher
+    from shunter.snapshot import LoadRow
+
+    if engine is not None and engine not in DIALECTS:
+        raise click.UsageError(f"{engine!r} is not an engine; {near(engine, DIALECTS)}")
+    fetcher = Fetcher(*_target(url, DIALECTS[engine].metrics_path if engine else "/metrics"), timeout_s=timeout_ms / 1000)
+
+    async def fetch() -> bytes | Failure:
+        with contextlib.closing(fetcher):
+            return await fetcher.get()
+
+    started_s = time.perf_counter()
+    answer = asyncio.run(fetch())
+    if isinstance(answer, Failure):
+        raise click.ClickException(answer.reason)
+    click.echo(f"{len(answer)} bytes in {(time.perf_counter() - started_s) * 1000:.0f} ms")
+    try:
+        page = Scanner().page(answer)
+        engine = engine or guess_engine(page)
+        if engine is None:
+            raise click.ClickException(f"no metric of any engine on the page; known engines: {', '.join(DIALECTS)}")
+        row = fold(page, DIALECTS[engine], LoadRow(slot=0, incarnation=0), 0)
+    except ExpositionError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{'engine':18}{engine}")
+    for name in SIGNALS:
+        value: float | tuple[str, ...] | None = getattr(row, name)
+        shown = ", ".join(value) if isinstance(value, tuple) else "unknown" if value is None else f"{value:g}"
+        click.echo(f"{name:18}{shown}")
+
+
+async def _until_interrupted(running: Coroutine[Any, Any, None]) -> None:
+    """Run until SIGINT or SIGTERM."""
+    import asyncio
+    import signal
+
+    task = asyncio.ensure_future(running)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _target(url: str, default_path: str) -> tuple[str, int, str]:
+    parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
+    try:
+        host, port = parts.hostname, parts.port or 80
+    except ValueError:
+        host, port = None, 0
+    if parts.scheme != "http" or not host:
+        raise click.UsageError(f"{url!r} is not a URL like http://127.0.0.1:8000/metrics (plain http only)")
+    path = parts.path or default_path
+    return host, port, f"{path}?{parts.query}" if parts.query else path
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""One scrape becomes one load row: what the page says, or the old values with the reason why there are no new ones.
+
+Nothing is invented. A family that is missing is None even if it was there before (a value carried over would look as
+fresh as the rest); a scrape that failed keeps the values and their time, so that their age tells what they are worth.
+Gauges have no memory: an engine that restarted simply says what it says.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+
+from msgspec.structs import replace
+
+from shunter.scraper.core.dialect import DIALECTS, Dialect, Fold, Reading, Spec, as_number
+from shunter.scraper.core.exposition import Page
+from shunter.scraper.errors import ExpositionError
+from shunter.snapshot import Health, LoadRow
+
+__all__ = ["fail", "fold", "guess_engine"]
+
+# A failure's reason travels in every snapshot and is read in one line of a terminal.
+MAX_REASON_CHARACTERS = 200
+# Blocks and tokens per block are far below; whatever is not has no meaning, and must fit the snapshot's integers.
+MAX_COUNT = 1 << 40
+
+_NOBODY = LoadRow(slot=0, incarnation=0)
+
+
+def fold(page: Page, dialect: Dialect, before: LoadRow, now_ns: int) -> LoadRow:
+    """Return the row after a scrape answered with ``page``; raises ExpositionError if the page is not this engine's."""
+    row = _read(page, dialect, before, now_ns)
+    if not dialect.lazy and _is_silent(row):
+        engine = guess_engine(page)
+        hint = f": it looks like {engine}" if engine else ""
+        raise ExpositionError(f"no metric of engine {dialect.name} on the page{hint}")
+    return row
+
+
+def fail(before: LoadRow, reason: str) -> LoadRow:
+    """Return the row after a scrape that failed."""
+    return replace(before, health=Health.FAILED, failures=before.failures + 1, reason=reason[:MAX_REASON_CHARACTERS])
+
+
+def guess_engine(page: Page) -> str | None:
+    """Return the engine whose metrics are on the page, None if it is none of those known. Raises ExpositionError."""
+    readings = ((name, _read(page, dialect, _NOBODY, 0)) for name, dialect in DIALECTS.items())
+    return next((name for name, row in readings if not _is_silent(row)), None)
+
+
+def _read(page: Page, dialect: Dialect, before: LoadRow, now_ns: int) -> LoadRow:
+    def signal(readings: tuple[Reading, ...], fold: Fold) -> float | None:
+        answers = (reading.read(page, dialect.shards, fold) for reading in readings)
+        return next((answer for answer in answers if answer is not None and answer >= 0), None)
+
+    kv_usage = signal(dialect.kv_usage, "mean")
+    adapters = _newest(page, dialect.adapters)
+    return LoadRow(
+        slot=before.slot,
+        incarnation=before.incarnation,
+        health=Health.FRESH,
+        sampled_ns=now_ns,
+        waiting=signal(dialect.waiting, "sum"),
+        running=signal(dialect.running, "sum"),
+        kv_usage=None if kv_usage is None else min(1.0, kv_usage),  # a rounding error above one is a full cache
+        block_size=_count(signal(dialect.block_size, "max")),
+        num_blocks=_count(signal(dialect.num_blocks, "sum")),
+        max_adapters=_count(as_number(adapters.get("max_lora", ""))),
+        running_adapters=_names(adapters.get("running_lora_adapters", "")),
+        waiting_adapters=_names(adapters.get("waiting_lora_adapters", "")),
+    )
+
+
+def _newest(page: Page, spec: Spec | None) -> Mapping[str, str]:
+    """Return the labels of the newest series: its value is the time it was last true, and old ones are never removed."""
+    samples = spec.matching(page) if spec else []
+    dated = [sample for sample in samples if isfinite(sample.value)]
+    return max(dated, key=lambda sample: sample.value).labels if dated else {}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
+def _count(value: float | None) -> int | None:
+    return int(value) if value is not None and 0 < value <= MAX_COUNT and value == int(value) else None
+
+
+def _is_silent(row: LoadRow) -> bool:
+    return all(
+        value is None for value in (row.waiting, row.running, row.kv_usage, row.block_size, row.num_blocks, row.max_adapters)
+    )

@@ -1,0 +1,199 @@
+"""The receiving half of HTTP/1.1 for one GET of one page: a machine that is given bytes and says when the body is whole.
+
+Written for one purpose, hence small: a page comes whole and plain or it is an error. Bodies are delimited by
+``Content-Length``, by chunks or by the end of the connection (RFC 9112, section 6.3). Refused, with a reason to act on:
+every status but 200 (redirects lead where nobody vouched for), every content coding (none was offered), anything larger
+than the limit.
+
+The machine owns the buffer that the socket is read into, so a page is copied once, when it is complete::
+
+    response = Response(limit_bytes)
+    while not response.done:
+        response.received(sock.recv_into(response.room()))  # or response.ended()
+    response.body, response.reusable
+"""
+
+import re
+from collections.abc import Callable
+
+from shunter.scraper.core.exposition import MAX_PAGE_BYTES
+from shunter.scraper.errors import ResponseError
+
+__all__ = ["Response"]
+
+# Model servers send a few hundred bytes of header; 16 KiB is the most that common servers accept.
+MAX_HEAD_BYTES = 16 << 10
+# A chunk's size line, or a trailer: 16 digits and whatever extension somebody dreamt up.
+MAX_LINE_BYTES = 1 << 10
+# Reading less at a time costs more in system calls than it saves in memory.
+MIN_ROOM_BYTES = 16 << 10
+FIRST_ROOM_BYTES = 64 << 10
+
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([0-9]{3})(?: (.*))?")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*)")
+_LENGTH = re.compile(rb"[0-9]{1,15}")
+_CHUNK = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*(?:;.*)?")
+_SHOWN_CHARACTERS = 80
+
+
+class Response:
+    """One response, from its first byte to its last."""
+
+    def __init__(self, limit_bytes: int = MAX_PAGE_BYTES, room_bytes: int = FIRST_ROOM_BYTES) -> None:
+        """Refuse bodies over ``limit_bytes``; ``room_bytes`` is how large the response will probably be."""
+        self.done = False
+        self.body = b""
+        self.reusable = False
+        """Whether the connection may carry another request."""
+        self._limit_bytes = limit_bytes
+        self._buffer = bytearray(max(room_bytes, MIN_ROOM_BYTES))
+        self._filled = 0
+        self._position = 0  # what lies before has been understood
+        self._searched = 0  # up to here there is no end of the line, or head, that is wanted next
+        self._step = self._head
+        self._length = 0  # of the body, or of the chunk
+        self._chunks: list[bytearray] = []
+
+    @property
+    def begun(self) -> bool:
+        """Whether a byte has arrived."""
+        return self._filled > 0
+
+    def room(self) -> memoryview:
+        """Return where to put what arrives next; valid until ``received``."""
+        if len(self._buffer) - self._filled < MIN_ROOM_BYTES:
+            # A new buffer, not a longer one: whoever still holds a view of this one would forbid resizing it.
+            self._buffer = self._buffer + bytearray(len(self._buffer))
+        return memoryview(self._buffer)[self._filled :]
+
+    def received(self, count: int) -> None:
+        """Take note of ``count`` bytes in the room; raises ResponseError."""
+        self._filled += count
+        if self._filled > 2 * self._limit_bytes + MAX_HEAD_BYTES:  # chunks so small that they are mostly frame
+            raise self._too_large()
+        while not self.done and self._step():
+            pass
+
+    def ended(self) -> None:
+        """Take note of the end of the connection; raises ResponseError unless that is what ends the body."""
+        if self._step != self._until_end:
+            where = "in the middle of the response" if self.begun else "without a response"
+            raise ResponseError(f"the server closed the connection {where}")
+        self._finish(self._buffer[self._position : self._filled])
+        self.reusable = False
+
+    # Each step returns whether it got further; if not, more bytes are needed.
+
+    def _head(self) -> bool:
+        head = self._take(b"\r\n\r\n", MAX_HEAD_BYTES, "header")
+        if head is None:
+            return False
+        first, *lines = head.split(b"\r\n")
+        status = _STATUS.fullmatch(first)
+        if status is None:
+            raise ResponseError(f"not HTTP/1.1: {_shown(first)}")
+        fields: dict[bytes, list[bytes]] = {}
+        for line in lines:
+            field = _FIELD.fullmatch(line)
+            if field is None:
+                raise ResponseError(f"not a header field: {_shown(line)}")
+            fields.setdefault(field[1].lower(), []).append(field[2].strip().lower())
+        if status[2].startswith(b"1"):
+            return True  # an interim response; the real one follows
+        if status[2] != b"200":
+            location = fields.get(b"location", [b""])[0]
+            to = f" to {_shown(location)} (redirects are not followed)" if location else ""
+            raise ResponseError(f"status {status[2].decode()} {_shown(status[3] or b'')}".rstrip() + to)
+        codings = b",".join(fields.get(b"content-encoding", [b"identity"]))
+        if codings != b"identity":
+            raise ResponseError(f"content coding {_shown(codings)}, though none was offered")
+        self.reusable = status[1] == b"1" and b"close" not in b",".join(fields.get(b"connection", []))
+        self._step = self._framing(fields)
+        return True
+
+    def _framing(self, fields: dict[bytes, list[bytes]]) -> Callable[[], bool]:
+        """Return the step that reads the body these header fields announce."""
+        codings, lengths = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+        if codings:
+            if codings != [b"chunked"] or lengths:
+                raise ResponseError("a transfer coding other than chunked, or a length beside it")
+            return self._chunk_line
+        if lengths:
+            if len(set(lengths)) > 1 or not _LENGTH.fullmatch(lengths[0]):
+                raise ResponseError(f"not a content length: {_shown(b', '.join(lengths))}")
+            self._length = int(lengths[0])
+            if self._length > self._limit_bytes:
+                raise self._too_large()
+            return self._fixed
+        return self._until_end
+
+    def _fixed(self) -> bool:
+        end = self._position + self._length
+        if self._filled < end:
+            return False
+        self.reusable = self.reusable and self._filled == end
+        return self._finish(self._buffer[self._position : end])
+
+    def _until_end(self) -> bool:
+        if self._filled - self._position > self._limit_bytes:
+            raise self._too_large()
+        return False
+
+    def _chunk_line(self) -> bool:
+        line = self._take(b"\r\n", MAX_LINE_BYTES, "chunk size")
+        if line is None:
+            return False
+        size = _CHUNK.fullmatch(line)
+        if size is None:
+            raise ResponseError(f"not a chunk size: {_shown(line)}")
+        self._length = int(size[1], 16)
+        self._step = self._chunk if self._length else self._trailer
+        return True
+
+    def _chunk(self) -> bool:
+        end = self._position + self._length
+        if self._length > self._limit_bytes:
+            raise self._too_large()
+        if self._filled < end + 2:
+            return False
+        if not self._buffer.startswith(b"\r\n", end):
+            raise ResponseError("a chunk is longer than its size")
+        self._chunks.append(self._buffer[self._position : end])
+        self._position = self._searched = end + 2
+        self._step = self._chunk_line
+        return True
+
+    def _trailer(self) -> bool:
+        line = self._take(b"\r\n", MAX_LINE_BYTES, "trailer")
+        if line is None:
+            return False
+        if line:
+            return True
+        self.reusable = self.reusable and self._filled == self._position
+        return self._finish(b"".join(self._chunks))
+
+    def _take(self, end: bytes, limit_bytes: int, what: str) -> bytes | None:
+        """Return what comes before the next ``end`` and go behind it; None if that has not arrived."""
+        found = self._buffer.find(end, self._searched, self._filled)
+        stop = found if found >= 0 else self._filled
+        if stop - self._position > limit_bytes:
+            raise ResponseError(f"a {what} of more than {limit_bytes} bytes")
+        if found < 0:
+            self._searched = max(self._position, self._filled - len(end) + 1)
+            return None
+        taken = bytes(self._buffer[self._position : found])
+        self._position = self._searched = found + len(end)
+        return taken
+
+    def _finish(self, body: bytes | bytearray) -> bool:
+        if len(body) > self._limit_bytes:
+            raise self._too_large()
+        self.body, self.done, self._buffer = bytes(body), True, bytearray()
+        return True
+
+    def _too_large(self) -> ResponseError:
+        return ResponseError(f"the page is larger than {self._limit_bytes} bytes")
+
+
+def _shown(text: bytes) -> str:
+    return text[:_SHOWN_CHARACTERS].decode("latin-1")

@@ -1,0 +1,27 @@
+"""Every error this package raises.
+
+::
+
+    ScraperError
+    ├── ConfigError        a file cannot be used; the message has file, path, value and remedy
+    ├── ExpositionError    a metrics page cannot be read
+    └── ResponseError      a server's answer breaks HTTP/1.1, or is not the page that was asked for
+"""
+
+__all__ = ["ConfigError", "ExpositionError", "ResponseError", "ScraperError"]
+
+
+class ScraperError(Exception):
+    """Base of all."""
+
+
+class ConfigError(ScraperError):
+    """A file cannot be used: at start nothing is started, later the state before it stays in force."""
+
+
+class ExpositionError(ScraperError):
+    """A page is not Prometheus text, or not such as can be believed."""
+
+
+class ResponseError(ScraperError):
+    """An answer breaks HTTP/1.1, exceeds a limit, or is not a 200."""

@@ -1,0 +1,155 @@
+"""Runs the scraper: one loop follows files and names, one loop per endpoint scrapes, one publishes."""
+
+import asyncio
+import logging
+import random
+import time
+
+from msgspec.structs import replace
+
+from shunter.scraper.core.cadence import Cadence
+from shunter.scraper.core.cluster import Source, dns_names, survey
+from shunter.scraper.core.exposition import Scanner
+from shunter.scraper.core.fold import fail, fold
+from shunter.scraper.core.slots import Slots
+from shunter.scraper.errors import ConfigError, ExpositionError
+from shunter.scraper.shell.fetch import DEFAULT_TIMEOUT_S, Failure, Fetcher
+from shunter.scraper.shell.files import POLL_S, Files
+from shunter.scraper.shell.names import Names
+from shunter.scraper.shell.publish import Publisher
+from shunter.snapshot import Endpoint, Health, LoadRow, SnapshotWriter, Topology
+
+__all__ = ["Scraper"]
+
+# How old an address may get. Headless services change theirs within seconds; resolvers cache anyway.
+LOOK_UP_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Scraper:
+    """Everything from the files to the snapshot."""
+
+    def __init__(
+        self,
+        files: Files,
+        writer: SnapshotWriter,
+        *,
+        cadence: Cadence | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """Read the files and take over the slots of the former run; raises ConfigError."""
+        former = writer.last_topology()
+        self._files = files
+        self._cluster = files.load()
+        self._cadence = cadence or Cadence()
+        self._timeout_s = timeout_s
+        self._names = Names()
+        self._slots = Slots(former)
+        self._publisher = Publisher(writer)
+        # The wall clock names a run: it differs from that of any other run of this machine.
+        self._topology = Topology(epoch=time.time_ns(), generation=former.generation if former else 0)
+        self._watches: dict[tuple[int, int], tuple[Source, asyncio.Task[None]]] = {}
+
+    async def run(self) -> None:
+        """Scrape and publish until cancelled; raises SnapshotError if the snapshot can no longer be written."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._look_up()
+                self._settle(group)
+                log.info("scraping %d endpoints of %s", len(self._topology.endpoints), self._files.path)
+                group.create_task(self._publisher.run())
+                group.create_task(self._follow(group))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # one loop failed; the others were only cancelled
+
+    async def _follow(self, group: asyncio.TaskGroup) -> None:
+        looked_up_s = time.monotonic()
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                cluster = await self._files.poll()
+            except ConfigError as error:
+                log.error("%s; the state before stays in force", error)  # noqa: TRY400  the message is the whole story
+                continue
+            if cluster:
+                self._cluster = cluster
+                log.info("read %s: %d endpoints in the files", self._files.path, len(cluster.members))
+            if cluster or time.monotonic() - looked_up_s >= LOOK_UP_S:
+                await self._look_up()
+                looked_up_s = time.monotonic()
+                self._settle(group)
+
+    async def _look_up(self) -> None:
+        failed_before = self._names.failures
+        await self._names.look_up(dns_names(self._cluster))
+        for name, reason in self._names.failures.items():
+            if name not in failed_before:
+                kept = ", ".join(self._names.addresses[name]) or "none"
+                log.warning("%s: cannot be resolved: %s; addresses kept: %s", name, reason, kept)
+
+    def _settle(self, group: asyncio.TaskGroup) -> None:
+        """Publish the topology if it differs from the last one, and let exactly its endpoints be watched."""
+        last = self._topology
+        topology, sources = survey(
+            self._cluster,
+            self._names.addresses,
+            self._slots,
+            epoch=last.epoch,
+            generation=last.generation + 1,
+            now_ns=time.monotonic_ns(),
+        )
+        if replace(topology, generation=last.generation) != last:
+            self._topology = topology
+            self._publisher.publish(topology)
+            for endpoint in topology.endpoints:
+                if not endpoint.pools:
+                    log.warning("%s belongs to no pool: give it a pool or labels that match", _title(endpoint))
+        wanted = {(one.slot, one.incarnation): (one, source) for one, source in zip(topology.endpoints, sources, strict=True)}
+        for pair, (source, task) in list(self._watches.items()):
+            if pair not in wanted or wanted[pair][1] != source:
+                task.cancel()
+                del self._watches[pair]
+        for pair, (endpoint, source) in wanted.items():
+            if pair not in self._watches:
+                self._watches[pair] = (source, group.create_task(self._watch(endpoint, source)))
+
+    async def _watch(self, endpoint: Endpoint, source: Source) -> None:
+        """Scrape one endpoint until cancelled."""
+        fetcher = Fetcher(source.host, source.port, source.path, timeout_s=self._timeout_s)
+        scanner = Scanner()
+        row = LoadRow(slot=endpoint.slot, incarnation=endpoint.incarnation)
+        interval_s = self._cadence.min_s
+        try:
+            await asyncio.sleep(self._cadence.first_s(random.random()))  # noqa: S311  jitter, no secret
+            while True:
+                started_ns = time.monotonic_ns()
+                before, row = row, await self._scrape(fetcher, scanner, source, row)
+                took_s = (time.monotonic_ns() - started_ns) / 1e9
+                self._publisher.update(row)
+                _report(endpoint, before, row)
+                interval_s = self._cadence.next_s(interval_s, before, row, took_s)
+                await asyncio.sleep(self._cadence.jittered(interval_s, random.random()))  # noqa: S311  jitter
+        finally:
+            fetcher.close()
+
+    async def _scrape(self, fetcher: Fetcher, scanner: Scanner, source: Source, before: LoadRow) -> LoadRow:
+        answer = await fetcher.get()
+        if isinstance(answer, Failure):
+            return fail(before, answer.reason)
+        try:
+            return fold(scanner.page(answer), source.dialect, before, time.monotonic_ns())
+        except ExpositionError as error:
+            return fail(before, str(error))
+
+
+def _report(endpoint: Endpoint, before: LoadRow, after: LoadRow) -> None:
+    """Log that an endpoint fails, once, and that it answers again; in between its row tells the newest reason."""
+    if after.health is Health.FAILED and before.health is not Health.FAILED:
+        log.warning("%s: scrape failed: %s", _title(endpoint), after.reason)
+    elif after.health is Health.FRESH and before.health is Health.FAILED:
+        log.info("%s: answers again after %d failures", _title(endpoint), before.failures)
+
+
+def _title(endpoint: Endpoint) -> str:
+    return f"{endpoint.namespace}/{endpoint.name} ({endpoint.authority})"
