@@ -4,7 +4,7 @@ The wheel `xllamacpp` carries the C++ server; it runs on threads of its own, wit
 version 2026.10:
 
 * It binds before it loads; until the model is in memory every path answers 503. The tiny model is loaded in 0.1 s; the
-  process then takes about 130 MB.
+  process then takes 105 MB, and 160 MB once prompts have filled a slot.
 * Asked to stop, it waits for streams in flight, up to 30 s. Therefore a signal ends the process at once and cuts them.
 * It closes a connection after 5 s without a request and after 100 requests: a proxy should give up idle ones earlier.
 * `usage` is in every whole answer, and in a stream's last chunk if ``stream_options.include_usage`` asks for it.
