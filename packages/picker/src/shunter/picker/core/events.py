@@ -132,8 +132,8 @@ class HeadersReply(Value, frozen=True):
 class BodyReply(Value, frozen=True):
     """The answer to a body.
 
-    Exactly one form per mode: ``streamed`` (FULL_DUPLEX_STREAMED: the bytes that go on, with their ``end_of_stream``), ``replaced``
-    (BUFFERED, STREAMED: the new bytes) or neither (leave the body as it is).
+    Exactly one form per mode: ``streamed`` (FULL_DUPLEX_STREAMED: the bytes that go on, with their ``end_of_stream``),
+    ``replaced`` (BUFFERED, STREAMED: the new bytes) or neither (leave the body as it is).
     """
 
     side: Side

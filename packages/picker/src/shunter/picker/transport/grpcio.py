@@ -32,7 +32,7 @@ from shunter.picker.transport.wire import decode, encode
 
 __all__ = ["GrpcServer"]
 
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Context: TypeAlias = "grpc.aio.ServicerContext[object, bytes]"  # what it reads is bytes or grpc.aio.EOF
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 
@@ -164,10 +164,10 @@ class GrpcServer:
         session = stream.session
         while not session.ended:
             stream.reading = True
-            message: object = await context.read()
+            message = await context.read()
             stream.reading = False
             if not isinstance(message, bytes):
-                return  # grpc.aio.EOF
+                return
             for reply in session.feed(decode(message), self._clock()):
                 await context.write(encode(reply))
             if self._draining and session.idle:

@@ -340,7 +340,7 @@ def _encode_mutation(mutation: Mutation) -> bytes:
     header_mutation = 2 {set_headers = 1, remove_headers = 2}, clear_route_cache = 5.
     """
     headers = _encode_set_headers(mutation.set_headers)
-    headers += b"".join([_field(0x12, _octets(name)) for name in mutation.remove_headers])
+    headers += b"".join([_field(0x12, _name(name)) for name in mutation.remove_headers])
     common = _field(0x12, headers) if headers else b""
     return common + b"\x28\x01" if mutation.clear_route_cache else common
 
@@ -351,7 +351,7 @@ def _encode_set_headers(headers: Sequence[tuple[str, str]]) -> bytes:
         [
             _field(
                 0x0A,
-                _field(0x0A, _field(0x0A, _octets(name)) + _field(0x1A, _octets(value))),
+                _field(0x0A, _field(0x0A, _name(name)) + _field(0x1A, _octets(value))),
             )
             for name, value in headers
         ]
@@ -385,6 +385,11 @@ def _encode_value(value: object) -> bytes:
             return _field(0x32, b"".join([_field(0x0A, _encode_value(item)) for item in cast("Sequence[object]", value)]))
         case _:
             raise TypeError(f"metadata cannot hold {value!r}")
+
+
+def _name(text: str) -> bytes:
+    """Names are a protobuf string, which must be UTF-8; a header's name is ASCII anyway."""
+    return text.encode("ascii", "replace")
 
 
 def _octets(text: str) -> bytes:

@@ -1,0 +1,250 @@
+"""The grpc.aio server on the real wire, asked by the gRPC library's own client."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import pytest
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as pb_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from shunter.picker.core.events import BodyMode
+from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.session import Session
+from shunter.picker.errors import ConfigError
+from shunter.picker.testing import StubJudge
+from shunter.picker.transport.grpcio import GrpcServer
+from shunter.picker.transport.health import Health
+
+HEADERS = pb.ProcessingRequest(request_headers=pb.HttpHeaders())
+BODY = pb.ProcessingRequest(request_body=pb.HttpBody(body=b"{}", end_of_stream=True))
+DEADLINE_S = 10
+
+
+def headers(mode):
+    message = pb.ProcessingRequest(request_headers=pb.HttpHeaders())
+    message.protocol_config.request_body_mode = int(mode)
+    return message
+
+
+async def until(condition):
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110  the condition is another task's, which has no event for it
+            await asyncio.sleep(0.001)
+
+
+class Picker:
+    """A server, a client and the judge between them."""
+
+    def __init__(self, judge, limits):
+        self.judge = judge
+        self.health = Health()
+        budget = Budget(limits.buffered_bytes)
+        self.server = GrpcServer(lambda: Session(judge, limits, budget), self.health, limits)
+
+    def process(self):
+        return pb_grpc.ExternalProcessorStub(self.channel).Process()
+
+    async def check(self, service):
+        stub = health_pb2_grpc.HealthStub(self.channel)
+        return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+
+@asynccontextmanager
+async def running(judge=None, limits=None):
+    picker = Picker(judge or StubJudge(), limits or Limits())
+    port = await picker.server.start("127.0.0.1", 0)
+    picker.port = port
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as picker.channel:
+        yield picker
+        await picker.server.stop()
+
+
+async def test_one_stream_is_one_session():
+    async with running() as picker:
+        call = picker.process()
+        await call.write(HEADERS)
+        await call.write(BODY)
+        assert (await call.read()).WhichOneof("response") == "request_headers"
+        assert (await call.read()).request_body.response.body_mutation.streamed_response.body == b"{}"
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+        await until(lambda: picker.judge.released)
+
+
+async def test_streams_run_side_by_side():
+    async with running() as picker:
+        calls = [picker.process() for _ in range(50)]
+        for message in (HEADERS, BODY):
+            await asyncio.gather(*(call.write(message) for call in calls))
+        answers = await asyncio.gather(*(call.read() for call in calls))
+        assert {answer.WhichOneof("response") for answer in answers} == {"request_headers"}
+        for call in calls:
+            call.cancel()
+        await until(lambda: len(picker.judge.released) == len(calls))
+
+
+async def test_a_reset_stream_is_released():
+    async with running() as picker:
+        call = picker.process()
+        await call.write(HEADERS)
+        await call.write(BODY)
+        await call.read()
+        call.cancel()
+        await until(lambda: picker.judge.released)
+        assert not picker.judge.outcome.complete
+
+
+async def test_a_broken_protocol_is_invalid_argument_with_the_reason():
+    async with running() as picker:
+        call = picker.process()
+        await call.write(HEADERS)
+        await call.write(HEADERS)
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "request headers in state OPEN" in await call.details()
+
+
+async def test_bytes_that_are_no_message_are_invalid_argument():
+    async with running() as picker:
+        call = picker.channel.stream_stream("/envoy.service.ext_proc.v3.ExternalProcessor/Process")()
+        await call.write(b"\xff\xff")
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_bug_of_ours_is_internal_and_logged_and_the_next_stream_works(caplog):
+    def fail(ask):
+        raise ZeroDivisionError("a plugin's bug")
+
+    judge = StubJudge(verdict=fail)
+    async with running(judge) as picker:
+        call = picker.process()
+        await call.write(HEADERS)
+        await call.write(BODY)
+        assert await call.code() is grpc.StatusCode.INTERNAL
+        assert "a plugin's bug" in caplog.text
+        judge._verdict = None
+        call = picker.process()
+        await call.write(HEADERS)
+        await call.write(BODY)
+        assert (await call.read()).WhichOneof("response") == "request_headers"
+
+
+async def test_the_last_word_ends_the_stream_with_status_0():
+    limits = Limits(body_bytes=1)
+    async with running(limits=limits) as picker:
+        call = picker.process()
+        await call.write(HEADERS)
+        await call.write(BODY)
+        answer = Listener(call)
+        assert await answer.end() is grpc.StatusCode.OK
+        assert answer.messages[0].immediate_response.status.code == 413
+
+
+async def test_a_body_of_the_largest_size_is_not_too_large_a_message():
+    limits = Limits(body_bytes=6 * 1024 * 1024)  # the library's default for a message is 4 MiB
+    async with running(limits=limits) as picker:
+        call = picker.process()
+        await call.write(headers(BodyMode.BUFFERED))
+        await call.read()
+        body = b"x" * limits.body_bytes
+        await call.write(pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True)))
+        assert (await call.read()).WhichOneof("response") == "request_body"
+
+
+async def test_health_by_every_name_and_liveness_always():
+    async with running() as picker:
+        names = ["", "envoy.service.ext_proc.v3.ExternalProcessor", "inference-extension", "readiness"]
+        assert {await picker.check(name) for name in names} == {health_pb2.HealthCheckResponse.NOT_SERVING}
+        picker.health.set_ready(True)
+        assert {await picker.check(name) for name in names} == {health_pb2.HealthCheckResponse.SERVING}
+        picker.health.set_ready(False)
+        assert await picker.check("liveness") == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("service", ["other", "x" * 500])
+async def test_health_of_an_unknown_service_is_not_found(service):
+    async with running() as picker:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await picker.check(service)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert "'readiness'" in caught.value.details()
+
+
+class Listener:
+    """Reads a call from its start: grpc.aio's ``read`` loses a message if the status came before it was called."""
+
+    def __init__(self, call):
+        self.messages = []
+        self.call = call
+        self._task = asyncio.create_task(self._listen())
+
+    async def _listen(self):
+        async for message in self.call:
+            self.messages.append(message)
+
+    async def until(self, count):
+        await until(lambda: len(self.messages) >= count)
+
+    async def end(self):
+        await self._task
+        return await self.call.code()
+
+
+async def test_a_watch_is_told_each_change_and_ends_with_the_server():
+    async with running() as picker:
+        stub = health_pb2_grpc.HealthStub(picker.channel)
+        watch = Listener(stub.Watch(health_pb2.HealthCheckRequest(service="readiness")))
+        await watch.until(1)
+        for told, ready in enumerate((True, False, True), start=2):
+            picker.health.set_ready(ready)
+            await watch.until(told)
+        await picker.server.drain(DEADLINE_S)
+        assert await watch.end() is grpc.StatusCode.OK
+        assert [message.status for message in watch.messages] == [2, 1, 2, 1, 2]
+
+
+async def test_a_drain_ends_idle_streams_and_waits_for_undecided_ones():
+    async with running() as picker:
+        calls = picker.process(), picker.process()
+        idle, waiting = map(Listener, calls)
+        for listener in (idle, waiting):
+            await listener.call.write(headers(BodyMode.BUFFERED))
+            await listener.until(1)
+        await idle.call.write(BODY)
+        await idle.until(2)
+        drain = asyncio.create_task(picker.server.drain(DEADLINE_S))
+        assert await idle.end() is grpc.StatusCode.OK
+        assert not drain.done()
+        await waiting.call.write(BODY)
+        assert await waiting.end() is grpc.StatusCode.OK
+        assert waiting.messages[1].request_body.response.header_mutation.set_headers
+        await drain
+        assert [outcome.complete for _, outcome in picker.judge.released] == [False, False]
+
+
+async def test_at_the_deadline_the_undecided_are_refused():
+    async with running() as picker:
+        call = Listener(picker.process())
+        await call.call.write(headers(BodyMode.BUFFERED))
+        await call.until(1)
+        await picker.server.drain(0.0)
+        assert await call.end() is grpc.StatusCode.OK
+        assert call.messages[1].immediate_response.status.code == 503
+
+
+async def test_a_taken_port_is_named():
+    async with running() as picker:
+        other = Picker(StubJudge(), Limits())
+        with pytest.raises(ConfigError, match=f"port {picker.port} is taken"):
+            await other.server.start("127.0.0.1", picker.port)
+        await other.server.stop()
+
+
+async def test_an_ipv6_address_and_a_second_door_for_health():
+    picker = Picker(StubJudge(), Limits())
+    port = await picker.server.start("::1", 0, health_port=0)
+    async with grpc.aio.insecure_channel(f"[::1]:{port}") as picker.channel:
+        assert await picker.check("liveness") == health_pb2.HealthCheckResponse.SERVING
+    await picker.server.stop()
