@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from shunter.lab.cli import main
+from shunter.lab.core.params import EngineParams
 from shunter.lab.faults import FAULTS
 
 
@@ -18,7 +19,7 @@ async def serve():
     started = []
 
     async def start(*arguments):
-        command = (sys.executable, "-c", "from shunter.lab.cli import main; main()", "serve", "--port", "0", *arguments)
+        command = (sys.executable, "-m", "shunter.lab", "serve", "--port", "0", *arguments)
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         started.append(process)
         async with asyncio.timeout(30):
@@ -80,13 +81,21 @@ def test_bad_arguments_exit_2_with_a_reason(arguments, message):
 async def test_a_taken_port_exits_2_with_its_number(serve):
     _, _, url = await serve()
     port = url.rpartition(":")[2]
-    command = (sys.executable, "-c", "from shunter.lab.cli import main; main()", "serve", "--port", port)
+    command = (sys.executable, "-m", "shunter.lab", "serve", "--port", port)
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     async with asyncio.timeout(30):
         _, errors = await process.communicate()
     assert process.returncode == 2
     assert f"127.0.0.1:{port}" in errors.decode()
     assert "--port" in errors.decode()
+
+
+def test_the_help_tells_the_engine_s_defaults():
+    text = " ".join(CliRunner().invoke(main, ["serve", "--help"]).output.split())
+    for name in ("max_num_seqs", "max_num_batched_tokens", "num_blocks", "block_size", "max_loras"):
+        option = f"--{name.replace('_', '-')} INTEGER"
+        explained = text.partition(option)[2].partition(" --")[0]
+        assert f"[default: {getattr(EngineParams(), name)}]" in explained
 
 
 def test_the_faults_are_listed():

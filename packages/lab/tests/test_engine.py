@@ -213,6 +213,8 @@ def test_what_can_never_run_is_refused(request_of):
         ({"max_num_seqs": 0}, "max_num_seqs must be at least 1, got 0"),
         ({"num_blocks": 1}, "at least 2"),
         ({"num_blocks": 10, "max_model_len": 145}, "hold 144; raise num_blocks or lower max_model_len"),
+        ({"num_blocks": 2, "block_size": 1}, "a context of 1 has no room"),
+        ({"max_model_len": 1}, "a context of 1 has no room"),
         ({"speed": 0.0}, "speed must be a positive number"),
         ({"speed": math.nan}, "speed must be a positive number"),
         ({"step_s": -1.0}, "step_s must be a number of seconds"),

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import re
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -220,6 +222,11 @@ async def test_a_fault_is_seen_while_it_lasts(http, name):
 def test_every_fault_is_tested():
     elsewhere = {"slow-start", "lora-lists-equal"}
     assert set(FAULTS) == set(BROKEN) | elsewhere
+
+
+def test_the_readme_lists_them_all():
+    listed = (Path(__file__).parents[1] / "README.md").read_text().partition("## Broken on request")[2]
+    assert set(re.findall(r"`([a-z0-9-]+)`", listed)) == set(FAULTS)
 
 
 async def test_a_family_that_was_missing_appears_with_the_first_request(http):

@@ -1,8 +1,8 @@
-"""``python -m shunter.lab``: the command line without the umbrella."""
+"""`python -m shunter.lab`: the same as the command `shunter-lab`."""
 
 from shunter.lab.cli import main
 
 __all__: list[str] = []
 
 if __name__ == "__main__":
-    main(prog_name="python -m shunter.lab")
+    main(prog_name="shunter-lab")

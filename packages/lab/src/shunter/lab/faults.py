@@ -32,12 +32,12 @@ Json = dict[str, Any]
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A whole answer on its way out. `nth`: how many answers this path gave before."""
+    """A whole answer on its way out. `pages`: how many metrics pages the server has rendered."""
 
     path: str
     status: int
     body: bytes
-    nth: int
+    pages: int
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -339,7 +339,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault(
             name="counter-decreases",
             breaks="the generated tokens fall from page to page",
-            reply=_value("vllm:generation_tokens_total", lambda value, reply: value + 1e9 - 1e6 * reply.nth),
+            reply=_value("vllm:generation_tokens_total", lambda value, reply: value + 1e9 - 1e6 * reply.pages),
         ),
         Fault(name="kv-above-one", breaks="KV usage is a percentage above 1", reply=_value(_KV, lambda _was, _: 37.5)),
         Fault(name="kv-nan", breaks="KV usage is NaN", reply=_value(_KV, lambda _was, _: float("nan"))),

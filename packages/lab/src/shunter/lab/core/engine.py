@@ -74,27 +74,25 @@ class Gauges(msgspec.Struct, frozen=True):
         return self.waiting_capacity + self.waiting_deferred
 
 
-class _Sequence:
+class _Sequence(msgspec.Struct, eq=False):
     """The life of one request inside the engine."""
 
-    __slots__ = (
-        *("admitted_s", "arrived_s", "blocks", "cached", "computed", "contents", "first_s"),
-        *("generated", "last_s", "learned", "preemptions", "request", "scheduled"),
-    )
-
-    def __init__(self, request: Request, now_s: float) -> None:
-        self.request = request
-        self.arrived_s = now_s
-        self.admitted_s: float | None = None
-        self.first_s = self.last_s = now_s
-        self.generated = 0
-        self.computed = 0
-        self.scheduled = 0
-        self.cached = 0
-        self.preemptions = 0
-        self.blocks: list[int] = []
-        self.learned = 0
-        self.contents: list[int] = []
+    request: Request
+    arrived_s: float
+    admitted_s: float | None = None
+    first_s: float = 0.0
+    last_s: float = 0.0
+    generated: int = 0
+    computed: int = 0
+    """Tokens whose keys and values are in the blocks."""
+    scheduled: int = 0
+    """Tokens that the current step computes."""
+    cached: int = 0
+    preemptions: int = 0
+    blocks: list[int] = msgspec.field(default_factory=list[int])
+    learned: int = 0
+    """Leading blocks that the prefix cache was told about."""
+    contents: list[int] = msgspec.field(default_factory=list[int])
 
     @property
     def length(self) -> int:

@@ -62,14 +62,12 @@ class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 raise ParamsError(f"{name} must be a number of seconds and not negative, got {getattr(self, name)}")
         if self.max_num_queued_reqs is not None and self.max_num_queued_reqs < 1:
             raise ParamsError(f"max_num_queued_reqs must be at least 1, got {self.max_num_queued_reqs}")
-        if self.max_model_len is None:
-            return
-        if self.max_model_len < 2:
-            raise ParamsError(f"max_model_len must be at least 2 (one prompt token, one output), got {self.max_model_len}")
+        if self.context_tokens < 2:
+            raise ParamsError(f"a context of {self.context_tokens} has no room for one prompt and one output token")
         # A request that fits the window must fit the cache when it is alone, or preemption could go on for ever.
-        if self.max_model_len > self.capacity_tokens:
+        if self.context_tokens > self.capacity_tokens:
             raise ParamsError(
-                f"max_model_len {self.max_model_len} needs more KV cache than there is: {self.num_blocks} blocks of "
+                f"max_model_len {self.context_tokens} needs more KV cache than there is: {self.num_blocks} blocks of "
                 f"{self.block_size} tokens, one of them reserved, hold {self.capacity_tokens}; "
                 "raise num_blocks or lower max_model_len"
             )

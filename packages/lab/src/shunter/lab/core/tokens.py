@@ -11,6 +11,7 @@ adapters speak differently from their base. The words mean nothing.
 """
 
 import re
+import struct
 from collections.abc import Sequence
 from hashlib import blake2b, shake_128
 from typing import Literal
@@ -65,7 +66,7 @@ def write(
 ) -> Script:
     """The answer to a prompt: up to `max_tokens` tokens, ended earlier by its own length or by a stop string."""
     digest = blake2b(f"{adapter or ''}\0{seed}\0".encode())
-    digest.update(b"".join(token.to_bytes(8, "big", signed=True) for token in prompt))
+    digest.update(struct.pack(f"<{len(prompt)}q", *prompt))
     draws = shake_128(digest.digest()).digest(2 + max_tokens)
     own = _SHORTEST_TOKENS + (_LONGEST_TOKENS - _SHORTEST_TOKENS) * draws[0] * draws[1] // (255 * 255)
     length = max_tokens if ignore_eos else min(max_tokens, max(own, min_tokens))

@@ -5,7 +5,6 @@ import contextlib
 import math
 import time
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Self
 
@@ -47,7 +46,8 @@ class _UnloadBody(msgspec.Struct):
 class LabServer:
     """A model server in this process: `async with LabServer(…) as server`, or `start` and `stop`.
 
-    `faults` may be changed while it runs (`break_with`, `mend`); `engine` is the engine itself, for tests that want to see.
+    `faults` may be changed while it runs (`break_with`, `mend`). `engine` is the engine itself, for tests that want to
+    see; like the clock that drives it, it exists once the server has started.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LabServer:
         self.faults: tuple[Fault, ...] = faults_named(faults)
         self._prompt_tokens_details = prompt_tokens_details
         self._draining = False
-        self._answers: Counter[str] = Counter()
+        self._pages = 0
         self._streams: dict[str, asyncio.Queue[Token | None]] = {}
 
     @property
@@ -168,12 +168,10 @@ class LabServer:
 
     async def _spoil(self, request: web.Request, response: web.Response) -> web.StreamResponse:
         """What the faults make of a whole answer."""
-        nth = self._answers[request.path]
-        self._answers[request.path] += 1
         if not self.faults:
             return response
         body = response.body if isinstance(response.body, bytes) else b""
-        reply = Reply(request.path, response.status, body, nth)
+        reply = Reply(request.path, response.status, body, self._pages)
         for fault in self.faults:
             reply = fault.reply(reply) if fault.reply else reply
         response.set_status(reply.status)
@@ -213,6 +211,7 @@ class LabServer:
         return json_response(msgspec.json.encode({"server_load": len(self._streams)}))
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        self._pages += 1
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=self._page.render(), headers=headers)
 

@@ -1,0 +1,11 @@
+"""Believable model servers: vLLM's dialect over HTTP, and the engine model behind it, which is told what time it is.
+
+Importing this package costs nothing; take what you need from its modules:
+
+    shunter.lab.testing         lab_server, LabServer: a real server in your test, on a free port, broken on request
+    shunter.lab.faults          FAULTS, Fault: the ways in which a server can be broken
+    shunter.lab.core.engine     Engine, Request, Token: the engine without HTTP, in whatever time you give it
+    shunter.lab.core.params     EngineParams: what the imagined machine costs and holds
+"""
+
+__all__: list[str] = []
