@@ -1,0 +1,86 @@
+"""The events of an exam: all that a report, a terminal or a test ever learns about it.
+
+Started, then for each case CaseStarted and CaseFinished, then Finished. The engine prints nothing; whoever wants to
+show or to keep something reads the events.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from shunter.conformance.core.case import Level
+from shunter.conformance.core.exchange import Evidence
+from shunter.conformance.core.verdict import Verdict
+
+__all__ = ["CaseFinished", "CaseStarted", "Event", "Finished", "Planned", "Started", "conclude"]
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
+    pass
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """A case that this exam will come to."""
+
+    id: str
+    level: Level
+    requirement: str
+
+
+class Started(_Event, frozen=True, tag="started"):
+    """What is examined, as what, and how fast it is.
+
+    `step_s` is the measured time of one generated token (None: it could not be measured, `calibration` says why) and
+    `scale` the factor on every bound that scales.
+    """
+
+    date: str
+    url: str
+    metrics_url: str
+    model: str
+    profile: str
+    profile_reason: str
+    step_s: float | None
+    scale: float
+    calibration: str
+    cases: tuple[Planned, ...]
+
+
+class CaseStarted(_Event, frozen=True, tag="case-started"):
+    """A case begins."""
+
+    id: str
+
+
+class CaseFinished(_Event, frozen=True, tag="case-finished"):
+    """A verdict and its grounds: `observed` when met, `expected` and `actual` when not, `reason` for all others."""
+
+    id: str
+    level: Level
+    verdict: Verdict
+    duration_s: float = 0.0
+    observed: str = ""
+    expected: str = ""
+    actual: str = ""
+    reason: str = ""
+    evidence: tuple[Evidence, ...] = ()
+
+
+class Finished(_Event, frozen=True, tag="finished"):
+    """The exam is over."""
+
+    duration_s: float
+
+
+Event = Started | CaseStarted | CaseFinished | Finished
+
+
+def conclude(events: Sequence[Event], reason: str) -> Iterator[Event]:
+    """What is missing at the end of an exam that was cut short: the cases without a verdict are skipped."""
+    findings = {event.id: event for event in events if isinstance(event, CaseFinished)}
+    for started in (event for event in events if isinstance(event, Started)):
+        for case in started.cases:
+            if case.id not in findings:
+                yield CaseFinished(id=case.id, level=case.level, verdict=Verdict.SKIPPED, reason=reason)
+    if not any(isinstance(event, Finished) for event in events):
+        yield Finished(duration_s=sum(finding.duration_s for finding in findings.values()))

@@ -1,0 +1,46 @@
+"""Everything that can go wrong in an exam, as one small tree.
+
+    ConformanceError
+    ├── UsageError     the examiner asked for something impossible (exit code 2)
+    ├── FormatError    bytes of the target break the rules of their format
+    ├── Unanswered     a request got no complete answer: refused, reset, too slow, too large
+    ├── Mismatch       the finding of a case: this was expected, that was seen
+    └── Skip           a case cannot be judged on this target
+
+Only `UsageError` ever leaves `examine`; the others become verdicts.
+"""
+
+__all__ = ["ConformanceError", "FormatError", "Mismatch", "Skip", "Unanswered", "UsageError"]
+
+
+class ConformanceError(Exception):
+    """Root of the tree."""
+
+
+class UsageError(ConformanceError):
+    """A wish that cannot be fulfilled; the message names the value and the remedy."""
+
+
+class FormatError(ConformanceError):
+    """Bytes that break their format; `problems` are lines of prose, each naming its place."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Unanswered(ConformanceError):  # noqa: N818 – a fact about an exchange, not a fault of ours
+    """No complete answer came back; the message says how far the exchange got."""
+
+
+class Mismatch(ConformanceError):  # noqa: N818 – the word of the domain
+    """A requirement is not met."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f"expected {expected}; actual: {actual}")
+        self.expected = expected
+        self.actual = actual
+
+
+class Skip(ConformanceError):  # noqa: N818 – a decision, not a fault
+    """The case cannot be judged here; the message is the reason a reader of the report sees."""

@@ -1,0 +1,332 @@
+"""Section D, metrics: a page that can be parsed, whose gauges are there from the start and mean what they say."""
+
+import asyncio
+import math
+from collections import Counter
+
+from shunter.conformance.core.case import Bound, Case, Level, Target
+from shunter.conformance.core.exchange import Exchange, clip
+from shunter.conformance.core.profile import Role
+from shunter.conformance.errors import FormatError, Mismatch, Skip
+from shunter.conformance.exposition import Page, Series, read_page
+from shunter.conformance.sections.asking import ask_completion
+from shunter.conformance.sections.reachability import METRICS
+
+__all__ = ["CASES"]
+
+# More than a small server runs at once, so that its queue is seen too; few enough for any machine.
+LOAD_REQUESTS = 8
+
+# Each request should run this long, by the pace of the target, so that it can be seen running; within these bounds.
+LOAD_S = 0.5
+LOAD_TOKENS = (16, 256)
+
+# So many pages are wanted under load; a fast server is loaded several times for them.
+LOAD_PAGES = 10
+
+# The reference endpoint picker scrapes every 50 ms; a look a little closer sees what it might see.
+SAMPLE_PERIOD_S = 0.02
+
+IDLE_ZERO = Bound(
+    "idle-zero",
+    1.0,
+    "as long as a gauge lags behind the last answer, traffic avoids an idle server",
+)
+
+LOAD_ROLES = (Role.QUEUE, Role.RUNNING)
+LOAD_FEATURES = (Role.QUEUE.feature, Role.RUNNING.feature)
+KV_FEATURES = (Role.KV.feature,)
+
+
+def read_metrics(exchange: Exchange) -> Page:
+    """Read a scraped page; raises Mismatch when it cannot be."""
+    exchange.expect_status(200)
+    try:
+        return read_page(exchange.body)
+    except FormatError as error:
+        raise Mismatch("a page in the Prometheus text format 0.0.4", str(error)) from None
+
+
+async def scrape(target: Target) -> Page:
+    """Scrape and read a page."""
+    return read_metrics(await target.metrics())
+
+
+def find(target: Target, page: Page, role: Role) -> list[Series]:
+    """The series of a role, of which there must be at least one."""
+    signal = target.profile.signals[role]
+    series = page.find(signal)
+    if not series:
+        raise Mismatch(f"a series {signal}", "the page has none")
+    return series
+
+
+def _all_mapped(target: Target, page: Page) -> list[Series]:
+    """Every series that the profile maps and the page has; whether one is missing is the business of other cases."""
+    return [series for signal in target.profile.signals.values() for series in page.find(signal)]
+
+
+async def exposition(target: Target) -> str:
+    page = await scrape(target)
+    return f"{len(page.types)} families, {len(page.series)} series"
+
+
+def _present_before(target: Target, *roles: Role) -> str:
+    if target.first_page is None:
+        raise Skip("the server gave no metrics page before the first request")
+    page = read_metrics(target.first_page)
+    return ", ".join(str(series) for role in roles for series in find(target, page, role))
+
+
+async def load_present(target: Target) -> str:
+    return _present_before(target, *LOAD_ROLES)
+
+
+async def kv_present(target: Target) -> str:
+    return _present_before(target, Role.KV)
+
+
+async def gauge_types(target: Target) -> str:
+    page = await scrape(target)
+    families = {series.name for series in _all_mapped(target, page)}
+    for family in sorted(families):
+        if (kind := page.types.get(family, "untyped")) != "gauge":
+            raise Mismatch(f"# TYPE {family} gauge", kind)
+    return f"{len(families)} gauges"
+
+
+async def counters_rise(target: Target) -> str:
+    before = (await scrape(target)).counters()
+    (await ask_completion(target)).expect_status(200)
+    after = (await scrape(target)).counters()
+    pairs = [(before[key], after[key]) for key in before.keys() & after.keys()]
+    if fallen := [f"{old} → {new.value:g}" for old, new in pairs if not new.value >= old.value]:
+        raise Mismatch("no counter falls over one completion", clip("; ".join(sorted(fallen))))
+    return f"{len(pairs)} counters, none fell"
+
+
+async def sample_load(target: Target) -> list[Page]:
+    """Let requests run at once, again if need be, and scrape all the while; the last page is from after their end."""
+    fewest, most = LOAD_TOKENS
+    tokens = max(fewest, min(most, round(LOAD_S / target.step_s))) if target.step_s else fewest
+    pages: list[Page] = []
+    while len(pages) < LOAD_PAGES:
+        load = asyncio.gather(*(ask_completion(target, max_tokens=tokens) for _ in range(LOAD_REQUESTS)))
+        try:
+            while not load.done():
+                pages.append(await scrape(target))
+                await asyncio.wait({load}, timeout=SAMPLE_PERIOD_S)
+            for exchange in await load:
+                exchange.expect_status(200)
+        finally:
+            load.cancel()
+            await asyncio.gather(load, return_exceptions=True)
+    return [*pages, await scrape(target)]
+
+
+async def load_values(target: Target) -> str:
+    pages = await sample_load(target)
+    peak: dict[Role, float] = {}
+    for role in LOAD_ROLES:
+        for series in (series for page in pages for series in find(target, page, role)):
+            if not (series.value >= 0 and series.value.is_integer()):
+                raise Mismatch(f"{target.profile.signals[role]} a whole number, never negative", str(series))
+            peak[role] = max(peak.get(role, 0.0), series.value)
+    return f"{len(pages)} pages under {LOAD_REQUESTS} requests: " + ", ".join(
+        f"{role} up to {value:g}" for role, value in peak.items()
+    )
+
+
+async def kv_range(target: Target) -> str:
+    pages = await sample_load(target)
+    series = [series for page in pages for series in find(target, page, Role.KV)]
+    for each in series:
+        if not (math.isfinite(each.value) and 0 <= each.value <= 1):
+            raise Mismatch(f"{target.profile.signals[Role.KV]} between 0 and 1", str(each))
+    return f"{len(pages)} pages under {LOAD_REQUESTS} requests: up to {max(each.value for each in series):g}"
+
+
+async def _falls_to_zero(target: Target, *roles: Role) -> str:
+    (await ask_completion(target)).expect_status(200)
+    clock = asyncio.get_running_loop().time
+    end_s = clock()
+    limit_s = target.seconds(IDLE_ZERO)
+    while True:
+        page = await scrape(target)
+        busy = [str(series) for role in roles for series in find(target, page, role) if series.value != 0]
+        waited_s = clock() - end_s
+        if not busy:
+            return f"zero {waited_s:.2f} s after the last answer"
+        if waited_s > limit_s:
+            raise Mismatch(f"zero within {limit_s:g} s after the last answer, with nothing running", clip("; ".join(busy)))
+        await asyncio.sleep(SAMPLE_PERIOD_S)
+
+
+async def load_idle(target: Target) -> str:
+    return await _falls_to_zero(target, *LOAD_ROLES)
+
+
+async def kv_idle(target: Target) -> str:
+    return await _falls_to_zero(target, Role.KV)
+
+
+async def model_label(target: Target) -> str:
+    page = await scrape(target)
+    label = target.profile.model_label
+    names = target.served or (target.model,)
+    for series in _all_mapped(target, page):
+        if series.labels.get(label) not in names:
+            raise Mismatch(f"label {label} is a served name ({', '.join(names)})", str(series))
+    return f"{label} is {', '.join(names)}"
+
+
+async def one_series(target: Target) -> str:
+    page = await scrape(target)
+    label = target.profile.engine_label
+    seen = Counter((series.name, series.labels.get(label, "")) for series in _all_mapped(target, page))
+    for (family, engine), count in seen.items():
+        if count > 1:
+            raise Mismatch(f"one series of {family} for each engine", f"{count} for {f'{label} {engine}' if label else 'one'}")
+    engines = {engine for _, engine in seen}
+    return f"{len(engines)} engine{'s' * (len(engines) != 1)}"
+
+
+REPORTING = "GIE Model Server Protocol (proposal 003), Metrics Reporting"
+TEXT_FORMAT = "Prometheus, Exposition formats: text format 0.0.4"
+
+EXPOSITION = Case(
+    id="ms.metrics.exposition",
+    level=Level.MUST,
+    requirement="The metrics page MUST keep the text format: every line parses, each family is one group with HELP and "
+    "TYPE first, no series appears twice.",
+    why="Scrapers differ in what they make of a broken page: one rejects it whole, another takes a wrong value from it.",
+    source=TEXT_FORMAT,
+    needs=(METRICS.id,),
+    run=exposition,
+)
+
+LOAD_PRESENT = Case(
+    id="ms.metrics.load-present",
+    level=Level.MUST,
+    requirement="The gauges of queued and of running requests MUST be there before the first request.",
+    why="A fresh replica without gauges is an unknown to the picker at the very moment when it should take load.",
+    source=REPORTING,
+    features=LOAD_FEATURES,
+    needs=(EXPOSITION.id,),
+    run=load_present,
+)
+
+KV_PRESENT = Case(
+    id="ms.metrics.kv-present",
+    level=Level.MUST,
+    requirement="The gauge of KV-cache utilization MUST be there before the first request.",
+    why="As for the gauges of load: a missing value is not a zero.",
+    source=REPORTING,
+    features=KV_FEATURES,
+    needs=(LOAD_PRESENT.id,),
+    run=kv_present,
+)
+
+GAUGE_TYPES = Case(
+    id="ms.metrics.gauge-types",
+    level=Level.MUST,
+    requirement="Every metric that stands for a present state MUST be declared a gauge.",
+    why="The protocol says so; and whatever stores the metrics takes the fall of a counter for a restart.",
+    source=REPORTING,
+    features=LOAD_FEATURES,
+    needs=(LOAD_PRESENT.id,),
+    run=gauge_types,
+)
+
+COUNTERS_RISE = Case(
+    id="ms.metrics.counters-rise",
+    level=Level.MUST,
+    requirement="Counters, and the buckets and counts of histograms, MUST NOT fall while the server runs.",
+    why="Every fall is read as a restart: rates computed from the counter jump.",
+    source="Prometheus, Metric types: counter",
+    needs=(EXPOSITION.id,),
+    run=counters_rise,
+)
+
+LOAD_VALUES = Case(
+    id="ms.metrics.load-values",
+    level=Level.MUST,
+    requirement="Queued and running requests MUST be whole numbers, never negative, idle and under load.",
+    why="Pickers subtract, divide and compare these values; a negative queue draws all traffic.",
+    source=REPORTING,
+    features=LOAD_FEATURES,
+    needs=(LOAD_PRESENT.id,),
+    run=load_values,
+)
+
+KV_RANGE = Case(
+    id="ms.metrics.kv-range",
+    level=Level.MUST,
+    requirement="KV-cache utilization MUST be a share between 0 and 1, idle and under load.",
+    why="Pickers score with 1 - utilization and compare it with thresholds such as 0.8; a percentage makes a server "
+    "look full for ever.",
+    source=f"{REPORTING}; every metric that the reference picker reads for it is a share of 1",
+    features=KV_FEATURES,
+    needs=(KV_PRESENT.id,),
+    run=kv_range,
+)
+
+LOAD_IDLE = Case(
+    id="ms.metrics.load-idle",
+    level=Level.MUST,
+    requirement="Queued and running requests MUST be zero when nothing is queued or running.",
+    why="A replica that still looks busy is avoided for no reason, and one that is never idle is never drained.",
+    source=REPORTING,
+    features=LOAD_FEATURES,
+    needs=(LOAD_VALUES.id,),
+    bounds=(IDLE_ZERO,),
+    run=load_idle,
+)
+
+KV_IDLE = Case(
+    id="ms.metrics.kv-idle",
+    level=Level.MUST,
+    requirement="KV-cache utilization MUST be zero when nothing runs; blocks that are only kept for reuse count as free.",
+    why="Counted as used, the prefix cache makes a warm idle replica look full, and traffic goes to cold ones.",
+    source=f"{REPORTING}; meaning of the gauge in vLLM, the protocol's reference server",
+    features=KV_FEATURES,
+    needs=(KV_RANGE.id,),
+    bounds=(IDLE_ZERO,),
+    run=kv_idle,
+)
+
+MODEL_LABEL = Case(
+    id="ms.metrics.model-label",
+    level=Level.MUST,
+    requirement="The label that names the model MUST carry a name that the server lists.",
+    why="Dashboards and alerts join metrics and requests by that name.",
+    source=f"{REPORTING}: semantics of the reference server's metrics",
+    features=(*LOAD_FEATURES, "model-label"),
+    needs=(LOAD_PRESENT.id,),
+    run=model_label,
+)
+
+ONE_SERIES = Case(
+    id="ms.metrics.one-series",
+    level=Level.MUST,
+    requirement="Each engine behind the page MUST have exactly one series of each gauge.",
+    why="The reference picker takes the first series that matches; with two it reports a part of the load.",
+    source=f"{REPORTING}; series selection of the reference picker",
+    features=LOAD_FEATURES,
+    needs=(LOAD_PRESENT.id,),
+    run=one_series,
+)
+
+CASES = (
+    EXPOSITION,
+    LOAD_PRESENT,
+    KV_PRESENT,
+    GAUGE_TYPES,
+    COUNTERS_RISE,
+    LOAD_VALUES,
+    KV_RANGE,
+    LOAD_IDLE,
+    KV_IDLE,
+    MODEL_LABEL,
+    ONE_SERIES,
+)

@@ -1,0 +1,122 @@
+"""The look around before the exam: what kind of server is this, what does it serve, how fast is it?
+
+The order matters: the metrics page is fetched before anything is generated, because some cases ask what is there
+before the first request.
+"""
+
+import statistics
+from contextlib import suppress
+
+import msgspec
+
+from shunter.conformance.core.case import Bound
+from shunter.conformance.core.exchange import Exchange
+from shunter.conformance.core.profile import GENERIC, Profile, Role, Signal, detect
+from shunter.conformance.errors import ConformanceError, Skip, Unanswered
+from shunter.conformance.sections.answers import ModelList
+from shunter.conformance.sections.asking import TOKENS, ask_completion
+from shunter.conformance.shell.wire import Wire
+
+__all__ = ["Calibration", "Plan", "SurveyedTarget", "survey"]
+
+# A token takes 10–50 ms on the servers that the bounds were written for; slower ones get as much more time.
+REFERENCE_STEP_S = 0.05
+
+# A server slower than this by calibration is taken at its word no longer.
+MAX_SCALE = 20.0
+
+# The median of three small completions: the first one may include a compilation or a cold cache.
+CALIBRATION_RUNS = 3
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the examiner says about the target; None and empty mean: find out."""
+
+    url: str
+    profile: Profile | None = None
+    model: str | None = None
+    metrics_url: str | None = None
+    signals: dict[Role, Signal] = {}
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """The pace of the target: seconds per token, and the factor on every bound that scales."""
+
+    step_s: float | None = None
+    scale: float = 1.0
+    note: str = "not measured"
+
+
+class SurveyedTarget:
+    """The server under exam as the cases see it (`core.case.Target`), with all that the survey found."""
+
+    def __init__(self, wire: Wire, plan: Plan) -> None:
+        self.wire = wire
+        self.profile = plan.profile or GENERIC
+        self.profile_reason = "chosen by the examiner"
+        self.served: tuple[str, ...] = ()
+        self.first_page: Exchange | None = None
+        self.calibration = Calibration()
+        self._plan = plan
+
+    @property
+    def url(self) -> str:
+        return self._plan.url
+
+    @property
+    def metrics_url(self) -> str:
+        return self._plan.metrics_url or self.url + self.profile.metrics_path
+
+    @property
+    def model(self) -> str:
+        if name := self._plan.model or next(iter(self.served), None):
+            return name
+        raise Skip("no model to ask for: the server lists none at /v1/models; name one with --model")
+
+    @property
+    def step_s(self) -> float | None:
+        return self.calibration.step_s
+
+    def seconds(self, bound: Bound) -> float:
+        return bound.seconds * (self.calibration.scale if bound.scales else 1.0)
+
+    async def get(self, path: str) -> Exchange:
+        return await self.wire.exchange("GET", self.url + path)
+
+    async def post(self, path: str, body: bytes | dict[str, object]) -> Exchange:
+        return await self.wire.exchange("POST", self.url + path, body)
+
+    async def metrics(self) -> Exchange:
+        return await self.wire.exchange("GET", self.metrics_url)
+
+
+async def survey(wire: Wire, plan: Plan) -> SurveyedTarget:
+    """Look around; what cannot be found out is left open for the cases to complain about."""
+    target = SurveyedTarget(wire, plan)
+    owners: tuple[str, ...] = ()
+    with suppress(ConformanceError):  # the case about the model list will say what is wrong
+        cards = (await target.get("/v1/models")).read(ModelList).data
+        target.served = tuple(card.id for card in cards)
+        owners = tuple(card.owned_by for card in cards)
+    with suppress(Unanswered):  # so will the case about the metrics page
+        target.first_page = await target.metrics()
+    if plan.profile is None:
+        page = target.first_page.text if target.first_page else ""
+        target.profile, target.profile_reason = detect(page, owners)
+    target.profile = target.profile.with_signals(plan.signals)
+    target.calibration = await _calibrate(target)
+    return target
+
+
+async def _calibrate(target: SurveyedTarget) -> Calibration:
+    """Measure the median time of a generated token."""
+    steps_s: list[float] = []
+    try:
+        for _ in range(CALIBRATION_RUNS):
+            exchange = await ask_completion(target)
+            exchange.expect_status(200)
+            steps_s.append(exchange.elapsed_s / TOKENS)
+    except ConformanceError as error:
+        return Calibration(note=f"not measured: {error}")
+    step_s = statistics.median(steps_s)
+    return Calibration(step_s, min(max(step_s / REFERENCE_STEP_S, 1.0), MAX_SCALE), f"median of {CALIBRATION_RUNS}")

@@ -1,0 +1,67 @@
+"""What the tests of the exam share: running one, broken servers beyond the lab's, and recorded metrics pages."""
+
+import lzma
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from shunter.conformance.core.case import Case
+from shunter.conformance.core.events import CaseFinished, Event
+from shunter.conformance.core.verdict import Verdict
+from shunter.conformance.sections import CASES
+from shunter.conformance.shell.runner import examine
+
+DATA = Path(__file__).parent / "data"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Findings(dict[str, CaseFinished]):
+    """The findings of an exam by case id, and all its events."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        super().__init__({event.id: event for event in events if isinstance(event, CaseFinished)})
+        self.events = tuple(events)
+
+    def ids(self, *verdicts: Verdict) -> set[str]:
+        return {case_id for case_id, finding in self.items() if finding.verdict in verdicts}
+
+
+@pytest.fixture
+def exam():
+    """Run an exam to its end."""
+
+    async def run(url: str, *, cases: Sequence[Case] = CASES, **options) -> Findings:
+        return Findings([event async for event in examine(url, cases=cases, **options)])
+
+    return run
+
+
+@pytest.fixture
+def serving():
+    """A server whose every path is answered by one handler; yields its URL."""
+
+    @asynccontextmanager
+    async def serve(handler: Handler) -> AsyncIterator[str]:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handler)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            yield f"http://{host}:{port}"
+        finally:
+            await runner.cleanup()
+
+    return serve
+
+
+@pytest.fixture(params=sorted(path.name for path in DATA.glob("*.txt.xz")))
+def recorded_page(request) -> bytes:
+    """The metrics page of a real server, one after the other."""
+    return lzma.decompress((DATA / request.param).read_bytes())

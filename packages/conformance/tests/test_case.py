@@ -1,0 +1,85 @@
+"""Cases are well-formed values, and the right ones are selected."""
+
+import re
+
+import pytest
+
+from shunter.conformance.core.case import Level, find, select
+from shunter.conformance.core.profile import PROFILES
+from shunter.conformance.errors import UsageError
+from shunter.conformance.sections import CASES
+
+# The ids that reports in the world may contain. Lines are only ever added.
+IDS = [
+    "ms.reachability.health",
+    "ms.reachability.models",
+    "ms.reachability.metrics",
+    "ms.openai.completion-fields",
+    "ms.openai.chat-fields",
+    "ms.openai.stream-framing",
+    "ms.openai.stream-finish-reason",
+    "ms.openai.stream-usage",
+    "ms.openai.usage-sum",
+    "ms.openai.usage-exact",
+    "ms.errors.unknown-model",
+    "ms.errors.malformed-json",
+    "ms.errors.missing-prompt",
+    "ms.errors.negative-max-tokens",
+    "ms.metrics.exposition",
+    "ms.metrics.load-present",
+    "ms.metrics.kv-present",
+    "ms.metrics.gauge-types",
+    "ms.metrics.counters-rise",
+    "ms.metrics.load-values",
+    "ms.metrics.kv-range",
+    "ms.metrics.load-idle",
+    "ms.metrics.kv-idle",
+    "ms.metrics.model-label",
+    "ms.metrics.one-series",
+]
+
+
+def test_ids_never_change():
+    assert [case.id for case in CASES] == IDS
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_case_is_complete(case):
+    assert re.fullmatch(r"ms(\.[a-z]+(-[a-z]+)*){2}", case.id)
+    assert str(case.level) in case.requirement, "the requirement uses the word of its level"
+    assert case.why
+    assert case.source
+    assert case.requirement.endswith(".")
+
+
+def test_what_a_case_needs_comes_before_it():
+    before: set[str] = set()
+    for case in CASES:
+        assert before.issuperset(case.needs), case.id
+        before.add(case.id)
+
+
+def test_profiles_excuse_only_what_exists():
+    features = {feature for case in CASES for feature in case.features}
+    for profile in PROFILES:
+        assert features.issuperset(profile.lacks)
+        assert {known.case for known in profile.known_failures} <= set(IDS)
+
+
+def test_a_prefix_selects_whole_segments():
+    assert [case.id for case in select(CASES, ["ms.reachability"])] == IDS[:3]
+    assert [case.id for case in select(CASES, ["ms.metrics.kv-idle"])] == ["ms.metrics.kv-idle"]
+    assert select(CASES) == CASES
+    with pytest.raises(UsageError, match=r"'ms\.metrics\.kv'"):
+        select(CASES, ["ms.metrics.kv"])
+
+
+def test_a_level_selects_itself_and_the_stronger_ones():
+    assert select(CASES, level=Level.MUST) == tuple(case for case in CASES if case.level is Level.MUST)
+
+
+def test_a_near_miss_is_named():
+    with pytest.raises(UsageError, match=r"did you mean ms\.errors\.malformed-json"):
+        find(CASES, "ms.errors.malformd-json")
+    with pytest.raises(UsageError, match=r"did you mean ms\.openai\?"):
+        select(CASES, ["ms.openia"])

@@ -1,0 +1,179 @@
+"""The command line: what it prints, what it writes, and how it exits."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from shunter.conformance.cli import main
+from shunter.conformance.sections import CASES
+
+
+def invoke(*words: str):
+    return CliRunner().invoke(main, words)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers 200 with a model list, whatever is asked, except below /hang."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        if self.path == "/metrics" and self.server.hang is not None:
+            self.server.hang.wait()
+        body = b'{"data": [{"id": "m"}]}'
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def http_server(hang=None):
+    """A server in a thread, because the command has an event loop of its own."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked, server.hang = [], hang
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        if hang is not None:
+            hang.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_nothing_newly_broken_exits_0_and_reports_are_written(tmp_path):
+    files = [tmp_path / name for name in ("r.yaml", "r.xml", "r.ndjson")]
+    with http_server() as (_, url):
+        result = invoke(
+            "run", url, "--select", "ms.reachability", "--implementation", "project=x", *(f"--report={f}" for f in files)
+        )
+    assert result.exit_code == 0, result.output
+    assert result.output.count("\npass   ms.reachability.") == 3
+    assert "3 cases: 3 passed" in result.output
+    report = yaml.safe_load(files[0].read_text())
+    assert report["implementation"] == {"project": "x"}
+    assert report["profiles"][0]["core"]["result"] == "success"
+    assert all(f.stat().st_size for f in files)
+
+
+def test_a_failed_must_exits_1_and_shows_how_to_see_it():
+    with http_server() as (_, url):
+        result = invoke("run", url, "--select", "ms.openai.completion-fields")
+    assert result.exit_code == 1
+    assert "FAIL   ms.openai.completion-fields" in result.output
+    for word in ("Expected", "Actual", "Reproduce  curl"):
+        assert word in result.output
+
+
+def test_a_target_that_is_not_there_exits_3_and_still_reports(tmp_path, unused_tcp_port):
+    report = tmp_path / "r.yaml"
+    result = invoke("run", f"http://127.0.0.1:{unused_tcp_port}", "--report", str(report))
+    assert result.exit_code == 3
+    assert "no connection to 127.0.0.1" in result.output
+    assert len(yaml.safe_load(report.read_text())["cases"]) == len(CASES)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["run", "localhost"], "want http://HOST:PORT"),
+        (["run", "http://h:1", "--profile", "vlm"], "did you mean vllm"),
+        (["run", "http://h:1", "--select", "ms.metric"], "did you mean ms.metrics"),
+        (["run", "http://h:1", "--metric", "queue"], "want ROLE=FAMILY"),
+        (["run", "http://h:1", "--metrics-url", "h:1"], "want http://HOST:PORT"),
+        (["run", "http://h:1", "--report", "r.html"], ".yaml, .xml, .ndjson"),
+        (["run", "http://h:1", "--report", "no/such/dir/r.xml"], "there is no directory"),
+        (["run", "http://h:1", "--implementation", "a=b"], "KEY one of organization"),
+        (["run", "http://h:1", "--timeout", "0"], "0"),
+        (["explain", "ms.metrics.kv-idel"], "did you mean ms.metrics.kv-idle"),
+        (["list", "ms.nothing"], "no case begins with"),
+    ],
+)
+def test_wrong_usage_exits_2_with_the_remedy(words, problem):
+    result = invoke(*words)
+    assert result.exit_code == 2
+    assert problem in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_dry_run_asks_nothing():
+    with http_server() as (server, url):
+        result = invoke("run", url, "--dry-run", "--select", "ms.errors")
+        assert server.asked == []
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [f"MUST    {case.id}" for case in CASES if case.id.startswith("ms.errors.")]
+
+
+def test_a_dry_run_refuses_what_a_run_would():
+    assert invoke("run", "http://h:1", "--dry-run", "--profile", "vlm").exit_code == 2
+    assert invoke("run", "h:1", "--dry-run").exit_code == 2
+
+
+def test_list_shows_every_requirement():
+    result = invoke("list")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_explain_says_all(case):
+    result = invoke("explain", case.id)
+    assert result.exit_code == 0
+    text = " ".join(result.output.split())
+    for part in (case.requirement, case.why, case.source, *(bound.why for bound in case.bounds)):
+        assert part in text
+
+
+def test_explain_names_who_is_excused():
+    assert "known failure: " in invoke("explain", "ms.errors.unknown-model").output
+    assert "not supported: " in invoke("explain", "ms.metrics.kv-idle").output
+
+
+def test_ctrl_c_ends_the_exam_with_a_report_of_what_was_not_run(tmp_path):
+    report = tmp_path / "r.yaml"
+    hang = threading.Event()
+    with http_server() as (server, url):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shunter.conformance", "run", url, "--select", "ms.reachability", "--report", str(report)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        for line in process.stdout:
+            if line.startswith("Pace"):
+                break
+        server.hang = hang  # from here on, no metrics page is answered
+        for line in process.stdout:
+            if "ms.reachability.models" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=30)
+        hang.set()
+    assert process.returncode == 130
+    assert "1 skipped" in rest
+    cases = {case["id"]: case for case in yaml.safe_load(report.read_text())["cases"]}
+    assert cases["ms.reachability.metrics"]["reason"] == "the exam was interrupted"
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    code = (
+        "import sys, shunter.conformance.cli; print([m for m in ('aiohttp', 'prometheus_client', 'yaml') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

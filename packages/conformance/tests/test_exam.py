@@ -1,0 +1,222 @@
+"""A good server passes everything; for each case there is a server, broken in exactly that way, that fails exactly it."""
+
+import asyncio
+import re
+from contextlib import aclosing
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from shunter.conformance.core.case import Case, Level
+from shunter.conformance.core.events import CaseFinished, CaseStarted, Finished, Started
+from shunter.conformance.core.profile import KnownFailure, find_profile
+from shunter.conformance.core.verdict import Verdict
+from shunter.conformance.errors import UsageError
+from shunter.conformance.sections import CASES
+from shunter.conformance.shell.runner import examine
+from shunter.lab.testing import FAULTS, Fault, lab_server
+
+# A machine on which an exam takes a second.
+SPEED = 50.0
+
+# Longer than the second that a ready server has for its answer.
+LATE_S = 1.1
+
+
+# Faults that nothing but the client's patience ends.
+ENDLESS = ("metrics-hang", "metrics-drip")
+
+
+def hide_kv(reply):
+    kv = re.compile(rb"^(# \w+ )?vllm:kv_cache_usage_perc[ {].*\n", re.MULTILINE)
+    return msgspec.structs.replace(reply, body=kv.sub(b"", reply.body)) if reply.path == "/metrics" else reply
+
+
+def keep_kv(reply):
+    kv = re.compile(rb"^(vllm:kv_cache_usage_perc\{.*\}) .*$", re.MULTILINE)
+    return msgspec.structs.replace(reply, body=kv.sub(rb"\1 0.25", reply.body)) if reply.path == "/metrics" else reply
+
+
+BROKEN = [
+    ("health-503", "ms.reachability.health"),
+    ("models-404", "ms.reachability.models"),
+    (Fault(name="models-late", breaks="", stall_s={"/v1/models": LATE_S}), "ms.reachability.models"),
+    ("metrics-404", "ms.reachability.metrics"),
+    ("metrics-hang", "ms.reachability.metrics"),
+    ("metrics-drip", "ms.reachability.metrics"),
+    (Fault(name="metrics-late", breaks="", stall_s={"/metrics": LATE_S}), "ms.reachability.metrics"),
+    ("completion-missing-choices", "ms.openai.completion-fields"),
+    ("completion-wrong-object", "ms.openai.completion-fields"),
+    ("chat-wrong-object", "ms.openai.chat-fields"),
+    ("chat-wrong-role", "ms.openai.chat-fields"),
+    ("sse-no-done", "ms.openai.stream-framing"),
+    ("sse-bare-json", "ms.openai.stream-framing"),
+    ("sse-id-changes", "ms.openai.stream-framing"),
+    ("close-mid-stream", "ms.openai.stream-framing"),
+    ("finish-reason-missing", "ms.openai.stream-finish-reason"),
+    ("usage-in-every-event", "ms.openai.stream-usage"),
+    ("usage-does-not-add-up", "ms.openai.usage-sum"),
+    ("usage-short", "ms.openai.usage-exact"),
+    ("unknown-model-200", "ms.errors.unknown-model"),
+    ("unknown-model-plain", "ms.errors.unknown-model"),
+    ("bad-json-500", "ms.errors.malformed-json"),
+    ("bad-json-200", "ms.errors.malformed-json"),
+    ("missing-prompt-200", "ms.errors.missing-prompt"),
+    ("negative-max-tokens-200", "ms.errors.negative-max-tokens"),
+    ("metrics-json", "ms.metrics.exposition"),
+    ("metrics-malformed", "ms.metrics.exposition"),
+    ("metrics-duplicate-series", "ms.metrics.exposition"),
+    ("metrics-type-after-samples", "ms.metrics.exposition"),
+    ("family-missing-before-request", "ms.metrics.load-present"),
+    ("queue-family-missing", "ms.metrics.load-present"),
+    (Fault(name="kv-family-missing", breaks="", reply=hide_kv), "ms.metrics.kv-present"),
+    ("gauge-declared-counter", "ms.metrics.gauge-types"),
+    ("counter-decreases", "ms.metrics.counters-rise"),
+    ("negative-queue", "ms.metrics.load-values"),
+    ("fractional-queue", "ms.metrics.load-values"),
+    ("kv-above-one", "ms.metrics.kv-range"),
+    ("kv-nan", "ms.metrics.kv-range"),
+    ("idle-not-zero", "ms.metrics.load-idle"),
+    (Fault(name="kv-keeps-cached-blocks", breaks="", reply=keep_kv), "ms.metrics.kv-idle"),
+    ("metrics-wrong-model", "ms.metrics.model-label"),
+    ("engine-series-doubled", "ms.metrics.one-series"),
+]
+
+
+async def test_a_good_server_passes_everything(exam):
+    async with lab_server(speed=SPEED) as server:
+        findings = await exam(server.url)
+    assert {case_id: finding for case_id, finding in findings.items() if finding.verdict is not Verdict.PASSED} == {}
+    assert list(findings) == [case.id for case in CASES]
+
+
+@pytest.mark.parametrize(("fault", "case_id"), BROKEN, ids=lambda value: value.name if isinstance(value, Fault) else value)
+async def test_a_broken_server_fails_exactly_one_case(exam, fault, case_id):
+    async with lab_server(speed=SPEED) as server:
+        server.faults = (FAULTS[fault] if isinstance(fault, str) else fault,)
+        findings = await exam(server.url, profile="vllm", timeout_s=0.5 if fault in ENDLESS else 2 * LATE_S)
+    assert findings.ids(Verdict.FAILED) == {case_id}
+    assert findings.ids(Verdict.PASSED, Verdict.FAILED, Verdict.SKIPPED) == set(findings)
+    finding = findings[case_id]
+    assert finding.expected
+    assert finding.actual
+    assert all(each.curl.startswith("curl ") for each in finding.evidence)
+
+
+def test_each_case_has_been_seen_to_fail():
+    assert {case_id for _, case_id in BROKEN} == {case.id for case in CASES}
+
+
+async def test_events_come_in_order(exam):
+    async with lab_server(speed=SPEED) as server:
+        events = (await exam(server.url, cases=CASES[:2])).events
+    assert [type(event) for event in events] == [Started, CaseStarted, CaseFinished, CaseStarted, CaseFinished, Finished]
+    started = events[0]
+    assert started.profile == "vllm"
+    assert started.model == "lab/llama-3-8b"
+    assert started.step_s > 0
+    assert started.scale == 1
+
+
+async def test_a_slow_target_gets_more_time(exam):
+    async with lab_server(step_s=0.1) as server:
+        started = (await exam(server.url, cases=())).events[0]
+    assert started.scale > 1.5
+
+
+async def test_a_server_that_is_not_there_is_an_error_for_every_case(exam, unused_tcp_port):
+    findings = await exam(f"http://127.0.0.1:{unused_tcp_port}")
+    assert findings.ids(Verdict.ERROR) == {case.id for case in CASES}
+    assert "no connection to 127.0.0.1" in findings["ms.reachability.health"].reason
+
+
+async def test_a_server_that_dies_on_the_way_leaves_verdicts_and_errors(exam):
+    async with lab_server(speed=SPEED) as server:
+
+        async def stop(_) -> str:
+            await server.stop()
+            return "stopped"
+
+        killer = Case(id="ms.test.killer", level=Level.MUST, requirement="", why="", source="", run=stop)
+        findings = await exam(server.url, cases=(CASES[0], killer, *CASES[1:]))
+    assert findings.ids(Verdict.PASSED) == {CASES[0].id, killer.id}
+    assert findings.ids(Verdict.ERROR) == {case.id for case in CASES[1:]}
+
+
+async def test_a_server_that_resets_every_connection_fails_and_is_not_called_unreachable(exam):
+    async with lab_server(speed=SPEED, faults=["refuse-new"]) as server:
+        findings = await exam(server.url)
+    assert findings.ids(Verdict.FAILED) >= {"ms.reachability.health", "ms.reachability.models", "ms.reachability.metrics"}
+    assert not findings.ids(Verdict.ERROR, Verdict.PASSED)
+
+
+async def test_a_known_failure_is_known_and_a_known_failure_that_passes_is_unexpected(exam):
+    profile = msgspec.structs.replace(
+        find_profile("vllm"),
+        known_failures=(
+            KnownFailure("ms.reachability.health", "it is shy", "its manual"),
+            KnownFailure("ms.reachability.models", "it is vain", "its manual"),
+        ),
+    )
+    async with lab_server(speed=SPEED, faults=["health-503"]) as server:
+        findings = await exam(server.url, profile=profile, cases=CASES[:3])
+    assert findings["ms.reachability.health"].verdict is Verdict.KNOWN_FAILURE
+    assert findings["ms.reachability.health"].reason == "it is shy (its manual)"
+    assert findings["ms.reachability.models"].verdict is Verdict.UNEXPECTED_PASS
+    assert findings["ms.reachability.metrics"].verdict is Verdict.PASSED
+
+
+async def test_what_a_profile_lacks_is_not_supported(exam):
+    async with lab_server(speed=SPEED) as server:
+        findings = await exam(server.url, profile="generic")
+    unsupported = findings.ids(Verdict.NOT_SUPPORTED)
+    assert unsupported == {case.id for case in CASES if case.features and "ignore-eos" not in case.features}
+    assert findings.ids(Verdict.PASSED) == set(findings) - unsupported
+
+
+async def test_a_page_of_html_fails_with_its_first_words(exam, serving):
+    async def handler(_):
+        return web.Response(text="<html><body>Welcome to nginx!</body></html>", content_type="text/html")
+
+    async with serving(handler) as url:
+        findings = await exam(url)
+    assert "<html>" in findings["ms.reachability.models"].actual
+    assert findings["ms.openai.completion-fields"].verdict is Verdict.SKIPPED
+    assert "--model" in findings["ms.openai.completion-fields"].reason
+    assert findings["ms.metrics.exposition"].verdict is Verdict.FAILED
+
+
+async def test_a_model_can_be_named_when_the_list_is_broken(exam):
+    async with lab_server(speed=SPEED, faults=["models-404"]) as server:
+        findings = await exam(server.url, model="lab/llama-3-8b")
+    assert findings["ms.openai.completion-fields"].verdict is Verdict.PASSED
+
+
+async def test_an_exam_that_is_left_closes_its_connections():
+    async with lab_server(speed=SPEED) as server, aclosing(examine(server.url)) as events:
+        async for event in events:
+            if isinstance(event, CaseFinished):
+                break
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("localhost:8000", "want http://HOST:PORT"),
+        ("ftp://a", "want http://HOST:PORT"),
+        ("http://a:99999", "99999|65535"),
+        ("http://a/?x=1", "no query"),
+        ("http://[::1", "IPv6"),
+    ],
+)
+async def test_a_url_that_is_none_is_refused_before_anything_happens(exam, url, problem):
+    with pytest.raises(UsageError, match=problem):
+        await exam(url)
+
+
+async def test_the_base_url_of_an_openai_client_will_do(exam):
+    async with lab_server(speed=SPEED) as server:
+        findings = await exam(f"{server.url}/v1/", cases=CASES[:2])
+    assert findings.ids(Verdict.PASSED) == {case.id for case in CASES[:2]}

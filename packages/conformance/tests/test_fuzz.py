@@ -1,0 +1,102 @@
+"""Whatever a server answers, each case ends in a finding: it never crashes the exam."""
+
+import asyncio
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter.conformance.core.case import Bound
+from shunter.conformance.core.exchange import Exchange
+from shunter.conformance.core.profile import find_profile
+from shunter.conformance.errors import Mismatch, Skip, Unanswered
+from shunter.conformance.sections import CASES
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.sampled_from(["", "stop", "text_completion", "a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["id", "object", "choices", "usage", "data", "error", "model", "index", "text", "delta", "message"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+PAGE = st.lists(
+    st.sampled_from(
+        [
+            "# TYPE vllm:num_requests_running gauge",
+            "# TYPE vllm:num_requests_waiting gauge",
+            'vllm:num_requests_running{engine="0",model_name="m"} 0',
+            'vllm:num_requests_waiting{engine="0",model_name="m"} NaN',
+            'vllm:num_requests_waiting{engine="1"} -1',
+            'vllm:kv_cache_usage_perc{engine="0"} +Inf',
+            "vllm:kv_cache_usage_perc 0",
+            "nonsense",
+        ]
+    ),
+    max_size=6,
+).map(lambda lines: "".join(line + "\n" for line in lines).encode())
+STREAM = st.lists(JSON.map(msgspec.json.encode) | st.just(b"[DONE]"), max_size=4).map(
+    lambda events: b"".join(b"data: " + event + b"\n\n" for event in events)
+)
+BODY = st.binary(max_size=40) | JSON.map(msgspec.json.encode) | PAGE | STREAM
+ANSWER = st.builds(
+    Exchange,
+    method=st.just("GET"),
+    url=st.just("http://fuzz/"),
+    status=st.sampled_from([200, 200, 200, 400, 404, 500]),
+    headers=st.sampled_from([{}, {"content-type": "text/event-stream; charset=utf-8"}]),
+    body=BODY,
+)
+
+
+class FuzzedTarget:
+    """Answers each request with the next of some drawn answers, or with none."""
+
+    profile = find_profile("vllm")
+    model = "m"
+    served = ("m",)
+    step_s = 1e-6
+
+    def __init__(self, data):
+        self._data = data
+        self.first_page = data.draw(st.none() | ANSWER)
+        self._answers = data.draw(st.lists(st.none() | ANSWER, min_size=1, max_size=4))
+        self._asked = 0
+
+    def seconds(self, bound: Bound) -> float:
+        return 0.0
+
+    async def get(self, path):
+        await asyncio.sleep(0)
+        answer = self._answers[self._asked % len(self._answers)]
+        self._asked += 1
+        if answer is None:
+            raise Unanswered("nothing")
+        return answer
+
+    async def post(self, path, body):
+        return await self.get(path)
+
+    async def metrics(self):
+        return await self.get("/metrics")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@given(data=st.data())
+def test_any_answers_end_in_a_finding(case, data):
+    async def run():
+        try:
+            assert await case.run(FuzzedTarget(data))
+        except Mismatch as mismatch:
+            assert mismatch.expected and mismatch.actual  # noqa: PT017, PT018 – a finding is allowed, not required
+        except (Unanswered, Skip) as finding:
+            assert str(finding)  # noqa: PT017 – as above
+
+    asyncio.run(run())

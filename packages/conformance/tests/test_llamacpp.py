@@ -1,0 +1,32 @@
+"""The exam of a real llama.cpp server: what it gets wrong is what its profile says, and nothing else."""
+
+import msgspec
+import pytest
+
+from shunter.conformance.core.profile import find_profile
+from shunter.conformance.core.verdict import Verdict
+
+pytestmark = pytest.mark.llamacpp
+
+
+@pytest.fixture
+def llamacpp(tmp_path):
+    testing = pytest.importorskip("shunter.stack.llamacpp.testing", reason="pip install shunter-stack[llamacpp]")
+    with testing.llamacpp_server(tmp_path) as url:
+        yield url
+
+
+async def test_llamacpp_fails_only_as_its_profile_says(exam, llamacpp):
+    findings = await exam(llamacpp)
+    profile = find_profile("llama.cpp")
+    assert findings.events[0].profile == profile.name
+    assert findings.ids(Verdict.KNOWN_FAILURE) == {known.case for known in profile.known_failures}
+    unsupported = {"ms.metrics.kv-present", "ms.metrics.kv-range", "ms.metrics.kv-idle", "ms.metrics.model-label"}
+    assert findings.ids(Verdict.NOT_SUPPORTED) == unsupported
+    assert findings.ids(Verdict.PASSED) == set(findings) - findings.ids(Verdict.KNOWN_FAILURE) - unsupported
+
+
+async def test_without_its_profile_the_same_failures_are_plain(exam, llamacpp):
+    strict = msgspec.structs.replace(find_profile("llama.cpp"), known_failures=())
+    findings = await exam(llamacpp, profile=strict)
+    assert findings.ids(Verdict.FAILED) == {known.case for known in find_profile("llama.cpp").known_failures}
