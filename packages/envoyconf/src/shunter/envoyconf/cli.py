@@ -56,7 +56,7 @@ def validate(source: IO[str]) -> None:
 
     text = _generate(source, "yaml")
     with _plain_errors():
-        binary = envoy.ensure()
+        binary = _ensure_envoy(None)
         envoy.validate(text, binary)
     click.echo(f"accepted by {binary}", err=True)
 
@@ -74,10 +74,8 @@ def schema() -> None:
 @click.option("--version", help="Version of Envoy.  [default: the one Shunter is tested with]")
 def fetch_envoy(version: str | None) -> None:
     """Make sure that there is an Envoy binary, and print its path."""
-    from shunter.envoyconf.shell import envoy
-
     with _plain_errors():
-        click.echo(envoy.ensure(version))
+        click.echo(_ensure_envoy(version))
 
 
 def _generate(source: IO[str], form: Literal["yaml", "json"]) -> str:
@@ -91,6 +89,16 @@ def _generate(source: IO[str], form: Literal["yaml", "json"]) -> str:
         raise click.UsageError(f"the intent is not UTF-8: {error}") from None
     with _plain_errors():
         return render(bootstrap(load_intent(text)), form)
+
+
+def _ensure_envoy(version: str | None) -> Path:
+    """Return an Envoy binary, saying so if it has to be fetched."""
+    from shunter.envoyconf.shell import envoy
+
+    if binary := envoy.find(version):
+        return binary
+    click.echo(f"fetching Envoy {version or envoy.VERSION} (37 MB, once) …", err=True)
+    return envoy.fetch(version or envoy.VERSION)
 
 
 @contextmanager
