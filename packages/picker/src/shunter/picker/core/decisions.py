@@ -21,7 +21,7 @@ KEEP = 256
 SHOWN = 10
 
 
-class Entry(msgspec.Struct):
+class Entry(msgspec.Struct, gc=False):
     """One request's decision; ``outcome`` follows when the request has ended."""
 
     ticket: int

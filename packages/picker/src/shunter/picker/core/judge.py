@@ -31,6 +31,7 @@ NO_CANDIDATES = Refusal(
 )
 SHED = Refusal(429, "ResourceExhausted", "system saturated, sheddable request dropped", DropReason.SATURATED)
 FILTERED = Refusal(429, "ResourceExhausted", "no endpoints available for the given request", DropReason.SATURATED)
+TOO_DEEP = Refusal(400, "BadRequest", "request body is nested too deeply")
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +62,7 @@ class Stats(msgspec.Struct):
     released: int = 0
     incomplete: int = 0  # of those released
     rewrites: int = 0
-    plugin_errors: int = 0
+    plugin_errors: int = 0  # how often a plugin raised; the requests went on without it
 
 
 class FleetJudge:
@@ -86,7 +87,7 @@ class FleetJudge:
         self._dice = dice
         self._pool = pool
         self._roster = Roster(self.ledger, pool=pool, stale_after_ns=stale_after_ns)
-        self._scheduler = Scheduler(policy.profile)
+        self._scheduler = Scheduler(policy.profile, policy.detector)
         self._prefix = PrefixIndex(policy.prefix) if policy.prefix else None
         self._topology: Topology | None = None
         self._rules = Rulebook()
@@ -127,7 +128,21 @@ class FleetJudge:
         decision = self._judge(ask, request, fleet, int(now_s * 1e9))
         if isinstance(decision, Refusal):
             return self._refuse(decision, request, now_s)
-        return self._book(ask, request, decision, fleet, now_s)
+        rewritten = request.target_model if request.target_model != request.model else None
+        try:
+            body = rewrite_model(ask.body, rewritten) if rewritten else None
+        except RecursionError:
+            return self._refuse(TOO_DEEP, request, now_s)
+        self._book(request, decision, fleet, now_s)
+        self.stats.rewrites += body is not None
+        return Pick(
+            endpoints=tuple([decision.candidates[at].authority for at in decision.chosen]),
+            ticket=self._ticket,
+            request_id=request.request_id or "",
+            model=request.model,
+            target_model=rewritten,
+            body=body,
+        )
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:  # noqa: ARG002  the Judge protocol has it
         """Undo the booking of ``ticket``; a second time does nothing."""
@@ -166,44 +181,26 @@ class FleetJudge:
         )
 
     def _judge(self, ask: Ask, request: Request, fleet: Fleet, now_ns: int) -> Decision | Refusal:
-        candidates = fleet
-        if ask.subset is not None:
-            candidates = fleet.narrow(fleet.among(ask.subset))
+        candidates = fleet if ask.subset is None else fleet.narrow(fleet.among(ask.subset))
         if not len(candidates):
             return NO_CANDIDATES
-        detector = self._policy.detector
-        if request.priority < 0 and detector is not None and detector.saturated(fleet, now_ns):
+        if request.priority < 0 and self._scheduler.saturated(fleet, now_ns):
             return SHED
-        errors = self._scheduler.errors
-        decision = self._scheduler.run(request, candidates, self._dice)
-        self.stats.plugin_errors += self._scheduler.errors - errors
-        return decision or FILTERED
+        return self._scheduler.run(request, candidates, self._dice) or FILTERED
 
-    def _book(self, ask: Ask, request: Request, decision: Decision, fleet: Fleet, now_s: float) -> Pick:
-        chosen = [decision.candidates[at] for at in decision.chosen]
-        first = chosen[0]
-        key = (first.slot, first.incarnation)
-        fleet.add(self.ledger.book(self._ticket, key, int(now_s * 1e9), request.prompt_tokens), +1)
+    def _book(self, request: Request, decision: Decision, fleet: Fleet, now_s: float) -> None:
+        """Enter the decision into every account there is."""
+        first = decision.candidates[decision.chosen[0]]
+        fleet.add(self.ledger.book(self._ticket, first.slot, first.incarnation, int(now_s * 1e9), request.prompt_tokens), +1)
         hashes = request.prefix.hashes
         if self._prefix is not None and hashes:
-            self._prefix.insert(hashes, *key, fleet.cache_tokens[fleet.index[first.slot]])
-        stats = self.stats
-        stats.picks += 1
-        account = stats.by_endpoint.setdefault(first.authority, Account())
+            self._prefix.insert(hashes, first.slot, first.incarnation, fleet.cache_tokens[fleet.index[first.slot]])
+        self.stats.picks += 1
+        account = self.stats.by_endpoint.setdefault(first.authority, Account())
         account.picks += 1
         account.prefix_blocks += len(hashes)
         account.prefix_hits += request.prefix.blocks.get(first.slot, 0)
-        rewritten = request.target_model if request.target_model != request.model else None
-        stats.rewrites += rewritten is not None
         self._log(request, now_s, decision=decision)
-        return Pick(
-            endpoints=tuple(endpoint.authority for endpoint in chosen),
-            ticket=self._ticket,
-            request_id=request.request_id or "",
-            model=request.model,
-            target_model=rewritten,
-            body=rewrite_model(ask.body, rewritten) if rewritten else None,
-        )
 
     def _refuse(self, refusal: Refusal, request: Request, now_s: float) -> Refusal:
         self.stats.refusals[refusal.reason.value if refusal.reason else refusal.code] += 1
@@ -218,6 +215,7 @@ class FleetJudge:
         decision: Decision | None = None,
         refusal: Refusal | None = None,
     ) -> None:
+        self.stats.plugin_errors = self._scheduler.errors
         self.decisions.add(
             Entry(
                 ticket=self._ticket,

@@ -34,11 +34,11 @@ class Ledger:
         self._by_ticket: dict[int, Booking] = {}
         self._by_endpoint: dict[Key, dict[int, Booking]] = {}  # in the order of booking; an endpoint without any has no entry
 
-    def book(self, ticket: int, key: Key, now_ns: int, tokens: int = 0) -> Booking:
+    def book(self, ticket: int, slot: int, incarnation: int, now_ns: int, tokens: int = 0) -> Booking:
         """Enter a request; a ticket is used once."""
-        booking = Booking(*key, now_ns, tokens)
+        booking = Booking(slot, incarnation, now_ns, tokens)
         self._by_ticket[ticket] = booking
-        self._by_endpoint.setdefault(key, {})[ticket] = booking
+        self._by_endpoint.setdefault((slot, incarnation), {})[ticket] = booking
         return booking
 
     def release(self, ticket: int) -> Booking | None:

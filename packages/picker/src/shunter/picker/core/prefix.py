@@ -12,6 +12,7 @@ It is a guess: engines evict by their own rules and the scores only lean on it. 
 with a new owner starts cold.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -23,9 +24,10 @@ BLOCK_FLOOR_TOKENS = 64
 BYTES_PER_TOKEN = 4
 BLOCKS_PER_SIZE = 64
 
-# A remembered (block, endpoint) pair costs about 150 bytes; 300,000 of them keep a worker below its 120 MB whatever the number
-# of endpoints. At 10 endpoints that is their whole default capacity, at 1,000 the last 300 blocks of each.
-MAX_PAIRS = 300_000
+# A remembered (block, endpoint) pair was measured to cost 175 bytes, 260 with slot numbers around a thousand, whose bits make long
+# ints: at most 35 to 52 MB, which leaves a worker below its 120 MB whatever the number of endpoints. At 6 endpoints it is their
+# whole default capacity; at 1,000 it is the last 200 blocks of each.
+MAX_PAIRS = 200_000
 
 
 class PrefixSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +40,7 @@ class PrefixSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_pairs: int = MAX_PAIRS
 
 
-class Match(msgspec.Struct, frozen=True):
+class Match(msgspec.Struct, frozen=True, gc=False):
     """How much of one prompt each slot has seen. A slot that has seen nothing is not listed."""
 
     hashes: Sequence[int] = ()  # of the prompt's blocks
@@ -61,8 +63,9 @@ class PrefixIndex:
         self._max_pairs = settings.max_pairs
         self._ends = _boundaries(tokens * BYTES_PER_TOKEN, settings.max_tokens * BYTES_PER_TOKEN)
         self._spans = list(zip([0, *self._ends], self._ends, strict=False))
+        self._sizes = [end - start for start, end in self._spans]  # one int object each, not one for every pair remembered
         self._owners: dict[int, int] = {}  # hash → bits of the slots
-        self._seen: dict[int, dict[int, int]] = {}  # slot → {hash: bytes}, least recently sent first
+        self._seen: dict[int, OrderedDict[int, int]] = {}  # slot → {hash: bytes}, least recently sent first
         self._bytes: dict[int, int] = {}  # slot → sum of the above
         self._incarnations: dict[int, int] = {}
         self.pairs = 0
@@ -108,23 +111,19 @@ class PrefixIndex:
         if self._incarnations.get(slot) != incarnation:
             self.forget(slot)
             self._incarnations[slot] = incarnation
-            self._seen[slot] = {}
+            self._seen[slot] = OrderedDict()
             self._bytes[slot] = 0
-        seen, owners, bit, spans = self._seen[slot], self._owners, 1 << slot, self._spans
-        known = len(seen)
-        added = 0
+        seen, owners, bit, sizes = self._seen[slot], self._owners, 1 << slot, self._sizes
         # From the last block to the first: a chain must lose its end first, for without its beginning the rest is never found.
         for at in range(len(hashes) - 1, -1, -1):
             value = hashes[at]
-            size = seen.pop(value, 0)
-            if not size:
-                start, end = spans[at]
-                size = end - start
-                added += size
-                owners[value] = owners.get(value, 0) | bit
-            seen[value] = size
-        self.pairs += len(seen) - known
-        self._bytes[slot] += added
+            if value in seen:
+                seen.move_to_end(value)
+                continue
+            seen[value] = sizes[at]
+            owners[value] = owners.get(value, 0) | bit
+            self._bytes[slot] += sizes[at]
+            self.pairs += 1
         capacity = cache_tokens * BYTES_PER_TOKEN if cache_tokens and self._auto_tune else self._capacity_bytes
         while self._bytes[slot] > capacity:
             self._forget_oldest(slot)
@@ -140,7 +139,7 @@ class PrefixIndex:
         """Forget all about one slot."""
         self._incarnations.pop(slot, None)
         self._bytes.pop(slot, None)
-        seen = self._seen.pop(slot, {})
+        seen = self._seen.pop(slot, OrderedDict[int, int]())
         self.pairs -= len(seen)
         for value in seen:
             self._disown(value, slot)
@@ -156,9 +155,8 @@ class PrefixIndex:
         return max(self._seen, key=lambda other: len(self._seen[other]))
 
     def _forget_oldest(self, slot: int) -> None:
-        seen = self._seen[slot]
-        value = next(iter(seen))
-        self._bytes[slot] -= seen.pop(value)
+        value, size = self._seen[slot].popitem(last=False)
+        self._bytes[slot] -= size
         self.pairs -= 1
         self._disown(value, slot)
 

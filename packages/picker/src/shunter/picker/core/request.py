@@ -4,7 +4,7 @@ Only what decides is read; the engine validates the rest. Big values (messages, 
 quarter of a megabyte of conversation costs one pass of the JSON scanner and no copy.
 
 Which format a body has is decided by its path: ``:path``, else ``x-original-path``, else ``x-forwarded-path``, else
-``/v1/completions``; without its query, by the longest suffix in ``FORMATS``. A path in no format is passed on unread: it has no
+``/v1/completions``; without its query, by the longest suffix of a format. A path in no format is passed on unread: it has no
 model and no prompt, and the engines judge it.
 """
 
@@ -35,19 +35,20 @@ class Format(msgspec.Struct, frozen=True):
     text: bool = True  # may the prompt be a string
 
 
+# The first fit counts, so a suffix stands before those that it ends with.
 OPENAI = (
-    Format("chat/completions", "messages", ("max_completion_tokens", "max_tokens"), text=False),
-    Format("chat/completions/render", "messages", ("max_completion_tokens", "max_tokens"), text=False),
-    Format("completions", "prompt", ("max_tokens",)),
-    Format("completions/render", "prompt", ("max_tokens",)),
-    Format("responses", "input", ("max_output_tokens",)),
-    Format("conversations", "items", text=False),
-    Format("embeddings", "input"),
-    Format("images/generations", "prompt"),
+    Format("/chat/completions", "messages", ("max_completion_tokens", "max_tokens"), text=False),
+    Format("/chat/completions/render", "messages", ("max_completion_tokens", "max_tokens"), text=False),
+    Format("/completions", "prompt", ("max_tokens",)),
+    Format("/completions/render", "prompt", ("max_tokens",)),
+    Format("/responses", "input", ("max_output_tokens",)),
+    Format("/conversations", "items", text=False),
+    Format("/embeddings", "input"),
+    Format("/images/generations", "prompt"),
 )
 ANTHROPIC = (
-    Format("messages", "messages", ("max_tokens",), text=False),
-    Format("messages/count_tokens", "messages", text=False),
+    Format("/messages", "messages", ("max_tokens",), text=False),
+    Format("/messages/count_tokens", "messages", text=False),
 )
 FORMATS = OPENAI + ANTHROPIC
 
@@ -84,7 +85,7 @@ _body = msgspec.json.Decoder(Body)
 _located = msgspec.json.Decoder(Located)
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What plugins see of a request. The last three fields are the judge's: read() leaves their defaults."""
 
     headers: Mapping[str, str]
@@ -176,8 +177,10 @@ def _skip_space(text: str, at: int) -> int:
 def _format(headers: Mapping[str, str], formats: tuple[Format, ...]) -> Format | None:
     path = headers.get(":path") or headers.get("x-original-path") or headers.get("x-forwarded-path") or DEFAULT_PATH
     path = path.partition("?")[0]
-    fits = [form for form in formats if path.endswith(form.suffix) and path[: -len(form.suffix)].endswith("/")]
-    return max(fits, key=lambda form: len(form.suffix), default=None)
+    for form in formats:
+        if path.endswith(form.suffix):
+            return form
+    return None
 
 
 def _filled(value: memoryview, *, text: bool) -> bool:

@@ -122,7 +122,7 @@ class Profile(msgspec.Struct, frozen=True):
     scorers: tuple[Weighted, ...] = ()
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Who was chosen, and everything needed to say why. Totals and scores are aligned with the candidates."""
 
     candidates: Sequence[Endpoint]
@@ -132,16 +132,19 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Scheduler:
-    """Runs one profile, keeping what need not be computed again."""
+    """Runs one profile and its detector, keeping what need not be computed again."""
 
-    def __init__(self, profile: Profile) -> None:
-        """Keep nothing yet."""
+    def __init__(self, profile: Profile, detector: Detector | None = None) -> None:
+        """Keep nothing yet. Without a detector the pool is never saturated."""
         self.profile = profile
+        self.detector = detector
         self.errors = 0
-        """How many runs a plugin broke."""
+        """How often a plugin raised."""
         self.complaints: dict[str, str] = {}
         """What plugins did wrong, by the plugin's name; the first time only."""
         self._standing = Standing(profile.scorers, self._unit)
+        # isinstance of a Protocol costs microseconds: asked once.
+        self._asked = [(each, None if isinstance(each.plugin, ColumnScorer) else each.plugin) for each in profile.scorers]
         self._running = ""  # the plugin that has the floor
 
     def run(self, request: Request, fleet: Fleet, dice: Dice) -> Decision | None:
@@ -156,21 +159,29 @@ class Scheduler:
                     fleet = fleet.narrow(kept)
             return self._decide(request, fleet, dice)
         except Exception as error:  # noqa: BLE001  a plugin is foreign code, and the request must go somewhere
-            self.errors += 1
-            self.complaints.setdefault(self._running, f"{type(error).__name__}: {error}")
+            self._complain(error)
             return Decision(fleet.endpoints, best_first([-float(count) for count in fleet.in_flight], FALLBACKS, dice))
+
+    def saturated(self, fleet: Fleet, now_ns: int) -> bool:
+        """Return True if requests of negative priority are to be shed; a detector that raises sheds nobody."""
+        self._running = "the saturation detector"
+        try:
+            return self.detector is not None and self.detector.saturated(fleet, now_ns)
+        except Exception as error:  # noqa: BLE001  as above
+            self._complain(error)
+            return False
+
+    def _complain(self, error: Exception) -> None:
+        self.errors += 1
+        self.complaints.setdefault(self._running, f"{type(error).__name__}: {error}")
 
     def _decide(self, request: Request, fleet: Fleet, dice: Dice) -> Decision:
         standing = self._standing if fleet.lasting else Standing(self.profile.scorers, self._unit)
         totals, kept = standing.refresh(fleet)
         scores: list[tuple[Weighted, Scores]] = []
-        for each in self.profile.scorers:
+        for each, scorer in self._asked:
             self._running = each.name
-            plugin = each.plugin
-            if each.name in kept:
-                scores.append((each, kept[each.name]))
-            elif not isinstance(plugin, ColumnScorer):
-                scores.append((each, self._add(each, plugin.score(request, fleet), totals)))
+            scores.append((each, self._add(each, scorer.score(request, fleet), totals) if scorer else kept[each.name]))
         self._running = "the picker"
         chosen = self.profile.picker.pick(totals, dice)
         if not chosen or not 0 <= min(chosen) <= max(chosen) < len(fleet):
