@@ -186,6 +186,13 @@ def test_an_adapter_too_many_waits_without_blocking_others(request_of, finish):
     assert engine.gauges().running_adapters == engine.gauges().waiting_adapters == ()
 
 
+def test_an_adapter_that_starts_at_once_was_never_waiting(request_of):
+    """Two series of one instant would leave a reader, who takes the newest, to guess."""
+    engine = Engine(EngineParams())
+    engine.submit(request_of("r", adapter="a"), 1.0)
+    assert engine.tally.adapters_seen_s == {("", ""): 0.0, ("a", ""): 1.0}
+
+
 def test_a_full_queue_refuses(request_of):
     engine = Engine(EngineParams(max_num_seqs=1, max_num_queued_reqs=2))
     for index in range(3):

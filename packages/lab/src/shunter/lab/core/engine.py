@@ -146,8 +146,8 @@ class Engine:
             raise QueueFullError(f"{limit} requests are waiting already")
         self._has_adapters |= request.adapter is not None
         self._waiting.append(_Sequence(request, now_s))
-        self._note_adapters()
         self._begin_step()
+        self._note_adapters()
 
     def abort(self, request_id: str, now_s: float) -> bool:
         """Forget a request and free what it holds; False if it is not here (any more)."""
