@@ -60,7 +60,9 @@ def faults_named(names: Iterable[str]) -> tuple[Fault, ...]:
         fault = FAULTS.get(name)
         if fault is None:
             near = difflib.get_close_matches(name, FAULTS, n=3)
-            raise ParamsError(f"fault {name!r} does not exist; " + (f"near: {', '.join(near)}" if near else "see FAULTS"))
+            raise ParamsError(
+                f"fault {name!r} does not exist; " + (f"near: {', '.join(near)}" if near else "`shunter lab faults` lists them")
+            )
         found.append(fault)
     return tuple(found)
 
