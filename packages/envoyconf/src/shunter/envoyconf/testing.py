@@ -42,10 +42,6 @@ class RunningEnvoy(msgspec.Struct, frozen=True):
         lines = (self.directory / "stdout").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
-    async def ask_admin(self, path: str) -> str:
-        """Return what the admin interface answers to a GET."""
-        return await asyncio.to_thread(_get, f"http://{self.admin}{path}")
-
 
 @contextlib.asynccontextmanager
 async def running_envoy(bootstrap: dict[str, Any], binary: Path | None = None) -> AsyncGenerator[RunningEnvoy]:

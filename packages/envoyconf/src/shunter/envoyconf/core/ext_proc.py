@@ -9,7 +9,7 @@ __all__ = ["PROCESSING_MODES", "picker_filter"]
 
 PROCESSING_MODES: dict[Profile, Resource] = {
     # The picker is sent nothing of the response. SEND for trailers, which plain HTTP responses do not have, keeps the stream
-    # open until the request ends: its close tells the picker so, without a message, on every Envoy from 1.36 to 1.40.
+    # open until the request ends: its close tells the picker so, without a message, on every Envoy from 1.37 to 1.40.
     Profile.LEAN: {
         "request_header_mode": "SEND",
         "request_body_mode": "BUFFERED",

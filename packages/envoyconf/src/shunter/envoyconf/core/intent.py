@@ -191,7 +191,7 @@ class Admin(Part, frozen=True):
         str,
         Meta(
             description="IP address to bind. Whoever reaches it can stop Envoy; therefore beyond loopback only /ready and "
-            "/stats/prometheus are served (Envoy 1.37 or newer).",
+            "/stats/prometheus are served.",
         ),
     ] = "127.0.0.1"
 

@@ -17,8 +17,6 @@ __all__ = ["MAX_INTENT_CHARACTERS", "intent_schema", "load_intent"]
 # A thousand endpoints take thirty thousand. More than this is some other file, and would only be read slowly.
 MAX_INTENT_CHARACTERS = 1 << 20
 
-# msgspec ends its messages with the place, unless that is the root.
-PLACE = re.compile(r"(?P<reason>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
 STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 INVALID_CHOICE = re.compile(r"Invalid enum value '(.*)'", re.DOTALL)
@@ -59,8 +57,9 @@ def intent_schema() -> dict[str, Any]:
 
 def _explain(error: msgspec.ValidationError, plain: object) -> str:
     """Turn msgspec's message into one with path, value, what is allowed and what the field is for."""
-    found = PLACE.fullmatch(str(error))
-    reason, path = (found["reason"], found["path"] or "$") if found else (str(error), "$")
+    # msgspec ends its messages with the place, unless that is the root.
+    reason, _, place = str(error).rpartition(" - at `")
+    reason, path = (reason, place.removesuffix("`")) if reason and place.startswith("$") else (str(error), "$")
     if isinstance(error.__cause__, IntentError):  # a struct refused itself: its message begins with the field
         return f"{path}.{reason}"
     value, fields, choices, purpose = _look_up(path, plain)
