@@ -55,6 +55,13 @@ def test_the_error_type_follows_the_status(status, kind):
     assert ("retry-after" in dict(envoy.immediate.headers)) == (status == 429)
 
 
+@pytest.mark.parametrize("mode", [BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL])
+def test_trailers_without_a_body_come_too_late_for_a_choice(mode):
+    envoy = FakeEnvoy.before(StubJudge(), mode)
+    envoy.request(trailers=True)
+    assert envoy.immediate.status == 400
+
+
 def test_what_envoy_sent_before_it_saw_the_refusal_is_ignored():
     envoy = FakeEnvoy.before(StubJudge(verdict=NOBODY), BodyMode.STREAMED)
     envoy.request(pieces=[b"{}"])

@@ -36,7 +36,8 @@ SAMPLES = {
     "anthropic": (
         (
             b'data: {"type":"message_start","message":{"usage":{"input_tokens":10,"cache_creation_input_tokens":2,'
-            b'"cache_read_input_tokens":30,"output_tokens":1}}}\n\ndata: {"type":"message_delta","usage":{"output_tokens":15}}\n\n'
+            b'"cache_read_input_tokens":30,"output_tokens":1}}}\n\n'
+            b'data: {"type":"message_delta","usage":{"output_tokens":15}}\n\n'
         ),
         Usage(42, 15, 30),
     ),

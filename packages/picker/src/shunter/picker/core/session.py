@@ -30,6 +30,9 @@ A request without a body (end of stream at the headers) is decided at the header
 ``Ask.has_body`` is False: the judge sees headers only. A first message without announcement counts as
 FULL_DUPLEX_STREAMED, the only mode that the Endpoint Picker Protocol 1.0 knows; Envoy always announces.
 
+In the BUFFERED modes Envoy sends an empty body only if nothing follows it. When trailers do, the headers are answered and
+gone, perhaps with a destination of the client's own: the request is refused.
+
 The response side answers each message by itself; it may begin anywhere (``response_header_mode: SKIP`` leaves out headers)
 and even before the request was decided (a local reply, e.g. of a timeout, passes the filter too). The client's model name
 is put back in mode BUFFERED and FULL_DUPLEX_STREAMED wherever it stands, in mode STREAMED where one piece holds it whole:
@@ -95,7 +98,8 @@ class Step(IntEnum):
     CHOOSE_STREAM = 4  # the body is complete: headers, chunks and, if they completed it, trailers
     CHOOSE_BODY = 5  # this is all of the body: answer in the body
     CHOOSE_PART = 6  # this is a part of the body: blind, answer in the body
-    PASS = 7  # answer with nothing to change
+    REFUSE = 7  # too late to choose
+    PASS = 8  # answer with nothing to change
 
 
 _FRESH, _OPEN, _TAIL, _DONE = State
@@ -114,7 +118,7 @@ TRANSITIONS: dict[tuple[Side, BodyMode], dict[tuple[State, Sight], tuple[State, 
         (_FRESH, _HEADERS_END): (_DONE, Step.CHOOSE),
         (_OPEN, _BODY): (_TAIL, Step.CHOOSE_BODY),
         (_OPEN, _BODY_END): (_DONE, Step.CHOOSE_BODY),
-        (_OPEN, _TRAILERS): (_DONE, Step.PASS),
+        (_OPEN, _TRAILERS): (_DONE, Step.REFUSE),
         (_TAIL, _TRAILERS): (_DONE, Step.PASS),
     },
     (Side.REQUEST, BodyMode.BUFFERED_PARTIAL): {
@@ -122,7 +126,7 @@ TRANSITIONS: dict[tuple[Side, BodyMode], dict[tuple[State, Sight], tuple[State, 
         (_FRESH, _HEADERS_END): (_DONE, Step.CHOOSE),
         (_OPEN, _BODY): (_TAIL, Step.CHOOSE_PART),
         (_OPEN, _BODY_END): (_DONE, Step.CHOOSE_BODY),
-        (_OPEN, _TRAILERS): (_DONE, Step.PASS),
+        (_OPEN, _TRAILERS): (_DONE, Step.REFUSE),
         (_TAIL, _TRAILERS): (_DONE, Step.PASS),
     },
     (Side.REQUEST, BodyMode.STREAMED): {
@@ -184,6 +188,7 @@ _ENDS = {_HEADERS: _HEADERS_END, _BODY: _BODY_END}
 _SHORT_OF_MEMORY = Refusal(
     503, "ServiceUnavailable", "the picker holds as much of unfinished bodies as it may", DropReason.SATURATED
 )
+_NO_BODY = Refusal(400, "BadRequest", "a request with trailers needs a body")
 _SHUTTING_DOWN = Refusal(503, "ServiceUnavailable", "the picker is shutting down", DropReason.SHUTTING_DOWN)
 
 
@@ -312,6 +317,8 @@ class Session:
         return [] if step is Step.COLLECT else self._choose_stream(event.metadata, now_s, end_of_stream=True)
 
     def _answer_trailers(self, event: RequestTrailers, step: Step, now_s: float) -> list[Reply]:
+        if step is Step.REFUSE:
+            return self._refuse(_NO_BODY)
         replies = [] if step is Step.PASS else self._choose_stream(event.metadata, now_s, end_of_stream=False)
         return replies if self.ended else [*replies, TrailersReply(Side.REQUEST)]
 

@@ -1,0 +1,495 @@
+"""Every row of the body-mode table on the real Envoy: nobody else can say which form of an answer is right.
+
+One Envoy has a listener for each pair of modes; behind them a picker whose judge says what the test wants, and two upstreams.
+"""
+
+import asyncio
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from shunter.envoyconf.errors import EnvoyMissingError
+from shunter.envoyconf.shell.envoy import ensure
+from shunter.picker.core.events import BodyMode, BodyReply, HeadersReply, Side
+from shunter.picker.core.judgement import Pick, Refusal
+from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.session import Session
+from shunter.picker.testing import StubJudge
+from shunter.picker.transport.grpcio import GrpcServer
+from shunter.picker.transport.health import Health
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+MODES = [mode.name for mode in BodyMode]
+SEES_BODY = ["FULL_DUPLEX_STREAMED", "BUFFERED", "BUFFERED_PARTIAL"]
+PIECEWISE = ["FULL_DUPLEX_STREAMED", "STREAMED", "NONE"]
+SMALL = b'{"model": "public", "prompt": "hello"}'
+LARGE = json.dumps({"model": "public", "prompt": "x" * 200_000}).encode()
+DEADLINE_S = 30
+TYPE = "type.googleapis.com/envoy."
+DESTINATION = "x-gateway-destination-endpoint"
+
+
+def typed(name, kind, **fields):
+    return {"name": name, "typed_config": {"@type": TYPE + kind, **fields}}
+
+
+def address(port):
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def cluster(name, protocol, ports, **fields):
+    endpoints = [{"endpoint": {"address": address(port)}} for port in ports]
+    options = {"@type": TYPE + "extensions.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": protocol}
+    if ports:
+        fields |= {"type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}}
+    options = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
+    return {"name": name, "connect_timeout": "5s", "typed_extension_protocol_options": options, **fields}
+
+
+def listener(name, request, response, before=(), picker="picker"):
+    ext_proc = typed(
+        "envoy.filters.http.ext_proc",
+        "extensions.filters.http.ext_proc.v3.ExternalProcessor",
+        grpc_service={"envoy_grpc": {"cluster_name": picker}},
+        message_timeout="20s",
+        processing_mode={
+            "request_header_mode": "SEND",
+            "response_header_mode": "SEND",
+            "request_body_mode": request,
+            "response_body_mode": response,
+            "request_trailer_mode": "SEND",
+            "response_trailer_mode": "SEND",
+        },
+        metadata_options={key: {"untyped": ["envoy.lb"]} for key in ("receiving_namespaces", "forwarding_namespaces")},
+    )
+    routes = [
+        {"match": {"prefix": "/by-header"}, "route": {"cluster": "by-header", "timeout": "0s"}},
+        {"match": {"prefix": "/"}, "route": {"cluster": "by-metadata", "timeout": "0s"}},
+    ]
+    manager = typed(
+        "envoy.filters.network.http_connection_manager",
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=name,
+        http_protocol_options={"enable_trailers": True},
+        route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+        http_filters=[*before, ext_proc, typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router")],
+    )
+    return {"name": name, "address": address(0), "filter_chains": [{"filters": [manager]}]}
+
+
+def bootstrap(picker_port, leaving_port, upstream_ports):
+    key = {"key": "envoy.lb", "path": [{"key": DESTINATION}]}
+    served = {"key": "envoy.lb", "path": [{"key": DESTINATION + "-served"}]}
+    policies = "envoy.load_balancing_policies."
+    round_robin = typed(policies + "round_robin", "extensions.load_balancing_policies.round_robin.v3.RoundRobin")
+    override = typed(
+        policies + "override_host",
+        "extensions.load_balancing_policies.override_host.v3.OverrideHost",
+        override_host_sources=[{"metadata": key}],
+        selected_host_key=served,
+        fallback_policy={"policies": [{"typed_extension_config": round_robin}]},
+    )
+    http1 = {"http_protocol_options": {"enable_trailers": True}}
+    deny = typed(
+        "envoy.filters.http.fault",
+        "extensions.filters.http.fault.v3.HTTPFault",
+        abort={"http_status": 401, "percentage": {"numerator": 100}},
+    )
+    return {
+        "admin": {"address": address(0)},
+        "static_resources": {
+            "listeners": [
+                *(listener(f"{request}/{response}", request, response) for request in MODES for response in MODES),
+                *(listener(f"deny/{response}", "BUFFERED", response, [deny]) for response in MODES),
+                *(listener(f"leaving/{request}", request, "NONE", picker="leaving") for request in SEES_BODY),
+            ],
+            "clusters": [
+                cluster("picker", {"http2_protocol_options": {}}, [picker_port]),
+                cluster("leaving", {"http2_protocol_options": {}}, [leaving_port]),
+                cluster(
+                    "by-metadata",
+                    http1,
+                    upstream_ports,
+                    load_balancing_policy={"policies": [{"typed_extension_config": override}]},
+                ),
+                cluster(
+                    "by-header",
+                    http1,
+                    [],
+                    type="ORIGINAL_DST",
+                    lb_policy="CLUSTER_PROVIDED",
+                    original_dst_lb_config={"use_http_header": True, "http_header_name": DESTINATION},
+                ),
+            ],
+        },
+    }
+
+
+async def read_head(reader):
+    start = await reader.readline()
+    if not start:
+        return None, {}
+    return start.decode().split(None, 2), await read_fields(reader)
+
+
+async def read_fields(reader):
+    fields = {}
+    while line := (await reader.readline()).strip():
+        name, _, value = line.decode("latin-1").partition(":")
+        fields[name.lower()] = value.strip()
+    return fields
+
+
+async def read_body(reader, headers, *, until_close=False):
+    """Yield the pieces of a body, and a dict of trailers last."""
+    if "chunked" in headers.get("transfer-encoding", ""):
+        while size := int(await reader.readline(), 16):
+            yield await reader.readexactly(size)
+            await reader.readline()
+        yield await read_fields(reader)
+        return
+    if "content-length" in headers:
+        yield await reader.readexactly(int(headers["content-length"]))
+    elif until_close:
+        yield await reader.read()
+    yield {}
+
+
+def chunked(pieces, trailers=()):
+    head = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    return head + b"0\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in trailers) + b"\r\n"
+
+
+class Answer:
+    """What a client got."""
+
+    def __init__(self):
+        self.status, self.headers, self.body, self.trailers = 0, {}, b"", {}
+
+    @property
+    def echo(self):
+        """What the upstream got, as it told."""
+        assert self.status == 200, (self.status, self.body)
+        return json.loads(self.body)
+
+
+class Lab:
+    """Upstreams, picker and Envoy, and what the test of the moment wants of them."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.judge = StubJudge([self.second] if hasattr(self, "second") else [])
+        self.limits = Limits(body_bytes=4 << 20)
+        self.make_session = lambda: Session(self.judge, self.limits, Budget(self.limits.buffered_bytes))
+        self.response = None  # raw bytes that the upstream answers; None: an echo
+        self.first_event_seen = asyncio.Event()
+
+    async def serve_upstream(self, name, reader, writer):
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                start, headers = await read_head(reader)
+                if start is None:
+                    break
+                parts = [part async for part in read_body(reader, headers)]
+                if start[1].endswith("/events"):
+                    await self.serve_events(writer)
+                elif self.response is not None:
+                    writer.write(self.response)
+                else:
+                    body = b"".join(parts[:-1]).decode("latin-1")
+                    echo = {"who": name, "headers": headers, "body": body, "trailers": parts[-1], "path": start[1]}
+                    data = json.dumps(echo).encode()
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data))
+                    writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve_events(self, writer):
+        """Send the second event only when the client has the first: who holds events back stalls the stream."""
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        writer.write(chunked([b"data: 1\n\n"]).removesuffix(b"0\r\n\r\n"))
+        await writer.drain()
+        await self.first_event_seen.wait()
+        writer.write(chunked([b'data: {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}\n\n', b"data: [DONE]\n\n"]))
+
+    async def ask(
+        self, name, body=SMALL, path="/v1/completions", headers=(), trailers=None, on_piece=None, before_last_byte=None
+    ):
+        """Send one request to a listener and return the answer."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[name])
+        lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", "host: lab", "connection: close", *headers]
+        answer = Answer()
+        try:
+            if trailers is not None:
+                lines.append("transfer-encoding: chunked")
+                payload = chunked([piece for piece in (body[:7], body[7:]) if piece], trailers)
+            else:
+                lines += [] if body is None else ["content-type: application/json", f"content-length: {len(body)}"]
+                payload = body or b""
+            request = "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + payload
+            async with asyncio.timeout(DEADLINE_S):
+                writer.write(request[:-1])
+                if before_last_byte:
+                    await before_last_byte()
+                writer.write(request[-1:])
+                (_, status, _), answer.headers = await read_head(reader)
+                answer.status = int(status)
+                async for part in read_body(reader, answer.headers, until_close=True):
+                    if isinstance(part, bytes):
+                        answer.body += part
+                        if on_piece:
+                            on_piece()
+                    else:
+                        answer.trailers = part
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+        return answer
+
+    async def released(self):
+        async with asyncio.timeout(DEADLINE_S):
+            while len(self.judge.released) < len(self.judge.picked):  # noqa: ASYNC110  nobody signals it
+                await asyncio.sleep(0.005)
+        return self.judge.outcome
+
+
+async def admin_ports(path: Path):
+    """Wait until Envoy has written where its admin listens, then ask that for the listeners' ports."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not (path.exists() and path.read_text()):  # noqa: ASYNC110, ASYNC240  a small file of a starting process
+            await asyncio.sleep(0.02)
+        host, port = path.read_text().rsplit(":", 1)  # noqa: ASYNC240  as above
+        while True:
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET /listeners?format=json HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            _, headers = await read_head(reader)
+            parts = [part async for part in read_body(reader, headers, until_close=True)]
+            writer.close()
+            await writer.wait_closed()
+            statuses = json.loads(b"".join(parts[:-1])).get("listener_statuses", [])
+            ports = {item["name"]: item["local_address"]["socket_address"]["port_value"] for item in statuses}
+            if ports:
+                return ports
+            await asyncio.sleep(0.02)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory):
+    try:
+        binary = ensure()
+    except EnvoyMissingError as error:
+        pytest.skip(str(error))
+    directory = tmp_path_factory.mktemp("envoy")
+    lab = Lab()
+    upstreams = [
+        await asyncio.start_server(lambda r, w, name=name: lab.serve_upstream(name, r, w), "127.0.0.1", 0)
+        for name in ("first", "second")
+    ]
+    upstream_ports = [server.sockets[0].getsockname()[1] for server in upstreams]
+    lab.first, lab.second = (f"127.0.0.1:{port}" for port in upstream_ports)
+    lab.reset()
+    server, lab.leaving = (
+        GrpcServer(lambda: lab.make_session(), Health(), lab.limits)  # noqa: PLW0108  looked up for each stream
+        for _ in range(2)
+    )
+    picker_ports = [await picker.start("127.0.0.1", 0) for picker in (server, lab.leaving)]
+    config = directory / "bootstrap.json"
+    config.write_text(json.dumps(bootstrap(*picker_ports, upstream_ports)))
+    log = directory / "log"
+    arguments = ["-c", str(config), "--admin-address-path", str(directory / "admin"), "--log-path", str(log)]
+    arguments += ["--concurrency", "1", "--use-dynamic-base-id", "--log-level", os.environ.get("ENVOY_LOG", "warning")]
+    process = await asyncio.create_subprocess_exec(binary, *arguments)
+    try:
+        lab.ports = await admin_ports(directory / "admin")
+        yield lab
+    finally:
+        process.kill()
+        await process.wait()
+        await server.stop()
+        await lab.leaving.stop()
+        for upstream in upstreams:
+            upstream.close()
+            await upstream.wait_closed()
+
+
+@pytest.fixture
+def lab(running):
+    running.reset()
+    return running
+
+
+@pytest.mark.parametrize("path", ["/by-header", "/by-metadata"])
+@pytest.mark.parametrize("response", MODES)
+@pytest.mark.parametrize("request_mode", MODES)
+async def test_every_pair_of_modes_routes_as_chosen_and_leaves_everything_intact(lab, request_mode, response, path):
+    answer = await lab.ask(f"{request_mode}/{response}", path=path)
+    assert answer.echo["who"] == "second"
+    assert answer.echo["body"] == SMALL.decode()
+    assert answer.headers["x-went-into-resp-headers"] == "true"
+    outcome = await lab.released()
+    assert (outcome.complete, outcome.status) == (True, 200)
+    assert outcome.served == (lab.second if path == "/by-metadata" else None)
+
+
+@pytest.mark.parametrize("request_mode", MODES)
+async def test_a_large_body_arrives_whole(lab, request_mode):
+    answer = await lab.ask(f"{request_mode}/NONE", LARGE)
+    assert answer.echo["body"] == LARGE.decode()
+    assert answer.echo["who"] == "second"
+
+
+@pytest.mark.parametrize("request_mode", MODES)
+async def test_a_request_without_body(lab, request_mode):
+    answer = await lab.ask(f"{request_mode}/{request_mode}", None)
+    assert answer.echo["who"] == "second"
+
+
+@pytest.mark.parametrize("request_mode", MODES)
+async def test_request_trailers_arrive(lab, request_mode):
+    answer = await lab.ask(f"{request_mode}/NONE", trailers=[(b"x-checksum", b"7")])
+    assert answer.echo["body"] == SMALL.decode()
+    assert answer.echo["trailers"] == {"x-checksum": "7"}
+    assert answer.echo["who"] == "second"
+
+
+@pytest.mark.parametrize("response", MODES)
+async def test_response_trailers_arrive(lab, response):
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    lab.response = head + chunked([b'{"a": ', b"1}"], [(b"x-checksum", b"8")])
+    answer = await lab.ask(f"BUFFERED/{response}")
+    assert (answer.status, answer.body, answer.trailers) == (200, b'{"a": 1}', {"x-checksum": "8"})
+    assert (await lab.released()).complete
+
+
+@pytest.mark.parametrize("request_mode", SEES_BODY)
+async def test_a_rewritten_body_arrives_with_its_length(lab, request_mode):
+    rewritten = LARGE.replace(b"public", b"engine-v2")
+    lab.judge = StubJudge([lab.second], body=rewritten)
+    answer = await lab.ask(f"{request_mode}/NONE", LARGE)
+    assert answer.echo["body"] == rewritten.decode()
+    assert answer.echo["headers"].get("content-length", str(len(rewritten))) == str(len(rewritten))
+
+
+@pytest.mark.parametrize("response", [mode for mode in MODES if mode != "NONE"])
+async def test_the_model_name_is_restored(lab, response):
+    lab.judge = StubJudge([lab.second], model="public", target_model="engine-v2")
+    lab.response = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 21\r\n\r\n{"model":"engine-v2"}'
+    answer = await lab.ask(f"BUFFERED/{response}")
+    assert (answer.status, answer.body) == (200, b'{"model":"public"}')
+
+
+@pytest.mark.parametrize("request_mode", MODES)
+@pytest.mark.parametrize("response", PIECEWISE)
+async def test_events_are_not_held_back(lab, request_mode, response):
+    answer = await lab.ask(f"{request_mode}/{response}", path="/events", on_piece=lab.first_event_seen.set)
+    assert answer.body.endswith(b"data: [DONE]\n\n")
+    outcome = await lab.released()
+    if response != "NONE":
+        assert (outcome.prompt_tokens, outcome.completion_tokens) == (3, 2)
+
+
+async def test_half_a_body_is_routed_unread(lab):
+    body = json.dumps({"prompt": "x" * (3 << 20)}).encode()  # Envoy's default buffer holds 1 MiB
+    answer = await lab.ask("BUFFERED_PARTIAL/NONE", body)
+    assert answer.echo["body"] == body.decode()
+    assert answer.echo["who"] == "second"
+    assert not lab.judge.asks[0].has_body
+
+
+async def test_control_headers_stay_here_and_spoofing_fails(lab):
+    spoof = f"{DESTINATION}: {lab.first}"
+    answer = await lab.ask("BUFFERED/NONE", path="/by-header", headers=["x-llm-d-inference-objective: gold", spoof])
+    assert answer.echo["who"] == "second"
+    assert "x-llm-d-inference-objective" not in answer.echo["headers"]
+    assert answer.echo["headers"][DESTINATION] == lab.second
+
+
+@pytest.mark.parametrize("request_mode", MODES)
+async def test_a_refusal_reaches_the_client(lab, request_mode):
+    lab.judge = StubJudge(verdict=Refusal(429, "ResourceExhausted", "saturated"))
+    answer = await lab.ask(f"{request_mode}/{request_mode}")
+    assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    assert json.loads(answer.body)["error"]["message"] == "inference error: ResourceExhausted - saturated"
+
+
+@pytest.mark.parametrize("request_mode", ["FULL_DUPLEX_STREAMED", "BUFFERED"])
+async def test_a_body_over_the_limit_is_413(lab, request_mode):
+    lab.limits = Limits(body_bytes=1000)
+    assert (await lab.ask(f"{request_mode}/NONE", LARGE)).status == 413
+
+
+@pytest.mark.parametrize("response", MODES)
+async def test_a_local_reply_of_an_earlier_filter_passes(lab, response):
+    answer = await lab.ask(f"deny/{response}")
+    assert (answer.status, answer.body) == (401, b"fault filter abort")
+    assert lab.judge.asks == []
+
+
+async def test_a_picker_that_leaves_hurts_neither_who_streams_nor_who_still_sends(lab):
+    opened = []
+    make_session = lab.make_session
+    lab.make_session = lambda: opened.append(make_session()) or opened[-1]
+    streaming = asyncio.Event()
+    events = asyncio.create_task(lab.ask("leaving/BUFFERED", path="/events", on_piece=streaming.set))
+    await streaming.wait()
+    last_byte = asyncio.Event()
+    modes = ["FULL_DUPLEX_STREAMED", "BUFFERED"]
+    senders = [asyncio.create_task(lab.ask(f"leaving/{mode}", before_last_byte=last_byte.wait)) for mode in modes]
+    async with asyncio.timeout(DEADLINE_S):
+        while len(opened) < 3:  # noqa: ASYNC110  nobody signals it
+            await asyncio.sleep(0.005)
+    drain = asyncio.create_task(lab.leaving.drain(DEADLINE_S))
+    async with asyncio.timeout(DEADLINE_S):
+        while not lab.judge.released:  # noqa: ASYNC110  nobody signals it
+            await asyncio.sleep(0.005)
+    lab.first_event_seen.set()
+    assert (await events).body.endswith(b"data: [DONE]\n\n")
+    assert not drain.done()
+    last_byte.set()
+    for sender in senders:
+        assert (await sender).echo["who"] == "second"
+    await drain
+
+
+class Wrong:
+    """A session that answers mode BUFFERED in the form of FULL_DUPLEX_STREAMED."""
+
+    ended = idle = False
+
+    def feed(self, event, now_s):
+        if type(event).__name__ == "RequestHeaders":
+            return [HeadersReply(Side.REQUEST)]
+        return [BodyReply(Side.REQUEST, streamed=SMALL, end_of_stream=True)]
+
+    def close(self, now_s):
+        pass
+
+
+async def test_the_wrong_form_is_a_5xx(lab):
+    """So the tests above can fail."""
+    lab.make_session = Wrong
+    assert (await lab.ask("BUFFERED/NONE")).status >= 500
+
+
+async def test_of_a_list_the_first_is_served(lab):
+    lab.judge = StubJudge(verdict=lambda ask: Pick((lab.second, lab.first), 1, "id"))
+    assert (await lab.ask("FULL_DUPLEX_STREAMED/NONE")).echo["who"] == "second"
+
+
+@pytest.mark.parametrize("request_mode", MODES)
+async def test_trailers_without_a_body_are_no_way_around_the_picker(lab, request_mode):
+    """In the BUFFERED modes Envoy asks about nothing between the headers and the trailers."""
+    spoof = f"{DESTINATION}: {lab.first}"
+    answer = await lab.ask(f"{request_mode}/NONE", b"", "/by-header", headers=[spoof], trailers=[(b"x-checksum", b"7")])
+    if request_mode.startswith("BUFFERED"):
+        assert answer.status == 400
+    else:
+        assert answer.echo["who"] == "second"
