@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -170,6 +171,23 @@ def test_ctrl_c_ends_the_exam_with_a_report_of_what_was_not_run(tmp_path):
     assert "1 skipped" in rest
     cases = {case["id"]: case for case in yaml.safe_load(report.read_text())["cases"]}
     assert cases["ms.reachability.metrics"]["reason"] == "the exam was interrupted"
+
+
+def test_ctrl_c_before_the_exam_began_says_so():
+    hang = threading.Event()
+    with http_server(hang) as (server, url):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "shunter.conformance", "run", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline_s = time.monotonic() + 30
+        while "/metrics" not in server.asked and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+        hang.set()
+    assert process.returncode == 130
+    assert "interrupted before the exam began" in output
+    assert not errors
 
 
 def test_importing_the_command_line_loads_nothing_heavy():

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from shunter.conformance.core.case import Level
 from shunter.conformance.core.events import CaseFinished, CaseStarted, Finished, Planned, Started, conclude
-from shunter.conformance.core.exchange import EVIDENCE_BODY_CHARS, Exchange, evidence
+from shunter.conformance.core.exchange import EVIDENCE_BODY_CHARS, Exchange, evidence, printable
 from shunter.conformance.core.narration import LABELS, narrate, summarise
-from shunter.conformance.core.report import REPORTS, conformance_report, junit, ndjson, parse_implementation, printable
+from shunter.conformance.core.report import REPORTS, conformance_report, junit, ndjson, parse_implementation
 from shunter.conformance.core.verdict import Verdict, exit_code
 from shunter.conformance.errors import UsageError
 
@@ -112,7 +112,8 @@ def test_the_result_is_the_worst_of_its_cases(verdicts, result):
 @pytest.mark.parametrize(
     ("findings", "code"),
     [
-        ([], 0),
+        ([], 1),
+        ([(Level.MUST, Verdict.SKIPPED)], 1),
         ([(Level.MUST, Verdict.PASSED), (Level.MUST, Verdict.SKIPPED), (Level.MUST, Verdict.KNOWN_FAILURE)], 0),
         ([(Level.SHOULD, Verdict.FAILED), (Level.MUST, Verdict.NOT_SUPPORTED)], 0),
         ([(Level.MUST, Verdict.FAILED), (Level.MUST, Verdict.PASSED)], 1),
@@ -156,6 +157,15 @@ def test_a_person_reads_each_verdict_in_one_line_and_a_failure_in_four():
     assert summarise(EVENTS)[-1] == (
         "7 cases: 1 passed, 1 failed, 1 skipped, 1 not-supported, 1 known-failure, 1 unexpected-pass, 1 error in 0.5 s"
     )
+
+
+def test_what_a_server_sends_cannot_drive_the_terminal():
+    wild = CaseFinished(id="ms.a", level=Level.MUST, verdict=Verdict.PASSED, observed="model \x1b[2J\x9b31m\r")
+    assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for line in narrate(wild) for character in line)
+
+
+def test_an_exam_that_never_began_has_nothing_to_conclude():
+    assert list(conclude([], "interrupted")) == []
 
 
 def test_events_survive_the_way_through_ndjson():

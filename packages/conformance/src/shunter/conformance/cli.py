@@ -120,6 +120,7 @@ def run(
     except KeyboardInterrupt:
         interrupted = True
         events.extend(conclude(events, "the exam was interrupted"))
+        click.echo("interrupted" if events else "interrupted before the exam began; no report")
     for line in summarise(events):
         click.echo(line)
     for path in reports if events else ():

@@ -77,10 +77,10 @@ Event = Started | CaseStarted | CaseFinished | Finished
 
 def conclude(events: Sequence[Event], reason: str) -> Iterator[Event]:
     """What is missing at the end of an exam that was cut short: the cases without a verdict are skipped."""
+    planned = [case for event in events if isinstance(event, Started) for case in event.cases]
     findings = {event.id: event for event in events if isinstance(event, CaseFinished)}
-    for started in (event for event in events if isinstance(event, Started)):
-        for case in started.cases:
-            if case.id not in findings:
-                yield CaseFinished(id=case.id, level=case.level, verdict=Verdict.SKIPPED, reason=reason)
-    if not any(isinstance(event, Finished) for event in events):
-        yield Finished(duration_s=sum(finding.duration_s for finding in findings.values()))
+    for case in planned:
+        if case.id not in findings:
+            yield CaseFinished(id=case.id, level=case.level, verdict=Verdict.SKIPPED, reason=reason)
+    if planned and not any(isinstance(event, Finished) for event in events):
+        yield Finished(duration_s=round(sum(finding.duration_s for finding in findings.values()), 3))

@@ -1,5 +1,6 @@
 """One request and its answer, as it went over the wire: the raw material of evidence."""
 
+import re
 import shlex
 from typing import TypeVar
 
@@ -7,7 +8,7 @@ import msgspec
 
 from shunter.conformance.errors import Mismatch
 
-__all__ = ["Evidence", "Exchange", "clip", "evidence"]
+__all__ = ["Evidence", "Exchange", "clip", "evidence", "printable", "read_json"]
 
 # Enough to see what is wrong with an answer; a metrics page of 90 KB per failure would make reports unreadable.
 EVIDENCE_BODY_CHARS = 2048
@@ -15,12 +16,21 @@ EVIDENCE_BODY_CHARS = 2048
 # What a line of prose quotes of a body.
 QUOTE_CHARS = 160
 
+# Generated text is full of control characters: some drive a terminal, some XML cannot carry, some YAML takes for line
+# breaks. Whoever needs the exact bytes finds them in the NDJSON report.
+_UNPRINTABLE = re.compile("[^\t\n\u0020-\u007e\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+
 Shape = TypeVar("Shape")
 
 
 def clip(text: str, limit_chars: int = QUOTE_CHARS) -> str:
     """Shorten for a line of prose; what was left out is counted."""
     return text if len(text) <= limit_chars else f"{text[:limit_chars]}… ({len(text) - limit_chars} more characters)"
+
+
+def printable(text: str) -> str:
+    """The text with U+FFFD for each character that a terminal, XML or YAML cannot take as it is."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def _ends(text: str) -> str:

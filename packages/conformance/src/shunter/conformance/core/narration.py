@@ -6,7 +6,7 @@ from textwrap import wrap
 
 from shunter.conformance.core.case import Case
 from shunter.conformance.core.events import CaseFinished, Event, Finished, Started
-from shunter.conformance.core.exchange import clip
+from shunter.conformance.core.exchange import clip, printable
 from shunter.conformance.core.profile import PROFILES
 from shunter.conformance.core.verdict import Verdict
 
@@ -29,6 +29,10 @@ WIDTH_COLUMNS = 110
 
 def narrate(event: Event) -> list[str]:
     """The lines that a person reads when this happens; the first word of a verdict is its label."""
+    return [printable(line) for line in _narrate(event)]
+
+
+def _narrate(event: Event) -> list[str]:
     match event:
         case Started():
             pace = "unknown" if event.step_s is None else f"{event.step_s * 1000:.1f} ms a token"

@@ -1,6 +1,5 @@
 """Reports as pure functions of the events: ConformanceReport (YAML), JUnit (XML), and every event (NDJSON)."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from xml.etree import ElementTree as ET
@@ -10,10 +9,11 @@ import yaml
 
 from shunter.conformance.core.case import Level
 from shunter.conformance.core.events import CaseFinished, Event, Finished, Planned, Started
+from shunter.conformance.core.exchange import printable
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
 
-__all__ = ["IMPLEMENTATION_KEYS", "REPORTS", "conformance_report", "junit", "ndjson", "parse_implementation", "printable"]
+__all__ = ["IMPLEMENTATION_KEYS", "REPORTS", "conformance_report", "junit", "ndjson", "parse_implementation"]
 
 API_VERSION = "conformance.shunter/v1alpha1"
 
@@ -22,10 +22,6 @@ IMPLEMENTATION_KEYS = ("organization", "project", "url", "version", "contact")
 
 _GROUNDS = ("expected", "actual", "reason")
 _FAILED = frozenset({Verdict.FAILED, Verdict.KNOWN_FAILURE})
-
-# XML 1.0 cannot carry most control characters, escaped or not, and YAML takes some others for line breaks. Generated
-# text is full of them; whoever needs the exact bytes finds them in the NDJSON.
-_UNPRINTABLE = re.compile("[^\t\n\u0020-\u007e\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
 def parse_implementation(pairs: Sequence[str]) -> dict[str, str]:
@@ -136,11 +132,6 @@ def _junit_text(finding: CaseFinished, case: Planned) -> str:
     lines += [f"{name.capitalize()}: {text}" for name in _GROUNDS if (text := getattr(finding, name))]
     lines += [f"Reproduce: {finding.evidence[-1].curl}"] if finding.evidence else []
     return "\n".join(lines)
-
-
-def printable(text: str) -> str:
-    """The text with U+FFFD for what YAML or XML cannot carry as it is."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def ndjson(events: Sequence[Event]) -> str:

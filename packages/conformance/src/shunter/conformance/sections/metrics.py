@@ -22,7 +22,7 @@ LOAD_S = 0.5
 LOAD_TOKENS = (16, 256)
 
 # So many pages are wanted under load; a fast server is loaded several times for them.
-LOAD_PAGES = 10
+LOAD_PAGES = 5
 
 # The reference endpoint picker scrapes every 50 ms; a look a little closer sees what it might see.
 SAMPLE_PERIOD_S = 0.02
@@ -106,22 +106,26 @@ async def counters_rise(target: Target) -> str:
 
 
 async def sample_load(target: Target) -> list[Page]:
-    """Let requests run at once, again if need be, and scrape all the while; the last page is from after their end."""
+    """Let requests run at once, again if need be, and scrape all the while; the last page is from after their end.
+
+    The pages are parsed afterwards: parsing takes milliseconds during which nothing else would be seen.
+    """
     fewest, most = LOAD_TOKENS
     tokens = max(fewest, min(most, round(LOAD_S / target.step_s))) if target.step_s else fewest
-    pages: list[Page] = []
-    while len(pages) < LOAD_PAGES:
+    exchanges: list[Exchange] = []
+    while len(exchanges) < LOAD_PAGES:
         load = asyncio.gather(*(ask_completion(target, max_tokens=tokens) for _ in range(LOAD_REQUESTS)))
         try:
             while not load.done():
-                pages.append(await scrape(target))
+                exchanges.append(await target.metrics())
                 await asyncio.wait({load}, timeout=SAMPLE_PERIOD_S)
             for exchange in await load:
                 exchange.expect_status(200)
         finally:
             load.cancel()
             await asyncio.gather(load, return_exceptions=True)
-    return [*pages, await scrape(target)]
+    exchanges.append(await target.metrics())
+    return [read_metrics(exchange) for exchange in exchanges]
 
 
 async def load_values(target: Target) -> str:
@@ -183,10 +187,11 @@ async def model_label(target: Target) -> str:
 async def one_series(target: Target) -> str:
     page = await scrape(target)
     label = target.profile.engine_label
-    seen = Counter((series.name, series.labels.get(label, "")) for series in _all_mapped(target, page))
-    for (family, engine), count in seen.items():
+    signals = target.profile.signals.values()
+    seen = Counter((str(signal), series.labels.get(label, "")) for signal in signals for series in page.find(signal))
+    for (signal, engine), count in seen.items():
         if count > 1:
-            raise Mismatch(f"one series of {family} for each engine", f"{count} for {f'{label} {engine}' if label else 'one'}")
+            raise Mismatch(f"one series of {signal} for each engine", f"{count}" + f" for {label} {engine}" * bool(label))
     engines = {engine for _, engine in seen}
     return f"{len(engines)} engine{'s' * (len(engines) != 1)}"
 

@@ -9,7 +9,7 @@ from shunter.conformance.errors import FormatError, Mismatch
 from shunter.conformance.sections.answers import Chat, ChatChunk, Completion, CompletionChunk, Usage
 from shunter.conformance.sections.asking import TOKENS, ask_chat, ask_completion
 
-__all__ = ["CASES", "COMPLETION_FIELDS"]
+__all__ = ["CASES"]
 
 DONE = "[DONE]"
 

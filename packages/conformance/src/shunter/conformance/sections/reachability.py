@@ -5,7 +5,7 @@ from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import Mismatch
 from shunter.conformance.sections.answers import ModelList
 
-__all__ = ["CASES", "HEALTH", "METRICS", "MODELS"]
+__all__ = ["CASES", "METRICS"]
 
 READY_ANSWER = Bound(
     "ready-answer",

@@ -77,9 +77,11 @@ async def _judge(case: Case, target: SurveyedTarget, verdicts: Mapping[str, Verd
     for need in case.needs:
         if not verdicts.get(need, Verdict.PASSED).met:
             return finish(verdict=Verdict.SKIPPED, reason=f"needs {need} ({verdicts[need]})")
+    met = False
     observed = expected = actual = ""
     try:
         observed = await case.run(target)
+        met = True
     except Skip as skip:
         return finish(verdict=Verdict.SKIPPED, reason=str(skip))
     except Mismatch as mismatch:
@@ -90,7 +92,7 @@ async def _judge(case: Case, target: SurveyedTarget, verdicts: Mapping[str, Verd
         expected, actual = "a complete answer", str(failure)
     known = target.profile.known_failure(case.id)
     return finish(
-        verdict=judge(met=not expected, known=known is not None),
+        verdict=judge(met=met, known=known is not None),
         observed=observed,
         expected=expected,
         actual=actual,
