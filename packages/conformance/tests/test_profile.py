@@ -1,9 +1,15 @@
 """Profiles recognise their servers and excuse no more than they say."""
 
+import lzma
+from pathlib import Path
+
 import pytest
 
 from shunter.conformance.core.profile import PROFILES, Role, Signal, detect, find_profile, parse_signal
 from shunter.conformance.errors import UsageError
+from shunter.conformance.exposition import read_page
+
+DATA = Path(__file__).parent / "data"
 
 
 @pytest.mark.parametrize(
@@ -19,6 +25,27 @@ def test_a_server_is_recognised(page, owners, name, why):
     profile, reason = detect(page, owners)
     assert profile.name == name
     assert why in reason
+
+
+@pytest.mark.parametrize(
+    ("recording", "name"),
+    [
+        ("vllm-under-load", "vllm"),
+        ("vllm-with-lora", "vllm"),
+        ("llamacpp-under-load", "llama.cpp"),
+        ("sglang-under-load", "generic"),
+    ],
+)
+def test_the_names_of_a_profile_are_those_of_the_real_server(recording, name):
+    body = lzma.decompress((DATA / f"{recording}.txt.xz").read_bytes())
+    profile, _ = detect(body.decode(), ())
+    assert profile.name == name
+    page = read_page(body)
+    for signal in profile.signals.values():
+        (series,) = page.find(signal)
+        assert page.types[signal.family] == "gauge"
+        assert not profile.model_label or series.labels[profile.model_label] == "tiny"
+        assert not profile.engine_label or series.labels[profile.engine_label] == "0"
 
 
 def test_a_named_gauge_is_no_longer_lacking():

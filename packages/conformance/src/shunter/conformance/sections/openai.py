@@ -18,14 +18,14 @@ async def completion_fields(target: Target) -> str:
     exchange = await ask_completion(target)
     exchange.expect_status(200)
     answer = exchange.read(Completion)
-    return f"id {clip(answer.id, 40)}, finish_reason {answer.choices[0].finish_reason}"
+    return f"{answer.usage.completion_tokens} tokens, finish_reason {answer.choices[0].finish_reason}"
 
 
 async def chat_fields(target: Target) -> str:
     exchange = await ask_chat(target)
     exchange.expect_status(200)
     answer = exchange.read(Chat)
-    return f"id {clip(answer.id, 40)}, finish_reason {answer.choices[0].finish_reason}"
+    return f"{answer.usage.completion_tokens} tokens, finish_reason {answer.choices[0].finish_reason}"
 
 
 def read_stream(exchange: Exchange) -> list[str]:
