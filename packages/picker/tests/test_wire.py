@@ -27,7 +27,8 @@ from shunter.picker.core.events import (
     TrailersReply,
 )
 from shunter.picker.errors import ProtocolError
-from shunter.picker.transport.wire import MAX_DEPTH, decode, encode
+from shunter.picker.transport.metadata import MAX_DEPTH
+from shunter.picker.transport.wire import decode, encode
 
 FIELDS = {
     "request_headers": RequestHeaders,

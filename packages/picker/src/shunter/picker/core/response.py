@@ -23,10 +23,11 @@ _READABLE = ("application/json", "text/event-stream")
 class Response:
     """One response on its way; the order of its events is the session's business."""
 
-    __slots__ = ("_first_token_s", "_mode", "_reader", "_restorer", "_served", "_started_s", "_status")
+    __slots__ = ("_duplex", "_first_token_s", "_mode", "_reader", "_restorer", "_served", "_started_s", "_status")
 
     def __init__(self, mode: BodyMode, started_s: float) -> None:
         self._mode = mode
+        self._duplex = mode is BodyMode.FULL_DUPLEX_STREAMED
         self._started_s = started_s
         self._reader: UsageReader | None = None if mode is BodyMode.NONE else UsageReader()
         self._restorer: Restorer | None = None
@@ -48,12 +49,13 @@ class Response:
         if isinstance(event, ResponseTrailers):
             return [*self.flush(), TrailersReply(Side.RESPONSE)]
         self._read_headers(event)
-        piecewise = self._mode in {BodyMode.STREAMED, BodyMode.FULL_DUPLEX_STREAMED}
-        return [answer_response_headers(drop_length=piecewise and self._restorer is not None and not event.end_of_stream)]
+        changes = self._restorer is not None and not event.end_of_stream
+        piecewise = self._duplex or self._mode is BodyMode.STREAMED
+        return [answer_response_headers(drop_length=changes and piecewise)]
 
     def flush(self) -> list[Reply]:
         """Return what was held back, because nothing follows it."""
-        if self._restorer is None or self._mode is not BodyMode.FULL_DUPLEX_STREAMED:
+        if self._restorer is None or not self._duplex:
             return []
         rest = self._restorer.feed(b"", last=True)
         return answer_body(Side.RESPONSE, self._mode, b"", rest, end_of_stream=False)
@@ -86,10 +88,8 @@ class Response:
             self._first_token_s = now_s - self._started_s
         if self._reader:
             self._reader.feed(data)
-        partial = self._mode is BodyMode.BUFFERED_PARTIAL and not event.end_of_stream
-        if self._restorer is None or partial:
-            return answer_body(Side.RESPONSE, self._mode, data, data, end_of_stream=event.end_of_stream)
-        last = event.end_of_stream or self._mode is not BodyMode.FULL_DUPLEX_STREAMED
-        return answer_body(
-            Side.RESPONSE, self._mode, data, self._restorer.feed(data, last=last), end_of_stream=event.end_of_stream
-        )
+        end = event.end_of_stream
+        wanted = data
+        if self._restorer is not None and (end or self._mode is not BodyMode.BUFFERED_PARTIAL):
+            wanted = self._restorer.feed(data, last=end or not self._duplex)
+        return answer_body(Side.RESPONSE, self._mode, data, wanted, end_of_stream=end)

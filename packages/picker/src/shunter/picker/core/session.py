@@ -42,6 +42,7 @@ In mode NONE the end of the stream is the only end there is and counts as a comp
 """
 
 from enum import IntEnum
+from typing import TypeAlias
 
 from shunter.picker.core.answers import read_subset, refuse, stream, tell_metadata, tell_mutation
 from shunter.picker.core.events import (
@@ -105,7 +106,9 @@ class Step(IntEnum):
 _FRESH, _OPEN, _TAIL, _DONE = State
 _HEADERS, _HEADERS_END, _BODY, _BODY_END, _TRAILERS = Sight
 
-TRANSITIONS: dict[tuple[Side, BodyMode], dict[tuple[State, Sight], tuple[State, Step]]] = {
+Row: TypeAlias = dict[tuple[State, Sight], tuple[State, Step]]
+
+TRANSITIONS: dict[tuple[Side, BodyMode], Row] = {
     (Side.REQUEST, BodyMode.FULL_DUPLEX_STREAMED): {
         (_FRESH, _HEADERS): (_OPEN, Step.HOLD),
         (_FRESH, _HEADERS_END): (_DONE, Step.CHOOSE),
@@ -200,8 +203,8 @@ class Session:
     """
 
     __slots__ = (
-        *("_body", "_budget", "_headers", "_judge", "_limits", "_metadata"),
-        *("_pick", "_protocol", "_released", "_response", "_states", "ended"),
+        *("_body", "_budget", "_headers", "_judge", "_limits", "_metadata", "_pick", "_protocol"),
+        *("_released", "_response", "_rows", "_states", "ended"),
     )
 
     def __init__(self, judge: Judge, limits: Limits, budget: Budget) -> None:
@@ -209,14 +212,15 @@ class Session:
         self._judge = judge
         self._limits = limits
         self._budget = budget
-        self._protocol: Protocol | None = None
+        self._protocol = ASSUMED
+        self._rows: tuple[Row, ...] = ()  # of TRANSITIONS, by Side; empty before the first event
         self._states = [_FRESH, _FRESH]  # by Side
         self._headers: dict[str, str] = {}
         self._metadata: Metadata = {}
         self._body = bytearray()
         self._pick: Pick | None = None
         self._released = False
-        self._response = Response(BodyMode.NONE, 0.0)
+        self._response: Response | None = None
 
     @property
     def idle(self) -> bool:
@@ -225,15 +229,14 @@ class Session:
         Before the choice Envoy would forward an empty body; while it sends bodies, the pieces under way would be lost.
         """
         request, response = self._states
-        passing = self._protocol is not None and self._protocol.response_body is not BodyMode.NONE
-        return response is _DONE or (self._pick is not None and request >= _TAIL and not passing)
+        shown = self._protocol.response_body is not BodyMode.NONE
+        return response is _DONE or (self._pick is not None and request >= _TAIL and not shown)
 
     def feed(self, event: Event, now_s: float) -> list[Reply]:
         """Return the answers to the next event, in the order in which they must be sent; ``now_s`` is monotonic."""
         if self.ended:
             return []  # what Envoy sent before it saw our last word
-        if self._protocol is None:
-            self._begin(event, now_s)
+        response = self._response or self._begin(event, now_s)
         step = self._step(event, now_s)
         if isinstance(event, RequestHeaders):
             return self._answer_headers(event, step, now_s)
@@ -241,7 +244,7 @@ class Session:
             return self._answer_body(event, step, now_s)
         if isinstance(event, RequestTrailers):
             return self._answer_trailers(event, step, now_s)
-        replies = self._response.feed(event, now_s)
+        replies = response.feed(event, now_s)
         if self._states[Side.RESPONSE] is _DONE:
             self._release(now_s, complete=True)
         return replies
@@ -253,7 +256,7 @@ class Session:
         """
         if self.ended:
             return []
-        replies: list[Reply] = self._response.flush()
+        replies = self._response.flush() if self._response else []
         if self._pick is None and self._states[Side.RESPONSE] is not _DONE:
             replies = self._refuse(_SHUTTING_DOWN)
         self._end(now_s, complete=False)
@@ -261,33 +264,33 @@ class Session:
 
     def close(self, now_s: float) -> None:
         """Note that the stream is gone: give everything back. May be called more than once."""
-        assumed = self._protocol is not None and self._protocol.response_body is BodyMode.NONE
-        self._end(now_s, complete=assumed and not self.ended)
+        self._end(now_s, complete=self._protocol.response_body is BodyMode.NONE and not self.ended)
 
-    def _begin(self, event: Event, now_s: float) -> None:
-        announced = event.protocol if isinstance(event, RequestHeaders | ResponseHeaders) else None
-        self._protocol = announced or ASSUMED
-        self._response = Response(self._protocol.response_body, now_s)
+    def _begin(self, event: Event, now_s: float) -> Response:
+        protocol = (event.protocol if isinstance(event, RequestHeaders | ResponseHeaders) else None) or ASSUMED
+        self._protocol = protocol
+        self._rows = (
+            TRANSITIONS[Side.REQUEST, protocol.request_body],
+            TRANSITIONS[Side.RESPONSE, protocol.response_body],
+        )
+        self._response = Response(protocol.response_body, now_s)
+        return self._response
 
     def _step(self, event: Event, now_s: float) -> Step:
         side, sight = _SIGHTS[type(event)]
-        if not isinstance(event, RequestTrailers | ResponseTrailers) and event.end_of_stream:
+        if getattr(event, "end_of_stream", False):
             sight = _ENDS[sight]
-        mode = self._mode(side)
         state = self._states[side]
         try:
-            self._states[side], step = TRANSITIONS[side, mode][state, sight]
+            self._states[side], step = self._rows[side][state, sight]
         except KeyError:
             self._end(now_s, complete=False)
+            mode = self._protocol.request_body if side is Side.REQUEST else self._protocol.response_body
             remedy = "; set request_header_mode: SEND" if (side, state) == (Side.REQUEST, _FRESH) else ""
             raise ProtocolError(
                 f"{side.name.lower()} {sight.name.lower()} in state {state.name}, body mode {mode.name}{remedy}"
             ) from None
         return step
-
-    def _mode(self, side: Side) -> BodyMode:
-        protocol = self._protocol or ASSUMED
-        return protocol.request_body if side is Side.REQUEST else protocol.response_body
 
     def _answer_headers(self, event: RequestHeaders, step: Step, now_s: float) -> list[Reply]:
         self._headers = dict(reversed(event.headers))  # of a repeated header the first wins
@@ -352,7 +355,8 @@ class Session:
         verdict = self._judge.decide(ask, now_s)
         if isinstance(verdict, Pick):
             self._pick = verdict
-            self._response.expect(verdict)
+            if self._response:
+                self._response.expect(verdict)
         return verdict
 
     def _refuse(self, refusal: Refusal) -> list[Reply]:
@@ -365,7 +369,7 @@ class Session:
         self._body = bytearray()
 
     def _release(self, now_s: float, *, complete: bool) -> None:
-        if self._pick is not None and not self._released:
+        if self._pick is not None and self._response is not None and not self._released:
             self._released = True
             self._judge.release(self._pick.ticket, self._response.conclude(now_s, complete=complete), now_s)
 
