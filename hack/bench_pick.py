@@ -1,8 +1,8 @@
 """What one judgement costs: µs of CPU per decide() and release(), beside the least that could be done instead.
 
-The floor is a loop without a product around it: decode the JSON into typed fields, hash the prompt in 256-byte blocks, look them
-up in a dictionary of bit masks, take the maximum of scores computed beforehand. Absolute figures belong to this machine and this
-minute; the ratio to the floor, measured in turns with it, is what to compare. Run alone: `.venv/bin/python hack/bench_pick.py`.
+The floor is a loop without a product around it: decode the JSON into typed fields, hash the prompt in 256-byte blocks, look
+them up in a dictionary of bit masks, take the maximum of scores computed beforehand. Absolute figures belong to this machine
+and this minute; the ratio to the floor, measured in turns with it, is what to compare.
 """
 
 import json

@@ -5,7 +5,7 @@ A message names the place as a path from the root (``$.plugins[1].type``), the v
 
 import difflib
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, Literal, cast
 
 import msgspec
@@ -131,30 +131,36 @@ class EndpointPickerConfig(Section, frozen=True):
     saturation_detector: DetectorSpec | None = None
 
 
+FEW = 12  # names that a message can list without hiding its point
+LONGEST_VALUE = 80  # characters of a value that a message shows
+
 # What the few fields with fixed values may be, for the message when they are not.
 CHOICES = {"$.apiVersion": (GROUP, OLD_GROUP), "$.kind": ("EndpointPickerConfig",)}
 
 
 def parse(text: str | bytes) -> EndpointPickerConfig:
     """Return the file's content, each section well-formed; raise ConfigError."""
-    loader = UniqueKeys(text)
     try:
-        data: Any = loader.get_single_data()
-    except (yaml.YAMLError, RecursionError) as error:
+        data: Any = UniqueKeys(text).get_single_data()
+    except Exception as error:  # PyYAML also lets through what int(), datetime and look-ups raise at odd values
         raise ConfigError(f"not a YAML document: {error}") from error
-    finally:
-        loader.dispose()
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
         raise ConfigError(f"$: the document is {kind}; an EndpointPickerConfig is an object with apiVersion and kind")
     try:
         return msgspec.convert(data, EndpointPickerConfig)
     except msgspec.ValidationError as error:
-        raise explained(error, cast("dict[str, Any]", data), FIELDS) from error
+        raise explained(error, data, "$", SECTIONS) from error
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is a mistake; PyYAML would silently take the last one."""
+    """YAML in which a key that stands twice is a mistake (PyYAML takes the last one), and so is half a surrogate pair."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Refuse text that is not Unicode: nothing could write it out again."""
+        text: Any = super().construct_scalar(node)
+        cast("str", text).encode()
+        return text
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Compare the keys as they are written."""
@@ -166,22 +172,31 @@ class UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def explained(error: msgspec.ValidationError, data: Any, fields: Iterable[str], root: str = "$") -> ConfigError:
-    """Turn msgspec's message into ours. ``root`` is where ``data`` stands, ``fields`` the names that would have been right."""
+def explained(
+    error: msgspec.ValidationError,
+    data: Any,
+    root: str,
+    sections: Mapping[str, type[msgspec.Struct]],
+) -> ConfigError:
+    """Turn msgspec's message about ``data``, which stands at ``root``, into ours.
+
+    ``sections`` says what belongs at a path below the root, written without indices (``.plugins[]``).
+    """
     what, _, path = str(error).partition(" - at `$")
-    at = root + path.rstrip("`")
+    path = path.rstrip("`")
     unknown = re.match("Object contains unknown field `(.*)`", what)
     if not unknown:
-        value = _value(data, path.rstrip("`"))
-        choices = CHOICES.get(at, ())
+        choices = CHOICES.get(root + path, ())
         remedy = f"; use {' or '.join(choices)}" if choices else ""
-        return ConfigError(f"{at}: {what[0].lower()}{what[1:]}, found {value}{remedy}")
+        return ConfigError(f"{root}{path}: {what[0].lower()}{what[1:]}, found {_value(data, path)}{remedy}")
     name = unknown[1]
-    place = f"{at}.{name}"
+    place = f"{root}{path}.{name}"
     if name in upstream.FIELDS:
         return ConfigError(f"{place}: llm-d knows this field, but Shunter cannot honour it yet; remove it")
     if name in upstream.MOVED_PARAMETERS:
         return ConfigError(f"{place}: unknown field; it is a parameter of {upstream.MOVED_PARAMETERS[name]}")
+    section = sections.get(re.sub(r"\[\d+\]", "[]", path))
+    fields = [field.encode_name for field in msgspec.structs.fields(section)] if section else []
     return ConfigError(f"{place}: unknown field{did_you_mean(name, fields)}")
 
 
@@ -209,22 +224,21 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
 
 
-FEW = 12  # names that a message can list without hiding its point
-FIELDS = frozenset(
-    field.encode_name
-    for section in (
-        PluginSpec,
-        ProfilePlugin,
-        ProfileSpec,
-        RequestHandlerSpec,
-        SourceSpec,
-        DataLayerSpec,
-        DetectorSpec,
-        FlowControlSpec,
-        EndpointPickerConfig,
-    )
-    for field in msgspec.structs.fields(section)
-)
+SECTIONS: dict[str, type[Section]] = {
+    "": EndpointPickerConfig,
+    ".plugins[]": PluginSpec,
+    ".schedulingProfiles[]": ProfileSpec,
+    ".schedulingProfiles[].plugins[]": ProfilePlugin,
+    ".requestHandler": RequestHandlerSpec,
+    ".requestHandler.parsers[]": PluginRef,
+    ".parser": PluginRef,
+    ".dataLayer": DataLayerSpec,
+    ".dataLayer.sources[]": SourceSpec,
+    ".dataLayer.sources[].extractors[]": PluginRef,
+    ".flowControl": FlowControlSpec,
+    ".flowControl.saturationDetector": DetectorSpec,
+    ".saturationDetector": DetectorSpec,
+}
 
 
 def _value(data: Any, path: str) -> str:
@@ -236,6 +250,3 @@ def _value(data: Any, path: str) -> str:
             return "something else"
     text = repr(cast("object", data))
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
-
-
-LONGEST_VALUE = 80

@@ -93,7 +93,7 @@ class Resolution:
         config = self._config
         self._check_gates()
         for at, spec in enumerate(config.plugins):
-            self._declare(spec, f"$.plugins[{at}]")
+            self._declare(spec, f"$.plugins[{at}]", type_at=".type", parameters_at=".parameters")
         self._check_handlers()
         self._check_data_layer()
         spec = self._profile_spec()
@@ -140,16 +140,16 @@ class Resolution:
             if name in GATES_NOT_HONOURED and value != "false":
                 raise ConfigError(f"{place}: Shunter cannot honour {name!r} yet; remove it")
 
-    def _declare(self, spec: PluginSpec, place: str) -> Declared:
+    def _declare(self, spec: PluginSpec, place: str, *, type_at: str = "", parameters_at: str = "") -> Declared:
+        """Build a plugin. The last two say where below ``place`` its type and its parameters stand."""
         name = spec.name or spec.type
         if name in self._declared:
             raise ConfigError(f"{place}: a plugin is named {name!r} already; give this one another name")
-        registration = self._registration(spec.type, f"{place}.type")
+        registration = self._registration(spec.type, place + type_at)
         try:
             plugin = msgspec.convert(spec.parameters, registration.plugin)
         except msgspec.ValidationError as error:
-            fields = [field.encode_name for field in msgspec.structs.fields(registration.plugin)]
-            mistake = explained(error, spec.parameters, fields, f"{place}.parameters")
+            mistake = explained(error, spec.parameters, place + parameters_at, {"": registration.plugin})
             if registration.kinds[0] in (Kind.SOURCE, Kind.EXTRACTOR):
                 raise ConfigError(f"{mistake} (the scraper reads the engines' metrics: configure it there)") from error
             raise mistake from error

@@ -81,7 +81,7 @@ class Fleet:
             return
         self.in_flight[at] += sign
         self.tokens_in_flight[at] += sign * booking.tokens
-        if booking.booked_ns > self.sampled_ns[at]:
+        if booking.booked_ns >= self.sampled_ns[at]:
             self.waiting[at] += sign
             self.running[at] += sign
         self.touched.add(at)

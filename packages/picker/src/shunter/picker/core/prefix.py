@@ -24,9 +24,9 @@ BLOCK_FLOOR_TOKENS = 64
 BYTES_PER_TOKEN = 4
 BLOCKS_PER_SIZE = 64
 
-# A remembered (block, endpoint) pair was measured to cost 175 bytes, 260 with slot numbers around a thousand, whose bits make long
-# ints: at most 35 to 52 MB, which leaves a worker below its 120 MB whatever the number of endpoints. At 6 endpoints it is their
-# whole default capacity; at 1,000 it is the last 200 blocks of each.
+# A remembered (block, endpoint) pair was measured to cost 175 bytes, 260 with slot numbers around a thousand, whose bits make
+# long ints: at most 35 to 52 MB, which leaves a worker below its 120 MB whatever the number of endpoints. At 6 endpoints it is
+# their whole default capacity; at 1,000 it is the last 200 blocks of each.
 MAX_PAIRS = 200_000
 
 

@@ -1,0 +1,339 @@
+import contextlib
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter.picker import config
+from shunter.picker.core.prefix import PrefixSettings
+from shunter.picker.core.request import FORMATS, OPENAI
+from shunter.picker.errors import ConfigError
+from shunter.picker.plugins import CATALOGUE, Kind, Plugin, register
+from shunter.picker.plugins.detectors import Utilization
+from shunter.picker.plugins.pickers import MaxScore, Random
+
+HEAD = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
+
+GIE = """\
+apiVersion: inference.networking.x-k8s.io/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: queue-scorer
+- type: kv-cache-utilization-scorer
+- type: prefix-cache-scorer
+schedulingProfiles:
+- name: default
+  plugins:
+  - pluginRef: queue-scorer
+    weight: 2
+  - pluginRef: kv-cache-utilization-scorer
+    weight: 2
+  - pluginRef: prefix-cache-scorer
+    weight: 3
+"""
+
+LLM_D = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+featureGates: [dataLayer, "flowControl=false"]
+plugins:
+- type: single-profile-handler
+- type: decode-filter
+- type: queue-scorer
+- type: kv-cache-utilization-scorer
+- name: approx
+  type: approx-prefix-cache-producer
+  parameters: {blockSizeTokens: 128, maxPrefixTokensToMatch: 65536, lruCapacityPerServer: 1000, autoTune: false}
+- type: prefix-cache-scorer
+  parameters: {prefixMatchInfoProducerName: approx}
+- type: lora-affinity-scorer
+- type: max-score-picker
+  parameters: {maxNumOfEndpoints: 2}
+- type: utilization-detector
+  parameters: {queueDepthThreshold: 6, metricsStalenessThreshold: 200ms}
+- type: metrics-data-source
+- type: core-metrics-extractor
+  parameters: {defaultEngine: vllm}
+- type: openai-parser
+schedulingProfiles:
+- name: decode
+  plugins:
+  - pluginRef: decode-filter
+  - {pluginRef: queue-scorer, weight: 2}
+  - {pluginRef: kv-cache-utilization-scorer, weight: 2}
+  - {pluginRef: prefix-cache-scorer, weight: 3}
+  - pluginRef: lora-affinity-scorer
+  - pluginRef: max-score-picker
+requestHandler: {parsers: [{pluginRef: openai-parser}]}
+dataLayer:
+  injectDefaults: true
+  sources: [{pluginRef: metrics-data-source, extractors: [{pluginRef: core-metrics-extractor}]}]
+flowControl: {saturationDetector: {pluginRef: utilization-detector}}
+"""
+
+
+def test_gies_default_is_ours():
+    plan = config.load(GIE)
+    assert plan.policy == config.load().policy
+    assert [(each.name, each.weight) for each in plan.policy.profile.scorers] == [
+        ("queue-scorer", 2),
+        ("kv-cache-utilization-scorer", 2),
+        ("prefix-cache-scorer", 3),
+    ]
+    assert plan.policy.profile.picker == MaxScore(max_num_of_endpoints=3)
+    assert plan.policy.prefix == PrefixSettings()
+    assert (plan.policy.formats, plan.policy.passthrough) == (FORMATS, True)
+
+
+def test_an_llm_d_configuration_loads_unchanged():
+    policy = config.load(LLM_D).policy
+    assert [each.name for each in policy.profile.filters] == ["decode-filter"]
+    assert [each.weight for each in policy.profile.scorers] == [2, 2, 3, 1]
+    assert policy.profile.picker == MaxScore(max_num_of_endpoints=2)
+    assert policy.detector == Utilization(queue_depth_threshold=6, metrics_staleness_threshold="200ms")
+    assert policy.prefix == PrefixSettings(block_tokens=128, max_tokens=65536, capacity_blocks=1000, auto_tune=False)
+    assert (policy.formats, policy.passthrough) == (OPENAI, False)
+
+
+@pytest.mark.parametrize("text", [config.DEFAULT, GIE, LLM_D, HEAD])
+def test_the_effective_configuration_loads_to_the_same_plan(text):
+    plan = config.load(text)
+    assert config.load(config.effective(plan)) == plan
+
+
+def test_json_is_yaml():
+    assert config.load(json.dumps(msgspec.yaml.decode(GIE))) == config.load(GIE)
+
+
+def test_without_profiles_there_is_one_in_the_order_of_declaration():
+    text = HEAD + "plugins: [{type: random-picker}, {type: load-aware-scorer}, {type: decode-filter}, {type: queue-scorer}]"
+    profile = config.load(text).policy.profile
+    assert (profile.name, profile.picker) == ("default", Random())
+    assert [(each.name, each.weight) for each in profile.scorers] == [("load-aware-scorer", 1), ("queue-scorer", 1)]
+    assert [each.name for each in profile.filters] == ["decode-filter"]
+
+
+def test_nothing_at_all_picks_at_random_among_equals():
+    policy = config.load(HEAD).policy
+    assert (policy.profile.scorers, policy.profile.picker, policy.prefix) == ((), MaxScore(), None)
+
+
+def test_the_same_type_may_be_used_twice_under_two_names():
+    text = (
+        HEAD + "plugins: [{type: load-aware-scorer, name: a}, {type: load-aware-scorer, name: b, parameters: {threshold: 4}}]"
+    )
+    assert [each.name for each in config.load(text).policy.profile.scorers] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "place", ["saturationDetector: {queueDepthThreshold: 9}", "flowControl: {saturationDetector: {queueDepthThreshold: 9}}"]
+)
+def test_thresholds_may_stand_where_former_releases_had_them(place):
+    assert config.load(HEAD + place).policy.detector == Utilization(queue_depth_threshold=9)
+
+
+def test_a_single_parser_may_stand_under_its_former_name():
+    assert config.load(HEAD + "parser: {pluginRef: passthrough-parser}").policy.formats == ()
+
+
+PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "$: the document is empty; an EndpointPickerConfig is an object with apiVersion and kind"),
+        ("- a", "$: the document is a list; an EndpointPickerConfig is an object with apiVersion and kind"),
+        ("a: [", "not a YAML document: while parsing a flow node"),
+        ("a: 1\nb: 2\na: 3", "not a YAML document: the key 'a' stands twice"),
+        (HEAD + "---\n", "not a YAML document: expected a single document in the stream"),
+        ("a: \x00", "not a YAML document: unacceptable character #x0000"),
+        ("kind: EndpointPickerConfig", "$: object missing required field `apiVersion`"),
+        (
+            "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig",
+            "$.apiVersion: invalid enum value 'llm-d.ai/v1', found 'llm-d.ai/v1'; use llm-d.ai/v1alpha1 or inference.net",
+        ),
+        ("apiVersion: llm-d.ai/v1alpha1\nkind: Pod", "$.kind: invalid enum value 'Pod', found 'Pod'; use EndpointPickerConfig"),
+        (HEAD + "plugin: []", "$.plugin: unknown field; did you mean 'plugins'"),
+        (HEAD + "plugins: [{type: queue-scorer, parameter: {}}]", "$.plugins[0].parameter: unknown field; did you mean 'para"),
+        (HEAD + "plugins:", "$.plugins: expected `array`, got `null`, found None"),
+        (HEAD + "plugins: [{name: x}]", "$.plugins[0]: object missing required field `type`, found {'name': 'x'}"),
+        (HEAD + "plugins: [{type: que-scorer}]", "$.plugins[0].type: no plugin has the type 'que-scorer'; did you mean 'queue"),
+        (
+            HEAD + "plugins: [{type: disagg-profile-handler}]",
+            "$.plugins[0].type: llm-d has 'disagg-profile-handler', but Shunter does not have it yet; remove it",
+        ),
+        (
+            HEAD + "plugins: [{type: queue-scorer}, {type: queue-scorer}]",
+            "$.plugins[1]: a plugin is named 'queue-scorer' already; give this one another name",
+        ),
+        (
+            HEAD + "plugins: [{type: max-score-picker, parameters: {maxNumOfEndpoints: two}}]",
+            "$.plugins[0].parameters.maxNumOfEndpoints: expected `int`, got `str`, found 'two'",
+        ),
+        (
+            HEAD + "plugins: [{type: max-score-picker, parameters: {maxNumOfEndpoints: 0}}]",
+            "$.plugins[0].parameters.maxNumOfEndpoints: expected `int` >= 1, found 0",
+        ),
+        (
+            HEAD + "plugins: [{type: max-score-picker, parameters: {maxEndpoints: 1}}]",
+            "$.plugins[0].parameters.maxEndpoints: unknown field; did you mean 'maxNumOfEndpoints'?",
+        ),
+        (
+            HEAD + "plugins: [{type: prefix-cache-scorer, parameters: {hashBlockSize: 64}}]",
+            "$.plugins[0].parameters.hashBlockSize: unknown field; it is a parameter of approx-prefix-cache-producer",
+        ),
+        (
+            HEAD + "plugins: [{type: utilization-detector, parameters: {metricsStalenessThreshold: 5 s}}]",
+            "$.plugins[0].parameters: '5 s' is not a duration such as 200ms or 1m30s",
+        ),
+        (
+            HEAD + "plugins: [{type: metrics-data-source, parameters: {path: /m}}]",
+            "$.plugins[0].parameters.path: invalid enum value '/m', found '/m' (the scraper reads the engines' metrics",
+        ),
+        (
+            HEAD + "plugins: [{type: single-profile-handler}, {type: single-profile-handler, name: b}]",
+            "$.plugins: 'single-profile-handler' and 'b' are both profile handlers; keep one",
+        ),
+        (
+            HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-score}",
+            "$.schedulingProfiles[0].plugins[0].pluginRef: no plugin is named 'queue-score'; did you mean 'queue-scorer'?",
+        ),
+        (
+            HEAD + PROFILE % "{pluginRef: queue-scorer}",
+            "$.schedulingProfiles[0].plugins[0].pluginRef: 'queue-scorer' is not declared; add {type: queue-scorer}",
+        ),
+        (
+            HEAD + "plugins: [{type: openai-parser}]\n" + PROFILE % "{pluginRef: openai-parser}",
+            "$.schedulingProfiles[0].plugins[0].pluginRef: 'openai-parser' is a parser, and what belongs here is a filter",
+        ),
+        (
+            HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-scorer}, {pluginRef: queue-scorer}",
+            "$.schedulingProfiles[0].plugins[1].pluginRef: 'queue-scorer' stands in this profile already",
+        ),
+        (
+            HEAD + "plugins: [{type: max-score-picker}]\n" + PROFILE % "{pluginRef: max-score-picker, weight: 2}",
+            "$.schedulingProfiles[0].plugins[0].weight: only scorers have weights, 'max-score-picker' is a picker",
+        ),
+        (
+            HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-scorer, weight: .nan}",
+            "$.schedulingProfiles[0].plugins[0].weight: nan is not a finite number",
+        ),
+        (
+            HEAD + "plugins: [{type: max-score-picker}, {type: random-picker}]",
+            "$.schedulingProfiles[0]: 'max-score-picker' and 'random-picker' are both pickers; a profile has one",
+        ),
+        (
+            HEAD + "schedulingProfiles: [{name: a}, {name: b}]",
+            "$.schedulingProfiles: 2 profiles (a, b), but Shunter has no profile handler for more than one yet; keep one",
+        ),
+        (HEAD + "schedulingProfiles: [{name: a}, {name: a}]", "$.schedulingProfiles[1].name: 'a' is the name of another"),
+        (
+            HEAD + "plugins: [{type: prefix-cache-scorer, parameters: {prefixMatchInfoProducerName: approx}}]",
+            "$.plugins (prefix-cache-scorer).parameters.prefixMatchInfoProducerName: no plugin is named 'approx'",
+        ),
+        (HEAD + "featureGates: [flowControl]", "$.featureGates[0]: Shunter cannot honour 'flowControl' yet; remove it"),
+        (HEAD + "featureGates: [datalayer]", "$.featureGates[0]: no feature gate is named 'datalayer'; did you mean 'data"),
+        (HEAD + "featureGates: [dataLayer=maybe]", "$.featureGates[0]: 'dataLayer=maybe' must end in =true or =false"),
+        (
+            HEAD + "flowControl: {maxBytes: 4Gi}",
+            "$.flowControl.maxBytes: llm-d knows this field, but Shunter cannot honour it yet; remove it",
+        ),
+        (
+            HEAD + "requestHandler: {parsers: [{pluginRef: vllmhttp-parser}]}",
+            "$.requestHandler.parsers[0].pluginRef: llm-d has 'vllmhttp-parser', but Shunter does not have it yet; remove it",
+        ),
+        (
+            HEAD + "requestHandler: {parsers: [{pluginRef: openai-parser}]}\nparser: {pluginRef: openai-parser}",
+            "$.parser: requestHandler.parsers is given too; keep that one, parser is its former name",
+        ),
+        (
+            HEAD + "saturationDetector: {queueDepthThreshold: 5}\nflowControl: {saturationDetector: {queueDepthThreshold: 5}}",
+            "$.saturationDetector: flowControl.saturationDetector is given too; keep one",
+        ),
+        (
+            HEAD + "saturationDetector: {pluginRef: utilization-detector, queueDepthThreshold: 5}",
+            "$.saturationDetector: pluginRef and thresholds exclude each other; give the plugin the thresholds",
+        ),
+        (
+            HEAD + "saturationDetector: {queueDepthThreshold: -1}",
+            "$.saturationDetector.queueDepthThreshold: expected `float` >= 0.0, found -1.0",
+        ),
+        (
+            HEAD + "dataLayer: {sources: [{pluginRef: dcgm-metrics-data-source}]}",
+            "$.dataLayer.sources[0].pluginRef: llm-d has 'dcgm-metrics-data-source', but Shunter does not have it",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_with_place_value_and_remedy(text, message):
+    with pytest.raises(ConfigError) as caught:
+        config.load(text)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_foreign_plugin_is_looked_for_when_the_configuration_names_it():
+    class Foreign(Plugin, frozen=True):
+        """Everybody is fine."""
+
+        needs = ("headers",)
+
+        def score(self, request, fleet):
+            return [1.0] * len(fleet)
+
+    asked = []
+
+    def find(type_name):
+        asked.append(type_name)
+        register("foreign-scorer", Kind.SCORER)(Foreign)
+
+    try:
+        policy = config.load(HEAD + "plugins: [{type: queue-scorer}, {type: foreign-scorer}]", find=find).policy
+    finally:
+        CATALOGUE.pop("foreign-scorer", None)
+    assert asked == ["foreign-scorer"]
+    assert [each.name for each in policy.profile.scorers] == ["queue-scorer", "foreign-scorer"]
+    assert policy.needs == ("headers",)
+
+
+def test_two_plans_share_nothing():
+    assert config.load().policy.profile is not config.load().policy.profile
+
+
+def test_the_schema_knows_every_plugin_and_nothing_dangles():
+    schema = config.schema()
+    text = json.dumps(schema)
+    types = {each["if"]["properties"]["type"]["const"] for each in schema["$defs"]["PluginSpec"]["allOf"]}
+    assert types == set(CATALOGUE)
+    references = {part.split('"')[0] for part in text.split("#/$defs/")[1:]}
+    assert references <= set(schema["$defs"])
+    assert schema["$defs"]["MaxScore"]["properties"]["maxNumOfEndpoints"]["default"] == 3
+
+
+words = st.sampled_from(
+    ["plugins", "type", "name", "queue-scorer", "parameters", "schedulingProfiles", "pluginRef", "weight", "x"]
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | words | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words | st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(config.EndpointPickerConfig.__struct_encode_fields__)), values))
+def test_any_document_loads_or_is_explained(document):
+    whole = document | {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
+    try:
+        plan = config.load(json.dumps(whole), find=lambda _: None)
+    except ConfigError as error:
+        explained = str(error)
+    else:
+        explained = "$" if config.load(config.effective(plan)) == plan else "another plan"
+    assert explained.startswith(("$", "not a YAML document"))
+
+
+@given(st.text() | st.binary())
+def test_any_text_loads_or_is_explained(text):
+    with contextlib.suppress(ConfigError):
+        config.load(text, find=lambda _: None)

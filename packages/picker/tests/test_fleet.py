@@ -1,0 +1,127 @@
+import pytest
+
+from shunter.picker.core.fleet import STALE_AFTER_NS, Roster
+from shunter.picker.core.ledger import Ledger
+from shunter.snapshot import NEVER, Health, Pool
+
+NOW_NS = 100_000_000_000
+BUSY = {"waiting": 7.0, "running": 9.0, "kv_usage": 0.9}
+IDLE = {"waiting": 0.0, "running": 1.0, "kv_usage": 0.1}
+
+
+def test_known_load_is_taken_as_it_is(make_fleet):
+    fleet = make_fleet(BUSY, IDLE)
+    assert (fleet.waiting, fleet.running, fleet.kv_usage, fleet.fresh) == ([7, 0], [9, 1], [0.9, 0.1], [True, True])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        None,
+        {},
+        IDLE | {"health": Health.UNSCRAPED},
+        IDLE | {"health": Health.FAILED},
+        IDLE | {"sampled_ns": NEVER},
+        IDLE | {"sampled_ns": NOW_NS - STALE_AFTER_NS - 1},
+        IDLE | {"sampled_ns": NOW_NS + 60 * 10**9},
+        {"waiting": float("nan"), "running": float("inf"), "kv_usage": -1.0},
+    ],
+    ids=["no row", "not exported", "unscraped", "failed", "never", "stale", "another boot's clock", "nonsense"],
+)
+def test_unknown_load_is_the_worst_known_one(make_fleet, row):
+    fleet = make_fleet(BUSY, row, IDLE)
+    assert (fleet.waiting[1], fleet.running[1], fleet.kv_usage[1]) == (7, 9, 0.9)
+
+
+def test_a_sample_taken_just_after_the_clock_was_read_counts(make_fleet):
+    assert make_fleet(IDLE | {"sampled_ns": NOW_NS + 10**6}).fresh == [True]
+
+
+def test_where_nobody_is_known_all_are_equal(make_fleet):
+    fleet = make_fleet(None, None)
+    assert (fleet.waiting, fleet.kv_usage) == ([0, 0], [0, 0])
+
+
+def test_load_grows_stale_without_a_new_snapshot(make_view):
+    roster, view = Roster(Ledger()), make_view(BUSY, IDLE)
+    first = roster.fleet(view, NOW_NS)
+    assert roster.fleet(view, NOW_NS + STALE_AFTER_NS) is first
+    assert roster.fleet(view, NOW_NS + STALE_AFTER_NS + 1).fresh == [False, False]
+
+
+def test_the_same_view_gives_the_same_fleet(make_view):
+    roster, view = Roster(Ledger()), make_view(IDLE)
+    assert roster.fleet(view, NOW_NS) is roster.fleet(view, NOW_NS + 1)
+    assert roster.fleet(make_view(IDLE), NOW_NS) is not roster.fleet(view, NOW_NS)
+
+
+def test_before_the_first_snapshot_there_is_nobody():
+    assert len(Roster(Ledger()).fleet(None, NOW_NS)) == 0
+
+
+def test_who_is_not_ready_is_no_candidate(make_fleet):
+    fleet = make_fleet(IDLE, IDLE, endpoints=[{"ready": False}, {}])
+    assert fleet.authorities == ("10.0.0.2:8000",)
+
+
+@pytest.mark.parametrize(
+    ("pool", "slots"),
+    [(None, [0, 1, 2]), ("a", [0, 1]), ("y/a", [1]), ("x/a", [0]), ("b", [1]), ("nobody", [])],
+)
+def test_a_pool_is_chosen_by_name(make_fleet, pool, slots):
+    pools = (Pool(name="a", namespace="x"), Pool(name="a", namespace="y"), Pool(name="b"))
+    endpoints = [{"pools": (0,)}, {"pools": (1, 2)}, {}]
+    fleet = make_fleet(IDLE, IDLE, IDLE, endpoints=endpoints, pools=pools, pool=pool)
+    assert [endpoint.slot for endpoint in fleet.endpoints] == slots
+
+
+def test_a_row_of_a_former_owner_is_not_believed(make_view):
+    view = make_view(IDLE, BUSY)
+    load = view.load.__class__.of(
+        [
+            view.load.row(0).__class__(slot=0, incarnation=9, health=Health.FRESH, sampled_ns=NOW_NS, waiting=0.0),
+            view.load.row(1),
+        ],
+        epoch=1,
+        topology_generation=1,
+    )
+    fleet = Roster(Ledger()).fleet(view.__class__(view.topology, load), NOW_NS)
+    assert (fleet.fresh, fleet.waiting) == ([False, True], [7, 7])
+
+
+def test_a_fresh_booking_counts_and_a_reported_one_does_not(make_fleet):
+    ledger = Ledger()
+    ledger.book(1, 0, 1, NOW_NS - 1)
+    ledger.book(2, 0, 1, NOW_NS + 1)
+    fleet = make_fleet(IDLE, ledger=ledger)
+    assert (fleet.waiting, fleet.running, fleet.in_flight) == ([1], [2], [2])
+
+
+@pytest.mark.parametrize(
+    ("subset", "positions"),
+    [
+        (["10.0.0.2:8000"], [1]),
+        (["10.0.0.2"], [1]),
+        ([" 10.0.0.1 ", "10.0.0.2:8000"], [0, 1]),
+        (["10.0.0.2:8001"], []),
+        (["::1"], [2]),
+        (["[::1]"], [2]),
+        (["[::1]:8000"], [2]),
+        (["[::1]:1"], []),
+        ([], []),
+        (["", "nonsense"], []),
+    ],
+)
+def test_a_hint_names_addresses_with_or_without_port(make_fleet, subset, positions):
+    fleet = make_fleet(IDLE, IDLE, IDLE, endpoints=[{}, {}, {"address": "::1"}])
+    assert fleet.among(subset) == positions
+
+
+@pytest.mark.parametrize("kept", [[], [1], [2, 0], [0, 1, 2]])
+def test_narrowing_keeps_the_columns_aligned(make_fleet, kept):
+    rows = [IDLE | {"waiting": float(at)} for at in range(3)]
+    whole = make_fleet(*rows)
+    fleet = whole.narrow(kept)
+    assert [endpoint.slot for endpoint in fleet.endpoints] == list(fleet.waiting) == kept
+    assert fleet.index == {slot: at for at, slot in enumerate(kept)}
+    assert (whole.lasting, fleet.lasting) == (True, False)

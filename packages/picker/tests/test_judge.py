@@ -1,0 +1,367 @@
+import json
+import random
+import re
+import uuid
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter.picker import config
+from shunter.picker.core.decisions import DecisionLog, Entry
+from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.judgement import Ask, DropReason, Judge, Outcome, Pick, Refusal
+from shunter.picker.core.schedule import Weighted
+from shunter.snapshot import (
+    Health,
+    InferenceModel,
+    Objective,
+    Rewrite,
+    RewriteRule,
+    Target,
+    View,
+)
+
+NOW_S = 100.0
+CHAT = {":path": "/v1/chat/completions", "x-request-id": "id"}
+IDLE = {"waiting": 0.0, "running": 1.0, "kv_usage": 0.1}
+FULL = {"waiting": 50.0, "running": 9.0, "kv_usage": 0.95}
+DONE = Outcome(complete=True, status=200)
+
+
+def body(text="hello", model="m", **fields):
+    return json.dumps({"model": model, "messages": [{"role": "user", "content": text}]} | fields).encode()
+
+
+@pytest.fixture
+def make_judge(make_view):
+    """A judge over this view, or over rows of load; ``judge.see(view)`` shows it another one."""
+
+    def make(*rows, view=None, text=config.DEFAULT, seed=1, **kwargs):
+        shown = [view or make_view(*rows)]
+        judge = FleetJudge(config.load(text).policy, lambda _now_ns: shown[0], random.Random(seed), **kwargs)
+        judge.see = lambda another: shown.__setitem__(0, another)
+        return judge
+
+    return make
+
+
+def test_it_keeps_the_contract(make_judge):
+    judge: Judge = make_judge(IDLE)
+    assert list(judge.needs()) == []
+
+
+def test_a_pick_names_primary_and_fallbacks(make_judge):
+    pick = make_judge(FULL, IDLE, FULL, FULL).decide(Ask(CHAT, body()), NOW_S)
+    assert pick.endpoints[0] == "10.0.0.2:8000"
+    assert len(set(pick.endpoints)) == 3
+    assert (pick.request_id, pick.model, pick.target_model, pick.body) == ("id", "m", None, None)
+
+
+def test_the_next_pick_sees_the_last_one(make_judge):
+    judge = make_judge(*[IDLE] * 4)
+    picks = [judge.decide(Ask(CHAT, body(str(at))), NOW_S).endpoints[0] for at in range(8)]
+    assert sorted(picks) == sorted([f"10.0.0.{at}:8000" for at in (1, 2, 3, 4)] * 2)
+
+
+def test_a_burst_between_two_scrapes_is_spread(make_judge):
+    judge = make_judge(IDLE, IDLE | {"waiting": 3.0}, None)
+    picks = [judge.decide(Ask(CHAT, body(str(at))), NOW_S).endpoints[0] for at in range(30)]
+    assert all(picks.count(f"10.0.0.{at}:8000") >= 8 for at in (1, 2, 3))
+
+
+def test_a_new_pod_without_a_sample_does_not_attract_the_herd(make_judge):
+    judge = make_judge(IDLE | {"waiting": 9.0}, IDLE | {"waiting": 8.0}, None)
+    assert judge.decide(Ask(CHAT, body()), NOW_S).endpoints[0] == "10.0.0.2:8000"
+
+
+def test_with_everybody_stale_requests_in_flight_decide(make_judge):
+    judge = make_judge(IDLE | {"health": Health.FAILED}, FULL | {"health": Health.FAILED})
+    picks = [judge.decide(Ask(CHAT, body(str(at))), NOW_S) for at in range(6)]
+    assert sorted(pick.endpoints[0] for pick in picks) == ["10.0.0.1:8000"] * 3 + ["10.0.0.2:8000"] * 3
+    for pick in picks:
+        if pick.endpoints[0] == "10.0.0.1:8000":
+            judge.release(pick.ticket, DONE, NOW_S)
+    assert judge.decide(Ask(CHAT, body()), NOW_S).endpoints[0] == "10.0.0.1:8000"
+
+
+def test_a_release_counts_once(make_judge):
+    judge = make_judge(IDLE)
+    ticket = judge.decide(Ask(CHAT, body()), NOW_S).ticket
+    judge.release(ticket, DONE, NOW_S)
+    judge.release(ticket, DONE, NOW_S)
+    judge.release(12345, DONE, NOW_S)
+    assert (len(judge.ledger), judge.stats.released, judge.fleet(NOW_S).in_flight) == (0, 1, [0])
+
+
+def test_equal_prefixes_stick(make_judge):
+    judge = make_judge(*[IDLE] * 5)
+    picks = [judge.decide(Ask(CHAT, body("word " * 1000 + str(at))), NOW_S) for at in range(10)]
+    assert len({pick.endpoints[0] for pick in picks}) == 1
+    account = judge.stats.by_endpoint[picks[0].endpoints[0]]
+    assert account.prefix_hits == account.prefix_blocks * 9 // 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": "other"}, {"cache_salt": "tenant"}, {"tools": [{"type": "function"}]}],
+)
+def test_what_engines_cache_apart_does_not_stick(make_judge, change):
+    judge = make_judge(IDLE, IDLE)
+    first = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
+    second = judge.decide(Ask(CHAT, body("word " * 1000, **change)), NOW_S)
+    assert first.endpoints[0] != second.endpoints[0]
+
+
+def test_a_replaced_pod_starts_cold(make_judge, make_view):
+    judge = make_judge(IDLE, IDLE)
+    first = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
+    slot = int(first.endpoints[0].split(".")[3].split(":")[0]) - 1
+    judge.see(make_view(IDLE, IDLE, endpoints=[{"incarnation": 2 if at == slot else 1} for at in range(2)]))
+    judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
+    assert judge.stats.by_endpoint[first.endpoints[0]].prefix_hits == 0
+
+
+NOBODY = Refusal(
+    503, "ServiceUnavailable", "failed to find endpoint candidates for serving the request", DropReason.NO_ENDPOINTS
+)
+SATURATED = Refusal(429, "ResourceExhausted", "system saturated, sheddable request dropped", DropReason.SATURATED)
+FILTERED = Refusal(429, "ResourceExhausted", "no endpoints available for the given request", DropReason.SATURATED)
+
+
+@pytest.mark.parametrize("ask", [Ask(CHAT, body()), Ask({":path": "/v1/models"}, b"", has_body=False)], ids=["chat", "get"])
+def test_an_empty_pool_is_503(make_judge, make_view, ask):
+    assert make_judge(IDLE, view=make_view(IDLE, endpoints=[{"ready": False}])).decide(ask, NOW_S) == NOBODY
+    assert make_judge(view=make_view()).decide(ask, NOW_S) == NOBODY
+
+
+def test_before_the_first_snapshot_nobody_is_there():
+    judge = FleetJudge(config.load().policy, lambda _: None, random.Random(1))
+    assert judge.decide(Ask(CHAT, body()), NOW_S) == NOBODY
+
+
+@pytest.mark.parametrize(
+    ("subset", "endpoints"),
+    [
+        (None, {"10.0.0.1:8000", "10.0.0.2:8000"}),
+        (("10.0.0.2",), {"10.0.0.2:8000"}),
+        (("10.0.0.1:8000", "10.9.9.9:1"), {"10.0.0.1:8000"}),
+    ],
+)
+def test_the_gateways_hint_is_kept(make_judge, subset, endpoints):
+    judge = make_judge(IDLE, IDLE)
+    for _ in range(5):
+        assert set(judge.decide(Ask(CHAT, body(), subset=subset), NOW_S).endpoints) == endpoints
+
+
+@pytest.mark.parametrize("subset", [(), ("10.0.0.1:9",)])
+def test_a_hint_that_fits_nobody_is_503(make_judge, subset):
+    assert make_judge(IDLE).decide(Ask(CHAT, body(), subset=subset), NOW_S) == NOBODY
+
+
+SHEDDABLE = CHAT | {"x-llm-d-inference-objective": "batch"}
+OBJECTIVES = (Objective(name="batch", pool="pool", priority=-1), Objective(name="chat", pool="pool", priority=1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "headers", "refused"),
+    [
+        ([FULL, FULL], SHEDDABLE, True),
+        ([FULL, IDLE], SHEDDABLE, False),
+        ([FULL, FULL], CHAT, False),
+        ([FULL, FULL], CHAT | {"x-llm-d-inference-objective": "chat"}, False),
+        ([FULL | {"health": Health.FAILED}] * 2, SHEDDABLE, False),
+        ([None, None], SHEDDABLE, False),
+    ],
+)
+def test_only_the_sheddable_is_shed_and_only_from_a_full_pool(make_judge, make_view, rows, headers, refused):
+    judge = make_judge(view=make_view(*rows, objectives=OBJECTIVES))
+    verdict = judge.decide(Ask(headers, body()), NOW_S)
+    assert (verdict == SATURATED) is refused
+    assert judge.stats.refusals == ({"rejected-saturated": 1} if refused else {})
+
+
+def test_an_empty_pool_is_503_to_the_sheddable_too(make_judge, make_view):
+    judge = make_judge(view=make_view(FULL, endpoints=[{"ready": False}], objectives=OBJECTIVES))
+    assert judge.decide(Ask(SHEDDABLE, body()), NOW_S) == NOBODY
+
+
+def test_filters_that_leave_nobody_are_429(make_judge):
+    text = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: prefill-filter}]"
+    assert make_judge(IDLE, text=text).decide(Ask(CHAT, body()), NOW_S) == FILTERED
+
+
+def test_a_bad_request_is_counted_and_logged(make_judge):
+    judge = make_judge(IDLE)
+    refusal = judge.decide(Ask(CHAT, b"{"), NOW_S)
+    assert (refusal.status, judge.stats.refusals, len(judge.ledger)) == (400, {"BadRequest": 1}, 0)
+    assert judge.decisions.latest(1)[0].explain()["refusal"]["status"] == 400
+
+
+def test_a_bodiless_request_is_scheduled_like_any_other(make_judge):
+    pick = make_judge(FULL, IDLE).decide(Ask({":path": "/v1/models"}, b"", has_body=False), NOW_S)
+    assert pick.endpoints == ("10.0.0.2:8000", "10.0.0.1:8000")
+
+
+def test_a_request_id_is_made_when_there_is_none(make_judge):
+    headers = {":path": "/v1/chat/completions"}
+    made = make_judge(IDLE).decide(Ask(headers, body()), NOW_S).request_id
+    assert uuid.UUID(made).version == 4
+    assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", made)
+    assert make_judge(IDLE, seed=2).decide(Ask(headers, body()), NOW_S).request_id != made
+
+
+def test_a_rewrite_changes_the_body_and_the_cache_key(make_judge, make_view):
+    rules = (RewriteRule(models=("m",), targets=(Target(model="m-v2"),)),)
+    judge = make_judge(view=make_view(IDLE, rewrites=(Rewrite(name="r", pool="pool", rules=rules),)), pool="pool")
+    # The view's endpoints are in no pool: name none.
+    assert judge.decide(Ask(CHAT, body()), NOW_S) == NOBODY
+    judge = make_judge(
+        view=make_view(IDLE, endpoints=[{"pools": (0,)}], rewrites=(Rewrite(name="r", pool="pool", rules=rules),))
+    )
+    pick = judge.decide(Ask(CHAT, body()), NOW_S)
+    assert (pick.model, pick.target_model) == ("m", "m-v2")
+    assert pick.body == body(model="m-v2")
+    assert judge.stats.rewrites == 1
+    assert judge.decide(Ask(CHAT, body(model="m-v2")), NOW_S).body is None
+
+
+def test_an_inference_model_sheds_by_criticality(make_judge, make_view):
+    models = (InferenceModel(name="a", pool="pool", model="m", criticality="Sheddable"),)
+    assert make_judge(view=make_view(FULL, models=models)).decide(Ask(CHAT, body()), NOW_S) == SATURATED
+
+
+def test_a_rewrite_of_what_is_nested_too_deeply_is_refused_and_books_nothing(make_judge, make_view, monkeypatch):
+    def too_deep(body, model):
+        raise RecursionError
+
+    monkeypatch.setattr("shunter.picker.core.judge.rewrite_model", too_deep)
+    judge = make_judge(IDLE)
+    refusal = judge.decide(Ask(CHAT | {"x-llm-d-model-name-rewrite": "x"}, body()), NOW_S)
+    assert (refusal.status, len(judge.ledger), judge.stats.picks) == (400, 0, 0)
+
+
+def test_accounts_of_endpoints_that_are_gone_are_closed(make_judge, make_view):
+    judge = make_judge(IDLE)
+    judge.decide(Ask(CHAT, body()), NOW_S)
+    judge.see(make_view(IDLE, endpoints=[{"slot": 5, "address": "10.0.0.77"}]))
+    judge.fleet(NOW_S)
+    assert judge.stats.by_endpoint == {}
+
+
+def test_a_request_outlives_its_endpoint(make_judge, make_view):
+    judge = make_judge(IDLE)
+    ticket = judge.decide(Ask(CHAT, body()), NOW_S).ticket
+    judge.see(make_view(IDLE, endpoints=[{"incarnation": 2}]))
+    assert judge.fleet(NOW_S).in_flight == [0]
+    judge.release(ticket, DONE, NOW_S)
+    assert (judge.fleet(NOW_S).in_flight, len(judge.ledger)) == ([0], 0)
+
+
+def test_the_same_dice_make_the_same_decisions(make_judge):
+    asks = [Ask({":path": "/v1/chat/completions"}, body(str(at % 3) * 2000)) for at in range(20)]
+    runs = [[judge.decide(ask, NOW_S) for ask in asks] for judge in (make_judge(*[IDLE] * 6), make_judge(*[IDLE] * 6))]
+    assert runs[0] == runs[1]
+
+
+def test_a_decision_explains_itself(make_judge):
+    judge = make_judge(FULL, IDLE)
+    pick = judge.decide(Ask(CHAT, body("word " * 200)), NOW_S)
+    judge.release(pick.ticket, Outcome(complete=False, status=502, served="10.0.0.1:8000"), NOW_S)
+    told = judge.decisions.find("id").explain()
+    assert json.loads(json.dumps(told)) == told
+    assert told["chosen"] == ["10.0.0.2:8000", "10.0.0.1:8000"]
+    assert told["weights"] == {"queue-scorer": 2, "kv-cache-utilization-scorer": 2, "prefix-cache-scorer": 3}
+    assert told["best"][0] == {
+        "endpoint": "10.0.0.2:8000",
+        "name": "pod-1",
+        "total": 3.8,
+        "scores": {"queue-scorer": 1, "kv-cache-utilization-scorer": 0.9, "prefix-cache-scorer": 0},
+    }
+    assert (told["prefix_blocks"], told["outcome"]["status"], judge.stats.incomplete) == (4, 502, 1)
+
+
+def test_the_log_keeps_no_prompt(make_judge):
+    judge = make_judge(IDLE)
+    judge.decide(Ask(CHAT | {"authorization": "secret"}, body("confidential " * 100)), NOW_S)
+    entry = judge.decisions.latest(1)[0]
+    assert "confidential" not in repr(entry)
+    assert "secret" not in repr(entry)
+
+
+def test_an_explanation_shows_few_of_many_candidates(make_judge):
+    judge = make_judge(*[IDLE] * 40)
+    judge.decide(Ask(CHAT, body()), NOW_S)
+    told = judge.decisions.latest(1)[0].explain(5)
+    assert (len(told["best"]), told["candidates"]) == (5, 40)
+
+
+def test_the_log_is_bounded_and_newest_first():
+    log = DecisionLog(keep=3)
+    for ticket in range(9):
+        log.add(Entry(ticket=ticket, at_s=0.0, request_id=str(ticket % 2)))
+    log.close(0, DONE)
+    log.close(8, DONE)
+    assert [entry.ticket for entry in log.latest(2)] == [8, 7]
+    assert (log.find("0").ticket, log.find("0").outcome, log.find("none")) == (8, DONE, None)
+    assert len(log.latest()) == 3
+
+
+def test_a_log_may_keep_nothing():
+    log = DecisionLog(keep=0)
+    log.add(Entry(ticket=1, at_s=0.0, request_id=""))
+    assert log.latest() == []
+
+
+class Angry(msgspec.Struct, frozen=True):
+    """A plugin that raises."""
+
+    def score(self, request, fleet):
+        raise OSError("no")
+
+
+def test_a_plugin_that_raises_costs_no_request(make_judge):
+    judge = make_judge(IDLE, IDLE)
+    profile = msgspec.structs.replace(judge._policy.profile, scorers=(Weighted("angry", Angry()),))
+    policy = msgspec.structs.replace(judge._policy, profile=profile)
+    judge = FleetJudge(policy, judge._view, random.Random(1))
+    picks = [judge.decide(Ask(CHAT, body()), NOW_S) for _ in range(4)]
+    assert sorted(pick.endpoints[0] for pick in picks) == ["10.0.0.1:8000"] * 2 + ["10.0.0.2:8000"] * 2
+    assert (judge.stats.plugin_errors, dict(judge.complaints)) == (4, {"angry": "OSError: no"})
+
+
+asks = st.builds(
+    Ask,
+    headers=st.dictionaries(
+        st.sampled_from([":path", "x-llm-d-inference-objective", "x-llm-d-model-name-rewrite", "x-request-id"]),
+        st.sampled_from(["/v1/chat/completions", "/v1/completions", "batch", "ü", ""]) | st.text(),
+    ),
+    body=st.binary() | st.builds(body, st.text(), st.text()),
+    subset=st.none() | st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2:8000", "["]) | st.text()).map(tuple),
+    has_body=st.booleans(),
+)
+
+
+@given(st.lists(asks, max_size=8))
+def test_whatever_is_asked_is_answered(asks):
+    from shunter.snapshot import Endpoint, Load, LoadRow, Topology
+
+    endpoints = tuple(Endpoint(slot=at, incarnation=1, name="p", address=f"10.0.0.{at + 1}", port=8000) for at in range(3))
+    rows = [LoadRow(slot=at, incarnation=1, health=Health.FRESH, sampled_ns=1, waiting=at * 9.0) for at in range(3)]
+    topology = Topology(epoch=1, generation=1, endpoints=endpoints, objectives=OBJECTIVES)
+    view = View(topology, Load.of(rows, epoch=1, topology_generation=1))
+    judge = FleetJudge(config.load().policy, lambda _: view, random.Random(1))
+    open_tickets = []
+    for ask in asks:
+        verdict = judge.decide(ask, 1e-9)
+        if isinstance(verdict, Pick):
+            open_tickets.append(verdict.ticket)
+            assert set(verdict.endpoints) <= {endpoint.authority for endpoint in endpoints}
+        else:
+            assert verdict.status in (400, 429, 503)
+        judge.decisions.latest(1)[0].explain()
+    assert judge.stats.plugin_errors == 0
+    for ticket in open_tickets:
+        judge.release(ticket, DONE, 1.0)
+    assert (len(judge.ledger), judge.fleet(1e-9).in_flight) == (0, [0, 0, 0])

@@ -1,0 +1,116 @@
+import random
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from shunter.picker.core.fleet import COLUMNS, Roster
+from shunter.picker.core.ledger import Ledger
+from shunter.snapshot import Endpoint, Health, Load, LoadRow, Topology, View
+
+
+def test_a_booking_counts_at_once():
+    ledger = Ledger()
+    ledger.book(1, slot=0, incarnation=1, now_ns=10, tokens=5)
+    assert (ledger.in_flight((0, 1)), ledger.tokens_in_flight((0, 1)), len(ledger)) == (1, 5, 1)
+
+
+def test_a_ticket_is_released_once():
+    ledger = Ledger()
+    booking = ledger.book(1, slot=0, incarnation=1, now_ns=10)
+    assert ledger.release(1) == booking
+    assert ledger.release(1) is None
+    assert (ledger.in_flight((0, 1)), len(ledger)) == (0, 0)
+
+
+def test_an_unknown_ticket_releases_nothing():
+    assert Ledger().release(7) is None
+
+
+def test_what_was_booked_before_the_sample_is_in_it():
+    ledger = Ledger()
+    for ticket, now_ns in enumerate((10, 20, 30)):
+        ledger.book(ticket, slot=0, incarnation=1, now_ns=now_ns)
+    assert [ledger.unreported((0, 1), sampled_ns) for sampled_ns in (0, 10, 11, 30, 31)] == [3, 3, 2, 1, 0]
+
+
+def test_a_new_incarnation_starts_with_nobody():
+    ledger = Ledger()
+    ledger.book(1, slot=0, incarnation=1, now_ns=10)
+    assert ledger.in_flight((0, 2)) == 0
+
+
+class Accounts(RuleBasedStateMachine):
+    """The fleet that followed every booking equals one made anew from ledger and snapshot, whatever happens in which order."""
+
+    def __init__(self):
+        super().__init__()
+        self.now_ns = 10**9
+        self.ticket = 0
+        self.open = {}
+        self.ledger = Ledger()
+        self.roster = Roster(self.ledger)
+        self.incarnations = {0: 1, 1: 1, 2: 1}
+        self.rows = {}
+        self.generation = 0
+        self.look()
+
+    def look(self):
+        self.generation += 1
+        endpoints = tuple(
+            Endpoint(slot=slot, incarnation=incarnation, name="p", address="10.0.0.1", port=slot)
+            for slot, incarnation in self.incarnations.items()
+        )
+        topology = Topology(epoch=1, generation=self.generation, endpoints=endpoints)
+        rows = [row for slot, row in self.rows.items() if row.incarnation == self.incarnations[slot]]
+        self.view = View(topology, Load.of(rows, epoch=1, topology_generation=self.generation))
+        self.fleet = self.roster.fleet(self.view, self.now_ns)
+
+    @rule(slot=st.integers(0, 2), tokens=st.integers(0, 100), step_ns=st.integers(0, 3))
+    def book(self, slot, tokens, step_ns):
+        self.now_ns += step_ns
+        self.ticket += 1
+        incarnation = self.incarnations[slot]
+        self.fleet.add(self.ledger.book(self.ticket, slot, incarnation, self.now_ns, tokens), +1)
+        self.open[self.ticket] = (slot, incarnation, tokens)
+
+    @rule(seed=st.integers())
+    def release(self, seed):
+        if self.open:
+            ticket = random.Random(seed).choice(sorted(self.open))
+            del self.open[ticket]
+            self.fleet.add(self.ledger.release(ticket), -1)
+            assert self.ledger.release(ticket) is None
+
+    @rule(slot=st.integers(0, 2), waiting=st.integers(0, 9), back_ns=st.integers(0, 4), health=st.sampled_from(Health))
+    def scrape(self, slot, waiting, back_ns, health):
+        self.rows[slot] = LoadRow(
+            slot=slot,
+            incarnation=self.incarnations[slot],
+            health=health,
+            sampled_ns=self.now_ns - back_ns,
+            waiting=float(waiting),
+            running=1.0,
+        )
+        self.look()
+
+    @rule(slot=st.integers(0, 2))
+    def replace(self, slot):
+        self.incarnations[slot] += 1
+        self.look()
+
+    @invariant()
+    def nothing_is_lost_or_counted_twice(self):
+        assert len(self.ledger) == len(self.open)
+        for slot, incarnation in self.incarnations.items():
+            tokens = [each[2] for each in self.open.values() if each[:2] == (slot, incarnation)]
+            assert self.ledger.in_flight((slot, incarnation)) == len(tokens)
+            assert self.ledger.tokens_in_flight((slot, incarnation)) == sum(tokens)
+
+    @invariant()
+    def following_equals_making_anew(self):
+        anew = Roster(self.ledger).fleet(self.view, self.now_ns)
+        for name in COLUMNS:
+            assert list(getattr(self.fleet, name)) == list(getattr(anew, name)), name
+
+
+TestAccounts = Accounts.TestCase

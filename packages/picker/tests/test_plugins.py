@@ -1,0 +1,218 @@
+import random
+from collections import Counter
+
+import msgspec
+import pytest
+
+from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.prefix import Match
+from shunter.picker.core.request import Request
+from shunter.picker.core.schedule import ColumnScorer
+from shunter.picker.plugins import CATALOGUE, Kind
+from shunter.picker.plugins.declared import ApproxPrefixCache
+from shunter.picker.plugins.detectors import Utilization
+from shunter.picker.plugins.durations import duration_ns
+from shunter.picker.plugins.filters import Decode, Encode, LabelSelector, Prefill, Testing
+from shunter.picker.plugins.pickers import MaxScore, Random, WeightedRandom
+from shunter.picker.plugins.scorers import (
+    ActiveRequest,
+    KvCacheUtilization,
+    LoadAware,
+    LoraAffinity,
+    PrefixCache,
+    Queue,
+    RunningRequests,
+    TokenLoad,
+)
+from shunter.picker.plugins.upstream import TYPES
+from shunter.snapshot import Health
+
+NOW_NS = 100_000_000_000
+REQUEST = Request(headers={})
+METHODS = {Kind.FILTER: "keep", Kind.SCORER: "score", Kind.PICKER: "pick", Kind.DETECTOR: "saturated", Kind.PARSER: "formats"}
+
+
+@pytest.mark.parametrize(
+    ("scorer", "values", "scores"),
+    [
+        (Queue(), [0, 5, 10], [1, 0.5, 0]),
+        (Queue(), [3, 3], [1, 1]),
+        (RunningRequests(), [2, 4], [1, 0]),
+        (RunningRequests(), [7], [1]),
+        (KvCacheUtilization(), [0, 0.25, 1], [1, 0.75, 0]),
+        (LoadAware(), [0, 64, 128, 500], [0.5, 0.25, 0, 0]),
+        (LoadAware(threshold=10), [5], [0.25]),
+        (ActiveRequest(), [0, 1, 4], [1, 0.75, 0]),
+        (ActiveRequest(idle_threshold=1, max_busy_score=0.5), [0, 1, 2, 4], [1, 1, 0.25, 0]),
+    ],
+)
+def test_a_column_scores_by_its_formula(scorer, values, scores):
+    assert isinstance(scorer, ColumnScorer)
+    assert [scorer.at(value, min(values), max(values)) for value in values] == scores
+
+
+@pytest.mark.parametrize(
+    ("scorer", "shares", "tokens", "scores"),
+    [
+        (PrefixCache(), {1: 0.5, 2: 1.0}, 1000, {1: 0.5, 2: 1.0}),
+        (PrefixCache(), {}, 0, {}),
+        (PrefixCache(), {9: 1.0}, 1000, {}),
+        (PrefixCache(match_length_weight=1.0, match_length_scale_tokens=1000), {0: 0.5, 1: 1.0}, 1000, {0: 0.25, 1: 1.0}),
+        (PrefixCache(match_length_weight=0.5, match_length_scale_tokens=500), {0: 0.5}, 2000, {0: 0.75}),
+    ],
+)
+def test_a_prefix_scores_by_share_and_length(make_fleet, scorer, shares, tokens, scores):
+    request = Request(headers={}, prefix=Match(tokens=tokens, share=shares))
+    assert scorer.score(request, make_fleet({}, {}, {})) == scores
+
+
+def test_tokens_in_flight_and_uncached_ones_lower_the_score(make_fleet):
+    ledger = Ledger()
+    ledger.book(1, slot=1, incarnation=1, now_ns=1, tokens=50)
+    fleet = make_fleet({}, {}, {}, ledger=ledger)
+    request = Request(headers={}, prompt_tokens=40, prefix=Match(share={2: 0.5}))
+    assert TokenLoad(queue_threshold_tokens=80).score(request, fleet) == [0.5, 0, 0.75]
+
+
+def test_an_adapter_scores_by_where_it_is(make_fleet):
+    fleet = make_fleet(
+        {"running_adapters": ("a",), "max_adapters": 1},
+        {"running_adapters": ("b",), "max_adapters": 2},
+        {"running_adapters": ("b",), "waiting_adapters": ("a",), "max_adapters": 2},
+        {"running_adapters": ("b",), "waiting_adapters": ("c",), "max_adapters": 2},
+        {},
+    )
+    assert LoraAffinity().score(Request(headers={}, target_model="a"), fleet) == [1, 0.8, 0.6, 0, 0]
+
+
+ROLES = ["decode", "prefill", "encode", "prefill-decode", "encode-prefill", "encode-prefill-decode", "both", None, "other"]
+
+
+@pytest.mark.parametrize(
+    ("role_filter", "kept"),
+    [
+        (Decode(), ["decode", "prefill-decode", "encode-prefill-decode", "both", None]),
+        (Prefill(), ["prefill", "prefill-decode", "encode-prefill", "encode-prefill-decode", "both"]),
+        (Encode(), ["encode", "encode-prefill", "encode-prefill-decode"]),
+    ],
+)
+def test_a_role_is_read_from_the_label(make_fleet, role_filter, kept):
+    endpoints = [{"labels": {"llm-d.ai/role": role} if role else {}} for role in ROLES]
+    fleet = make_fleet(*[{}] * len(ROLES), endpoints=endpoints)
+    assert [ROLES[at] for at in role_filter.keep(REQUEST, fleet)] == kept
+
+
+@pytest.mark.parametrize(
+    ("selector", "kept"),
+    [
+        ({}, [0, 1, 2]),
+        ({"matchLabels": {"gpu": "h100"}}, [0]),
+        ({"matchLabels": {"gpu": "h100", "zone": "b"}}, []),
+        ({"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h100", "l4"]}]}, [0, 1]),
+        ({"matchExpressions": [{"key": "gpu", "operator": "NotIn", "values": ["h100"]}]}, [1, 2]),
+        ({"matchExpressions": [{"key": "gpu", "operator": "Exists"}]}, [0, 1]),
+        ({"matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}]}, [2]),
+    ],
+)
+def test_a_label_selector_selects_as_in_kubernetes(make_fleet, selector, kept):
+    endpoints = [{"labels": {"gpu": "h100", "zone": "a"}}, {"labels": {"gpu": "l4"}}, {}]
+    fleet = make_fleet({}, {}, {}, endpoints=endpoints)
+    assert msgspec.convert(selector, LabelSelector).keep(REQUEST, fleet) == kept
+
+
+def test_the_testing_filter_obeys_the_header(make_fleet):
+    fleet = make_fleet({}, {}, {})
+    request = Request(headers={"test-epp-endpoint-selection": "10.0.0.3:8000, 10.0.0.1"})
+    assert Testing().keep(request, fleet) == [0, 2]
+    assert Testing().keep(REQUEST, fleet) == []
+
+
+def test_max_score_names_fallbacks(dice):
+    assert MaxScore().pick([1.0, 4.0, 3.0, 2.0], dice) == [1, 2, 3]
+    assert MaxScore(max_num_of_endpoints=1).pick([1.0, 4.0], dice) == [1]
+
+
+def test_random_ignores_scores(dice):
+    chosen = Counter(Random(max_num_of_endpoints=1).pick([0.0, 9.0], dice)[0] for _ in range(1000))
+    assert min(chosen.values()) > 400
+
+
+def test_weighted_random_draws_in_proportion(dice):
+    picker = WeightedRandom(max_num_of_endpoints=1)
+    chosen = Counter(picker.pick([1.0, 3.0, 0.0, -1.0], dice)[0] for _ in range(4000))
+    assert set(chosen) == {0, 1}
+    assert 2600 < chosen[1] < 3400
+
+
+def test_weighted_random_without_scores_is_random(dice):
+    chosen = Counter(WeightedRandom(max_num_of_endpoints=1).pick([0.0, 0.0], dice)[0] for _ in range(1000))
+    assert min(chosen.values()) > 400
+
+
+def test_weighted_random_names_everybody_once():
+    assert sorted(WeightedRandom(max_num_of_endpoints=9).pick([1.0, 0.0, 5e-324], random.Random(1))) == [0, 1, 2]
+
+
+FULL, ROOM = {"waiting": 5.0, "kv_usage": 0.1}, {"waiting": 4.0, "kv_usage": 0.79}
+STALE = FULL | {"health": Health.FAILED}
+
+
+@pytest.mark.parametrize(
+    ("rows", "saturated"),
+    [
+        ([FULL], True),
+        ([FULL, {"waiting": 0.0, "kv_usage": 0.8}], True),
+        ([FULL, ROOM], False),
+        ([FULL, STALE], True),
+        ([STALE], False),
+        ([ROOM, STALE], False),
+        ([FULL | {"sampled_ns": NOW_NS - 10**9}], False),
+    ],
+)
+def test_a_pool_is_saturated_when_everybody_known_is_full(make_fleet, rows, saturated):
+    assert Utilization(metrics_staleness_threshold="500ms").saturated(make_fleet(*rows), NOW_NS) is saturated
+
+
+def test_without_a_threshold_of_its_own_fresh_is_what_the_picker_says(make_fleet):
+    assert Utilization().saturated(make_fleet(FULL | {"sampled_ns": NOW_NS - 4 * 10**9}), NOW_NS)
+
+
+def test_as_a_filter_the_detector_drops_who_is_full_unless_all_are(make_fleet):
+    assert list(Utilization().keep(REQUEST, make_fleet(FULL, ROOM, STALE))) == [1]
+    assert list(Utilization(headroom=0.5).keep(REQUEST, make_fleet(FULL, ROOM, STALE))) == [0, 1]
+    assert list(Utilization().keep(REQUEST, make_fleet(FULL, STALE))) == [0, 1]
+
+
+def test_no_limits_still_bound_a_prompt():
+    unlimited = ApproxPrefixCache(max_prefix_blocks_to_match=0, max_prefix_tokens_to_match=0)
+    assert unlimited.settings.max_tokens == 4_000_000
+    assert ApproxPrefixCache(max_prefix_blocks_to_match=3, max_prefix_tokens_to_match=0).settings.max_tokens == 192
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"), [("", 0), ("200ms", 2 * 10**8), ("1m30s", 90 * 10**9), ("1.5h", 5400 * 10**9), ("2us", 2000)]
+)
+def test_durations_are_read_as_go_writes_them(text, ns):
+    assert duration_ns(text) == ns
+
+
+@pytest.mark.parametrize("text", ["5", "s", "5 s", "1d", "-5s", "5s "])
+def test_other_durations_are_refused(text):
+    with pytest.raises(ValueError, match="is not a duration such as 200ms"):
+        duration_ns(text)
+
+
+def test_every_plugin_does_what_its_kinds_promise():
+    for registration in CATALOGUE.values():
+        assert registration.summary, registration.type_name
+        for kind in registration.kinds:
+            method = METHODS.get(kind)
+            assert (
+                method is None
+                or hasattr(registration.plugin, method)
+                or (kind is Kind.SCORER and hasattr(registration.plugin, "at"))
+            ), (registration.type_name, kind)
+
+
+def test_what_upstream_alone_has_is_not_in_the_catalogue():
+    assert not TYPES & CATALOGUE.keys()

@@ -1,0 +1,202 @@
+import math
+import random
+from collections import Counter
+from typing import ClassVar
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter.picker.core.fleet import Roster
+from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.request import Request
+from shunter.picker.core.schedule import Named, Profile, Scheduler, Weighted, best_first
+from shunter.picker.plugins.pickers import MaxScore
+from shunter.picker.plugins.scorers import ActiveRequest, KvCacheUtilization, Queue, RunningRequests
+
+REQUEST = Request(headers={})
+NOW_NS = 100_000_000_000
+
+
+class Fixed(msgspec.Struct, frozen=True):
+    """Scores as told."""
+
+    scores: object
+
+    def score(self, request, fleet):
+        return self.scores
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """Raises, whatever it is asked."""
+
+    def score(self, request, fleet):
+        raise ZeroDivisionError("scorer")
+
+    keep = pick = saturated = score
+
+
+class Only(msgspec.Struct, frozen=True):
+    """Keeps these positions."""
+
+    positions: list[int]
+
+    def keep(self, request, fleet):
+        return self.positions
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Picks as told."""
+
+    positions: list[int]
+
+    def pick(self, totals, dice):
+        return self.positions
+
+
+class Square(msgspec.Struct, frozen=True):
+    """A column scorer out of bounds."""
+
+    column: ClassVar[str] = "waiting"
+
+    def at(self, value, low, high):
+        return math.nan if value > 2 else value**2
+
+
+def scheduler(*scorers, filters=(), picker=None, detector=None):
+    weighted = tuple(Weighted(f"s{at}", plugin, weight) for at, (plugin, weight) in enumerate(scorers))
+    named = tuple(Named(f"f{at}", plugin) for at, plugin in enumerate(filters))
+    return Scheduler(Profile("default", picker or MaxScore(), named, weighted), detector)
+
+
+def test_the_total_is_the_sum_of_weights_times_scores(make_fleet, dice):
+    decision = scheduler((Fixed([1.0, 0.5, 0.0]), 2), (Fixed({2: 1.0}), 3)).run(REQUEST, make_fleet({}, {}, {}), dice)
+    assert decision.totals == [2, 1, 3]
+    assert decision.chosen == [2, 0, 1]
+    assert [(each.name, list(scores)) for each, scores in decision.scores] == [("s0", [1, 0.5, 0]), ("s1", [2])]
+
+
+def test_a_weight_may_be_negative(make_fleet, dice):
+    assert scheduler((Fixed([1.0, 0.5]), -1)).run(REQUEST, make_fleet({}, {}), dice).chosen[0] == 1
+
+
+def test_scores_are_clamped(make_fleet, dice):
+    run = scheduler((Fixed([7.0, -7.0, math.inf]), 1))
+    assert run.run(REQUEST, make_fleet({}, {}, {}), dice).totals == [1, 0, 1]
+    assert run.complaints == {}
+
+
+@pytest.mark.parametrize("scores", [[math.nan, 0.5], {0: math.nan, 1: 0.5}])
+def test_nan_is_zero_and_noted(make_fleet, dice, scores):
+    run = scheduler((Fixed(scores), 1))
+    assert run.run(REQUEST, make_fleet({}, {}), dice).totals == [0, 0.5]
+    assert run.complaints == {"s0": "a score was NaN and counted as 0"}
+    assert run.errors == 0
+
+
+def test_a_column_scorer_is_clamped_too(make_fleet, dice):
+    run = scheduler((Square(), 1))
+    fleet = make_fleet({"waiting": 0.5}, {"waiting": 2.0}, {"waiting": 3.0})
+    assert run.run(REQUEST, fleet, dice).totals == [0.25, 1, 0]
+    assert "NaN" in run.complaints["s0"]
+
+
+def test_filters_narrow_in_order(make_fleet, dice):
+    fleet = make_fleet({}, {}, {}, {})
+    decision = scheduler((Fixed([0.1, 0.9]), 1), filters=(Only([3, 2, 1]), Only([2, 0]))).run(REQUEST, fleet, dice)
+    assert [endpoint.slot for endpoint in decision.candidates] == [1, 3]
+    assert [decision.candidates[at].slot for at in decision.chosen] == [3, 1]
+
+
+def test_filters_may_leave_nobody(make_fleet, dice):
+    assert scheduler(filters=(Only([]),)).run(REQUEST, make_fleet({}), dice) is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ({"scorers": [(Broken(), 1)]}, "s0"),
+        ({"scorers": [(Fixed([1.0]), 1)]}, "s0"),
+        ({"scorers": [(Fixed({5: 1.0}), 1)]}, "s0"),
+        ({"scorers": [(Fixed(["x", "y"]), 1)]}, "s0"),
+        ({"filters": (Broken(),)}, "f0"),
+        ({"filters": (Only([9]),)}, "f0"),
+        ({"picker": Broken()}, "the picker"),
+        ({"picker": Told([])}, "the picker"),
+        ({"picker": Told([0, 7])}, "the picker"),
+        ({"picker": Told([-1])}, "the picker"),
+    ],
+)
+def test_a_broken_plugin_leaves_the_request_to_who_has_the_fewest(make_fleet, dice, parts, name):
+    ledger = Ledger()
+    ledger.book(1, slot=0, incarnation=1, now_ns=1)
+    run = scheduler(*parts.pop("scorers", ()), **parts)
+    assert run.run(REQUEST, make_fleet({}, {}, ledger=ledger), dice).chosen == [1, 0]
+    assert (run.errors, list(run.complaints)) == (1, [name])
+
+
+def test_a_broken_detector_sheds_nobody(make_fleet):
+    run = scheduler(detector=Broken())
+    assert not run.saturated(make_fleet({}), NOW_NS)
+    assert run.errors == 1
+
+
+def test_without_a_detector_nothing_is_saturated(make_fleet):
+    assert not scheduler().saturated(make_fleet({"waiting": 1e9}), NOW_NS)
+
+
+@given(st.lists(st.integers(0, 5).map(float), min_size=1, max_size=30), st.integers(1, 40), st.integers())
+def test_best_first_is_a_sort(totals, count, seed):
+    chosen = best_first(totals, count, random.Random(seed))
+    assert [totals[at] for at in chosen] == sorted(totals, reverse=True)[:count]
+    assert len(set(chosen)) == len(chosen)
+
+
+def test_equals_are_chosen_equally_often(dice):
+    chosen = Counter(best_first([1.0, 2.0, 2.0, 2.0], 1, dice)[0] for _ in range(3000))
+    assert set(chosen) == {1, 2, 3}
+    assert min(chosen.values()) > 800
+
+
+KEPT = [(Queue(), 2), (RunningRequests(), 0.7), (KvCacheUtilization(), 3), (ActiveRequest(), 1.3)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.floats(0, 1)), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30),
+)
+def test_kept_scores_equal_those_computed_anew(rows, steps):
+    from shunter.snapshot import Endpoint, Health, Load, LoadRow, Topology, View
+
+    endpoints = tuple(Endpoint(slot=at, incarnation=1, name="p", address="10.0.0.1", port=at) for at in range(len(rows)))
+    loads = [
+        LoadRow(slot=at, incarnation=1, health=Health.FRESH, sampled_ns=NOW_NS, waiting=float(a), running=float(b), kv_usage=c)
+        for at, (a, b, c) in enumerate(rows)
+    ]
+    view = View(Topology(epoch=1, generation=1, endpoints=endpoints), Load.of(loads, epoch=1, topology_generation=1))
+    ledger = Ledger()
+    fleet = Roster(ledger).fleet(view, NOW_NS)
+    keeping = scheduler(*KEPT)
+    for ticket, (slot, ask) in enumerate(steps):
+        fleet.add(ledger.book(ticket, slot, 1, NOW_NS + 1), +1)
+        if ticket % 3 == 2:
+            fleet.add(ledger.release(ticket - 1), -1)
+        if ask:
+            kept = keeping.run(REQUEST, fleet, random.Random(1))
+            anew = scheduler(*KEPT).run(REQUEST, Roster(ledger).fleet(view, NOW_NS), random.Random(1))
+            assert (kept.totals, kept.chosen, kept.scores) == (anew.totals, anew.chosen, anew.scores)
+
+
+def test_a_subset_does_not_disturb_what_is_kept(make_fleet, dice):
+    run = scheduler(*KEPT)
+    fleet = make_fleet({"waiting": 0.0}, {"waiting": 5.0}, {"waiting": 9.0})
+    before = run.run(REQUEST, fleet, dice).totals
+    assert run.run(REQUEST, fleet.narrow([1, 2]), dice).totals != before[1:]
+    assert run.run(REQUEST, fleet, dice).totals == before
+
+
+def test_the_same_dice_choose_the_same(make_fleet):
+    fleet = make_fleet(*[{}] * 20)
+    runs = [[scheduler(*KEPT).run(REQUEST, fleet, random.Random(5)).chosen for _ in range(3)] for _ in range(2)]
+    assert runs[0] == runs[1]
