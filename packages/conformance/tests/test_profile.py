@@ -18,7 +18,7 @@ DATA = Path(__file__).parent / "data"
         ("# HELP vllm:x y\n# TYPE vllm:x gauge\n", (), "vllm", "its metrics page has vllm: families"),
         ("up 1\nllamacpp:requests_deferred 0\n", ("vllm",), "llama.cpp", "its metrics page has llamacpp: families"),
         ("", ("somebody", "llamacpp"), "llama.cpp", "its model list says owned_by llamacpp"),
-        ("not_vllm:x 1\n", ("somebody",), "generic", "neither"),
+        ("not_vllm:x 1\n", ("somebody", ""), "generic", "neither"),
     ],
 )
 def test_a_server_is_recognised(page, owners, name, why):

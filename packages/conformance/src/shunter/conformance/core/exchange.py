@@ -17,7 +17,7 @@ EVIDENCE_BODY_CHARS = 2048
 QUOTE_CHARS = 160
 
 # Generated text is full of control characters: some drive a terminal, some XML cannot carry, some YAML takes for line
-# breaks. Whoever needs the exact bytes finds them in the NDJSON report.
+# breaks. Whoever needs the exact characters finds them in the NDJSON report.
 _UNPRINTABLE = re.compile("[^\t\n\u0020-\u007e\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 Shape = TypeVar("Shape")

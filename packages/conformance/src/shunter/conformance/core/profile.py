@@ -58,7 +58,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    title: str
     signals: dict[Role, Signal] = {}
     family_prefix: str = ""
     owned_by: str = ""
@@ -91,9 +90,9 @@ def _nameless(role: Role) -> str:
 LLAMACPP_SEEN = "seen on llama.cpp of October 2026, as in xllamacpp 2026.10.11549"
 
 PROFILES: tuple[Profile, ...] = (
+    # The names of vLLM 0.12 and later; before, the KV gauge was vllm:gpu_cache_usage_perc.
     Profile(
         name="vllm",
-        title="vLLM (names of 0.12 and later)",
         family_prefix="vllm:",
         owned_by="vllm",
         signals={
@@ -106,7 +105,6 @@ PROFILES: tuple[Profile, ...] = (
     ),
     Profile(
         name="llama.cpp",
-        title="llama.cpp's llama-server, started with --metrics",
         family_prefix="llamacpp:",
         owned_by="llamacpp",
         signals={
@@ -138,7 +136,6 @@ PROFILES: tuple[Profile, ...] = (
     ),
     Profile(
         name="generic",
-        title="any server; name its gauges with --metric ROLE=FAMILY",
         lacks={role.feature: _nameless(role) for role in Role}
         | {"model-label": "this profile does not know in which label the served name is"},
     ),
@@ -163,22 +160,23 @@ def detect(metrics_text: str, owners: tuple[str, ...]) -> tuple[Profile, str]:
         if profile.family_prefix and re.search(rf"^(# TYPE )?{re.escape(profile.family_prefix)}", metrics_text, re.MULTILINE):
             return profile, f"its metrics page has {profile.family_prefix} families"
     for profile in PROFILES:
-        if profile.owned_by in owners:
+        if profile.owned_by and profile.owned_by in owners:
             return profile, f"its model list says owned_by {profile.owned_by}"
     return GENERIC, "neither its metric families nor its model list are those of a server with a profile"
 
 
 _SELECTOR = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{([^{}]*)\})?\s*")
-_MATCHER = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*(?:"([^"]*)"|([^",=\s]*))\s*')
+_MATCHER = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*("?)([^",=]*?)\2\s*')
 
 
 def parse_signal(text: str) -> tuple[Role, Signal]:
     """Read `ROLE=FAMILY` or `ROLE=FAMILY{label=value,…}`, the notation of the reference picker's metric flags."""
-    role, equals, selector = text.partition("=")
-    if not equals or role not in set(Role):
+    role, _, selector = text.partition("=")
+    if role not in set(Role):
         raise UsageError(f"--metric {text!r}: want ROLE=FAMILY with ROLE one of {', '.join(Role)}")
-    match = _SELECTOR.fullmatch(selector)
-    matchers = [_MATCHER.fullmatch(part) for part in (match[2] or "").split(",") if part.strip()] if match else [None]
-    if match is None or None in matchers:
+    family = _SELECTOR.fullmatch(selector)
+    parts = [part for part in (family[2] or "").split(",") if part.strip()] if family else []
+    labels = [match for part in parts if (match := _MATCHER.fullmatch(part))]
+    if family is None or len(labels) != len(parts):
         raise UsageError(f"--metric {text!r}: {selector!r} is not FAMILY or FAMILY{{label=value,…}}")
-    return Role(role), Signal(match[1], {m[1]: m[2] if m[2] is not None else m[3] for m in matchers if m})
+    return Role(role), Signal(family[1], {match[1]: match[3] for match in labels})

@@ -13,9 +13,10 @@ __all__ = [
     "ChatChunk",
     "Completion",
     "CompletionChunk",
+    "Counted",
     "ErrorBody",
     "ModelList",
-    "Usage",
+    "UsageChunk",
 ]
 
 Name = Annotated[str, Meta(min_length=1)]
@@ -30,6 +31,19 @@ class Usage(Struct, frozen=True):
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count
+
+
+class Counted(Struct, frozen=True):
+    """Any whole answer, for its usage."""
+
+    usage: Usage
+
+
+class UsageChunk(Struct, frozen=True):
+    """One event of any stream, for its usage."""
+
+    choices: list[msgspec.Raw]
+    usage: Usage | None = None
 
 
 class CompletionChoice(Struct, frozen=True):

@@ -1,12 +1,10 @@
 """Section B, the OpenAI API: answers that any client of that API can read, whole or as a stream."""
 
-import msgspec
-
 from shunter.conformance.core.case import Case, Level, Target
 from shunter.conformance.core.exchange import Exchange, clip, read_json
 from shunter.conformance.core.sse import read_events
 from shunter.conformance.errors import FormatError, Mismatch
-from shunter.conformance.sections.answers import Chat, ChatChunk, Completion, CompletionChunk, Usage
+from shunter.conformance.sections.answers import Chat, ChatChunk, Completion, CompletionChunk, Counted, UsageChunk
 from shunter.conformance.sections.asking import TOKENS, ask_chat, ask_completion
 
 __all__ = ["CASES"]
@@ -80,18 +78,13 @@ async def stream_finish_reason(target: Target) -> str:
     return ", ".join(ends)
 
 
-class _Usage(msgspec.Struct, frozen=True):
-    choices: list[msgspec.Raw]
-    usage: Usage | None = None
-
-
 async def stream_usage(target: Target) -> str:
     for kind, ask in (("completion", ask_completion), ("chat", ask_chat)):
         plain = read_stream(await ask(target, stream=True))
-        if any(read_json(text, _Usage).usage for text in plain):
+        if any(read_json(text, UsageChunk).usage for text in plain):
             raise Mismatch(f"{kind}: no usage in a stream that was not asked for it", "a chunk with usage")
         counted = read_stream(await ask(target, stream=True, stream_options={"include_usage": True}))
-        *chunks, last = [read_json(text, _Usage) for text in counted]
+        *chunks, last = [read_json(text, UsageChunk) for text in counted]
         if last.choices or last.usage is None:
             raise Mismatch(f"{kind}: a last chunk with empty choices and the usage", f"the last is {clip(counted[-1])!r}")
         if any(chunk.usage for chunk in chunks):
@@ -99,16 +92,12 @@ async def stream_usage(target: Target) -> str:
     return "in a last chunk of its own, and only when asked for"
 
 
-class _Counted(msgspec.Struct, frozen=True):
-    usage: Usage
-
-
 async def usage_sum(target: Target) -> str:
     seen: list[str] = []
     for kind, ask in (("completion", ask_completion), ("chat", ask_chat)):
         exchange = await ask(target)
         exchange.expect_status(200)
-        usage = exchange.read(_Counted).usage
+        usage = exchange.read(Counted).usage
         if usage.prompt_tokens == 0 or usage.prompt_tokens + usage.completion_tokens != usage.total_tokens:
             raise Mismatch(f"{kind}: prompt_tokens > 0 and prompt_tokens + completion_tokens = total_tokens", str(usage))
         if usage.completion_tokens > TOKENS:

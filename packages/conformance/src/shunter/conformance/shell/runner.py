@@ -19,7 +19,7 @@ from shunter.conformance.shell.wire import ANSWER_TIMEOUT_S, Wire, base_url, che
 
 __all__ = ["examine"]
 
-# A case that samples under load makes hundreds of exchanges; its finding is in the last of them.
+# A case that samples under load makes hundreds of exchanges; what it found in one of them stands in `actual`.
 MAX_EVIDENCE = 4
 
 
