@@ -1,6 +1,7 @@
 """Real stacks for the end-to-end tests, and a client that sees what a user would see."""
 
 import asyncio
+import io
 import json
 import secrets
 import time
@@ -43,7 +44,7 @@ class Reply:
     @property
     def fingerprint(self):
         """Which lab server answered: it says so itself."""
-        return (self.events[0] if self.streamed else json.loads(self.body))["system_fingerprint"]
+        return (self.events[-1] if self.streamed else json.loads(self.body))["system_fingerprint"]
 
     @property
     def served(self):
@@ -61,7 +62,7 @@ class Client:
     async def post(self, data, *, headers=None, url=None, path="/v1/chat/completions"):
         request_id = f"e2e-{secrets.token_hex(8)}"
         sent = {"content-type": "application/json", "x-request-id": request_id, **(headers or {})}
-        async with self.session.post((url or self.stack.gateway) + path, data=data, headers=sent) as response:
+        async with self.session.post((url or self.stack.gateway) + path, data=io.BytesIO(data), headers=sent) as response:
             body = await response.read()
             return Reply(response.status, {k.lower(): v for k, v in response.headers.items()}, body, request_id)
 
@@ -71,7 +72,7 @@ class Client:
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": 8,
         } | body
-        return await self.post(json.dumps(message), headers=headers, url=url)
+        return await self.post(json.dumps(message).encode(), headers=headers, url=url)
 
     async def log(self, request_id):
         """Envoy's access-log line of one request."""

@@ -1,6 +1,7 @@
 """What dies, and what clients see of it. Each test has a stack of its own, because it breaks it."""
 
 import asyncio
+import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -18,12 +19,13 @@ def own():
         yield stack
 
 
-async def test_a_dead_endpoint_is_retried_on_the_second_choice(own, connect):
+async def test_a_dead_endpoint_is_retried_on_the_second_choice(own, connect, eventually):
     client = connect(own)
     shared = "the same long beginning " * 100
     first = await client.chat(shared)
     dead = next(e for e in own.state.plan.engines if e.authority == first.served)
     os.kill(own.state.pids[dead.name], signal.SIGKILL)
+    await eventually(lambda: f"{dead.name} was ended by SIGKILL" in own.output)
     reply = await client.chat(shared + "again")  # its cached prefix still speaks for the dead one
     log = await client.log(reply.request_id)
     picked = log["pick"].split(",")
@@ -111,3 +113,15 @@ async def test_a_killed_parent_leaves_no_orphans(eventually):
                 return True
 
         await eventually(lambda: all(gone(pid) for pid in pids.values()))
+
+
+async def test_killing_the_picker_costs_no_request_in_profile_lean(own):
+    """Clients are asked, not the picker: none failed, though requests were served while there was no picker."""
+    path = Path(__file__).parents[1] / "hack" / "drill_kill.py"
+    spec = importlib.util.spec_from_file_location("drill_kill", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    toll = await module.drill(own, rate_per_s=30, kills=3)
+    assert toll.sent > 100
+    assert toll.without_pick > 0, "the kills were felt"
+    assert toll.failed == {}

@@ -1,8 +1,9 @@
 """Fuzz every boundary that reads foreign bytes, for a bounded time, from a printed seed.
 
-Each ``hack/fuzz_<name>.py`` offers ``target(data: bytes) -> None``, which raises only when a promise is broken, and ``CORPUS``, inputs
-worth starting from. Inputs are mutated corpus entries: flipped bits, cut, repeated, spliced, salted with the corpus's own words. A
-broken promise is written to ``hack/corpus/<name>/`` and becomes a test by being committed there (``hack/tests/test_corpus.py``).
+Each ``hack/fuzz_<name>.py`` offers ``target(data: bytes) -> None``, which raises only when a promise is broken, and ``CORPUS``,
+inputs worth starting from. Inputs are mutated corpus entries: flipped bits, cut, repeated, spliced, salted with the corpus's own
+words. A broken promise is written to ``hack/corpus/<name>/`` and becomes a test by being committed there
+(``hack/tests/test_corpus.py``).
 """
 
 import argparse
@@ -48,7 +49,9 @@ def mutate(dice, corpus):
                 start = dice.randint(0, len(other))
                 data[at:at] = other[start : start + dice.choice((4, 32, 1024))]
             case 5:
-                data[at : at + 1] = dice.choice((b"\x00", b"\xff", b"\xff\xff\xff\xff\x0f", b"\n", b'"', b"\\", b"{", b"}", b"\r\n\r\n"))
+                data[at : at + 1] = dice.choice(
+                    (b"\x00", b"\xff", b"\xff\xff\xff\xff\x0f", b"\n", b'"', b"\\", b"{", b"}", b"\r\n\r\n")
+                )
             case _:
                 del data[at:]
     return bytes(data[:MAX_BYTES])
@@ -65,7 +68,7 @@ def fuzz(name, seconds, seed):
         runs += 1
         try:
             module.target(data)
-        except Exception:  # whatever comes out is the finding
+        except Exception:  # noqa: BLE001  whatever comes out is the finding
             path = HERE / "corpus" / name / hashlib.sha256(data).hexdigest()[:16]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
@@ -87,7 +90,8 @@ def main():
     if unknown:
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(targets())}")
     print(f"seed {arguments.seed}")
-    sys.exit(not all([fuzz(name, arguments.seconds / len(names), arguments.seed) for name in names]))
+    verdicts = [fuzz(name, arguments.seconds / len(names), arguments.seed) for name in names]
+    sys.exit(not all(verdicts))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ def test_a_module_lists_what_it_offers(module):
         [element.value for element in node.value.elts]
         for node in ast.walk(tree)
         if isinstance(node, ast.Assign | ast.AnnAssign)
-        and any(isinstance(t, ast.Name) and t.id == "__all__" for t in getattr(node, "targets", [getattr(node, "target", None)]))
+        and any(
+            isinstance(t, ast.Name) and t.id == "__all__" for t in getattr(node, "targets", [getattr(node, "target", None)])
+        )
     ]
     assert names, "__all__ is missing"
     defined = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}

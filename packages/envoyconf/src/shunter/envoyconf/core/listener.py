@@ -47,6 +47,9 @@ def http_listener(listener: Listener, intent: Intent) -> Resource:
 def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
     """Return the HTTP connection manager.
 
+    A client's x-request-id is kept, and every response carries one: it is what joins a complaint to the access log, to the
+    picker's decision and to the engine's own log. Only correlation depends on it.
+
     Picker headers are removed before anything looks at a request. Their spellings with underscores are refused, since
     servers of the CGI school take the two for the same.
     """
@@ -54,6 +57,8 @@ def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=stat_prefix,
         use_remote_address=True,
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
         normalize_path=True,
         merge_slashes=True,
         common_http_protocol_options={"headers_with_underscores_action": "REJECT_REQUEST"},

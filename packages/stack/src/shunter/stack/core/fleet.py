@@ -51,8 +51,17 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int | None = None
 
 
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint that was considered; no total where a plugin's failure left nobody scored."""
+
+    endpoint: str
+    name: str
+    total: float | None = None
+    scores: dict[str, float] = {}  # by scorer, 0 to 1
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of ``/debug/decisions``; a row of ``scores`` has ``endpoint``, ``total`` and one figure per scorer."""
+    """One entry of ``/debug/decisions``; ``best`` are the chosen endpoints and those that came close."""
 
     ticket: int
     at_s: float  # on the picker's monotonic clock
@@ -63,7 +72,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     chosen: tuple[str, ...] = ()
     candidates: int = 0
     weights: dict[str, float] = {}
-    scores: tuple[dict[str, str | float | None], ...] = ()
+    best: tuple[Candidate, ...] = ()
     refusal: Refusal | None = None
     outcome: Outcome | None = None
 
@@ -108,11 +117,11 @@ def explain(decision: Decision, now_s: float) -> list[str]:
     if decision.refusal:
         return [*lines, f"  refused with {decision.refusal.status}: {decision.refusal.message}"]
     lines.append(f"  to {decision.chosen[0]}" + (f", else {', '.join(decision.chosen[1:])}" if decision.chosen[1:] else ""))
-    for row in decision.scores:
-        parts = " + ".join(f"{name} {weight:g}×{row.get(name) or 0.0:.2f}" for name, weight in decision.weights.items())
-        lines.append(f"    {row['endpoint']!s:<22} {_number(_float(row.get('total')), 2):>6} = {parts or 'nobody scored'}")
-    if decision.candidates > len(decision.scores):
-        lines.append(f"    and {decision.candidates - len(decision.scores)} more")
+    for each in decision.best:
+        parts = " + ".join(f"{name} {weight:g}×{each.scores.get(name, 0.0):.2f}" for name, weight in decision.weights.items())
+        lines.append(f"    {each.endpoint:<22} {_number(each.total, 2):>6} = {parts or 'no scores'}")
+    if decision.candidates > len(decision.best):
+        lines.append(f"    and {decision.candidates - len(decision.best)} more")
     if decision.outcome:
         lines.append(f"  {_ending(decision.outcome)}")
     return lines
@@ -131,10 +140,6 @@ def _ending(outcome: Outcome) -> str:
     if outcome.completion_tokens is not None:
         parts.append(f"{outcome.completion_tokens} tokens")
     return ", ".join(parts)
-
-
-def _float(value: str | float | None) -> float | None:
-    return value if isinstance(value, float | int) else None
 
 
 def _cells(row: Row) -> tuple[str, ...]:

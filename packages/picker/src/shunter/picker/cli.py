@@ -1,0 +1,115 @@
+"""The command line of the picker: run it, check its configuration, list its plugins."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+__all__ = ["main"]
+
+T = TypeVar("T")
+PORT = click.IntRange(0, 65535)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """The endpoint picker: Envoy asks over ext_proc, it names the model server."""
+
+
+@main.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="EndpointPickerConfig file; the reference's default without it.",
+)
+@click.option("--snapshot", type=click.Path(path_type=Path), required=True, help="Directory into which the scraper publishes.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=PORT, default=9002, show_default=True, help="ext_proc.")
+@click.option("--health-port", type=PORT, default=9003, show_default=True, help="gRPC health, for probes.")
+@click.option("--admin-port", type=PORT, default=9090, show_default=True, help="Metrics, fleet and decisions, by HTTP.")
+@click.option("--pool", help="Serve this InferencePool only: a name, or namespace/name.")
+@click.option(
+    "--drain-timeout",
+    "drain_s",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="Seconds for requests to end after SIGTERM.",
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+def run(
+    config_file: Path | None,
+    snapshot: Path,
+    host: str,
+    port: int,
+    health_port: int,
+    admin_port: int,
+    pool: str | None,
+    drain_s: float,
+    log_level: str,
+) -> None:
+    """Answer Envoy until SIGTERM or SIGINT."""
+    import logging
+
+    from shunter.picker import config
+    from shunter.picker.shell import worker
+
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    settings = worker.Settings(
+        snapshot=snapshot, host=host, port=port, health_port=health_port, admin_port=admin_port, pool=pool, drain_s=drain_s
+    )
+    _or_complain(lambda: worker.run(config.load(_read(config_file)).policy, settings))
+
+
+@main.command()
+@click.option("-f", "--file", "config_file", type=click.Path(path_type=Path), required=True, help="EndpointPickerConfig file.")
+def check(config_file: Path) -> None:
+    """Validate a configuration and print it with every default filled in."""
+    from shunter.picker import config
+
+    click.echo(config.effective(_or_complain(lambda: config.load(_read(config_file)))), nl=False)
+
+
+@main.command()
+def plugins() -> None:
+    """List the plugins that a configuration may name."""
+    from shunter.picker.plugins import CATALOGUE
+
+    width = max(map(len, CATALOGUE))
+    for name, entry in sorted(CATALOGUE.items()):
+        click.echo(f"{name:<{width}}  {entry.kinds[0]:<20}  {entry.stability:<6}  {entry.summary}")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration."""
+    import msgspec
+
+    from shunter.picker import config
+
+    click.echo(msgspec.json.format(msgspec.json.encode(config.schema()), indent=2))
+
+
+def _read(path: Path | None) -> str:
+    from shunter.picker import config
+    from shunter.picker.errors import ConfigError
+
+    if path is None:
+        return config.DEFAULT
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _or_complain(act: Callable[[], T]) -> T:
+    from shunter.picker.errors import PickerError
+
+    try:
+        return act()
+    except PickerError as error:
+        click.echo(f"shunter picker: {error}", err=True)
+        raise click.exceptions.Exit(2) from error

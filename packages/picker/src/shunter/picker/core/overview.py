@@ -1,0 +1,75 @@
+"""The fleet and the picker's account of it at one moment, for people and for metrics."""
+
+import msgspec
+
+from shunter.picker.core.judge import Stats
+from shunter.picker.core.ledger import Ledger
+from shunter.snapshot import View
+
+__all__ = ["Overview", "Row", "look"]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint: what its engine last said (None: unknown) and what we sent it."""
+
+    name: str
+    authority: str
+    ready: bool
+    health: str  # unscraped, fresh, failed
+    age_s: float | None  # of the engine's figures; None: it never gave any
+    waiting: float | None
+    running: float | None
+    kv_usage: float | None  # 0 to 1
+    in_flight: int
+    picks: int
+    prefix_hit_blocks: int
+    prefix_blocks: int
+    reason: str  # of the last failed scrape
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything at once."""
+
+    snapshot_age_s: float | None  # None: no snapshot yet
+    trouble: str | None  # why the newest snapshot cannot be read
+    picks: int
+    refusals: dict[str, int]
+    endpoints: tuple[Row, ...]
+
+
+def look(view: View | None, trouble: str | None, ledger: Ledger, stats: Stats, now_ns: int) -> Overview:
+    """Put the newest snapshot and the account side by side."""
+    rows: list[Row] = []
+    loads = {(row.slot, row.incarnation): row for row in view.load.rows()} if view else {}
+    for endpoint in view.topology.endpoints if view else ():
+        key = (endpoint.slot, endpoint.incarnation)
+        load = loads.get(key)
+        account = stats.by_endpoint.get(endpoint.authority)
+        rows.append(
+            Row(
+                name=endpoint.name,
+                authority=endpoint.authority,
+                ready=endpoint.ready,
+                health=load.health.name.lower() if load else "unscraped",
+                age_s=_finite(load.age_s(now_ns)) if load else None,
+                waiting=load.waiting if load else None,
+                running=load.running if load else None,
+                kv_usage=load.kv_usage if load else None,
+                in_flight=ledger.in_flight(key),
+                picks=account.picks if account else 0,
+                prefix_hit_blocks=account.prefix_hits if account else 0,
+                prefix_blocks=account.prefix_blocks if account else 0,
+                reason=load.reason if load else "",
+            )
+        )
+    return Overview(
+        snapshot_age_s=_finite(view.age_s(now_ns)) if view else None,
+        trouble=trouble,
+        picks=stats.picks,
+        refusals=dict(stats.refusals),
+        endpoints=tuple(rows),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if value != float("inf") else None
