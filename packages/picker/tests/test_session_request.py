@@ -144,6 +144,13 @@ def test_plugins_add_headers_and_metadata_and_the_ticket_is_the_id():
     assert envoy.metadata["envoy.lb"]["id"] == "1"
 
 
+def test_a_plugin_cannot_unmake_the_choice():
+    name = "x-gateway-destination-endpoint"
+    envoy = FakeEnvoy.before(StubJudge(set_headers=((name, "6.6.6.6:80"),), metadata={name: "6.6.6.6:80"}))
+    envoy.request(body=BODY)
+    assert envoy.endpoints == ("127.0.0.1:8000",)
+
+
 def test_of_a_repeated_header_the_judge_sees_the_first():
     judge = StubJudge()
     FakeEnvoy.before(judge).request([*JSON_POST, ("x-a", "1"), ("x-a", "2")], body=BODY)

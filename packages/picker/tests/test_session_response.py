@@ -99,6 +99,13 @@ def test_in_streamed_mode_no_byte_is_lost_before_trailers(cut):
     assert envoy.client_body in {RESTORED, RESPONSE}
 
 
+@pytest.mark.parametrize("mode", SHOWN)
+def test_a_body_without_headers_is_not_changed_since_nobody_said_what_it_is(mode):
+    envoy = after_request(StubJudge(**REWRITE), response=mode, send_response_headers=False)
+    envoy.respond(pieces=[RESPONSE])
+    assert envoy.client_body == RESPONSE
+
+
 def test_a_response_of_an_unchanged_model_is_not_touched():
     envoy = after_request(StubJudge(model="m", target_model="m"))
     envoy.respond(pieces=[b'{"model":"m"}'])

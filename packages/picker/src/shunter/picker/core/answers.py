@@ -43,8 +43,7 @@ SUBSET_METADATA = "envoy.lb.subset_hint"
 DROP_REASON = "x-llm-d-request-dropped-reason"
 REQUEST_ID = "x-request-id"
 
-# Envoy's and every other client's default for one gRPC message is 4 MiB, but the reference picker learned that gateways
-# stop at 64 KiB of body per message; 62,000 leaves room for the envelope.
+# As the reference picker: gateways failed with more than 128 KB of body in one message, so it keeps each below 64 KiB.
 CHUNK_BYTES = 62_000
 
 # Pools drain within seconds, and a client that waits longer than needed loses more than one that asks twice.
@@ -87,13 +86,13 @@ def tell_mutation(pick: Pick, headers: Mapping[str, str], body_bytes: int | None
 
     The route is chosen again, since a gateway may match it on what the picker sets.
     """
-    set_headers = [(DESTINATION, ",".join(pick.endpoints))]
+    set_headers = [*pick.set_headers, (DESTINATION, ",".join(pick.endpoints))]
     if REQUEST_ID not in headers:
         set_headers.append((REQUEST_ID, pick.request_id))
     if body_bytes is not None:
         set_headers.append(("content-length", str(body_bytes)))
     return Mutation(
-        set_headers=(*set_headers, *pick.set_headers),
+        set_headers=tuple(set_headers),
         remove_headers=tuple(sorted(CONTROL_HEADERS & headers.keys())),
         clear_route_cache=True,
     )
@@ -101,7 +100,7 @@ def tell_mutation(pick: Pick, headers: Mapping[str, str], body_bytes: int | None
 
 def tell_metadata(pick: Pick) -> Metadata:
     """Return the dynamic metadata of a pick: the destination once more, the ticket for access logs, what plugins add."""
-    return {METADATA: {DESTINATION: ",".join(pick.endpoints), "id": str(pick.ticket), **pick.metadata}}
+    return {METADATA: {**pick.metadata, DESTINATION: ",".join(pick.endpoints), "id": str(pick.ticket)}}
 
 
 def refuse(refusal: Refusal) -> Immediate:

@@ -23,7 +23,10 @@ _READABLE = ("application/json", "text/event-stream")
 class Response:
     """One response on its way; the order of its events is the session's business."""
 
-    __slots__ = ("_duplex", "_first_token_s", "_mode", "_reader", "_restorer", "_served", "_started_s", "_status")
+    __slots__ = (
+        *("_duplex", "_first_token_s", "_mode", "_pick", "_reader", "_restorer"),
+        *("_served", "_started_s", "_status"),
+    )
 
     def __init__(self, mode: BodyMode, started_s: float) -> None:
         self._mode = mode
@@ -31,14 +34,14 @@ class Response:
         self._started_s = started_s
         self._reader: UsageReader | None = None if mode is BodyMode.NONE else UsageReader()
         self._restorer: Restorer | None = None
+        self._pick: Pick | None = None
         self._status: int | None = None
         self._served: str | None = None
         self._first_token_s: float | None = None
 
     def expect(self, pick: Pick) -> None:
         """Learn whose response it will be; if the model was rewritten, its name is put back."""
-        if pick.model and pick.target_model and pick.model != pick.target_model and self._mode is not BodyMode.NONE:
-            self._restorer = Restorer(pick.target_model, pick.model)
+        self._pick = pick
 
     def feed(self, event: ResponseHeaders | ResponseBody | ResponseTrailers, now_s: float) -> list[Reply]:
         """Return the answers to the next event."""
@@ -79,8 +82,10 @@ class Response:
         status = headers.get(":status", "")
         self._status = int(status) if len(status) == 3 and status.isascii() and status.isdigit() else None
         encoding = headers.get("content-encoding", "identity")
-        if encoding != "identity" or not headers.get("content-type", "").startswith(_READABLE):
-            self._reader = self._restorer = None
+        if encoding != "identity" or not headers.get("content-type", "").lower().startswith(_READABLE):
+            self._reader = None
+        elif (pick := self._pick) and pick.model and pick.target_model and pick.model != pick.target_model:
+            self._restorer = Restorer(pick.target_model, pick.model)
 
     def _pass(self, event: ResponseBody, now_s: float) -> list[Reply]:
         data = event.data

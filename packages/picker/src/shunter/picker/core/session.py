@@ -35,8 +35,9 @@ gone, perhaps with a destination of the client's own: the request is refused.
 
 The response side answers each message by itself; it may begin anywhere (``response_header_mode: SKIP`` leaves out headers)
 and even before the request was decided (a local reply, e.g. of a timeout, passes the filter too). The client's model name
-is put back in mode BUFFERED and FULL_DUPLEX_STREAMED wherever it stands, in mode STREAMED where one piece holds it whole:
-there each piece must be answered before the next comes, and if trailers came next, bytes held back would be lost.
+is put back in a response whose headers say JSON or events: in mode BUFFERED and FULL_DUPLEX_STREAMED wherever it stands, in
+mode STREAMED where one piece holds it whole, because each piece must be answered before the next comes, and if trailers
+came next, bytes held back would be lost.
 
 In mode NONE the end of the stream is the only end there is and counts as a complete response.
 """
@@ -257,7 +258,7 @@ class Session:
         if self.ended:
             return []
         replies = self._response.flush() if self._response else []
-        if self._pick is None and self._states[Side.RESPONSE] is not _DONE:
+        if self._pick is None and self._states[Side.RESPONSE] is _FRESH:
             replies = self._refuse(_SHUTTING_DOWN)
         self._end(now_s, complete=False)
         return replies
