@@ -1,8 +1,9 @@
+import msgspec
 import pytest
 
 from shunter.picker.core.fleet import STALE_AFTER_NS, Roster
 from shunter.picker.core.ledger import Ledger
-from shunter.snapshot import NEVER, Health, Pool
+from shunter.snapshot import NEVER, Health, Load, LoadRow, Pool, View
 
 NOW_NS = 100_000_000_000
 BUSY = {"waiting": 7.0, "running": 9.0, "kv_usage": 0.9}
@@ -75,18 +76,31 @@ def test_a_pool_is_chosen_by_name(make_fleet, pool, slots):
     assert [endpoint.slot for endpoint in fleet.endpoints] == slots
 
 
+def rows_of(view, *rows):
+    """The view with these rows of load instead of its own."""
+    load = Load.of([LoadRow(health=Health.FRESH, sampled_ns=NOW_NS, **row) for row in rows], epoch=1, topology_generation=1)
+    return View(view.topology, load)
+
+
 def test_a_row_of_a_former_owner_is_not_believed(make_view):
-    view = make_view(IDLE, BUSY)
-    load = view.load.__class__.of(
-        [
-            view.load.row(0).__class__(slot=0, incarnation=9, health=Health.FRESH, sampled_ns=NOW_NS, waiting=0.0),
-            view.load.row(1),
-        ],
-        epoch=1,
-        topology_generation=1,
-    )
-    fleet = Roster(Ledger()).fleet(view.__class__(view.topology, load), NOW_NS)
+    rows = [{"slot": 0, "incarnation": 9, "waiting": 0.0}, {"slot": 1, "incarnation": 1, "waiting": 7.0}]
+    fleet = Roster(Ledger()).fleet(rows_of(make_view({}, {}), *rows), NOW_NS)
     assert (fleet.fresh, fleet.waiting) == ([False, True], [7, 7])
+
+
+def test_rows_are_found_whatever_their_order(make_view):
+    view, roster = make_view({}, {}, {}), Roster(Ledger())
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 5, 0], [0, 1, 2]):
+        rows = [{"slot": slot, "incarnation": 1, "waiting": float(slot), "num_blocks": slot, "block_size": 2} for slot in order]
+        fleet = roster.fleet(rows_of(view, *rows), NOW_NS)
+        assert (fleet.waiting, fleet.cache_tokens) == ([0, 1, 2], [None, 2, 4])
+
+
+def test_columns_of_an_older_writer_may_be_missing(make_view):
+    view = make_view(IDLE, IDLE)
+    load = msgspec.structs.replace(view.load, kv_usage=(), running_adapters=(), num_blocks=())
+    fleet = Roster(Ledger()).fleet(View(view.topology, load), NOW_NS)
+    assert (fleet.kv_usage, fleet.running_adapters, fleet.cache_tokens) == ([0, 0], [(), ()], [None, None])
 
 
 def test_a_fresh_booking_counts_and_a_reported_one_does_not(make_fleet):

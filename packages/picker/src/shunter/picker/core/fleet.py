@@ -8,7 +8,7 @@ flight, never refused.
 """
 
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
+from operator import add, itemgetter
 from typing import TypeVar
 
 from shunter.picker.core.ledger import Booking, Key, Ledger
@@ -23,6 +23,7 @@ STALE_AFTER_NS = 5_000_000_000
 # The caller's clock may have been read a little before the snapshot was taken; a sample further ahead is from another boot.
 CLOCK_SLACK_NS = 1_000_000_000
 
+T = TypeVar("T")
 INFINITY = float("inf")
 
 COLUMNS = (
@@ -112,12 +113,17 @@ class Roster:
         self._pool = pool
         self._stale_after_ns = stale_after_ns
         self._view: View | None = None
+        self._good_until_ns = 0
+        self.current = Fleet([] for _ in COLUMNS)
+        """What ``fleet`` returned last."""
+        # What is kept while the topology is the same, and while the load lists the same rows.
         self._topology: Topology | None = None
         self._endpoints: tuple[Endpoint, ...] = ()
         self._authorities: tuple[str, ...] = ()
-        self.current = Fleet([] for _ in COLUMNS)
-        """What ``fleet`` returned last."""
-        self._good_until_ns = 0
+        self._keys: list[Key] = []
+        self._listed: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        self._rows: list[int] = []  # the load's row of each endpoint; -1 where it has none
+        self._in_order = False  # every endpoint ready and listed: the columns fit as they are
 
     def fleet(self, view: View | None, now_ns: int) -> Fleet:
         """Return the ready endpoints of the pool; the same Fleet while the view is the same and nothing has grown stale."""
@@ -130,59 +136,61 @@ class Roster:
         self._good_until_ns = 1 << 63
         if view is None:
             return Fleet([] for _ in COLUMNS)
-        if view.topology is not self._topology:
-            self._topology = view.topology
-            self._endpoints = ready_endpoints(view.topology, self._pool)
-            self._authorities = tuple(endpoint.authority for endpoint in self._endpoints)
         load, ledger = view.load, self._ledger
-        rows = self._rows(load)
-        fresh = [self._is_fresh(load, row, now_ns) for row in rows]
-        sampled_ns = [load.sampled_ns[row] if known else NEVER for row, known in zip(rows, fresh, strict=True)]
+        self._match(view.topology, load)
+        oldest_ns, newest_ns = now_ns - self._stale_after_ns, now_ns + CLOCK_SLACK_NS
+        fresh = [
+            health is Health.FRESH and at is not None and oldest_ns <= at <= newest_ns
+            for health, at in zip(self._align(load.health), self._align(load.sampled_ns), strict=True)
+        ]
+        sampled_ns = [at if known and at else NEVER for known, at in zip(fresh, self._align(load.sampled_ns), strict=True)]
         self._good_until_ns = min((at for at in sampled_ns if at), default=1 << 62) + self._stale_after_ns
-        keys = [(endpoint.slot, endpoint.incarnation) for endpoint in self._endpoints]
-        unreported = [ledger.unreported(key, at) for key, at in zip(keys, sampled_ns, strict=True)]
-        sizes, counts = _column(load.block_size, rows), _column(load.num_blocks, rows)
-        return Fleet(
-            (
-                self._endpoints,
-                self._authorities,
-                fresh,
-                sampled_ns,
-                [a + b for a, b in zip(_known(load.waiting, rows, fresh), unreported, strict=True)],
-                [a + b for a, b in zip(_known(load.running, rows, fresh), unreported, strict=True)],
-                _known(load.kv_usage, rows, fresh),
-                [ledger.in_flight(key) for key in keys],
-                [ledger.tokens_in_flight(key) for key in keys],
-                _column(load.max_adapters, rows),
-                [names or () for names in _column(load.running_adapters, rows)],
-                [names or () for names in _column(load.waiting_adapters, rows)],
-                [size * count if size and count else None for size, count in zip(sizes, counts, strict=True)],
-            )
-        )
+        unreported = [ledger.unreported(key, at) for key, at in zip(self._keys, sampled_ns, strict=True)]
+        sizes = zip(self._align(load.block_size), self._align(load.num_blocks), strict=True)
+        return Fleet((
+            self._endpoints,
+            self._authorities,
+            fresh,
+            sampled_ns,
+            list(map(add, worst_for_unknown(self._align(load.waiting), fresh), unreported)),
+            list(map(add, worst_for_unknown(self._align(load.running), fresh), unreported)),
+            worst_for_unknown(self._align(load.kv_usage), fresh),
+            [ledger.in_flight(key) for key in self._keys],
+            [ledger.tokens_in_flight(key) for key in self._keys],
+            self._align(load.max_adapters),
+            [names or () for names in self._align(load.running_adapters)],
+            [names or () for names in self._align(load.waiting_adapters)],
+            [size * count if size and count else None for size, count in sizes],
+        ))  # fmt: skip
 
-    def _rows(self, load: Load) -> list[int]:
-        """The row of each endpoint, -1 where the load has none."""
-        position = {key: row for row, key in enumerate(zip(load.slot, load.incarnation, strict=False))}
-        return [position.get((endpoint.slot, endpoint.incarnation), -1) for endpoint in self._endpoints]
+    def _match(self, topology: Topology, load: Load) -> None:
+        """Find out which row of the load is whose; usually that is known from the last time."""
+        same = topology is self._topology
+        if not same:
+            self._topology = topology
+            self._endpoints = ready_endpoints(topology, self._pool)
+            self._authorities = tuple(endpoint.authority for endpoint in self._endpoints)
+            self._keys = [(endpoint.slot, endpoint.incarnation) for endpoint in self._endpoints]
+        listed = (load.slot, load.incarnation)
+        if not same or listed != self._listed:
+            self._listed = listed
+            position = {key: row for row, key in enumerate(zip(*listed, strict=True))}
+            self._rows = [position.get(key, -1) for key in self._keys]
+            self._in_order = self._rows == list(range(len(position)))
 
-    def _is_fresh(self, load: Load, row: int, now_ns: int) -> bool:
-        if row < 0 or load.health[row] != Health.FRESH:
-            return False
-        return now_ns - self._stale_after_ns <= load.sampled_ns[row] <= now_ns + CLOCK_SLACK_NS
+    def _align(self, column: Sequence[T]) -> Sequence[T | None]:
+        """Align a column of the load with the endpoints; None where it has no row (or an older writer no such column)."""
+        if not column:
+            return [None] * len(self._rows)
+        return column if self._in_order else [column[row] if row >= 0 else None for row in self._rows]
 
 
-T = TypeVar("T")
-
-
-def _column(column: Sequence[T], rows: Sequence[int]) -> list[T | None]:
-    """Align a column of the load with the endpoints; None where the load has no row (or an older writer no such column)."""
-    return [column[row] if row >= 0 else None for row in rows] if column else [None] * len(rows)
-
-
-def _known(column: Sequence[float | None], rows: Sequence[int], fresh: Sequence[bool]) -> list[float]:
-    """Align a column of measured values and put the worst known one in place of every unknown one."""
-    aligned = zip(_column(column, rows), fresh, strict=True)
-    values = [value if known and value is not None and 0 <= value < INFINITY else None for value, known in aligned]
+def worst_for_unknown(column: Sequence[float | None], fresh: Sequence[bool]) -> list[float]:
+    """Put the worst known value of a column in place of every unknown one; 0 where none is known."""
+    values = [
+        value if known and value is not None and 0 <= value < INFINITY else None
+        for value, known in zip(column, fresh, strict=True)
+    ]
     worst = max((value for value in values if value is not None), default=0.0)
     return [worst if value is None else value for value in values]
 

@@ -54,16 +54,21 @@ class Ledger:
 
     def in_flight(self, key: Key) -> int:
         """Requests of one endpoint."""
-        return len(self._by_endpoint.get(key, ()))
+        bookings = self._by_endpoint.get(key)
+        return len(bookings) if bookings else 0
 
     def tokens_in_flight(self, key: Key) -> int:
         """Estimated prompt tokens of one endpoint's requests."""
-        return sum(booking.tokens for booking in self._by_endpoint.get(key, {}).values())
+        bookings = self._by_endpoint.get(key)
+        return sum(booking.tokens for booking in bookings.values()) if bookings else 0
 
     def unreported(self, key: Key, sampled_ns: int) -> int:
         """Requests of one endpoint that a sample of ``sampled_ns`` cannot have seen."""
+        bookings = self._by_endpoint.get(key)
+        if not bookings:
+            return 0
         count = 0
-        for booking in reversed(self._by_endpoint.get(key, {}).values()):
+        for booking in reversed(bookings.values()):
             if booking.booked_ns < sampled_ns:
                 break
             count += 1
