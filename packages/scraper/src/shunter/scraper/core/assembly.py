@@ -51,6 +51,7 @@ _AUTHORITY = re.compile(r"(?:\[([^\[\]]*)\]|([^:]*)):([0-9]{1,5})")
 
 def assemble(documents: Iterable[Document]) -> Cluster:
     """Return the cluster that these documents describe; raises ConfigError."""
+    documents = tuple(documents)
     files = [(place, content) for place, content in documents if isinstance(content, EndpointsFile)]
     manifests = [(place, content) for place, content in documents if isinstance(content, Manifest)]
     _refuse_twins((f"{m.kind} {m.metadata.namespace}/{m.metadata.name}", place) for place, m in manifests)

@@ -14,8 +14,9 @@ What is promised
 3. Exact names: ``x`` is neither ``x_created`` nor ``x_by_reason``; counters and histograms are wanted by the names of
    their samples.
 4. Agreement with prometheus_client's parser on every page that keeps the format, within two bounds: a sample's line
-   begins with its name (the format allows blanks before it; nobody writes them, and looking for them doubles the
-   price), and the lines of a name are contiguous (the format demands it).
+   begins with its name (the format allows blanks before it; nobody writes them, and looking for them doubles the price),
+   and the lines of a name are contiguous (the format demands it of families, hence of names but for the parts of
+   histograms and summaries, which take turns; those are searched for on the whole page).
 
 The format is text 0.0.4, whose last line ends with a line feed: a page that does not is cut off and must not be
 believed. A page that ends in ``# EOF`` is OpenMetrics: its time stamps are seconds and exemplars may follow a value.
@@ -53,6 +54,7 @@ _PAIR = re.compile(rb'[ \t]*+([a-zA-Z_][a-zA-Z0-9_]*+)[ \t]*+=[ \t]*+"([^"\\]*+(
 _VALUE = re.compile(rb"[ \t]*+([^\s#]++)(?:[ \t]++([-+0-9.eE]++))?[ \t\r]*+(#[^\n]*+)?(?:\n|\Z)")
 _ESCAPE = re.compile(r'\\([\\n"])')
 _ESCAPED = {"\\": "\\", "n": "\n", '"': '"'}
+_PARTS = ("_bucket", "_count", "_sum")
 _EXCERPT_BYTES = 60
 _FOREIGN = {
     b"{": "JSON, not Prometheus text (trtllm-serve has it at /prometheus/metrics)",
@@ -116,13 +118,14 @@ _NO_HEAD = _Head(b"\n", {})  # begins no line
 class _Series:
     """The lines of one name: where they were, how they began, and how to read them."""
 
-    __slots__ = ("heads", "name", "needle", "offset")
+    __slots__ = ("heads", "interleaved", "name", "needle", "offset")
 
     def __init__(self, name: str) -> None:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a metric name")
         self.name = name.encode()
         self.needle = b"\n" + self.name
+        self.interleaved = name.endswith(_PARTS)
         self.offset = 0
         self.heads: list[_Head] = []
 
@@ -132,7 +135,7 @@ class _Series:
         if at < 0:
             return samples
         self.offset = at
-        while self._begins(content, at):
+        while at >= 0:
             if len(samples) == MAX_SERIES:
                 raise ExpositionError(f"more than {MAX_SERIES} series are called {self.name.decode()}")
             labels, value_at = self._head(content, at, len(samples))
@@ -140,11 +143,19 @@ class _Series:
             if match is None or (match[3] and not openmetrics):
                 raise _malformed(content, at, "no value, or something after it")
             samples.append(_sample(content, at, labels, match, 1000 if openmetrics else 1))
-            at = match.end()
+            at = self._next(content, match.end())
         return samples
+
+    def _next(self, content: bytes, at: int) -> int:
+        """Return where the next line begins, looking from the line at ``at``, or -1."""
+        if self._begins(content, at):
+            return at
+        return self._search(content, at - 1, len(content)) if self.interleaved else -1
 
     def _first(self, content: bytes) -> int:
         """Return where the first line begins, or -1."""
+        if self.interleaved:
+            return self._search(content, 0, len(content))
         at = self.offset
         if self._begins(content, at) and not self._continues(content, at):
             return at

@@ -45,7 +45,9 @@ class Publisher:
         """Publish load until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), HEARTBEAT_S)
+                # Not wait_for: on Python 3.11 it swallows a cancellation that comes together with the event.
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._changed.wait()
             self._publish_load()
             await asyncio.sleep(INTERVAL_S)
 

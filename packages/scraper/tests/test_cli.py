@@ -1,0 +1,115 @@
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from click.testing import CliRunner
+
+from shunter.scraper.cli import EXAMPLE, main
+from shunter.scraper.core.assembly import assemble
+from shunter.scraper.core.documents import read_documents
+from shunter.snapshot import Health, SnapshotReader
+
+
+@pytest.fixture
+def server(recorded):
+    """A model server in a thread of its own, for commands that bring their own event loop."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = recorded["vllm-with-lora"] if self.path == "/metrics" else b"no_engine 1\n"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+        thread.join()
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def test_without_files_it_says_how_to_write_one():
+    code, output = invoke("run")
+    assert code == 2
+    assert "Kubernetes is not supported yet" in output
+    assert EXAMPLE in output
+
+
+def test_the_example_it_prints_is_valid():
+    assert [member.name for member in assemble(read_documents("example", EXAMPLE.encode())).members] == ["vllm-0", "sglang-0"]
+
+
+def test_bad_files_are_refused_before_anything_starts(tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text("endpoints: [{nme: a}]")
+    code, output = invoke("run", "--endpoints", path, "--snapshot", tmp_path / "s")
+    assert code == 2
+    assert "$.endpoints[0].nme: unknown field; did you mean name?" in output
+    code, output = invoke("run", "--endpoints", path)
+    assert code == 2
+    assert "--snapshot DIRECTORY" in output
+    code, output = invoke("run", "--endpoints", path, "--snapshot", tmp_path, "--interval-min-ms", 5000)
+    assert code == 2
+    assert "--interval-min-ms 5000 is more than --interval-max-ms 1000" in output
+
+
+def test_probe_prints_what_is_read(server):
+    code, output = invoke("probe", server)
+    assert code == 0
+    assert "engine            vllm\nwaiting           4\n" in output
+    assert "running_adapters  lora-a, lora-b\n" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["http://{}/metrics", "--engine", "sglang"], 1, "no metric of engine sglang on the page: it looks like vllm"),
+        (["{}/other"], 1, "no metric of any engine on the page"),
+        (["{}", "--engine", "vlm"], 2, "did you mean vllm?"),
+        (["https://{}"], 2, "plain http only"),
+        (["http://x:99999"], 2, "is not a URL"),
+        (["127.0.0.1:1"], 1, "connection refused"),
+    ],
+)
+def test_probe_says_what_is_wrong(server, arguments, code, message):
+    found, output = invoke("probe", *(argument.format(server) for argument in arguments))
+    assert found == code
+    assert message in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_publishes_until_it_is_told_to_end(server, tmp_path, number):
+    path = tmp_path / "e.yaml"
+    path.write_text(f"endpoints: [{{name: a, address: 127.0.0.1, port: {server.split(':')[1]}}}]")
+    command = [sys.executable, "-m", "shunter.scraper", "run", "--endpoints", path, "--snapshot", tmp_path / "s"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    reader = SnapshotReader(tmp_path / "s")
+    try:
+        deadline = time.monotonic() + 30
+        while not ((view := reader.view(time.monotonic_ns())) and view.load.health == (Health.FRESH,)):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "Traceback" not in errors
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        reader.close()

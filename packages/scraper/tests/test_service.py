@@ -1,0 +1,200 @@
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from shunter.scraper.core.cadence import Cadence
+from shunter.scraper.shell.files import Files
+from shunter.scraper.shell.publish import Publisher
+from shunter.scraper.shell.service import Scraper
+from shunter.snapshot import Endpoint, Health, LoadRow, SnapshotReader, SnapshotWriter, Topology
+
+PAGE = b"vllm:num_requests_waiting %d\nvllm:num_requests_running 1\nvllm:kv_cache_usage_perc 0.5\n"
+
+
+class Stage:
+    """A running scraper and a reader of what it publishes."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.file = directory / "endpoints.yaml"
+        self.reader = SnapshotReader(directory)
+
+    def endpoints(self, *entries, rest=""):
+        self.file.write_text("endpoints:\n" + "".join(f"- {{{entry}}}\n" for entry in entries) + rest)
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, timeout_s=20.0):
+        with contextlib.closing(SnapshotWriter(self.directory)) as writer:
+            scraper = Scraper(Files(self.file), writer, cadence=Cadence(0.01, 0.05), timeout_s=timeout_s)
+            task = asyncio.create_task(scraper.run())
+            try:
+                yield
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    @property
+    def view(self):
+        return self.reader.view(time.monotonic_ns())
+
+    def row(self, name):
+        view = self.view
+        if view is None:
+            return None
+        places = {endpoint.name: index for index, endpoint in enumerate(view.topology.endpoints)}
+        return view.load.row(places[name]) if name in places else None
+
+    def health(self, name):
+        row = self.row(name)
+        return row and row.health
+
+
+@pytest.fixture
+def stage(tmp_path):
+    stage = Stage(tmp_path)
+    yield stage
+    stage.reader.close()
+
+
+async def test_what_servers_say_is_published_and_follows_them(stage, serve, until):
+    waiting = 3
+
+    async def answer(writer):
+        content = PAGE % waiting
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content))
+
+    server = await serve(answer)
+    stage.endpoints(f"name: a, address: 127.0.0.1, port: {server.port}")
+    async with stage.running():
+        row = await until(lambda: stage.health("a") is Health.FRESH and stage.row("a"))
+        assert (row.waiting, row.running, row.kv_usage) == (3, 1, 0.5)
+        waiting = 7
+        await until(lambda: stage.row("a").waiting == 7)
+
+
+async def test_a_server_that_dies_is_marked_with_its_last_values_and_is_found_again(stage, serve, until):
+    server = await serve(PAGE % 2)
+    stage.endpoints(f"name: a, address: 127.0.0.1, port: {server.port}")
+    async with stage.running():
+        await until(lambda: stage.health("a") is Health.FRESH)
+        await server.stop()
+        await until(lambda: stage.health("a") is Health.FAILED and stage.row("a").failures > 2)
+        row = stage.row("a")
+        assert (row.waiting, row.reason) == (2, "connection refused")
+        assert stage.row("a").sampled_ns == row.sampled_ns
+        await server.start()
+        row = await until(lambda: stage.health("a") is Health.FRESH and stage.row("a"))
+        assert (row.failures, row.reason) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b'{"requests": 1}', "JSON, not Prometheus text"),
+        (b"python_info 1\n", "no metric of engine vllm"),
+        (b"vllm:num_requests_waiting many\n", "line 1: the value"),
+    ],
+)
+async def test_a_page_that_cannot_be_believed_never_becomes_numbers(stage, serve, until, answer, reason):
+    server = await serve(answer)
+    stage.endpoints(f"name: a, address: 127.0.0.1, port: {server.port}")
+    async with stage.running():
+        row = await until(lambda: stage.health("a") is Health.FAILED and stage.row("a"))
+    assert reason in row.reason
+    assert (row.waiting, row.running, row.kv_usage) == (None, None, None)
+
+
+async def test_a_server_that_hangs_holds_up_nobody_else(stage, serve, until):
+    async def hang(writer):
+        await writer.wait_closed()
+
+    hanging, good = await serve(hang), await serve(PAGE % 0)
+    stage.endpoints(
+        *(f"name: {name}, address: 127.0.0.1, port: {server.port}" for name, server in (("a", hanging), ("b", good)))
+    )
+    async with stage.running(timeout_s=0.05):
+        await until(lambda: stage.health("b") is Health.FRESH and stage.health("a") is Health.FAILED)
+        assert "within 0.05 s" in stage.row("a").reason
+
+
+async def test_edits_take_effect_and_bad_ones_leave_everything_as_it_was(stage, serve, until, caplog):
+    server, other = await serve(PAGE % 1), await serve(PAGE % 2)
+    first = f"name: a, address: 127.0.0.1, port: {server.port}"
+    stage.endpoints(first)
+    async with stage.running():
+        await until(lambda: stage.health("a") is Health.FRESH)
+        stage.file.write_text("endpoints: [{nme: a}]")
+        await until(lambda: "did you mean name?" in caplog.text)
+        assert "stays in force" in caplog.text
+        assert stage.health("a") is Health.FRESH
+        place = (stage.row("a").slot, stage.row("a").incarnation)
+        stage.endpoints(f"name: b, address: 127.0.0.1, port: {other.port}", first)
+        await until(lambda: stage.health("b") is Health.FRESH)
+        assert (stage.row("a").slot, stage.row("a").incarnation) == place
+        assert stage.row("a").health is Health.FRESH  # its row went on; it was not begun anew
+        stage.endpoints(first)
+        await until(lambda: stage.row("b") is None)
+
+
+async def test_places_outlive_a_restart_and_generations_rise(stage, serve, until):
+    server = await serve(PAGE % 1)
+    entry = f"name: a, address: 127.0.0.1, port: {server.port}"
+    stage.endpoints("name: gone, address: 127.0.0.1, port: 1", entry)
+    async with stage.running():
+        await until(lambda: stage.health("a") is Health.FRESH)
+    former, place = stage.view.topology, (stage.row("a").slot, stage.row("a").incarnation)
+    stage.endpoints(entry)
+    async with stage.running():
+        await until(lambda: stage.view.topology.epoch != former.epoch)
+        assert stage.view.topology.generation > former.generation
+        assert (stage.row("a").slot, stage.row("a").incarnation) == place
+
+
+async def test_a_name_and_a_metrics_port_of_its_own(stage, serve, until):
+    server = await serve(PAGE % 1)
+    stage.endpoints(f"name: a, address: localhost, port: 1, metricsHost: '127.0.0.1:{server.port}'")
+    async with stage.running():
+        await until(lambda: stage.health("a") is Health.FRESH)
+    assert stage.view.topology.endpoints[0].port == 1
+
+
+async def test_an_endpoint_whose_engine_changes_is_read_in_the_new_dialect(stage, serve, until):
+    server = await serve(b"q 5\nvllm:num_requests_waiting 1\n")
+    entry = f"name: a, address: 127.0.0.1, port: {server.port}"
+    stage.endpoints(entry)
+    async with stage.running():
+        await until(lambda: stage.row("a") and stage.row("a").waiting == 1)
+        stage.endpoints(f"{entry}, engine: mine", rest="engineConfigs: [{name: mine, queuedRequestsSpec: q}]")
+        await until(lambda: stage.row("a").waiting == 5)
+
+
+async def test_an_endpoint_in_no_pool_is_warned_of(stage, until, caplog):
+    stage.endpoints(
+        "name: lonely, address: 127.0.0.1, port: 1",
+        rest="---\napiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: p}\n"
+        "spec: {selector: {matchLabels: {a: b}}, targetPorts: [{number: 1}]}\n",
+    )
+    async with stage.running():
+        await until(lambda: "default/lonely (127.0.0.1:1) belongs to no pool" in caplog.text)
+
+
+async def test_the_publisher_gives_a_sign_of_life_when_nothing_changes(tmp_path, until):
+    with contextlib.closing(SnapshotWriter(tmp_path)) as writer, contextlib.closing(SnapshotReader(tmp_path)) as reader:
+        publisher = Publisher(writer)
+        publisher.publish(
+            Topology(epoch=1, generation=1, endpoints=(Endpoint(slot=0, incarnation=1, name="a", address="::1", port=1),))
+        )
+        first = reader.view(time.monotonic_ns())
+        assert first.load.row(0) == LoadRow(slot=0, incarnation=1)
+        task = asyncio.create_task(publisher.run())
+        await until(lambda: reader.view(time.monotonic_ns()).load.published_ns > first.load.published_ns)
+        publisher.update(LoadRow(slot=0, incarnation=1, waiting=3))
+        publisher.update(LoadRow(slot=0, incarnation=2, waiting=9))
+        publisher.update(LoadRow(slot=5, incarnation=1, waiting=9))
+        await until(lambda: reader.view(time.monotonic_ns()).load.waiting == (3,))
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
