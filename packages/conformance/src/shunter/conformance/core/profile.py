@@ -171,8 +171,8 @@ _MATCHER = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*("?)([^",=]*?)\2\s*')
 
 def parse_signal(text: str) -> tuple[Role, Signal]:
     """Read `ROLE=FAMILY` or `ROLE=FAMILY{label=value,…}`, the notation of the reference picker's metric flags."""
-    role, _, selector = text.partition("=")
-    if role not in set(Role):
+    role, equals, selector = text.partition("=")
+    if not equals or role not in set(Role):
         raise UsageError(f"--metric {text!r}: want ROLE=FAMILY with ROLE one of {', '.join(Role)}")
     family = _SELECTOR.fullmatch(selector)
     parts = [part for part in (family[2] or "").split(",") if part.strip()] if family else []

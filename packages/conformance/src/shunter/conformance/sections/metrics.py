@@ -197,6 +197,8 @@ async def one_series(target: Target) -> str:
 
 
 REPORTING = "GIE Model Server Protocol (proposal 003), Metrics Reporting"
+# The proposal asks for the queue and the KV cache; the running requests came with the reference picker's core metrics.
+LOAD_REPORTING = f"{REPORTING} (queued); core metrics of the reference picker (running)"
 TEXT_FORMAT = "Prometheus, Exposition formats: text format 0.0.4"
 
 EXPOSITION = Case(
@@ -215,7 +217,7 @@ LOAD_PRESENT = Case(
     level=Level.MUST,
     requirement="The gauges of queued and of running requests MUST be there before the first request.",
     why="A fresh replica without gauges is an unknown to the picker at the very moment when it should take load.",
-    source=REPORTING,
+    source=LOAD_REPORTING,
     features=LOAD_FEATURES,
     needs=(EXPOSITION.id,),
     run=load_present,
@@ -258,7 +260,7 @@ LOAD_VALUES = Case(
     level=Level.MUST,
     requirement="Queued and running requests MUST be whole numbers, never negative, idle and under load.",
     why="Pickers subtract, divide and compare these values; a negative queue draws all traffic.",
-    source=REPORTING,
+    source=LOAD_REPORTING,
     features=LOAD_FEATURES,
     needs=(LOAD_PRESENT.id,),
     run=load_values,
@@ -281,7 +283,7 @@ LOAD_IDLE = Case(
     level=Level.MUST,
     requirement="Queued and running requests MUST be zero when nothing is queued or running.",
     why="A replica that still looks busy is avoided for no reason, and one that is never idle is never drained.",
-    source=REPORTING,
+    source=LOAD_REPORTING,
     features=LOAD_FEATURES,
     needs=(LOAD_VALUES.id,),
     bounds=(IDLE_ZERO,),
