@@ -153,6 +153,37 @@ def test_best_first_is_a_sort(totals, count, seed):
     assert len(set(chosen)) == len(chosen)
 
 
+def test_totals_that_are_no_numbers_end():
+    assert best_first([math.nan] * 3, 2, random.Random(1)) == []
+
+
+class Moody(msgspec.Struct):
+    """A column scorer that raises while told to."""
+
+    column: ClassVar[str] = "waiting"
+    broken: bool = False
+
+    def at(self, value, low, high):
+        if self.broken:
+            raise ZeroDivisionError
+        return 1 - value / 10
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_after_a_column_scorer_raised_nothing_stale_is_used(make_fleet, dice, touched):
+    moody, ledger = Moody(), Ledger()
+    run = scheduler((KvCacheUtilization(), 1), (moody, 1))
+    fleet = make_fleet({"waiting": 1.0, "kv_usage": 0.0}, {"waiting": 9.0, "kv_usage": 0.0}, ledger=ledger)
+    run.run(REQUEST, fleet, dice)
+    moody.broken = True
+    if touched:
+        fleet.add(ledger.book(1, 0, 1, NOW_NS), +1)
+        assert run.run(REQUEST, fleet, dice).totals == ()
+        assert list(run.complaints) == ["s0, s1"]
+    moody.broken = False
+    assert run.run(REQUEST, fleet, dice).totals == pytest.approx([1.8 if touched else 1.9, 1.1])
+
+
 def test_equals_are_chosen_equally_often(dice):
     chosen = Counter(best_first([1.0, 2.0, 2.0, 2.0], 1, dice)[0] for _ in range(3000))
     assert set(chosen) == {1, 2, 3}

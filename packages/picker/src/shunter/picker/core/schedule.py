@@ -145,7 +145,8 @@ class Scheduler:
         self._standing = Standing(profile.scorers, self._unit)
         # isinstance of a Protocol costs microseconds: asked once.
         self._asked = [(each, None if isinstance(each.plugin, ColumnScorer) else each.plugin) for each in profile.scorers]
-        self._running = ""  # the plugin that has the floor
+        self._names = ", ".join(each.name for each, scorer in self._asked if scorer is None)
+        self._running = ""  # who has the floor
 
     def run(self, request: Request, fleet: Fleet, dice: Dice) -> Decision | None:
         """Return the decision, or None if the filters left nobody. ``fleet`` is not empty."""
@@ -177,6 +178,7 @@ class Scheduler:
 
     def _decide(self, request: Request, fleet: Fleet, dice: Dice) -> Decision:
         standing = self._standing if fleet.lasting else Standing(self.profile.scorers, self._unit)
+        self._running = self._names
         totals, kept = standing.refresh(fleet)
         scores: list[tuple[Weighted, Scores]] = []
         for each, scorer in self._asked:
@@ -222,29 +224,29 @@ class Standing:
 
     def refresh(self, fleet: Fleet) -> tuple[list[float], dict[str, tuple[float, ...]]]:
         """Return the totals, which the caller may change, and the scores by scorer's name, bookings considered."""
-        whole = fleet is not self._fleet  # else only what was touched
-        self._fleet = fleet
+        anew = fleet is not self._fleet
+        self._fleet = None  # until all is done: after a scorer that raised nothing kept is valid
+        shifted = anew
         for each in self._kept:
-            column = each.scorer.column
-            if whole or column in BOOKED:
-                whole |= self._update(each, getattr(fleet, column), () if whole else fleet.touched)
-        if whole:
-            totals = [0.0] * len(fleet)
+            if anew or each.scorer.column in BOOKED:
+                shifted |= self._update(each, getattr(fleet, each.scorer.column), None if anew else fleet.touched)
+        if shifted:
+            self._totals = [0.0] * len(fleet)
             for each in self._kept:
                 weight = each.weighted.weight
-                totals = [total + weight * score for total, score in zip(totals, each.scores, strict=True)]
-            self._totals = totals
+                self._totals = [total + weight * score for total, score in zip(self._totals, each.scores, strict=True)]
         else:
             for at in fleet.touched:
                 self._totals[at] = sum((each.weighted.weight * each.scores[at] for each in self._kept), 0.0)
         fleet.touched.clear()
+        self._fleet = fleet
         return self._totals.copy(), {each.weighted.name: tuple(each.scores) for each in self._kept}
 
-    def _update(self, kept: "Kept", values: Sequence[float], touched: Iterable[int]) -> bool:
-        """Bring one scorer up to date; return True if that changed more than the touched scores."""
+    def _update(self, kept: "Kept", values: Sequence[float], touched: Iterable[int] | None) -> bool:
+        """Bring one scorer up to date (None: at every position); return True if that went beyond the touched positions."""
         at, unit, weighted = kept.scorer.at, self._unit, kept.weighted
         low, high = min(values), max(values)
-        if touched == () or (low, high) != (kept.low, kept.high):
+        if touched is None or (low, high) != (kept.low, kept.high):
             kept.low, kept.high = low, high
             kept.scores = [unit(weighted, at(value, low, high)) for value in values]
             return True
@@ -274,6 +276,8 @@ def best_first(totals: Sequence[float], count: int, dice: Dice) -> list[int]:
         else:
             tied = [at for at, total in enumerate(left) if total == highest]
             tied = dice.sample(tied, min(len(tied), count - len(chosen)))
+        if not tied:  # only NaN, which equals nothing
+            break
         for at in tied:
             left[at] = TAKEN
         chosen += tied
