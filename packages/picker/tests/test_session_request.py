@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker.core.answers import CHUNK_BYTES, CONTROL_HEADERS
-from shunter.picker.core.events import BodyMode, BodyReply, HeadersReply, RequestBody, RequestHeaders
+from shunter.picker.core.events import BodyMode, BodyReply, HeadersReply, Protocol, RequestBody, RequestHeaders
 from shunter.picker.testing import JSON_POST, FakeEnvoy, StubJudge
 
 MODES = list(BodyMode)
@@ -71,6 +71,15 @@ def test_full_duplex_says_nothing_before_the_body_is_complete():
     assert isinstance(headers, HeadersReply)
     assert headers.mutation.clear_route_cache
     assert isinstance(body, BodyReply)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode is not BodyMode.NONE])
+def test_the_only_piece_of_a_body_may_carry_its_end(mode):
+    envoy = FakeEnvoy.before(StubJudge(), mode)
+    envoy.send(RequestHeaders([*JSON_POST], protocol=Protocol(mode, BodyMode.NONE)))
+    envoy.send(RequestBody(BODY, end_of_stream=True))
+    assert envoy.upstream_body == BODY
+    assert envoy.endpoints
 
 
 def test_full_duplex_goes_on_in_chunks_that_gateways_accept():

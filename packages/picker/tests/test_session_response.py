@@ -2,7 +2,16 @@
 
 import pytest
 
-from shunter.picker.core.events import BodyMode, Protocol, RequestHeaders, ResponseHeaders
+from shunter.picker.core.events import (
+    BodyMode,
+    Protocol,
+    RequestHeaders,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    Side,
+    TrailersReply,
+)
 from shunter.picker.core.judgement import Refusal
 from shunter.picker.testing import JSON_POST, FakeEnvoy, StubJudge
 
@@ -31,6 +40,38 @@ def test_every_mode_passes_the_response_on(mode, headers, trailers):
     assert judge.outcome.complete
     if headers:
         assert envoy.client_headers["x-went-into-resp-headers"] == "true"
+
+
+@pytest.mark.parametrize("headers", [False, True])
+@pytest.mark.parametrize("mode", SHOWN)
+def test_a_response_in_one_message_ends_with_it(mode, headers):
+    judge = StubJudge()
+    envoy = after_request(judge, response=mode)
+    if headers:
+        envoy.send(ResponseHeaders([(":status", "200")]))
+    envoy.send(ResponseBody(b"{}", end_of_stream=True))
+    assert envoy.client_body == b"{}"
+    assert judge.outcome.complete
+
+
+@pytest.mark.parametrize("headers", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_response_may_be_all_trailers(mode, headers):
+    judge = StubJudge()
+    envoy = after_request(judge, response=mode)
+    if headers:
+        envoy.send(ResponseHeaders([(":status", "200")]))
+    assert envoy.send(ResponseTrailers()) == [TrailersReply(Side.RESPONSE)]
+    assert judge.outcome.complete
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_response_may_be_all_headers(mode):
+    judge = StubJudge()
+    envoy = after_request(judge, response=mode)
+    envoy.respond(204)
+    assert judge.outcome.status == 204
+    assert judge.outcome.complete
 
 
 @pytest.mark.parametrize("mode", SHOWN)
