@@ -196,7 +196,7 @@ def test_a_bad_request_is_counted_and_logged(make_judge):
     judge = make_judge(IDLE)
     refusal = judge.decide(Ask(CHAT, b"{"), NOW_S)
     assert (refusal.status, judge.stats.refusals, len(judge.ledger)) == (400, {"BadRequest": 1}, 0)
-    assert judge.decisions.latest(1)[0].explain()["refusal"]["status"] == 400
+    assert judge.decisions.find("id").explain()["refusal"]["status"] == 400
 
 
 def test_a_bodiless_request_is_scheduled_like_any_other(make_judge):
@@ -288,6 +288,13 @@ def test_the_log_keeps_no_prompt(make_judge):
     entry = judge.decisions.latest(1)[0]
     assert "confidential" not in repr(entry)
     assert "secret" not in repr(entry)
+
+
+def test_the_log_keeps_no_name_of_megabytes(make_judge):
+    judge = make_judge(IDLE)
+    judge.decide(Ask(CHAT | {"x-request-id": "i" * 10_000}, body(model="m" * 10_000)), NOW_S)
+    entry = judge.decisions.latest(1)[0]
+    assert (len(entry.request_id), len(entry.model), len(entry.target_model)) == (256, 256, 256)
 
 
 def test_an_explanation_shows_few_of_many_candidates(make_judge):

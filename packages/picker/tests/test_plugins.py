@@ -12,7 +12,7 @@ from shunter.picker.plugins import CATALOGUE, Kind
 from shunter.picker.plugins.declared import ApproxPrefixCache
 from shunter.picker.plugins.detectors import Utilization
 from shunter.picker.plugins.durations import duration_ns
-from shunter.picker.plugins.filters import Decode, Encode, LabelSelector, Prefill, Testing
+from shunter.picker.plugins.filters import Decode, Encode, LabelSelector, NamedByHeader, Prefill
 from shunter.picker.plugins.pickers import MaxScore, Random, WeightedRandom
 from shunter.picker.plugins.scorers import (
     ActiveRequest,
@@ -123,8 +123,8 @@ def test_a_label_selector_selects_as_in_kubernetes(make_fleet, selector, kept):
 def test_the_testing_filter_obeys_the_header(make_fleet):
     fleet = make_fleet({}, {}, {})
     request = Request(headers={"test-epp-endpoint-selection": "10.0.0.3:8000, 10.0.0.1"})
-    assert Testing().keep(request, fleet) == [0, 2]
-    assert Testing().keep(REQUEST, fleet) == []
+    assert NamedByHeader().keep(request, fleet) == [0, 2]
+    assert NamedByHeader().keep(REQUEST, fleet) == []
 
 
 def test_max_score_names_fallbacks(dice):

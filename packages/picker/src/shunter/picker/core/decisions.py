@@ -11,11 +11,14 @@ import msgspec
 from shunter.picker.core.judgement import Outcome, Refusal
 from shunter.picker.core.schedule import Decision, Scores
 
-__all__ = ["KEEP", "DecisionLog", "Entry"]
+__all__ = ["KEEP", "LONGEST_NAME", "DecisionLog", "Entry"]
 
 # A decision among 10 endpoints keeps about 1 KB, one among 1,000 about 40 KB, so 256 stay below 10 MB in the worst case;
 # they are the last second under load, and the last hours in a quiet pool.
 KEEP = 256
+
+# Characters kept of a name that the client chose: a body may consist of little else than a model's name of many megabytes.
+LONGEST_NAME = 256
 
 # Candidates shown of a decision beside the chosen ones: enough to see who was close.
 SHOWN = 10

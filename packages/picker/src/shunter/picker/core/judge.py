@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from shunter.picker.core.decisions import KEEP, DecisionLog, Entry
+from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, Entry
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet, Roster
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Pick, Refusal
 from shunter.picker.core.ledger import Ledger
@@ -123,7 +123,8 @@ class FleetJudge:
             passthrough=self._policy.passthrough,
         )
         if isinstance(request, Refusal):
-            return self._refuse(request, Request(headers=ask.headers), now_s)
+            unread = Request(headers=ask.headers, request_id=ask.headers.get("x-request-id"))
+            return self._refuse(request, unread, now_s)
         request = self._complete(request)
         decision = self._judge(ask, request, fleet, int(now_s * 1e9))
         if isinstance(decision, Refusal):
@@ -220,9 +221,9 @@ class FleetJudge:
             Entry(
                 ticket=self._ticket,
                 at_s=now_s,
-                request_id=request.request_id or "",
-                model=request.model,
-                target_model=request.target_model,
+                request_id=(request.request_id or "")[:LONGEST_NAME],
+                model=request.model and request.model[:LONGEST_NAME],
+                target_model=request.target_model and request.target_model[:LONGEST_NAME],
                 priority=request.priority,
                 prompt_tokens=request.prompt_tokens,
                 prefix_blocks=len(request.prefix.hashes),

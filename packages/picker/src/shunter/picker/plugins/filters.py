@@ -9,7 +9,7 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 
-__all__ = ["ROLE_LABEL", "Decode", "Encode", "LabelSelector", "Prefill", "Requirement", "Testing"]
+__all__ = ["ROLE_LABEL", "Decode", "Encode", "LabelSelector", "NamedByHeader", "Prefill", "Requirement"]
 
 ROLE_LABEL = "llm-d.ai/role"
 DECODE = frozenset({"decode", "prefill-decode", "encode-prefill-decode", "both", None})
@@ -87,7 +87,7 @@ class LabelSelector(Plugin, frozen=True):
 
 
 @register("header-based-testing-filter", Kind.FILTER, stability=Stability.ALPHA)
-class Testing(Plugin, frozen=True):
+class NamedByHeader(Plugin, frozen=True):
     """Keeps those that the header test-epp-endpoint-selection names, ``ip`` or ``ip:port`` each; without it, nobody.
 
     For conformance tests only: with it any client chooses its endpoint.
