@@ -15,7 +15,7 @@ pytestmark = pytest.mark.envoy
 
 @pytest.fixture
 def own():
-    with running_stack() as stack:
+    with running_stack("--speed", "20") as stack:
         yield stack
 
 

@@ -85,6 +85,13 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     help="The first model server's port; the rest follow.",
 )
 @click.option(
+    "--speed",
+    type=click.FloatRange(0.01, 1000),
+    default=1.0,
+    show_default=True,
+    help="How fast the lab's engines are; 1 is a small GPU.",
+)
+@click.option(
     "--any-port", is_flag=True, help="Take any free port for everything (stack.json in the runtime directory tells which)."
 )
 @click.option("--once", is_flag=True, help="Start, prove that a request succeeds, print it, and end.")

@@ -54,6 +54,7 @@ class Wishes(msgspec.Struct, frozen=True):
     admin_port: int
     envoy_admin_port: int
     engine_port: int
+    speed: float
     any_port: bool
     once: bool
 
@@ -116,7 +117,7 @@ def _engines(wishes: Wishes, free: list[int], directory: Path) -> tuple[tuple[En
         command = ("-m", "shunter.stack.llamacpp", "--gguf", str(_gguf(directory)), "--model-name", model)
     else:
         model, dialect = LAB_MODEL, "vllm"
-        command = ("-m", "shunter.lab", "serve", "--model", model)
+        command = ("-m", "shunter.lab", "serve", "--model", model, "--speed", str(wishes.speed))
     engines = tuple(
         Engine(name=f"engine-{n}", address=plans.LOOPBACK, port=port, dialect=dialect, argv=(*command, "--port", str(port)))
         for n, port in enumerate(free)
