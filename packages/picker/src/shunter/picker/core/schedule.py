@@ -237,7 +237,10 @@ class Standing:
                 self._totals = [total + weight * score for total, score in zip(self._totals, each.scores, strict=True)]
         else:
             for at in fleet.touched:
-                self._totals[at] = sum((each.weighted.weight * each.scores[at] for each in self._kept), 0.0)
+                total = 0.0  # not sum(): it rounds differently (3.12+), and equal candidates must stay equal
+                for each in self._kept:
+                    total += each.weighted.weight * each.scores[at]
+                self._totals[at] = total
         fleet.touched.clear()
         self._fleet = fleet
         return self._totals.copy(), {each.weighted.name: tuple(each.scores) for each in self._kept}
