@@ -261,10 +261,11 @@ class Lab:
         return self.judge.outcome
 
 
-async def admin_ports(path: Path):
+async def admin_ports(process, path: Path, log: Path):
     """Wait until Envoy has written where its admin listens, then ask that for the listeners' ports."""
     async with asyncio.timeout(DEADLINE_S):
-        while not (path.exists() and path.read_text()):  # noqa: ASYNC110, ASYNC240  a small file of a starting process
+        while not (path.exists() and path.read_text()):  # noqa: ASYNC240  a small file of a starting process
+            assert process.returncode is None, log.read_text()  # noqa: ASYNC240  as above
             await asyncio.sleep(0.02)
         host, port = path.read_text().rsplit(":", 1)  # noqa: ASYNC240  as above
         while True:
@@ -308,10 +309,11 @@ async def running(tmp_path_factory):
     arguments += ["--concurrency", "1", "--use-dynamic-base-id", "--log-level", os.environ.get("ENVOY_LOG", "warning")]
     process = await asyncio.create_subprocess_exec(binary, *arguments)
     try:
-        lab.ports = await admin_ports(directory / "admin")
+        lab.ports = await admin_ports(process, directory / "admin", log)
         yield lab
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
         await server.stop()
         await lab.leaving.stop()
