@@ -83,8 +83,8 @@ def until():
 
     async def wait(condition, *, deadline_s=20):
         async with asyncio.timeout(deadline_s):
-            while not (value := condition()):
-                await asyncio.sleep(0.01)
+            while not (value := condition()):  # noqa: ASYNC110  another process or loop makes it true
+                await asyncio.sleep(0.01)  # between looks at a condition that has no event
         return value
 
     return wait

@@ -23,7 +23,7 @@ def test_the_references_metric_specs_are_read(text, spec):
 
 @pytest.mark.parametrize("text", ["", "a{}", "a{x=y", "a{x=y} b", "a{x=y=z}", "1a", "a b", "a{x}", "a{x=y,}", "a-b"])
 def test_what_the_references_grammar_refuses_is_refused(text):
-    with pytest.raises(ConfigError, match="name|label"):
+    with pytest.raises(ConfigError, match=r"name|label"):
         parse_spec(text)
 
 

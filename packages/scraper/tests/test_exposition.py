@@ -1,3 +1,4 @@
+import contextlib
 import math
 import string
 import time
@@ -220,10 +221,8 @@ def test_reading_takes_linear_time(adversary):
         times = []
         for _ in range(5):
             started = time.process_time()
-            try:
+            with contextlib.suppress(ExpositionError):
                 Scanner().page(content).samples("a")
-            except ExpositionError:
-                pass
             times.append(time.process_time() - started)
         return min(times)
 

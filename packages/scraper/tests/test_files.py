@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from shunter.scraper.errors import ConfigError
@@ -50,10 +48,10 @@ async def test_an_atomic_rename_and_a_configmap_swap_are_seen(tmp_path):
         files = Files(path)
         assert names(files.load()) == ["a"]
         (tmp_path / "new").symlink_to("v2")
-        os.replace(tmp_path / "new", tmp_path / "..data")
+        (tmp_path / "new").replace(tmp_path / "..data")
         assert await polled(files) == [["b"]]
         (tmp_path / "new").symlink_to("v1")
-        os.replace(tmp_path / "new", tmp_path / "..data")
+        (tmp_path / "new").replace(tmp_path / "..data")
         assert await polled(files) == [["a"]]
 
 
@@ -76,7 +74,7 @@ async def test_a_bad_change_is_said_once_and_a_good_one_after_it_counts(tmp_path
     for damage in (lambda: path.write_text("endpoints: [{nme: x}]"), lambda: path.write_text(""), path.unlink):
         damage()
         assert await files.poll() is None
-        with pytest.raises(ConfigError, match="e.yaml"):
+        with pytest.raises(ConfigError, match=r"e\.yaml"):
             await files.poll()
         assert await polled(files) == []
         write(path, "a", "b")
@@ -84,9 +82,9 @@ async def test_a_bad_change_is_said_once_and_a_good_one_after_it_counts(tmp_path
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nothing.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: No such file"):
         Files(tmp_path / "nothing.yaml").load()
-    with pytest.raises(ConfigError, match="no readable .yaml"):
+    with pytest.raises(ConfigError, match=r"no readable \.yaml"):
         Files(tmp_path).load()
 
 

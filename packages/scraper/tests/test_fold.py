@@ -16,6 +16,10 @@ def read(engine, content, before=BEFORE):
     return fold(Scanner().page(content), DIALECTS[engine], before, NOW_NS)
 
 
+def lines(*texts):
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
 def test_vllm_under_load(recorded):
     assert read("vllm", recorded["vllm-with-lora"]) == LoadRow(
         slot=3,
@@ -66,7 +70,11 @@ def test_other_engines_under_load(recorded, engine, name, expected):
         ),
         (
             "jetstream",
-            b'jetstream_prefill_backlog_size 5\njetstream_slots_used_percentage{idx="0"} 0.2\njetstream_slots_used_percentage{idx="1"} 0.4\n',
+            lines(
+                "jetstream_prefill_backlog_size 5",
+                'jetstream_slots_used_percentage{idx="0"} 0.2',
+                'jetstream_slots_used_percentage{idx="1"} 0.4',
+            ),
             (5, None, 0.3),
         ),
         (
@@ -77,8 +85,12 @@ def test_other_engines_under_load(recorded, engine, name, expected):
         ("vllm", b"vllm:num_requests_waiting 1\nvllm:gpu_cache_usage_perc 0.5\n", (1, None, 0.5)),
         (
             "triton-tensorrt-llm",
-            b'nv_trt_llm_request_metrics{request_type="active"} 9\nnv_trt_llm_request_metrics{request_type="scheduled"} 4\n'
-            b'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max"} 8\nnv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used"} 2\n',
+            lines(
+                'nv_trt_llm_request_metrics{request_type="active"} 9',
+                'nv_trt_llm_request_metrics{request_type="scheduled"} 4',
+                'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max"} 8',
+                'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used"} 2',
+            ),
             (5, 4, 0.25),
         ),
     ],
@@ -109,7 +121,11 @@ def test_engines_behind_one_port_are_added_up_and_their_cache_usage_averaged():
 def test_shards_of_one_engine_are_counted_once():
     row = read(
         "sglang",
-        b'sglang:num_queue_reqs{tp_rank="0",dp_rank="0"} 4\nsglang:num_queue_reqs{tp_rank="1",dp_rank="0"} 4\nsglang:num_queue_reqs{tp_rank="0",dp_rank="1"} 1\n',
+        lines(
+            'sglang:num_queue_reqs{tp_rank="0",dp_rank="0"} 4',
+            'sglang:num_queue_reqs{tp_rank="1",dp_rank="0"} 4',
+            'sglang:num_queue_reqs{tp_rank="0",dp_rank="1"} 1',
+        ),
     )
     assert row.waiting == 5
 
@@ -134,7 +150,11 @@ def test_a_rounding_error_above_one_is_a_full_cache():
 def test_labels_that_say_none_are_unknown():
     row = read(
         "vllm",
-        b'vllm:cache_config_info{block_size="None",num_gpu_blocks="None"} 1\nvllm:num_requests_running 0\nvllm:lora_requests_info{max_lora="None",running_lora_adapters=" a , ,b"} 1\n',
+        lines(
+            'vllm:cache_config_info{block_size="None",num_gpu_blocks="None"} 1',
+            "vllm:num_requests_running 0",
+            'vllm:lora_requests_info{max_lora="None",running_lora_adapters=" a , ,b"} 1',
+        ),
     )
     assert (row.block_size, row.num_blocks, row.max_adapters, row.running_adapters) == (None, None, None, ("a", "b"))
 

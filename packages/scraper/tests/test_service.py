@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from shunter.lab.testing import lab_server
 from shunter.scraper.core.cadence import Cadence
 from shunter.scraper.shell.files import Files
 from shunter.scraper.shell.publish import Publisher
@@ -73,6 +74,16 @@ async def test_what_servers_say_is_published_and_follows_them(stage, serve, unti
         assert (row.waiting, row.running, row.kv_usage) == (3, 1, 0.5)
         waiting = 7
         await until(lambda: stage.row("a").waiting == 7)
+
+
+async def test_a_lab_servers_numbers_come_through(stage, until):
+    async with lab_server(max_num_seqs=2) as server:
+        stage.endpoints(f"name: a, address: 127.0.0.1, port: {server.port}")
+        async with stage.running():
+            row = await until(lambda: stage.health("a") is Health.FRESH and stage.row("a"))
+            assert (row.waiting, row.running, row.kv_usage) == (0, 0, 0)
+            assert row.block_size
+            assert row.num_blocks
 
 
 async def test_a_server_that_dies_is_marked_with_its_last_values_and_is_found_again(stage, serve, until):

@@ -98,13 +98,17 @@ class Page:
             raise ExpositionError("the page ends in the middle of a line: it was cut off")
         self._content = content
         self._series = series
+        self._samples: dict[str, list[Sample]] = {}
 
     def samples(self, name: str) -> list[Sample]:
         """Return the samples called ``name``, in the page's order; none if there are none. Raises ExpositionError."""
-        series = self._series.get(name)
-        if series is None:
-            series = self._series[name] = _Series(name)
-        return series.read(self._content, self._openmetrics)
+        samples = self._samples.get(name)
+        if samples is None:
+            series = self._series.get(name)
+            if series is None:
+                series = self._series[name] = _Series(name)
+            samples = self._samples[name] = series.read(self._content, self._openmetrics)
+        return samples
 
 
 class _Head(NamedTuple):
