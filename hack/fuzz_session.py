@@ -49,6 +49,8 @@ CORPUS = [
     + say(4, 0, b"}")
     + say(5),
     say(0, REFUSES | END) + say(3, END),
+    # brackets enough for any recursion
+    say(0, ANNOUNCES | 4 << 4, b"1234") + say(1, END) + say(3) + say(4, 0, b'"usage":{"x":') + say(4, 0, b"[" * 255) * 8,
 ]
 
 

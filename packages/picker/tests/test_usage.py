@@ -54,6 +54,8 @@ SAMPLES = {
     "somebody else's": (b'{"usage": {"prompt_tokens": [1]}, "x": {"usage": "none"}}', Usage()),
     "negative": (b'{"usage": {"prompt_tokens": -1}}', Usage()),
     "none": (b'{"usage": null}', Usage()),
+    "not UTF-8": (b'{"usage": {"prompt_tokens": "\xff", "\xff": "\xff"}}', Usage()),
+    "too deep": (b'{"usage": {"prompt_tokens": 1, "x": ' + b"[" * 2000 + b"]" * 2000 + b"}}", Usage()),
     "too large": (b'{"usage": {"prompt_tokens": 1, "x": "' + b"y" * MAX_USAGE_BYTES + b'"}}', Usage()),
 }
 

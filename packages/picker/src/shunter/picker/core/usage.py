@@ -116,8 +116,8 @@ class UsageReader:
             return
         try:
             new = _decoder.decode(text).read()
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            return  # somebody else's "usage"
+        except (ValueError, RecursionError):  # ValueError: also of bytes that are not UTF-8
+            return  # somebody else's "usage"; one of nothing but brackets is too deep for the decoder
         old = self.usage
         self.usage = Usage(
             old.prompt_tokens if new.prompt_tokens is None else new.prompt_tokens,
