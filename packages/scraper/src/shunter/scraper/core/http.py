@@ -5,12 +5,14 @@ Written for one purpose, hence small: a page comes whole and plain or it is an e
 every status but 200 (redirects lead where nobody vouched for), every content coding (none was offered), anything larger
 than the limit.
 
-The machine owns the buffer that the socket is read into, so a page is copied once, when it is complete::
+The socket is read straight into the machine's buffer, so a page is copied once, when it is complete; the buffer may serve
+the next response (a fresh one costs more than all the parsing: the kernel has to hand out its pages again)::
 
     response = Response(limit_bytes)
     while not response.done:
         response.received(sock.recv_into(response.room()))  # or response.ended()
     response.body, response.reusable
+    following = Response(limit_bytes, response.buffer)
 """
 
 import re
@@ -39,14 +41,14 @@ _SHOWN_CHARACTERS = 80
 class Response:
     """One response, from its first byte to its last."""
 
-    def __init__(self, limit_bytes: int = MAX_PAGE_BYTES, room_bytes: int = FIRST_ROOM_BYTES) -> None:
-        """Refuse bodies over ``limit_bytes``; ``room_bytes`` is how large the response will probably be."""
+    def __init__(self, limit_bytes: int = MAX_PAGE_BYTES, buffer: bytearray | None = None) -> None:
+        """Refuse bodies over ``limit_bytes``."""
+        self.buffer = bytearray(FIRST_ROOM_BYTES) if buffer is None else buffer
         self.done = False
         self.body = b""
         self.reusable = False
         """Whether the connection may carry another request."""
         self._limit_bytes = limit_bytes
-        self._buffer = bytearray(max(room_bytes, MIN_ROOM_BYTES))
         self._filled = 0
         self._position = 0  # what lies before has been understood
         self._searched = 0  # up to here there is no end of the line, or head, that is wanted next
@@ -61,10 +63,10 @@ class Response:
 
     def room(self) -> memoryview:
         """Return where to put what arrives next; valid until ``received``."""
-        if len(self._buffer) - self._filled < MIN_ROOM_BYTES:
+        if len(self.buffer) - self._filled < MIN_ROOM_BYTES:
             # A new buffer, not a longer one: whoever still holds a view of this one would forbid resizing it.
-            self._buffer = self._buffer + bytearray(len(self._buffer))
-        return memoryview(self._buffer)[self._filled :]
+            self.buffer = self.buffer + bytearray(len(self.buffer))
+        return memoryview(self.buffer)[self._filled :]
 
     def received(self, count: int) -> None:
         """Take note of ``count`` bytes in the room; raises ResponseError."""
@@ -79,7 +81,7 @@ class Response:
         if self._step != self._until_end:
             where = "in the middle of the response" if self.begun else "without a response"
             raise ResponseError(f"the server closed the connection {where}")
-        self._finish(self._buffer[self._position : self._filled])
+        self._finish(memoryview(self.buffer)[self._position : self._filled])
         self.reusable = False
 
     # Each step returns whether it got further; if not, more bytes are needed.
@@ -132,7 +134,7 @@ class Response:
         if self._filled < end:
             return False
         self.reusable = self.reusable and self._filled == end
-        return self._finish(self._buffer[self._position : end])
+        return self._finish(memoryview(self.buffer)[self._position : end])
 
     def _until_end(self) -> bool:
         if self._filled - self._position > self._limit_bytes:
@@ -156,9 +158,9 @@ class Response:
             raise self._too_large()
         if self._filled < end + 2:
             return False
-        if not self._buffer.startswith(b"\r\n", end):
+        if not self.buffer.startswith(b"\r\n", end):
             raise ResponseError("a chunk is longer than its size")
-        self._chunks.append(self._buffer[self._position : end])
+        self._chunks.append(self.buffer[self._position : end])
         self._position = self._searched = end + 2
         self._step = self._chunk_line
         return True
@@ -170,25 +172,25 @@ class Response:
         if line:
             return True
         self.reusable = self.reusable and self._filled == self._position
-        return self._finish(b"".join(self._chunks))
+        return self._finish(memoryview(b"".join(self._chunks)))
 
     def _take(self, end: bytes, limit_bytes: int, what: str) -> bytes | None:
         """Return what comes before the next ``end`` and go behind it; None if that has not arrived."""
-        found = self._buffer.find(end, self._searched, self._filled)
+        found = self.buffer.find(end, self._searched, self._filled)
         stop = found if found >= 0 else self._filled
         if stop - self._position > limit_bytes:
             raise ResponseError(f"a {what} of more than {limit_bytes} bytes")
         if found < 0:
             self._searched = max(self._position, self._filled - len(end) + 1)
             return None
-        taken = bytes(self._buffer[self._position : found])
+        taken = bytes(self.buffer[self._position : found])
         self._position = self._searched = found + len(end)
         return taken
 
-    def _finish(self, body: bytes | bytearray) -> bool:
+    def _finish(self, body: memoryview) -> bool:
         if len(body) > self._limit_bytes:
             raise self._too_large()
-        self.body, self.done, self._buffer = bytes(body), True, bytearray()
+        self.body, self.done = bytes(body), True
         return True
 
     def _too_large(self) -> ResponseError:

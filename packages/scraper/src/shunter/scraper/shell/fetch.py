@@ -14,13 +14,16 @@ from typing import cast
 from msgspec import Struct
 
 from shunter.scraper.core.exposition import MAX_PAGE_BYTES
-from shunter.scraper.core.http import FIRST_ROOM_BYTES, Response
+from shunter.scraper.core.http import Response
 from shunter.scraper.errors import ResponseError
 
 __all__ = ["DEFAULT_TIMEOUT_S", "Failure", "Fetcher"]
 
 # The reference's bound for a scrape. A starved vLLM has been seen to need 2.1 s; by then its numbers are history.
 DEFAULT_TIMEOUT_S = 1.0
+
+# Buffers are kept between scrapes, one per endpoint; ordinary pages need 64 to 128 KiB, and a giant's is given back.
+MAX_KEPT_BYTES = 256 << 10
 
 
 class Failure(Struct, frozen=True):
@@ -44,7 +47,7 @@ class Fetcher:
         self.timeout_s = timeout_s
         self._address = (host, port)
         self._limit_bytes = limit_bytes
-        self._room_bytes = FIRST_ROOM_BYTES
+        self._buffer: bytearray | None = None
         self._connection: _Connection | None = None
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._request = (
@@ -89,12 +92,11 @@ class Fetcher:
         return await self._ask(self._connection, self._response())
 
     def _response(self) -> Response:
-        return Response(self._limit_bytes, self._room_bytes)
+        return Response(self._limit_bytes, self._buffer)
 
     async def _ask(self, connection: "_Connection", response: Response) -> bytes:
         await connection.ask(self._request, response)
-        # As much room as this page took, and some for its growth, takes the next one without copying.
-        self._room_bytes = len(response.body) + FIRST_ROOM_BYTES // 2
+        self._buffer = response.buffer if len(response.buffer) <= MAX_KEPT_BYTES else None
         if not response.reusable:
             self.close()
         return response.body
