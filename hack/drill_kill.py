@@ -108,9 +108,7 @@ def main():
     parser.add_argument("--rate", type=int, default=RATE_PER_S, help="requests a second")
     parser.add_argument("--kills", type=int, default=KILLS)
     arguments = parser.parse_args()
-    print(
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, {arguments.rate} requests/s, {arguments.kills} kills each\n"
-    )
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {arguments.rate} requests/s, {arguments.kills} kills\n")
     print("| profile | sent | failed | without a pick | picker back after (median) |")
     print("|---|---|---|---|---|")
     for profile in ("lean", "full"):

@@ -1,8 +1,8 @@
 """Fuzz every boundary that reads foreign bytes, for a bounded time, from a printed seed.
 
 Each ``hack/fuzz_<name>.py`` offers ``target(data: bytes) -> None``, which raises only when a promise is broken, and ``CORPUS``,
-inputs worth starting from. Inputs are mutated corpus entries: flipped bits, cut, repeated, spliced, salted with the corpus's own
-words. A broken promise is written to ``hack/corpus/<name>/`` and becomes a test by being committed there
+inputs worth starting from. Inputs are mutated corpus entries: flipped bits, cut, repeated, spliced, salted with foreign words.
+A broken promise is written to ``hack/corpus/<name>/`` and becomes a test by being committed there
 (``hack/tests/test_corpus.py``).
 """
 

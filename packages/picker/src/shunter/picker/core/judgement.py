@@ -5,7 +5,7 @@ synchronous and quick; neither raises.
 """
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 __all__ = ["Ask", "DropReason", "Judge", "Outcome", "Pick", "Refusal"]
 
 
-class DropReason(str, Enum):
+class DropReason(StrEnum):
     """Values of the response header ``x-llm-d-request-dropped-reason`` (GIE digest §2.1)."""
 
     SATURATED = "rejected-saturated"
@@ -32,7 +32,7 @@ class Ask(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]  # lower-case names, pseudo headers included; of a repeated header the first
     body: bytes  # empty for a request without one
     subset: tuple[str, ...] | None = None  # the gateway's hint, "ip" or "ip:port"; None: the whole pool; (): nobody
-    has_body: bool = True
+    has_body: bool = True  # False: none, or the mode hides it (STREAMED, NONE, a part of it): decide by the headers
 
 
 class Pick(msgspec.Struct, frozen=True):

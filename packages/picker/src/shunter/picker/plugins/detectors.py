@@ -26,7 +26,7 @@ class Utilization(Plugin, frozen=True):
     As a filter it drops who is stale or over its thresholds times (1 + headroom), and keeps all if that leaves nobody.
     """
 
-    queue_depth_threshold: NonNegative = 5
+    queue_depth_threshold: NonNegative = 5.0
     kv_cache_util_threshold: NonNegative = 0.8
     metrics_staleness_threshold: str = ""
     headroom: NonNegative = 0.0
