@@ -24,15 +24,30 @@ async def test_a_dead_endpoint_is_retried_on_the_second_choice(own, connect, eve
     shared = "the same long beginning " * 100
     first = await client.chat(shared)
     dead = next(e for e in own.state.plan.engines if e.authority == first.served)
+    os.kill(own.state.pids["scraper"], signal.SIGSTOP)  # the picker does not know yet
     os.kill(own.state.pids[dead.name], signal.SIGKILL)
     await eventually(lambda: f"{dead.name} was ended by SIGKILL" in own.output)
     reply = await client.chat(shared + "again")  # its cached prefix still speaks for the dead one
+    os.kill(own.state.pids["scraper"], signal.SIGCONT)
     log = await client.log(reply.request_id)
     picked = log["pick"].split(",")
     assert picked[0] == dead.authority
     assert reply.status == 200
     assert reply.served == log["served"] == picked[1]
     assert log["attempts"] == 2
+
+
+async def test_a_dead_endpoint_gets_nothing_once_it_is_known_to_be_dead(own, connect):
+    client = connect(own)
+    shared = "the same long beginning " * 100
+    first = await client.chat(shared)
+    dead = next(e for e in own.state.plan.engines if e.authority == first.served)
+    os.kill(own.state.pids[dead.name], signal.SIGKILL)
+    picks = []
+    while len(picks) < 100 and not (picks and dead.authority not in picks[-1]):
+        picks.append((await client.log((await client.chat(shared)).request_id))["pick"])
+    later = [await client.log((await client.chat(f"{shared}{n}")).request_id) for n in range(5)]
+    assert all(dead.authority not in log["pick"] and (log["status"], log["attempts"]) == (200, 1) for log in later)
 
 
 async def test_a_dead_endpoint_is_shown_stale_with_its_age_and_reason(own, eventually):
@@ -42,7 +57,7 @@ async def test_a_dead_endpoint_is_shown_stale_with_its_age_and_reason(own, event
     def row():
         return next(r for r in own.fleet().endpoints if r.authority == dead.authority)
 
-    await eventually(lambda: row().health == "failed" and row().reason)
+    await eventually(lambda: row().health == "unreachable" and row().reason == "connection refused")
     first = row().age_s
     await eventually(lambda: row().age_s > first + 0.5)
     assert f"{dead.name} was ended by SIGKILL" in own.output

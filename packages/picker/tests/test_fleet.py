@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from shunter.picker.core.fleet import STALE_AFTER_NS, Roster
+from shunter.picker.core.fleet import REFUSED_TIMES, STALE_AFTER_NS, Roster
 from shunter.picker.core.ledger import Ledger
 from shunter.snapshot import NEVER, Health, Load, LoadRow, Pool, View
 
@@ -54,6 +54,26 @@ def test_the_same_view_gives_the_same_fleet(make_view):
     roster, view = Roster(Ledger()), make_view(IDLE)
     assert roster.fleet(view, NOW_NS) is roster.fleet(view, NOW_NS + 1)
     assert roster.fleet(make_view(IDLE), NOW_NS) is not roster.fleet(view, NOW_NS)
+
+
+GONE = IDLE | {"health": Health.UNREACHABLE, "failures": REFUSED_TIMES}
+
+
+def test_who_cannot_be_reached_is_no_candidate_while_others_can(make_fleet):
+    assert make_fleet(GONE, IDLE).authorities == ("10.0.0.2:8000",)
+    assert make_fleet(GONE, GONE).authorities == ("10.0.0.1:8000", "10.0.0.2:8000")
+
+
+def test_one_refusal_is_not_enough(make_fleet):
+    assert len(make_fleet(GONE | {"failures": REFUSED_TIMES - 1}, IDLE)) == 2
+
+
+def test_who_was_unreachable_comes_back_with_an_answer_or_when_the_scraper_falls_silent(make_view):
+    roster = Roster(Ledger())
+    view = make_view(GONE, IDLE)
+    assert len(roster.fleet(view, NOW_NS)) == 1
+    assert len(roster.fleet(view, NOW_NS + STALE_AFTER_NS + 1)) == 2
+    assert len(roster.fleet(make_view(IDLE, IDLE), NOW_NS)) == 2
 
 
 def test_before_the_first_snapshot_there_is_nobody():

@@ -123,7 +123,7 @@ async def test_a_dead_port_is_a_failure(fetch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     fetcher = Fetcher("127.0.0.1", port, "/", timeout_s=20)
-    assert await fetcher.get() == Failure("connection refused")
+    assert await fetcher.get() == Failure("connection refused", connected=False)
 
 
 async def test_a_name_that_does_not_resolve_is_a_failure():

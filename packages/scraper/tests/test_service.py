@@ -92,13 +92,20 @@ async def test_a_server_that_dies_is_marked_with_its_last_values_and_is_found_ag
     async with stage.running():
         await until(lambda: stage.health("a") is Health.FRESH)
         await server.stop()
-        await until(lambda: stage.health("a") is Health.FAILED and stage.row("a").failures > 2)
+        await until(lambda: stage.health("a") is Health.UNREACHABLE and stage.row("a").failures > 2)
         row = stage.row("a")
         assert (row.waiting, row.reason) == (2, "connection refused")
         assert stage.row("a").sampled_ns == row.sampled_ns
         await server.start()
         row = await until(lambda: stage.health("a") is Health.FRESH and stage.row("a"))
         assert (row.failures, row.reason) == (0, "")
+
+
+async def test_a_dead_metrics_port_says_nothing_about_the_port_of_requests(stage, until):
+    stage.endpoints("name: a, address: 127.0.0.1, port: 8000, metricsPort: 1")
+    async with stage.running():
+        await until(lambda: stage.row("a") and stage.row("a").failures > 1)
+        assert stage.health("a") is Health.FAILED
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ class Health(IntEnum):
     UNSCRAPED = 0  # no answer yet: its load is unknown
     FRESH = 1  # the last scrape succeeded
     FAILED = 2  # the last scrape failed; the row holds the last values known, with their age
+    UNREACHABLE = 3  # the same, and nobody accepts connections where requests would go
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):

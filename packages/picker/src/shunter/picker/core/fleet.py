@@ -5,6 +5,10 @@ Unknown load is never idle. A value is known if the endpoint's last scrape succe
 that has just appeared, or one that stopped answering, gets what is left over instead of the herd. Where nobody's is known
 all are equal at zero and only the ledger tells them apart: a pool whose scraper died is served round robin by requests in
 flight, never refused.
+
+An endpoint where nobody has accepted a connection twice in a row is left out while there are others. The gateway's retry
+would carry its requests to the next choice anyway; this saves the detour, and its cached prefixes, which died with it, do
+not attract anybody. It comes back with its first answer, or when the scraper itself has fallen silent.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +18,7 @@ from typing import TypeVar
 from shunter.picker.core.ledger import Booking, Key, Ledger
 from shunter.snapshot import NEVER, Endpoint, Health, Load, Topology, View
 
-__all__ = ["STALE_AFTER_NS", "Fleet", "Roster"]
+__all__ = ["REFUSED_TIMES", "STALE_AFTER_NS", "Fleet", "Roster"]
 
 # Five times the slowest scrape interval (1 s): one lost scrape does not make a row unknown, a dead engine is noticed at once
 # by its failed scrape, and a dead scraper within seconds.
@@ -24,6 +28,9 @@ STALE_AFTER_NS = 5_000_000_000
 CLOCK_SLACK_NS = 1_000_000_000
 
 T = TypeVar("T")
+# One connection may be refused by an engine that is just being restarted in place.
+REFUSED_TIMES = 2
+
 INFINITY = float("inf")
 
 COLUMNS = (
@@ -121,6 +128,7 @@ class Roster:
         self._endpoints: tuple[Endpoint, ...] = ()
         self._authorities: tuple[str, ...] = ()
         self._keys: list[Key] = []
+        self._gone: frozenset[Key] = frozenset()  # left out because nobody answers there
         self._listed: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self._rows: list[int] = []  # the load's row of each endpoint; -1 where it has none
         self._in_order = False  # every endpoint ready and listed: the columns fit as they are
@@ -137,14 +145,14 @@ class Roster:
         if view is None:
             return Fleet([] for _ in COLUMNS)
         load, ledger = view.load, self._ledger
-        self._match(view.topology, load)
+        self._match(view.topology, load, self._unreachable(load, now_ns))
         oldest_ns, newest_ns = now_ns - self._stale_after_ns, now_ns + CLOCK_SLACK_NS
         fresh = [
             health is Health.FRESH and at is not None and oldest_ns <= at <= newest_ns
             for health, at in zip(self._align(load.health), self._align(load.sampled_ns), strict=True)
         ]
         sampled_ns = [at if known and at else NEVER for known, at in zip(fresh, self._align(load.sampled_ns), strict=True)]
-        self._good_until_ns = min((at for at in sampled_ns if at), default=1 << 62) + self._stale_after_ns
+        self._good_until_ns = min((at for at in (*sampled_ns, load.published_ns) if at), default=1 << 62) + self._stale_after_ns
         unreported = [ledger.unreported(key, at) for key, at in zip(self._keys, sampled_ns, strict=True)]
         sizes = zip(self._align(load.block_size), self._align(load.num_blocks), strict=True)
         return Fleet((
@@ -163,12 +171,22 @@ class Roster:
             [size * count if size and count else None for size, count in sizes],
         ))  # fmt: skip
 
-    def _match(self, topology: Topology, load: Load) -> None:
+    def _unreachable(self, load: Load, now_ns: int) -> frozenset[Key]:
+        """Who does not accept connections, if the scraper lives to tell when that changes."""
+        if Health.UNREACHABLE not in load.health or now_ns - load.published_ns > self._stale_after_ns:
+            return frozenset()
+        rows = zip(load.slot, load.incarnation, load.health, load.failures, strict=True)
+        return frozenset(
+            (slot, i) for slot, i, health, times in rows if health is Health.UNREACHABLE and times >= REFUSED_TIMES
+        )
+
+    def _match(self, topology: Topology, load: Load, gone: frozenset[Key]) -> None:
         """Find out which row of the load is whose; usually that is known from the last time."""
-        same = topology is self._topology
+        same = topology is self._topology and gone == self._gone
         if not same:
-            self._topology = topology
-            self._endpoints = ready_endpoints(topology, self._pool)
+            self._topology, self._gone = topology, gone
+            ready = ready_endpoints(topology, self._pool)
+            self._endpoints = tuple(each for each in ready if (each.slot, each.incarnation) not in gone) or ready
             self._authorities = tuple(endpoint.authority for endpoint in self._endpoints)
             self._keys = [(endpoint.slot, endpoint.incarnation) for endpoint in self._endpoints]
         listed = (load.slot, load.incarnation)

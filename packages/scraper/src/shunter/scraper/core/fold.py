@@ -35,9 +35,9 @@ def fold(page: Page, dialect: Dialect, before: LoadRow, now_ns: int) -> LoadRow:
     return row
 
 
-def fail(before: LoadRow, reason: str) -> LoadRow:
-    """Return the row after a scrape that failed."""
-    return replace(before, health=Health.FAILED, failures=before.failures + 1, reason=reason[:MAX_REASON_CHARACTERS])
+def fail(before: LoadRow, reason: str, health: Health = Health.FAILED) -> LoadRow:
+    """Return the row after a scrape that failed; ``health`` may also be UNREACHABLE."""
+    return replace(before, health=health, failures=before.failures + 1, reason=reason[:MAX_REASON_CHARACTERS])
 
 
 def guess_engine(page: Page) -> str | None:

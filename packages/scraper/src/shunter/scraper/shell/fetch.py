@@ -27,9 +27,10 @@ MAX_KEPT_BYTES = 256 << 10
 
 
 class Failure(Struct, frozen=True):
-    """Why there is no page, in words for people."""
+    """Why there is no page, in words for people; ``connected`` tells whether somebody accepted the connection."""
 
     reason: str
+    connected: bool = True
 
 
 class Fetcher:
@@ -61,11 +62,9 @@ class Fetcher:
             async with asyncio.timeout(self.timeout_s):
                 return await self._get()
         except TimeoutError:
-            self.close()
-            return Failure(f"no complete answer within {self.timeout_s:g} s")
+            return self._fail(f"no complete answer within {self.timeout_s:g} s")
         except (OSError, ResponseError) as error:
-            self.close()
-            return Failure(_reason(error))
+            return self._fail(_reason(error))
         except asyncio.CancelledError:
             self.close()
             raise
@@ -75,6 +74,11 @@ class Fetcher:
         if self._connection:
             self._connection.abort()
             self._connection = None
+
+    def _fail(self, reason: str) -> Failure:
+        connected = self._connection is not None
+        self.close()
+        return Failure(reason, connected)
 
     async def _get(self) -> bytes:
         if self._connection and self._connection.usable:

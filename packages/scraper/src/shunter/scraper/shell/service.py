@@ -124,7 +124,7 @@ class Scraper:
             await asyncio.sleep(self._cadence.first_s(random.random()))  # noqa: S311  jitter, no secret
             while True:
                 started_ns = time.monotonic_ns()
-                before, row = row, await self._scrape(fetcher, scanner, source, row)
+                before, row = row, await self._scrape(fetcher, scanner, source, row, endpoint.port)
                 took_s = (time.monotonic_ns() - started_ns) / 1e9
                 self._publisher.update(row)
                 _report(endpoint, before, row)
@@ -133,10 +133,12 @@ class Scraper:
         finally:
             fetcher.close()
 
-    async def _scrape(self, fetcher: Fetcher, scanner: Scanner, source: Source, before: LoadRow) -> LoadRow:
+    async def _scrape(self, fetcher: Fetcher, scanner: Scanner, source: Source, before: LoadRow, port: int) -> LoadRow:
         answer = await fetcher.get()
         if isinstance(answer, Failure):
-            return fail(before, answer.reason)
+            # A metrics port of its own says nothing about the port where requests go.
+            gone = not answer.connected and source.port == port
+            return fail(before, answer.reason, Health.UNREACHABLE if gone else Health.FAILED)
         try:
             return fold(scanner.page(answer), source.dialect, before, time.monotonic_ns())
         except ExpositionError as error:
@@ -145,9 +147,9 @@ class Scraper:
 
 def _report(endpoint: Endpoint, before: LoadRow, after: LoadRow) -> None:
     """Log that an endpoint fails, once, and that it answers again; in between its row tells the newest reason."""
-    if after.health is Health.FAILED and before.health is not Health.FAILED:
+    if after.failures and not before.failures:
         log.warning("%s: scrape failed: %s", _title(endpoint), after.reason)
-    elif after.health is Health.FRESH and before.health is Health.FAILED:
+    elif before.failures and not after.failures:
         log.info("%s: answers again after %d failures", _title(endpoint), before.failures)
 
 

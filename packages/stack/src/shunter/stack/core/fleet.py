@@ -97,7 +97,7 @@ def table(fleet: Fleet) -> list[str]:
     lines += [f"  {row.name}: {row.reason}" for row in fleet.endpoints if row.reason]
     refused = sum(fleet.refusals.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(fleet.refusals.items()))
-    lines.append(f"{fleet.picks} picks, {refused} refused" + (f" ({reasons})" if refused else ""))
+    lines.append(f"picks {fleet.picks}, refused {refused}" + (f" ({reasons})" if refused else ""))
     if fleet.trouble:
         lines.append(f"snapshot: {fleet.trouble}")
     elif fleet.snapshot_age_s is None or fleet.snapshot_age_s > 3:

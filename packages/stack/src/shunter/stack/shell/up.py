@@ -61,7 +61,8 @@ class Wishes(msgspec.Struct, frozen=True):
 
 def run(wishes: Wishes) -> int:
     """Bring the stack up, show it until interrupted, bring it down; return the exit code. Raises StackError."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for ending in (signal.SIGTERM, signal.SIGINT):  # a shell starts background jobs with SIGINT ignored
+        signal.signal(ending, _interrupt)
     try:
         directory = runtime_directory(wishes.name)
     except SnapshotError as error:

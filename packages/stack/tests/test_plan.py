@@ -1,0 +1,70 @@
+"""A plan is complete: its files are what their readers accept, its commands are what the packages offer."""
+
+import shlex
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from shunter.envoyconf import bootstrap, load_intent
+from shunter.picker import config
+from shunter.scraper.shell.files import Files
+from shunter.stack.core.plan import Engine, Plan, Ports, commands, curl, endpoints_file, envoy_intent, picker_config
+
+
+@pytest.fixture
+def plan():
+    engines = (
+        Engine(name="engine-0", address="127.0.0.1", port=8101, dialect="vllm", argv=("-m", "shunter.lab", "serve")),
+        Engine(name="backend-1", address="::1", port=8102, dialect="sglang"),
+    )
+    ports = Ports(gateway=8080, picker=9002, health=9003, admin=9090, envoy_admin=9901)
+    return Plan(directory="/run/shunter", profile="lean", model="m", ports=ports, engines=engines)
+
+
+def test_the_scraper_accepts_the_endpoints_file(plan, tmp_path):
+    path = tmp_path / "endpoints.yaml"
+    path.write_bytes(endpoints_file(plan))
+    cluster = Files(path).load()
+    assert [(m.host, m.port, m.dialect.name) for m in cluster.members] == [("127.0.0.1", 8101, "vllm"), ("::1", 8102, "sglang")]
+    assert [pool.name for pool in cluster.pools] == ["engines"]
+
+
+def test_the_picker_accepts_its_configuration_and_names_two_fallbacks():
+    plan = config.load(picker_config())
+    assert plan.policy.profile.picker.max_num_of_endpoints == 3
+    assert {each.name: each.weight for each in plan.policy.profile.scorers} == {
+        "queue-scorer": 2,
+        "kv-cache-utilization-scorer": 2,
+        "prefix-cache-scorer": 3,
+    }
+
+
+@pytest.mark.parametrize("profile", ["lean", "full"])
+def test_envoyconf_accepts_the_intent(plan, profile):
+    plan = msgspec.structs.replace(plan, profile=profile)
+    assert bootstrap(load_intent(envoy_intent(plan).decode()))["static_resources"]
+
+
+def test_only_what_is_ours_is_started(plan):
+    started = commands(plan, "/opt/envoy")
+    assert list(started) == ["engine-0", "scraper", "picker", "envoy"]
+    assert started["envoy"][0] == "/opt/envoy"
+
+
+@pytest.mark.parametrize("name", ["scraper", "picker"])
+def test_the_commands_take_these_options(plan, name):
+    import importlib
+
+    _, module, *arguments = commands(plan, "envoy")[name]
+    main = importlib.import_module(f"{module}.cli").main
+    result = CliRunner().invoke(main, [*arguments, "--help"])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_curl_is_one_line_that_a_shell_reads_back(plan):
+    line = curl(plan)
+    assert line.startswith("curl ")
+    assert "\n" not in line
+    words = shlex.split(line)
+    assert msgspec.json.decode(words[-1])["model"] == "m"
