@@ -1,5 +1,6 @@
 """The ring's promises, one by one, and each kind of file it refuses."""
 
+import errno
 import os
 import stat
 import struct
@@ -104,6 +105,40 @@ def test_readers_follow_when_the_ring_is_deleted_and_begun_anew(path, reader):
     frame = reader.poll(2 * LATER)
     second.close()
     assert frame == (1, 9, b"second")
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_ring_begun_anew_is_followed_however_far_it_has_come(path, frames):
+    """A topology ring often holds one frame: its successor's first has the same number and is news all the same."""
+    reader = RingReader(path)
+    for number, name in enumerate((b"first", b"second")):
+        writer = RingWriter(path)
+        for n in range(2 if number == 0 else frames):
+            writer.publish(b"%s %d" % (name, n), 10 * number + n)
+        writer.close()
+        assert reader.poll(number * LATER).payload == b"%s %d" % (name, (2 if number == 0 else frames) - 1)
+        path.unlink()
+    reader.close()
+
+
+def test_a_ring_that_moved_gives_no_frame_twice(writer, reader):
+    writer.publish(b"small", 1)
+    assert reader.poll(0) == (1, 1, b"small")
+    writer._grow(500)
+    assert reader.poll(LATER) is None
+
+
+def test_a_reader_takes_up_a_ring_that_was_unreadable_for_a_while(path, reader):
+    for number in range(2):
+        writer = RingWriter(path)
+        writer.publish(b"%d" % number, number)
+        writer.close()
+        assert reader.poll(2 * number * LATER).payload == b"%d" % number
+        path.rename(path.with_name("elsewhere"))
+        path.write_bytes(b"")
+        with pytest.raises(RingError):
+            reader.poll((2 * number + 1) * LATER)
+        path.unlink()
 
 
 def test_a_payload_beyond_the_limit_is_refused_and_the_ring_stays(writer, reader, monkeypatch):
@@ -243,6 +278,27 @@ def test_a_writer_refuses_another_users_file(path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(RingError, match=f"belongs to user {owner}, not {owner + 1}"):
         RingWriter(path)
+
+
+def test_a_full_file_system_is_an_error_not_a_bus_error(path, writer, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer.publish(b"fine", 1)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RingError, match=r"No space left on device; .* bytes"):
+        writer.publish(b"x" * 1000, 2)
+    reader = RingReader(path)
+    frame = reader.poll(0)
+    reader.close()
+    assert frame == (1, 1, b"fine")
+    assert sorted(p.name for p in path.parent.iterdir()) == ["test.ring", "test.ring.lock"]
+
+
+def test_what_a_writer_killed_while_growing_left_is_replaced(path):
+    path.with_name("test.ring.new").write_bytes(b"half")
+    RingWriter(path).close()
+    assert sorted(p.name for p in path.parent.iterdir()) == ["test.ring", "test.ring.lock"]
 
 
 def test_a_missing_directory_is_named(tmp_path):

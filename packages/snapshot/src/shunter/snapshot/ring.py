@@ -19,7 +19,8 @@ and the checksum alone rejects what arrived out of order (arm64: designed for, n
 
 A payload larger than a slot moves the ring into a new file: written under another name, renamed over the path, then the old
 file is retired. If the writer dies between those two steps the old file stays silent for ever, so a reader whose ring has been
-silent for a while compares inodes.
+silent for a while compares inodes. A file whose newest frame neither follows nor equals the one returned last was begun anew
+(somebody removed the ring), and its frames are news whatever their numbers.
 
 Why not ``multiprocessing.shared_memory``: on Python 3.11 and 3.12 a process that merely attaches unlinks the segment when it
 exits. Why not a lock: the holder may be killed.
@@ -30,7 +31,6 @@ import mmap
 import os
 import stat
 import struct
-import tempfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -211,19 +211,24 @@ class RingWriter:
             os.close(fd)
 
     def _create(self, capacity_bytes: int) -> _Mapping:
+        # One name, not a random one: the lock makes it ours, and what a killed writer left there does not pile up.
+        fresh = self._path.with_name(self._path.name + ".new")
+        size = SLOTS_AT + SLOTS * _stride(capacity_bytes)
         try:
-            fd, temporary = tempfile.mkstemp(prefix=self._path.name + ".", dir=self._path.parent)
+            fresh.unlink(missing_ok=True)
+            fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise RingError(f"{self._path.parent}: {error.strerror}; the directory must exist and be writable") from error
         try:
             os.fchmod(fd, self._mode)
-            os.ftruncate(fd, SLOTS_AT + SLOTS * _stride(capacity_bytes))
+            # Reserved before it is mapped: writing to a page that a full tmpfs cannot give is a SIGBUS.
+            os.posix_fallocate(fd, 0, size)
             os.pwrite(fd, _head.pack(MAGIC, VERSION, SLOTS, capacity_bytes), 0)
             mapping = _Mapping(fd, self._path, writable=True)
-            Path(temporary).replace(self._path)
-        except BaseException:
-            Path(temporary).unlink()
-            raise
+            fresh.replace(self._path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise RingError(f"{self._path}: {error.strerror}; the ring needs {size} bytes") from error
         finally:
             os.close(fd)
         return mapping
@@ -233,7 +238,7 @@ class RingWriter:
             raise RingError(f"{self._path}: a payload of {wanted_bytes} bytes; the limit is {MAX_PAYLOAD_BYTES}")
         old = self._mapping
         frame = self.newest()
-        new = self._create(2 * wanted_bytes)
+        new = self._create(min(2 * wanted_bytes, MAX_PAYLOAD_BYTES))
         if frame is not None:  # so that whoever opens the new file finds the newest frame in it
             new.write(*frame)
             new.sequence = frame.sequence
@@ -268,7 +273,7 @@ class RingReader:
         newest = mapping.sequence
         if newest == self.sequence and now_ns < self._look_again_ns:
             return None
-        if newest in {self.sequence, RETIRED} and (newest == RETIRED or now_ns >= self._look_again_ns):
+        if newest in {self.sequence, RETIRED}:
             mapping = self._follow(mapping, now_ns)
         return self._take(mapping, now_ns)
 
@@ -312,10 +317,13 @@ class RingReader:
                 raise RingError(
                     f"{self._path}: mode {stat.S_IMODE(info.st_mode):04o} lets others write it; it should be 0600 or 0640"
                 )
-            self._mapping = _Mapping(fd, self._path, writable=False)
+            self._mapping = mapping = _Mapping(fd, self._path, writable=False)
         finally:
             os.close(fd)
-        return self._mapping
+        newest = mapping.read(mapping.sequence)
+        if newest is None or (newest.sequence <= self.sequence and newest[:2] != (self.sequence, self.published_ns)):
+            self.sequence = EMPTY  # not what the file we knew grew into: somebody began anew
+        return mapping
 
     def _follow(self, mapping: _Mapping, now_ns: int) -> _Mapping:
         """Open the path again if it names another file than the one mapped."""
@@ -327,8 +335,4 @@ class RingReader:
             return mapping  # removed: what is mapped stays readable
         mapping.close()
         self._mapping = None
-        former = self.sequence
-        mapping = self._open(now_ns)
-        if mapping.sequence < former:  # not a successor of the file we knew: somebody began anew
-            self.sequence = EMPTY
-        return mapping
+        return self._open(now_ns)
