@@ -49,6 +49,22 @@ def test_what_cannot_be_started_is_named(tmp_path):
         Child("ghost", ("/no/such/program",), tmp_path)
 
 
+def test_a_log_cannot_speak_to_the_terminal(tmp_path):
+    child = Child("forger", (sys.executable, "-c", r"print('\x1b]0;mine\x07')"), tmp_path)
+    child.process.wait()
+    assert child.obituary().endswith(r"  \x1b]0;mine\x07")
+
+
+def test_whoever_got_the_pid_of_a_dead_child_is_spared(tmp_path):
+    dead = Child("dead", (sys.executable, "-c", ""), tmp_path)
+    heir = Child("heir", (sys.executable, "-c", "import time; time.sleep(600)"), tmp_path)
+    dead.process.wait()
+    dead.process.pid = heir.pid
+    end([dead])
+    assert heir.alive
+    end([heir])
+
+
 def test_all_are_ended_even_the_deaf(tmp_path, monkeypatch):
     monkeypatch.setattr(children, "GRACE_S", 0.2)
     obedient = Child("obedient", (sys.executable, "-c", "import time; time.sleep(600)"), tmp_path)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from shunter.stack.cli import main
@@ -26,3 +27,25 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.splitlines()[-1].split()
     assert not {"aiohttp", "grpc", "numpy", "prometheus_client", "uvloop"}.intersection(loaded)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/etc", "a b", "x" * 41])
+@pytest.mark.parametrize("command", ["up", "top", "explain"])
+def test_a_name_that_is_no_directory_is_refused(command, name):
+    result = CliRunner().invoke(main, [command, "--name", name])
+    assert result.exit_code == 2
+    assert "it names a directory" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--dialect=sglang"], "--dialect is only for --backend servers"),
+        (["--backend=http://127.0.0.1:1", "--engine=lab"], "--engine is not for --backend servers"),
+        (["--backend=http://127.0.0.1:1", "--engines=3"], "--engines is not for --backend servers"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options, complaint):
+    result = CliRunner().invoke(main, ["up", *options])
+    assert result.exit_code == 2
+    assert complaint in result.output

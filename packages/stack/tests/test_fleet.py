@@ -14,9 +14,9 @@ ROWS = (
 def test_a_table_has_a_line_an_endpoint_and_a_dash_for_the_unknown():
     lines = table(Fleet(snapshot_age_s=0.1, picks=120, refusals={"rejected-saturated": 2, "BadRequest": 1}, endpoints=ROWS))
     assert lines == [
-        "endpoint          health                    age  queue  running  KV %  in flight  picks  prefix hits",
-        "a 10.0.0.1:8000   fresh                   0.0 s     12        4  37.5          7    120         75 %",
-        "bb 10.0.0.2:8000  unreachable, not ready  7.0 s      -        -     -          0      0            -",
+        "endpoint          health                    age  queue  run  KV %  in flight  picks  hits",
+        "a 10.0.0.1:8000   fresh                   0.0 s     12    4  37.5          7    120  75 %",
+        "bb 10.0.0.2:8000  unreachable, not ready  7.0 s      -    -     -          0      0     -",
         "  bb: connection refused",
         "picks 120, refused 3 (1 BadRequest, 2 rejected-saturated)",
     ]

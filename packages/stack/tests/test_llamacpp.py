@@ -203,7 +203,7 @@ def test_missing_wheel_names_the_extra(directory):
 def test_failure_shows_the_log(directory):
     with pytest.raises(ZeroDivisionError) as failed, llamacpp_server(directory):
         raise ZeroDivisionError
-    assert "model loaded" in failed.value.__notes__[0]
+    assert "initializing" in failed.value.__notes__[0]
 
 
 def test_server_that_does_not_come_up_shows_the_log(tmp_path):

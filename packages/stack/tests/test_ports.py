@@ -30,3 +30,14 @@ def test_one_that_shares_its_port_is_found_too():
         envoy.listen()
         with pytest.raises(StackError):
             claim({"--port": envoy.getsockname()[1]})
+
+
+def test_one_port_for_two_is_refused():
+    (port,) = claim({"--a": 0}).values()
+    with pytest.raises(StackError, match=f"port {port} .--b.: wanted twice"):
+        claim({"--a": port, "--b": port})
+
+
+def test_there_is_no_port_behind_the_last():
+    with pytest.raises(StackError, match=r"port 65536 .--engine-port \+ 1.: the last port is 65535"):
+        claim({"--engine-port + 1": 65536})

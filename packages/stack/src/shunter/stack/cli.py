@@ -4,13 +4,18 @@ Every package contributes its commands through the entry-point group ``shunter.c
 simply not there, and none is imported before it is asked for.
 """
 
+import re
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 __all__ = ["explain", "main", "top", "up"]
+
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 class Commands(click.Group):
@@ -36,8 +41,20 @@ def main() -> None:
     """
 
 
+def _check_name(_context: click.Context, _parameter: click.Parameter, name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise click.BadParameter(f"{name!r} must be letters, digits, - or _, at most 40: it names a directory")
+    return name
+
+
 def _named(command: click.decorators.FC) -> click.decorators.FC:
-    option = click.option("--name", default="default", show_default=True, help="Which stack, if several run on this machine.")
+    option = click.option(
+        "--name",
+        default="default",
+        show_default=True,
+        callback=_check_name,
+        help="Which stack, if several run on this machine.",
+    )
     return option(command)
 
 
@@ -95,11 +112,16 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     "--any-port", is_flag=True, help="Take any free port for everything (stack.json in the runtime directory tells which)."
 )
 @click.option("--once", is_flag=True, help="Start, prove that a request succeeds, print it, and end.")
-def up(**options: object) -> None:
+@click.pass_context
+def up(context: click.Context, **options: object) -> None:
     """Start the whole stack here: model servers, scraper, picker and a real Envoy.
 
     Ctrl-C ends everything it started and nothing else.
     """
+    for name in ("engine", "count", "engine_port", "speed") if options["backends"] else ("dialect",):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = next(each.opts[0] for each in context.command.params if each.name == name)
+            raise click.UsageError(f"{option} is {'not for' if options['backends'] else 'only for'} --backend servers")
     from shunter.stack.errors import StackError
     from shunter.stack.shell.up import Wishes, run
 
@@ -113,7 +135,12 @@ def up(**options: object) -> None:
 @_named
 @click.option("--once", is_flag=True, help="Print the table once and end.")
 def top(name: str, *, once: bool) -> None:
-    """Watch the running stack: one line an endpoint."""
+    """Watch the running stack: one line an endpoint.
+
+    Queue, run and KV % are what the engine itself reported, so long ago as age says: requests waiting, requests running,
+    cache in use. In flight, picks and hits are the picker's own account: requests sent there that have not ended, all it
+    sent there, and how much of their prompts it expected to be cached. A dash is what nobody knows.
+    """
     from shunter.stack.errors import StackError
     from shunter.stack.shell.top import watch
 

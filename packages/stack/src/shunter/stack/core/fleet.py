@@ -84,7 +84,7 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True):
     decisions: tuple[Decision, ...]
 
 
-COLUMNS = ("endpoint", "health", "age", "queue", "running", "KV %", "in flight", "picks", "prefix hits")
+COLUMNS = ("endpoint", "health", "age", "queue", "run", "KV %", "in flight", "picks", "hits")
 
 
 def table(fleet: Fleet) -> list[str]:

@@ -1,6 +1,5 @@
 """Child processes: started with their output in a file, ended by pid, dead when we are."""
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -8,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from shunter.stack.core.screen import printable
 from shunter.stack.errors import StackError
 
 __all__ = ["Child", "end"]
@@ -22,9 +23,11 @@ LAST_LINES = 12
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent() -> None:
-    # Runs in the child. A parent that is killed cannot end its children: the kernel does it.
+def _die_with(parent: int) -> None:
+    # Runs in the child. A parent that is killed cannot end its children: the kernel does it, if it was asked in time.
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class Child:
@@ -45,7 +48,7 @@ class Child:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C is for us alone: we end the children in order
-                    preexec_fn=_die_with_parent,  # noqa: PLW1509  no threads run here
+                    preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509  no threads run here
                 )
             except OSError as error:
                 raise StackError(f"{name} cannot be started: {command[0]}: {error.strerror}") from error
@@ -65,14 +68,13 @@ class Child:
         code = self.process.poll() or 0
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-        return "\n".join([f"{self.name} {how}; its last lines ({self.log}):", *(f"  {line}" for line in lines)])
+        return "\n".join([f"{self.name} {how}; its last lines ({self.log}):", *(f"  {printable(line)}" for line in lines)])
 
 
 def end(children: Sequence[Child]) -> None:
     """End these processes, newest first: SIGTERM, and SIGKILL for what is still there after GRACE_S."""
     for child in reversed(children):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, signal.SIGTERM)
+        child.process.terminate()  # unlike os.kill it spares whoever has got the pid of one that is dead and reaped
     deadline = time.monotonic() + GRACE_S
     for child in reversed(children):
         try:

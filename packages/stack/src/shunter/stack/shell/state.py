@@ -1,6 +1,9 @@
-"""``stack.json`` in the runtime directory: what runs, and where, for ``top``, ``explain`` and tests."""
+"""What runs, and where: ``stack.json`` in the runtime directory, believed as long as its lock is held."""
 
+import fcntl
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -9,17 +12,40 @@ from shunter.snapshot import runtime_directory
 from shunter.stack.core.plan import Plan
 from shunter.stack.errors import StackError
 
-__all__ = ["State", "forget", "load", "save"]
+__all__ = ["State", "hold", "load", "save"]
 
 FILE = "stack.json"
+# Locked by the stack that runs, with its pid inside. The kernel lets go however a process ends; a pid alone would be
+# believed again once another process has got it.
+LOCK = "stack.lock"
 
 
 class State(msgspec.Struct, frozen=True):
-    """A running stack."""
+    """A running stack; ``pids`` by the names of its processes."""
 
-    pid: int
     plan: Plan
     pids: dict[str, int]
+
+
+@contextmanager
+def hold(name: str, directory: Path) -> Generator[None]:
+    """Be the one stack of this name; raises StackError if another one is. Its state is gone afterwards."""
+    with (directory / LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise StackError(
+                f"stack {name!r} is running already (process {lock.read()}); end it, or start another with --name"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        (directory / FILE).unlink(missing_ok=True)  # of a stack that was killed
+        try:
+            yield
+        finally:
+            (directory / FILE).unlink(missing_ok=True)
 
 
 def save(directory: Path, state: State) -> None:
@@ -30,16 +56,20 @@ def save(directory: Path, state: State) -> None:
 
 
 def load(name: str) -> State:
-    """Return the state of the running stack ``name``; raise StackError if there is none."""
-    path = runtime_directory(name) / FILE
+    """Return the state of the running stack ``name``; raises StackError if there is none."""
+    directory = runtime_directory(name)
     try:
-        state = msgspec.json.decode(path.read_bytes(), type=State)
-        os.kill(state.pid, 0)
+        with (directory / LOCK).open() as lock:
+            if not _held(lock.fileno()):
+                raise FileNotFoundError(LOCK)
+        return msgspec.json.decode((directory / FILE).read_bytes(), type=State)
     except (OSError, msgspec.MsgspecError):
         raise StackError(f"no stack {name!r} is running on this machine; start one with: shunter up --name {name}") from None
-    return state
 
 
-def forget(directory: Path) -> None:
-    """Remove the state."""
-    (directory / FILE).unlink(missing_ok=True)
+def _held(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

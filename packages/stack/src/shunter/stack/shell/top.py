@@ -1,12 +1,17 @@
 """``top`` and ``explain``: read the running picker's debug pages and show them."""
 
 import http.client
+import shutil
 import sys
 import time
+from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
 from shunter.stack.core.fleet import Decisions, Fleet, explain, table
+from shunter.stack.core.plan import LOOPBACK
+from shunter.stack.core.screen import fit, printable
 from shunter.stack.errors import StackError
 from shunter.stack.shell import state, web
 
@@ -18,15 +23,17 @@ REFRESH_S = 1.0
 # Without a terminal nobody watches: a line block every so often is a log, one a second is noise.
 REFRESH_PLAIN_S = 10.0
 
+Page = TypeVar("Page")
+
 
 def fetch_fleet(admin: str) -> Fleet:
     """Return what the picker whose admin page is at ``admin`` sees; raise StackError if it does not answer."""
-    return msgspec.json.decode(_page(admin, "/debug/fleet"), type=Fleet)
+    return _page(admin, "/debug/fleet", Fleet)
 
 
 def fetch_decisions(admin: str, last: int) -> Decisions:
     """Return the picker's last decisions; raise StackError if it does not answer."""
-    return msgspec.json.decode(_page(admin, f"/debug/decisions?last={last}"), type=Decisions)
+    return _page(admin, f"/debug/decisions?last={last}", Decisions)
 
 
 def decisions(name: str, last: int, request_id: str | None) -> str:
@@ -36,16 +43,22 @@ def decisions(name: str, last: int, request_id: str | None) -> str:
     if not found:
         remedy = f" for x-request-id {request_id}; the picker forgets old ones" if request_id else " yet"
         raise StackError(f"no decision{remedy}")
-    return "\n".join(line for decision in found for line in explain(decision, page.now_s))
+    return "\n".join(printable(line) for decision in found for line in explain(decision, page.now_s))
 
 
 def watch(name: str, *, once: bool) -> None:
-    """Show the table until interrupted."""
-    admin = _admin(name)
+    """Show the table until interrupted, or until the stack has ended (StackError)."""
     screen = Screen()
     try:
         while True:
-            screen.show(table(fetch_fleet(admin)))
+            admin = _admin(name)
+            try:
+                lines = table(fetch_fleet(admin))
+            except StackError as error:  # a picker that died is started again
+                if once:
+                    raise
+                lines = [str(error)]
+            screen.show(lines)
             if once:
                 return
             time.sleep(screen.refresh_s)
@@ -62,33 +75,38 @@ class Screen:
         self.refresh_s = REFRESH_S if self.terminal else REFRESH_PLAIN_S
         self._drawn = 0
 
-    def show(self, lines: list[str]) -> None:
-        """Draw."""
-        if self.terminal and self._drawn:
-            sys.stdout.write(f"\x1b[{self._drawn}A\x1b[J")
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
-        sys.stdout.flush()
+    def show(self, lines: Sequence[str]) -> None:
+        """Draw, over what was shown last."""
+        if self.terminal:
+            lines = fit(lines, *shutil.get_terminal_size())
+        self._write(lines)
         self._drawn = len(lines)
 
     def say(self, text: str) -> None:
         """Print something that stays, above the block."""
-        self.show(text.splitlines())
+        self._write(text.splitlines())
         self._drawn = 0
 
     def leave(self) -> None:
         """End on a line of its own."""
         sys.stdout.write("\n" if self.terminal else "")
 
+    def _write(self, lines: Sequence[str]) -> None:
+        if self.terminal and self._drawn:
+            sys.stdout.write(f"\x1b[{self._drawn}A\x1b[J")
+        sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+        sys.stdout.flush()
+
 
 def _admin(name: str) -> str:
-    return f"127.0.0.1:{state.load(name).plan.ports.admin}"
+    return f"{LOOPBACK}:{state.load(name).plan.ports.admin}"
 
 
-def _page(admin: str, path: str) -> bytes:
+def _page(admin: str, path: str, kind: type[Page]) -> Page:
     try:
         answer = web.get(admin, path)
-    except (OSError, http.client.HTTPException) as error:
+        if answer.status == 200:
+            return msgspec.json.decode(answer.body, type=kind)
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
         raise StackError(f"the picker does not answer at http://{admin}{path}: {error}") from error
-    if answer.status != 200:
-        raise StackError(f"http://{admin}{path} answered {answer.status}")
-    return answer.body
+    raise StackError(f"http://{admin}{path} answered {answer.status}")

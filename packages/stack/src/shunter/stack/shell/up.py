@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from shunter.envoyconf.core.reading import load_intent
 from shunter.envoyconf.core.render import render
 from shunter.envoyconf.errors import EnvoyconfError
 from shunter.envoyconf.shell import envoy
+from shunter.scraper.errors import ConfigError
+from shunter.scraper.shell.files import Files
 from shunter.snapshot import SnapshotError, runtime_directory
 from shunter.stack.core import plan as plans
 from shunter.stack.core.fleet import table
@@ -35,6 +36,7 @@ POLL_S = 0.05
 REVIVED = ("scraper", "picker")
 REVIVE_AFTER_S = 0.5
 YOUNG_S = 5.0
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LAB_MODEL = "lab/llama-3-8b"
 LLAMACPP_MODEL = "tiny"
 
@@ -61,34 +63,25 @@ class Wishes(msgspec.Struct, frozen=True):
 
 def run(wishes: Wishes) -> int:
     """Bring the stack up, show it until interrupted, bring it down; return the exit code. Raises StackError."""
-    for ending in (signal.SIGTERM, signal.SIGINT):  # a shell starts background jobs with SIGINT ignored
-        signal.signal(ending, _interrupt)
+    for ending in ENDINGS:
+        if ending is not signal.SIGHUP or signal.getsignal(ending) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(ending, _interrupt)  # a shell starts background jobs with SIGINT ignored
     try:
         directory = runtime_directory(wishes.name)
     except SnapshotError as error:
         raise StackError(str(error)) from error
-    _refuse_a_second(wishes.name)
-    with contextlib.suppress(KeyboardInterrupt):
-        plan = _plan(wishes, directory)
-        with _Stack(plan) as stack:
-            stack.start()
-            stack.watch(once=wishes.once)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        state.hold(wishes.name, directory),
+        _Stack(wishes.name, _plan(wishes, directory)) as stack,
+    ):
+        stack.start()
+        stack.watch(once=wishes.once)
     return 0
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _refuse_a_second(name: str) -> None:
-    with contextlib.suppress(StackError):
-        running = state.load(name)
-        raise SystemExit(_already(name, running.pid))
-
-
-def _already(name: str, pid: int) -> int:
-    click.echo(f"shunter: stack {name!r} is running already (process {pid}); end it, or start another with --name", err=True)
-    return 2
 
 
 def _plan(wishes: Wishes, directory: Path) -> Plan:
@@ -146,18 +139,25 @@ def _backends(wishes: Wishes) -> tuple[tuple[Engine, ...], str]:
         if parts.scheme != "http" or not parts.hostname or not port or parts.path.strip("/"):
             raise StackError(f"--backend {url}: give scheme, host and port of a server, such as http://127.0.0.1:8000")
         engines.append(Engine(name=f"backend-{n}", address=parts.hostname, port=port, dialect=wishes.dialect))
-    try:
-        model = web.get(engines[0].authority, "/v1/models").json()["data"][0]["id"]
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
-        raise StackError(f"--backend {wishes.backends[0]}: no model at /v1/models ({error}); is the server up?") from error
+    model, *_ = map(_served_model, engines)  # asks all of them
     return tuple(engines), model
+
+
+def _served_model(engine: Engine) -> str:
+    try:
+        return web.get(engine.authority, "/v1/models").json()["data"][0]["id"]
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        url = f"http://{engine.authority}"
+        raise StackError(f"--backend {url}: no model at /v1/models ({error}); is the server up?") from error
 
 
 class _Stack(contextlib.AbstractContextManager["_Stack"]):
     """The running processes; leaving the context ends them."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, name: str, plan: Plan) -> None:
+        self._name = name
         self._plan = plan
+        self._admin = f"{plans.LOOPBACK}:{plan.ports.admin}"
         self._directory = Path(plan.directory)
         self._logs = self._directory / "logs"
         self._children: dict[str, Child] = {}
@@ -165,8 +165,9 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         self._dead: set[str] = set()
 
     def __exit__(self, *_: object) -> None:
+        for ending in ENDINGS:  # the second Ctrl-C of the impatient must not leave anything behind
+            signal.signal(ending, signal.SIG_IGN)
         end(list(self._children.values()))
-        state.forget(self._directory)
 
     def start(self) -> None:
         plan = self._plan
@@ -176,20 +177,19 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             self._children[name] = Child(name, argv, self._logs)
         self._remember()
         for engine in plan.engines:
-            self._await(engine.name, lambda e=engine: web.get(e.authority, "/health").status == 200)
-        admin = f"{plans.LOOPBACK}:{plan.ports.admin}"
-        self._await("scraper", lambda: any(row.health == "fresh" for row in fetch_fleet(admin).endpoints))
-        self._await("picker", lambda: web.get(admin, "/readyz").status == 200)
+            if engine.argv:
+                self._await(engine.name, lambda e=engine: web.get(e.authority, "/health").status == 200)
+        self._await("scraper", self._scraped)
+        self._await("picker", lambda: web.get(self._admin, "/readyz").status == 200)
         body = msgspec.json.encode({"model": plan.model, "messages": [{"role": "user", "content": "ready?"}], "max_tokens": 8})
         self._await("envoy", lambda: self._served(body))
         self._greet(time.monotonic() - started)
 
     def watch(self, *, once: bool) -> None:
-        admin = f"{plans.LOOPBACK}:{self._plan.ports.admin}"
         while True:
             self._bury()
             with contextlib.suppress(StackError):  # between a picker's death and its successor
-                self._screen.show(table(fetch_fleet(admin)))
+                self._screen.show(table(fetch_fleet(self._admin)))
             if once:
                 return
             wake = time.monotonic() + self._screen.refresh_s
@@ -201,11 +201,13 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         self._logs.mkdir(exist_ok=True)
         for old in (*self._logs.iterdir(), self._directory / "access.log"):
             old.unlink(missing_ok=True)
-        (self._directory / "endpoints.yaml").write_bytes(plans.endpoints_file(plan))
+        endpoints = self._directory / "endpoints.yaml"
+        endpoints.write_bytes(plans.endpoints_file(plan))
         (self._directory / "picker.yaml").write_bytes(plans.picker_config())
         intent = plans.envoy_intent(plan)
         (self._directory / "intent.yaml").write_bytes(intent)
         try:
+            Files(endpoints).load()  # what the scraper would not accept is told before anything is started
             binary = envoy.find()
             if binary is None:
                 click.echo(f"fetching Envoy {envoy.VERSION} (37 MB, once) …", err=True)
@@ -213,7 +215,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             text = render(bootstrap(load_intent(intent.decode())), "yaml")
             (self._directory / "envoy.yaml").write_text(text)
             envoy.validate(text, binary)
-        except EnvoyconfError as error:
+        except (ConfigError, EnvoyconfError) as error:
             raise StackError(str(error)) from error
         return binary
 
@@ -230,7 +232,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             except (OSError, http.client.HTTPException, StackError) as error:
                 trouble = str(error)
             if time.monotonic() > deadline:
-                raise StackError(f"{name} is not ready after {READY_S:.0f} s: {trouble}; see {self._logs / name}.log")
+                raise StackError(f"{name} is not ready after {READY_S:.0f} s: {trouble}; see {self._children[name].log}")
             time.sleep(POLL_S)
 
     def _served(self, body: bytes) -> bool:
@@ -238,13 +240,22 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         answer = web.post(f"{plans.LOOPBACK}:{self._plan.ports.gateway}", "/v1/chat/completions", body)
         if answer.status != 200:
             raise StackError(f"a request through the gateway got {answer.status}: {answer.body[:200].decode(errors='replace')}")
-        return fetch_fleet(f"{plans.LOOPBACK}:{self._plan.ports.admin}").picks > 0
+        return fetch_fleet(self._admin).picks > 0
+
+    def _scraped(self) -> bool:
+        """Whether the load of some endpoint is known."""
+        rows = fetch_fleet(self._admin).endpoints
+        if not any(row.health == "fresh" for row in rows):
+            raise StackError(
+                "; ".join(f"{row.authority}/metrics: {row.reason or row.health}" for row in rows) or "no endpoints"
+            )
+        return True
 
     def _greet(self, took_s: float) -> None:
         plan = self._plan
         lines = {
             "gateway": f"http://{plans.LOOPBACK}:{plan.ports.gateway}  profile {plan.profile}, model {plan.model}",
-            "picker": f"http://{plans.LOOPBACK}:{plan.ports.admin}/metrics  /debug/fleet  /debug/decisions",
+            "picker": f"http://{self._admin}/metrics  /debug/fleet  /debug/decisions",
             "Envoy": f"http://{plans.LOOPBACK}:{plan.ports.envoy_admin}",
             "engines": "  ".join(f"http://{engine.authority}" for engine in plan.engines),
             "files": f"{plan.directory}  (endpoints.yaml, picker.yaml, envoy.yaml, access.log, logs/)",
@@ -252,7 +263,8 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         click.echo(f"\nA request went through. The stack was up after {took_s:.1f} s; Ctrl-C ends it.\n")
         for what, where in lines.items():
             click.echo(f"  {what:<8} {where}")
-        click.echo(f"\nTry it (why it went where it went: shunter explain):\n\n{plans.curl(plan)}\n")
+        explain = "shunter explain" if self._name == "default" else f"shunter explain --name {self._name}"
+        click.echo(f"\nTry it (why it went where it went: {explain}):\n\n{plans.curl(plan)}\n")
 
     def _bury(self) -> None:
         """Report who died; start again who may be."""
@@ -274,4 +286,4 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
 
     def _remember(self) -> None:
         pids = {name: child.pid for name, child in self._children.items()}
-        state.save(self._directory, state.State(os.getpid(), self._plan, pids))
+        state.save(self._directory, state.State(self._plan, pids))

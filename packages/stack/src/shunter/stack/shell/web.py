@@ -4,19 +4,18 @@ import http.client
 import json
 from typing import Any
 
+import msgspec
+
 __all__ = ["Answer", "get", "post"]
 
 TIMEOUT_S = 5.0
 
 
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An HTTP response, read whole."""
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        """Header names in lower case."""
-        self.status = status
-        self.headers = headers
-        self.body = body
+    status: int
+    body: bytes
 
     def json(self) -> Any:
         """Decode the body; raises ValueError."""
@@ -38,6 +37,6 @@ def _ask(authority: str, method: str, path: str, body: bytes | None) -> Answer:
     try:
         connection.request(method, path, body, {"content-type": "application/json"} if body is not None else {})
         response = connection.getresponse()
-        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        return Answer(response.status, response.read())
     finally:
         connection.close()
