@@ -55,7 +55,6 @@ SAMPLES = {
     "negative": (b'{"usage": {"prompt_tokens": -1}}', Usage()),
     "none": (b'{"usage": null}', Usage()),
     "not UTF-8": (b'{"usage": {"prompt_tokens": "\xff", "\xff": "\xff"}}', Usage()),
-    "too deep": (b'{"usage": {"prompt_tokens": 1, "x": ' + b"[" * 2000 + b"]" * 2000 + b"}}", Usage()),
     "too large": (b'{"usage": {"prompt_tokens": 1, "x": "' + b"y" * MAX_USAGE_BYTES + b'"}}', Usage()),
 }
 
@@ -71,6 +70,14 @@ def test_each_dialect(name):
 def test_however_it_is_cut(name, size):
     body, usage = SAMPLES[name]
     assert read(*(body[at : at + size] for at in range(0, len(body), size))) == usage
+
+
+@pytest.mark.parametrize("size", [1, 50, MAX_USAGE_BYTES])
+def test_what_is_nested_deeply_is_read_or_unknown(size):
+    """How deep is too deep depends on the Python: 1,000 on 3.11, more than fits on 3.13."""
+    body = b'{"usage": {"prompt_tokens": 1, "x": ' + b"[" * 2000 + b"]" * 2000 + b"}}"
+    usage = read(*(body[at : at + size] for at in range(0, len(body), size)))
+    assert usage in (Usage(), Usage(prompt_tokens=1))
 
 
 words = st.sampled_from([b'"usage"', b":", b" ", b"{", b"}", b'"prompt_tokens"', b"1", b'"', b"usage", b"null", b",", b"\\"])
