@@ -1,12 +1,17 @@
 import random
 
 import pytest
+from hypothesis import settings
 
 from shunter.picker.core.fleet import Roster
 from shunter.picker.core.ledger import Ledger
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, Topology, View
 
 NOW_NS = 100_000_000_000
+
+# An example that meets a busy machine is no mistake of the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture
