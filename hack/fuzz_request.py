@@ -18,6 +18,7 @@ CORPUS = [
     b'{"mod\\u0065l":"m","model":"m","messages":["m","\\"model\\":\\"m\\""],"system":"\\ud83d\\ude00"}',
     b' { "messages" : [ { } , [ ] ] , "model" : "\xc3\xa9" , "model" : "m" } ',
     b'{"model":null,"messages":[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]}',
+    b'{"n":' + b"9" * 4400 + b',"model":"m","messages":["m"]}',  # more digits than int() takes
 ]
 
 
@@ -27,9 +28,9 @@ def target(data: bytes) -> None:
         if isinstance(request, Refusal) or request.model is None:
             continue
         text = data.decode("utf-8", "replace")  # bytes that are not UTF-8 inside other members are the engine's affair
-        before = json.loads(text, strict=False)
+        before = json.loads(text, strict=False, parse_int=str)
         assert before["model"] == request.model
-        after = json.loads(rewrite_model(data, TARGET).decode("utf-8", "replace"), strict=False)
+        after = json.loads(rewrite_model(data, TARGET).decode("utf-8", "replace"), strict=False, parse_int=str)
         assert after.pop("model") == TARGET
         del before["model"]
         assert after == before

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import msgspec
@@ -116,6 +117,11 @@ def test_without_a_fallback_a_path_of_no_format_is_refused():
     assert read({":path": "/v1/messages"}, b"{}", formats=OPENAI, passthrough=False).status == 400
 
 
+def test_a_compressed_body_is_refused_by_its_name():
+    refusal = read(CHAT | {"content-encoding": "gzip"}, gzip.compress(chat()))
+    assert (refusal.status, refusal.message) == (400, "request body has content-encoding gzip; send it as plain JSON")
+
+
 def test_a_request_without_a_body_is_passed_on():
     assert read({":path": "/v1/completions"}, b"", has_body=False, passthrough=False).model is None
 
@@ -217,6 +223,7 @@ def test_a_rewritten_model_is_all_that_changes(model, target, messages, others, 
         (b' { "model" : "b" , "b":"b" } ', b' { "model" : "X" , "b":"b" } '),
         (b'{"b":"b","model":"\\u0062"}', b'{"b":"b","model":"X"}'),
         (b'{"model":"\xc3\xa9","z":"\xc3\xa9"}', b'{"model":"X","z":"\xc3\xa9"}'),
+        (b'{"n":' + b"9" * 5000 + b',"b":"b","model":"b"}', b'{"n":' + b"9" * 5000 + b',"b":"b","model":"X"}'),
     ],
 )
 def test_the_last_model_at_the_top_is_the_one(body, rewritten):

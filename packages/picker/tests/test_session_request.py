@@ -142,6 +142,9 @@ def test_a_missing_request_id_is_added_and_a_given_one_kept():
     envoy = FakeEnvoy.before(StubJudge(request_id="made"))
     envoy.request([*JSON_POST, ("x-request-id", "given")], body=BODY)
     assert envoy.upstream_headers["x-request-id"] == "given"
+    envoy = FakeEnvoy.before(StubJudge(request_id="made"))
+    envoy.request([*JSON_POST, ("x-request-id", "")], body=BODY)
+    assert envoy.upstream_headers["x-request-id"] == "made"
 
 
 def test_plugins_add_headers_and_metadata_and_the_ticket_is_the_id():

@@ -87,7 +87,7 @@ def tell_mutation(pick: Pick, headers: Mapping[str, str], body_bytes: int | None
     The route is chosen again, since a gateway may match it on what the picker sets.
     """
     set_headers = [*pick.set_headers, (DESTINATION, ",".join(pick.endpoints))]
-    if REQUEST_ID not in headers:
+    if not headers.get(REQUEST_ID):
         set_headers.append((REQUEST_ID, pick.request_id))
     if body_bytes is not None:
         set_headers.append(("content-length", str(body_bytes)))

@@ -25,6 +25,9 @@ DEFAULT_PATH = "/v1/completions"
 # What the reference's estimating tokenizer uses: English text in most vocabularies has about four bytes to a token.
 BYTES_PER_TOKEN = 4
 
+# Characters of a header that a refusal repeats: no real coding is longer.
+LONGEST_ENCODING = 40
+
 
 class Format(msgspec.Struct, frozen=True):
     """One kind of body: the path suffix that announces it and where its prompt and its limit are."""
@@ -128,6 +131,9 @@ def read(
     except RecursionError:
         return _bad("request body is nested too deeply")
     except (msgspec.DecodeError, ValueError) as error:  # ValueError: invalid UTF-8
+        encoding = headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            return _bad(f"request body has content-encoding {encoding[:LONGEST_ENCODING]}; send it as plain JSON")
         return _bad(f"request body is not the JSON expected here: {error}")
     if not parsed.model:
         return _bad("model not found in request body")
@@ -153,7 +159,8 @@ def rewrite_model(body: bytes, model: str) -> bytes:
 def _start_of_model(body: bytes) -> int:
     """Walk the object's members; latin-1 has one character to a byte, so offsets in the text are offsets in the body."""
     text = body.decode("latin-1")
-    scan = JSONDecoder(strict=False).raw_decode
+    # Values are only skipped, and int() would refuse a number of more than 4,300 digits by raising.
+    scan = JSONDecoder(strict=False, parse_int=str).raw_decode
     found, at = -1, text.index("{") + 1
     while True:
         at = _skip_space(text, at)
