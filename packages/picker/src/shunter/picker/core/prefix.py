@@ -5,8 +5,8 @@ prefix up to there. The index remembers, for every hash, the endpoints that were
 prompt up is a dictionary look-up and an ``and`` per block, however many endpoints there are.
 
 Blocks grow: the first 64 have the configured size (64 tokens, about 256 bytes, is the floor: smaller ones cost more than they
-tell), the next 64 twice that, and so on. A short prompt is told apart finely; half a megabyte is 320 blocks instead of 2,048,
-and its last block is still less than 1 % of it. The boundaries are the same for all prompts, which is all a prefix needs.
+tell), the next 64 twice that, and so on. A short prompt is told apart finely; half a megabyte is 322 blocks instead of 2,048,
+and its last block is still less than 2 % of it. The boundaries are the same for all prompts, which is all a prefix needs.
 
 It is a guess: engines evict by their own rules and the scores only lean on it. Endpoints are slots with an incarnation; a slot
 with a new owner starts cold.
@@ -24,8 +24,8 @@ BLOCK_FLOOR_TOKENS = 64
 BYTES_PER_TOKEN = 4
 BLOCKS_PER_SIZE = 64
 
-# A remembered (block, endpoint) pair was measured to cost 175 bytes, 260 with slot numbers around a thousand, whose bits make
-# long ints: at most 35 to 52 MB, which leaves a worker below its 120 MB whatever the number of endpoints. At 6 endpoints it is
+# A remembered (block, endpoint) pair was measured to cost 175 bytes, 275 with slot numbers up to a thousand, whose bits make
+# long ints: at most 35 to 55 MB, which leaves a worker below its 120 MB whatever the number of endpoints. At 6 endpoints it is
 # their whole default capacity; at 1,000 it is the last 200 blocks of each.
 MAX_PAIRS = 200_000
 
@@ -127,8 +127,11 @@ class PrefixIndex:
         capacity = cache_tokens * BYTES_PER_TOKEN if cache_tokens and self._auto_tune else self._capacity_bytes
         while self._bytes[slot] > capacity:
             self._forget_oldest(slot)
-        while self.pairs > self._max_pairs:
-            self._forget_oldest(self._largest(slot))
+        while (excess := self.pairs - self._max_pairs) > 0:
+            payer = self._largest(slot)
+            # Finding the largest means looking at all; an eighth at a time leaves it about as large as the next.
+            for _ in range(min(excess, 1 + len(self._seen[payer]) // 8)):
+                self._forget_oldest(payer)
 
     def retain(self, live: Mapping[int, int]) -> None:
         """Forget every slot that is not in ``live`` (slot → incarnation) with the same incarnation."""
