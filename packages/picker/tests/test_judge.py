@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker import config
-from shunter.picker.core.decisions import DecisionLog, Entry
+from shunter.picker.core.decisions import KEEP_CANDIDATES, DecisionLog, Entry
+from shunter.picker.core.fleet import REFUSED_TIMES
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, DropReason, Judge, Outcome, Pick, Refusal
-from shunter.picker.core.schedule import Weighted
+from shunter.picker.core.schedule import Decision, Weighted
 from shunter.snapshot import (
     Health,
     InferenceModel,
@@ -114,6 +115,19 @@ def test_what_engines_cache_apart_does_not_stick(make_judge, change):
     assert first.endpoints[0] != second.endpoints[0]
 
 
+def test_an_engine_that_was_unreachable_comes_back_cold(make_judge, make_view):
+    judge = make_judge(IDLE, IDLE)
+    first = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
+    slot = int(first.endpoints[0].split(".")[3].split(":")[0]) - 1
+    judge.release(first.ticket, DONE, NOW_S)
+    gone = IDLE | {"health": Health.UNREACHABLE, "failures": REFUSED_TIMES}
+    judge.see(make_view(*[gone if at == slot else IDLE for at in range(2)]))
+    judge.fleet(NOW_S)
+    judge.see(make_view(IDLE, IDLE))
+    judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
+    assert sum(account.prefix_hits for account in judge.stats.by_endpoint.values()) == 0
+
+
 def test_a_replaced_pod_starts_cold(make_judge, make_view):
     judge = make_judge(IDLE, IDLE)
     first = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
@@ -182,6 +196,12 @@ def test_only_the_sheddable_is_shed_and_only_from_a_full_pool(make_judge, make_v
     assert judge.stats.refusals == ({"rejected-saturated": 1} if refused else {})
 
 
+def test_requests_that_the_engine_has_not_reported_are_no_queue(make_judge, make_view):
+    judge = make_judge(view=make_view(IDLE, objectives=OBJECTIVES))
+    for at in range(20):
+        assert isinstance(judge.decide(Ask(SHEDDABLE, body(str(at))), NOW_S), Pick)
+
+
 def test_an_empty_pool_is_503_to_the_sheddable_too(make_judge, make_view):
     judge = make_judge(view=make_view(FULL, endpoints=[{"ready": False}], objectives=OBJECTIVES))
     assert judge.decide(Ask(SHEDDABLE, body()), NOW_S) == NOBODY
@@ -197,6 +217,13 @@ def test_a_bad_request_is_counted_and_logged(make_judge):
     refusal = judge.decide(Ask(CHAT, b"{"), NOW_S)
     assert (refusal.status, judge.stats.refusals, len(judge.ledger)) == (400, {"BadRequest": 1}, 0)
     assert judge.decisions.find("id").explain()["refusal"]["status"] == 400
+
+
+def test_a_refusal_of_the_sessions_own_is_counted_and_logged(make_judge):
+    judge = make_judge(IDLE)
+    judge.note(CHAT, Refusal(413, "PayloadTooLarge", "too large"), NOW_S)
+    assert judge.stats.refusals == {"PayloadTooLarge": 1}
+    assert judge.decisions.find("id").explain()["refusal"]["status"] == 413
 
 
 def test_a_bodiless_request_is_scheduled_like_any_other(make_judge):
@@ -315,6 +342,14 @@ def test_the_log_is_bounded_and_newest_first():
     assert len(log.latest()) == 3
 
 
+def test_the_log_is_bounded_by_its_candidates_too(make_fleet):
+    decision = Decision(make_fleet(*[{}] * 100).endpoints * (KEEP_CANDIDATES // 200), chosen=[0])
+    log = DecisionLog()
+    for ticket in range(5):
+        log.add(Entry(ticket=ticket, at_s=0.0, request_id="", decision=decision))
+    assert [entry.ticket for entry in log.latest()] == [4, 3]
+
+
 def test_a_log_may_keep_nothing():
     log = DecisionLog(keep=0)
     log.add(Entry(ticket=1, at_s=0.0, request_id=""))
@@ -335,7 +370,7 @@ def test_a_plugin_that_raises_costs_no_request(make_judge):
     judge = FleetJudge(policy, judge._view, random.Random(1))
     picks = [judge.decide(Ask(CHAT, body()), NOW_S) for _ in range(4)]
     assert sorted(pick.endpoints[0] for pick in picks) == ["10.0.0.1:8000"] * 2 + ["10.0.0.2:8000"] * 2
-    assert (judge.stats.plugin_errors, dict(judge.complaints)) == (4, {"angry": "OSError: no"})
+    assert (judge.stats.plugin_errors, judge.stats.complaints) == (4, {"angry": "OSError: no"})
 
 
 asks = st.builds(

@@ -1,6 +1,6 @@
 """The last decisions and everything that led to them, for whoever asks "why did this request go there?".
 
-The log is bounded by count. It keeps what the scheduler computed as it is, and turns it into words only when asked.
+The log is bounded by count and by size. It keeps what the scheduler computed as it is, and turns it into words only when asked.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,14 @@ import msgspec
 from shunter.picker.core.judgement import Outcome, Refusal
 from shunter.picker.core.schedule import Decision, Scores
 
-__all__ = ["KEEP", "LONGEST_NAME", "DecisionLog", "Entry"]
+__all__ = ["KEEP", "KEEP_CANDIDATES", "LONGEST_NAME", "DecisionLog", "Entry"]
 
-# A decision among 10 endpoints keeps about 1 KB, one among 1,000 about 40 KB, so 256 stay below 10 MB in the worst case;
-# they are the last second under load, and the last hours in a quiet pool.
+# The last second under load, the last hours in a quiet pool.
 KEEP = 256
+
+# Of all decisions together. In a quiet pool each decision meets new load, so it has scores of its own: 110 bytes a candidate
+# were measured, which makes 7 MB. A pool of 1,000 endpoints has its last 65 decisions here.
+KEEP_CANDIDATES = 65_536
 
 # Characters kept of a name that the client chose: a body may consist of little else than a model's name of many megabytes.
 LONGEST_NAME = 256
@@ -39,6 +42,11 @@ class Entry(msgspec.Struct, gc=False):
     refusal: Refusal | None = None
     outcome: Outcome | None = None
 
+    @property
+    def candidates(self) -> int:
+        """How many there were to choose from."""
+        return len(self.decision.candidates) if self.decision is not None else 0
+
     def explain(self, shown: int = SHOWN) -> dict[str, object]:
         """Return plain data (JSON types only): the request, the chosen endpoints and the best ``shown`` candidates' scores."""
         told: dict[str, object] = {
@@ -61,18 +69,21 @@ class Entry(msgspec.Struct, gc=False):
 
 
 class DecisionLog:
-    """The last ``keep`` decisions by ticket."""
+    """The last ``keep`` decisions by ticket, fewer if they had more than KEEP_CANDIDATES candidates together."""
 
     def __init__(self, keep: int = KEEP) -> None:
         """Keep none if ``keep`` is 0."""
         self._keep = keep
         self._entries: dict[int, Entry] = {}
+        self._candidates = 0
 
     def add(self, entry: Entry) -> None:
-        """Enter a decision; beyond the bound the oldest one is dropped."""
+        """Enter a decision; beyond the bounds the oldest ones are dropped."""
         self._entries[entry.ticket] = entry
-        if len(self._entries) > self._keep:
-            del self._entries[next(iter(self._entries))]
+        self._candidates += entry.candidates
+        while len(self._entries) > self._keep or (self._candidates > KEEP_CANDIDATES and len(self._entries) > 1):
+            oldest = self._entries.pop(next(iter(self._entries)))
+            self._candidates -= oldest.candidates
 
     def close(self, ticket: int, outcome: Outcome) -> None:
         """Add how the request ended, if its decision is still here."""

@@ -7,8 +7,8 @@ all are equal at zero and only the ledger tells them apart: a pool whose scraper
 flight, never refused.
 
 An endpoint where nobody has accepted a connection twice in a row is left out while there are others. The gateway's retry
-would carry its requests to the next choice anyway; this saves the detour, and its cached prefixes, which died with it, do
-not attract anybody. It comes back with its first answer, or when the scraper itself has fallen silent.
+would carry its requests to the next choice anyway; this saves the detour. It comes back with its first answer, and as one
+that has nothing cached, or when the scraper itself has fallen silent.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,23 +27,24 @@ STALE_AFTER_NS = 5_000_000_000
 # The caller's clock may have been read a little before the snapshot was taken; a sample further ahead is from another boot.
 CLOCK_SLACK_NS = 1_000_000_000
 
-T = TypeVar("T")
 # One connection may be refused by an engine that is just being restarted in place.
 REFUSED_TIMES = 2
 
 INFINITY = float("inf")
 
+T = TypeVar("T")
+
 COLUMNS = (
-    "endpoints", "authorities", "fresh", "sampled_ns", "waiting", "running", "kv_usage", "in_flight", "tokens_in_flight",
-    "max_adapters", "running_adapters", "waiting_adapters", "cache_tokens",
+    "endpoints", "authorities", "fresh", "sampled_ns", "reported_waiting", "waiting", "running", "kv_usage", "in_flight",
+    "tokens_in_flight", "max_adapters", "running_adapters", "waiting_adapters", "cache_tokens",
 )  # fmt: skip
 
 
 class Fleet:
     """Candidates. All columns are aligned; a position means something only within one Fleet.
 
-    ``waiting``, ``running`` and ``in_flight`` follow every booking; ``touched`` collects the positions that changed so until
-    somebody who keeps scores clears it.
+    ``waiting``, ``running``, ``in_flight`` and ``tokens_in_flight`` follow every booking; ``touched`` collects the positions
+    that changed so until somebody who keeps scores clears it.
     """
 
     __slots__ = (*COLUMNS, "index", "lasting", "touched")
@@ -52,8 +53,9 @@ class Fleet:
     authorities: Sequence[str]
     fresh: Sequence[bool]  # is the load known and recent
     sampled_ns: Sequence[int]
-    waiting: list[float]  # requests
-    running: list[float]  # requests
+    reported_waiting: Sequence[float]  # requests, as the engine says
+    waiting: list[float]  # requests: reported, and of ours those that the engine cannot have reported yet
+    running: list[float]  # requests, likewise
     kv_usage: Sequence[float]  # 0 to 1
     in_flight: list[int]  # requests of ours
     tokens_in_flight: list[int]
@@ -95,7 +97,9 @@ class Fleet:
         self.touched.add(at)
 
     def narrow(self, kept: Sequence[int]) -> "Fleet":
-        """Return the candidates at these positions as a Fleet of its own, which follows no bookings."""
+        """Return the candidates at these positions: this Fleet if they are all, else one that follows no bookings."""
+        if len(kept) == len(self):
+            return self
         if len(kept) > 1:
             take = itemgetter(*kept)
             return Fleet((take(getattr(self, name)) for name in COLUMNS), lasting=False)
@@ -123,12 +127,14 @@ class Roster:
         self._good_until_ns = 0
         self.current = Fleet([] for _ in COLUMNS)
         """What ``fleet`` returned last."""
+        self.gone: frozenset[Key] = frozenset()
+        """Who did not accept connections then."""
         # What is kept while the topology is the same, and while the load lists the same rows.
         self._topology: Topology | None = None
+        self._ready: tuple[Endpoint, ...] = ()
         self._endpoints: tuple[Endpoint, ...] = ()
         self._authorities: tuple[str, ...] = ()
         self._keys: list[Key] = []
-        self._gone: frozenset[Key] = frozenset()  # left out because nobody answers there
         self._listed: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self._rows: list[int] = []  # the load's row of each endpoint; -1 where it has none
         self._in_order = False  # every endpoint ready and listed: the columns fit as they are
@@ -152,15 +158,19 @@ class Roster:
             for health, at in zip(self._align(load.health), self._align(load.sampled_ns), strict=True)
         ]
         sampled_ns = [at if known and at else NEVER for known, at in zip(fresh, self._align(load.sampled_ns), strict=True)]
-        self._good_until_ns = min((at for at in (*sampled_ns, load.published_ns) if at), default=1 << 62) + self._stale_after_ns
+        # What is stale already changes no more.
+        turning_ns = [at for at in sampled_ns if at] + ([load.published_ns] if self.gone else [])
+        self._good_until_ns = min(turning_ns, default=1 << 62) + self._stale_after_ns
         unreported = [ledger.unreported(key, at) for key, at in zip(self._keys, sampled_ns, strict=True)]
+        waiting = worst_for_unknown(self._align(load.waiting), fresh)
         sizes = zip(self._align(load.block_size), self._align(load.num_blocks), strict=True)
         return Fleet((
             self._endpoints,
             self._authorities,
             fresh,
             sampled_ns,
-            list(map(add, worst_for_unknown(self._align(load.waiting), fresh), unreported)),
+            waiting,
+            list(map(add, waiting, unreported)),
             list(map(add, worst_for_unknown(self._align(load.running), fresh), unreported)),
             worst_for_unknown(self._align(load.kv_usage), fresh),
             [ledger.in_flight(key) for key in self._keys],
@@ -182,11 +192,18 @@ class Roster:
 
     def _match(self, topology: Topology, load: Load, gone: frozenset[Key]) -> None:
         """Find out which row of the load is whose; usually that is known from the last time."""
-        same = topology is self._topology and gone == self._gone
+        same = topology is self._topology and gone == self.gone
         if not same:
-            self._topology, self._gone = topology, gone
-            ready = ready_endpoints(topology, self._pool)
-            self._endpoints = tuple(each for each in ready if (each.slot, each.incarnation) not in gone) or ready
+            if topology is not self._topology:
+                # Remembered decisions keep their candidates: most topologies differ in a few, the others need not exist twice.
+                known = {(each.slot, each.incarnation): each for each in self._ready}
+                ready = ready_endpoints(topology, self._pool)
+                self._ready = tuple(
+                    old if (old := known.get((each.slot, each.incarnation))) == each else each for each in ready
+                )
+            self._topology, self.gone = topology, gone
+            left = tuple(each for each in self._ready if (each.slot, each.incarnation) not in gone)
+            self._endpoints = left or self._ready
             self._authorities = tuple(endpoint.authority for endpoint in self._endpoints)
             self._keys = [(endpoint.slot, endpoint.incarnation) for endpoint in self._endpoints]
         listed = (load.slot, load.incarnation)

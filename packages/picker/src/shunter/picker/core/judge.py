@@ -63,6 +63,7 @@ class Stats(msgspec.Struct):
     incomplete: int = 0  # of those released
     rewrites: int = 0
     plugin_errors: int = 0  # how often a plugin raised; the requests went on without it
+    complaints: dict[str, str] = msgspec.field(default_factory=dict[str, str])  # what plugins did wrong first, by name
 
 
 class FleetJudge:
@@ -79,7 +80,6 @@ class FleetJudge:
         keep: int = KEEP,
     ) -> None:
         """``view`` returns the newest snapshot at a time in ns; ``pool`` as in Roster; ``keep`` decisions are remembered."""
-        self.stats = Stats()
         self.decisions = DecisionLog(keep)
         self.ledger = Ledger()
         self._policy = policy
@@ -88,15 +88,11 @@ class FleetJudge:
         self._pool = pool
         self._roster = Roster(self.ledger, pool=pool, stale_after_ns=stale_after_ns)
         self._scheduler = Scheduler(policy.profile, policy.detector)
+        self.stats = Stats(complaints=self._scheduler.complaints)
         self._prefix = PrefixIndex(policy.prefix) if policy.prefix else None
         self._topology: Topology | None = None
         self._rules = Rulebook()
         self._ticket = 0
-
-    @property
-    def complaints(self) -> Mapping[str, str]:
-        """What plugins did wrong, by the plugin's name; the first time only."""
-        return self._scheduler.complaints
 
     def needs(self) -> Sequence[str]:
         """What the configured plugins need from the response."""
@@ -109,7 +105,12 @@ class FleetJudge:
         topology = view.topology if view else None
         if topology is not self._topology:
             self._adopt(topology)
-        return self._roster.fleet(view, now_ns)
+        gone = self._roster.gone
+        fleet = self._roster.fleet(view, now_ns)
+        if self._prefix is not None:
+            for slot, _ in self._roster.gone - gone:  # an engine that starts again has nothing cached
+                self._prefix.forget(slot)
+        return fleet
 
     def decide(self, ask: Ask, now_s: float) -> Pick | Refusal:
         """Choose for one request and book it on the chosen endpoint at once."""
@@ -123,8 +124,7 @@ class FleetJudge:
             passthrough=self._policy.passthrough,
         )
         if isinstance(request, Refusal):
-            unread = Request(headers=ask.headers, request_id=ask.headers.get("x-request-id"))
-            return self._refuse(request, unread, now_s)
+            return self._refuse(request, _unread(ask.headers), now_s)
         request = self._complete(request)
         decision = self._judge(ask, request, fleet, int(now_s * 1e9))
         if isinstance(decision, Refusal):
@@ -154,6 +154,11 @@ class FleetJudge:
         self.stats.released += 1
         self.stats.incomplete += not outcome.complete
         self.decisions.close(ticket, outcome)
+
+    def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
+        """Count and remember a refusal of the session's own."""
+        self._ticket += 1
+        self._refuse(refusal, _unread(headers), now_s)
 
     def _adopt(self, topology: Topology | None) -> None:
         """Index a new topology's rules and forget the endpoints that are gone."""
@@ -231,6 +236,10 @@ class FleetJudge:
                 refusal=refusal,
             ),
         )
+
+
+def _unread(headers: Mapping[str, str]) -> Request:
+    return Request(headers=headers, request_id=headers.get("x-request-id"))
 
 
 def new_request_id(dice: Dice) -> str:

@@ -1,7 +1,7 @@
 """The contract between a session, which speaks the protocol, and a judge, which chooses the endpoint.
 
-A session asks ``decide`` once, when the request is complete; it tells ``release`` once, however the request ends. Both are
-synchronous and quick; neither raises.
+A session asks ``decide`` once, when the request is complete, or tells ``note`` that it never will be; of a pick it tells
+``release`` once, however the request ends. All are synchronous and quick; none raises.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,6 +79,10 @@ class Judge(Protocol):
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Undo the booking of ``ticket``; called exactly once per Pick."""
+        ...
+
+    def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
+        """Take notice of a request that the session itself refused: too large, too late."""
         ...
 
     def needs(self) -> Sequence[str]:

@@ -15,7 +15,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     authority: str
     ready: bool
-    health: str  # unscraped, fresh, failed
+    health: str  # unscraped, fresh, failed, unreachable
     age_s: float | None  # of the engine's figures; None: it never gave any
     waiting: float | None
     running: float | None
@@ -34,6 +34,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str | None  # why the newest snapshot cannot be read
     picks: int
     refusals: dict[str, int]
+    complaints: dict[str, str]  # what plugins did wrong first, by name
     endpoints: tuple[Row, ...]
 
 
@@ -67,6 +68,7 @@ def look(view: View | None, trouble: str | None, ledger: Ledger, stats: Stats, n
         trouble=trouble,
         picks=stats.picks,
         refusals=dict(stats.refusals),
+        complaints=dict(stats.complaints),
         endpoints=tuple(rows),
     )
 

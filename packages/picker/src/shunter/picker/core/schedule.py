@@ -31,7 +31,7 @@ Scores = Sequence[float] | Mapping[int, float]
 # retries walk the list. The reference's default is 1, which leaves a retry nowhere to go.
 FALLBACKS = 3
 
-BOOKED = frozenset({"waiting", "running", "in_flight"})  # the columns that follow bookings
+BOOKED = frozenset({"waiting", "running", "in_flight", "tokens_in_flight"})  # the columns that follow bookings
 TAKEN = float("-inf")
 
 
@@ -75,7 +75,7 @@ class Scorer(Protocol):
 class ColumnScorer(Protocol):
     """A scorer that is a function of one column of the fleet and that column's extremes, whatever the request."""
 
-    column: ClassVar[str]  # waiting, running, in_flight or kv_usage
+    column: ClassVar[str]  # waiting, running, in_flight, tokens_in_flight or kv_usage
 
     def at(self, value: float, low: float, high: float) -> float:
         """Return the score of ``value`` where the candidates' values go from ``low`` to ``high``."""
@@ -141,7 +141,7 @@ class Scheduler:
         self.errors = 0
         """How often a plugin raised."""
         self.complaints: dict[str, str] = {}
-        """What plugins did wrong, by the plugin's name; the first time only."""
+        """What plugins did wrong, by the plugin's name; the first time only, since a bad plugin errs with every request."""
         self._standing = Standing(profile.scorers, self._unit)
         # isinstance of a Protocol costs microseconds: asked once.
         self._asked = [(each, None if isinstance(each.plugin, ColumnScorer) else each.plugin) for each in profile.scorers]
@@ -156,8 +156,7 @@ class Scheduler:
                 kept = each.plugin.keep(request, fleet)
                 if not kept:
                     return None
-                if len(kept) < len(fleet):
-                    fleet = fleet.narrow(kept)
+                fleet = fleet.narrow(kept)
             return self._decide(request, fleet, dice)
         except Exception as error:  # noqa: BLE001  a plugin is foreign code, and the request must go somewhere
             self._complain(error)

@@ -19,11 +19,15 @@ NonNegative = Annotated[float, Meta(ge=0)]
 class Utilization(Plugin, frozen=True):
     """Saturated when every endpoint with fresh metrics has waiting ≥ queueDepthThreshold or KV usage ≥ kvCacheUtilThreshold.
 
+    The reference averages max(waiting / threshold, usage / threshold) over the pool, where one long queue outweighs idle
+    endpoints. Waiting is what the engine reports: what was sent since may be running already.
+
     Nobody fresh is not saturated: a dead scraper must not stop traffic (the reference then sheds everything).
-    ``metricsStalenessThreshold`` narrows what counts as fresh; empty leaves it at the picker's own 5 s. The reference's
+    ``metricsStalenessThreshold`` narrows what counts as fresh here; empty leaves it at the picker's own 5 s. The reference's
     default, 200 ms, suits its fixed scrape interval of 50 ms and not one that goes up to a second.
 
-    As a filter it drops who is stale or over its thresholds times (1 + headroom), and keeps all if that leaves nobody.
+    As a filter it drops who is stale by the picker's own 5 s or over its thresholds times (1 + headroom), and keeps all if
+    that leaves nobody.
     """
 
     queue_depth_threshold: NonNegative = 5.0
@@ -48,6 +52,6 @@ class Utilization(Plugin, frozen=True):
 
     def _full(self, fleet: Fleet, at: int, factor: float) -> bool:
         return (
-            fleet.waiting[at] >= self.queue_depth_threshold * factor
+            fleet.reported_waiting[at] >= self.queue_depth_threshold * factor
             or fleet.kv_usage[at] >= self.kv_cache_util_threshold * factor
         )
