@@ -60,9 +60,11 @@ def test_the_error_type_follows_the_status(status, kind):
 
 @pytest.mark.parametrize("mode", [BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL])
 def test_trailers_without_a_body_come_too_late_for_a_choice(mode):
-    envoy = FakeEnvoy.before(StubJudge(), mode)
+    judge = StubJudge()
+    envoy = FakeEnvoy.before(judge, mode)
     envoy.request(trailers=True)
     assert envoy.immediate.status == 400
+    assert [refusal.status for refusal in judge.noted] == [400]
 
 
 def test_what_envoy_sent_before_it_saw_the_refusal_is_ignored():
@@ -82,17 +84,20 @@ def test_a_body_over_the_limit_is_413(mode):
     envoy.request(pieces=[b"12345", b"678901"])
     assert envoy.immediate.status == 413
     assert len(judge.asks) == 1
+    assert [refusal.status for refusal in judge.noted] == [413]
 
 
 def test_sessions_share_a_budget_and_give_it_back():
     limits = Limits(body_bytes=10, buffered_bytes=10)
     budget = Budget(limits.buffered_bytes)
-    first, second = (FakeEnvoy(Session(StubJudge(), limits, budget)) for _ in range(2))
+    judge = StubJudge()
+    first, second = (FakeEnvoy(Session(judge, limits, budget)) for _ in range(2))
     first.send(RequestHeaders([*JSON_POST]))
     first.send(RequestBody(b"123456"))
     second.send(RequestHeaders([*JSON_POST]))
     second.send(RequestBody(b"12345"))
     assert second.immediate.status == 503
+    assert [refusal.status for refusal in judge.noted] == [503]
     assert budget.taken_bytes == 6
     first.close()
     assert budget.taken_bytes == 0
@@ -113,6 +118,7 @@ def test_a_drain_refuses_who_waits_for_a_choice():
     (reply,) = envoy.session.drain(1.0)
     assert isinstance(reply, Immediate)
     assert (reply.status, reply.details) == (503, "picker_refused{rejected-shutting-down}")
+    assert [refusal.reason for refusal in judge.noted] == [DropReason.SHUTTING_DOWN]
     assert envoy.session.ended
     assert envoy.session.drain(1.0) == []
     assert judge.asks == judge.released == []
@@ -256,7 +262,7 @@ def test_any_sequence_of_events_ends_in_replies_or_a_protocol_error_and_one_rele
         assert session.ended
     getattr(session, closes)(1.0)
     session.close(2.0)
-    assert len(judge.asks) <= 1
+    assert len(judge.asks) + len(judge.noted) <= 1
     assert [ticket for ticket, _ in judge.released] == judge.picked
     assert budget.taken_bytes == 0
 

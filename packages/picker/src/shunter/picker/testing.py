@@ -38,7 +38,7 @@ from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.errors import PickerError
 
-__all__ = ["EnvoyRejects", "FakeEnvoy", "StubJudge"]
+__all__ = ["JSON_POST", "EnvoyRejects", "FakeEnvoy", "StubJudge"]
 
 DESTINATION = "x-gateway-destination-endpoint"
 JSON_POST = ((":method", "POST"), (":path", "/v1/chat/completions"), ("content-type", "application/json"))
@@ -62,6 +62,7 @@ class StubJudge:
     ) -> None:
         self.asks: list[Ask] = []
         self.picked: list[int] = []
+        self.noted: list[Refusal] = []
         self.released: list[tuple[int, Outcome]] = []
         self._endpoints = tuple(endpoints)
         self._verdict = verdict
@@ -82,6 +83,11 @@ class StubJudge:
         """Note the outcome."""
         del now_s
         self.released.append((ticket, outcome))
+
+    def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
+        """Remember what the session refused."""
+        del headers, now_s
+        self.noted.append(refusal)
 
     def needs(self) -> Sequence[str]:
         """Need nothing."""

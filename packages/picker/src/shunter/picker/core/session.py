@@ -259,7 +259,7 @@ class Session:
             return []
         replies = self._response.flush() if self._response else []
         if self._pick is None and self._states[Side.RESPONSE] is _FRESH:
-            replies = self._refuse(_SHUTTING_DOWN)
+            replies = self._refuse(_SHUTTING_DOWN, now_s)
         self._end(now_s, complete=False)
         return replies
 
@@ -302,7 +302,7 @@ class Session:
             return [HeadersReply(Side.REQUEST)]
         pick = self._decide(None, event.metadata, now_s)
         if isinstance(pick, Refusal):
-            return self._refuse(pick)
+            return self._turn_away(pick)
         return [HeadersReply(Side.REQUEST, tell_mutation(pick, self._headers), tell_metadata(pick))]
 
     def _answer_body(self, event: RequestBody, step: Step, now_s: float) -> list[Reply]:
@@ -312,24 +312,24 @@ class Session:
             return self._choose_body(None, event.metadata, now_s)
         size_bytes = len(self._body) + len(event.data)
         if size_bytes > self._limits.body_bytes:
-            return self._refuse(_too_large(self._limits.body_bytes))
+            return self._refuse(_too_large(self._limits.body_bytes), now_s)
         if step is Step.CHOOSE_BODY:
             return self._choose_body(event.data, event.metadata, now_s)
         if not self._budget.take(len(event.data)):
-            return self._refuse(_SHORT_OF_MEMORY)
+            return self._refuse(_SHORT_OF_MEMORY, now_s)
         self._body += event.data
         return [] if step is Step.COLLECT else self._choose_stream(event.metadata, now_s, end_of_stream=True)
 
     def _answer_trailers(self, event: RequestTrailers, step: Step, now_s: float) -> list[Reply]:
         if step is Step.REFUSE:
-            return self._refuse(_NO_BODY)
+            return self._refuse(_NO_BODY, now_s)
         replies = [] if step is Step.PASS else self._choose_stream(event.metadata, now_s, end_of_stream=False)
         return replies if self.ended else [*replies, TrailersReply(Side.REQUEST)]
 
     def _choose_body(self, body: bytes | None, metadata: Metadata, now_s: float) -> list[Reply]:
         pick = self._decide(body, metadata, now_s)
         if isinstance(pick, Refusal):
-            return self._refuse(pick)
+            return self._turn_away(pick)
         rewritten = None if body is None else pick.body
         mutation = tell_mutation(pick, self._headers, None if rewritten is None else len(rewritten))
         return [BodyReply(Side.REQUEST, mutation, replaced=rewritten, dynamic_metadata=tell_metadata(pick))]
@@ -339,7 +339,7 @@ class Session:
         self._forget_body()
         pick = self._decide(body, metadata, now_s)
         if isinstance(pick, Refusal):
-            return self._refuse(pick)
+            return self._turn_away(pick)
         body = body if pick.body is None else pick.body
         # With a length HTTP/1 has no place for trailers.
         mutation = tell_mutation(pick, self._headers, len(body) if body and end_of_stream else None)
@@ -360,7 +360,12 @@ class Session:
                 self._response.expect(verdict)
         return verdict
 
-    def _refuse(self, refusal: Refusal) -> list[Reply]:
+    def _refuse(self, refusal: Refusal, now_s: float) -> list[Reply]:
+        """Refuse what the judge has not seen."""
+        self._judge.note(self._headers, refusal, now_s)
+        return self._turn_away(refusal)
+
+    def _turn_away(self, refusal: Refusal) -> list[Reply]:
         self._forget_body()
         self.ended = True
         return [refuse(refusal)]
