@@ -170,6 +170,7 @@ class Answer:
 
     def __init__(self):
         self.status, self.headers, self.body, self.trailers = 0, {}, b"", {}
+        self.continued = False  # told to go on and send the body
 
     @property
     def echo(self):
@@ -220,11 +221,20 @@ class Lab:
         writer.write(chunked([b'data: {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}\n\n', b"data: [DONE]\n\n"]))
 
     async def ask(
-        self, name, body=SMALL, path="/v1/completions", headers=(), trailers=None, on_piece=None, before_last_byte=None
+        self,
+        name,
+        body=SMALL,
+        path="/v1/completions",
+        headers=(),
+        method=None,
+        trailers=None,
+        on_piece=None,
+        before_last_byte=None,
     ):
         """Send one request to a listener and return the answer."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[name])
-        lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", "host: lab", "connection: close", *headers]
+        method = method or ("GET" if body is None else "POST")
+        lines = [f"{method} {path} HTTP/1.1", "host: lab", "connection: close", *headers]
         answer = Answer()
         try:
             if trailers is not None:
@@ -239,8 +249,12 @@ class Lab:
                 if before_last_byte:
                     await before_last_byte()
                 writer.write(request[-1:])
-                (_, status, _), answer.headers = await read_head(reader)
-                answer.status = int(status)
+                while answer.status in (0, 100):
+                    (_, status, _), answer.headers = await read_head(reader)
+                    answer.status = int(status)
+                    answer.continued |= answer.status == 100
+                if method == "HEAD":
+                    return answer
                 async for part in read_body(reader, answer.headers, until_close=True):
                     if isinstance(part, bytes):
                         answer.body += part
@@ -352,6 +366,23 @@ async def test_a_large_body_arrives_whole(lab, request_mode):
 async def test_a_request_without_body(lab, request_mode):
     answer = await lab.ask(f"{request_mode}/{request_mode}", None)
     assert answer.echo["who"] == "second"
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "DELETE"])
+@pytest.mark.parametrize("response", MODES)
+async def test_any_method_is_routed_and_its_answer_passes(lab, response, method):
+    lab.response = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5\r\n\r\n"
+    lab.response += b"" if method == "HEAD" else b"12345"
+    answer = await lab.ask(f"BUFFERED/{response}", None, "/v1/models", method=method)
+    assert (answer.status, answer.body) == (200, b"" if method == "HEAD" else b"12345")
+    assert (await lab.released()).complete
+
+
+@pytest.mark.parametrize("request_mode", MODES)
+async def test_who_waits_to_be_told_to_send_the_body_is_told(lab, request_mode):
+    answer = await lab.ask(f"{request_mode}/NONE", headers=["expect: 100-continue"])
+    assert answer.continued
+    assert answer.echo["body"] == SMALL.decode()
 
 
 @pytest.mark.parametrize("request_mode", MODES)

@@ -13,6 +13,7 @@ from shunter.picker.core.decisions import KEEP_CANDIDATES, DecisionLog, Entry
 from shunter.picker.core.fleet import REFUSED_TIMES
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, DropReason, Judge, Outcome, Pick, Refusal
+from shunter.picker.core.overview import look
 from shunter.picker.core.schedule import Decision, Weighted
 from shunter.snapshot import (
     Health,
@@ -371,6 +372,8 @@ def test_a_plugin_that_raises_costs_no_request(make_judge):
     picks = [judge.decide(Ask(CHAT, body()), NOW_S) for _ in range(4)]
     assert sorted(pick.endpoints[0] for pick in picks) == ["10.0.0.1:8000"] * 2 + ["10.0.0.2:8000"] * 2
     assert (judge.stats.plugin_errors, judge.stats.complaints) == (4, {"angry": "OSError: no"})
+    overview = look(judge._view(0), None, judge.ledger, judge.stats, 0)
+    assert overview.complaints == {"angry": "OSError: no"}
 
 
 asks = st.builds(

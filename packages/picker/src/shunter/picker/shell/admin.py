@@ -57,7 +57,9 @@ class Admin:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
             await self._runner.cleanup()
-            raise ConfigError(f"the admin port {port} of {host}: {error.strerror}; choose another with --admin-port") from error
+            raise ConfigError(
+                f"cannot serve the admin pages on {host}:{port}: {error.strerror}; choose others with --host or --admin-port"
+            ) from error
         return self._runner.addresses[0][1]
 
     async def stop(self) -> None:
