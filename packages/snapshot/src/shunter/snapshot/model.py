@@ -20,6 +20,7 @@ from enum import IntEnum
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import astuple
 
 from shunter.snapshot.errors import SnapshotError
 
@@ -203,7 +204,8 @@ class Load(Record, frozen=True, array_like=True, kw_only=True):
     @classmethod
     def of(cls, rows: Sequence[LoadRow], *, epoch: int, topology_generation: int, published_ns: int = NEVER) -> "Load":
         """Turn rows into columns."""
-        columns: dict[str, Any] = {name: tuple(getattr(row, name) for row in rows) for name in LoadRow.__struct_fields__}
+        # No rows have no columns: hence not strict.
+        columns: dict[str, Any] = dict(zip(LoadRow.__struct_fields__, zip(*map(astuple, rows), strict=True), strict=False))
         return cls(epoch=epoch, topology_generation=topology_generation, published_ns=published_ns, **columns)
 
     def row(self, index: int) -> LoadRow:
