@@ -50,6 +50,37 @@ _HISTOGRAMS = {
 }
 
 
+class _HistogramText(Collector):
+    """One histogram, written anew only after an observation: histograms are most of a page, and most of them rest."""
+
+    def __init__(
+        self, name: str, documentation: str, histogram: Histogram, labels: Mapping[str, str], created_s: float
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._histogram = histogram
+        self._labels = labels
+        self._created_s = created_s
+        self._written = 0, generate_latest(self)
+
+    def render(self) -> bytes:
+        count = self._histogram.count
+        if count != self._written[0]:
+            self._written = count, generate_latest(self)
+        return self._written[1]
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(f"vllm:{self._name}", self._documentation, labels=list(self._labels))
+        total = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip((*self._histogram.bounds, float("inf")), self._histogram.counts, strict=True):
+            total += count
+            buckets.append((floatToGoString(bound), total))
+        family.add_metric(list(self._labels.values()), buckets, self._histogram.sum)
+        family.add_sample(f"{family.name}_created", self._labels, self._created_s)
+        yield family
+
+
 class MetricsPage(Collector):
     """Renders one engine. `unix_minus_engine_s`: what to add to the engine's time to get unix time."""
 
@@ -64,10 +95,14 @@ class MetricsPage(Collector):
         PlatformCollector(self._registry)
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
+        self._histograms = [
+            _HistogramText(name, documentation, getattr(clockwork.engine.tally, name), self._labels, self._created_s)
+            for name, documentation in _HISTOGRAMS.items()
+        ]
 
     def render(self) -> bytes:
         """The page as of now, in the Prometheus text format."""
-        return generate_latest(self._registry)
+        return b"".join((generate_latest(self._registry), *(histogram.render() for histogram in self._histograms)))
 
     def collect(self) -> Iterator[Metric]:
         gauges = self._clockwork.gauges()
@@ -103,8 +138,6 @@ class MetricsPage(Collector):
             by="finished_reason",
         )
         yield self._rejections(tally)
-        for name, documentation in _HISTOGRAMS.items():
-            yield self._histogram(name, documentation, getattr(tally, name))
         if self._models.lora:
             yield self._lora_info(tally, engine.params)
         yield self._cache_info(engine.params)
@@ -132,17 +165,6 @@ class MetricsPage(Collector):
         model = self._models.names[0]
         family.add_metric([model, "max_num_queued_reqs"], tally.admission_rejections, created=self._created_s)
         family.add_metric([model, "max_num_queued_tokens"], 0, created=self._created_s)
-        return family
-
-    def _histogram(self, name: str, documentation: str, histogram: Histogram) -> Metric:
-        family = HistogramMetricFamily(f"vllm:{name}", documentation, labels=list(self._labels))
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-            total += count
-            buckets.append((floatToGoString(bound), total))
-        family.add_metric(list(self._labels.values()), buckets, histogram.sum)
-        family.add_sample(f"{family.name}_created", self._labels, self._created_s)
         return family
 
     def _lora_info(self, tally: Tally, params: EngineParams) -> Metric:
