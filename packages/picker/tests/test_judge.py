@@ -129,6 +129,23 @@ def test_an_engine_that_was_unreachable_comes_back_cold(make_judge, make_view):
     assert sum(account.prefix_hits for account in judge.stats.by_endpoint.values()) == 0
 
 
+def test_a_fallback_that_served_is_known_to_have_the_prompt(make_judge):
+    judge = make_judge(IDLE, IDLE, IDLE)
+    first = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
+    judge.release(first.ticket, msgspec.structs.replace(DONE, served=first.endpoints[1]), NOW_S)
+    second = judge.decide(Ask(CHAT, body("word " * 1000), subset=first.endpoints[1:]), NOW_S)
+    assert second.endpoints[0] == first.endpoints[1]
+    assert judge.stats.by_endpoint[first.endpoints[1]].prefix_hits > 0
+
+
+@pytest.mark.parametrize("served", ["10.9.9.9:1", "nonsense"])
+def test_who_served_may_be_unknown_here(make_judge, served):
+    judge = make_judge(IDLE)
+    ticket = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S).ticket
+    judge.release(ticket, msgspec.structs.replace(DONE, served=served), NOW_S)
+    assert judge.stats.released == 1
+
+
 def test_a_replaced_pod_starts_cold(make_judge, make_view):
     judge = make_judge(IDLE, IDLE)
     first = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)

@@ -14,7 +14,7 @@ import msgspec
 from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, Entry
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet, Roster
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Pick, Refusal
-from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.models import Rulebook
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex, PrefixSettings
 from shunter.picker.core.request import FORMATS, Format, Request, read, rewrite_model
@@ -154,6 +154,8 @@ class FleetJudge:
         self.stats.released += 1
         self.stats.incomplete += not outcome.complete
         self.decisions.close(ticket, outcome)
+        if outcome.served is not None and booking.hashes:
+            self._learn(booking, outcome.served)
 
     def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
         """Count and remember a refusal of the session's own."""
@@ -170,6 +172,15 @@ class FleetJudge:
         accounts = self.stats.by_endpoint
         for gone in accounts.keys() - {endpoint.authority for endpoint in endpoints}:
             del accounts[gone]
+
+    def _learn(self, booking: Booking, served: str) -> None:
+        """Remember the prompt of a request that a fallback served."""
+        fleet = self._roster.current
+        at = fleet.index.get(booking.slot)
+        if self._prefix is None or (at is not None and fleet.authorities[at] == served) or served not in fleet.authorities:
+            return
+        at = fleet.authorities.index(served)
+        self._prefix.insert(booking.hashes, *fleet.key(at), fleet.cache_tokens[at])
 
     def _complete(self, request: Request) -> Request:
         """Add what the pool's rules and the prefix index say of it."""
@@ -197,8 +208,9 @@ class FleetJudge:
     def _book(self, request: Request, decision: Decision, fleet: Fleet, now_s: float) -> None:
         """Enter the decision into every account there is."""
         first = decision.candidates[decision.chosen[0]]
-        fleet.add(self.ledger.book(self._ticket, first.slot, first.incarnation, int(now_s * 1e9), request.prompt_tokens), +1)
         hashes = request.prefix.hashes
+        now_ns = int(now_s * 1e9)
+        fleet.add(self.ledger.book(self._ticket, first.slot, first.incarnation, now_ns, request.prompt_tokens, hashes), +1)
         if self._prefix is not None and hashes:
             self._prefix.insert(hashes, first.slot, first.incarnation, fleet.cache_tokens[fleet.index[first.slot]])
         self.stats.picks += 1

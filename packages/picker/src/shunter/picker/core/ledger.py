@@ -9,6 +9,8 @@ before is taken to be in it, as running or waiting. Which of the two a fresh req
 columns. Requests that ended since the sample are not subtracted: that would be guessing in the direction that attracts traffic.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 __all__ = ["Booking", "Key", "Ledger"]
@@ -24,6 +26,7 @@ class Booking(msgspec.Struct, frozen=True, gc=False):
     incarnation: int
     booked_ns: int
     tokens: int  # of its prompt, estimated
+    hashes: Sequence[int] = ()  # of its prompt's blocks: whoever serves it has them cached
 
 
 class Ledger:
@@ -34,9 +37,11 @@ class Ledger:
         self._by_ticket: dict[int, Booking] = {}
         self._by_endpoint: dict[Key, dict[int, Booking]] = {}  # in the order of booking; an endpoint without any has no entry
 
-    def book(self, ticket: int, slot: int, incarnation: int, now_ns: int, tokens: int = 0) -> Booking:
+    def book(
+        self, ticket: int, slot: int, incarnation: int, now_ns: int, tokens: int = 0, hashes: Sequence[int] = ()
+    ) -> Booking:
         """Enter a request; a ticket is used once."""
-        booking = Booking(slot, incarnation, now_ns, tokens)
+        booking = Booking(slot, incarnation, now_ns, tokens, hashes)
         self._by_ticket[ticket] = booking
         self._by_endpoint.setdefault((slot, incarnation), {})[ticket] = booking
         return booking
