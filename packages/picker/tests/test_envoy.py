@@ -21,6 +21,7 @@ from shunter.picker.core.session import Session
 from shunter.picker.testing import StubJudge
 from shunter.picker.transport.grpcio import GrpcServer
 from shunter.picker.transport.health import Health
+from shunter.picker.transport.native import NativeServer
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -296,8 +297,8 @@ async def admin_ports(process, path: Path, log: Path):
             await asyncio.sleep(0.02)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(tmp_path_factory):
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=[NativeServer, GrpcServer], ids=["native", "grpcio"])
+async def running(request, tmp_path_factory):
     try:
         binary = ensure()
     except EnvoyMissingError as error:
@@ -312,7 +313,7 @@ async def running(tmp_path_factory):
     lab.first, lab.second = (f"127.0.0.1:{port}" for port in upstream_ports)
     lab.reset()
     server, lab.leaving = (
-        GrpcServer(lambda: lab.make_session(), Health(), lab.limits)  # noqa: PLW0108  looked up for each stream
+        request.param(lambda: lab.make_session(), Health(), lab.limits)  # noqa: PLW0108  looked up for each stream
         for _ in range(2)
     )
     picker_ports = [await picker.start("127.0.0.1", 0) for picker in (server, lab.leaving)]

@@ -26,26 +26,14 @@ import grpc.aio
 
 from shunter.picker.core.limits import Limits
 from shunter.picker.core.session import Session
-from shunter.picker.errors import ConfigError, ProtocolError
-from shunter.picker.transport.health import Health
+from shunter.picker.errors import ProtocolError
+from shunter.picker.transport.health import Health, UnknownServiceError
+from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, PROCESS, explain_taken
 from shunter.picker.transport.wire import decode, encode
 
 __all__ = ["GrpcServer"]
 
 Context: TypeAlias = "grpc.aio.ServicerContext[object, bytes]"  # what it reads is bytes or grpc.aio.EOF
-
-SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
-
-# Room in a message beside a body of the largest size: headers (Envoy's default limit is 60 KiB) are in a message of their own,
-# so this is for metadata and the envelope.
-ENVELOPE_BYTES = 64 * 1024
-
-# Every live request holds a stream in most modes; as many as the generated Envoy configuration lets through its circuit
-# breaker.
-MAX_STREAMS = 65_536
-
-# What a stream that is told to go at the deadline may take to say it.
-LAST_WORDS_S = 0.5
 
 # A message in a gRPC status goes into an HTTP/2 header, percent-encoded.
 DETAILS_CHARS = 512
@@ -84,41 +72,42 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 1000),
             ]
         )
+        _, service, method = PROCESS.split("/")
         self._server.add_generic_rpc_handlers(
             (
+                grpc.method_handlers_generic_handler(service, {method: grpc.stream_stream_rpc_method_handler(self._process)}),
                 grpc.method_handlers_generic_handler(
-                    SERVICE, {"Process": grpc.stream_stream_rpc_method_handler(self._process)}
+                    "grpc.health.v1.Health",
+                    {
+                        "Check": grpc.unary_unary_rpc_method_handler(self._check),
+                        "List": grpc.unary_unary_rpc_method_handler(self._list),
+                        "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+                    },
                 ),
-                health.handler(),
             )
         )
 
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
-        """Listen; return the port, which matters if ``port`` is 0. ``health_port`` is a second door to the same services."""
+        """Listen; see ``Server``."""
         bound = self._listen(host, port)
-        if health_port is not None:
+        if health_port is not None and not host.startswith("unix:"):
             self._listen(host, health_port)
         await self._server.start()
         return bound
 
     def _listen(self, host: str, port: int) -> int:
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        by_name = host.startswith("unix:")
+        address = host if by_name else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             bound = self._server.add_insecure_port(address)
         except RuntimeError:
             bound = 0
         if not bound:
-            raise ConfigError(
-                f"cannot listen on {address}: port {port} is taken, or {host} is not an address of this machine;"
-                " choose another, or stop what listens there"
-            )
-        return bound
+            raise explain_taken(host, port)
+        return 0 if by_name else bound
 
     async def drain(self, deadline_s: float) -> None:
-        """Take no new stream, let those that run end well, and after ``deadline_s`` end the rest; then the server is stopped.
-
-        Who waits for a choice gets it if its body comes in time, else a refusal. A stream that waits for nothing ends at once.
-        """
+        """End well; see ``Server``."""
         self._health.close()
         self._draining = True
         stopped = asyncio.create_task(self._server.stop(deadline_s + LAST_WORDS_S))
@@ -176,6 +165,32 @@ class GrpcServer:
     async def _say_last_words(self, session: Session, context: Context) -> None:
         for reply in session.drain(self._clock()):
             await context.write(encode(reply))
+
+    async def _check(self, request: bytes, context: Context) -> bytes:
+        try:
+            return self._health.check(request)
+        except UnknownServiceError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+
+    async def _list(self, request: bytes, _: Context) -> bytes:
+        return self._health.list(request)
+
+    async def _watch(self, request: bytes, context: Context) -> None:
+        changed = asyncio.Event()
+        self._health.watch(changed.set)
+        told = b""
+        try:
+            while True:
+                changed.clear()
+                status = self._health.status(request)
+                if status != told:
+                    await context.write(status)
+                    told = status
+                if self._health.closed:
+                    return
+                await changed.wait()
+        finally:
+            self._health.unwatch(changed.set)
 
 
 class _Stream:

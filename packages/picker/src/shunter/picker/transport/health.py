@@ -2,20 +2,15 @@
 
 Envoy has to know *before* a request comes that there is no picker: in mode FULL_DUPLEX_STREAMED it cannot fail open any more
 once it has sent the first piece of a body. So a picker that is not ready, or that drains, says so here first.
+
+Here is what both transports answer; how it is carried is theirs.
 """
 
-# grpc-stubs leaves the behavior of method handlers unannotated.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+from collections.abc import Callable
 
-import asyncio
-from typing import TypeAlias
+from shunter.picker.transport.protobuf import encode_utf8, field
 
-import grpc
-import grpc.aio
-
-__all__ = ["LIVENESS", "SERVICES", "Health"]
-
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+__all__ = ["LIVENESS", "SERVICES", "Health", "UnknownServiceError"]
 
 LIVENESS = "liveness"
 # The names under which the reference picker is asked: the empty one by most probes, the ext_proc service by Envoy's health
@@ -28,13 +23,17 @@ _NOT_SERVING = b"\x08\x02"
 _SERVICE_UNKNOWN = b"\x08\x03"
 
 
+class UnknownServiceError(LookupError):
+    """Nobody here has that name: status NOT_FOUND."""
+
+
 class Health:
     """The state behind the health service; not ready until told. Liveness holds as long as somebody answers."""
 
     def __init__(self) -> None:
+        self.closed = False
         self._ready = False
-        self._closed = False
-        self._changed = asyncio.Event()
+        self._watchers: set[Callable[[], None]] = set()
 
     @property
     def ready(self) -> bool:
@@ -48,49 +47,43 @@ class Health:
             self._tell()
 
     def close(self) -> None:
-        """Be not ready for good, and end the watches."""
-        self._ready, self._closed = False, True
+        """Be not ready for good; watches are to end."""
+        self._ready, self.closed = False, True
         self._tell()
 
-    def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
-        """Return the service, to be added to a server."""
-        return grpc.method_handlers_generic_handler(
-            "grpc.health.v1.Health",
-            {
-                "Check": grpc.unary_unary_rpc_method_handler(self._check),
-                "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
-            },
-        )
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call ``watcher`` after each change, until ``unwatch``."""
+        self._watchers.add(watcher)
 
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Stop that."""
+        self._watchers.discard(watcher)
+
+    def check(self, request: bytes) -> bytes:
+        """Answer ``Check``, or raise UnknownServiceError."""
+        status = self.status(request)
+        if status is _SERVICE_UNKNOWN:
+            known = ", ".join(repr(name) for name in sorted(SERVICES))
+            raise UnknownServiceError(f"no service {_read_service(request)!r} here, but {known}")
+        return status
+
+    def status(self, request: bytes) -> bytes:
+        """Answer ``Watch`` at this moment."""
+        return self._status(_read_service(request))
+
+    def list(self, _: bytes = b"") -> bytes:
+        """Answer ``List``, whose request is empty: a HealthListResponse, a map = 1 of {name = 1, HealthCheckResponse = 2}."""
+        entries = [field(0x0A, encode_utf8(name)) + field(0x12, self._status(name)) for name in sorted(SERVICES)]
+        return b"".join([field(0x0A, entry) for entry in entries])
 
     def _status(self, service: str) -> bytes:
         if service not in SERVICES:
             return _SERVICE_UNKNOWN
         return _SERVING if self._ready or service == LIVENESS else _NOT_SERVING
 
-    async def _check(self, request: bytes, context: Context) -> bytes:
-        service = _read_service(request)
-        status = self._status(service)
-        if status is _SERVICE_UNKNOWN:
-            known = ", ".join(repr(name) for name in sorted(SERVICES))
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {service!r} here, but {known}")
-        return status
-
-    async def _watch(self, request: bytes, context: Context) -> None:
-        service = _read_service(request)
-        told = b""
-        while True:
-            changed = self._changed
-            status = self._status(service)
-            if status != told:
-                await context.write(status)
-                told = status
-            if self._closed:
-                return
-            await changed.wait()
+    def _tell(self) -> None:
+        for watcher in [*self._watchers]:
+            watcher()
 
 
 def _read_service(request: bytes) -> str:

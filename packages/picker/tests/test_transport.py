@@ -1,4 +1,4 @@
-"""The grpc.aio server on the real wire, asked by the gRPC library's own client."""
+"""Both transports on the real wire, asked by the gRPC library's own client: the same promises."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -17,6 +17,7 @@ from shunter.picker.errors import ConfigError
 from shunter.picker.testing import StubJudge
 from shunter.picker.transport.grpcio import GrpcServer
 from shunter.picker.transport.health import Health
+from shunter.picker.transport.native import NativeServer
 
 HEADERS = pb.ProcessingRequest(request_headers=pb.HttpHeaders())
 BODY = pb.ProcessingRequest(request_body=pb.HttpBody(body=b"{}", end_of_stream=True))
@@ -38,11 +39,11 @@ async def until(condition):
 class Picker:
     """A server, a client and the judge between them."""
 
-    def __init__(self, judge, limits):
+    def __init__(self, transport, judge, limits):
         self.judge = judge
         self.health = Health()
         budget = Budget(limits.buffered_bytes)
-        self.server = GrpcServer(lambda: Session(judge, limits, budget), self.health, limits)
+        self.server = transport(lambda: Session(judge, limits, budget), self.health, limits)
 
     def process(self):
         return pb_grpc.ExternalProcessorStub(self.channel).Process()
@@ -52,17 +53,26 @@ class Picker:
         return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
 
 
-@asynccontextmanager
-async def running(judge=None, limits=None):
-    picker = Picker(judge or StubJudge(), limits or Limits())
-    port = await picker.server.start("127.0.0.1", 0)
-    picker.port = port
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as picker.channel:
-        yield picker
-        await picker.server.stop()
+@pytest.fixture(params=[NativeServer, GrpcServer], ids=["native", "grpcio"])
+def transport(request):
+    return request.param
 
 
-async def test_one_stream_is_one_session():
+@pytest.fixture
+def running(transport):
+    @asynccontextmanager
+    async def running(judge=None, limits=None):
+        picker = Picker(transport, judge or StubJudge(), limits or Limits())
+        port = await picker.server.start("127.0.0.1", 0)
+        picker.port = port
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as picker.channel:
+            yield picker
+            await picker.server.stop()
+
+    return running
+
+
+async def test_one_stream_is_one_session(running):
     async with running() as picker:
         call = picker.process()
         await call.write(HEADERS)
@@ -74,7 +84,7 @@ async def test_one_stream_is_one_session():
         await until(lambda: picker.judge.released)
 
 
-async def test_streams_run_side_by_side():
+async def test_streams_run_side_by_side(running):
     async with running() as picker:
         calls = [picker.process() for _ in range(50)]
         for message in (HEADERS, BODY):
@@ -86,7 +96,7 @@ async def test_streams_run_side_by_side():
         await until(lambda: len(picker.judge.released) == len(calls))
 
 
-async def test_a_reset_stream_is_released():
+async def test_a_reset_stream_is_released(running):
     async with running() as picker:
         call = picker.process()
         await call.write(HEADERS)
@@ -97,7 +107,7 @@ async def test_a_reset_stream_is_released():
         assert not picker.judge.outcome.complete
 
 
-async def test_a_broken_protocol_is_invalid_argument_with_the_reason():
+async def test_a_broken_protocol_is_invalid_argument_with_the_reason(running):
     async with running() as picker:
         call = picker.process()
         await call.write(HEADERS)
@@ -106,14 +116,14 @@ async def test_a_broken_protocol_is_invalid_argument_with_the_reason():
         assert "request headers in state OPEN" in await call.details()
 
 
-async def test_bytes_that_are_no_message_are_invalid_argument():
+async def test_bytes_that_are_no_message_are_invalid_argument(running):
     async with running() as picker:
         call = picker.channel.stream_stream("/envoy.service.ext_proc.v3.ExternalProcessor/Process")()
         await call.write(b"\xff\xff")
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_bug_of_ours_is_internal_and_logged_and_the_next_stream_works(caplog):
+async def test_a_bug_of_ours_is_internal_and_logged_and_the_next_stream_works(running, caplog):
     def fail(ask):
         raise ZeroDivisionError("a plugin's bug")
 
@@ -131,7 +141,7 @@ async def test_a_bug_of_ours_is_internal_and_logged_and_the_next_stream_works(ca
         assert (await call.read()).WhichOneof("response") == "request_headers"
 
 
-async def test_the_last_word_ends_the_stream_with_status_0():
+async def test_the_last_word_ends_the_stream_with_status_0(running):
     limits = Limits(body_bytes=1)
     async with running(limits=limits) as picker:
         call = picker.process()
@@ -142,7 +152,7 @@ async def test_the_last_word_ends_the_stream_with_status_0():
         assert answer.messages[0].immediate_response.status.code == 413
 
 
-async def test_a_body_of_the_largest_size_is_not_too_large_a_message():
+async def test_a_body_of_the_largest_size_is_not_too_large_a_message(running):
     limits = Limits(body_bytes=6 * 1024 * 1024)  # the library's default for a message is 4 MiB
     async with running(limits=limits) as picker:
         call = picker.process()
@@ -153,7 +163,7 @@ async def test_a_body_of_the_largest_size_is_not_too_large_a_message():
         assert (await call.read()).WhichOneof("response") == "request_body"
 
 
-async def test_health_by_every_name_and_liveness_always():
+async def test_health_by_every_name_and_liveness_always(running):
     async with running() as picker:
         names = ["", "envoy.service.ext_proc.v3.ExternalProcessor", "inference-extension", "readiness"]
         assert {await picker.check(name) for name in names} == {health_pb2.HealthCheckResponse.NOT_SERVING}
@@ -164,7 +174,7 @@ async def test_health_by_every_name_and_liveness_always():
 
 
 @pytest.mark.parametrize("service", ["other", "x" * 500])
-async def test_health_of_an_unknown_service_is_not_found(service):
+async def test_health_of_an_unknown_service_is_not_found(running, service):
     async with running() as picker:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await picker.check(service)
@@ -192,7 +202,7 @@ class Listener:
         return await self.call.code()
 
 
-async def test_a_watch_is_told_each_change_and_ends_with_the_server():
+async def test_a_watch_is_told_each_change_and_ends_with_the_server(running):
     async with running() as picker:
         stub = health_pb2_grpc.HealthStub(picker.channel)
         watch = Listener(stub.Watch(health_pb2.HealthCheckRequest(service="readiness")))
@@ -205,7 +215,7 @@ async def test_a_watch_is_told_each_change_and_ends_with_the_server():
         assert [message.status for message in watch.messages] == [2, 1, 2, 1, 2]
 
 
-async def test_a_drain_ends_idle_streams_and_waits_for_undecided_ones():
+async def test_a_drain_ends_idle_streams_and_waits_for_undecided_ones(running):
     async with running() as picker:
         calls = picker.process(), picker.process()
         idle, waiting = map(Listener, calls)
@@ -224,7 +234,7 @@ async def test_a_drain_ends_idle_streams_and_waits_for_undecided_ones():
         assert [outcome.complete for _, outcome in picker.judge.released] == [False, False]
 
 
-async def test_at_the_deadline_the_undecided_are_refused():
+async def test_at_the_deadline_the_undecided_are_refused(running):
     async with running() as picker:
         call = Listener(picker.process())
         await call.call.write(headers(BodyMode.BUFFERED))
@@ -234,16 +244,16 @@ async def test_at_the_deadline_the_undecided_are_refused():
         assert call.messages[1].immediate_response.status.code == 503
 
 
-async def test_a_taken_port_is_named():
+async def test_a_taken_port_is_named(running, transport):
     async with running() as picker:
-        other = Picker(StubJudge(), Limits())
+        other = Picker(transport, StubJudge(), Limits())
         with pytest.raises(ConfigError, match=f"port {picker.port} is taken"):
             await other.server.start("127.0.0.1", picker.port)
         await other.server.stop()
 
 
-async def test_an_ipv6_address_and_a_second_door_for_health():
-    picker = Picker(StubJudge(), Limits())
+async def test_an_ipv6_address_and_a_second_door_for_health(transport):
+    picker = Picker(transport, StubJudge(), Limits())
     port = await picker.server.start("::1", 0, health_port=0)
     async with grpc.aio.insecure_channel(f"[::1]:{port}") as picker.channel:
         assert await picker.check("liveness") == health_pb2.HealthCheckResponse.SERVING

@@ -1,0 +1,277 @@
+"""gRPC over a sans-IO HTTP/2 connection: requests become calls, content becomes messages, ends become status.
+
+A service is a function from an Exchange to a Call; the call gets messages and returns messages, synchronously. What goes wrong:
+
+======================================= =====================================================
+no POST, or no gRPC                     HTTP 405, 415
+unknown method                          UNIMPLEMENTED
+a compressed message                    UNIMPLEMENTED; we announce nothing but ``identity``
+a message above the limit               RESOURCE_EXHAUSTED
+too many bytes of unfinished messages   RESOURCE_EXHAUSTED; all connections of a worker share a budget
+the client ends inside a message        INVALID_ARGUMENT
+``grpc-timeout`` is over                DEADLINE_EXCEEDED
+``StatusError`` of the call             what it says
+======================================= =====================================================
+
+The protocol is that of grpc/grpc, doc/PROTOCOL-HTTP2.md.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from typing import Protocol
+from urllib.parse import quote
+
+from shunter.picker.core.limits import Budget
+from shunter.picker.transport import hpack
+from shunter.picker.transport.h2 import Connection, Data, Request, Reset, Terms
+
+__all__ = ["Call", "Exchange", "GrpcConnection", "Service", "StatusCode", "StatusError"]
+
+# Compressed or not, and the length.
+_PREFIX = struct.Struct(">BL")
+
+# A message in a status is for people and travels in a header.
+_DETAILS_CHARS = 512
+
+# What needs no percent encoding in grpc-message: printable ASCII but the percent sign.
+_PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+_HEAD_FIELDS = ((":status", "200"), ("content-type", "application/grpc"))
+_HEAD = hpack.encode(_HEAD_FIELDS)
+_OK = hpack.encode([("grpc-status", "0")])
+_OK_ALONE = hpack.encode([*_HEAD_FIELDS, ("grpc-status", "0")])
+_NO_POST = hpack.encode([(":status", "405"), ("allow", "POST")])
+_NO_GRPC = hpack.encode([(":status", "415")])
+
+
+class StatusCode(IntEnum):
+    """The status codes we have a use for."""
+
+    OK = 0
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+
+
+class StatusError(Exception):
+    """Ends a call with a status that is not OK."""
+
+    def __init__(self, code: StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+class Call(Protocol):
+    """One running call, from the service's side."""
+
+    ended: bool
+    """Asked after each message and after the client's end: whether the call is over, with status OK."""
+
+    def receive(self, message: bytes, now_s: float) -> Sequence[bytes]:
+        """Take a message; return the messages to send. May raise StatusError, nothing else."""
+        ...
+
+    def finish(self, now_s: float) -> Sequence[bytes]:
+        """Note that the client sends no more; return the messages to send. May raise StatusError, nothing else."""
+        ...
+
+    def close(self, now_s: float) -> None:
+        """Note that the call is over, however that came; called once. Must not raise."""
+        ...
+
+
+class Exchange:
+    """One running call, from the wire's side: what a call may send at any time."""
+
+    __slots__ = ("_begun", "_connection", "call", "needed_bytes", "stream_id", "unfinished")
+
+    call: Call
+
+    def __init__(self, connection: "GrpcConnection", stream_id: int) -> None:
+        self.stream_id = stream_id
+        self.unfinished = bytearray()  # of a message
+        self.needed_bytes = 0  # of it, to go on
+        self._connection = connection
+        self._begun = False
+
+    def send(self, messages: Sequence[bytes]) -> None:
+        """Send messages, in one piece."""
+        if not messages:
+            return
+        http = self._connection.http
+        if not self._begun:
+            self._begun = True
+            http.send_headers(self.stream_id, _HEAD)
+        parts: list[bytes] = []
+        for message in messages:
+            parts += (_PREFIX.pack(0, len(message)), message)
+        http.send_data(self.stream_id, b"".join(parts))
+
+    def end(self, now_s: float, code: StatusCode = StatusCode.OK, details: str = "") -> None:
+        """End the call with a status."""
+        http = self._connection.http
+        if code is StatusCode.OK:
+            block = _OK if self._begun else _OK_ALONE
+        else:
+            block = hpack.encode(
+                [
+                    *(() if self._begun else _HEAD_FIELDS),
+                    ("grpc-status", str(int(code))),
+                    ("grpc-message", quote(details[:_DETAILS_CHARS], safe=_PLAIN)),
+                    ("grpc-accept-encoding", "identity"),
+                ]
+            )
+        if self._begun:
+            http.send_trailers(self.stream_id, block)
+        else:
+            http.send_headers(self.stream_id, block, end_stream=True)
+        self._connection.forget(self, now_s)
+
+
+Service = Callable[[Exchange], Call]
+
+
+class GrpcConnection:
+    """One connection with its calls. ``http`` has the bytes to write; ``now_s`` is monotonic everywhere."""
+
+    def __init__(
+        self, services: Mapping[str, Service], budget: Budget, *, max_message_bytes: int, terms: Terms | None = None
+    ) -> None:
+        """``services`` by path; ``budget`` for unfinished messages, shared by all connections."""
+        self.http = Connection(terms)
+        self._services = services
+        self._budget = budget
+        self._max_message_bytes = max_message_bytes
+        self._exchanges: dict[int, Exchange] = {}
+        self._deadlines_s: dict[int, float] = {}  # by stream
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        """When ``expire`` has something to do."""
+        return min(self._deadlines_s.values()) if self._deadlines_s else None
+
+    def receive(self, data: bytes, now_s: float) -> None:
+        """Take what was read: run the calls it concerns."""
+        for event in self.http.receive(data):
+            if isinstance(event, Request):
+                self._open(event, now_s)
+                continue
+            exchange = self._exchanges.get(event.stream_id)
+            if exchange is None:
+                continue
+            if isinstance(event, Reset):
+                self.forget(exchange, now_s)
+                continue
+            try:
+                if isinstance(event, Data):
+                    self._read(exchange, event.data, now_s)
+                    if not event.end_stream:
+                        continue
+                self._finish(exchange, now_s)
+            except StatusError as status:
+                exchange.end(now_s, status.code, status.details)
+
+    def expire(self, now_s: float) -> None:
+        """End the calls whose time is over."""
+        for stream_id in [stream_id for stream_id, at_s in self._deadlines_s.items() if at_s <= now_s]:
+            self._exchanges[stream_id].end(now_s, StatusCode.DEADLINE_EXCEEDED, "the time that the client gave is over")
+
+    def close(self, now_s: float) -> None:
+        """Note that the connection is lost."""
+        for exchange in [*self._exchanges.values()]:
+            self.forget(exchange, now_s)
+
+    def forget(self, exchange: Exchange, now_s: float) -> None:
+        """Close a call whose stream is over."""
+        if self._exchanges.pop(exchange.stream_id, None) is not None:
+            self._deadlines_s.pop(exchange.stream_id, None)
+            self._budget.give(len(exchange.unfinished))
+            exchange.call.close(now_s)
+
+    def _open(self, request: Request, now_s: float) -> None:
+        stream_id, fields = request.stream_id, request.fields
+        if fields[":method"] != "POST":
+            self.http.send_headers(stream_id, _NO_POST, end_stream=True)
+            return
+        if not fields.get("content-type", "").startswith("application/grpc"):
+            self.http.send_headers(stream_id, _NO_GRPC, end_stream=True)
+            return
+        exchange = Exchange(self, stream_id)
+        service = self._services.get(fields[":path"])
+        if service is None:
+            exchange.end(now_s, StatusCode.UNIMPLEMENTED, f"no method {fields[':path']}")
+            return
+        timeout = fields.get("grpc-timeout")
+        if timeout is not None:
+            match = _TIMEOUT.fullmatch(timeout)
+            if match is None:
+                exchange.end(now_s, StatusCode.INVALID_ARGUMENT, f"grpc-timeout {timeout!r}")
+                return
+            self._deadlines_s[stream_id] = now_s + int(match[1]) * _UNITS_S[match[2]]
+        exchange.call = service(exchange)
+        self._exchanges[stream_id] = exchange
+        if request.end_stream:
+            try:
+                self._finish(exchange, now_s)
+            except StatusError as status:
+                exchange.end(now_s, status.code, status.details)
+
+    def _read(self, exchange: Exchange, data: bytes, now_s: float) -> None:
+        """Cut content into messages."""
+        unfinished = exchange.unfinished
+        if unfinished:
+            self._keep(exchange, data)
+            if len(unfinished) < exchange.needed_bytes:
+                return
+            data = bytes(unfinished)
+            self._budget.give(len(unfinished))
+            unfinished.clear()
+        at, size = 0, len(data)
+        exchange.needed_bytes = _PREFIX.size
+        while size - at >= _PREFIX.size:
+            compressed, length = _PREFIX.unpack_from(data, at)
+            if compressed:
+                raise StatusError(StatusCode.UNIMPLEMENTED, "compressed messages are not understood here")
+            if length > self._max_message_bytes:
+                raise StatusError(
+                    StatusCode.RESOURCE_EXHAUSTED, f"a message of {length} bytes; the limit is {self._max_message_bytes}"
+                )
+            begin = at + _PREFIX.size
+            if begin + length > size:
+                exchange.needed_bytes = _PREFIX.size + length
+                break
+            at = begin + length
+            self._deliver(exchange, data[begin:at], now_s)
+            if exchange.stream_id not in self._exchanges:
+                return
+        if at < size:
+            self._keep(exchange, data[at:] if at else data)
+
+    def _keep(self, exchange: Exchange, data: bytes) -> None:
+        if not self._budget.take(len(data)):
+            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, "the picker holds as much of unfinished messages as it may")
+        exchange.unfinished += data
+
+    def _deliver(self, exchange: Exchange, message: bytes, now_s: float) -> None:
+        call = exchange.call
+        exchange.send(call.receive(message, now_s))
+        if call.ended:
+            exchange.end(now_s)
+
+    def _finish(self, exchange: Exchange, now_s: float) -> None:
+        if exchange.stream_id not in self._exchanges:
+            return  # it ended with the last message
+        if exchange.unfinished:
+            raise StatusError(StatusCode.INVALID_ARGUMENT, "the last message is cut off")
+        exchange.send(exchange.call.finish(now_s))
+        if exchange.call.ended:
+            exchange.end(now_s)

@@ -1,0 +1,501 @@
+"""The server's end of an HTTP/2 connection (RFC 9113), without IO: bytes in, events and bytes out.
+
+Rules
+-----
+1. No socket, task or clock. ``receive`` takes what was read and returns what it means; ``take`` returns what is to be written.
+   The same bytes give the same events and the same answer, however they are cut.
+2. Nothing the peer sends raises: a fault of a stream becomes RST_STREAM, one of the connection GOAWAY and ``closed``.
+3. Everything a peer can make grow has a bound in ``Terms`` or a constant below, and a code with which it ends.
+
+Theory of operation
+-------------------
+A stream is in ``_streams`` until its answer has ended; of those that ended lately, the connection remembers who ended them,
+because what the peer sent before it learned that is no fault (section 5.1). The application answers with ``send_headers``,
+``send_data`` and ``send_trailers``; what a window does not let through waits in the stream, and the end waits behind it.
+Sending on a stream that is gone does nothing: the Reset event tells of it.
+
+Windows of the peer are kept open by themselves, for what is received is consumed at once, with one exception: a stream whose
+answers wait gets no more to send. That is the back-pressure against a peer that talks and does not listen.
+
+What the peer can do to annoy, and what it costs it:
+
+========================================== ===========================================================================
+PING, SETTINGS, PRIORITY, WINDOW_UPDATE,   counted in bytes against those that carry work; ENHANCE_YOUR_CALM above
+frames that are empty or unknown           CONTROL_BYTES more
+requests reset before they are answered,   counted against those answered; ENHANCE_YOUR_CALM above RESETS more. (Envoy ends
+or that we must reset or refuse            every normal stream by RST_STREAM: one that was answered counts for it)
+a header block that goes on and on         BLOCK_BYTES, CONTINUATIONS, FIELDS_BYTES; ENHANCE_YOUR_CALM
+more streams than allowed                  REFUSED_STREAM
+more data than a window                    FLOW_CONTROL_ERROR
+answers it does not take                   ``Terms.waiting_bytes``; the stream is reset with ENHANCE_YOUR_CALM
+========================================== ===========================================================================
+
+The first two are counted in ``transport.patience``, windows and what waits for them are in ``transport.outbox``.
+"""
+
+import msgspec
+
+from shunter.picker.transport import fields, frames
+from shunter.picker.transport.blocks import FIELDS_BYTES, Block, Blocks
+from shunter.picker.transport.frames import (
+    HEAD_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_WINDOW_BYTES,
+    PREFACE,
+    Code,
+    ConnectionFault,
+    Flag,
+    Kind,
+    Setting,
+    StreamFault,
+)
+from shunter.picker.transport.outbox import WINDOW_BYTES, Outbox, Outgoing
+from shunter.picker.transport.patience import Patience
+
+__all__ = ["Connection", "Data", "Event", "Request", "Reset", "Terms", "Trailers"]
+
+# Ended streams that are remembered: more than can be under way while a frame of ours travels.
+_ENDED = 4000
+
+# Answers that wait on one stream until its sender is made to wait too.
+_WAITING_BYTES = 256 * 1024
+
+_LEAVING = b"leaving."  # the PING by whose answer we know that the peer has seen our first GOAWAY
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What the peer may do.
+
+    ``stream_window_bytes``: under way on one stream; a 500 KB prompt should not have to wait for a WINDOW_UPDATE.
+    ``window_bytes``: under way on the connection.
+    ``waiting_bytes``: answers of all streams that wait for the peer's windows.
+    """
+
+    streams: int = 65_536
+    stream_window_bytes: int = 1 << 20
+    window_bytes: int = 16 << 20
+    waiting_bytes: int = 256 << 20
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A stream was opened. ``fields`` is shared with other requests: look, don't touch."""
+
+    stream_id: int
+    fields: dict[str, str]
+    end_stream: bool
+
+
+class Data(msgspec.Struct, frozen=True, gc=False):
+    """A piece of the request's content."""
+
+    stream_id: int
+    data: bytes
+    end_stream: bool
+
+
+class Trailers(msgspec.Struct, frozen=True, gc=False):
+    """The trailers of the request, which end it."""
+
+    stream_id: int
+    fields: dict[str, str]
+
+
+class Reset(msgspec.Struct, frozen=True, gc=False):
+    """A stream is gone, by the peer's will or by its fault. Nothing more will come of it, nothing more can be sent."""
+
+    stream_id: int
+    code: int
+
+
+Event = Request | Data | Trailers | Reset
+
+
+class _Stream(Outgoing):
+    """One request and its answer, as far as HTTP/2 is concerned; it exists as long as the answer has not ended."""
+
+    __slots__ = ("expected_bytes", "open", "receivable")
+
+    def __init__(self, stream_id: int, receivable: int, sendable: int) -> None:
+        super().__init__(stream_id, sendable)
+        self.open = True  # the peer may send
+        self.receivable = receivable  # bytes of the window it has for that
+        self.expected_bytes: int | None = None  # left of content-length
+
+
+class Connection:
+    """One connection, from its first byte. See the head of this file."""
+
+    def __init__(self, terms: Terms | None = None) -> None:
+        self.greeted = False  # the peer has shown that it speaks HTTP/2
+        self.closed = False  # the peer broke the protocol: write what is left and close
+        self.fault = ""  # how
+        self._terms = terms = terms or Terms()
+        self._patience = Patience()
+        self._events: list[Event] = []
+        self._buffer = b""
+        self._streams: dict[int, _Stream] = {}
+        self._ended: dict[int, bool] = {}  # stream → whether we ended it before the peer had
+        self._last_id = 0
+        self._blocks = Blocks()
+        self._receivable = terms.window_bytes
+        self._leaving = False
+        self._final_id: int | None = None  # no stream above it will be served
+        self._outbox = Outbox(self._end, self._replenish)
+        self._outbox.append(
+            frames.settings(
+                {
+                    Setting.MAX_CONCURRENT_STREAMS: terms.streams,
+                    Setting.INITIAL_WINDOW_SIZE: terms.stream_window_bytes,
+                    Setting.MAX_HEADER_LIST_SIZE: FIELDS_BYTES,
+                }
+            )
+        )
+        self._outbox.append(frames.update_window(0, terms.window_bytes - WINDOW_BYTES))
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is no stream."""
+        return not self._streams
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will happen here: write what is left and close."""
+        return self.closed or (self._final_id is not None and not self._streams)
+
+    def take(self) -> bytes:
+        """Return what is to be written, once."""
+        return self._outbox.take()
+
+    def forgive(self) -> None:
+        """Begin to count anew what a peer may do only so often."""
+        self._patience.forgive()
+
+    def ping(self) -> None:
+        """Ask the peer for a sign of life."""
+        self._outbox.append(frames.head(Kind.PING, 0, 0, 8) + b"alive?  ")
+
+    def leave(self) -> None:
+        """Begin to go: the peer learns it at once, and one round trip later which stream was the last (section 6.8)."""
+        if not self._leaving and not self.closed:
+            self._leaving = True
+            self._outbox.append(frames.go_away(MAX_WINDOW_BYTES, Code.NO_ERROR, "leaving"))
+            self._outbox.append(frames.head(Kind.PING, 0, 0, 8) + _LEAVING)
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take what was read; return what happened."""
+        if self.closed:
+            return []
+        events = self._events = []
+        if self._buffer:
+            data = self._buffer + data
+        try:
+            self._buffer = data[self._read(data) :]
+        except ConnectionFault as fault:
+            self._fail(fault)
+        return events
+
+    def _read(self, data: bytes) -> int:
+        """Handle the frames in ``data``; return where the rest begins that is not a whole one."""
+        at, size = 0, len(data)
+        if not self.greeted:
+            if not data.startswith(PREFACE[:size]):
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "not the preface of HTTP/2")
+            at = len(PREFACE)
+        while size - at >= HEAD_BYTES:
+            high, low, kind, flags, stream_id = frames.read_head(data, at)
+            length = high << 8 | low
+            if length > MAX_FRAME_BYTES:
+                raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+            begin = at + HEAD_BYTES
+            end = begin + length
+            if end > size:
+                break
+            at = end
+            if self._blocks.unfinished and kind != Kind.CONTINUATION:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block is interrupted")
+            if not self.greeted:
+                if kind != Kind.SETTINGS or flags & Flag.ACK:
+                    raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+                self.greeted = True
+            if kind < len(self._HANDLERS):
+                try:
+                    self._HANDLERS[kind](self, flags, stream_id & MAX_WINDOW_BYTES, data[begin:end])
+                except StreamFault as fault:
+                    self._reset(fault.stream_id, fault.code)
+            else:  # an extension (section 4.1)
+                self._patience.control(length)
+        return at if self.greeted else 0
+
+    # -- frames, each by flags, stream id and payload ----------------------------------------------------------------
+
+    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
+        size = len(payload)
+        self._receivable -= size
+        if self._receivable < 0:
+            raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        if self._receivable < self._terms.window_bytes >> 1:
+            self._outbox.append(frames.update_window(0, self._terms.window_bytes - self._receivable))
+            self._receivable = self._terms.window_bytes
+        data = frames.unpad(payload, flags) if flags & Flag.PADDED else payload
+        end_stream = flags & Flag.END_STREAM != 0
+        if data or end_stream:
+            self._patience.work(size)
+        else:
+            self._patience.control(size)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._refer_to_ended(stream_id)
+            return
+        if not stream.open:
+            raise StreamFault(stream_id, Code.STREAM_CLOSED, "DATA after the end")
+        stream.receivable -= size
+        if stream.receivable < 0:
+            raise StreamFault(stream_id, Code.FLOW_CONTROL_ERROR, "more data than the stream's window")
+        _check_length(stream, len(data), end_stream=end_stream)
+        self._events.append(Data(stream_id, data, end_stream))
+        if end_stream:
+            stream.open = False
+        else:
+            self._replenish(stream)
+
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if not stream_id & 1:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, f"a request on stream {stream_id}")
+        block = self._blocks.begin(flags, stream_id, payload)
+        if block is not None:
+            self._on_block(block)
+
+    def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+        block = self._blocks.go_on(flags, stream_id, payload)
+        if block is not None:
+            self._on_block(block)
+
+    def _on_block(self, block: Block) -> None:
+        """Take a whole header block: it opens a stream or ends it."""
+        self._patience.work(HEAD_BYTES + len(block.data))
+        stream_id = block.stream_id
+        if stream_id > self._last_id:
+            self._last_id = stream_id
+            self._open(block, self._blocks.read_request(block))
+            return
+        stream = self._streams.get(stream_id)
+        pairs = self._blocks.decode(block)
+        if stream is None:
+            self._refer_to_ended(stream_id)
+            return
+        if not stream.open:
+            raise StreamFault(stream_id, Code.STREAM_CLOSED, "HEADERS after the end")
+        if not block.end_stream:
+            raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "trailers that do not end the stream")
+        _check_length(stream, 0, end_stream=True)
+        try:
+            trailers = fields.read_trailers(pairs)
+        except fields.MalformedError as error:
+            raise StreamFault(stream_id, Code.PROTOCOL_ERROR, str(error)) from None
+        self._events.append(Trailers(stream_id, trailers))
+        stream.open = False
+
+    def _open(self, block: Block, request: dict[str, str]) -> None:
+        stream_id = block.stream_id
+        if block.depends_on == stream_id:
+            raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+        if self._final_id is not None or len(self._streams) >= self._terms.streams:
+            raise StreamFault(stream_id, Code.REFUSED_STREAM, "too many streams, or too late")
+        stream = _Stream(stream_id, self._terms.stream_window_bytes, self._outbox.initial_sendable)
+        self._streams[stream_id] = stream
+        if "content-length" in request:
+            stream.expected_bytes = int(request["content-length"])
+            _check_length(stream, 0, end_stream=block.end_stream)
+        stream.open = not block.end_stream
+        self._events.append(Request(stream_id, request, block.end_stream))
+
+    def _on_priority(self, _: int, stream_id: int, payload: bytes) -> None:
+        """Check and ignore: RFC 9113 section 5.3.2 has no use for it; that a stream cannot depend on itself is RFC 7540's."""
+        if not stream_id:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "PRIORITY of the connection")
+        self._patience.control(len(payload))
+        if len(payload) != 5:
+            raise StreamFault(stream_id, Code.FRAME_SIZE_ERROR, f"PRIORITY of {len(payload)} bytes")
+        if int.from_bytes(payload[:4], "big") & MAX_WINDOW_BYTES == stream_id:
+            raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+
+    def _on_reset(self, _: int, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"RST_STREAM of {len(payload)} bytes")
+        self._check_not_idle(stream_id, "RST_STREAM")
+        self._patience.control(len(payload))
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        self._forget(stream, by_us=False)
+        self._events.append(Reset(stream_id, int.from_bytes(payload, "big")))
+        if stream.answered:
+            self._patience.answered()
+        else:
+            self._patience.reset()
+
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "SETTINGS of a stream")
+        self._patience.control(len(payload))
+        if flags & Flag.ACK:
+            if payload:
+                raise ConnectionFault(Code.FRAME_SIZE_ERROR, "SETTINGS that acknowledge and set")
+            return
+        values = frames.read_settings(payload)
+        self._outbox.append(frames.head(Kind.SETTINGS, Flag.ACK, 0, 0))  # ahead of the data that a wider window lets through
+        if Setting.INITIAL_WINDOW_SIZE in values:
+            self._resize(values[Setting.INITIAL_WINDOW_SIZE])
+
+    def _resize(self, initial_sendable: int) -> None:
+        """Change the windows of all streams (section 6.9.2)."""
+        increment = initial_sendable - self._outbox.initial_sendable
+        self._outbox.initial_sendable = initial_sendable
+        for stream in [*self._streams.values()]:
+            if not self._outbox.widen_stream(stream, increment):
+                raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "a window of more than 2^31 - 1 bytes")
+
+    def _on_push_promise(self, _: int, __: int, ___: bytes) -> None:
+        raise ConnectionFault(Code.PROTOCOL_ERROR, "PUSH_PROMISE of a client")
+
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "PING of a stream")
+        if len(payload) != 8:
+            raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"PING of {len(payload)} bytes")
+        self._patience.control(len(payload))
+        if not flags & Flag.ACK:
+            self._outbox.append(frames.head(Kind.PING, Flag.ACK, 0, 8) + payload)
+        elif payload == _LEAVING and self._leaving and self._final_id is None:
+            self._final_id = self._last_id
+            self._outbox.append(frames.go_away(self._last_id, Code.NO_ERROR, "leaving"))
+
+    def _on_go_away(self, _: int, stream_id: int, payload: bytes) -> None:
+        """The peer opens no more streams; those it has go on."""
+        if stream_id:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "GOAWAY of a stream")
+        if len(payload) < 8:
+            raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"GOAWAY of {len(payload)} bytes")
+        self._patience.control(len(payload))
+
+    def _on_window_update(self, _: int, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"WINDOW_UPDATE of {len(payload)} bytes")
+        self._patience.control(len(payload))
+        increment = int.from_bytes(payload, "big") & MAX_WINDOW_BYTES
+        if not stream_id:
+            if not increment or not self._outbox.widen(increment):
+                code = Code.FLOW_CONTROL_ERROR if increment else Code.PROTOCOL_ERROR
+                raise ConnectionFault(code, f"the connection's window grows by {increment}")
+            return
+        self._check_not_idle(stream_id, "WINDOW_UPDATE")
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        if not increment or not self._outbox.widen_stream(stream, increment):
+            code = Code.FLOW_CONTROL_ERROR if increment else Code.PROTOCOL_ERROR
+            raise StreamFault(stream_id, code, f"the stream's window grows by {increment}")
+
+    _HANDLERS = (
+        *(_on_data, _on_headers, _on_priority, _on_reset, _on_settings),
+        *(_on_push_promise, _on_ping, _on_go_away, _on_window_update, _on_continuation),
+    )
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None:
+        """Begin the answer, with an encoded block of less than MAX_FRAME_BYTES."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.ending is None:
+            self._outbox.send_headers(stream, block, end_stream=end_stream)
+
+    def send_data(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
+        """Go on with the answer, as far as the windows allow; the rest follows by itself."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.ending is None:
+            self._patience.work(len(data))
+            self._outbox.send_data(stream, data, end_stream=end_stream)
+            if self._outbox.waiting_bytes > self._terms.waiting_bytes:
+                self.reset(stream_id, Code.ENHANCE_YOUR_CALM)
+
+    def send_trailers(self, stream_id: int, block: bytes) -> None:
+        """End the answer after all data, with an encoded block of less than MAX_FRAME_BYTES."""
+        stream = self._streams.get(stream_id)
+        if stream is not None and stream.ending is None:
+            self._outbox.send_trailers(stream, block)
+
+    def reset(self, stream_id: int, code: Code) -> None:
+        """Give a stream up."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self._outbox.append(frames.reset(stream_id, code))
+            self._forget(stream, by_us=True)
+
+    def _replenish(self, outgoing: Outgoing) -> None:
+        """Let the peer send more on a stream when half of its window is used, unless it does not take our answers."""
+        stream = self._streams[outgoing.id]
+        full_bytes = self._terms.stream_window_bytes
+        if stream.open and stream.receivable < full_bytes >> 1 and len(stream.waiting) <= _WAITING_BYTES:
+            self._outbox.append(frames.update_window(stream.id, full_bytes - stream.receivable))
+            stream.receivable = full_bytes
+
+    # -- ends --------------------------------------------------------------------------------------------------------
+
+    def _end(self, stream: Outgoing) -> None:
+        """Forget a stream whose answer is complete. A peer that is not ready is asked to stop, without blame (section 8.1)."""
+        self._patience.answered()
+        ended = self._streams[stream.id]
+        if ended.open:
+            self._outbox.append(frames.reset(stream.id, Code.NO_ERROR))
+        self._forget(ended, by_us=ended.open)
+
+    def _forget(self, stream: _Stream, *, by_us: bool) -> None:
+        del self._streams[stream.id]
+        self._outbox.forget(stream)
+        self._remember_end(stream.id, by_us=by_us)
+
+    def _remember_end(self, stream_id: int, *, by_us: bool) -> None:
+        self._ended[stream_id] = by_us
+        if len(self._ended) > 2 * _ENDED:
+            self._ended = dict([*self._ended.items()][_ENDED:])
+
+    def _reset(self, stream_id: int, code: Code) -> None:
+        """End a stream for what the peer did with it."""
+        self._outbox.append(frames.reset(stream_id, code))
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._remember_end(stream_id, by_us=True)
+        else:
+            self._forget(stream, by_us=True)
+            self._events.append(Reset(stream_id, code))
+        self._patience.reset()
+
+    def _fail(self, fault: ConnectionFault) -> None:
+        """End the connection for what the peer did with it."""
+        self._outbox.append(frames.go_away(self._last_id, fault.code, str(fault)))
+        self._events += [Reset(stream_id, fault.code) for stream_id in self._streams]
+        self._streams.clear()
+        self._buffer = b""
+        self.closed, self.fault = True, f"{fault.code.name}: {fault}"
+
+    def _check_not_idle(self, stream_id: int, what: str) -> None:
+        if stream_id > self._last_id or not stream_id & 1:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, f"{what} of stream {stream_id}, which was never opened")
+
+    def _refer_to_ended(self, stream_id: int) -> None:
+        """Judge a frame of a stream that is not there."""
+        self._check_not_idle(stream_id, "a frame")
+        by_us = self._ended.get(stream_id)
+        if by_us is None:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, f"stream {stream_id} after {self._last_id}")
+        if not by_us:
+            raise ConnectionFault(Code.STREAM_CLOSED, f"a frame of stream {stream_id} after its end")
+
+
+def _check_length(stream: _Stream, received_bytes: int, *, end_stream: bool) -> None:
+    """Hold a request to its content-length (section 8.1.1)."""
+    if stream.expected_bytes is None:
+        return
+    stream.expected_bytes -= received_bytes
+    if stream.expected_bytes < 0 or (end_stream and stream.expected_bytes):
+        raise StreamFault(stream.id, Code.PROTOCOL_ERROR, "content-length is not the length of the content")

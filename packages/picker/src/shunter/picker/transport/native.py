@@ -1,0 +1,305 @@
+"""Sessions behind our own HTTP/2: one TCP read, all it means, one write. No task and no queue per stream.
+
+The asyncio shell around ``transport.grpc``. How a stream ends is the same as behind grpc.aio (``transport.grpcio``). What is
+limited here is time and what only sockets know:
+
+=================================================== ============================================================
+a peer that has not said HTTP/2 within GREETING_S   is cut off
+a peer that takes nothing of what we write          nothing more is read from it; after STALL_S it is cut off
+a peer that is silent for SILENCE_S                 is pinged, and cut off when that brings nothing
+more than CONNECTIONS                               are cut off at once
+a connection that is over (GOAWAY)                  has until the next sweep to hang up
+=================================================== ============================================================
+"""
+
+import asyncio
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import cast
+
+from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.session import Session
+from shunter.picker.errors import ConfigError
+from shunter.picker.transport.grpc import Exchange, GrpcConnection, Service
+from shunter.picker.transport.h2 import Terms
+from shunter.picker.transport.health import Health
+from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, PROCESS, explain_taken
+from shunter.picker.transport.services import Process, Unary, Watch
+
+__all__ = ["NativeServer"]
+
+# An Envoy has one per worker thread; a thousand are many Envoys, and far below the usual limit of open files.
+CONNECTIONS = 1000
+
+# Written but not taken by the peer, until we stop reading from it.
+UNSENT_BYTES = 1 << 20
+
+SWEEP_S = 5.0  # between looks at all connections
+GREETING_S = 10.0
+STALL_S = 30.0
+SILENCE_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class NativeServer:
+    """An ext_proc server. ``make_session`` is called for each stream; ``clock`` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        make_session: Callable[[], Session],
+        health: Health,
+        limits: Limits,
+        *,
+        max_streams: int = MAX_STREAMS,
+        reuse_port: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.make_session = make_session
+        self.health = health
+        self.clock = clock
+        self.max_message_bytes = limits.body_bytes + ENVELOPE_BYTES
+        self.unfinished = Budget(limits.buffered_bytes)  # messages of which a part is here, of all connections
+        self.terms = Terms(streams=max_streams, waiting_bytes=limits.buffered_bytes)
+        self.connections: set[_Connection] = set()
+        self.processes: set[Process] = set()
+        self.draining = False
+        self._reuse_port = reuse_port
+        self._listeners: list[asyncio.Server] = []
+        self._socket_path: str | None = None
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+
+    async def start(self, host: str, port: int, health_port: int | None = None) -> int:
+        """Listen; see ``Server``. A socket by name is for the user alone who runs the picker."""
+        try:
+            if host.startswith("unix:"):
+                await self._listen_unix(host.removeprefix("unix:"))
+                bound = 0
+            else:
+                bound = await self._listen(host, port)
+                if health_port is not None:
+                    await self._listen(host, health_port)
+        except BaseException:
+            self._close_listeners()
+            raise
+        self._sweep()
+        return bound
+
+    async def drain(self, deadline_s: float) -> None:
+        """End well; see ``Server``."""
+        self.draining = True
+        self.health.close()
+        self._close_listeners()
+        for connection in self.connections:
+            connection.leave()
+        self._dismiss(at_once=False)
+        await self._until(lambda: not self.processes, deadline_s)
+        self._dismiss(at_once=True)
+        await self._until(lambda: not self.connections, LAST_WORDS_S)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Cut everything off."""
+        self.health.close()
+        self._close_listeners()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in [*self.connections]:
+            connection.abort()
+        await self._until(lambda: not self.connections, LAST_WORDS_S)
+
+    def note_change(self) -> None:
+        """Note that a stream or a connection is gone."""
+        self._changed.set()
+
+    async def _until(self, condition: Callable[[], bool], deadline_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def _dismiss(self, *, at_once: bool) -> None:
+        now_s = self.clock()
+        for process in [*self.processes]:
+            process.leave(now_s, at_once=at_once)
+        for connection in [*self.connections]:
+            connection.flush()
+
+    async def _listen(self, host: str, port: int) -> int:
+        loop = asyncio.get_running_loop()
+        try:
+            listener = await loop.create_server(
+                lambda: _Connection(self), host, port, reuse_port=self._reuse_port or None, backlog=1024
+            )
+        except OSError as error:
+            raise explain_taken(host, port) from error
+        self._listeners.append(listener)
+        return listener.sockets[0].getsockname()[1]
+
+    async def _listen_unix(self, path: str) -> None:
+        """Replace a socket that a dead picker left, never one at which somebody answers."""
+        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+            probe.connect(path)
+            raise ConfigError(f"cannot listen on unix:{path}: somebody does already; choose another path, or stop it")
+        try:
+            listener = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), path)
+            os.chmod(path, 0o600)  # noqa: PTH101  a path as the user wrote it
+        except OSError as error:
+            raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}") from error
+        self._listeners.append(listener)
+        self._socket_path = path
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        if self._socket_path is not None:
+            with suppress(OSError):
+                os.unlink(self._socket_path)  # noqa: PTH108  as above
+            self._socket_path = None
+
+    def _sweep(self) -> None:
+        now_s = self.clock()
+        for connection in [*self.connections]:
+            connection.sweep(now_s)
+        self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: bytes between the transport and ``GrpcConnection``, and their times."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, server: NativeServer) -> None:
+        self._server = server
+        self._clock = server.clock
+        self._grpc = GrpcConnection(
+            self._services(), server.unfinished, max_message_bytes=server.max_message_bytes, terms=server.terms
+        )
+        self._begun_s = self._heard_s = server.clock()
+        self._stalled_s: float | None = None
+        self._pinged = False
+        self._over = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_s = math.inf  # when it rings
+        self._peer = ""
+
+    def _services(self) -> dict[str, Service]:
+        health = self._server.health
+        return {
+            PROCESS: self._process,
+            "/grpc.health.v1.Health/Check": lambda _: Unary(health.check),
+            "/grpc.health.v1.Health/List": lambda _: Unary(health.list),
+            "/grpc.health.v1.Health/Watch": lambda exchange: Watch(health, exchange, self.flush, self._clock),
+        }
+
+    def _process(self, exchange: Exchange) -> Process:
+        process = Process(self._server.make_session(), exchange, self._peer, self._forget)
+        process.leaving = self._server.draining
+        self._server.processes.add(process)
+        return process
+
+    def _forget(self, process: Process) -> None:
+        self._server.processes.discard(process)
+        if self._server.draining:
+            self._server.note_change()
+
+    # -- what the event loop calls -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._peer = str(transport.get_extra_info("peername") or "unix")
+        self._server.connections.add(self)
+        if len(self._server.connections) > CONNECTIONS:
+            log.warning("%s is cut off: more than %d connections", self._peer, CONNECTIONS)
+            self.abort()
+            return
+        self._transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        now_s = self._heard_s = self._clock()
+        self._grpc.receive(data, now_s)
+        self.flush()
+
+    def pause_writing(self) -> None:
+        self._stalled_s = self._clock()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._stalled_s = None
+        self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc  # the same to us whoever hung up
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._grpc.close(self._clock())
+        self._server.connections.discard(self)
+        self._server.note_change()
+
+    # -- what the server calls ---------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what there is, and hang up if that was the last of it."""
+        http = self._grpc.http
+        out = http.take()
+        if out:
+            self._transport.write(out)
+        if http.done and not self._over:
+            self._over = True
+            if http.fault:
+                log.warning("connection of %s ended: %s", self._peer, http.fault)
+            # Not close: bytes of the peer that nobody reads would make the kernel throw away our last words.
+            self._transport.write_eof()
+        at_s = self._grpc.next_deadline_s
+        if at_s is not None and at_s < self._alarm_s:
+            self._set_alarm(at_s)
+
+    def leave(self) -> None:
+        """Tell the peer to go elsewhere."""
+        self._grpc.http.leave()
+        self.flush()
+
+    def abort(self) -> None:
+        """Cut the connection off."""
+        self._transport.abort()
+
+    def sweep(self, now_s: float) -> None:
+        """Cut off who is too slow, and see who is still there."""
+        http = self._grpc.http
+        http.forgive()
+        silent_s = now_s - self._heard_s
+        if silent_s < SILENCE_S:
+            self._pinged = False
+        trouble = (
+            (self._over and "it does not hang up")
+            or (not http.greeted and now_s - self._begun_s > GREETING_S and "it does not say HTTP/2")
+            or (self._stalled_s is not None and now_s - self._stalled_s > STALL_S and "it does not take our answers")
+            or (self._pinged and silent_s > SILENCE_S + SWEEP_S and "it does not answer a ping")
+        )
+        if trouble:
+            log.info("%s is cut off: %s", self._peer, trouble)
+            self.abort()
+        elif silent_s > SILENCE_S and not self._pinged:
+            self._pinged = True
+            http.ping()
+            self.flush()
+
+    def _set_alarm(self, at_s: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_s = at_s
+        self._alarm = asyncio.get_running_loop().call_later(max(0.0, at_s - self._clock()), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm_s = math.inf
+        self._grpc.expire(self._clock())
+        self.flush()

@@ -1,0 +1,141 @@
+"""The sending half of an HTTP/2 connection: what may go out now, and what waits for a window (RFC 9113 section 5.2)."""
+
+from collections.abc import Callable
+
+from shunter.picker.transport import frames
+from shunter.picker.transport.frames import MAX_FRAME_BYTES, MAX_WINDOW_BYTES, Flag, Kind
+
+__all__ = ["WINDOW_BYTES", "Outbox", "Outgoing"]
+
+# A window before anybody said anything (section 6.9.2).
+WINDOW_BYTES = 65_535
+
+# Our first header block says that we use no dynamic table. It would have to be said after the peer allows us a smaller one than
+# ours (RFC 7541 section 4.2); so it is true before, and stays so.
+_TABLE_OF_NOTHING = b"\x20"
+
+
+class Outgoing:
+    """The answer to one request, as far as it waits."""
+
+    __slots__ = ("answered", "ending", "id", "sendable", "waiting")
+
+    def __init__(self, stream_id: int, sendable: int) -> None:
+        self.id = stream_id
+        self.sendable = sendable  # bytes that the stream's window lets through; below 0 after the peer made it smaller
+        self.answered = False
+        self.waiting = bytearray()  # data that no window let through
+        self.ending: bytes | None = None  # what follows that data: the block of the trailers; empty if just the end
+
+
+class Outbox:
+    """All frames on their way to the peer.
+
+    ``on_end`` is called with a stream whose end has been written, ``on_room`` when some of what waited in it has been.
+    """
+
+    def __init__(self, on_end: Callable[[Outgoing], None], on_room: Callable[[Outgoing], None]) -> None:
+        self._frames: list[bytes] = []
+        self.waiting_bytes = 0  # of all streams
+        self.initial_sendable = WINDOW_BYTES
+        self._sendable = WINDOW_BYTES
+        self._blocked: dict[int, Outgoing] = {}  # by the connection's window, longest first
+        self._table_size = _TABLE_OF_NOTHING
+        self._on_end = on_end
+        self._on_room = on_room
+
+    def append(self, frame: bytes) -> None:
+        """Write any frame that no window holds back."""
+        self._frames.append(frame)
+
+    def take(self) -> bytes:
+        """Return what is to be written, once."""
+        out, self._frames = self._frames, []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def send_headers(self, stream: Outgoing, block: bytes, *, end_stream: bool = False) -> None:
+        """Write a header block of at most MAX_FRAME_BYTES, ahead of what waits."""
+        if self._table_size:
+            block, self._table_size = self._table_size + block, b""
+        stream.answered = True
+        flags = Flag.END_HEADERS | Flag.END_STREAM if end_stream else Flag.END_HEADERS
+        self._frames.append(frames.head(Kind.HEADERS, flags, stream.id, len(block)) + block)
+        if end_stream:
+            self._on_end(stream)
+
+    def send_data(self, stream: Outgoing, data: bytes, *, end_stream: bool) -> None:
+        """Write data, or keep what may not go yet."""
+        size = len(data)
+        if not stream.waiting and (size <= min(self._sendable, stream.sendable) or not size):
+            self._sendable -= size
+            stream.sendable -= size
+            if size <= MAX_FRAME_BYTES:
+                self._frames.append(frames.head(Kind.DATA, int(end_stream), stream.id, size) + data)
+            else:
+                for at in range(0, size, MAX_FRAME_BYTES):
+                    piece = data[at : at + MAX_FRAME_BYTES]
+                    last = end_stream and at + MAX_FRAME_BYTES >= size
+                    self._frames += (frames.head(Kind.DATA, int(last), stream.id, len(piece)), piece)
+            if end_stream:
+                self._on_end(stream)
+            return
+        stream.waiting += data
+        self.waiting_bytes += size
+        if end_stream:
+            stream.ending = b""
+        self.flush(stream)
+
+    def send_trailers(self, stream: Outgoing, block: bytes) -> None:
+        """Write the end, or keep it behind the data that waits."""
+        if stream.waiting:
+            stream.ending = block
+        else:
+            self.send_headers(stream, block, end_stream=True)
+
+    def flush(self, stream: Outgoing) -> None:
+        """Write what waits in a stream as far as the windows allow."""
+        waiting = stream.waiting
+        while waiting:
+            size = min(len(waiting), MAX_FRAME_BYTES, self._sendable, stream.sendable)
+            if size <= 0:
+                if self._sendable <= 0:
+                    self._blocked[stream.id] = stream
+                break
+            self._sendable -= size
+            stream.sendable -= size
+            self.waiting_bytes -= size
+            last = stream.ending == b"" and size == len(waiting)
+            self._frames.append(frames.head(Kind.DATA, int(last), stream.id, size) + waiting[:size])
+            del waiting[:size]
+        if waiting or stream.ending is None:
+            self._on_room(stream)
+        elif stream.ending:
+            self.send_headers(stream, stream.ending, end_stream=True)
+        else:
+            self._on_end(stream)
+
+    def forget(self, stream: Outgoing) -> None:
+        """Throw away what waits in a stream that is gone."""
+        self.waiting_bytes -= len(stream.waiting)
+        self._blocked.pop(stream.id, None)
+
+    def widen(self, increment: int) -> bool:
+        """Widen the connection's window and let flow what waited for it; return False if it would be too wide."""
+        self._sendable += increment
+        if self._sendable > MAX_WINDOW_BYTES:
+            return False
+        for stream in [*self._blocked.values()]:
+            if self._sendable <= 0:
+                break
+            del self._blocked[stream.id]
+            self.flush(stream)
+        return True
+
+    def widen_stream(self, stream: Outgoing, increment: int) -> bool:
+        """Do the same for a stream. The increment may be negative (section 6.9.2)."""
+        stream.sendable += increment
+        if stream.sendable > MAX_WINDOW_BYTES:
+            return False
+        if stream.waiting:
+            self.flush(stream)
+        return True

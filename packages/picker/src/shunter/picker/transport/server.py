@@ -1,0 +1,52 @@
+"""What both transports have in common: how they are started and stopped, and how much they take on."""
+
+from typing import Protocol
+
+from shunter.picker.errors import ConfigError
+
+__all__ = ["ENVELOPE_BYTES", "LAST_WORDS_S", "MAX_STREAMS", "PROCESS", "Server", "explain_taken"]
+
+# The method that Envoy calls.
+PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+# Room in a message beside a body of the largest size: headers (Envoy's default limit is 60 KiB) are in a message of their own,
+# so this is for metadata and the envelope.
+ENVELOPE_BYTES = 64 * 1024
+
+# Every live request holds a stream in most modes; as many as the generated Envoy configuration lets through its circuit
+# breaker.
+MAX_STREAMS = 65_536
+
+# What a stream that is told to go at the deadline may take to say it.
+LAST_WORDS_S = 0.5
+
+
+class Server(Protocol):
+    """An ext_proc server with its health service."""
+
+    async def start(self, host: str, port: int, health_port: int | None = None) -> int:
+        """Listen; return the port, which matters if ``port`` is 0. ``health_port`` is a second door to the same services.
+
+        ``unix:PATH`` as host is a socket of that name; ports then mean nothing.
+        """
+        ...
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take no new stream, let those that run end well, and after ``deadline_s`` end the rest; then the server is stopped.
+
+        Who waits for a choice gets it if its body comes in time, else a refusal. A stream that waits for nothing ends at once.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Cut everything off."""
+        ...
+
+
+def explain_taken(host: str, port: int) -> ConfigError:
+    """Say why nobody can listen there."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return ConfigError(
+        f"cannot listen on {address}: port {port} is taken, or {host} is not an address of this machine;"
+        " choose another, or stop what listens there"
+    )
