@@ -51,11 +51,9 @@ from shunter.picker.transport.frames import (
 )
 from shunter.picker.transport.outbox import WINDOW_BYTES, Outbox, Outgoing
 from shunter.picker.transport.patience import Patience
+from shunter.picker.transport.streams import Past, Stream
 
 __all__ = ["Connection", "Data", "Event", "Request", "Reset", "Terms", "Trailers"]
-
-# Ended streams that are remembered: more than can be under way while a frame of ours travels.
-_ENDED = 4000
 
 # Answers that wait on one stream until its sender is made to wait too.
 _WAITING_BYTES = 256 * 1024
@@ -110,18 +108,6 @@ class Reset(msgspec.Struct, frozen=True, gc=False):
 Event = Request | Data | Trailers | Reset
 
 
-class _Stream(Outgoing):
-    """One request and its answer, as far as HTTP/2 is concerned; it exists as long as the answer has not ended."""
-
-    __slots__ = ("expected_bytes", "open", "receivable")
-
-    def __init__(self, stream_id: int, receivable: int, sendable: int) -> None:
-        super().__init__(stream_id, sendable)
-        self.open = True  # the peer may send
-        self.receivable = receivable  # bytes of the window it has for that
-        self.expected_bytes: int | None = None  # left of content-length
-
-
 class Connection:
     """One connection, from its first byte. See the head of this file."""
 
@@ -133,8 +119,8 @@ class Connection:
         self._patience = Patience()
         self._events: list[Event] = []
         self._buffer = b""
-        self._streams: dict[int, _Stream] = {}
-        self._ended: dict[int, bool] = {}  # stream → whether we ended it before the peer had
+        self._streams: dict[int, Stream] = {}
+        self._past = Past()
         self._last_id = 0
         self._blocks = Blocks()
         self._receivable = terms.window_bytes
@@ -251,7 +237,7 @@ class Connection:
         stream.receivable -= size
         if stream.receivable < 0:
             raise StreamFault(stream_id, Code.FLOW_CONTROL_ERROR, "more data than the stream's window")
-        _check_length(stream, len(data), end_stream=end_stream)
+        stream.take_content(len(data), end_stream=end_stream)
         self._events.append(Data(stream_id, data, end_stream))
         if end_stream:
             stream.open = False
@@ -287,7 +273,7 @@ class Connection:
             raise StreamFault(stream_id, Code.STREAM_CLOSED, "HEADERS after the end")
         if not block.end_stream:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "trailers that do not end the stream")
-        _check_length(stream, 0, end_stream=True)
+        stream.take_content(0, end_stream=True)
         try:
             trailers = fields.read_trailers(pairs)
         except fields.MalformedError as error:
@@ -301,11 +287,11 @@ class Connection:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
         if self._final_id is not None or len(self._streams) >= self._terms.streams:
             raise StreamFault(stream_id, Code.REFUSED_STREAM, "too many streams, or too late")
-        stream = _Stream(stream_id, self._terms.stream_window_bytes, self._outbox.initial_sendable)
+        stream = Stream(stream_id, self._terms.stream_window_bytes, self._outbox.initial_sendable)
         self._streams[stream_id] = stream
         if "content-length" in request:
             stream.expected_bytes = int(request["content-length"])
-            _check_length(stream, 0, end_stream=block.end_stream)
+            stream.take_content(0, end_stream=block.end_stream)
         stream.open = not block.end_stream
         self._events.append(Request(stream_id, request, block.end_stream))
 
@@ -449,22 +435,17 @@ class Connection:
             self._outbox.append(frames.reset(stream.id, Code.NO_ERROR))
         self._forget(ended, by_us=ended.open)
 
-    def _forget(self, stream: _Stream, *, by_us: bool) -> None:
+    def _forget(self, stream: Stream, *, by_us: bool) -> None:
         del self._streams[stream.id]
         self._outbox.forget(stream)
-        self._remember_end(stream.id, by_us=by_us)
-
-    def _remember_end(self, stream_id: int, *, by_us: bool) -> None:
-        self._ended[stream_id] = by_us
-        if len(self._ended) > 2 * _ENDED:
-            self._ended = dict([*self._ended.items()][_ENDED:])
+        self._past.remember(stream.id, by_us=by_us)
 
     def _reset(self, stream_id: int, code: Code) -> None:
         """End a stream for what the peer did with it."""
         self._outbox.append(frames.reset(stream_id, code))
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._remember_end(stream_id, by_us=True)
+            self._past.remember(stream_id, by_us=True)
         else:
             self._forget(stream, by_us=True)
             self._events.append(Reset(stream_id, code))
@@ -485,17 +466,4 @@ class Connection:
     def _refer_to_ended(self, stream_id: int) -> None:
         """Judge a frame of a stream that is not there."""
         self._check_not_idle(stream_id, "a frame")
-        by_us = self._ended.get(stream_id)
-        if by_us is None:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, f"stream {stream_id} after {self._last_id}")
-        if not by_us:
-            raise ConnectionFault(Code.STREAM_CLOSED, f"a frame of stream {stream_id} after its end")
-
-
-def _check_length(stream: _Stream, received_bytes: int, *, end_stream: bool) -> None:
-    """Hold a request to its content-length (section 8.1.1)."""
-    if stream.expected_bytes is None:
-        return
-    stream.expected_bytes -= received_bytes
-    if stream.expected_bytes < 0 or (end_stream and stream.expected_bytes):
-        raise StreamFault(stream.id, Code.PROTOCOL_ERROR, "content-length is not the length of the content")
+        self._past.judge(stream_id)
