@@ -59,6 +59,12 @@ def test_a_missing_file_is_exit_code_2(run):
     assert "nowhere.yaml" in result.stderr
 
 
+def test_an_output_that_cannot_be_written_is_exit_code_2(run, tmp_path):
+    result = run("generate", "-f", INTENT, "--output", tmp_path / "nowhere" / "envoy.yaml")
+    assert result.exit_code == 2
+    assert "nowhere/envoy.yaml: No such file or directory" in result.stderr
+
+
 def test_schema_is_json_schema(run):
     assert json.loads(run("schema").stdout)["$ref"] == "#/$defs/Intent"
 

@@ -47,6 +47,8 @@ OTHER = POOL.replace("name: a", "name: b")
         (POOLS + "routes: [{pool: a, prefix: v1}]", "$.routes[0].prefix 'v1' must be / or begin with /"),
         (POOLS + "routes: [{pool: a}, {pool: a, prefix: /v1}]", "$.routes[1] (/v1) is never reached: routes[0] (/)"),
         (POOLS + "listeners: [{}, {}]", "$.listeners[1].name 'http' is the name of listeners[0] already"),
+        (POOLS + "listeners: [{}, {name: b}]", "$.listeners[1] would listen on port 8080 of 127.0.0.1, as listeners[0] does"),
+        (POOLS + "admin: {port: 8080}", "$.admin would listen on port 8080 of 127.0.0.1, as listeners[0] does already"),
         (POOLS + "listeners: [{port: 70000}]", "$.listeners[0].port: expected `int` <= 65535 (it is 70000). TCP port"),
         (POOLS + "listeners: [{address: localhost}]", "$.listeners[0].address 'localhost' must be an IP address"),
         (POOLS + "admin: {port: 1, address: x}", "$.admin.address 'x' must be an IP address"),

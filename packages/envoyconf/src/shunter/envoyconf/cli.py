@@ -45,7 +45,7 @@ def generate(source: IO[str], form: Literal["yaml", "json"], output: Path | None
     try:
         output.write_text(text)
     except OSError as error:
-        raise click.FileError(str(output), error.strerror) from None
+        raise click.UsageError(f"cannot write {output}: {error.strerror}") from None
 
 
 @main.command()

@@ -228,6 +228,7 @@ class Intent(Part, frozen=True):
     def __post_init__(self) -> None:
         check_unique("listeners", (listener.name for listener in self.listeners))
         check_unique("pools", (pool.name for pool in self.pools))
+        self._check_places()
         known = [pool.name for pool in self.pools]
         if not self.routes and len(known) > 1:
             raise IntentError(f"routes are missing: with several pools ({', '.join(known)}) say which requests go to which")
@@ -240,6 +241,16 @@ class Intent(Part, frozen=True):
                         f"routes[{index}] ({route.prefix}) is never reached: routes[{earlier}] ({wider.prefix}) takes its "
                         "requests; put the longer prefix first",
                     )
+
+    def _check_places(self) -> None:
+        """Raise IntentError if two are to listen at one place."""
+        wanted = [(f"listeners[{index}]", listener.address, listener.port) for index, listener in enumerate(self.listeners)]
+        wanted += [("admin", self.admin.address, self.admin.port)] if self.admin else []
+        taken: dict[tuple[str, int], str] = {}
+        for field, address, port in wanted:
+            other = taken.setdefault((address, port), field) if port else field
+            if other != field:
+                raise IntentError(f"{field} would listen on port {port} of {address}, as {other} does already")
 
     @property
     def effective_routes(self) -> tuple[Route, ...]:
