@@ -243,12 +243,11 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         return fetch_fleet(self._admin).picks > 0
 
     def _scraped(self) -> bool:
-        """Whether the load of some endpoint is known."""
+        """Whether the load of all engines started here is known, or that of some backend."""
         rows = fetch_fleet(self._admin).endpoints
-        if not any(row.health == "fresh" for row in rows):
-            raise StackError(
-                "; ".join(f"{row.authority}/metrics: {row.reason or row.health}" for row in rows) or "no endpoints"
-            )
+        enough = all if self._plan.engines[0].argv else any
+        if not rows or not enough(row.health == "fresh" for row in rows):
+            raise StackError("; ".join(f"{row.authority} is {row.health} ({row.reason})" for row in rows) or "no endpoints")
         return True
 
     def _greet(self, took_s: float) -> None:
