@@ -1,8 +1,8 @@
 """What dies, and what clients see of it. Each test has a stack of its own, because it breaks it."""
 
 import asyncio
-import importlib.util
 import os
+import runpy
 import signal
 from pathlib import Path
 
@@ -98,12 +98,13 @@ async def test_without_the_scraper_picks_go_on(own, connect, eventually):
     await eventually(lambda: own.state.pids["scraper"] != old and own.fleet().snapshot_age_s < 2)
 
 
-async def test_ctrl_c_ends_everything_it_started_and_nothing_else(eventually):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_ctrl_c_ends_everything_it_started_and_nothing_else(ending):
     bystander = await asyncio.create_subprocess_exec("sleep", "600")
     try:
         with running_stack() as stack:
             pids = stack.state.pids
-            stack.process.send_signal(signal.SIGINT)
+            stack.process.send_signal(ending)
             assert await asyncio.to_thread(stack.process.wait, 30) == 0
             for name, pid in pids.items():
                 with pytest.raises(ProcessLookupError):
@@ -132,11 +133,8 @@ async def test_a_killed_parent_leaves_no_orphans(eventually):
 
 async def test_killing_the_picker_costs_no_request_in_profile_lean(own):
     """Clients are asked, not the picker: none failed, though requests were served while there was no picker."""
-    path = Path(__file__).parents[1] / "hack" / "drill_kill.py"
-    spec = importlib.util.spec_from_file_location("drill_kill", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    toll = await module.drill(own, rate_per_s=30, kills=3)
+    drill = runpy.run_path(Path(__file__).parents[1] / "hack" / "drill_kill.py")["drill"]
+    toll = await drill(own, rate_per_s=30, kills=3)
     assert toll.sent > 100
     assert toll.without_pick > 0, "the kills were felt"
     assert toll.failed == {}

@@ -2,7 +2,7 @@
 
 Open loop: requests start by the clock whether earlier ones are done or not; a quarter are streams of about a second, so that
 some are always in the middle of their answer. A request failed if it was not answered 200 and complete. "Without a pick" comes
-from Envoy's access log: the request was served by Envoy's own load balancing because no picker answered.
+from Envoy's access log: a request of the drill was served by Envoy's own load balancing because no picker answered.
 """
 
 import argparse
@@ -24,6 +24,8 @@ RATE_PER_S = 60
 SPEED = 20
 KILLS = 5
 BETWEEN_S = 1.5
+# Tells the drill's requests from those by which the stack was found to be ready.
+REQUEST_ID = "drill-"
 
 
 @dataclass
@@ -47,7 +49,8 @@ async def ask(session, stack, n, toll):
     body |= {"max_tokens": 300, "ignore_eos": True, "stream": True} if streamed else {"max_tokens": 4}
     toll.sent += 1
     try:
-        async with session.post(f"{stack.gateway}/v1/chat/completions", json=body) as response:
+        headers = {"x-request-id": f"{REQUEST_ID}{n}"}
+        async with session.post(f"{stack.gateway}/v1/chat/completions", json=body, headers=headers) as response:
             text = await response.read()
             if response.status != 200:
                 trouble = f"status {response.status}"
@@ -98,15 +101,22 @@ async def drill(stack, *, rate_per_s=RATE_PER_S, kills=KILLS):
         await asyncio.gather(*requests)
         await killer
     await asyncio.sleep(0.3)  # Envoy flushes its log every 100 ms
-    log = [json.loads(line) for line in (stack.directory / "access.log").read_text().splitlines()]
-    toll.without_pick = sum(line["pick"] is None and line["status"] == 200 for line in log)
+    lines = map(json.loads, (stack.directory / "access.log").read_text().splitlines())
+    ours = [line for line in lines if (line["request_id"] or "").startswith(REQUEST_ID)]
+    toll.without_pick = sum(line["pick"] is None and line["status"] == 200 for line in ours)
     return toll
+
+
+def count(text):
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rate", type=int, default=RATE_PER_S, help="requests a second")
-    parser.add_argument("--kills", type=int, default=KILLS)
+    parser.add_argument("--rate", type=count, default=RATE_PER_S, help="requests a second")
+    parser.add_argument("--kills", type=count, default=KILLS)
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {arguments.rate} requests/s, {arguments.kills} kills\n")
     print("| profile | sent | failed | without a pick | picker back after (median) |")
