@@ -1,11 +1,16 @@
 """``shunter top``, ``shunter explain`` and ``shunter up`` as their users see them."""
 
+import os
 import re
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
 
 import pytest
+
+from shunter.snapshot import runtime_directory
 
 pytestmark = pytest.mark.envoy
 
@@ -13,6 +18,14 @@ pytestmark = pytest.mark.envoy
 def shunter(*arguments):
     command = [sys.executable, "-m", "shunter.stack.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def name():
+    """Of a stack that is not running."""
+    name = f"test-{os.getpid()}-{secrets.token_hex(3)}"
+    yield name
+    shutil.rmtree(runtime_directory(name))
 
 
 def test_the_printed_curl_works(lean):
@@ -46,13 +59,19 @@ def test_explaining_the_unknown_is_a_clear_error(lean):
     assert "no decision for x-request-id no-such-id" in done.stderr
 
 
-def test_without_a_stack_the_remedy_is_named():
-    done = shunter("top", "--name", "nobody-started-this")
+async def test_a_model_cannot_speak_to_the_terminal_of_whoever_asks_why(lean, connect):
+    reply = await connect(lean).chat("why?", model="\x1b]0;mine\x07\nyours")
+    done = shunter("explain", "--name", lean.name, reply.request_id)
+    assert r"\x1b]0;mine\x07\nyours" in done.stdout
+
+
+def test_without_a_stack_the_remedy_is_named(name):
+    done = shunter("top", "--name", name)
     assert done.returncode == 2
-    assert "shunter up --name nobody-started-this" in done.stderr
+    assert f"shunter up --name {name}" in done.stderr
 
 
-def test_a_taken_port_is_named_and_nothing_is_started():
+def test_a_taken_port_is_named_and_nothing_is_started(name):
     with socket.socket() as squatter:
         squatter.bind(("127.0.0.1", 0))
         squatter.listen()
@@ -60,7 +79,7 @@ def test_a_taken_port_is_named_and_nothing_is_started():
         done = shunter(
             "up",
             "--name",
-            "taken",
+            name,
             "--port",
             str(port),
             *(f"--{p}=0" for p in ("picker-port", "health-port", "admin-port", "envoy-admin-port", "engine-port")),
@@ -76,10 +95,19 @@ def test_a_second_stack_of_the_same_name_is_refused(lean):
     assert "is running already" in done.stderr
 
 
-def test_a_backend_that_does_not_answer_is_named():
-    done = shunter("up", "--name", "absent", "--any-port", "--backend", "http://127.0.0.1:1")
+def test_a_backend_that_does_not_answer_is_named_at_once(name, lean):
+    first = f"--backend=http://{lean.state.plan.engines[0].authority}"
+    done = shunter("up", "--name", name, "--any-port", first, "--backend", "http://127.0.0.1:1")
     assert done.returncode == 2
-    assert "http://127.0.0.1:1" in done.stderr
+    assert "http://127.0.0.1:1: no model" in done.stderr
+
+
+def test_an_unknown_engine_is_named_with_near_matches_and_nothing_is_started(name, lean):
+    backend = f"--backend=http://{lean.state.plan.engines[0].authority}"
+    done = shunter("up", "--name", name, "--any-port", backend, "--dialect", "sglnag")
+    assert done.returncode == 2
+    assert "'sglnag' is not an engine; did you mean sglang?" in done.stderr
+    assert list((runtime_directory(name) / "logs").iterdir()) == []
 
 
 def test_servers_that_run_already_are_used_and_left_alone(lean, connect):

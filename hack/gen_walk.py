@@ -229,4 +229,4 @@ def shorten(field):
 
 if __name__ == "__main__":
     write(asyncio.run(record()))
-    print(f"wrote {PAGE.relative_to(Path.cwd())}")
+    print(f"wrote {PAGE}")

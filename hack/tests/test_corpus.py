@@ -1,27 +1,19 @@
 """Every input a fuzzer starts from, and every one that ever broke a promise, is kept."""
 
-import importlib.util
 import random
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 HACK = Path(__file__).resolve().parents[1]
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, HACK / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-fuzz = load("fuzz")
+fuzz = SimpleNamespace(**runpy.run_path(HACK / "fuzz.py"))
 
 
 @pytest.mark.parametrize("name", fuzz.targets())
 def test_the_corpus_breaks_nothing(name):
-    module = load(name)
+    module = fuzz.load(name)
     for entry in module.CORPUS:
         module.target(bytes(entry))
     for path in sorted((HACK / "corpus" / name).glob("*")):
@@ -30,7 +22,7 @@ def test_the_corpus_breaks_nothing(name):
 
 @pytest.mark.parametrize("name", fuzz.targets())
 def test_a_thousand_mutations_break_nothing(name):
-    module = load(name)
+    module = fuzz.load(name)
     dice = random.Random(name)
     for _ in range(1000):
         module.target(fuzz.mutate(dice, module.CORPUS))
