@@ -15,7 +15,7 @@ from shunter.envoyconf.testing import running_envoy
 from shunter.lab.testing import lab_server
 from shunter.picker import config
 from shunter.picker.shell.worker import Settings, Worker
-from shunter.picker.transport import grpcio
+from shunter.picker.transport import services
 from shunter.scraper.core.dialect import DIALECTS
 from shunter.scraper.core.exposition import Scanner
 from shunter.scraper.core.fold import fold
@@ -89,7 +89,7 @@ class Tap:
 async def record():
     """Run everything once and return what was seen."""
     seen = {"messages": []}
-    decode, encode = grpcio.decode, grpcio.encode
+    decode, encode = services.decode, services.encode
 
     def hear(message):
         event = decode(message)
@@ -101,7 +101,7 @@ async def record():
         seen["messages"].append(("picker → Envoy", message, reply))
         return message
 
-    grpcio.decode, grpcio.encode = hear, say
+    services.decode, services.encode = hear, say
     with tempfile.TemporaryDirectory(prefix="shunter-walk-") as scratch:
         directory = Path(scratch)
         async with lab_server() as engine, Tap(engine.port) as tap:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import click
 
@@ -26,10 +26,17 @@ def main() -> None:
     help="EndpointPickerConfig file; the reference's default without it.",
 )
 @click.option("--snapshot", type=click.Path(path_type=Path), required=True, help="Directory into which the scraper publishes.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on, or unix:PATH.")
 @click.option("--port", type=PORT, default=9002, show_default=True, help="ext_proc.")
 @click.option("--health-port", type=PORT, default=9003, show_default=True, help="gRPC health, for probes.")
 @click.option("--admin-port", type=PORT, default=9090, show_default=True, help="Metrics, fleet and decisions, by HTTP.")
+@click.option(
+    "--transport",
+    type=click.Choice(["native", "grpcio"]),
+    default="native",
+    show_default=True,
+    help="Who speaks gRPC: the picker itself, or the gRPC library.",
+)
 @click.option("--pool", help="Serve this InferencePool only: a name, or namespace/name.")
 @click.option(
     "--drain-timeout",
@@ -47,6 +54,7 @@ def run(
     port: int,
     health_port: int,
     admin_port: int,
+    transport: Literal["native", "grpcio"],
     pool: str | None,
     drain_s: float,
     log_level: str,
@@ -59,7 +67,14 @@ def run(
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     settings = worker.Settings(
-        snapshot=snapshot, host=host, port=port, health_port=health_port, admin_port=admin_port, pool=pool, drain_s=drain_s
+        snapshot=snapshot,
+        host=host,
+        port=port,
+        health_port=health_port,
+        admin_port=admin_port,
+        transport=transport,
+        pool=pool,
+        drain_s=drain_s,
     )
     _or_complain(lambda: worker.run(config.load(_read(config_file)).policy, settings))
 

@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. No socket, task or clock. ``receive`` takes what was read and returns what it means; ``take`` returns what is to be written.
-   The same bytes give the same events and the same answer, however they are cut.
+1. No socket, task or clock. ``receive`` takes what was read and yields what it means, frame by frame, so that each event can be
+   answered before the next; ``take`` returns what is to be written. Both are the same however the bytes are cut.
 2. Nothing the peer sends raises: a fault of a stream becomes RST_STREAM, one of the connection GOAWAY and ``closed``.
 3. Everything a peer can make grow has a bound in ``Terms`` or a constant below, and a code with which it ends.
 
@@ -32,6 +32,8 @@ answers it does not take                   ``Terms.waiting_bytes``; the stream i
 
 The first two are counted in ``transport.patience``, windows and what waits for them are in ``transport.outbox``.
 """
+
+from collections.abc import Iterator
 
 import msgspec
 
@@ -117,7 +119,6 @@ class Connection:
         self.fault = ""  # how
         self._terms = terms = terms or Terms()
         self._patience = Patience()
-        self._events: list[Event] = []
         self._buffer = b""
         self._streams: dict[int, Stream] = {}
         self._past = Past()
@@ -137,11 +138,6 @@ class Connection:
             )
         )
         self._outbox.append(frames.update_window(0, terms.window_bytes - WINDOW_BYTES))
-
-    @property
-    def idle(self) -> bool:
-        """Whether there is no stream."""
-        return not self._streams
 
     @property
     def done(self) -> bool:
@@ -167,21 +163,19 @@ class Connection:
             self._outbox.append(frames.go_away(MAX_WINDOW_BYTES, Code.NO_ERROR, "leaving"))
             self._outbox.append(frames.head(Kind.PING, 0, 0, 8) + _LEAVING)
 
-    def receive(self, data: bytes) -> list[Event]:
-        """Take what was read; return what happened."""
+    def receive(self, data: bytes) -> Iterator[Event]:
+        """Take what was read; yield what happens. To be consumed to its end; answers may be sent meanwhile."""
         if self.closed:
-            return []
-        events = self._events = []
+            return
         if self._buffer:
-            data = self._buffer + data
+            data, self._buffer = self._buffer + data, b""
         try:
-            self._buffer = data[self._read(data) :]
+            yield from self._read(data)
         except ConnectionFault as fault:
-            self._fail(fault)
-        return events
+            yield from self._fail(fault)
 
-    def _read(self, data: bytes) -> int:
-        """Handle the frames in ``data``; return where the rest begins that is not a whole one."""
+    def _read(self, data: bytes) -> Iterator[Event]:
+        """Handle the frames in ``data``; keep the rest, which is not a whole one."""
         at, size = 0, len(data)
         if not self.greeted:
             if not data.startswith(PREFACE[:size]):
@@ -193,28 +187,32 @@ class Connection:
             if length > MAX_FRAME_BYTES:
                 raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             begin = at + HEAD_BYTES
-            end = begin + length
-            if end > size:
+            if begin + length > size:
                 break
-            at = end
-            if self._blocks.unfinished and kind != Kind.CONTINUATION:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block is interrupted")
-            if not self.greeted:
-                if kind != Kind.SETTINGS or flags & Flag.ACK:
-                    raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-                self.greeted = True
-            if kind < len(self._HANDLERS):
-                try:
-                    self._HANDLERS[kind](self, flags, stream_id & MAX_WINDOW_BYTES, data[begin:end])
-                except StreamFault as fault:
-                    self._reset(fault.stream_id, fault.code)
-            else:  # an extension (section 4.1)
-                self._patience.control(length)
-        return at if self.greeted else 0
+            at = begin + length
+            event = self._on_frame(kind, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
+            if event is not None:
+                yield event
+        self._buffer = data[at:] if self.greeted else data
+
+    def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> Event | None:
+        if self._blocks.unfinished and kind != Kind.CONTINUATION:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block is interrupted")
+        if not self.greeted:
+            if kind != Kind.SETTINGS or flags & Flag.ACK:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            self.greeted = True
+        if kind >= len(self._HANDLERS):  # an extension (section 4.1)
+            self._patience.control(len(payload))
+            return None
+        try:
+            return self._HANDLERS[kind](self, flags, stream_id, payload)
+        except StreamFault as fault:
+            return self._reset(fault.stream_id, fault.code)
 
     # -- frames, each by flags, stream id and payload ----------------------------------------------------------------
 
-    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
+    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         size = len(payload)
         self._receivable -= size
         if self._receivable < 0:
@@ -231,44 +229,41 @@ class Connection:
         stream = self._streams.get(stream_id)
         if stream is None:
             self._refer_to_ended(stream_id)
-            return
+            return None
         if not stream.open:
             raise StreamFault(stream_id, Code.STREAM_CLOSED, "DATA after the end")
         stream.receivable -= size
         if stream.receivable < 0:
             raise StreamFault(stream_id, Code.FLOW_CONTROL_ERROR, "more data than the stream's window")
         stream.take_content(len(data), end_stream=end_stream)
-        self._events.append(Data(stream_id, data, end_stream))
         if end_stream:
             stream.open = False
         else:
             self._replenish(stream)
+        return Data(stream_id, data, end_stream)
 
-    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         if not stream_id & 1:
             raise ConnectionFault(Code.PROTOCOL_ERROR, f"a request on stream {stream_id}")
         block = self._blocks.begin(flags, stream_id, payload)
-        if block is not None:
-            self._on_block(block)
+        return None if block is None else self._on_block(block)
 
-    def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
+    def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         block = self._blocks.go_on(flags, stream_id, payload)
-        if block is not None:
-            self._on_block(block)
+        return None if block is None else self._on_block(block)
 
-    def _on_block(self, block: Block) -> None:
+    def _on_block(self, block: Block) -> Event | None:
         """Take a whole header block: it opens a stream or ends it."""
         self._patience.work(HEAD_BYTES + len(block.data))
         stream_id = block.stream_id
         if stream_id > self._last_id:
             self._last_id = stream_id
-            self._open(block, self._blocks.read_request(block))
-            return
+            return self._open(block, self._blocks.read_request(block))
         stream = self._streams.get(stream_id)
         pairs = self._blocks.decode(block)
         if stream is None:
             self._refer_to_ended(stream_id)
-            return
+            return None
         if not stream.open:
             raise StreamFault(stream_id, Code.STREAM_CLOSED, "HEADERS after the end")
         if not block.end_stream:
@@ -278,10 +273,10 @@ class Connection:
             trailers = fields.read_trailers(pairs)
         except fields.MalformedError as error:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, str(error)) from None
-        self._events.append(Trailers(stream_id, trailers))
         stream.open = False
+        return Trailers(stream_id, trailers)
 
-    def _open(self, block: Block, request: dict[str, str]) -> None:
+    def _open(self, block: Block, request: dict[str, str]) -> Event:
         stream_id = block.stream_id
         if block.depends_on == stream_id:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
@@ -293,7 +288,7 @@ class Connection:
             stream.expected_bytes = int(request["content-length"])
             stream.take_content(0, end_stream=block.end_stream)
         stream.open = not block.end_stream
-        self._events.append(Request(stream_id, request, block.end_stream))
+        return Request(stream_id, request, block.end_stream)
 
     def _on_priority(self, _: int, stream_id: int, payload: bytes) -> None:
         """Check and ignore: RFC 9113 section 5.3.2 has no use for it; that a stream cannot depend on itself is RFC 7540's."""
@@ -305,20 +300,20 @@ class Connection:
         if int.from_bytes(payload[:4], "big") & MAX_WINDOW_BYTES == stream_id:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
 
-    def _on_reset(self, _: int, stream_id: int, payload: bytes) -> None:
+    def _on_reset(self, _: int, stream_id: int, payload: bytes) -> Event | None:
         if len(payload) != 4:
             raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"RST_STREAM of {len(payload)} bytes")
         self._check_not_idle(stream_id, "RST_STREAM")
         self._patience.control(len(payload))
         stream = self._streams.get(stream_id)
         if stream is None:
-            return
-        self._forget(stream, by_us=False)
-        self._events.append(Reset(stream_id, int.from_bytes(payload, "big")))
+            return None
         if stream.answered:
             self._patience.answered()
         else:
             self._patience.reset()
+        self._forget(stream, by_us=False)
+        return Reset(stream_id, int.from_bytes(payload, "big"))
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -440,24 +435,24 @@ class Connection:
         self._outbox.forget(stream)
         self._past.remember(stream.id, by_us=by_us)
 
-    def _reset(self, stream_id: int, code: Code) -> None:
+    def _reset(self, stream_id: int, code: Code) -> Event | None:
         """End a stream for what the peer did with it."""
+        self._patience.reset()
         self._outbox.append(frames.reset(stream_id, code))
         stream = self._streams.get(stream_id)
         if stream is None:
             self._past.remember(stream_id, by_us=True)
-        else:
-            self._forget(stream, by_us=True)
-            self._events.append(Reset(stream_id, code))
-        self._patience.reset()
+            return None
+        self._forget(stream, by_us=True)
+        return Reset(stream_id, code)
 
-    def _fail(self, fault: ConnectionFault) -> None:
+    def _fail(self, fault: ConnectionFault) -> list[Event]:
         """End the connection for what the peer did with it."""
         self._outbox.append(frames.go_away(self._last_id, fault.code, str(fault)))
-        self._events += [Reset(stream_id, fault.code) for stream_id in self._streams]
+        gone: list[Event] = [Reset(stream_id, fault.code) for stream_id in self._streams]
         self._streams.clear()
-        self._buffer = b""
         self.closed, self.fault = True, f"{fault.code.name}: {fault}"
+        return gone
 
     def _check_not_idle(self, stream_id: int, what: str) -> None:
         if stream_id > self._last_id or not stream_id & 1:
