@@ -16,7 +16,7 @@ help: ## show this list
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Shunter needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || { echo "python3 has no venv module (Debian: apt install python3-venv)" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment (Debian: apt install python3-venv)" >&2; exit 2; }
 
 $(VENV)/run.stamp: requirements/run.txt $(MANIFESTS) | $(BIN)/python
 	@echo "installing into $(VENV) …"
@@ -67,6 +67,6 @@ engines: $(VENV)/dev.stamp ## install what `make up ARGS="--engine llamacpp"` ne
 lock: ## resolve dependencies anew and rewrite requirements/*.txt
 	@hack/lock
 
-clean: ## remove what make installed and cached (not the stack's runtime directory)
+clean: ## remove what make installed and cached, as before another PYTHON (not the stack's runtime directory)
 	rm -rf $(VENV) .tools .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
