@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from shunter.stack.core.fleet import Fleet, table
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -12,6 +14,11 @@ def test_the_reference_is_what_the_code_says():
     command = [sys.executable, str(ROOT / "hack" / "gen_docs.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_first_page_shows_the_columns_of_top():
+    head, *_ = table(Fleet())
+    assert any(line.split() == head.split() for line in (ROOT / "README.md").read_text().splitlines()), head
 
 
 def test_links_lead_somewhere():
