@@ -23,6 +23,7 @@ from shunter.stack.core import plan as plans
 from shunter.stack.core.fleet import table
 from shunter.stack.core.plan import Engine, Plan, Ports
 from shunter.stack.errors import StackError
+from shunter.stack.llamacpp import INSTALL_HINT
 from shunter.stack.shell import ports, state, web
 from shunter.stack.shell.children import Child, end
 from shunter.stack.shell.top import Screen, fetch_fleet
@@ -123,8 +124,7 @@ def _gguf(directory: Path) -> Path:
     try:
         from shunter.stack.llamacpp.gguf import write_model  # noqa: PLC0415  numpy and gguf are an optional extra
     except ImportError as error:
-        remedy = "run `make engines` in a checkout, or pip install 'shunter-stack[llamacpp]'"
-        raise StackError(f"--engine llamacpp needs packages that are not installed ({error.name}): {remedy}") from error
+        raise StackError(f"--engine llamacpp needs packages that are not installed ({error.name}): {INSTALL_HINT}") from error
     return write_model(directory)
 
 
