@@ -98,7 +98,8 @@ def test_a_target_that_is_not_there_exits_3_and_still_reports(tmp_path, unused_t
     report = tmp_path / "r.yaml"
     result = invoke("run", f"http://127.0.0.1:{unused_tcp_port}", "--report", str(report))
     assert result.exit_code == 3
-    assert "no connection to 127.0.0.1" in result.output
+    assert f"no connection to 127.0.0.1 port {unused_tcp_port}: Connection refused" in result.output
+    assert "nobody answered" in result.output
     assert len(yaml.safe_load(report.read_text())["cases"]) == len(CASES)
 
 
@@ -113,7 +114,10 @@ def test_a_target_that_is_not_there_exits_3_and_still_reports(tmp_path, unused_t
         (["run", "http://h:1", "--report", "r.html"], ".yaml, .xml, .ndjson"),
         (["run", "http://h:1", "--report", "no/such/dir/r.xml"], "there is no directory"),
         (["run", "http://h:1", "--implementation", "a=b"], "KEY one of organization"),
+        (["run", "http://h:1", "--metric", "kv=a", "--metric", "kv=b"], "kv is a already"),
+        (["run", "http://h:1", "--health-path", "ready"], "begins with /"),
         (["run", "http://h:1", "--timeout", "0"], "0"),
+        (["run", "http://h:1", "--timeout", "nan"], "timeout nan s"),
         (["explain", "ms.metrics.kv-idel"], "did you mean ms.metrics.kv-idle"),
         (["list", "ms.nothing"], "no case begins with"),
     ],

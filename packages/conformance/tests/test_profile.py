@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shunter.conformance.core.profile import PROFILES, Role, Signal, detect, find_profile, parse_signal
+from shunter.conformance.core.profile import PROFILES, Role, Signal, detect, find_profile, parse_signals
 from shunter.conformance.errors import UsageError
 from shunter.conformance.exposition import read_page
 
@@ -19,6 +19,7 @@ DATA = Path(__file__).parent / "data"
         ("up 1\nllamacpp:requests_deferred 0\n", ("vllm",), "llama.cpp", "its metrics page has llamacpp: families"),
         ("", ("somebody", "llamacpp"), "llama.cpp", "its model list says owned_by llamacpp"),
         ("not_vllm:x 1\n", ("somebody", ""), "generic", "neither"),
+        ("", ("somebody",), "generic", "it gave no metrics page"),
     ],
 )
 def test_a_server_is_recognised(page, owners, name, why):
@@ -79,10 +80,15 @@ def test_each_gauge_is_mapped_or_its_absence_explained(profile):
     ],
 )
 def test_a_signal_is_read(text, signal):
-    assert parse_signal(text) == (Role.QUEUE, signal)
+    assert parse_signals([text, "kv=usage"]) == {Role.QUEUE: signal, Role.KV: Signal("usage")}
 
 
 @pytest.mark.parametrize("text", ["waiting", "depth=a", "queue=", "queue=a-b", "queue=a{b", "queue=a{b=c=d}", "queue=a}"])
 def test_a_wrong_signal_is_refused(text):
     with pytest.raises(UsageError, match="--metric"):
-        parse_signal(text)
+        parse_signals([text])
+
+
+def test_a_gauge_is_named_once():
+    with pytest.raises(UsageError, match="'queue=b': queue is a already"):
+        parse_signals(["queue=a", "queue=b"])

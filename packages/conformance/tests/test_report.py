@@ -115,6 +115,7 @@ def test_the_result_is_the_worst_of_its_cases(verdicts, result):
         ([], 1),
         ([(Level.MUST, Verdict.SKIPPED)], 1),
         ([(Level.MUST, Verdict.PASSED), (Level.MUST, Verdict.SKIPPED), (Level.MUST, Verdict.KNOWN_FAILURE)], 0),
+        ([(Level.MUST, Verdict.NOT_SUPPORTED), (Level.MUST, Verdict.SKIPPED)], 1),
         ([(Level.SHOULD, Verdict.FAILED), (Level.MUST, Verdict.NOT_SUPPORTED)], 0),
         ([(Level.MUST, Verdict.FAILED), (Level.MUST, Verdict.PASSED)], 1),
         ([(Level.MUST, Verdict.FAILED), (Level.MAY, Verdict.ERROR)], 3),

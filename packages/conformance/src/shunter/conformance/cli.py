@@ -42,6 +42,7 @@ def main() -> None:
 @click.option("--profile", metavar="NAME", help="What kind of server it is; found out when not given.")
 @click.option("--model", metavar="NAME", help="The model to ask for; the first of /v1/models when not given.")
 @click.option("--metrics-url", metavar="URL", help="Where the metrics page is, if not at the profile's path.")
+@click.option("--health-path", metavar="PATH", help="What answers 200 when the server is ready, if not the profile's path.")
 @click.option("--metric", "metrics", metavar="ROLE=FAMILY", multiple=True, help="Name a gauge: queue, running or kv.")
 @click.option("--select", "prefixes", metavar="ID-PREFIX", multiple=True, help="Run only the cases under this id.")
 @click.option("--level", type=click.Choice(["MUST", "SHOULD", "MAY"]), default="MAY", help="The weakest level to run.")
@@ -75,6 +76,7 @@ def run(
     profile: str | None,
     model: str | None,
     metrics_url: str | None,
+    health_path: str | None,
     metrics: tuple[str, ...],
     prefixes: tuple[str, ...],
     level: str,
@@ -90,7 +92,7 @@ def run(
     from shunter.conformance.core.case import Level, select
     from shunter.conformance.core.events import CaseFinished, conclude
     from shunter.conformance.core.narration import summarise
-    from shunter.conformance.core.profile import parse_signal
+    from shunter.conformance.core.profile import parse_signals
     from shunter.conformance.core.report import REPORTS, parse_implementation
     from shunter.conformance.core.verdict import exit_code
     from shunter.conformance.sections import CASES
@@ -106,7 +108,8 @@ def run(
         profile=profile,
         model=model,
         metrics_url=metrics_url,
-        signals=dict(map(parse_signal, metrics)),
+        health_path=health_path,
+        signals=parse_signals(metrics),
         timeout_s=timeout_s,
     )
     if dry_run:

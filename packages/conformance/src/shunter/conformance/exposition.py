@@ -9,8 +9,10 @@ mistakes (a gauge that is declared a counter comes back with `_total`), and woul
 """
 
 import re
+from functools import lru_cache
 
 import msgspec
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -25,6 +27,12 @@ MAX_PROBLEMS = 10
 
 # Series that a family of such a type spreads over several names.
 _PARTS = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
+
+_BLANK = re.compile(r"[ \t]")
+
+# The library also takes the quoted names of later formats, which pickers do not.
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 # What may follow name and labels: a value and a timestamp in milliseconds. The library ignores what comes after.
 _TAIL = re.compile(r"[ \t]*[^ \t\r]+(?:[ \t]+-?[0-9]+)?[ \t]*")
@@ -82,6 +90,12 @@ def read_page(body: bytes) -> Page:
     return Page(reader.types, tuple(reader.series))
 
 
+@lru_cache(maxsize=2048)
+def _parse(line: str) -> tuple[Metric, ...]:
+    """What the library makes of a line. Most lines of a page stand on the next one too, and the library takes long."""
+    return tuple(text_string_to_metric_families(line + "\n"))
+
+
 class _Reader:
     """What is known of a page so far."""
 
@@ -97,16 +111,17 @@ class _Reader:
 
     def read(self, line: str) -> str | None:
         """Take in one line; returns what is wrong with it."""
-        if not line.strip(" \t") or (line.startswith("#") and not _DESCRIPTION.match(line)):
+        line = line.strip(" \t")
+        if not line or (line.startswith("#") and not _DESCRIPTION.match(line)):
             return None
         try:
-            parsed = list(text_string_to_metric_families(line + "\n"))
+            parsed = _parse(line)
         except (ValueError, IndexError, KeyError) as error:
             return f"{clip(line)!r} does not parse: {str(error) or type(error).__name__}"
         if description := _DESCRIPTION.match(line):
             return self._describe(description[1], description[2], parsed[0].type if parsed else "")
         samples = [sample for family in parsed for sample in family.samples]
-        tail = line.rpartition("}")[2] if "{" in line else line.strip(" \t").partition(" ")[2]
+        tail = line.rpartition("}")[2] if "{" in line else _BLANK.split(line, maxsplit=1)[-1]
         if len(samples) != 1 or not _TAIL.fullmatch(tail):
             return f"{clip(line)!r} is not a name, labels, a value and at most a timestamp"
         return self._sample(samples[0])
@@ -126,6 +141,8 @@ class _Reader:
     def _sample(self, sample: Sample) -> str | None:
         key = (sample.name, frozenset(sample.labels.items()))
         series = Series(sample.name, dict(sample.labels), float(sample.value))
+        if not _NAME.fullmatch(series.name) or not all(map(_LABEL.fullmatch, series.labels)):
+            return f"the series {Signal(series.name, series.labels)} has a name that is none"
         if key in self._seen:
             return f"the series {Signal(series.name, series.labels)} appears twice"
         self._seen.add(key)

@@ -60,11 +60,6 @@ class Target(Protocol):
         ...
 
     @property
-    def first_page(self) -> Exchange | None:
-        """The metrics page from before this exam made the server generate anything; None if there was none."""
-        ...
-
-    @property
     def step_s(self) -> float | None:
         """Seconds that the target takes for one token, as calibrated; None if it could not be measured."""
         ...
@@ -79,6 +74,10 @@ class Target(Protocol):
 
     async def post(self, path: str, body: bytes | dict[str, object]) -> Exchange:
         """POST JSON, or raw bytes that claim to be JSON; raises Unanswered."""
+        ...
+
+    def first_metrics(self) -> Exchange:
+        """The metrics page from before this exam made the server generate anything; raises Skip if there was none."""
         ...
 
     async def metrics(self) -> Exchange:

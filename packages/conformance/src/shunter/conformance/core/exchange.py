@@ -41,7 +41,7 @@ def _ends(text: str) -> str:
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
-    """A request and what came back; `status` is 0 and `problem` says why when no complete answer did."""
+    """A request and what came back; `problem` says why no complete answer did, and `status` is 0 if not even a head did."""
 
     method: str
     url: str

@@ -58,7 +58,7 @@ def summarise(events: Sequence[Event]) -> list[str]:
     counts = Counter(event.verdict for event in events if isinstance(event, CaseFinished))
     took = next((f" in {event.duration_s:.1f} s" for event in events if isinstance(event, Finished)), "")
     parts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    return ["", f"{counts.total()} cases: {parts or 'none run'}{took}"]
+    return ["", f"{counts.total()} case{'s' * (counts.total() != 1)}: {parts or 'none run'}{took}"]
 
 
 def explain(case: Case) -> list[str]:

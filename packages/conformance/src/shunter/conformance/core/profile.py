@@ -7,14 +7,29 @@ known failure that passes is reported as such, so that a profile cannot go stale
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 import msgspec
 
 from shunter.conformance.errors import UsageError
 
-__all__ = ["GENERIC", "PROFILES", "KnownFailure", "Profile", "Role", "Signal", "detect", "find_profile", "parse_signal"]
+__all__ = [
+    "GENERIC",
+    "IGNORE_EOS",
+    "PROFILES",
+    "KnownFailure",
+    "Profile",
+    "Role",
+    "Signal",
+    "detect",
+    "find_profile",
+    "parse_signals",
+]
+
+
+IGNORE_EOS = "ignore-eos"
+"""The feature of servers that generate exactly `max_tokens` tokens when asked with `ignore_eos`."""
 
 
 class Role(StrEnum):
@@ -137,7 +152,10 @@ PROFILES: tuple[Profile, ...] = (
     Profile(
         name="generic",
         lacks={role.feature: _nameless(role) for role in Role}
-        | {"model-label": "this profile does not know in which label the served name is"},
+        | {
+            "model-label": "this profile does not know in which label the served name is",
+            IGNORE_EOS: "ignore_eos is no part of the OpenAI API, and this profile does not know whether the server has it",
+        },
     ),
 )
 
@@ -162,6 +180,8 @@ def detect(metrics_text: str, owners: tuple[str, ...]) -> tuple[Profile, str]:
     for profile in PROFILES:
         if profile.owned_by and profile.owned_by in owners:
             return profile, f"its model list says owned_by {profile.owned_by}"
+    if not metrics_text:
+        return GENERIC, "it gave no metrics page, and its model list is not that of a server with a profile"
     return GENERIC, "neither its metric families nor its model list are those of a server with a profile"
 
 
@@ -169,14 +189,19 @@ _SELECTOR = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{([^{}]*)\})?\s*")
 _MATCHER = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*("?)([^",=]*?)\2\s*')
 
 
-def parse_signal(text: str) -> tuple[Role, Signal]:
-    """Read `ROLE=FAMILY` or `ROLE=FAMILY{label=value,…}`, the notation of the reference picker's metric flags."""
-    role, equals, selector = text.partition("=")
-    if not equals or role not in set(Role):
-        raise UsageError(f"--metric {text!r}: want ROLE=FAMILY with ROLE one of {', '.join(Role)}")
-    family = _SELECTOR.fullmatch(selector)
-    parts = [part for part in (family[2] or "").split(",") if part.strip()] if family else []
-    labels = [match for part in parts if (match := _MATCHER.fullmatch(part))]
-    if family is None or len(labels) != len(parts):
-        raise UsageError(f"--metric {text!r}: {selector!r} is not FAMILY or FAMILY{{label=value,…}}")
-    return Role(role), Signal(family[1], {match[1]: match[3] for match in labels})
+def parse_signals(texts: Iterable[str]) -> dict[Role, Signal]:
+    """Read each `ROLE=FAMILY` or `ROLE=FAMILY{label=value,…}`, the notation of the reference picker's metric flags."""
+    signals: dict[Role, Signal] = {}
+    for text in texts:
+        role, equals, selector = text.partition("=")
+        if not equals or role not in set(Role):
+            raise UsageError(f"--metric {text!r}: want ROLE=FAMILY with ROLE one of {', '.join(Role)}")
+        if role in signals:
+            raise UsageError(f"--metric {text!r}: {role} is {signals[Role(role)]} already")
+        family = _SELECTOR.fullmatch(selector)
+        parts = [part for part in (family[2] or "").split(",") if part.strip()] if family else []
+        labels = [match for part in parts if (match := _MATCHER.fullmatch(part))]
+        if family is None or len(labels) != len(parts):
+            raise UsageError(f"--metric {text!r}: {selector!r} is not FAMILY or FAMILY{{label=value,…}}")
+        signals[Role(role)] = Signal(family[1], {match[1]: match[3] for match in labels})
+    return signals

@@ -45,10 +45,10 @@ def judge(*, met: bool, known: bool) -> Verdict:
 def exit_code(findings: Collection[tuple[Level, Verdict]]) -> int:
     """The exit code answers "is something newly broken?": known failures and broken SHOULDs do not raise it.
 
-    An exam in which every case was skipped has not been passed either.
+    An exam in which nothing could be judged has not been passed either.
     """
     if any(verdict is Verdict.ERROR for _, verdict in findings):
         return EXIT_UNREACHABLE
-    if all(verdict is Verdict.SKIPPED for _, verdict in findings):
+    if all(verdict in {Verdict.SKIPPED, Verdict.NOT_SUPPORTED} for _, verdict in findings):
         return EXIT_FAILED
     return EXIT_FAILED if (Level.MUST, Verdict.FAILED) in findings else EXIT_PASSED

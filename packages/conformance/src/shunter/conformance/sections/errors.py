@@ -29,12 +29,8 @@ async def malformed_json(target: Target) -> str:
 
 
 async def missing_prompt(target: Target) -> str:
-    bodies: dict[str, dict[str, object]] = {
-        "/v1/completions": {"model": target.model, "max_tokens": 1},
-        "/v1/chat/completions": {"model": target.model, "max_tokens": 1},
-    }
-    for path, body in bodies.items():
-        (await target.post(path, body)).expect_status(*REFUSED)
+    for path in ("/v1/completions", "/v1/chat/completions"):
+        (await target.post(path, {"model": target.model, "max_tokens": 1})).expect_status(*REFUSED)
     return "refused without prompt, and without messages"
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 from shunter.conformance.core.case import Bound, Case, Level, Target
 from shunter.conformance.core.exchange import Exchange, clip
-from shunter.conformance.core.profile import Role
-from shunter.conformance.errors import FormatError, Mismatch, Skip
+from shunter.conformance.core.profile import IGNORE_EOS, Role
+from shunter.conformance.errors import FormatError, Mismatch
 from shunter.conformance.exposition import Page, Series, read_page
 from shunter.conformance.sections.asking import ask_completion
 from shunter.conformance.sections.reachability import METRICS
@@ -17,15 +17,22 @@ __all__ = ["CASES"]
 # More than a small server runs at once, so that its queue is seen too; few enough for any machine.
 LOAD_REQUESTS = 8
 
-# Each request should run this long, by the pace of the target, so that it can be seen running; within these bounds.
+# Each request should run this long, by the pace of the target, so that it can be seen running; within these bounds, of
+# which the lower lets a slow server that runs one request at a time answer all of them within the client's patience.
 LOAD_S = 0.5
-LOAD_TOKENS = (16, 256)
+LOAD_TOKENS = (4, 256)
+
+# A server may limit its queue: it says so with one of these, and its gauges are right or wrong all the same.
+SHED = (429, 503)
 
 # So many pages are wanted under load; a fast server is loaded several times for them.
 LOAD_PAGES = 5
 
 # The reference endpoint picker scrapes every 50 ms; a look a little closer sees what it might see.
 SAMPLE_PERIOD_S = 0.02
+
+# The longer a load lasts, the less is new on each page: with pauses that grow so, a minute of it is some sixty pages.
+PAUSE_GROWTH = 1.1
 
 IDLE_ZERO = Bound(
     "idle-zero",
@@ -72,9 +79,7 @@ async def exposition(target: Target) -> str:
 
 
 def _present_before(target: Target, *roles: Role) -> str:
-    if target.first_page is None:
-        raise Skip("the server gave no metrics page before the first request")
-    page = read_metrics(target.first_page)
+    page = read_metrics(target.first_metrics())
     return ", ".join(str(series) for role in roles for series in find(target, page, role))
 
 
@@ -112,15 +117,20 @@ async def sample_load(target: Target) -> list[Page]:
     """
     fewest, most = LOAD_TOKENS
     tokens = max(fewest, min(most, round(LOAD_S / target.step_s))) if target.step_s else fewest
+    fields = {"max_tokens": tokens} if target.profile.lack((IGNORE_EOS,)) else {"max_tokens": tokens, "ignore_eos": True}
     exchanges: list[Exchange] = []
     while len(exchanges) < LOAD_PAGES:
-        load = asyncio.gather(*(ask_completion(target, max_tokens=tokens) for _ in range(LOAD_REQUESTS)))
+        load = asyncio.gather(*(ask_completion(target, **fields) for _ in range(LOAD_REQUESTS)))
+        pause_s = SAMPLE_PERIOD_S
         try:
             while not load.done():
                 exchanges.append(await target.metrics())
-                await asyncio.wait({load}, timeout=SAMPLE_PERIOD_S)
-            for exchange in await load:
-                exchange.expect_status(200)
+                await asyncio.wait({load}, timeout=pause_s)
+                pause_s *= PAUSE_GROWTH
+            answers = await load
+            served = any(answer.status == 200 for answer in answers)
+            for answer in answers:
+                answer.expect_status(200, *SHED * served)
         finally:
             load.cancel()
             await asyncio.gather(load, return_exceptions=True)
@@ -156,11 +166,11 @@ async def _falls_to_zero(target: Target, *roles: Role) -> str:
     end_s = clock()
     limit_s = target.seconds(IDLE_ZERO)
     while True:
+        waited_s = clock() - end_s  # a page is as of some time after it was asked for
         page = await scrape(target)
         busy = [str(series) for role in roles for series in find(target, page, role) if series.value != 0]
-        waited_s = clock() - end_s
         if not busy:
-            return f"zero {waited_s:.2f} s after the last answer"
+            return f"zero {clock() - end_s:.2f} s after the last answer"
         if waited_s > limit_s:
             raise Mismatch(f"zero within {limit_s:g} s after the last answer, with nothing running", clip("; ".join(busy)))
         await asyncio.sleep(SAMPLE_PERIOD_S)
@@ -292,10 +302,11 @@ LOAD_IDLE = Case(
 
 KV_IDLE = Case(
     id="ms.metrics.kv-idle",
-    level=Level.MUST,
-    requirement="KV-cache utilization MUST be zero when nothing runs; blocks that are only kept for reuse count as free.",
-    why="Counted as used, the prefix cache makes a warm idle replica look full, and traffic goes to cold ones.",
-    source=f"{REPORTING}; meaning of the gauge in vLLM, the protocol's reference server",
+    level=Level.SHOULD,
+    requirement="KV-cache utilization SHOULD be zero when nothing runs; blocks that are only kept for reuse count as free.",
+    why="Counted as used, the prefix cache makes a warm idle replica look full, and traffic goes to cold ones. The protocol "
+    "leaves open how cached blocks count.",
+    source="Meaning of the gauge in vLLM, the reference server of the GIE Model Server Protocol (proposal 003)",
     features=KV_FEATURES,
     needs=(KV_RANGE.id,),
     bounds=(IDLE_ZERO,),

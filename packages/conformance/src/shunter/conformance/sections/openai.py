@@ -2,6 +2,7 @@
 
 from shunter.conformance.core.case import Case, Level, Target
 from shunter.conformance.core.exchange import Exchange, clip, read_json
+from shunter.conformance.core.profile import IGNORE_EOS
 from shunter.conformance.core.sse import read_events
 from shunter.conformance.errors import FormatError, Mismatch
 from shunter.conformance.sections.answers import Chat, ChatChunk, Completion, CompletionChunk, Counted, UsageChunk
@@ -187,7 +188,7 @@ USAGE_EXACT = Case(
     requirement="With ignore_eos, completion_tokens MUST equal max_tokens, and the finish_reason MUST be length.",
     why="It is the only request whose number of tokens is known beforehand, so the only one that proves the counting.",
     source="vLLM sampling parameter ignore_eos, taken over by SGLang and llama.cpp; OpenAI API reference: max_tokens",
-    features=("ignore-eos",),
+    features=(IGNORE_EOS,),
     needs=(USAGE_SUM.id,),
     run=usage_exact,
 )

@@ -1,5 +1,7 @@
 """Section A, reachability: a server that serves says so, and answers those who ask about it at once."""
 
+from collections.abc import Awaitable, Callable
+
 from shunter.conformance.core.case import Bound, Case, Level, Target
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import Mismatch
@@ -15,10 +17,22 @@ READY_ANSWER = Bound(
 )
 
 
-def _in_time(target: Target, exchange: Exchange) -> None:
+# One late answer may be a hiccup of a busy machine, the examiner's included; so many in a row are the server's.
+ATTEMPTS = 3
+
+
+async def _in_time(target: Target, ask: Callable[[], Awaitable[Exchange]]) -> Exchange:
+    """Ask until a good answer comes in time; raises Mismatch when none of a few does."""
     limit_s = target.seconds(READY_ANSWER)
-    if exchange.elapsed_s > limit_s:
-        raise Mismatch(f"an answer from {exchange.url} within {limit_s:g} s", f"{exchange.elapsed_s:.2f} s")
+    late: list[Exchange] = []
+    while len(late) < ATTEMPTS:
+        exchange = await ask()
+        exchange.expect_status(200)
+        if exchange.elapsed_s <= limit_s:
+            return exchange
+        late.append(exchange)
+    fastest_s = min(exchange.elapsed_s for exchange in late)
+    raise Mismatch(f"an answer from {late[0].url} within {limit_s:g} s", f"the fastest of {ATTEMPTS} took {fastest_s:.2f} s")
 
 
 async def health(target: Target) -> str:
@@ -28,17 +42,13 @@ async def health(target: Target) -> str:
 
 
 async def models(target: Target) -> str:
-    exchange = await target.get("/v1/models")
-    exchange.expect_status(200)
+    exchange = await _in_time(target, lambda: target.get("/v1/models"))
     cards = exchange.read(ModelList).data
-    _in_time(target, exchange)
     return f"{len(cards)} model{'s' * (len(cards) != 1)}: {', '.join(card.id for card in cards)}"
 
 
 async def metrics(target: Target) -> str:
-    exchange = await target.metrics()
-    exchange.expect_status(200)
-    _in_time(target, exchange)
+    exchange = await _in_time(target, target.metrics)
     return f"{len(exchange.body)} bytes from {exchange.url}"
 
 

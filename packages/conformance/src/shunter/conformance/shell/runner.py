@@ -1,6 +1,7 @@
 """The engine: runs cases one after the other against a target and yields what happened."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -12,7 +13,7 @@ from shunter.conformance.core.events import CaseFinished, CaseStarted, Event, Fi
 from shunter.conformance.core.exchange import evidence
 from shunter.conformance.core.profile import Profile, Role, Signal, find_profile
 from shunter.conformance.core.verdict import Verdict, judge
-from shunter.conformance.errors import Mismatch, Skip, Unanswered
+from shunter.conformance.errors import Mismatch, Skip, Unanswered, UsageError
 from shunter.conformance.sections import CASES
 from shunter.conformance.shell.survey import Plan, SurveyedTarget, survey
 from shunter.conformance.shell.wire import ANSWER_TIMEOUT_S, Wire, base_url, check_url, unreachable
@@ -30,6 +31,7 @@ def examine(
     profile: Profile | str | None = None,
     model: str | None = None,
     metrics_url: str | None = None,
+    health_path: str | None = None,
     signals: Mapping[Role, Signal] | None = None,
     timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> AsyncGenerator[Event]:
@@ -37,11 +39,16 @@ def examine(
 
     A caller that may stop early wraps the events in `contextlib.aclosing`, which closes the connections.
     """
+    if not 0 < timeout_s < math.inf:
+        raise UsageError(f"timeout {timeout_s:g} s: want a number of seconds above 0")
+    if health_path and not health_path.startswith("/"):
+        raise UsageError(f"health path {health_path!r}: want a path that begins with /")
     plan = Plan(
         url=base_url(url),
         profile=find_profile(profile) if isinstance(profile, str) else profile,
         model=model,
         metrics_url=check_url(metrics_url) if metrics_url else None,
+        health_path=health_path,
         signals=dict(signals or {}),
     )
     return _run(plan, cases, timeout_s)

@@ -36,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     profile: Profile | None = None
     model: str | None = None
     metrics_url: str | None = None
+    health_path: str | None = None
     signals: dict[Role, Signal] = {}
 
 
@@ -53,7 +54,7 @@ class SurveyedTarget:
     def __init__(self, wire: Wire, plan: Plan) -> None:
         self.wire = wire
         self.profile = plan.profile or GENERIC
-        self.profile_reason = "chosen by the examiner"
+        self.profile_reason = "chosen by the examiner" if plan.profile else "nobody answered"
         self.served: tuple[str, ...] = ()
         self.first_page: Exchange | None = None
         self.calibration = Calibration()
@@ -86,6 +87,12 @@ class SurveyedTarget:
     async def post(self, path: str, body: bytes | dict[str, object]) -> Exchange:
         return await self.wire.exchange("POST", self.url + path, body)
 
+    def first_metrics(self) -> Exchange:
+        if self.first_page is None:
+            raise Skip("the server gave no metrics page before the first request")
+        self.wire.transcript.append(self.first_page)
+        return self.first_page
+
     async def metrics(self) -> Exchange:
         return await self.wire.exchange("GET", self.metrics_url)
 
@@ -104,6 +111,8 @@ async def survey(wire: Wire, plan: Plan) -> SurveyedTarget:
         page = target.first_page.text if target.first_page else ""
         target.profile, target.profile_reason = detect(page, owners)
     target.profile = target.profile.with_signals(plan.signals)
+    if plan.health_path:
+        target.profile = msgspec.structs.replace(target.profile, health_path=plan.health_path)
     target.calibration = await _calibrate(target)
     return target
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -118,6 +119,8 @@ async def unreachable(url: str) -> str | None:
     except TimeoutError:
         return f"no connection to {parts.hostname} port {port} within {CONNECT_TIMEOUT_S:g} s"
     except OSError as error:
-        return f"no connection to {parts.hostname} port {port}: {error.strerror or error}"
+        # asyncio puts the address into strerror; a resolver's errors have numbers of their own, several errors have none.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        return f"no connection to {parts.hostname} port {port}: {why}"
     writer.close()
     return None

@@ -1,0 +1,67 @@
+"""A verdict does not hang on one slow moment, the server's or the examiner's."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from shunter.conformance.core.case import Bound
+from shunter.conformance.core.exchange import Exchange
+from shunter.conformance.core.profile import find_profile
+from shunter.conformance.errors import Mismatch
+from shunter.conformance.sections import metrics, reachability
+
+BUSY = b"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc 0.5\n"
+IDLE = BUSY.replace(b"0.5", b"0")
+
+
+class ScriptedTarget:
+    """Answers each question with the next of some exchanges, which take as long as they say when `clock` is set."""
+
+    profile = find_profile("vllm")
+    model = "m"
+
+    def __init__(self, *answers: Exchange, clock: bool = False):
+        self._answers = list(answers)
+        self._clock = clock
+
+    def seconds(self, bound: Bound) -> float:
+        return bound.seconds
+
+    async def get(self, path):
+        answer = self._answers.pop(0)
+        if self._clock:
+            await asyncio.sleep(answer.elapsed_s)
+        return answer
+
+    async def post(self, path, body):
+        return await self.get(path)
+
+    async def metrics(self):
+        return await self.get("/metrics")
+
+
+def answer(body: bytes = b"", elapsed_s: float = 0.0) -> Exchange:
+    return Exchange(method="GET", url="http://h/", status=200, body=body, elapsed_s=elapsed_s)
+
+
+async def test_two_late_answers_and_one_in_time_are_a_hiccup():
+    late, in_time = answer(b"x 1\n", 1.5), answer(b"x 1\n", 0.9)
+    assert await reachability.metrics(ScriptedTarget(late, late, in_time))
+
+
+async def test_three_late_answers_are_late():
+    with pytest.raises(Mismatch, match=r"within 1 s.* the fastest of 3 took 1\.20 s"):
+        await reachability.metrics(ScriptedTarget(answer(elapsed_s=1.5), answer(elapsed_s=1.2), answer(elapsed_s=1.4)))
+
+
+async def test_a_page_asked_for_in_time_may_still_be_busy(monkeypatch):
+    """It says how things stood when the server wrote it, however long it was on its way."""
+    monkeypatch.setattr(metrics, "IDLE_ZERO", msgspec.structs.replace(metrics.IDLE_ZERO, seconds=0.05))
+    assert await metrics.kv_idle(ScriptedTarget(answer(), answer(BUSY, 0.1), answer(IDLE), clock=True))
+
+
+async def test_a_page_asked_for_too_late_may_not(monkeypatch):
+    monkeypatch.setattr(metrics, "IDLE_ZERO", msgspec.structs.replace(metrics.IDLE_ZERO, seconds=0.05))
+    with pytest.raises(Mismatch, match="zero within"):
+        await metrics.kv_idle(ScriptedTarget(answer(), answer(BUSY, 0.1), answer(BUSY), clock=True))
