@@ -53,9 +53,7 @@ _HISTOGRAMS = {
 class _HistogramText(Collector):
     """One histogram, written anew only after an observation: histograms are most of a page, and most of them rest."""
 
-    def __init__(
-        self, name: str, documentation: str, histogram: Histogram, labels: Mapping[str, str], created_s: float
-    ) -> None:
+    def __init__(self, name: str, documentation: str, histogram: Histogram, labels: dict[str, str], created_s: float) -> None:
         self._name = name
         self._documentation = documentation
         self._histogram = histogram
