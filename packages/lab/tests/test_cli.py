@@ -68,6 +68,9 @@ async def test_the_shutdown_timeout_lets_running_requests_finish(serve, http, un
         (["--num-blocks", "4", "--max-model-len", "100"], "raise num_blocks or lower max_model_len"),
         (["--host", "not a host"], "cannot listen on not a host:8000"),
         (["--lora", "a,b"], "LoRA adapter 'a,b'"),
+        (["--host", ""], "host is empty"),
+        (["--shutdown-timeout", "nan"], "nan is no number of seconds"),
+        (["--shutdown-timeout", "inf"], "inf is no number of seconds"),
         (["--no-such-option"], "No such option"),
     ],
 )

@@ -171,6 +171,12 @@ async def test_errors_are_answered_and_leave_nothing_behind(http, server, post, 
     assert (gauges.running, gauges.waiting, gauges.kv_usage) == (0, 0, 0.0)
 
 
+async def test_a_body_that_breaks_its_encoding_is_the_client_s_fault(http, server):
+    async with http.post(f"{server.url}{COMPLETIONS}", data=b"{}", headers={"Content-Encoding": "gzip"}) as response:
+        assert response.status == 400
+        assert "Content-Encoding" in (await response.json())["error"]["message"]
+
+
 async def test_a_prompt_of_ten_megabytes_is_read_and_judged(http, server):
     body = io.BytesIO(json.dumps({"prompt": "x" * 11_000_000}).encode())
     async with http.post(f"{server.url}{COMPLETIONS}", data=body) as response:
@@ -249,6 +255,13 @@ async def test_stopping_at_once_ends_running_requests_as_aborted(http, until, st
     text = await (await asking).text()
     assert '"finish_reason":"abort"' in text
     assert text.endswith("data: [DONE]\n\n") is streamed
+
+
+async def test_a_stopped_server_starts_again_where_it_was(http):
+    server = LabServer()
+    for _ in range(2):
+        async with server, http.get(f"{server.url}/health") as response:
+            assert response.status == 200
 
 
 async def test_a_taken_port_is_named():

@@ -53,6 +53,10 @@ def test_prompts_adapters_and_seeds_speak_differently():
     assert len(said) == 5
 
 
+def test_an_answer_costs_what_it_says_and_not_what_it_might():
+    assert len(write((1,), 10**12).tokens) <= 512
+
+
 def test_ignore_eos_gives_exactly_max_tokens():
     for prompt in range(50):
         script = write((prompt,), 700, ignore_eos=True)

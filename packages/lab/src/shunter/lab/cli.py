@@ -1,5 +1,6 @@
 """`shunter lab`: run believable model servers, and list the ways in which they can be broken."""
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ def serve(**options: Any) -> None:
     from shunter.lab.shell.server import LabServer
 
     shutdown_timeout_s: float = options.pop("shutdown_timeout")
+    if not math.isfinite(shutdown_timeout_s):
+        raise click.BadParameter(f"{shutdown_timeout_s} is no number of seconds", param_hint="--shutdown-timeout")
     serving = {name: options.pop(name) for name in ("host", "port", "models", "loras", "name", "faults")}
     enable_lora: bool = options.pop("enable_lora")
     details: bool = options.pop("enable_prompt_tokens_details")

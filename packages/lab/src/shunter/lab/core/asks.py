@@ -191,8 +191,11 @@ def _ask(
 def _check_options(body: _Body, max_tokens: int | None, context_tokens: int) -> None:
     if body.n is not None and body.n != 1:
         raise _refuse(f"This server gives one choice per prompt: n must be 1, got {body.n}.", "n")
-    if body.logprobs or body.echo:
-        raise _refuse("This server has no log-probabilities and no echo.", "logprobs" if body.logprobs else "echo")
+    # A completion's `logprobs: 0` asks for those of the chosen tokens; a chat's false asks for none.
+    if body.logprobs is not None and body.logprobs is not False:
+        raise _refuse("This server has no log-probabilities.", "logprobs")
+    if body.echo:
+        raise _refuse("This server has no echo.", "echo")
     if body.stream_options is not None and not body.stream:
         raise _refuse("Stream options can only be defined when `stream=True`.", "stream_options")
     if body.temperature is not None and not body.temperature >= 0:

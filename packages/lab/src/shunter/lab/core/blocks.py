@@ -36,14 +36,15 @@ class BlockPool:
     def __init__(self, num_blocks: int, *, caching: bool = True) -> None:
         self.capacity = num_blocks - 1
         self._caching = caching
-        self._references = [0] * num_blocks
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, num_blocks))
+        # By block, the null block first; a block that was never given out has no entry yet, so a large cache costs nothing.
+        self._references = [0]
+        self._released: OrderedDict[int, None] = OrderedDict()
         self._block_of: dict[int, int] = {}
         self._content_of: dict[int, int] = {}
 
     @property
     def used(self) -> int:
-        return self.capacity - len(self._free)
+        return len(self._references) - 1 - len(self._released)
 
     @property
     def usage(self) -> float:
@@ -68,16 +69,19 @@ class BlockPool:
     def take(self, hits: Sequence[int], fresh: int) -> list[int] | None:
         """One more reference to each hit, and so many fresh blocks; None, and no change, if too few are free."""
         revived = [block for block in hits if not self._references[block]]
-        if fresh > len(self._free) - len(revived):
+        if fresh > self.capacity - self.used - len(revived):
             return None
         for block in revived:
-            del self._free[block]
+            del self._released[block]
         for block in hits:
             self._references[block] += 1
         return [self._give() for _ in range(fresh)]
 
     def _give(self) -> int:
-        block, _ = self._free.popitem(last=False)
+        if len(self._references) <= self.capacity:
+            self._references.append(1)
+            return len(self._references) - 1
+        block, _ = self._released.popitem(last=False)
         self._references[block] = 1
         content = self._content_of.pop(block, None)
         if content is not None:
@@ -95,4 +99,4 @@ class BlockPool:
         for block in reversed(blocks):
             self._references[block] -= 1
             if not self._references[block]:
-                self._free[block] = None
+                self._released[block] = None

@@ -67,10 +67,11 @@ def write(
     """The answer to a prompt: up to `max_tokens` tokens, ended earlier by its own length or by a stop string."""
     digest = blake2b(f"{adapter or ''}\0{seed}\0".encode())
     digest.update(struct.pack(f"<{len(prompt)}q", *prompt))
-    draws = shake_128(digest.digest()).digest(2 + max_tokens)
-    own = _SHORTEST_TOKENS + (_LONGEST_TOKENS - _SHORTEST_TOKENS) * draws[0] * draws[1] // (255 * 255)
+    dice = shake_128(digest.digest())
+    one, other = dice.digest(2)
+    own = _SHORTEST_TOKENS + (_LONGEST_TOKENS - _SHORTEST_TOKENS) * one * other // (255 * 255)
     length = max_tokens if ignore_eos else min(max_tokens, max(own, min_tokens))
-    words = [draw % len(_WORDS) for draw in draws[2 : 2 + length]]
+    words = [draw % len(_WORDS) for draw in dice.digest(2 + length)[2:]]
     pieces = [_WORDS[word] for word in words]
     finish: Literal["stop", "length"] = "stop" if length < max_tokens else "length"
     found = _find_stop(pieces, stop, min_tokens)

@@ -65,12 +65,13 @@ class LabServer:
     ) -> None:
         self.params = params or EngineParams()
         self.models = Models(models, loras, lora=enable_lora)
+        if not host:
+            raise ParamsError("host is empty; name an address to listen on (0.0.0.0 is every one)")
         self.host = host
         self.port = port
         self.name = name
         self.faults: tuple[Fault, ...] = faults_named(faults)
         self._prompt_tokens_details = prompt_tokens_details
-        self._draining = False
         self._pages = 0
         self._streams: dict[str, asyncio.Queue[Token | None]] = {}
 
@@ -99,6 +100,7 @@ class LabServer:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         self._started_s = now_s
+        self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._created = int(time.time())
@@ -159,6 +161,9 @@ class LabServer:
             response = await handler(request)
         except ApiError as error:
             response = json_response(encode_error(error), error.status)
+        except web.RequestPayloadError:
+            refusal = ApiError(400, "The body breaks its Content-Encoding or Transfer-Encoding.", kind="Bad Request")
+            response = json_response(encode_error(refusal), refusal.status)
         except web.HTTPNotFound:
             response = json_response(b'{"detail":"Not Found"}', 404)
         except web.HTTPMethodNotAllowed as error:

@@ -12,7 +12,7 @@ from shunter.lab.faults import Fault
 
 __all__ = ["EventWriter", "drip", "json_response", "reset"]
 
-# The `drip` fault's pace: a page of 30 KB takes most of an hour.
+# The `drip` fault's pace: a page of 40 KB takes more than an hour.
 DRIP_S = 0.1
 # Events of a stream before the `cut` fault cuts it.
 EVENTS_BEFORE_CUT = 2
