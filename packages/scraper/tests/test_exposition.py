@@ -175,6 +175,14 @@ def test_a_remembered_offset_is_not_used_when_the_family_has_grown_in_front_of_i
     assert [s.value for s in scanner.page(after).samples("a")] == [7, 5]
 
 
+def test_a_comment_that_only_looks_like_the_one_remembered_is_not_relied_on():
+    scanner = Scanner()
+    assert [s.value for s in scanner.page(b"z 1\n# TYPE a gauge\na 5\n").samples("a")] == [5]
+    assert [s.value for s in scanner.page(b"a 4 # TYPE a gauge\n# EOF").samples("a")] == [4]
+    page = scanner.page(b"z 1\na 7 # TYPE a gauge\na 5\n# EOF")
+    assert [s.value for s in page.samples("a")] == [7, 5]
+
+
 def test_openmetrics_has_seconds_and_exemplars_and_no_last_line_feed():
     page = Scanner().page(b'a_total{x="}"} 3 1.5 # {trace="}"} 0.5\n# EOF')
     assert page.samples("a_total") == [({"x": "}"}, 3.0, 1500.0)]

@@ -1,5 +1,4 @@
 """Documents become one cluster: names are checked against each other and endpoints join their pools.
-pools.
 
 Pools
 -----

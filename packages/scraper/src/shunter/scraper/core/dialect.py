@@ -52,8 +52,8 @@ class Spec(msgspec.Struct, frozen=True):
 
     def matching(self, page: Page) -> list[Sample]:
         """Return the samples that match."""
-        wanted = self.labels.items()
-        return [sample for sample in page.samples(self.name) if wanted <= sample.labels.items()]
+        samples, wanted = page.samples(self.name), self.labels.items()
+        return [sample for sample in samples if wanted <= sample.labels.items()] if wanted else samples
 
     def engines(self, page: Page, shards: frozenset[str]) -> list[Sample]:
         """Return one matching sample per engine."""

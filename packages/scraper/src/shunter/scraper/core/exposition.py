@@ -24,17 +24,18 @@ believed. A page that ends in ``# EOF`` is OpenMetrics: its time stamps are seco
 
 How a name is found
 -------------------
-A Scanner remembers, for each name, the offset of its first line and the heads (``name{labels}``) of its lines. On the
-next page the offset is verified before it is used: the name is there, and the line before is not of that name, so it
-is the first. Otherwise the neighbourhood is searched (a longer number moved everything by a byte or two), then the
-whole page. A head that is still in its place has had its labels parsed already. Hence one Scanner for one source of
-pages.
+A Scanner remembers, for each name, where its first line was, the comment before it (``# TYPE …``) and the heads
+(``name{labels}``) of its lines. On the next page comment and name are looked for together in the neighbourhood (a
+longer number somewhere moves everything by a byte or two): after a comment a line is the first of its name. Failing
+that, the whole page is searched. A head that is still in its place has had its labels parsed already. Hence one
+Scanner for one source of pages.
 """
 
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from shunter.scraper.core.excerpt import EXCERPT_BYTES, excerpt
 from shunter.scraper.errors import ExpositionError
 
 __all__ = ["MAX_PAGE_BYTES", "MAX_SERIES", "Page", "Sample", "Scanner"]
@@ -55,7 +56,6 @@ _VALUE = re.compile(rb"[ \t]*+([^\s#]++)(?:[ \t]++([-+0-9.eE]++))?[ \t\r]*+(#[^\
 _ESCAPE = re.compile(r'\\([\\n"])')
 _ESCAPED = {"\\": "\\", "n": "\n", '"': '"'}
 _PARTS = ("_bucket", "_count", "_sum")
-_EXCERPT_BYTES = 60
 _FOREIGN = {
     b"{": "JSON, not Prometheus text (trtllm-serve has it at /prometheus/metrics)",
     b"[": "JSON, not Prometheus text (trtllm-serve has it at /prometheus/metrics)",
@@ -90,7 +90,7 @@ class Page:
         """Made by ``Scanner.page``."""
         if len(content) > MAX_PAGE_BYTES:
             raise ExpositionError(f"the page has {len(content)} bytes; the limit is {MAX_PAGE_BYTES}")
-        foreign = _FOREIGN.get(content[:_EXCERPT_BYTES].lstrip()[:1])
+        foreign = _FOREIGN.get(content[:EXCERPT_BYTES].lstrip()[:1])
         if foreign:
             raise ExpositionError(foreign)
         self._openmetrics = content.endswith((b"\n# EOF\n", b"\n# EOF"))
@@ -122,7 +122,7 @@ _NO_HEAD = _Head(b"\n", {})  # begins no line
 class _Series:
     """The lines of one name: where they were, how they began, and how to read them."""
 
-    __slots__ = ("heads", "interleaved", "name", "needle", "offset")
+    __slots__ = ("anchor", "anchored_at", "heads", "interleaved", "name", "needle")
 
     def __init__(self, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -130,15 +130,13 @@ class _Series:
         self.name = name.encode()
         self.needle = b"\n" + self.name
         self.interleaved = name.endswith(_PARTS)
-        self.offset = 0
+        self.anchor = b""  # the comment before the first line, and that line up to the byte after the name
+        self.anchored_at = 0
         self.heads: list[_Head] = []
 
     def read(self, content: bytes, openmetrics: bool) -> list[Sample]:
         samples: list[Sample] = []
         at = self._first(content)
-        if at < 0:
-            return samples
-        self.offset = at
         while at >= 0:
             if len(samples) == MAX_SERIES:
                 raise ExpositionError(f"more than {MAX_SERIES} series are called {self.name.decode()}")
@@ -158,15 +156,18 @@ class _Series:
 
     def _first(self, content: bytes) -> int:
         """Return where the first line begins, or -1."""
-        if self.interleaved:
-            return self._search(content, 0, len(content))
-        at = self.offset
-        if self._begins(content, at) and not self._continues(content, at):
-            return at
-        at = self._search(content, max(0, at - NEIGHBOURHOOD_BYTES), at + NEIGHBOURHOOD_BYTES)
-        if at >= 0 and not self._continues(content, at):
-            return at
-        return self._search(content, 0, len(content))
+        if self.anchor:
+            start = max(0, self.anchored_at - NEIGHBOURHOOD_BYTES)
+            found = content.find(self.anchor, start, self.anchored_at + len(self.anchor) + NEIGHBOURHOOD_BYTES)
+            if found >= 0:
+                self.anchored_at = found
+                return found + len(self.anchor) - len(self.name) - 1
+        at = self._search(content, 0, len(content))
+        before = content.rfind(b"\n", 0, at - 1) if at > 0 else -1
+        known = before >= 0 and content.startswith(b"#", before + 1) and not self.interleaved
+        self.anchor = content[before : at + len(self.name) + 1] if known else b""
+        self.anchored_at = before
+        return at
 
     def _search(self, content: bytes, start: int, stop: int) -> int:
         if start == 0 and self._begins(content, 0):
@@ -181,10 +182,6 @@ class _Series:
         end = at + len(self.name)
         here = content.startswith(self.needle, at - 1) if at else content.startswith(self.name)
         return here and content[end : end + 1] in {b"{", b" ", b"\t"}
-
-    def _continues(self, content: bytes, at: int) -> bool:
-        """Tell whether the line before the one at ``at`` is of this name, too."""
-        return at > 0 and self._begins(content, content.rfind(b"\n", 0, at - 1) + 1)
 
     def _head(self, content: bytes, at: int, index: int) -> tuple[Mapping[str, str], int]:
         """Return the labels of the line at ``at``, the ``index``-th of this name, and where they end."""
@@ -233,5 +230,5 @@ def _sample(content: bytes, at: int, labels: Mapping[str, str], match: re.Match[
 
 def _malformed(content: bytes, at: int, why: str) -> ExpositionError:
     line = content.count(b"\n", 0, at) + 1
-    excerpt = content[at : at + _EXCERPT_BYTES].split(b"\n", 1)[0].decode(errors="replace")
-    return ExpositionError(f"line {line}: {why}: {excerpt}")
+    shown = content[at : at + EXCERPT_BYTES].split(b"\n", 1)[0]
+    return ExpositionError(f"line {line}: {why}: {excerpt(shown)}")

@@ -47,26 +47,32 @@ def guess_engine(page: Page) -> str | None:
 
 
 def _read(page: Page, dialect: Dialect, before: LoadRow, now_ns: int) -> LoadRow:
-    def signal(readings: tuple[Reading, ...], fold: Fold) -> float | None:
-        answers = (reading.read(page, dialect.shards, fold) for reading in readings)
-        return next((answer for answer in answers if answer is not None and answer >= 0), None)
-
-    kv_usage = signal(dialect.kv_usage, "mean")
+    shards = dialect.shards
+    kv_usage = _signal(page, dialect.kv_usage, shards, "mean")
     adapters = _newest(page, dialect.adapters)
     return LoadRow(
         slot=before.slot,
         incarnation=before.incarnation,
         health=Health.FRESH,
         sampled_ns=now_ns,
-        waiting=signal(dialect.waiting, "sum"),
-        running=signal(dialect.running, "sum"),
+        waiting=_signal(page, dialect.waiting, shards, "sum"),
+        running=_signal(page, dialect.running, shards, "sum"),
         kv_usage=None if kv_usage is None else min(1.0, kv_usage),  # a rounding error above one is a full cache
-        block_size=_count(signal(dialect.block_size, "max")),
-        num_blocks=_count(signal(dialect.num_blocks, "sum")),
+        block_size=_count(_signal(page, dialect.block_size, shards, "max")),
+        num_blocks=_count(_signal(page, dialect.num_blocks, shards, "sum")),
         max_adapters=_count(as_number(adapters.get("max_lora", ""))),
         running_adapters=_names(adapters.get("running_lora_adapters", "")),
         waiting_adapters=_names(adapters.get("waiting_lora_adapters", "")),
     )
+
+
+def _signal(page: Page, readings: tuple[Reading, ...], shards: frozenset[str], fold: Fold) -> float | None:
+    """Return what the first reading that the page answers says; a negative number is no answer."""
+    for reading in readings:
+        answer = reading.read(page, shards, fold)
+        if answer is not None and answer >= 0:
+            return answer
+    return None
 
 
 def _newest(page: Page, spec: Spec | None) -> Mapping[str, str]:
