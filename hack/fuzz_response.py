@@ -14,11 +14,13 @@ CORPUS = [
 
 
 def target(data):
-    assert outcome(data, len(data) or 1) == outcome(data, 7) == outcome(data, 1), "cutting the stream changed the response"
+    spare = []  # so that the second and the third are read in what the first has left
+    outcomes = {outcome(data, step, spare) for step in (len(data) or 1, 7, 1)}
+    assert len(outcomes) == 1, "cutting the stream, or what was read before, changed the response"
 
 
-def outcome(data, step):
-    response = Response(LIMIT_BYTES)
+def outcome(data, step, spare):
+    response = Response(LIMIT_BYTES, spare)
     try:
         for start in range(0, len(data), step):
             piece = data[start : start + step]

@@ -4,7 +4,8 @@ import socket
 import pytest
 import uvloop
 
-from shunter.scraper.shell.fetch import Failure, Fetcher
+from shunter.scraper.core.http import Response
+from shunter.scraper.shell.fetch import Failure, Fetcher, _Connection
 
 PAGE = b"a 1\n"
 
@@ -83,6 +84,15 @@ async def test_a_fresh_connection_is_not_tried_again(serve, fetch):
     server = await serve(raw(close=True))
     assert await fetch(server).get() == Failure("the server closed the connection without a response")
     assert server.connections == 1
+
+
+async def test_a_connection_lost_before_it_was_asked_fails_at_once(serve):
+    server = await serve(PAGE)
+    transport, connection = await asyncio.get_running_loop().create_connection(_Connection, server.host, server.port)
+    transport.abort()
+    await asyncio.sleep(0)
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(connection.ask(b"GET / HTTP/1.1\r\n\r\n", Response()), 20)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.scraper.core.http import Response
+from shunter.scraper.core.http import MAX_SPARE_BYTES, Response
 from shunter.scraper.errors import ResponseError
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -77,6 +77,7 @@ def test_the_end_of_the_connection_ends_a_body_without_framing_only():
         (b"HTTP/2 200\r\n\r\n", "not HTTP/1.1: HTTP/2 200"),
         (b"SSH-2.0-x\r\n\r\n", "not HTTP/1.1"),
         (OK + b"bad field\r\n\r\n", "not a header field: bad field"),
+        (OK + b"bad \x1b[2J\nfield\r\n\r\n", "not a header field: bad \ufffd\\[2J\ufffdfield"),
         (OK + b"Content-Length: 5\r\n folded\r\n\r\n", "not a header field"),
         (OK + b"Content-Encoding: gzip\r\n\r\n", "coding gzip, though none was offered"),
         (OK + b"Content-Length: -1\r\n\r\n", "not a content length: -1"),
@@ -134,3 +135,27 @@ def test_any_bytes_are_a_response_or_a_response_error_and_cuts_do_not_matter(dat
 def test_chunks_join_to_the_body(chunks):
     stream = OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in chunks) + b"0\r\n\r\n"
     assert feed(Response(), stream).body == b"".join(chunks)
+
+
+def test_a_spare_buffer_is_lent_from_the_first_byte_to_the_last_and_a_giants_is_let_go():
+    spare = []
+    waiting = Response(spare=spare)
+    for _ in range(2):
+        response = feed(Response(spare=spare), LENGTH[:-1])
+        assert spare == []
+        feed(response, LENGTH[-1:])
+        assert (response.body, len(spare)) == (b"hello", 1)
+    lent = spare[0]
+    feed(waiting, LENGTH)
+    assert spare[0] is lent
+    large = b"x" * MAX_SPARE_BYTES
+    feed(Response(spare=spare), OK + b"Content-Length: %d\r\n\r\n%s" % (len(large), large))
+    assert spare == []
+
+
+def test_what_a_former_response_left_in_a_spare_buffer_is_not_read():
+    spare = []
+    feed(Response(spare=spare), OK + b"Content-Length: 60\r\n\r\n" + b"\r\n" * 30)
+    response = feed(Response(spare=spare), LENGTH[:20])
+    assert not response.done
+    assert feed(response, LENGTH[20:]).body == b"hello"

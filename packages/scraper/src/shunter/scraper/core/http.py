@@ -5,19 +5,20 @@ Written for one purpose, hence small: a page comes whole and plain or it is an e
 every status but 200 (redirects lead where nobody vouched for), every content coding (none was offered), anything larger
 than the limit.
 
-The socket is read straight into the machine's buffer, so a page is copied once, when it is complete; the buffer may serve
-the next response (a fresh one costs more than all the parsing: the kernel has to hand out its pages again)::
+The socket is read straight into the machine's buffer, so a page is copied once, when it is complete. Buffers are lent by
+``spare`` from the first byte to the last (a fresh one costs more than all the parsing: the kernel has to hand out its
+pages again), so that a thousand servers need as many as answer at the same moment::
 
-    response = Response(limit_bytes)
+    response = Response(limit_bytes, spare)
     while not response.done:
         response.received(sock.recv_into(response.room()))  # or response.ended()
     response.body, response.reusable
-    following = Response(limit_bytes, response.buffer)
 """
 
 import re
 from collections.abc import Callable
 
+from shunter.scraper.core.excerpt import excerpt
 from shunter.scraper.core.exposition import MAX_PAGE_BYTES
 from shunter.scraper.errors import ResponseError
 
@@ -30,25 +31,28 @@ MAX_LINE_BYTES = 1 << 10
 # Reading less at a time costs more in system calls than it saves in memory.
 MIN_ROOM_BYTES = 16 << 10
 FIRST_ROOM_BYTES = 64 << 10
+# What spare buffers may hold on to, 8 MiB in all: ordinary pages need 64 to 128 KiB, and a giant's buffer is let go.
+MAX_SPARE_BYTES = 256 << 10
+MAX_SPARES = 32
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([0-9]{3})(?: (.*))?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*)")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*(?:;.*)?")
-_SHOWN_CHARACTERS = 80
 
 
 class Response:
     """One response, from its first byte to its last."""
 
-    def __init__(self, limit_bytes: int = MAX_PAGE_BYTES, buffer: bytearray | None = None) -> None:
-        """Refuse bodies over ``limit_bytes``."""
-        self.buffer = bytearray(FIRST_ROOM_BYTES) if buffer is None else buffer
+    def __init__(self, limit_bytes: int = MAX_PAGE_BYTES, spare: list[bytearray] | None = None) -> None:
+        """Refuse bodies over ``limit_bytes``; take the buffer from ``spare`` and give it back."""
         self.done = False
         self.body = b""
         self.reusable = False
         """Whether the connection may carry another request."""
         self._limit_bytes = limit_bytes
+        self._spare: list[bytearray] = [] if spare is None else spare
+        self._buffer = bytearray()
         self._filled = 0
         self._position = 0  # what lies before has been understood
         self._searched = 0  # up to here there is no end of the line, or head, that is wanted next
@@ -63,10 +67,12 @@ class Response:
 
     def room(self) -> memoryview:
         """Return where to put what arrives next; valid until ``received``."""
-        if len(self.buffer) - self._filled < MIN_ROOM_BYTES:
+        if not self._buffer:
+            self._buffer = self._spare.pop() if self._spare else bytearray(FIRST_ROOM_BYTES)
+        elif len(self._buffer) - self._filled < MIN_ROOM_BYTES:
             # A new buffer, not a longer one: whoever still holds a view of this one would forbid resizing it.
-            self.buffer = self.buffer + bytearray(len(self.buffer))
-        return memoryview(self.buffer)[self._filled :]
+            self._buffer = self._buffer + bytearray(len(self._buffer))
+        return memoryview(self._buffer)[self._filled :]
 
     def received(self, count: int) -> None:
         """Take note of ``count`` bytes in the room; raises ResponseError."""
@@ -81,7 +87,7 @@ class Response:
         if self._step != self._until_end:
             where = "in the middle of the response" if self.begun else "without a response"
             raise ResponseError(f"the server closed the connection {where}")
-        self._finish(memoryview(self.buffer)[self._position : self._filled])
+        self._finish(memoryview(self._buffer)[self._position : self._filled])
         self.reusable = False
 
     # Each step returns whether it got further; if not, more bytes are needed.
@@ -93,22 +99,22 @@ class Response:
         first, *lines = head.split(b"\r\n")
         status = _STATUS.fullmatch(first)
         if status is None:
-            raise ResponseError(f"not HTTP/1.1: {_shown(first)}")
+            raise ResponseError(f"not HTTP/1.1: {excerpt(first)}")
         fields: dict[bytes, list[bytes]] = {}
         for line in lines:
             field = _FIELD.fullmatch(line)
             if field is None:
-                raise ResponseError(f"not a header field: {_shown(line)}")
+                raise ResponseError(f"not a header field: {excerpt(line)}")
             fields.setdefault(field[1].lower(), []).append(field[2].strip().lower())
         if status[2].startswith(b"1"):
             return True  # an interim response; the real one follows
         if status[2] != b"200":
             location = fields.get(b"location", [b""])[0]
-            to = f" to {_shown(location)} (redirects are not followed)" if location else ""
-            raise ResponseError(f"status {status[2].decode()} {_shown(status[3] or b'')}".rstrip() + to)
+            to = f" to {excerpt(location)} (redirects are not followed)" if location else ""
+            raise ResponseError(f"status {status[2].decode()} {excerpt(status[3] or b'')}".rstrip() + to)
         codings = b",".join(fields.get(b"content-encoding", [b"identity"]))
         if codings != b"identity":
-            raise ResponseError(f"content coding {_shown(codings)}, though none was offered")
+            raise ResponseError(f"content coding {excerpt(codings)}, though none was offered")
         self.reusable = status[1] == b"1" and b"close" not in b",".join(fields.get(b"connection", []))
         self._step = self._framing(fields)
         return True
@@ -122,7 +128,7 @@ class Response:
             return self._chunk_line
         if lengths:
             if len(set(lengths)) > 1 or not _LENGTH.fullmatch(lengths[0]):
-                raise ResponseError(f"not a content length: {_shown(b', '.join(lengths))}")
+                raise ResponseError(f"not a content length: {excerpt(b', '.join(lengths))}")
             self._length = int(lengths[0])
             if self._length > self._limit_bytes:
                 raise self._too_large()
@@ -134,7 +140,7 @@ class Response:
         if self._filled < end:
             return False
         self.reusable = self.reusable and self._filled == end
-        return self._finish(memoryview(self.buffer)[self._position : end])
+        return self._finish(memoryview(self._buffer)[self._position : end])
 
     def _until_end(self) -> bool:
         if self._filled - self._position > self._limit_bytes:
@@ -147,7 +153,7 @@ class Response:
             return False
         size = _CHUNK.fullmatch(line)
         if size is None:
-            raise ResponseError(f"not a chunk size: {_shown(line)}")
+            raise ResponseError(f"not a chunk size: {excerpt(line)}")
         self._length = int(size[1], 16)
         self._step = self._chunk if self._length else self._trailer
         return True
@@ -158,9 +164,9 @@ class Response:
             raise self._too_large()
         if self._filled < end + 2:
             return False
-        if not self.buffer.startswith(b"\r\n", end):
+        if not self._buffer.startswith(b"\r\n", end):
             raise ResponseError("a chunk is longer than its size")
-        self._chunks.append(self.buffer[self._position : end])
+        self._chunks.append(self._buffer[self._position : end])
         self._position = self._searched = end + 2
         self._step = self._chunk_line
         return True
@@ -176,14 +182,14 @@ class Response:
 
     def _take(self, end: bytes, limit_bytes: int, what: str) -> bytes | None:
         """Return what comes before the next ``end`` and go behind it; None if that has not arrived."""
-        found = self.buffer.find(end, self._searched, self._filled)
+        found = self._buffer.find(end, self._searched, self._filled)
         stop = found if found >= 0 else self._filled
         if stop - self._position > limit_bytes:
             raise ResponseError(f"a {what} of more than {limit_bytes} bytes")
         if found < 0:
             self._searched = max(self._position, self._filled - len(end) + 1)
             return None
-        taken = bytes(self.buffer[self._position : found])
+        taken = bytes(self._buffer[self._position : found])
         self._position = self._searched = found + len(end)
         return taken
 
@@ -191,11 +197,9 @@ class Response:
         if len(body) > self._limit_bytes:
             raise self._too_large()
         self.body, self.done = bytes(body), True
+        if len(self._buffer) <= MAX_SPARE_BYTES and len(self._spare) < MAX_SPARES:
+            self._spare.append(self._buffer)
         return True
 
     def _too_large(self) -> ResponseError:
         return ResponseError(f"the page is larger than {self._limit_bytes} bytes")
-
-
-def _shown(text: bytes) -> str:
-    return text[:_SHOWN_CHARACTERS].decode("latin-1")

@@ -22,9 +22,6 @@ __all__ = ["DEFAULT_TIMEOUT_S", "Failure", "Fetcher"]
 # The reference's bound for a scrape. A starved vLLM has been seen to need 2.1 s; by then its numbers are history.
 DEFAULT_TIMEOUT_S = 1.0
 
-# Buffers are kept between scrapes, one per endpoint; ordinary pages need 64 to 128 KiB, and a giant's is given back.
-MAX_KEPT_BYTES = 256 << 10
-
 
 class Failure(Struct, frozen=True):
     """Why there is no page, in words for people; ``connected`` tells whether somebody accepted the connection."""
@@ -44,11 +41,13 @@ class Fetcher:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         limit_bytes: int = MAX_PAGE_BYTES,
+        spare: list[bytearray] | None = None,
     ) -> None:
+        """``spare``: the buffers that all Fetchers of a process receive in, see Response."""
         self.timeout_s = timeout_s
         self._address = (host, port)
         self._limit_bytes = limit_bytes
-        self._buffer: bytearray | None = None
+        self._spare: list[bytearray] = [] if spare is None else spare
         self._connection: _Connection | None = None
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._request = (
@@ -82,7 +81,7 @@ class Fetcher:
 
     async def _get(self) -> bytes:
         if self._connection and self._connection.usable:
-            response = self._response()
+            response = Response(self._limit_bytes, self._spare)
             try:
                 return await self._ask(self._connection, response)
             except (OSError, ResponseError):
@@ -93,14 +92,10 @@ class Fetcher:
         self.close()
         loop = asyncio.get_running_loop()
         _, self._connection = await loop.create_connection(_Connection, *self._address)
-        return await self._ask(self._connection, self._response())
-
-    def _response(self) -> Response:
-        return Response(self._limit_bytes, self._buffer)
+        return await self._ask(self._connection, Response(self._limit_bytes, self._spare))
 
     async def _ask(self, connection: "_Connection", response: Response) -> bytes:
         await connection.ask(self._request, response)
-        self._buffer = response.buffer if len(response.buffer) <= MAX_KEPT_BYTES else None
         if not response.reusable:
             self.close()
         return response.body
@@ -119,8 +114,10 @@ class _Connection(asyncio.BufferedProtocol):
         """Send ``request``; the result is there when ``response`` is done, else OSError or ResponseError."""
         self._response = response
         self._answered = asyncio.get_running_loop().create_future()
-        if self._transport:
+        if self._transport and self.usable:
             self._transport.write(request)
+        else:  # lost between connecting and asking: nobody would ever call back
+            self._answered.set_exception(ConnectionResetError())
         return self._answered
 
     def abort(self) -> None:
