@@ -67,6 +67,23 @@ async def test_files_of_a_directory_come_and_go(tmp_path):
     assert await polled(files) == [["b"]]
 
 
+async def test_files_that_change_while_they_are_read_are_read_again_and_not_complained_of(tmp_path, monkeypatch):
+    path = write(tmp_path / "e.yaml", "a")
+    files = Files(path)
+    files.load()
+    path.write_text("endpoints: [{name: half, addr")
+    contents = files._contents
+
+    def contents_and_then_the_rest():
+        read = contents()
+        monkeypatch.setattr(files, "_contents", contents)
+        write(path, "whole")
+        return read
+
+    monkeypatch.setattr(files, "_contents", contents_and_then_the_rest)
+    assert await polled(files, 6) == [["whole"]]
+
+
 async def test_a_bad_change_is_said_once_and_a_good_one_after_it_counts(tmp_path):
     path = write(tmp_path / "e.yaml", "a")
     files = Files(path)

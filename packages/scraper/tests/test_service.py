@@ -171,6 +171,19 @@ async def test_places_outlive_a_restart_and_generations_rise(stage, serve, until
         assert (stage.row("a").slot, stage.row("a").incarnation) == place
 
 
+async def test_no_place_returns_though_the_snapshot_was_removed(stage, until):
+    """Readers live on; an endpoint of the new snapshot must not pass for one that they remember."""
+    places = set()
+    for run in range(2):
+        stage.endpoints(f"name: e{run}, address: 127.0.0.1, port: 1")
+        async with stage.running():
+            row = await until(lambda name=f"e{run}": stage.row(name), deadline_s=20)
+        places.add((row.slot, row.incarnation))
+        for ring in stage.directory.glob("*.ring"):
+            ring.unlink()
+    assert len(places) == 2
+
+
 async def test_a_name_and_a_metrics_port_of_its_own(stage, serve, until):
     server = await serve(PAGE % 1)
     stage.endpoints(f"name: a, address: localhost, port: 1, metricsHost: '127.0.0.1:{server.port}'")

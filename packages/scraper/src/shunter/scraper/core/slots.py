@@ -4,8 +4,8 @@ Everything that processes share about an endpoint (ledger rows, prefix index, de
 incarnation)``, so:
 
 1. An endpoint keeps its pair as long as it exists, over restarts of the scraper too.
-2. A slot gets a new owner no sooner than QUARANTINE_NS after the former one vanished: others may still be writing in
-   its rows.
+2. Within one run a slot gets a new owner no sooner than QUARANTINE_NS after the former one vanished: others may still
+   be writing in its rows. (The next run knows of those in the last topology only; the incarnation tells the others apart.)
 3. The incarnation of an endpoint is the generation of the topology in which it first appeared. Generations rise with
    every topology, also over restarts, so a pair never returns and no history of slots has to be kept.
 4. The smallest free slot is given first: arrays indexed by slot stay short.

@@ -40,11 +40,20 @@ class Files:
         seen, self._seen = self._seen, self._signature()
         if self._seen != seen or self._seen == self._read:
             return None
-        cluster = await asyncio.to_thread(self.load)
+        try:
+            cluster = await asyncio.to_thread(self.load)
+        except ConfigError:
+            if self._is_still():
+                raise
+            return None
+        return cluster if self._is_still() else None
+
+    def _is_still(self) -> bool:
+        """Tell whether the files are as they were before they were read; if not, they are to be read again."""
         if self._signature() == self._read:
-            return cluster
+            return True
         self._read = None
-        return None
+        return False
 
     def _paths(self) -> list[Path]:
         try:

@@ -45,10 +45,13 @@ class Scraper:
         self._cadence = cadence or Cadence()
         self._timeout_s = timeout_s
         self._names = Names()
+        self._spare: list[bytearray] = []  # receive buffers, see Response
         self._slots = Slots(former)
         self._publisher = Publisher(writer)
-        # The wall clock names a run: it differs from that of any other run of this machine.
-        self._topology = Topology(epoch=time.time_ns(), generation=former.generation if former else 0)
+        # The wall clock names a run: it differs from that of any other run of this machine. Without a former topology it
+        # numbers generations too: if somebody removed the snapshot, readers that live on may remember smaller ones.
+        now_ns = time.time_ns()
+        self._topology = Topology(epoch=now_ns, generation=former.generation if former else now_ns // 1_000_000)
         self._watches: dict[tuple[int, int], tuple[Source, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
@@ -116,7 +119,7 @@ class Scraper:
 
     async def _watch(self, endpoint: Endpoint, source: Source) -> None:
         """Scrape one endpoint until cancelled."""
-        fetcher = Fetcher(source.host, source.port, source.path, timeout_s=self._timeout_s)
+        fetcher = Fetcher(source.host, source.port, source.path, timeout_s=self._timeout_s, spare=self._spare)
         scanner = Scanner()
         row = LoadRow(slot=endpoint.slot, incarnation=endpoint.incarnation)
         interval_s = self._cadence.min_s
