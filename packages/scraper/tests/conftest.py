@@ -1,8 +1,13 @@
 import asyncio
 import lzma
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from shunter.scraper.cli import main
 
 DATA = Path(__file__).parent / "data"
 
@@ -88,3 +93,36 @@ def until():
         return value
 
     return wait
+
+
+@pytest.fixture
+def server(recorded):
+    """A model server in a thread of its own, for commands that bring their own event loop."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = recorded["vllm-with-lora"] if self.path == "/metrics" else b"no_engine 1\n"
+            self.send_response(404 if self.path == "/stats" else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"127.0.0.1:{httpd.server_address[1]}"
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def probed(server):
+    """Run ``probe``; ``{}`` in an argument becomes the server's address."""
+
+    def probe(*arguments):
+        return CliRunner().invoke(main, ["probe", *(argument.format(server) for argument in arguments)]).output
+
+    return probe

@@ -1,9 +1,7 @@
 import signal
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from click.testing import CliRunner
@@ -12,29 +10,6 @@ from shunter.scraper.cli import EXAMPLE, main
 from shunter.scraper.core.assembly import assemble
 from shunter.scraper.core.documents import read_documents
 from shunter.snapshot import Health, SnapshotReader
-
-
-@pytest.fixture
-def server(recorded):
-    """A model server in a thread of its own, for commands that bring their own event loop."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            content = recorded["vllm-with-lora"] if self.path == "/metrics" else b"no_engine 1\n"
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"127.0.0.1:{httpd.server_address[1]}"
-        httpd.shutdown()
-        thread.join()
 
 
 def invoke(*arguments):
@@ -67,6 +42,22 @@ def test_bad_files_are_refused_before_anything_starts(tmp_path):
     assert "--interval-min-ms 5000 is more than --interval-max-ms 1000" in output
 
 
+def test_a_snapshot_directory_that_cannot_be_is_refused_by_name(tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text("endpoints: []")
+    code, output = invoke("run", "--endpoints", path, "--snapshot", path)
+    assert code == 2
+    assert f"{path}: File exists; --snapshot is a directory" in output
+
+
+def test_no_server_drives_the_terminal_of_a_probe(recorded, server, monkeypatch):
+    monkeypatch.setitem(recorded, "vllm-with-lora", b'vllm:lora_requests_info{running_lora_adapters="\x1b[2J\\n"} 1\n')
+    monkeypatch.setitem(recorded, "vllm-with-lora", recorded["vllm-with-lora"] + b"vllm:num_requests_waiting 1\n")
+    code, output = invoke("probe", server)
+    assert code == 0
+    assert "running_adapters  \ufffd[2J\nwaiting_adapters  none\n" in output
+
+
 def test_probe_prints_what_is_read(server):
     code, output = invoke("probe", server)
     assert code == 0
@@ -82,6 +73,9 @@ def test_probe_prints_what_is_read(server):
         (["{}", "--engine", "vlm"], 2, "did you mean vllm?"),
         (["https://{}"], 2, "plain http only"),
         (["http://x:99999"], 2, "is not a URL"),
+        (["http://x:0"], 2, "is not a URL"),
+        (["http://[::1"], 2, "is not a URL"),
+        (["{}/a b"], 2, "is not a URL"),
         (["127.0.0.1:1"], 1, "connection refused"),
     ],
 )

@@ -119,6 +119,8 @@ def test_a_damaged_snapshot_decodes_or_raises_snapshot_error(at, patch):
 def test_columns_and_rows_are_the_same_thing():
     assert LOAD.rows() == ROWS
     assert decode_load(encode(LOAD)).rows() == ROWS
+    nobody = Load.of([], epoch=1, topology_generation=1)
+    assert decode_load(encode(nobody)).rows() == ()
 
 
 def test_an_ipv6_authority_is_bracketed():

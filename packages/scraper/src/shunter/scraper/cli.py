@@ -21,6 +21,7 @@ endpoints:
     engine: sglang           # default: vllm
     metricsPort: 30001       # default: port
     metricsPath: /metrics"""
+M_TRIM_THRESHOLD = -1  # <malloc.h>
 SIGNALS = (
     "waiting",
     "running",
@@ -81,9 +82,13 @@ def run(
     from shunter.scraper.shell.service import Scraper
     from shunter.snapshot import SnapshotError, SnapshotWriter
 
+    _keep_freed_memory()
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
     try:
         snapshot.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"{snapshot}: {error.strerror}; --snapshot is a directory that exists or can be made") from None
+    try:
         with contextlib.closing(SnapshotWriter(snapshot)) as writer:
             scraper = Scraper(
                 Files(endpoints),
@@ -92,7 +97,7 @@ def run(
                 timeout_s=timeout_ms / 1000,
             )
             uvloop.run(_until_interrupted(scraper.run()))
-    except (ConfigError, SnapshotError, OSError) as error:
+    except (ConfigError, SnapshotError) as error:
         raise Refusal(str(error)) from None
 
 
@@ -107,6 +112,7 @@ def probe(*, url: str, engine: str | None, timeout_ms: int) -> None:
 
     from shunter.scraper.core.dialect import DIALECTS
     from shunter.scraper.core.documents import near
+    from shunter.scraper.core.excerpt import printable
     from shunter.scraper.core.exposition import Scanner
     from shunter.scraper.core.fold import fold, guess_engine
     from shunter.scraper.errors import ExpositionError
@@ -137,8 +143,21 @@ def probe(*, url: str, engine: str | None, timeout_ms: int) -> None:
     click.echo(f"{'engine':18}{engine}")
     for name in SIGNALS:
         value: float | tuple[str, ...] | None = getattr(row, name)
-        shown = ", ".join(value) if isinstance(value, tuple) else "unknown" if value is None else f"{value:g}"
-        click.echo(f"{name:18}{shown}")
+        shown = ", ".join(value) or "none" if isinstance(value, tuple) else "unknown" if value is None else f"{value:g}"
+        click.echo(f"{name:18}{printable(shown)}")
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed, up to 16 MiB; does nothing where the C library has no ``mallopt``.
+
+    A page of 56 KB comes and goes at the end of the heap. Giving it back to the kernel and asking for it again costs 13 page
+    faults a scrape: 155 instead of 125 µs of CPU with a hundred servers, in turns on one machine.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_TRIM_THRESHOLD, 16 << 20)
 
 
 async def _until_interrupted(running: Coroutine[Any, Any, None]) -> None:
@@ -154,15 +173,16 @@ async def _until_interrupted(running: Coroutine[Any, Any, None]) -> None:
 
 
 def _target(url: str, default_path: str) -> tuple[str, int, str]:
-    parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
+    refusal = click.UsageError(f"{url!r} is not a URL like http://127.0.0.1:8000/metrics (plain http only)")
     try:
-        host, port = parts.hostname, parts.port or 80
+        parts = urlsplit(url if "//" in url else f"//{url}", scheme="http")
+        host, port = parts.hostname, 80 if parts.port is None else parts.port
     except ValueError:
-        host, port = None, 0
-    if parts.scheme != "http" or not host:
-        raise click.UsageError(f"{url!r} is not a URL like http://127.0.0.1:8000/metrics (plain http only)")
-    path = parts.path or default_path
-    return host, port, f"{path}?{parts.query}" if parts.query else path
+        raise refusal from None
+    path = (parts.path or default_path) + (f"?{parts.query}" if parts.query else "")
+    if parts.scheme != "http" or not host or not port or not all("!" <= character <= "~" for character in path):
+        raise refusal
+    return host, port, path
 
 
 if __name__ == "__main__":
