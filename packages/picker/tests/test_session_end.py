@@ -104,9 +104,9 @@ def test_sessions_share_a_budget_and_give_it_back():
 
 
 def test_limits_that_let_nothing_pass_are_refused():
-    with pytest.raises(ConfigError, match=r"limits\.bodyBytes is 0"):
+    with pytest.raises(ConfigError, match="a limit of 0 bytes for bodies"):
         Limits(body_bytes=0)
-    with pytest.raises(ConfigError, match=r"limits\.bufferedBytes is 9"):
+    with pytest.raises(ConfigError, match="a buffer of 9 bytes holds not even one body of 10"):
         Limits(body_bytes=10, buffered_bytes=9)
 
 

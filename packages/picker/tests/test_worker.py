@@ -242,6 +242,18 @@ def test_an_unknown_plugin_is_refused_before_anything_starts(tmp_path):
         assert "Traceback" not in done.stderr
 
 
+def test_the_limits_are_options_and_checked(tmp_path):
+    done = shunter("run", "--snapshot", str(tmp_path), "--body-bytes", "4096", "--buffered-bytes", "10")
+    assert done.returncode == 2
+    assert "raise --buffered-bytes or lower --body-bytes" in done.stderr
+
+
+async def test_the_pages_show_the_pool_that_is_served(start, writer):
+    publish(writer, 7001)
+    assert len((await start()).overview().endpoints) == 1
+    assert not (await start(pool="another")).overview().endpoints
+
+
 def test_a_missing_file_is_named(tmp_path):
     done = shunter("check", "-f", str(tmp_path / "absent.yaml"))
     assert done.returncode == 2

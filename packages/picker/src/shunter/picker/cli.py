@@ -37,6 +37,16 @@ def main() -> None:
     show_default=True,
     help="Who speaks gRPC: the picker itself, or the gRPC library.",
 )
+@click.option(
+    "--body-bytes",
+    type=int,
+    default=32 << 20,
+    show_default=True,
+    help="Largest request body; the gateway's limit (envoyconf's limits.bodyBytes) should be the same.",
+)
+@click.option(
+    "--buffered-bytes", type=int, default=256 << 20, show_default=True, help="Unfinished bodies altogether; beyond it 503."
+)
 @click.option("--pool", help="Serve this InferencePool only: a name, or namespace/name.")
 @click.option(
     "--drain-timeout",
@@ -55,6 +65,8 @@ def run(
     health_port: int,
     admin_port: int,
     transport: Literal["native", "grpcio"],
+    body_bytes: int,
+    buffered_bytes: int,
     pool: str | None,
     drain_s: float,
     log_level: str,
@@ -63,6 +75,7 @@ def run(
     import logging
 
     from shunter.picker import config
+    from shunter.picker.core.limits import Limits
     from shunter.picker.shell import worker
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
@@ -73,6 +86,7 @@ def run(
         health_port=health_port,
         admin_port=admin_port,
         transport=transport,
+        limits=_or_complain(lambda: Limits(body_bytes, buffered_bytes)),
         pool=pool,
         drain_s=drain_s,
     )

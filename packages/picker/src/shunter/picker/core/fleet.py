@@ -18,7 +18,7 @@ from typing import TypeVar
 from shunter.picker.core.ledger import Booking, Key, Ledger
 from shunter.snapshot import NEVER, Endpoint, Health, Load, Topology, View
 
-__all__ = ["REFUSED_TIMES", "STALE_AFTER_NS", "Fleet", "Roster"]
+__all__ = ["REFUSED_TIMES", "STALE_AFTER_NS", "Fleet", "Roster", "endpoints_of"]
 
 # Five times the slowest scrape interval (1 s): one lost scrape does not make a row unknown, a dead engine is noticed at once
 # by its failed scrape, and a dead scraper within seconds.
@@ -197,7 +197,7 @@ class Roster:
             if topology is not self._topology:
                 # Remembered decisions keep their candidates: most topologies differ in a few, the others need not exist twice.
                 known = {(each.slot, each.incarnation): each for each in self._ready}
-                ready = ready_endpoints(topology, self._pool)
+                ready = tuple(each for each in endpoints_of(topology, self._pool) if each.ready)
                 self._ready = tuple(
                     old if (old := known.get((each.slot, each.incarnation))) == each else each for each in ready
                 )
@@ -230,9 +230,9 @@ def worst_for_unknown(column: Sequence[float | None], fresh: Sequence[bool]) -> 
     return [worst if value is None else value for value in values]
 
 
-def ready_endpoints(topology: Topology, pool: str | None) -> tuple[Endpoint, ...]:
-    """Return the ready endpoints of a pool; of everybody if ``pool`` is None."""
+def endpoints_of(topology: Topology, pool: str | None) -> tuple[Endpoint, ...]:
+    """Return the endpoints of a pool; everybody if ``pool`` is None."""
     if pool is None:
-        return tuple(endpoint for endpoint in topology.endpoints if endpoint.ready)
+        return topology.endpoints
     wanted = {at for at, each in enumerate(topology.pools) if pool in (each.name, f"{each.namespace}/{each.name}")}
-    return tuple(endpoint for endpoint in topology.endpoints if endpoint.ready and wanted.intersection(endpoint.pools))
+    return tuple(endpoint for endpoint in topology.endpoints if wanted.intersection(endpoint.pools))

@@ -7,7 +7,7 @@ from shunter.picker.errors import ConfigError
 __all__ = ["Budget", "Limits"]
 
 
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class Limits(msgspec.Struct, frozen=True):
     """What a worker accepts.
 
     ``body_bytes``: the largest request body; a longer one is answered 413. 32 MiB holds a million tokens of text with a
@@ -25,11 +25,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ca
     def __post_init__(self) -> None:
         """Refuse limits under which no request could ever pass."""
         if self.body_bytes < 1:
-            raise ConfigError(f"limits.bodyBytes is {self.body_bytes}: it must be at least 1")
+            raise ConfigError(f"a limit of {self.body_bytes} bytes for bodies: give --body-bytes at least 1")
         if self.buffered_bytes < self.body_bytes:
             raise ConfigError(
-                f"limits.bufferedBytes is {self.buffered_bytes}, less than one body (limits.bodyBytes {self.body_bytes}):"
-                " raise the former or lower the latter"
+                f"a buffer of {self.buffered_bytes} bytes holds not even one body of {self.body_bytes}:"
+                " raise --buffered-bytes or lower --body-bytes"
             )
 
 

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from shunter.picker.core.fleet import endpoints_of
 from shunter.picker.core.judge import Stats
 from shunter.picker.core.ledger import Ledger
 from shunter.snapshot import View
@@ -38,11 +39,13 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[Row, ...]
 
 
-def look(view: View | None, trouble: str | None, ledger: Ledger, stats: Stats, now_ns: int) -> Overview:
-    """Put the newest snapshot and the account side by side."""
+def look(
+    view: View | None, trouble: str | None, ledger: Ledger, stats: Stats, now_ns: int, *, pool: str | None = None
+) -> Overview:
+    """Put the newest snapshot and the account side by side; ``pool`` as in Roster."""
     rows: list[Row] = []
     loads = {(row.slot, row.incarnation): row for row in view.load.rows()} if view else {}
-    for endpoint in view.topology.endpoints if view else ():
+    for endpoint in endpoints_of(view.topology, pool) if view else ():
         key = (endpoint.slot, endpoint.incarnation)
         load = loads.get(key)
         account = stats.by_endpoint.get(endpoint.authority)

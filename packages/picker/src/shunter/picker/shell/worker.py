@@ -105,7 +105,7 @@ class Worker:
         """Show the fleet and the account at this moment."""
         now_ns = time.monotonic_ns()
         view = self._reader.view(now_ns)
-        return look(view, self._reader.trouble, self.judge.ledger, self.judge.stats, now_ns)
+        return look(view, self._reader.trouble, self.judge.ledger, self.judge.stats, now_ns, pool=self._settings.pool)
 
     def hindrances(self) -> list[str]:
         """Say why requests should not come here, in words; nothing if they should.
@@ -128,13 +128,14 @@ class Worker:
         return Session(self.judge, self._settings.limits, self._budget)
 
     async def _follow_snapshot(self) -> None:
-        said: list[str] | None = None
+        said: bool | None = None
         while True:
             hindrances = self.hindrances()
-            self._health.set_ready(not hindrances)
-            if hindrances != said:
-                log.info("not ready: %s" if hindrances else "ready%s", "; ".join(hindrances))
-                said = hindrances
+            ready = not hindrances
+            self._health.set_ready(ready)
+            if ready != said:
+                log.info("ready" if ready else "not ready: %s", *hindrances[:1])
+                said = ready
             await asyncio.sleep(LOOK_S)
 
 
