@@ -1,6 +1,7 @@
 """The command line of the exam: `run`, `list` and `explain`."""
 
 import asyncio
+import sys
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,6 +117,8 @@ def run(
         for case in cases:
             click.echo(f"{case.level:<6}  {case.id}")
         return
+    if sys.stdout.isatty():
+        click.echo(f"Looking at {url}; a server that hangs takes up to {timeout_s:g} s for each question.", err=True)
     events: list[Event] = []
     interrupted = False
     try:
@@ -164,7 +167,7 @@ async def _attend(exam: "AsyncGenerator[Event]", events: "list[Event]") -> None:
             events.append(event)
             for line in narrate(event):
                 label, space, rest = line.partition(" ")
-                click.echo(click.style(label, fg=COLOURS.get(label)) + space + rest)
+                click.echo((click.style(label, fg=COLOURS[label]) if label in COLOURS else label) + space + rest)
 
 
 def _check_report(path: Path, suffixes: "Iterable[str]") -> None:
