@@ -46,6 +46,7 @@ async def test_ten_megabytes_reach_the_engine_whole(client):
 async def test_more_than_the_limit_is_413(client):
     reply = await client.chat("x" * (33 << 20))
     assert reply.status == 413
+    assert json.loads(reply.body)["error"]["type"] == "invalid_request_error"
 
 
 async def test_a_client_cannot_steer(client):

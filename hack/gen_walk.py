@@ -19,11 +19,11 @@ from shunter.picker.transport import services
 from shunter.scraper.core.dialect import DIALECTS
 from shunter.scraper.core.exposition import Scanner
 from shunter.scraper.core.fold import fold
+from shunter.scraper.shell.fetch import Fetcher
 from shunter.snapshot import Endpoint, Load, LoadRow, Pool, SnapshotWriter, Topology
 from shunter.snapshot.ring import SLOT_HEADER_BYTES, SLOTS_AT
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "walk.md"
-GET = b"GET /metrics HTTP/1.1\r\nhost: %s\r\naccept: text/plain\r\naccept-encoding: identity\r\n\r\n"
 WANTED = ("vllm:num_requests_running{", "vllm:num_requests_waiting{", "vllm:kv_cache_usage_perc{", "vllm:cache_config_info{")
 
 
@@ -105,7 +105,7 @@ async def record():
     with tempfile.TemporaryDirectory(prefix="shunter-walk-") as scratch:
         directory = Path(scratch)
         async with lab_server() as engine, Tap(engine.port) as tap:
-            await scrape(seen, engine, tap, directory)
+            await scrape(seen, tap, directory)
             settings = Settings(snapshot=directory, port=0, health_port=0, admin_port=0)
             worker = Worker(config.load().policy, settings)
             await worker.start()
@@ -136,10 +136,11 @@ async def record():
     return seen
 
 
-async def scrape(seen, engine, tap, directory):
-    seen["get"] = GET % f"127.0.0.1:{engine.port}".encode()
-    seen["page_head"], page = await exchange(engine.port, seen["get"])
-    seen["page"] = page
+async def scrape(seen, tap, directory):
+    fetcher = Fetcher("127.0.0.1", tap.listens, "/metrics", timeout_s=20)
+    seen["page"] = page = await fetcher.get()
+    fetcher.close()
+    seen["get"], tap.heard = tap.heard, b""
     row = fold(Scanner().page(page), DIALECTS["vllm"], LoadRow(slot=0, incarnation=1), time.monotonic_ns())
     seen["row"] = row
     pool = Pool(name="engines", target_ports=(tap.listens,))

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import json
 
 import pytest
 
@@ -163,8 +164,35 @@ async def test_lean_answers_413_above_the_body_limit(scene):
     scene.pickers[0].pick = scene.upstreams[0].authority
     async with scene.envoy(scene.bootstrap(limits={"bodyBytes": 2_000_000})) as envoy:
         for size, expected in ((1_900_000, 200), (2_100_000, 413)):
-            status, _, _ = await scene.ask(envoy, size=size)
+            status, text, _ = await scene.ask(envoy, size=size)
             assert status == expected
+    assert json.loads(text)["error"] == {
+        "message": "Payload Too Large",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "payload_too_large",
+    }
+
+
+@both_profiles
+async def test_what_envoy_answers_itself_is_an_openai_error(profile, scene):
+    scene.pickers[0].pick = scene.nobody
+    async with scene.envoy(scene.bootstrap(endpoints=[scene.nobody], profile=profile)) as envoy:
+        status, text, headers = await scene.ask(envoy)
+    assert (status, headers["content-type"]) == (503, "application/json")
+    error = json.loads(text)["error"]
+    assert (error["type"], error["code"]) == ("server_error", "URX,UF")
+    assert "upstream connect error" in error["message"]
+
+
+async def test_what_an_engine_answers_is_its_own(scene):
+    for each in scene.upstreams:
+        each.status = 503
+    scene.pickers[0].pick = ",".join(each.authority for each in scene.upstreams)
+    async with scene.envoy(scene.bootstrap()) as envoy:
+        status, text, _ = await scene.ask(envoy)
+    assert status == 503
+    assert text in {each.authority for each in scene.upstreams}
 
 
 @both_profiles

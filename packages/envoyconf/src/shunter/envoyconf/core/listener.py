@@ -2,6 +2,7 @@
 
 from shunter.envoyconf.core.ext_proc import picker_filter
 from shunter.envoyconf.core.intent import Intent, Listener
+from shunter.envoyconf.core.local_reply import local_reply
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 from shunter.envoyconf.core.route import route_configuration
@@ -71,6 +72,7 @@ def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
                 mutations=[{"remove": header} for header in PICKER_HEADERS],
             ),
         ],
+        local_reply_config=local_reply(),
         access_log=access_log(intent.observability.access_log),
         route_config=route_configuration(intent),
         http_filters=[

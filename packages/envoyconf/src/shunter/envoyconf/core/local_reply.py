@@ -1,0 +1,37 @@
+"""What Envoy itself answers, in the form that OpenAI's client libraries expect.
+
+Without this a client that parses errors as JSON meets a line of plain text whenever no engine could be reached. What the
+picker refuses is left as the picker worded it: such answers have none of these response flags.
+"""
+
+from shunter.envoyconf.core.protojson import Resource
+
+__all__ = ["local_reply"]
+
+# Envoy's response flags of answers it makes up because something behind it went wrong: no healthy endpoint, connection
+# failure or termination, overflow, retry limit, remote reset, timeouts of request and stream, no route or cluster.
+FAILURES = ("UH", "UF", "UC", "UO", "UR", "URX", "UT", "SI", "LR", "NR", "NC")
+
+# Too large a body has no flag: refused while it is buffered for the picker, or given up when it should be sent again.
+TOO_LARGE = (413, 507)
+
+
+def local_reply() -> Resource:
+    """Return the mappers of local replies; the ``code`` of a failure is its response flag, as in the access log."""
+    too_large = _error("invalid_request_error", "payload_too_large")
+    failure = _error("server_error", "%RESPONSE_FLAGS%")
+    return {
+        "mappers": [
+            *({"filter": _status(status), "body_format_override": too_large} for status in TOO_LARGE),
+            {"filter": {"response_flag_filter": {"flags": list(FAILURES)}}, "body_format_override": failure},
+        ]
+    }
+
+
+def _status(status: int) -> Resource:
+    comparison = {"op": "EQ", "value": {"default_value": status, "runtime_key": f"shunter.local_reply.{status}"}}
+    return {"status_code_filter": {"comparison": comparison}}
+
+
+def _error(kind: str, code: str) -> Resource:
+    return {"json_format": {"error": {"message": "%LOCAL_REPLY_BODY%", "type": kind, "param": None, "code": code}}}
