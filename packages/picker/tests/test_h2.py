@@ -314,9 +314,11 @@ def test_a_peer_that_is_not_ready_when_we_are_is_asked_to_stop_and_may_still_be_
     connection.take()
     connection.send_headers(1, ANSWER, end_stream=True)
     assert split(connection.take())[-1] == (Kind.RST_STREAM, 0, 1, number(Code.NO_ERROR))
-    late = data(1, b"x") + window(1, 5) + frames.reset(1, Code.CANCEL) + request(1, end=True)
+    late = data(1, b"x") + window(1, 5) + request(1, end=True) + frames.reset(1, Code.CANCEL)
     assert feed(connection, late) == []
     assert not connection.closed
+    feed(connection, data(1))  # but now it knew
+    assert verdict(connection) == ("connection", Code.STREAM_CLOSED)
 
 
 def test_a_reset_of_the_peer_is_told_and_nothing_is_sent_any_more():

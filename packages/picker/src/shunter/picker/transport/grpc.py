@@ -45,8 +45,9 @@ _HEAD_FIELDS = ((":status", "200"), ("content-type", "application/grpc"))
 _HEAD = hpack.encode(_HEAD_FIELDS)
 _OK = hpack.encode([("grpc-status", "0")])
 _OK_ALONE = hpack.encode([*_HEAD_FIELDS, ("grpc-status", "0")])
-_NO_POST = hpack.encode([(":status", "405"), ("allow", "POST")])
-_NO_GRPC = hpack.encode([(":status", "415")])
+_NO_POST = hpack.encode([(":status", "405"), ("allow", "POST"), ("content-type", "text/plain")])
+_NO_GRPC = hpack.encode([(":status", "415"), ("content-type", "text/plain")])
+_EXPLANATION = b"This is a gRPC server: it wants POST with content-type application/grpc.\n"
 
 
 class StatusCode(IntEnum):
@@ -153,6 +154,7 @@ class GrpcConnection:
         self._max_message_bytes = max_message_bytes
         self._exchanges: dict[int, Exchange] = {}
         self._deadlines_s: dict[int, float] = {}  # by stream
+        self._strangers: dict[int, bytes] = {}  # streams that are no gRPC → how their answer begins
 
     @property
     def next_deadline_s(self) -> float | None:
@@ -167,6 +169,8 @@ class GrpcConnection:
                 continue
             exchange = self._exchanges.get(event.stream_id)
             if exchange is None:
+                if not isinstance(event, Data) or event.end_stream:
+                    self._explain(event.stream_id)
                 continue
             if isinstance(event, Reset):
                 self.forget(exchange, now_s)
@@ -199,11 +203,11 @@ class GrpcConnection:
 
     def _open(self, request: Request, now_s: float) -> None:
         stream_id, fields = request.stream_id, request.fields
-        if fields[":method"] != "POST":
-            self.http.send_headers(stream_id, _NO_POST, end_stream=True)
-            return
-        if not fields.get("content-type", "").startswith("application/grpc"):
-            self.http.send_headers(stream_id, _NO_GRPC, end_stream=True)
+        post = fields[":method"] == "POST"
+        if not post or not fields.get("content-type", "").startswith("application/grpc"):
+            self._strangers[stream_id] = _NO_GRPC if post else _NO_POST
+            if request.end_stream:
+                self._explain(stream_id)
             return
         exchange = Exchange(self, stream_id)
         service = self._services.get(fields[":path"])
@@ -224,6 +228,13 @@ class GrpcConnection:
                 self._finish(exchange, now_s)
             except StatusError as status:
                 exchange.end(now_s, status.code, status.details)
+
+    def _explain(self, stream_id: int) -> None:
+        """Answer a stranger whose request has ended; if it was reset, this goes nowhere."""
+        block = self._strangers.pop(stream_id, None)
+        if block is not None:
+            self.http.send_headers(stream_id, block)
+            self.http.send_data(stream_id, _EXPLANATION, end_stream=True)
 
     def _read(self, exchange: Exchange, data: bytes, now_s: float) -> None:
         """Cut content into messages."""

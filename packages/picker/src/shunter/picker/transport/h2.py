@@ -307,6 +307,7 @@ class Connection:
         self._patience.control(len(payload))
         stream = self._streams.get(stream_id)
         if stream is None:
+            self._past.remember(stream_id, by_us=False)  # now it knows
             return None
         if stream.answered:
             self._patience.answered()
@@ -365,17 +366,17 @@ class Connection:
         self._patience.control(len(payload))
         increment = int.from_bytes(payload, "big") & MAX_WINDOW_BYTES
         if not stream_id:
-            if not increment or not self._outbox.widen(increment):
-                code = Code.FLOW_CONTROL_ERROR if increment else Code.PROTOCOL_ERROR
-                raise ConnectionFault(code, f"the connection's window grows by {increment}")
+            if not increment:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "the connection's window grows by 0")
+            if not self._outbox.widen(increment):
+                raise ConnectionFault(Code.FLOW_CONTROL_ERROR, f"the connection's window grows by {increment}")
             return
         self._check_not_idle(stream_id, "WINDOW_UPDATE")
+        if not increment:
+            raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "the stream's window grows by 0")
         stream = self._streams.get(stream_id)
-        if stream is None:
-            return
-        if not increment or not self._outbox.widen_stream(stream, increment):
-            code = Code.FLOW_CONTROL_ERROR if increment else Code.PROTOCOL_ERROR
-            raise StreamFault(stream_id, code, f"the stream's window grows by {increment}")
+        if stream is not None and not self._outbox.widen_stream(stream, increment):
+            raise StreamFault(stream_id, Code.FLOW_CONTROL_ERROR, f"the stream's window grows by {increment}")
 
     _HANDLERS = (
         *(_on_data, _on_headers, _on_priority, _on_reset, _on_settings),

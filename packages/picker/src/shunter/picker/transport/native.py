@@ -185,7 +185,7 @@ class _Connection(asyncio.Protocol):
         )
         self._begun_s = self._heard_s = server.clock()
         self._stalled_s: float | None = None
-        self._pinged = False
+        self._pinged_s = -math.inf
         self._over = False
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf  # when it rings
@@ -277,19 +277,18 @@ class _Connection(asyncio.Protocol):
         http = self._grpc.http
         http.forgive()
         silent_s = now_s - self._heard_s
-        if silent_s < SILENCE_S:
-            self._pinged = False
+        pinged = self._pinged_s > self._heard_s
         trouble = (
             (self._over and "it does not hang up")
             or (not http.greeted and now_s - self._begun_s > GREETING_S and "it does not say HTTP/2")
             or (self._stalled_s is not None and now_s - self._stalled_s > STALL_S and "it does not take our answers")
-            or (self._pinged and silent_s > SILENCE_S + SWEEP_S and "it does not answer a ping")
+            or (pinged and silent_s > SILENCE_S + SWEEP_S and "it does not answer a ping")
         )
         if trouble:
             log.info("%s is cut off: %s", self._peer, trouble)
             self.abort()
-        elif silent_s > SILENCE_S and not self._pinged:
-            self._pinged = True
+        elif silent_s > SILENCE_S and not pinged:
+            self._pinged_s = now_s
             http.ping()
             self.flush()
 

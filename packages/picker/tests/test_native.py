@@ -1,0 +1,319 @@
+"""The native transport on real sockets: what only sockets and clocks can show, and the exam of h2spec."""
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2
+
+from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.session import Session
+from shunter.picker.errors import ConfigError
+from shunter.picker.testing import StubJudge
+from shunter.picker.transport import frames, h2, hpack, native
+from shunter.picker.transport.frames import Kind
+from shunter.picker.transport.health import Health
+from shunter.picker.transport.native import NativeServer
+
+DEADLINE_S = 20
+HELLO = frames.PREFACE + frames.settings({})
+CHECK = "/grpc.health.v1.Health/Check"
+PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+class Running:
+    """A server whose clock stands still until somebody moves it."""
+
+    def __init__(self, limits):
+        self.writers = []
+        self.judge, self.clock, self.health = StubJudge(), Clock(), Health()
+        budget = Budget(limits.buffered_bytes)
+        make_session = lambda: Session(self.judge, limits, budget)  # noqa: E731  one line is what it is
+        self.server = NativeServer(make_session, self.health, limits, clock=self.clock)
+
+    def pass_time(self, seconds):
+        self.clock.now_s += seconds
+        self.server._sweep()
+
+    async def connect(self, hello=HELLO):
+        already = len(self.server.connections)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        writer.write(hello)
+        await until(lambda: len(self.server.connections) > already)
+        return reader, writer
+
+    async def hang_up(self):
+        for writer in self.writers:
+            writer.transport.abort()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+@asynccontextmanager
+async def running(limits=None):
+    running = Running(limits or Limits())
+    running.port = await running.server.start("127.0.0.1", 0)
+    try:
+        yield running
+    finally:
+        await running.hang_up()
+        await running.server.stop()
+
+
+async def until(condition):
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110  nobody signals it
+            await asyncio.sleep(0.001)
+
+
+async def read_frame(reader):
+    high, low, kind, flags, stream_id = frames.read_head(await reader.readexactly(9), 0)
+    return kind, flags, stream_id, await reader.readexactly(high << 8 | low)
+
+
+async def read_until(reader, kind):
+    async with asyncio.timeout(DEADLINE_S):
+        while (found := await read_frame(reader))[0] != kind:
+            pass
+    return found
+
+
+def open_stream(stream_id, path=PROCESS):
+    fields = [(":method", "POST"), (":scheme", "http"), (":path", path), ("content-type", "application/grpc")]
+    block = hpack.encode(fields)
+    return frames.head(Kind.HEADERS, frames.Flag.END_HEADERS, stream_id, len(block)) + block
+
+
+async def test_all_replies_to_one_read_are_one_write(monkeypatch):
+    written = []
+    async with running() as server:
+        reader, _ = await server.connect()
+        await read_until(reader, Kind.SETTINGS)
+        (connection,) = server.server.connections
+        await until(lambda: connection._grpc.http.greeted)
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "_transport", SimpleNamespace(write=written.append))
+            end = frames.head(Kind.DATA, 1, 1, 5) + bytes(5)
+            connection.data_received(
+                open_stream(1, CHECK) + end + open_stream(3, CHECK) + end.replace(b"\1\0\0\0\1", b"\1\0\0\0\3")
+            )
+    assert len(written) == 1
+    assert written[0].count(b"\x08\x02") == 2  # NOT_SERVING, twice
+
+
+async def test_who_sends_nothing_is_cut_off():
+    async with running() as server:
+        reader, _ = await server.connect(hello=b"")
+        server.pass_time(native.GREETING_S - 1)
+        assert server.server.connections
+        server.pass_time(2)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await read_until_end(reader)
+
+
+async def read_until_end(reader):
+    """Read until the server hangs up, by whichever means."""
+    try:
+        while await reader.read(65_536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+async def test_who_falls_silent_is_pinged_and_stays_if_it_answers():
+    async with running() as server:
+        reader, writer = await server.connect()
+        await read_until(reader, Kind.SETTINGS)
+        await until(lambda: all(connection._grpc.http.greeted for connection in server.server.connections))
+        for _ in range(3):
+            server.pass_time(native.SILENCE_S + 1)
+            _, _, _, payload = await read_until(reader, Kind.PING)
+            heard = [connection._heard_s for connection in server.server.connections]
+            writer.write(frames.head(Kind.PING, frames.Flag.ACK, 0, 8) + payload)
+            await until(lambda heard=heard: [c._heard_s for c in server.server.connections] != heard)
+        server.pass_time(native.SILENCE_S + 1)
+        server.pass_time(native.SWEEP_S + 1)
+        await read_until_end(reader)
+
+
+async def test_who_does_not_read_is_no_longer_read_from_and_then_cut_off():
+    async with running() as server:
+        reader, _ = await server.connect()
+        reader._transport.pause_reading()
+        (connection,) = server.server.connections
+        await until(lambda: connection._grpc.http.greeted)
+        ping = frames.head(Kind.PING, 0, 0, 8) + bytes(8)
+        while connection._stalled_s is None:
+            connection._grpc.http.forgive()
+            connection.data_received(ping * 1000)
+        assert not connection._transport.is_reading()
+        server.pass_time(native.STALL_S - 1)
+        assert server.server.connections
+        server.pass_time(2)
+        await until(lambda: not server.server.connections)
+
+
+async def test_who_reads_again_is_read_from_again():
+    async with running() as server:
+        reader, _ = await server.connect()
+        reader._transport.pause_reading()
+        (connection,) = server.server.connections
+        await until(lambda: connection._grpc.http.greeted)
+        ping = frames.head(Kind.PING, 0, 0, 8) + bytes(8)
+        while connection._stalled_s is None:
+            connection._grpc.http.forgive()
+            connection.data_received(ping * 1000)
+        reader._transport.resume_reading()
+        drained = asyncio.create_task(read_until_end(reader))
+        await until(connection._transport.is_reading)
+        drained.cancel()
+
+
+async def test_who_breaks_the_protocol_gets_the_last_word_and_time_to_read_it():
+    async with running() as server:
+        reader, _ = await server.connect(b"GET / HTTP/1.1\r\n\r\n" * 1000)
+        _, _, _, payload = await read_until(reader, Kind.GOAWAY)
+        assert payload[4:].startswith(frames.Code.PROTOCOL_ERROR.to_bytes(4, "big"))
+        assert await reader.read() == b""
+        server.pass_time(native.SWEEP_S)
+        await until(lambda: not server.server.connections)
+
+
+async def test_a_lost_connection_releases_its_requests():
+    async with running() as server:
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
+        calls = [channel.stream_stream(PROCESS)() for _ in range(3)]
+        headers, body = b"\x12\x00", b"\x22\x06\x0a\x02{}\x10\x01"
+        for call in calls:
+            await call.write(headers)
+            await call.write(body)
+            await call.read()
+        await channel.close()
+        await until(lambda: len(server.judge.released) == 3)
+        assert not server.server.processes
+
+
+async def test_more_connections_than_allowed_are_cut_off(monkeypatch):
+    monkeypatch.setattr(native, "CONNECTIONS", 1)
+    async with running() as server:
+        first, _ = await server.connect()
+        await read_until(first, Kind.SETTINGS)
+        second, other = await asyncio.open_connection("127.0.0.1", server.port)
+        await read_until_end(second)
+        assert len(server.server.connections) == 1
+        other.close()
+        with suppress(ConnectionError):
+            await other.wait_closed()
+
+
+async def test_a_client_with_a_deadline_is_told_in_time():
+    limits = Limits()
+    judge, health = StubJudge(), Health()
+    server = NativeServer(lambda: Session(judge, limits, Budget(limits.buffered_bytes)), health, limits)
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    fields = [(":method", "POST"), (":scheme", "http"), (":path", PROCESS), ("content-type", "application/grpc")]
+    for stream_id, timeout in ((1, "1H"), (3, "20m")):
+        block = hpack.encode([*fields, ("grpc-timeout", timeout)])
+        writer.write(HELLO if stream_id == 1 else b"")
+        writer.write(frames.head(Kind.HEADERS, frames.Flag.END_HEADERS, stream_id, len(block)) + block)
+    _, _, stream_id, payload = await read_until(reader, Kind.HEADERS)
+    assert stream_id == 3
+    assert b"grpc-status\x014" in payload
+    writer.close()
+    await writer.wait_closed()
+    await server.stop()
+
+
+async def test_a_socket_by_name_is_the_users_own_and_replaces_a_dead_one(tmp_path):
+    path = tmp_path / "picker.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    limits = Limits()
+    server = NativeServer(lambda: None, Health(), limits)
+    assert await server.start(f"unix:{path}", 9002, 9003) == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        answer = await channel.unary_unary(CHECK)(health_pb2.HealthCheckRequest(service="liveness").SerializeToString())
+    assert answer == b"\x08\x01"
+    other = NativeServer(lambda: None, Health(), limits)
+    with pytest.raises(ConfigError, match="somebody does already"):
+        await other.start(f"unix:{path}", 0)
+    await server.stop()
+    assert not path.exists()
+
+
+async def test_a_socket_in_no_directory_is_a_clear_error(tmp_path):
+    server = NativeServer(lambda: None, Health(), Limits())
+    with pytest.raises(ConfigError, match=r"cannot listen on unix:.*No such file"):
+        await server.start(f"unix:{tmp_path}/absent/picker.sock", 0)
+
+
+# -- h2spec ---------------------------------------------------------------------------------------------------------------
+
+
+def h2spec():
+    in_tools = Path(os.environ.get("SHUNTER_TOOLS_DIR", ".tools")) / "bin" / "h2spec"
+    return str(in_tools) if in_tools.exists() else shutil.which("h2spec")
+
+
+class Plain(asyncio.Protocol):
+    """HTTP without gRPC: each request is answered by 20,000 bytes, when it has ended."""
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.http = h2.Connection(h2.Terms(streams=100))
+        self.flush()
+
+    def data_received(self, data):
+        for event in self.http.receive(data):
+            if isinstance(event, h2.Trailers) or (not isinstance(event, h2.Reset) and event.end_stream):
+                self.http.send_headers(event.stream_id, hpack.encode([(":status", "200")]))
+                self.http.send_data(event.stream_id, bytes(20_000), end_stream=True)
+        self.flush()
+
+    def flush(self):
+        self.transport.write(self.http.take())
+        if self.http.done:
+            self.transport.close()
+
+
+async def examine(port):
+    """Return how many cases passed, were skipped, and the report."""
+    program = h2spec()
+    if program is None:
+        pytest.skip("h2spec is not there: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1, or $SHUNTER_TOOLS_DIR/bin")
+    arguments = ("--strict", "--port", str(port), "--timeout", "2", "--path", "/")
+    process = await asyncio.create_subprocess_exec(program, *arguments, stdout=asyncio.subprocess.PIPE)
+    report = (await process.communicate())[0].decode()
+    total, _, skipped, failed = map(int, re.search(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed", report).groups())
+    return total, skipped, failed, report[report.find("Failures:") :]
+
+
+async def test_h2spec_finds_nothing_in_the_connection():
+    server = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", 0)
+    total, skipped, failed, report = await examine(server.sockets[0].getsockname()[1])
+    server.close()
+    assert (total, skipped, failed) == (146, 0, 0), report
+
+
+async def test_h2spec_finds_nothing_in_the_server():
+    async with running() as server:
+        total, _, failed, report = await examine(server.port)
+    assert (total, failed) == (146, 0), report
