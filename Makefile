@@ -9,10 +9,10 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench e2e fuzz engines lock docs clean
+.PHONY: help up top explain test lint types bench bench-routing drill e2e fuzz engines lock docs clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Shunter needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
@@ -55,6 +55,12 @@ types: $(VENV)/dev.stamp ## pyright, strict
 bench: $(VENV)/dev.stamp ## print the exposition and pick-path tables
 	@$(BIN)/python hack/bench_exposition.py
 	@$(BIN)/python hack/bench_pick.py
+
+bench-routing: $(VENV)/dev.stamp ## time to first token with and without the picker (4 minutes)
+	@$(BIN)/python hack/bench_routing.py $(ARGS)
+
+drill: $(VENV)/dev.stamp ## kill the picker under load and count what clients saw (2 minutes)
+	@$(BIN)/python hack/drill_kill.py $(ARGS)
 
 fuzz: $(VENV)/dev.stamp ## a minute of fuzzing at each boundary that reads foreign bytes
 	@$(BIN)/python hack/fuzz.py $(ARGS)

@@ -22,7 +22,7 @@ from shunter.envoyconf.testing import running_envoy
 from shunter.stack.testing import running_stack
 
 ROUNDS = 3
-RATE_PER_S = 6.0
+RATE_PER_S = 8.0
 CONVERSATIONS = 24
 TURNS = 8
 PREFIX_WORDS = 1500
