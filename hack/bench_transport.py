@@ -1,8 +1,9 @@
 """What an exchange with the picker costs in CPU: our own transport beside grpc.aio, over real sockets, in turns.
 
-Each server is a process of its own with the default judgement over ten endpoints, on uvloop. The client replays what Envoy sends, on
-one HTTP/2 connection with many streams at once, and ends each by RST_STREAM as Envoy does. Counted is the CPU of the server alone
-(/proc/PID/stat), after a warm-up. Absolute figures belong to this machine and this minute; the ratio is what to compare.
+Each server is a process of its own with the default judgement over ten endpoints, on uvloop. The client replays what Envoy
+sends, on one HTTP/2 connection with many streams at once, and ends each by RST_STREAM as Envoy does. Counted is the CPU of the
+server alone (/proc/PID/stat), after a warm-up. Absolute figures belong to this machine and this minute; the ratio is what to
+compare.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 
 import uvloop
@@ -224,8 +226,7 @@ class Replay(asyncio.Protocol):
 
 
 def cpu_s(pid):
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) * TICK_S
 
 

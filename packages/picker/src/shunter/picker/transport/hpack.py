@@ -2,7 +2,7 @@
 
 Whoever remembers what a block meant may use that as long as ``Decoder.generation`` is what it was before and after.
 
-Own code, because blocks with a trace id are all different: the maintained library takes 57 µs for one, this 8.
+Own code, because blocks with a trace id are all different: the maintained library takes 27 µs for one, this 9.
 """
 
 from collections import deque
