@@ -1,6 +1,8 @@
+import asyncio
 import random
 
 import pytest
+import uvloop
 from hypothesis import settings
 
 from shunter.picker.core.fleet import Roster
@@ -8,6 +10,13 @@ from shunter.picker.core.ledger import Ledger
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, Topology, View
 
 NOW_NS = 100_000_000_000
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """The worker runs on uvloop, whose transports differ in detail from asyncio's."""
+    loops = {"asyncio": asyncio.new_event_loop}
+    return loops | {"uvloop": uvloop.new_event_loop} if item.path.stem == "test_native" else loops
+
 
 # An example that meets a busy machine is no mistake of the code.
 settings.register_profile("untimed", deadline=None)

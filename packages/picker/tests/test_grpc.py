@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shunter.picker.core.limits import Budget
 from shunter.picker.transport.grpc import GrpcConnection, StatusCode, StatusError
+from shunter.picker.transport.h2 import Terms
 
 LIMIT_BYTES = 100_000
 REQUEST = [
@@ -47,8 +48,10 @@ def frame(message, compressed=0):
 class Wire:
     """A client and a server, and what came back by stream."""
 
-    def __init__(self, budget_bytes=1 << 20):
+    def __init__(self, terms=None, budget_bytes=1 << 20):
         self.calls = []
+        self.terms = terms
+        self.acknowledging = True
         self.budget = Budget(budget_bytes)
         self.server = self.connect()
         self.client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
@@ -61,7 +64,7 @@ class Wire:
             self.calls.append(Echo(exchange))
             return self.calls[-1]
 
-        return GrpcConnection({"/echo": echo}, self.budget, max_message_bytes=LIMIT_BYTES)
+        return GrpcConnection({"/echo": echo}, self.budget, max_message_bytes=LIMIT_BYTES, terms=self.terms)
 
     def carry(self):
         while True:
@@ -76,7 +79,8 @@ class Wire:
                         self.fields.setdefault(event.stream_id, {}).update(event.headers)
                     case h2.events.DataReceived():
                         self.content[event.stream_id] = self.content.get(event.stream_id, b"") + event.data
-                        self.client.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                        if self.acknowledging:
+                            self.client.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                     case h2.events.StreamEnded():
                         self.ended.add(event.stream_id)
 
@@ -203,6 +207,18 @@ def test_a_lost_connection_closes_every_call():
     wire.server.close(wire.now_s)
     assert [call.closed for call in wire.calls] == [1, 1]
     assert wire.budget.taken_bytes == 0
+
+
+def test_a_client_that_takes_no_answers_loses_the_call_that_is_too_much():
+    wire = Wire(Terms(waiting_bytes=100_000))
+    wire.acknowledging = False
+    small, large = wire.open(), wire.open()
+    for _ in range(6):
+        if wire.calls[1].closed == 0:
+            wire.send(large, frame(bytes(20_000)))
+    assert [call.closed for call in wire.calls] == [0, 1]
+    wire.send(small, frame(b"enough"))
+    assert wire.calls[0].closed == 1
 
 
 def test_a_client_that_breaks_http_closes_every_call():

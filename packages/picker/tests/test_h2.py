@@ -563,6 +563,8 @@ def test_answers_that_are_not_taken_are_bounded():
     connection.send_data(3, bytes(200_000))
     assert verdict(connection) == (3, Code.ENHANCE_YOUR_CALM)
     assert connection._outbox.waiting_bytes == 200_000
+    ping = frame(Kind.PING, 0, 0, bytes(8))
+    assert feed(connection, ping, ping) == [Reset(3, Code.ENHANCE_YOUR_CALM)]
 
 
 def test_the_memory_of_ended_streams_is_bounded():

@@ -107,11 +107,9 @@ async def test_all_replies_to_one_read_are_one_write(monkeypatch):
         (connection,) = server.server.connections
         await until(lambda: connection._grpc.http.greeted)
         with monkeypatch.context() as patch:
-            patch.setattr(connection, "_transport", SimpleNamespace(write=written.append))
-            end = frames.head(Kind.DATA, 1, 1, 5) + bytes(5)
-            connection.data_received(
-                open_stream(1, CHECK) + end + open_stream(3, CHECK) + end.replace(b"\1\0\0\0\1", b"\1\0\0\0\3")
-            )
+            patch.setattr(connection, "_transport", SimpleNamespace(write=written.append, is_closing=lambda: False))
+            calls = [open_stream(at, CHECK) + frames.head(Kind.DATA, 1, at, 5) + bytes(5) for at in (1, 3)]
+            connection.data_received(b"".join(calls))
     assert len(written) == 1
     assert written[0].count(b"\x08\x02") == 2  # NOT_SERVING, twice
 
@@ -268,9 +266,22 @@ async def test_a_socket_in_no_directory_is_a_clear_error(tmp_path):
 # -- h2spec ---------------------------------------------------------------------------------------------------------------
 
 
-def h2spec():
+@pytest.fixture
+def examine():
+    """Run h2spec; return how many cases there are, were skipped and failed, and what it found."""
     in_tools = Path(os.environ.get("SHUNTER_TOOLS_DIR", ".tools")) / "bin" / "h2spec"
-    return str(in_tools) if in_tools.exists() else shutil.which("h2spec")
+    program = str(in_tools) if in_tools.exists() else shutil.which("h2spec")
+    if program is None:
+        pytest.skip("h2spec is not there: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1, or $SHUNTER_TOOLS_DIR/bin")
+
+    async def examine(port):
+        arguments = ("--strict", "--port", str(port), "--timeout", "2")
+        process = await asyncio.create_subprocess_exec(program, *arguments, stdout=asyncio.subprocess.PIPE)
+        report = (await process.communicate())[0].decode()
+        counts = re.search(r"(\d+) tests, \d+ passed, (\d+) skipped, (\d+) failed", report)
+        return *map(int, counts.groups()), report[report.find("Failures:") :]
+
+    return examine
 
 
 class Plain(asyncio.Protocol):
@@ -294,26 +305,14 @@ class Plain(asyncio.Protocol):
             self.transport.close()
 
 
-async def examine(port):
-    """Return how many cases passed, were skipped, and the report."""
-    program = h2spec()
-    if program is None:
-        pytest.skip("h2spec is not there: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1, or $SHUNTER_TOOLS_DIR/bin")
-    arguments = ("--strict", "--port", str(port), "--timeout", "2", "--path", "/")
-    process = await asyncio.create_subprocess_exec(program, *arguments, stdout=asyncio.subprocess.PIPE)
-    report = (await process.communicate())[0].decode()
-    total, _, skipped, failed = map(int, re.search(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed", report).groups())
-    return total, skipped, failed, report[report.find("Failures:") :]
-
-
-async def test_h2spec_finds_nothing_in_the_connection():
+async def test_h2spec_finds_nothing_in_the_connection(examine):
     server = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", 0)
     total, skipped, failed, report = await examine(server.sockets[0].getsockname()[1])
     server.close()
     assert (total, skipped, failed) == (146, 0, 0), report
 
 
-async def test_h2spec_finds_nothing_in_the_server():
+async def test_h2spec_finds_nothing_in_the_server(examine):
     async with running() as server:
         total, _, failed, report = await examine(server.port)
     assert (total, failed) == (146, 0), report

@@ -173,6 +173,61 @@ async def test_health_by_every_name_and_liveness_always(running):
         assert await picker.check("liveness") == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_health_lists_every_name(running):
+    async with running() as picker:
+        picker.health.set_ready(True)
+        listed = await picker.channel.unary_unary("/grpc.health.v1.Health/List")(b"")
+        assert listed.count(b"\x12\x02\x08\x01") == 5  # SERVING
+        assert b"readiness" in listed
+
+
+async def test_a_method_that_is_not_there_is_unimplemented(running):
+    async with running() as picker:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await picker.channel.unary_unary("/grpc.health.v1.Health/Chekc")(b"")
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_deadline_of_the_client_ends_the_call(running):
+    async with running() as picker:
+        call = pb_grpc.ExternalProcessorStub(picker.channel).Process(timeout=0.05)
+        await call.write(headers(BodyMode.BUFFERED))
+        await call.write(BODY)
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: picker.judge.released)
+
+
+async def test_large_bodies_pass_both_ways_at_once(running):
+    async with running(limits=Limits(body_bytes=8 << 20)) as picker:
+        body = bytes(range(256)) * 8192  # 2 MiB: more than any window holds
+
+        async def echo():
+            call = picker.process()
+            await call.write(HEADERS)
+            await call.write(pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True)))
+            assert (await call.read()).WhichOneof("response") == "request_headers"
+            echoed = b""
+            while len(echoed) < len(body):
+                echoed += (await call.read()).request_body.response.body_mutation.streamed_response.body
+            return echoed
+
+        assert set(await asyncio.gather(*(echo() for _ in range(8)))) == {body}
+
+
+@pytest.mark.parametrize("transport", [NativeServer], ids=["native"])
+async def test_a_thousand_streams_at_once(running):
+    async with running() as picker:
+        calls = [picker.process() for _ in range(1000)]
+        await asyncio.gather(*(call.write(headers(BodyMode.BUFFERED)) for call in calls))
+        await asyncio.gather(*(call.read() for call in calls))
+        await asyncio.gather(*(call.write(BODY) for call in calls))
+        answers = await asyncio.gather(*(call.read() for call in calls))
+        assert {answer.WhichOneof("response") for answer in answers} == {"request_body"}
+        await asyncio.gather(*(call.done_writing() for call in calls))
+        assert {await call.code() for call in calls} == {grpc.StatusCode.OK}
+        await until(lambda: len(picker.judge.released) == len(calls))
+
+
 @pytest.mark.parametrize("service", ["other", "x" * 500])
 async def test_health_of_an_unknown_service_is_not_found(running, service):
     async with running() as picker:

@@ -200,6 +200,7 @@ class GrpcConnection:
             self._deadlines_s.pop(exchange.stream_id, None)
             self._budget.give(len(exchange.unfinished))
             exchange.call.close(now_s)
+            del exchange.call  # each knows the other: what nobody needs any more should go without the garbage collector
 
     def _open(self, request: Request, now_s: float) -> None:
         stream_id, fields = request.stream_id, request.fields
@@ -283,6 +284,7 @@ class GrpcConnection:
             return  # it ended with the last message
         if exchange.unfinished:
             raise StatusError(StatusCode.INVALID_ARGUMENT, "the last message is cut off")
-        exchange.send(exchange.call.finish(now_s))
-        if exchange.call.ended:
+        call = exchange.call
+        exchange.send(call.finish(now_s))
+        if call.ended:
             exchange.end(now_s)

@@ -120,6 +120,7 @@ class Connection:
         self._terms = terms = terms or Terms()
         self._patience = Patience()
         self._buffer = b""
+        self._untold: list[Event] = []  # what an answer brought about, not the peer
         self._streams: dict[int, Stream] = {}
         self._past = Past()
         self._last_id = 0
@@ -193,6 +194,9 @@ class Connection:
             event = self._on_frame(kind, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
             if event is not None:
                 yield event
+            if self._untold:
+                untold, self._untold = self._untold, []
+                yield from untold
         self._buffer = data[at:] if self.greeted else data
 
     def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> Event | None:
@@ -399,6 +403,7 @@ class Connection:
             self._outbox.send_data(stream, data, end_stream=end_stream)
             if self._outbox.waiting_bytes > self._terms.waiting_bytes:
                 self.reset(stream_id, Code.ENHANCE_YOUR_CALM)
+                self._untold.append(Reset(stream_id, Code.ENHANCE_YOUR_CALM))
 
     def send_trailers(self, stream_id: int, block: bytes) -> None:
         """End the answer after all data, with an encoded block of less than MAX_FRAME_BYTES."""

@@ -249,6 +249,8 @@ class _Connection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what there is, and hang up if that was the last of it."""
+        if self._transport.is_closing():
+            return
         http = self._grpc.http
         out = http.take()
         if out:
