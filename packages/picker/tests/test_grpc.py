@@ -244,6 +244,17 @@ def test_a_deadline_ends_the_call(timeout, seconds):
     assert other not in wire.ended
 
 
+def test_deadlines_of_calls_that_are_over_are_forgotten():
+    wire = Wire()
+    last = wire.open(("grpc-timeout", "2H"))
+    for _ in range(50):
+        wire.send(wire.open(("grpc-timeout", "1H")), b"", end=True)
+    assert len(wire.server._agenda) <= 2
+    wire.server.expire(wire.now_s + 7201)
+    wire.carry()
+    assert wire.status(last)[0] == 4
+
+
 @pytest.mark.parametrize("timeout", ["", "5", "S", "123456789S", "-1S", "1s"])
 def test_a_deadline_that_is_none_is_an_invalid_argument(timeout):
     wire = Wire()

@@ -496,6 +496,16 @@ def test_the_same_amid_work_or_over_time_is_no_flood(flood):
     assert not connection.closed
 
 
+def test_windows_of_many_streams_are_not_changed_often():
+    connection = opened(*(request(2 * at + 1) for at in range(40_000)), terms=Terms())
+    connection.forgive()
+    changes = 0
+    while not connection.closed:
+        feed(connection, setting(Setting.INITIAL_WINDOW_SIZE, changes % 7))
+        changes += 1
+    assert 1 < changes < 20
+
+
 def rapid_reset(at):
     return request(at) + frames.reset(at, Code.CANCEL)
 

@@ -108,9 +108,10 @@ async def exchange(worker, body):
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
-async def test_a_request_gets_the_endpoint_of_the_snapshot(start, writer):
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+async def test_a_request_gets_the_endpoint_of_the_snapshot(start, writer, transport):
     publish(writer, 7001)
-    answer = await exchange(await start(), CHAT)
+    answer = await exchange(await start(transport=transport), CHAT)
     lb = answer.dynamic_metadata["envoy.lb"]
     assert lb["x-gateway-destination-endpoint"] == "127.0.0.1:7001"
     assert lb["id"] == "1"

@@ -16,6 +16,7 @@ the client ends inside a message        INVALID_ARGUMENT
 The protocol is that of grpc/grpc, doc/PROTOCOL-HTTP2.md.
 """
 
+import heapq
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -154,12 +155,13 @@ class GrpcConnection:
         self._max_message_bytes = max_message_bytes
         self._exchanges: dict[int, Exchange] = {}
         self._deadlines_s: dict[int, float] = {}  # by stream
+        self._agenda: list[tuple[float, int]] = []  # a heap of them, some of calls that are over
         self._strangers: dict[int, bytes] = {}  # streams that are no gRPC → how their answer begins
 
     @property
     def next_deadline_s(self) -> float | None:
-        """When ``expire`` has something to do."""
-        return min(self._deadlines_s.values()) if self._deadlines_s else None
+        """When ``expire`` has something to do, at the earliest."""
+        return self._agenda[0][0] if self._agenda else None
 
     def receive(self, data: bytes, now_s: float) -> None:
         """Take what was read: run the calls it concerns."""
@@ -186,8 +188,10 @@ class GrpcConnection:
 
     def expire(self, now_s: float) -> None:
         """End the calls whose time is over."""
-        for stream_id in [stream_id for stream_id, at_s in self._deadlines_s.items() if at_s <= now_s]:
-            self._exchanges[stream_id].end(now_s, StatusCode.DEADLINE_EXCEEDED, "the time that the client gave is over")
+        while self._agenda and self._agenda[0][0] <= now_s:
+            _, stream_id = heapq.heappop(self._agenda)
+            if stream_id in self._deadlines_s:
+                self._exchanges[stream_id].end(now_s, StatusCode.DEADLINE_EXCEEDED, "the time that the client gave is over")
 
     def close(self, now_s: float) -> None:
         """Note that the connection is lost."""
@@ -197,7 +201,8 @@ class GrpcConnection:
     def forget(self, exchange: Exchange, now_s: float) -> None:
         """Close a call whose stream is over."""
         if self._exchanges.pop(exchange.stream_id, None) is not None:
-            self._deadlines_s.pop(exchange.stream_id, None)
+            if self._deadlines_s.pop(exchange.stream_id, None) is not None:
+                self._tidy_agenda()
             self._budget.give(len(exchange.unfinished))
             exchange.call.close(now_s)
             del exchange.call  # each knows the other: what nobody needs any more should go without the garbage collector
@@ -221,7 +226,8 @@ class GrpcConnection:
             if match is None:
                 exchange.end(now_s, StatusCode.INVALID_ARGUMENT, f"grpc-timeout {timeout!r}")
                 return
-            self._deadlines_s[stream_id] = now_s + int(match[1]) * _UNITS_S[match[2]]
+            at_s = self._deadlines_s[stream_id] = now_s + int(match[1]) * _UNITS_S[match[2]]
+            heapq.heappush(self._agenda, (at_s, stream_id))
         exchange.call = service(exchange)
         self._exchanges[stream_id] = exchange
         if request.end_stream:
@@ -229,6 +235,12 @@ class GrpcConnection:
                 self._finish(exchange, now_s)
             except StatusError as status:
                 exchange.end(now_s, status.code, status.details)
+
+    def _tidy_agenda(self) -> None:
+        """Throw out what is over as soon as that is the larger part."""
+        if len(self._agenda) > 2 * len(self._deadlines_s):
+            self._agenda = [(at_s, stream_id) for stream_id, at_s in self._deadlines_s.items()]
+            heapq.heapify(self._agenda)
 
     def _explain(self, stream_id: int) -> None:
         """Answer a stranger whose request has ended; if it was reset, this goes nowhere."""

@@ -334,7 +334,8 @@ class Connection:
             self._resize(values[Setting.INITIAL_WINDOW_SIZE])
 
     def _resize(self, initial_sendable: int) -> None:
-        """Change the windows of all streams (section 6.9.2)."""
+        """Change the windows of all streams (section 6.9.2), which the peer pays for: a few bytes make us look at each."""
+        self._patience.control(len(self._streams) >> 3)
         increment = initial_sendable - self._outbox.initial_sendable
         self._outbox.initial_sendable = initial_sendable
         for stream in [*self._streams.values()]:

@@ -1,5 +1,6 @@
 """The sending half of an HTTP/2 connection: what may go out now, and what waits for a window (RFC 9113 section 5.2)."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 from shunter.picker.transport import frames
@@ -39,7 +40,7 @@ class Outbox:
         self.waiting_bytes = 0  # of all streams
         self.initial_sendable = WINDOW_BYTES
         self._sendable = WINDOW_BYTES
-        self._blocked: dict[int, Outgoing] = {}  # by the connection's window, longest first
+        self._blocked: OrderedDict[int, Outgoing] = OrderedDict()  # by the connection's window, longest first
         self._table_size = _TABLE_OF_NOTHING
         self._on_end = on_end
         self._on_room = on_room
@@ -124,10 +125,8 @@ class Outbox:
         self._sendable += increment
         if self._sendable > MAX_WINDOW_BYTES:
             return False
-        for stream in [*self._blocked.values()]:
-            if self._sendable <= 0:
-                break
-            del self._blocked[stream.id]
+        while self._blocked and self._sendable > 0:
+            _, stream = self._blocked.popitem(last=False)
             self.flush(stream)
         return True
 
