@@ -117,6 +117,14 @@ async def test_a_request_gets_the_endpoint_of_the_snapshot(start, writer, transp
     assert lb["id"] == "1"
 
 
+async def test_a_socket_by_name_serves_ext_proc_and_the_admin_stays_on_loopback(start, writer, tmp_path):
+    publish(writer, 7001)
+    worker = await start(host=f"unix:{tmp_path}/picker.sock")
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/picker.sock") as channel:
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="liveness"))
+    assert (await get(worker, "/healthz"))[0] == 200
+
+
 async def test_without_a_snapshot_it_is_not_ready_and_says_why(start):
     worker = await start()
     status, text = await get(worker, "/readyz")

@@ -155,13 +155,11 @@ async def _run(policy: Policy, settings: Settings) -> None:
     # What is there now stays for good: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    log.info(
-        "ext_proc on %s:%d, health on port %d, admin on port %d",
-        settings.host,
-        worker.ports[0],
-        settings.health_port,
-        worker.ports[1],
-    )
+    port, admin = worker.ports
+    if settings.host.startswith("unix:"):
+        log.info("ext_proc and health on %s, admin on port %d", settings.host, admin)
+    else:
+        log.info("ext_proc on %s:%d, health on port %d, admin on port %d", settings.host, port, settings.health_port, admin)
     await end.wait()
     log.info("draining, at most %g s", settings.drain_s)
     await worker.drain()
