@@ -66,9 +66,10 @@ _LEAVING = b"leaving."  # the PING by whose answer we know that the peer has see
 class Terms(msgspec.Struct, frozen=True):
     """What the peer may do.
 
+    ``streams``: open at once; every live request of a gateway holds one.
     ``stream_window_bytes``: under way on one stream; a 500 KB prompt should not have to wait for a WINDOW_UPDATE.
-    ``window_bytes``: under way on the connection.
-    ``waiting_bytes``: answers of all streams that wait for the peer's windows.
+    ``window_bytes``: under way on the connection; sixteen such streams at full speed, whatever the socket holds.
+    ``waiting_bytes``: answers of all streams that wait for the peer's windows; an Envoy whose clients read slowly lets them wait.
     """
 
     streams: int = 65_536
