@@ -69,7 +69,7 @@ class Terms(msgspec.Struct, frozen=True):
     ``streams``: open at once; every live request of a gateway holds one.
     ``stream_window_bytes``: under way on one stream; a 500 KB prompt should not have to wait for a WINDOW_UPDATE.
     ``window_bytes``: under way on the connection; sixteen such streams at full speed, whatever the socket holds.
-    ``waiting_bytes``: answers of all streams that wait for the peer's windows; an Envoy whose clients read slowly lets them wait.
+    ``waiting_bytes``: answers of all streams that wait for the peer's windows, as they do when an Envoy's clients read slowly.
     """
 
     streams: int = 65_536
