@@ -52,9 +52,10 @@ lint: $(VENV)/dev.stamp ## ruff and the layer contracts
 types: $(VENV)/dev.stamp ## pyright, strict
 	@$(BIN)/pyright
 
-bench: $(VENV)/dev.stamp ## print the exposition and pick-path tables
+bench: $(VENV)/dev.stamp ## print the exposition, pick-path and transport tables
 	@$(BIN)/python hack/bench_exposition.py
 	@$(BIN)/python hack/bench_pick.py
+	@$(BIN)/python hack/bench_transport.py
 
 bench-routing: $(VENV)/dev.stamp ## time to first token with and without the picker (4 minutes)
 	@$(BIN)/python hack/bench_routing.py $(ARGS)
