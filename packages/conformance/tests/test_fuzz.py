@@ -90,7 +90,7 @@ class FuzzedTarget:
         return await self.get("/metrics")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.none() | ANSWER, st.lists(st.none() | ANSWER, min_size=1, max_size=4))
 def test_any_answers_end_in_a_finding(first_page, answers):
     async def run(case):

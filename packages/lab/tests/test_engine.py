@@ -322,7 +322,6 @@ def check(engine: Engine, outstanding: set[str]) -> None:
         assert len(held) == len(set(held)), "nobody shares what was never cached"
 
 
-@settings(deadline=None)
 @given(engines, arrivals)
 def test_whatever_arrives_every_request_ends_and_every_block_returns(params, plan):
     tokens = play(params, plan, grain_s=0.0)
@@ -333,7 +332,7 @@ def test_whatever_arrives_every_request_ends_and_every_block_returns(params, pla
         assert [token.finish for token in mine[:-1]] == [None] * len(mine[:-1])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(engines, arrivals, st.sampled_from([None, 0.01, 0.1, 1.0]))
 def test_how_often_one_looks_changes_nothing(params, plan, grain_s):
     """Abort times are points one has to stop at, so this plays without them."""

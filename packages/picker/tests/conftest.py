@@ -3,7 +3,6 @@ import random
 
 import pytest
 import uvloop
-from hypothesis import settings
 
 from shunter.picker.core.fleet import Roster
 from shunter.picker.core.ledger import Ledger
@@ -16,11 +15,6 @@ def pytest_asyncio_loop_factories(config, item):
     """The worker runs on uvloop, whose transports differ in detail from asyncio's."""
     loops = {"asyncio": asyncio.new_event_loop}
     return loops | {"uvloop": uvloop.new_event_loop} if item.path.stem == "test_native" else loops
-
-
-# An example that meets a busy machine is no mistake of the code.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 @pytest.fixture
