@@ -321,7 +321,7 @@ async def running(request, tmp_path_factory):
     config.write_text(json.dumps(bootstrap(*picker_ports, upstream_ports)))
     log = directory / "log"
     arguments = ["-c", str(config), "--admin-address-path", str(directory / "admin"), "--log-path", str(log)]
-    arguments += ["--concurrency", "1", "--use-dynamic-base-id", "--log-level", os.environ.get("ENVOY_LOG", "warning")]
+    arguments += ["--concurrency", "1", "--disable-hot-restart", "--log-level", os.environ.get("ENVOY_LOG", "warning")]
     process = await asyncio.create_subprocess_exec(binary, *arguments)
     try:
         lab.ports = await admin_ports(process, directory / "admin", log)
