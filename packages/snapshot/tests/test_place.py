@@ -20,6 +20,12 @@ def test_it_is_private_and_stays_the_same():
     assert runtime_directory("x") == directory
 
 
+def test_looking_creates_nothing(base):
+    directory = runtime_directory("x", create=False)
+    assert not list(base.iterdir())
+    assert runtime_directory("x") == directory
+
+
 def test_without_tmpfs_the_temporary_directory_serves(base, monkeypatch, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("tmp")
     monkeypatch.setattr(place, "SHM", base / "absent")

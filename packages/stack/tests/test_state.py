@@ -60,3 +60,20 @@ def test_a_killed_stack_is_forgotten_and_succeeded(name, saved):
         state.load(name)
     with state.hold(name, directory), pytest.raises(StackError, match="no stack"):
         state.load(name)  # not yet saved: what the killed one left is not its successor's
+
+
+def test_asking_for_a_stack_that_never_ran_leaves_nothing_behind():
+    name = f"test-{os.getpid()}-{secrets.token_hex(3)}"
+    with pytest.raises(StackError, match="no stack"):
+        state.load(name)
+    assert not runtime_directory(name, create=False).exists()
+
+
+def test_a_directory_that_others_may_write_is_not_believed(name):
+    directory = runtime_directory(name)
+    directory.chmod(0o777)
+    try:
+        with pytest.raises(StackError, match="others may write it"):
+            state.load(name)
+    finally:
+        directory.chmod(0o700)

@@ -11,8 +11,8 @@ __all__ = ["runtime_directory"]
 SHM = Path("/dev/shm")  # noqa: S108  what is made below is private and its owner is checked
 
 
-def runtime_directory(name: str = "default") -> Path:
-    """Create if needed, and return, this user's private runtime directory for the installation ``name``.
+def runtime_directory(name: str = "default", *, create: bool = True) -> Path:
+    """Return this user's private runtime directory for the installation ``name``; who only looks does not ``create`` it.
 
     ``/dev/shm`` is memory (a write-back to disk would cost a ring that changes twenty times a second dearly); without it the
     system's temporary directory serves, more slowly and no less correctly. Raises SnapshotError if the directory exists and
@@ -21,7 +21,10 @@ def runtime_directory(name: str = "default") -> Path:
     base = SHM if SHM.is_dir() and os.access(SHM, os.W_OK) else Path(tempfile.gettempdir())
     directory = base / f"shunter-{os.geteuid()}" / name
     for path in (directory.parent, directory):
-        path.mkdir(mode=0o700, exist_ok=True)
+        if create:
+            path.mkdir(mode=0o700, exist_ok=True)
+        elif not path.exists():
+            break
         info = path.stat(follow_symlinks=False)
         if info.st_uid != os.geteuid() or info.st_mode & 0o022:
             raise SnapshotError(f"{path}: belongs to user {info.st_uid} or others may write it; remove it")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from shunter.snapshot import runtime_directory
+from shunter.snapshot import SnapshotError, runtime_directory
 from shunter.stack.core.plan import Plan
 from shunter.stack.errors import StackError
 
@@ -57,12 +57,14 @@ def save(directory: Path, state: State) -> None:
 
 def load(name: str) -> State:
     """Return the state of the running stack ``name``; raises StackError if there is none."""
-    directory = runtime_directory(name)
     try:
+        directory = runtime_directory(name, create=False)
         with (directory / LOCK).open() as lock:
             if not _held(lock.fileno()):
                 raise FileNotFoundError(LOCK)
         return msgspec.json.decode((directory / FILE).read_bytes(), type=State)
+    except SnapshotError as error:
+        raise StackError(str(error)) from error
     except (OSError, msgspec.MsgspecError):
         raise StackError(f"no stack {name!r} is running on this machine; start one with: shunter up --name {name}") from None
 
