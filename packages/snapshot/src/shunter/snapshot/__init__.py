@@ -1,6 +1,7 @@
 """What the scraper saw, as values any process can read: two snapshots, each in a ring of shared memory."""
 
 from shunter.snapshot.errors import RingBusyError, RingError, SnapshotError
+from shunter.snapshot.log import Batch, LogReader, LogWriter
 from shunter.snapshot.model import (
     NEVER,
     SCHEMA,
@@ -28,11 +29,14 @@ __all__ = [
     "NEVER",
     "SCHEMA",
     "TOPOLOGY_RING",
+    "Batch",
     "Endpoint",
     "Health",
     "InferenceModel",
     "Load",
     "LoadRow",
+    "LogReader",
+    "LogWriter",
     "Objective",
     "Pool",
     "Rewrite",

@@ -1,0 +1,168 @@
+"""A bounded log of events in shared memory: one writer, many readers, each at its own pace.
+
+The ring of ``ring.py`` carries the newest value of something; this carries everything that happened, in order, for as long as
+it fits. Both work on a buffer that is handed in: a mapped file between processes, a ``bytearray`` in a simulation.
+
+Promises
+--------
+1. A reader returns whole records only, in the order of writing, each once. If it was so slow that records were overwritten
+   before it came, it says so (``Batch.lost``) and goes on with the oldest that are left.
+2. A writer killed at any instruction leaves a log that readers go on reading and the next writer goes on writing: a record
+   that was not finished is never seen.
+3. Whatever the bytes, a reader does not raise: it skips what is no record and says ``lost``.
+4. A reader costs the writer nothing. To look and find nothing new costs one 8-byte load.
+
+Layout (native byte order; all processes are on one machine)::
+
+    0     magic "SHUNTLOG" with the version in its last byte
+    64    u64 head: bytes written since the beginning, wrapped around the data as often as need be
+    72    u64 reserved: where the head will be when the record being written is complete
+    128   data: records, each u32 length, u32 crc32, payload, padding to 8 bytes
+
+``append`` stores ``reserved``, writes the records, then stores ``head``, each by one aligned 8-byte store. A reader copies what
+is below ``head`` first and looks at ``reserved`` afterwards: what may have been overwritten meanwhile it does not use. The
+checksum is seeded with the record's position, so that an old record in the same place does not pass for a new one. On x86-64
+stores become visible in order; elsewhere Python offers no barrier and the checksum alone rejects what arrived out of order
+(arm64: designed for, not measured).
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+
+import msgspec
+
+__all__ = ["MAX_RECORD_BYTES", "Batch", "Buffer", "LogReader", "LogWriter"]
+
+Buffer = bytearray | memoryview
+"""A writable buffer, or one that is only read; its size is the log's for good."""
+
+MAGIC = int.from_bytes(b"SHUNTLO\x01", "little")
+HEAD = 8  # words
+RESERVED = 9
+DATA_AT = 128
+HEADER_BYTES = 8
+POSITIONS = 1 << 64
+SEEDS = (1 << 32) - 1
+
+# Whoever begins in the middle of a log looks for a record this far; it bounds what foreign bytes can cost a reader.
+MAX_RECORD_BYTES = 1 << 14
+
+_header = struct.Struct("=II")
+_PADDING = tuple(bytes(-length % 8) for length in range(8))
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What was written since the last time."""
+
+    records: Sequence[bytes]
+    lost: bool = False  # something between the last batch and this one was missed
+
+
+class _Log:
+    """The words and the data of a buffer."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        whole = memoryview(buffer)
+        self.size = (len(whole) - DATA_AT) // 8 * 8
+        if self.size < 2 * MAX_RECORD_BYTES:
+            raise ValueError(f"a log of {len(whole)} bytes; it needs {DATA_AT + 2 * MAX_RECORD_BYTES}")
+        self.words = whole[:DATA_AT].cast("Q")  # an item is loaded and stored as one word
+        self.data = whole[DATA_AT : DATA_AT + self.size]
+
+    def copy(self, at: int, end: int) -> bytes:
+        """Return what was written from position ``at`` to ``end``, which is something."""
+        start, stop = at % self.size, end % self.size
+        if start < stop:
+            return bytes(self.data[start:stop])
+        return b"".join((self.data[start:], self.data[:stop]))
+
+
+class LogWriter:
+    """The one writer of a log. Goes on where a former one stopped, however that one ended."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        """Take the log over, or begin one where none is. Raises ValueError if the buffer is too small."""
+        self._log = _Log(buffer)
+        words = self._log.words
+        if words[0] != MAGIC or words[HEAD] % 8 or words[HEAD] >= POSITIONS // 2:
+            words[HEAD] = words[RESERVED] = 0
+            words[0] = MAGIC
+        self._head = words[HEAD]
+
+    def append(self, *records: bytes) -> None:
+        """Write records; a reader sees all of them or none. Raises ValueError if one is empty or they are too large."""
+        log, at = self._log, self._head
+        pieces: list[bytes] = []
+        for record in records:
+            length = len(record)
+            if not length:
+                raise ValueError("an empty record")
+            pieces += (_header.pack(length, zlib.crc32(record, at & SEEDS)), record, _PADDING[length % 8])
+            at += HEADER_BYTES + length + -length % 8
+        block = b"".join(pieces)
+        if len(block) > MAX_RECORD_BYTES:
+            raise ValueError(f"{len(block)} bytes in one go; the limit is {MAX_RECORD_BYTES}")
+        # A predecessor killed while it wrote has spoilt what its own mark covers.
+        log.words[RESERVED] = max(at, log.words[RESERVED])
+        start = self._head % log.size
+        room = log.size - start
+        if len(block) <= room:
+            log.data[start : start + len(block)] = block
+        else:
+            log.data[start:] = block[:room]
+            log.data[: len(block) - room] = block[room:]
+        log.words[HEAD] = self._head = at
+
+
+class LogReader:
+    """One reader of a log; the writer does not know of it."""
+
+    def __init__(self, buffer: Buffer, *, from_start: bool = True) -> None:
+        """Begin with the oldest record there is, or with the next one. Raises ValueError if the buffer is too small."""
+        self._log = _Log(buffer)
+        self._words = self._log.words
+        head = self._words[HEAD]
+        self._at = max(0, head - self._log.size) if from_start else head
+        self._aligned = not from_start or self._at == 0  # is _at where a record begins, or anywhere inside one
+
+    def read(self) -> Batch | None:
+        """Return what is new; None if nothing is."""
+        head = self._words[HEAD]
+        if head == self._at or self._words[0] != MAGIC:
+            return None
+        log, at, aligned = self._log, self._at, self._aligned
+        self._at, self._aligned = head, True
+        lost = not at < head <= at + log.size
+        if lost:
+            at = max(0, head - log.size)
+            aligned = at == 0
+        data = log.copy(at, head)
+        spoilt = log.words[RESERVED] - log.size  # what lies before this the writer may have been writing on meanwhile
+        if spoilt > at:
+            data, at, lost, aligned = data[spoilt - at :], spoilt, lost or aligned, False
+        records, whole = _parse(data, at, aligned=aligned)
+        return Batch(records, lost or not whole)
+
+
+def _parse(data: bytes, at: int, *, aligned: bool) -> tuple[list[bytes], bool]:
+    """Return the records in ``data``, which was written at position ``at``, and whether nothing after the first is damaged.
+
+    If not ``aligned``, what lies before the first whole record is the rest of one, and no damage.
+    """
+    records: list[bytes] = []
+    offset, end = 0, len(data)
+    search_end = 0 if aligned else min(end, MAX_RECORD_BYTES)
+    while offset + HEADER_BYTES <= end:
+        length, crc = _header.unpack_from(data, offset)
+        start = offset + HEADER_BYTES
+        record = data[start : start + length] if length <= MAX_RECORD_BYTES else b""
+        if record and len(record) == length and zlib.crc32(record, (at + offset) & SEEDS) == crc:
+            records.append(record)
+            offset = start + length + -length % 8
+            search_end = 0
+        elif offset < search_end:
+            offset += 8
+        else:
+            break
+    return records, offset == end or not (records or aligned)
