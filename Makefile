@@ -9,10 +9,10 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-routing drill e2e fuzz engines lock docs clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-routing drill e2e fuzz engines lock docs clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Shunter needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
@@ -56,6 +56,12 @@ bench: $(VENV)/dev.stamp ## print the exposition, pick-path and transport tables
 	@$(BIN)/python hack/bench_exposition.py
 	@$(BIN)/python hack/bench_pick.py
 	@$(BIN)/python hack/bench_transport.py
+
+bench-inprocess: $(VENV)/dev.stamp ## the picker's core beside the reference loop, on recorded streams (20 seconds)
+	@$(BIN)/python -m hack.bench inprocess
+
+bench-gate: $(VENV)/dev.stamp ## fail if the core has become dearer, as a multiple of the reference loop (ARGS=--accept: a new rule)
+	@$(BIN)/python -m hack.bench gate $(ARGS)
 
 bench-routing: $(VENV)/dev.stamp ## time to first token with and without the picker (4 minutes)
 	@$(BIN)/python hack/bench_routing.py $(ARGS)

@@ -1,0 +1,158 @@
+"""What an exchange costs in process: the product's sans-IO core beside the floor, on the same bytes, without a socket.
+
+Each subject is fed what it would read from one connection of Envoy, stream after stream, and its answers are thrown away.
+Subjects take turns; the ratio of each turn is what to compare, its absolute figures belong to this machine and this minute.
+The floor's figure for 1 KB is the calibration that stands beside every benchmark.
+"""
+
+import platform
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+
+import msgspec
+from hack.bench import streams
+from hack.bench.floor import http2
+from hack.bench.floor.exchange import Floor
+from hack.bench.streams import Step
+from hack.bench_pick import world
+
+from shunter.picker import config
+from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.session import Session
+from shunter.picker.transport.grpc import GrpcConnection
+from shunter.picker.transport.server import PROCESS
+from shunter.picker.transport.services import Process
+
+__all__ = ["CASES", "Cost", "compare", "spread", "table"]
+
+ENDPOINTS = 10
+PROMPTS = 40
+TURNS = 15
+TURN_S = 0.06  # of CPU, for one subject
+CHUNKS = 100
+
+# name → (bytes of prompt, SSE chunks)
+CASES: dict[str, tuple[int, int | None]] = {
+    "1 KB": (1 << 10, None),
+    "8 KB": (8 << 10, None),
+    "64 KB": (64 << 10, None),
+    "256 KB": (256 << 10, None),
+    f"SSE, {CHUNKS} chunks": (1 << 10, CHUNKS),
+}
+
+Feed = Callable[[bytes], None]
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """CPU µs per exchange, turn by turn."""
+
+    floor_us: list[float]
+    product_us: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [ours / floor for floor, ours in zip(self.floor_us, self.product_us, strict=True)]
+
+
+class Sink:
+    """A transport that nobody reads."""
+
+    def write(self, data: bytes) -> None:
+        self.last = data
+
+
+def floor_connection() -> Feed:
+    connection = http2.Connection(Floor([f"10.0.0.{at}:8000" for at in range(ENDPOINTS)]).open_call)
+    connection.connection_made(Sink())  # type: ignore[arg-type]  # all it uses of a transport
+    return connection.data_received
+
+
+def product_connection() -> Feed:
+    now_s = 100.0
+    view = world(ENDPOINTS, int(now_s * 1e9))
+    judge = FleetJudge(config.load().policy, lambda _now_ns: view, random.Random(7))
+    limits = Limits()
+    budget = Budget(limits.buffered_bytes)
+    processes: set[Process] = set()
+
+    def serve(exchange):
+        process = Process(Session(judge, limits, budget), exchange, "bench", processes.discard)
+        processes.add(process)
+        return process
+
+    connection = GrpcConnection({PROCESS: serve}, Budget(limits.buffered_bytes), max_message_bytes=limits.body_bytes + 65_536)
+    sink = Sink()
+
+    def feed(data: bytes) -> None:
+        connection.receive(data, now_s)
+        sink.write(connection.http.take())
+
+    return feed
+
+
+class Client:
+    """What Envoy writes into one connection: stream by stream, the reads of each. Windows never close, for nothing is far."""
+
+    GREETING = (
+        http2.PREFACE
+        + http2.frame(http2.SETTINGS, 0, 0, b"\x00\x04" + (1 << 24).to_bytes(4, "big"))
+        + http2.frame(http2.WINDOW_UPDATE, 0, 0, (0x7FFFFFFF - http2.WINDOW_BYTES).to_bytes(4, "big"))
+    )
+    RESET = (8).to_bytes(4, "big")  # CANCEL
+
+    def __init__(self, feed: Feed, exchanges: Sequence[Sequence[Step]]) -> None:
+        self.feed = feed
+        self.exchanges = [[b"".join(map(streams.framed, step.messages)) for step in steps] for steps in exchanges]
+        self.block, self.other_block = streams.blocks()
+        self.next_id = 1
+        feed(self.GREETING)
+
+    def reads(self) -> list[bytes]:
+        """The next stream's."""
+        stream_id, self.next_id = self.next_id, self.next_id + 2
+        made = [http2.frame(http2.HEADERS, http2.END_HEADERS, stream_id, self.block)]
+        self.block = self.other_block
+        contents = self.exchanges[stream_id // 2 % len(self.exchanges)]
+        for content in contents:
+            pieces = [content[at : at + http2.FRAME_BYTES] for at in range(0, len(content), http2.FRAME_BYTES)]
+            made.append(b"".join(http2.frame(http2.DATA, 0, stream_id, piece) for piece in pieces))
+        made[:2] = [made[0] + made[1]]
+        made.append(http2.frame(http2.RST_STREAM, 0, stream_id, self.RESET))
+        return made
+
+    def turn(self, times: int) -> float:
+        """CPU µs per exchange; the making of bytes is not counted."""
+        reads = [read for _ in range(times) for read in self.reads()]
+        feed = self.feed
+        begin = time.process_time_ns()
+        for read in reads:
+            feed(read)
+        return (time.process_time_ns() - begin) / times / 1000
+
+
+def compare(case: str, turns: int) -> Cost:
+    """Measure one case, both subjects in every turn."""
+    size_bytes, chunks = CASES[case]
+    bodies = streams.prompts(size_bytes, PROMPTS, stream=chunks is not None)
+    exchanges = [streams.exchange(body, at, chunks=chunks) for at, body in enumerate(bodies)]
+    clients = [Client(connection(), exchanges) for connection in (floor_connection, product_connection)]
+    slowest_us = max([client.turn(2 * PROMPTS) for client in clients])
+    times = max(PROMPTS // 4, int(TURN_S * 1e6 / slowest_us))
+    found = [[client.turn(times) for client in clients] for _ in range(turns)]
+    return Cost([floor for floor, _ in found], [product for _, product in found])
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def table(turns: int = TURNS) -> Iterator[str]:
+    """The table, line by line as it comes about."""
+    yield f"Python {platform.python_version()}, CPU µs per exchange, median of {turns} turns (lowest to highest)\n"
+    yield f"{'':>16} {'floor':>24} {'shunter':>26} {'shunter/floor':>22}"
+    for case in CASES:
+        cost = compare(case, turns)
+        yield f"{case:>16} {spread(cost.floor_us):>24} {spread(cost.product_us):>26} {spread(cost.ratios, 2):>22}"
