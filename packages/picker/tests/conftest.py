@@ -14,7 +14,7 @@ NOW_NS = 100_000_000_000
 def pytest_asyncio_loop_factories(config, item):
     """The worker runs on uvloop, whose transports differ in detail from asyncio's."""
     loops = {"asyncio": asyncio.new_event_loop}
-    return loops | {"uvloop": uvloop.new_event_loop} if item.path.stem == "test_native" else loops
+    return loops | {"uvloop": uvloop.new_event_loop} if item.path.stem in ("test_native", "test_tls") else loops
 
 
 @pytest.fixture

@@ -204,7 +204,7 @@ async def test_a_lost_connection_releases_its_requests():
             await call.read()
         await channel.close()
         await until(lambda: len(server.judge.released) == 3)
-        assert not server.server.processes
+        assert not any(connection.processes for connection in server.server.connections)
 
 
 async def test_more_connections_than_allowed_are_cut_off(monkeypatch):

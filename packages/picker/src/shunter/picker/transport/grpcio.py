@@ -16,6 +16,7 @@ the picker drains                    status 0 as soon as nobody loses anything b
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +29,8 @@ from shunter.picker.core.limits import Limits
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.health import Health, UnknownServiceError
-from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, PROCESS, explain_taken
+from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, PROCESS, SWEEP_S, explain_taken
+from shunter.picker.transport.tls import Identity, Material, Tls
 from shunter.picker.transport.wire import decode, encode
 
 __all__ = ["GrpcServer"]
@@ -55,7 +57,9 @@ class GrpcServer:
         limits: Limits,
         *,
         max_streams: int = MAX_STREAMS,
+        max_age_s: float = math.inf,
         reuse_port: bool = False,
+        tls: Tls | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make_session = make_session
@@ -65,56 +69,63 @@ class GrpcServer:
         self._empty = asyncio.Event()
         self._empty.set()
         self._draining = False
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", limits.body_bytes + ENVELOPE_BYTES),
-                ("grpc.max_send_message_length", limits.body_bytes + ENVELOPE_BYTES),
-                ("grpc.max_concurrent_streams", max_streams),
-                ("grpc.so_reuseport", int(reuse_port)),
-                # The library's own limit is one ping in five minutes; Envoy's keepalive would be cut off as an attack.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
-            ]
-        )
+        self._identity = Identity(tls) if tls else None
+        self._sweeping: asyncio.TimerHandle | None = None
+        options: list[tuple[str, int]] = [
+            ("grpc.max_receive_message_length", limits.body_bytes + ENVELOPE_BYTES),
+            ("grpc.max_send_message_length", limits.body_bytes + ENVELOPE_BYTES),
+            ("grpc.max_concurrent_streams", max_streams),
+            ("grpc.so_reuseport", int(reuse_port)),
+            # The library's own limit is one ping in five minutes; Envoy's keepalive would be cut off as an attack.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+        ]
+        if max_age_s < math.inf:
+            options.append(("grpc.max_connection_age_ms", round(max_age_s * 1000)))  # the library adds the jitter
         _, service, method = PROCESS.split("/")
-        self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(service, {method: grpc.stream_stream_rpc_method_handler(self._process)}),
-                grpc.method_handlers_generic_handler(
-                    "grpc.health.v1.Health",
-                    {
-                        "Check": grpc.unary_unary_rpc_method_handler(self._check),
-                        "List": grpc.unary_unary_rpc_method_handler(self._list),
-                        "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
-                    },
-                ),
-            )
+        process = grpc.method_handlers_generic_handler(service, {method: grpc.stream_stream_rpc_method_handler(self._process)})
+        checks = grpc.method_handlers_generic_handler(
+            "grpc.health.v1.Health",
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(self._check),
+                "List": grpc.unary_unary_rpc_method_handler(self._list),
+                "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+            },
         )
+        self._server = grpc.aio.server(handlers=(process, checks), options=options)
+        self._probes = grpc.aio.server(handlers=(checks,), options=options)  # behind the second door
 
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
         """Listen; see ``Server``."""
-        bound = self._listen(host, port)
+        bound = _listen(self._server, host, port, self._credentials())
         if health_port is not None and not host.startswith("unix:"):
-            self._listen(host, health_port)
+            _listen(self._probes, host, health_port, None)
+            await self._probes.start()
         await self._server.start()
+        self._sweep()
         return bound
 
-    def _listen(self, host: str, port: int) -> int:
-        by_name = host.startswith("unix:")
-        address = host if by_name else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        try:
-            bound = self._server.add_insecure_port(address)
-        except RuntimeError:
-            bound = 0
-        if not bound:
-            raise explain_taken(host, port)
-        return 0 if by_name else bound
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        """Say who we are in the library's way: it asks at each handshake."""
+        identity = self._identity
+        if identity is None:
+            return None
+
+        def tell() -> grpc.ServerCertificateConfiguration:
+            return _configuration(identity.material)
+
+        return grpc.dynamic_ssl_server_credentials(tell(), tell, identity.material.client_ca is not None)
+
+    def _sweep(self) -> None:
+        if self._identity is not None:
+            self._identity.refresh()
+            self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     async def drain(self, deadline_s: float) -> None:
         """End well; see ``Server``."""
         self._health.close()
         self._draining = True
-        stopped = asyncio.create_task(self._server.stop(deadline_s + LAST_WORDS_S))
+        stopped = asyncio.create_task(self._stop(deadline_s + LAST_WORDS_S))
         for stream in [*self._streams]:
             if stream.reading and stream.session.idle:
                 stream.send_off()
@@ -128,7 +139,12 @@ class GrpcServer:
     async def stop(self) -> None:
         """Cut everything off."""
         self._health.close()
-        await self._server.stop(None)
+        await self._stop(None)
+
+    async def _stop(self, grace_s: float | None) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        await asyncio.gather(self._server.stop(grace_s), self._probes.stop(grace_s))
 
     async def _process(self, _: object, context: Context) -> None:
         session = self._make_session()
@@ -197,6 +213,22 @@ class GrpcServer:
                 await changed.wait()
         finally:
             self._health.unwatch(changed.set)
+
+
+def _listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
+    by_name = host.startswith("unix:")
+    address = host if by_name else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise explain_taken(host, port)
+    return 0 if by_name else bound
+
+
+def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(material.key, material.cert)], material.client_ca)
 
 
 class _Stream:

@@ -4,10 +4,13 @@ The asyncio shell around ``transport.grpc``. How a stream ends is the same as be
 limited here is time and what only sockets know:
 
 =================================================== ============================================================
-a peer that has not said HTTP/2 within GREETING_S   is cut off
+a peer that has not said HTTP/2 within GREETING_S   is cut off; TLS has as much time again, before that
 a peer that takes nothing of what we write          nothing more is read from it; after STALL_S it is cut off
 a peer that is silent for SILENCE_S                 is pinged, and cut off when that brings nothing
 more than CONNECTIONS                               are cut off at once
+a connection of more than ``max_age_s``             is told to go (GOAWAY); it serves what runs, and new ones are opened to
+                                                    whom the kernel or the gateway chooses now. After as much time again its
+                                                    idle streams are ended, which costs their requests nothing
 a connection that is over (GOAWAY)                  has until the next sweep to hang up
 =================================================== ============================================================
 """
@@ -16,6 +19,7 @@ import asyncio
 import logging
 import math
 import os
+import random
 import socket
 import time
 from collections.abc import Callable
@@ -28,8 +32,9 @@ from shunter.picker.errors import ConfigError
 from shunter.picker.transport.grpc import Exchange, GrpcConnection, Service
 from shunter.picker.transport.h2 import Terms
 from shunter.picker.transport.health import Health
-from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, PROCESS, explain_taken
+from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, PROCESS, SWEEP_S, explain_taken
 from shunter.picker.transport.services import Process, Unary, Watch
+from shunter.picker.transport.tls import ALPN, Identity, Tls
 
 __all__ = ["NativeServer"]
 
@@ -39,16 +44,23 @@ CONNECTIONS = 1000
 # Written but not taken by the peer, until we stop reading from it.
 UNSENT_BYTES = 1 << 20
 
-SWEEP_S = 5.0  # between looks at all connections
 GREETING_S = 10.0
 STALL_S = 30.0
 SILENCE_S = 60.0
+
+# Each connection's age is this much more or less than asked, as behind the gRPC library, so that a gateway's many do not all
+# go at once.
+JITTER = 0.1
 
 log = logging.getLogger(__name__)
 
 
 class NativeServer:
-    """An ext_proc server. ``make_session`` is called for each stream; ``clock`` is monotonic, in seconds."""
+    """An ext_proc server. ``make_session`` is called for each stream; ``clock`` is monotonic, in seconds.
+
+    ``max_age_s`` matters where workers share a port: connections are what the kernel spreads over them, so those of a worker
+    that has restarted come to it only as others end.
+    """
 
     def __init__(
         self,
@@ -57,8 +69,11 @@ class NativeServer:
         limits: Limits,
         *,
         max_streams: int = MAX_STREAMS,
+        max_age_s: float = math.inf,
         reuse_port: bool = False,
+        tls: Tls | None = None,
         clock: Callable[[], float] = time.monotonic,
+        dice: random.Random | None = None,
     ) -> None:
         self.make_session = make_session
         self.health = health
@@ -67,8 +82,10 @@ class NativeServer:
         self.unfinished = Budget(limits.buffered_bytes)  # messages of which a part is here, of all connections
         self.terms = Terms(streams=max_streams, waiting_bytes=limits.buffered_bytes)
         self.connections: set[_Connection] = set()
-        self.processes: set[Process] = set()
         self.draining = False
+        self._max_age_s = max_age_s
+        self._dice = dice or random.Random()  # noqa: S311  no secret depends on it
+        self._identity = Identity(tls) if tls else None
         self._reuse_port = reuse_port
         self._listeners: list[asyncio.Server] = []
         self._socket_path: str | None = None
@@ -84,7 +101,7 @@ class NativeServer:
             else:
                 bound = await self._listen(host, port)
                 if health_port is not None:
-                    await self._listen(host, health_port)
+                    await self._listen(host, health_port, for_probes=True)
         except BaseException:
             self._close_listeners()
             raise
@@ -99,7 +116,7 @@ class NativeServer:
         for connection in self.connections:
             connection.leave()
         self._dismiss(at_once=False)
-        await self._until(lambda: not self.processes, deadline_s)
+        await self._until(lambda: not any(connection.processes for connection in self.connections), deadline_s)
         self._dismiss(at_once=True)
         await self._until(lambda: not self.connections, LAST_WORDS_S)
         await self.stop()
@@ -114,6 +131,10 @@ class NativeServer:
             connection.abort()
         await self._until(lambda: not self.connections, LAST_WORDS_S)
 
+    def draw_age_s(self) -> float:
+        """Draw the age at which a connection goes."""
+        return self._max_age_s * self._dice.uniform(1 - JITTER, 1 + JITTER)
+
     def note_change(self) -> None:
         """Note that a stream or a connection is gone."""
         self._changed.set()
@@ -127,16 +148,21 @@ class NativeServer:
 
     def _dismiss(self, *, at_once: bool) -> None:
         now_s = self.clock()
-        for process in [*self.processes]:
-            process.leave(now_s, at_once=at_once)
         for connection in [*self.connections]:
-            connection.flush()
+            connection.dismiss(now_s, at_once=at_once)
 
-    async def _listen(self, host: str, port: int) -> int:
+    async def _listen(self, host: str, port: int, *, for_probes: bool = False) -> int:
         loop = asyncio.get_running_loop()
+        tls = self._identity if not for_probes else None
         try:
             listener = await loop.create_server(
-                lambda: _Connection(self), host, port, reuse_port=self._reuse_port or None, backlog=1024
+                lambda: _Connection(self, for_probes=for_probes),
+                host,
+                port,
+                reuse_port=self._reuse_port or None,
+                backlog=1024,
+                ssl=tls and tls.door,
+                ssl_handshake_timeout=GREETING_S if tls else None,
             )
         except OSError as error:
             raise explain_taken(host, port) from error
@@ -149,7 +175,8 @@ class NativeServer:
             probe.connect(path)
             raise ConfigError(f"cannot listen on unix:{path}: somebody does already; choose another path, or stop it")
         try:
-            listener = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), path)
+            door = self._identity and self._identity.door
+            listener = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), path, ssl=door)
             os.chmod(path, 0o600)  # noqa: PTH101  a path as the user wrote it
         except OSError as error:
             raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}") from error
@@ -167,6 +194,8 @@ class NativeServer:
 
     def _sweep(self) -> None:
         now_s = self.clock()
+        if self._identity is not None:
+            self._identity.refresh()
         for connection in [*self.connections]:
             connection.sweep(now_s)
         self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
@@ -177,13 +206,16 @@ class _Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, server: NativeServer) -> None:
+    def __init__(self, server: NativeServer, *, for_probes: bool = False) -> None:
+        self.processes: set[Process] = set()
         self._server = server
         self._clock = server.clock
+        self._for_probes = for_probes
         self._grpc = GrpcConnection(
             self._services(), server.unfinished, max_message_bytes=server.max_message_bytes, terms=server.terms
         )
         self._begun_s = self._heard_s = server.clock()
+        self._age_s = server.draw_age_s()
         self._stalled_s: float | None = None
         self._pinged_s = -math.inf
         self._over = False
@@ -193,21 +225,21 @@ class _Connection(asyncio.Protocol):
 
     def _services(self) -> dict[str, Service]:
         health = self._server.health
-        return {
-            PROCESS: self._process,
+        checks: dict[str, Service] = {
             "/grpc.health.v1.Health/Check": lambda _: Unary(health.check),
             "/grpc.health.v1.Health/List": lambda _: Unary(health.list),
             "/grpc.health.v1.Health/Watch": lambda exchange: Watch(health, exchange, self.flush, self._clock),
         }
+        return checks if self._for_probes else {PROCESS: self._process, **checks}
 
     def _process(self, exchange: Exchange) -> Process:
         process = Process(self._server.make_session(), exchange, self._peer, self._forget)
         process.leaving = self._server.draining
-        self._server.processes.add(process)
+        self.processes.add(process)
         return process
 
     def _forget(self, process: Process) -> None:
-        self._server.processes.discard(process)
+        self.processes.discard(process)
         if self._server.draining:
             self._server.note_change()
 
@@ -221,13 +253,19 @@ class _Connection(asyncio.Protocol):
             log.warning("%s is cut off: more than %d connections", self._peer, CONNECTIONS)
             self.abort()
             return
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() != ALPN:
+            log.warning("%s is cut off: over TLS it does not offer HTTP/2 (ALPN %s)", self._peer, ALPN)
+            self.abort()
+            return
         self._transport.set_write_buffer_limits(high=UNSENT_BYTES)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
-        now_s = self._heard_s = self._clock()
-        self._grpc.receive(data, now_s)
-        self.flush()
+        if not self._over:
+            now_s = self._heard_s = self._clock()
+            self._grpc.receive(data, now_s)
+            self.flush()
 
     def pause_writing(self) -> None:
         self._stalled_s = self._clock()
@@ -249,18 +287,21 @@ class _Connection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what there is, and hang up if that was the last of it."""
-        if self._transport.is_closing():
+        if self._over or self._transport.is_closing():
             return
         http = self._grpc.http
         out = http.take()
         if out:
             self._transport.write(out)
-        if http.done and not self._over:
+        if http.done:
             self._over = True
             if http.fault:
                 log.warning("connection of %s ended: %s", self._peer, http.fault)
-            # Not close: bytes of the peer that nobody reads would make the kernel throw away our last words.
-            self._transport.write_eof()
+            if self._transport.can_write_eof():
+                # Not close: bytes of the peer that nobody reads would make the kernel throw away our last words.
+                self._transport.write_eof()
+            else:  # TLS, whose close says so first and reads on until the peer has said it too
+                self._transport.close()
         at_s = self._grpc.next_deadline_s
         if at_s is not None and at_s < self._alarm_s:
             self._set_alarm(at_s)
@@ -268,6 +309,12 @@ class _Connection(asyncio.Protocol):
     def leave(self) -> None:
         """Tell the peer to go elsewhere."""
         self._grpc.http.leave()
+        self.flush()
+
+    def dismiss(self, now_s: float, *, at_once: bool) -> None:
+        """End what nobody loses anything by, or everything; the rest as soon as it is so."""
+        for process in [*self.processes]:
+            process.leave(now_s, at_once=at_once)
         self.flush()
 
     def abort(self) -> None:
@@ -289,7 +336,13 @@ class _Connection(asyncio.Protocol):
         if trouble:
             log.info("%s is cut off: %s", self._peer, trouble)
             self.abort()
-        elif silent_s > SILENCE_S and not pinged:
+            return
+        age_s = now_s - self._begun_s
+        if age_s > self._age_s:
+            self.leave()
+        if age_s > 2 * self._age_s:
+            self.dismiss(now_s, at_once=False)
+        if silent_s > SILENCE_S and not pinged:
             self._pinged_s = now_s
             http.ping()
             self.flush()

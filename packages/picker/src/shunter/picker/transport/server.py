@@ -4,7 +4,7 @@ from typing import Protocol
 
 from shunter.picker.errors import ConfigError
 
-__all__ = ["ENVELOPE_BYTES", "LAST_WORDS_S", "MAX_STREAMS", "PROCESS", "Server", "explain_taken"]
+__all__ = ["ENVELOPE_BYTES", "LAST_WORDS_S", "MAX_STREAMS", "PROCESS", "SWEEP_S", "Server", "explain_taken"]
 
 # The method that Envoy calls.
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -17,6 +17,9 @@ ENVELOPE_BYTES = 64 * 1024
 # breaker.
 MAX_STREAMS = 65_536
 
+# Between looks at what nobody tells: who has fallen silent, and whether TLS files have changed.
+SWEEP_S = 5.0
+
 # What a stream that is told to go at the deadline may take to say it.
 LAST_WORDS_S = 0.5
 
@@ -25,7 +28,9 @@ class Server(Protocol):
     """An ext_proc server with its health service."""
 
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
-        """Listen; return the port, which matters if ``port`` is 0. ``health_port`` is a second door to the same services.
+        """Listen; return the port, which matters if ``port`` is 0.
+
+        ``health_port`` is a second door, behind which is health alone, and never TLS: Kubernetes' probes do not speak it.
 
         ``unix:PATH`` as host is a socket of that name; ports then mean nothing.
         """

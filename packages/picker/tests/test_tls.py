@@ -1,0 +1,300 @@
+"""TLS on both transports: who is let in, what is said of files that are of no use, and files that change while we serve."""
+
+import asyncio
+import datetime as dt
+import re
+import ssl
+from contextlib import asynccontextmanager, suppress
+
+import grpc
+import grpc.aio
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from shunter.picker.core.limits import Limits
+from shunter.picker.errors import ConfigError
+from shunter.picker.transport.grpcio import GrpcServer
+from shunter.picker.transport.health import Health
+from shunter.picker.transport.native import NativeServer
+from shunter.picker.transport.tls import EXPIRY_S, Identity, Tls
+
+NAME = "picker.example"
+DEADLINE_S = 20
+
+
+class Files:
+    """What lies in a directory, as a mounted secret does."""
+
+    def __init__(self, directory, client_ca=None):
+        self.ca, self.client_ca = trustme.CA(), client_ca
+        self.tls = Tls(directory / "tls.crt", directory / "tls.key", directory / "ca.crt" if client_ca else None)
+        self.issue()
+        if client_ca:
+            client_ca.cert_pem.write_to_path(self.tls.client_ca)
+
+    def issue(self, **fields):
+        issued = self.ca.issue_cert(NAME, **fields)
+        self.tls.cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(self.tls.key)
+        return issued
+
+
+@pytest.fixture
+def files(tmp_path):
+    return Files(tmp_path)
+
+
+@pytest.fixture
+def mutual(tmp_path):
+    return Files(tmp_path, client_ca=trustme.CA())
+
+
+@pytest.fixture(params=[NativeServer, GrpcServer], ids=["native", "grpcio"])
+def running(request):
+    @asynccontextmanager
+    async def running(tls, health_port=None):
+        server = request.param(lambda: None, Health(), Limits(), tls=tls)
+        server.port = await server.start("127.0.0.1", 0, health_port)
+        try:
+            yield server
+        finally:
+            await server.stop()
+
+    return running
+
+
+async def is_alive(port, ca, client=None):
+    """Ask for liveness as a gateway would that trusts ``ca`` and shows the certificate ``client``."""
+    chain = client and b"".join(blob.bytes() for blob in client.cert_chain_pems)
+    credentials = grpc.ssl_channel_credentials(ca.cert_pem.bytes(), client and client.private_key_pem.bytes(), chain)
+    options = [("grpc.ssl_target_name_override", NAME)]
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
+        try:
+            stub = health_pb2_grpc.HealthStub(channel)
+            await stub.Check(health_pb2.HealthCheckRequest(service="liveness"), timeout=DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+    return True
+
+
+async def test_who_trusts_the_ca_is_served_and_who_does_not_leaves(running, files):
+    async with running(files.tls) as server:
+        assert await is_alive(server.port, files.ca)
+        assert not await is_alive(server.port, trustme.CA())
+
+
+async def test_with_a_client_ca_only_its_clients_are_let_in(running, mutual):
+    async with running(mutual.tls) as server:
+        assert await is_alive(server.port, mutual.ca, mutual.client_ca.issue_cert("gateway"))
+        assert not await is_alive(server.port, mutual.ca)
+        assert not await is_alive(server.port, mutual.ca, trustme.CA().issue_cert("gateway"))
+
+
+async def test_new_connections_get_new_files_and_a_new_client_ca(running, mutual):
+    async with running(mutual.tls) as server:
+        old_ca, old_client = mutual.ca, mutual.client_ca.issue_cert("gateway")
+        assert await is_alive(server.port, old_ca, old_client)
+        mutual.ca, mutual.client_ca = trustme.CA(), trustme.CA()
+        mutual.issue()
+        mutual.client_ca.cert_pem.write_to_path(mutual.tls.client_ca)
+        server._sweep()
+        assert await is_alive(server.port, mutual.ca, mutual.client_ca.issue_cert("gateway"))
+        assert not await is_alive(server.port, old_ca, mutual.client_ca.issue_cert("gateway"))
+        assert not await is_alive(server.port, mutual.ca, old_client)
+
+
+async def test_probes_find_health_and_nothing_else_without_tls(running, mutual, unused_tcp_port):
+    async with (
+        running(mutual.tls, health_port=unused_tcp_port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{unused_tcp_port}") as channel,
+    ):
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="liveness"))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        call = channel.stream_stream("/envoy.service.ext_proc.v3.ExternalProcessor/Process")()
+        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+# -- what only the native transport has to see to ----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def connected(port, ca, alpn, version=None):
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    context.set_alpn_protocols(alpn)
+    if version:
+        context.minimum_version = context.maximum_version = version
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=NAME)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError, ssl.SSLError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def native(tls, **fields):
+    server = NativeServer(lambda: None, Health(), Limits(), tls=tls, **fields)
+    server.port = await server.start("127.0.0.1", 0)
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+async def read_end(reader):
+    """Read to the end, by whichever means it comes."""
+    with suppress(ConnectionError, ssl.SSLError):
+        return await reader.read()
+
+
+@pytest.mark.parametrize("alpn", [[], ["http/1.1"]])
+async def test_a_client_that_does_not_offer_http_2_is_cut_off_and_named(files, alpn, caplog):
+    async with native(files.tls) as server, connected(server.port, files.ca, alpn) as (reader, _):
+        assert not await read_end(reader)
+    assert "it does not offer HTTP/2 (ALPN h2)" in caplog.text
+
+
+async def test_tls_1_2_is_spoken_and_tls_1_1_is_not(files):
+    async with native(files.tls) as server:
+        async with connected(server.port, files.ca, ["h2"], ssl.TLSVersion.TLSv1_2) as (_, writer):
+            assert writer.get_extra_info("ssl_object").version() == "TLSv1.2"
+        assert server._identity.door.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+async def test_a_peer_that_breaks_the_protocol_reads_why_before_the_end(files):
+    async with native(files.tls) as server, connected(server.port, files.ca, ["h2"]) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n\r\n" * 1000)
+        assert b"not the preface of HTTP/2" in await read_end(reader)
+
+
+# -- the files ---------------------------------------------------------------------------------------------------------------
+
+
+def encrypted(key):
+    """Return the key as people keep it who fear for it."""
+    loaded = serialization.load_pem_private_key(key, None)
+    form = serialization.PrivateFormat.PKCS8
+    return loaded.private_bytes(serialization.Encoding.PEM, form, serialization.BestAvailableEncryption(b"secret"))
+
+
+def damage(tls, how):
+    if how == "cert missing":
+        tls.cert.unlink()
+    elif how == "key missing":
+        tls.key.unlink()
+    elif how == "cert no PEM":
+        tls.cert.write_bytes(b"\x30\x82\x03")
+    elif how == "key no PEM":
+        tls.key.write_text("hush")
+    elif how == "CA no PEM":
+        tls.client_ca.write_text("")
+    elif how == "other key":
+        trustme.CA().issue_cert(NAME).private_key_pem.write_to_path(tls.key)
+    elif how == "key encrypted":
+        tls.key.write_bytes(encrypted(tls.key.read_bytes()))
+    elif how == "cert cut":
+        tls.cert.write_bytes(tls.cert.read_bytes()[:200])
+    elif how == "CA cut":
+        tls.client_ca.write_bytes(tls.client_ca.read_bytes()[:200])
+    elif how == "cert is a directory":
+        tls.cert.unlink()
+        tls.cert.mkdir()
+
+
+DAMAGES = {
+    "cert missing": r"the certificate .*tls\.crt cannot be read: No such file",
+    "key missing": r"the key .*tls\.key cannot be read: No such file",
+    "cert no PEM": r"tls\.crt is no certificate in PEM form",
+    "key no PEM": r"tls\.key is no key in PEM form",
+    "CA no PEM": r"ca\.crt is no CA for clients in PEM form",
+    "other key": r"tls\.key is not the key of the certificate .*tls\.crt: give the pair",
+    "key encrypted": r"the key .*tls\.key is encrypted: store it without a password",
+    "cert cut": r"tls\.crt with .*tls\.key cannot be used: ",
+    "CA cut": r"ca\.crt cannot be used as the CA for clients: ",
+    "cert is a directory": r"tls\.crt cannot be read: Is a directory",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_files_of_no_use_are_named_at_the_start(mutual, how):
+    damage(mutual.tls, how)
+    with pytest.raises(ConfigError, match=DAMAGES[how]):
+        Identity(mutual.tls)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_files_of_no_use_are_named_once_and_the_old_ones_kept(mutual, how, caplog):
+    identity = Identity(mutual.tls)
+    material = identity.material
+    damage(mutual.tls, how)
+    for _ in range(3):
+        identity.refresh()
+    assert identity.material is material
+    (record,) = caplog.records
+    assert re.search(DAMAGES[how], record.getMessage())
+    if mutual.tls.cert.is_dir():
+        mutual.tls.cert.rmdir()
+    mutual.issue()
+    mutual.client_ca.cert_pem.write_to_path(mutual.tls.client_ca)
+    identity.refresh()
+    assert identity.material is not material
+
+
+def test_a_certificate_for_clients_is_none_for_a_server(files):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAME)])
+    day = dt.timedelta(days=1)
+    now = dt.datetime.now(dt.UTC)
+    cert = x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+    cert = cert.add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+    files.tls.cert.write_bytes(cert.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    files.tls.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+    with pytest.raises(ConfigError, match=r"no client would accept the certificate .*purpose"):
+        Identity(files.tls)
+
+
+def test_a_secret_that_is_swapped_as_kubernetes_does_is_seen(tmp_path):
+    first, second = tmp_path / "..first", tmp_path / "..second"
+    for directory in (first, second):
+        directory.mkdir()
+        Files(directory)
+    (tmp_path / "..data").symlink_to(first)
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    identity = Identity(Tls(tmp_path / "tls.crt", tmp_path / "tls.key"))
+    assert identity.material.cert == (first / "tls.crt").read_bytes()
+    (tmp_path / "..data_tmp").symlink_to(second)
+    (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+    identity.refresh()
+    assert identity.material.cert == (second / "tls.crt").read_bytes()
+
+
+def test_it_is_said_once_that_a_certificate_expires_soon_and_once_that_it_has(files, caplog):
+    expires = dt.datetime.now(dt.UTC).replace(microsecond=0) + dt.timedelta(days=30)
+    files.issue(not_after=expires)
+    now_s = expires.timestamp() - EXPIRY_S - 1
+    identity = Identity(files.tls, clock=lambda: now_s)
+    assert not caplog.records
+    for passed_s, said in ((2, 1), (1, 1), (EXPIRY_S, 2), (1, 2)):
+        now_s += passed_s
+        identity.refresh()
+        assert len(caplog.records) == said
+    assert "expires within a week" in caplog.text
+    assert "has expired" in caplog.text
+
+
+def test_a_certificate_that_has_expired_is_used_with_a_warning(files, caplog):
+    past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+    files.issue(not_before=past - dt.timedelta(days=1), not_after=past)
+    Identity(files.tls)
+    assert "has expired" in caplog.text
