@@ -10,11 +10,13 @@ import grpc
 import grpc.aio
 import pytest
 import trustme
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from shunter.picker.cli import main
 from shunter.picker.core.limits import Limits
 from shunter.picker.errors import ConfigError
 from shunter.picker.transport.grpcio import GrpcServer
@@ -118,6 +120,23 @@ async def test_probes_find_health_and_nothing_else_without_tls(running, mutual, 
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         call = channel.stream_stream("/envoy.service.ext_proc.v3.ExternalProcessor/Process")()
         assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--tls-cert-file", "tls.crt"], "TLS needs both --tls-cert-file and --tls-key-file"),
+        (["--tls-client-ca-file", "ca.crt"], "TLS needs both --tls-cert-file and --tls-key-file"),
+        (
+            ["--tls-cert-file", "absent.crt", "--tls-key-file", "absent.key"],
+            "the certificate absent.crt cannot be read: No such file",
+        ),
+    ],
+)
+def test_what_is_missing_on_the_command_line_is_named(tmp_path, arguments, complaint):
+    result = CliRunner().invoke(main, ["run", "--snapshot", str(tmp_path), *arguments])
+    assert result.exit_code == 2
+    assert complaint in result.output
 
 
 # -- what only the native transport has to see to ----------------------------------------------------------------------------

@@ -3,9 +3,12 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from shunter.picker.transport.tls import Tls
 
 __all__ = ["main"]
 
@@ -47,6 +50,17 @@ def main() -> None:
 @click.option(
     "--buffered-bytes", type=int, default=256 << 20, show_default=True, help="Unfinished bodies altogether; beyond it 503."
 )
+@click.option(
+    "--tls-cert-file",
+    type=click.Path(path_type=Path),
+    help="The picker's certificate with its chain, PEM; ext_proc is then TLS.",
+)
+@click.option("--tls-key-file", type=click.Path(path_type=Path), help="Its key, PEM, without a password.")
+@click.option(
+    "--tls-client-ca-file",
+    type=click.Path(path_type=Path),
+    help="CAs, PEM; only who shows a certificate of theirs is let in. All three files are read again when they change.",
+)
 @click.option("--pool", help="Serve this InferencePool only: a name, or namespace/name.")
 @click.option(
     "--drain-timeout",
@@ -67,6 +81,9 @@ def run(
     transport: Literal["native", "grpcio"],
     body_bytes: int,
     buffered_bytes: int,
+    tls_cert_file: Path | None,
+    tls_key_file: Path | None,
+    tls_client_ca_file: Path | None,
     pool: str | None,
     drain_s: float,
     log_level: str,
@@ -87,6 +104,7 @@ def run(
         admin_port=admin_port,
         transport=transport,
         limits=_or_complain(lambda: Limits(body_bytes, buffered_bytes)),
+        tls=_tls(tls_cert_file, tls_key_file, tls_client_ca_file),
         pool=pool,
         drain_s=drain_s,
     )
@@ -120,6 +138,16 @@ def schema() -> None:
     from shunter.picker import config
 
     click.echo(msgspec.json.format(msgspec.json.encode(config.schema()), indent=2))
+
+
+def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> "Tls | None":
+    from shunter.picker.transport.tls import Tls
+
+    if cert and key:
+        return Tls(cert, key, client_ca)
+    if cert or key or client_ca:
+        raise click.UsageError("TLS needs both --tls-cert-file and --tls-key-file")
+    return None
 
 
 def _read(path: Path | None) -> str:

@@ -29,6 +29,7 @@ from shunter.picker.shell.metrics import Metrics
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
 from shunter.picker.transport.server import Server
+from shunter.picker.transport.tls import Tls
 from shunter.snapshot import SnapshotReader
 
 __all__ = ["Settings", "Worker", "run"]
@@ -51,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pool: str | None = None
     drain_s: float = 30.0
     limits: Limits = Limits()
+    tls: Tls | None = None
     seed: int | None = None  # of the dice, for a run that can be repeated
 
 
@@ -119,10 +121,10 @@ class Worker:
 
     def _choose_server(self) -> Server:
         if self._settings.transport == "native":
-            return NativeServer(self._session, self._health, self._settings.limits)
+            return NativeServer(self._session, self._health, self._settings.limits, tls=self._settings.tls)
         from shunter.picker.transport.grpcio import GrpcServer  # noqa: PLC0415  57 ms and 28 MB that the native one does without
 
-        return GrpcServer(self._session, self._health, self._settings.limits)
+        return GrpcServer(self._session, self._health, self._settings.limits, tls=self._settings.tls)
 
     def _session(self) -> Session:
         return Session(self.judge, self._settings.limits, self._budget)

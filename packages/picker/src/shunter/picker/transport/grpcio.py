@@ -16,7 +16,6 @@ the picker drains                    status 0 as soon as nobody loses anything b
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,7 +56,7 @@ class GrpcServer:
         limits: Limits,
         *,
         max_streams: int = MAX_STREAMS,
-        max_age_s: float = math.inf,
+        max_age_s: float | None = None,
         reuse_port: bool = False,
         tls: Tls | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -80,7 +79,7 @@ class GrpcServer:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 1000),
         ]
-        if max_age_s < math.inf:
+        if max_age_s is not None:
             options.append(("grpc.max_connection_age_ms", round(max_age_s * 1000)))  # the library adds the jitter
         _, service, method = PROCESS.split("/")
         process = grpc.method_handlers_generic_handler(service, {method: grpc.stream_stream_rpc_method_handler(self._process)})

@@ -69,7 +69,7 @@ class NativeServer:
         limits: Limits,
         *,
         max_streams: int = MAX_STREAMS,
-        max_age_s: float = math.inf,
+        max_age_s: float | None = None,
         reuse_port: bool = False,
         tls: Tls | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -83,7 +83,7 @@ class NativeServer:
         self.terms = Terms(streams=max_streams, waiting_bytes=limits.buffered_bytes)
         self.connections: set[_Connection] = set()
         self.draining = False
-        self._max_age_s = max_age_s
+        self._max_age_s = math.inf if max_age_s is None else max_age_s
         self._dice = dice or random.Random()  # noqa: S311  no secret depends on it
         self._identity = Identity(tls) if tls else None
         self._reuse_port = reuse_port
