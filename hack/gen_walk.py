@@ -127,7 +127,7 @@ async def record():
                 request += b"x-gateway-destination-endpoint: 10.6.6.6:80\r\ncontent-length: %d\r\n\r\n" % len(body) + body
                 seen["request"] = request
                 seen["response"] = await exchange(port, request)
-                while not (lines := envoy.access_log()) or not worker.judge.stats.released:
+                while not (lines := envoy.access_log()) or not worker.judge.counters.tally().released:
                     await asyncio.sleep(0.02)
                 seen["log"] = lines[0]
                 seen["decision"] = worker.judge.decisions.latest(1)[0].explain()

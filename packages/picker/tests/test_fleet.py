@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from shunter.picker.core.fleet import REFUSED_TIMES, STALE_AFTER_NS, Roster
-from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.ledger import Booking, Ledger
 from shunter.snapshot import NEVER, Health, Load, LoadRow, Pool, View
 
 NOW_NS = 100_000_000_000
@@ -139,8 +139,8 @@ def test_columns_of_an_older_writer_may_be_missing(make_view):
 
 def test_a_fresh_booking_counts_and_a_reported_one_does_not(make_fleet):
     ledger = Ledger()
-    ledger.book(1, 0, 1, NOW_NS - 1)
-    ledger.book(2, 0, 1, NOW_NS + 1)
+    ledger.book(1, Booking(0, 1, NOW_NS - 1))
+    ledger.book(2, Booking(0, 1, NOW_NS + 1))
     fleet = make_fleet(IDLE, ledger=ledger)
     assert (fleet.waiting, fleet.running, fleet.in_flight, fleet.reported_waiting) == ([1], [2], [2], [0])
 

@@ -36,6 +36,14 @@ def body(text="hello", model="m", **fields):
     return json.dumps({"model": model, "messages": [{"role": "user", "content": text}]} | fields).encode()
 
 
+def tally(judge):
+    return judge.counters.tally()
+
+
+def slot_of(authority):
+    return int(authority.split(".")[3].split(":")[0]) - 1
+
+
 @pytest.fixture
 def make_judge(make_view):
     """A judge over this view, or over rows of load; ``judge.see(view)`` shows it another one."""
@@ -94,14 +102,14 @@ def test_a_release_counts_once(make_judge):
     judge.release(ticket, DONE, NOW_S)
     judge.release(ticket, DONE, NOW_S)
     judge.release(12345, DONE, NOW_S)
-    assert (len(judge.ledger), judge.stats.released, judge.fleet(NOW_S).in_flight) == (0, 1, [0])
+    assert (len(judge.ledger), tally(judge).released, judge.fleet(NOW_S).in_flight) == (0, 1, [0])
 
 
 def test_equal_prefixes_stick(make_judge):
     judge = make_judge(*[IDLE] * 5)
     picks = [judge.decide(Ask(CHAT, body("word " * 1000 + str(at))), NOW_S) for at in range(10)]
     assert len({pick.endpoints[0] for pick in picks}) == 1
-    account = judge.stats.by_endpoint[picks[0].endpoints[0]]
+    account = tally(judge).by_endpoint[slot_of(picks[0].endpoints[0]), 1]
     assert account.prefix_hits == account.prefix_blocks * 9 // 10
 
 
@@ -119,14 +127,14 @@ def test_what_engines_cache_apart_does_not_stick(make_judge, change):
 def test_an_engine_that_was_unreachable_comes_back_cold(make_judge, make_view):
     judge = make_judge(IDLE, IDLE)
     first = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
-    slot = int(first.endpoints[0].split(".")[3].split(":")[0]) - 1
+    slot = slot_of(first.endpoints[0])
     judge.release(first.ticket, DONE, NOW_S)
     gone = IDLE | {"health": Health.UNREACHABLE, "failures": REFUSED_TIMES}
     judge.see(make_view(*[gone if at == slot else IDLE for at in range(2)]))
     judge.fleet(NOW_S)
     judge.see(make_view(IDLE, IDLE))
     judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
-    assert sum(account.prefix_hits for account in judge.stats.by_endpoint.values()) == 0
+    assert sum(account.prefix_hits for account in tally(judge).by_endpoint.values()) == 0
 
 
 def test_a_fallback_that_served_is_known_to_have_the_prompt(make_judge):
@@ -135,7 +143,7 @@ def test_a_fallback_that_served_is_known_to_have_the_prompt(make_judge):
     judge.release(first.ticket, msgspec.structs.replace(DONE, served=first.endpoints[1]), NOW_S)
     second = judge.decide(Ask(CHAT, body("word " * 1000), subset=first.endpoints[1:]), NOW_S)
     assert second.endpoints[0] == first.endpoints[1]
-    assert judge.stats.by_endpoint[first.endpoints[1]].prefix_hits > 0
+    assert tally(judge).by_endpoint[slot_of(first.endpoints[1]), 1].prefix_hits > 0
 
 
 @pytest.mark.parametrize("served", ["10.9.9.9:1", "nonsense"])
@@ -143,16 +151,16 @@ def test_who_served_may_be_unknown_here(make_judge, served):
     judge = make_judge(IDLE)
     ticket = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S).ticket
     judge.release(ticket, msgspec.structs.replace(DONE, served=served), NOW_S)
-    assert judge.stats.released == 1
+    assert tally(judge).released == 1
 
 
 def test_a_replaced_pod_starts_cold(make_judge, make_view):
     judge = make_judge(IDLE, IDLE)
     first = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
-    slot = int(first.endpoints[0].split(".")[3].split(":")[0]) - 1
+    slot = slot_of(first.endpoints[0])
     judge.see(make_view(IDLE, IDLE, endpoints=[{"incarnation": 2 if at == slot else 1} for at in range(2)]))
     judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
-    assert judge.stats.by_endpoint[first.endpoints[0]].prefix_hits == 0
+    assert sum(account.prefix_hits for account in tally(judge).by_endpoint.values()) == 0
 
 
 NOBODY = Refusal(
@@ -211,7 +219,7 @@ def test_only_the_sheddable_is_shed_and_only_from_a_full_pool(make_judge, make_v
     judge = make_judge(view=make_view(*rows, objectives=OBJECTIVES))
     verdict = judge.decide(Ask(headers, body()), NOW_S)
     assert (verdict == SATURATED) is refused
-    assert judge.stats.refusals == ({"rejected-saturated": 1} if refused else {})
+    assert tally(judge).refusals == ({"rejected-saturated": 1} if refused else {})
 
 
 def test_requests_that_the_engine_has_not_reported_are_no_queue(make_judge, make_view):
@@ -233,14 +241,14 @@ def test_filters_that_leave_nobody_are_429(make_judge):
 def test_a_bad_request_is_counted_and_logged(make_judge):
     judge = make_judge(IDLE)
     refusal = judge.decide(Ask(CHAT, b"{"), NOW_S)
-    assert (refusal.status, judge.stats.refusals, len(judge.ledger)) == (400, {"BadRequest": 1}, 0)
+    assert (refusal.status, tally(judge).refusals, len(judge.ledger)) == (400, {"BadRequest": 1}, 0)
     assert judge.decisions.find("id").explain()["refusal"]["status"] == 400
 
 
 def test_a_refusal_of_the_sessions_own_is_counted_and_logged(make_judge):
     judge = make_judge(IDLE)
     judge.note(CHAT, Refusal(413, "PayloadTooLarge", "too large"), NOW_S)
-    assert judge.stats.refusals == {"PayloadTooLarge": 1}
+    assert tally(judge).refusals == {"PayloadTooLarge": 1}
     assert judge.decisions.find("id").explain()["refusal"]["status"] == 413
 
 
@@ -268,7 +276,7 @@ def test_a_rewrite_changes_the_body_and_the_cache_key(make_judge, make_view):
     pick = judge.decide(Ask(CHAT, body()), NOW_S)
     assert (pick.model, pick.target_model) == ("m", "m-v2")
     assert pick.body == body(model="m-v2")
-    assert judge.stats.rewrites == 1
+    assert tally(judge).rewrites == 1
     assert judge.decide(Ask(CHAT, body(model="m-v2")), NOW_S).body is None
 
 
@@ -284,15 +292,7 @@ def test_a_rewrite_of_what_is_nested_too_deeply_is_refused_and_books_nothing(mak
     monkeypatch.setattr("shunter.picker.core.judge.rewrite_model", too_deep)
     judge = make_judge(IDLE)
     refusal = judge.decide(Ask(CHAT | {"x-llm-d-model-name-rewrite": "x"}, body()), NOW_S)
-    assert (refusal.status, len(judge.ledger), judge.stats.picks) == (400, 0, 0)
-
-
-def test_accounts_of_endpoints_that_are_gone_are_closed(make_judge, make_view):
-    judge = make_judge(IDLE)
-    judge.decide(Ask(CHAT, body()), NOW_S)
-    judge.see(make_view(IDLE, endpoints=[{"slot": 5, "address": "10.0.0.77"}]))
-    judge.fleet(NOW_S)
-    assert judge.stats.by_endpoint == {}
+    assert (refusal.status, len(judge.ledger), tally(judge).picks) == (400, 0, 0)
 
 
 def test_a_request_outlives_its_endpoint(make_judge, make_view):
@@ -324,7 +324,7 @@ def test_a_decision_explains_itself(make_judge):
         "total": 3.8,
         "scores": {"queue-scorer": 1, "kv-cache-utilization-scorer": 0.9, "prefix-cache-scorer": 0},
     }
-    assert (told["prefix_blocks"], told["outcome"]["status"], judge.stats.incomplete) == (4, 502, 1)
+    assert (told["prefix_blocks"], told["outcome"]["status"], tally(judge).incomplete) == (4, 502, 1)
 
 
 def test_the_log_keeps_no_prompt(make_judge):
@@ -388,8 +388,8 @@ def test_a_plugin_that_raises_costs_no_request(make_judge):
     judge = FleetJudge(policy, judge._view, random.Random(1))
     picks = [judge.decide(Ask(CHAT, body()), NOW_S) for _ in range(4)]
     assert sorted(pick.endpoints[0] for pick in picks) == ["10.0.0.1:8000"] * 2 + ["10.0.0.2:8000"] * 2
-    assert (judge.stats.plugin_errors, judge.stats.complaints) == (4, {"angry": "OSError: no"})
-    overview = look(judge._view(0), None, judge.ledger, judge.stats, 0)
+    assert (tally(judge).plugin_errors, judge.complaints) == (4, {"angry": "OSError: no"})
+    overview = look(judge._view(0), None, tally(judge), 0, complaints=judge.complaints)
     assert overview.complaints == {"angry": "OSError: no"}
 
 
@@ -423,7 +423,7 @@ def test_whatever_is_asked_is_answered(asks):
         else:
             assert verdict.status in (400, 429, 503)
         judge.decisions.latest(1)[0].explain()
-    assert judge.stats.plugin_errors == 0
+    assert tally(judge).plugin_errors == 0
     for ticket in open_tickets:
         judge.release(ticket, DONE, 1.0)
     assert (len(judge.ledger), judge.fleet(1e-9).in_flight) == (0, [0, 0, 0])

@@ -4,19 +4,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from shunter.picker.core.fleet import COLUMNS, Roster
-from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.ledger import Booking, Ledger
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Topology, View
 
 
 def test_a_booking_counts_at_once():
     ledger = Ledger()
-    ledger.book(1, slot=0, incarnation=1, now_ns=10, tokens=5)
+    ledger.book(1, Booking(slot=0, incarnation=1, booked_ns=10, tokens=5))
     assert (ledger.in_flight((0, 1)), ledger.tokens_in_flight((0, 1)), len(ledger)) == (1, 5, 1)
 
 
 def test_a_ticket_is_released_once():
     ledger = Ledger()
-    booking = ledger.book(1, slot=0, incarnation=1, now_ns=10)
+    booking = ledger.book(1, Booking(slot=0, incarnation=1, booked_ns=10))
     assert ledger.release(1) == booking
     assert ledger.release(1) is None
     assert (ledger.in_flight((0, 1)), len(ledger)) == (0, 0)
@@ -29,13 +29,30 @@ def test_an_unknown_ticket_releases_nothing():
 def test_what_was_booked_before_the_sample_is_in_it():
     ledger = Ledger()
     for ticket, now_ns in enumerate((10, 20, 30)):
-        ledger.book(ticket, slot=0, incarnation=1, now_ns=now_ns)
+        ledger.book(ticket, Booking(slot=0, incarnation=1, booked_ns=now_ns))
     assert [ledger.unreported((0, 1), sampled_ns) for sampled_ns in (0, 10, 11, 30, 31)] == [3, 3, 2, 1, 0]
+
+
+def test_bookings_heard_of_late_are_counted_by_when_they_were_made():
+    ledger = Ledger()
+    for ticket, booked_ns in enumerate((30, 10, 20)):
+        ledger.book(ticket, Booking(slot=0, incarnation=1, booked_ns=booked_ns))
+    assert [ledger.unreported((0, 1), sampled_ns) for sampled_ns in (10, 11, 21, 31)] == [3, 2, 1, 0]
+
+
+def test_a_life_that_ended_has_nothing_in_flight():
+    ledger = Ledger()
+    bookings = {life << 32 | at: Booking(life, 1, 10, at) for life in (1, 2) for at in range(3)}
+    for ticket, booking in bookings.items():
+        ledger.book(ticket, booking)
+    assert ledger.void(1) == [booking for booking in bookings.values() if booking.slot == 1]
+    assert (ledger.in_flight((1, 1)), ledger.in_flight((2, 1)), len(ledger)) == (0, 3, 3)
+    assert ledger.void(1) == []
 
 
 def test_a_new_incarnation_starts_with_nobody():
     ledger = Ledger()
-    ledger.book(1, slot=0, incarnation=1, now_ns=10)
+    ledger.book(1, Booking(slot=0, incarnation=1, booked_ns=10))
     assert ledger.in_flight((0, 2)) == 0
 
 
@@ -65,12 +82,13 @@ class Accounts(RuleBasedStateMachine):
         self.view = View(topology, Load.of(rows, epoch=1, topology_generation=self.generation))
         self.fleet = self.roster.fleet(self.view, self.now_ns)
 
-    @rule(slot=st.integers(0, 2), tokens=st.integers(0, 100), step_ns=st.integers(0, 3))
-    def book(self, slot, tokens, step_ns):
+    @rule(slot=st.integers(0, 2), tokens=st.integers(0, 100), step_ns=st.integers(0, 3), late_ns=st.integers(0, 3))
+    def book(self, slot, tokens, step_ns, late_ns):
         self.now_ns += step_ns
+        booked_ns = self.now_ns - late_ns  # another worker's booking is heard of later
         self.ticket += 1
         incarnation = self.incarnations[slot]
-        self.fleet.add(self.ledger.book(self.ticket, slot, incarnation, self.now_ns, tokens), +1)
+        self.fleet.add(self.ledger.book(self.ticket, Booking(slot, incarnation, booked_ns, tokens)), +1)
         self.open[self.ticket] = (slot, incarnation, tokens)
 
     @rule(seed=st.integers())

@@ -4,7 +4,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import ColumnScorer
@@ -68,7 +68,7 @@ def test_a_prefix_scores_by_share_and_length(make_fleet, scorer, shares, tokens,
 
 def test_tokens_in_flight_and_uncached_ones_lower_the_score(make_fleet):
     ledger = Ledger()
-    ledger.book(1, slot=1, incarnation=1, now_ns=1, tokens=50)
+    ledger.book(1, Booking(slot=1, incarnation=1, booked_ns=1, tokens=50))
     fleet = make_fleet({}, {}, {}, ledger=ledger)
     request = Request(headers={}, prompt_tokens=40, prefix=Match(share={2: 0.5}))
     assert TokenLoad(queue_threshold_tokens=80).score(request, fleet) == [0.5, 0, 0.75]

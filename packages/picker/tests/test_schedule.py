@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker.core.fleet import Roster
-from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import Named, Profile, Scheduler, Weighted, best_first
 from shunter.picker.plugins.pickers import MaxScore
@@ -130,7 +130,7 @@ def test_filters_may_leave_nobody(make_fleet, dice):
 )
 def test_a_broken_plugin_leaves_the_request_to_who_has_the_fewest(make_fleet, dice, parts, name):
     ledger = Ledger()
-    ledger.book(1, slot=0, incarnation=1, now_ns=1)
+    ledger.book(1, Booking(slot=0, incarnation=1, booked_ns=1))
     run = scheduler(*parts.pop("scorers", ()), **parts)
     assert run.run(REQUEST, make_fleet({}, {}, ledger=ledger), dice).chosen == [1, 0]
     assert (run.errors, list(run.complaints)) == (1, [name])
@@ -177,7 +177,7 @@ def test_after_a_column_scorer_raised_nothing_stale_is_used(make_fleet, dice, to
     run.run(REQUEST, fleet, dice)
     moody.broken = True
     if touched:
-        fleet.add(ledger.book(1, 0, 1, NOW_NS), +1)
+        fleet.add(ledger.book(1, Booking(0, 1, NOW_NS)), +1)
         assert run.run(REQUEST, fleet, dice).totals == ()
         assert list(run.complaints) == ["s0, s1"]
     moody.broken = False
@@ -210,7 +210,7 @@ def test_kept_scores_equal_those_computed_anew(rows, steps):
     fleet = Roster(ledger).fleet(view, NOW_NS)
     keeping = scheduler(*KEPT)
     for ticket, (slot, ask) in enumerate(steps):
-        fleet.add(ledger.book(ticket, slot, 1, NOW_NS + 1), +1)
+        fleet.add(ledger.book(ticket, Booking(slot, 1, NOW_NS + 1)), +1)
         if ticket % 3 == 2:
             fleet.add(ledger.release(ticket - 1), -1)
         if ask:

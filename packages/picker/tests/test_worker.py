@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from shunter.picker import config
+from shunter.picker.core.ledger import first_ticket
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell.worker import Settings, Worker
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, SnapshotWriter, Topology
@@ -114,7 +115,7 @@ async def test_a_request_gets_the_endpoint_of_the_snapshot(start, writer, transp
     answer = await exchange(await start(transport=transport), CHAT)
     lb = answer.dynamic_metadata["envoy.lb"]
     assert lb["x-gateway-destination-endpoint"] == "127.0.0.1:7001"
-    assert lb["id"] == "1"
+    assert lb["id"] == str(first_ticket(1) + 1)
 
 
 async def test_a_socket_by_name_serves_ext_proc_and_the_admin_stays_on_loopback(start, writer, tmp_path):

@@ -1,7 +1,7 @@
 """What the scraper saw, as values any process can read: two snapshots, each in a ring of shared memory."""
 
 from shunter.snapshot.errors import RingBusyError, RingError, SnapshotError
-from shunter.snapshot.log import Batch, LogReader, LogWriter
+from shunter.snapshot.log import Batch, Buffer, LogReader, LogWriter
 from shunter.snapshot.model import (
     NEVER,
     SCHEMA,
@@ -30,6 +30,7 @@ __all__ = [
     "SCHEMA",
     "TOPOLOGY_RING",
     "Batch",
+    "Buffer",
     "Endpoint",
     "Health",
     "InferenceModel",

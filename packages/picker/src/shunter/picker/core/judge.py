@@ -6,22 +6,23 @@ before anything else can make it 429 or 500, and a request without a body is sch
 random endpoint.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, Entry
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet, Roster
+from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Pick, Refusal
-from shunter.picker.core.ledger import Booking, Ledger
+from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticket
 from shunter.picker.core.models import Rulebook
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex, PrefixSettings
 from shunter.picker.core.request import FORMATS, Format, Request, read, rewrite_model
 from shunter.picker.core.schedule import Decision, Detector, Dice, Profile, Scheduler
+from shunter.picker.core.tables import COUNTERS_BYTES, Counters
 from shunter.snapshot import Topology, View
 
-__all__ = ["Account", "FleetJudge", "Policy", "Stats"]
+__all__ = ["FleetJudge", "Policy"]
 
 NO_CANDIDATES = Refusal(
     503,
@@ -45,27 +46,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...] = ()  # of the response: any of "headers", "body"
 
 
-class Account(msgspec.Struct):
-    """What one endpoint was given."""
-
-    picks: int = 0
-    prefix_blocks: int = 0  # of all prompts it was sent
-    prefix_hits: int = 0  # of these, the blocks it had seen before
-
-
-class Stats(msgspec.Struct):
-    """What the judge has done, as plain counters."""
-
-    picks: int = 0
-    by_endpoint: dict[str, Account] = msgspec.field(default_factory=dict[str, Account])  # "ip:port", while it exists
-    refusals: Counter[str] = msgspec.field(default_factory=Counter[str])  # by drop reason, else by code
-    released: int = 0
-    incomplete: int = 0  # of those released
-    rewrites: int = 0
-    plugin_errors: int = 0  # how often a plugin raised; the requests went on without it
-    complaints: dict[str, str] = msgspec.field(default_factory=dict[str, str])  # what plugins did wrong first, by name
-
-
 class FleetJudge:
     """A Judge over the newest snapshot. Synchronous; for one event loop."""
 
@@ -78,28 +58,45 @@ class FleetJudge:
         pool: str | None = None,
         stale_after_ns: int = STALE_AFTER_NS,
         keep: int = KEEP,
+        life: int = 1,
+        counters: Counters | None = None,
+        journal: Journal | None = None,
+        peers: Peers | None = None,
     ) -> None:
-        """``view`` returns the newest snapshot at a time in ns; ``pool`` as in Roster; ``keep`` decisions are remembered."""
+        """``view`` returns the newest snapshot at a time in ns; ``pool`` as in Roster; ``keep`` decisions are remembered.
+
+        One of several workers has a ``life`` that no other ever had, ``counters`` begun with it, a ``journal`` for the others
+        and theirs as ``peers``.
+        """
         self.decisions = DecisionLog(keep)
         self.ledger = Ledger()
+        if counters is None:
+            counters = Counters(bytearray(COUNTERS_BYTES))
+            counters.begin(life, pid=0, now_ns=0)
+        self.counters = counters
+        self._journal = journal
+        self._peers = peers
         self._policy = policy
         self._view = view
         self._dice = dice
         self._pool = pool
         self._roster = Roster(self.ledger, pool=pool, stale_after_ns=stale_after_ns)
         self._scheduler = Scheduler(policy.profile, policy.detector)
-        self.stats = Stats(complaints=self._scheduler.complaints)
+        self.complaints = self._scheduler.complaints
+        """What plugins did wrong first, by name."""
         self._prefix = PrefixIndex(policy.prefix) if policy.prefix else None
         self._topology: Topology | None = None
         self._rules = Rulebook()
-        self._ticket = 0
+        self._live: dict[int, int] = {}  # all endpoints there are, ready or not: slot → incarnation
+        self._ticket = first_ticket(life)
+        self._broken = 0  # what the scheduler's errors were when they were counted last
 
     def needs(self) -> Sequence[str]:
         """What the configured plugins need from the response."""
         return self._policy.needs
 
     def fleet(self, now_s: float) -> Fleet:
-        """Return the pool's ready endpoints as the next request would meet them."""
+        """Return the pool's ready endpoints as the next request would meet them, with what other workers sent there."""
         now_ns = int(now_s * 1e9)
         view = self._view(now_ns)
         topology = view.topology if view else None
@@ -110,11 +107,18 @@ class FleetJudge:
         if self._prefix is not None:
             for slot, _ in self._roster.gone - gone:  # an engine that starts again has nothing cached
                 self._prefix.forget(slot)
+        if self._peers is not None and self._live:  # before the first snapshot nothing is known that could be learnt about
+            for _ in range(self._peers.catch_up(self.ledger, fleet, self._prefix, self._live)):
+                self.counters.lapped()
         return fleet
+
+    def catch_up(self, now_s: float) -> None:
+        """Follow the snapshot and the other workers; a judge that is not asked for long must do it now and then."""
+        self.fleet(now_s)
 
     def decide(self, ask: Ask, now_s: float) -> Pick | Refusal:
         """Choose for one request and book it on the chosen endpoint at once."""
-        self._ticket += 1
+        self._ticket = next_ticket(self._ticket)
         fleet = self.fleet(now_s)
         request = read(
             ask.headers,
@@ -135,7 +139,8 @@ class FleetJudge:
         except RecursionError:
             return self._refuse(TOO_DEEP, request, now_s)
         self._book(request, decision, fleet, now_s)
-        self.stats.rewrites += body is not None
+        if body is not None:
+            self.counters.rewrote()
         return Pick(
             endpoints=tuple([decision.candidates[at].authority for at in decision.chosen]),
             ticket=self._ticket,
@@ -151,27 +156,26 @@ class FleetJudge:
         if booking is None:
             return
         self._roster.current.add(booking, -1)
-        self.stats.released += 1
-        self.stats.incomplete += not outcome.complete
+        self.counters.unbooked(booking.slot, booking.incarnation, booking.tokens)
+        self.counters.released(complete=outcome.complete)
+        if self._journal is not None:
+            self._journal.released(ticket)
         self.decisions.close(ticket, outcome)
         if outcome.served is not None and booking.hashes:
             self._learn(booking, outcome.served)
 
     def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
         """Count and remember a refusal of the session's own."""
-        self._ticket += 1
+        self._ticket = next_ticket(self._ticket)
         self._refuse(refusal, _unread(headers), now_s)
 
     def _adopt(self, topology: Topology | None) -> None:
         """Index a new topology's rules and forget the endpoints that are gone."""
         self._topology = topology
         self._rules = Rulebook(topology, self._pool)
-        endpoints = topology.endpoints if topology else ()
+        self._live = {endpoint.slot: endpoint.incarnation for endpoint in topology.endpoints} if topology else {}
         if self._prefix is not None:
-            self._prefix.retain({endpoint.slot: endpoint.incarnation for endpoint in endpoints})
-        accounts = self.stats.by_endpoint
-        for gone in accounts.keys() - {endpoint.authority for endpoint in endpoints}:
-            del accounts[gone]
+            self._prefix.retain(self._live)
 
     def _learn(self, booking: Booking, served: str) -> None:
         """Remember the prompt of a request that a fallback served."""
@@ -208,20 +212,19 @@ class FleetJudge:
     def _book(self, request: Request, decision: Decision, fleet: Fleet, now_s: float) -> None:
         """Enter the decision into every account there is."""
         first = decision.candidates[decision.chosen[0]]
-        hashes = request.prefix.hashes
-        now_ns = int(now_s * 1e9)
-        fleet.add(self.ledger.book(self._ticket, first.slot, first.incarnation, now_ns, request.prompt_tokens, hashes), +1)
+        slot, incarnation, hashes = first.slot, first.incarnation, request.prefix.hashes
+        booking = Booking(slot, incarnation, int(now_s * 1e9), request.prompt_tokens, hashes)
+        fleet.add(self.ledger.book(self._ticket, booking), +1)
+        if self._journal is not None:
+            self._journal.booked(self._ticket, booking)
         if self._prefix is not None and hashes:
-            self._prefix.insert(hashes, first.slot, first.incarnation, fleet.cache_tokens[fleet.index[first.slot]])
-        self.stats.picks += 1
-        account = self.stats.by_endpoint.setdefault(first.authority, Account())
-        account.picks += 1
-        account.prefix_blocks += len(hashes)
-        account.prefix_hits += request.prefix.blocks.get(first.slot, 0)
+            self._prefix.insert(hashes, slot, incarnation, fleet.cache_tokens[fleet.index[slot]])
+        self.counters.picked(slot, incarnation, len(hashes), request.prefix.blocks.get(slot, 0))
+        self.counters.booked(slot, incarnation, booking.tokens)
         self._log(request, now_s, decision=decision)
 
     def _refuse(self, refusal: Refusal, request: Request, now_s: float) -> Refusal:
-        self.stats.refusals[refusal.reason.value if refusal.reason else refusal.code] += 1
+        self.counters.refused(refusal.reason.value if refusal.reason else refusal.code)
         self._log(request, now_s, refusal=refusal)
         return refusal
 
@@ -233,7 +236,9 @@ class FleetJudge:
         decision: Decision | None = None,
         refusal: Refusal | None = None,
     ) -> None:
-        self.stats.plugin_errors = self._scheduler.errors
+        while self._broken < self._scheduler.errors:
+            self._broken += 1
+            self.counters.broke()
         self.decisions.add(
             Entry(
                 ticket=self._ticket,

@@ -1,10 +1,11 @@
 """The fleet and the picker's account of it at one moment, for people and for metrics."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from shunter.picker.core.fleet import endpoints_of
-from shunter.picker.core.judge import Stats
-from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.tables import Account, Tally
 from shunter.snapshot import View
 
 __all__ = ["Overview", "Row", "look"]
@@ -40,7 +41,13 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def look(
-    view: View | None, trouble: str | None, ledger: Ledger, stats: Stats, now_ns: int, *, pool: str | None = None
+    view: View | None,
+    trouble: str | None,
+    tally: Tally,
+    now_ns: int,
+    *,
+    pool: str | None = None,
+    complaints: Mapping[str, str] | None = None,
 ) -> Overview:
     """Put the newest snapshot and the account side by side; ``pool`` as in Roster."""
     rows: list[Row] = []
@@ -48,7 +55,7 @@ def look(
     for endpoint in endpoints_of(view.topology, pool) if view else ():
         key = (endpoint.slot, endpoint.incarnation)
         load = loads.get(key)
-        account = stats.by_endpoint.get(endpoint.authority)
+        account = tally.by_endpoint.get(key, Account())
         rows.append(
             Row(
                 name=endpoint.name,
@@ -59,19 +66,19 @@ def look(
                 waiting=load.waiting if load else None,
                 running=load.running if load else None,
                 kv_usage=load.kv_usage if load else None,
-                in_flight=ledger.in_flight(key),
-                picks=account.picks if account else 0,
-                prefix_hit_blocks=account.prefix_hits if account else 0,
-                prefix_blocks=account.prefix_blocks if account else 0,
+                in_flight=account.in_flight,
+                picks=account.picks,
+                prefix_hit_blocks=account.prefix_hits,
+                prefix_blocks=account.prefix_blocks,
                 reason=load.reason if load else "",
             )
         )
     return Overview(
         snapshot_age_s=_finite(view.age_s(now_ns)) if view else None,
         trouble=trouble,
-        picks=stats.picks,
-        refusals=dict(stats.refusals),
-        complaints=dict(stats.complaints),
+        picks=tally.picks,
+        refusals=dict(tally.refusals),
+        complaints=dict(complaints or {}),
         endpoints=tuple(rows),
     )
 

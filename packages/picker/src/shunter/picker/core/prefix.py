@@ -115,7 +115,8 @@ class PrefixIndex:
             self._bytes[slot] = 0
         seen, owners, bit, sizes = self._seen[slot], self._owners, 1 << slot, self._sizes
         # From the last block to the first: a chain must lose its end first, for without its beginning the rest is never found.
-        for at in range(len(hashes) - 1, -1, -1):
+        # More blocks than there are sizes come from a worker with another configuration, which is about to be replaced.
+        for at in range(min(len(hashes), len(sizes)) - 1, -1, -1):
             value = hashes[at]
             if value in seen:
                 seen.move_to_end(value)

@@ -1,4 +1,4 @@
-"""The picker's metrics in Prometheus text: plain counters of the judge, read when somebody asks.
+"""The picker's metrics in Prometheus text: the workers' counters, read when somebody asks.
 
 Names are the reference's (``llm_d_epp_*``) where the meaning agrees, ours (``shunter_picker_*``) elsewhere.
 """
@@ -10,8 +10,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from shunter.picker.core.judge import Stats
 from shunter.picker.core.overview import Overview
+from shunter.picker.core.tables import Tally
 
 __all__ = ["Metrics"]
 
@@ -19,9 +19,9 @@ __all__ = ["Metrics"]
 class Metrics(Collector):
     """Renders what two functions return at that moment."""
 
-    def __init__(self, stats: Stats, look: Callable[[], Overview], pool: str) -> None:
+    def __init__(self, tally: Callable[[], Tally], look: Callable[[], Overview], pool: str) -> None:
         """``pool`` is the value of the label ``name`` of the pool's averages, as the reference has it."""
-        self._stats = stats
+        self._tally = tally
         self._look = look
         self._pool = pool
         self._registry = CollectorRegistry(auto_describe=False)
@@ -33,14 +33,14 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
-        overview, stats = self._look(), self._stats
+        overview, tally = self._look(), self._tally()
         yield from _by_endpoint(overview)
         yield _counter("refusals", "Requests refused, by the reason given to the client.", "reason", overview.refusals)
         for name, text, value in (
-            ("released", "Picked requests that ended.", stats.released),
-            ("incomplete", "Picked requests that were cut short: the client left, a reset, a drain.", stats.incomplete),
-            ("model_rewrites", "Requests whose model name was rewritten.", stats.rewrites),
-            ("plugin_errors", "Runs of the scheduling profile that a plugin broke.", stats.plugin_errors),
+            ("released", "Picked requests that ended.", tally.released),
+            ("incomplete", "Picked requests that were cut short: the client left, a reset, a drain.", tally.incomplete),
+            ("model_rewrites", "Requests whose model name was rewritten.", tally.rewrites),
+            ("plugin_errors", "Runs of the scheduling profile that a plugin broke.", tally.plugin_errors),
         ):
             yield CounterMetricFamily(f"shunter_picker_{name}", text, value)
         age = float("inf") if overview.snapshot_age_s is None else overview.snapshot_age_s

@@ -69,7 +69,7 @@ class Worker:
         self._health = Health()
         self._server = self._choose_server()
         self._admin = Admin(
-            metrics=Metrics(self.judge.stats, self.overview, settings.pool or "default"),
+            metrics=Metrics(self.judge.counters.tally, self.overview, settings.pool or "default"),
             look=self.overview,
             decisions=self.judge.decisions,
             hindrances=self.hindrances,
@@ -107,7 +107,8 @@ class Worker:
         """Show the fleet and the account at this moment."""
         now_ns = time.monotonic_ns()
         view = self._reader.view(now_ns)
-        return look(view, self._reader.trouble, self.judge.ledger, self.judge.stats, now_ns, pool=self._settings.pool)
+        tally, complaints = self.judge.counters.tally(), self.judge.complaints
+        return look(view, self._reader.trouble, tally, now_ns, pool=self._settings.pool, complaints=complaints)
 
     def hindrances(self) -> list[str]:
         """Say why requests should not come here, in words; nothing if they should.

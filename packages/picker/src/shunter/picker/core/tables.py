@@ -1,0 +1,225 @@
+"""The counters of one seat in shared memory: what its worker did and has in flight, summed over all seats when somebody asks.
+
+A *seat* is a worker's place; the processes that sit in it one after the other are its *lives*. The worker alone writes, with
+plain stores of 8 bytes; whoever shows metrics reads. Totals go on over the lives, so a counter never falls because a process
+died; what is in flight belongs to a life and begins at zero with the next.
+
+Words of 8 bytes, native byte order::
+
+    0     magic; until a worker has begun the memory is all zero, which counts nothing
+    1     life, pid, started_ns (CLOCK_MONOTONIC), ready, beat_ns (when the worker last said that it lives)
+    6     totals, in the order of TOTALS
+    16    refusals: REFUSALS rows of 8: 56 bytes of name, padded with zeros, and the count
+    144   number of endpoint rows in use
+    145   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from shunter.picker.core.ledger import Key
+from shunter.snapshot import Buffer
+
+__all__ = ["COUNTERS_BYTES", "Account", "Counters", "Tally", "fold"]
+
+MAGIC = int.from_bytes(b"SHUNTCN\x01", "little")
+TOTALS = ("picks", "released", "incomplete", "rewrites", "plugin_errors", "laps")
+TOTALS_AT = 6
+REFUSALS_AT = 16
+NAME_BYTES = 56
+
+# There are a dozen reasons; whatever a plugin may add beyond these is counted as the last one, "other".
+REFUSALS = 16
+OTHER = "other"
+
+IN_USE_AT = REFUSALS_AT + 8 * REFUSALS
+ROWS_AT = IN_USE_AT + 1
+
+# Slots are small numbers, little more than there are endpoints; 10,000 of those is the largest pool the snapshot is made for.
+# A pick for a slot beyond is counted in the totals only. Pages nobody writes to are zeros the kernel need not keep twice.
+SLOTS = 16_384
+
+
+class Account(msgspec.Struct):
+    """What one endpoint was given."""
+
+    picks: int = 0
+    prefix_blocks: int = 0  # of all prompts it was sent
+    prefix_hits: int = 0  # of these, the blocks it had seen before
+    in_flight: int = 0
+    tokens_in_flight: int = 0
+
+
+PICKS, BLOCKS, HITS, IN_FLIGHT, TOKENS = range(1, 6)
+ROW = 1 + len(Account.__struct_fields__)
+COUNTERS_BYTES = 8 * (ROWS_AT + ROW * SLOTS)
+
+
+class Tally(msgspec.Struct):
+    """Counters as a value. ``by_endpoint`` lists also endpoints that are gone, until their slot has a new owner."""
+
+    picks: int = 0
+    released: int = 0
+    incomplete: int = 0  # of those released
+    rewrites: int = 0
+    plugin_errors: int = 0  # how often a plugin raised; the requests went on without it
+    laps: int = 0  # how often this worker was too slow to follow another one's journal
+    refusals: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # by drop reason, else by code
+    by_endpoint: dict[Key, Account] = msgspec.field(default_factory=dict[Key, Account])
+
+
+class _Word:
+    """A word of the head as an attribute."""
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def __get__(self, counters: "Counters", _owner: type) -> int:
+        return counters.words[self._at]
+
+    def __set__(self, counters: "Counters", value: int) -> None:
+        counters.words[self._at] = value
+
+
+class Counters:
+    """A view of the memory; for the worker to write, for others to read."""
+
+    life = _Word(1)
+    pid = _Word(2)
+    started_ns = _Word(3)
+    ready = _Word(4)
+    beat_ns = _Word(5)
+
+    def __init__(self, buffer: Buffer) -> None:
+        """Change nothing yet. Raises ValueError if the buffer is smaller than COUNTERS_BYTES."""
+        if len(buffer) < COUNTERS_BYTES:
+            raise ValueError(f"{len(buffer)} bytes for counters; they need {COUNTERS_BYTES}")
+        self.words = memoryview(buffer)[:COUNTERS_BYTES].cast("B").cast("Q")
+        self._refusals: dict[str, int] = {}  # name → its count's word
+
+    def begin(self, life: int, pid: int, now_ns: int) -> None:
+        """Sit down: nothing is in flight, the totals go on."""
+        if self.words[0] != MAGIC:
+            self.words[:] = memoryview(bytes(COUNTERS_BYTES)).cast("Q")
+            self.words[0] = MAGIC
+        self.clear_in_flight()
+        self._refusals = {name: at for at, name in self._names()}
+        self.life, self.pid, self.started_ns, self.ready, self.beat_ns = life, pid, now_ns, 0, now_ns
+
+    def clear_in_flight(self) -> None:
+        """Forget what was in flight; for whoever knows that the process is dead."""
+        for row in self._rows():
+            self.words[row + IN_FLIGHT] = self.words[row + TOKENS] = 0
+
+    def picked(self, slot: int, incarnation: int, blocks: int, hits: int) -> None:
+        """Count a pick, and how many of its prompt's blocks the endpoint had seen before."""
+        words = self.words
+        words[TOTALS_AT] += 1
+        row = self._row(slot, incarnation)
+        if row:
+            words[row + PICKS] += 1
+            words[row + BLOCKS] += blocks
+            words[row + HITS] += hits
+
+    def booked(self, slot: int, incarnation: int, tokens: int) -> None:
+        """Count a request in flight, by the tokens of its prompt."""
+        row = self._row(slot, incarnation)
+        if row:
+            self.words[row + IN_FLIGHT] += 1
+            self.words[row + TOKENS] += tokens
+
+    def unbooked(self, slot: int, incarnation: int, tokens: int) -> None:
+        """Count it no longer."""
+        words = self.words
+        row = ROWS_AT + slot * ROW
+        # The slot may have a new owner, who has nothing to do with it.
+        if slot < SLOTS and words[row] == incarnation and words[row + IN_FLIGHT]:
+            words[row + IN_FLIGHT] -= 1
+            words[row + TOKENS] -= min(tokens, words[row + TOKENS])
+
+    def refused(self, name: str) -> None:
+        """Count a refusal."""
+        at = self._refusals.get(name) or self._enter(name)
+        self.words[at] += 1
+
+    def released(self, *, complete: bool) -> None:
+        """Count a request that ended."""
+        self.words[TOTALS_AT + 1] += 1
+        if not complete:
+            self.words[TOTALS_AT + 2] += 1
+
+    def rewrote(self) -> None:
+        """Count a request whose model was rewritten."""
+        self.words[TOTALS_AT + 3] += 1
+
+    def broke(self) -> None:
+        """Count a plugin that raised."""
+        self.words[TOTALS_AT + 4] += 1
+
+    def lapped(self) -> None:
+        """Count another worker's journal that was overwritten before it was read."""
+        self.words[TOTALS_AT + 5] += 1
+
+    def tally(self) -> Tally:
+        """Return what is counted at this moment."""
+        words = self.words
+        if words[0] != MAGIC:
+            return Tally()
+        rows = [words[row : row + ROW].tolist() for row in self._rows()]
+        return Tally(
+            **dict(zip(TOTALS, words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist(), strict=True)),
+            refusals={name: words[at] for at, name in self._names()},
+            by_endpoint={
+                (slot, incarnation): Account(*counts) for slot, (incarnation, *counts) in enumerate(rows) if any(counts)
+            },
+        )
+
+    def _rows(self) -> range:
+        """Where the rows in use begin."""
+        return range(ROWS_AT, ROWS_AT + min(self.words[IN_USE_AT], SLOTS) * ROW, ROW)
+
+    def _row(self, slot: int, incarnation: int) -> int:
+        """Return where the endpoint's row begins, made empty if it was another one's; 0 if there is no room for it."""
+        words = self.words
+        row = ROWS_AT + slot * ROW
+        if slot >= SLOTS:
+            return 0
+        if words[row] != incarnation:
+            words[row : row + ROW] = memoryview(bytes(8 * ROW)).cast("Q")
+            words[row] = incarnation
+            words[IN_USE_AT] = max(words[IN_USE_AT], slot + 1)
+        return row
+
+    def _names(self) -> list[tuple[int, str]]:
+        """Return the refusals seen so far: where the count is, and the name."""
+        found: list[tuple[int, str]] = []
+        for at in range(REFUSALS_AT, IN_USE_AT, 8):
+            name = self.words[at : at + 7].tobytes().rstrip(b"\0")
+            if name:
+                found.append((at + 7, name.decode("utf-8", "replace")))
+        return found
+
+    def _enter(self, name: str) -> int:
+        known = self._refusals
+        if len(known) >= REFUSALS - 1 and name != OTHER:
+            return known.get(OTHER) or self._enter(OTHER)
+        at = REFUSALS_AT + 8 * len(known)
+        written = name.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
+        self.words[at : at + 7] = memoryview(written).cast("Q")
+        known[name] = at + 7
+        return at + 7
+
+
+def fold(tallies: Iterable[Tally]) -> Tally:
+    """Return the sum of all seats' tallies."""
+    total = Tally()
+    for each in tallies:
+        for name in TOTALS:
+            setattr(total, name, getattr(total, name) + getattr(each, name))
+        for name, count in each.refusals.items():
+            total.refusals[name] = total.refusals.get(name, 0) + count
+        for key, account in each.by_endpoint.items():
+            before = msgspec.structs.astuple(total.by_endpoint.get(key, Account()))
+            total.by_endpoint[key] = Account(*map(sum, zip(before, msgspec.structs.astuple(account), strict=True)))
+    return total

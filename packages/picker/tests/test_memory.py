@@ -1,0 +1,106 @@
+import json
+import os
+import random
+
+import pytest
+
+from shunter.picker import config
+from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.judgement import Ask, Outcome
+from shunter.picker.core.tables import fold
+from shunter.picker.errors import PickerError
+from shunter.picker.shell.memory import Memory, Seat, new_life, watch
+
+NOW_S = 100.0
+DONE = Outcome(complete=True, status=200)
+
+
+def ask(text):
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+    return Ask({":path": "/v1/chat/completions"}, body)
+
+
+@pytest.fixture
+def sit(tmp_path, make_view):
+    """A worker's judge in a seat; ``judge.memory.close()`` is what its death does to the seat."""
+    view = make_view({"waiting": 0.0}, {"waiting": 0.0}, {"waiting": 0.0})
+    open_ones = []
+
+    def make(index, seats=3):
+        memory = Memory(Seat(tmp_path, index, seats, new_life(tmp_path)))
+        open_ones.append(memory)
+        judge = FleetJudge(
+            config.load().policy,
+            lambda _now_ns: view,
+            random.Random(1),
+            life=memory.counters.life,
+            counters=memory.counters,
+            journal=memory.journal,
+            peers=memory.peers,
+        )
+        judge.memory = memory
+        return judge
+
+    yield make
+    for memory in open_ones:
+        memory.close()
+
+
+def test_workers_spread_a_burst_as_one_would(sit):
+    judges = [sit(0), sit(1)]
+    picks = [judges[at % 2].decide(ask(str(at)), NOW_S).endpoints[0] for at in range(12)]
+    assert sorted(picks.count(f"10.0.0.{at}:8000") for at in (1, 2, 3)) == [4, 4, 4]
+
+
+def test_a_prompt_that_another_worker_sent_is_found(sit):
+    first, second = sit(0), sit(1)
+    sent = first.decide(ask("word " * 1000), NOW_S)
+    assert second.decide(ask("word " * 1000), NOW_S).endpoints[0] == sent.endpoints[0]
+    assert sum(account.prefix_hits for account in second.counters.tally().by_endpoint.values()) > 0
+
+
+def test_a_successor_knows_what_the_dead_one_sent_where(sit):
+    dead = sit(0)
+    sent = dead.decide(ask("word " * 1000), NOW_S)
+    dead.memory.close()
+    successor = sit(0)
+    assert successor.fleet(NOW_S).in_flight == [0, 0, 0]
+    assert successor.decide(ask("word " * 1000), NOW_S).endpoints[0] == sent.endpoints[0]
+    assert successor.counters.tally().picks == 2
+
+
+def test_who_watches_sees_all_seats(sit, tmp_path):
+    judges = [sit(0), sit(1)]
+    tickets = [judge.decide(ask("hello"), NOW_S).ticket for judge in judges]
+    judges[0].release(tickets[0], DONE, NOW_S)
+    seen = watch(tmp_path, 3)
+    total = fold([counters.tally() for counters in seen])
+    assert (total.picks, total.released, sum(account.in_flight for account in total.by_endpoint.values())) == (2, 1, 1)
+    assert [counters.life for counters in seen] == [1, 2, 0]
+    assert seen[0].pid == os.getpid()
+
+
+def test_a_seat_has_one_occupant(sit):
+    sit(0)
+    with pytest.raises(PickerError, match="sits in seat 0"):
+        sit(0)
+
+
+def test_lives_go_on_whatever_the_file_holds(tmp_path):
+    assert [new_life(tmp_path) for _ in range(3)] == [1, 2, 3]
+    (tmp_path / "lives").write_text("nonsense")
+    assert new_life(tmp_path) == 1
+
+
+def test_files_of_another_release_are_swept(sit, tmp_path):
+    (tmp_path / "journal-0").write_bytes(b"foreign" * 1000)
+    (tmp_path / "counters-0").write_bytes(b"foreign" * 1000)
+    judge, other = sit(0), sit(1)
+    judge.decide(ask("hello"), NOW_S)
+    assert judge.counters.tally().picks == 1
+    assert sum(other.fleet(NOW_S).in_flight) == 1
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(PickerError, match=r"seat-0\.lock: No such file or directory; the directory must exist"):
+        Memory(Seat(tmp_path / "none", 0, 1, 1))

@@ -1,0 +1,125 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter.picker.core.tables import COUNTERS_BYTES, REFUSALS, SLOTS, Account, Counters, Tally, fold
+
+
+@pytest.fixture
+def buffer():
+    return bytearray(COUNTERS_BYTES)
+
+
+@pytest.fixture
+def counters(buffer):
+    counters = Counters(buffer)
+    counters.begin(7, pid=123, now_ns=5)
+    return counters
+
+
+def test_everything_is_counted(counters):
+    counters.picked(3, 1, 10, 4)
+    counters.picked(3, 1, 10, 10)
+    counters.booked(3, 1, 50)
+    counters.booked(3, 1, 25)
+    counters.unbooked(3, 1, 50)
+    counters.released(complete=True)
+    counters.released(complete=False)
+    counters.rewrote()
+    counters.broke()
+    counters.lapped()
+    counters.refused("BadRequest")
+    counters.refused("BadRequest")
+    counters.refused("rejected-saturated")
+    assert counters.tally() == Tally(
+        picks=2,
+        released=2,
+        incomplete=1,
+        rewrites=1,
+        plugin_errors=1,
+        laps=1,
+        refusals={"BadRequest": 2, "rejected-saturated": 1},
+        by_endpoint={(3, 1): Account(picks=2, prefix_blocks=20, prefix_hits=14, in_flight=1, tokens_in_flight=25)},
+    )
+
+
+def test_the_head_tells_who_sits_there(counters, buffer):
+    counters.ready, counters.beat_ns = 1, 9
+    seen = Counters(buffer)
+    assert (seen.life, seen.pid, seen.started_ns, seen.ready, seen.beat_ns) == (7, 123, 5, 1, 9)
+
+
+def test_the_next_life_goes_on_with_the_totals_and_has_nothing_in_flight(counters, buffer):
+    counters.picked(3, 1, 0, 0)
+    counters.booked(3, 1, 50)
+    counters.refused("BadRequest")
+    successor = Counters(buffer)
+    successor.begin(8, pid=124, now_ns=6)
+    successor.refused("BadRequest")
+    tally = successor.tally()
+    assert (tally.picks, tally.refusals, tally.by_endpoint) == (1, {"BadRequest": 2}, {(3, 1): Account(picks=1)})
+    assert (successor.life, successor.ready) == (8, 0)
+
+
+def test_a_slots_new_owner_begins_at_zero_and_the_old_ones_requests_are_not_its(counters):
+    counters.picked(3, 1, 5, 5)
+    counters.booked(3, 1, 50)
+    counters.picked(3, 2, 0, 0)
+    counters.booked(3, 2, 7)
+    counters.unbooked(3, 1, 50)
+    assert counters.tally().by_endpoint == {(3, 2): Account(picks=1, in_flight=1, tokens_in_flight=7)}
+
+
+def test_a_slot_beyond_the_table_counts_in_the_totals_only(counters):
+    counters.picked(SLOTS, 1, 0, 0)
+    counters.booked(SLOTS, 1, 5)
+    counters.unbooked(SLOTS, 1, 5)
+    assert (counters.tally().picks, counters.tally().by_endpoint) == (1, {})
+    counters.booked(SLOTS - 1, 1, 5)
+    assert (SLOTS - 1, 1) in counters.tally().by_endpoint
+
+
+def test_too_many_reasons_are_counted_together(counters):
+    for at in range(REFUSALS + 5):
+        counters.refused(f"reason-{at}")
+    refusals = counters.tally().refusals
+    assert (len(refusals), refusals["other"], sum(refusals.values())) == (REFUSALS, 6, REFUSALS + 5)
+
+
+def test_before_anybody_began_nothing_is_counted(buffer):
+    assert Counters(buffer).tally() == Tally()
+
+
+def test_a_buffer_too_small_is_refused():
+    with pytest.raises(ValueError, match="they need"):
+        Counters(bytearray(COUNTERS_BYTES - 1))
+
+
+@given(st.binary(min_size=200, max_size=2000))
+def test_foreign_bytes_are_tallied_as_something_and_swept_by_the_next_life(noise):
+    buffer = bytearray(COUNTERS_BYTES)
+    Counters(buffer).begin(1, 1, 1)
+    buffer[48 : 48 + len(noise)] = noise
+    Counters(buffer).tally()
+    Counters(buffer).begin(2, 2, 2)
+    buffer[: len(noise)] = noise
+    counters = Counters(buffer)
+    counters.begin(3, 3, 3)
+    if noise[:8] != b"SHUNTCN\x01":
+        assert counters.tally() == Tally()
+
+
+def test_tallies_add_up(counters):
+    other = Counters(bytearray(COUNTERS_BYTES))
+    other.begin(8, pid=1, now_ns=1)
+    for each in (counters, other):
+        each.picked(1, 1, 4, 2)
+        each.booked(1, 1, 5)
+        each.refused("BadRequest")
+    other.picked(2, 1, 0, 0)
+    assert fold([counters.tally(), other.tally()]) == Tally(
+        picks=3,
+        refusals={"BadRequest": 2},
+        by_endpoint={(1, 1): Account(2, 8, 4, 2, 10), (2, 1): Account(1)},
+    )
+    assert fold([]) == Tally()
