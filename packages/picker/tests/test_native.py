@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import re
 import shutil
 import socket
@@ -38,12 +39,12 @@ class Clock:
 class Running:
     """A server whose clock stands still until somebody moves it."""
 
-    def __init__(self, limits):
+    def __init__(self, limits, **fields):
         self.writers = []
         self.judge, self.clock, self.health = StubJudge(), Clock(), Health()
         budget = Budget(limits.buffered_bytes)
         make_session = lambda: Session(self.judge, limits, budget)  # noqa: E731  one line is what it is
-        self.server = NativeServer(make_session, self.health, limits, clock=self.clock)
+        self.server = NativeServer(make_session, self.health, limits, clock=self.clock, **fields)
 
     def pass_time(self, seconds):
         self.clock.now_s += seconds
@@ -65,8 +66,8 @@ class Running:
 
 
 @asynccontextmanager
-async def running(limits=None):
-    running = Running(limits or Limits())
+async def running(limits=None, **fields):
+    running = Running(limits or Limits(), **fields)
     running.port = await running.server.start("127.0.0.1", 0)
     try:
         yield running
@@ -218,6 +219,101 @@ async def test_more_connections_than_allowed_are_cut_off(monkeypatch):
         other.close()
         with suppress(ConnectionError):
             await other.wait_closed()
+
+
+# -- the age of a connection ---------------------------------------------------------------------------------------------------
+
+AGE_S = 100.0
+HEADERS = b"\x12\x00\x5a\x02\x08\x02"  # request_headers, and a protocol_config that says BUFFERED
+BODY = b"\x22\x06\x0a\x02{}\x10\x01"
+
+
+def message(stream_id, data):
+    return frames.head(Kind.DATA, 0, stream_id, 5 + len(data)) + b"\0" + len(data).to_bytes(4, "big") + data
+
+
+async def settle(reader, writer):
+    """Wait until all that was written has been served; return the frames that came of it."""
+    found = []
+    for ping in (b"are you ", b"settled?"):  # twice: a PING may be answered ahead of what was sent before it
+        writer.write(frames.head(Kind.PING, 0, 0, 8) + ping)
+        async with asyncio.timeout(DEADLINE_S):
+            while (frame := await read_frame(reader))[3] != ping:
+                found.append(frame)
+    return found
+
+
+async def is_told_to_go(server, reader, writer):
+    """Answer the PING behind the first GOAWAY as a client does that has seen it; return the last stream it may have opened."""
+    _, _, _, payload = await read_until(reader, Kind.GOAWAY)
+    assert payload[:8] == frames.MAX_WINDOW_BYTES.to_bytes(4, "big") + bytes(4)
+    _, _, _, ping = await read_until(reader, Kind.PING)
+    writer.write(frames.head(Kind.PING, frames.Flag.ACK, 0, 8) + ping)
+    _, _, _, payload = await read_until(reader, Kind.GOAWAY)
+    return int.from_bytes(payload[:4], "big")
+
+
+async def test_a_connection_of_age_is_told_to_go_and_serves_what_runs():
+    async with running(max_age_s=AGE_S) as server:
+        reader, writer = await server.connect()
+        writer.write(open_stream(1) + message(1, HEADERS) + message(1, BODY) + open_stream(3) + message(3, HEADERS))
+        await settle(reader, writer)
+        server.pass_time(AGE_S * (1 - native.JITTER) - 1)
+        assert Kind.GOAWAY not in [kind for kind, *_ in await settle(reader, writer)]
+        server.pass_time(AGE_S * 2 * native.JITTER + 2)
+        writer.write(open_stream(5) + message(5, HEADERS))  # by a client that has not read yet
+        assert await is_told_to_go(server, reader, writer) == 5
+        writer.write(open_stream(7))
+        refused = [payload for kind, _, at, payload in await settle(reader, writer) if (kind, at) == (Kind.RST_STREAM, 7)]
+        assert refused == [frames.Code.REFUSED_STREAM.to_bytes(4, "big")]
+        for stream_id in (3, 5):
+            writer.write(message(stream_id, BODY))
+        assert {at for kind, _, at, _ in await settle(reader, writer) if kind == Kind.DATA} == {3, 5}
+        assert server.judge.picked == [1, 2, 3]
+        assert not server.judge.released
+        writer.write(b"".join(frames.reset(at, frames.Code.CANCEL) for at in (1, 3, 5)))
+        assert await reader.read() == b""
+        assert len(server.judge.released) == 3
+
+
+async def test_after_as_much_time_again_only_idle_streams_end_and_they_end_well():
+    async with running(max_age_s=AGE_S) as server:
+        reader, writer = await server.connect()
+        writer.write(open_stream(1) + message(1, HEADERS) + message(1, BODY) + open_stream(3) + message(3, HEADERS))
+        await settle(reader, writer)
+        server.pass_time(AGE_S * (1 + native.JITTER) + 1)
+        await is_told_to_go(server, reader, writer)
+        assert not await settle(reader, writer)
+        server.pass_time(AGE_S * (1 + native.JITTER))
+        ends = [
+            (at, payload) for kind, flags, at, payload in await settle(reader, writer) if kind == Kind.HEADERS and flags & 1
+        ]
+        assert [at for at, _ in ends] == [1]
+        assert b"grpc-status\x010" in ends[0][1]
+        writer.write(message(3, BODY))
+        answered = await read_until(reader, Kind.HEADERS)
+        while not answered[1] & 1:
+            answered = await read_until(reader, Kind.HEADERS)
+        assert b"grpc-status\x010" in answered[3]
+        await read_until_end(reader)
+
+
+async def test_connections_do_not_all_go_at_once():
+    async with running(max_age_s=AGE_S, dice=random.Random(1)) as server:
+        ages_s = {server.server.draw_age_s() for _ in range(100)}
+    assert len(ages_s) == 100
+    assert AGE_S * (1 - native.JITTER) <= min(ages_s) < AGE_S < max(ages_s) <= AGE_S * (1 + native.JITTER)
+
+
+async def test_a_connection_of_no_age_stays():
+    async with running() as server:
+        reader, writer = await server.connect()
+        await settle(reader, writer)
+        server.clock.now_s += 1e9
+        (connection,) = server.server.connections
+        connection._heard_s = server.clock.now_s
+        server.server._sweep()
+        assert not await settle(reader, writer)
 
 
 async def test_a_client_with_a_deadline_is_told_in_time():
