@@ -42,10 +42,10 @@ HEAD = 8  # words
 RESERVED = 9
 DATA_AT = 128
 HEADER_BYTES = 8
-POSITIONS = 1 << 64
 SEEDS = (1 << 32) - 1
+END_OF_TIME = 1 << 63  # positions beyond are nonsense: at a gigabyte a second that is 292 years
 
-# Whoever begins in the middle of a log looks for a record this far; it bounds what foreign bytes can cost a reader.
+# Bounds what a reader spends on each place where a record might begin, when it has to search for one.
 MAX_RECORD_BYTES = 1 << 14
 
 _header = struct.Struct("=II")
@@ -70,6 +70,12 @@ class _Log:
         self.words = whole[:DATA_AT].cast("Q")  # an item is loaded and stored as one word
         self.data = whole[DATA_AT : DATA_AT + self.size]
 
+    def makes_sense(self, head: int) -> bool:
+        """Can this be the head of a log of ours?"""
+        ahead = self.words[RESERVED] - head  # more than one block if the writer has gone on since the head was read
+        aligned = head % 8 == ahead % 8 == 0
+        return self.words[0] == MAGIC and aligned and 0 <= ahead <= MAX_RECORD_BYTES and head < END_OF_TIME
+
     def copy(self, at: int, end: int) -> bytes:
         """Return what was written from position ``at`` to ``end``, which is something."""
         start, stop = at % self.size, end % self.size
@@ -85,7 +91,7 @@ class LogWriter:
         """Take the log over, or begin one where none is. Raises ValueError if the buffer is too small."""
         self._log = _Log(buffer)
         words = self._log.words
-        if words[0] != MAGIC or words[HEAD] % 8 or words[HEAD] >= POSITIONS // 2:
+        if not self._log.makes_sense(words[HEAD]):
             words[HEAD] = words[RESERVED] = 0
             words[0] = MAGIC
         self._head = words[HEAD]
@@ -122,16 +128,16 @@ class LogReader:
         """Begin with the oldest record there is, or with the next one. Raises ValueError if the buffer is too small."""
         self._log = _Log(buffer)
         self._words = self._log.words
-        head = self._words[HEAD]
+        head = self._words[HEAD] if self._log.makes_sense(self._words[HEAD]) else 0
         self._at = max(0, head - self._log.size) if from_start else head
         self._aligned = not from_start or self._at == 0  # is _at where a record begins, or anywhere inside one
 
     def read(self) -> Batch | None:
-        """Return what is new; None if nothing is."""
+        """Return what is new; None if nothing is, or if it has to be looked at again."""
         head = self._words[HEAD]
-        if head == self._at or self._words[0] != MAGIC:
-            return None
         log, at, aligned = self._log, self._at, self._aligned
+        if head == at or not log.makes_sense(head):
+            return None
         self._at, self._aligned = head, True
         lost = not at < head <= at + log.size
         if lost:
@@ -146,13 +152,12 @@ class LogReader:
 
 
 def _parse(data: bytes, at: int, *, aligned: bool) -> tuple[list[bytes], bool]:
-    """Return the records in ``data``, which was written at position ``at``, and whether nothing after the first is damaged.
+    """Return the records in ``data``, which was written at position ``at``, and whether nothing among them is damaged.
 
     If not ``aligned``, what lies before the first whole record is the rest of one, and no damage.
     """
     records: list[bytes] = []
-    offset, end = 0, len(data)
-    search_end = 0 if aligned else min(end, MAX_RECORD_BYTES)
+    offset, end, whole = 0, len(data), True
     while offset + HEADER_BYTES <= end:
         length, crc = _header.unpack_from(data, offset)
         start = offset + HEADER_BYTES
@@ -160,9 +165,7 @@ def _parse(data: bytes, at: int, *, aligned: bool) -> tuple[list[bytes], bool]:
         if record and len(record) == length and zlib.crc32(record, (at + offset) & SEEDS) == crc:
             records.append(record)
             offset = start + length + -length % 8
-            search_end = 0
-        elif offset < search_end:
-            offset += 8
         else:
-            break
-    return records, offset == end or not (records or aligned)
+            whole = whole and not (records or aligned)
+            offset += 8
+    return records, whole
