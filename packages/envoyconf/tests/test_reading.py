@@ -31,6 +31,18 @@ OTHER = POOL.replace("name: a", "name: b")
         (POOLS + "profile: leen", "$.profile: 'leen' is not a choice; did you mean lean?"),
         (POOLS + "profile: x", "$.profile: 'x' is not a choice; known: full, lean"),
         (POOLS.replace("}}", ", failureMode: open}}"), "$.pools[0].picker.failureMode: 'open' is not a choice"),
+        (
+            POOLS.replace("}}", ", tls: {certFile: a}}}"),
+            "$.pools[0].picker.tls.keyFile is missing: certFile is of no use without",
+        ),
+        (
+            POOLS.replace("}}", ", tls: {keyFile: a}}}"),
+            "$.pools[0].picker.tls.certFile is missing: keyFile is of no use without",
+        ),
+        (
+            POOLS.replace("}}", ", tls: {serverName: a b}}}"),
+            "$.pools[0].picker.tls.serverName 'a b' must be a host name or an IP",
+        ),
         ("pools: []", "$.pools: expected `array` of length >= 1. Groups of"),
         (POOLS.replace("['10.0.0.1:80']", "[]"), "$.pools[0].endpoints: expected `array` of length >= 1. host:port of"),
         (POOLS.replace("name: a", "name: A"), "$.pools[0].name: expected `str` matching regex"),

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["check_address", "check_authorities", "is_ip", "split_authority"]
+__all__ = ["check_address", "check_authorities", "check_host", "is_ip", "split_authority"]
 
 # Underscores are no part of a host name, but Docker Compose makes such.
 LABEL = r"[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?"
@@ -52,6 +52,12 @@ def check_authorities(field: str, authorities: Iterable[str]) -> None:
         if place in seen:
             raise IntentError(f"{field}[{index}] {authority!r} is {field}[{seen[place]}] once more")
         seen[place] = index
+
+
+def check_host(field: str, host: str) -> None:
+    """Raise IntentError unless it is a DNS name or an IP address."""
+    if not is_ip(host) and not is_name(host):
+        raise IntentError(f"{field} {host!r} must be a host name or an IP address")
 
 
 def check_address(address: str) -> None:

@@ -7,6 +7,7 @@ from shunter.envoyconf.core.authority import is_ip, split_authority
 from shunter.envoyconf.core.intent import Limits, Pool, Profile
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, SERVED, picker_cluster_name, pool_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
+from shunter.envoyconf.core.tls import picker_transport_socket
 
 __all__ = ["picker_cluster", "pool_cluster"]
 
@@ -67,6 +68,8 @@ def picker_cluster(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     """
     cluster = _endpoints(picker_cluster_name(pool.name), pool.picker.addresses, limits)
     cluster["typed_extension_protocol_options"] = _http_protocol(explicit_http_config={"http2_protocol_options": {}})
+    if pool.picker.tls is not None:
+        cluster["transport_socket"] = picker_transport_socket(pool.picker.tls)
     if profile is Profile.FULL:
         cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
         cluster["health_checks"] = [HEALTH_CHECK]

@@ -18,16 +18,29 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from shunter.envoyconf.core.authority import check_address, check_authorities
+from shunter.envoyconf.core.authority import check_address, check_authorities, check_host
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["Admin", "FailureMode", "Intent", "Limits", "Listener", "Observability", "Picker", "Pool", "Profile", "Route"]
+__all__ = [
+    "Admin",
+    "FailureMode",
+    "Intent",
+    "Limits",
+    "Listener",
+    "Observability",
+    "Picker",
+    "PickerTls",
+    "Pool",
+    "Profile",
+    "Route",
+]
 
 # `$` alone lets a final newline through.
 END = r"$(?!\n)"
 
 # What Kubernetes allows as a name, and harmless inside Envoy's statistics.
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?" + END)]
+Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 # Envoy counts in milliseconds and refuses to wait for an ext_proc message longer than an hour.
@@ -77,6 +90,37 @@ class Listener(Part, frozen=True):
         check_address(self.address)
 
 
+class PickerTls(Part, frozen=True):
+    """How Envoy speaks TLS to a picker. Envoy reads the files when it starts; paths are those of its machine."""
+
+    ca_file: Annotated[
+        Text | None,
+        Meta(
+            description="PEM file of the CAs by one of which the picker's certificate must be signed. Without it any "
+            "certificate will do: nobody can listen in, but anybody could be the picker.",
+        ),
+    ] = None
+    cert_file: Annotated[
+        Text | None,
+        Meta(description="PEM file of the certificate that Envoy shows to a picker which asks for one."),
+    ] = None
+    key_file: Annotated[Text | None, Meta(description="PEM file of its key.")] = None
+    server_name: Annotated[
+        Text | None,
+        Meta(
+            description="Name or IP address that must be in the picker's certificate, if caFile is given; a name is also what "
+            "Envoy asks for (SNI). Without it any certificate of those CAs will do.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if (self.cert_file is None) != (self.key_file is None):
+            given, missing = ("certFile", "keyFile") if self.cert_file else ("keyFile", "certFile")
+            raise IntentError(f"{missing} is missing: {given} is of no use without it")
+        if self.server_name is not None:
+            check_host("serverName", self.server_name)
+
+
 class Picker(Part, frozen=True):
     """The endpoint picker of a pool: ext_proc servers that can answer for each other."""
 
@@ -92,6 +136,11 @@ class Picker(Part, frozen=True):
             "that dies fails those in both modes, and requests of which it was sent the first part: Envoy gave them away.",
         ),
     ] = FailureMode.OPEN
+
+    tls: Annotated[
+        PickerTls | None,
+        Meta(description="TLS to the picker's workers; without it Envoy speaks to them in the clear. {} trusts anybody."),
+    ] = None
 
     def __post_init__(self) -> None:
         check_authorities("addresses", self.addresses)
