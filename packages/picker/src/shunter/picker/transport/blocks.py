@@ -40,17 +40,14 @@ class Blocks:
         self._decoder = Decoder(FIELDS_BYTES)
         self._generation = self._decoder.generation
         self._remembered: dict[bytes, dict[str, str]] = {}  # requests of this generation
-        self._unfinished: Block | None = None
+        self.unfinished: Block | None = None
+        """A block without its end: nothing but CONTINUATION may come next."""
         self._continuations = 0
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether nothing but CONTINUATION may come next."""
-        return self._unfinished is not None
 
     def begin(self, flags: int, stream_id: int, payload: bytes) -> Block | None:
         """Take a HEADERS frame; return the block if it is complete."""
-        payload = unpad(payload, flags)
+        if flags & Flag.PADDED:
+            payload = unpad(payload, flags)
         depends_on = 0
         if flags & Flag.PRIORITY:
             if len(payload) < 5:
@@ -60,12 +57,12 @@ class Blocks:
         block = Block(stream_id, payload, flags & Flag.END_STREAM != 0, depends_on)
         if flags & Flag.END_HEADERS:
             return block
-        self._unfinished, self._continuations = block, 0
+        self.unfinished, self._continuations = block, 0
         return None
 
     def go_on(self, flags: int, stream_id: int, payload: bytes) -> Block | None:
         """Take a CONTINUATION frame; return the block if it is complete."""
-        block = self._unfinished
+        block = self.unfinished
         if block is None or block.stream_id != stream_id:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "CONTINUATION of nothing")
         block.data += payload
@@ -74,7 +71,7 @@ class Blocks:
             raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "a header block without end")
         if not flags & Flag.END_HEADERS:
             return None
-        self._unfinished = None
+        self.unfinished = None
         return block
 
     def read_request(self, block: Block) -> dict[str, str]:

@@ -19,19 +19,20 @@ The protocol is that of grpc/grpc, doc/PROTOCOL-HTTP2.md.
 import heapq
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Protocol
 from urllib.parse import quote
 
 from shunter.picker.core.limits import Budget
 from shunter.picker.transport import hpack
-from shunter.picker.transport.h2 import Connection, Data, Request, Reset, Terms
+from shunter.picker.transport.h2 import Connection, Data, Event, Request, Reset, Terms
 
 __all__ = ["Call", "Exchange", "GrpcConnection", "Service", "StatusCode", "StatusError"]
 
 # Compressed or not, and the length.
 _PREFIX = struct.Struct(">BL")
+_PREFIX_BYTES = _PREFIX.size
 
 # A message in a status is for people and travels in a header.
 _DETAILS_CHARS = 512
@@ -94,7 +95,7 @@ class Call(Protocol):
 class Exchange:
     """One running call, from the wire's side: what a call may send at any time."""
 
-    __slots__ = ("_begun", "_connection", "call", "needed_bytes", "stream_id", "unfinished")
+    __slots__ = ("_begun", "_connection", "_unsent", "call", "needed_bytes", "stream_id", "unfinished")
 
     call: Call
 
@@ -104,22 +105,31 @@ class Exchange:
         self.needed_bytes = 0  # of it, to go on
         self._connection = connection
         self._begun = False
+        self._unsent: list[bytes] = []
 
     def send(self, messages: Sequence[bytes]) -> None:
-        """Send messages, in one piece."""
-        if not messages:
-            return
-        http = self._connection.http
-        if not self._begun:
-            self._begun = True
-            http.send_headers(self.stream_id, _HEAD)
-        parts: list[bytes] = []
+        """Send messages; what answers one read goes out in one piece."""
+        unsent = self._unsent
+        if messages and not unsent:
+            self._connection.note_unsent(self)
         for message in messages:
-            parts += (_PREFIX.pack(0, len(message)), message)
-        http.send_data(self.stream_id, b"".join(parts))
+            unsent += (_PREFIX.pack(0, len(message)), message)
+        if not self._connection.reading:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over what was said."""
+        if self._unsent:
+            http = self._connection.http
+            if not self._begun:
+                self._begun = True
+                http.send_headers(self.stream_id, _HEAD)
+            http.send_data(self.stream_id, b"".join(self._unsent))
+            self._unsent.clear()
 
     def end(self, now_s: float, code: StatusCode = StatusCode.OK, details: str = "") -> None:
         """End the call with a status."""
+        self.flush()
         http = self._connection.http
         if code is StatusCode.OK:
             block = _OK if self._begun else _OK_ALONE
@@ -150,6 +160,8 @@ class GrpcConnection:
     ) -> None:
         """``services`` by path; ``budget`` for unfinished messages, shared by all connections."""
         self.http = Connection(terms)
+        self.reading = False  # more to say may follow at once
+        self._unsent: list[Exchange] = []  # who has said something since
         self._services = services
         self._budget = budget
         self._max_message_bytes = max_message_bytes
@@ -165,11 +177,22 @@ class GrpcConnection:
 
     def receive(self, data: bytes, now_s: float) -> None:
         """Take what was read: run the calls it concerns."""
-        for event in self.http.receive(data):
+        self.reading = True
+        self._handle(self.http.receive(data), now_s)
+        self.reading = False
+        if self._unsent:
+            for exchange in self._unsent:
+                exchange.flush()
+            self._unsent.clear()
+            self._handle(self.http.consequences(), now_s)
+
+    def _handle(self, events: Iterable[Event], now_s: float) -> None:
+        exchanges = self._exchanges
+        for event in events:
             if isinstance(event, Request):
                 self._open(event, now_s)
                 continue
-            exchange = self._exchanges.get(event.stream_id)
+            exchange = exchanges.get(event.stream_id)
             if exchange is None:
                 if not isinstance(event, Data) or event.end_stream:
                     self._explain(event.stream_id)
@@ -185,6 +208,11 @@ class GrpcConnection:
                 self._finish(exchange, now_s)
             except StatusError as status:
                 exchange.end(now_s, status.code, status.details)
+
+    def note_unsent(self, exchange: Exchange) -> None:
+        """Remember to flush it when what was read has been dealt with."""
+        if self.reading:
+            self._unsent.append(exchange)
 
     def expire(self, now_s: float) -> None:
         """End the calls whose time is over."""
@@ -259,9 +287,9 @@ class GrpcConnection:
             data = bytes(unfinished)
             self._budget.give(len(unfinished))
             unfinished.clear()
-        at, size = 0, len(data)
-        exchange.needed_bytes = _PREFIX.size
-        while size - at >= _PREFIX.size:
+        at, size, call = 0, len(data), exchange.call
+        exchange.needed_bytes = _PREFIX_BYTES
+        while size - at >= _PREFIX_BYTES:
             compressed, length = _PREFIX.unpack_from(data, at)
             if compressed:
                 raise StatusError(StatusCode.UNIMPLEMENTED, "compressed messages are not understood here")
@@ -269,13 +297,16 @@ class GrpcConnection:
                 raise StatusError(
                     StatusCode.RESOURCE_EXHAUSTED, f"a message of {length} bytes; the limit is {self._max_message_bytes}"
                 )
-            begin = at + _PREFIX.size
+            begin = at + _PREFIX_BYTES
             if begin + length > size:
-                exchange.needed_bytes = _PREFIX.size + length
+                exchange.needed_bytes = _PREFIX_BYTES + length
                 break
             at = begin + length
-            self._deliver(exchange, data[begin:at], now_s)
-            if exchange.stream_id not in self._exchanges:
+            replies = call.receive(data[begin:at], now_s)
+            if replies:
+                exchange.send(replies)
+            if call.ended:
+                exchange.end(now_s)
                 return
         if at < size:
             self._keep(exchange, data[at:] if at else data)
@@ -284,12 +315,6 @@ class GrpcConnection:
         if not self._budget.take(len(data)):
             raise StatusError(StatusCode.RESOURCE_EXHAUSTED, "the picker holds as much of unfinished messages as it may")
         exchange.unfinished += data
-
-    def _deliver(self, exchange: Exchange, message: bytes, now_s: float) -> None:
-        call = exchange.call
-        exchange.send(call.receive(message, now_s))
-        if call.ended:
-            exchange.end(now_s)
 
     def _finish(self, exchange: Exchange, now_s: float) -> None:
         if exchange.stream_id not in self._exchanges:

@@ -127,6 +127,7 @@ class Connection:
         self._last_id = 0
         self._blocks = Blocks()
         self._receivable = terms.window_bytes
+        self._half_bytes, self._half_stream_bytes = terms.window_bytes >> 1, terms.stream_window_bytes >> 1
         self._leaving = False
         self._final_id: int | None = None  # no stream above it will be served
         self._outbox = Outbox(self._end, self._replenish)
@@ -176,6 +177,11 @@ class Connection:
         except ConnectionFault as fault:
             yield from self._fail(fault)
 
+    def consequences(self) -> list[Event]:
+        """Return what answers brought about that were sent since the last event: streams whose answer is too much."""
+        untold, self._untold = self._untold, []
+        return untold
+
     def _read(self, data: bytes) -> Iterator[Event]:
         """Handle the frames in ``data``; keep the rest, which is not a whole one."""
         at, size = 0, len(data)
@@ -183,6 +189,7 @@ class Connection:
             if not data.startswith(PREFACE[:size]):
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "not the preface of HTTP/2")
             at = len(PREFACE)
+        handlers, blocks = self._HANDLERS, self._blocks
         while size - at >= HEAD_BYTES:
             high, low, kind, flags, stream_id = frames.read_head(data, at)
             length = high << 8 | low
@@ -192,43 +199,39 @@ class Connection:
             if begin + length > size:
                 break
             at = begin + length
-            event = self._on_frame(kind, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
+            if blocks.unfinished is not None and kind != Kind.CONTINUATION:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block is interrupted")
+            if not self.greeted:
+                self._greet(kind, flags)
+            if kind >= len(handlers):  # an extension (section 4.1)
+                self._patience.control(length)
+                continue
+            try:
+                event = handlers[kind](self, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
+            except StreamFault as fault:
+                event = self._reset(fault.stream_id, fault.code)
             if event is not None:
                 yield event
             if self._untold:
-                untold, self._untold = self._untold, []
-                yield from untold
+                yield from self.consequences()
         self._buffer = data[at:] if self.greeted else data
 
-    def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if self._blocks.unfinished and kind != Kind.CONTINUATION:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block is interrupted")
-        if not self.greeted:
-            if kind != Kind.SETTINGS or flags & Flag.ACK:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            self.greeted = True
-        if kind >= len(self._HANDLERS):  # an extension (section 4.1)
-            self._patience.control(len(payload))
-            return None
-        try:
-            return self._HANDLERS[kind](self, flags, stream_id, payload)
-        except StreamFault as fault:
-            return self._reset(fault.stream_id, fault.code)
+    def _greet(self, kind: int, flags: int) -> None:
+        if kind != Kind.SETTINGS or flags & Flag.ACK:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        self.greeted = True
 
     # -- frames, each by flags, stream id and payload ----------------------------------------------------------------
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         size = len(payload)
         self._receivable -= size
-        if self._receivable < 0:
-            raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "more data than the connection's window")
-        if self._receivable < self._terms.window_bytes >> 1:
-            self._outbox.append(frames.update_window(0, self._terms.window_bytes - self._receivable))
-            self._receivable = self._terms.window_bytes
+        if self._receivable < self._half_bytes:
+            self._replenish_connection()
         data = frames.unpad(payload, flags) if flags & Flag.PADDED else payload
         end_stream = flags & Flag.END_STREAM != 0
         if data or end_stream:
-            self._patience.work(size)
+            self._patience.worked_bytes += size
         else:
             self._patience.control(size)
         stream = self._streams.get(stream_id)
@@ -238,12 +241,11 @@ class Connection:
         if not stream.open:
             raise StreamFault(stream_id, Code.STREAM_CLOSED, "DATA after the end")
         stream.receivable -= size
-        if stream.receivable < 0:
-            raise StreamFault(stream_id, Code.FLOW_CONTROL_ERROR, "more data than the stream's window")
-        stream.take_content(len(data), end_stream=end_stream)
+        if stream.expected_bytes is not None:
+            stream.take_content(len(data), end_stream=end_stream)
         if end_stream:
             stream.open = False
-        else:
+        if stream.receivable < self._half_stream_bytes:
             self._replenish(stream)
         return Data(stream_id, data, end_stream)
 
@@ -259,7 +261,7 @@ class Connection:
 
     def _on_block(self, block: Block) -> Event | None:
         """Take a whole header block: it opens a stream or ends it."""
-        self._patience.work(HEAD_BYTES + len(block.data))
+        self._patience.worked_bytes += HEAD_BYTES + len(block.data)
         stream_id = block.stream_id
         if stream_id > self._last_id:
             self._last_id = stream_id
@@ -401,7 +403,7 @@ class Connection:
         """Go on with the answer, as far as the windows allow; the rest follows by itself."""
         stream = self._streams.get(stream_id)
         if stream is not None and stream.ending is None:
-            self._patience.work(len(data))
+            self._patience.worked_bytes += len(data)
             self._outbox.send_data(stream, data, end_stream=end_stream)
             if self._outbox.waiting_bytes > self._terms.waiting_bytes:
                 self.reset(stream_id, Code.ENHANCE_YOUR_CALM)
@@ -420,11 +422,20 @@ class Connection:
             self._outbox.append(frames.reset(stream_id, code))
             self._forget(stream, by_us=True)
 
+    def _replenish_connection(self) -> None:
+        """Let the peer send more, half of the connection's window being used."""
+        if self._receivable < 0:
+            raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "more data than the connection's window")
+        self._outbox.append(frames.update_window(0, self._terms.window_bytes - self._receivable))
+        self._receivable = self._terms.window_bytes
+
     def _replenish(self, outgoing: Outgoing) -> None:
         """Let the peer send more on a stream when half of its window is used, unless it does not take our answers."""
         stream = self._streams[outgoing.id]
-        full_bytes = self._terms.stream_window_bytes
-        if stream.open and stream.receivable < full_bytes >> 1 and len(stream.waiting) <= _WAITING_BYTES:
+        if stream.receivable < 0:
+            raise StreamFault(stream.id, Code.FLOW_CONTROL_ERROR, "more data than the stream's window")
+        if stream.open and stream.receivable < self._half_stream_bytes and len(stream.waiting) <= _WAITING_BYTES:
+            full_bytes = self._terms.stream_window_bytes
             self._outbox.append(frames.update_window(stream.id, full_bytes - stream.receivable))
             stream.receivable = full_bytes
 

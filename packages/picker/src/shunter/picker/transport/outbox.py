@@ -36,7 +36,7 @@ class Outbox:
     """
 
     def __init__(self, on_end: Callable[[Outgoing], None], on_room: Callable[[Outgoing], None]) -> None:
-        self._frames: list[bytes] = []
+        self._frames: list[bytes | memoryview] = []
         self.waiting_bytes = 0  # of all streams
         self.initial_sendable = WINDOW_BYTES
         self._sendable = WINDOW_BYTES
@@ -52,7 +52,7 @@ class Outbox:
     def take(self) -> bytes:
         """Return what is to be written, once."""
         out, self._frames = self._frames, []
-        return out[0] if len(out) == 1 else b"".join(out)
+        return b"".join(out)
 
     def send_headers(self, stream: Outgoing, block: bytes, *, end_stream: bool = False) -> None:
         """Write a header block of at most MAX_FRAME_BYTES, ahead of what waits."""
@@ -67,14 +67,15 @@ class Outbox:
     def send_data(self, stream: Outgoing, data: bytes, *, end_stream: bool) -> None:
         """Write data, or keep what may not go yet."""
         size = len(data)
-        if not stream.waiting and (size <= min(self._sendable, stream.sendable) or not size):
+        if not stream.waiting and ((size <= self._sendable and size <= stream.sendable) or not size):
             self._sendable -= size
             stream.sendable -= size
             if size <= MAX_FRAME_BYTES:
-                self._frames.append(frames.head(Kind.DATA, int(end_stream), stream.id, size) + data)
+                self._frames += (frames.head(Kind.DATA, int(end_stream), stream.id, size), data)
             else:
+                view = memoryview(data)
                 for at in range(0, size, MAX_FRAME_BYTES):
-                    piece = data[at : at + MAX_FRAME_BYTES]
+                    piece = view[at : at + MAX_FRAME_BYTES]
                     last = end_stream and at + MAX_FRAME_BYTES >= size
                     self._frames += (frames.head(Kind.DATA, int(last), stream.id, len(piece)), piece)
             if end_stream:

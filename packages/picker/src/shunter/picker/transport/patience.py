@@ -23,18 +23,17 @@ RESETS = 2000
 class Patience:
     """The account of one connection."""
 
-    __slots__ = ("_answers", "_control_bytes", "_resets", "_work_bytes")
+    __slots__ = ("_answers", "_control_bytes", "_resets", "worked_bytes")
+
+    worked_bytes: int
+    """Bytes of header blocks and content, of both sides; whoever moves some adds them."""
 
     def __init__(self) -> None:
         self.forgive()
 
     def forgive(self) -> None:
         """Begin anew."""
-        self._answers = self._control_bytes = self._resets = self._work_bytes = 0
-
-    def work(self, size: int) -> None:
-        """Count bytes of header blocks and content, of both sides."""
-        self._work_bytes += size
+        self._answers = self._control_bytes = self._resets = self.worked_bytes = 0
 
     def answered(self) -> None:
         """Count a request that ended with an answer."""
@@ -43,7 +42,7 @@ class Patience:
     def control(self, size: int) -> None:
         """Count a frame with ``size`` bytes of payload that is no work."""
         self._control_bytes += HEAD_BYTES + size
-        if self._control_bytes > CONTROL_BYTES + self._work_bytes:
+        if self._control_bytes > CONTROL_BYTES + self.worked_bytes:
             raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "many frames and little work")
 
     def reset(self) -> None:
