@@ -15,6 +15,7 @@ Field numbers are those of ``envoy/service/ext_proc/v3/external_processor.proto`
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from shunter.picker.core.events import (
     BodyMode,
@@ -41,10 +42,15 @@ from shunter.picker.transport.protobuf import decode_varint, encode_utf8, encode
 __all__ = ["decode", "encode"]
 
 
+# What is at most this long is decoded once for many messages, if it is likely to come again: most headers are the same in all
+# requests, and those that are not (a request id) must not crowd them out.
+REMEMBERED_BYTES = 48
+
+
 def decode(message: bytes) -> Event:
     """Return the event in the bytes of a ProcessingRequest; raise ProtocolError if there is none."""
     try:
-        return _read_body(message) or _decode(message)
+        return _read(message) or _decode(message)
     except IndexError:
         return _decode(message)
 
@@ -92,40 +98,69 @@ def _decode(message: bytes) -> Event:
 
 
 _EVENTS = frozenset({0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A})
+_NOTHING: tuple[Metadata, Protocol | None] = ({}, None)
 
 
-def _read_body(message: bytes) -> RequestBody | ResponseBody | None:
-    """Read a message with a body as Envoy writes it, in a third of the time; None or IndexError if it is any other.
+def _read(message: bytes) -> Event | None:
+    """Read headers or a body as Envoy writes them, in a third of the time; None or IndexError if it is anything else.
 
-    The body's message comes first; after it nothing, or metadata, which Envoy writes even if they are empty.
+    The event comes first, and of it what is not the default; after it nothing, or what concerns the stream.
     """
     kind = message[0]
-    if kind not in {0x22, 0x2A}:
-        return None
     length, at = message[1], 2
     if length > 0x7F:
         length, at = decode_varint(message, 1)
     end = at + length
-    if end > len(message):
+    size = len(message)
+    if end > size:
         return None
-    data = b""
+    metadata, protocol = _NOTHING
+    if end != size:
+        rest = message[end:]
+        told = _remember_rest(rest) if len(rest) <= REMEMBERED_BYTES else _read_rest(rest)
+        if told is None:
+            return None
+        metadata, protocol = told
+    content = at  # of the only field that has a length: a body, or a map of headers
     if at < end and message[at] == 0x0A:
         length = message[at + 1]
-        at += 2
+        content = at + 2
         if length > 0x7F:
-            length, at = decode_varint(message, at - 1)
-        data = message[at : at + length]
-        at += length
-    last = at + 2 == end and message[at] == 0x10 and message[at + 1] == 0x01
-    if not last and at != end:
-        return None
-    metadata: Metadata = {}
-    if end != len(message):
-        length, at = decode_varint(message, end + 1)
-        if message[end] != 0x42 or at + length != len(message):
+            length, content = decode_varint(message, at + 1)
+        at = content + length
+    last = at + 2 == end and message[at + 1] == 0x01
+    if kind == 0x22 or kind == 0x2A:  # noqa: PLR1714  a set takes longer
+        if at != end and not (last and message[at] == 0x10):
             return None
-        metadata = decode_metadata(message[at:])
-    return RequestBody(data, last, metadata) if kind == 0x22 else ResponseBody(data, last, metadata)
+        data = message[content:at]
+        return RequestBody(data, last, metadata) if kind == 0x22 else ResponseBody(data, last, metadata)
+    if kind == 0x12 or kind == 0x1A:  # noqa: PLR1714  as above
+        if at != end and not (last and message[at] == 0x18):
+            return None
+        headers = _read_header_map(message, content, at)
+        if headers is not None:
+            if kind == 0x12:
+                return RequestHeaders(headers, last, protocol, metadata)
+            return ResponseHeaders(headers, last, metadata, protocol)
+    return None
+
+
+def _read_rest(data: bytes) -> tuple[Metadata, Protocol | None] | None:
+    """Read what stands behind the event; None if it is more than metadata and an announcement."""
+    metadata, protocol = _NOTHING
+    seen: set[int] = set()
+    for tag, _, value in walk(data):
+        if tag in _EVENTS or tag in seen:
+            return None
+        seen.add(tag)
+        if tag == 0x42:  # metadata_context = 8
+            metadata = decode_metadata(value)
+        elif tag == 0x5A:  # protocol_config = 11
+            protocol = _PROTOCOLS.get(value) or _decode_protocol(value)
+    return metadata, protocol
+
+
+_remember_rest = lru_cache(maxsize=256)(_read_rest)
 
 
 def _decode_headers(payload: bytes) -> tuple[list[tuple[str, str]], bool]:
@@ -137,49 +172,48 @@ def _decode_headers(payload: bytes) -> tuple[list[tuple[str, str]], bool]:
             maps.append(value)
         elif tag == 0x18:  # end_of_stream = 3
             end = number
-    entries = merge(maps)
-    try:
-        return _read_header_map(entries) or _decode_header_map(entries), end != 0
-    except IndexError:
-        return _decode_header_map(entries), end != 0
+    return _decode_header_map(merge(maps)), end != 0
 
 
-def _read_header_map(data: bytes) -> list[tuple[str, str]] | None:
-    """Read a HeaderMap as Envoy writes it, in a third of the time; None or IndexError if somebody else wrote it.
-
-    Envoy writes of each entry the key (field 1) and then raw_value (field 3), which it leaves out when empty.
-    """
-    text = data.decode("latin-1")
+def _read_header_map(data: bytes, at: int, stop: int) -> list[tuple[str, str]] | None:
+    """Read a HeaderMap as Envoy writes it; None or IndexError if somebody else wrote it."""
     headers: list[tuple[str, str]] = []
-    at, size = 0, len(data)
-    while at < size:
+    while at < stop:
         if data[at] != 0x0A:
             return None
         length = data[at + 1]
         at += 2
         if length > 0x7F:
             length, at = decode_varint(data, at - 1)
-        end = at + length
-        if data[at] != 0x0A:
+        entry = data[at : at + length]
+        at += length
+        header = _remember_header(entry) if length <= REMEMBERED_BYTES else _read_header(entry)
+        if header is None:
             return None
-        length = data[at + 1]
-        at += 2
-        if length > 0x7F:
-            length, at = decode_varint(data, at - 1)
-        key_end = at + length
-        value = key_end
-        if key_end != end:
-            if data[key_end] != 0x1A:
-                return None
-            length = data[key_end + 1]
-            value = key_end + 2
-            if length > 0x7F:
-                length, value = decode_varint(data, value - 1)
-            if value + length != end:
-                return None
-        headers.append((text[at:key_end].lower(), text[value:end]))
-        at = end
-    return headers if at == size else None
+        headers.append(header)
+    return headers if at == stop else None
+
+
+def _read_header(entry: bytes) -> tuple[str, str] | None:
+    """Read a HeaderValue as Envoy writes it: the key (field 1) and then raw_value (field 3), which it leaves out when empty."""
+    if entry[0] != 0x0A:
+        return None
+    length, at = entry[1], 2
+    if length > 0x7F:
+        length, at = decode_varint(entry, 1)
+    end = at + length
+    key = entry[at:end].decode("latin-1").lower()
+    if end == len(entry):
+        return key, ""
+    if entry[end] != 0x1A:
+        return None
+    length, at = entry[end + 1], end + 2
+    if length > 0x7F:
+        length, at = decode_varint(entry, end + 1)
+    return (key, entry[at:].decode("latin-1")) if at + length == len(entry) else None
+
+
+_remember_header = lru_cache(maxsize=512)(_read_header)
 
 
 def _decode_header_map(data: bytes) -> list[tuple[str, str]]:
@@ -235,36 +269,66 @@ _PROTOCOLS = {_write_modes(request, response): Protocol(request, response) for r
 
 def encode(reply: Reply) -> bytes:
     """Return the bytes of the ProcessingResponse that says ``reply``."""
-    match reply:
-        case HeadersReply():
-            common = _encode_mutation(reply.mutation) if reply.mutation else b""
-            tag = 0x0A if reply.side is Side.REQUEST else 0x12  # request_headers = 1, response_headers = 2
-            return field(tag, field(0x0A, common) if common else b"") + encode_metadata(reply.dynamic_metadata)
-        case BodyReply():
-            return _encode_body(reply) + encode_metadata(reply.dynamic_metadata)
-        case Immediate():
-            return _encode_immediate(reply)
-        case _:
-            return b"\x2a\x00" if reply.side is Side.REQUEST else b"\x32\x00"  # request_trailers = 5, response_trailers = 6
+    if isinstance(reply, BodyReply):
+        return _encode_body(reply)
+    if isinstance(reply, HeadersReply):
+        return _remember_headers(reply) if reply.dynamic_metadata is None else _encode_headers(reply)
+    if isinstance(reply, Immediate):
+        return _encode_immediate(reply)
+    return b"\x2a\x00" if reply.side is _REQUEST else b"\x32\x00"  # request_trailers = 5, response_trailers = 6
+
+
+_REQUEST = Side.REQUEST
+
+
+def _encode_headers(reply: HeadersReply) -> bytes:
+    common = _encode_mutation(reply.mutation) if reply.mutation else b""
+    tag = 0x0A if reply.side is _REQUEST else 0x12  # request_headers = 1, response_headers = 2
+    return field(tag, field(0x0A, common) if common else b"") + encode_metadata(reply.dynamic_metadata)
+
+
+# What is said of a response's headers is always the same.
+_remember_headers = lru_cache(maxsize=16)(_encode_headers)
 
 
 def _encode_body(reply: BodyReply) -> bytes:
-    """Write a BodyResponse {response = 1} with its body_mutation = 3, from the inside out, so that the body is copied once."""
-    front = _encode_mutation(reply.mutation) if reply.mutation else b""
-    body = back = b""
-    if reply.streamed is not None:  # {streamed_response = 3 {body = 1, end_of_stream = 2}}
+    """Write a BodyResponse {response = 1} with its body_mutation = 3, so that the body is copied once."""
+    tag = 0x1A if reply.side is _REQUEST else 0x22  # request_body = 3, response_body = 4
+    body, back = b"", b""
+    if reply.streamed is not None:
         body, back = reply.streamed, b"\x10\x01" if reply.end_of_stream else b""
-        inner = head(0x0A, len(body)) if body else b""
-        inner = head(0x1A, len(inner) + len(body) + len(back)) + inner
-        front += head(0x1A, len(inner) + len(body) + len(back)) + inner
-    elif reply.replaced is not None:  # {body = 1}; of a oneof an empty one is written too
-        body = reply.replaced
-        inner = head(0x0A, len(body))
-        front += head(0x1A, len(inner) + len(body)) + inner
-    if front:
-        front = head(0x0A, len(front) + len(body) + len(back)) + front
-    tag = 0x1A if reply.side is Side.REQUEST else 0x22  # request_body = 3, response_body = 4
-    return b"".join((head(tag, len(front) + len(body) + len(back)), front, body, back))
+        size = len(body)
+        front = (
+            _lead(tag, size, len(back), _encode_mutation(reply.mutation))
+            if reply.mutation
+            else _remember_lead(tag, size, len(back))
+        )
+    else:
+        front = _encode_mutation(reply.mutation) if reply.mutation else b""
+        if reply.replaced is not None:  # {body = 1}; of a oneof an empty one is written too
+            body = reply.replaced
+            inner = head(0x0A, len(body))
+            front += head(0x1A, len(inner) + len(body)) + inner
+        if front:
+            front = head(0x0A, len(front) + len(body)) + front
+        front = head(tag, len(front) + len(body)) + front
+    return b"".join((front, body, back, encode_metadata(reply.dynamic_metadata)))
+
+
+def _lead(tag: int, size: int, back: int, mutation: bytes = b"") -> bytes:
+    """Write what stands before a body of ``size`` bytes with ``back`` bytes behind it.
+
+    That is {response = 1 {mutation, body_mutation = 3 {streamed_response = 3 {body = 1, end_of_stream = 2}}}}.
+    """
+    front = head(0x0A, size) if size else b""
+    front = head(0x1A, len(front) + size + back) + front
+    front = mutation + head(0x1A, len(front) + size + back) + front
+    front = head(0x0A, len(front) + size + back) + front
+    return head(tag, len(front) + size + back) + front
+
+
+# Events of a stream come in a few lengths, large bodies in chunks of one.
+_remember_lead = lru_cache(maxsize=2048)(_lead)
 
 
 def _encode_immediate(reply: Immediate) -> bytes:
@@ -284,7 +348,8 @@ def _encode_mutation(mutation: Mutation) -> bytes:
     header_mutation = 2 {set_headers = 1, remove_headers = 2}, clear_route_cache = 5.
     """
     headers = _encode_set_headers(mutation.set_headers)
-    headers += b"".join([field(0x12, _name(name)) for name in mutation.remove_headers])
+    if mutation.remove_headers:
+        headers += b"".join([field(0x12, _name(name)) for name in mutation.remove_headers])
     common = field(0x12, headers) if headers else b""
     return common + b"\x28\x01" if mutation.clear_route_cache else common
 
