@@ -86,16 +86,13 @@ def tell_mutation(pick: Pick, headers: Mapping[str, str], body_bytes: int | None
 
     The route is chosen again, since a gateway may match it on what the picker sets.
     """
-    set_headers = [*pick.set_headers, (DESTINATION, ",".join(pick.endpoints))]
+    set_headers = (*pick.set_headers, (DESTINATION, ",".join(pick.endpoints)))
     if not headers.get(REQUEST_ID):
-        set_headers.append((REQUEST_ID, pick.request_id))
+        set_headers += ((REQUEST_ID, pick.request_id),)
     if body_bytes is not None:
-        set_headers.append(("content-length", str(body_bytes)))
-    return Mutation(
-        set_headers=tuple(set_headers),
-        remove_headers=tuple(sorted(CONTROL_HEADERS & headers.keys())),
-        clear_route_cache=True,
-    )
+        set_headers += (("content-length", str(body_bytes)),)
+    removed = () if CONTROL_HEADERS.isdisjoint(headers) else tuple(sorted(CONTROL_HEADERS & headers.keys()))
+    return Mutation(set_headers, removed, clear_route_cache=True)
 
 
 def tell_metadata(pick: Pick) -> Metadata:
@@ -129,7 +126,7 @@ def refuse(refusal: Refusal) -> Immediate:
 def stream(side: Side, data: bytes, *, end_of_stream: bool) -> list[Reply]:
     """Return a body for FULL_DUPLEX_STREAMED, cut into chunks; an empty one says nothing but its end."""
     if len(data) <= CHUNK_BYTES:
-        return [BodyReply(side, streamed=data, end_of_stream=end_of_stream)] if data or end_of_stream else []
+        return [BodyReply(side, None, data, end_of_stream)] if data or end_of_stream else []
     last = (len(data) - 1) // CHUNK_BYTES * CHUNK_BYTES
     return [
         BodyReply(side, streamed=data[at : at + CHUNK_BYTES], end_of_stream=end_of_stream and at == last)
@@ -137,10 +134,8 @@ def stream(side: Side, data: bytes, *, end_of_stream: bool) -> list[Reply]:
     ]
 
 
-def answer_body(side: Side, mode: BodyMode, seen: bytes, wanted: bytes, *, end_of_stream: bool) -> list[Reply]:
-    """Return the reply, in the form of the mode, that turns the piece of body ``seen`` into ``wanted``."""
-    if mode is BodyMode.FULL_DUPLEX_STREAMED:
-        return stream(side, wanted, end_of_stream=end_of_stream)
+def answer_body(side: Side, mode: BodyMode, seen: bytes, wanted: bytes) -> list[Reply]:
+    """Return the reply, in the form of any other mode, that turns the piece of body ``seen`` into ``wanted``."""
     if wanted is seen or wanted == seen:
         return [BodyReply(side)]
     if mode is BodyMode.STREAMED:

@@ -6,6 +6,7 @@ that every byte survives the way there and back.
 """
 
 from enum import IntEnum
+from typing import ClassVar
 
 import msgspec
 
@@ -81,6 +82,8 @@ class RequestBody(Value, frozen=True):
 class RequestTrailers(Value, frozen=True):
     """The request's trailers: they end its body."""
 
+    end_of_stream: ClassVar[bool] = True
+
     metadata: Metadata = {}
 
 
@@ -106,6 +109,8 @@ class ResponseBody(Value, frozen=True):
 
 class ResponseTrailers(Value, frozen=True):
     """The response's trailers."""
+
+    end_of_stream: ClassVar[bool] = True
 
     metadata: Metadata = {}
 

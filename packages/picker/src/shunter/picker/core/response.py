@@ -1,6 +1,6 @@
 """What a response tells the judge, and how it goes on to the client."""
 
-from shunter.picker.core.answers import answer_body, answer_response_headers, read_served
+from shunter.picker.core.answers import answer_body, answer_response_headers, read_served, stream
 from shunter.picker.core.events import (
     BodyMode,
     Reply,
@@ -12,12 +12,14 @@ from shunter.picker.core.events import (
 )
 from shunter.picker.core.judgement import Outcome, Pick
 from shunter.picker.core.restore import Restorer
-from shunter.picker.core.usage import Usage, UsageReader
+from shunter.picker.core.usage import NO_USAGE, UsageReader
 
 __all__ = ["Response"]
 
 # Of other bodies (audio, images, a compressed one) nothing is read and nothing is changed.
 _READABLE = ("application/json", "text/event-stream")
+
+_RESPONSE = Side.RESPONSE
 
 
 class Response:
@@ -48,33 +50,31 @@ class Response:
         if event.metadata and self._served is None:
             self._served = read_served(event.metadata)
         if isinstance(event, ResponseBody):
-            return self._pass(event, now_s)
+            return self._pass(event.data, now_s, last=event.end_of_stream)
         if isinstance(event, ResponseTrailers):
-            return [*self.flush(), TrailersReply(Side.RESPONSE)]
+            return [*self.flush(), TrailersReply(_RESPONSE)]
         self._read_headers(event)
         changes = self._restorer is not None and not event.end_of_stream
-        piecewise = self._duplex or self._mode is BodyMode.STREAMED
-        return [answer_response_headers(drop_length=changes and piecewise)]
+        return [answer_response_headers(drop_length=changes and (self._duplex or self._mode is BodyMode.STREAMED))]
 
     def flush(self) -> list[Reply]:
         """Return what was held back, because nothing follows it."""
         if self._restorer is None or not self._duplex:
             return []
-        rest = self._restorer.feed(b"", last=True)
-        return answer_body(Side.RESPONSE, self._mode, b"", rest, end_of_stream=False)
+        return stream(_RESPONSE, self._restorer.feed(b"", last=True), end_of_stream=False)
 
     def conclude(self, now_s: float, *, complete: bool) -> Outcome:
         """Return everything that was learnt."""
-        usage = self._reader.usage if self._reader else Usage()
+        usage = self._reader.usage if self._reader else NO_USAGE
         return Outcome(
-            complete=complete,
-            status=self._status,
-            served=self._served,
-            first_token_s=self._first_token_s,
-            duration_s=now_s - self._started_s,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
+            complete,
+            self._status,
+            self._served,
+            self._first_token_s,
+            now_s - self._started_s,
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
         )
 
     def _read_headers(self, event: ResponseHeaders) -> None:
@@ -87,14 +87,14 @@ class Response:
         elif (pick := self._pick) and pick.model and pick.target_model and pick.model != pick.target_model:
             self._restorer = Restorer(pick.target_model, pick.model)
 
-    def _pass(self, event: ResponseBody, now_s: float) -> list[Reply]:
-        data = event.data
-        if data and self._first_token_s is None:
+    def _pass(self, data: bytes, now_s: float, *, last: bool) -> list[Reply]:
+        if self._first_token_s is None and data:
             self._first_token_s = now_s - self._started_s
-        if self._reader:
+        if self._reader is not None:
             self._reader.feed(data)
-        end = event.end_of_stream
         wanted = data
-        if self._restorer is not None and (end or self._mode is not BodyMode.BUFFERED_PARTIAL):
-            wanted = self._restorer.feed(data, last=end or not self._duplex)
-        return answer_body(Side.RESPONSE, self._mode, data, wanted, end_of_stream=end)
+        if self._restorer is not None and (last or self._mode is not BodyMode.BUFFERED_PARTIAL):
+            wanted = self._restorer.feed(data, last=last or not self._duplex)
+        if self._duplex:
+            return stream(_RESPONSE, wanted, end_of_stream=last)
+        return answer_body(_RESPONSE, self._mode, data, wanted)

@@ -179,15 +179,19 @@ TRANSITIONS[Side.RESPONSE, BodyMode.BUFFERED_PARTIAL] = TRANSITIONS[Side.RESPONS
 ASSUMED = Protocol(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
 """What a first message without an announcement means."""
 
+# Looking a member up takes several times as long as a name; these are looked up with each message.
+_REQUEST, _RESPONSE = Side
+_NONE = BodyMode.NONE
+
+# What an event is, without and with the end of the stream.
 _SIGHTS = {
-    RequestHeaders: (Side.REQUEST, _HEADERS),
-    RequestBody: (Side.REQUEST, _BODY),
-    RequestTrailers: (Side.REQUEST, _TRAILERS),
-    ResponseHeaders: (Side.RESPONSE, _HEADERS),
-    ResponseBody: (Side.RESPONSE, _BODY),
-    ResponseTrailers: (Side.RESPONSE, _TRAILERS),
+    RequestHeaders: (_REQUEST, _HEADERS, _HEADERS_END),
+    RequestBody: (_REQUEST, _BODY, _BODY_END),
+    RequestTrailers: (_REQUEST, _TRAILERS, _TRAILERS),
+    ResponseHeaders: (_RESPONSE, _HEADERS, _HEADERS_END),
+    ResponseBody: (_RESPONSE, _BODY, _BODY_END),
+    ResponseTrailers: (_RESPONSE, _TRAILERS, _TRAILERS),
 }
-_ENDS = {_HEADERS: _HEADERS_END, _BODY: _BODY_END}
 
 _SHORT_OF_MEMORY = Refusal(
     503, "ServiceUnavailable", "the picker holds as much of unfinished bodies as it may", DropReason.SATURATED
@@ -230,7 +234,7 @@ class Session:
         Before the choice Envoy would forward an empty body; while it sends bodies, the pieces under way would be lost.
         """
         request, response = self._states
-        shown = self._protocol.response_body is not BodyMode.NONE
+        shown = self._protocol.response_body is not _NONE
         return response is _DONE or (self._pick is not None and request >= _TAIL and not shown)
 
     def feed(self, event: Event, now_s: float) -> list[Reply]:
@@ -238,15 +242,21 @@ class Session:
         if self.ended:
             return []  # what Envoy sent before it saw our last word
         response = self._response or self._begin(event, now_s)
-        step = self._step(event, now_s)
-        if isinstance(event, RequestHeaders):
-            return self._answer_headers(event, step, now_s)
+        side, sight, last_sight = _SIGHTS[type(event)]
+        if event.end_of_stream:
+            sight = last_sight
+        move = self._rows[side].get((self._states[side], sight))
+        if move is None:
+            raise self._object(side, sight, now_s)
+        self._states[side], step = move
         if isinstance(event, RequestBody):
             return self._answer_body(event, step, now_s)
+        if isinstance(event, RequestHeaders):
+            return self._answer_headers(event, step, now_s)
         if isinstance(event, RequestTrailers):
             return self._answer_trailers(event, step, now_s)
         replies = response.feed(event, now_s)
-        if self._states[Side.RESPONSE] is _DONE:
+        if move[0] is _DONE:
             self._release(now_s, complete=True)
         return replies
 
@@ -258,40 +268,29 @@ class Session:
         if self.ended:
             return []
         replies = self._response.flush() if self._response else []
-        if self._pick is None and self._states[Side.RESPONSE] is _FRESH:
+        if self._pick is None and self._states[_RESPONSE] is _FRESH:
             replies = self._refuse(_SHUTTING_DOWN, now_s)
         self._end(now_s, complete=False)
         return replies
 
     def close(self, now_s: float) -> None:
         """Note that the stream is gone: give everything back. May be called more than once."""
-        self._end(now_s, complete=self._protocol.response_body is BodyMode.NONE and not self.ended)
+        self._end(now_s, complete=self._protocol.response_body is _NONE and not self.ended)
 
     def _begin(self, event: Event, now_s: float) -> Response:
         protocol = (event.protocol if isinstance(event, RequestHeaders | ResponseHeaders) else None) or ASSUMED
         self._protocol = protocol
-        self._rows = (
-            TRANSITIONS[Side.REQUEST, protocol.request_body],
-            TRANSITIONS[Side.RESPONSE, protocol.response_body],
-        )
+        self._rows = TRANSITIONS[_REQUEST, protocol.request_body], TRANSITIONS[_RESPONSE, protocol.response_body]
         self._response = Response(protocol.response_body, now_s)
         return self._response
 
-    def _step(self, event: Event, now_s: float) -> Step:
-        side, sight = _SIGHTS[type(event)]
-        if getattr(event, "end_of_stream", False):
-            sight = _ENDS[sight]
+    def _object(self, side: Side, sight: Sight, now_s: float) -> ProtocolError:
+        """End, and say what must not come now."""
+        self._end(now_s, complete=False)
         state = self._states[side]
-        try:
-            self._states[side], step = self._rows[side][state, sight]
-        except KeyError:
-            self._end(now_s, complete=False)
-            mode = self._protocol.request_body if side is Side.REQUEST else self._protocol.response_body
-            remedy = "; set request_header_mode: SEND" if (side, state) == (Side.REQUEST, _FRESH) else ""
-            raise ProtocolError(
-                f"{side.name.lower()} {sight.name.lower()} in state {state.name}, body mode {mode.name}{remedy}"
-            ) from None
-        return step
+        mode = self._protocol.request_body if side is _REQUEST else self._protocol.response_body
+        remedy = "; set request_header_mode: SEND" if (side, state) == (_REQUEST, _FRESH) else ""
+        return ProtocolError(f"{side.name.lower()} {sight.name.lower()} in state {state.name}, body mode {mode.name}{remedy}")
 
     def _answer_headers(self, event: RequestHeaders, step: Step, now_s: float) -> list[Reply]:
         self._headers = dict(reversed(event.headers))  # of a repeated header the first wins
@@ -299,15 +298,15 @@ class Session:
         if step is Step.HOLD:
             return []
         if step is Step.ACKNOWLEDGE:
-            return [HeadersReply(Side.REQUEST)]
+            return [HeadersReply(_REQUEST)]
         pick = self._decide(None, event.metadata, now_s)
         if isinstance(pick, Refusal):
             return self._turn_away(pick)
-        return [HeadersReply(Side.REQUEST, tell_mutation(pick, self._headers), tell_metadata(pick))]
+        return [HeadersReply(_REQUEST, tell_mutation(pick, self._headers), tell_metadata(pick))]
 
     def _answer_body(self, event: RequestBody, step: Step, now_s: float) -> list[Reply]:
         if step is Step.PASS:
-            return [BodyReply(Side.REQUEST)]
+            return [BodyReply(_REQUEST)]
         if step is Step.CHOOSE_PART:
             return self._choose_body(None, event.metadata, now_s)
         size_bytes = len(self._body) + len(event.data)
@@ -324,7 +323,7 @@ class Session:
         if step is Step.REFUSE:
             return self._refuse(_NO_BODY, now_s)
         replies = [] if step is Step.PASS else self._choose_stream(event.metadata, now_s, end_of_stream=False)
-        return replies if self.ended else [*replies, TrailersReply(Side.REQUEST)]
+        return replies if self.ended else [*replies, TrailersReply(_REQUEST)]
 
     def _choose_body(self, body: bytes | None, metadata: Metadata, now_s: float) -> list[Reply]:
         pick = self._decide(body, metadata, now_s)
@@ -332,7 +331,7 @@ class Session:
             return self._turn_away(pick)
         rewritten = None if body is None else pick.body
         mutation = tell_mutation(pick, self._headers, None if rewritten is None else len(rewritten))
-        return [BodyReply(Side.REQUEST, mutation, replaced=rewritten, dynamic_metadata=tell_metadata(pick))]
+        return [BodyReply(_REQUEST, mutation, replaced=rewritten, dynamic_metadata=tell_metadata(pick))]
 
     def _choose_stream(self, metadata: Metadata, now_s: float, *, end_of_stream: bool) -> list[Reply]:
         body = bytes(self._body)
@@ -344,13 +343,13 @@ class Session:
         # With a length HTTP/1 has no place for trailers.
         mutation = tell_mutation(pick, self._headers, len(body) if body and end_of_stream else None)
         return [
-            HeadersReply(Side.REQUEST, mutation, tell_metadata(pick)),
-            *stream(Side.REQUEST, body, end_of_stream=end_of_stream),
+            HeadersReply(_REQUEST, mutation, tell_metadata(pick)),
+            *stream(_REQUEST, body, end_of_stream=end_of_stream),
         ]
 
     def _decide(self, body: bytes | None, metadata: Metadata, now_s: float) -> Pick | Refusal:
-        subset = read_subset(metadata)
-        if subset is None:
+        subset = read_subset(metadata) if metadata else None
+        if subset is None and self._metadata:
             subset = read_subset(self._metadata)  # a gateway may attach its hint to the first message only
         ask = Ask(self._headers, body or b"", subset, has_body=body is not None)
         verdict = self._judge.decide(ask, now_s)

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import msgspec
 
-__all__ = ["MAX_USAGE_BYTES", "Usage", "UsageReader"]
+__all__ = ["MAX_USAGE_BYTES", "NO_USAGE", "Usage", "UsageReader"]
 
 # The largest real one (OpenAI, all details, pretty-printed) has about 600 bytes.
 MAX_USAGE_BYTES = 4096
@@ -33,6 +33,9 @@ class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+
+
+NO_USAGE = Usage()
 
 
 class _Details(msgspec.Struct):
@@ -74,7 +77,7 @@ class UsageReader:
     __slots__ = ("_depth", "_kept", "_scanned", "usage")
 
     def __init__(self) -> None:
-        self.usage = Usage()
+        self.usage = NO_USAGE
         self._kept: bytes = b""  # the end of what was fed: a beginning of the key, or the key and an incomplete object
         self._depth: int = 0  # open braces in _kept
         self._scanned: int = 0  # bytes of _kept whose braces are counted
@@ -82,8 +85,8 @@ class UsageReader:
     def feed(self, data: bytes) -> None:
         """Look at the next piece."""
         data = self._kept + data if self._kept else data
-        start = 0
-        while (start := data.find(_KEY, start)) >= 0:
+        start = data.find(_KEY)
+        while start >= 0:
             end = self._end_of_object(data, start)
             if end is None and len(data) - start <= MAX_USAGE_BYTES:
                 self._kept, self._scanned = data[start:], len(data) - start
@@ -92,8 +95,10 @@ class UsageReader:
             if end is None or end - start > MAX_USAGE_BYTES:
                 end = start + len(_KEY)
             self._take(data[start + len(_KEY) : end])
-            start = end
-        self._kept = data[1 - len(_KEY) :]
+            start = data.find(_KEY, end)
+        # The end of the data may begin a key, which has no quote but at its ends.
+        quote = data.rfind(b'"', 1 - len(_KEY))
+        self._kept = data[quote:] if quote >= 0 and _KEY.startswith(data[quote:]) else b""
 
     def _end_of_object(self, data: bytes, start: int) -> int | None:
         """Return where the object behind the key at ``start`` ends; the key's end if none follows, None if cut off."""
@@ -104,6 +109,9 @@ class UsageReader:
                 return None if len(data) < after + 16 else after
             if not value.startswith(b"{"):
                 return after
+            end = data.find(b"}", after) + 1
+            if end and data.count(b"{", after, end) == 1:
+                return end
         for brace in _BRACE.finditer(data, max(after, start + self._scanned)):
             self._depth += 1 if brace.group() == b"{" else -1
             if self._depth == 0:
@@ -119,6 +127,9 @@ class UsageReader:
         except (ValueError, RecursionError):  # ValueError: also of bytes that are not UTF-8
             return  # somebody else's "usage"; one of nothing but brackets is too deep for the decoder
         old = self.usage
+        if old is NO_USAGE:
+            self.usage = new
+            return
         self.usage = Usage(
             old.prompt_tokens if new.prompt_tokens is None else new.prompt_tokens,
             old.completion_tokens if new.completion_tokens is None else new.completion_tokens,
