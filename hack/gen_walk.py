@@ -106,15 +106,15 @@ async def record():
         directory = Path(scratch)
         async with lab_server() as engine, Tap(engine.port) as tap:
             await scrape(seen, tap, directory)
-            settings = Settings(snapshot=directory, port=0, health_port=0, admin_port=0)
+            settings = Settings(snapshot=directory, port=0, health_port=0)
             worker = Worker(config.load().policy, settings)
-            await worker.start()
+            port = await worker.start()
             intent = {
                 "pools": [
                     {
                         "name": "engines",
                         "endpoints": [f"127.0.0.1:{tap.listens}"],
-                        "picker": {"addresses": [f"127.0.0.1:{worker.ports[0]}"]},
+                        "picker": {"addresses": [f"127.0.0.1:{port}"]},
                     }
                 ],
                 "listeners": [{"name": "gateway", "port": 0}],

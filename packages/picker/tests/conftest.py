@@ -1,14 +1,22 @@
 import asyncio
+import json
 import random
+import time
 
+import grpc
+import grpc.aio
 import pytest
 import uvloop
+from envoy.config.core.v3 import base_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from shunter.picker.core.fleet import Roster
 from shunter.picker.core.ledger import Ledger
-from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, Topology, View
+from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, SnapshotWriter, Topology, View
 
 NOW_NS = 100_000_000_000
+DEADLINE_S = 30
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -51,3 +59,73 @@ def make_fleet(make_view):
         return Roster(ledger or Ledger(), pool=pool).fleet(make_view(*rows, now_ns=now_ns, **kwargs), now_ns)
 
     return make
+
+
+@pytest.fixture
+def eventually():
+    """Await the first true answer of an async function."""
+
+    async def eventually(ask, deadline_s=DEADLINE_S):
+        deadline = time.monotonic() + deadline_s
+        while not (answer := await ask()):
+            assert time.monotonic() < deadline, f"still {answer!r}"
+            await asyncio.sleep(0.01)
+        return answer
+
+    return eventually
+
+
+@pytest.fixture
+def publish(tmp_path):
+    """Publish fresh endpoints at these ports of 127.0.0.1 into tmp_path."""
+    writer = SnapshotWriter(tmp_path)
+
+    def publish(*ports, generation=1):
+        now_ns = time.monotonic_ns()
+        endpoints = tuple(
+            Endpoint(slot=at, incarnation=1, name=f"pod-{at}", address="127.0.0.1", port=port, pools=(0,))
+            for at, port in enumerate(ports)
+        )
+        topology = Topology(epoch=1, generation=generation, pools=(Pool(name="p"),), endpoints=endpoints)
+        writer.publish_topology(topology, now_ns)
+        fresh = {"health": Health.FRESH, "sampled_ns": now_ns, "waiting": 1.0, "running": 2.0, "kv_usage": 0.5}
+        rows = [LoadRow(slot=at, incarnation=1, **fresh) for at in range(len(ports))]
+        writer.publish_load(Load.of(rows, epoch=1, topology_generation=generation, published_ns=now_ns))
+
+    yield publish
+    writer.close()
+
+
+def header(name, value):
+    return base_pb2.HeaderValue(key=name, raw_value=value.encode())
+
+
+@pytest.fixture
+def ask_pick():
+    """Send a body to host:port as Envoy does in the profile lean, and return the picker's answer to it."""
+
+    async def ask_pick(address, body=CHAT):
+        async with grpc.aio.insecure_channel(address) as channel:
+            process = channel.stream_stream(
+                "/envoy.service.ext_proc.v3.ExternalProcessor/Process",
+                request_serializer=ext_proc.ProcessingRequest.SerializeToString,
+                response_deserializer=ext_proc.ProcessingResponse.FromString,
+            )
+            stream = process()
+            request = ext_proc.ProcessingRequest()
+            request.request_headers.headers.headers.extend(
+                [header(":path", "/v1/chat/completions"), header(":method", "POST"), header("x-request-id", "r-1")]
+            )
+            request.protocol_config.request_body_mode = 2
+            await stream.write(request)
+            await stream.read()
+            request = ext_proc.ProcessingRequest()
+            request.request_body.body = json.dumps(body).encode()
+            request.request_body.end_of_stream = True
+            await stream.write(request)
+            answer = await stream.read()
+            await stream.done_writing()
+            await stream.read()
+            return answer
+
+    return ask_pick

@@ -1,5 +1,6 @@
 """The command line of the picker: run it, check its configuration, list its plugins."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,11 @@ __all__ = ["main"]
 
 T = TypeVar("T")
 PORT = click.IntRange(0, 65535)
+
+# Of a gateway that knows a single port: few enough that it opens several connections under load, and renewed often enough that
+# a worker that was started again has its share within half a minute.
+ONE_PORT_STREAMS = 64
+ONE_PORT_AGE_S = 20.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -30,9 +36,32 @@ def main() -> None:
 )
 @click.option("--snapshot", type=click.Path(path_type=Path), required=True, help="Directory into which the scraper publishes.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on, or unix:PATH.")
-@click.option("--port", type=PORT, default=9002, show_default=True, help="ext_proc.")
+@click.option("--port", type=PORT, default=9002, show_default=True, help="ext_proc; further workers have the next ones.")
 @click.option("--health-port", type=PORT, default=9003, show_default=True, help="gRPC health, for probes.")
+@click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of the admin pages.")
 @click.option("--admin-port", type=PORT, default=9090, show_default=True, help="Metrics, fleet and decisions, by HTTP.")
+@click.option("--workers", type=click.IntRange(1, 64), show_default="cores - 1", help="Processes that answer Envoy.")
+@click.option("--one-port", is_flag=True, help="All workers on --port, for gateways that know a single one.")
+@click.option(
+    "--max-streams",
+    type=click.IntRange(1),
+    show_default="65536, with --one-port 64",
+    help="Requests at once on a connection; a gateway opens another one beyond it.",
+)
+@click.option(
+    "--connection-max-age",
+    "max_age_s",
+    type=click.FloatRange(1),
+    show_default="forever, with --one-port 20",
+    help="Seconds after which a gateway is told to open a new connection, more or less.",
+)
+@click.option(
+    "--runtime",
+    type=click.Path(path_type=Path),
+    show_default="in shared memory, by the port's number",
+    help="Directory for what the workers share.",
+)
+@click.option("--watch-config", is_flag=True, help="Reload when the configuration file changes, as at SIGHUP.")
 @click.option(
     "--transport",
     type=click.Choice(["native", "grpcio"]),
@@ -77,7 +106,14 @@ def run(
     host: str,
     port: int,
     health_port: int,
+    admin_host: str,
     admin_port: int,
+    workers: int | None,
+    one_port: bool,
+    max_streams: int | None,
+    max_age_s: float | None,
+    runtime: Path | None,
+    watch_config: bool,
     transport: Literal["native", "grpcio"],
     body_bytes: int,
     buffered_bytes: int,
@@ -88,27 +124,34 @@ def run(
     drain_s: float,
     log_level: str,
 ) -> None:
-    """Answer Envoy until SIGTERM or SIGINT."""
-    import logging
-
-    from shunter.picker import config
+    """Answer Envoy until SIGTERM or SIGINT. SIGHUP reloads the configuration, and loses no request."""
     from shunter.picker.core.limits import Limits
-    from shunter.picker.shell import worker
+    from shunter.picker.shell import supervisor, worker
+    from shunter.picker.transport.server import MAX_STREAMS
 
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    settings = worker.Settings(
-        snapshot=snapshot,
-        host=host,
-        port=port,
-        health_port=health_port,
+    settings = supervisor.Settings(
+        worker=worker.Settings(
+            snapshot=snapshot,
+            host=host,
+            port=port,
+            health_port=health_port,
+            transport=transport,
+            tls=_tls(tls_cert_file, tls_key_file, tls_client_ca_file),
+            pool=pool,
+            drain_s=drain_s,
+            limits=_or_complain(lambda: Limits(body_bytes, buffered_bytes)),
+            max_streams=max_streams or (ONE_PORT_STREAMS if one_port else MAX_STREAMS),
+            max_age_s=max_age_s or (ONE_PORT_AGE_S if one_port else None),
+        ),
+        workers=workers or max(1, len(os.sched_getaffinity(0)) - 1),
+        runtime=runtime or _or_complain(lambda: _runtime(port)),
+        admin_host=admin_host,
         admin_port=admin_port,
-        transport=transport,
-        limits=_or_complain(lambda: Limits(body_bytes, buffered_bytes)),
-        tls=_tls(tls_cert_file, tls_key_file, tls_client_ca_file),
-        pool=pool,
-        drain_s=drain_s,
+        one_port=one_port,
+        watch_config=watch_config,
+        log_level=log_level,
     )
-    _or_complain(lambda: worker.run(config.load(_read(config_file)).policy, settings))
+    sys.exit(_or_complain(lambda: supervisor.run(settings, lambda: _read(config_file))))
 
 
 @main.command()
@@ -148,6 +191,16 @@ def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> "Tls | 
     if cert or key or client_ca:
         raise click.UsageError("TLS needs both --tls-cert-file and --tls-key-file")
     return None
+
+
+def _runtime(port: int) -> Path:
+    from shunter.picker.errors import ConfigError
+    from shunter.snapshot import SnapshotError, runtime_directory
+
+    try:
+        return runtime_directory(f"picker-{port or os.getpid()}")
+    except SnapshotError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _read(path: Path | None) -> str:

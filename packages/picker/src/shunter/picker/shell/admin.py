@@ -1,23 +1,26 @@
-"""The picker's HTTP pages for people and machines: health, metrics, the fleet, the last decisions. No prompts, ever.
+"""The picker's HTTP pages for people and machines, answered for all workers by the supervisor. No prompts, ever.
 
 ::
 
-    /healthz           200 while the process lives
-    /readyz            200 when a snapshot is there and the picker is not draining, else 503; JSON with the reasons
+    /healthz           200 while the supervisor lives
+    /readyz            200 when a worker is ready and the picker is not draining, else 503; JSON with the reasons, by worker
     /metrics           Prometheus text
     /debug/fleet       JSON: the endpoints as the picker sees them
     /debug/decisions   JSON: the last decisions, newest first; ?last=N
+    /debug/workers     JSON: every worker, its process and where it listens
+    /debug/config      YAML: the configuration in force, with every default
+    /debug/stacks      text: where every thread and task is
 """
 
-from collections.abc import Callable
+import time
 
 import msgspec
 from aiohttp import web
 
-from shunter.picker.core.decisions import KEEP, DecisionLog
-from shunter.picker.core.overview import Overview
+from shunter.picker.core.decisions import KEEP
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell.metrics import Metrics
+from shunter.picker.shell.report import Source
 
 __all__ = ["Admin"]
 
@@ -25,29 +28,23 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Admin:
-    """Serves the pages; knows nothing that its arguments do not tell it."""
+    """Serves the pages; knows nothing that its source does not tell it."""
 
-    def __init__(
-        self,
-        *,
-        metrics: Metrics,
-        look: Callable[[], Overview],
-        decisions: DecisionLog,
-        hindrances: Callable[[], list[str]],
-        now_s: Callable[[], float],
-    ) -> None:
-        """``hindrances`` says why the picker is not ready, in words; an empty list means it is."""
-        self._metrics = metrics
-        self._look = look
-        self._decisions = decisions
-        self._hindrances = hindrances
-        self._now_s = now_s
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._metrics = Metrics(source)
         app = web.Application()
-        app.router.add_get("/healthz", self._health)
-        app.router.add_get("/readyz", self._readiness)
-        app.router.add_get("/metrics", self._page)
-        app.router.add_get("/debug/fleet", self._fleet)
-        app.router.add_get("/debug/decisions", self._last_decisions)
+        for path, page in {
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+            "/metrics": self._numbers,
+            "/debug/fleet": self._fleet,
+            "/debug/decisions": self._decisions,
+            "/debug/workers": self._workers,
+            "/debug/config": self._config,
+            "/debug/stacks": self._stacks,
+        }.items():
+            app.router.add_get(path, page)
         self._runner = web.AppRunner(app, access_log=None)
 
     async def start(self, host: str, port: int) -> int:
@@ -58,7 +55,8 @@ class Admin:
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(
-                f"cannot serve the admin pages on {host}:{port}: {error.strerror}; choose others with --host or --admin-port"
+                f"cannot serve the admin pages on {host}:{port}: {error.strerror};"
+                " choose another with --admin-host or --admin-port"
             ) from error
         return self._runner.addresses[0][1]
 
@@ -70,21 +68,30 @@ class Admin:
         return web.Response(text="ok\n")
 
     async def _readiness(self, _: web.Request) -> web.Response:
-        hindrances = self._hindrances()
-        return _json({"ready": not hindrances, "hindrances": hindrances}, status=503 if hindrances else 200)
+        hindrances = self._source.hindrances()
+        answer = {"ready": not hindrances, "hindrances": hindrances, "workers": self._source.workers()}
+        return _json(answer, status=503 if hindrances else 200)
 
-    async def _page(self, _: web.Request) -> web.Response:
+    async def _numbers(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"content-type": PROMETHEUS})
 
     async def _fleet(self, _: web.Request) -> web.Response:
-        return _json(self._look())
+        return _json(self._source.overview())
 
-    async def _last_decisions(self, request: web.Request) -> web.Response:
+    async def _decisions(self, request: web.Request) -> web.Response:
         asked = request.query.get("last", str(KEEP))
         if not asked.isdecimal() or len(asked) > 9:
             return _json({"error": f"last={asked}: give a number"}, status=400)
-        entries = self._decisions.latest(int(asked))
-        return _json({"now_s": self._now_s(), "decisions": [entry.explain() for entry in entries]})
+        return _json({"now_s": time.monotonic(), "decisions": await self._source.decisions(int(asked))})
+
+    async def _workers(self, _: web.Request) -> web.Response:
+        return _json(self._source.workers())
+
+    async def _config(self, _: web.Request) -> web.Response:
+        return web.Response(text=self._source.configuration(), content_type="application/yaml")
+
+    async def _stacks(self, _: web.Request) -> web.Response:
+        return web.Response(text=await self._source.stacks())
 
 
 def _json(value: object, status: int = 200) -> web.Response:

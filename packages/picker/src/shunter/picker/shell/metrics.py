@@ -3,7 +3,9 @@
 Names are the reference's (``llm_d_epp_*``) where the meaning agrees, ours (``shunter_picker_*``) elsewhere.
 """
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -11,19 +13,16 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from shunter.picker.core.overview import Overview
-from shunter.picker.core.tables import Tally
+from shunter.picker.shell.report import Source, WorkerReport
 
 __all__ = ["Metrics"]
 
 
 class Metrics(Collector):
-    """Renders what two functions return at that moment."""
+    """Renders what its source tells at that moment."""
 
-    def __init__(self, tally: Callable[[], Tally], look: Callable[[], Overview], pool: str) -> None:
-        """``pool`` is the value of the label ``name`` of the pool's averages, as the reference has it."""
-        self._tally = tally
-        self._look = look
-        self._pool = pool
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -33,7 +32,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
-        overview, tally = self._look(), self._tally()
+        overview, tally = self._source.overview(), self._source.tally()
         yield from _by_endpoint(overview)
         yield _counter("refusals", "Requests refused, by the reason given to the client.", "reason", overview.refusals)
         for name, text, value in (
@@ -41,23 +40,59 @@ class Metrics(Collector):
             ("incomplete", "Picked requests that were cut short: the client left, a reset, a drain.", tally.incomplete),
             ("model_rewrites", "Requests whose model name was rewritten.", tally.rewrites),
             ("plugin_errors", "Runs of the scheduling profile that a plugin broke.", tally.plugin_errors),
+            ("laps", "Times a worker lost the trail of another one's bookings.", tally.laps),
         ):
             yield CounterMetricFamily(f"shunter_picker_{name}", text, value)
         age = float("inf") if overview.snapshot_age_s is None else overview.snapshot_age_s
         yield GaugeMetricFamily("shunter_picker_snapshot_age_seconds", "Time since the scraper was last heard of.", age)
-        yield from self._averages(overview)
+        yield from _averages(overview, self._source.pool())
+        yield from _by_worker(self._source.workers())
+        yield _counter("config_reloads", "Reloads of the configuration.", "result", self._source.reloads())
 
-    def _averages(self, overview: Overview) -> Iterator[Metric]:
-        ready = [row for row in overview.endpoints if row.ready]
-        yield _pool("ready_endpoints", "Endpoints that may get requests.", self._pool, float(len(ready)))
-        for name, text, values in (
-            ("average_queue_size", "Requests waiting, per endpoint.", [row.waiting for row in ready]),
-            ("average_running_requests", "Requests running, per endpoint.", [row.running for row in ready]),
-            ("average_kv_cache_utilization", "KV cache in use, 0 to 1.", [row.kv_usage for row in ready]),
-        ):
-            known = [value for value in values if value is not None]
-            if known:
-                yield _pool(name, text, self._pool, sum(known) / len(known))
+
+def _averages(overview: Overview, pool: str) -> Iterator[Metric]:
+    """Yield the pool's; ``pool`` is the value of the label ``name``, as the reference has it."""
+    ready = [row for row in overview.endpoints if row.ready]
+    yield _pool("ready_endpoints", "Endpoints that may get requests.", pool, float(len(ready)))
+    for name, text, values in (
+        ("average_queue_size", "Requests waiting, per endpoint.", [row.waiting for row in ready]),
+        ("average_running_requests", "Requests running, per endpoint.", [row.running for row in ready]),
+        ("average_kv_cache_utilization", "KV cache in use, 0 to 1.", [row.kv_usage for row in ready]),
+    ):
+        known = [value for value in values if value is not None]
+        if known:
+            yield _pool(name, text, pool, sum(known) / len(known))
+
+
+def _by_worker(reports: Sequence[WorkerReport]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("shunter_picker_worker_up", "Whether the worker is ready.", labels=["worker"])
+    streams = GaugeMetricFamily("shunter_picker_worker_streams", "Open ext_proc streams.", labels=["worker"])
+    memory = GaugeMetricFamily("shunter_picker_worker_resident_memory_bytes", "Its resident memory.", labels=["worker"])
+    cpu = CounterMetricFamily("shunter_picker_worker_cpu_seconds", "CPU time of the process there now.", labels=["worker"])
+    restarts = CounterMetricFamily(
+        "shunter_picker_worker_restarts", "Processes that ended there, by the reason.", labels=["worker", "reason"]
+    )
+    for report in reports:
+        label = [str(report.worker)]
+        up.add_metric(label, report.ready)
+        streams.add_metric(label, report.streams)
+        usage = _usage(report.pid)
+        if usage is not None:
+            cpu.add_metric(label, usage[0])
+            memory.add_metric(label, usage[1])
+        for reason, count in report.restarts.items():
+            restarts.add_metric([*label, reason], count)
+    yield from (up, streams, memory, cpu, restarts)
+
+
+def _usage(pid: int) -> tuple[float, int] | None:
+    """Return a process' CPU seconds and resident bytes (proc(5)); None if it is gone, or there is no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()  # after the name, which may hold anything: field 3 is the first
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _by_endpoint(overview: Overview) -> Iterator[Metric]:

@@ -1,9 +1,6 @@
-"""One worker: one event loop that answers Envoy, and the admin pages beside it.
+"""One worker: one event loop that answers Envoy, out of its own account and what its peers tell it.
 
-From start to end::
-
-    configuration read → ports bound → ready as soon as a snapshot can be read
-    SIGTERM or SIGINT  → not ready, no new streams → those that run end well → exit 0
+It stands alone in tests; the supervisor runs several, each a process of its own (``work``), and shares memory between them.
 """
 
 import asyncio
@@ -11,31 +8,34 @@ import contextlib
 import gc
 import logging
 import random
-import signal
+import socket
 import time
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
-import uvloop
 
+from shunter.picker import config
 from shunter.picker.core.judge import FleetJudge, Policy
 from shunter.picker.core.limits import Budget, Limits
-from shunter.picker.core.overview import Overview, look
 from shunter.picker.core.session import Session
-from shunter.picker.shell.admin import Admin
 from shunter.picker.shell.allocator import keep_large_blocks
-from shunter.picker.shell.metrics import Metrics
+from shunter.picker.shell.control import Status
+from shunter.picker.shell.memory import Memory, Seat
+from shunter.picker.shell.process import serve
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
-from shunter.picker.transport.server import Server
+from shunter.picker.transport.server import MAX_STREAMS, Server
 from shunter.picker.transport.tls import Tls
 from shunter.snapshot import SnapshotReader
 
-__all__ = ["Settings", "Worker", "run"]
+__all__ = ["Settings", "Worker", "work"]
 
 # Readiness follows the snapshot; nobody needs to know within less.
 LOOK_S = 0.1
+# Peers' news are read before each choice. A worker without requests reads them too, lest it lag behind by a whole journal.
+CATCH_UP_S = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -47,68 +47,65 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 9002
     health_port: int = 9003
-    admin_port: int = 9090
     transport: Literal["native", "grpcio"] = "native"
+    tls: Tls | None = None
     pool: str | None = None
     drain_s: float = 30.0
     limits: Limits = Limits()
-    tls: Tls | None = None
+    max_streams: int = MAX_STREAMS  # of one connection
+    max_age_s: float | None = None  # of a connection
+    shared_ports: bool = False  # with other workers, or with a successor
     seed: int | None = None  # of the dice, for a run that can be repeated
 
 
 class Worker:
     """A picker that can be started and stopped, more than once in a process if need be."""
 
-    def __init__(self, policy: Policy, settings: Settings) -> None:
-        """Open nothing yet. To be called in the event loop that will serve: grpc.aio binds itself to it."""
+    def __init__(self, policy: Policy, settings: Settings, seat: Seat | None = None) -> None:
+        """Listen to nobody yet. To be called in the event loop that will serve: grpc.aio binds itself to it.
+
+        Without a ``seat`` it knows of no others, and keeps its account to itself.
+        """
         self._settings = settings
         self._reader = SnapshotReader(settings.snapshot)
         dice = random.Random(settings.seed)  # noqa: S311  no secret depends on it
-        self.judge = FleetJudge(policy, self._reader.view, dice, pool=settings.pool)
+        self._memory = memory = Memory(seat) if seat is not None else None
+        self.judge = FleetJudge(
+            policy,
+            self._reader.view,
+            dice,
+            pool=settings.pool,
+            life=seat.life if seat else 1,
+            counters=memory.counters if memory else None,
+            journal=memory.journal if memory else None,
+            peers=memory.peers if memory else None,
+        )
         self._budget = Budget(settings.limits.buffered_bytes)
         self._health = Health()
         self._server = self._choose_server()
-        self._admin = Admin(
-            metrics=Metrics(self.judge.counters.tally, self.overview, settings.pool or "default"),
-            look=self.overview,
-            decisions=self.judge.decisions,
-            hindrances=self.hindrances,
-            now_s=time.monotonic,
-        )
         self._draining = False
-        self._watch: asyncio.Task[None] | None = None
-        self.ports = (0, 0)
+        self._watches: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Listen everywhere, or raise ConfigError naming the port that is taken, with nothing left open."""
+    async def start(self) -> int:
+        """Listen and return the port, or raise ConfigError naming the one that is taken, with nothing left open."""
         settings = self._settings
-        host = "127.0.0.1" if settings.host.startswith("unix:") else settings.host
-        admin = await self._admin.start(host, settings.admin_port)
-        try:
-            port = await self._server.start(settings.host, settings.port, settings.health_port)
-        except BaseException:
-            await self._admin.stop()
-            raise
-        self.ports = (port, admin)
-        self._watch = asyncio.create_task(self._follow_snapshot())
+        port = await self._server.start(settings.host, settings.port, settings.health_port)
+        self._watches.append(asyncio.create_task(self._follow_snapshot()))
+        if self._memory is not None:
+            self._watches.append(asyncio.create_task(self._follow_peers()))
+        return port
 
-    async def drain(self) -> None:
+    async def drain(self, deadline_s: float | None = None) -> None:
         """Say that we are going, let requests end, and stop."""
         self._draining = True
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
-        await self._server.drain(self._settings.drain_s)
-        await self._admin.stop()
+                await watch
+        await self._server.drain(self._settings.drain_s if deadline_s is None else deadline_s)
         self._reader.close()
-
-    def overview(self) -> Overview:
-        """Show the fleet and the account at this moment."""
-        now_ns = time.monotonic_ns()
-        view = self._reader.view(now_ns)
-        tally, complaints = self.judge.counters.tally(), self.judge.complaints
-        return look(view, self._reader.trouble, tally, now_ns, pool=self._settings.pool, complaints=complaints)
+        if self._memory is not None:
+            self._memory.close()
 
     def hindrances(self) -> list[str]:
         """Say why requests should not come here, in words; nothing if they should.
@@ -120,12 +117,31 @@ class Worker:
             hindrances.append(self._reader.trouble or "no snapshot yet")
         return hindrances
 
-    def _choose_server(self) -> Server:
-        if self._settings.transport == "native":
-            return NativeServer(self._session, self._health, self._settings.limits, tls=self._settings.tls)
-        from shunter.picker.transport.grpcio import GrpcServer  # noqa: PLC0415  57 ms and 28 MB that the native one does without
+    def status(self) -> Status:
+        """Say how it is, to the supervisor."""
+        return Status(tuple(self.hindrances()), dict(self.judge.complaints), self._server.streams)
 
-        return GrpcServer(self._session, self._health, self._settings.limits, tls=self._settings.tls)
+    def explain(self, last: int) -> list[dict[str, Any]]:
+        """Return the last decisions, newest first, as plain data."""
+        return [entry.explain() for entry in self.judge.decisions.latest(last)]
+
+    def _choose_server(self) -> Server:
+        settings = self._settings
+        if settings.transport == "native":
+            kind = NativeServer
+        else:
+            from shunter.picker.transport.grpcio import GrpcServer  # noqa: PLC0415  57 ms, 28 MB that the native one spares
+
+            kind = GrpcServer
+        return kind(
+            self._session,
+            self._health,
+            settings.limits,
+            max_streams=settings.max_streams,
+            max_age_s=settings.max_age_s,
+            reuse_port=settings.shared_ports,
+            tls=settings.tls,
+        )
 
     def _session(self) -> Session:
         return Session(self.judge, self._settings.limits, self._budget)
@@ -141,28 +157,21 @@ class Worker:
                 said = ready
             await asyncio.sleep(LOOK_S)
 
+    async def _follow_peers(self) -> None:
+        while True:
+            await asyncio.sleep(CATCH_UP_S)
+            self.judge.catch_up(time.monotonic())
 
-def run(policy: Policy, settings: Settings) -> None:
-    """Run one worker until SIGTERM or SIGINT, then drain. Raises ConfigError if it cannot start."""
+
+async def work(end: socket.socket, seat: Seat, settings: Settings, configuration: str) -> None:
+    """Be the worker of a supervisor at the other ``end``, until it says so or is gone."""
     keep_large_blocks()
-    uvloop.run(_run(policy, settings))
+    await serve(end, partial(_make, seat, settings, configuration), settings.drain_s)
 
 
-async def _run(policy: Policy, settings: Settings) -> None:
-    worker = Worker(policy, settings)
-    end = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, end.set)
-    await worker.start()
+def _make(seat: Seat, settings: Settings, configuration: str) -> Worker:
+    worker = Worker(config.load(configuration).policy, settings, seat)
     # What is there now stays for good: the collector need not look at it again.
     gc.collect()
     gc.freeze()
-    port, admin = worker.ports
-    if settings.host.startswith("unix:"):
-        log.info("ext_proc and health on %s, admin on port %d", settings.host, admin)
-    else:
-        log.info("ext_proc on %s:%d, health on port %d, admin on port %d", settings.host, port, settings.health_port, admin)
-    await end.wait()
-    log.info("draining, at most %g s", settings.drain_s)
-    await worker.drain()
+    return worker

@@ -94,6 +94,11 @@ class GrpcServer:
         self._server = grpc.aio.server(handlers=(process, checks), options=options)
         self._probes = grpc.aio.server(handlers=(checks,), options=options)  # behind the second door
 
+    @property
+    def streams(self) -> int:
+        """Open ext_proc streams."""
+        return len(self._streams)
+
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
         """Listen; see ``Server``."""
         bound = _listen(self._server, host, port, self._credentials())

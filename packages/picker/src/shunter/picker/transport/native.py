@@ -92,6 +92,11 @@ class NativeServer:
         self._sweeping: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
 
+    @property
+    def streams(self) -> int:
+        """Open ext_proc streams."""
+        return sum(len(connection.processes) for connection in self.connections)
+
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
         """Listen; see ``Server``. A socket by name is for the user alone who runs the picker."""
         try:

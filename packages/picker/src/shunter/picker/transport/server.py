@@ -27,6 +27,11 @@ LAST_WORDS_S = 0.5
 class Server(Protocol):
     """An ext_proc server with its health service."""
 
+    @property
+    def streams(self) -> int:
+        """How many ext_proc streams are open."""
+        ...
+
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
         """Listen; return the port, which matters if ``port`` is 0.
 

@@ -1,0 +1,135 @@
+"""A post: work for one child at a time, which is always manned, and handed over without a gap.
+
+::
+
+    hire ──> serves ──> dies ──> hire at once
+      └ dies before it serves ──> hire after a delay, longer each time
+    relieve: hire a second one ──> it is ready ──> it has the post ──> the first one ends well
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from shunter.picker.shell.process import START_S, Child, Fate
+
+__all__ = ["Post"]
+
+# Between attempts to start what dies before it serves: soon at first, for it may be a passing want of memory, but a child that
+# cannot start costs half a second of CPU each time.
+FIRST_DELAY_S = 0.2
+LONGEST_DELAY_S = 10.0
+
+LOOK_S = 0.02
+# After the deadline for draining a child cuts off what is left, and says its last words.
+LAST_WORDS_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Post:
+    """One post; ``hire`` starts a child for it, and ``bury`` is told of each that has ended."""
+
+    def __init__(self, name: str, hire: Callable[[], Awaitable[Child]], bury: Callable[[Child], None]) -> None:
+        self.name = name
+        self.child: Child | None = None  # who has the post
+        self.children: set[Child] = set()  # who live; a predecessor that drains is one of them
+        self.tried = asyncio.Event()  # to man it
+        self.restarts: Counter[str] = Counter()  # by reason
+        self._hire = hire
+        self._bury = bury
+        self._closed = False
+        self._changing = asyncio.Lock()
+
+    async def man(self) -> None:
+        """Keep it manned until it is closed."""
+        delay_s = 0.0
+        while True:
+            try:
+                child = await self._occupant()
+            except OSError as error:  # no memory, no process to be had
+                log.error("%s cannot be started: %s; next try in %g s", self.name, error, LONGEST_DELAY_S)  # noqa: TRY400  words do
+                self.tried.set()
+                await asyncio.sleep(LONGEST_DELAY_S)
+                continue
+            self.tried.set()
+            if child is None:
+                return
+            await asyncio.wait({child.end})
+            if self.child is not child or self._closed:  # relieved, or told to go
+                continue
+            fate = child.end.result()
+            delay_s = 0.0 if fate.served else min(max(2 * delay_s, FIRST_DELAY_S), LONGEST_DELAY_S)
+            self._note(child, fate, delay_s)
+            await asyncio.sleep(delay_s)
+
+    async def relieve(self, drain_s: float) -> bool:
+        """Put a new child in the old one's place; return False, with the old one still there, if the new one will not serve."""
+        async with self._changing:
+            old = self.child
+            if old is None or old.end.done():
+                return True  # whoever comes next is a new one anyway
+            new = await self._begin()
+            try:
+                ready = await _takes_over(new, old)
+            except asyncio.CancelledError:
+                new.kill()
+                raise
+            if not ready:
+                new.kill()
+                await asyncio.wait({new.end})
+                log.error("%s is not relieved: process %d, %s", self.name, new.pid, new.end.result())
+                return False
+            self.child = new
+            self.restarts["relieved"] += 1
+        log.info("%s is now process %d; process %d drains", self.name, new.pid, old.pid)
+        await old.leave(drain_s + LAST_WORDS_S)
+        return True
+
+    async def close(self, drain_s: float) -> None:
+        """Let the child end well, and hire nobody any more."""
+        self._closed = True
+        async with self._changing:
+            children = [*self.children]
+        for fate in await asyncio.gather(*[child.leave(drain_s + LAST_WORDS_S) for child in children]):
+            if fate.code:
+                log.warning("%s: %s", self.name, fate)
+
+    async def _occupant(self) -> Child | None:
+        async with self._changing:
+            if self._closed:
+                return None
+            if self.child is None or self.child.end.done():
+                self.child = await self._begin()
+            return self.child
+
+    async def _begin(self) -> Child:
+        child = await self._hire()
+        self.children.add(child)
+        child.end.add_done_callback(lambda _: self._forget(child))
+        return child
+
+    def _forget(self, child: Child) -> None:
+        self.children.discard(child)
+        self._bury(child)
+
+    def _note(self, child: Child, fate: Fate, delay_s: float) -> None:
+        self.restarts[fate.reason] += 1
+        log.warning(
+            "%s, process %d: %s; the next one starts %s",
+            self.name,
+            child.pid,
+            fate,
+            f"in {delay_s:g} s" if delay_s else "at once",
+        )
+
+
+async def _takes_over(new: Child, old: Child) -> bool:
+    """Wait until ``new`` is as ready as ``old``."""
+    deadline_s = asyncio.get_running_loop().time() + START_S
+    while not new.end.done() and asyncio.get_running_loop().time() < deadline_s:
+        if new.status is not None and (not new.hindrances or old.hindrances):
+            return True
+        await asyncio.sleep(LOOK_S)
+    return False

@@ -1,0 +1,349 @@
+"""One child process of the supervisor: spawned, greeted, asked how it is, waited for; and its own side of that.
+
+::
+
+    spawn ──> Hello ──> Ping, Status, Ping, Status … ──> Drain ──> ended
+       │        └ dead, or silent for START_S: "never served"
+       └ Failure: why it cannot serve
+
+Processes are spawned by aiomultiprocess, and share nothing through multiprocessing. So neither of the two processes that come
+with it has anything to do, and neither is started: the manager, without which no child could be started again if somebody
+killed it, and the resource tracker.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import faulthandler
+import io
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from multiprocessing import parent_process, resource_tracker
+from types import SimpleNamespace
+from typing import Any, Protocol, cast
+
+import aiomultiprocess.core
+import msgspec
+import uvloop
+
+from shunter.picker.errors import PickerError
+from shunter.picker.shell.control import (
+    Caller,
+    Decided,
+    Decisions,
+    Drain,
+    Failure,
+    Hello,
+    Link,
+    Ping,
+    Reply,
+    Stacks,
+    Status,
+    Traced,
+    connect,
+)
+from shunter.picker.shell.memory import Seat
+
+__all__ = ["HUNG_S", "Child", "Fate", "Service", "log_to_stderr", "serve", "spawn", "trace"]
+
+# An import on two busy cores takes seconds; whoever has not served after this never will.
+START_S = 30.0
+
+BEAT_S = 0.5
+# Two busy cores may keep an event loop from its turn for a second; a worker that says nothing for three takes requests and
+# does not answer them.
+HUNG_S = 3.0
+# For the kernel to write a stack into the log.
+LAST_LOOK_S = 0.2
+
+# A child without supervisor: long enough for a choice to be made and an answer of ordinary length to end, short enough for a
+# successor to wait for.
+ORPHAN_S = 3.0
+
+PR_SET_PDEATHSIG = 1
+# Tasks shown in a trace: one is like the other when there are many.
+TASKS = 50
+
+log = logging.getLogger(__name__)
+
+
+class Fate(msgspec.Struct, frozen=True):
+    """How a child ended."""
+
+    code: int  # of its exit; negative: the signal that ended it
+    served: bool  # whether it had ever said Hello
+    killed: str  # by the supervisor, and why: "hung", "late", or "" if it was not
+    words: str | None  # its own: why it could not serve
+    lived_s: float
+
+    @property
+    def reason(self) -> str:
+        """In a word, for a metric's label."""
+        return self.killed or ("signal" if self.code < 0 else "exit" if self.served else "failure")
+
+    def __str__(self) -> str:
+        if self.words is not None:
+            return self.words
+        if self.killed == "hung":
+            how = f"killed: it had not answered for {HUNG_S:g} s"
+        elif self.killed == "late":
+            how = "killed: it took too long to start"
+        elif self.code < 0:
+            how = f"ended by {signal.Signals(-self.code).name}"
+        else:
+            how = f"ended with exit code {self.code}"
+        return f"{how}; it lived {self.lived_s:.1f} s" + ("" if self.served else " and never served")
+
+
+class Child:
+    """The supervisor's view of one process, from its start to its end."""
+
+    def __init__(self, process: aiomultiprocess.core.Process, seat: Seat, link: Link) -> None:
+        self.seat = seat
+        self.status: Status | None = None  # None: not heard of yet
+        self.served = False
+        self.draining = False
+        self._started_s = time.monotonic()
+        self._process = process
+        self._caller = Caller(link)
+        self.words: str | None = None  # why it cannot serve
+        self._killed = ""
+        self._ended = asyncio.Event()
+        sentinel = cast("int", process.aio_process.sentinel)  # pyright: ignore[reportUnknownMemberType]  untyped
+        loop = asyncio.get_running_loop()
+        loop.add_reader(sentinel, lambda: (loop.remove_reader(sentinel), self._ended.set()))
+        self.greeted = asyncio.Event()  # has said Hello, or never will
+        self.end = asyncio.create_task(self._attend())
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid or 0
+
+    @property
+    def hindrances(self) -> tuple[str, ...]:
+        """Why it should get no requests."""
+        if self.end.done():
+            return ("dead",)
+        if self.draining:
+            return ("draining",)
+        return self.status.hindrances if self.status is not None else ("starting",)
+
+    async def ask(self, question: Ping | Decisions | Stacks, deadline_s: float) -> Reply | None:
+        """Ask it; None if it does not answer in time."""
+        if not self.served or self.end.done():
+            return None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                return await self._caller.ask(question)
+        return None
+
+    async def leave(self, deadline_s: float) -> Fate:
+        """Tell it to end well, kill it at the deadline, and return how it ended."""
+        self.draining = True
+        if self.served:
+            self._caller.tell(Drain())
+            await asyncio.wait({self.end}, timeout=deadline_s)
+        if not self.end.done():
+            self.kill()
+            await asyncio.wait({self.end})  # unlike awaiting it, this can be left off without leaving it off
+        return self.end.result()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    async def _attend(self) -> Fate:
+        """Accompany it to its end."""
+        ended = asyncio.create_task(self._ended.wait())
+        listening = None
+        try:
+            await self._greet(ended)
+            self.greeted.set()
+            if self.served:
+                listening = asyncio.create_task(self._caller.listen())
+                await self._beat(ended)
+            await ended
+            await self._process.join()  # the sentinel ends a moment before there is an exit code
+        finally:
+            for task in (ended, listening):
+                if task is not None:
+                    task.cancel()
+            await self._caller.close()
+        code = self._process.exitcode or 0
+        return Fate(code, self.served, self._killed, self.words, time.monotonic() - self._started_s)
+
+    async def _greet(self, ended: "asyncio.Task[Any]") -> None:
+        first = asyncio.create_task(self._caller.first())
+        await asyncio.wait({first, ended}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        if not first.done() and not ended.done():
+            self._killed = "late"
+            self.kill()
+            await ended
+        match await first:
+            case Hello():
+                self.served = True
+            case Failure(words):
+                self.words = words
+            case _:
+                pass
+
+    async def _beat(self, ended: "asyncio.Task[Any]") -> None:
+        """Ask how it is until it ends, or kill it for silence.
+
+        Beats are counted, not seconds: a supervisor that was stopped itself must not take everybody else for dead.
+        """
+        missed = 0
+        ping = self._ping()
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=BEAT_S)
+            if ping.done():
+                missed, ping = 0, self._ping()
+                continue
+            missed += 1
+            if missed * BEAT_S >= HUNG_S:
+                self._killed = "hung"
+                os.kill(self.pid, signal.SIGUSR1)  # its stack goes to the log; it is not reaped, so the pid is its own
+                await asyncio.wait({ended}, timeout=LAST_LOOK_S)
+                self.kill()
+                return
+
+    def _ping(self) -> "asyncio.Future[Reply | None]":
+        ping = self._caller.ask(Ping())
+        ping.add_done_callback(self._note_status)
+        return ping
+
+    def _note_status(self, ping: "asyncio.Future[Reply | None]") -> None:
+        if not ping.cancelled() and isinstance(status := ping.result(), Status):
+            self.status = status
+
+
+async def spawn(name: str, log_level: str, target: Callable[..., Awaitable[None]], seat: Seat, *args: object) -> Child:
+    """Start ``target(socket, seat, *args)`` in a process of its own."""
+    _do_without_helpers()
+    ours, theirs = socket.socketpair()
+    link = await connect(ours)
+    process = aiomultiprocess.core.Process(
+        target=target,
+        args=(theirs, seat, *args),
+        name=name,
+        daemon=True,
+        initializer=_enter,
+        initargs=(name, log_level),
+        loop_initializer=uvloop.new_event_loop,
+    )
+    # Ctrl-C in a terminal is for the supervisor alone, which ends its children in order; the child inherits the mask.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+    return Child(process, seat, link)
+
+
+def log_to_stderr(level: str, who: str) -> None:
+    """Begin every line of the log with who says it."""
+    logging.basicConfig(level=level.upper(), format=f"%(asctime)s %(levelname)s {who} %(name)s %(message)s", stream=sys.stderr)
+
+
+class Service(Protocol):
+    """What runs in a child."""
+
+    async def start(self) -> int:
+        """Serve, and return the port; raise PickerError if that cannot be."""
+        ...
+
+    def status(self) -> Status:
+        """Say how you are."""
+        ...
+
+    def explain(self, last: int) -> list[dict[str, Any]]:
+        """Return the last decisions, newest first, as plain data."""
+        ...
+
+    async def drain(self, deadline_s: float) -> None:
+        """End well."""
+        ...
+
+
+async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float) -> None:
+    """Run a service in this process for the supervisor at the other ``end``: until it says so, or is dead, or SIGTERM."""
+    link = await connect(end)
+    try:
+        service = make()
+        port = await service.start()
+    except PickerError as error:
+        link.send(Failure(str(error)))
+        await link.close()
+        return
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    link.send(Hello(port))
+    answering = asyncio.create_task(_answer(link, service, over))
+    await over.wait()
+    orphaned = answering.done() or _orphaned()
+    deadline_s = min(drain_s, ORPHAN_S) if orphaned else drain_s
+    log.info("draining, at most %g s%s", deadline_s, ": the supervisor is gone" if orphaned else "")
+    await service.drain(deadline_s)
+    answering.cancel()
+    await link.close()
+
+
+async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
+    while True:
+        match await link.receive():
+            case Ping():
+                link.send(service.status())
+            case Decisions(last):
+                link.send(Decided(tuple(service.explain(last))))
+            case Stacks():
+                link.send(Traced(trace()))
+            case Drain():
+                over.set()
+            case _:  # the supervisor is dead, or not in its right mind
+                over.set()
+                return
+
+
+def trace() -> str:
+    """Return where every thread and the first tasks of this process are."""
+    text = io.StringIO()
+    frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  documented in spite of its name
+    for thread, frame in frames.items():
+        text.write(f"thread {thread}\n{''.join(traceback.format_stack(frame))}\n")
+    tasks = sorted(asyncio.all_tasks(), key=lambda task: task.get_name())
+    for task in tasks[:TASKS]:
+        task.print_stack(file=text)
+    if len(tasks) > TASKS:
+        text.write(f"and {len(tasks) - TASKS} tasks more\n")
+    return text.getvalue()
+
+
+def _enter(name: str, log_level: str) -> None:
+    """Runs first in the child."""
+    log_to_stderr(log_level, name)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # A supervisor that is killed cannot end its children: the kernel does it, if it was asked in time.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _orphaned():
+        os._exit(0)
+
+
+def _orphaned() -> bool:
+    parent = parent_process()
+    return parent is not None and os.getppid() != parent.pid
+
+
+def _do_without_helpers() -> None:
+    # Both libraries leave no other way than their private names.
+    aiomultiprocess.core._manager = SimpleNamespace(Namespace=SimpleNamespace)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    tracker: Any = resource_tracker._resource_tracker  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    if tracker._fd is None:  # noqa: SLF001
+        tracker._fd = os.open(os.devnull, os.O_WRONLY)  # noqa: SLF001

@@ -1,0 +1,64 @@
+"""What the admin pages may ask of the supervisor, and how it reports on a worker."""
+
+from typing import Any, Protocol
+
+import msgspec
+
+from shunter.picker.core.overview import Overview
+from shunter.picker.core.tables import Tally
+
+__all__ = ["Source", "WorkerReport"]
+
+
+class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's post and who is there."""
+
+    worker: int
+    address: str  # where it listens for ext_proc
+    pid: int  # 0: nobody is there, and likewise below
+    seat: int
+    life: int
+    ready: bool
+    hindrances: tuple[str, ...]
+    streams: int  # open when it was asked last
+    restarts: dict[str, int]  # by reason, since the supervisor began
+
+
+class Source(Protocol):
+    """Answers for all workers. What has to ask them takes a bounded time, whatever state they are in."""
+
+    def workers(self) -> list[WorkerReport]:
+        """Report on each."""
+        ...
+
+    def hindrances(self) -> list[str]:
+        """Say why requests should not come here, in words; nothing if they should."""
+        ...
+
+    def tally(self) -> Tally:
+        """Add up what all counted."""
+        ...
+
+    def overview(self) -> Overview:
+        """Show the fleet and the account at this moment."""
+        ...
+
+    def reloads(self) -> dict[str, int]:
+        """Count reloads of the configuration, by result."""
+        ...
+
+    def pool(self) -> str:
+        """Name the pool that is served."""
+        ...
+
+    def configuration(self) -> str:
+        """Return the configuration in force, with every default, as YAML."""
+        ...
+
+    async def decisions(self, last: int) -> list[dict[str, Any]]:
+        """Return the last decisions of all, newest first."""
+        ...
+
+    async def stacks(self) -> str:
+        """Return where everybody is."""
+        ...

@@ -1,0 +1,341 @@
+"""The process that the user starts: it keeps a worker at each post, answers for all of them, and touches no request.
+
+::
+
+    configuration valid → directory and ports claimed → admin pages → workers
+    a worker dies        → the next one starts at once; what the dead one had in flight is struck out
+    a worker is silent   → it is killed, and so on as above
+    SIGHUP               → the new configuration is validated, then each worker relieved by one that has it
+    SIGTERM or SIGINT    → not ready → all workers end well → exit 0; the second signal ends them at once, exit 1
+    SIGKILL              → the workers notice and end well
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shunter.picker import config
+from shunter.picker.core.overview import Overview, look
+from shunter.picker.core.tables import Tally, fold
+from shunter.picker.errors import ConfigError, PickerError
+from shunter.picker.shell.admin import Admin
+from shunter.picker.shell.claim import Ports, await_seats, claim_directory, count_upward
+from shunter.picker.shell.control import Decided, Decisions, Stacks, Traced
+from shunter.picker.shell.memory import Memory, Seat, new_life, watch
+from shunter.picker.shell.post import Post
+from shunter.picker.shell.process import Child, log_to_stderr, spawn, trace
+from shunter.picker.shell.report import WorkerReport
+from shunter.picker.shell.worker import Settings as WorkerSettings
+from shunter.picker.shell.worker import work
+from shunter.snapshot import SnapshotReader
+
+__all__ = ["Settings", "Supervisor", "run"]
+
+# What a page waits for a worker to answer: one that takes longer is shown as silent.
+ANSWER_S = 1.0
+
+# Between looks at the configuration file.
+WATCH_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run. ``worker`` holds for each, and its port is the first of theirs."""
+
+    worker: WorkerSettings
+    workers: int
+    runtime: Path
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 9090
+    one_port: bool = False
+    watch_config: bool = False
+    log_level: str = "info"
+
+
+class Supervisor:
+    """Several workers as one picker. ``read`` returns the text of the configuration, or raises ConfigError."""
+
+    def __init__(self, settings: Settings, read: Callable[[], str]) -> None:
+        self._settings = settings
+        self._read = read
+        self._configuration = ""
+        self._reader = SnapshotReader(settings.worker.snapshot)
+        self._seats = settings.workers + 1  # one more, for a successor while its predecessor drains
+        self._free = list(range(self._seats))
+        self._counters = watch(settings.runtime, self._seats)
+        self._ports = Ports()
+        self._posts: list[Post] = []
+        self._listening: list[str] = []  # where each post's worker listens
+        self._manning: list[asyncio.Task[None]] = []
+        self._admin = Admin(self)
+        self._reloads: Counter[str] = Counter()
+        self._wanted = asyncio.Event()  # a reload is
+        self._draining = False
+        self.admin_port = 0
+
+    async def start(self) -> None:
+        """Start everything; raise ConfigError, with nothing left running, if that cannot be."""
+        settings = self._settings
+        self._configuration = _validated(self._read())
+        await await_seats(settings.runtime)
+        try:
+            workers = self._plan()
+            self.admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
+            for number, each in enumerate(workers):
+                self._posts.append(Post(f"worker-{number}", partial(self._hire, f"worker-{number}", each), self._bury))
+            self._manning = [asyncio.create_task(post.man(), name=post.name) for post in self._posts]
+            await self._see_them_serve()
+        except BaseException:
+            self.kill()
+            await self.drain()
+            raise
+        self._manning.append(asyncio.create_task(self._follow_wishes(), name="reloads"))
+        if settings.watch_config:
+            self._manning.append(asyncio.create_task(self._watch_config(), name="watch"))
+
+    async def watch(self) -> None:
+        """Never return; raise what breaks the supervisor itself."""
+        done, _ = await asyncio.wait(self._manning, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            await task
+
+    def reload(self) -> None:
+        """Read the configuration again, and relieve all workers by such as have it."""
+        self._wanted.set()
+
+    async def drain(self) -> None:
+        """Let all workers end well, and stop."""
+        self._draining = True
+        for task in self._manning:
+            task.cancel()
+        await asyncio.gather(*self._manning, return_exceptions=True)
+        await asyncio.gather(*[post.close(self._settings.worker.drain_s) for post in self._posts])
+        await self._admin.stop()
+        self._ports.close()
+        self._reader.close()
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for post in self._posts:
+            for child in post.children:
+                child.kill()
+
+    # -- what the admin pages ask ------------------------------------------------------------------------------------
+
+    def workers(self) -> list[WorkerReport]:
+        """Report on each post."""
+        return [
+            _report(number, post, where) for number, (post, where) in enumerate(zip(self._posts, self._listening, strict=True))
+        ]
+
+    def hindrances(self) -> list[str]:
+        """Say why requests should not come here; a single ready worker will do."""
+        if self._draining:
+            return ["draining"]
+        reports = self.workers()
+        if any(report.ready for report in reports):
+            return []
+        return list(dict.fromkeys(words for report in reports for words in report.hindrances)) or ["starting"]
+
+    def tally(self) -> Tally:
+        """Add up what all seats counted."""
+        return fold(counters.tally() for counters in self._counters)
+
+    def overview(self) -> Overview:
+        """Show the fleet and the account at this moment."""
+        now_ns = time.monotonic_ns()
+        view = self._reader.view(now_ns)
+        complaints = {
+            name: words for child in self._children() if child.status for name, words in child.status.complaints.items()
+        }
+        return look(view, self._reader.trouble, self.tally(), now_ns, pool=self._settings.worker.pool, complaints=complaints)
+
+    def reloads(self) -> dict[str, int]:
+        """Count reloads by result."""
+        return dict(self._reloads)
+
+    def pool(self) -> str:
+        """Name what is served."""
+        return self._settings.worker.pool or "default"
+
+    def configuration(self) -> str:
+        """Return the configuration in force, with every default."""
+        return config.effective(config.load(self._configuration))
+
+    async def decisions(self, last: int) -> list[dict[str, Any]]:
+        """Return the last decisions of all workers, newest first."""
+        answers = await asyncio.gather(*[child.ask(Decisions(last), ANSWER_S) for child in self._children()])
+        entries = [entry for answer in answers if isinstance(answer, Decided) for entry in answer.entries]
+        return sorted(entries, key=lambda entry: -entry["at_s"])[:last]
+
+    async def stacks(self) -> str:
+        """Return where everybody is."""
+        children = self._children()
+        answers = await asyncio.gather(*[child.ask(Stacks(), ANSWER_S) for child in children])
+        parts = [f"== supervisor\n\n{trace()}"]
+        for child, answer in zip(children, answers, strict=True):
+            words = answer.text if isinstance(answer, Traced) else f"no answer within {ANSWER_S:g} s\n"
+            parts.append(f"== process {child.pid}, seat {child.seat.index}\n\n{words}")
+        return "\n".join(parts)
+
+    # -- the workers -------------------------------------------------------------------------------------------------
+
+    def _children(self) -> list[Child]:
+        return [post.child for post in self._posts if post.child is not None and not post.child.end.done()]
+
+    def _plan(self) -> list[WorkerSettings]:
+        """Claim the ports, and say what each worker has for itself."""
+        settings = self._settings
+        worker = msgspec.structs.replace(settings.worker, shared_ports=True)
+        count = settings.workers
+        if worker.host.startswith("unix:"):
+            if settings.one_port and count > 1:
+                raise ConfigError("--one-port is for TCP: each worker has a socket by name of its own")
+            hosts = [worker.host if count == 1 else f"{worker.host}.{number}" for number in range(count)]
+            self._listening = hosts
+            return [msgspec.structs.replace(worker, host=host) for host in hosts]
+        health_port = self._ports.claim(worker.host, worker.health_port, "--health-port")
+        if settings.one_port:
+            ports = [self._ports.claim(worker.host, worker.port, "--port")] * count
+        else:
+            avoid = {port for port in (worker.health_port, settings.admin_port) if port}
+            wanted = count_upward(worker.port, count, avoid) if worker.port else [0] * count
+            ports = [self._ports.claim(worker.host, port, "--port") for port in wanted]
+        host = f"[{worker.host}]" if ":" in worker.host else worker.host
+        self._listening = [f"{host}:{port}" for port in ports]
+        log.info("ext_proc on %s; health on port %d", ", ".join(dict.fromkeys(self._listening)), health_port)
+        return [msgspec.structs.replace(worker, port=port, health_port=health_port) for port in ports]
+
+    async def _hire(self, name: str, settings: WorkerSettings) -> Child:
+        index = self._free.pop(0)
+        directory = self._settings.runtime
+        try:
+            seat = Seat(directory, index, self._seats, new_life(directory))
+            return await spawn(name, self._settings.log_level, work, seat, settings, self._configuration)
+        except BaseException:
+            self._free.insert(0, index)
+            raise
+
+    def _bury(self, child: Child) -> None:
+        """Strike out what the dead worker had in flight, in its counters and in its peers' accounts."""
+        seat = child.seat
+        try:
+            Memory(msgspec.structs.replace(seat, life=new_life(seat.directory))).close()
+        except (OSError, PickerError):
+            log.exception("what was in flight in seat %d cannot be struck out", seat.index)
+        self._free.append(seat.index)
+        self._free.sort()
+
+    async def _see_them_serve(self) -> None:
+        """Wait for the first workers; raise ConfigError if one says that it cannot serve as it is configured."""
+        for post in self._posts:
+            await post.tried.wait()
+            if post.child is not None:
+                await post.child.greeted.wait()
+                if post.child.words is not None:
+                    raise ConfigError(post.child.words)
+
+    # -- reloading ---------------------------------------------------------------------------------------------------
+
+    async def _follow_wishes(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            result = await self._reload()
+            self._reloads[result] += 1
+            log.info("reload: %s", result)
+
+    async def _reload(self) -> str:
+        before = self._configuration
+        try:
+            self._configuration = _validated(self._read())
+        except ConfigError as error:
+            log.error("the configuration stays as it is: %s", error)  # noqa: TRY400  words, not a traceback
+            return "rejected"
+        for post in self._posts:
+            if not await post.relieve(self._settings.worker.drain_s):
+                self._configuration = before
+                return "failed"
+        return "done"
+
+    async def _watch_config(self) -> None:
+        seen = self._configuration
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                text = self._read()
+            except ConfigError:  # it is being replaced
+                continue
+            if text != seen:
+                seen = text
+                log.info("the configuration file has changed")
+                self.reload()
+
+
+def _report(number: int, post: Post, address: str) -> WorkerReport:
+    child = post.child if post.child is not None and not post.child.end.done() else None
+    hindrances = child.hindrances if child is not None else ("not running",)
+    return WorkerReport(
+        worker=number,
+        address=address,
+        pid=child.pid if child else 0,
+        seat=child.seat.index if child else 0,
+        life=child.seat.life if child else 0,
+        ready=not hindrances,
+        hindrances=hindrances,
+        streams=child.status.streams if child and child.status else 0,
+        restarts=dict(post.restarts),
+    )
+
+
+def _validated(text: str) -> str:
+    config.load(text)
+    return text
+
+
+def run(settings: Settings, read: Callable[[], str]) -> int:
+    """Run until SIGTERM or SIGINT and return the exit code. Raises ConfigError if it cannot start."""
+    log_to_stderr(settings.log_level, "supervisor")
+    with claim_directory(settings.runtime):
+        return asyncio.run(_run(settings, read))
+
+
+async def _run(settings: Settings, read: Callable[[], str]) -> int:
+    supervisor = Supervisor(settings, read)
+    over, at_once = asyncio.Event(), asyncio.Event()
+
+    def end() -> None:
+        (at_once if over.is_set() else over).set()
+
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, end)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
+    if not await _unless(over, supervisor.start()) or not await _unless(over, supervisor.watch()):
+        log.info("draining, at most %g s", settings.worker.drain_s)
+        if not await _unless(at_once, supervisor.drain()):
+            supervisor.kill()
+            return 1
+    return 0
+
+
+async def _unless(event: asyncio.Event, act: Coroutine[Any, Any, None]) -> bool:
+    """Do it; False if ``event`` came first, and it was left off."""
+    doing, waiting = asyncio.ensure_future(act), asyncio.ensure_future(event.wait())
+    await asyncio.wait({doing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if doing.done():
+        await doing
+        return True
+    doing.cancel()
+    await asyncio.gather(doing, return_exceptions=True)
+    return False

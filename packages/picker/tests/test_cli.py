@@ -1,0 +1,62 @@
+"""The command line refuses in words what it cannot use, and prints what a configuration comes down to."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def shunter(*arguments):
+    command = [sys.executable, "-m", "shunter.picker", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_unknown_plugin_is_refused_before_anything_starts(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: quue-scorer\n")
+    run = ["run", "--config", str(path), "--snapshot", str(tmp_path), "--runtime", str(tmp_path)]
+    for command in (["check", "-f", str(path)], run):
+        done = shunter(*command)
+        assert done.returncode == 2
+        assert "$.plugins[0].type" in done.stderr
+        assert "queue-scorer" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--body-bytes", "4096", "--buffered-bytes", "10"], "raise --buffered-bytes or lower --body-bytes"),
+        (["--port", "65535", "--workers", "2"], "lower --port or --workers"),
+        (["--host", "unix:p.sock", "--one-port", "--workers", "2"], "--one-port is for TCP"),
+        (["--runtime", "/proc/nowhere"], "choose another with --runtime"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(tmp_path, options, words):
+    done = shunter(
+        "run", "--snapshot", str(tmp_path), "--runtime", str(tmp_path), "--health-port", "0", "--admin-port", "0", *options
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_file_is_named(tmp_path):
+    done = shunter("check", "-f", str(tmp_path / "absent.yaml"))
+    assert done.returncode == 2
+    assert "absent.yaml: No such file or directory" in done.stderr
+
+
+def test_check_prints_every_default_and_its_own_output_passes(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n")
+    first = shunter("check", "-f", str(path))
+    assert first.returncode == 0, first.stderr
+    path.write_text(first.stdout)
+    assert shunter("check", "-f", str(path)).stdout == first.stdout
+
+
+def test_plugins_and_schema_are_printed():
+    assert "prefix-cache-scorer" in shunter("plugins").stdout
+    assert json.loads(shunter("schema").stdout)["$defs"]
