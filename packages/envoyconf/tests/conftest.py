@@ -1,12 +1,15 @@
 """A real Envoy, model servers that remember what reached them, and a picker that does as it is told."""
 
+import asyncio
 import contextlib
+import functools
 import io
 import json
 import socket
 
 import aiohttp
 import grpc
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -36,10 +39,20 @@ class Upstream:
     def __init__(self):
         self.status = 200
         self.requests = []
+        self.pieces = None  # or what a response consists of, each waiting for one more `go`
+        self.type = "text/plain"
+        self.go = asyncio.Semaphore(0)
 
     async def answer(self, request):
         self.requests.append((request.path, dict(request.headers), await request.read()))
-        return web.Response(status=self.status, text=self.authority)
+        if self.pieces is None:
+            return web.Response(status=self.status, text=self.authority)
+        response = web.StreamResponse(status=self.status, headers={"content-type": self.type})
+        await response.prepare(request)
+        for piece in self.pieces:
+            await self.go.acquire()
+            await response.write(piece)
+        return response
 
     @contextlib.asynccontextmanager
     async def serving(self):
@@ -110,10 +123,48 @@ class FakePicker(pb_grpc.ExternalProcessorServicer):
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
+        self.die = functools.partial(server.stop, None)  # at once, whatever is under way
         try:
             yield self
         finally:
-            await server.stop(None)
+            await self.die()
+
+
+class Collector:
+    """Takes down what Envoy tells."""
+
+    HEAD = b"\x92\xa7shunter"  # an array of two, of which the first is the tag
+
+    def __init__(self):
+        self.data = bytearray()
+        self.news = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, port=0):
+        async with await asyncio.start_server(self.listen, "127.0.0.1", port) as server:
+            self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            yield self
+
+    async def listen(self, reader, writer):
+        while data := await reader.read(1 << 16):
+            self.data += data
+            self.news.set()
+        writer.close()
+
+    @property
+    def records(self):
+        messages = bytes(self.data).split(self.HEAD)[1:]
+        return [record for each in messages for _, record in msgspec.msgpack.decode(self.HEAD + each)[1]]
+
+    async def hear(self, count):
+        """Return that many records once they are there, in the order of their requests' ends."""
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(msgspec.DecodeError):  # a part of a message
+                    if len(records := self.records) >= count:
+                        return records
+                self.news.clear()
+                await self.news.wait()
 
 
 class Scene:
@@ -123,25 +174,32 @@ class Scene:
         self.binary = binary
         self.upstreams = Upstream(), Upstream()
         self.pickers = FakePicker(), FakePicker()
+        self.collector = Collector()
 
     @contextlib.asynccontextmanager
     async def set(self):
         async with contextlib.AsyncExitStack() as stack:
             for each in (*self.upstreams, *self.pickers):
                 await stack.enter_async_context(each.serving())
-            held = stack.enter_context(socket.socket())
-            held.bind(("127.0.0.1", 0))  # never listens, and nobody else can take the port
-            self.nobody = f"127.0.0.1:{held.getsockname()[1]}"
+            self.held = stack.enter_context(socket.socket())
+            self.held.bind(("127.0.0.1", 0))  # never listens, and nobody else can take the port
+            self.nobody = f"127.0.0.1:{self.held.getsockname()[1]}"
             self.client = await stack.enter_async_context(aiohttp.ClientSession())
             yield self
 
-    def bootstrap(self, *, endpoints=None, picker=None, failure_mode="FailOpen", **fields):
-        """Build the bootstrap for one pool, by default with both model servers and the first picker, on a free port."""
-        pool = {
-            "name": "llama",
-            "endpoints": endpoints or [each.authority for each in self.upstreams],
-            "picker": {"addresses": [picker or self.pickers[0].address], "failureMode": failure_mode},
+    def bootstrap(self, *, endpoints=None, picker=None, failure_mode=None, collector=None, profile="lean", **fields):
+        """Build the bootstrap for one pool, by default with both model servers and the first picker, on a free port.
+
+        A profile gets what it demands: strict a failure mode, strict and usage a collector, which is nobody by default.
+        """
+        asked = {
+            "addresses": [picker or self.pickers[0].address],
+            "failureMode": failure_mode or ("FailClose" if profile == "strict" else "FailOpen"),
+            "collector": collector or (self.nobody if profile in {"usage", "strict"} else None),
         }
+        endpoints = endpoints or [each.authority for each in self.upstreams]
+        pool = {"name": "llama", "endpoints": endpoints, "picker": asked}
+        fields["profile"] = profile
         return bootstrap(load_intent(json.dumps({"pools": [pool], "listeners": [{"port": 0}]} | fields)))
 
     def envoy(self, resource):

@@ -1,11 +1,12 @@
 """What a real Envoy does with generated bootstraps.
 
-``ENVOY_PATH`` runs them on another version: all pass on 1.38 to 1.40, those of the profile lean on 1.37.
+``ENVOY_PATH`` runs them on another version: all pass on 1.38 to 1.40, those of the profiles lean and strict on 1.37.
 """
 
 import asyncio
 import json
 
+import aiohttp
 import pytest
 
 from shunter.envoyconf import EnvoyRefusedError
@@ -13,7 +14,8 @@ from shunter.envoyconf.core.names import DESTINATION, PICKER_HEADERS, SERVED
 
 pytestmark = pytest.mark.envoy
 
-both_profiles = pytest.mark.parametrize("profile", ["lean", "full"])
+all_profiles = pytest.mark.parametrize("profile", ["lean", "usage", "strict", "full"])
+fails_open = pytest.mark.parametrize("profile", ["lean", "usage", "full"])
 
 
 async def logged(envoy, count):
@@ -24,7 +26,7 @@ async def logged(envoy, count):
     return lines
 
 
-@both_profiles
+@fails_open
 async def test_without_a_picker_a_post_is_answered_by_load_balancing(profile, scene):
     async with scene.envoy(scene.bootstrap(picker=scene.nobody, profile=profile)) as envoy:
         for _ in range(4):
@@ -41,7 +43,7 @@ async def test_full_would_not_fail_open_without_its_health_check(scene):
     assert status == 503
 
 
-@both_profiles
+@all_profiles
 async def test_fail_close_refuses_without_a_picker(profile, scene):
     resource = scene.bootstrap(picker=scene.nobody, failure_mode="FailClose", profile=profile)
     async with scene.envoy(resource) as envoy:
@@ -52,7 +54,7 @@ async def test_fail_close_refuses_without_a_picker(profile, scene):
     assert all(each.requests == [] for each in scene.upstreams)
 
 
-@both_profiles
+@all_profiles
 async def test_the_pick_is_followed_logged_and_shown(profile, scene):
     picked = scene.pickers[0].pick = scene.upstreams[1].authority
     async with scene.envoy(scene.bootstrap(profile=profile, observability={"servedHeader": True})) as envoy:
@@ -174,7 +176,7 @@ async def test_lean_answers_413_above_the_body_limit(scene):
     }
 
 
-@both_profiles
+@all_profiles
 async def test_what_envoy_answers_itself_is_an_openai_error(profile, scene):
     scene.pickers[0].pick = scene.nobody
     async with scene.envoy(scene.bootstrap(endpoints=[scene.nobody], profile=profile)) as envoy:
@@ -195,12 +197,48 @@ async def test_what_an_engine_answers_is_its_own(scene):
     assert text in {each.authority for each in scene.upstreams}
 
 
-@both_profiles
+async def test_strict_asks_another_worker_for_one_that_is_gone(scene):
+    picked = scene.pickers[0].pick = scene.upstreams[1].authority
+    resource = scene.bootstrap(profile="strict")
+    cluster = next(each for each in resource["static_resources"]["clusters"] if each["name"] == "picker/llama")
+    (endpoints,) = cluster["load_assignment"]["endpoints"]
+    gone = json.loads(json.dumps(endpoints["lb_endpoints"][0]))
+    gone["endpoint"]["address"]["socket_address"]["port_value"] = int(scene.nobody.rpartition(":")[2])
+    endpoints["lb_endpoints"].append(gone)
+    async with scene.envoy(resource) as envoy:
+        for _ in range(6):
+            status, text, _ = await scene.ask(envoy, size=20_000)
+            assert (status, text) == (200, picked)
+
+
+@pytest.mark.parametrize(("profile", "survives"), [("lean", True), ("strict", True), ("strict with trailers", False)])
+async def test_a_response_under_way_survives_its_picker(profile, survives, scene):
+    upstream = scene.upstreams[0]
+    scene.pickers[0].pick, upstream.pieces = upstream.authority, [b"one", b"two"]
+    resource = scene.bootstrap(profile=profile.split()[0])
+    if "with" in profile:  # a stream that is open until the end is a stream that can be cut
+        filters = resource["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+        ext_proc = filters[0]["typed_config"]["http_filters"][0]["typed_config"]
+        ext_proc["processing_mode"] = ext_proc["processing_mode"] | {"response_trailer_mode": "SEND"}
+    async with scene.envoy(resource) as envoy, scene.client.post(envoy.url, data=b"x") as answer:
+        upstream.go.release()
+        assert await answer.content.readexactly(3) == b"one"
+        await scene.pickers[0].die()
+        upstream.go.release()
+        if survives:
+            assert await answer.content.read() == b"two"
+        else:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.content.read()
+
+
+@all_profiles
 async def test_each_pool_asks_its_own_picker(profile, scene):
     pools = []
     for name, upstream, picker in zip(("one", "two"), scene.upstreams, scene.pickers, strict=True):
         picker.pick = upstream.authority
-        pools.append({"name": name, "endpoints": [upstream.authority], "picker": {"addresses": [picker.address]}})
+        asked = {"addresses": [picker.address], "failureMode": "FailClose", "collector": scene.nobody}
+        pools.append({"name": name, "endpoints": [upstream.authority], "picker": asked})
     routes = [{"prefix": "/one", "pool": "one"}, {"pool": "two"}]
     async with scene.envoy(scene.bootstrap(pools=pools, routes=routes, profile=profile)) as envoy:
         for path, expected in (("/one/v1", 0), ("/one", 0), ("/onex", 1), ("/", 1)):

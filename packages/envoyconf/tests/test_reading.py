@@ -14,6 +14,7 @@ from shunter.envoyconf.core.reading import MAX_INTENT_CHARACTERS
 
 POOL = "{name: a, endpoints: ['10.0.0.1:80'], picker: {addresses: ['10.0.0.2:80']}}"
 POOLS = f"pools: [{POOL}]\n"
+COLLECTED = POOLS.replace("}}", ", collector: '[::1]:24224'}}")
 OTHER = POOL.replace("name: a", "name: b")
 
 
@@ -29,7 +30,11 @@ OTHER = POOL.replace("name: a", "name: b")
         (POOLS + "limits: {idleTimeout: 5}", "$.limits: unknown field 'idleTimeout'; did you mean idleTimeoutSeconds"),
         (POOLS + "admin: {prot: 5}", "$.admin: unknown field 'prot'; did you mean port"),
         (POOLS + "profile: leen", "$.profile: 'leen' is not a choice; did you mean lean?"),
-        (POOLS + "profile: x", "$.profile: 'x' is not a choice; known: full, lean"),
+        (POOLS + "profile: x", "$.profile: 'x' is not a choice; known: full, lean, strict, usage"),
+        (POOLS + "profile: usage", "$.pools[0].picker.collector is missing: in the profile usage token counts are told to"),
+        (POOLS + "profile: strict", "$.pools[0].picker.collector is missing: in the profile strict only the collector learns"),
+        (COLLECTED + "profile: strict", "$.pools[0].picker.failureMode must be FailClose in the profile strict"),
+        (COLLECTED.replace("[::1]:24224", "24224"), "$.pools[0].picker.collector '24224' must be host:port"),
         (POOLS.replace("}}", ", failureMode: open}}"), "$.pools[0].picker.failureMode: 'open' is not a choice"),
         (
             POOLS.replace("}}", ", tls: {certFile: a}}}"),
@@ -102,11 +107,18 @@ seconds = st.floats(0.001, 3600)
 
 @st.composite
 def intents(draw):
+    profile = draw(st.sampled_from(["lean", "usage", "strict", "full"]))
+    modes = ["FailClose"] if profile == "strict" else ["FailOpen", "FailClose"]
+    collector = st.just("[::1]:24224") if profile in {"usage", "strict"} else st.none() | st.just("collector:24224")
     pools = [
         {
             "name": name,
             "endpoints": draw(authorities),
-            "picker": {"addresses": draw(authorities), "failureMode": draw(st.sampled_from(["FailOpen", "FailClose"]))},
+            "picker": {
+                "addresses": draw(authorities),
+                "failureMode": draw(st.sampled_from(modes)),
+                "collector": draw(collector),
+            },
         }
         for name in draw(st.lists(names, min_size=1, max_size=3, unique=True))
     ]
@@ -122,7 +134,7 @@ def intents(draw):
         "listeners": [
             {"name": name, "address": address, "port": port} for name, (address, port) in zip(named, places, strict=True)
         ],
-        "profile": draw(st.sampled_from(["lean", "full"])),
+        "profile": profile,
         "limits": {
             "bodyBytes": draw(st.integers(1 << 20, 1 << 30)),
             "connectTimeoutSeconds": draw(seconds),
@@ -143,14 +155,19 @@ def test_a_valid_intent_becomes_one_consistent_bootstrap(stated):
     assert render(first, "json") == render(again, "json")
     assert yaml.safe_load(render(first)) == json.loads(render(first, "json")) == first
 
+    told = sum(pool["picker"]["collector"] is not None for pool in stated["pools"])
     clusters = [cluster["name"] for cluster in first["static_resources"]["clusters"]]
-    assert len(set(clusters)) == len(clusters) == 2 * len(stated["pools"])
+    assert len(set(clusters)) == len(clusters) == 2 * len(stated["pools"]) + told
     for listener in first["static_resources"]["listeners"]:
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
         filters = {each["name"]: each["typed_config"] for each in manager["http_filters"]}
         assert list(filters)[-1] == "envoy.filters.http.router"
-        for each in list(filters.values())[:-1]:
-            assert each["grpc_service"]["envoy_grpc"]["cluster_name"] in clusters
+        for name, each in filters.items():
+            if "ext_proc" in name:
+                assert each["grpc_service"]["envoy_grpc"]["cluster_name"] in clusters
+        records = [each["typed_config"] for each in manager["access_log"] if each["name"].endswith("fluentd")]
+        assert len(records) == told
+        assert {each["cluster"] for each in records} < set(clusters)
         for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
             assert route["route"]["cluster"] in clusters
             assert set(route["typed_per_filter_config"]) < set(filters)

@@ -1,15 +1,22 @@
-"""Clusters: a pool of model servers that follows the picker, and the workers of a picker."""
+"""Clusters: a pool of model servers that follows the picker, the workers of a picker, and its collector."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from shunter.envoyconf.core.authority import is_ip, split_authority
 from shunter.envoyconf.core.intent import Limits, Pool, Profile
-from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, SERVED, picker_cluster_name, pool_cluster_name
+from shunter.envoyconf.core.names import (
+    DESTINATION,
+    NAMESPACE,
+    SERVED,
+    collector_cluster_name,
+    picker_cluster_name,
+    pool_cluster_name,
+)
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 from shunter.envoyconf.core.tls import picker_transport_socket
 
-__all__ = ["picker_cluster", "pool_cluster"]
+__all__ = ["collector_cluster", "picker_cluster", "pool_cluster"]
 
 # Each live request holds a stream to its picker and one to its endpoint, so Envoy's default of 1024 would be a cap on the
 # gateway; an overflowing picker cluster answers 500. Load is limited where it is understood, in the picker. Retries are
@@ -74,6 +81,12 @@ def picker_cluster(pool: Pool, profile: Profile, limits: Limits) -> Resource:
         cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
         cluster["health_checks"] = [HEALTH_CHECK]
     return cluster
+
+
+def collector_cluster(pool: Pool, limits: Limits) -> Resource:
+    """Return the cluster of a pool's collector: one process, to which records go over TCP."""
+    assert pool.picker.collector is not None  # noqa: S101 # the caller's promise
+    return _endpoints(collector_cluster_name(pool.name), [pool.picker.collector], limits)
 
 
 def _endpoints(name: str, authorities: Iterable[str], limits: Limits) -> Resource:

@@ -7,16 +7,27 @@ from shunter.envoyconf.core.retry import question_retries
 
 __all__ = ["PROCESSING_MODES", "picker_filter"]
 
+# The picker is sent nothing of the response. SEND for trailers, which plain HTTP responses do not have, keeps the stream
+# open until the request ends: its close tells the picker so, without a message, on every Envoy from 1.37 to 1.40.
+REQUEST_ONLY: Resource = {
+    "request_header_mode": "SEND",
+    "request_body_mode": "BUFFERED",
+    "request_trailer_mode": "SKIP",
+    "response_header_mode": "SKIP",
+    "response_body_mode": "NONE",
+    "response_trailer_mode": "SEND",
+}
+
 PROCESSING_MODES: dict[Profile, Resource] = {
-    # The picker is sent nothing of the response. SEND for trailers, which plain HTTP responses do not have, keeps the stream
-    # open until the request ends: its close tells the picker so, without a message, on every Envoy from 1.37 to 1.40.
-    Profile.LEAN: {
-        "request_header_mode": "SEND",
-        "request_body_mode": "BUFFERED",
-        "request_trailer_mode": "SKIP",
-        "response_header_mode": "SKIP",
-        "response_body_mode": "NONE",
-        "response_trailer_mode": "SEND",
+    Profile.LEAN: REQUEST_ONLY,
+    Profile.USAGE: REQUEST_ONLY,
+    # Envoy closes the stream right after the pick: a picker that fails closed would, when it dies, cut every request whose
+    # stream it still has. The question can be put to another worker until the pick, for bodies up to about 64 KiB.
+    Profile.STRICT: {
+        **REQUEST_ONLY,
+        "request_body_mode": "FULL_DUPLEX_STREAMED",
+        "request_trailer_mode": "SEND",
+        "response_trailer_mode": "SKIP",
     },
     # What the endpoint picker protocol demands; Envoy demands the trailers with it.
     Profile.FULL: {

@@ -18,7 +18,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from shunter.envoyconf.core.authority import check_address, check_authorities, check_host
+from shunter.envoyconf.core.authority import check_address, check_authorities, check_host, split_authority
 from shunter.envoyconf.errors import IntentError
 
 __all__ = [
@@ -65,6 +65,8 @@ class Profile(Enum):
     """How the picker and Envoy share the work."""
 
     LEAN = "lean"
+    USAGE = "usage"
+    STRICT = "strict"
     FULL = "full"
 
 
@@ -136,6 +138,14 @@ class Picker(Part, frozen=True):
             "that dies fails those in both modes, and requests of which it was sent the first part: Envoy gave them away.",
         ),
     ] = FailureMode.OPEN
+    collector: Annotated[
+        str | None,
+        Meta(
+            description="host:port of the picker's collector (its --collector-port), which is told of every request of the "
+            "pool: status, first byte, duration, who served, tokens in the profile usage; and every second of those that "
+            "last. Required in the profiles usage and strict; without it nobody is told.",
+        ),
+    ] = None
 
     tls: Annotated[
         PickerTls | None,
@@ -144,6 +154,11 @@ class Picker(Part, frozen=True):
 
     def __post_init__(self) -> None:
         check_authorities("addresses", self.addresses)
+        if self.collector is not None:
+            try:
+                split_authority(self.collector)
+            except IntentError as error:
+                raise IntentError(f"collector {error}") from None
 
 
 class Pool(Part, frozen=True):
@@ -263,8 +278,10 @@ class Intent(Part, frozen=True):
     profile: Annotated[
         Profile,
         Meta(
-            description="lean: the picker sees requests only; a picker that dies costs nobody anything. full: the picker sees "
-            "every byte both ways, as GIE demands; a picker that dies cuts the streams it carries (needs Envoy 1.38).",
+            description="lean: the picker sees requests only; a picker that dies costs nobody anything. usage: as lean, and "
+            "Envoy reads the token counts out of responses (needs Envoy 1.38). strict: as lean, but no request goes anywhere "
+            "without a pick (needs failureMode FailClose). full: the picker sees every byte both ways, as GIE demands; a "
+            "picker that dies cuts the streams it carries (needs Envoy 1.38).",
         ),
     ] = Profile.LEAN
     limits: Annotated[Limits, Meta(description="Sizes, times and counts.")] = Limits()
@@ -278,6 +295,7 @@ class Intent(Part, frozen=True):
         check_unique("listeners", (listener.name for listener in self.listeners))
         check_unique("pools", (pool.name for pool in self.pools))
         self._check_places()
+        self._check_profile()
         known = [pool.name for pool in self.pools]
         if not self.routes and len(known) > 1:
             raise IntentError(f"routes are missing: with several pools ({', '.join(known)}) say which requests go to which")
@@ -300,6 +318,25 @@ class Intent(Part, frozen=True):
             other = taken.setdefault((address, port), field) if port else field
             if other != field:
                 raise IntentError(f"{field} would listen on port {port} of {address}, as {other} does already")
+
+    def _check_profile(self) -> None:
+        """Raise IntentError if a picker lacks what the profile stands on."""
+        for index, pool in enumerate(self.pools):
+            field = f"pools[{index}].picker"
+            if self.profile in {Profile.USAGE, Profile.STRICT} and pool.picker.collector is None:
+                why = {
+                    Profile.USAGE: "token counts are told to the collector only",
+                    Profile.STRICT: "only the collector learns when a request ends",
+                }[self.profile]
+                raise IntentError(
+                    f"{field}.collector is missing: in the profile {self.profile.value} {why}; give host:port of the picker's "
+                    "--collector-port, or choose the profile lean",
+                )
+            if self.profile is Profile.STRICT and pool.picker.failure_mode is not FailureMode.CLOSE:
+                raise IntentError(
+                    f"{field}.failureMode must be FailClose in the profile strict, where nothing goes without a pick; "
+                    "for FailOpen choose the profile lean",
+                )
 
     @property
     def effective_routes(self) -> tuple[Route, ...]:

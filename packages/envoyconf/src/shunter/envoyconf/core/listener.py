@@ -1,11 +1,13 @@
 """Listeners: what clients connect to, cleaned of picker headers, asked of the picker, routed and logged."""
 
 from shunter.envoyconf.core.ext_proc import picker_filter
-from shunter.envoyconf.core.intent import Intent, Listener
+from shunter.envoyconf.core.intent import Intent, Listener, Profile
 from shunter.envoyconf.core.local_reply import local_reply
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
+from shunter.envoyconf.core.record import PERIODIC_SECONDS, record_log
 from shunter.envoyconf.core.route import route_configuration
+from shunter.envoyconf.core.usage import usage_filters
 
 __all__ = ["access_log", "http_connection_manager", "http_listener"]
 
@@ -54,6 +56,8 @@ def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
     Picker headers are removed before anything looks at a request. Their spellings with underscores are refused, since
     servers of the CGI school take the two for the same.
     """
+    records = [record_log(pool, intent.profile) for pool in intent.pools if pool.picker.collector]
+    periodic: Resource = {"access_log_options": {"access_log_flush_interval": duration(PERIODIC_SECONDS)}} if records else {}
     return typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=stat_prefix,
@@ -73,22 +77,25 @@ def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
             ),
         ],
         local_reply_config=local_reply(),
-        access_log=access_log(intent.observability.access_log),
+        access_log=[*access_log(intent.observability.access_log), *records],
+        **periodic,
         route_config=route_configuration(intent),
         http_filters=[
             *(picker_filter(pool, intent.profile, intent.limits) for pool in intent.pools),
+            *(usage_filters() if intent.profile is Profile.USAGE else ()),
             extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router"),
         ],
     )
 
 
 def access_log(target: str) -> list[Resource]:
-    """Return the access loggers: none, standard output, or a file."""
+    """Return the access loggers for people: none, standard output, or a file. A request is told of once, at its end."""
     if target == "none":
         return []
     fields: Resource = {"log_format": {"json_format": ACCESS_LOG_FIELDS}}
     if target == "stdout":
-        message = "extensions.access_loggers.stream.v3.StdoutAccessLog"
-        return [extension("envoy.access_loggers.stdout", message, **fields)]
-    message = "extensions.access_loggers.file.v3.FileAccessLog"
-    return [extension("envoy.access_loggers.file", message, path=target, **fields)]
+        logger = extension("envoy.access_loggers.stdout", "extensions.access_loggers.stream.v3.StdoutAccessLog", **fields)
+    else:
+        message = "extensions.access_loggers.file.v3.FileAccessLog"
+        logger = extension("envoy.access_loggers.file", message, path=target, **fields)
+    return [{**logger, "filter": {"log_type_filter": {"types": ["DownstreamEnd"]}}}]

@@ -6,6 +6,8 @@ __all__ = [
     "PICKER_HEADERS",
     "SERVED",
     "TICKET",
+    "USAGE",
+    "collector_cluster_name",
     "picker_cluster_name",
     "picker_filter_name",
     "pool_cluster_name",
@@ -18,6 +20,9 @@ NAMESPACE = "envoy.lb"
 
 # Our picker's number for a request, in the same namespace: joins the access log to the picker's decisions.
 TICKET = "id"
+
+# Where Envoy keeps what it read of a response's token usage.
+USAGE = "shunter.usage"
 
 # Headers by which a client could steer a request to an address of its own choosing or past the picker. The first two name
 # an endpoint or a subset of them; the third pretends to be the gateway's report; the fourth is set inside gateways by
@@ -45,6 +50,11 @@ def pool_cluster_name(pool: str) -> str:
 def picker_cluster_name(pool: str) -> str:
     """Return the name of the cluster of a pool's pickers."""
     return f"picker/{pool}"
+
+
+def collector_cluster_name(pool: str) -> str:
+    """Return the name of the cluster of a pool's collector."""
+    return f"collector/{pool}"
 
 
 def picker_filter_name(pool: str) -> str:

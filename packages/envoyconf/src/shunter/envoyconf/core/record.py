@@ -1,0 +1,75 @@
+"""What Envoy tells a pool's collector of each request: one record at its end, and one a second while it lasts.
+
+Records travel in fluentd's forward protocol, since of Envoy's log transports it is the one that keeps them while nobody
+listens. Measured, with all receivers down for 0.5 to 3 s: fluentd lost 0 of 1246 records, gRPC access logs 735 of 1609 and
+called them written, OpenTelemetry 481 of 1118. It is also the cheapest to read.
+"""
+
+from shunter.envoyconf.core.intent import Pool, Profile
+from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, TICKET, USAGE, collector_cluster_name, pool_cluster_name
+from shunter.envoyconf.core.protojson import Resource, duration, extension
+
+__all__ = ["PERIODIC_SECONDS", "record_fields", "record_log"]
+
+# How often Envoy tells of requests that last, so that a collector knows whom the requests of a dead worker still occupy.
+PERIODIC_SECONDS = 1
+
+# Records reach the collector within 0.02 to 0.14 s.
+FLUSH_SECONDS = 0.1
+
+# Per Envoy worker thread, while the collector is away; what comes on top is counted as entries_lost. A record has about
+# 250 bytes: half a minute at 500 requests a second.
+BUFFER_BYTES = 4 << 20
+
+# Connecting is tried for ever. Quickly: a collector that is started again is there within a second.
+RECONNECT: Resource = {"backoff_options": {"base_interval": "0.050s", "max_interval": "0.500s"}}
+
+# Nothing in it is a client's own text: the size of a record is known, and prompts or keys cannot get into it.
+FIELDS = {
+    "type": "%ACCESS_LOG_TYPE%",
+    "id": f"%DYNAMIC_METADATA({NAMESPACE}:{TICKET})%",
+    "pick": f"%DYNAMIC_METADATA({NAMESPACE}:{DESTINATION})%",
+    "host": "%UPSTREAM_HOST%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "sent": "%BYTES_SENT%",
+    # To the first byte of the body. %RESPONSE_DURATION% ends with the headers, which engines send before the first token.
+    "first_us": "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%",
+    "duration_ms": "%DURATION%",
+}
+
+# As core.usage names them.
+USAGE_FIELDS = {
+    name: f"%DYNAMIC_METADATA({USAGE}:{name})%" for name in ("prompt", "completion", "cached", "cache_read", "cache_write")
+}
+
+# Where the end of the stream is not the end of the request, the collector has to release it.
+RELEASES = {"releases": "yes"}
+
+
+def record_fields(profile: Profile) -> dict[str, str]:
+    """Return the fields of a record."""
+    return FIELDS | (USAGE_FIELDS if profile is Profile.USAGE else {}) | (RELEASES if profile is Profile.STRICT else {})
+
+
+def record_log(pool: Pool, profile: Profile) -> Resource:
+    """Return the access logger for one pool's requests; each pool's collector hears of its own only."""
+    cluster = collector_cluster_name(pool.name)
+    named = extension(
+        "envoy.access_loggers.fluentd",
+        "extensions.access_loggers.fluentd.v3.FluentdAccessLogConfig",
+        cluster=cluster,
+        tag="shunter",
+        stat_prefix=pool.name,
+        buffer_flush_interval=duration(FLUSH_SECONDS),
+        buffer_size_bytes=BUFFER_BYTES,
+        retry_options=RECONNECT,
+        record=record_fields(profile),
+    )
+    served_here = extension(
+        "envoy.access_loggers.extension_filters.cel",
+        "extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+        expression=f"xds.cluster_name == '{pool_cluster_name(pool.name)}'",
+    )
+    return {**named, "filter": {"extension_filter": served_here}}
