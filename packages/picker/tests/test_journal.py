@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,7 +117,13 @@ def test_more_blocks_than_this_configuration_makes_do_no_harm(buffer, make_reade
     assert reader.prefix.match([0, 1]).blocks == {0: 2}
 
 
-@given(st.lists(st.binary(min_size=1, max_size=100) | st.binary(max_size=60).map(lambda tail: b"\2" + bytes(7) + tail)))
+numbers = st.integers(-(2**63), 2**64 - 1)
+events = st.tuples(st.integers(0, 3), numbers) | st.tuples(
+    st.just(1), numbers, st.tuples(numbers, numbers, numbers, numbers, st.lists(numbers, max_size=3))
+)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=100) | events.map(msgspec.msgpack.encode)))
 def test_records_of_any_bytes_never_raise(records):
     buffer = bytearray(LOG_BYTES)
     log = LogWriter(buffer)

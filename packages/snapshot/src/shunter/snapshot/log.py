@@ -134,9 +134,11 @@ class LogReader:
 
     def read(self) -> Batch | None:
         """Return what is new; None if nothing is, or if it has to be looked at again."""
-        head = self._words[HEAD]
-        log, at, aligned = self._log, self._at, self._aligned
-        if head == at or not log.makes_sense(head):
+        head, at = self._words[HEAD], self._at
+        if head == at:
+            return None
+        log, aligned = self._log, self._aligned
+        if not log.makes_sense(head):
             return None
         self._at, self._aligned = head, True
         lost = not at < head <= at + log.size
@@ -144,7 +146,7 @@ class LogReader:
             at = max(0, head - log.size)
             aligned = at == 0
         data = log.copy(at, head)
-        spoilt = log.words[RESERVED] - log.size  # what lies before this the writer may have been writing on meanwhile
+        spoilt = self._words[RESERVED] - log.size  # what lies before this the writer may have been writing on meanwhile
         if spoilt > at:
             data, at, lost, aligned = data[spoilt - at :], spoilt, lost or aligned, False
         records, whole = _parse(data, at, aligned=aligned)

@@ -8,11 +8,12 @@ A worker that starts replays every journal from the oldest record that is left, 
 learnt of prefixes lives on. What it had in flight does not: ``begun`` tells everybody that bookings of earlier lives of this
 seat are void.
 
-Records are fixed and native: processes of one release on one machine. A record of another kind or length is skipped.
+A record is one event in msgpack; one that cannot be read is skipped.
 """
 
-import struct
 from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.ledger import Booking, Ledger, life_of
@@ -21,14 +22,28 @@ from shunter.snapshot import LogReader, LogWriter
 
 __all__ = ["Journal", "Peers"]
 
-BEGUN, BOOKED, RELEASED = 1, 2, 3
 
-# kind, then: life | ticket, slot, tokens, incarnation, booked_ns, hashes to the end | ticket
-_begun = struct.Struct("=QQ")
-_booked = struct.Struct("=QQIIQq")
-_released = struct.Struct("=QQ")
+class Begun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):
+    """A worker sat down; bookings of earlier lives of its seat are void."""
 
-MOST = (1 << 32) - 1
+    life: int
+
+
+class Booked(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """A request is in flight; if it was before, it is so elsewhere now."""
+
+    ticket: int
+    booking: Booking
+
+
+class Released(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """A request is in flight no longer."""
+
+    ticket: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Begun | Booked | Released).decode
 
 
 class Journal:
@@ -41,18 +56,15 @@ class Journal:
 
     def begun(self) -> None:
         """Tell that whatever earlier lives of this seat have in flight is void."""
-        self._log.append(_begun.pack(BEGUN, self._life))
+        self._log.append(_encode(Begun(self._life)))
 
     def booked(self, ticket: int, booking: Booking) -> None:
         """Tell that a request is in flight, or that it went elsewhere than was booked first."""
-        hashes = booking.hashes
-        tokens = min(booking.tokens, MOST)
-        fields = _booked.pack(BOOKED, ticket, booking.slot, tokens, booking.incarnation, booking.booked_ns)
-        self._log.append(fields + struct.pack(f"={len(hashes)}Q", *hashes))
+        self._log.append(_encode(Booked(ticket, booking)))
 
     def released(self, ticket: int) -> None:
         """Tell that a request is not in flight any longer."""
-        self._log.append(_released.pack(RELEASED, ticket))
+        self._log.append(_encode(Released(ticket)))
 
 
 class _Peer:
@@ -86,18 +98,18 @@ class Peers:
                 laps += 1
                 _turn(peer, 0, ledger, fleet)
             for record in batch.records:
-                size = len(record)
-                if size < _released.size or size % 8:
+                try:
+                    event = _decode(record)
+                except msgspec.MsgspecError:
                     continue
-                kind, number = _released.unpack_from(record)
-                if kind == RELEASED:
-                    _release(number, ledger, fleet)
-                elif kind == BOOKED and size >= _booked.size:
-                    _turn(peer, life_of(number), ledger, fleet)
-                    _book(record, ledger, fleet, prefix, live)
-                elif kind == BEGUN:
-                    _turn(peer, number, ledger, fleet)
-                    if number == self._life:
+                if isinstance(event, Booked):
+                    _turn(peer, life_of(event.ticket), ledger, fleet)
+                    _book(event, ledger, fleet, prefix, live)
+                elif isinstance(event, Released):
+                    _release(event.ticket, ledger, fleet)
+                else:
+                    _turn(peer, event.life, ledger, fleet)
+                    if event.life == self._life:
                         self._peers.remove(peer)
         return laps
 
@@ -116,11 +128,11 @@ def _release(ticket: int, ledger: Ledger, fleet: Fleet) -> None:
         fleet.add(booking, -1)
 
 
-def _book(record: bytes, ledger: Ledger, fleet: Fleet, prefix: PrefixIndex | None, live: Mapping[int, int]) -> None:
-    _, ticket, slot, tokens, incarnation, booked_ns = _booked.unpack_from(record)
-    _release(ticket, ledger, fleet)  # a request that went elsewhere is booked again
-    fleet.add(ledger.book(ticket, Booking(slot, incarnation, booked_ns, tokens)), +1)
-    if prefix is not None and len(record) > _booked.size and live.get(slot) == incarnation:
-        hashes = memoryview(record)[_booked.size :].cast("Q").tolist()
+def _book(event: Booked, ledger: Ledger, fleet: Fleet, prefix: PrefixIndex | None, live: Mapping[int, int]) -> None:
+    booking = event.booking
+    slot, incarnation, hashes = booking.slot, booking.incarnation, booking.hashes
+    _release(event.ticket, ledger, fleet)
+    fleet.add(ledger.book(event.ticket, booking), +1)
+    if prefix is not None and hashes and live.get(slot) == incarnation:
         at = fleet.index.get(slot)
         prefix.insert(hashes, slot, incarnation, None if at is None else fleet.cache_tokens[at])

@@ -41,7 +41,7 @@ def life_of(ticket: int) -> int:
     return ticket >> 32
 
 
-class Booking(msgspec.Struct, frozen=True, gc=False):
+class Booking(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One request in flight."""
 
     slot: int
