@@ -29,7 +29,7 @@ def test_an_old_snapshot_is_said_to_be_old():
 
 
 DECISION = Decision(
-    ticket=7,
+    ticket=(3 << 32) + 7,
     at_s=100.0,
     request_id="r-1",
     model="food",
@@ -48,7 +48,7 @@ DECISION = Decision(
 
 def test_a_decision_is_told_as_it_was_made():
     assert explain(DECISION, 102.5) == [
-        "#7  2.5 s ago  food → food-v2, about 512 prompt tokens  x-request-id r-1",
+        "#3.7  2.5 s ago  food → food-v2, about 512 prompt tokens  x-request-id r-1",
         "  to 10.0.0.1:8000, else 10.0.0.2:8000",
         "    10.0.0.1:8000            4.25 = queue-scorer 2×0.50 + prefix-cache-scorer 3×0.75",
         "    10.0.0.2:8000            2.00 = queue-scorer 2×1.00 + prefix-cache-scorer 3×0.00",

@@ -36,7 +36,15 @@ def main() -> None:
 )
 @click.option("--snapshot", type=click.Path(path_type=Path), required=True, help="Directory into which the scraper publishes.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on, or unix:PATH.")
-@click.option("--port", type=PORT, default=9002, show_default=True, help="ext_proc; further workers have the next ones.")
+@click.option(
+    "--port",
+    "ports",
+    type=PORT,
+    multiple=True,
+    default=[9002],
+    show_default=True,
+    help="ext_proc. Further workers have the next free numbers, unless it is given once for each.",
+)
 @click.option("--health-port", type=PORT, default=9003, show_default=True, help="gRPC health, for probes.")
 @click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of the admin pages.")
 @click.option("--admin-port", type=PORT, default=9090, show_default=True, help="Metrics, fleet and decisions, by HTTP.")
@@ -104,7 +112,7 @@ def run(
     config_file: Path | None,
     snapshot: Path,
     host: str,
-    port: int,
+    ports: tuple[int, ...],
     health_port: int,
     admin_host: str,
     admin_port: int,
@@ -133,7 +141,6 @@ def run(
         worker=worker.Settings(
             snapshot=snapshot,
             host=host,
-            port=port,
             health_port=health_port,
             transport=transport,
             tls=_tls(tls_cert_file, tls_key_file, tls_client_ca_file),
@@ -143,8 +150,9 @@ def run(
             max_streams=max_streams or (ONE_PORT_STREAMS if one_port else MAX_STREAMS),
             max_age_s=max_age_s or (ONE_PORT_AGE_S if one_port else None),
         ),
-        workers=workers or max(1, len(os.sched_getaffinity(0)) - 1),
-        runtime=runtime or _or_complain(lambda: _runtime(port)),
+        ports=ports,
+        workers=workers or max(len(ports), len(os.sched_getaffinity(0)) - 1),
+        runtime=runtime or _or_complain(lambda: _runtime(ports[0])),
         admin_host=admin_host,
         admin_port=admin_port,
         one_port=one_port,

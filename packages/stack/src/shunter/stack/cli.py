@@ -85,8 +85,13 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="The gateway's port.")
 @click.option(
-    "--picker-port", type=click.IntRange(0, 65535), default=9002, show_default=True, help="The picker's ext_proc port."
+    "--picker-port",
+    type=click.IntRange(0, 65535),
+    default=9002,
+    show_default=True,
+    help="The picker's first ext_proc port; further workers have the next free numbers.",
 )
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="The picker's processes.")
 @click.option(
     "--health-port", type=click.IntRange(0, 65535), default=9003, show_default=True, help="The picker's gRPC health port."
 )

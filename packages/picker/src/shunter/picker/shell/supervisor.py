@@ -49,9 +49,10 @@ log = logging.getLogger(__name__)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run. ``worker`` holds for each, and its port is the first of theirs."""
+    """What to run. ``worker`` holds for each but its port, which is one of ``ports``, or counted upward from a single one."""
 
     worker: WorkerSettings
+    ports: tuple[int, ...] = (9002,)
     workers: int
     runtime: Path
     admin_host: str = "127.0.0.1"
@@ -203,12 +204,16 @@ class Supervisor:
             hosts = [worker.host if count == 1 else f"{worker.host}.{number}" for number in range(count)]
             self._listening = hosts
             return [msgspec.structs.replace(worker, host=host) for host in hosts]
+        first, *more = settings.ports
+        if more and (settings.one_port or len(settings.ports) != count):
+            raise ConfigError(f"{len(settings.ports)} ports for {count} workers: give --port once, or once for each")
         health_port = self._ports.claim(worker.host, worker.health_port, "--health-port")
         if settings.one_port:
-            ports = [self._ports.claim(worker.host, worker.port, "--port")] * count
+            ports = [self._ports.claim(worker.host, first, "--port")] * count
         else:
-            avoid = {port for port in (worker.health_port, settings.admin_port) if port}
-            wanted = count_upward(worker.port, count, avoid) if worker.port else [0] * count
+            wanted = settings.ports
+            if len(wanted) < count:
+                wanted = count_upward(first, count, {worker.health_port, settings.admin_port}) if first else [0] * count
             ports = [self._ports.claim(worker.host, port, "--port") for port in wanted]
         host = f"[{worker.host}]" if ":" in worker.host else worker.host
         self._listening = [f"{host}:{port}" for port in ports]

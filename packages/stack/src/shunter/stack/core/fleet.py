@@ -112,7 +112,8 @@ def explain(decision: Decision, now_s: float) -> list[str]:
     model = decision.model or "no model"
     if decision.target_model and decision.target_model != decision.model:
         model += f" → {decision.target_model}"
-    head = f"#{decision.ticket}  {now_s - decision.at_s:.1f} s ago  {model}, about {decision.prompt_tokens} prompt tokens"
+    life, number = divmod(decision.ticket, 1 << 32)  # of a worker process, and of its decisions
+    head = f"#{life}.{number}  {now_s - decision.at_s:.1f} s ago  {model}, about {decision.prompt_tokens} prompt tokens"
     lines = [f"{head}  x-request-id {decision.request_id}"]
     if decision.refusal:
         return [*lines, f"  refused with {decision.refusal.status}: {decision.refusal.message}"]

@@ -11,7 +11,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     """Where everything listens, all on 127.0.0.1."""
 
     gateway: int
-    picker: int
+    picker: tuple[int, ...]  # one per worker
     health: int
     admin: int
     envoy_admin: int
@@ -51,7 +51,11 @@ def endpoints_file(plan: Plan) -> bytes:
         "spec": {
             "selector": {"matchLabels": {"app": "engine"}},
             "targetPorts": [{"number": plan.engines[0].port}],
-            "endpointPickerRef": {"name": "shunter-picker", "port": {"number": plan.ports.picker}, "failureMode": "FailOpen"},
+            "endpointPickerRef": {
+                "name": "shunter-picker",
+                "port": {"number": plan.ports.picker[0]},
+                "failureMode": "FailOpen",
+            },
         },
     }
     endpoints = [
@@ -99,7 +103,7 @@ def envoy_intent(plan: Plan) -> bytes:
                 {
                     "name": "engines",
                     "endpoints": [engine.authority for engine in plan.engines],
-                    "picker": {"addresses": [f"{LOOPBACK}:{plan.ports.picker}"]},
+                    "picker": {"addresses": [f"{LOOPBACK}:{port}" for port in plan.ports.picker]},
                 }
             ],
             "observability": {"accessLog": f"{plan.directory}/access.log", "servedHeader": True},
@@ -116,7 +120,8 @@ def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
         "scraper": ("-m", "shunter.scraper", "run", "--endpoints", f"{here}/endpoints.yaml", "--snapshot", here),
         "picker": (
             *("-m", "shunter.picker", "run", "--config", f"{here}/picker.yaml", "--snapshot", here),
-            *("--port", str(ports.picker), "--health-port", str(ports.health), "--admin-port", str(ports.admin)),
+            *("--runtime", f"{here}/picker", "--health-port", str(ports.health), "--admin-port", str(ports.admin)),
+            *(word for port in ports.picker for word in ("--port", str(port))),
         ),
         "envoy": (
             *(envoy, "-c", f"{here}/envoy.yaml", "--log-level", "warn", "--concurrency", "1"),

@@ -53,6 +53,7 @@ class Wishes(msgspec.Struct, frozen=True):
     profile: str
     port: int
     picker_port: int
+    workers: int
     health_port: int
     admin_port: int
     envoy_admin_port: int
@@ -88,20 +89,25 @@ def _interrupt(*_: object) -> None:
 def _plan(wishes: Wishes, directory: Path) -> Plan:
     wanted = {
         "--port": wishes.port,
-        "--picker-port": wishes.picker_port,
         "--health-port": wishes.health_port,
         "--admin-port": wishes.admin_port,
         "--envoy-admin-port": wishes.envoy_admin_port,
     }
+    pickers = {f"--picker-port + {n}": wishes.picker_port + n if wishes.picker_port else 0 for n in range(wishes.workers + 1)}
+    if wishes.picker_port:
+        pickers = {option: port for option, port in pickers.items() if port != wishes.health_port}
+    wanted |= dict(list(pickers.items())[: wishes.workers])
     if not wishes.backends:
         wanted |= {f"--engine-port + {n}": wishes.engine_port + n if wishes.engine_port else 0 for n in range(wishes.count)}
     free = list(ports.claim(dict.fromkeys(wanted, 0) if wishes.any_port else wanted).values())
-    engines, model = _backends(wishes) if wishes.backends else _engines(wishes, free[5:], directory)
+    engines, model = _backends(wishes) if wishes.backends else _engines(wishes, free[4 + wishes.workers :], directory)
     return Plan(
         directory=str(directory),
         profile=wishes.profile,
         model=model,
-        ports=Ports(gateway=free[0], picker=free[1], health=free[2], admin=free[3], envoy_admin=free[4]),
+        ports=Ports(
+            gateway=free[0], picker=tuple(free[4 : 4 + wishes.workers]), health=free[1], admin=free[2], envoy_admin=free[3]
+        ),
         engines=engines,
     )
 
