@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-routing drill e2e fuzz engines lock docs clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-peers bench-picker bench-routing drill e2e fuzz engines lock docs clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-inprocess: $(VENV)/dev.stamp ## the picker's core beside the reference loo
 bench-gate: $(VENV)/dev.stamp ## fail if the core has become dearer, as a multiple of the reference loop (ARGS=--accept: a new rule)
 	@$(BIN)/python -m hack.bench gate $(ARGS)
 
+bench-picker: $(VENV)/dev.stamp ## the picker behind a real Envoy and alone, beside others, into docs/performance.md (30 minutes; ARGS=--quick: 4)
+	@$(BIN)/python -m hack.bench picker $(ARGS)
+
 bench-routing: $(VENV)/dev.stamp ## time to first token with and without the picker (4 minutes)
 	@$(BIN)/python hack/bench_routing.py $(ARGS)
 
@@ -81,5 +84,5 @@ lock: ## resolve dependencies anew and rewrite requirements/*.txt
 	@hack/lock
 
 clean: ## remove what make installed and cached, as before another PYTHON (not the stack's runtime directory)
-	rm -rf $(VENV) .tools .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .tools build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

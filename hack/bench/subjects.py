@@ -1,0 +1,172 @@
+"""The pickers: how each is started, and which of its processes answer requests."""
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import msgspec
+from hack.bench.cases import Case
+from hack.bench.engines import Engines
+from hack.bench.processes import Children, free_ports
+from hack.bench.programs import reference_picker
+
+__all__ = ["SUBJECTS", "Picker"]
+
+SCRAPE_MS = 50
+
+# The weights of llm-d's chart, for both implementations; the prefix scorer is the expensive one.
+WEIGHTS = {"queue-scorer": 2, "kv-cache-utilization-scorer": 2, "prefix-cache-scorer": 3}
+
+
+class Picker(msgspec.Struct, frozen=True, kw_only=True):
+    """A running picker. ``intent``: how envoyconf is told of it."""
+
+    ports: list[int]
+    roots: tuple[int, ...]  # whose CPU is counted, with their descendants
+    scrapers: tuple[int, ...] = ()  # counted too where scraping is what is measured
+    tls: dict[str, str] | None = None
+    collector: str | None = None
+
+    @property
+    def intent(self) -> dict[str, object]:
+        intent: dict[str, object] = {"addresses": [f"127.0.0.1:{port}" for port in self.ports]}
+        if self.tls is not None:
+            intent["tls"] = self.tls
+        if self.collector is not None:
+            intent["collector"] = self.collector
+        return intent
+
+
+def document(**fields: object) -> dict[str, object]:
+    """An EndpointPickerConfig; both implementations read it. JSON is YAML."""
+    return {
+        "apiVersion": "llm-d.ai/v1alpha1",
+        "kind": "EndpointPickerConfig",
+        "schedulingProfiles": [
+            {"name": "default", "plugins": [{"pluginRef": name, "weight": weight} for name, weight in WEIGHTS.items()]}
+        ],
+        **fields,
+    }
+
+
+def python(*words: object) -> list[object]:
+    return [sys.executable, "-m", *words]
+
+
+@functools.cache
+def options() -> str:
+    """What our picker's command line knows."""
+    return subprocess.run(
+        [sys.executable, "-m", "shunter.picker", "run", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def shunter(transport: str) -> Callable[[Children, Case, Engines], Picker]:
+    """Our picker and its scraper, as their documentation starts them."""
+
+    def start(children: Children, case: Case, engines: Engines) -> Picker:
+        directory = children.directory
+        endpoints = [
+            {"name": f"pod-{at}", "address": address, "port": str(engines.port)} for at, address in enumerate(engines.addresses)
+        ]
+        (directory / "endpoints.yaml").write_text(json.dumps({"endpoints": endpoints}))
+        (directory / "picker.yaml").write_text(json.dumps(document(plugins=[{"type": name} for name in WEIGHTS])))
+        snapshot = directory / "snapshot"
+        scrape = python("shunter.scraper", "run", "--endpoints", directory / "endpoints.yaml", "--snapshot", snapshot)
+        if case.load.scrape_ms:
+            scrape += ["--interval-min-ms", case.load.scrape_ms, "--interval-max-ms", case.load.scrape_ms]
+        scraper = children.start("scraper", scrape)
+        port, *more = free_ports(case.workers + 3)
+        health, admin, collector = more[-3:]
+        command = python("shunter.picker", "run", "--config", directory / "picker.yaml", "--snapshot", snapshot)
+        command += ["--port", port, "--health-port", health, "--admin-port", admin, "--transport", transport]
+        command += ["--workers", case.workers, "--runtime", directory / "runtime"]
+        collected = "--collector-port" in options() and case.profile in {"lean", "usage"}
+        if collected:
+            command += ["--collector-port", collector]
+        tls = _certify(children) if case.tls else None
+        if tls is not None:
+            command += ["--tls-cert-file", directory / "cert.pem", "--tls-key-file", directory / "key.pem"]
+        picker = children.start("picker", command)
+        children.await_page(f"http://127.0.0.1:{admin}/readyz")
+        return Picker(
+            ports=[port, *more[: case.workers - 1]],
+            roots=(picker,),
+            scrapers=(scraper,),
+            tls=tls,
+            collector=f"127.0.0.1:{collector}" if collected else None,
+        )
+
+    return start
+
+
+def _certify(children: Children) -> dict[str, str]:
+    """Write a certificate for 127.0.0.1; return the intent's part."""
+    import trustme
+
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(children.directory / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(children.directory / "cert.pem")
+    authority.cert_pem.write_to_path(children.directory / "ca.pem")
+    return {"caFile": str(children.directory / "ca.pem"), "serverName": "127.0.0.1"}
+
+
+def floor(children: Children, case: Case, engines: Engines) -> Picker:
+    """The reference loop, and that of scraping."""
+    [port] = free_ports(1)
+    picker = children.start("floor", python("hack.bench.floor", port, *engines.authorities))
+    interval_ms = case.load.scrape_ms or SCRAPE_MS
+    scraper = children.start("scrape", python("hack.bench.floor.scrape", interval_ms, *engines.authorities))
+    children.await_port(port)
+    return Picker(ports=[port], roots=(picker,), scrapers=(scraper,))
+
+
+def go_epp(children: Children, case: Case, engines: Engines) -> Picker:
+    """The reference picker with the plugins of its chart's default and endpoints from a file instead of Kubernetes.
+
+    It scrapes in the process that picks. At its default of 50 ms that would swamp what requests cost, so it gets a second
+    except where scraping is what is measured.
+    """
+    directory = children.directory
+    endpoints = [
+        {"name": f"pod-{at}", "address": address, "port": str(engines.port)} for at, address in enumerate(engines.addresses)
+    ]
+    (directory / "endpoints.yaml").write_text(json.dumps({"endpoints": endpoints}))
+    discovery = {"path": str(directory / "endpoints.yaml"), "watchFile": False}
+    source = {"scheme": "http", "path": "/metrics", "insecureSkipVerify": True}
+    plugins = [
+        {"type": "file-discovery", "name": "file-disc", "parameters": discovery},
+        *({"type": name} for name in WEIGHTS),
+        {"type": "metrics-data-source", "parameters": source},
+        {"type": "core-metrics-extractor"},
+    ]
+    config = document(plugins=plugins, dataLayer={"discovery": {"pluginRef": "file-disc"}})
+    (directory / "epp.yaml").write_text(json.dumps(config))
+    port, health, metrics = free_ports(3)
+    flags = {
+        "pool-name": "epp",
+        "pool-namespace": "bench",
+        "config-file": directory / "epp.yaml",
+        "grpc-port": port,
+        "grpc-health-port": health,
+        "metrics-port": metrics,
+        "zap-encoder": "json",
+        "tracing": "false",
+        "metrics-endpoint-auth": "false",
+        "secure-serving": "false",
+        "refresh-metrics-interval": f"{case.load.scrape_ms or 1000}ms",
+    }
+    picker = children.start("epp", [reference_picker(), *(f"--{name}={value}" for name, value in flags.items())])
+    children.await_port(port)
+    return Picker(ports=[port], roots=(picker,))
+
+
+SUBJECTS: dict[str, Callable[[Children, Case, Engines], Picker]] = {
+    "shunter-native": shunter("native"),
+    "shunter-grpcio": shunter("grpcio"),
+    "floor": floor,
+    "go-epp": go_epp,
+}
