@@ -146,6 +146,41 @@ def test_a_fallback_that_served_is_known_to_have_the_prompt(make_judge):
     assert tally(judge).by_endpoint[slot_of(first.endpoints[1]), 1].prefix_hits > 0
 
 
+def test_who_really_serves_gets_the_booking_while_the_request_runs(make_judge):
+    judge = make_judge(IDLE, IDLE, IDLE)
+    pick = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
+    chosen, fallback = (slot_of(authority) for authority in pick.endpoints[:2])
+    for _ in range(2):
+        judge.served(pick.ticket, pick.endpoints[1])
+        in_flight = judge.fleet(NOW_S).in_flight
+        assert (in_flight[chosen], in_flight[fallback], sum(in_flight)) == (0, 1, 1)
+        accounts = tally(judge).by_endpoint
+        assert (accounts[chosen, 1].in_flight, accounts[fallback, 1].in_flight) == (0, 1)
+    judge.release(pick.ticket, DONE, NOW_S)
+    assert (judge.fleet(NOW_S).in_flight, len(judge.ledger)) == ([0, 0, 0], 0)
+    judge.served(pick.ticket, pick.endpoints[0])
+    assert len(judge.ledger) == 0
+
+
+def test_what_is_cached_and_what_an_answer_may_have_is_booked(make_judge):
+    judge = make_judge(IDLE)
+    first, second, third = (
+        judge.ledger.get(judge.decide(Ask(CHAT, body("word " * 1000, **fields)), NOW_S).ticket)
+        for fields in ({}, {"max_tokens": 7}, {"max_tokens": 10_000})
+    )
+    assert first.prefill_tokens == first.tokens > 1000
+    assert second.prefill_tokens < first.tokens / 10
+    assert (first.decode_tokens, second.decode_tokens, third.decode_tokens) == (256, 7, 256)
+
+
+def test_what_answers_had_is_what_the_next_are_expected_to_have(make_judge):
+    judge = make_judge(IDLE)
+    for _ in range(200):
+        ticket = judge.decide(Ask(CHAT, body()), NOW_S).ticket
+        judge.release(ticket, msgspec.structs.replace(DONE, completion_tokens=1000), NOW_S)
+    assert 950 < judge.ledger.get(judge.decide(Ask(CHAT, body()), NOW_S).ticket).decode_tokens <= 1000
+
+
 @pytest.mark.parametrize("served", ["10.9.9.9:1", "nonsense"])
 def test_who_served_may_be_unknown_here(make_judge, served):
     judge = make_judge(IDLE)

@@ -40,6 +40,28 @@ def test_bookings_heard_of_late_are_counted_by_when_they_were_made():
     assert [ledger.unreported((0, 1), sampled_ns) for sampled_ns in (10, 11, 21, 31)] == [3, 2, 1, 0]
 
 
+def test_prefill_is_worked_off_at_the_engines_rate():
+    ledger = Ledger(prefill_per_s=1e9)  # a token per ns
+    ledger.book(1, Booking(0, 1, booked_ns=100, prefill_tokens=50))
+    assert [ledger.prefill_backlog((0, 1), now_ns) for now_ns in (100, 120)] == [50, 30]
+    ledger.book(2, Booking(0, 1, booked_ns=130, prefill_tokens=40))
+    assert [ledger.prefill_backlog((0, 1), now_ns) for now_ns in (130, 190, 1000)] == [60, 0, 0]
+    ledger.book(3, Booking(0, 1, booked_ns=1000, prefill_tokens=40))
+    ledger.book(4, Booking(0, 1, booked_ns=990, prefill_tokens=40))  # another worker's, heard of late
+    assert ledger.prefill_backlog((0, 1), 1010) == 70
+    assert ledger.prefill_backlog((1, 1), 1010) == 0
+
+
+def test_what_has_ended_is_no_backlog():
+    ledger = Ledger(prefill_per_s=1.0)
+    ledger.book(1, Booking(0, 1, booked_ns=100, prefill_tokens=50))
+    ledger.book(2, Booking(0, 1, booked_ns=100, prefill_tokens=30))
+    ledger.release(1)
+    assert ledger.prefill_backlog((0, 1), 100) == 30
+    ledger.release(2)
+    assert ledger.prefill_backlog((0, 1), 100) == 0
+
+
 def test_a_life_that_ended_has_nothing_in_flight():
     ledger = Ledger()
     bookings = {life << 32 | at: Booking(life, 1, 10, at) for life in (1, 2) for at in range(3)}

@@ -85,6 +85,7 @@ def test_the_outcome_tells_what_was_seen(mode):
     assert judge.outcome.complete
     assert judge.outcome.status == 201
     assert judge.outcome.served == "10.0.0.2:8000"
+    assert judge.told == [(judge.picked[0], "10.0.0.2:8000")]
     assert judge.outcome.first_token_s == pytest.approx(0.25)
     assert judge.outcome.duration_s == pytest.approx(0.25)
     assert (judge.outcome.prompt_tokens, judge.outcome.completion_tokens) == (5, 7)

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shunter.picker.core.ledger import Booking
 from shunter.picker.core.tables import COUNTERS_BYTES, REFUSALS, SLOTS, Account, Counters, Tally, fold
 
 
@@ -20,9 +21,9 @@ def counters(buffer):
 def test_everything_is_counted(counters):
     counters.picked(3, 1, 10, 4)
     counters.picked(3, 1, 10, 10)
-    counters.booked(3, 1, 50)
-    counters.booked(3, 1, 25)
-    counters.unbooked(3, 1, 50)
+    counters.booked(Booking(3, 1, 5, 50, (), 40, 256))
+    counters.booked(Booking(3, 1, 5, 25, (), 20, 16))
+    counters.unbooked(Booking(3, 1, 5, 50, (), 40, 256))
     counters.released(complete=True)
     counters.released(complete=False)
     counters.rewrote()
@@ -39,7 +40,11 @@ def test_everything_is_counted(counters):
         plugin_errors=1,
         laps=1,
         refusals={"BadRequest": 2, "rejected-saturated": 1},
-        by_endpoint={(3, 1): Account(picks=2, prefix_blocks=20, prefix_hits=14, in_flight=1, tokens_in_flight=25)},
+        by_endpoint={
+            (3, 1): Account(
+                2, 20, 14, in_flight=1, tokens_in_flight=25, prefill_tokens_in_flight=20, decode_tokens_in_flight=16
+            )
+        },
     )
 
 
@@ -51,7 +56,7 @@ def test_the_head_tells_who_sits_there(counters, buffer):
 
 def test_the_next_life_goes_on_with_the_totals_and_has_nothing_in_flight(counters, buffer):
     counters.picked(3, 1, 0, 0)
-    counters.booked(3, 1, 50)
+    counters.booked(Booking(3, 1, 5, 50))
     counters.refused("BadRequest")
     successor = Counters(buffer)
     successor.begin(8, pid=124, now_ns=6)
@@ -63,19 +68,19 @@ def test_the_next_life_goes_on_with_the_totals_and_has_nothing_in_flight(counter
 
 def test_a_slots_new_owner_begins_at_zero_and_the_old_ones_requests_are_not_its(counters):
     counters.picked(3, 1, 5, 5)
-    counters.booked(3, 1, 50)
+    counters.booked(Booking(3, 1, 5, 50))
     counters.picked(3, 2, 0, 0)
-    counters.booked(3, 2, 7)
-    counters.unbooked(3, 1, 50)
+    counters.booked(Booking(3, 2, 5, 7))
+    counters.unbooked(Booking(3, 1, 5, 50))
     assert counters.tally().by_endpoint == {(3, 2): Account(picks=1, in_flight=1, tokens_in_flight=7)}
 
 
 def test_a_slot_beyond_the_table_counts_in_the_totals_only(counters):
     counters.picked(SLOTS, 1, 0, 0)
-    counters.booked(SLOTS, 1, 5)
-    counters.unbooked(SLOTS, 1, 5)
+    counters.booked(Booking(SLOTS, 1, 5, 5))
+    counters.unbooked(Booking(SLOTS, 1, 5, 5))
     assert (counters.tally().picks, counters.tally().by_endpoint) == (1, {})
-    counters.booked(SLOTS - 1, 1, 5)
+    counters.booked(Booking(SLOTS - 1, 1, 5, 5))
     assert (SLOTS - 1, 1) in counters.tally().by_endpoint
 
 
@@ -114,7 +119,7 @@ def test_tallies_add_up(counters):
     other.begin(8, pid=1, now_ns=1)
     for each in (counters, other):
         each.picked(1, 1, 4, 2)
-        each.booked(1, 1, 5)
+        each.booked(Booking(1, 1, 5, 5))
         each.refused("BadRequest")
     other.picked(2, 1, 0, 0)
     assert fold([counters.tally(), other.tally()]) == Tally(

@@ -64,6 +64,7 @@ class StubJudge:
         self.picked: list[int] = []
         self.noted: list[Refusal] = []
         self.released: list[tuple[int, Outcome]] = []
+        self.told: list[tuple[int, str]] = []  # who served
         self._endpoints = tuple(endpoints)
         self._verdict = verdict
         self._fields: dict[str, object] = {"request_id": "stub-request", **fields}
@@ -83,6 +84,10 @@ class StubJudge:
         """Note the outcome."""
         del now_s
         self.released.append((ticket, outcome))
+
+    def served(self, ticket: int, endpoint: str) -> None:
+        """Remember who served."""
+        self.told.append((ticket, endpoint))
 
     def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
         """Remember what the session refused."""

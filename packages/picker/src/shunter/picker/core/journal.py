@@ -90,7 +90,7 @@ class Peers:
         is dropped, and the engines' own figures have to make up for it.
         """
         laps = 0
-        for peer in tuple(self._peers):
+        for peer in self._peers:
             batch = peer.read()
             if batch is None:
                 continue
@@ -110,7 +110,7 @@ class Peers:
                 else:
                     _turn(peer, event.life, ledger, fleet)
                     if event.life == self._life:
-                        self._peers.remove(peer)
+                        self._peers = [each for each in self._peers if each is not peer]
         return laps
 
 

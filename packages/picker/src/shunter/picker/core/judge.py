@@ -35,6 +35,12 @@ FILTERED = Refusal(429, "ResourceExhausted", "no endpoints available for the giv
 TOO_DEEP = Refusal(400, "BadRequest", "request body is nested too deeply")
 
 
+# What an answer is expected to have before any was seen (profiles that do not show them never learn better): between the 200
+# of chat and the several hundred of code, as published traces have it.
+ANSWER_TOKENS = 256.0
+ANSWERS_REMEMBERED = 32  # the running mean follows a change of traffic within some hundred answers
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What a configuration comes down to."""
 
@@ -89,6 +95,7 @@ class FleetJudge:
         self._rules = Rulebook()
         self._live: dict[int, int] = {}  # all endpoints there are, ready or not: slot → incarnation
         self._ticket = first_ticket(life)
+        self._answer_tokens = ANSWER_TOKENS
         self._broken = 0  # what the scheduler's errors were when they were counted last
 
     def needs(self) -> Sequence[str]:
@@ -152,17 +159,32 @@ class FleetJudge:
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:  # noqa: ARG002  the Judge protocol has it
         """Undo the booking of ``ticket``; a second time does nothing."""
+        if outcome.served is not None:
+            self.served(ticket, outcome.served)
         booking = self.ledger.release(ticket)
         if booking is None:
             return
         self._roster.current.add(booking, -1)
-        self.counters.unbooked(booking.slot, booking.incarnation, booking.tokens)
+        self.counters.unbooked(booking)
         self.counters.released(complete=outcome.complete)
         if self._journal is not None:
             self._journal.released(ticket)
+        if outcome.completion_tokens is not None:
+            self._answer_tokens += (outcome.completion_tokens - self._answer_tokens) / ANSWERS_REMEMBERED
         self.decisions.close(ticket, outcome)
-        if outcome.served is not None and booking.hashes:
-            self._learn(booking, outcome.served)
+
+    def served(self, ticket: int, endpoint: str) -> None:
+        """Move the booking, and what is remembered of the prompt, to who really serves it, if that is one of ours."""
+        booking = self.ledger.get(ticket)
+        fleet = self._roster.current
+        at = fleet.index.get(booking.slot) if booking is not None else None
+        if booking is None or (at is not None and fleet.authorities[at] == endpoint) or endpoint not in fleet.authorities:
+            return
+        slot, incarnation = fleet.key(fleet.authorities.index(endpoint))
+        self.ledger.release(ticket)
+        fleet.add(booking, -1)
+        self.counters.unbooked(booking)
+        self._enter(ticket, msgspec.structs.replace(booking, slot=slot, incarnation=incarnation), fleet)
 
     def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
         """Count and remember a refusal of the session's own."""
@@ -176,15 +198,6 @@ class FleetJudge:
         self._live = {endpoint.slot: endpoint.incarnation for endpoint in topology.endpoints} if topology else {}
         if self._prefix is not None:
             self._prefix.retain(self._live)
-
-    def _learn(self, booking: Booking, served: str) -> None:
-        """Remember the prompt of a request that a fallback served."""
-        fleet = self._roster.current
-        at = fleet.index.get(booking.slot)
-        if self._prefix is None or (at is not None and fleet.authorities[at] == served) or served not in fleet.authorities:
-            return
-        at = fleet.authorities.index(served)
-        self._prefix.insert(booking.hashes, *fleet.key(at), fleet.cache_tokens[at])
 
     def _complete(self, request: Request) -> Request:
         """Add what the pool's rules and the prefix index say of it."""
@@ -212,16 +225,32 @@ class FleetJudge:
     def _book(self, request: Request, decision: Decision, fleet: Fleet, now_s: float) -> None:
         """Enter the decision into every account there is."""
         first = decision.candidates[decision.chosen[0]]
-        slot, incarnation, hashes = first.slot, first.incarnation, request.prefix.hashes
-        booking = Booking(slot, incarnation, int(now_s * 1e9), request.prompt_tokens, hashes)
-        fleet.add(self.ledger.book(self._ticket, booking), +1)
-        if self._journal is not None:
-            self._journal.booked(self._ticket, booking)
-        if self._prefix is not None and hashes:
-            self._prefix.insert(hashes, slot, incarnation, fleet.cache_tokens[fleet.index[slot]])
-        self.counters.picked(slot, incarnation, len(hashes), request.prefix.blocks.get(slot, 0))
-        self.counters.booked(slot, incarnation, booking.tokens)
+        slot, incarnation, prefix = first.slot, first.incarnation, request.prefix
+        prompt, limit = request.prompt_tokens, request.max_output_tokens
+        cached = int(prefix.share.get(slot, 0.0) * prefix.tokens)
+        answer = int(self._answer_tokens)
+        booking = Booking(
+            slot,
+            incarnation,
+            int(now_s * 1e9),
+            prompt,
+            prefix.hashes,
+            max(0, prompt - cached),
+            answer if limit is None or answer < limit else max(0, limit),
+        )
+        self._enter(self._ticket, booking, fleet)
+        self.counters.picked(slot, incarnation, len(prefix.hashes), prefix.blocks.get(slot, 0))
         self._log(request, now_s, decision=decision)
+
+    def _enter(self, ticket: int, booking: Booking, fleet: Fleet) -> None:
+        """Book a request and remember its prompt, for this worker and the others."""
+        fleet.add(self.ledger.book(ticket, booking), +1)
+        self.counters.booked(booking)
+        if self._journal is not None:
+            self._journal.booked(ticket, booking)
+        if self._prefix is not None and booking.hashes:
+            cache_tokens = fleet.cache_tokens[fleet.index[booking.slot]]
+            self._prefix.insert(booking.hashes, booking.slot, booking.incarnation, cache_tokens)
 
     def _refuse(self, refusal: Refusal, request: Request, now_s: float) -> Refusal:
         self.counters.refused(refusal.reason.value if refusal.reason else refusal.code)

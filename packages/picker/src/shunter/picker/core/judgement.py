@@ -1,7 +1,8 @@
 """The contract between a session, which speaks the protocol, and a judge, which chooses the endpoint.
 
 A session asks ``decide`` once, when the request is complete, or tells ``note`` that it never will be; of a pick it tells
-``release`` once, however the request ends. All are synchronous and quick; none raises.
+``served`` as soon as it knows who answers, and ``release`` once, however the request ends. All are synchronous and quick;
+none raises.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,10 @@ class Judge(Protocol):
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Undo the booking of ``ticket``; called exactly once per Pick."""
+        ...
+
+    def served(self, ticket: int, endpoint: str) -> None:
+        """Take notice of who, ``ip:port``, really serves a request in flight: the gateway may have fallen back."""
         ...
 
     def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:

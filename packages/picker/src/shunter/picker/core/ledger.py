@@ -8,6 +8,10 @@ Scrapes correct it: a request booked when an endpoint's sample was taken, or lat
 before is taken to be in it, as running or waiting. Which of the two a fresh request will be nobody knows, so it counts in both
 columns. Requests that ended since the sample are not subtracted: that would be guessing in the direction that attracts traffic.
 
+Of every request three quantities are booked: that it is there, the tokens of its prompt that the endpoint has probably not
+cached, and the tokens its answer is expected to have. Nobody tells in time when a prompt has been computed (in profile
+``lean`` the response never comes by), so the backlog of prefill is worked off at the rate of an engine.
+
 A ticket is ``life << 32 | sequence``; a life is one process of a worker (``journal.py``). That it stays below 2**53 lets it
 travel as a JSON number.
 """
@@ -41,6 +45,12 @@ def life_of(ticket: int) -> int:
     return ticket >> 32
 
 
+# What an engine of unknown speed is taken to prefill, in tokens per second: what a model of 70 thousand million parameters
+# does on four large GPUs; a small one does several times that. Taken too low the backlog looks too long, and traffic that
+# would be welcome goes elsewhere; taken too high it looks short and attracts more.
+PREFILL_PER_S = 8_000.0
+
+
 class Booking(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One request in flight."""
 
@@ -49,6 +59,8 @@ class Booking(msgspec.Struct, frozen=True, array_like=True, gc=False):
     booked_ns: int
     tokens: int = 0  # of its prompt, estimated
     hashes: Sequence[int] = ()  # of its prompt's blocks: whoever serves it has them cached
+    prefill_tokens: int = 0  # of the prompt, those that the endpoint has probably not cached
+    decode_tokens: int = 0  # expected of the answer
 
 
 class _Row(msgspec.Struct):
@@ -56,13 +68,17 @@ class _Row(msgspec.Struct):
 
     times_ns: list[int] = msgspec.field(default_factory=list[int])  # when each was booked, ascending
     tokens: int = 0
+    prefill_tokens: int = 0
+    backlog_tokens: float = 0.0  # of prefill, at backlog_ns
+    backlog_ns: int = 0
 
 
 class Ledger:
     """All requests in flight, by ticket and by endpoint."""
 
-    def __init__(self) -> None:
-        """Start with nobody in flight."""
+    def __init__(self, prefill_per_s: float = PREFILL_PER_S) -> None:
+        """Start with nobody in flight; ``prefill_per_s`` is how many tokens of prompts an engine gets through."""
+        self._per_ns = prefill_per_s / 1e9
         self._by_ticket: dict[int, Booking] = {}
         self._by_endpoint: dict[Key, _Row] = {}  # an endpoint without any request has no entry
 
@@ -72,6 +88,9 @@ class Ledger:
         row = self._by_endpoint.setdefault((booking.slot, booking.incarnation), _Row())
         insort(row.times_ns, booking.booked_ns)
         row.tokens += booking.tokens
+        row.prefill_tokens += booking.prefill_tokens
+        self._work_off(row, booking.booked_ns)
+        row.backlog_tokens += booking.prefill_tokens
         return booking
 
     def release(self, ticket: int) -> Booking | None:
@@ -82,9 +101,14 @@ class Ledger:
             row = self._by_endpoint[key]
             del row.times_ns[bisect_left(row.times_ns, booking.booked_ns)]
             row.tokens -= booking.tokens
+            row.prefill_tokens -= booking.prefill_tokens
             if not row.times_ns:
                 del self._by_endpoint[key]
         return booking
+
+    def get(self, ticket: int) -> Booking | None:
+        """Return the request, if it is in the book."""
+        return self._by_ticket.get(ticket)
 
     def void(self, life: int) -> list[Booking]:
         """Strike out and return all requests of one life, which cannot release them any more."""
@@ -101,6 +125,14 @@ class Ledger:
         row = self._by_endpoint.get(key)
         return row.tokens if row else 0
 
+    def prefill_backlog(self, key: Key, now_ns: int) -> float:
+        """Prompt tokens that one endpoint has still to compute: what was booked, less what it has got through since."""
+        row = self._by_endpoint.get(key)
+        if row is None:
+            return 0.0
+        self._work_off(row, now_ns)
+        return min(row.backlog_tokens, row.prefill_tokens)  # what has ended waits for nothing
+
     def unreported(self, key: Key, sampled_ns: int) -> int:
         """Requests of one endpoint that a sample of ``sampled_ns`` cannot have seen."""
         row = self._by_endpoint.get(key)
@@ -109,3 +141,8 @@ class Ledger:
     def __len__(self) -> int:
         """All requests in flight."""
         return len(self._by_ticket)
+
+    def _work_off(self, row: _Row, now_ns: int) -> None:
+        if now_ns > row.backlog_ns:
+            row.backlog_tokens = max(0.0, row.backlog_tokens - (now_ns - row.backlog_ns) * self._per_ns)
+            row.backlog_ns = now_ns

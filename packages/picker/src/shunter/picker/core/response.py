@@ -57,6 +57,11 @@ class Response:
         changes = self._restorer is not None and not event.end_of_stream
         return [answer_response_headers(drop_length=changes and (self._duplex or self._mode is BodyMode.STREAMED))]
 
+    @property
+    def served(self) -> str | None:
+        """Who answered, as far as it is known by now."""
+        return self._served
+
     def flush(self) -> list[Reply]:
         """Return what was held back, because nothing follows it."""
         if self._restorer is None or not self._duplex:

@@ -256,6 +256,8 @@ class Session:
         if isinstance(event, RequestTrailers):
             return self._answer_trailers(event, step, now_s)
         replies = response.feed(event, now_s)
+        if isinstance(event, ResponseHeaders) and response.served and self._pick:
+            self._judge.served(self._pick.ticket, response.served)
         if move[0] is _DONE:
             self._release(now_s, complete=True)
         return replies

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from shunter.picker.core.ledger import Key
+from shunter.picker.core.ledger import Booking, Key
 from shunter.snapshot import Buffer
 
 __all__ = ["COUNTERS_BYTES", "Account", "Counters", "Tally", "fold"]
@@ -48,10 +48,12 @@ class Account(msgspec.Struct):
     prefix_blocks: int = 0  # of all prompts it was sent
     prefix_hits: int = 0  # of these, the blocks it had seen before
     in_flight: int = 0
-    tokens_in_flight: int = 0
+    tokens_in_flight: int = 0  # of prompts
+    prefill_tokens_in_flight: int = 0  # of these, what the endpoint has probably not cached
+    decode_tokens_in_flight: int = 0  # expected of the answers
 
 
-PICKS, BLOCKS, HITS, IN_FLIGHT, TOKENS = range(1, 6)
+PICKS, BLOCKS, HITS, IN_FLIGHT, TOKENS, PREFILL, DECODE = range(1, 8)
 ROW = 1 + len(Account.__struct_fields__)
 COUNTERS_BYTES = 8 * (ROWS_AT + ROW * SLOTS)
 
@@ -110,7 +112,8 @@ class Counters:
     def clear_in_flight(self) -> None:
         """Forget what was in flight; for whoever knows that the process is dead."""
         for row in self._rows():
-            self.words[row + IN_FLIGHT] = self.words[row + TOKENS] = 0
+            for column in (IN_FLIGHT, TOKENS, PREFILL, DECODE):
+                self.words[row + column] = 0
 
     def picked(self, slot: int, incarnation: int, blocks: int, hits: int) -> None:
         """Count a pick, and how many of its prompt's blocks the endpoint had seen before."""
@@ -122,21 +125,26 @@ class Counters:
             words[row + BLOCKS] += blocks
             words[row + HITS] += hits
 
-    def booked(self, slot: int, incarnation: int, tokens: int) -> None:
-        """Count a request in flight, by the tokens of its prompt."""
-        row = self._row(slot, incarnation)
-        if row:
-            self.words[row + IN_FLIGHT] += 1
-            self.words[row + TOKENS] += tokens
-
-    def unbooked(self, slot: int, incarnation: int, tokens: int) -> None:
-        """Count it no longer."""
+    def booked(self, booking: Booking) -> None:
+        """Count a request in flight."""
         words = self.words
-        row = ROWS_AT + slot * ROW
+        row = self._row(booking.slot, booking.incarnation)
+        if row:
+            words[row + IN_FLIGHT] += 1
+            words[row + TOKENS] += booking.tokens
+            words[row + PREFILL] += booking.prefill_tokens
+            words[row + DECODE] += booking.decode_tokens
+
+    def unbooked(self, booking: Booking) -> None:
+        """Count it no longer; it was counted in this life."""
+        words = self.words
+        row = ROWS_AT + booking.slot * ROW
         # The slot may have a new owner, who has nothing to do with it.
-        if slot < SLOTS and words[row] == incarnation and words[row + IN_FLIGHT]:
+        if booking.slot < SLOTS and words[row] == booking.incarnation:
             words[row + IN_FLIGHT] -= 1
-            words[row + TOKENS] -= min(tokens, words[row + TOKENS])
+            words[row + TOKENS] -= booking.tokens
+            words[row + PREFILL] -= booking.prefill_tokens
+            words[row + DECODE] -= booking.decode_tokens
 
     def refused(self, name: str) -> None:
         """Count a refusal."""
