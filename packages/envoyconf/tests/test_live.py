@@ -220,8 +220,8 @@ async def test_a_response_under_way_survives_its_picker(profile, survives, scene
         filters = resource["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
         ext_proc = filters[0]["typed_config"]["http_filters"][0]["typed_config"]
         ext_proc["processing_mode"] = ext_proc["processing_mode"] | {"response_trailer_mode": "SEND"}
+    upstream.go.release()
     async with scene.envoy(resource) as envoy, scene.client.post(envoy.url, data=b"x") as answer:
-        upstream.go.release()
         assert await answer.content.readexactly(3) == b"one"
         await scene.pickers[0].die()
         upstream.go.release()

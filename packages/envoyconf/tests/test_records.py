@@ -43,9 +43,9 @@ async def test_a_request_is_told_of_at_its_end(profile, scene, collector):
 async def test_a_request_that_lasts_is_told_of_every_second_but_logged_once(profile, scene, collector):
     upstream = scene.upstreams[0]
     scene.pickers[0].pick, upstream.pieces = upstream.authority, [b"one", b"two"]
+    upstream.go.release()
     async with scene.envoy(scene.bootstrap(profile=profile, collector=collector.address)) as envoy:
         async with scene.client.post(envoy.url, data=b"x") as answer:
-            upstream.go.release()
             live = await collector.hear(2)
             upstream.go.release()
             assert await answer.read() == b"onetwo"
@@ -165,6 +165,7 @@ async def test_usage_tells_the_tokens(type_, pieces, expected, scene, collector)
 
 async def test_usage_cannot_read_what_is_compressed(scene, collector):
     upstream = scene.upstreams[0]
+    scene.pickers[0].pick = upstream.authority
     upstream.type, upstream.pieces = "application/json", [gzip.compress(plain(OPENAI)[0])]
     upstream.go.release()
     async with scene.envoy(scene.bootstrap(profile="usage", collector=collector.address)) as envoy:
@@ -176,6 +177,7 @@ async def test_usage_cannot_read_what_is_compressed(scene, collector):
 
 async def test_a_rule_for_what_is_missing_would_overwrite_what_was_told(scene, collector):
     upstream = scene.upstreams[0]
+    scene.pickers[0].pick = upstream.authority
     upstream.type, upstream.pieces = "text/event-stream", events({"usage": OPENAI}, b"[DONE]")
     for _ in upstream.pieces:
         upstream.go.release()
