@@ -1,0 +1,216 @@
+"""What workers lose by not knowing of each other, and what sharing gives back: time to first token in virtual time.
+
+The real judges, N of them over logs in plain memory, each asked by chance, choose among engines of a simple model: prefill one
+prompt after the other at a fixed rate, then decode all together; a cache of prompt beginnings that evicts the longest unused.
+Prompts begin with one of many system prompts, so it matters to send like to like, and end with words of their own, so it
+matters not to send everybody to the same. Scrapes are as rare as asked for; what happened since only the ledger knows.
+
+A second table asks what the picker loses by guessing when a prompt has been computed (``lean``) instead of seeing the first
+token (``full``): the same engines, prompts of very different length, each sent where the least prefill is thought to wait.
+"""
+
+import argparse
+import random
+from collections import OrderedDict
+from heapq import heappop, heappush
+from statistics import mean, quantiles
+
+import msgspec
+
+from shunter.picker import config
+from shunter.picker.core.journal import Journal, Peers
+from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.judgement import Ask, Outcome
+from shunter.picker.core.ledger import Booking, Ledger
+from shunter.snapshot import Endpoint, Health, Load, LoadRow, LogReader, LogWriter, Topology, View
+
+ENGINES = 10
+PREFILL_PER_S = 10_000
+DECODE_S = 2.0  # of an answer
+SYSTEM_PROMPTS = 60
+SYSTEM_TOKENS = 2_000
+OWN_TOKENS = (200, 1_200)
+CACHED_PROMPTS = 12  # that an engine remembers
+RATE_PER_S = 80.0
+LOG_BYTES = 1 << 20
+HEADERS = {":path": "/v1/chat/completions", "x-request-id": "sim"}
+DONE = Outcome(complete=True, status=200)
+LONG = 1_000_000_000_000  # the clock's beginning: a time of 0 means never
+
+
+class Engine:
+    """Prefill is a queue, decoding is not."""
+
+    def __init__(self):
+        self.free_ns = LONG
+        self.cache = OrderedDict()
+        self.spans = []  # (prefill begins, answer ends) of what has not ended
+        self.hits = 0
+
+    def serve(self, now_ns, system, tokens):
+        """Take a request and return when its first token and its last come."""
+        hit = self.cache.pop(system, None) is not None
+        self.cache[system] = True
+        if len(self.cache) > CACHED_PROMPTS:
+            self.cache.popitem(last=False)
+        self.hits += hit
+        begins_ns = max(now_ns, self.free_ns)
+        self.free_ns = begins_ns + int((tokens + (0 if hit else SYSTEM_TOKENS)) / PREFILL_PER_S * 1e9)
+        ends_ns = self.free_ns + int(DECODE_S * 1e9)
+        self.spans.append((begins_ns, ends_ns))
+        return self.free_ns, ends_ns
+
+    def row(self, slot, now_ns):
+        """What a scrape finds."""
+        self.spans = [span for span in self.spans if span[1] > now_ns]
+        waiting = sum(begins_ns > now_ns for begins_ns, _ in self.spans)
+        running = len(self.spans) - waiting
+        return LoadRow(
+            slot=slot,
+            incarnation=1,
+            health=Health.FRESH,
+            sampled_ns=now_ns,
+            waiting=float(waiting),
+            running=float(running),
+            kv_usage=min(1.0, running / 64),
+        )
+
+
+TOPOLOGY = Topology(
+    epoch=1,
+    generation=1,
+    endpoints=tuple(
+        Endpoint(slot=at, incarnation=1, name=f"pod-{at}", address=f"10.0.0.{at}", port=80) for at in range(ENGINES)
+    ),
+)
+
+
+class World:
+    """Engines, the newest snapshot of them, and the workers that see it."""
+
+    def __init__(self, workers, *, sharing):
+        self.engines = [Engine() for _ in range(ENGINES)]
+        self.scrape(LONG)
+        logs = [bytearray(LOG_BYTES) for _ in range(workers)] if sharing else []
+        policy = config.load().policy
+        self.judges = []
+        for at in range(workers):
+            peers = Peers([LogReader(log) for log in logs], life=at + 1)
+            journal = Journal(LogWriter(logs[at]), at + 1) if sharing else None
+            if journal:
+                journal.begun()
+            dice = random.Random(at)
+            self.judges.append(FleetJudge(policy, lambda _: self.view, dice, keep=0, life=at + 1, journal=journal, peers=peers))
+
+    def scrape(self, now_ns):
+        rows = [engine.row(slot, now_ns) for slot, engine in enumerate(self.engines)]
+        self.view = View(TOPOLOGY, Load.of(rows, epoch=1, topology_generation=1, published_ns=now_ns))
+
+
+def simulate(workers, *, sharing, scrape_s, requests, seed, rate_per_s=RATE_PER_S):
+    """Return the times to first token in seconds, and which part of the system prompts was cached."""
+    world = World(workers, sharing=sharing)
+    dice = random.Random(seed)
+    beginnings = [msgspec.json.encode(f"{at:04d}" * SYSTEM_TOKENS) for at in range(SYSTEM_PROMPTS)]
+    now_s, first_tokens_s = LONG / 1e9, []
+    events = [(LONG, 0, None)]  # (when, tie-breaker, what: a judge and its ticket, or None for a scrape)
+    for number in range(requests):
+        now_s += dice.expovariate(rate_per_s)
+        now_ns = int(now_s * 1e9)
+        while events[0][0] <= now_ns:
+            at_ns, _, what = heappop(events)
+            if what is None:
+                world.scrape(at_ns)
+                heappush(events, (at_ns + int(scrape_s * 1e9), 0, None))
+            else:
+                what[0].release(what[1], DONE, at_ns / 1e9)
+        system, tokens = int(SYSTEM_PROMPTS * dice.random() ** 2), dice.randint(*OWN_TOKENS)
+        body = b'{"model":"m","messages":[{"role":"system","content":%s},{"role":"user","content":"%s"}]}' % (
+            beginnings[system],
+            f"{number:08d}".encode() * (tokens // 2),
+        )
+        judge = world.judges[dice.randrange(workers)]
+        pick = judge.decide(Ask(HEADERS, body), now_s)
+        engine = world.engines[int(pick.endpoints[0].split(":")[0].rpartition(".")[2])]
+        first_ns, last_ns = engine.serve(now_ns, system, tokens)
+        first_tokens_s.append(first_ns / 1e9 - now_s)
+        heappush(events, (last_ns, number + 1, (judge, pick.ticket)))
+    return first_tokens_s, sum(engine.hits for engine in world.engines) / requests
+
+
+def compare(scrape_s, requests, seeds, configurations):
+    """Return, for each configuration, mean and p99 of the time to first token, and the share of cached beginnings."""
+    table = []
+    for workers, sharing in configurations:
+        runs = [simulate(workers, sharing=sharing, scrape_s=scrape_s, requests=requests, seed=seed) for seed in range(seeds)]
+        times = [each for run, _ in runs for each in run[len(run) // 5 :]]  # the caches are cold at first
+        table.append((mean(times), quantiles(times, n=100)[98], mean(hits for _, hits in runs)))
+    return table
+
+
+def guess(kind, requests, seed, load=0.8):
+    """Send each prompt where the least prefill is thought to wait; return the times to first token in seconds."""
+    dice = random.Random(seed)
+    lengths = dice.choices((300, 1_000, 12_000), (70, 25, 5), k=requests)
+    rate_per_s = load * ENGINES * PREFILL_PER_S / (0.7 * 300 + 0.25 * 1_000 + 0.05 * 12_000)
+    factor = {"rate": 1.0, "half the rate": 0.5, "twice the rate": 2.0}.get(kind, 1e-9)
+    ledger = Ledger(PREFILL_PER_S * factor)
+    free_ns, ends, now_s, times = [LONG] * ENGINES, [], LONG / 1e9, []
+    for ticket, tokens in enumerate(lengths):
+        now_s += dice.expovariate(rate_per_s)
+        now_ns = int(now_s * 1e9)
+        while ends and ends[0][0] <= now_ns:
+            ledger.release(heappop(ends)[1])
+        if kind == "truth":
+            backlog = [max(0, each - now_ns) for each in free_ns]
+        elif kind == "requests":
+            backlog = [ledger.in_flight((slot, 1)) for slot in range(ENGINES)]
+        else:
+            backlog = [ledger.prefill_backlog((slot, 1), now_ns) for slot in range(ENGINES)]
+        slot = min(range(ENGINES), key=lambda at: (backlog[at], dice.random()))
+        free_ns[slot] = max(now_ns, free_ns[slot]) + int(tokens / PREFILL_PER_S * 1e9)
+        ledger.book(ticket, Booking(slot, 1, now_ns, tokens, prefill_tokens=tokens))
+        # Who sees the first token knows that this prompt is done, and nothing of the one that is being computed.
+        ends_ns = free_ns[slot] + (0 if kind == "first token" else int(DECODE_S * 1e9))
+        heappush(ends, (ends_ns, ticket))
+        times.append(free_ns[slot] / 1e9 - now_s)
+    return times
+
+
+GUESSES = {
+    "truth": "the engine's own backlog, if one could ask it",
+    "first token": "`full`: a prompt counts whole until its first token is seen",
+    "rate": "`lean`: worked off at the engine's rate",
+    "half the rate": "`lean`, the rate taken for half of what it is",
+    "twice the rate": "`lean`, taken for twice",
+    "end": "a prompt counts until its answer ends",
+    "requests": "requests in flight, whatever their length",
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=4_000, help="per run")
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    configurations = [(1, False), (4, True), (4, False), (8, True), (8, False)]
+    print(f"{arguments.requests} requests × {arguments.seeds} seeds, {ENGINES} engines, {RATE_PER_S:g}/s; ms to first token\n")
+    print("| scraped every | workers | mean | p99 | mean of one worker's | p99 | beginnings cached |")
+    print("|---|---|---|---|---|---|---|")
+    for scrape_s in (0.05, 0.2, 1.0):
+        rows = compare(scrape_s, arguments.requests, arguments.seeds, configurations)
+        for (workers, sharing), (average, p99, hits) in zip(configurations, rows, strict=True):
+            name = f"{workers}" if workers == 1 else f"{workers}, sharing" if sharing else f"{workers}, each for itself"
+            told = f"{average / rows[0][0]:.2f} | {p99 / rows[0][1]:.2f}"
+            print(
+                f"| {scrape_s * 1000:g} ms | {name} | {average * 1000:.0f} | {p99 * 1000:.0f} | {told} | {hits:.0%} |",
+                flush=True,
+            )
+    print("\n| what is known of waiting prefill | mean | p99 |\n|---|---|---|")
+    for kind, text in GUESSES.items():
+        times = [each for seed in range(arguments.seeds) for each in guess(kind, 5 * arguments.requests, seed)]
+        print(f"| {text} | {mean(times) * 1000:.0f} | {quantiles(times, n=100)[98] * 1000:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
