@@ -91,12 +91,15 @@ def read_frames(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 def transcribe(data: bytes) -> dict[int, list[tuple[int, int, bytes]]]:
     """Return what each stream was told, in whatever frames it came: kind, flags and payload, content in one piece.
 
-    Without what only opens windows and answers to PING: when these go out depends on how the peer's bytes were cut.
+    Without what depends on how the peer's bytes were cut: when windows are opened and PING is answered, and which header block
+    is the first of all and says that there is no table.
     """
     told: dict[int, list[tuple[int, int, bytes]]] = {}
     for kind, flags, stream_id, payload in read_frames(data):
         if kind == Kind.WINDOW_UPDATE or (kind == Kind.PING and flags & Flag.ACK):
             continue
+        if kind == Kind.HEADERS:
+            payload = payload.removeprefix(b"\x20")  # noqa: PLW2901  as below
         said = told.setdefault(stream_id, [])
         if kind == Kind.DATA and said and said[-1][0] == Kind.DATA:
             payload = said.pop()[2] + payload  # noqa: PLW2901  one piece of what came in several
