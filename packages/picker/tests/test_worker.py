@@ -8,9 +8,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shunter.picker import config
-from shunter.picker.core.ledger import first_ticket
+from shunter.picker.core.ledger import Booking, first_ticket
 from shunter.picker.errors import ConfigError
-from shunter.picker.shell.memory import Seat, watch
+from shunter.picker.shell.memory import Memory, Seat, watch
 from shunter.picker.shell.worker import Settings, Worker
 
 
@@ -95,6 +95,15 @@ async def test_what_it_does_is_counted_in_its_seat(start, publish, ask_pick, tmp
 
     await eventually(released)
     assert [counters.tally().picks for counters in watch(tmp_path, 2)] == [0, 1]
+
+
+async def test_it_has_read_what_the_others_wrote_before_anybody_asks(start, publish, tmp_path):
+    publish(7001)
+    peer = Memory(Seat(tmp_path, 0, 2, life=6))
+    peer.journal.booked(first_ticket(6) + 1, Booking(0, 1, 0))
+    worker, _ = await start(seat=Seat(tmp_path, 1, 2, life=7))
+    peer.close()
+    assert len(worker.judge.ledger) == 1
 
 
 @pytest.mark.parametrize("which", ["port", "health_port"])

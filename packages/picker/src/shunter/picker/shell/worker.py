@@ -89,6 +89,8 @@ class Worker:
     async def start(self) -> int:
         """Listen and return the port, or raise ConfigError naming the one that is taken, with nothing left open."""
         settings = self._settings
+        # The first look replays whole journals, up to half a second of a busy core: requests must not wait for it.
+        self.judge.catch_up(time.monotonic())
         port = await self._server.start(settings.host, settings.port, settings.health_port)
         self._watches.append(asyncio.create_task(self._follow_snapshot()))
         if self._memory is not None:
