@@ -2,6 +2,7 @@ import asyncio
 import json
 import random
 import time
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 import grpc.aio
@@ -100,32 +101,93 @@ def header(name, value):
     return base_pb2.HeaderValue(key=name, raw_value=value.encode())
 
 
+class Lean:
+    """One stream as Envoy has it in the profile lean."""
+
+    def __init__(self, channel):
+        process = channel.stream_stream(
+            "/envoy.service.ext_proc.v3.ExternalProcessor/Process",
+            request_serializer=ext_proc.ProcessingRequest.SerializeToString,
+            response_deserializer=ext_proc.ProcessingResponse.FromString,
+        )
+        self.stream = process()
+
+    async def begin(self):
+        request = ext_proc.ProcessingRequest()
+        request.request_headers.headers.headers.extend(
+            [header(":path", "/v1/chat/completions"), header(":method", "POST"), header("x-request-id", "r-1")]
+        )
+        request.protocol_config.request_body_mode = 2
+        await self.stream.write(request)
+        await self.stream.read()
+
+    async def ask(self, body):
+        request = ext_proc.ProcessingRequest()
+        request.request_body.body = json.dumps(body).encode()
+        request.request_body.end_of_stream = True
+        await self.stream.write(request)
+        return await self.stream.read()
+
+    async def end(self):
+        await self.stream.done_writing()
+        await self.stream.read()
+
+
 @pytest.fixture
 def ask_pick():
-    """Send a body to host:port as Envoy does in the profile lean, and return the picker's answer to it."""
+    """Send a body to an address as Envoy does, end the stream, and return the picker's answer to it."""
 
     async def ask_pick(address, body=CHAT):
         async with grpc.aio.insecure_channel(address) as channel:
-            process = channel.stream_stream(
-                "/envoy.service.ext_proc.v3.ExternalProcessor/Process",
-                request_serializer=ext_proc.ProcessingRequest.SerializeToString,
-                response_deserializer=ext_proc.ProcessingResponse.FromString,
-            )
-            stream = process()
-            request = ext_proc.ProcessingRequest()
-            request.request_headers.headers.headers.extend(
-                [header(":path", "/v1/chat/completions"), header(":method", "POST"), header("x-request-id", "r-1")]
-            )
-            request.protocol_config.request_body_mode = 2
-            await stream.write(request)
-            await stream.read()
-            request = ext_proc.ProcessingRequest()
-            request.request_body.body = json.dumps(body).encode()
-            request.request_body.end_of_stream = True
-            await stream.write(request)
-            answer = await stream.read()
-            await stream.done_writing()
-            await stream.read()
+            lean = Lean(channel)
+            await lean.begin()
+            answer = await lean.ask(body)
+            await lean.end()
             return answer
 
     return ask_pick
+
+
+@pytest.fixture
+def hold_pick():
+    """Hold a stream open, after the choice or (``decided=False``) before the body has come."""
+
+    @asynccontextmanager
+    async def hold_pick(address, *, decided=True):
+        async with grpc.aio.insecure_channel(address) as channel:
+            lean = Lean(channel)
+            await lean.begin()
+            if decided:
+                await lean.ask(CHAT)
+            yield
+            lean.stream.cancel()
+
+    return hold_pick
+
+
+@pytest.fixture
+def keep_asking():
+    """Ask one pick after the other over several connections, whatever becomes of them."""
+
+    async def ask(address):
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.min_reconnect_backoff_ms", 100)]
+        async with grpc.aio.insecure_channel(address, options) as channel:
+            while True:
+                with suppress(grpc.aio.AioRpcError):
+                    lean = Lean(channel)
+                    await lean.begin()
+                    await lean.ask(CHAT)
+                    await lean.end()
+                await asyncio.sleep(0.02)
+
+    @asynccontextmanager
+    async def keep_asking(address, channels):
+        tasks = [asyncio.create_task(ask(address)) for _ in range(channels)]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    return keep_asking

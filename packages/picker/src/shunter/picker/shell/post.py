@@ -112,7 +112,8 @@ class Post:
 
     def _forget(self, child: Child) -> None:
         self.children.discard(child)
-        self._bury(child)
+        if not child.end.cancelled():  # as when the event loop is closed
+            self._bury(child)
 
     def _note(self, child: Child, fate: Fate, delay_s: float) -> None:
         self.restarts[fate.reason] += 1

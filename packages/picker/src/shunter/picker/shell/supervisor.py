@@ -35,6 +35,7 @@ from shunter.picker.shell.process import Child, log_to_stderr, spawn, trace
 from shunter.picker.shell.report import WorkerReport
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.shell.worker import work
+from shunter.picker.transport.server import refuse_taken
 from shunter.snapshot import SnapshotReader
 
 __all__ = ["Settings", "Supervisor", "run"]
@@ -76,36 +77,32 @@ class Supervisor:
         self._ports = Ports()
         self._posts: list[Post] = []
         self._listening: list[str] = []  # where each post's worker listens
-        self._manning: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self._admin = Admin(self)
         self._reloads: Counter[str] = Counter()
         self._wanted = asyncio.Event()  # a reload is
         self._draining = False
-        self.admin_port = 0
 
     async def start(self) -> None:
-        """Start everything; raise ConfigError, with nothing left running, if that cannot be."""
+        """Start everything; raise ConfigError if that cannot be. ``drain`` ends it in either case."""
         settings = self._settings
         self._configuration = _validated(self._read())
         await await_seats(settings.runtime)
-        try:
-            workers = self._plan()
-            self.admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
-            for number, each in enumerate(workers):
-                self._posts.append(Post(f"worker-{number}", partial(self._hire, f"worker-{number}", each), self._bury))
-            self._manning = [asyncio.create_task(post.man(), name=post.name) for post in self._posts]
-            await self._see_them_serve()
-        except BaseException:
-            self.kill()
-            await self.drain()
-            raise
-        self._manning.append(asyncio.create_task(self._follow_wishes(), name="reloads"))
+        workers = self._plan()
+        admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
+        where = ", ".join(dict.fromkeys(self._listening))
+        log.info("ext_proc on %s, admin pages on port %d of %s", where, admin_port, settings.admin_host)
+        for number, each in enumerate(workers):
+            self._posts.append(Post(f"worker-{number}", partial(self._hire, f"worker-{number}", each), self._bury))
+        self._tasks = [asyncio.create_task(post.man()) for post in self._posts]
+        await self._see_them_serve()
+        self._tasks.append(asyncio.create_task(self._follow_wishes()))
         if settings.watch_config:
-            self._manning.append(asyncio.create_task(self._watch_config(), name="watch"))
+            self._tasks.append(asyncio.create_task(self._watch_config()))
 
     async def watch(self) -> None:
         """Never return; raise what breaks the supervisor itself."""
-        done, _ = await asyncio.wait(self._manning, return_when=asyncio.FIRST_EXCEPTION)
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
             await task
 
@@ -116,9 +113,9 @@ class Supervisor:
     async def drain(self) -> None:
         """Let all workers end well, and stop."""
         self._draining = True
-        for task in self._manning:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._manning, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*[post.close(self._settings.worker.drain_s) for post in self._posts])
         await self._admin.stop()
         self._ports.close()
@@ -202,6 +199,8 @@ class Supervisor:
             if settings.one_port and count > 1:
                 raise ConfigError("--one-port is for TCP: each worker has a socket by name of its own")
             hosts = [worker.host if count == 1 else f"{worker.host}.{number}" for number in range(count)]
+            for path in hosts:
+                refuse_taken(path.removeprefix("unix:"))
             self._listening = hosts
             return [msgspec.structs.replace(worker, host=host) for host in hosts]
         first, *more = settings.ports
@@ -217,7 +216,7 @@ class Supervisor:
             ports = [self._ports.claim(worker.host, port, "--port") for port in wanted]
         host = f"[{worker.host}]" if ":" in worker.host else worker.host
         self._listening = [f"{host}:{port}" for port in ports]
-        log.info("ext_proc on %s; health on port %d", ", ".join(dict.fromkeys(self._listening)), health_port)
+        log.info("health on port %d", health_port)
         return [msgspec.structs.replace(worker, port=port, health_port=health_port) for port in ports]
 
     async def _hire(self, name: str, settings: WorkerSettings) -> Child:
@@ -325,12 +324,19 @@ async def _run(settings: Settings, read: Callable[[], str]) -> int:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, end)
     loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
-    if not await _unless(over, supervisor.start()) or not await _unless(over, supervisor.watch()):
+    try:
+        if await _unless(over, supervisor.start()):
+            await _unless(over, supervisor.watch())
         log.info("draining, at most %g s", settings.worker.drain_s)
-        if not await _unless(at_once, supervisor.drain()):
+    finally:
+        draining = asyncio.create_task(supervisor.drain())
+        hurry = asyncio.create_task(at_once.wait())
+        await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not draining.done():
             supervisor.kill()
-            return 1
-    return 0
+        await draining
+    return int(at_once.is_set())
 
 
 async def _unless(event: asyncio.Event, act: Coroutine[Any, Any, None]) -> bool:

@@ -20,7 +20,6 @@ import logging
 import math
 import os
 import random
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,7 +31,15 @@ from shunter.picker.errors import ConfigError
 from shunter.picker.transport.grpc import Exchange, GrpcConnection, Service
 from shunter.picker.transport.h2 import Terms
 from shunter.picker.transport.health import Health
-from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, PROCESS, SWEEP_S, explain_taken
+from shunter.picker.transport.server import (
+    ENVELOPE_BYTES,
+    LAST_WORDS_S,
+    MAX_STREAMS,
+    PROCESS,
+    SWEEP_S,
+    explain_taken,
+    refuse_taken,
+)
 from shunter.picker.transport.services import Process, Unary, Watch
 from shunter.picker.transport.tls import ALPN, Identity, Tls
 
@@ -88,7 +95,7 @@ class NativeServer:
         self._identity = Identity(tls) if tls else None
         self._reuse_port = reuse_port
         self._listeners: list[asyncio.Server] = []
-        self._socket_path: str | None = None
+        self._socket: tuple[str, int] | None = None  # its path and inode
         self._sweeping: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
 
@@ -175,27 +182,33 @@ class NativeServer:
         return listener.sockets[0].getsockname()[1]
 
     async def _listen_unix(self, path: str) -> None:
-        """Replace a socket that a dead picker left, never one at which somebody answers."""
-        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
-            probe.connect(path)
-            raise ConfigError(f"cannot listen on unix:{path}: somebody does already; choose another path, or stop it")
+        """Replace a socket that a dead picker left; one at which somebody answers only if names are shared as ports are.
+
+        It is replaced in one step: at no moment is there nobody.
+        """
+        if not self._reuse_port:
+            refuse_taken(path)
+        fresh = f"{path}.new"
         try:
             door = self._identity and self._identity.door
-            listener = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), path, ssl=door)
-            os.chmod(path, 0o600)  # noqa: PTH101  a path as the user wrote it
+            listener = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), fresh, ssl=door)
+            os.chmod(fresh, 0o600)  # noqa: PTH101  a path as the user wrote it
+            self._socket = path, os.stat(fresh).st_ino  # noqa: PTH116  as above
+            os.replace(fresh, path)  # noqa: PTH105  as above
         except OSError as error:
             raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}") from error
         self._listeners.append(listener)
-        self._socket_path = path
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        if self._socket_path is not None:
+        if self._socket is not None:
+            path, number = self._socket
             with suppress(OSError):
-                os.unlink(self._socket_path)  # noqa: PTH108  as above
-            self._socket_path = None
+                if os.stat(path).st_ino == number:  # noqa: PTH116  else it is a successor's
+                    os.unlink(path)  # noqa: PTH108  a path as the user wrote it
+            self._socket = None
 
     def _sweep(self) -> None:
         now_s = self.clock()

@@ -1,10 +1,12 @@
 """What both transports have in common: how they are started and stopped, and how much they take on."""
 
+import socket
+from contextlib import suppress
 from typing import Protocol
 
 from shunter.picker.errors import ConfigError
 
-__all__ = ["ENVELOPE_BYTES", "LAST_WORDS_S", "MAX_STREAMS", "PROCESS", "SWEEP_S", "Server", "explain_taken"]
+__all__ = ["ENVELOPE_BYTES", "LAST_WORDS_S", "MAX_STREAMS", "PROCESS", "SWEEP_S", "Server", "explain_taken", "refuse_taken"]
 
 # The method that Envoy calls.
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -51,6 +53,13 @@ class Server(Protocol):
     async def stop(self) -> None:
         """Cut everything off."""
         ...
+
+
+def refuse_taken(path: str) -> None:
+    """Raise ConfigError if somebody answers at the socket of that name; one that a dead picker left is free."""
+    with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+        probe.connect(path)
+        raise ConfigError(f"cannot listen on unix:{path}: somebody does already; choose another path, or stop it")
 
 
 def explain_taken(host: str, port: int) -> ConfigError:
