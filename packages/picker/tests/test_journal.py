@@ -10,7 +10,7 @@ from shunter.picker.core.ledger import Booking, Ledger, first_ticket
 from shunter.picker.core.prefix import PrefixIndex, PrefixSettings
 from shunter.snapshot import LogReader, LogWriter
 
-LOG_BYTES = 1 << 16
+LOG_BYTES = 1 << 17
 NOW_NS = 100_000_000_000
 
 
@@ -93,10 +93,10 @@ def test_who_was_lapped_drops_what_it_cannot_follow_and_goes_on(buffer, make_rea
     journal, reader = begin(buffer, 1), make_reader(buffer)
     journal.booked(first_ticket(1) + 1, Booking(0, 1, NOW_NS, 70))
     reader.catch_up()
-    for at in range(2, 3000):
+    for at in range(2, 5000):
         journal.booked(first_ticket(1) + at, Booking(0, 1, NOW_NS, 70))
         journal.released(first_ticket(1) + at)
-    journal.booked(first_ticket(1) + 3000, Booking(1, 1, NOW_NS, 5))
+    journal.booked(first_ticket(1) + 5000, Booking(1, 1, NOW_NS, 5))
     assert reader.catch_up() == 1
     assert (reader.fleet.in_flight, reader.fleet.tokens_in_flight) == ([0, 1], [0, 5])
     assert reader.catch_up() == 0

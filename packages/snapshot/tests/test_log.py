@@ -104,7 +104,7 @@ def test_a_reader_that_is_overtaken_while_it_copies_uses_nothing_that_may_be_spo
 @pytest.mark.parametrize("records", [[b""], [b"a", b""], [bytes(MAX_RECORD_BYTES - 7)], [LARGE] * 4])
 def test_an_empty_or_too_large_record_is_refused_and_nothing_written(buffer, records):
     writer = LogWriter(buffer)
-    with pytest.raises(ValueError, match=r"empty|limit is 16384"):
+    with pytest.raises(ValueError, match=r"empty|limit is 32768"):
         writer.append(*records)
     assert LogReader(buffer).read() is None
 

@@ -46,7 +46,7 @@ SEEDS = (1 << 32) - 1
 END_OF_TIME = 1 << 63  # positions beyond are nonsense: at a gigabyte a second that is 292 years
 
 # Bounds what a reader spends on each place where a record might begin, when it has to search for one.
-MAX_RECORD_BYTES = 1 << 14
+MAX_RECORD_BYTES = 1 << 15
 
 _header = struct.Struct("=II")
 _PADDING = tuple(bytes(-length % 8) for length in range(8))

@@ -103,7 +103,9 @@ class Peers:
                 except msgspec.MsgspecError:
                     continue
                 if isinstance(event, Booked):
-                    _turn(peer, life_of(event.ticket), ledger, fleet)
+                    life = life_of(event.ticket)
+                    if life != peer.life:
+                        _turn(peer, life, ledger, fleet)
                     _book(event, ledger, fleet, prefix, live)
                 elif isinstance(event, Released):
                     _release(event.ticket, ledger, fleet)
@@ -116,10 +118,9 @@ class Peers:
 
 def _turn(peer: _Peer, life: int, ledger: Ledger, fleet: Fleet) -> None:
     """Take note of who writes; what a former one had in flight is void."""
-    if peer.life != life:
-        for booking in ledger.void(peer.life):
-            fleet.add(booking, -1)
-        peer.life = life
+    for booking in ledger.void(peer.life):
+        fleet.add(booking, -1)
+    peer.life = life
 
 
 def _release(ticket: int, ledger: Ledger, fleet: Fleet) -> None:

@@ -66,7 +66,7 @@ class Booking(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class _Row(msgspec.Struct):
     """One endpoint's requests in flight."""
 
-    times_ns: list[int] = msgspec.field(default_factory=list[int])  # when each was booked, ascending
+    times_ns: list[int]  # when each was booked, ascending
     tokens: int = 0
     prefill_tokens: int = 0
     backlog_tokens: float = 0.0  # of prefill, at backlog_ns
@@ -85,12 +85,16 @@ class Ledger:
     def book(self, ticket: int, booking: Booking) -> Booking:
         """Enter a request and return it; a ticket is used once. Bookings of others may come later than newer ones of ours."""
         self._by_ticket[ticket] = booking
-        row = self._by_endpoint.setdefault((booking.slot, booking.incarnation), _Row())
-        insort(row.times_ns, booking.booked_ns)
+        key = booking.slot, booking.incarnation
+        row = self._by_endpoint.get(key)
+        if row is None:
+            row = self._by_endpoint[key] = _Row([])
+        booked_ns, prefill_tokens = booking.booked_ns, booking.prefill_tokens
+        insort(row.times_ns, booked_ns)
         row.tokens += booking.tokens
-        row.prefill_tokens += booking.prefill_tokens
-        self._work_off(row, booking.booked_ns)
-        row.backlog_tokens += booking.prefill_tokens
+        row.prefill_tokens += prefill_tokens
+        self._work_off(row, booked_ns)
+        row.backlog_tokens += prefill_tokens
         return booking
 
     def release(self, ticket: int) -> Booking | None:
@@ -99,11 +103,13 @@ class Ledger:
         if booking is not None:
             key = (booking.slot, booking.incarnation)
             row = self._by_endpoint[key]
-            del row.times_ns[bisect_left(row.times_ns, booking.booked_ns)]
+            times_ns = row.times_ns
+            if len(times_ns) == 1:
+                del self._by_endpoint[key]
+                return booking
+            del times_ns[bisect_left(times_ns, booking.booked_ns)]
             row.tokens -= booking.tokens
             row.prefill_tokens -= booking.prefill_tokens
-            if not row.times_ns:
-                del self._by_endpoint[key]
         return booking
 
     def get(self, ticket: int) -> Booking | None:

@@ -26,11 +26,14 @@ from shunter.picker.core.tables import COUNTERS_BYTES, Counters
 from shunter.picker.errors import PickerError
 from shunter.snapshot import LogReader, LogWriter
 
-__all__ = ["JOURNAL_BYTES", "Memory", "Seat", "new_life", "watch"]
+__all__ = ["Memory", "Seat", "new_life", "watch"]
 
-# A prompt of 500 KB is a record of 2.6 KB, one of 1 KB is 80 bytes, a release 24. The others read at least twenty times a
-# second, so none is lapped below 16,000 long prompts a second; and 250,000 blocks are more than a prefix index remembers.
-JOURNAL_BYTES = 2 << 20
+# Of all seats together: as many blocks as a prefix index remembers, and what a new worker reads in a fifth of a second.
+JOURNALS_BYTES = 2 << 20
+
+# A prompt of 500 KB is a record of 2.9 KB, one of 1 KB is 100 bytes with its end. Everybody reads twenty times a second, so
+# nobody is lapped before one worker takes 1,700 of the longest a second, or is stopped while 2,500 short ones go by.
+LEAST_JOURNAL_BYTES = 256 << 10
 
 
 class Seat(msgspec.Struct, frozen=True):
@@ -52,8 +55,9 @@ class Memory:
     def __init__(self, seat: Seat) -> None:
         """Sit down. Raises PickerError if the seat is taken or the files cannot be made."""
         self._lock = _take(seat)
+        size_bytes = max(LEAST_JOURNAL_BYTES, JOURNALS_BYTES // seat.seats)
         try:
-            journals = [_map(seat.directory / f"journal-{index}", JOURNAL_BYTES) for index in range(seat.seats)]
+            journals = [_map(seat.directory / f"journal-{index}", size_bytes) for index in range(seat.seats)]
             self.counters = Counters(_map(seat.directory / f"counters-{seat.index}", COUNTERS_BYTES))
         except BaseException:
             self._lock.close()
