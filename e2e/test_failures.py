@@ -138,3 +138,30 @@ async def test_killing_the_picker_costs_no_request_in_profile_lean(own):
     assert toll.sent > 100
     assert toll.without_pick > 0, "the kills were felt"
     assert toll.failed == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_reload_of_the_picker_costs_no_request_its_answer_nor_its_pick(connect, eventually, workers):
+    """All processes are replaced twice, under load, one after the other; with one worker as with several."""
+    with running_stack("--speed", "20", "--workers", str(workers)) as stack:
+        client = connect(stack)
+        replies = []
+
+        async def keep_asking(n):
+            while not reloaded.is_set():
+                replies.append(await client.chat(f"request {n}", stream=n % 4 == 0, max_tokens=60))
+
+        reloaded = asyncio.Event()
+        askers = [asyncio.create_task(keep_asking(n)) for n in range(12)]
+        before = {worker["pid"] for worker in stack.workers()}
+        for reloads in (1, 2):
+            os.kill(stack.state.pids["picker"], signal.SIGHUP)
+            await eventually(lambda n=reloads: [w["restarts"].get("relieved") for w in stack.workers()] == [n] * workers)
+        await eventually(lambda: (stack.directory / "logs" / "picker.log").read_text().count("reload: done") == 2)
+        reloaded.set()
+        await asyncio.gather(*askers)
+        assert before.isdisjoint(worker["pid"] for worker in stack.workers())
+        assert len(replies) > 50
+        assert {reply.status for reply in replies} == {200}
+        logs = [await client.log(reply.request_id) for reply in replies]
+        assert all(log["pick"] for log in logs)

@@ -11,11 +11,12 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shunter.snapshot import runtime_directory
 from shunter.stack.core.fleet import Decision, Fleet
 from shunter.stack.core.plan import LOOPBACK
-from shunter.stack.shell import state, top
+from shunter.stack.shell import state, top, web
 from shunter.stack.shell.state import State
 
 __all__ = ["Running", "running_stack"]
@@ -57,6 +58,10 @@ class Running:
     def fleet(self) -> Fleet:
         """The fleet as the picker sees it."""
         return top.fetch_fleet(f"{LOOPBACK}:{self.state.plan.ports.admin}")
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The picker's workers, as its page has them."""
+        return web.get(f"{LOOPBACK}:{self.state.plan.ports.admin}", "/debug/workers").json()
 
     def decisions(self) -> tuple[Decision, ...]:
         """The picker's last decisions, newest first."""
