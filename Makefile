@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-peers bench-picker bench-routing drill e2e fuzz engines lock docs clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-peers bench-picker bench-routing drill e2e fuzz interop engines lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-inprocess: $(VENV)/dev.stamp ## the picker's core beside the reference loo
 bench-gate: $(VENV)/dev.stamp ## fail if the core has become dearer, as a multiple of the reference loop (ARGS=--accept: a new rule)
 	@$(BIN)/python -m hack.bench gate $(ARGS)
 
+bench-peers: $(VENV)/dev.stamp ## whole data paths beside other routers, which are installed from PyPI (10 minutes)
+	@$(BIN)/python -m hack.bench peers $(ARGS)
+
 bench-picker: $(VENV)/dev.stamp ## the picker behind a real Envoy and alone, beside others, into docs/performance.md (30 minutes; ARGS=--quick: 4)
 	@$(BIN)/python -m hack.bench picker $(ARGS)
 
@@ -74,6 +77,12 @@ drill: $(VENV)/dev.stamp ## kill the picker under load and count what clients sa
 
 fuzz: $(VENV)/dev.stamp ## a minute of fuzzing at each boundary that reads foreign bytes
 	@$(BIN)/python hack/fuzz.py $(ARGS)
+
+soak-streams: $(VENV)/dev.stamp ## ten million generated streams through the picker without sockets (half an hour; ARGS="--minutes 5" …)
+	@$(BIN)/python hack/long_run.py --jobs 2 $(ARGS)
+
+interop: $(VENV)/dev.stamp ## the picker's transports with older Envoys and with grpc-go (fetches the Envoys once)
+	@$(BIN)/python hack/interop.py $(ARGS)
 
 docs: $(VENV)/dev.stamp ## regenerate docs/reference from the code
 	@$(BIN)/python hack/gen_docs.py

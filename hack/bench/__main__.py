@@ -9,9 +9,16 @@ report      docs/performance.md again, from the two files
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+from hack.bench import gate, inprocess, rounds, rows
+from hack.bench.cases import CASES, Case
+from hack.bench.measure import QUICK, THOROUGH, measure
+from hack.bench.peers import PEER_CASES, PEERS
 from hack.bench.processes import ROOT
+from hack.bench.report import PAGE, page, peer_table, table
+from hack.bench.subjects import SUBJECTS, Start
 
 from shunter.picker.shell.allocator import keep_large_blocks
 
@@ -19,47 +26,33 @@ RESULTS = ROOT / "build" / "bench"
 ROUNDS = 3
 
 
-def measure_picker(*, quick: bool, rounds: int, only: str) -> None:
-    from hack.bench.cases import CASES
-    from hack.bench.measure import QUICK, THOROUGH, measure
-    from hack.bench.report import table
-    from hack.bench.rounds import measure_all
-    from hack.bench.rows import write
-
-    cases = [case for case in CASES if (case.quick or not quick) and only in case.name]
+def measure_all(name: str, cases: Sequence[Case], subjects: Mapping[str, Start], arguments: argparse.Namespace) -> rows.Result:
+    """Measure and keep the rows."""
+    quick, only = arguments.quick, arguments.only
+    chosen = [case for case in cases if (case.quick or not quick) and only in case.name]
     times = QUICK if quick else THOROUGH
-    result = measure_all(cases, partial(measure, times=times), 1 if quick else rounds, times.load, say)
-    write(RESULTS / "picker.json", result)
-    print(table(result.rows))
-    if not quick and not only:
-        write_page()
+    take = partial(measure, times=times, subjects=subjects)
+    result = rounds.measure_all(chosen, take, 1 if quick else arguments.rounds, times.load, say)
+    rows.write(RESULTS / f"{name}.json", result)
+    return result
 
 
 def write_page() -> None:
-    from hack.bench.report import PAGE, page
-    from hack.bench.rows import read
-
-    peers = RESULTS / "peers.json"
-    PAGE.write_text(page(read(RESULTS / "picker.json"), read(peers) if peers.exists() else None))
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    picker, peers = RESULTS / "picker.json", RESULTS / "peers.json"
+    if not picker.exists():
+        say("no page without `make bench-picker`")
+        return
+    PAGE.write_text(page(rows.read(picker), rows.read(peers) if peers.exists() else None))
+    say(f"wrote {PAGE.relative_to(ROOT)}")
 
 
 def check_gate(*, accept: bool) -> int:
-    from hack.bench import gate
-
     if accept:
         gate.accept()
     failed = gate.check()
     if failed:
-        print(f"dearer than accepted: {', '.join(failed)}; cheaper code, or a reason and `make bench-gate ARGS=--accept`")
+        say(f"dearer than accepted: {', '.join(failed)}; cheaper code, or a reason and `make bench-gate ARGS=--accept`")
     return 1 if failed else 0
-
-
-def print_inprocess() -> None:
-    from hack.bench.inprocess import table
-
-    for line in table():
-        print(line, flush=True)
 
 
 def say(line: str) -> None:
@@ -83,13 +76,16 @@ def main() -> int:
     keep_large_blocks()
     match arguments.command:
         case "picker":
-            measure_picker(quick=arguments.quick, rounds=arguments.rounds, only=arguments.only)
+            print(table(measure_all("picker", CASES, SUBJECTS, arguments).rows))
+        case "peers":
+            print(peer_table(measure_all("peers", PEER_CASES, PEERS, arguments).rows))
         case "inprocess":
-            print_inprocess()
+            for line in inprocess.table():
+                print(line, flush=True)
         case "gate":
             return check_gate(accept=arguments.accept)
-        case "report":
-            write_page()
+    if arguments.command == "report" or not (vars(arguments).get("quick", True) or arguments.only):
+        write_page()  # of whole runs only, or of what was kept
     return 0
 
 

@@ -35,10 +35,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     tls: bool = False
     quick: bool = False  # measured with --quick too
+    everything: bool = False  # count scrapers and what is done without requests too
 
     @property
     def name(self) -> str:
-        words = [self.load.name, self.profile]
+        words = [self.load.name, *([] if self.everything else [self.profile])]
         if self.workers > 1:
             words.append(f"{self.workers} workers")
         if self.tls:

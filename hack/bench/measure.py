@@ -4,6 +4,7 @@ import functools
 import struct
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from hack.bench.cases import IDLE, Case, Load
 from hack.bench.processes import Children, Trouble, cpu_s, rss_mb
 from hack.bench.programs import run
 from hack.bench.rows import Sample
-from hack.bench.subjects import SUBJECTS, Picker
+from hack.bench.subjects import SUBJECTS, Picker, Start
 
 __all__ = ["QUICK", "THOROUGH", "Times", "measure"]
 
@@ -36,39 +37,35 @@ THOROUGH = Times()
 QUICK = Times(load=2.0, warm=0.5, idle=0.5)
 
 
-def measure(case: Case, subject: str, times: Times) -> Sample:
-    """Measure once; raise Trouble if it cannot be."""
+def measure(case: Case, subject: str, times: Times, subjects: Mapping[str, Start] = SUBJECTS) -> Sample:
+    """Measure once; raise Trouble if it cannot be. ``subject`` is a key of ``subjects``, or "none": Envoy's own choice."""
     load = case.load
     with tempfile.TemporaryDirectory(prefix="shunter-bench-") as name, Children(Path(name)) as children:
         servers = model_servers.start(children, load.endpoints, chunks=load.chunks or 0, interval_ms=load.interval_ms)
-        picker = SUBJECTS[subject](children, case, servers) if subject != "none" else None
+        picker = Picker(roots=()) if subject == "none" else subjects[subject](children, case, servers)
         if load is IDLE:
-            assert picker is not None
             return _idle(picker, servers, times)
-        port, envoy = (0, None) if load.direct else gateway.start(children, servers, picker and picker.intent, case.profile)
+        port, envoy = picker.front, ()
+        if not (load.direct or port):
+            port, *envoy = gateway.start(children, servers, picker.intent if picker.ports else None, picker.profile)
         time.sleep(times.settle)
-        roots = picker.roots if picker else ()
-        idle_per_s = _rate(roots, times.idle) if picker else 0.0
+        roots = (*picker.roots, *picker.scrapers) if case.everything else picker.roots
+        idle_per_s = 0.0 if case.everything else _rate(roots, times.idle)
         _send(case, picker, port, times.warm)
-        picker_s, envoy_s = cpu_s(roots), cpu_s([envoy] if envoy else ())
-        begin = time.monotonic()
+        picker_s, envoy_s, begin = cpu_s(roots), cpu_s(envoy), time.monotonic()
         told = _send(case, picker, port, times.load)
         wall_s = time.monotonic() - begin
-        picker_s = cpu_s(roots) - picker_s - idle_per_s * wall_s
-        envoy_s = cpu_s([envoy] if envoy else ()) - envoy_s
+        picker_s = max(0.0, cpu_s(roots) - picker_s - idle_per_s * wall_s)
+        envoy_s = cpu_s(envoy) - envoy_s
         children.check()
         done = int(told["done"] if load.direct else told["ok"])
         if not done:
             raise Trouble("no request succeeded")
-        memory = rss_mb(roots)
-        return Sample(
-            picker_us_per_request=picker_s / done * 1e6,
-            envoy_us_per_request=envoy_s / done * 1e6,
+        return _sample(
+            *(picker_s / done, envoy_s / done, done / told["seconds"]),
+            roots=(*roots, *envoy) if case.everything else roots,
             p50_ms=told["p50_ms"],
             p99_ms=told["p99_ms"],
-            rss_mb=sum(memory),
-            largest_mb=max(memory),
-            per_second=done / told["seconds"],
             failures=int(told["failed"]),
         )
 
@@ -82,15 +79,22 @@ def _idle(picker: Picker, servers: model_servers.Engines, times: Times) -> Sampl
     wall_s, used_s, scrapes = time.monotonic() - begin, cpu_s(roots) - used_s, servers.scrapes() - scrapes
     if not scrapes:
         raise Trouble("nothing was scraped")
+    return _sample(used_s / scrapes, 0.0, scrapes / wall_s, roots=roots, p50_ms=0.0, p99_ms=0.0)
+
+
+def _sample(
+    picker_s: float, envoy_s: float, per_second: float, *, roots: Sequence[int], p50_ms: float, p99_ms: float, failures: int = 0
+) -> Sample:
     memory = rss_mb(roots)
     return Sample(
-        picker_us_per_request=used_s / scrapes * 1e6,
-        envoy_us_per_request=0.0,
-        p50_ms=0.0,
-        p99_ms=0.0,
+        picker_us_per_request=picker_s * 1e6,
+        envoy_us_per_request=envoy_s * 1e6,
+        p50_ms=p50_ms,
+        p99_ms=p99_ms,
         rss_mb=sum(memory),
         largest_mb=max(memory),
-        per_second=scrapes / wall_s,
+        per_second=per_second,
+        failures=failures,
     )
 
 
@@ -100,13 +104,12 @@ def _rate(roots: tuple[int, ...], seconds: float) -> float:
     return (cpu_s(roots) - used_s) / (time.monotonic() - begin)
 
 
-def _send(case: Case, picker: Picker | None, port: int, seconds: float) -> dict[str, float]:
+def _send(case: Case, picker: Picker, port: int | None, seconds: float) -> dict[str, float]:
     load = case.load
     if load.direct:
-        assert picker is not None
         ports = ",".join(map(str, picker.ports))
         return run("replay", ports, _recording(load, lean=case.profile != "full"), load.at_once, seconds, seconds=seconds)
-    return run("load", port, _requests(load), load.at_once, load.rate, seconds, seconds=seconds)
+    return run("load", "127.0.0.1", port, _requests(load), load.at_once, load.rate, seconds, seconds=seconds)
 
 
 @functools.cache

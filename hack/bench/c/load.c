@@ -1,6 +1,6 @@
 /* Sends recorded HTTP/1.1 requests and measures how long the answers take.
  *
- *   load PORT REQUESTS CONNECTIONS RATE SECONDS
+ *   load ADDRESS PORT REQUESTS CONNECTIONS RATE SECONDS
  *
  * RATE 0: closed loop, each connection sends its next request when it has its answer. Otherwise an open loop: requests become
  * due by the clock, and a latency begins when its request was due, sent or not (no coordinated omission). REQUESTS: u32 length
@@ -38,7 +38,8 @@ typedef struct {
 
 static Client *clients;
 static Text texts[MAX_REQUESTS];
-static int epoll, port, count_texts, count_clients, *idle, count_idle;
+static struct sockaddr_in server;
+static int epoll, count_texts, count_clients, *idle, count_idle;
 static long next_text, sent, ok, failed, count_latencies;
 static double *latencies;
 
@@ -62,10 +63,9 @@ static void read_requests(const char *path) {
 }
 
 static void dial(Client *client) {
-    struct sockaddr_in address = {AF_INET, htons(port), {htonl(INADDR_LOOPBACK)}, {0}};
     int one = 1;
     client->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(client->fd, (void *)&address, sizeof address)) fail("connect");
+    if (connect(client->fd, (void *)&server, sizeof server)) fail("connect");
     setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = client};
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, client->fd, &event)) fail("epoll");
@@ -191,11 +191,11 @@ static double percentile_ms(double part) {
 }
 
 int main(int count, char **words) {
-    if (count != 6) return fprintf(stderr, "usage: load PORT REQUESTS CONNECTIONS RATE SECONDS\n"), 2;
-    port = atoi(words[1]);
-    read_requests(words[2]);
-    count_clients = atoi(words[3]);
-    double rate = atof(words[4]), seconds = atof(words[5]);
+    if (count != 7) return fprintf(stderr, "usage: load ADDRESS PORT REQUESTS CONNECTIONS RATE SECONDS\n"), 2;
+    server = (struct sockaddr_in){AF_INET, htons(atoi(words[2])), {inet_addr(words[1])}, {0}};
+    read_requests(words[3]);
+    count_clients = atoi(words[4]);
+    double rate = atof(words[5]), seconds = atof(words[6]);
     if (count_clients < 1 || count_clients > MAX_CONNECTIONS) return fprintf(stderr, "1 to %d connections\n", MAX_CONNECTIONS), 2;
     signal(SIGPIPE, SIG_IGN);
     epoll = epoll_create1(0);
