@@ -2,14 +2,19 @@ import json
 import os
 import random
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shunter.picker import config
+from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, Outcome
 from shunter.picker.core.tables import fold
 from shunter.picker.errors import PickerError
 from shunter.picker.shell.memory import Memory, Seat, new_life, watch
+from shunter.snapshot import Endpoint, Health, Load, LoadRow, LogReader, LogWriter, Topology, View
 
 NOW_S = 100.0
 DONE = Outcome(complete=True, status=200)
@@ -104,3 +109,48 @@ def test_files_of_another_release_are_swept(sit, tmp_path):
 def test_a_directory_that_is_not_there_is_named(tmp_path):
     with pytest.raises(PickerError, match=r"seat-0\.lock: No such file or directory; the directory must exist"):
         Memory(Seat(tmp_path / "none", 0, 1, 1))
+
+
+def view_of(count):
+    endpoints = tuple(Endpoint(slot=at, incarnation=1, name="p", address=f"10.0.0.{at + 1}", port=8000) for at in range(count))
+    rows = [LoadRow(slot=at, incarnation=1, health=Health.FRESH, sampled_ns=1, waiting=0.0) for at in range(count)]
+    return View(Topology(epoch=1, generation=1, endpoints=endpoints), Load.of(rows, epoch=1, topology_generation=1))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), max_size=30))
+def test_judges_that_share_see_the_same_fleet_and_the_same_prefixes(steps):
+    view, policy = view_of(3), config.load().policy
+    logs = [bytearray(1 << 17) for _ in range(3)]
+    journals = [Journal(LogWriter(log), life) for life, log in enumerate(logs, 1)]
+    for journal in journals:
+        journal.begun()
+    judges = [
+        FleetJudge(
+            policy,
+            lambda _now_ns: view,
+            random.Random(life),
+            life=life,
+            journal=journal,
+            peers=Peers([LogReader(log) for log in logs], life),
+        )
+        for life, journal in enumerate(journals, 1)
+    ]
+    tickets = []
+    for which, what, prompt in steps:
+        if what or not tickets:
+            pick = judges[which].decide(ask(f"{prompt} says " * 100), 1e-9)
+            tickets.append((judges[which], pick))
+        else:
+            judge, pick = tickets.pop(which % len(tickets))
+            served = pick.endpoints[prompt % 3]
+            judge.release(pick.ticket, msgspec.structs.replace(DONE, served=served), 1e-9)
+    fleets = [judge.fleet(1e-9) for judge in judges]
+    for name in ("in_flight", "tokens_in_flight", "waiting", "running"):
+        assert len({tuple(getattr(fleet, name)) for fleet in fleets}) == 1, name
+    assert sum(fleets[0].in_flight) == len(tickets)
+    hashes = [booking.hashes for judge, pick in tickets if (booking := judge.ledger.get(pick.ticket))]
+    for each in hashes:
+        assert len({tuple(sorted(judge._prefix.match(each).blocks.items())) for judge in judges}) == 1
+    for judge, pick in tickets:
+        judge.release(pick.ticket, DONE, 1e-9)
+    assert all(judge.fleet(1e-9).in_flight == [0, 0, 0] and not len(judge.ledger) for judge in judges)
