@@ -75,8 +75,8 @@ bench-routing: $(VENV)/dev.stamp ## time to first token with and without the pic
 drill: $(VENV)/dev.stamp ## kill the picker under load and count what clients saw (2 minutes)
 	@$(BIN)/python hack/drill_kill.py $(ARGS)
 
-fuzz: $(VENV)/dev.stamp ## a minute of fuzzing at each boundary that reads foreign bytes
-	@$(BIN)/python hack/fuzz.py $(ARGS)
+fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (ENGINE=atheris: led by coverage; ARGS="wire --seconds 9" …)
+	@$(BIN)/python hack/fuzz.py $(addprefix --engine ,$(ENGINE)) $(ARGS)
 
 soak-streams: $(VENV)/dev.stamp ## ten million generated streams through the picker without sockets (half an hour; ARGS="--minutes 5" …)
 	@$(BIN)/python hack/long_run.py --jobs 2 $(ARGS)

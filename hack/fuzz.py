@@ -2,18 +2,25 @@
 
 Each ``hack/fuzz_<name>.py`` offers ``target(data: bytes) -> None``, which raises only when a promise is broken, and ``CORPUS``,
 inputs worth starting from. Inputs are mutated corpus entries: flipped bits, cut, repeated, spliced, salted with foreign words.
-A broken promise is written to ``hack/corpus/<name>/`` and becomes a test by being committed there
-(``hack/tests/test_corpus.py``).
+With ``--engine atheris`` they are libFuzzer's instead, led by what they reach in the code of the packages; atheris has to be
+installed for that (``pip install atheris``: 35 MB, Linux, no wheel for every Python, so it is no requirement of the tests).
+What it finds goes to ``hack/corpus/<name>.xz``. A broken promise is written to ``hack/corpus/<name>/``. Both become tests by
+being committed (``hack/tests/test_corpus.py``).
 """
 
 import argparse
 import hashlib
 import importlib.util
+import lzma
 import random
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
+
+import msgspec
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 60
@@ -57,9 +64,19 @@ def mutate(dice, corpus):
     return bytes(data[:MAX_BYTES])
 
 
+def corpus_of(name):
+    """Return what the target begins with, what reaches something of its own in the code, and what once broke a promise."""
+    grown = HERE / "corpus" / f"{name}.xz"
+    return [
+        *(bytes(entry) for entry in load(name).CORPUS),
+        *(msgspec.msgpack.decode(lzma.decompress(grown.read_bytes()), type=list[bytes]) if grown.exists() else ()),
+        *(path.read_bytes() for path in sorted((HERE / "corpus" / name).glob("*"))),
+    ]
+
+
 def fuzz(name, seconds, seed):
     module = load(name)
-    corpus = [bytes(entry) for entry in module.CORPUS] + [path.read_bytes() for path in (HERE / "corpus" / name).glob("*")]
+    corpus = corpus_of(name)
     dice = random.Random(f"{seed}/{name}")
     deadline = time.monotonic() + seconds
     runs = 0
@@ -79,18 +96,48 @@ def fuzz(name, seconds, seed):
     return True
 
 
+def fuzz_with_atheris(name, seconds, seed):
+    """Run libFuzzer in a process of its own, for it never returns; keep what it found to reach something of its own."""
+    broken = HERE / "corpus" / name
+    number = int(hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()[:7], 16)
+    with tempfile.TemporaryDirectory() as directory:
+        for entry in corpus_of(name):
+            (Path(directory) / hashlib.sha256(entry).hexdigest()).write_bytes(entry)
+        begun = len([*Path(directory).iterdir()])
+        broken.mkdir(parents=True, exist_ok=True)
+        flags = [f"-max_total_time={seconds:.0f}", f"-max_len={MAX_BYTES}", f"-artifact_prefix={broken}/", f"-seed={number}"]
+        command = [sys.executable, HERE / "guided.py", name, directory, *flags]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        entries = sorted(path.read_bytes() for path in Path(directory).iterdir())
+    if len(entries) > begun:
+        (HERE / "corpus" / f"{name}.xz").write_bytes(lzma.compress(msgspec.msgpack.encode(entries)))
+    if not any(broken.iterdir()):
+        broken.rmdir()
+    if done.returncode:
+        print(done.stdout[-5000:])
+    verdict = f"broken; kept in {broken.relative_to(HERE.parent)}/" if done.returncode else "nothing broken"
+    print(f"{name}: {verdict}, corpus of {begun} inputs now {len(entries)}", flush=True)
+    return done.returncode == 0
+
+
+ENGINES = {"own": fuzz, "atheris": fuzz_with_atheris}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(targets())}; all by default")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="altogether")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1 << 32)))
+    parser.add_argument("--engine", choices=ENGINES, default="own")
     arguments = parser.parse_args()
     names = [name if name.startswith("fuzz_") else f"fuzz_{name}" for name in arguments.names] or targets()
     unknown = set(names) - set(targets())
     if unknown:
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(targets())}")
-    print(f"seed {arguments.seed}")
-    verdicts = [fuzz(name, arguments.seconds / len(names), arguments.seed) for name in names]
+    if arguments.engine == "atheris" and importlib.util.find_spec("atheris") is None:
+        parser.error("atheris is not installed here: .venv/bin/pip install atheris, or leave out --engine atheris")
+    print(f"seed {arguments.seed}", flush=True)
+    verdicts = [ENGINES[arguments.engine](name, arguments.seconds / len(names), arguments.seed) for name in names]
     sys.exit(not all(verdicts))
 
 
