@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import grpc.aio
 import pytest
+import trustme
 from grpc_health.v1 import health_pb2
 
 from shunter.picker.core.limits import Budget, Limits
@@ -22,6 +23,7 @@ from shunter.picker.transport import frames, h2, hpack, native
 from shunter.picker.transport.frames import Kind
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
+from shunter.picker.transport.tls import Tls
 
 DEADLINE_S = 20
 HELLO = frames.PREFACE + frames.settings({})
@@ -370,8 +372,8 @@ def examine():
     if program is None:
         pytest.skip("h2spec is not there: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1, or $SHUNTER_TOOLS_DIR/bin")
 
-    async def examine(port):
-        arguments = ("--strict", "--port", str(port), "--timeout", "2")
+    async def examine(port, *more):
+        arguments = ("--strict", "--port", str(port), "--timeout", "2", *more)
         process = await asyncio.create_subprocess_exec(program, *arguments, stdout=asyncio.subprocess.PIPE)
         report = (await process.communicate())[0].decode()
         counts = re.search(r"(\d+) tests, \d+ passed, (\d+) skipped, (\d+) failed", report)
@@ -408,7 +410,12 @@ async def test_h2spec_finds_nothing_in_the_connection(examine):
     assert (total, skipped, failed) == (146, 0, 0), report
 
 
-async def test_h2spec_finds_nothing_in_the_server(examine):
-    async with running() as server:
-        total, _, failed, report = await examine(server.port)
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
+async def test_h2spec_finds_nothing_in_the_server(examine, over_tls, tmp_path):
+    tls = Tls(tmp_path / "tls.crt", tmp_path / "tls.key")
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tls.cert)
+    issued.private_key_pem.write_to_path(tls.key)
+    async with running(tls=tls if over_tls else None) as server:
+        total, _, failed, report = await examine(server.port, *(("--tls", "--insecure") if over_tls else ()))
     assert (total, failed) == (146, 0), report
