@@ -12,10 +12,10 @@ import time
 import pytest
 
 from shunter.snapshot import LogReader
-from shunter.snapshot.log import DATA_AT, MAX_RECORD_BYTES
+from shunter.snapshot.log import LEAST_BYTES
 
 KILLS = int(os.environ.get("SHUNTER_LOG_KILLS", "25"))
-LOG_BYTES = DATA_AT + 2 * MAX_RECORD_BYTES  # as small as it may be: readers are lapped all the time
+LOG_BYTES = LEAST_BYTES  # as small as it may be: readers are lapped all the time
 
 WRITER = """
 import itertools, mmap, struct, sys

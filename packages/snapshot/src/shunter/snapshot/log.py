@@ -32,7 +32,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["MAX_RECORD_BYTES", "Batch", "Buffer", "LogReader", "LogWriter"]
+__all__ = ["LEAST_BYTES", "MAX_RECORD_BYTES", "Batch", "Buffer", "LogReader", "LogWriter"]
 
 Buffer = bytearray | memoryview
 """A writable buffer, or one that is only read; its size is the log's for good."""
@@ -45,8 +45,11 @@ HEADER_BYTES = 8
 SEEDS = (1 << 32) - 1
 END_OF_TIME = 1 << 63  # positions beyond are nonsense: at a gigabyte a second that is 292 years
 
-# Bounds what a reader spends on each place where a record might begin, when it has to search for one.
+# The blocks of a prompt of any size that fits into memory are less than half of it. It bounds what a reader spends on each
+# place where a record might begin, when it has to search for one.
 MAX_RECORD_BYTES = 1 << 15
+LARGEST_BLOCK = HEADER_BYTES + MAX_RECORD_BYTES
+LEAST_BYTES = DATA_AT + 2 * LARGEST_BLOCK
 
 _header = struct.Struct("=II")
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
@@ -65,16 +68,16 @@ class _Log:
     def __init__(self, buffer: Buffer) -> None:
         whole = memoryview(buffer)
         self.size = (len(whole) - DATA_AT) // 8 * 8
-        if self.size < 2 * MAX_RECORD_BYTES:
-            raise ValueError(f"a log of {len(whole)} bytes; it needs {DATA_AT + 2 * MAX_RECORD_BYTES}")
+        if len(whole) < LEAST_BYTES:
+            raise ValueError(f"a log of {len(whole)} bytes; it needs {LEAST_BYTES}")
         self.words = whole[:DATA_AT].cast("Q")  # an item is loaded and stored as one word
         self.data = whole[DATA_AT : DATA_AT + self.size]
 
     def makes_sense(self, head: int) -> bool:
         """Can this be the head of a log of ours?"""
-        ahead = self.words[RESERVED] - head  # more than one block if the writer has gone on since the head was read
+        ahead = self.words[RESERVED] - head  # more than one record if the writer has gone on since the head was read
         aligned = head % 8 == ahead % 8 == 0
-        return self.words[0] == MAGIC and aligned and 0 <= ahead <= MAX_RECORD_BYTES and head < END_OF_TIME
+        return self.words[0] == MAGIC and aligned and 0 <= ahead <= LARGEST_BLOCK and head < END_OF_TIME
 
     def copy(self, at: int, end: int) -> bytes:
         """Return what was written from position ``at`` to ``end``, which is something."""
@@ -89,36 +92,30 @@ class LogWriter:
 
     def __init__(self, buffer: Buffer) -> None:
         """Take the log over, or begin one where none is. Raises ValueError if the buffer is too small."""
-        self._log = _Log(buffer)
-        words = self._log.words
-        if not self._log.makes_sense(words[HEAD]):
+        log = _Log(buffer)
+        self._words, self._data, self._size = log.words, log.data, log.size
+        words = self._words
+        if not log.makes_sense(words[HEAD]):
             words[HEAD] = words[RESERVED] = 0
             words[0] = MAGIC
         self._head = words[HEAD]
 
-    def append(self, *records: bytes) -> None:
-        """Write records; a reader sees all of them or none. Raises ValueError if one is empty or they are too large."""
-        log, at = self._log, self._head
-        pieces: list[bytes] = []
-        for record in records:
-            length = len(record)
-            if not length:
-                raise ValueError("an empty record")
-            pieces += (_header.pack(length, zlib.crc32(record, at & SEEDS)), record, _PADDING[length % 8])
-            at += HEADER_BYTES + length + -length % 8
-        block = b"".join(pieces)
-        if len(block) > MAX_RECORD_BYTES:
-            raise ValueError(f"{len(block)} bytes in one go; the limit is {MAX_RECORD_BYTES}")
-        # A predecessor killed while it wrote has spoilt what its own mark covers.
-        log.words[RESERVED] = max(at, log.words[RESERVED])
-        start = self._head % log.size
-        room = log.size - start
+    def append(self, record: bytes) -> None:
+        """Write a record. Raises ValueError if it is empty or larger than MAX_RECORD_BYTES."""
+        length, at, words = len(record), self._head, self._words
+        if not 0 < length <= MAX_RECORD_BYTES:
+            raise ValueError(f"a record of {length} bytes; it may have 1 to {MAX_RECORD_BYTES}")
+        block = _header.pack(length, zlib.crc32(record, at & SEEDS)) + record + _PADDING[length % 8]
+        end = at + len(block)
+        words[RESERVED] = max(end, words[RESERVED])  # a predecessor killed while it wrote may have spoilt more
+        start = at % self._size
+        room = self._size - start
         if len(block) <= room:
-            log.data[start : start + len(block)] = block
+            self._data[start : start + len(block)] = block
         else:
-            log.data[start:] = block[:room]
-            log.data[: len(block) - room] = block[room:]
-        log.words[HEAD] = self._head = at
+            self._data[start:] = block[:room]
+            self._data[: len(block) - room] = block[room:]
+        words[HEAD] = self._head = end
 
 
 class LogReader:
