@@ -128,3 +128,18 @@ def test_tallies_add_up(counters):
         by_endpoint={(1, 1): Account(2, 8, 4, 2, 10), (2, 1): Account(1)},
     )
     assert fold([]) == Tally()
+
+
+def test_the_account_changes_with_every_event_and_with_nothing_else(counters):
+    accounts = [counters.account()]
+    for event in (
+        lambda: counters.picked(3, 1, 0, 0),
+        lambda: counters.released(complete=True),
+        lambda: counters.refused("BadRequest"),
+        lambda: counters.refused("BadRequest"),
+    ):
+        event()
+        accounts.append(counters.account())
+    assert len(set(accounts)) == 5
+    counters.beat_ns += 1
+    assert counters.account() == accounts[-1]

@@ -169,6 +169,10 @@ class Counters:
         """Count another worker's journal that was overwritten before it was read."""
         self.words[TOTALS_AT + 5] += 1
 
+    def account(self) -> bytes:
+        """Return totals and refusals as they stand, for whoever asks no more than whether they have changed."""
+        return self.words[TOTALS_AT:IN_USE_AT].tobytes()
+
     def tally(self) -> Tally:
         """Return what is counted at this moment."""
         words = self.words

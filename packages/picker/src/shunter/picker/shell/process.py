@@ -50,14 +50,14 @@ from shunter.picker.shell.control import (
 )
 from shunter.picker.shell.memory import Seat
 
-__all__ = ["HUNG_S", "Child", "Fate", "Service", "log_to_stderr", "serve", "spawn", "trace"]
+__all__ = ["HUNG_S", "Child", "Fate", "Patience", "Service", "log_to_stderr", "serve", "spawn", "trace"]
 
 # An import on two busy cores takes seconds; whoever has not served after this never will.
 START_S = 30.0
 
 BEAT_S = 0.5
-# Two busy cores may keep an event loop from its turn for a second; a worker that says nothing for three takes requests and
-# does not answer them.
+# Two busy cores may keep an event loop from its turn for a second; a worker that says nothing for three, and counts nothing
+# either, takes requests and does not answer them.
 HUNG_S = 3.0
 # For the kernel to write a stack into the log.
 LAST_LOOK_S = 0.2
@@ -101,16 +101,35 @@ class Fate(msgspec.Struct, frozen=True):
         return f"{how}; it lived {self.lived_s:.1f} s" + ("" if self.served else " and never served")
 
 
-class Child:
-    """The supervisor's view of one process, from its start to its end."""
+class Patience:
+    """When to give a child up for hung.
 
-    def __init__(self, process: aiomultiprocess.core.Process, seat: Seat, link: Link) -> None:
+    One that does not answer in time but goes on counting has more to do than the machine can bear: its event loop reads
+    requests by the megabyte before it comes to anything else. To kill it would cost its streams, and half a second of CPU.
+    """
+
+    def __init__(self) -> None:
+        self._missed = 0
+        self._account = b""
+
+    def is_over(self, *, answered: bool, account: bytes) -> bool:
+        """Tell, once a beat, by whether it has answered and by what it has counted so far."""
+        self._missed = 0 if answered or account != self._account else self._missed + 1
+        self._account = account
+        return self._missed * BEAT_S >= HUNG_S
+
+
+class Child:
+    """The supervisor's view of one process, from its start to its end. ``account`` is what its seat has counted so far."""
+
+    def __init__(self, process: aiomultiprocess.core.Process, seat: Seat, link: Link, account: Callable[[], bytes]) -> None:
         self.seat = seat
         self.status: Status | None = None  # None: not heard of yet
         self.served = False
         self.draining = False
         self._started_s = time.monotonic()
         self._process = process
+        self._account = account
         self._caller = Caller(link)
         self.words: str | None = None  # why it cannot serve
         self._killed = ""
@@ -199,20 +218,18 @@ class Child:
 
         Beats are counted, not seconds: a supervisor that was stopped itself must not take everybody else for dead.
         """
-        missed = 0
+        patience = Patience()
         ping = self._ping()
         while not ended.done():
             await asyncio.wait({ended}, timeout=BEAT_S)
-            if ping.done():
-                missed, ping = 0, self._ping()
-                continue
-            missed += 1
-            if missed * BEAT_S >= HUNG_S:
+            if patience.is_over(answered=ping.done(), account=self._account()):
                 self._killed = "hung"
                 os.kill(self.pid, signal.SIGUSR1)  # its stack goes to the log; it is not reaped, so the pid is its own
                 await asyncio.wait({ended}, timeout=LAST_LOOK_S)
                 self.kill()
                 return
+            if ping.done():
+                ping = self._ping()
 
     def _ping(self) -> "asyncio.Future[Reply | None]":
         ping = self._caller.ask(Ping())
@@ -224,7 +241,14 @@ class Child:
             self.status = status
 
 
-async def spawn(name: str, log_level: str, target: Callable[..., Awaitable[None]], seat: Seat, *args: object) -> Child:
+async def spawn(
+    name: str,
+    log_level: str,
+    target: Callable[..., Awaitable[None]],
+    seat: Seat,
+    *args: object,
+    account: Callable[[], bytes],
+) -> Child:
     """Start ``target(socket, seat, *args)`` in a process of its own."""
     _do_without_helpers()
     ours, theirs = socket.socketpair()
@@ -245,7 +269,7 @@ async def spawn(name: str, log_level: str, target: Callable[..., Awaitable[None]
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
-    return Child(process, seat, link)
+    return Child(process, seat, link, account)
 
 
 def log_to_stderr(level: str, who: str) -> None:

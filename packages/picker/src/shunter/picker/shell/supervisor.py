@@ -88,12 +88,12 @@ class Supervisor:
         settings = self._settings
         self._configuration = _validated(self._read())
         await await_seats(settings.runtime)
-        workers = self._plan()
+        for number, each in enumerate(self._plan()):
+            name = f"worker-{number}"
+            self._posts.append(Post(name, partial(self._hire, name, each), self._bury))
         admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
         where = ", ".join(dict.fromkeys(self._listening))
         log.info("ext_proc on %s, admin pages on port %d of %s", where, admin_port, settings.admin_host)
-        for number, each in enumerate(workers):
-            self._posts.append(Post(f"worker-{number}", partial(self._hire, f"worker-{number}", each), self._bury))
         self._tasks = [asyncio.create_task(post.man()) for post in self._posts]
         await self._see_them_serve()
         self._tasks.append(asyncio.create_task(self._follow_wishes()))
@@ -224,7 +224,8 @@ class Supervisor:
         directory = self._settings.runtime
         try:
             seat = Seat(directory, index, self._seats, new_life(directory))
-            return await spawn(name, self._settings.log_level, work, seat, settings, self._configuration)
+            account = self._counters[index].account
+            return await spawn(name, self._settings.log_level, work, seat, settings, self._configuration, account=account)
         except BaseException:
             self._free.insert(0, index)
             raise
