@@ -36,6 +36,7 @@ async def test_a_request_is_told_of_at_its_end(profile, scene, collector):
         "flags": "-",
         "attempts": 1,
         "sent": len(picked),
+        "content": "text/plain; chars",
     }
 
 

@@ -4,10 +4,11 @@
 
     PickerError
     ├── ConfigError        the configuration cannot be used; the message has path, value and remedy
-    └── ProtocolError      a peer broke ext_proc or its encoding; answered, logged, never anything else
+    ├── ProtocolError      a peer broke ext_proc or its encoding; answered, logged, never anything else
+    └── RecordsError       what should be Envoy's access log is not; the connection is closed
 """
 
-__all__ = ["ConfigError", "PickerError", "ProtocolError"]
+__all__ = ["ConfigError", "PickerError", "ProtocolError", "RecordsError"]
 
 
 class PickerError(Exception):
@@ -20,3 +21,7 @@ class ConfigError(PickerError):
 
 class ProtocolError(PickerError):
     """The peer sent what the protocol does not allow here."""
+
+
+class RecordsError(PickerError):
+    """A connection for Envoy's records carries something else."""

@@ -34,6 +34,8 @@ FIELDS = {
     "flags": "%RESPONSE_FLAGS%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     "sent": "%BYTES_SENT%",
+    # Enough to know a stream of events.
+    "content": "%RESP(CONTENT-TYPE):17%",
     # To the first byte of the body. %RESPONSE_DURATION% ends with the headers, which engines send before the first token.
     "first_us": "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)%",
     "duration_ms": "%DURATION%",

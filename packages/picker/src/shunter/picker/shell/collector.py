@@ -1,0 +1,242 @@
+"""The collector: takes Envoy's records, learns from them, and keeps the account of requests whose worker is dead.
+
+A process of its own beside the workers, off the way of any request. While it is away Envoy keeps what it has to tell; what was
+learnt is published several times a second and read again by a successor. So one that is killed loses what it was sent and had
+not published: a quarter of a second at most, and figures only, for bookings are in the journal at once.
+
+::
+
+    Envoy ──fluentd, TCP──> Records ──> Outcomes ──> ring `learned` ──> metrics
+                               └──────> Adoption ──> journal of our seat ──> every worker's account
+
+It listens on loopback and believes what it is told there: a local peer can spoil figures and, by naming tickets, the account of
+requests in flight. It cannot make this process large: connections, the bytes each may keep, rows and adopted requests are
+bounded.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from shunter.picker.core.adoption import Adoption
+from shunter.picker.core.fleet import endpoints_of
+from shunter.picker.core.learned import Learned, decode_learned, encode_learned
+from shunter.picker.core.ledger import Key
+from shunter.picker.core.outcomes import Outcomes
+from shunter.picker.core.records import Record, Records
+from shunter.picker.errors import ConfigError, PickerError, RecordsError
+from shunter.picker.shell.control import Status
+from shunter.picker.shell.memory import Memory, Seat, watch
+from shunter.picker.shell.process import serve
+from shunter.snapshot import RingError, RingReader, RingWriter, SnapshotReader, Topology
+
+__all__ = ["LEARNED_RING", "Collector", "LearnedReader", "Settings", "collect"]
+
+LEARNED_RING = "learned"
+
+# What reads it, metrics and people, does not look more often.
+PUBLISH_S = 0.25
+
+# One for each worker thread of an Envoy and each of its listeners: several Envoys on a large machine.
+MAX_CONNECTIONS = 256
+
+log = logging.getLogger(__name__)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where it listens, and which endpoints there are. Port 0 takes any free one."""
+
+    snapshot: Path
+    host: str = "127.0.0.1"
+    port: int = 24224
+    pool: str | None = None
+    drain_s: float = 5.0
+
+
+class Collector:
+    """A service of the supervisor's, and in tests one that stands alone."""
+
+    def __init__(self, settings: Settings, seat: Seat) -> None:
+        """Listen to nobody yet."""
+        self._settings = settings
+        self._snapshot = SnapshotReader(settings.snapshot)
+        self._memory = memory = Memory(seat)
+        self._seats = watch(seat.directory, seat.seats)
+        self._adoption = Adoption(seat.life, memory.journal, memory.counters)
+        self._ring = RingWriter(seat.directory / LEARNED_RING)
+        self._outcomes = Outcomes(self._remember())
+        self._before = self._outcomes.learned.adopted, self._outcomes.learned.expired
+        self._topology: Topology | None = None
+        self._endpoints: dict[str, Key] = {}
+        self._connections: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen and return the port, or raise ConfigError."""
+        host, port = self._settings.host, self._settings.port
+        make = partial(_Connection, self._connections, self._take, self._lose)
+        try:
+            # A successor binds while the supervisor holds the port for it.
+            self._server = await asyncio.get_running_loop().create_server(make, host, port, reuse_port=True)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot take records on {host}:{port}: {error.strerror}; choose another with --collector-port"
+            ) from error
+        self._ticking = asyncio.create_task(self._tick())
+        self._memory.counters.ready = 1
+        return self._server.sockets[0].getsockname()[1]
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take what was sent, and stop: Envoy is told that we hang up, sends the rest, hangs up too, and keeps what follows."""
+        if self._server is not None:
+            self._server.close()
+        for connection in self._connections:
+            connection.hang_up()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await asyncio.gather(*[connection.lost.wait() for connection in self._connections])
+        for connection in [*self._connections]:
+            connection.abort()
+        if self._ticking is not None:
+            self._ticking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticking
+        self._publish()
+        self._ring.close()
+        self._snapshot.close()
+        self._memory.close()
+
+    def status(self) -> Status:
+        """Say how it is, to the supervisor."""
+        return Status(streams=len(self._connections))
+
+    def explain(self, last: int) -> list[dict[str, Any]]:  # noqa: ARG002  a Service's signature
+        """Return the last decisions: it makes none."""
+        return []
+
+    def _take(self, records: list[Record]) -> None:
+        now_ns = time.monotonic_ns()
+        view = self._snapshot.view(now_ns)
+        if view is not None and view.topology is not self._topology:
+            self._topology = view.topology
+            endpoints = endpoints_of(view.topology, self._settings.pool)
+            self._endpoints = {each.authority: (each.slot, each.incarnation) for each in endpoints}
+            self._outcomes.retain(self._endpoints.values())
+        living = {counters.life for counters in self._seats}
+        for record in records:
+            if record.over:
+                self._outcomes.take(record, self._endpoints)
+            self._adoption.take(record, self._endpoints.get(record.host or ""), living, now_ns)
+
+    def _lose(self, unread: int, *, refused: bool) -> None:
+        """Note that a connection is gone, or had entries that nobody could read."""
+        self._outcomes.learned.unread += unread
+        self._outcomes.learned.refused_peers += refused
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(PUBLISH_S)
+            self._adoption.expire(time.monotonic_ns())
+            self._publish()
+
+    def _publish(self) -> None:
+        learned, adoption = self._outcomes.learned, self._adoption
+        adopted, expired = self._before
+        learned.adopted, learned.expired = adopted + adoption.adopted, expired + adoption.expired
+        learned.adopting = len(adoption)
+        now_ns = time.monotonic_ns()
+        self._memory.counters.beat_ns = now_ns
+        self._ring.publish(encode_learned(learned), now_ns)
+
+    def _remember(self) -> Learned:
+        """Return what a predecessor learnt."""
+        frame = self._ring.newest()
+        with contextlib.suppress(PickerError):
+            if frame is not None:
+                return decode_learned(frame.payload)
+        return Learned()
+
+
+class _Connection(asyncio.Protocol):
+    """One of Envoy's; what comes is handled as it comes, so nothing queues up here."""
+
+    def __init__(self, others: "set[_Connection]", take: Callable[[list[Record]], None], lose: Callable[..., None]) -> None:
+        self.lost = asyncio.Event()
+        self._others = others
+        self._take = take
+        self._lose = lose
+        self._records = Records()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if len(self._others) >= MAX_CONNECTIONS:
+            self._refuse(f"more than {MAX_CONNECTIONS} connections")
+        else:
+            self._others.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            records = self._records.feed(data)
+        except RecordsError as error:
+            self._refuse(str(error))
+            return
+        if self._records.unread:
+            self._lose(self._records.unread, refused=False)
+            self._records.unread = 0
+        if records:
+            self._take(records)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+        self._others.discard(self)
+        self.lost.set()
+
+    def hang_up(self) -> None:
+        """Say that nothing more is wanted; what was sent is still read."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def abort(self) -> None:
+        """End it at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _refuse(self, words: str) -> None:
+        log.warning("a connection for records is refused: %s", words)
+        self._lose(0, refused=True)
+        self.abort()
+
+
+class LearnedReader:
+    """Reads what the collector of a runtime directory learnt."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open nothing yet; there need not be a collector."""
+        self._ring = RingReader(directory / LEARNED_RING)
+        self._newest: Learned | None = None
+
+    def read(self, now_ns: int) -> Learned | None:
+        """Return the newest; None if nothing was ever published. Never raises."""
+        with contextlib.suppress(RingError, PickerError):
+            frame = self._ring.poll(now_ns)
+            if frame is not None:
+                self._newest = decode_learned(frame.payload)
+        return self._newest
+
+    def close(self) -> None:
+        """Unmap the ring."""
+        self._ring.close()
+
+
+async def collect(end: socket.socket, seat: Seat, settings: Settings) -> None:
+    """Be the collector of a supervisor at the other ``end``, until it says so or is gone."""
+    await serve(end, partial(Collector, settings, seat), settings.drain_s)
