@@ -144,8 +144,9 @@ class Scheduler:
         """What plugins did wrong, by the plugin's name; the first time only, since a bad plugin errs with every request."""
         self._standing = Standing(profile.scorers, self._unit)
         # isinstance of a Protocol costs microseconds: asked once.
-        self._asked = [(each, None if isinstance(each.plugin, ColumnScorer) else each.plugin) for each in profile.scorers]
-        self._names = ", ".join(each.name for each, scorer in self._asked if scorer is None)
+        columns = [each for each in profile.scorers if isinstance(each.plugin, ColumnScorer)]
+        self._asked = [(each, each.plugin) for each in profile.scorers if not isinstance(each.plugin, ColumnScorer)]
+        self._names = ", ".join(each.name for each in columns)
         self._running = ""  # who has the floor
 
     def run(self, request: Request, fleet: Fleet, dice: Dice) -> Decision | None:
@@ -178,11 +179,10 @@ class Scheduler:
     def _decide(self, request: Request, fleet: Fleet, dice: Dice) -> Decision:
         standing = self._standing if fleet.lasting else Standing(self.profile.scorers, self._unit)
         self._running = self._names
-        totals, kept = standing.refresh(fleet)
-        scores: list[tuple[Weighted, Scores]] = []
+        totals, scores = standing.refresh(fleet)
         for each, scorer in self._asked:
             self._running = each.name
-            scores.append((each, self._add(each, scorer.score(request, fleet), totals) if scorer else kept[each.name]))
+            scores.append((each, self._add(each, scorer.score(request, fleet), totals)))
         self._running = "the picker"
         chosen = self.profile.picker.pick(totals, dice)
         if not chosen or not 0 <= min(chosen) <= max(chosen) < len(fleet):
@@ -192,14 +192,15 @@ class Scheduler:
     def _add(self, scorer: Weighted, scores: Scores, totals: list[float]) -> Scores:
         """Add weighted scores to the totals and return them as they counted."""
         counted: Scores
+        unit, weight = self._unit, scorer.weight
         if isinstance(scores, Mapping):
-            counted = {at: self._unit(scorer, score) for at, score in scores.items()}
+            counted = {at: unit(scorer, score) for at, score in scores.items()}
             for at, score in counted.items():
-                totals[at] += scorer.weight * score
+                totals[at] += weight * score
         else:
-            counted = [self._unit(scorer, score) for score in scores]
+            counted = [unit(scorer, score) for score in scores]
             for at, (total, score) in enumerate(zip(totals, counted, strict=True)):
-                totals[at] = total + scorer.weight * score
+                totals[at] = total + weight * score
         return counted
 
     def _unit(self, scorer: Weighted, score: float) -> float:
@@ -221,34 +222,40 @@ class Standing:
         self._fleet: Fleet | None = None
         self._totals: list[float] = []
 
-    def refresh(self, fleet: Fleet) -> tuple[list[float], dict[str, tuple[float, ...]]]:
-        """Return the totals, which the caller may change, and the scores by scorer's name, bookings considered."""
-        anew = fleet is not self._fleet
-        self._fleet = None  # until all is done: after a scorer that raised nothing kept is valid
-        shifted = anew
+    def refresh(self, fleet: Fleet) -> tuple[list[float], list[tuple[Weighted, Scores]]]:
+        """Return the totals and the scores, bookings considered; the caller may change both lists."""
+        anew, touched = fleet is not self._fleet, fleet.touched
+        if anew or touched:
+            self._fleet = None  # until all is done: after a scorer that raised nothing kept is valid
+            self._update(fleet, None if anew else touched)
+            touched.clear()
+            self._fleet = fleet
+        return self._totals.copy(), [(each.weighted, each.shown) for each in self._kept]
+
+    def _update(self, fleet: Fleet, touched: Iterable[int] | None) -> None:
+        """Bring the scores and the totals up to date (None: at every position)."""
+        shifted = touched is None
         for each in self._kept:
-            if anew or each.scorer.column in BOOKED:
-                shifted |= self._update(each, getattr(fleet, each.scorer.column), None if anew else fleet.touched)
-        if shifted:
+            if touched is None or each.scorer.column in BOOKED:
+                shifted |= self._rescore(each, getattr(fleet, each.scorer.column), touched)
+                each.shown = tuple(each.scores)
+        if shifted or touched is None:
             self._totals = [0.0] * len(fleet)
             for each in self._kept:
                 weight = each.weighted.weight
                 self._totals = [total + weight * score for total, score in zip(self._totals, each.scores, strict=True)]
         else:
-            for at in fleet.touched:
+            for at in touched:
                 total = 0.0  # not sum(): it rounds differently (3.12+), and equal candidates must stay equal
                 for each in self._kept:
                     total += each.weighted.weight * each.scores[at]
                 self._totals[at] = total
-        fleet.touched.clear()
-        self._fleet = fleet
-        return self._totals.copy(), {each.weighted.name: tuple(each.scores) for each in self._kept}
 
-    def _update(self, kept: "Kept", values: Sequence[float], touched: Iterable[int] | None) -> bool:
-        """Bring one scorer up to date (None: at every position); return True if that went beyond the touched positions."""
+    def _rescore(self, kept: "Kept", values: Sequence[float], touched: Iterable[int] | None) -> bool:
+        """Bring one scorer up to date; return True if that went beyond the touched positions."""
         at, unit, weighted = kept.scorer.at, self._unit, kept.weighted
         low, high = min(values), max(values)
-        if touched is None or (low, high) != (kept.low, kept.high):
+        if touched is None or low != kept.low or high != kept.high:
             kept.low, kept.high = low, high
             kept.scores = [unit(weighted, at(value, low, high)) for value in values]
             return True
@@ -265,6 +272,7 @@ class Kept(msgspec.Struct):
     low: float = 0.0
     high: float = 0.0
     scores: list[float] = []
+    shown: tuple[float, ...] = ()  # the same, for decisions to keep
 
 
 def best_first(totals: Sequence[float], count: int, dice: Dice) -> list[int]:
@@ -274,12 +282,14 @@ def best_first(totals: Sequence[float], count: int, dice: Dice) -> list[int]:
     while len(chosen) < min(count, len(left)):
         highest = max(left)
         if left.count(highest) == 1:
-            tied = [left.index(highest)]
-        else:
-            tied = [at for at, total in enumerate(left) if total == highest]
-            tied = dice.sample(tied, min(len(tied), count - len(chosen)))
+            at = left.index(highest)
+            left[at] = TAKEN
+            chosen.append(at)
+            continue
+        tied = [at for at, total in enumerate(left) if total == highest]
         if not tied:  # only NaN, which equals nothing
             break
+        tied = dice.sample(tied, min(len(tied), count - len(chosen)))
         for at in tied:
             left[at] = TAKEN
         chosen += tied
