@@ -41,6 +41,11 @@ class Response:
         self._served: str | None = None
         self._first_token_s: float | None = None
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether pieces of its body go on as they come, each answered by itself."""
+        return self._duplex and self._restorer is None
+
     def expect(self, pick: Pick) -> None:
         """Learn whose response it will be; if the model was rewritten, its name is put back."""
         self._pick = pick
@@ -92,11 +97,15 @@ class Response:
         elif (pick := self._pick) and pick.model and pick.target_model and pick.model != pick.target_model:
             self._restorer = Restorer(pick.target_model, pick.model)
 
-    def _pass(self, data: bytes, now_s: float, *, last: bool) -> list[Reply]:
+    def see(self, data: bytes, now_s: float) -> None:
+        """Learn what a piece of the body tells."""
         if self._first_token_s is None and data:
             self._first_token_s = now_s - self._started_s
         if self._reader is not None:
             self._reader.feed(data)
+
+    def _pass(self, data: bytes, now_s: float, *, last: bool) -> list[Reply]:
+        self.see(data, now_s)
         wanted = data
         if self._restorer is not None and (last or self._mode is not BodyMode.BUFFERED_PARTIAL):
             wanted = self._restorer.feed(data, last=last or not self._duplex)

@@ -45,7 +45,7 @@ In mode NONE the end of the stream is the only end there is and counts as a comp
 from enum import IntEnum
 from typing import TypeAlias
 
-from shunter.picker.core.answers import read_subset, refuse, stream, tell_metadata, tell_mutation
+from shunter.picker.core.answers import CHUNK_BYTES, read_subset, refuse, stream, tell_metadata, tell_mutation
 from shunter.picker.core.events import (
     BodyMode,
     BodyReply,
@@ -261,6 +261,20 @@ class Session:
         if move[0] is _DONE:
             self._release(now_s, complete=True)
         return replies
+
+    def passes(self, data: bytes, now_s: float) -> bool:
+        """Take a piece of the response's body that is not its last; return True if the answer is to let it go on as it is.
+
+        That is what most messages of a stream of events are about, and all that ``feed`` would do about them. If it is False,
+        nothing has been taken, and ``feed`` will say what is to be done.
+        """
+        response = self._response
+        if response is None or self.ended or self._states[_RESPONSE] is not _OPEN:
+            return False
+        if not response.unchanged or len(data) > CHUNK_BYTES:
+            return False
+        response.see(data, now_s)
+        return True
 
     def drain(self, now_s: float) -> list[Reply]:
         """Return the last words of a picker that has to go; the session is ended.

@@ -19,14 +19,14 @@ The protocol is that of grpc/grpc, doc/PROTOCOL-HTTP2.md.
 import heapq
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Protocol
 from urllib.parse import quote
 
 from shunter.picker.core.limits import Budget
 from shunter.picker.transport import hpack
-from shunter.picker.transport.h2 import Connection, Data, Event, Request, Reset, Terms
+from shunter.picker.transport.h2 import Connection, Data, Request, Reset, Terms
 
 __all__ = ["Call", "Exchange", "GrpcConnection", "Service", "StatusCode", "StatusError"]
 
@@ -109,12 +109,12 @@ class Exchange:
 
     def send(self, messages: Sequence[bytes]) -> None:
         """Send messages; what answers one read goes out in one piece."""
-        unsent = self._unsent
-        if messages and not unsent:
-            self._connection.note_unsent(self)
+        unsent, connection = self._unsent, self._connection
+        if not unsent and connection.reading:
+            connection.unsent.append(self)
         for message in messages:
             unsent += (_PREFIX.pack(0, len(message)), message)
-        if not self._connection.reading:
+        if not connection.reading:
             self.flush()
 
     def flush(self) -> None:
@@ -161,7 +161,7 @@ class GrpcConnection:
         """``services`` by path; ``budget`` for unfinished messages, shared by all connections."""
         self.http = Connection(terms)
         self.reading = False  # more to say may follow at once
-        self._unsent: list[Exchange] = []  # who has said something since
+        self.unsent: list[Exchange] = []  # who has said something since
         self._services = services
         self._budget = budget
         self._max_message_bytes = max_message_bytes
@@ -177,18 +177,9 @@ class GrpcConnection:
 
     def receive(self, data: bytes, now_s: float) -> None:
         """Take what was read: run the calls it concerns."""
-        self.reading = True
-        self._handle(self.http.receive(data), now_s)
-        self.reading = False
-        if self._unsent:
-            for exchange in self._unsent:
-                exchange.flush()
-            self._unsent.clear()
-            self._handle(self.http.consequences(), now_s)
-
-    def _handle(self, events: Iterable[Event], now_s: float) -> None:
         exchanges = self._exchanges
-        for event in events:
+        self.reading = True
+        for event in self.http.receive(data):
             if isinstance(event, Request):
                 self._open(event, now_s)
                 continue
@@ -208,11 +199,14 @@ class GrpcConnection:
                 self._finish(exchange, now_s)
             except StatusError as status:
                 exchange.end(now_s, status.code, status.details)
-
-    def note_unsent(self, exchange: Exchange) -> None:
-        """Remember to flush it when what was read has been dealt with."""
-        if self.reading:
-            self._unsent.append(exchange)
+        self.reading = False
+        if self.unsent:
+            for exchange in self.unsent:
+                exchange.flush()
+            self.unsent.clear()
+            for reset in self.http.consequences():
+                if exchange := exchanges.get(reset.stream_id):
+                    self.forget(exchange, now_s)
 
     def expire(self, now_s: float) -> None:
         """End the calls whose time is over."""
@@ -231,7 +225,8 @@ class GrpcConnection:
         if self._exchanges.pop(exchange.stream_id, None) is not None:
             if self._deadlines_s.pop(exchange.stream_id, None) is not None:
                 self._tidy_agenda()
-            self._budget.give(len(exchange.unfinished))
+            if exchange.unfinished:
+                self._budget.give(len(exchange.unfinished))
             exchange.call.close(now_s)
             del exchange.call  # each knows the other: what nobody needs any more should go without the garbage collector
 

@@ -93,14 +93,16 @@ def encode_metadata(metadata: Metadata | None) -> bytes:
 
 
 def _encode_struct(values: Mapping[str, object]) -> bytes:
-    return b"".join([_encode_entry(encode_utf8(name), _encode_value(value)) for name, value in values.items()])
+    return b"".join([_encode_entry(encode_utf8(name), value) for name, value in values.items()])
 
 
-def _encode_entry(name: bytes, value: bytes) -> bytes:
-    size = len(name) + len(value) + 4
-    if size < 0x80:  # every length has one byte
-        return b"\x0a%c\x0a%c%b\x12%c%b" % (size, len(name), name, len(value), value)
-    return field(0x0A, field(0x0A, name) + field(0x12, value))
+def _encode_entry(name: bytes, value: object) -> bytes:
+    if isinstance(value, str):
+        text = encode_utf8(value)
+        size = len(name) + len(text) + 6
+        if size < 0x80:  # every length has one byte
+            return b"\x0a%c\x0a%c%b\x12%c\x1a%c%b" % (size, len(name), name, len(text) + 2, len(text), text)
+    return field(0x0A, field(0x0A, name) + field(0x12, _encode_value(value)))
 
 
 def _encode_value(value: object) -> bytes:

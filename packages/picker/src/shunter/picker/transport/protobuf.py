@@ -87,4 +87,7 @@ def encode_varint(value: int) -> bytes:
 
 def encode_utf8(text: str) -> bytes:
     """Write text; what has no encoding (half of a surrogate pair) becomes a question mark."""
-    return text.encode("utf-8", "replace")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Callable, Sequence
 
+from shunter.picker.core.events import ResponseBody
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.grpc import Exchange, StatusCode, StatusError
 from shunter.picker.transport.health import Health, UnknownServiceError
-from shunter.picker.transport.wire import decode, encode
+from shunter.picker.transport.wire import decode, encode, read_piece, rest_of, write_piece
 
 __all__ = ["Process", "Unary", "Watch"]
 
@@ -17,13 +18,14 @@ log = logging.getLogger(__name__)
 class Process:
     """A session behind a stream. ``on_close`` is called with it once, when the stream is over."""
 
-    __slots__ = ("_exchange", "_on_close", "_peer", "ended", "leaving", "session")
+    __slots__ = ("_exchange", "_on_close", "_peer", "_rest", "ended", "leaving", "session")
 
     def __init__(self, session: Session, exchange: Exchange, peer: str, on_close: Callable[["Process"], None]) -> None:
         self.session = session
         self.ended = False
         self.leaving = False  # the picker drains: end as soon as nobody loses anything by it
         self._exchange = exchange
+        self._rest = b""  # what stood behind the last message's event
         self._peer = peer
         self._on_close = on_close
 
@@ -31,17 +33,23 @@ class Process:
         """Let the session answer."""
         session = self.session
         try:
-            replies = [encode(reply) for reply in session.feed(decode(message), now_s)]
+            piece = read_piece(message, self._rest)
+            if piece is not None and not self.leaving and session.passes(piece, now_s):
+                return (write_piece(piece),)
+            event = decode(message)
+            replies = session.feed(event, now_s)
             if self.leaving and session.idle:
-                replies += [encode(reply) for reply in session.drain(now_s)]
+                replies = [*replies, *session.drain(now_s)]
+            self.ended = session.ended
+            if isinstance(event, ResponseBody):
+                self._rest = rest_of(message)
+            return list(map(encode, replies)) if replies else ()
         except ProtocolError as error:
             log.warning("protocol error of %s: %s", self._peer, error)
             raise StatusError(StatusCode.INVALID_ARGUMENT, str(error)) from None
         except Exception:  # the boundary: what broke one stream is logged and the others go on
             log.exception("a session of %s failed", self._peer)
             raise StatusError(StatusCode.INTERNAL, "the picker failed; its log says why") from None
-        self.ended = session.ended
-        return replies
 
     def finish(self, now_s: float) -> Sequence[bytes]:
         """The request is over: so is the stream."""

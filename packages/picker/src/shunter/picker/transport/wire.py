@@ -39,20 +39,55 @@ from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.metadata import decode_metadata, encode_metadata
 from shunter.picker.transport.protobuf import decode_varint, encode_utf8, encode_varint, field, head, merge, walk
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "read_piece", "rest_of", "write_piece"]
 
 
 # What is at most this long is decoded once for many messages, if it is likely to come again: most headers are the same in all
-# requests, and those that are not (a request id) must not crowd them out.
+# requests, and those that are not (a request id) must not crowd them out. What stands behind an event is the same for a stream.
 REMEMBERED_BYTES = 48
+REMEMBERED_REST_BYTES = 1024
 
 
 def decode(message: bytes) -> Event:
-    """Return the event in the bytes of a ProcessingRequest; raise ProtocolError if there is none."""
+    """Return the event in the bytes of a ProcessingRequest; raise ProtocolError if there is none.
+
+    Headers and bodies as Envoy writes them are read here, in a third of the time: the event comes first, and of it what is
+    not the default; after it nothing, or what concerns the stream.
+    """
     try:
-        return _read(message) or _decode(message)
+        kind, length, at, size = message[0], message[1], 2, len(message)
+        if length > 0x7F:
+            length, at = decode_varint(message, 1)
+        end = at + length
+        metadata, protocol = _NOTHING
+        if end != size:
+            rest = message[end:]
+            told = _remember_rest(rest) if len(rest) <= REMEMBERED_REST_BYTES else _read_rest(rest)
+            if told is None or end > size:
+                return _decode(message)
+            metadata, protocol = told
+        content = at  # of the only field that has a length: a body, or a map of headers
+        if at < end and message[at] == 0x0A:
+            length = message[at + 1]
+            content = at + 2
+            if length > 0x7F:
+                length, content = decode_varint(message, at + 1)
+            at = content + length
+        last = at + 2 == end and message[at + 1] == 0x01
+        if kind == 0x2A or kind == 0x22:  # noqa: PLR1714  a set takes longer
+            if at == end or (last and message[at] == 0x10):
+                event = ResponseBody if kind == 0x2A else RequestBody
+                return event(message[content:at], last, metadata)
+        elif kind == 0x12 or kind == 0x1A:  # noqa: PLR1714  as above
+            well = at == end or (last and message[at] == 0x18)
+            headers = _read_header_map(message, content, at) if well else None
+            if headers is not None:
+                if kind == 0x12:
+                    return RequestHeaders(headers, last, protocol, metadata)
+                return ResponseHeaders(headers, last, metadata, protocol)
     except IndexError:
-        return _decode(message)
+        pass
+    return _decode(message)
 
 
 def _decode(message: bytes) -> Event:
@@ -99,50 +134,6 @@ def _decode(message: bytes) -> Event:
 
 _EVENTS = frozenset({0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A})
 _NOTHING: tuple[Metadata, Protocol | None] = ({}, None)
-
-
-def _read(message: bytes) -> Event | None:
-    """Read headers or a body as Envoy writes them, in a third of the time; None or IndexError if it is anything else.
-
-    The event comes first, and of it what is not the default; after it nothing, or what concerns the stream.
-    """
-    kind = message[0]
-    length, at = message[1], 2
-    if length > 0x7F:
-        length, at = decode_varint(message, 1)
-    end = at + length
-    size = len(message)
-    if end > size:
-        return None
-    metadata, protocol = _NOTHING
-    if end != size:
-        rest = message[end:]
-        told = _remember_rest(rest) if len(rest) <= REMEMBERED_BYTES else _read_rest(rest)
-        if told is None:
-            return None
-        metadata, protocol = told
-    content = at  # of the only field that has a length: a body, or a map of headers
-    if at < end and message[at] == 0x0A:
-        length = message[at + 1]
-        content = at + 2
-        if length > 0x7F:
-            length, content = decode_varint(message, at + 1)
-        at = content + length
-    last = at + 2 == end and message[at + 1] == 0x01
-    if kind == 0x22 or kind == 0x2A:  # noqa: PLR1714  a set takes longer
-        if at != end and not (last and message[at] == 0x10):
-            return None
-        data = message[content:at]
-        return RequestBody(data, last, metadata) if kind == 0x22 else ResponseBody(data, last, metadata)
-    if kind == 0x12 or kind == 0x1A:  # noqa: PLR1714  as above
-        if at != end and not (last and message[at] == 0x18):
-            return None
-        headers = _read_header_map(message, content, at)
-        if headers is not None:
-            if kind == 0x12:
-                return RequestHeaders(headers, last, protocol, metadata)
-            return ResponseHeaders(headers, last, metadata, protocol)
-    return None
 
 
 def _read_rest(data: bytes) -> tuple[Metadata, Protocol | None] | None:
@@ -270,20 +261,26 @@ _PROTOCOLS = {_write_modes(request, response): Protocol(request, response) for r
 def encode(reply: Reply) -> bytes:
     """Return the bytes of the ProcessingResponse that says ``reply``."""
     if isinstance(reply, BodyReply):
-        return _encode_body(reply)
+        body = reply.streamed
+        if body is None or reply.mutation is not None or reply.dynamic_metadata is not None:
+            return _encode_body(reply)
+        # request_body = 3, response_body = 4
+        lead = _remember_lead(0x22 if reply.side is _RESPONSE else 0x1A, len(body), reply.end_of_stream)
+        return b"".join((lead, body, _END)) if reply.end_of_stream else lead + body
     if isinstance(reply, HeadersReply):
         return _remember_headers(reply) if reply.dynamic_metadata is None else _encode_headers(reply)
     if isinstance(reply, Immediate):
         return _encode_immediate(reply)
-    return b"\x2a\x00" if reply.side is _REQUEST else b"\x32\x00"  # request_trailers = 5, response_trailers = 6
+    return b"\x32\x00" if reply.side is _RESPONSE else b"\x2a\x00"  # request_trailers = 5, response_trailers = 6
 
 
-_REQUEST = Side.REQUEST
+_RESPONSE = Side.RESPONSE
+_END = b"\x10\x01"  # end_of_stream = 2 of a streamed response
 
 
 def _encode_headers(reply: HeadersReply) -> bytes:
     common = _encode_mutation(reply.mutation) if reply.mutation else b""
-    tag = 0x0A if reply.side is _REQUEST else 0x12  # request_headers = 1, response_headers = 2
+    tag = 0x12 if reply.side is _RESPONSE else 0x0A  # request_headers = 1, response_headers = 2
     return field(tag, field(0x0A, common) if common else b"") + encode_metadata(reply.dynamic_metadata)
 
 
@@ -293,42 +290,78 @@ _remember_headers = lru_cache(maxsize=16)(_encode_headers)
 
 def _encode_body(reply: BodyReply) -> bytes:
     """Write a BodyResponse {response = 1} with its body_mutation = 3, so that the body is copied once."""
-    tag = 0x1A if reply.side is _REQUEST else 0x22  # request_body = 3, response_body = 4
+    tag = 0x22 if reply.side is _RESPONSE else 0x1A
+    lead = _encode_mutation(reply.mutation) if reply.mutation else b""
     body, back = b"", b""
     if reply.streamed is not None:
-        body, back = reply.streamed, b"\x10\x01" if reply.end_of_stream else b""
-        size = len(body)
-        front = (
-            _lead(tag, size, len(back), _encode_mutation(reply.mutation))
-            if reply.mutation
-            else _remember_lead(tag, size, len(back))
-        )
+        body, back = reply.streamed, _END if reply.end_of_stream else b""
+        lead = _lead(tag, len(body), reply.end_of_stream, lead)
     else:
-        front = _encode_mutation(reply.mutation) if reply.mutation else b""
         if reply.replaced is not None:  # {body = 1}; of a oneof an empty one is written too
             body = reply.replaced
             inner = head(0x0A, len(body))
-            front += head(0x1A, len(inner) + len(body)) + inner
-        if front:
-            front = head(0x0A, len(front) + len(body)) + front
-        front = head(tag, len(front) + len(body)) + front
-    return b"".join((front, body, back, encode_metadata(reply.dynamic_metadata)))
+            lead += head(0x1A, len(inner) + len(body)) + inner
+        if lead:
+            lead = head(0x0A, len(lead) + len(body)) + lead
+        lead = head(tag, len(lead) + len(body)) + lead
+    return b"".join((lead, body, back, encode_metadata(reply.dynamic_metadata)))
 
 
-def _lead(tag: int, size: int, back: int, mutation: bytes = b"") -> bytes:
-    """Write what stands before a body of ``size`` bytes with ``back`` bytes behind it.
+def _lead(tag: int, size: int, end: bool, mutation: bytes = b"") -> bytes:
+    """Write what stands before a body of ``size`` bytes.
 
-    That is {response = 1 {mutation, body_mutation = 3 {streamed_response = 3 {body = 1, end_of_stream = 2}}}}.
+    It is in {response = 1 {mutation, body_mutation = 3 {streamed_response = 3 {body = 1, end_of_stream = 2}}}}.
     """
-    front = head(0x0A, size) if size else b""
-    front = head(0x1A, len(front) + size + back) + front
-    front = mutation + head(0x1A, len(front) + size + back) + front
-    front = head(0x0A, len(front) + size + back) + front
-    return head(tag, len(front) + size + back) + front
+    rest = size + len(_END) if end else size
+    lead = head(0x0A, size) if size else b""
+    lead = head(0x1A, len(lead) + rest) + lead
+    lead = mutation + head(0x1A, len(lead) + rest) + lead
+    lead = head(0x0A, len(lead) + rest) + lead
+    return head(tag, len(lead) + rest) + lead
 
 
 # Events of a stream come in a few lengths, large bodies in chunks of one.
 _remember_lead = lru_cache(maxsize=2048)(_lead)
+
+
+# -- pieces in the midst of a response's body: of most messages of a stream of events nothing else is to be said ---------------
+
+
+def rest_of(message: bytes) -> bytes:
+    """Return what stands behind the event of a message as Envoy writes it, who repeats that with the next; else nothing."""
+    length, at = message[1], 2
+    if length > 0x7F:
+        length, at = decode_varint(message, 1)
+    rest = message[at + length :]
+    return rest if rest and len(rest) <= REMEMBERED_REST_BYTES and _remember_rest(rest) is not None else b""
+
+
+def read_piece(message: bytes, rest: bytes) -> bytes | None:
+    """Return the data of a ResponseBody that is not the last and has this ``rest`` behind it; None if it is anything else."""
+    if not message.startswith(b"\x2a"):  # response_body = 5
+        return None
+    size = len(message) - len(rest)
+    lead = _lead_of_piece(size)
+    return message[len(lead) : size] if message.startswith(lead) and message.endswith(rest) else None
+
+
+@lru_cache(maxsize=2048)
+def _lead_of_piece(size: int) -> bytes:
+    """Write how a message of ``size`` bytes begins that says {response_body = 5 {body = 1}} and no more."""
+    for data in range(size - 4, max(size - 20, 0), -1):
+        lead = head(0x0A, data)
+        lead = head(0x2A, len(lead) + data) + lead
+        if len(lead) + data == size:
+            return lead
+    return _NO_LEAD
+
+
+_NO_LEAD = b"\\0"  # no message begins like this: no field has number 0
+
+
+def write_piece(data: bytes) -> bytes:
+    """Write the BodyReply that lets a piece of a response go on as it is."""
+    return _remember_lead(0x22, len(data), False) + data
 
 
 def _encode_immediate(reply: Immediate) -> bytes:
