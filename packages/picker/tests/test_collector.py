@@ -145,7 +145,10 @@ async def test_the_dead_workers_request_is_in_every_account_until_it_ends(collec
         life, journal, peers = memory.counters.life, memory.journal, memory.peers
         judge = FleetJudge(
             *(config.load().policy, snapshot.view, random.Random(1)),
-            **{"life": life, "counters": memory.counters, "journal": journal, "peers": peers},
+            life=life,
+            counters=memory.counters,
+            journal=journal,
+            peers=peers,
         )
         return judge, memory
 
