@@ -45,7 +45,7 @@ async def post():
         hired.append(Double(len(hired)))
         return hired[-1]
 
-    post = Post("worker-0", hire, buried.append)
+    post = Post("worker-0", "127.0.0.1:9002", hire, buried.append)
     post.hired, post.buried = hired, buried
     manning = asyncio.create_task(post.man())
     await post.tried.wait()
@@ -162,7 +162,7 @@ async def test_without_processes_to_be_had_it_is_tried_again(delays):
             raise OSError("no more processes")
         return Double(1)
 
-    post = Post("worker-0", hire, lambda _: None)
+    post = Post("worker-0", "127.0.0.1:9002", hire, lambda _: None)
     manning = asyncio.create_task(post.man())
     await until(lambda: post.child is not None)
     assert delays == [10.0]
@@ -173,7 +173,7 @@ async def test_without_processes_to_be_had_it_is_tried_again(delays):
 @pytest.fixture
 async def child(tmp_path):
     """A real process with a program that cannot know what is wanted of it: it dies at once, and never served."""
-    child = await spawn("nobody", "info", asyncio.sleep, Seat(tmp_path, 0, 1, 1))
+    child = await spawn("nobody", "info", asyncio.sleep, Seat(tmp_path, 0, 1, 1), account=bytes)
     yield child
     child.kill()
     await asyncio.wait({child.end})

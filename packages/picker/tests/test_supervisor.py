@@ -159,6 +159,28 @@ async def test_a_killed_worker_is_replaced_at_once_and_its_counters_go_on(run, a
     assert re.search(rf"worker-0, process {first['pid']}: ended by SIGKILL; .* starts at once", picker.text)
 
 
+async def test_the_collector_is_kept_alive_as_a_worker_is(run, eventually):
+    picker = await run("--collector-port=0")
+    *_, collector = await picker.workers()
+    assert collector["worker"] == "collector"
+
+    async def told():
+        return ("shunter_picker_records_total",) in await picker.samples()
+
+    await eventually(told)
+    os.kill(collector["pid"], signal.SIGKILL)
+
+    async def replaced():
+        *_, successor = await picker.workers()
+        return successor["ready"] and successor["pid"] != collector["pid"]
+
+    await eventually(replaced)
+    host, _, port = collector["address"].partition(":")
+    socket.create_connection((host, int(port))).close()
+    picker.signal(signal.SIGTERM)
+    assert await picker.ended() == 0
+
+
 async def test_what_a_dead_worker_had_in_flight_is_struck_out(run, hold_pick, eventually):
     picker = await run()
     worker = (await picker.workers())[0]

@@ -44,8 +44,10 @@ class RunningEnvoy(msgspec.Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def running_envoy(bootstrap: dict[str, Any], binary: Path | None = None) -> AsyncGenerator[RunningEnvoy]:
-    """Run an Envoy with one worker thread; it has an admin interface, on a port of the kernel's choice if none is given.
+async def running_envoy(
+    bootstrap: dict[str, Any], binary: Path | None = None, *, threads: int = 1
+) -> AsyncGenerator[RunningEnvoy]:
+    """Run an Envoy with that many worker threads; it has an admin interface, on a port of the kernel's choice if none is given.
 
     Raises EnvoyRefusedError with Envoy's last words if it does not become ready.
     """
@@ -56,7 +58,7 @@ async def running_envoy(bootstrap: dict[str, Any], binary: Path | None = None) -
         (directory / "bootstrap.json").write_text(render({"admin": admin} | bootstrap, "json"))
         with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                *(str(binary), "-c", "bootstrap.json", "--admin-address-path", "admin", "--concurrency", "1"),
+                *(str(binary), "-c", "bootstrap.json", "--admin-address-path", "admin", "--concurrency", str(threads)),
                 *("--disable-hot-restart", "--log-level", "warning", "--file-flush-interval-msec", "50"),
                 stdout=stdout,
                 stderr=stderr,

@@ -49,6 +49,12 @@ def main() -> None:
 @click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of the admin pages.")
 @click.option("--admin-port", type=PORT, default=9090, show_default=True, help="Metrics, fleet and decisions, by HTTP.")
 @click.option("--workers", type=click.IntRange(1, 64), show_default="cores - 1", help="Processes that answer Envoy.")
+@click.option(
+    "--collector-port",
+    type=PORT,
+    show_default="no collector",
+    help="Take Envoy's records of requests here, on loopback: times, tokens, and the account of dead workers' requests.",
+)
 @click.option("--one-port", is_flag=True, help="All workers on --port, for gateways that know a single one.")
 @click.option(
     "--max-streams",
@@ -85,7 +91,11 @@ def main() -> None:
     help="Largest request body; the gateway's limit (envoyconf's limits.bodyBytes) should be the same.",
 )
 @click.option(
-    "--buffered-bytes", type=int, default=256 << 20, show_default=True, help="Unfinished bodies altogether; beyond it 503."
+    "--buffered-bytes",
+    type=int,
+    default=256 << 20,
+    show_default=True,
+    help="Unfinished bodies altogether, in each worker; beyond it 503.",
 )
 @click.option(
     "--tls-cert-file",
@@ -117,6 +127,7 @@ def run(
     admin_host: str,
     admin_port: int,
     workers: int | None,
+    collector_port: int | None,
     one_port: bool,
     max_streams: int | None,
     max_age_s: float | None,
@@ -134,7 +145,7 @@ def run(
 ) -> None:
     """Answer Envoy until SIGTERM or SIGINT. SIGHUP reloads the configuration, and loses no request."""
     from shunter.picker.core.limits import Limits
-    from shunter.picker.shell import supervisor, worker
+    from shunter.picker.shell import collector, supervisor, worker
     from shunter.picker.transport.server import MAX_STREAMS
 
     settings = supervisor.Settings(
@@ -152,6 +163,7 @@ def run(
         ),
         ports=ports,
         workers=workers or max(len(ports), len(os.sched_getaffinity(0)) - 1),
+        collector=None if collector_port is None else collector.Settings(snapshot=snapshot, port=collector_port, pool=pool),
         runtime=runtime or _or_complain(lambda: _runtime(ports[0])),
         admin_host=admin_host,
         admin_port=admin_port,

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from shunter.picker.core.overview import Overview
+from shunter.picker.shell.outcome_metrics import outcome_families
 from shunter.picker.shell.report import Source, WorkerReport
 
 __all__ = ["Metrics"]
@@ -48,6 +49,9 @@ class Metrics(Collector):
         yield from _averages(overview, self._source.pool())
         yield from _by_worker(self._source.workers())
         yield _counter("config_reloads", "Reloads of the configuration.", "result", self._source.reloads())
+        learned = self._source.learned()
+        if learned is not None:
+            yield from outcome_families(learned)
 
 
 def _averages(overview: Overview, pool: str) -> Iterator[Metric]:
@@ -73,7 +77,7 @@ def _by_worker(reports: Sequence[WorkerReport]) -> Iterator[Metric]:
         "shunter_picker_worker_restarts", "Processes that ended there, by the reason.", labels=["worker", "reason"]
     )
     for report in reports:
-        label = [str(report.worker)]
+        label = [report.worker]
         up.add_metric(label, report.ready)
         streams.add_metric(label, report.streams)
         usage = _usage(report.pid)

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 class Post:
     """One post; ``hire`` starts a child for it, and ``bury`` is told of each that has ended."""
 
-    def __init__(self, name: str, hire: Callable[[], Awaitable[Child]], bury: Callable[[Child], None]) -> None:
+    def __init__(self, name: str, address: str, hire: Callable[[], Awaitable[Child]], bury: Callable[[Child], None]) -> None:
         self.name = name
+        self.address = address  # where whoever has it listens
         self.child: Child | None = None  # who has the post
         self.children: set[Child] = set()  # who live; a predecessor that drains is one of them
         self.tried = asyncio.Event()  # to man it

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview
 from shunter.picker.core.tables import Tally
 
@@ -11,10 +12,10 @@ __all__ = ["Source", "WorkerReport"]
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker's post and who is there."""
+    """One post and the process that is there."""
 
-    worker: int
-    address: str  # where it listens for ext_proc
+    worker: str  # its number, or "collector"
+    address: str  # where it listens
     pid: int  # 0: nobody is there, and likewise below
     seat: int
     life: int
@@ -28,7 +29,7 @@ class Source(Protocol):
     """Answers for all workers. What has to ask them takes a bounded time, whatever state they are in."""
 
     def workers(self) -> list[WorkerReport]:
-        """Report on each."""
+        """Report on each, and on the collector if there is one."""
         ...
 
     def hindrances(self) -> list[str]:
@@ -41,6 +42,10 @@ class Source(Protocol):
 
     def overview(self) -> Overview:
         """Show the fleet and the account at this moment."""
+        ...
+
+    def learned(self) -> Learned | None:
+        """Return what the collector learnt; None if it never did."""
         ...
 
     def reloads(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ import logging
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from typing import Any
 import msgspec
 
 from shunter.picker import config
+from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview, look
 from shunter.picker.core.tables import Tally, fold
 from shunter.picker.errors import ConfigError, PickerError
 from shunter.picker.shell.admin import Admin
 from shunter.picker.shell.claim import Ports, await_seats, claim_directory, count_upward
+from shunter.picker.shell.collector import LearnedReader, collect
+from shunter.picker.shell.collector import Settings as CollectorSettings
 from shunter.picker.shell.control import Decided, Decisions, Stacks, Traced
 from shunter.picker.shell.memory import Memory, Seat, new_life, watch
 from shunter.picker.shell.post import Post
@@ -50,12 +53,16 @@ log = logging.getLogger(__name__)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run. ``worker`` holds for each but its port, which is one of ``ports``, or counted upward from a single one."""
+    """What to run; ``collector`` if there is to be one.
+
+    ``worker`` holds for each but its port, which is one of ``ports``, or counted upward from a single one.
+    """
 
     worker: WorkerSettings
     ports: tuple[int, ...] = (9002,)
     workers: int
     runtime: Path
+    collector: CollectorSettings | None = None
     admin_host: str = "127.0.0.1"
     admin_port: int = 9090
     one_port: bool = False
@@ -71,12 +78,14 @@ class Supervisor:
         self._read = read
         self._configuration = ""
         self._reader = SnapshotReader(settings.worker.snapshot)
-        self._seats = settings.workers + 1  # one more, for a successor while its predecessor drains
-        self._free = list(range(self._seats))
+        # A worker's successor needs a seat while its predecessor drains. The last seat is the collector's.
+        self._seats = settings.workers + 2
+        self._free = list(range(self._seats - 1))
         self._counters = watch(settings.runtime, self._seats)
         self._ports = Ports()
         self._posts: list[Post] = []
-        self._listening: list[str] = []  # where each post's worker listens
+        self._collector: Post | None = None
+        self._learned = LearnedReader(settings.runtime)
         self._tasks: list[asyncio.Task[None]] = []
         self._admin = Admin(self)
         self._reloads: Counter[str] = Counter()
@@ -88,13 +97,11 @@ class Supervisor:
         settings = self._settings
         self._configuration = _validated(self._read())
         await await_seats(settings.runtime)
-        for number, each in enumerate(self._plan()):
-            name = f"worker-{number}"
-            self._posts.append(Post(name, partial(self._hire, name, each), self._bury))
+        self._plan()
         admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
-        where = ", ".join(dict.fromkeys(self._listening))
+        where = ", ".join(dict.fromkeys(post.address for post in self._posts))
         log.info("ext_proc on %s, admin pages on port %d of %s", where, admin_port, settings.admin_host)
-        self._tasks = [asyncio.create_task(post.man()) for post in self._posts]
+        self._tasks = [asyncio.create_task(post.man()) for post in self._everybody()]
         await self._see_them_serve()
         self._tasks.append(asyncio.create_task(self._follow_wishes()))
         if settings.watch_config:
@@ -117,13 +124,16 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*[post.close(self._settings.worker.drain_s) for post in self._posts])
+        if self._collector is not None and self._settings.collector is not None:
+            await self._collector.close(self._settings.collector.drain_s)
         await self._admin.stop()
         self._ports.close()
         self._reader.close()
+        self._learned.close()
 
     def kill(self) -> None:
-        """End all workers at once."""
-        for post in self._posts:
+        """End all children at once."""
+        for post in self._everybody():
             for child in post.children:
                 child.kill()
 
@@ -131,15 +141,13 @@ class Supervisor:
 
     def workers(self) -> list[WorkerReport]:
         """Report on each post."""
-        return [
-            _report(number, post, where) for number, (post, where) in enumerate(zip(self._posts, self._listening, strict=True))
-        ]
+        return [_report(post) for post in self._everybody()]
 
     def hindrances(self) -> list[str]:
         """Say why requests should not come here; a single ready worker will do."""
         if self._draining:
             return ["draining"]
-        reports = self.workers()
+        reports = [_report(post) for post in self._posts]
         if any(report.ready for report in reports):
             return []
         return list(dict.fromkeys(words for report in reports for words in report.hindrances)) or ["starting"]
@@ -156,6 +164,10 @@ class Supervisor:
             name: words for child in self._children() if child.status for name, words in child.status.complaints.items()
         }
         return look(view, self._reader.trouble, self.tally(), now_ns, pool=self._settings.worker.pool, complaints=complaints)
+
+    def learned(self) -> Learned | None:
+        """Return what the collector learnt."""
+        return self._learned.read(time.monotonic_ns())
 
     def reloads(self) -> dict[str, int]:
         """Count reloads by result."""
@@ -177,7 +189,7 @@ class Supervisor:
 
     async def stacks(self) -> str:
         """Return where everybody is."""
-        children = self._children()
+        children = self._children(self._everybody())
         answers = await asyncio.gather(*[child.ask(Stacks(), ANSWER_S) for child in children])
         parts = [f"== supervisor\n\n{trace()}"]
         for child, answer in zip(children, answers, strict=True):
@@ -187,48 +199,68 @@ class Supervisor:
 
     # -- the workers -------------------------------------------------------------------------------------------------
 
-    def _children(self) -> list[Child]:
-        return [post.child for post in self._posts if post.child is not None and not post.child.end.done()]
+    def _everybody(self) -> list[Post]:
+        return [*self._posts, self._collector] if self._collector is not None else self._posts
 
-    def _plan(self) -> list[WorkerSettings]:
-        """Claim the ports, and say what each worker has for itself."""
+    def _children(self, posts: Sequence[Post] | None = None) -> list[Child]:
+        posts = self._posts if posts is None else posts
+        return [post.child for post in posts if post.child is not None and not post.child.end.done()]
+
+    def _plan(self) -> None:
+        """Claim the ports, and make a post for each."""
         settings = self._settings
-        worker = msgspec.structs.replace(settings.worker, shared_ports=True)
-        count = settings.workers
-        if worker.host.startswith("unix:"):
-            if settings.one_port and count > 1:
-                raise ConfigError("--one-port is for TCP: each worker has a socket by name of its own")
-            hosts = [worker.host if count == 1 else f"{worker.host}.{number}" for number in range(count)]
-            for path in hosts:
-                refuse_taken(path.removeprefix("unix:"))
-            self._listening = hosts
-            return [msgspec.structs.replace(worker, host=host) for host in hosts]
+        for number, worker in enumerate(self._by_name() if settings.worker.host.startswith("unix:") else self._by_port()):
+            where = worker.host if worker.host.startswith("unix:") else _authority(worker.host, worker.port)
+            self._posts.append(Post(f"worker-{number}", where, partial(self._hire, f"worker-{number}", worker), self._bury))
+        if settings.collector is not None:
+            port = self._ports.claim(settings.collector.host, settings.collector.port, "--collector-port")
+            where = _authority(settings.collector.host, port)
+            collector = msgspec.structs.replace(settings.collector, port=port)
+            self._collector = Post("collector", where, partial(self._hire_collector, collector), self._bury)
+            log.info("records on %s", where)
+
+    def _by_name(self) -> list[WorkerSettings]:
+        count, worker = self._settings.workers, self._settings.worker
+        if self._settings.one_port and count > 1:
+            raise ConfigError("--one-port is for TCP: each worker has a socket by name of its own")
+        hosts = [worker.host if count == 1 else f"{worker.host}.{number}" for number in range(count)]
+        for host in hosts:
+            refuse_taken(host.removeprefix("unix:"))
+        return [msgspec.structs.replace(worker, host=host, shared_ports=True) for host in hosts]
+
+    def _by_port(self) -> list[WorkerSettings]:
+        settings, count, worker = self._settings, self._settings.workers, self._settings.worker
         first, *more = settings.ports
         if more and (settings.one_port or len(settings.ports) != count):
             raise ConfigError(f"{len(settings.ports)} ports for {count} workers: give --port once, or once for each")
         health_port = self._ports.claim(worker.host, worker.health_port, "--health-port")
+        log.info("health on port %d", health_port)
         if settings.one_port:
             ports = [self._ports.claim(worker.host, first, "--port")] * count
         else:
             wanted = settings.ports
             if len(wanted) < count:
-                wanted = count_upward(first, count, {worker.health_port, settings.admin_port}) if first else [0] * count
+                others = {worker.health_port, settings.admin_port, settings.collector.port if settings.collector else 0}
+                wanted = count_upward(first, count, others) if first else [0] * count
             ports = [self._ports.claim(worker.host, port, "--port") for port in wanted]
-        host = f"[{worker.host}]" if ":" in worker.host else worker.host
-        self._listening = [f"{host}:{port}" for port in ports]
-        log.info("health on port %d", health_port)
-        return [msgspec.structs.replace(worker, port=port, health_port=health_port) for port in ports]
+        return [msgspec.structs.replace(worker, port=port, health_port=health_port, shared_ports=True) for port in ports]
 
     async def _hire(self, name: str, settings: WorkerSettings) -> Child:
         index = self._free.pop(0)
-        directory = self._settings.runtime
         try:
-            seat = Seat(directory, index, self._seats, new_life(directory))
-            account = self._counters[index].account
-            return await spawn(name, self._settings.log_level, work, seat, settings, self._configuration, account=account)
+            return await self._seat(name, index, work, settings, self._configuration)
         except BaseException:
             self._free.insert(0, index)
             raise
+
+    async def _hire_collector(self, settings: CollectorSettings) -> Child:
+        return await self._seat("collector", self._seats - 1, collect, settings)
+
+    async def _seat(self, name: str, index: int, target: Callable[..., Awaitable[None]], *args: object) -> Child:
+        directory = self._settings.runtime
+        seat = Seat(directory, index, self._seats, new_life(directory))
+        account = self._counters[index].account
+        return await spawn(name, self._settings.log_level, target, seat, *args, account=account)
 
     def _bury(self, child: Child) -> None:
         """Strike out what the dead worker had in flight, in its counters and in its peers' accounts."""
@@ -237,12 +269,13 @@ class Supervisor:
             Memory(msgspec.structs.replace(seat, life=new_life(seat.directory))).close()
         except (OSError, PickerError):
             log.exception("what was in flight in seat %d cannot be struck out", seat.index)
-        self._free.append(seat.index)
-        self._free.sort()
+        if seat.index < self._seats - 1:
+            self._free.append(seat.index)
+            self._free.sort()
 
     async def _see_them_serve(self) -> None:
         """Wait for the first workers; raise ConfigError if one says that it cannot serve as it is configured."""
-        for post in self._posts:
+        for post in self._everybody():
             await post.tried.wait()
             if post.child is not None:
                 await post.child.greeted.wait()
@@ -286,12 +319,12 @@ class Supervisor:
                 self.reload()
 
 
-def _report(number: int, post: Post, address: str) -> WorkerReport:
+def _report(post: Post) -> WorkerReport:
     child = post.child if post.child is not None and not post.child.end.done() else None
     hindrances = child.hindrances if child is not None else ("not running",)
     return WorkerReport(
-        worker=number,
-        address=address,
+        worker=post.name.removeprefix("worker-"),
+        address=post.address,
         pid=child.pid if child else 0,
         seat=child.seat.index if child else 0,
         life=child.seat.life if child else 0,
@@ -300,6 +333,10 @@ def _report(number: int, post: Post, address: str) -> WorkerReport:
         streams=child.status.streams if child and child.status else 0,
         restarts=dict(post.restarts),
     )
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _validated(text: str) -> str:
