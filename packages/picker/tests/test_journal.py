@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from shunter.picker.core.fleet import Roster
-from shunter.picker.core.journal import Journal, Peers
+from shunter.picker.core.journal import Journal, News, Peers
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket
 from shunter.picker.core.prefix import PrefixIndex, PrefixSettings
 from shunter.snapshot import LogReader, LogWriter
@@ -81,9 +81,9 @@ def test_a_successor_learns_from_its_predecessor_and_does_not_read_itself(buffer
     begin(buffer, 1).booked(first_ticket(1) + 1, Booking(0, 1, NOW_NS, 70, [11]))
     successor = make_reader(buffer, life=2)
     journal = begin(buffer, 2)
-    assert successor.catch_up() == 0
+    assert successor.catch_up() == News()
     journal.booked(first_ticket(2) + 1, Booking(0, 1, NOW_NS, 70, [12]))
-    assert successor.catch_up() == 0
+    assert successor.catch_up() == News()
     assert len(successor.ledger) == 0
     assert successor.prefix.match([11]).blocks == {0: 1}
     assert successor.prefix.match([12]).blocks == {}
@@ -97,9 +97,9 @@ def test_who_was_lapped_drops_what_it_cannot_follow_and_goes_on(buffer, make_rea
         journal.booked(first_ticket(1) + at, Booking(0, 1, NOW_NS, 70))
         journal.released(first_ticket(1) + at)
     journal.booked(first_ticket(1) + 5000, Booking(1, 1, NOW_NS, 5))
-    assert reader.catch_up() == 1
+    assert reader.catch_up().laps == 1
     assert (reader.fleet.in_flight, reader.fleet.tokens_in_flight) == ([0, 1], [0, 5])
-    assert reader.catch_up() == 0
+    assert reader.catch_up() == News()
 
 
 def test_prefixes_of_endpoints_that_are_gone_are_not_learnt(buffer, make_reader):

@@ -74,6 +74,19 @@ def test_a_successor_knows_what_the_dead_one_sent_where(sit):
     assert successor.counters.tally().picks == 2
 
 
+def test_an_end_that_somebody_else_learnt_of_is_an_end(sit):
+    """The collector does, of requests whose stream ended long before them."""
+    worker, collector = sit(0), sit(1)
+    ticket = worker.decide(ask("hello"), NOW_S).ticket
+    collector.memory.journal.released(ticket)
+    for _ in range(2):
+        assert worker.fleet(NOW_S).in_flight == [0, 0, 0]
+        tally = worker.counters.tally()
+        assert (tally.released, sum(account.in_flight for account in tally.by_endpoint.values())) == (1, 0)
+        worker.release(ticket, DONE, NOW_S)
+    assert collector.fleet(NOW_S).in_flight == [0, 0, 0]
+
+
 def test_who_watches_sees_all_seats(sit, tmp_path):
     judges = [sit(0), sit(1)]
     tickets = [judge.decide(ask("hello"), NOW_S).ticket for judge in judges]

@@ -20,7 +20,7 @@ from shunter.picker.core.ledger import Booking, Ledger, life_of
 from shunter.picker.core.prefix import PrefixIndex
 from shunter.snapshot import LogReader, LogWriter
 
-__all__ = ["Journal", "Peers"]
+__all__ = ["Journal", "News", "Peers"]
 
 
 class Begun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):
@@ -75,6 +75,16 @@ class _Peer:
         self.life = 0  # of whoever wrote last
 
 
+class News(msgspec.Struct, frozen=True):
+    """What concerns the reader itself."""
+
+    laps: int = 0  # in how many journals something was missed
+    ended: Sequence[int] = ()  # tickets of its own: somebody else learnt of the end
+
+
+NOTHING = News()
+
+
 class Peers:
     """The reading half: all journals there are."""
 
@@ -83,13 +93,13 @@ class Peers:
         self._peers = [_Peer(log) for log in logs]
         self._life = life
 
-    def catch_up(self, ledger: Ledger, fleet: Fleet, prefix: PrefixIndex | None, live: Mapping[int, int]) -> int:
-        """Enter what the others did since the last time into the accounts; return in how many journals something was missed.
+    def catch_up(self, ledger: Ledger, fleet: Fleet, prefix: PrefixIndex | None, live: Mapping[int, int]) -> News:
+        """Enter what the others did since the last time into the accounts, and return what they cannot enter themselves.
 
         ``live`` are all endpoints, slot → incarnation. What was missed cannot be released, so all that was in flight there
         is dropped, and the engines' own figures have to make up for it.
         """
-        laps = 0
+        laps, ended = 0, list[int]()
         for peer in self._peers:
             batch = peer.read()
             if batch is None:
@@ -108,12 +118,15 @@ class Peers:
                         _turn(peer, life, ledger, fleet)
                     _book(event, ledger, fleet, prefix, live)
                 elif isinstance(event, Released):
-                    _release(event.ticket, ledger, fleet)
+                    if life_of(event.ticket) == self._life:
+                        ended.append(event.ticket)
+                    else:
+                        _release(event.ticket, ledger, fleet)
                 else:
                     _turn(peer, event.life, ledger, fleet)
                     if event.life == self._life:
                         self._peers = [each for each in self._peers if each is not peer]
-        return laps
+        return News(laps, ended) if laps or ended else NOTHING
 
 
 def _turn(peer: _Peer, life: int, ledger: Ledger, fleet: Fleet) -> None:

@@ -115,8 +115,11 @@ class FleetJudge:
             for slot, _ in self._roster.gone - gone:  # an engine that starts again has nothing cached
                 self._prefix.forget(slot)
         if self._peers is not None and self._live:  # before the first snapshot nothing is known that could be learnt about
-            for _ in range(self._peers.catch_up(self.ledger, fleet, self._prefix, self._live)):
+            news = self._peers.catch_up(self.ledger, fleet, self._prefix, self._live)
+            for _ in range(news.laps):
                 self.counters.lapped()
+            for ticket in news.ended:
+                self.release(ticket, Outcome(complete=True), now_s)
         return fleet
 
     def catch_up(self, now_s: float) -> None:

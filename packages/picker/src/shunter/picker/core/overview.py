@@ -23,6 +23,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     running: float | None
     kv_usage: float | None  # 0 to 1
     in_flight: int
+    prefill_tokens: int  # of the prompts in flight, what the endpoint has probably not cached
+    decode_tokens: int  # expected of their answers
     picks: int
     prefix_hit_blocks: int
     prefix_blocks: int
@@ -67,6 +69,8 @@ def look(
                 running=load.running if load else None,
                 kv_usage=load.kv_usage if load else None,
                 in_flight=account.in_flight,
+                prefill_tokens=account.prefill_tokens_in_flight,
+                decode_tokens=account.decode_tokens_in_flight,
                 picks=account.picks,
                 prefix_hit_blocks=account.prefix_hits,
                 prefix_blocks=account.prefix_blocks,
