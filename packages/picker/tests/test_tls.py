@@ -143,12 +143,14 @@ def test_what_is_missing_on_the_command_line_is_named(tmp_path, arguments, compl
 
 
 @asynccontextmanager
-async def connected(port, ca, alpn, version=None):
+async def connected(port, ca, alpn, version=None, ciphers=None):
     context = ssl.create_default_context()
     ca.configure_trust(context)
     context.set_alpn_protocols(alpn)
     if version:
         context.minimum_version = context.maximum_version = version
+    if ciphers:
+        context.set_ciphers(ciphers)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=NAME)
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -187,6 +189,15 @@ async def test_tls_1_2_is_spoken_and_tls_1_1_is_not(files):
         async with connected(server.port, files.ca, ["h2"], ssl.TLSVersion.TLSv1_2) as (_, writer):
             assert writer.get_extra_info("ssl_object").version() == "TLSv1.2"
         assert server._identity.door.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+async def test_ciphers_that_http_2_forbids_are_not_spoken(files):
+    async with native(files.tls) as server:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            async with connected(
+                server.port, files.ca, ["h2"], ssl.TLSVersion.TLSv1_2, "ECDHE-RSA-AES128-SHA:ECDHE-ECDSA-AES128-SHA"
+            ):
+                pass
 
 
 async def test_a_peer_that_breaks_the_protocol_reads_why_before_the_end(files):

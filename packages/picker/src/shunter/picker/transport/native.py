@@ -51,8 +51,13 @@ CONNECTIONS = 1000
 # Written but not taken by the peer, until we stop reading from it.
 UNSENT_BYTES = 1 << 20
 
+# A gateway greets with its first packet; the rest is for slow networks and busy machines.
 GREETING_S = 10.0
+
+# Nothing of ours is taken: by now each request has long given up waiting for us (a generated Envoy waits one second).
 STALL_S = 30.0
+
+# A gateway without requests is silent, so it is asked; one that is gone without a word holds its streams no longer than this.
 SILENCE_S = 60.0
 
 # Each connection's age is this much more or less than asked, as behind the gRPC library, so that a gateway's many do not all

@@ -20,9 +20,12 @@ import msgspec
 
 from shunter.picker.errors import ConfigError
 
-__all__ = ["ALPN", "EXPIRY_S", "Identity", "Tls"]
+__all__ = ["ALPN", "CIPHERS", "EXPIRY_S", "Identity", "Tls"]
 
 ALPN = "h2"  # RFC 9113 section 3.2
+
+# For TLS 1.2: what is ephemeral and authenticated, which is all that RFC 9113 section 9.2.2 leaves; every gateway has them.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 # From when on it is said that a certificate will expire: a weekend, and days to act after it.
 EXPIRY_S = 7 * 86400
@@ -150,6 +153,7 @@ def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9113 section 9.2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.set_ciphers(CIPHERS)
     context.set_alpn_protocols([ALPN])
     return context
 
