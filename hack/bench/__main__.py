@@ -15,8 +15,9 @@ from functools import partial
 from hack.bench import gate, inprocess, rounds, rows
 from hack.bench.cases import CASES, Case
 from hack.bench.measure import QUICK, THOROUGH, measure
-from hack.bench.peers import PEER_CASES, PEERS
+from hack.bench.peers import PEER_CASES, PEER_VERSIONS, PEERS
 from hack.bench.processes import ROOT
+from hack.bench.programs import EPP_VERSION
 from hack.bench.report import PAGE, page, peer_table, table
 from hack.bench.subjects import SUBJECTS, Start
 
@@ -26,13 +27,15 @@ RESULTS = ROOT / "build" / "bench"
 ROUNDS = 3
 
 
-def measure_all(name: str, cases: Sequence[Case], subjects: Mapping[str, Start], arguments: argparse.Namespace) -> rows.Result:
+def measure_all(
+    name: str, cases: Sequence[Case], subjects: Mapping[str, Start], versions: Mapping[str, str], arguments: argparse.Namespace
+) -> rows.Result:
     """Measure and keep the rows."""
     quick, only = arguments.quick, arguments.only
     chosen = [case for case in cases if (case.quick or not quick) and only in case.name]
     times = QUICK if quick else THOROUGH
     take = partial(measure, times=times, subjects=subjects)
-    result = rounds.measure_all(chosen, take, 1 if quick else arguments.rounds, times.load, say)
+    result = rounds.measure_all(chosen, take, 1 if quick else arguments.rounds, times.load, say, versions)
     rows.write(RESULTS / f"{name}.json", result)
     return result
 
@@ -76,9 +79,9 @@ def main() -> int:
     keep_large_blocks()
     match arguments.command:
         case "picker":
-            print(table(measure_all("picker", CASES, SUBJECTS, arguments).rows))
+            print(table(measure_all("picker", CASES, SUBJECTS, {"go-epp": EPP_VERSION}, arguments).rows))
         case "peers":
-            print(peer_table(measure_all("peers", PEER_CASES, PEERS, arguments).rows))
+            print(peer_table(measure_all("peers", PEER_CASES, PEERS, PEER_VERSIONS, arguments).rows))
         case "inprocess":
             for line in inprocess.table():
                 print(line, flush=True)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-__all__ = ["CASES", "DIRECT_MANY", "IDLE", "STEADY", "STREAMED", "Case", "Load"]
+__all__ = ["CASES", "DIRECT_BESIDE", "DIRECT_MANY", "IDLE", "STEADY", "STREAMED", "Case", "Load"]
 
 CHUNKS = 100
 
@@ -23,6 +23,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: int = 0  # between them
     endpoints: int = 10
     direct: bool = False
+    beside_bytes: int = 0  # of a prompt that is sent again and again beside the others
     scrape_ms: int | None = None  # between scrapes of an endpoint; else what the subject does by itself
 
 
@@ -58,6 +59,7 @@ DIRECT_MEDIUM = Load(name="direct, 50 KB", direct=True, prompt_bytes=50_000, pro
 DIRECT_LARGE = Load(name="direct, 500 KB", direct=True, prompt_bytes=500_000, prompts=20, at_once=4)
 DIRECT_STREAMED = Load(name="direct, 100 SSE chunks", direct=True, chunks=CHUNKS)
 DIRECT_WIDE = Load(name="direct, 1 KB, 100 endpoints", direct=True, endpoints=100)
+DIRECT_BESIDE = Load(name="direct, 1 KB beside 10 MB", direct=True, at_once=1, beside_bytes=10 << 20)
 DIRECT_MANY = Load(name="direct, 1 KB, 1,000 endpoints", direct=True, endpoints=1000, scrape_ms=1000)
 IDLE = Load(name="idle, 100 endpoints at 50 ms", endpoints=100, scrape_ms=50)
 
@@ -86,6 +88,7 @@ CASES = (
     Case(load=DIRECT_LARGE, subjects=PICKERS, quick=True),
     Case(load=DIRECT_STREAMED, subjects=("shunter-native", "shunter-grpcio", "floor", "go-epp"), quick=True),
     Case(load=DIRECT_WIDE, subjects=PICKERS, quick=True),
+    Case(load=DIRECT_BESIDE, subjects=("shunter-native", "floor"), quick=True),
     Case(load=DIRECT_MANY, subjects=("shunter-native", "floor")),
     Case(load=IDLE, subjects=PICKERS, quick=True),
 )

@@ -5,6 +5,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,8 @@ HEAD = (
     "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nUser-Agent: OpenAI/Python 1.99.0\r\n"
     "Authorization: Bearer sk-abcdefghijklmnopqrstuvwxyz\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 )
+
+BESIDE_PROMPTS = 2
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -66,6 +69,7 @@ def measure(case: Case, subject: str, times: Times, subjects: Mapping[str, Start
             roots=(*roots, *envoy) if case.everything else roots,
             p50_ms=told["p50_ms"],
             p99_ms=told["p99_ms"],
+            longest_ms=told["longest_ms"],
             failures=int(told["failed"]),
         )
 
@@ -79,22 +83,18 @@ def _idle(picker: Picker, servers: model_servers.Engines, times: Times) -> Sampl
     wall_s, used_s, scrapes = time.monotonic() - begin, cpu_s(roots) - used_s, servers.scrapes() - scrapes
     if not scrapes:
         raise Trouble("nothing was scraped")
-    return _sample(used_s / scrapes, 0.0, scrapes / wall_s, roots=roots, p50_ms=0.0, p99_ms=0.0)
+    return _sample(used_s / scrapes, 0.0, scrapes / wall_s, roots=roots)
 
 
-def _sample(
-    picker_s: float, envoy_s: float, per_second: float, *, roots: Sequence[int], p50_ms: float, p99_ms: float, failures: int = 0
-) -> Sample:
+def _sample(picker_s: float, envoy_s: float, per_second: float, *, roots: Sequence[int], **fields: float) -> Sample:
     memory = rss_mb(roots)
     return Sample(
         picker_us_per_request=picker_s * 1e6,
         envoy_us_per_request=envoy_s * 1e6,
-        p50_ms=p50_ms,
-        p99_ms=p99_ms,
+        per_second=per_second,
         rss_mb=sum(memory),
         largest_mb=max(memory),
-        per_second=per_second,
-        failures=failures,
+        **fields,
     )
 
 
@@ -106,10 +106,15 @@ def _rate(roots: tuple[int, ...], seconds: float) -> float:
 
 def _send(case: Case, picker: Picker, port: int | None, seconds: float) -> dict[str, float]:
     load = case.load
-    if load.direct:
-        ports = ",".join(map(str, picker.ports))
-        return run("replay", ports, _recording(load, lean=case.profile != "full"), load.at_once, seconds, seconds=seconds)
-    return run("load", "127.0.0.1", port, _requests(load), load.at_once, load.rate, seconds, seconds=seconds)
+    if not load.direct:
+        return run("load", "127.0.0.1", port, _requests(load), load.at_once, load.rate, seconds, seconds=seconds)
+    ports, lean = ",".join(map(str, picker.ports)), case.profile != "full"
+    with ThreadPoolExecutor(1) as pool:
+        if load.beside_bytes:
+            beside = _recording(load.beside_bytes, BESIDE_PROMPTS, None, lean=lean)
+            pool.submit(run, "replay", ports, beside, 1, seconds, seconds=seconds)
+        recording = _recording(load.prompt_bytes, load.prompts, load.chunks, lean=lean)
+        return run("replay", ports, recording, load.at_once, seconds, seconds=seconds)
 
 
 @functools.cache
@@ -134,11 +139,9 @@ def _requests(load: Load) -> Path:
 
 
 @functools.cache
-def _recording(load: Load, *, lean: bool) -> Path:
-    path = _scratch() / f"streams-{load.prompt_bytes}-{load.chunks}-{lean}"
-    bodies = streams.prompts(load.prompt_bytes, load.prompts, stream=load.chunks is not None)
+def _recording(prompt_bytes: int, prompts: int, chunks: int | None, *, lean: bool) -> Path:
+    path = _scratch() / f"streams-{prompt_bytes}-{chunks}-{lean}"
+    bodies = streams.prompts(prompt_bytes, prompts, stream=chunks is not None)
     with path.open("wb") as file:
-        file.writelines(
-            streams.write([streams.exchange(body, at, chunks=load.chunks, lean=lean) for at, body in enumerate(bodies)])
-        )
+        file.writelines(streams.write([streams.exchange(body, at, chunks=chunks, lean=lean) for at, body in enumerate(bodies)]))
     return path

@@ -13,13 +13,14 @@ from hack.bench.subjects import Picker, Start, shunter
 
 from shunter.envoyconf.shell.envoy import tools_dir
 
-__all__ = ["PEERS", "PEER_CASES"]
+__all__ = ["PEERS", "PEER_CASES", "PEER_VERSIONS"]
 
 REQUIREMENTS = {
     "sglang-router": "sglang-router==0.3.2",
     "vllm-router": "vllm-router==0.1.17",
     "litellm": "litellm[proxy]==1.106.2",
 }
+PEER_VERSIONS = {name: requirement.partition("==")[2] for name, requirement in REQUIREMENTS.items()}
 INSTALL_S = 1800
 
 # What the load generator sends as its key.

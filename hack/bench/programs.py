@@ -11,11 +11,12 @@ from hack.bench.processes import Trouble, Unavailable
 
 from shunter.envoyconf.shell.envoy import tools_dir
 
-__all__ = ["EPP_MODULE", "compiled", "reference_picker", "run"]
+__all__ = ["EPP_VERSION", "compiled", "reference_picker", "run"]
 
 SOURCES = Path(__file__).with_name("c")
 COMPILER = ("gcc", "-O2", "-Wall", "-Wextra")
-EPP_MODULE = "github.com/llm-d/llm-d-router/cmd/epp@v0.10.0"
+EPP_VERSION = "v0.10.0"
+EPP_MODULE = f"github.com/llm-d/llm-d-router/cmd/epp@{EPP_VERSION}"
 BUILD_S = 3600  # 8 minutes of CPU
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from hack.bench.processes import ROOT
 from hack.bench.rows import Head, Result, Row
-from hack.bench.verdicts import judge
+from hack.bench.verdicts import Verdict, judge, judge_peers
 
 __all__ = ["PAGE", "page", "peer_table", "table"]
 
@@ -55,13 +55,13 @@ def table(rows: Sequence[Row]) -> str:
 
 def peer_table(rows: Sequence[Row]) -> str:
     """The same for whole data paths."""
-    lean = {row.case: _total(row) for row in rows if row.subject == "shunter, lean"}
+    lean = {row.case: row.total_us for row in rows if row.subject == "shunter, lean"}
     return "\n".join(_markdown(PEER_COLUMNS, (_peer_cells(row, lean.get(row.case)) for row in rows)))
 
 
 def page(result: Result, peers: Result | None = None) -> str:
     """The page for the documentation."""
-    parts = [INTRODUCTION, _told(result.head), "## Budgets\n", _verdicts(result)]
+    parts = [INTRODUCTION, _told(result.head), "## Budgets\n", _verdicts(judge(result))]
     sections = (
         ("Through Envoy", lambda row: not row.case.startswith(("direct", "idle"))),
         ("Straight into the picker", lambda row: row.case.startswith("direct")),
@@ -71,7 +71,8 @@ def page(result: Result, peers: Result | None = None) -> str:
         parts += [f"## {title}\n", table([row for row in result.rows if belongs(row)]) + "\n"]
     parts.append(_left_out(result.rows))
     if peers is not None:
-        parts += [PEERS, _told(peers.head), peer_table(peers.rows) + "\n", _left_out(peers.rows)]
+        parts += [PEERS, _told(peers.head), peer_table(peers.rows) + "\n", _verdicts(judge_peers(peers))]
+        parts.append(_left_out(peers.rows))
     return "\n".join(filter(None, [*parts, METHOD]))
 
 
@@ -94,9 +95,9 @@ def _told(head: Head) -> str:
     )
 
 
-def _verdicts(result: Result) -> str:
+def _verdicts(verdicts: Iterable[Verdict]) -> str:
     words = {True: "kept", False: "**broken**", None: "–"}
-    cells = ((each.budget, each.limit, each.found, words[each.kept]) for each in judge(result))
+    cells = ((each.budget, each.limit, each.found, words[each.kept]) for each in verdicts)
     return "\n".join(_markdown(("budget", "limit", "found", "verdict"), cells)) + "\n"
 
 
@@ -124,7 +125,7 @@ def _cells(row: Row, floor_us: float | None) -> tuple[str, ...]:
 
 
 def _peer_cells(row: Row, lean_us: float | None) -> tuple[str, ...]:
-    total_us = _total(row)
+    total_us = row.total_us
     if total_us is None:
         return (row.case, row.subject, *["–"] * (len(PEER_COLUMNS) - 2))
     return (
@@ -135,12 +136,6 @@ def _peer_cells(row: Row, lean_us: float | None) -> tuple[str, ...]:
         f"{total_us / lean_us:.2f}" if lean_us else "",
         *_rest(row),
     )
-
-
-def _total(row: Row) -> float | None:
-    if row.picker_us_per_request is None or row.envoy_us_per_request is None:
-        return None
-    return row.picker_us_per_request + row.envoy_us_per_request
 
 
 def _rest(row: Row) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
 from hack.bench.cases import Case
@@ -25,15 +25,25 @@ def calibrate() -> float:
     return round(median(compare("1 KB", CALIBRATION_TURNS).floor_us), 1)
 
 
-def measure_all(cases: Sequence[Case], measure: Measure, rounds: int, round_s: float, say: Callable[[str], None]) -> Result:
-    """Measure every subject of every case once in each round. Who is not to be had is asked for once."""
+def measure_all(
+    cases: Sequence[Case],
+    measure: Measure,
+    rounds: int,
+    round_s: float,
+    say: Callable[[str], None],
+    versions: Mapping[str, str],
+) -> Result:
+    """Measure every subject of every case once in each round, every other time the last one first.
+
+    Who is not to be had is asked for once. ``versions``: of the subjects that are not ours.
+    """
     begun, load_before, before_us = time.monotonic(), os.getloadavg()[0], calibrate()
     samples: dict[tuple[str, str], list[Sample]] = {}
     troubles: dict[tuple[str, str], list[str]] = {}
     absent: dict[str, str] = {}
     for at in range(rounds):
         for case in cases:
-            for subject in case.subjects:
+            for subject in case.subjects[:: (-1) ** at]:
                 key = case.name, subject
                 samples.setdefault(key, [])
                 known = troubles.setdefault(key, [])
@@ -54,7 +64,9 @@ def measure_all(cases: Sequence[Case], measure: Measure, rounds: int, round_s: f
                         f" Envoy {sample.envoy_us_per_request:.0f} µs, p99 {sample.p99_ms:.1f} ms"
                     )
     rows = [_fold(key, samples[key], troubles[key], absent) for key in _keys(cases)]
-    return Result(head(begun, load_before, (before_us, calibrate()), rounds, round_s), rows)
+    measured = {row.subject for row in rows if row.rounds}
+    theirs = {name: number for name, number in versions.items() if name in measured}
+    return Result(head(begun, load_before, (before_us, calibrate()), rounds, round_s, theirs), rows)
 
 
 def _keys(cases: Iterable[Case]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -20,8 +21,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     picker_us_per_request: float
     envoy_us_per_request: float
-    p50_ms: float
-    p99_ms: float
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    longest_ms: float = 0.0
     rss_mb: float
     largest_mb: float
     per_second: float
@@ -41,6 +43,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     envoy_us_per_request: float | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
+    longest_ms: float | None = None
     rss_mb: float | None = None
     largest_mb: float | None = None  # the largest of the processes that rss_mb adds up
     failures: int | None = None  # in all rounds
@@ -49,6 +52,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     envoy_us_range: tuple[float, float] | None = None
     p99_ms_range: tuple[float, float] | None = None
     reason: str | None = None
+
+    @property
+    def total_us(self) -> float | None:
+        """CPU of picker and Envoy together."""
+        if self.picker_us_per_request is None or self.envoy_us_per_request is None:
+            return None
+        return self.picker_us_per_request + self.envoy_us_per_request
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +106,7 @@ def row(case: str, subject: str, samples: list[Sample], reason: str | None = Non
         envoy_us_per_request=middle("envoy_us_per_request"),
         p50_ms=middle("p50_ms"),
         p99_ms=middle("p99_ms"),
+        longest_ms=middle("longest_ms"),
         rss_mb=middle("rss_mb"),
         largest_mb=middle("largest_mb"),
         failures=sum(sample.failures for sample in samples),
@@ -107,8 +118,10 @@ def row(case: str, subject: str, samples: list[Sample], reason: str | None = Non
     )
 
 
-def head(begun: float, load_before: float, calibration_us: tuple[float, float], rounds: int, round_s: float) -> Head:
-    """Describe this machine and this minute. ``begun``: by the monotonic clock."""
+def head(
+    begun: float, load_before: float, calibration_us: tuple[float, float], rounds: int, round_s: float, more: Mapping[str, str]
+) -> Head:
+    """Describe this machine and this minute. ``begun``: by the monotonic clock; ``more``: versions of what is not ours."""
     return Head(
         date=time.strftime("%Y-%m-%d"),
         seconds=round(time.monotonic() - begun),
@@ -123,6 +136,7 @@ def head(begun: float, load_before: float, calibration_us: tuple[float, float], 
             "msgspec": version("msgspec"),
             "grpcio": version("grpcio"),
             "gcc": _first_line("gcc", "-dumpfullversion"),
+            **more,
         },
         load_before=round(load_before, 2),
         calibration_us=calibration_us,

@@ -3,19 +3,23 @@
 from collections.abc import Iterator
 
 import msgspec
-from hack.bench.cases import CASES, DIRECT_MANY, IDLE, STEADY, STREAMED, Case
+from hack.bench.cases import CASES, DIRECT_BESIDE, DIRECT_MANY, IDLE, STEADY, STREAMED, Case
 from hack.bench.rows import Result, Row
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "judge", "judge_peers"]
 
 # CPU of the picker in profile full, as a multiple of the floor.
 MOST, MOST_STREAMED, GOAL, GOAL_STREAMED = 2.0, 1.3, 1.5, 1.0
 MOST_OF_REFERENCE = 0.5
+MOST_OF_ROUTER = 1.2  # lean with its Envoy, of the cheapest router that knows about prefixes
 LEAN_STREAMED = 0.1  # of full
 SCRAPE = 2.0  # of the floor's
 SCRAPE_OF_REFERENCE = 0.05
 TAIL = 2.0  # of the p99 without a picker
 WORKER_MB = 120.0  # at 1,000 endpoints
+
+# What a body of 10 MB may hold up the others, on a machine that runs the floor's 1 KB exchange in so many µs.
+STALL_MS, STALL_CALIBRATION_US = 10.0, 26.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -30,7 +34,18 @@ class Verdict(msgspec.Struct, frozen=True):
 def judge(result: Result) -> list[Verdict]:
     """Hold the rows against every budget that they have something to say about."""
     rows = {(row.case, row.subject): row for row in result.rows}
-    return [*_against_the_floor(rows), *_lean(rows), *_scraping(rows), *_reference(rows), *_tail(rows), *_memory(rows)]
+    judges = (_against_the_floor, _lean, _scraping, _reference, _tail, _memory)
+    return [*(verdict for each in judges for verdict in each(rows)), _stall(rows, max(result.head.calibration_us))]
+
+
+def judge_peers(result: Result) -> list[Verdict]:
+    """The same for whole data paths."""
+    totals = {(row.case, row.subject): row.total_us for row in result.rows}
+    return [
+        _compare(f"all CPU, {case}, lean", totals.get((case, "shunter, lean")), theirs, MOST_OF_ROUTER, "sglang-router")
+        for (case, subject), theirs in totals.items()
+        if subject == "sglang-router"
+    ]
 
 
 Rows = dict[tuple[str, str], Row]
@@ -99,3 +114,12 @@ def _memory(rows: Rows) -> Iterator[Verdict]:
         yield Verdict(budget, f"≤ {WORKER_MB:g} MB", "not measured", None)
     else:
         yield Verdict(budget, f"≤ {WORKER_MB:g} MB", f"{found:.0f} MB", found <= WORKER_MB)
+
+
+def _stall(rows: Rows, calibration_us: float) -> Verdict:
+    most_ms = STALL_MS * calibration_us / STALL_CALIBRATION_US
+    budget, limit = "longest wait of 1 KB beside 10 MB bodies", f"≤ {STALL_MS:g} ms × calibration = {most_ms:.0f} ms"
+    found = _value(rows, Case(load=DIRECT_BESIDE, subjects=()).name, "shunter-native", "longest_ms")
+    if found is None:
+        return Verdict(budget, limit, "not measured", None)
+    return Verdict(budget, limit, f"{found:.1f} ms", found <= most_ms)

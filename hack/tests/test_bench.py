@@ -13,9 +13,9 @@ from hack.bench.peers import PEER_CASES, PEERS
 from hack.bench.processes import Children, Trouble, Unavailable
 from hack.bench.programs import run
 from hack.bench.rounds import measure_all
-from hack.bench.rows import Result, Sample, read, write
+from hack.bench.rows import Result, Sample, read, row, write
 from hack.bench.subjects import SUBJECTS
-from hack.bench.verdicts import judge
+from hack.bench.verdicts import judge, judge_peers
 
 REQUIRED = {
     "case",
@@ -56,7 +56,7 @@ def result(monkeypatch):
             raise Trouble("the certificate is made of cheese")
         return sample((100.0 if subject == "floor" else 180.0) + next(turns) % 3, p99_ms=3.0 if subject == "none" else 5.0)
 
-    return measure_all(CASES, measure, 3, 4.0, lambda line: None)
+    return measure_all(CASES, measure, 3, 4.0, lambda line: None, {"go-epp": "v0"})
 
 
 def test_rows_have_the_fields_that_others_read(result, tmp_path):
@@ -83,22 +83,22 @@ def test_who_is_not_there_is_asked_for_once_and_who_fails_once_more(monkeypatch)
         raise {"go-epp": Unavailable, "floor": Trouble}[subject]("no")
 
     cases = [Case(load=load, subjects=("go-epp", "floor")) for load in (STEADY, STREAMED)]
-    found = measure_all(cases, measure, 3, 4.0, lambda line: None)
+    found = measure_all(cases, measure, 3, 4.0, lambda line: None, {"go-epp": "v0"})
     assert asked.count("go-epp") == 1
     assert asked.count("floor") == 4
     assert {(row.rounds, row.reason, row.picker_us_per_request) for row in found.rows} == {(0, "no", None)}
 
 
 def test_a_row_is_the_median_with_its_extremes(result):
-    row = next(row for row in result.rows if row.subject == "floor")
-    assert row.rounds == 3
-    assert row.picker_us_range[0] <= row.picker_us_per_request <= row.picker_us_range[1]
+    found = next(each for each in result.rows if each.subject == "floor")
+    assert found.rounds == 3
+    assert found.picker_us_range[0] <= found.picker_us_per_request <= found.picker_us_range[1]
 
 
 def test_the_page_has_every_row_and_every_reason(result):
     page = report.page(result, result)
-    for row in result.rows:
-        assert f"| {row.case} " in page
+    for each in result.rows:
+        assert f"| {each.case} " in page
     assert "go-epp: nobody has it" in page
     assert "made of cheese" in page
     assert all(len(line) <= 128 for line in report.METHOD.splitlines())
@@ -111,6 +111,13 @@ def test_budgets_are_kept_or_broken_or_not_measured(result):
     assert verdicts[f"CPU, {STREAMED.name}, lean"] is False, "lean costs as much as full"
     assert verdicts[f"p99, {STEADY.name}"] is True
     assert {verdict.kept for verdict in judge(result) if "the Go picker" in verdict.limit} == {None}
+
+
+def test_lean_is_held_against_the_cheapest_router(result):
+    ours = row("1 KB", "shunter, lean", [sample(490.0)])
+    theirs = row("1 KB", "sglang-router", [sample(450.0, envoy_us_per_request=0.0)])
+    [verdict] = judge_peers(Result(result.head, [ours, theirs]))
+    assert (verdict.found, verdict.kept) == ("1.20 ×", True)
 
 
 def test_a_result_without_rows_breaks_nothing(result):

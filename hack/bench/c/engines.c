@@ -145,6 +145,12 @@ static void answer_get(int fd, const char *path, int takes_gzip) {
     }
 }
 
+static void hang_up(int fd) {
+    leave_beat(fd);
+    clients[fd].size = 0;
+    close(fd);
+}
+
 /* Return where the request at the head of the buffer ends, or 0 if it is not all there. */
 static size_t request_end(Client *client, size_t head) {
     char *length = strcasestr(client->in, "\r\ncontent-length:");
@@ -172,7 +178,8 @@ static void answer_requests(int fd) {
         int takes_gzip = strcasestr(client->in, "\r\naccept-encoding:") && strcasestr(client->in, "gzip");
         end[2] = '\r';
         if (!total || total > client->size) return;
-        char *path = strchr(client->in, ' ') + 1;
+        char *path = strchr(client->in, ' ');
+        if (!path++ || !memcmp(client->in, "PRI ", 4)) { hang_up(fd); return; }  /* HTTP/2: gRPC is not spoken here */
         if (!memcmp(client->in, "POST ", 5)) {
             size_t path_bytes = strcspn(path, " ?");
             int completions = path_bytes >= 11 && !memcmp(path + path_bytes - 11, "completions", 11);
@@ -186,12 +193,6 @@ static void answer_requests(int fd) {
         client->size -= total;
         memmove(client->in, client->in + total, client->size);
     }
-}
-
-static void hang_up(int fd) {
-    leave_beat(fd);
-    clients[fd].size = 0;
-    close(fd);
 }
 
 static void receive(int fd) {
