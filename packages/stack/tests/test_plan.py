@@ -18,7 +18,7 @@ def plan():
         Engine(name="engine-0", address="127.0.0.1", port=8101, dialect="vllm", argv=("-m", "shunter.lab", "serve")),
         Engine(name="backend-1", address="::1", port=8102, dialect="sglang"),
     )
-    ports = Ports(gateway=8080, picker=(9002, 9004), health=9003, admin=9090, envoy_admin=9901)
+    ports = Ports(gateway=8080, picker=(9002, 9004), health=9003, admin=9090, collector=24224, envoy_admin=9901)
     return Plan(directory="/run/shunter", profile="lean", model="m", ports=ports, engines=engines)
 
 
@@ -40,7 +40,7 @@ def test_the_picker_accepts_its_configuration_and_names_two_fallbacks():
     }
 
 
-@pytest.mark.parametrize("profile", ["lean", "full"])
+@pytest.mark.parametrize("profile", ["lean", "usage", "full", "strict"])
 def test_envoyconf_accepts_the_intent(plan, profile):
     plan = msgspec.structs.replace(plan, profile=profile)
     assert bootstrap(load_intent(envoy_intent(plan).decode()))["static_resources"]

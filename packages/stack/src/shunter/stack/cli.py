@@ -78,7 +78,7 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
 )
 @click.option(
     "--profile",
-    type=click.Choice(["lean", "full"]),
+    type=click.Choice(["lean", "usage", "full", "strict"]),
     default="lean",
     show_default=True,
     help="How picker and Envoy share the work.",
@@ -97,6 +97,13 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
 )
 @click.option(
     "--admin-port", type=click.IntRange(0, 65535), default=9090, show_default=True, help="The picker's metrics and debug port."
+)
+@click.option(
+    "--collector-port",
+    type=click.IntRange(0, 65535),
+    default=24224,
+    show_default=True,
+    help="Where Envoy tells the picker of requests that ended.",
 )
 @click.option("--envoy-admin-port", type=click.IntRange(0, 65535), default=9901, show_default=True, help="Envoy's admin port.")
 @click.option(

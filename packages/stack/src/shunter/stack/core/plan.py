@@ -14,6 +14,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     picker: tuple[int, ...]  # one per worker
     health: int
     admin: int
+    collector: int
     envoy_admin: int
 
 
@@ -103,7 +104,11 @@ def envoy_intent(plan: Plan) -> bytes:
                 {
                     "name": "engines",
                     "endpoints": [engine.authority for engine in plan.engines],
-                    "picker": {"addresses": [f"{LOOPBACK}:{port}" for port in plan.ports.picker]},
+                    "picker": {
+                        "addresses": [f"{LOOPBACK}:{port}" for port in plan.ports.picker],
+                        "collector": f"{LOOPBACK}:{plan.ports.collector}",
+                        "failureMode": "FailClose" if plan.profile == "strict" else "FailOpen",
+                    },
                 }
             ],
             "observability": {"accessLog": f"{plan.directory}/access.log", "servedHeader": True},
@@ -121,6 +126,7 @@ def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
         "picker": (
             *("-m", "shunter.picker", "run", "--config", f"{here}/picker.yaml", "--snapshot", here),
             *("--runtime", f"{here}/picker", "--health-port", str(ports.health), "--admin-port", str(ports.admin)),
+            *("--collector-port", str(ports.collector)),
             *(word for port in ports.picker for word in ("--port", str(port))),
         ),
         "envoy": (

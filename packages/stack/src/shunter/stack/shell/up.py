@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -54,6 +55,7 @@ class Wishes(msgspec.Struct, frozen=True):
     port: int
     picker_port: int
     workers: int
+    collector_port: int
     health_port: int
     admin_port: int
     envoy_admin_port: int
@@ -92,21 +94,28 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
         "--health-port": wishes.health_port,
         "--admin-port": wishes.admin_port,
         "--envoy-admin-port": wishes.envoy_admin_port,
+        "--collector-port": wishes.collector_port,
     }
-    pickers = {f"--picker-port + {n}": wishes.picker_port + n if wishes.picker_port else 0 for n in range(wishes.workers + 1)}
-    if wishes.picker_port:
-        pickers = {option: port for option, port in pickers.items() if port != wishes.health_port}
-    wanted |= dict(list(pickers.items())[: wishes.workers])
+    upward = {f"--picker-port + {n}": wishes.picker_port + n if wishes.picker_port else 0 for n in range(wishes.workers + 1)}
+    upward = {option: port for option, port in upward.items() if not port or port != wishes.health_port}
+    wanted |= dict(list(upward.items())[: wishes.workers])
     if not wishes.backends:
         wanted |= {f"--engine-port + {n}": wishes.engine_port + n if wishes.engine_port else 0 for n in range(wishes.count)}
     free = list(ports.claim(dict.fromkeys(wanted, 0) if wishes.any_port else wanted).values())
-    engines, model = _backends(wishes) if wishes.backends else _engines(wishes, free[4 + wishes.workers :], directory)
+    gateway, health, admin, envoy_admin, collector, *more = free
+    pickers, for_engines = more[: wishes.workers], more[wishes.workers :]
+    engines, model = _backends(wishes) if wishes.backends else _engines(wishes, for_engines, directory)
     return Plan(
         directory=str(directory),
         profile=wishes.profile,
         model=model,
         ports=Ports(
-            gateway=free[0], picker=tuple(free[4 : 4 + wishes.workers]), health=free[1], admin=free[2], envoy_admin=free[3]
+            gateway=gateway,
+            picker=tuple(pickers),
+            health=health,
+            admin=admin,
+            collector=collector,
+            envoy_admin=envoy_admin,
         ),
         engines=engines,
     )
@@ -207,6 +216,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         self._logs.mkdir(exist_ok=True)
         for old in (*self._logs.iterdir(), self._directory / "access.log"):
             old.unlink(missing_ok=True)
+        shutil.rmtree(self._directory / "picker", ignore_errors=True)  # counters and prefixes of another run
         endpoints = self._directory / "endpoints.yaml"
         endpoints.write_bytes(plans.endpoints_file(plan))
         (self._directory / "picker.yaml").write_bytes(plans.picker_config())
