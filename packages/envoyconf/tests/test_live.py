@@ -197,6 +197,15 @@ async def test_what_an_engine_answers_is_its_own(scene):
     assert text in {each.authority for each in scene.upstreams}
 
 
+async def test_strict_tells_the_picker_that_the_stream_is_not_the_request(scene):
+    scene.pickers[0].pick = scene.upstreams[0].authority
+    async with scene.envoy(scene.bootstrap(profile="strict")) as envoy:
+        await scene.ask(envoy)
+    ((first, *others),) = scene.pickers[0].asked
+    assert first["metadataContext"]["filterMetadata"] == {"shunter": {"end": "record"}}
+    assert not any("responseHeaders" in message for message in others)
+
+
 async def test_strict_asks_another_worker_for_one_that_is_gone(scene):
     picked = scene.pickers[0].pick = scene.upstreams[1].authority
     resource = scene.bootstrap(profile="strict")
@@ -218,7 +227,7 @@ async def test_a_response_under_way_survives_its_picker(profile, survives, scene
     resource = scene.bootstrap(profile=profile.split()[0])
     if "with" in profile:  # a stream that is open until the end is a stream that can be cut
         filters = resource["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
-        ext_proc = filters[0]["typed_config"]["http_filters"][0]["typed_config"]
+        ext_proc = filters[0]["typed_config"]["http_filters"][1]["typed_config"]
         ext_proc["processing_mode"] = ext_proc["processing_mode"] | {"response_trailer_mode": "SEND"}
     upstream.go.release()
     async with scene.envoy(resource) as envoy, scene.client.post(envoy.url, data=b"x") as answer:

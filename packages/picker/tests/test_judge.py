@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker import config
+from shunter.picker.core.adoption import LEASE_S
 from shunter.picker.core.decisions import KEEP_CANDIDATES, DecisionLog, Entry
 from shunter.picker.core.fleet import REFUSED_TIMES
 from shunter.picker.core.judge import FleetJudge
@@ -382,6 +383,19 @@ def test_an_explanation_shows_few_of_many_candidates(make_judge):
     judge.decide(Ask(CHAT, body()), NOW_S)
     told = judge.decisions.latest(1)[0].explain(5)
     assert (len(told["best"]), told["candidates"]) == (5, 40)
+
+
+def test_a_request_that_outlasts_its_stream_is_in_the_account_until_its_record_or_the_lease(make_judge):
+    judge = make_judge(IDLE)
+    told, untold = (judge.decide(Ask(CHAT, body()), NOW_S).ticket for _ in range(2))
+    for ticket in (told, untold):
+        judge.release(ticket, Outcome(complete=True, lasts=True), NOW_S)
+    judge.release(told, DONE, NOW_S + 1)
+    judge.catch_up(NOW_S + LEASE_S - 0.1)
+    assert list(judge.fleet(NOW_S).in_flight) == [1]
+    judge.catch_up(NOW_S + LEASE_S)
+    assert list(judge.fleet(NOW_S).in_flight) == [0]
+    assert (tally(judge).released, tally(judge).incomplete) == (2, 1)
 
 
 def test_the_log_is_bounded_and_newest_first():

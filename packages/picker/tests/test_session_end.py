@@ -212,6 +212,16 @@ def test_exactly_the_legal_orders_are_accepted(mode, side):
         session.close(0.0)
 
 
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("closes", ["close", "drain"])
+def test_a_request_that_outlasts_its_stream_is_not_over_with_it(told, closes):
+    judge = StubJudge()
+    envoy = FakeEnvoy.before(judge, BodyMode.FULL_DUPLEX_STREAMED, BodyMode.NONE)
+    envoy.request(body=b"{}", metadata={"shunter": {"end": "record"}} if told else None)
+    getattr(envoy.session, closes)(1.0)
+    assert judge.outcome.lasts is told
+
+
 headers = st.sampled_from(
     [
         [*JSON_POST],
@@ -229,6 +239,7 @@ metadata = st.sampled_from(
         {},
         {"envoy.lb": {"x-gateway-destination-endpoint-served": 3.0}},
         {"envoy.lb.subset_hint": {"x-gateway-destination-endpoint-subset": [None, {}]}},
+        {"shunter": {"end": "record"}},
     ]
 )
 protocols = st.none() | st.builds(Protocol, st.sampled_from(BodyMode), st.sampled_from(BodyMode))

@@ -1,11 +1,11 @@
 """The filter that asks a pool's picker, in each profile."""
 
 from shunter.envoyconf.core.intent import FailureMode, Limits, Pool, Profile
-from shunter.envoyconf.core.names import NAMESPACE, picker_cluster_name, picker_filter_name
+from shunter.envoyconf.core.names import NAMESPACE, OWN_NAMESPACE, picker_cluster_name, picker_filter_name
 from shunter.envoyconf.core.protojson import Resource, duration, extension
 from shunter.envoyconf.core.retry import question_retries
 
-__all__ = ["PROCESSING_MODES", "picker_filter"]
+__all__ = ["PROCESSING_MODES", "end_by_record", "picker_filter"]
 
 # The picker is sent nothing of the response. SEND for trailers, which plain HTTP responses do not have, keeps the stream
 # open until the request ends: its close tells the picker so, without a message, on every Envoy from 1.37 to 1.40.
@@ -41,6 +41,21 @@ PROCESSING_MODES: dict[Profile, Resource] = {
 }
 
 
+FORWARDED = {Profile.FULL: NAMESPACE, Profile.STRICT: OWN_NAMESPACE}
+
+
+def end_by_record() -> Resource:
+    """Return the filter that has Envoy say that streams end before their requests do: the picker cannot see it from them.
+
+    A picker that took the end of the stream for that of the request would account for nothing that is under way.
+    """
+    return extension(
+        "envoy.filters.http.set_metadata",
+        "extensions.filters.http.set_metadata.v3.Config",
+        metadata=[{"metadata_namespace": OWN_NAMESPACE, "value": {"end": "record"}}],
+    )
+
+
 def picker_filter(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     """Return the ext_proc filter of one pool. It is disabled until a route to that pool enables it.
 
@@ -49,8 +64,8 @@ def picker_filter(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     modes; no setting prevents it, only the picker can.
     """
     metadata: Resource = {"receiving_namespaces": {"untyped": [NAMESPACE]}}
-    if profile is Profile.FULL:
-        metadata["forwarding_namespaces"] = {"untyped": [NAMESPACE]}
+    if forwarded := FORWARDED.get(profile):
+        metadata["forwarding_namespaces"] = {"untyped": [forwarded]}
     named = extension(
         picker_filter_name(pool.name),
         "extensions.filters.http.ext_proc.v3.ExternalProcessor",

@@ -1,6 +1,6 @@
 """Listeners: what clients connect to, cleaned of picker headers, asked of the picker, routed and logged."""
 
-from shunter.envoyconf.core.ext_proc import picker_filter
+from shunter.envoyconf.core.ext_proc import end_by_record, picker_filter
 from shunter.envoyconf.core.intent import Intent, Listener, Profile
 from shunter.envoyconf.core.local_reply import local_reply
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
@@ -81,6 +81,7 @@ def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
         **periodic,
         route_config=route_configuration(intent),
         http_filters=[
+            *([end_by_record()] if intent.profile is Profile.STRICT else ()),
             *(picker_filter(pool, intent.profile, intent.limits) for pool in intent.pools),
             *(usage_filters() if intent.profile is Profile.USAGE else ()),
             extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router"),

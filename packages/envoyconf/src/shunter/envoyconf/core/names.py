@@ -3,6 +3,7 @@
 __all__ = [
     "DESTINATION",
     "NAMESPACE",
+    "OWN_NAMESPACE",
     "PICKER_HEADERS",
     "SERVED",
     "TICKET",
@@ -20,6 +21,9 @@ NAMESPACE = "envoy.lb"
 
 # Our picker's number for a request, in the same namespace: joins the access log to the picker's decisions.
 TICKET = "id"
+
+# What Envoy tells the picker of itself.
+OWN_NAMESPACE = "shunter"
 
 # Where Envoy keeps what it read of a response's token usage.
 USAGE = "shunter.usage"

@@ -27,6 +27,7 @@ __all__ = [
     "RETRY_AFTER_S",
     "answer_body",
     "answer_response_headers",
+    "read_lasting",
     "read_served",
     "read_subset",
     "refuse",
@@ -40,6 +41,7 @@ SERVED = "x-gateway-destination-endpoint-served"
 SUBSET = "x-gateway-destination-endpoint-subset"
 METADATA = "envoy.lb"
 SUBSET_METADATA = "envoy.lb.subset_hint"
+OWN_METADATA = "shunter"  # what shunter envoyconf lets a gateway say of itself
 DROP_REASON = "x-llm-d-request-dropped-reason"
 REQUEST_ID = "x-request-id"
 
@@ -168,6 +170,11 @@ def read_subset(metadata: Metadata) -> tuple[str, ...] | None:
     else:
         return None
     return tuple(stripped for entry in entries if isinstance(entry, str) and (stripped := entry.strip()))
+
+
+def read_lasting(metadata: Metadata) -> bool:
+    """Return whether the gateway says that requests outlast their streams, as it does in the profile strict."""
+    return metadata.get(OWN_METADATA, {}).get("end") == "record"
 
 
 def read_served(metadata: Metadata) -> str | None:

@@ -6,10 +6,12 @@ before anything else can make it 429 or 500, and a request without a body is sch
 random endpoint.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from shunter.picker.core.adoption import LEASE_S
 from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, Entry
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet, Roster
 from shunter.picker.core.journal import Journal, Peers
@@ -33,6 +35,11 @@ NO_CANDIDATES = Refusal(
 SHED = Refusal(429, "ResourceExhausted", "system saturated, sheddable request dropped", DropReason.SATURATED)
 FILTERED = Refusal(429, "ResourceExhausted", "no endpoints available for the given request", DropReason.SATURATED)
 TOO_DEEP = Refusal(400, "BadRequest", "request body is nested too deeply")
+
+# How a request ends whose stream ended before it: by its record, or for want of one. Those that last are in the collector's
+# account long before the lease is over.
+TOLD = Outcome(complete=True)
+UNTOLD = Outcome(complete=False)
 
 
 # What an answer is expected to have before any was seen (profiles that do not show them never learn better): between the 200
@@ -96,6 +103,7 @@ class FleetJudge:
         self._live: dict[int, int] = {}  # all endpoints there are, ready or not: slot → incarnation
         self._ticket = first_ticket(life)
         self._answer_tokens = ANSWER_TOKENS
+        self._leases: deque[tuple[float, int]] = deque()  # until when a request's record is waited for, and its ticket
         self._broken = 0  # what the scheduler's errors were when they were counted last
 
     def needs(self) -> Sequence[str]:
@@ -119,7 +127,9 @@ class FleetJudge:
             for _ in range(news.laps):
                 self.counters.lapped()
             for ticket in news.ended:
-                self.release(ticket, Outcome(complete=True), now_s)
+                self.release(ticket, TOLD, now_s)
+        while self._leases and self._leases[0][0] <= now_s:
+            self.release(self._leases.popleft()[1], UNTOLD, now_s)
         return fleet
 
     def catch_up(self, now_s: float) -> None:
@@ -160,8 +170,11 @@ class FleetJudge:
             body=body,
         )
 
-    def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:  # noqa: ARG002  the Judge protocol has it
-        """Undo the booking of ``ticket``; a second time does nothing."""
+    def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:
+        """Undo the booking of ``ticket``, or wait for its record if it lasts; a second time does nothing."""
+        if outcome.lasts:
+            self._leases.append((now_s + LEASE_S, ticket))
+            return
         if outcome.served is not None:
             self.served(ticket, outcome.served)
         booking = self.ledger.release(ticket)

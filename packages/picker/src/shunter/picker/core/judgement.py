@@ -69,6 +69,7 @@ class Outcome(msgspec.Struct, frozen=True):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    lasts: bool = False  # the stream is over, the request is not: its record will tell, and is waited for
 
 
 class Judge(Protocol):

@@ -39,13 +39,17 @@ is put back in a response whose headers say JSON or events: in mode BUFFERED and
 mode STREAMED where one piece holds it whole, because each piece must be answered before the next comes, and if trailers
 came next, bytes held back would be lost.
 
-In mode NONE the end of the stream is the only end there is and counts as a complete response.
+In mode NONE the end of the stream is the only end there is and counts as a complete response; unless the gateway says in its
+first message that its requests outlast their streams (Envoy closes one that has nothing more to ask). Then the judge is told
+that the request goes on, and learns of its end elsewhere.
 """
 
 from enum import IntEnum
 from typing import TypeAlias
 
-from shunter.picker.core.answers import CHUNK_BYTES, read_subset, refuse, stream, tell_metadata, tell_mutation
+import msgspec
+
+from shunter.picker.core.answers import CHUNK_BYTES, read_lasting, read_subset, refuse, stream, tell_metadata, tell_mutation
 from shunter.picker.core.events import (
     BodyMode,
     BodyReply,
@@ -392,7 +396,10 @@ class Session:
     def _release(self, now_s: float, *, complete: bool) -> None:
         if self._pick is not None and self._response is not None and not self._released:
             self._released = True
-            self._judge.release(self._pick.ticket, self._response.conclude(now_s, complete=complete), now_s)
+            outcome = self._response.conclude(now_s, complete=complete)
+            if read_lasting(self._metadata):
+                outcome = msgspec.structs.replace(outcome, lasts=True)
+            self._judge.release(self._pick.ticket, outcome, now_s)
 
     def _end(self, now_s: float, *, complete: bool) -> None:
         self.ended = True
