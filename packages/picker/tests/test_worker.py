@@ -5,6 +5,7 @@ import socket
 import grpc
 import grpc.aio
 import pytest
+import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shunter.picker import config
@@ -12,6 +13,7 @@ from shunter.picker.core.ledger import Booking, first_ticket
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell.memory import Memory, Seat, watch
 from shunter.picker.shell.worker import Settings, Worker
+from shunter.picker.transport.tls import Tls
 
 
 @pytest.fixture
@@ -43,6 +45,18 @@ async def test_a_socket_by_name_serves_ext_proc_and_health(start, publish, tmp_p
     publish(7001)
     await start(host=f"unix:{tmp_path}/picker.sock")
     async with grpc.aio.insecure_channel(f"unix:{tmp_path}/picker.sock") as channel:
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="liveness"))
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+async def test_its_certificate_is_the_transports(start, publish, tmp_path, transport):
+    publish(7001)
+    ca = trustme.CA()
+    issued = ca.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    issued.private_key_pem.write_to_path(tmp_path / "tls.key")
+    _, address = await start(transport=transport, tls=Tls(tmp_path / "tls.crt", tmp_path / "tls.key"))
+    async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca.cert_pem.bytes())) as channel:
         await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="liveness"))
 
 
