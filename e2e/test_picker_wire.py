@@ -9,6 +9,7 @@ import trustme
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from shunter import envoyconf
 from shunter.envoyconf import FailureMode, Intent, Listener, Picker, PickerTls, Pool, Profile, bootstrap
 from shunter.envoyconf.testing import running_envoy
 from shunter.picker.core.limits import Budget, Limits
@@ -76,7 +77,8 @@ def scene(transport):
             stack.push_async_callback(made.server.stop)
             picker = Picker(addresses=(f"127.0.0.1:{port}",), tls=trusting, failure_mode=failure_mode)
             pools = (Pool(name="pool", endpoints=tuple(endpoints), picker=picker),)
-            resource = bootstrap(Intent(pools=pools, listeners=(Listener(port=0),), profile=profile))
+            patient = envoyconf.Limits(pick_timeout_seconds=DEADLINE_S)  # a busy machine must not look like a lost pick
+            resource = bootstrap(Intent(pools=pools, listeners=(Listener(port=0),), profile=profile, limits=patient))
             made.envoy = await stack.enter_async_context(running_envoy(resource))
             made.session = await stack.enter_async_context(aiohttp.ClientSession())
             yield made
