@@ -53,7 +53,8 @@ async def answer(request):
             await response.write(b"data: x\n\n")
             await asyncio.sleep(0.05)
         return response
-    return web.Response(text="%s:%d" % request.transport.get_extra_info("sockname"))
+    host, port = request.transport.get_extra_info("sockname")
+    return web.Response(text=f"{host}:{port}")
 
 
 @pytest.fixture
