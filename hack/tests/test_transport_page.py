@@ -27,6 +27,7 @@ PATH = field(0x0A, field(0x0A, b":path") + field(0x1A, b"/v1/chat/completions"))
 HEADERS = field(0x12, field(0x0A, PATH)) + field(0x5A, b"\x08\x02")  # request_headers, and protocol_config {BUFFERED}
 BODY = field(0x22, field(0x0A, b'{"model": "m"}') + b"\x10\x01")  # request_body, end_of_stream
 NAMES = {number: name for name, number in vars(Kind).items() if name.isupper()}
+SHOWN = re.compile(r"/envoy\.[\w.]+/Process|x-gateway[a-z-]+|application/grpc|127\.0\.0\.1:\d+|/v1/[a-z/]+|\{.*\}")
 FLAGS = {Kind.HEADERS: {Flag.END_STREAM: "END_STREAM", Flag.END_HEADERS: "END_HEADERS"}, Kind.SETTINGS: {Flag.ACK: "ACK"}}
 
 
@@ -47,8 +48,7 @@ def describe(arrow, data):
         high, low, kind, flags, stream_id = frames.read_head(data, 0)
         payload, data = data[9 : 9 + (high << 8 | low)], data[9 + (high << 8 | low) :]
         said = [name for flag, name in FLAGS.get(kind, {}).items() if flags & flag]
-        text = payload.decode("ascii", "replace")
-        shown = re.findall(r"/envoy\.[\w.]+/Process|x-gateway[a-z-]+|application/grpc|127\.0\.0\.1:\d+|/v1/[a-z/]+|\{.*\}", text)
+        shown = SHOWN.findall(payload.decode("ascii", "replace"))
         yield " ".join([arrow, NAMES[kind], f"stream {stream_id}", *said, f"{len(payload)} bytes", *dict.fromkeys(shown)])
 
 
