@@ -144,9 +144,13 @@ def _release(ticket: int, ledger: Ledger, fleet: Fleet) -> None:
 
 def _book(event: Booked, ledger: Ledger, fleet: Fleet, prefix: PrefixIndex | None, live: Mapping[int, int]) -> None:
     booking = event.booking
-    slot, incarnation, hashes = booking.slot, booking.incarnation, booking.hashes
+    hashes = booking.hashes
+    if hashes:
+        slot, incarnation = booking.slot, booking.incarnation
+        if prefix is not None and live.get(slot) == incarnation:
+            at = fleet.index.get(slot)
+            prefix.insert(hashes, slot, incarnation, None if at is None else fleet.cache_tokens[at])
+        # Who serves it is its owner's to watch; here the hashes of a long prompt would be 13 KB for nothing.
+        booking = msgspec.structs.replace(booking, hashes=())
     _release(event.ticket, ledger, fleet)
     fleet.add(ledger.book(event.ticket, booking), +1)
-    if prefix is not None and hashes and live.get(slot) == incarnation:
-        at = fleet.index.get(slot)
-        prefix.insert(hashes, slot, incarnation, None if at is None else fleet.cache_tokens[at])

@@ -37,7 +37,7 @@ IN_USE_AT = REFUSALS_AT + 8 * REFUSALS
 ROWS_AT = IN_USE_AT + 1
 
 # Slots are small numbers, little more than there are endpoints; 10,000 of those is the largest pool the snapshot is made for.
-# A pick for a slot beyond is counted in the totals only. Pages nobody writes to are zeros the kernel need not keep twice.
+# A pick for a slot beyond is counted in the totals only. It makes the counters a mebibyte.
 SLOTS = 16_384
 
 
