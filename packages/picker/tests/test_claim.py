@@ -59,15 +59,19 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
 async def test_seats_of_the_dead_are_free_and_those_of_the_living_are_not(tmp_path, monkeypatch):
     import fcntl
 
-    await await_seats(tmp_path)
+    def nobody(taken):
+        return not taken
+
+    assert await await_seats(tmp_path, nobody) == set()
     (tmp_path / "seat-0.lock").touch()
-    await await_seats(tmp_path)
+    assert await await_seats(tmp_path, nobody) == set()
     monkeypatch.setattr(claim, "SEATS_FREE_S", 0.05)
     with (tmp_path / "seat-0.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match=r"seat-0\.lock names one"):
-            await await_seats(tmp_path)
-    await await_seats(tmp_path)
+            await await_seats(tmp_path, nobody)
+        assert await await_seats(tmp_path, lambda taken: len(taken) < 2) == {0}
+    assert await await_seats(tmp_path, nobody) == set()
 
 
 @given(st.integers(1, 65535), st.integers(1, 64), st.sets(st.integers(1, 65535), max_size=4))

@@ -246,15 +246,34 @@ async def test_a_changed_file_is_a_reload_if_it_is_watched(run, eventually):
     await eventually(reloaded)
 
 
-async def test_the_workers_of_a_killed_supervisor_end_and_the_next_one_begins(run, ask_pick, eventually):
+async def test_the_workers_of_a_killed_supervisor_go_on_until_the_next_ones_relieve_them(run, ask_pick, eventually):
+    picker = await run()
+    workers = await picker.workers()
+    os.kill(workers[1]["pid"], signal.SIGSTOP)  # it will not hear that it may go
+    picker.process.kill()
+    picker.process.wait()
+    await ask_pick(workers[0]["address"])
+    successor = await run(*[f"--port={worker['address'].rpartition(':')[2]}" for worker in workers])
+
+    async def relieved():
+        return all(gone(worker["pid"]) for worker in workers)
+
+    await eventually(relieved)
+    assert {worker["life"] for worker in await successor.workers()}.isdisjoint(worker["life"] for worker in workers)
+    for worker in workers:
+        await ask_pick(worker["address"])
+
+
+async def test_the_workers_of_a_killed_supervisor_that_nobody_relieves_end(run, eventually):
     picker = await run()
     workers = await picker.workers()
     picker.process.kill()
     picker.process.wait()
-    successor = await run(*[f"--port={worker['address'].rpartition(':')[2]}" for worker in workers])
-    assert all(gone(worker["pid"]) for worker in workers)
-    assert {worker["life"] for worker in await successor.workers()}.isdisjoint(worker["life"] for worker in workers)
-    await ask_pick(workers[0]["address"])
+
+    async def ended():
+        return all(gone(worker["pid"]) for worker in workers)
+
+    await eventually(ended)
 
 
 async def test_sigterm_ends_all_well(run):

@@ -1,8 +1,8 @@
 """What a supervisor claims before it starts anything: its runtime directory and its ports. What is taken is refused by name.
 
 The directory is claimed by a lock, with the pid inside, which the kernel gives back however a process ends: a second
-supervisor is refused at once. The workers of one that was killed sit in the directory until they have noticed (``shell.memory``
-has a lock for each seat), and its successor waits for that, because each file there has one writer.
+supervisor is refused at once. The workers of one that was killed sit in the directory for some seconds more (``shell.memory``
+has a lock for each seat) and go on with their work. Its successor takes other seats and the same ports, and relieves them.
 
 A port is claimed by a socket that is bound with SO_REUSEPORT and does not listen. Our own workers bind beside it, a successor
 while its predecessor still drains; a program that does not share the port, or of another user, cannot.
@@ -13,18 +13,18 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shunter.picker.errors import ConfigError
 
-__all__ = ["Ports", "await_seats", "claim_directory", "count_upward"]
+__all__ = ["LOOK_S", "Ports", "await_seats", "claim_directory", "count_upward", "taken_seats"]
 
 LOCK = "supervisor.lock"
 LAST_PORT = 65535
 
-# A worker notices at once that its supervisor is gone, and ends within ORPHAN_S (shell.process) if it can.
+# An orphan ends after ALONE_S and ORPHAN_S (shell.process) at the latest, if it can.
 SEATS_FREE_S = 10.0
 LOOK_S = 0.05
 
@@ -52,20 +52,23 @@ def claim_directory(directory: Path) -> Generator[None]:
         yield
 
 
-async def await_seats(directory: Path) -> None:
-    """Wait until nobody sits in ``directory`` any more; raise ConfigError if somebody stays."""
+async def await_seats(directory: Path, enough: Callable[[set[int]], bool]) -> set[int]:
+    """Wait until ``enough`` is true of the seats that are taken, and return them; raise ConfigError if that takes too long."""
     deadline_s = time.monotonic() + SEATS_FREE_S
-    while taken := _taken(directory):
+    while not enough(taken := taken_seats(directory)):
         if time.monotonic() > deadline_s:
             raise ConfigError(
-                f"workers of a picker that was killed still run in {directory} after {SEATS_FREE_S:g} s;"
-                f" end them (fuser {taken[0]} names one), or choose another directory with --runtime"
+                f"workers of a picker that was killed still run in {directory} after {SEATS_FREE_S:g} s; end them"
+                f" (fuser {directory / f'seat-{min(taken)}.lock'} names one), or choose another directory with --runtime"
             )
         await asyncio.sleep(LOOK_S)
+    return taken
 
 
-def _taken(directory: Path) -> list[Path]:
-    return [path for path in directory.glob("seat-*.lock") if not _free(path)]
+def taken_seats(directory: Path) -> set[int]:
+    """Return the seats in which somebody sits."""
+    locks = {int(path.stem.removeprefix("seat-")): path for path in directory.glob("seat-*.lock")}
+    return {index for index, path in locks.items() if not _free(path)}
 
 
 def _free(path: Path) -> bool:
@@ -90,19 +93,20 @@ def count_upward(first: int, count: int, avoid: Collection[int]) -> list[int]:
 
 
 class Ports:
-    """The ports that are claimed, until ``close``."""
+    """The ports that are claimed, until ``close``; ``shared`` already with workers that are to be relieved."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
         self._held: list[socket.socket] = []
 
     def claim(self, host: str, port: int, option: str) -> int:
         """Claim a port, any free one for 0, and return it; raise ConfigError naming ``option`` if it cannot be had."""
         try:
             family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            # Who listens with SO_REUSEPORT is only found by asking without it.
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+            if not self._shared:  # who listens with SO_REUSEPORT is only found by asking without it
+                with socket.socket(family, socket.SOCK_STREAM) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(address)
             claimed = socket.socket(family, socket.SOCK_STREAM)
             self._held.append(claimed)
             claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

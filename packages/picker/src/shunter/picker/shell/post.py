@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from shunter.picker.shell.process import START_S, Child, Fate
 
-__all__ = ["Post"]
+__all__ = ["LAST_WORDS_S", "Post"]
 
 # Between attempts to start what dies before it serves: soon at first, for it may be a passing want of memory, but a child that
 # cannot start costs half a second of CPU each time.

@@ -50,7 +50,7 @@ from shunter.picker.shell.control import (
 )
 from shunter.picker.shell.memory import Seat
 
-__all__ = ["HUNG_S", "Child", "Fate", "Patience", "Service", "log_to_stderr", "serve", "spawn", "trace"]
+__all__ = ["ALONE_S", "HUNG_S", "ORPHAN_S", "Child", "Fate", "Patience", "Service", "log_to_stderr", "serve", "spawn", "trace"]
 
 # An import on two busy cores takes seconds; whoever has not served after this never will.
 START_S = 30.0
@@ -62,8 +62,9 @@ HUNG_S = 3.0
 # For the kernel to write a stack into the log.
 LAST_LOOK_S = 0.2
 
-# A child without supervisor: long enough for a choice to be made and an answer of ordinary length to end, short enough for a
-# successor to wait for.
+# A worker without supervisor goes on until the next one's workers are there; it takes two seconds on two busy cores.
+ALONE_S = 5.0
+# Then it ends: long enough for a choice to be made and an answer of ordinary length to end, short enough to wait for.
 ORPHAN_S = 3.0
 
 PR_SET_PDEATHSIG = 1
@@ -297,8 +298,11 @@ class Service(Protocol):
         ...
 
 
-async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float) -> None:
-    """Run a service in this process for the supervisor at the other ``end``: until it says so, or is dead, or SIGTERM."""
+async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float, alone_s: float = 0.0) -> None:
+    """Run a service in this process for the supervisor at the other ``end``, until it says so, or SIGTERM does.
+
+    If the supervisor is gone, it goes on for ``alone_s``: whoever comes next may relieve it sooner, by SIGTERM.
+    """
     link = await connect(end)
     try:
         service = make()
@@ -309,18 +313,23 @@ async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float)
         return
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    _end_with_parent(0)  # from now on the link tells
     link.send(Hello(port))
     answering = asyncio.create_task(_answer(link, service, over))
-    await over.wait()
-    orphaned = answering.done() or _orphaned()
-    deadline_s = min(drain_s, ORPHAN_S) if orphaned else drain_s
-    log.info("draining, at most %g s%s", deadline_s, ": the supervisor is gone" if orphaned else "")
+    await asyncio.wait({answering, waiting := asyncio.create_task(over.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        log.warning("the supervisor is gone: going on for %g s, unless another one has somebody for this post", alone_s)
+        await asyncio.wait({waiting}, timeout=alone_s)
+        waiting.cancel()
+    deadline_s = min(drain_s, ORPHAN_S) if answering.done() else drain_s
+    log.info("draining, at most %g s", deadline_s)
     await service.drain(deadline_s)
     answering.cancel()
     await link.close()
 
 
 async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
+    """Answer the supervisor until it is dead, or not in its right mind."""
     while True:
         match await link.receive():
             case Ping():
@@ -331,8 +340,7 @@ async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
                 link.send(Traced(trace()))
             case Drain():
                 over.set()
-            case _:  # the supervisor is dead, or not in its right mind
-                over.set()
+            case _:
                 return
 
 
@@ -355,14 +363,15 @@ def _enter(name: str, log_level: str) -> None:
     log_to_stderr(log_level, name)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     # A supervisor that is killed cannot end its children: the kernel does it, if it was asked in time.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if _orphaned():
+    _end_with_parent(signal.SIGTERM)
+    parent = parent_process()
+    if parent is not None and os.getppid() != parent.pid:
         os._exit(0)
 
 
-def _orphaned() -> bool:
-    parent = parent_process()
-    return parent is not None and os.getppid() != parent.pid
+def _end_with_parent(number: int) -> None:
+    """Let the kernel send this signal when the parent dies; 0: none."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def _do_without_helpers() -> None:

@@ -7,11 +7,13 @@
     a worker is silent   → it is killed, and so on as above
     SIGHUP               → the new configuration is validated, then each worker relieved by one that has it
     SIGTERM or SIGINT    → not ready → all workers end well → exit 0; the second signal ends them at once, exit 1
-    SIGKILL              → the workers notice and end well
+    SIGKILL              → the workers go on for some seconds; the next supervisor's relieve them
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import time
 from collections import Counter
@@ -28,13 +30,13 @@ from shunter.picker.core.overview import Overview, look
 from shunter.picker.core.tables import Tally, fold
 from shunter.picker.errors import ConfigError, PickerError
 from shunter.picker.shell.admin import Admin
-from shunter.picker.shell.claim import Ports, await_seats, claim_directory, count_upward
+from shunter.picker.shell.claim import LOOK_S, Ports, await_seats, claim_directory, count_upward, taken_seats
 from shunter.picker.shell.collector import LearnedReader, collect
 from shunter.picker.shell.collector import Settings as CollectorSettings
 from shunter.picker.shell.control import Decided, Decisions, Stacks, Traced
 from shunter.picker.shell.memory import Memory, Seat, new_life, watch
-from shunter.picker.shell.post import Post
-from shunter.picker.shell.process import Child, log_to_stderr, spawn, trace
+from shunter.picker.shell.post import LAST_WORDS_S, Post
+from shunter.picker.shell.process import ORPHAN_S, Child, log_to_stderr, spawn, trace
 from shunter.picker.shell.report import WorkerReport
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.shell.worker import work
@@ -78,9 +80,11 @@ class Supervisor:
         self._read = read
         self._configuration = ""
         self._reader = SnapshotReader(settings.worker.snapshot)
-        # A worker's successor needs a seat while its predecessor drains. The last seat is the collector's.
-        self._seats = settings.workers + 2
-        self._free = list(range(self._seats - 1))
+        # A worker's successor needs a seat while its predecessor drains, and all of them do so at once if their supervisor was
+        # killed in a reload. The last seat is the collector's.
+        self._seats = 2 * settings.workers + 2
+        self._free: list[int] = []
+        self._orphans: set[int] = set()  # seats of workers that a killed supervisor has left
         self._counters = watch(settings.runtime, self._seats)
         self._ports = Ports()
         self._posts: list[Post] = []
@@ -96,13 +100,16 @@ class Supervisor:
         """Start everything; raise ConfigError if that cannot be. ``drain`` ends it in either case."""
         settings = self._settings
         self._configuration = _validated(self._read())
-        await await_seats(settings.runtime)
+        self._orphans = await await_seats(settings.runtime, self._leave_room)
+        self._free = [index for index in range(self._seats - 1) if index not in self._orphans]
+        self._ports = Ports(shared=bool(self._orphans))
         self._plan()
         admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
         where = ", ".join(dict.fromkeys(post.address for post in self._posts))
         log.info("ext_proc on %s, admin pages on port %d of %s", where, admin_port, settings.admin_host)
         self._tasks = [asyncio.create_task(post.man()) for post in self._everybody()]
         await self._see_them_serve()
+        self._tasks.append(asyncio.create_task(self._relieve_orphans()))
         self._tasks.append(asyncio.create_task(self._follow_wishes()))
         if settings.watch_config:
             self._tasks.append(asyncio.create_task(self._watch_config()))
@@ -224,8 +231,9 @@ class Supervisor:
         if self._settings.one_port and count > 1:
             raise ConfigError("--one-port is for TCP: each worker has a socket by name of its own")
         hosts = [worker.host if count == 1 else f"{worker.host}.{number}" for number in range(count)]
-        for host in hosts:
-            refuse_taken(host.removeprefix("unix:"))
+        if not self._orphans:
+            for host in hosts:
+                refuse_taken(host.removeprefix("unix:"))
         return [msgspec.structs.replace(worker, host=host, shared_ports=True) for host in hosts]
 
     def _by_port(self) -> list[WorkerSettings]:
@@ -263,15 +271,38 @@ class Supervisor:
         return await spawn(name, self._settings.log_level, target, seat, *args, account=account)
 
     def _bury(self, child: Child) -> None:
-        """Strike out what the dead worker had in flight, in its counters and in its peers' accounts."""
-        seat = child.seat
+        self._strike_out(child.seat.index)
+
+    def _strike_out(self, index: int) -> None:
+        """Strike out what the dead worker of a seat had in flight, in its counters and in its peers' accounts."""
+        directory = self._settings.runtime
         try:
-            Memory(msgspec.structs.replace(seat, life=new_life(seat.directory))).close()
+            Memory(Seat(directory, index, self._seats, new_life(directory))).close()
         except (OSError, PickerError):
-            log.exception("what was in flight in seat %d cannot be struck out", seat.index)
-        if seat.index < self._seats - 1:
-            self._free.append(seat.index)
+            log.exception("what was in flight in seat %d cannot be struck out", index)
+        if index < self._seats - 1:
+            self._free.append(index)
             self._free.sort()
+
+    def _leave_room(self, taken: set[int]) -> bool:
+        """Tell whether these seats, of a supervisor that was killed, leave enough to begin with."""
+        return self._seats - 1 not in taken and len(taken) <= self._settings.workers + 1
+
+    async def _relieve_orphans(self) -> None:
+        """End the workers that went on without their supervisor, now that there are others."""
+        for number, patience_s in ((signal.SIGTERM, ORPHAN_S + LAST_WORDS_S), (signal.SIGKILL, LAST_WORDS_S)):
+            for index in self._orphans & taken_seats(self._settings.runtime):
+                pid = self._counters[index].pid
+                log.info("process %d, which a killed supervisor has left, is told to go: %s", pid, number.name)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            deadline_s = time.monotonic() + patience_s
+            while self._orphans and time.monotonic() < deadline_s:
+                taken = taken_seats(self._settings.runtime)
+                for index in self._orphans - taken:
+                    self._strike_out(index)
+                self._orphans &= taken
+                await asyncio.sleep(LOOK_S)
 
     async def _see_them_serve(self) -> None:
         """Wait for the first workers; raise ConfigError if one says that it cannot serve as it is configured."""

@@ -23,7 +23,7 @@ from shunter.picker.core.session import Session
 from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Status
 from shunter.picker.shell.memory import Memory, Seat
-from shunter.picker.shell.process import serve
+from shunter.picker.shell.process import ALONE_S, serve
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
 from shunter.picker.transport.server import MAX_STREAMS, Server
@@ -168,7 +168,7 @@ class Worker:
 async def work(end: socket.socket, seat: Seat, settings: Settings, configuration: str) -> None:
     """Be the worker of a supervisor at the other ``end``, until it says so or is gone."""
     keep_large_blocks()
-    await serve(end, partial(_make, seat, settings, configuration), settings.drain_s)
+    await serve(end, partial(_make, seat, settings, configuration), settings.drain_s, ALONE_S)
 
 
 def _make(seat: Seat, settings: Settings, configuration: str) -> Worker:
