@@ -60,8 +60,9 @@ class Running:
         return top.fetch_fleet(f"{LOOPBACK}:{self.state.plan.ports.admin}")
 
     def workers(self) -> list[dict[str, Any]]:
-        """The picker's workers, as its page has them."""
-        return web.get(f"{LOOPBACK}:{self.state.plan.ports.admin}", "/debug/workers").json()
+        """The picker's workers, as its page has them, without the collector."""
+        page = web.get(f"{LOOPBACK}:{self.state.plan.ports.admin}", "/debug/workers").json()
+        return [worker for worker in page if worker["worker"] != "collector"]
 
     def decisions(self) -> tuple[Decision, ...]:
         """The picker's last decisions, newest first."""
