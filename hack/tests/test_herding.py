@@ -12,7 +12,7 @@ sim = SimpleNamespace(**runpy.run_path(Path(__file__).resolve().parents[1] / "si
 @pytest.mark.parametrize("scrape_s", [0.05, 0.2, 1.0])
 def test_workers_that_share_decide_as_well_as_one(scrape_s):
     one, sharing, apart = sim.compare(scrape_s, requests=500, seeds=3, configurations=[(1, False), (4, True), (4, False)])
-    assert sharing[0] < 1.1 * one[0]
+    assert sharing[0] < 1.15 * one[0]  # of so few requests chance alone makes several per cent
     assert sharing[2] > one[2] - 0.02
     assert apart[0] > 3 * one[0]
 
