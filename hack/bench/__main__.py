@@ -27,16 +27,19 @@ RESULTS = ROOT / "build" / "bench"
 ROUNDS = 3
 
 
-def measure_all(
-    name: str, cases: Sequence[Case], subjects: Mapping[str, Start], versions: Mapping[str, str], arguments: argparse.Namespace
-) -> rows.Result:
-    """Measure and keep the rows."""
+Subjects = Mapping[str, Start]
+Versions = Mapping[str, str]
+
+
+def measure_all(arguments: argparse.Namespace, cases: Sequence[Case], subjects: Subjects, versions: Versions) -> rows.Result:
+    """Measure and keep the rows; of a part, not in the place of the whole."""
     quick, only = arguments.quick, arguments.only
     chosen = [case for case in cases if (case.quick or not quick) and only in case.name]
     times = QUICK if quick else THOROUGH
     take = partial(measure, times=times, subjects=subjects)
-    result = rounds.measure_all(chosen, take, 1 if quick else arguments.rounds, times.load, say, versions)
-    rows.write(RESULTS / f"{name}.json", result)
+    count = arguments.rounds or (1 if quick else ROUNDS)
+    result = rounds.measure_all(chosen, take, count, times.load, say, versions)
+    rows.write(RESULTS / f"{'part-of-' if only else ''}{arguments.command}.json", result)
     return result
 
 
@@ -70,25 +73,30 @@ def main() -> int:
     for name in ("picker", "peers"):
         command = commands.add_parser(name)
         command.add_argument("--quick", action="store_true", help="one short round of the most important cases")
-        command.add_argument("--rounds", type=int, default=ROUNDS)
+        command.add_argument("--rounds", type=int)
         command.add_argument("--only", default="", help="cases with this in their name")
     commands.add_parser("inprocess")
     commands.add_parser("gate").add_argument("--accept", action="store_true", help="make what is measured now the rule")
     commands.add_parser("report")
     arguments = parser.parse_args()
     keep_large_blocks()
+    whole = False
     match arguments.command:
         case "picker":
-            print(table(measure_all("picker", CASES, SUBJECTS, {"go-epp": EPP_VERSION}, arguments).rows))
+            print(table(measure_all(arguments, CASES, SUBJECTS, {"go-epp": EPP_VERSION}).rows))
+            whole = not (arguments.quick or arguments.only)
         case "peers":
-            print(peer_table(measure_all("peers", PEER_CASES, PEERS, PEER_VERSIONS, arguments).rows))
+            print(peer_table(measure_all(arguments, PEER_CASES, PEERS, PEER_VERSIONS).rows))
+            whole = not (arguments.quick or arguments.only)
         case "inprocess":
             for line in inprocess.table():
                 print(line, flush=True)
         case "gate":
             return check_gate(accept=arguments.accept)
-    if arguments.command == "report" or not (vars(arguments).get("quick", True) or arguments.only):
-        write_page()  # of whole runs only, or of what was kept
+        case "report":
+            whole = True
+    if whole:
+        write_page()
     return 0
 
 

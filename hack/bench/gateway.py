@@ -1,6 +1,6 @@
 """Envoy in front of it all, with the configuration that envoyconf generates: the same for every picker."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 from hack.bench.engines import Engines
@@ -12,7 +12,7 @@ from shunter.envoyconf.core.render import render
 from shunter.envoyconf.errors import EnvoyconfError
 from shunter.envoyconf.shell import envoy
 
-__all__ = ["NOBODY", "start"]
+__all__ = ["start"]
 
 # The picker's address in a configuration that asks no picker.
 NOBODY = {"addresses": ["127.0.0.1:9"]}
@@ -51,7 +51,3 @@ def _level(resources: dict, *, asked: bool) -> None:
         for host in manager["route_config"]["virtual_hosts"]:
             for route in host["routes"]:
                 route.pop("typed_per_filter_config", None)
-
-
-def addresses(ports: Sequence[int]) -> list[str]:
-    return [f"127.0.0.1:{port}" for port in ports]

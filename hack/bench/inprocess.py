@@ -5,10 +5,13 @@ Subjects take turns; the ratio of each turn is what to compare, its absolute fig
 The floor's figure for 1 KB is the calibration that stands beside every benchmark.
 """
 
+import contextlib
 import platform
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from statistics import median
 
 import msgspec
@@ -22,6 +25,7 @@ from shunter.picker import config
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
+from shunter.picker.shell.memory import Memory, Seat
 from shunter.picker.transport.grpc import GrpcConnection
 from shunter.picker.transport.server import PROCESS
 from shunter.picker.transport.services import Process
@@ -33,6 +37,7 @@ PROMPTS = 40
 TURNS = 15
 TURN_S = 0.06  # of CPU, for one subject
 CHUNKS = 100
+SEATS = 3  # a worker's, its successor's, the collector's
 
 # name → (bytes of prompt, SSE chunks)
 CASES: dict[str, tuple[int, int | None]] = {
@@ -70,10 +75,12 @@ def floor_connection() -> Feed:
     return connection.data_received
 
 
-def product_connection() -> Feed:
+def product_connection(memory: Memory) -> Feed:
+    """Everything that a worker has but its sockets: the account it shares, the journal for the others, and theirs."""
     now_s = 100.0
     view = world(ENDPOINTS, int(now_s * 1e9))
-    judge = FleetJudge(config.load().policy, lambda _now_ns: view, random.Random(7))
+    shared = {"counters": memory.counters, "journal": memory.journal, "peers": memory.peers}
+    judge = FleetJudge(config.load().policy, lambda _now_ns: view, random.Random(7), **shared)
     limits = Limits()
     budget = Budget(limits.buffered_bytes)
     processes: set[Process] = set()
@@ -138,10 +145,14 @@ def compare(case: str, turns: int) -> Cost:
     size_bytes, chunks = CASES[case]
     bodies = streams.prompts(size_bytes, PROMPTS, stream=chunks is not None)
     exchanges = [streams.exchange(body, at, chunks=chunks) for at, body in enumerate(bodies)]
-    clients = [Client(connection(), exchanges) for connection in (floor_connection, product_connection)]
-    slowest_us = max([client.turn(2 * PROMPTS) for client in clients])
-    times = max(PROMPTS // 4, int(TURN_S * 1e6 / slowest_us))
-    found = [[client.turn(times) for client in clients] for _ in range(turns)]
+    with (
+        tempfile.TemporaryDirectory(prefix="shunter-bench-") as directory,
+        contextlib.closing(Memory(Seat(Path(directory), index=0, seats=SEATS, life=1))) as memory,
+    ):
+        clients = [Client(feed, exchanges) for feed in (floor_connection(), product_connection(memory))]
+        slowest_us = max([client.turn(2 * PROMPTS) for client in clients])
+        times = max(PROMPTS // 4, int(TURN_S * 1e6 / slowest_us))
+        found = [[client.turn(times) for client in clients] for _ in range(turns)]
     return Cost([floor for floor, _ in found], [product for _, product in found])
 
 

@@ -109,28 +109,27 @@ def _send(case: Case, picker: Picker, port: int | None, seconds: float) -> dict[
     if not load.direct:
         return run("load", "127.0.0.1", port, _requests(load), load.at_once, load.rate, seconds, seconds=seconds)
     ports, lean = ",".join(map(str, picker.ports)), case.profile != "full"
+    recording = _recording(load.prompt_bytes, load.prompts, load.chunks, lean=lean)
     with ThreadPoolExecutor(1) as pool:
+        beside = None
         if load.beside_bytes:
-            beside = _recording(load.beside_bytes, BESIDE_PROMPTS, None, lean=lean)
-            pool.submit(run, "replay", ports, beside, 1, seconds, seconds=seconds)
-        recording = _recording(load.prompt_bytes, load.prompts, load.chunks, lean=lean)
-        return run("replay", ports, recording, load.at_once, seconds, seconds=seconds)
+            large = _recording(load.beside_bytes, BESIDE_PROMPTS, None, lean=lean)
+            beside = pool.submit(run, "replay", ports, large, 1, seconds, seconds=seconds)
+        told = run("replay", ports, recording, load.at_once, seconds, seconds=seconds)
+        if beside is not None and not beside.result()["done"]:
+            raise Trouble("no large request succeeded")
+    return told
 
 
 @functools.cache
-def _scratch() -> Path:
+def _scratch() -> tempfile.TemporaryDirectory[str]:
     """A directory that lasts as long as this process."""
-    directory = tempfile.TemporaryDirectory(prefix="shunter-bench-")
-    _kept.append(directory)
-    return Path(directory.name)
-
-
-_kept: list[tempfile.TemporaryDirectory[str]] = []
+    return tempfile.TemporaryDirectory(prefix="shunter-bench-")
 
 
 @functools.cache
 def _requests(load: Load) -> Path:
-    path = _scratch() / f"requests-{load.prompt_bytes}-{load.chunks}"
+    path = Path(_scratch().name) / f"requests-{load.prompt_bytes}-{load.chunks}"
     with path.open("wb") as file:
         for body in streams.prompts(load.prompt_bytes, load.prompts, stream=load.chunks is not None):
             request = HEAD.format(len(body)).encode() + body
@@ -140,7 +139,7 @@ def _requests(load: Load) -> Path:
 
 @functools.cache
 def _recording(prompt_bytes: int, prompts: int, chunks: int | None, *, lean: bool) -> Path:
-    path = _scratch() / f"streams-{prompt_bytes}-{chunks}-{lean}"
+    path = Path(_scratch().name) / f"streams-{prompt_bytes}-{chunks}-{lean}"
     bodies = streams.prompts(prompt_bytes, prompts, stream=chunks is not None)
     with path.open("wb") as file:
         file.writelines(streams.write([streams.exchange(body, at, chunks=chunks, lean=lean) for at, body in enumerate(bodies)]))

@@ -29,8 +29,8 @@ METHOD = """\
   own and is counted in the rows called idle, where a "request" is a completed scrape. Envoy's CPU stands beside it.
 - **floor** is the least that a prefix-aware pick in FULL_DUPLEX_STREAMED has to do (`hack/bench/floor`): HTTP/2 by hand,
   JSON, hashing, an index, scores, and nothing of a product: no checks, no limits, no metrics, no snapshot, no ledger.
-  **Absolute figures belong to this machine; multiples of the floor can be compared.** The calibration is the floor's 1 KB
-  exchange in process.
+  **Absolute figures belong to this machine; multiples of the floor can be compared.** In other profiles than full they
+  are multiples of the floor in full. The calibration is the floor's 1 KB exchange in process.
 - Each row is the median of its rounds, with the lowest and the highest. In a round every subject is started, warmed and
   measured after the other, so that they meet the same noise. Load generator, Envoy, picker and model servers share the
   cores: latencies at the limit (32 clients) are queueing.
@@ -48,9 +48,9 @@ METHOD = """\
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table; the floor is that of the same case."""
-    floors = {row.case: row.picker_us_per_request for row in rows if row.subject == "floor"}
-    return "\n".join(_markdown(COLUMNS, (_cells(row, floors.get(row.case)) for row in rows)))
+    """A Markdown table; the floor is that of the same load."""
+    floors = {row.load: row.picker_us_per_request for row in rows if row.subject == "floor"}
+    return "\n".join(_markdown(COLUMNS, (_cells(row, floors.get(row.load)) for row in rows)))
 
 
 def peer_table(rows: Sequence[Row]) -> str:

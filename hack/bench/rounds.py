@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from hack.bench.cases import Case
@@ -38,42 +38,36 @@ def measure_all(
     Who is not to be had is asked for once. ``versions``: of the subjects that are not ours.
     """
     begun, load_before, before_us = time.monotonic(), os.getloadavg()[0], calibrate()
-    samples: dict[tuple[str, str], list[Sample]] = {}
-    troubles: dict[tuple[str, str], list[str]] = {}
+    turns = [(case, subject) for case in cases for subject in case.subjects]
+    samples: dict[tuple[Case, str], list[Sample]] = {turn: [] for turn in turns}
+    troubles: dict[tuple[Case, str], list[str]] = {turn: [] for turn in turns}
     absent: dict[str, str] = {}
-    for at in range(rounds):
-        for case in cases:
-            for subject in case.subjects[:: (-1) ** at]:
-                key = case.name, subject
-                samples.setdefault(key, [])
-                known = troubles.setdefault(key, [])
-                if subject in absent or len(known) > MOST_TROUBLE:
-                    continue
-                try:
-                    sample = measure(case, subject)
-                except Unavailable as reason:
-                    absent[subject] = str(reason)
-                    say(f"{subject} is left out: {reason}")
-                except Trouble as trouble:
-                    known.append(str(trouble))
-                    say(f"{case.name}: {subject}: {trouble}")
-                else:
-                    samples[key].append(sample)
-                    say(
-                        f"round {at + 1}/{rounds}, {case.name}, {subject}: picker {sample.picker_us_per_request:.0f} µs,"
-                        f" Envoy {sample.envoy_us_per_request:.0f} µs, p99 {sample.p99_ms:.1f} ms"
-                    )
-    rows = [_fold(key, samples[key], troubles[key], absent) for key in _keys(cases)]
-    measured = {row.subject for row in rows if row.rounds}
-    theirs = {name: number for name, number in versions.items() if name in measured}
+    for number in range(1, rounds + 1):
+        for case, subject in turns if number % 2 else reversed(turns):
+            if subject in absent or len(troubles[case, subject]) > MOST_TROUBLE:
+                continue
+            try:
+                sample = measure(case, subject)
+            except Unavailable as reason:
+                absent[subject] = str(reason)
+                say(f"{subject} is left out: {reason}")
+            except Exception as error:  # noqa: BLE001  one accident must not cost half an hour of rows
+                trouble = str(error) if isinstance(error, Trouble) else f"{type(error).__name__}: {error}"
+                troubles[case, subject].append(trouble)
+                say(f"round {number}/{rounds}, {case.name}, {subject}: {trouble}")
+            else:
+                samples[case, subject].append(sample)
+                say(f"round {number}/{rounds}, {case.name}, {subject}: {_told(sample)}")
+    rows = [_fold(turn, samples[turn], troubles[turn], absent) for turn in turns]
+    theirs = {each.subject: versions[each.subject] for each in rows if each.rounds and each.subject in versions}
     return Result(head(begun, load_before, (before_us, calibrate()), rounds, round_s, theirs), rows)
 
 
-def _keys(cases: Iterable[Case]) -> list[tuple[str, str]]:
-    return [(case.name, subject) for case in cases for subject in case.subjects]
+def _fold(turn: tuple[Case, str], samples: list[Sample], troubles: list[str], absent: Mapping[str, str]) -> Row:
+    case, subject = turn
+    return row(case, subject, samples, troubles[-1] if troubles else None if samples else absent.get(subject))
 
 
-def _fold(key: tuple[str, str], samples: list[Sample], troubles: list[str], absent: dict[str, str]) -> Row:
-    case, subject = key
-    reason = absent.get(subject) if not samples else None
-    return row(case, subject, samples, reason or (troubles[-1] if troubles else None))
+def _told(sample: Sample) -> str:
+    picker_us, envoy_us = sample.picker_us_per_request, sample.envoy_us_per_request
+    return f"picker {picker_us:.0f} µs, Envoy {envoy_us:.0f} µs, p99 {sample.p99_ms:.1f} ms"

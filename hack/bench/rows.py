@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 import msgspec
+from hack.bench.cases import Case
 
 from shunter.envoyconf.shell.envoy import VERSION as ENVOY_VERSION
 
@@ -37,6 +38,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     case: str
+    load: str  # what the case has in common with others
     subject: str
     rounds: int
     picker_us_per_request: float | None = None
@@ -84,10 +86,10 @@ class Result(msgspec.Struct, frozen=True):
     rows: list[Row]
 
 
-def row(case: str, subject: str, samples: list[Sample], reason: str | None = None) -> Row:
+def row(case: Case, subject: str, samples: list[Sample], reason: str | None = None) -> Row:
     """Fold the samples of all rounds."""
     if not samples:
-        return Row(case=case, subject=subject, rounds=0, reason=reason or "nothing was measured")
+        return Row(case=case.name, load=case.load.name, subject=subject, rounds=0, reason=reason or "nothing was measured")
 
     def values(name: str) -> list[float]:
         return [getattr(sample, name) for sample in samples]
@@ -99,7 +101,8 @@ def row(case: str, subject: str, samples: list[Sample], reason: str | None = Non
         return round(min(values(name)), 3), round(max(values(name)), 3)
 
     return Row(
-        case=case,
+        case=case.name,
+        load=case.load.name,
         subject=subject,
         rounds=len(samples),
         picker_us_per_request=middle("picker_us_per_request"),

@@ -1,10 +1,9 @@
 """The pickers: how each is started, and which of its processes answer requests."""
 
-import functools
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 from hack.bench.cases import Case
@@ -61,42 +60,36 @@ def python(*words: object) -> list[object]:
     return [sys.executable, "-m", *words]
 
 
-@functools.cache
-def options() -> str:
-    """What our picker's command line knows."""
-    return subprocess.run(
-        [sys.executable, "-m", "shunter.picker", "run", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+def endpoints_file(children: Children, engines: Engines) -> Path:
+    """Who is there, in the reference's file-discovery format."""
+    endpoints = [{"name": f"pod-{at}", "address": each, "port": str(engines.port)} for at, each in enumerate(engines.addresses)]
+    path = children.directory / "endpoints.yaml"
+    path.write_text(json.dumps({"endpoints": endpoints}))
+    return path
 
 
 def shunter(transport: str, profile: str | None = None) -> Start:
     """Our picker and its scraper, as their documentation starts them; in the case's profile, or always in this one."""
 
     def start(children: Children, case: Case, engines: Engines) -> Picker:
-        directory = children.directory
-        chosen = profile or case.profile
-        endpoints = [
-            {"name": f"pod-{at}", "address": address, "port": str(engines.port)} for at, address in enumerate(engines.addresses)
-        ]
-        (directory / "endpoints.yaml").write_text(json.dumps({"endpoints": endpoints}))
-        (directory / "picker.yaml").write_text(json.dumps(document(plugins=[{"type": name} for name in WEIGHTS])))
-        snapshot = directory / "snapshot"
-        scrape = python("shunter.scraper", "run", "--endpoints", directory / "endpoints.yaml", "--snapshot", snapshot)
-        if case.load.scrape_ms:
-            scrape += ["--interval-min-ms", case.load.scrape_ms, "--interval-max-ms", case.load.scrape_ms]
-        scraper = children.start("scraper", scrape)
+        directory, chosen = children.directory, profile or case.profile
+        snapshot, config = directory / "snapshot", directory / "picker.yaml"
+        config.write_text(json.dumps(document(plugins=[{"type": name} for name in WEIGHTS])))
         port, *more = free_ports(case.workers + 3)
         health, admin, collector = more[-3:]
-        command = python("shunter.picker", "run", "--config", directory / "picker.yaml", "--snapshot", snapshot)
-        command += ["--port", port, "--health-port", health, "--admin-port", admin, "--transport", transport]
-        command += ["--workers", case.workers, "--runtime", directory / "runtime"]
-        collected = "--collector-port" in options() and chosen in {"lean", "usage"}
+        scrape = python("shunter.scraper", "run", "--endpoints", endpoints_file(children, engines), "--snapshot", snapshot)
+        if case.load.scrape_ms:
+            scrape += ["--interval-min-ms", case.load.scrape_ms, "--interval-max-ms", case.load.scrape_ms]
+        pick = python("shunter.picker", "run", "--config", config, "--snapshot", snapshot, "--transport", transport)
+        pick += ["--port", port, "--health-port", health, "--admin-port", admin]
+        pick += ["--workers", case.workers, "--runtime", directory / "runtime"]
+        collected = chosen in {"lean", "usage"}
         if collected:
-            command += ["--collector-port", collector]
+            pick += ["--collector-port", collector]
+        if case.tls:
+            pick += ["--tls-cert-file", directory / "cert.pem", "--tls-key-file", directory / "key.pem"]
         tls = _certify(children) if case.tls else None
-        if tls is not None:
-            command += ["--tls-cert-file", directory / "cert.pem", "--tls-key-file", directory / "key.pem"]
-        picker = children.start("picker", command)
+        scraper, picker = children.start("scraper", scrape), children.start("picker", pick)
         children.await_page(f"http://127.0.0.1:{admin}/readyz")
         return Picker(
             roots=(picker,),
@@ -138,12 +131,7 @@ def go_epp(children: Children, case: Case, engines: Engines) -> Picker:
     It scrapes in the process that picks. At its default of 50 ms that would swamp what requests cost, so it gets a second
     except where scraping is what is measured.
     """
-    directory = children.directory
-    endpoints = [
-        {"name": f"pod-{at}", "address": address, "port": str(engines.port)} for at, address in enumerate(engines.addresses)
-    ]
-    (directory / "endpoints.yaml").write_text(json.dumps({"endpoints": endpoints}))
-    discovery = {"path": str(directory / "endpoints.yaml"), "watchFile": False}
+    discovery = {"path": str(endpoints_file(children, engines)), "watchFile": False}
     source = {"scheme": "http", "path": "/metrics", "insecureSkipVerify": True}
     plugins = [
         {"type": "file-discovery", "name": "file-disc", "parameters": discovery},
@@ -151,13 +139,13 @@ def go_epp(children: Children, case: Case, engines: Engines) -> Picker:
         {"type": "metrics-data-source", "parameters": source},
         {"type": "core-metrics-extractor"},
     ]
-    config = document(plugins=plugins, dataLayer={"discovery": {"pluginRef": "file-disc"}})
-    (directory / "epp.yaml").write_text(json.dumps(config))
+    config = children.directory / "epp.yaml"
+    config.write_text(json.dumps(document(plugins=plugins, dataLayer={"discovery": {"pluginRef": "file-disc"}})))
     port, health, metrics = free_ports(3)
     flags = {
         "pool-name": "epp",
         "pool-namespace": "bench",
-        "config-file": directory / "epp.yaml",
+        "config-file": config,
         "grpc-port": port,
         "grpc-health-port": health,
         "metrics-port": metrics,

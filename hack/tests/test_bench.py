@@ -54,6 +54,8 @@ def result(monkeypatch):
             raise Unavailable("nobody has it")
         if case.tls:
             raise Trouble("the certificate is made of cheese")
+        if case.workers > 1:
+            raise ConnectionResetError("by a peer")
         return sample((100.0 if subject == "floor" else 180.0) + next(turns) % 3, p99_ms=3.0 if subject == "none" else 5.0)
 
     return measure_all(CASES, measure, 3, 4.0, lambda line: None, {"go-epp": "v0"})
@@ -101,6 +103,7 @@ def test_the_page_has_every_row_and_every_reason(result):
         assert f"| {each.case} " in page
     assert "go-epp: nobody has it" in page
     assert "made of cheese" in page
+    assert "ConnectionResetError: by a peer" in page
     assert all(len(line) <= 128 for line in report.METHOD.splitlines())
 
 
@@ -114,8 +117,8 @@ def test_budgets_are_kept_or_broken_or_not_measured(result):
 
 
 def test_lean_is_held_against_the_cheapest_router(result):
-    ours = row("1 KB", "shunter, lean", [sample(490.0)])
-    theirs = row("1 KB", "sglang-router", [sample(450.0, envoy_us_per_request=0.0)])
+    ours = row(PEER_CASES[0], "shunter, lean", [sample(490.0)])
+    theirs = row(PEER_CASES[0], "sglang-router", [sample(450.0, envoy_us_per_request=0.0)])
     [verdict] = judge_peers(Result(result.head, [ours, theirs]))
     assert (verdict.found, verdict.kept) == ("1.20 ×", True)
 
