@@ -25,6 +25,7 @@ pytestmark = pytest.mark.envoy
 
 NAME = "picker.example"
 DEADLINE_S = 60
+SLOW, EVENTS = b"data: x\n\n", 10
 
 
 @pytest.fixture(params=[NativeServer, GrpcServer], ids=["native", "grpcio"])
@@ -49,8 +50,8 @@ async def answer(request):
     if request.path.endswith("/slow"):
         response = web.StreamResponse()
         await response.prepare(request)
-        for _ in range(10):
-            await response.write(b"data: x\n\n")
+        for _ in range(EVENTS):
+            await response.write(SLOW)
             await asyncio.sleep(0.05)
         return response
     host, port = request.transport.get_extra_info("sockname")
@@ -142,20 +143,20 @@ async def test_without_tls_on_one_side_a_gateway_that_fails_closed_says_503(scen
         assert not running.judge.asks
 
 
-@pytest.mark.parametrize("way", ["plain", "tls"])
-async def test_old_connections_go_under_load_and_no_pick_is_lost(scene, files, way, monkeypatch):
+@pytest.mark.parametrize(("way", "profile"), [("plain", Profile.LEAN), ("tls", Profile.LEAN), ("plain", Profile.FULL)])
+async def test_old_connections_go_under_load_and_no_pick_is_lost(scene, files, way, profile, monkeypatch):
     monkeypatch.setattr(native, "SWEEP_S", 0.05)
     theirs, ours = (PickerTls(**files.trust()), files.tls) if way == "tls" else (None, None)
-    async with scene(theirs, tls=ours, max_age_s=0.3) as running:
+    async with scene(theirs, profile=profile, tls=ours, max_age_s=0.3) as running:
         asked = 0
 
         async def load(path):
             nonlocal asked
-            while await running.stats("upstream_cx_total") < 5:
+            while await running.stats("upstream_cx_total") < 8:
                 asked += 1
                 status, text = await running.ask(path)
                 assert status == 200
-                assert text == running.named or path.endswith("/slow")
+                assert text == (SLOW.decode() * EVENTS if path.endswith("/slow") else running.named)
 
         async with asyncio.timeout(DEADLINE_S):
             await asyncio.gather(*(load("/v1/completions") for _ in range(8)), *(load("/v1/slow") for _ in range(8)))
