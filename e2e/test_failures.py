@@ -2,11 +2,14 @@
 
 import asyncio
 import os
-import runpy
+import random
 import signal
 from pathlib import Path
 
 import pytest
+from hack.chaos.faults import FAULTS
+from hack.chaos.stage import stage
+from hack.chaos.trial import undergo
 
 from shunter.stack.testing import running_stack
 
@@ -131,13 +134,22 @@ async def test_a_killed_parent_leaves_no_orphans(eventually):
         await eventually(lambda: all(gone(pid) for pid in pids.values()))
 
 
-async def test_killing_the_picker_costs_no_request_in_profile_lean(own):
-    """Clients are asked, not the picker: none failed, though requests were served while there was no picker."""
-    drill = runpy.run_path(Path(__file__).parents[1] / "hack" / "drill_kill.py")["drill"]
-    toll = await drill(own, rate_per_s=30, kills=3)
-    assert toll.sent > 100
-    assert toll.without_pick > 0, "the kills were felt"
-    assert toll.failed == {}
+@pytest.fixture(scope="module")
+def chaos():
+    with stage("lean") as stack:
+        yield stack
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"), [("SIGKILL a worker", 12), ("SIGSTOP a worker for 5 s", 1), ("SIGKILL the supervisor", 1)]
+)
+async def test_no_request_is_lost_in_profile_lean(chaos, fault, times):
+    """A slice of `make chaos`: clients are asked, and Envoy's log is shown of what they lost."""
+    row = await undergo(chaos, next(each for each in FAULTS if each.name == fault), times, 100, random.Random(fault))
+    assert row.kills == times
+    assert row.requests > 100
+    assert row.recovery_max_ms is not None, "everybody is back"
+    assert row.failures == 0, row.losses
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,0 +1,80 @@
+"""``python -m hack.chaos``: strike a stack under load in every profile, and tell what it cost.
+
+Exit code 1 if the default profile lost a request, or left requests without a pick for more than a second.
+"""
+
+import argparse
+import os
+import platform
+import secrets
+import sys
+from pathlib import Path
+from random import Random
+
+import msgspec
+import uvloop
+from hack.chaos import report
+from hack.chaos.faults import FAULTS
+from hack.chaos.stage import WORKERS, stage
+from hack.chaos.trial import DEFAULT, undergo
+
+from shunter.envoyconf.shell import envoy
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build"
+PROFILES = ("lean", "usage", "strict", "full")
+RATE_PER_S = 320
+# The default profile bears them all; the others are compared by fewer, and a quick run is to see that it works.
+PART_OF_OTHERS = 4
+PART_OF_QUICK = 20
+
+
+def strike(profile, faults, rate_per_s, dice):
+    """Bring one stack up and let everything befall it; yield a row for each fault."""
+    with stage(profile) as stack:
+        for fault, times in faults:
+            yield uvloop.run(undergo(stack, fault, times, rate_per_s, dice))
+
+
+def count(text):
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m hack.chaos", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the strikes; docs/chaos.md stays as it is")
+    parser.add_argument("--profile", action="append", choices=PROFILES, help="only this one; repeatable")
+    parser.add_argument("--fault", action="append", choices=[fault.name for fault in FAULTS], help="only this one; repeatable")
+    parser.add_argument("--rate", type=count, default=RATE_PER_S, metavar="N", help=f"requests a second (default {RATE_PER_S})")
+    parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="of the dice (default: a new one)")
+    chosen = parser.parse_args()
+    header = report.Header(
+        seed=chosen.seed,
+        rate_per_s=chosen.rate,
+        workers=WORKERS,
+        cores=os.cpu_count(),
+        python=platform.python_version(),
+        envoy=envoy.VERSION,
+        kernel=platform.release(),
+    )
+    print(report.describe(header), end="\n\n", flush=True)
+    print(report.HEAD, flush=True)
+    rows = []
+    for profile in chosen.profile or PROFILES:
+        part = (PART_OF_OTHERS if profile != DEFAULT else 1) * (PART_OF_QUICK if chosen.quick else 1)
+        faults = [(each, max(1, each.times // part)) for each in FAULTS if not chosen.fault or each.name in chosen.fault]
+        # Each profile has dice of its own, so that it can be run again alone.
+        for row in strike(profile, faults, chosen.rate, Random(f"{chosen.seed} {profile}")):
+            rows.append(row)
+            print(report.line(row), flush=True)
+    BUILD.mkdir(exist_ok=True)
+    (BUILD / "chaos.json").write_bytes(msgspec.json.format(msgspec.json.encode({"header": header, "rows": rows}), indent=1))
+    if not (chosen.quick or chosen.profile or chosen.fault):
+        (ROOT / "docs" / "chaos.md").write_text(report.page(header, rows))
+    return 0 if all(report.holds(row) for row in rows if row.default) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

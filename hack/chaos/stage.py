@@ -1,0 +1,28 @@
+"""Where the drama takes place: model servers, a whole stack before them, and everything that is watched from outside."""
+
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shunter.stack.testing import Running, running_stack
+
+__all__ = ["WORKERS", "stage"]
+
+WORKERS = 2
+ENGINES = 3
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def stage(profile: str) -> Generator[Running]:
+    """Run a stack of ``profile`` with cheap model servers."""
+    command = [sys.executable, "-m", "hack.chaos.engines", str(ENGINES)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as engines:
+        backends = [word for port in engines.stdout.readline().split() for word in ("--backend", f"http://127.0.0.1:{port}")]
+        try:
+            with running_stack("--profile", profile, "--workers", str(WORKERS), *backends) as stack:
+                yield stack
+        finally:
+            engines.stdin.close()

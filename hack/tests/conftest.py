@@ -1,6 +1,0 @@
-"""Tests of the scripts import them as `hack.…`, from wherever pytest was started."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
