@@ -36,16 +36,26 @@ ENDPOINTS = 10
 PROMPTS = 40
 TURNS = 15
 TURN_S = 0.06  # of CPU, for one subject
-CHUNKS = 100
 SEATS = 3  # a worker's, its successor's, the collector's
 
-# name → (bytes of prompt, SSE chunks)
-CASES: dict[str, tuple[int, int | None]] = {
-    "1 KB": (1 << 10, None),
-    "8 KB": (8 << 10, None),
-    "64 KB": (64 << 10, None),
-    "256 KB": (256 << 10, None),
-    f"SSE, {CHUNKS} chunks": (1 << 10, CHUNKS),
+
+class Case(msgspec.Struct, frozen=True):
+    """What a stream is like. The floor knows only the profile full, and is measured in it even beside lean."""
+
+    prompt_bytes: int
+    chunks: int | None = None
+    paced: bool = False  # chunks come one by one, else all in one read
+    lean: bool = False
+
+
+CASES = {
+    "1 KB": Case(1 << 10),
+    "8 KB": Case(8 << 10),
+    "64 KB": Case(64 << 10),
+    "256 KB": Case(256 << 10),
+    "1 KB, lean": Case(1 << 10, lean=True),
+    "SSE, 100 at once": Case(1 << 10, chunks=100),
+    "SSE, 100 apart": Case(1 << 10, chunks=100, paced=True),
 }
 
 Feed = Callable[[bytes], None]
@@ -142,14 +152,21 @@ class Client:
 
 def compare(case: str, turns: int) -> Cost:
     """Measure one case, both subjects in every turn."""
-    size_bytes, chunks = CASES[case]
-    bodies = streams.prompts(size_bytes, PROMPTS, stream=chunks is not None)
-    exchanges = [streams.exchange(body, at, chunks=chunks) for at, body in enumerate(bodies)]
+    told = CASES[case]
+    bodies = streams.prompts(told.prompt_bytes, PROMPTS, stream=told.chunks is not None)
+
+    def exchanges(*, lean: bool) -> list[tuple[Step, ...]]:
+        fields = {"chunks": told.chunks, "paced": told.paced, "lean": lean}
+        return [streams.exchange(body, at, **fields) for at, body in enumerate(bodies)]
+
     with (
         tempfile.TemporaryDirectory(prefix="shunter-bench-") as directory,
         contextlib.closing(Memory(Seat(Path(directory), index=0, seats=SEATS, life=1))) as memory,
     ):
-        clients = [Client(feed, exchanges) for feed in (floor_connection(), product_connection(memory))]
+        clients = [
+            Client(floor_connection(), exchanges(lean=False)),
+            Client(product_connection(memory), exchanges(lean=told.lean)),
+        ]
         slowest_us = max([client.turn(2 * PROMPTS) for client in clients])
         times = max(PROMPTS // 4, int(TURN_S * 1e6 / slowest_us))
         found = [[client.turn(times) for client in clients] for _ in range(turns)]
