@@ -1,4 +1,4 @@
-"""What the scraper saw, as values any process can read: two snapshots, each in a ring of shared memory."""
+"""What processes tell each other through shared memory: two snapshots of what the scraper saw, and a log of what happened."""
 
 from shunter.snapshot.errors import RingBusyError, RingError, SnapshotError
 from shunter.snapshot.log import Batch, Buffer, LogReader, LogWriter
