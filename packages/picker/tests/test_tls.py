@@ -19,6 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from shunter.picker.cli import main
 from shunter.picker.core.limits import Limits
 from shunter.picker.errors import ConfigError
+from shunter.picker.shell import metrics
+from shunter.picker.shell.report import WorkerReport
 from shunter.picker.transport.grpcio import GrpcServer
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
@@ -328,3 +330,13 @@ def test_a_certificate_that_has_expired_is_used_with_a_warning(files, caplog):
     files.issue(not_before=past - dt.timedelta(days=1), not_after=past)
     Identity(files.tls)
     assert "has expired" in caplog.text
+
+
+def test_the_expiry_is_a_metric_of_each_worker_that_has_one():
+    common = {"address": "127.0.0.1:9002", "pid": 0, "seat": 0, "life": 1, "ready": True, "hindrances": (), "streams": 0}
+    reports = [
+        WorkerReport(worker=worker, restarts={}, certificate_expires_s=expires_s, **common)
+        for worker, expires_s in (("0", 2e9), ("1", None))
+    ]
+    (family,) = [each for each in metrics._by_worker(reports) if "certificate" in each.name]
+    assert [(sample.labels, sample.value) for sample in family.samples] == [({"worker": "0"}, 2e9)]

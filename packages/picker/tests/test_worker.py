@@ -1,5 +1,6 @@
 """One worker as its surroundings see it: Envoy over gRPC, and the supervisor by what it may ask."""
 
+import datetime as dt
 import socket
 
 import grpc
@@ -55,9 +56,10 @@ async def test_its_certificate_is_the_transports(start, publish, tmp_path, trans
     issued = ca.issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
     issued.private_key_pem.write_to_path(tmp_path / "tls.key")
-    _, address = await start(transport=transport, tls=Tls(tmp_path / "tls.crt", tmp_path / "tls.key"))
+    worker, address = await start(transport=transport, tls=Tls(tmp_path / "tls.crt", tmp_path / "tls.key"))
     async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca.cert_pem.bytes())) as channel:
         await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="liveness"))
+    assert worker.status().certificate_expires_s == dt.datetime(3000, 1, 1, tzinfo=dt.UTC).timestamp()  # as trustme has it
 
 
 async def test_without_a_snapshot_it_is_not_ready_and_says_why(start, ask_pick):

@@ -76,6 +76,7 @@ class Status(_Message, frozen=True):
     hindrances: tuple[str, ...] = ()
     complaints: dict[str, str] = {}  # what plugins did wrong first, by name
     streams: int = 0
+    certificate_expires_s: float | None = None  # since 1970
 
 
 class Decided(_Message, frozen=True):

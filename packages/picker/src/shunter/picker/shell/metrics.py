@@ -71,6 +71,11 @@ def _averages(overview: Overview, pool: str) -> Iterator[Metric]:
 def _by_worker(reports: Sequence[WorkerReport]) -> Iterator[Metric]:
     up = GaugeMetricFamily("shunter_picker_worker_up", "Whether the worker is ready.", labels=["worker"])
     streams = GaugeMetricFamily("shunter_picker_worker_streams", "Open ext_proc streams.", labels=["worker"])
+    expiry = GaugeMetricFamily(
+        "shunter_picker_worker_certificate_expiry_seconds",
+        "When its certificate expires, since 1970; none without TLS.",
+        labels=["worker"],
+    )
     memory = GaugeMetricFamily("shunter_picker_worker_resident_memory_bytes", "Its resident memory.", labels=["worker"])
     cpu = CounterMetricFamily("shunter_picker_worker_cpu_seconds", "CPU time of the process there now.", labels=["worker"])
     restarts = CounterMetricFamily(
@@ -80,13 +85,15 @@ def _by_worker(reports: Sequence[WorkerReport]) -> Iterator[Metric]:
         label = [report.worker]
         up.add_metric(label, report.ready)
         streams.add_metric(label, report.streams)
+        if report.certificate_expires_s is not None:
+            expiry.add_metric(label, report.certificate_expires_s)
         usage = _usage(report.pid)
         if usage is not None:
             cpu.add_metric(label, usage[0])
             memory.add_metric(label, usage[1])
         for reason, count in report.restarts.items():
             restarts.add_metric([*label, reason], count)
-    yield from (up, streams, memory, cpu, restarts)
+    yield from (up, streams, expiry, memory, cpu, restarts)
 
 
 def _usage(pid: int) -> tuple[float, int] | None:

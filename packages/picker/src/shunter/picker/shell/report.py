@@ -22,6 +22,7 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     hindrances: tuple[str, ...]
     streams: int  # open when it was asked last
+    certificate_expires_s: float | None  # since 1970; None without TLS
     restarts: dict[str, int]  # by reason, since the supervisor began
 
 

@@ -362,6 +362,7 @@ def _report(post: Post) -> WorkerReport:
         ready=not hindrances,
         hindrances=hindrances,
         streams=child.status.streams if child and child.status else 0,
+        certificate_expires_s=child.status.certificate_expires_s if child and child.status else None,
         restarts=dict(post.restarts),
     )
 

@@ -121,7 +121,8 @@ class Worker:
 
     def status(self) -> Status:
         """Say how it is, to the supervisor."""
-        return Status(tuple(self.hindrances()), dict(self.judge.complaints), self._server.streams)
+        server = self._server
+        return Status(tuple(self.hindrances()), dict(self.judge.complaints), server.streams, server.certificate_expires_s)
 
     def explain(self, last: int) -> list[dict[str, Any]]:
         """Return the last decisions, newest first, as plain data."""

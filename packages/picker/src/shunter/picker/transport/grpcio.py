@@ -99,6 +99,11 @@ class GrpcServer:
         """Open ext_proc streams."""
         return len(self._streams)
 
+    @property
+    def certificate_expires_s(self) -> float | None:
+        """See ``Server``."""
+        return self._identity and self._identity.material.expires_s
+
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
         """Listen; see ``Server``."""
         bound = _listen(self._server, host, port, self._credentials())

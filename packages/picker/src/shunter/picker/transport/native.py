@@ -109,6 +109,11 @@ class NativeServer:
         """Open ext_proc streams."""
         return sum(len(connection.processes) for connection in self.connections)
 
+    @property
+    def certificate_expires_s(self) -> float | None:
+        """See ``Server``."""
+        return self._identity and self._identity.material.expires_s
+
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
         """Listen; see ``Server``. A socket by name is for the user alone who runs the picker."""
         try:

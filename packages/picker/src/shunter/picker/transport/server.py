@@ -34,6 +34,11 @@ class Server(Protocol):
         """How many ext_proc streams are open."""
         ...
 
+    @property
+    def certificate_expires_s(self) -> float | None:
+        """When the certificate in use expires, in seconds since 1970; None without TLS."""
+        ...
+
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
         """Listen; return the port, which matters if ``port`` is 0.
 
