@@ -65,8 +65,10 @@ def test_every_sample_of_a_recorded_page_is_read_as_the_oracle_reads_it(recorded
 def test_memory_of_one_page_never_changes_what_is_read_of_the_next(recorded):
     scanner = Scanner()
     pages = [content for _, content in sorted(recorded.items())]
-    for content in pages + pages[::-1]:
-        page = scanner.page(content)
+    for at, content in enumerate(pages + pages[::-1]):
+        # A page is read where it was received: between a header and what was there before.
+        buffer = bytearray(b"\r\n" * at + content + content[::-1])
+        page = scanner.page(buffer, 2 * at, 2 * at + len(content))
         for metric in ("vllm:num_requests_waiting", "vllm:lora_requests_info", "sglang:token_usage"):
             assert same(ours(page, metric), ours(Scanner().page(content), metric))
 

@@ -137,25 +137,27 @@ def test_chunks_join_to_the_body(chunks):
     assert feed(Response(), stream).body == b"".join(chunks)
 
 
-def test_a_spare_buffer_is_lent_from_the_first_byte_to_the_last_and_a_giants_is_let_go():
+def test_a_spare_buffer_is_lent_from_the_first_byte_until_it_is_released_and_a_giants_is_let_go():
     spare = []
     waiting = Response(spare=spare)
     for _ in range(2):
         response = feed(Response(spare=spare), LENGTH[:-1])
         assert spare == []
         feed(response, LENGTH[-1:])
-        assert (response.body, len(spare)) == (b"hello", 1)
+        assert (response.body, len(spare)) == (b"hello", 0)
+        response.release()
+        assert (response.body, len(spare)) == (b"", 1)
     lent = spare[0]
-    feed(waiting, LENGTH)
+    feed(waiting, LENGTH).release()
     assert spare[0] is lent
     large = b"x" * MAX_SPARE_BYTES
-    feed(Response(spare=spare), OK + b"Content-Length: %d\r\n\r\n%s" % (len(large), large))
+    feed(Response(spare=spare), OK + b"Content-Length: %d\r\n\r\n%s" % (len(large), large)).release()
     assert spare == []
 
 
 def test_what_a_former_response_left_in_a_spare_buffer_is_not_read():
     spare = []
-    feed(Response(spare=spare), OK + b"Content-Length: 60\r\n\r\n" + b"\r\n" * 30)
+    feed(Response(spare=spare), OK + b"Content-Length: 60\r\n\r\n" + b"\r\n" * 30).release()
     response = feed(Response(spare=spare), LENGTH[:20])
     assert not response.done
     assert feed(response, LENGTH[20:]).body == b"hello"

@@ -57,7 +57,7 @@ class Spec(msgspec.Struct, frozen=True):
 
     def engines(self, page: Page, shards: frozenset[str]) -> list[Sample]:
         """Return one matching sample per engine."""
-        samples = self.matching(page)
+        samples = self.matching(page) if self.labels else page.samples(self.name)
         if len(samples) < 2:
             return samples
         engines: dict[frozenset[tuple[str, str]], Sample] = {}
@@ -88,7 +88,11 @@ class Gauge(msgspec.Struct, frozen=True):
 
     def read(self, page: Page, shards: frozenset[str], fold: Fold) -> float | None:
         """See Reading."""
-        return _fold([sample.value for sample in self.spec.engines(page, shards)], fold)
+        samples = self.spec.engines(page, shards)
+        if len(samples) == 1:  # whatever the fold
+            value = samples[0].value
+            return value if isfinite(value) else None
+        return _fold([sample.value for sample in samples], fold)
 
 
 class Label(msgspec.Struct, frozen=True):

@@ -27,8 +27,9 @@ How a name is found
 A Scanner remembers, for each name, where its first line was, the comment before it (``# TYPE …``) and the heads
 (``name{labels}``) of its lines. On the next page comment and name are looked for together in the neighbourhood (a
 longer number somewhere moves everything by a byte or two): after a comment a line is the first of its name. Failing
-that, the whole page is searched. A head that is still in its place has had its labels parsed already. Hence one
-Scanner for one source of pages.
+that, the whole page is searched. A head that is still in its place has had its labels parsed already; where a name had one
+line, comment and head are looked for in one go, and nothing but a plain number may follow. Hence one Scanner for one source
+of pages.
 """
 
 import re
@@ -53,6 +54,7 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _BLOCK = re.compile(rb'[ \t]*+\{([^"}\n]*+(?:"[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+"[^"}\n]*+)*+)\}')
 _PAIR = re.compile(rb'[ \t]*+([a-zA-Z_][a-zA-Z0-9_]*+)[ \t]*+=[ \t]*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t]*+(?:,[ \t]*+|\Z)')
 _VALUE = re.compile(rb"[ \t]*+([^\s#]++)(?:[ \t]++([-+0-9.eE]++))?[ \t\r]*+(#[^\n]*+)?(?:\n|\Z)")
+_PLAIN = re.compile(rb" [0-9]{1,15}(?:\.[0-9]{1,17})?(?:e[-+]?[0-9]{1,2})?")  # as engines write most numbers
 _ESCAPE = re.compile(r'\\([\\n"])')
 _ESCAPED = {"\\": "\\", "n": "\n", '"': '"'}
 _PARTS = ("_bucket", "_count", "_sum")
@@ -78,25 +80,28 @@ class Scanner:
     def __init__(self) -> None:
         self._series: dict[str, _Series] = {}
 
-    def page(self, content: bytes) -> "Page":
-        """Return ``content`` ready to be asked; raises ExpositionError if it is no page at all."""
-        return Page(content, self._series)
+    def page(self, content: bytes | bytearray, start: int = 0, stop: int | None = None) -> "Page":
+        """Return ``content[start:stop]`` ready to be asked; raises ExpositionError if it is no page at all.
+
+        It is read where it is, in a buffer that may hold other things too, and must stay as it is while the page is asked.
+        """
+        return Page(content, start, len(content) if stop is None else stop, self._series)
 
 
 class Page:
     """One page, read as far as it is asked."""
 
-    def __init__(self, content: bytes, series: dict[str, "_Series"]) -> None:
+    def __init__(self, content: bytes | bytearray, start: int, stop: int, series: dict[str, "_Series"]) -> None:
         """Made by ``Scanner.page``."""
-        if len(content) > MAX_PAGE_BYTES:
-            raise ExpositionError(f"the page has {len(content)} bytes; the limit is {MAX_PAGE_BYTES}")
-        foreign = _FOREIGN.get(content[:EXCERPT_BYTES].lstrip()[:1])
+        if stop - start > MAX_PAGE_BYTES:
+            raise ExpositionError(f"the page has {stop - start} bytes; the limit is {MAX_PAGE_BYTES}")
+        foreign = _FOREIGN.get(bytes(content[start : min(start + EXCERPT_BYTES, stop)].lstrip()[:1]))
         if foreign:
             raise ExpositionError(foreign)
-        self._openmetrics = content.endswith((b"\n# EOF\n", b"\n# EOF"))
-        if content and not content.endswith(b"\n") and not self._openmetrics:
+        openmetrics = content.endswith((b"\n# EOF\n", b"\n# EOF"), start, stop)
+        if stop > start and not openmetrics and not content.endswith(b"\n", start, stop):
             raise ExpositionError("the page ends in the middle of a line: it was cut off")
-        self._content = content
+        self._text = _Text(content, start, stop, openmetrics)
         self._series = series
         self._samples: dict[str, list[Sample]] = {}
 
@@ -107,8 +112,17 @@ class Page:
             series = self._series.get(name)
             if series is None:
                 series = self._series[name] = _Series(name)
-            samples = self._samples[name] = series.read(self._content, self._openmetrics)
+            samples = self._samples[name] = series.read(self._text)
         return samples
+
+
+class _Text(NamedTuple):
+    """A page and what is around it."""
+
+    content: bytes | bytearray
+    start: int
+    stop: int
+    openmetrics: bool
 
 
 class _Head(NamedTuple):
@@ -122,7 +136,7 @@ _NO_HEAD = _Head(b"\n", {})  # begins no line
 class _Series:
     """The lines of one name: where they were, how they began, and how to read them."""
 
-    __slots__ = ("anchor", "anchored_at", "heads", "interleaved", "name", "needle")
+    __slots__ = ("anchor", "anchored_at", "heads", "interleaved", "labels", "lead", "name", "needle")
 
     def __init__(self, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -133,102 +147,135 @@ class _Series:
         self.anchor = b""  # the comment before the first line, and that line up to the byte after the name
         self.anchored_at = 0
         self.heads: list[_Head] = []
+        self.lead = b""  # the anchor's comment and the whole head, if there was but one line; these are its labels
+        self.labels: Mapping[str, str] = {}
 
-    def read(self, content: bytes, openmetrics: bool) -> list[Sample]:
+    def read(self, text: _Text) -> list[Sample]:
+        if self.lead and (only := self._read_only_line(text)):
+            return [only]
+        content, start, stop, openmetrics = text
         samples: list[Sample] = []
-        at = self._first(content)
+        at = self._first(text)
         while at >= 0:
             if len(samples) == MAX_SERIES:
                 raise ExpositionError(f"more than {MAX_SERIES} series are called {self.name.decode()}")
-            labels, value_at = self._head(content, at, len(samples))
-            match = _VALUE.match(content, value_at)
+            labels, value_at = self._head(text, at, len(samples))
+            match = _VALUE.match(content, value_at, stop)
             if match is None or (match[3] and not openmetrics):
-                raise _malformed(content, at, "no value, or something after it")
-            samples.append(_sample(content, at, labels, match, 1000 if openmetrics else 1))
-            at = self._next(content, match.end())
+                raise _malformed(text, at, "no value, or something after it")
+            samples.append(_sample(text, at, labels, match))
+            at = self._next(text, match.end())
+        self.lead = b""
+        if len(samples) == 1 and self.anchor:
+            place = start + self.anchored_at
+            self.lead, self.labels = bytes(content[place : place + len(self.anchor) - len(self.name) - 1]), samples[0].labels
+            self.lead += self.heads[0].text if self.heads[0] is not _NO_HEAD else self.name
         return samples
 
-    def _next(self, content: bytes, at: int) -> int:
-        """Return where the next line begins, looking from the line at ``at``, or -1."""
-        if self._begins(content, at):
-            return at
-        return self._search(content, at - 1, len(content)) if self.interleaved else -1
+    def _read_only_line(self, text: _Text) -> Sample | None:
+        """Read the one line of this name if it begins as before and ends in a plain number; None if that is not so."""
+        content, start, stop, _ = text
+        found = start + self.anchored_at
+        if not content.startswith(self.lead, found):
+            found = self._find_anchor(text)
+            if found < 0 or not content.startswith(self.lead, found):
+                return None
+        at = found + len(self.lead)
+        end = content.find(b"\n", at, stop)
+        if end < 0 or content.startswith(self.needle, end) or not _PLAIN.fullmatch(content, at, end):
+            return None
+        self.anchored_at = found - start
+        return Sample(self.labels, float(content[at:end]))
 
-    def _first(self, content: bytes) -> int:
+    def _next(self, text: _Text, at: int) -> int:
+        """Return where the next line begins, looking from the line at ``at``, or -1."""
+        if self._begins(text, at):
+            return at
+        return self._search(text, at - 1) if self.interleaved else -1
+
+    def _first(self, text: _Text) -> int:
         """Return where the first line begins, or -1."""
-        if self.anchor:
-            start = max(0, self.anchored_at - NEIGHBOURHOOD_BYTES)
-            found = content.find(self.anchor, start, self.anchored_at + len(self.anchor) + NEIGHBOURHOOD_BYTES)
-            if found >= 0:
-                self.anchored_at = found
-                return found + len(self.anchor) - len(self.name) - 1
-        at = self._search(content, 0, len(content))
-        before = content.rfind(b"\n", 0, at - 1) if at > 0 else -1
+        content, start = text.content, text.start
+        found = self._find_anchor(text) if self.anchor else -1
+        if found >= 0:
+            self.anchored_at = found - start
+            return found + len(self.anchor) - len(self.name) - 1
+        at = start if self._begins(text, start) else self._search(text, start)
+        before = content.rfind(b"\n", start, at - 1) if at > start else -1
         known = before >= 0 and content.startswith(b"#", before + 1) and not self.interleaved
-        self.anchor = content[before : at + len(self.name) + 1] if known else b""
-        self.anchored_at = before
+        self.anchor = bytes(content[before : at + len(self.name) + 1]) if known else b""
+        self.anchored_at = before - start
         return at
 
-    def _search(self, content: bytes, start: int, stop: int) -> int:
-        if start == 0 and self._begins(content, 0):
-            return 0
-        found = content.find(self.needle, start, stop)
-        while found >= 0 and not self._begins(content, found + 1):  # a longer name
-            found = content.find(self.needle, found + 1, stop)
+    def _find_anchor(self, text: _Text) -> int:
+        """Return where the anchor is, not far from where it was, or -1."""
+        content, start, stop, _ = text
+        place = start + self.anchored_at
+        end = min(place + len(self.anchor) + NEIGHBOURHOOD_BYTES, stop)
+        return content.find(self.anchor, max(start, place - NEIGHBOURHOOD_BYTES), end)
+
+    def _search(self, text: _Text, at: int) -> int:
+        """Return where the next line of this name begins behind the line that ends at ``at`` or later, or -1."""
+        find, stop = text.content.find, text.stop
+        found = find(self.needle, at, stop)
+        while found >= 0 and not self._begins(text, found + 1):  # a longer name
+            found = find(self.needle, found + 1, stop)
         return found + 1 if found >= 0 else -1
 
-    def _begins(self, content: bytes, at: int) -> bool:
+    def _begins(self, text: _Text, at: int) -> bool:
         """Tell whether a line of this name begins at ``at``."""
+        content, start, stop, _ = text
         end = at + len(self.name)
-        here = content.startswith(self.needle, at - 1) if at else content.startswith(self.name)
-        return here and content[end : end + 1] in {b"{", b" ", b"\t"}
+        here = content.startswith(self.needle, at - 1) if at > start else content.startswith(self.name, at)
+        return here and end < stop and content[end] in b"{ \t"
 
-    def _head(self, content: bytes, at: int, index: int) -> tuple[Mapping[str, str], int]:
+    def _head(self, text: _Text, at: int, index: int) -> tuple[Mapping[str, str], int]:
         """Return the labels of the line at ``at``, the ``index``-th of this name, and where they end."""
+        content = text.content
         known = self.heads[index] if index < len(self.heads) else _NO_HEAD
-        if content.startswith(known.text, at):
+        if content.startswith(known.text, at, text.stop):
             return known.labels, at + len(known.text)
         end = at + len(self.name)
-        block = _BLOCK.match(content, end)
+        block = _BLOCK.match(content, end, text.stop)
         if block is None:
             head = _NO_HEAD
         else:
             end = block.end()
-            head = _Head(content[at:end], _labels(content, at, block[1]))
+            head = _Head(bytes(content[at:end]), _labels(text, at, block[1]))
         self.heads[index : index + 1] = [head]
         return head.labels, end
 
 
-def _labels(content: bytes, at: int, block: bytes) -> Mapping[str, str]:
+def _labels(text: _Text, at: int, block: bytes) -> Mapping[str, str]:
     labels: dict[str, str] = {}
     position, end = 0, len(block.rstrip(b" \t"))
     while position < end:
         pair = _PAIR.match(block, position)
         if pair is None:
-            raise _malformed(content, at, 'labels are name="value" with commas between')
+            raise _malformed(text, at, 'labels are name="value" with commas between')
         name = pair[1].decode()
         if name in labels:
-            raise _malformed(content, at, f"the label {name} appears twice")
+            raise _malformed(text, at, f"the label {name} appears twice")
         try:
             value = pair[2].decode()
         except UnicodeDecodeError:
-            raise _malformed(content, at, f"the label {name} is not UTF-8") from None
+            raise _malformed(text, at, f"the label {name} is not UTF-8") from None
         labels[name] = _ESCAPE.sub(lambda escape: _ESCAPED[escape[1]], value) if "\\" in value else value
         position = pair.end()
     return labels
 
 
-def _sample(content: bytes, at: int, labels: Mapping[str, str], match: re.Match[bytes], scale: int) -> Sample:
+def _sample(text: _Text, at: int, labels: Mapping[str, str], match: re.Match[bytes]) -> Sample:
     number, timestamp = match[1], match[2]
     try:
         # Python takes 1_000 for a number, the format does not.
         value = float(number.replace(b"_", b"?"))
-        return Sample(labels, value, None if timestamp is None else float(timestamp) * scale)
+        return Sample(labels, value, None if timestamp is None else float(timestamp) * (1000 if text.openmetrics else 1))
     except ValueError:
-        raise _malformed(content, at, "the value or its time is not a number") from None
+        raise _malformed(text, at, "the value or its time is not a number") from None
 
 
-def _malformed(content: bytes, at: int, why: str) -> ExpositionError:
-    line = content.count(b"\n", 0, at) + 1
-    shown = content[at : at + EXCERPT_BYTES].split(b"\n", 1)[0]
+def _malformed(text: _Text, at: int, why: str) -> ExpositionError:
+    line = text.content.count(b"\n", text.start, at) + 1
+    shown = bytes(text.content[at : min(at + EXCERPT_BYTES, text.stop)]).split(b"\n", 1)[0]
     return ExpositionError(f"line {line}: {why}: {excerpt(shown)}")

@@ -5,18 +5,20 @@ Written for one purpose, hence small: a page comes whole and plain or it is an e
 every status but 200 (redirects lead where nobody vouched for), every content coding (none was offered), anything larger
 than the limit.
 
-The socket is read straight into the machine's buffer, so a page is copied once, when it is complete. Buffers are lent by
-``spare`` from the first byte to the last (a fresh one costs more than all the parsing: the kernel has to hand out its
-pages again), so that a thousand servers need as many as answer at the same moment::
+The socket is read straight into the machine's buffer, and the page can be read there: it need not be copied. Buffers are
+lent by ``spare`` from the first byte until the page has been read (a fresh one costs more than all the parsing: the kernel
+has to hand out its pages again), so that a thousand servers need as many as answer at the same moment::
 
     response = Response(limit_bytes, spare)
     while not response.done:
         response.received(sock.recv_into(response.room()))  # or response.ended()
-    response.body, response.reusable
+    response.content[response.start:response.stop], response.reusable
+    response.release()
 """
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from shunter.scraper.core.excerpt import excerpt
 from shunter.scraper.core.exposition import MAX_PAGE_BYTES
@@ -41,13 +43,24 @@ _LENGTH = re.compile(rb"[0-9]{1,15}")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*(?:;.*)?")
 
 
+@lru_cache(maxsize=512)
+def _read_field(line: bytes) -> tuple[bytes, bytes]:
+    """Return a header field in lower case. A server's are the same with every page, but for a date and a length."""
+    field = _FIELD.fullmatch(line)
+    if field is None:
+        raise ResponseError(f"not a header field: {excerpt(line)}")
+    return field[1].lower(), field[2].strip().lower()
+
+
 class Response:
     """One response, from its first byte to its last."""
 
     def __init__(self, limit_bytes: int = MAX_PAGE_BYTES, spare: list[bytearray] | None = None) -> None:
         """Refuse bodies over ``limit_bytes``; take the buffer from ``spare`` and give it back."""
         self.done = False
-        self.body = b""
+        self.content: bytes | bytearray = b""
+        """When done: what the body is in, from ``start`` to ``stop``."""
+        self.start = self.stop = 0
         self.reusable = False
         """Whether the connection may carry another request."""
         self._limit_bytes = limit_bytes
@@ -64,6 +77,19 @@ class Response:
     def begun(self) -> bool:
         """Whether a byte has arrived."""
         return self._filled > 0
+
+    @property
+    def body(self) -> bytes:
+        """A copy of the body, once done and before ``release``."""
+        return bytes(self.content[self.start : self.stop])
+
+    def release(self) -> None:
+        """Give the buffer back; the content is no longer valid."""
+        self.content = b""
+        self.start = self.stop = 0
+        if 0 < len(self._buffer) <= MAX_SPARE_BYTES and len(self._spare) < MAX_SPARES:
+            self._spare.append(self._buffer)
+        self._buffer = bytearray()
 
     def room(self) -> memoryview:
         """Return where to put what arrives next; valid until ``received``."""
@@ -87,7 +113,7 @@ class Response:
         if self._step != self._until_end:
             where = "in the middle of the response" if self.begun else "without a response"
             raise ResponseError(f"the server closed the connection {where}")
-        self._finish(memoryview(self._buffer)[self._position : self._filled])
+        self._finish(self._buffer, self._position, self._filled)
         self.reusable = False
 
     # Each step returns whether it got further; if not, more bytes are needed.
@@ -102,10 +128,8 @@ class Response:
             raise ResponseError(f"not HTTP/1.1: {excerpt(first)}")
         fields: dict[bytes, list[bytes]] = {}
         for line in lines:
-            field = _FIELD.fullmatch(line)
-            if field is None:
-                raise ResponseError(f"not a header field: {excerpt(line)}")
-            fields.setdefault(field[1].lower(), []).append(field[2].strip().lower())
+            name, value = _read_field(line)
+            fields.setdefault(name, []).append(value)
         if status[2].startswith(b"1"):
             return True  # an interim response; the real one follows
         if status[2] != b"200":
@@ -140,7 +164,7 @@ class Response:
         if self._filled < end:
             return False
         self.reusable = self.reusable and self._filled == end
-        return self._finish(memoryview(self._buffer)[self._position : end])
+        return self._finish(self._buffer, self._position, end)
 
     def _until_end(self) -> bool:
         if self._filled - self._position > self._limit_bytes:
@@ -178,7 +202,8 @@ class Response:
         if line:
             return True
         self.reusable = self.reusable and self._filled == self._position
-        return self._finish(memoryview(b"".join(self._chunks)))
+        content = b"".join(self._chunks)
+        return self._finish(content, 0, len(content))
 
     def _take(self, end: bytes, limit_bytes: int, what: str) -> bytes | None:
         """Return what comes before the next ``end`` and go behind it; None if that has not arrived."""
@@ -193,12 +218,10 @@ class Response:
         self._position = self._searched = found + len(end)
         return taken
 
-    def _finish(self, body: memoryview) -> bool:
-        if len(body) > self._limit_bytes:
+    def _finish(self, content: bytes | bytearray, start: int, stop: int) -> bool:
+        if stop - start > self._limit_bytes:
             raise self._too_large()
-        self.body, self.done = bytes(body), True
-        if len(self._buffer) <= MAX_SPARE_BYTES and len(self._spare) < MAX_SPARES:
-            self._spare.append(self._buffer)
+        self.content, self.start, self.stop, self.done = content, start, stop, True
         return True
 
     def _too_large(self) -> ResponseError:

@@ -11,6 +11,7 @@ from shunter.scraper.core.cadence import Cadence
 from shunter.scraper.core.cluster import Source, dns_names, survey
 from shunter.scraper.core.exposition import Scanner
 from shunter.scraper.core.fold import fail, fold
+from shunter.scraper.core.http import Response
 from shunter.scraper.core.slots import Slots
 from shunter.scraper.errors import ConfigError, ExpositionError
 from shunter.scraper.shell.fetch import DEFAULT_TIMEOUT_S, Failure, Fetcher
@@ -120,30 +121,65 @@ class Scraper:
     async def _watch(self, endpoint: Endpoint, source: Source) -> None:
         """Scrape one endpoint until cancelled."""
         fetcher = Fetcher(source.host, source.port, source.path, timeout_s=self._timeout_s, spare=self._spare)
-        scanner = Scanner()
-        row = LoadRow(slot=endpoint.slot, incarnation=endpoint.incarnation)
-        interval_s = self._cadence.min_s
-        try:
-            await asyncio.sleep(self._cadence.first_s(random.random()))  # noqa: S311  jitter, no secret
-            while True:
-                started_ns = time.monotonic_ns()
-                before, row = row, await self._scrape(fetcher, scanner, source, row, endpoint.port)
-                took_s = (time.monotonic_ns() - started_ns) / 1e9
-                self._publisher.update(row)
-                _report(endpoint, before, row)
-                interval_s = self._cadence.next_s(interval_s, before, row, took_s)
-                await asyncio.sleep(self._cadence.jittered(interval_s, random.random()))  # noqa: S311  jitter
-        finally:
-            fetcher.close()
+        await Watch(endpoint, source, fetcher, self._cadence, self._publisher).run()
 
-    async def _scrape(self, fetcher: Fetcher, scanner: Scanner, source: Source, before: LoadRow, port: int) -> LoadRow:
-        answer = await fetcher.get()
+
+class Watch:
+    """One endpoint, asked again and again: a chain of callbacks, since a task would have to be woken twice for each page."""
+
+    def __init__(self, endpoint: Endpoint, source: Source, fetcher: Fetcher, cadence: Cadence, publisher: Publisher) -> None:
+        self._endpoint = endpoint
+        self._source = source
+        self._fetcher = fetcher
+        self._cadence = cadence
+        self._publisher = publisher
+        self._scanner = Scanner()
+        self._row = LoadRow(slot=endpoint.slot, incarnation=endpoint.incarnation)
+        self._interval_s = cadence.min_s
+        self._asked_ns = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Scrape until cancelled; raise what goes wrong here (what goes wrong there is in the row)."""
+        self._loop = asyncio.get_running_loop()
+        self._broken: asyncio.Future[None] = self._loop.create_future()
+        self._wait(self._cadence.first_s(random.random()))  # noqa: S311  jitter, no secret
+        try:
+            await self._broken
+        finally:
+            if self._timer:
+                self._timer.cancel()
+            self._fetcher.close()
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._ask)
+
+    def _ask(self) -> None:
+        self._asked_ns = time.monotonic_ns()
+        self._fetcher.ask(self._take)
+
+    def _take(self, answer: Response | Failure) -> None:
+        try:
+            now_ns = time.monotonic_ns()
+            before, self._row = self._row, self._read(answer, now_ns)
+            self._publisher.update(self._row)
+            _report(self._endpoint, before, self._row)
+            took_s = (now_ns - self._asked_ns) / 1e9
+            self._interval_s = self._cadence.next_s(self._interval_s, before, self._row, took_s)
+            self._wait(self._cadence.jittered(self._interval_s, random.random()))  # noqa: S311  jitter
+        except Exception as error:  # noqa: BLE001  the event loop would only log it
+            if not self._broken.done():
+                self._broken.set_exception(error)
+
+    def _read(self, answer: Response | Failure, now_ns: int) -> LoadRow:
+        before = self._row
         if isinstance(answer, Failure):
             # A metrics port of its own says nothing about the port where requests go.
-            gone = not answer.connected and source.port == port
+            gone = not answer.connected and self._source.port == self._endpoint.port
             return fail(before, answer.reason, Health.UNREACHABLE if gone else Health.FAILED)
         try:
-            return fold(scanner.page(answer), source.dialect, before, time.monotonic_ns())
+            page = self._scanner.page(answer.content, answer.start, answer.stop)
+            return fold(page, self._source.dialect, before, now_ns)
         except ExpositionError as error:
             return fail(before, str(error))
 
