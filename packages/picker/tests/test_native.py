@@ -300,6 +300,14 @@ async def test_after_as_much_time_again_only_idle_streams_end_and_they_end_well(
         await read_until_end(reader)
 
 
+async def test_who_comes_through_the_door_while_it_closes_is_told_to_go():
+    async with running() as server:
+        server.server.draining = True
+        reader, writer = await server.connect()
+        assert await is_told_to_go(server, reader, writer) == 0
+        await read_until_end(reader)
+
+
 async def test_connections_do_not_all_go_at_once():
     async with running(max_age_s=AGE_S, dice=random.Random(1)) as server:
         ages_s = {server.server.draw_age_s() for _ in range(100)}
@@ -419,3 +427,17 @@ async def test_h2spec_finds_nothing_in_the_server(examine, over_tls, tmp_path):
     async with running(tls=tls if over_tls else None) as server:
         total, _, failed, report = await examine(server.port, *(("--tls", "--insecure") if over_tls else ()))
     assert (total, failed) == (146, 0), report
+
+
+async def test_a_drain_cuts_off_nobody_who_may_still_be_reading(monkeypatch):
+    monkeypatch.setattr(native, "LAST_WORDS_S", 0)
+    async with running() as picker:
+        reader, _ = await picker.connect()
+        draining = asyncio.create_task(picker.server.drain(DEADLINE_S))
+        await reader.read()  # to the last word
+        picker.pass_time(native.SWEEP_S - 1)
+        assert picker.server.connections
+        assert not draining.done()
+        picker.pass_time(1)
+        await draining
+        assert not picker.server.connections

@@ -11,7 +11,7 @@ more than CONNECTIONS                               are cut off at once
 a connection of more than ``max_age_s``             is told to go (GOAWAY); it serves what runs, and new ones are opened to
                                                     whom the kernel or the gateway chooses now. After as much time again its
                                                     idle streams are ended, which costs their requests nothing
-a connection that is over (GOAWAY)                  has until the next sweep to hang up
+a connection that is over (GOAWAY)                  has SWEEP_S and until the next sweep to hang up
 =================================================== ============================================================
 """
 
@@ -133,6 +133,7 @@ class NativeServer:
     async def drain(self, deadline_s: float) -> None:
         """End well; see ``Server``."""
         self.draining = True
+        end_s = self.clock() + deadline_s
         self.health.close()
         self._close_listeners()
         for connection in self.connections:
@@ -140,11 +141,13 @@ class NativeServer:
         self._dismiss(at_once=False)
         await self._until(lambda: not any(connection.processes for connection in self.connections), deadline_s)
         self._dismiss(at_once=True)
-        await self._until(lambda: not self.connections, LAST_WORDS_S)
+        # The last answers are written, not read: a gateway short of CPU would lose them if we hung up first.
+        await self._until(lambda: not self.connections, max(LAST_WORDS_S, end_s - self.clock()))
         await self.stop()
 
     async def stop(self) -> None:
         """Cut everything off."""
+        self.draining = True
         self.health.close()
         self._close_listeners()
         if self._sweeping is not None:
@@ -247,6 +250,7 @@ class _Connection(asyncio.Protocol):
         self._stalled_s: float | None = None
         self._pinged_s = -math.inf
         self._over = False
+        self._over_s = math.inf  # since when
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_s = math.inf  # when it rings
         self._peer = ""
@@ -287,6 +291,8 @@ class _Connection(asyncio.Protocol):
             self.abort()
             return
         self._transport.set_write_buffer_limits(high=UNSENT_BYTES)
+        if self._server.draining:  # it was in the middle of its handshake when the others were told
+            self._grpc.http.leave()
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -322,7 +328,7 @@ class _Connection(asyncio.Protocol):
         if out:
             self._transport.write(out)
         if http.done:
-            self._over = True
+            self._over, self._over_s = True, self._clock()
             if http.fault:
                 log.warning("connection of %s ended: %s", self._peer, http.fault)
             if self._transport.can_write_eof():
@@ -356,7 +362,7 @@ class _Connection(asyncio.Protocol):
         silent_s = now_s - self._heard_s
         pinged = self._pinged_s > self._heard_s
         trouble = (
-            (self._over and "it does not hang up")
+            (now_s - self._over_s >= SWEEP_S and "it does not hang up")
             or (not http.greeted and now_s - self._begun_s > GREETING_S and "it does not say HTTP/2")
             or (self._stalled_s is not None and now_s - self._stalled_s > STALL_S and "it does not take our answers")
             or (pinged and silent_s > SILENCE_S + SWEEP_S and "it does not answer a ping")
