@@ -40,7 +40,8 @@ METHOD = """\
   to the pick. SSE chunks arrive one by one through Envoy and all in one read in direct rows.
 - The model servers are one C process that answers at once, serves a recorded vLLM page of 56 KB, and gzips it for whoever
   asks, as vLLM does. The Go picker asks; it is given one scrape a second except in the idle row, since at its default of 50
-  ms scraping would swamp the rest.
+  ms scraping would swamp the rest. `EPP_BIN=… make bench-picker` measures one that you have built; without it, Go is asked
+  to fetch and build it.
 - wrk, h2load, hey, ghz and fortio were considered: none sends hundreds of different prompts on time and counts latency from
   when they were due, or plays Envoy's side of ext_proc. The load generators are small C programs (`hack/bench/c`).
 - Not measured: more than one Envoy thread, a real network, arm64, Kubernetes discovery, hours of running.
