@@ -2,7 +2,7 @@
 
 A process of its own beside the workers, off the way of any request. While it is away Envoy keeps what it has to tell; what was
 learnt is published several times a second and read again by a successor. So one that is killed loses what it was sent and had
-not published: a quarter of a second at most, and figures only, for bookings are in the journal at once.
+not published: about a quarter of a second, and figures only, for bookings are in the journal at once.
 
 ::
 
