@@ -17,6 +17,7 @@ from shunter.picker.shell.memory import Memory, Seat, new_life, watch
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, LogReader, LogWriter, Topology, View
 
 NOW_S = 100.0
+POLICY = config.load().policy
 DONE = Outcome(complete=True, status=200)
 
 
@@ -35,7 +36,7 @@ def sit(tmp_path, make_view):
         memory = Memory(Seat(tmp_path, index, seats, new_life(tmp_path)))
         open_ones.append(memory)
         judge = FleetJudge(
-            config.load().policy,
+            POLICY,
             lambda _now_ns: view,
             random.Random(1),
             life=memory.counters.life,
@@ -132,14 +133,14 @@ def view_of(count):
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3)), max_size=30))
 def test_judges_that_share_see_the_same_fleet_and_the_same_prefixes(steps):
-    view, policy = view_of(3), config.load().policy
+    view = view_of(3)
     logs = [bytearray(1 << 17) for _ in range(3)]
     journals = [Journal(LogWriter(log), life) for life, log in enumerate(logs, 1)]
     for journal in journals:
         journal.begun()
     judges = [
         FleetJudge(
-            policy,
+            POLICY,
             lambda _now_ns: view,
             random.Random(life),
             life=life,
