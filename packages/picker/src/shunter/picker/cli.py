@@ -18,7 +18,7 @@ PORT = click.IntRange(0, 65535)
 
 # Of a gateway that knows a single port: few enough that it opens several connections under load, and renewed often enough that
 # a worker that was started again has its share within half a minute.
-ONE_PORT_STREAMS = 64
+ONE_PORT_STREAMS = 16
 ONE_PORT_AGE_S = 20.0
 
 
@@ -59,7 +59,7 @@ def main() -> None:
 @click.option(
     "--max-streams",
     type=click.IntRange(1),
-    show_default="65536, with --one-port 64",
+    show_default="65536, with --one-port 16",
     help="Requests at once on a connection; a gateway opens another one beyond it.",
 )
 @click.option(
@@ -145,10 +145,10 @@ def run(
 ) -> None:
     """Answer Envoy until SIGTERM or SIGINT. SIGHUP reloads the configuration, and loses no request."""
     from shunter.picker.core.limits import Limits
-    from shunter.picker.shell import collector, supervisor, worker
+    from shunter.picker.shell import collector, layout, supervisor, worker
     from shunter.picker.transport.server import MAX_STREAMS
 
-    settings = supervisor.Settings(
+    settings = layout.Settings(
         worker=worker.Settings(
             snapshot=snapshot,
             host=host,

@@ -71,7 +71,11 @@ class Post:
             old = self.child
             if old is None or old.end.done():
                 return True  # whoever comes next is a new one anyway
-            new = await self._begin()
+            try:
+                new = await self._begin()
+            except OSError as error:
+                log.error("%s is not relieved: %s", self.name, error)  # noqa: TRY400  words do
+                return False
             try:
                 ready = await _takes_over(new, old)
             except asyncio.CancelledError:

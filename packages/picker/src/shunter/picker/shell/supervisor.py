@@ -11,39 +11,35 @@
 """
 
 import asyncio
-import contextlib
 import logging
-import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from shunter.picker import config
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview, look
-from shunter.picker.core.tables import Tally, fold
-from shunter.picker.errors import ConfigError, PickerError
+from shunter.picker.core.tables import Tally
+from shunter.picker.errors import ConfigError
 from shunter.picker.shell.admin import Admin
-from shunter.picker.shell.claim import LOOK_S, Ports, await_seats, claim_directory, count_upward, taken_seats
+from shunter.picker.shell.claim import Ports, claim_directory
 from shunter.picker.shell.collector import LearnedReader, collect
 from shunter.picker.shell.collector import Settings as CollectorSettings
 from shunter.picker.shell.control import Decided, Decisions, Stacks, Traced
-from shunter.picker.shell.memory import Memory, Seat, new_life, watch
-from shunter.picker.shell.post import LAST_WORDS_S, Post
-from shunter.picker.shell.process import ORPHAN_S, Child, log_to_stderr, spawn, trace
+from shunter.picker.shell.layout import Settings, address, lay_out, lay_out_collector
+from shunter.picker.shell.memory import Seat
+from shunter.picker.shell.post import Post
+from shunter.picker.shell.process import Child, log_to_stderr, spawn, trace
 from shunter.picker.shell.report import WorkerReport
+from shunter.picker.shell.seating import Seating
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.shell.worker import work
-from shunter.picker.transport.server import refuse_taken
 from shunter.snapshot import SnapshotReader
 
-__all__ = ["Settings", "Supervisor", "run"]
+__all__ = ["Supervisor", "run"]
 
 # What a page waits for a worker to answer: one that takes longer is shown as silent.
 ANSWER_S = 1.0
@@ -54,24 +50,6 @@ WATCH_S = 2.0
 log = logging.getLogger(__name__)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run; ``collector`` if there is to be one.
-
-    ``worker`` holds for each but its port, which is one of ``ports``, or counted upward from a single one.
-    """
-
-    worker: WorkerSettings
-    ports: tuple[int, ...] = (9002,)
-    workers: int
-    runtime: Path
-    collector: CollectorSettings | None = None
-    admin_host: str = "127.0.0.1"
-    admin_port: int = 9090
-    one_port: bool = False
-    watch_config: bool = False
-    log_level: str = "info"
-
-
 class Supervisor:
     """Several workers as one picker. ``read`` returns the text of the configuration, or raises ConfigError."""
 
@@ -80,12 +58,7 @@ class Supervisor:
         self._read = read
         self._configuration = ""
         self._reader = SnapshotReader(settings.worker.snapshot)
-        # A worker's successor needs a seat while its predecessor drains, and all of them do so at once if their supervisor was
-        # killed in a reload. The last seat is the collector's.
-        self._seats = 2 * settings.workers + 2
-        self._free: list[int] = []
-        self._orphans: set[int] = set()  # seats of workers that a killed supervisor has left
-        self._counters = watch(settings.runtime, self._seats)
+        self._seating = Seating(settings.runtime, settings.workers)
         self._ports = Ports()
         self._posts: list[Post] = []
         self._collector: Post | None = None
@@ -100,16 +73,14 @@ class Supervisor:
         """Start everything; raise ConfigError if that cannot be. ``drain`` ends it in either case."""
         settings = self._settings
         self._configuration = _validated(self._read())
-        self._orphans = await await_seats(settings.runtime, self._leave_room)
-        self._free = [index for index in range(self._seats - 1) if index not in self._orphans]
-        self._ports = Ports(shared=bool(self._orphans))
-        self._plan()
+        await self._seating.open()
+        self._make_posts()
         admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
         where = ", ".join(dict.fromkeys(post.address for post in self._posts))
         log.info("ext_proc on %s, admin pages on port %d of %s", where, admin_port, settings.admin_host)
         self._tasks = [asyncio.create_task(post.man()) for post in self._everybody()]
         await self._see_them_serve()
-        self._tasks.append(asyncio.create_task(self._relieve_orphans()))
+        self._tasks.append(asyncio.create_task(self._seating.relieve_orphans()))
         self._tasks.append(asyncio.create_task(self._follow_wishes()))
         if settings.watch_config:
             self._tasks.append(asyncio.create_task(self._watch_config()))
@@ -161,7 +132,7 @@ class Supervisor:
 
     def tally(self) -> Tally:
         """Add up what all seats counted."""
-        return fold(counters.tally() for counters in self._counters)
+        return self._seating.tally()
 
     def overview(self) -> Overview:
         """Show the fleet and the account at this moment."""
@@ -213,96 +184,37 @@ class Supervisor:
         posts = self._posts if posts is None else posts
         return [post.child for post in posts if post.child is not None and not post.child.end.done()]
 
-    def _plan(self) -> None:
-        """Claim the ports, and make a post for each."""
+    def _make_posts(self) -> None:
         settings = self._settings
-        for number, worker in enumerate(self._by_name() if settings.worker.host.startswith("unix:") else self._by_port()):
-            where = worker.host if worker.host.startswith("unix:") else _authority(worker.host, worker.port)
-            self._posts.append(Post(f"worker-{number}", where, partial(self._hire, f"worker-{number}", worker), self._bury))
+        self._ports = Ports(shared=self._seating.orphaned)
+        workers = lay_out(settings, self._ports, orphaned=self._seating.orphaned)
+        log.info("health on port %d", workers[0].health_port)
+        for number, worker in enumerate(workers):
+            hire = partial(self._hire, f"worker-{number}", worker)
+            self._posts.append(Post(f"worker-{number}", address(worker.host, worker.port), hire, self._bury))
         if settings.collector is not None:
-            port = self._ports.claim(settings.collector.host, settings.collector.port, "--collector-port")
-            where = _authority(settings.collector.host, port)
-            collector = msgspec.structs.replace(settings.collector, port=port)
+            collector = lay_out_collector(settings.collector, self._ports)
+            where = address(collector.host, collector.port)
             self._collector = Post("collector", where, partial(self._hire_collector, collector), self._bury)
             log.info("records on %s", where)
 
-    def _by_name(self) -> list[WorkerSettings]:
-        count, worker = self._settings.workers, self._settings.worker
-        if self._settings.one_port and count > 1:
-            raise ConfigError("--one-port is for TCP: each worker has a socket by name of its own")
-        hosts = [worker.host if count == 1 else f"{worker.host}.{number}" for number in range(count)]
-        if not self._orphans:
-            for host in hosts:
-                refuse_taken(host.removeprefix("unix:"))
-        return [msgspec.structs.replace(worker, host=host, shared_ports=True) for host in hosts]
-
-    def _by_port(self) -> list[WorkerSettings]:
-        settings, count, worker = self._settings, self._settings.workers, self._settings.worker
-        first, *more = settings.ports
-        if more and (settings.one_port or len(settings.ports) != count):
-            raise ConfigError(f"{len(settings.ports)} ports for {count} workers: give --port once, or once for each")
-        health_port = self._ports.claim(worker.host, worker.health_port, "--health-port")
-        log.info("health on port %d", health_port)
-        if settings.one_port:
-            ports = [self._ports.claim(worker.host, first, "--port")] * count
-        else:
-            wanted = settings.ports
-            if len(wanted) < count:
-                others = {worker.health_port, settings.admin_port, settings.collector.port if settings.collector else 0}
-                wanted = count_upward(first, count, others) if first else [0] * count
-            ports = [self._ports.claim(worker.host, port, "--port") for port in wanted]
-        return [msgspec.structs.replace(worker, port=port, health_port=health_port, shared_ports=True) for port in ports]
-
     async def _hire(self, name: str, settings: WorkerSettings) -> Child:
-        index = self._free.pop(0)
+        seat = self._seating.take()
         try:
-            return await self._seat(name, index, work, settings, self._configuration)
+            return await self._spawn(name, work, seat, settings, self._configuration)
         except BaseException:
-            self._free.insert(0, index)
+            self._seating.give_back(seat)
             raise
 
     async def _hire_collector(self, settings: CollectorSettings) -> Child:
-        return await self._seat("collector", self._seats - 1, collect, settings)
+        return await self._spawn("collector", collect, self._seating.take_last(), settings)
 
-    async def _seat(self, name: str, index: int, target: Callable[..., Awaitable[None]], *args: object) -> Child:
-        directory = self._settings.runtime
-        seat = Seat(directory, index, self._seats, new_life(directory))
-        account = self._counters[index].account
+    async def _spawn(self, name: str, target: Callable[..., Awaitable[None]], seat: Seat, *args: object) -> Child:
+        account = partial(self._seating.account, seat)
         return await spawn(name, self._settings.log_level, target, seat, *args, account=account)
 
     def _bury(self, child: Child) -> None:
-        self._strike_out(child.seat.index)
-
-    def _strike_out(self, index: int) -> None:
-        """Strike out what the dead worker of a seat had in flight, in its counters and in its peers' accounts."""
-        directory = self._settings.runtime
-        try:
-            Memory(Seat(directory, index, self._seats, new_life(directory))).close()
-        except (OSError, PickerError):
-            log.exception("what was in flight in seat %d cannot be struck out", index)
-        if index < self._seats - 1:
-            self._free.append(index)
-            self._free.sort()
-
-    def _leave_room(self, taken: set[int]) -> bool:
-        """Tell whether these seats, of a supervisor that was killed, leave enough to begin with."""
-        return self._seats - 1 not in taken and len(taken) <= self._settings.workers + 1
-
-    async def _relieve_orphans(self) -> None:
-        """End the workers that went on without their supervisor, now that there are others."""
-        for number, patience_s in ((signal.SIGTERM, ORPHAN_S + LAST_WORDS_S), (signal.SIGKILL, LAST_WORDS_S)):
-            for index in self._orphans & taken_seats(self._settings.runtime):
-                pid = self._counters[index].pid
-                log.info("process %d, which a killed supervisor has left, is told to go: %s", pid, number.name)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            deadline_s = time.monotonic() + patience_s
-            while self._orphans and time.monotonic() < deadline_s:
-                taken = taken_seats(self._settings.runtime)
-                for index in self._orphans - taken:
-                    self._strike_out(index)
-                self._orphans &= taken
-                await asyncio.sleep(LOOK_S)
+        self._seating.clear(child.seat)
 
     async def _see_them_serve(self) -> None:
         """Wait for the first workers; raise ConfigError if one says that it cannot serve as it is configured."""
@@ -365,10 +277,6 @@ def _report(post: Post) -> WorkerReport:
         certificate_expires_s=child.status.certificate_expires_s if child and child.status else None,
         restarts=dict(post.restarts),
     )
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _validated(text: str) -> str:

@@ -1,0 +1,111 @@
+"""Who sits where in the runtime directory: seats are given out, cleared after the dead, and left to orphans until they go.
+
+::
+
+    0 … 2N    workers: N that serve, a successor for each while they drain, and one to spare
+    2N + 1    the collector
+
+All N may drain at once, if their supervisor was killed and the next one's workers relieve them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+from shunter.picker.core.tables import Tally, fold
+from shunter.picker.errors import PickerError
+from shunter.picker.shell.claim import LOOK_S, await_seats, taken_seats
+from shunter.picker.shell.memory import Memory, Seat, new_life, watch
+from shunter.picker.shell.post import LAST_WORDS_S
+from shunter.picker.shell.process import ORPHAN_S
+
+__all__ = ["Seating"]
+
+log = logging.getLogger(__name__)
+
+
+class Seating:
+    """The seats of one supervisor with that many workers."""
+
+    def __init__(self, directory: Path, workers: int) -> None:
+        """Give out none yet. Raises PickerError if the files cannot be made."""
+        self._directory = directory
+        self._workers = workers
+        self._seats = 2 * workers + 2
+        self._counters = watch(directory, self._seats)
+        self._free: list[int] = []
+        self._orphans: set[int] = set()
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether workers that a killed supervisor has left still sit here."""
+        return bool(self._orphans)
+
+    async def open(self) -> None:
+        """Wait until there is room; raise ConfigError if orphans do not leave any."""
+        self._orphans = await await_seats(self._directory, self._leave_room)
+        self._free = [index for index in range(self._seats - 1) if index not in self._orphans]
+
+    def take(self) -> Seat:
+        """Give a worker a seat, and a new life in it."""
+        seat = self._seat(self._free[0])
+        del self._free[0]
+        return seat
+
+    def take_last(self) -> Seat:
+        """Give the collector its seat, and a new life in it."""
+        return self._seat(self._seats - 1)
+
+    def give_back(self, seat: Seat) -> None:
+        """Take a seat back in which nobody ever sat."""
+        self._release(seat.index)
+
+    def clear(self, seat: Seat) -> None:
+        """Strike out what the dead of this seat had in flight, in its counters and in the others' accounts."""
+        self._clear(seat.index)
+
+    def account(self, seat: Seat) -> bytes:
+        """Return what has been counted in a seat, to be compared."""
+        return self._counters[seat.index].account()
+
+    def tally(self) -> Tally:
+        """Add up what was counted in all seats."""
+        return fold(counters.tally() for counters in self._counters)
+
+    async def relieve_orphans(self) -> None:
+        """End the workers that went on without their supervisor; to be called when there are others."""
+        for number, patience_s in ((signal.SIGTERM, ORPHAN_S + LAST_WORDS_S), (signal.SIGKILL, LAST_WORDS_S)):
+            for index in self._orphans & taken_seats(self._directory):
+                pid = self._counters[index].pid
+                log.info("process %d, which a killed supervisor has left, is told to go: %s", pid, number.name)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            deadline_s = time.monotonic() + patience_s
+            while self._orphans and time.monotonic() < deadline_s:
+                taken = taken_seats(self._directory)
+                for index in self._orphans - taken:
+                    self._clear(index)
+                self._orphans &= taken
+                await asyncio.sleep(LOOK_S)
+
+    def _leave_room(self, taken: set[int]) -> bool:
+        return self._seats - 1 not in taken and len(taken) <= self._workers + 1
+
+    def _seat(self, index: int) -> Seat:
+        return Seat(self._directory, index, self._seats, new_life(self._directory))
+
+    def _clear(self, index: int) -> None:
+        try:
+            Memory(self._seat(index)).close()
+        except (OSError, PickerError):
+            log.exception("what was in flight in seat %d cannot be struck out", index)
+        self._release(index)
+
+    def _release(self, index: int) -> None:
+        if index < self._seats - 1:
+            self._free.append(index)
+            self._free.sort()
