@@ -432,10 +432,12 @@ async def test_h2spec_finds_nothing_in_the_server(examine, over_tls, tmp_path):
 async def test_a_drain_cuts_off_nobody_who_may_still_be_reading(monkeypatch):
     monkeypatch.setattr(native, "LAST_WORDS_S", 0)
     async with running() as picker:
-        reader, _ = await picker.connect()
+        reader, writer = await picker.connect()
         draining = asyncio.create_task(picker.server.drain(DEADLINE_S))
+        *_, payload = await read_until(reader, Kind.PING)
+        writer.write(frames.head(Kind.PING, frames.Flag.ACK, 0, len(payload)) + payload)
         await reader.read()  # to the last word
-        picker.pass_time(native.SWEEP_S - 1)
+        picker.pass_time(native.HANG_UP_S - 1)
         assert picker.server.connections
         assert not draining.done()
         picker.pass_time(1)

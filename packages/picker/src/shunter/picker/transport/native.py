@@ -11,7 +11,7 @@ more than CONNECTIONS                               are cut off at once
 a connection of more than ``max_age_s``             is told to go (GOAWAY); it serves what runs, and new ones are opened to
                                                     whom the kernel or the gateway chooses now. After as much time again its
                                                     idle streams are ended, which costs their requests nothing
-a connection that is over (GOAWAY)                  has SWEEP_S and until the next sweep to hang up
+a connection that is over (GOAWAY)                  has HANG_UP_S to hang up
 =================================================== ============================================================
 """
 
@@ -56,6 +56,8 @@ GREETING_S = 10.0
 
 # Nothing of ours is taken: by now each request has long given up waiting for us (a generated Envoy waits one second).
 STALL_S = 30.0
+# When we are done the last answers are written, not read: a gateway short of CPU would lose them if we hung up before it did.
+HANG_UP_S = 5.0
 
 # A gateway without requests is silent, so it is asked; one that is gone without a word holds its streams no longer than this.
 SILENCE_S = 60.0
@@ -141,8 +143,8 @@ class NativeServer:
         self._dismiss(at_once=False)
         await self._until(lambda: not any(connection.processes for connection in self.connections), deadline_s)
         self._dismiss(at_once=True)
-        # The last answers are written, not read: a gateway short of CPU would lose them if we hung up first.
-        await self._until(lambda: not self.connections, max(LAST_WORDS_S, end_s - self.clock()))
+        left_s = max(LAST_WORDS_S, end_s - self.clock())
+        await self._until(lambda: not self.connections, min(left_s, HANG_UP_S))
         await self.stop()
 
     async def stop(self) -> None:
@@ -324,9 +326,11 @@ class _Connection(asyncio.Protocol):
         if self._over or self._transport.is_closing():
             return
         http = self._grpc.http
-        out = http.take()
-        if out:
-            self._transport.write(out)
+        out = http.take_pieces()
+        if len(out) == 1:
+            self._transport.write(out[0])
+        elif out:
+            self._transport.writelines(out)
         if http.done:
             self._over, self._over_s = True, self._clock()
             if http.fault:
@@ -362,7 +366,7 @@ class _Connection(asyncio.Protocol):
         silent_s = now_s - self._heard_s
         pinged = self._pinged_s > self._heard_s
         trouble = (
-            (now_s - self._over_s >= SWEEP_S and "it does not hang up")
+            (now_s - self._over_s >= HANG_UP_S and "it does not hang up")
             or (not http.greeted and now_s - self._begun_s > GREETING_S and "it does not say HTTP/2")
             or (self._stalled_s is not None and now_s - self._stalled_s > STALL_S and "it does not take our answers")
             or (pinged and silent_s > SILENCE_S + SWEEP_S and "it does not answer a ping")
