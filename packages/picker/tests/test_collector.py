@@ -7,9 +7,15 @@ import random
 import socket
 import time
 
+import aiohttp
 import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from shunter.envoyconf import EnvoyMissingError, Intent, Listener, Picker, Pool, bootstrap
+from shunter.envoyconf.shell import envoy
+from shunter.envoyconf.testing import running_envoy
 from shunter.picker import config
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask
@@ -176,3 +182,49 @@ async def test_the_dead_workers_request_is_in_every_account_until_it_ends(collec
         its_memory.close()
         others_memory.close()
     snapshot.close()
+
+
+@pytest.mark.envoy
+async def test_a_handover_under_load_loses_no_record_of_a_real_envoy(tmp_path, publish, learned):
+    publish(7001)
+    try:
+        binary = await asyncio.to_thread(envoy.ensure)
+    except EnvoyMissingError as error:
+        pytest.skip(f"no Envoy: {str(error).splitlines()[0]}")
+
+    async def answer(request):
+        return web.Response(body=await request.read())
+
+    async def run(port):
+        collector = Collector(Settings(snapshot=tmp_path, port=port), Seat(tmp_path, SEATS - 1, SEATS, new_life(tmp_path)))
+        collector.port = await collector.start()
+        return collector
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    first = await run(0)
+    async with TestServer(app, host="127.0.0.1") as server, aiohttp.ClientSession() as client:
+        asked = Picker(addresses=("127.0.0.1:1",), collector=f"127.0.0.1:{first.port}")
+        pool = Pool(name="p", endpoints=(f"127.0.0.1:{server.port}",), picker=asked)
+        resource = bootstrap(Intent(pools=(pool,), listeners=(Listener(port=0),)))
+        async with running_envoy(resource, binary) as gateway:
+            over, sent = asyncio.Event(), 0
+
+            async def ask():
+                nonlocal sent
+                while not over.is_set():
+                    async with client.post(gateway.url, data=b"x") as response:
+                        assert response.status == 200
+                        sent += 1
+
+            asking = [asyncio.create_task(ask()) for _ in range(4)]
+            collector = first
+            for _ in range(5):
+                before = sent
+                await learned(lambda each, before=before: each.records > before)
+                await collector.drain(30)
+                collector = await run(first.port)
+            over.set()
+            await asyncio.gather(*asking)
+            assert (await learned(lambda each: each.records >= sent)).records == sent
+            await collector.drain(30)
