@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import msgspec
 from hack.bench import gate, inprocess, rounds, rows
 from hack.bench.cases import CASES, Case
 from hack.bench.measure import QUICK, THOROUGH, measure
@@ -44,12 +45,21 @@ def measure_all(arguments: argparse.Namespace, cases: Sequence[Case], subjects: 
 
 
 def write_page() -> None:
-    picker, peers = RESULTS / "picker.json", RESULTS / "peers.json"
-    if not picker.exists():
+    picker = kept("picker")
+    if picker is None:
         say("no page without `make bench-picker`")
         return
-    PAGE.write_text(page(rows.read(picker), rows.read(peers) if peers.exists() else None))
+    PAGE.write_text(page(picker, kept("peers")))
     say(f"wrote {PAGE.relative_to(ROOT)}")
+
+
+def kept(name: str) -> rows.Result | None:
+    path = RESULTS / f"{name}.json"
+    try:
+        return rows.read(path) if path.exists() else None
+    except msgspec.ValidationError as error:
+        say(f"{path.relative_to(ROOT)} is of another version, and left out: {error}")
+        return None
 
 
 def check_gate(*, accept: bool) -> int:

@@ -75,7 +75,7 @@ class Cost(msgspec.Struct, frozen=True):
 class Sink:
     """A transport that nobody reads."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | list[bytes | memoryview]) -> None:
         self.last = data
 
 
@@ -105,7 +105,7 @@ def product_connection(memory: Memory) -> Feed:
 
     def feed(data: bytes) -> None:
         connection.receive(data, now_s)
-        sink.write(connection.http.take())
+        sink.write(connection.http.take_pieces())
 
     return feed
 

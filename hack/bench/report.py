@@ -91,7 +91,7 @@ def _told(head: Head) -> str:
     before, after = head.calibration_us
     return (
         f"Measured on {head.date}: {head.cores} cores of {head.cpu}, Linux {head.kernel}, {head.python}, {versions};"
-        f" {head.rounds} rounds of {head.round_s:g} s a row, {head.seconds / 60:.0f} minutes altogether; load average"
+        f" rounds: {head.rounds}, of {head.round_s:g} s a row; {head.seconds / 60:.0f} minutes altogether; load average"
         f" {head.load_before:g} before it began. Calibration: {before:g} µs before, {after:g} µs after.\n"
     )
 
@@ -152,7 +152,7 @@ def _rest(row: Row) -> tuple[str, ...]:
 def _spread(value: float | None, ends: tuple[float, float] | None) -> str:
     if not value:
         return "" if value is None else "0"
-    return f"{_plain(value)} ({_plain(ends[0])}–{_plain(ends[1])})" if ends else _plain(value)
+    return f"{_plain(value)} ({_plain(ends[0])}–{_plain(ends[1])})" if ends and ends[0] < ends[1] else _plain(value)
 
 
 def _plain(value: float | None) -> str:
