@@ -55,7 +55,7 @@ types: $(VENV)/dev.stamp ## pyright, strict
 bench: $(VENV)/dev.stamp ## print the exposition, pick-path and transport tables
 	@$(BIN)/python hack/bench_exposition.py
 	@$(BIN)/python hack/bench_pick.py
-	@$(BIN)/python hack/bench_transport.py
+	@$(BIN)/python -m hack.bench picker --quick --only direct
 
 bench-inprocess: $(VENV)/dev.stamp ## the picker's core beside the reference loop, on recorded streams (20 seconds)
 	@$(BIN)/python -m hack.bench inprocess

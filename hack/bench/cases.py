@@ -7,6 +7,7 @@ __all__ = ["CASES", "DIRECT_BESIDE", "DIRECT_MANY", "IDLE", "STEADY", "STREAMED"
 CHUNKS = 100
 
 EVERYBODY = ("none", "shunter-native", "floor", "go-epp")
+TRANSPORTS = ("shunter-native", "shunter-grpcio", "floor", "go-epp")
 PICKERS = ("shunter-native", "floor", "go-epp")
 OURS = ("shunter-native",)
 
@@ -64,10 +65,10 @@ DIRECT_MANY = Load(name="direct, 1 KB, 1,000 endpoints", direct=True, endpoints=
 IDLE = Load(name="idle, 100 endpoints at 50 ms", endpoints=100, scrape_ms=50)
 
 CASES = (
-    Case(load=CLOSED, subjects=("none", "shunter-native", "shunter-grpcio", "floor", "go-epp"), quick=True),
+    Case(load=CLOSED, subjects=("none", *TRANSPORTS), quick=True),
     Case(load=CLOSED, subjects=OURS, profile="lean", quick=True),
     Case(load=CLOSED, subjects=OURS, workers=2),
-    Case(load=STEADY, subjects=("none", "shunter-native", "shunter-grpcio", "floor", "go-epp"), quick=True),
+    Case(load=STEADY, subjects=("none", *TRANSPORTS), quick=True),
     Case(load=STEADY, subjects=OURS, profile="lean", quick=True),
     Case(load=STEADY, subjects=OURS, workers=2),
     Case(load=STEADY, subjects=OURS, tls=True, quick=True),
@@ -81,12 +82,12 @@ CASES = (
     Case(load=STREAMED, subjects=OURS, profile="usage"),
     Case(load=STREAMED, subjects=OURS, tls=True),
     Case(load=WIDE, subjects=EVERYBODY),
-    Case(load=DIRECT, subjects=("shunter-native", "shunter-grpcio", "floor", "go-epp"), quick=True),
-    Case(load=DIRECT, subjects=OURS, profile="lean", quick=True),
+    Case(load=DIRECT, subjects=TRANSPORTS, quick=True),
+    Case(load=DIRECT, subjects=("shunter-native", "shunter-grpcio"), profile="lean", quick=True),
     Case(load=DIRECT, subjects=OURS, workers=2),
-    Case(load=DIRECT_MEDIUM, subjects=PICKERS, quick=True),
+    Case(load=DIRECT_MEDIUM, subjects=TRANSPORTS, quick=True),
     Case(load=DIRECT_LARGE, subjects=PICKERS, quick=True),
-    Case(load=DIRECT_STREAMED, subjects=("shunter-native", "shunter-grpcio", "floor", "go-epp"), quick=True),
+    Case(load=DIRECT_STREAMED, subjects=TRANSPORTS, quick=True),
     Case(load=DIRECT_WIDE, subjects=PICKERS, quick=True),
     Case(load=DIRECT_BESIDE, subjects=("shunter-native", "floor"), quick=True),
     Case(load=DIRECT_MANY, subjects=("shunter-native", "floor")),
