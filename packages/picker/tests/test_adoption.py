@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from shunter.picker.core import adoption as module
 from shunter.picker.core.adoption import LEASE_S, Adoption
 from shunter.picker.core.journal import Journal
+from shunter.picker.core.learned import Learned
 from shunter.picker.core.ledger import first_ticket
 from shunter.picker.core.records import Record
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters
@@ -25,7 +26,8 @@ class Account:
         log = bytearray(1 << 17)
         self.counters = Counters(bytearray(COUNTERS_BYTES))
         self.counters.begin(OURS, 1, 0)
-        self.adoption = Adoption(OURS, Journal(LogWriter(log), OURS), self.counters)
+        self.learned = Learned()
+        self.adoption = Adoption(OURS, Journal(LogWriter(log), OURS), self.counters, self.learned)
         self.reader = LogReader(log)
         self.booked = {}
         self.once = set()  # tickets of ours that were released
@@ -48,7 +50,7 @@ class Account:
                 self.once.add(ticket)
                 del self.booked[ticket]
         counted = self.counters.tally().by_endpoint.get(KEY)
-        assert len(self.booked) == len(self.adoption) == (counted.in_flight if counted else 0)
+        assert len(self.booked) == self.learned.adopting == (counted.in_flight if counted else 0)
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_a_request_of_a_living_worker_is_its_own_business(account):
     account.tell(LIVING, 1)
     account.tell(LIVING, 1, over=True)
     assert account.once == set()
-    assert account.adoption.adopted == 0
+    assert account.learned.adopted == 0
 
 
 def test_a_request_whose_stream_is_over_changes_hands_without_a_gap(account):
@@ -102,11 +104,11 @@ def test_one_that_is_not_spoken_of_any_more_is_given_up_and_counted(account):
     account.tell(DEAD, 1, at_ns=2)
     account.adoption.expire(LEASE_NS + 1)
     account.follow()
-    assert (len(account.booked), account.adoption.expired) == (1, 1)
+    assert (len(account.booked), account.learned.expired) == (1, 1)
     account.tell(DEAD, 2, over=True)  # the late record of the one that was given up
     account.adoption.expire(LEASE_NS + 2)
     account.follow()
-    assert (account.booked, account.adoption.expired) == ({}, 2)
+    assert (account.booked, account.learned.expired) == ({}, 2)
     assert account.counters.tally().incomplete == 2
 
 
@@ -114,7 +116,7 @@ def test_one_that_is_not_spoken_of_any_more_is_given_up_and_counted(account):
 def test_an_unknown_endpoint_or_ticket_is_not_adopted(fields, account):
     record = Record(type="DownstreamPeriodic", id=fields.get("id", str(first_ticket(DEAD))))
     account.adoption.take(record, fields.get("endpoint", KEY), {LIVING}, 0)
-    assert len(account.adoption) == 0
+    assert account.learned.adopting == 0
 
 
 def test_a_flood_of_tickets_is_bounded(account, monkeypatch):
@@ -148,4 +150,4 @@ def test_whatever_is_told_each_booking_is_released_once(told):
     account.adoption.expire(now_ns + LEASE_NS)
     account.follow()
     assert account.booked == {}
-    assert len(account.once) == account.adoption.adopted
+    assert len(account.once) == account.learned.adopted

@@ -20,6 +20,7 @@ from collections.abc import Collection
 import msgspec
 
 from shunter.picker.core.journal import Journal
+from shunter.picker.core.learned import Learned
 from shunter.picker.core.ledger import Booking, Key, first_ticket, life_of, next_ticket
 from shunter.picker.core.records import Record
 from shunter.picker.core.tables import Counters
@@ -44,10 +45,10 @@ class _Child(msgspec.Struct, gc=False):
 class Adoption:
     """The account of adopted requests, told to all workers through our seat's journal."""
 
-    def __init__(self, life: int, journal: Journal, counters: Counters) -> None:
-        """Start with nobody adopted; ``life`` is that of our seat."""
-        self.adopted = 0  # so far, and likewise
-        self.expired = 0
+    def __init__(self, life: int, journal: Journal, counters: Counters, learned: Learned) -> None:
+        """Start with nobody adopted; ``life`` is that of our seat, and who was adopted is counted in ``learned``."""
+        self._learned = learned
+        learned.adopting = 0
         self._life = life
         self._ticket = first_ticket(life)
         self._journal = journal
@@ -83,15 +84,12 @@ class Adoption:
             ticket, child = next(iter(self._children.items()))
             if now_ns - child.seen_ns < LEASE_S * 1e9:
                 return
-            self.expired += 1
+            self._learned.expired += 1
             self._release(ticket, well=False)
 
-    def __len__(self) -> int:
-        """Those in flight."""
-        return len(self._children)
-
     def _adopt(self, ticket: int, endpoint: Key, since_ns: int, now_ns: int, *, orphan: bool) -> None:
-        self.adopted += 1
+        self._learned.adopted += 1
+        self._learned.adopting += 1
         self._ticket = next_ticket(self._ticket)
         booking = Booking(*endpoint, booked_ns=max(since_ns, 0))
         self._children[ticket] = _Child(self._ticket, booking, orphan, now_ns)
@@ -102,6 +100,7 @@ class Adoption:
         child = self._children.pop(ticket, None)
         if child is None:
             return
+        self._learned.adopting -= 1
         self._counters.unbooked(child.booking)
         if child.orphan:
             self._counters.released(complete=well)

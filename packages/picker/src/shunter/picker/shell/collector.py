@@ -35,7 +35,7 @@ from shunter.picker.core.records import Record, Records
 from shunter.picker.errors import ConfigError, PickerError, RecordsError
 from shunter.picker.shell.control import Status
 from shunter.picker.shell.memory import Memory, Seat, watch
-from shunter.picker.shell.process import serve
+from shunter.picker.shell.service import serve
 from shunter.snapshot import RingError, RingReader, RingWriter, SnapshotReader, Topology
 
 __all__ = ["LEARNED_RING", "Collector", "LearnedReader", "Settings", "collect"]
@@ -70,10 +70,10 @@ class Collector:
         self._snapshot = SnapshotReader(settings.snapshot)
         self._memory = memory = Memory(seat)
         self._seats = watch(seat.directory, seat.seats)
-        self._adoption = Adoption(seat.life, memory.journal, memory.counters)
         self._ring = RingWriter(seat.directory / LEARNED_RING)
-        self._outcomes = Outcomes(self._remember())
-        self._before = self._outcomes.learned.adopted, self._outcomes.learned.expired
+        self._learned = self._remember()
+        self._outcomes = Outcomes(self._learned)
+        self._adoption = Adoption(seat.life, memory.journal, memory.counters, self._learned)
         self._topology: Topology | None = None
         self._endpoints: dict[str, Key] = {}
         self._connections: set[_Connection] = set()
@@ -139,8 +139,8 @@ class Collector:
 
     def _lose(self, unread: int, *, refused: bool) -> None:
         """Note that a connection is gone, or had entries that nobody could read."""
-        self._outcomes.learned.unread += unread
-        self._outcomes.learned.refused_peers += refused
+        self._learned.unread += unread
+        self._learned.refused_peers += refused
 
     async def _tick(self) -> None:
         while True:
@@ -149,13 +149,9 @@ class Collector:
             self._publish()
 
     def _publish(self) -> None:
-        learned, adoption = self._outcomes.learned, self._adoption
-        adopted, expired = self._before
-        learned.adopted, learned.expired = adopted + adoption.adopted, expired + adoption.expired
-        learned.adopting = len(adoption)
         now_ns = time.monotonic_ns()
         self._memory.counters.beat_ns = now_ns
-        self._ring.publish(encode_learned(learned), now_ns)
+        self._ring.publish(encode_learned(self._learned), now_ns)
 
     def _remember(self) -> Learned:
         """Return what a predecessor learnt."""
