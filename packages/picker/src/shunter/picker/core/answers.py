@@ -125,13 +125,14 @@ def refuse(refusal: Refusal) -> Immediate:
     )
 
 
-def stream(side: Side, data: bytes, *, end_of_stream: bool) -> list[Reply]:
-    """Return a body for FULL_DUPLEX_STREAMED, cut into chunks; an empty one says nothing but its end."""
+def stream(side: Side, data: bytes | bytearray, *, end_of_stream: bool) -> list[Reply]:
+    """Return a body for FULL_DUPLEX_STREAMED, cut into chunks, views of it; an empty one says nothing but its end."""
     if len(data) <= CHUNK_BYTES:
         return [BodyReply(side, None, data, end_of_stream)] if data or end_of_stream else []
     last = (len(data) - 1) // CHUNK_BYTES * CHUNK_BYTES
+    view = memoryview(data)
     return [
-        BodyReply(side, streamed=data[at : at + CHUNK_BYTES], end_of_stream=end_of_stream and at == last)
+        BodyReply(side, streamed=view[at : at + CHUNK_BYTES], end_of_stream=end_of_stream and at == last)
         for at in range(0, len(data), CHUNK_BYTES)
     ]
 

@@ -143,7 +143,7 @@ class BodyReply(Value, frozen=True):
 
     side: Side
     mutation: Mutation | None = None
-    streamed: bytes | None = None
+    streamed: bytes | bytearray | memoryview | None = None
     end_of_stream: bool = False
     replaced: bytes | None = None
     dynamic_metadata: Metadata | None = None

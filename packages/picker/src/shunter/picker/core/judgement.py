@@ -31,7 +31,7 @@ class Ask(msgspec.Struct, frozen=True):
     """One complete HTTP request that wants an endpoint."""
 
     headers: Mapping[str, str]  # lower-case names, pseudo headers included; of a repeated header the first
-    body: bytes  # empty for a request without one
+    body: bytes | bytearray  # empty for a request without one; nobody changes it
     subset: tuple[str, ...] | None = None  # the gateway's hint, "ip" or "ip:port"; None: the whole pool; (): nobody
     has_body: bool = True  # False: none, or the mode hides it (STREAMED, NONE, a part of it): decide by the headers
 

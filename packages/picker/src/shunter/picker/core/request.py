@@ -110,7 +110,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def read(
     headers: Mapping[str, str],
-    body: bytes,
+    body: bytes | bytearray,
     *,
     has_body: bool = True,
     formats: tuple[Format, ...] = FORMATS,
@@ -144,7 +144,7 @@ def read(
     return _request(headers, parsed, form, prompt[:-1])
 
 
-def rewrite_model(body: bytes, model: str) -> bytes:
+def rewrite_model(body: bytes | bytearray, model: str) -> bytes:
     """Return ``body`` with the value of its top-level ``model`` replaced and not one other byte changed.
 
     ``body`` must have been read before. Of several members of that name the last one counts, as for every JSON reader.
@@ -156,7 +156,7 @@ def rewrite_model(body: bytes, model: str) -> bytes:
     return b"".join((body[:start], msgspec.json.encode(model), body[start + len(value) :]))
 
 
-def _start_of_model(body: bytes) -> int:
+def _start_of_model(body: bytes | bytearray) -> int:
     """Walk the object's members; latin-1 has one character to a byte, so offsets in the text are offsets in the body."""
     text = body.decode("latin-1")
     # Values are only skipped, and int() would refuse a number of more than 4,300 digits by raising.

@@ -354,7 +354,7 @@ class Session:
         return [BodyReply(_REQUEST, mutation, replaced=rewritten, dynamic_metadata=tell_metadata(pick))]
 
     def _choose_stream(self, metadata: Metadata, now_s: float, *, end_of_stream: bool) -> list[Reply]:
-        body = bytes(self._body)
+        body = self._body
         self._forget_body()
         pick = self._decide(body, metadata, now_s)
         if isinstance(pick, Refusal):
@@ -367,7 +367,7 @@ class Session:
             *stream(_REQUEST, body, end_of_stream=end_of_stream),
         ]
 
-    def _decide(self, body: bytes | None, metadata: Metadata, now_s: float) -> Pick | Refusal:
+    def _decide(self, body: bytes | bytearray | None, metadata: Metadata, now_s: float) -> Pick | Refusal:
         subset = read_subset(metadata) if metadata else None
         if subset is None and self._metadata:
             subset = read_subset(self._metadata)  # a gateway may attach its hint to the first message only

@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from shunter.picker.core.limits import Budget
 from shunter.picker.transport import hpack
+from shunter.picker.transport.frames import MAX_FRAME_BYTES
 from shunter.picker.transport.h2 import Connection, Data, Request, Reset, Terms
 
 __all__ = ["Call", "Exchange", "GrpcConnection", "Service", "StatusCode", "StatusError"]
@@ -95,7 +96,7 @@ class Call(Protocol):
 class Exchange:
     """One running call, from the wire's side: what a call may send at any time."""
 
-    __slots__ = ("_begun", "_connection", "_unsent", "call", "needed_bytes", "stream_id", "unfinished")
+    __slots__ = ("_begun", "_connection", "_unsent", "_unsent_bytes", "call", "needed_bytes", "stream_id", "unfinished")
 
     call: Call
 
@@ -106,6 +107,7 @@ class Exchange:
         self._connection = connection
         self._begun = False
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
 
     def send(self, messages: Sequence[bytes]) -> None:
         """Send messages; what answers one read goes out in one piece."""
@@ -114,6 +116,7 @@ class Exchange:
             connection.unsent.append(self)
         for message in messages:
             unsent += (_PREFIX.pack(0, len(message)), message)
+            self._unsent_bytes += _PREFIX_BYTES + len(message)
         if not connection.reading:
             self.flush()
 
@@ -124,8 +127,13 @@ class Exchange:
             if not self._begun:
                 self._begun = True
                 http.send_headers(self.stream_id, _HEAD)
-            http.send_data(self.stream_id, b"".join(self._unsent))
+            if self._unsent_bytes <= MAX_FRAME_BYTES:
+                http.send_data(self.stream_id, b"".join(self._unsent))
+            else:  # a frame more for each message is cheaper than its bytes once more
+                for piece in self._unsent:
+                    http.send_data(self.stream_id, piece)
             self._unsent.clear()
+            self._unsent_bytes = 0
 
     def end(self, now_s: float, code: StatusCode = StatusCode.OK, details: str = "") -> None:
         """End the call with a status."""

@@ -149,6 +149,10 @@ class Connection:
 
     def take(self) -> bytes:
         """Return what is to be written, once."""
+        return b"".join(self._outbox.take())
+
+    def take_pieces(self) -> list[bytes | memoryview]:
+        """Do the same, without copying what is large."""
         return self._outbox.take()
 
     def forgive(self) -> None:

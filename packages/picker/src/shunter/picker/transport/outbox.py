@@ -37,6 +37,7 @@ class Outbox:
 
     def __init__(self, on_end: Callable[[Outgoing], None], on_room: Callable[[Outgoing], None]) -> None:
         self._frames: list[bytes | memoryview] = []
+        self._much = False  # there are large ones among them
         self.waiting_bytes = 0  # of all streams
         self.initial_sendable = WINDOW_BYTES
         self._sendable = WINDOW_BYTES
@@ -49,10 +50,13 @@ class Outbox:
         """Write any frame that no window holds back."""
         self._frames.append(frame)
 
-    def take(self) -> bytes:
-        """Return what is to be written, once."""
+    def take(self) -> list[bytes | memoryview]:
+        """Return what is to be written, once: in one piece, or as it is if that is much, because then it would be copied."""
         out, self._frames = self._frames, []
-        return b"".join(out)
+        if self._much:
+            self._much = False
+            return out
+        return [b"".join(out)] if out else out
 
     def send_headers(self, stream: Outgoing, block: bytes, *, end_stream: bool = False) -> None:
         """Write a header block of at most MAX_FRAME_BYTES, ahead of what waits."""
@@ -73,7 +77,7 @@ class Outbox:
             if size <= MAX_FRAME_BYTES:
                 self._frames += (frames.head(Kind.DATA, int(end_stream), stream.id, size), data)
             else:
-                view = memoryview(data)
+                view, self._much = memoryview(data), True
                 for at in range(0, size, MAX_FRAME_BYTES):
                     piece = view[at : at + MAX_FRAME_BYTES]
                     last = end_stream and at + MAX_FRAME_BYTES >= size

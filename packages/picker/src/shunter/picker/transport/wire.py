@@ -266,7 +266,7 @@ def encode(reply: Reply) -> bytes:
             return _encode_body(reply)
         # request_body = 3, response_body = 4
         lead = _remember_lead(0x22 if reply.side is _RESPONSE else 0x1A, len(body), reply.end_of_stream)
-        return b"".join((lead, body, _END)) if reply.end_of_stream else lead + body
+        return b"".join((lead, body, _END)) if reply.end_of_stream else b"".join((lead, body))
     if isinstance(reply, HeadersReply):
         return _remember_headers(reply) if reply.dynamic_metadata is None else _encode_headers(reply)
     if isinstance(reply, Immediate):
@@ -292,7 +292,8 @@ def _encode_body(reply: BodyReply) -> bytes:
     """Write a BodyResponse {response = 1} with its body_mutation = 3, so that the body is copied once."""
     tag = 0x22 if reply.side is _RESPONSE else 0x1A
     lead = _encode_mutation(reply.mutation) if reply.mutation else b""
-    body, back = b"", b""
+    body: bytes | bytearray | memoryview = b""
+    back = b""
     if reply.streamed is not None:
         body, back = reply.streamed, _END if reply.end_of_stream else b""
         lead = _lead(tag, len(body), reply.end_of_stream, lead)
