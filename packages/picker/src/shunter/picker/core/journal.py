@@ -99,7 +99,8 @@ class Peers:
         ``live`` are all endpoints, slot → incarnation. What was missed cannot be released, so all that was in flight there
         is dropped, and the engines' own figures have to make up for it.
         """
-        laps, ended = 0, list[int]()
+        laps = 0
+        ended: list[int] = []
         for peer in self._peers:
             batch = peer.read()
             if batch is None:
