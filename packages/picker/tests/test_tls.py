@@ -14,13 +14,17 @@ from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shunter.picker.cli import main
-from shunter.picker.core.limits import Limits
+from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.session import Session
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell import metrics
 from shunter.picker.shell.report import WorkerReport
+from shunter.picker.testing import StubJudge
 from shunter.picker.transport.grpcio import GrpcServer
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
@@ -61,7 +65,9 @@ def mutual(tmp_path):
 def running(request):
     @asynccontextmanager
     async def running(tls, health_port=None):
-        server = request.param(lambda: None, Health(), Limits(), tls=tls)
+        limits = Limits()
+        budget = Budget(limits.buffered_bytes)
+        server = request.param(lambda: Session(StubJudge(), limits, budget), Health(), limits, tls=tls)
         server.port = await server.start("127.0.0.1", 0, health_port)
         try:
             yield server
@@ -71,12 +77,16 @@ def running(request):
     return running
 
 
-async def is_alive(port, ca, client=None):
-    """Ask for liveness as a gateway would that trusts ``ca`` and shows the certificate ``client``."""
+def open_channel(port, ca, client=None):
+    """Connect as a gateway would that trusts ``ca`` and shows the certificate ``client``."""
     chain = client and b"".join(blob.bytes() for blob in client.cert_chain_pems)
     credentials = grpc.ssl_channel_credentials(ca.cert_pem.bytes(), client and client.private_key_pem.bytes(), chain)
-    options = [("grpc.ssl_target_name_override", NAME)]
-    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
+    return grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, [("grpc.ssl_target_name_override", NAME)])
+
+
+async def is_alive(port, ca, client=None):
+    """Ask for liveness."""
+    async with open_channel(port, ca, client) as channel:
         try:
             stub = health_pb2_grpc.HealthStub(channel)
             await stub.Check(health_pb2.HealthCheckRequest(service="liveness"), timeout=DEADLINE_S)
@@ -91,6 +101,27 @@ async def test_who_trusts_the_ca_is_served_and_who_does_not_leaves(running, file
     async with running(files.tls) as server:
         assert await is_alive(server.port, files.ca)
         assert not await is_alive(server.port, trustme.CA())
+
+
+async def test_large_bodies_pass_both_ways(running, files):
+    body = bytes(range(256)) * 8192  # 2 MiB: more than any window or buffer holds
+    messages = (
+        pb.ProcessingRequest(request_headers=pb.HttpHeaders()),
+        pb.ProcessingRequest(request_body={"body": body, "end_of_stream": True}),
+    )
+
+    async def echo(channel):
+        call = pb_grpc.ExternalProcessorStub(channel).Process()
+        for message in messages:
+            await call.write(message)
+        assert (await call.read()).WhichOneof("response") == "request_headers"
+        echoed = b""
+        while len(echoed) < len(body):
+            echoed += (await call.read()).request_body.response.body_mutation.streamed_response.body
+        return echoed
+
+    async with running(files.tls) as server, open_channel(server.port, files.ca) as channel:
+        assert set(await asyncio.gather(*(echo(channel) for _ in range(4)))) == {body}
 
 
 async def test_with_a_client_ca_only_its_clients_are_let_in(running, mutual):
