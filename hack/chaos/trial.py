@@ -19,9 +19,9 @@ __all__ = ["DEFAULT", "Row", "undergo"]
 SETTLE_S = 1.5
 # A strike that is felt longer than this is a finding of its own.
 PATIENCE_S = 15.0
-# Envoy flushes its log every 100 ms.
+FLUSH_S = 0.1  # Envoy's, of its log
 LOGGED_WITHIN_S = 5.0
-
+LOSSES_SHOWN = 20
 
 DEFAULT = "lean"
 
@@ -42,9 +42,6 @@ class Row(msgspec.Struct, kw_only=True):
     p99_ms: float  # until the head of the answer
     kinds: dict[str, int]  # of failures
     losses: list[dict[str, object]] = []  # the first few, with Envoy's line on each
-
-
-LOSSES_SHOWN = 20
 
 
 async def undergo(stack: Running, fault: Fault, times: int, rate_per_s: float, dice: Random) -> Row:
@@ -93,9 +90,8 @@ async def _logged(log, offset, prefix, requests):
     def read():
         with log.open("rb") as file:
             file.seek(offset)
-            text = file.read()
-        lines = text[: text.rfind(b"\n") + 1].splitlines()
-        return [json.loads(line) for line in lines if prefix.encode() in line]
+            return file.read()
 
-    await until(lambda: len(read()) >= requests, LOGGED_WITHIN_S)
-    return {line["request_id"]: line for line in read()}
+    await until(lambda: read().count(prefix.encode()) >= requests, LOGGED_WITHIN_S, look_s=FLUSH_S)
+    lines = [json.loads(line) for line in read().splitlines(keepends=True) if line.endswith(b"\n") and prefix.encode() in line]
+    return {line["request_id"]: line for line in lines}

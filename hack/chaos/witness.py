@@ -20,11 +20,11 @@ __all__ = ["Strike", "Witness", "until"]
 LOOK_S = 0.005
 
 
-async def until(ask: Callable[[], T | None], within_s: float = math.inf) -> T | None:
+async def until(ask: Callable[[], T | None], within_s: float = math.inf, look_s: float = LOOK_S) -> T | None:
     """Ask until the answer is true, or for so long, and return it."""
     deadline_s = time.monotonic() + within_s
     while not (answer := ask()) and time.monotonic() < deadline_s:  # noqa: ASYNC110  there is no event across processes
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(look_s)
     return answer
 
 

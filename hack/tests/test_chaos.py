@@ -5,6 +5,7 @@ import time
 
 import pytest
 from hack.chaos import report
+from hack.chaos.__main__ import PROFILES, plan
 from hack.chaos.engines import CHUNK, Connection, Engine, whole
 from hack.chaos.load import STREAMED_EVERY, Clients, Toll
 from hack.chaos.trial import Row
@@ -203,3 +204,8 @@ def test_the_page_says_what_was_counted():
     assert "| SIGKILL all workers | 12 | 1,000 | **3** (2 cut, 1 status 503) | 17 | 310 (812) ms | 40 ms | 12 ms |" in page
     assert "310 (never) ms" in page
     assert "seed 7" in page
+
+
+def test_a_complete_run_kills_200_workers_in_the_default_profile_and_a_quick_one_leaves_out_no_profile():
+    assert dict((fault.name, times) for fault, times in plan("lean", quick=False))["SIGKILL a worker"] >= 200
+    assert all(times >= 1 for profile in PROFILES for _, times in plan(profile, quick=True))
