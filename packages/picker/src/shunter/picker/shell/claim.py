@@ -24,7 +24,7 @@ __all__ = ["LOOK_S", "Ports", "await_seats", "claim_directory", "count_upward", 
 LOCK = "supervisor.lock"
 LAST_PORT = 65535
 
-# An orphan ends after ALONE_S and ORPHAN_S (shell.process) at the latest, if it can.
+# An orphan ends after ALONE_S and ORPHAN_S (shell.service) at the latest, if it can.
 SEATS_FREE_S = 10.0
 LOOK_S = 0.05
 

@@ -32,9 +32,10 @@ from shunter.picker.shell.control import Decided, Decisions, Stacks, Traced
 from shunter.picker.shell.layout import Settings, address, lay_out, lay_out_collector
 from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.post import Post
-from shunter.picker.shell.process import Child, log_to_stderr, spawn, trace
+from shunter.picker.shell.process import Child, spawn
 from shunter.picker.shell.report import WorkerReport
 from shunter.picker.shell.seating import Seating
+from shunter.picker.shell.service import log_to_stderr, trace
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.shell.worker import work
 from shunter.snapshot import SnapshotReader

@@ -23,7 +23,7 @@ from shunter.picker.core.session import Session
 from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Status
 from shunter.picker.shell.memory import Memory, Seat
-from shunter.picker.shell.process import ALONE_S, serve
+from shunter.picker.shell.service import ALONE_S, serve
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
 from shunter.picker.transport.server import MAX_STREAMS, Server

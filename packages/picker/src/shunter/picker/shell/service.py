@@ -1,0 +1,153 @@
+"""What runs in a child process of the supervisor: it serves, answers for itself, and ends well, also when it is left alone.
+
+::
+
+    SIGTERM, or Drain from the supervisor      → it drains and ends
+    the end of the link: no supervisor is left → it goes on for a while, for somebody to relieve it, then as above
+    the supervisor dies before it serves       → it ends at once
+"""
+
+import asyncio
+import ctypes
+import faulthandler
+import io
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing import parent_process
+from typing import Any, Protocol
+
+from shunter.picker.errors import PickerError
+from shunter.picker.shell.control import (
+    Decided,
+    Decisions,
+    Drain,
+    Failure,
+    Hello,
+    Link,
+    Ping,
+    Stacks,
+    Status,
+    Traced,
+    connect,
+)
+
+__all__ = ["ALONE_S", "ORPHAN_S", "Service", "enter", "log_to_stderr", "serve", "trace"]
+
+# A worker without supervisor goes on until the next one's workers are there; it takes two seconds on two busy cores.
+ALONE_S = 5.0
+# Then it ends: long enough for a choice to be made and an answer of ordinary length to end, short enough to wait for.
+ORPHAN_S = 3.0
+
+# <sys/prctl.h>
+PR_SET_PDEATHSIG = 1
+
+# Tasks shown in a trace: one is like the other when there are many.
+TASKS = 50
+
+log = logging.getLogger(__name__)
+
+
+def log_to_stderr(level: str, who: str) -> None:
+    """Begin every line of the log with who says it."""
+    logging.basicConfig(level=level.upper(), format=f"%(asctime)s %(levelname)s {who} %(name)s %(message)s", stream=sys.stderr)
+
+
+class Service(Protocol):
+    """What runs in a child."""
+
+    async def start(self) -> int:
+        """Serve, and return the port; raise PickerError if that cannot be."""
+        ...
+
+    def status(self) -> Status:
+        """Say how you are."""
+        ...
+
+    def explain(self, last: int) -> list[dict[str, Any]]:
+        """Return the last decisions, newest first, as plain data."""
+        ...
+
+    async def drain(self, deadline_s: float) -> None:
+        """End well."""
+        ...
+
+
+async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float, alone_s: float = 0.0) -> None:
+    """Run a service in this process for the supervisor at the other ``end``, until it says so, or SIGTERM does.
+
+    If the supervisor is gone, it goes on for ``alone_s``: whoever comes next may relieve it sooner, by SIGTERM.
+    """
+    link = await connect(end)
+    try:
+        service = make()
+        port = await service.start()
+    except PickerError as error:
+        link.send(Failure(str(error)))
+        await link.close()
+        return
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    _end_with_parent(0)  # from now on the link tells
+    link.send(Hello(port))
+    answering = asyncio.create_task(_answer(link, service, over))
+    await asyncio.wait({answering, waiting := asyncio.create_task(over.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        log.warning("the supervisor is gone: going on for %g s, unless another one has somebody for this post", alone_s)
+        await asyncio.wait({waiting}, timeout=alone_s)
+        waiting.cancel()
+    deadline_s = min(drain_s, ORPHAN_S) if answering.done() else drain_s
+    log.info("draining, at most %g s", deadline_s)
+    await service.drain(deadline_s)
+    answering.cancel()
+    await link.close()
+
+
+async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
+    """Answer the supervisor until it is dead, or not in its right mind."""
+    while True:
+        match await link.receive():
+            case Ping():
+                link.send(service.status())
+            case Decisions(last):
+                link.send(Decided(tuple(service.explain(last))))
+            case Stacks():
+                link.send(Traced(trace()))
+            case Drain():
+                over.set()
+            case _:
+                return
+
+
+def trace() -> str:
+    """Return where every thread and the first tasks of this process are."""
+    text = io.StringIO()
+    frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  documented in spite of its name
+    for thread, frame in frames.items():
+        text.write(f"thread {thread}\n{''.join(traceback.format_stack(frame))}\n")
+    tasks = sorted(asyncio.all_tasks(), key=lambda task: task.get_name())
+    for task in tasks[:TASKS]:
+        task.print_stack(file=text)
+    if len(tasks) > TASKS:
+        text.write(f"and {len(tasks) - TASKS} tasks more\n")
+    return text.getvalue()
+
+
+def enter(name: str, log_level: str) -> None:
+    """Begin a child's life: to be called before anything else in it."""
+    log_to_stderr(log_level, name)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # A supervisor that is killed cannot end its children: the kernel does it, if it was asked in time.
+    _end_with_parent(signal.SIGTERM)
+    parent = parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(0)
+
+
+def _end_with_parent(number: int) -> None:
+    """Let the kernel send this signal when the parent dies; 0: none."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
