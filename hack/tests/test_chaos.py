@@ -207,5 +207,5 @@ def test_the_page_says_what_was_counted():
 
 
 def test_a_complete_run_kills_200_workers_in_the_default_profile_and_a_quick_one_leaves_out_no_profile():
-    assert dict((fault.name, times) for fault, times in plan("lean", quick=False))["SIGKILL a worker"] >= 200
+    assert {fault.name: times for fault, times in plan("lean", quick=False)}["SIGKILL a worker"] >= 200
     assert all(times >= 1 for profile in PROFILES for _, times in plan(profile, quick=True))
