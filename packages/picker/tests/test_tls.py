@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shunter.picker.cli import main
 from shunter.picker.core.limits import Budget, Limits
@@ -310,6 +312,32 @@ def test_files_of_no_use_are_named_once_and_the_old_ones_kept(mutual, how, caplo
     mutual.client_ca.cert_pem.write_to_path(mutual.tls.client_ca)
     identity.refresh()
     assert identity.material is not material
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return Files(tmp_path_factory.mktemp("whole"), client_ca=trustme.CA())
+
+
+@given(
+    which=st.sampled_from(["cert", "key", "client_ca"]),
+    at=st.floats(0, 1),
+    length=st.integers(0, 40),
+    put=st.binary(max_size=40),
+)
+def test_whatever_is_in_the_files_they_are_used_or_refused_in_words(whole, which, at, length, put):
+    path = getattr(whole.tls, which)
+    good = path.read_bytes()
+    start = round(at * len(good))
+    path.write_bytes(good[:start] + put + good[start + length :])
+    complaint = None
+    try:
+        Identity(whole.tls)
+    except ConfigError as error:
+        complaint = str(error)
+    finally:
+        path.write_bytes(good)
+    assert complaint is None or str(path) in complaint
 
 
 def test_a_certificate_for_clients_is_none_for_a_server(files):
