@@ -24,8 +24,9 @@ async def start(tmp_path):
     async def start(*, seat=None, **settings):
         settings = Settings(snapshot=tmp_path, port=0, health_port=0, drain_s=0.2, seed=1, **settings)
         worker = Worker(config.load().policy, settings, seat)
+        address = f"127.0.0.1:{await worker.start()}"
         workers.append(worker)
-        return worker, f"127.0.0.1:{await worker.start()}"
+        return worker, address
 
     yield start
     for worker in workers:
@@ -60,6 +61,18 @@ async def test_its_certificate_is_the_transports(start, publish, tmp_path, trans
     async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca.cert_pem.bytes())) as channel:
         await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="liveness"))
     assert worker.status().certificate_expires_s == dt.datetime(3000, 1, 1, tzinfo=dt.UTC).timestamp()  # as trustme has it
+
+
+async def test_a_shared_socket_by_name_is_handed_over_and_one_that_is_not_is_refused(start, publish, ask_pick, tmp_path):
+    publish(7001)
+    address = f"unix:{tmp_path}/picker.sock"
+    old, _ = await start(host=address, shared_ports=True)
+    with pytest.raises(ConfigError, match="somebody does already"):
+        await start(host=address)
+    await start(host=address, shared_ports=True, seat=Seat(tmp_path, 0, 1, life=9))
+    await old.drain()
+    answer = await ask_pick(address)
+    assert answer.dynamic_metadata["envoy.lb"]["id"] == str(first_ticket(9) + 1)
 
 
 async def test_without_a_snapshot_it_is_not_ready_and_says_why(start, ask_pick):

@@ -1,5 +1,6 @@
 """What a supervisor is to run, and which of its processes listens where."""
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,8 @@ from shunter.picker.transport.server import refuse_taken
 __all__ = ["Settings", "address", "lay_out", "lay_out_collector"]
 
 UNIX = "unix:"
+
+log = logging.getLogger(__name__)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +74,7 @@ def _by_port(settings: Settings, ports: Ports) -> list[WorkerSettings]:
     if more and (settings.one_port or len(settings.ports) != count):
         raise ConfigError(f"{len(settings.ports)} ports for {count} workers: give --port once, or once for each")
     health_port = ports.claim(worker.host, worker.health_port, "--health-port")
+    log.info("health on port %d", health_port)
     if settings.one_port:
         claimed = [ports.claim(worker.host, first, "--port")] * count
     else:

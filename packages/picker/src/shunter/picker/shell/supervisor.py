@@ -188,9 +188,7 @@ class Supervisor:
     def _make_posts(self) -> None:
         settings = self._settings
         self._ports = Ports(shared=self._seating.orphaned)
-        workers = lay_out(settings, self._ports, orphaned=self._seating.orphaned)
-        log.info("health on port %d", workers[0].health_port)
-        for number, worker in enumerate(workers):
+        for number, worker in enumerate(lay_out(settings, self._ports, orphaned=self._seating.orphaned)):
             hire = partial(self._hire, f"worker-{number}", worker)
             self._posts.append(Post(f"worker-{number}", address(worker.host, worker.port), hire, self._bury))
         if settings.collector is not None:

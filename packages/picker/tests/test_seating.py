@@ -1,0 +1,76 @@
+"""Seats are given out once, cleared after the dead, and those of orphans left alone until they are gone."""
+
+import asyncio
+import os
+
+import pytest
+
+from shunter.picker.core.ledger import Booking
+from shunter.picker.errors import ConfigError
+from shunter.picker.shell import claim
+from shunter.picker.shell.memory import Memory
+from shunter.picker.shell.seating import Seating
+
+BOOKING = Booking(0, 1, 1_000, 100)
+
+
+@pytest.fixture
+async def seating(tmp_path):
+    seating = Seating(tmp_path, 2)
+    await seating.open()
+    return seating
+
+
+async def test_no_two_have_one_seat_or_one_life_and_the_collector_has_the_last(seating):
+    seats = [seating.take() for _ in range(5)] + [seating.take_last()]
+    assert [seat.index for seat in seats] == [0, 1, 2, 3, 4, 5]
+    assert len({seat.life for seat in seats}) == 6
+    seating.give_back(seats[3])
+    assert seating.take().index == 3
+
+
+async def test_what_the_dead_had_in_flight_is_struck_out_and_what_they_did_stays(seating):
+    seat = seating.take()
+    memory = Memory(seat)
+    before = seating.account(seat)
+    memory.counters.picked(0, 1, 0, 0)
+    memory.counters.booked(BOOKING)
+    assert seating.account(seat) != before
+    memory.close()
+    assert seating.tally().by_endpoint[0, 1].in_flight == 1
+    seating.clear(seat)
+    account = seating.tally().by_endpoint[0, 1]
+    assert (account.picks, account.in_flight, account.tokens_in_flight) == (1, 0, 0)
+    assert seating.take().index == seat.index
+
+
+async def test_orphans_keep_their_seats_until_they_are_gone(seating, tmp_path, monkeypatch):
+    orphan = Memory(seating.take())
+    orphan.counters.booked(BOOKING)
+    orphan.counters.pid = 0
+    asked = []
+
+    def leave(pid, number):
+        asked.append((pid, number))
+        orphan.close()
+
+    monkeypatch.setattr(os, "kill", leave)
+    successor = Seating(tmp_path, 2)
+    await successor.open()
+    assert successor.orphaned
+    assert successor.take().index == 1
+    async with asyncio.timeout(20):
+        await successor.relieve_orphans()
+    assert len(asked) == 1
+    assert not successor.orphaned
+    assert not successor.tally().by_endpoint
+    assert successor.take().index == 0
+
+
+async def test_orphans_that_leave_no_room_are_an_error_that_names_one(seating, tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "SEATS_FREE_S", 0.05)
+    orphans = [Memory(seating.take()) for _ in range(4)]
+    with pytest.raises(ConfigError, match=r"fuser .*seat-0\.lock"):
+        await Seating(tmp_path, 2).open()
+    for orphan in orphans:
+        orphan.close()
