@@ -16,8 +16,10 @@ from shunter.envoyconf.core.protojson import Resource, extension
 
 __all__ = ["PATHS", "usage_filters"]
 
+Paths = dict[str, tuple[tuple[str, ...], ...]]
+
 # Key → where it stands in an answer. Anthropic counts as input only what no cache served: hence the keys of its own.
-PATHS: dict[str, tuple[tuple[str, ...], ...]] = {
+PATHS: Paths = {
     "prompt": (("usage", "prompt_tokens"), ("usage", "input_tokens")),
     "completion": (("usage", "completion_tokens"), ("usage", "output_tokens")),
     "cached": (("usage", "prompt_tokens_details", "cached_tokens"), ("usage", "input_tokens_details", "cached_tokens")),
@@ -25,27 +27,35 @@ PATHS: dict[str, tuple[tuple[str, ...], ...]] = {
     "cache_write": (("usage", "cache_creation_input_tokens"),),
 }
 
+# The same in an event of a stream. Anthropic tells of the prompt in its first event, within the message, and of the output in
+# its last; OpenAI's responses come whole in the last. No more than needed: every rule is tried on every event.
+STREAMED_PATHS: Paths = {
+    "prompt": (("usage", "prompt_tokens"), ("message", "usage", "input_tokens"), ("response", "usage", "input_tokens")),
+    "completion": (("usage", "completion_tokens"), ("usage", "output_tokens"), ("response", "usage", "output_tokens")),
+    "cached": (
+        ("usage", "prompt_tokens_details", "cached_tokens"),
+        ("response", "usage", "input_tokens_details", "cached_tokens"),
+    ),
+    "cache_read": (("message", "usage", "cache_read_input_tokens"),),
+    "cache_write": (("message", "usage", "cache_creation_input_tokens"),),
+}
+
 # By default "application/json; charset=utf-8" is not read.
 JSON_TYPES = r"application/json\s*(;.*)?"
-
-# Anthropic's first event and OpenAI's response events hold an answer of which the rest is told later.
-WRAPPERS = ("message", "response")
 
 
 def usage_filters() -> list[Resource]:
     """Return both filters; they belong behind the picker's and before the router."""
-    plain = [_rule(key, path) for key, paths in PATHS.items() for path in paths]
-    wrapped = [_rule(key, (wrapper, *path)) for wrapper in WRAPPERS for key, paths in PATHS.items() for path in paths]
     return [
         extension(
             "envoy.filters.http.json_to_metadata",
             "extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
-            response_rules={"rules": plain, "allow_content_types_regex": {"regex": JSON_TYPES}},
+            response_rules={"rules": _rules(PATHS), "allow_content_types_regex": {"regex": JSON_TYPES}},
         ),
         extension(
             "envoy.filters.http.sse_to_metadata",
             "extensions.filters.http.sse_to_metadata.v3.SseToMetadata",
-            response_rules={"content_parser": _parser([*plain, *wrapped])},
+            response_rules={"content_parser": _parser(_rules(STREAMED_PATHS))},
         ),
     ]
 
@@ -58,8 +68,12 @@ def _parser(rules: Iterable[Resource]) -> Resource:
     )
 
 
-def _rule(key: str, path: tuple[str, ...]) -> Resource:
-    return {
-        "selectors": [{"key": step} for step in path],
-        "on_present": {"metadata_namespace": USAGE, "key": key, "type": "NUMBER"},
-    }
+def _rules(paths: Paths) -> list[Resource]:
+    return [
+        {
+            "selectors": [{"key": step} for step in path],
+            "on_present": {"metadata_namespace": USAGE, "key": key, "type": "NUMBER"},
+        }
+        for key, places in paths.items()
+        for path in places
+    ]
