@@ -29,10 +29,11 @@ def compiled(name: str) -> Path:
     if shutil.which(COMPILER[0]) is None:
         raise Unavailable("there is no gcc; the load generators are C programs (Debian: apt install gcc)")
     program.parent.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([*COMPILER, "-o", str(program), str(source)], capture_output=True, text=True, check=False)
+    made = program.with_suffix(f".{os.getpid()}")  # another checkout may share the directory
+    done = subprocess.run([*COMPILER, "-o", str(made), str(source)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Trouble(f"gcc does not compile {source}: {done.stderr[:400]}")
-    return program
+    return made.replace(program)
 
 
 def run(name: str, *words: object, seconds: float) -> dict[str, float]:

@@ -3,12 +3,15 @@
 import json
 import shutil
 import struct
+import subprocess
+from functools import partial
 
 import msgspec
 import pytest
-from hack.bench import engines, report, streams
+from hack.bench import engines, programs, report, streams
 from hack.bench.cases import CASES, STEADY, STREAMED, Case
 from hack.bench.floor.exchange import Floor
+from hack.bench.measure import QUICK, Times, measure
 from hack.bench.peers import PEER_CASES, PEERS
 from hack.bench.processes import Children, Trouble, Unavailable
 from hack.bench.programs import run
@@ -182,10 +185,28 @@ def test_prompts_are_as_long_as_asked_and_share_their_beginning():
 
 
 @needs_gcc
+@pytest.mark.parametrize("name", sorted(path.stem for path in programs.SOURCES.glob("*.c")))
+def test_the_programs_compile_without_a_warning(name, tmp_path):
+    command = [*programs.COMPILER, "-Werror", "-o", tmp_path / name, programs.SOURCES / f"{name}.c"]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_without_gcc_there_is_a_reason_instead_of_a_figure(monkeypatch, tmp_path):
+    monkeypatch.setenv("SHUNTER_TOOLS_DIR", str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr("hack.bench.rounds.calibrate", lambda: 30.0)
+    programs.compiled.cache_clear()
+    case = next(case for case in CASES if case.load.direct)
+    try:
+        found = measure_all([case], partial(measure, times=QUICK), 1, 4.0, lambda line: None, {})
+    finally:
+        programs.compiled.cache_clear()
+    assert all("no gcc" in each.reason for each in found.rows)
+
+
+@needs_gcc
 @pytest.mark.parametrize("subject", ["floor", "shunter-native"])
 def test_a_subject_can_be_measured(subject, tmp_path):
-    from hack.bench.measure import Times, measure
-
     case = next(case for case in CASES if case.load.direct and not case.load.chunks)
     found = measure(case, subject, Times(load=0.2, warm=0.1, idle=0.1, settle=0.1))
     assert found.failures == 0
