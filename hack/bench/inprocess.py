@@ -118,7 +118,7 @@ class Client:
         + http2.frame(http2.SETTINGS, 0, 0, b"\x00\x04" + (1 << 24).to_bytes(4, "big"))
         + http2.frame(http2.WINDOW_UPDATE, 0, 0, (0x7FFFFFFF - http2.WINDOW_BYTES).to_bytes(4, "big"))
     )
-    RESET = (8).to_bytes(4, "big")  # CANCEL
+    RESET = (2).to_bytes(4, "big")  # INTERNAL_ERROR, which is what Envoy says when it is done
 
     def __init__(self, feed: Feed, exchanges: Sequence[Sequence[Step]]) -> None:
         self.feed = feed

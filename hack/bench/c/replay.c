@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 enum { DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH, PING, GOAWAY, WINDOW_UPDATE };
-enum { ACK = 1, END_STREAM = 1, END_HEADERS = 4, CANCEL = 8, INITIAL_WINDOW_SIZE = 4 };
+enum { ACK = 1, END_STREAM = 1, END_HEADERS = 4, INTERNAL_ERROR = 2, INITIAL_WINDOW_SIZE = 4 };
 enum { MAX_PORTS = 16, MAX_RECORDINGS = 1024, SLOTS = 1 << 16, FRAME_BYTES = 16384, IN_BYTES = 1 << 20 };
 enum { FIRST_WINDOW = 65535, STREAM_WINDOW = 1 << 24, CONNECTION_WINDOW = 1 << 28, REPLENISH = 1 << 20, REQUEST_BODY_REPLY = 0x1A };
 
@@ -178,7 +178,7 @@ static Stream *find(Connection *connection, uint32_t id) {
 
 static void end_stream(Connection *connection, Stream *stream, int good) {
     connection->streams[stream->id / 2 % SLOTS] = NULL;
-    if (good) put_u32_frame(connection, RST_STREAM, stream->id, CANCEL);
+    if (good) put_u32_frame(connection, RST_STREAM, stream->id, INTERNAL_ERROR);  /* Envoy's word for "done" */
     good ? done++ : failed++;
     free(stream);
     if (now() < stop) open_stream(connection);
