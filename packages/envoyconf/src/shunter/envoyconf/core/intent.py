@@ -205,8 +205,8 @@ class Limits(Part, frozen=True):
         Meta(
             ge=SMALLEST_BODY_LIMIT,
             le=1 << 30,
-            description="Largest request body that is buffered. In the profile lean a larger one is answered 413; in full it "
-            "passes, but cannot be tried again elsewhere. Give the picker the same number.",
+            description="Largest request body that is buffered. In the profiles lean and usage a larger one is answered 413; in "
+            "strict and full it passes, but cannot be tried again elsewhere. Give the picker the same number.",
         ),
     ] = 32 << 20
     connect_timeout_seconds: Annotated[Seconds, Meta(description="Longest time to connect to a model server or picker.")] = 2
@@ -214,12 +214,12 @@ class Limits(Part, frozen=True):
         Seconds,
         Meta(
             description="Longest silence on a request. Must exceed the longest generation that is not streamed. In the "
-            "profile full it is also what ends a request whose picker hangs, after twice this time.",
+            "profiles strict and full it is also what ends a request whose picker hangs, after twice this time.",
         ),
     ] = 300
     pick_timeout_seconds: Annotated[
         Seconds,
-        Meta(description="Longest wait for the picker. The profile full has no such limit: Envoy does not enforce it there."),
+        Meta(description="Longest wait for the picker. Strict and full have no such limit: Envoy does not enforce it there."),
     ] = 1
     retries: Annotated[
         int,
