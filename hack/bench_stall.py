@@ -1,10 +1,11 @@
 """How long one large body keeps all other streams waiting: the longest the picker is busy with one read of the socket.
 
-A worker answers everybody from one thread, so whoever's message comes behind a large body waits until that is dealt with. Here
-a body of 10 MB comes as Envoy sends it, in messages of 64 KiB, each read of the socket is timed, and the longest counts: that is
-the one in which the body is complete, decoded, hashed, judged and given back. Beside it stands the calibration, which says how
-fast this machine is at this minute: the floor's exchange of 1 KB (26 µs where the budget of 10 ms was set), and the memory that
-the process keeps afterwards. Bodies differ in what makes them large: one long text, many messages, an image in base64.
+A worker answers everybody from one thread, so whoever's message comes behind a large body waits until that is dealt with.
+Here a body of 10 MB comes as Envoy sends it, in messages of 64 KiB, each read of the socket is timed, and the longest
+counts: the one in which the body is complete, decoded, hashed, judged and given back. Beside it stands the calibration,
+which says how fast this machine is at this minute: the floor's exchange of 1 KB (26 µs where the budget of 10 ms was set),
+and the memory that the process keeps afterwards. Bodies differ in what makes them large: one long text, many messages, an
+image in base64.
 """
 
 import base64

@@ -219,14 +219,7 @@ def _request(
         format=form,
         model=parsed.model,
         prompt=prompt,
-        seed=b"\0".join(
-            (
-                bytes(parsed.cache_salt),
-                bytes(parsed.tools),
-                bytes(parsed.system),
-                bytes(parsed.instructions),
-            )
-        ),
+        seed=b"\0".join((parsed.cache_salt, parsed.tools, parsed.system, parsed.instructions)),
         prompt_tokens=len(prompt) // BYTES_PER_TOKEN,
         max_output_tokens=_limit(parsed, form) if form else None,
         stream=bytes(parsed.stream) == b"true",

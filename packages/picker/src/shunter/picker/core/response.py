@@ -27,12 +27,14 @@ class Response:
 
     __slots__ = (
         *("_duplex", "_first_token_s", "_mode", "_pick", "_reader", "_restorer"),
-        *("_served", "_started_s", "_status"),
+        *("_served", "_started_s", "_status", "unchanged"),
     )
 
     def __init__(self, mode: BodyMode, started_s: float) -> None:
         self._mode = mode
         self._duplex = mode is BodyMode.FULL_DUPLEX_STREAMED
+        self.unchanged = self._duplex
+        """Whether pieces of the body go on as they come, each answered by itself."""
         self._started_s = started_s
         self._reader: UsageReader | None = None if mode is BodyMode.NONE else UsageReader()
         self._restorer: Restorer | None = None
@@ -40,11 +42,6 @@ class Response:
         self._status: int | None = None
         self._served: str | None = None
         self._first_token_s: float | None = None
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether pieces of its body go on as they come, each answered by itself."""
-        return self._duplex and self._restorer is None
 
     def expect(self, pick: Pick) -> None:
         """Learn whose response it will be; if the model was rewritten, its name is put back."""
@@ -96,6 +93,7 @@ class Response:
             self._reader = None
         elif (pick := self._pick) and pick.model and pick.target_model and pick.model != pick.target_model:
             self._restorer = Restorer(pick.target_model, pick.model)
+            self.unchanged = False
 
     def see(self, data: bytes, now_s: float) -> None:
         """Learn what a piece of the body tells."""
