@@ -205,8 +205,8 @@ class Limits(Part, frozen=True):
         Meta(
             ge=SMALLEST_BODY_LIMIT,
             le=1 << 30,
-            description="Largest request body that is buffered. In the profiles lean and usage a larger one is answered 413; in "
-            "strict and full it passes, but cannot be tried again elsewhere. Give the picker the same number.",
+            description="Largest request body that is buffered. In the profiles lean and usage a larger one is answered 413; "
+            "in strict and full it passes, but cannot be tried again elsewhere. Give the picker the same number.",
         ),
     ] = 32 << 20
     connect_timeout_seconds: Annotated[Seconds, Meta(description="Longest time to connect to a model server or picker.")] = 2
