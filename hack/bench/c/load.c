@@ -164,7 +164,7 @@ static int take(Client *client) {
     return done;
 }
 
-static void receive(Client *client, double stop) {
+static void receive(Client *client) {
     for (;;) {
         ssize_t size = recv(client->fd, client->in + client->size, IN_BYTES - client->size, MSG_DONTWAIT);
         if (size < 0 && errno == EAGAIN) return;
@@ -172,13 +172,7 @@ static void receive(Client *client, double stop) {
         client->size += size;
         int done = client->busy ? take(client) : -1;
         if (done < 0) { redial(client); return; }
-        if (!done) continue;
-        double at = now();
-        settle(client, client->ok, at);
-        if (at < stop) {
-            count_idle--;
-            ask(client, at);
-        }
+        if (done) settle(client, client->ok, now());
     }
 }
 
@@ -208,14 +202,10 @@ int main(int count, char **words) {
     }
     double begin = now(), stop = begin + seconds;
     long due = 0, wanted = rate > 0 ? (long)(rate * seconds) : 0;
-    if (!wanted)
-        while (count_idle) ask(&clients[idle[--count_idle]], begin);
     struct epoll_event events[EVENTS];
     for (double time = begin; time < stop + GRACE_S; time = now()) {
-        while (due < wanted && begin + due / rate <= time && count_idle) {
-            ask(&clients[idle[--count_idle]], begin + due / rate);
-            due++;
-        }
+        for (int spare = count_idle; spare && (wanted ? due < wanted && begin + due / rate <= time : time < stop); spare--)
+            ask(&clients[idle[--count_idle]], wanted ? begin + due++ / rate : time);
         if (time >= stop && due >= wanted && count_idle == count_clients) break;
         double next = due < wanted && count_idle ? begin + due / rate : time + 0.05;  /* far below a second */
         double wait = next > time ? next - time : 0;
@@ -223,7 +213,7 @@ int main(int count, char **words) {
         for (int at = 0; at < ready; at++) {
             Client *client = events[at].data.ptr;
             if (events[at].events & EPOLLOUT) push(client);
-            if (events[at].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) receive(client, wanted ? 0 : stop);
+            if (events[at].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) receive(client);
         }
     }
     failed += count_clients - count_idle + (wanted - due);
