@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import cast
 
 import msgspec
@@ -64,6 +63,8 @@ def effective(plan: Plan) -> str:
 
 def import_plugin(type_name: str) -> None:
     """Import the module that an installed package announces for this plugin type, if one does."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  a tenth of what a worker imports, and seldom needed
+
     for entry in entry_points(group="shunter.plugins", name=type_name):
         try:
             entry.load()
