@@ -7,6 +7,7 @@ import argparse
 import os
 import platform
 import secrets
+import signal
 import sys
 from pathlib import Path
 from random import Random
@@ -58,6 +59,7 @@ def main():
     parser.add_argument("--rate", type=count, default=RATE_PER_S, metavar="N", help=f"requests a second (default {RATE_PER_S})")
     parser.add_argument("--seed", type=int, default=secrets.randbits(32), help="of the dice (default: a new one)")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and what was started is ended
     header = report.Header(
         seed=chosen.seed,
         rate_per_s=chosen.rate,
