@@ -27,6 +27,7 @@ __all__ = [
     "decode_learned",
     "encode_learned",
     "outliers",
+    "row_key",
 ]
 
 # The reference picker's buckets, so that its dashboards fit (GIE digest §7.2: L up to 120 s, L, I, O).
