@@ -176,54 +176,58 @@ class Connection:
             return
         if self._buffer:
             data, self._buffer = self._buffer + data, b""
+        at, size = 0, len(data)
+        handlers, blocks = self._HANDLERS, self._blocks
+        event: Event | None
         try:
-            yield from self._read(data)
+            if not self.greeted:
+                at = self._check_preface(data)
+            while size - at >= HEAD_BYTES:
+                high, low, kind, flags, stream_id = frames.read_head(data, at)
+                length = high << 8 | low
+                if length > MAX_FRAME_BYTES or blocks.unfinished is not None or not self.greeted:
+                    self._check_head(length, kind, flags)
+                begin = at + HEAD_BYTES
+                if begin + length > size:
+                    break
+                at = begin + length
+                if kind >= len(handlers):  # an extension (section 4.1)
+                    self._patience.control(length)
+                    continue
+                try:
+                    event = handlers[kind](self, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
+                except StreamFault as fault:
+                    event = self._reset(fault.stream_id, fault.code)
+                if event is not None:
+                    yield event
+                if self._untold:
+                    yield from self.consequences()
         except ConnectionFault as fault:
             yield from self._fail(fault)
+        else:
+            self._buffer = data[at:] if self.greeted else data  # what is not a whole frame
 
     def consequences(self) -> list[Event]:
         """Return what answers brought about that were sent since the last event: streams whose answer is too much."""
         untold, self._untold = self._untold, []
         return untold
 
-    def _read(self, data: bytes) -> Iterator[Event]:
-        """Handle the frames in ``data``; keep the rest, which is not a whole one."""
-        at, size = 0, len(data)
-        if not self.greeted:
-            if not data.startswith(PREFACE[:size]):
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "not the preface of HTTP/2")
-            at = len(PREFACE)
-        handlers, blocks = self._HANDLERS, self._blocks
-        while size - at >= HEAD_BYTES:
-            high, low, kind, flags, stream_id = frames.read_head(data, at)
-            length = high << 8 | low
-            if length > MAX_FRAME_BYTES:
-                raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            begin = at + HEAD_BYTES
-            if begin + length > size:
-                break
-            at = begin + length
-            if blocks.unfinished is not None and kind != Kind.CONTINUATION:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block is interrupted")
-            if not self.greeted:
-                self._greet(kind, flags)
-            if kind >= len(handlers):  # an extension (section 4.1)
-                self._patience.control(length)
-                continue
-            try:
-                event = handlers[kind](self, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
-            except StreamFault as fault:
-                event = self._reset(fault.stream_id, fault.code)
-            if event is not None:
-                yield event
-            if self._untold:
-                yield from self.consequences()
-        self._buffer = data[at:] if self.greeted else data
+    def _check_preface(self, data: bytes) -> int:
+        """Return where the frames begin."""
+        if not data.startswith(PREFACE[: len(data)]):
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "not the preface of HTTP/2")
+        return len(PREFACE)
 
-    def _greet(self, kind: int, flags: int) -> None:
-        if kind != Kind.SETTINGS or flags & Flag.ACK:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        self.greeted = True
+    def _check_head(self, length: int, kind: int, flags: int) -> None:
+        """Judge the head of a frame where not just any frame may come."""
+        if length > MAX_FRAME_BYTES:
+            raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+        if self._blocks.unfinished is not None and kind != Kind.CONTINUATION:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block is interrupted")
+        if not self.greeted:
+            if kind != Kind.SETTINGS or flags & Flag.ACK:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            self.greeted = True
 
     # -- frames, each by flags, stream id and payload ----------------------------------------------------------------
 
