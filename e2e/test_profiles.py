@@ -43,7 +43,7 @@ def settled(stack):
     stats = web.get(f"127.0.0.1:{stack.state.plan.ports.envoy_admin}", "/stats?filter=^http.gateway.downstream_rq_completed$")
     completed = int(stats.body.split(b": ")[1])
     found = numbers(stack)
-    told = found["shunter_picker_records_total"], found["shunter_picker_in_flight_requests"]
+    told = found.get("shunter_picker_records_total"), found["shunter_picker_in_flight_requests"]
     return found if told == (completed, 0) else None
 
 

@@ -91,6 +91,7 @@ class Collector:
             raise ConfigError(
                 f"cannot take records on {host}:{port}: {error.strerror}; choose another with --collector-port"
             ) from error
+        self._publish()
         self._ticking = asyncio.create_task(self._tick())
         self._memory.counters.ready = 1
         return self._server.sockets[0].getsockname()[1]
