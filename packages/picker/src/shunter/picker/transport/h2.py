@@ -33,7 +33,7 @@ answers it does not take                   ``Terms.waiting_bytes``; the stream i
 The first two are counted in ``transport.patience``, windows and what waits for them are in ``transport.outbox``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -177,8 +177,8 @@ class Connection:
         if self._buffer:
             data, self._buffer = self._buffer + data, b""
         at, size = 0, len(data)
-        handlers, blocks = self._HANDLERS, self._blocks
-        event: Event | None
+        handlers: Sequence[Callable[[Connection, int, int, bytes], Event | None]] = self._HANDLERS
+        blocks = self._blocks
         try:
             if not self.greeted:
                 at = self._check_preface(data)
