@@ -33,7 +33,7 @@ answers it does not take                   ``Terms.waiting_bytes``; the stream i
 The first two are counted in ``transport.patience``, windows and what waits for them are in ``transport.outbox``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
@@ -177,7 +177,6 @@ class Connection:
         if self._buffer:
             data, self._buffer = self._buffer + data, b""
         at, size = 0, len(data)
-        handlers: Sequence[Callable[[Connection, int, int, bytes], Event | None]] = self._HANDLERS
         blocks = self._blocks
         try:
             if not self.greeted:
@@ -191,13 +190,7 @@ class Connection:
                 if begin + length > size:
                     break
                 at = begin + length
-                if kind >= len(handlers):  # an extension (section 4.1)
-                    self._patience.control(length)
-                    continue
-                try:
-                    event = handlers[kind](self, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
-                except StreamFault as fault:
-                    event = self._reset(fault.stream_id, fault.code)
+                event = self._on_frame(kind, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
                 if event is not None:
                     yield event
                 if self._untold:
@@ -211,6 +204,15 @@ class Connection:
         """Return what answers brought about that were sent since the last event: streams whose answer is too much."""
         untold, self._untold = self._untold, []
         return untold
+
+    def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> Event | None:
+        if kind >= len(self._HANDLERS):  # an extension (section 4.1)
+            self._patience.control(len(payload))
+            return None
+        try:
+            return self._HANDLERS[kind](self, flags, stream_id, payload)
+        except StreamFault as fault:
+            return self._reset(fault.stream_id, fault.code)
 
     def _check_preface(self, data: bytes) -> int:
         """Return where the frames begin."""
