@@ -292,6 +292,17 @@ async def test_ctrl_c_in_a_terminal_reaches_every_process_and_still_ends_all_wel
     assert "Interrupt" not in picker.text
 
 
+async def test_a_hang_up_that_reaches_every_process_is_a_reload_and_ends_nobody_else(run, eventually):
+    picker = await run()
+    os.killpg(picker.process.pid, signal.SIGHUP)
+
+    async def reloaded():
+        return (await picker.samples()).get(("shunter_picker_config_reloads_total", "done")) == 1
+
+    await eventually(reloaded)
+    assert [worker["restarts"] for worker in await picker.workers()] == [{"relieved": 1}] * 2
+
+
 async def test_a_second_signal_waits_for_nobody(run, hold_pick, eventually):
     picker = await run("--drain-timeout=600")
     worker = (await picker.workers())[0]

@@ -127,9 +127,10 @@ class Exchange:
             if not self._begun:
                 self._begun = True
                 http.send_headers(self.stream_id, _HEAD)
-            if self._unsent_bytes <= MAX_FRAME_BYTES:
+            messages = len(self._unsent) // 2  # each has its prefix before it
+            if self._unsent_bytes <= MAX_FRAME_BYTES * messages:
                 http.send_data(self.stream_id, b"".join(self._unsent))
-            else:  # a frame more for each message is cheaper than its bytes once more
+            else:  # large ones: a frame more for each is cheaper than its bytes once more
                 for piece in self._unsent:
                     http.send_data(self.stream_id, piece)
             self._unsent.clear()
