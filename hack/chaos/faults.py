@@ -17,6 +17,7 @@ from shunter.stack.testing import Running
 __all__ = ["FAULTS", "Fault", "Scene"]
 
 STOPPED_S = 5.0
+SOON_S = 0.1, 1.3
 
 
 class Scene:
@@ -33,16 +34,16 @@ class Scene:
 
     async def workers(self, at_least: int = 1) -> list[int]:
         """Return the workers that live, once there are so many."""
-        return await until(lambda: len(living := self._workers()) >= at_least and living)
+        return await until(lambda: len(living := self.living_workers()) >= at_least and living)
+
+    def living_workers(self) -> list[int]:
+        """Of those who sit in the seats, or sat there last, the supervisor's children."""
+        supervisor = self._child("picker")
+        return sorted(pid for pid in self.witness.pids() if supervisor and _parent(pid) == supervisor)
 
     def _child(self, name: str) -> int | None:
         pid = self.stack.state.pids[name]
         return pid if _parent(pid) == self.stack.process.pid else None
-
-    def _workers(self) -> list[int]:
-        """Of those who sit in the seats, or sat there last, the supervisor's children."""
-        supervisor = self._child("picker")
-        return sorted(pid for pid in self.witness.pids() if supervisor and _parent(pid) == supervisor)
 
 
 def _parent(pid: int) -> int | None:
@@ -57,7 +58,10 @@ async def nothing(_scene: Scene) -> None:
 
 
 async def kill_a_worker(scene: Scene) -> None:
-    victim = scene.dice.choice(await scene.workers())
+    """Whoever lives at this moment, ready or not. To wait for one would be to kill each as soon as it is born."""
+    while not (living := scene.living_workers()):
+        await asyncio.sleep(scene.dice.uniform(*SOON_S))
+    victim = scene.dice.choice(living)
     os.kill(victim, signal.SIGKILL)
     scene.witness.struck_workers({victim})
 
@@ -131,7 +135,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 FAULTS = (
     Fault("none", nothing, 10, (1.0, 1.0)),
-    Fault("SIGKILL a worker", kill_a_worker, 200, (0.1, 1.3), restless=True),
+    Fault("SIGKILL a worker", kill_a_worker, 200, SOON_S, restless=True),
     Fault("SIGKILL all workers", kill_all_workers, 12, (0.5, 2.0)),
     Fault("SIGSTOP a worker for 5 s", stop_a_worker, 4, (0.5, 1.5)),
     Fault("SIGKILL the supervisor", kill_the_supervisor, 8, (0.5, 2.0)),
