@@ -59,7 +59,7 @@ async def nothing(_scene: Scene) -> None:
 
 async def kill_a_worker(scene: Scene) -> None:
     """Whoever lives at this moment, ready or not. To wait for one would be to kill each as soon as it is born."""
-    while not (living := scene.living_workers()):
+    while not (living := scene.living_workers()):  # noqa: ASYNC110  there is no event across processes
         await asyncio.sleep(scene.dice.uniform(*SOON_S))
     victim = scene.dice.choice(living)
     os.kill(victim, signal.SIGKILL)
