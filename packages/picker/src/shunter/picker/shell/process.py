@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from multiprocessing import resource_tracker
 from types import SimpleNamespace
 from typing import Any, cast
@@ -247,14 +247,29 @@ async def spawn(
         initargs=(name, log_level),
         loop_initializer=uvloop.new_event_loop,
     )
-    # Ctrl-C in a terminal is for the supervisor alone, which ends its children in order; the child inherits the mask.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        process.start()
+        with _deaf_to_the_group():
+            process.start()
+    except BaseException:
+        await link.close()
+        raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
     return Child(process, seat, link, account)
+
+
+@contextlib.contextmanager
+def _deaf_to_the_group() -> Generator[None]:
+    """Let who is started inherit that what is sent to all processes is for the supervisor alone.
+
+    Ctrl-C and the end of a terminal are, and what service managers send to a whole unit: it ends or relieves its children in
+    order.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _do_without_helpers() -> None:

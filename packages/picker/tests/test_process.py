@@ -1,0 +1,28 @@
+"""A child that cannot be started leaves nothing behind, however often that is tried."""
+
+import asyncio
+from pathlib import Path
+
+import aiomultiprocess.core
+import pytest
+
+from shunter.picker.shell.memory import Seat
+from shunter.picker.shell.process import spawn
+
+
+def refuse(process):
+    raise BlockingIOError(f"no process to be had for {process}")
+
+
+def count_open():
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+async def test_what_cannot_be_started_leaves_nothing_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(aiomultiprocess.core.Process, "start", refuse)
+    counts = []
+    for _ in range(3):
+        with pytest.raises(BlockingIOError):
+            await spawn("nobody", "info", asyncio.sleep, Seat(tmp_path, 0, 1, 1), account=bytes)
+        counts.append(count_open())
+    assert counts[1:] == counts[:1] * 2
