@@ -9,6 +9,7 @@ while its predecessor still drains; a program that does not share the port, or o
 """
 
 import asyncio
+import errno
 import fcntl
 import os
 import socket
@@ -65,10 +66,13 @@ async def await_seats(directory: Path, enough: Callable[[set[int]], bool]) -> se
     return taken
 
 
-def taken_seats(directory: Path) -> set[int]:
-    """Return the seats in which somebody sits."""
+def taken_seats(directory: Path, among: Collection[int] | None = None) -> set[int]:
+    """Return the seats in which somebody sits, ``among`` those or all.
+
+    Whoever would sit down in the same moment finds the seat taken: while children are started, only others' may be looked at.
+    """
     locks = {int(path.stem.removeprefix("seat-")): path for path in directory.glob("seat-*.lock")}
-    return {index for index, path in locks.items() if not _free(path)}
+    return {index for index, path in locks.items() if (among is None or index in among) and not _free(path)}
 
 
 def _free(path: Path) -> bool:
@@ -113,7 +117,10 @@ class Ports:
             claimed.bind(address)
         except OSError as error:
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            remedy = f"choose another with {option}, or stop what listens there (ss -ltnp names it)"
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                remedy = "give an address of this machine with --host"
+            else:
+                remedy = f"choose another with {option}, or stop what listens there (ss -ltnp names it)"
             raise ConfigError(f"cannot listen on {where}: {error.strerror}; {remedy}") from error
         return claimed.getsockname()[1]
 

@@ -2,10 +2,11 @@
 
 ::
 
-    0 … 2N    workers: N that serve, a successor for each while they drain, and one to spare
-    2N + 1    the collector
+    0 … 2N + 1    workers
+    2N + 2        the collector
 
-All N may drain at once, if their supervisor was killed and the next one's workers relieve them.
+Of N workers one more may drain, relieved by its successor. If their supervisor is killed just then, N + 1 orphans go on while
+the next one seats as many: its N, and one more if it is told to reload.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ class Seating:
         """Give out none yet. Raises PickerError if the files cannot be made."""
         self._directory = directory
         self._workers = workers
-        self._seats = 2 * workers + 2
+        self._seats = 2 * workers + 3
         self._counters = watch(directory, self._seats)
         self._free: list[int] = []
         self._orphans: set[int] = set()
@@ -79,21 +80,24 @@ class Seating:
     async def relieve_orphans(self) -> None:
         """End the workers that went on without their supervisor; to be called when there are others."""
         for number, patience_s in ((signal.SIGTERM, ORPHAN_S + LAST_WORDS_S), (signal.SIGKILL, LAST_WORDS_S)):
-            for index in self._orphans & taken_seats(self._directory):
+            for index in taken_seats(self._directory, self._orphans):
                 pid = self._counters[index].pid
+                if not pid:  # who is killed while he sits down has not said; and 0 is our own process group
+                    continue
                 log.info("process %d, which a killed supervisor has left, is told to go: %s", pid, number.name)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
             deadline_s = time.monotonic() + patience_s
             while self._orphans and time.monotonic() < deadline_s:
-                taken = taken_seats(self._directory)
+                taken = taken_seats(self._directory, self._orphans)
                 for index in self._orphans - taken:
                     self._clear(index)
-                self._orphans &= taken
+                self._orphans = taken
                 await asyncio.sleep(LOOK_S)
 
     def _leave_room(self, taken: set[int]) -> bool:
-        return self._seats - 1 not in taken and len(taken) <= self._workers + 1
+        # Those of a larger picker sit further back; they go as soon as any others.
+        return max(taken, default=0) < self._seats - 1 and len(taken) <= self._workers + 1
 
     def _seat(self, index: int) -> Seat:
         return Seat(self._directory, index, self._seats, new_life(self._directory))
