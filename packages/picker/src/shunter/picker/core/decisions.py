@@ -3,6 +3,7 @@
 The log is bounded by count and by size. It keeps what the scheduler computed as it is, and turns it into words only when asked.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from itertools import islice
 
@@ -74,7 +75,7 @@ class DecisionLog:
     def __init__(self, keep: int = KEEP) -> None:
         """Keep none if ``keep`` is 0."""
         self._keep = keep
-        self._entries: dict[int, Entry] = {}
+        self._entries: OrderedDict[int, Entry] = OrderedDict()  # a dict would look for its oldest among all that went before
         self._candidates = 0
 
     def add(self, entry: Entry) -> None:
@@ -82,7 +83,7 @@ class DecisionLog:
         self._entries[entry.ticket] = entry
         self._candidates += entry.candidates
         while len(self._entries) > self._keep or (self._candidates > KEEP_CANDIDATES and len(self._entries) > 1):
-            oldest = self._entries.pop(next(iter(self._entries)))
+            _, oldest = self._entries.popitem(last=False)
             self._candidates -= oldest.candidates
 
     def close(self, ticket: int, outcome: Outcome) -> None:
