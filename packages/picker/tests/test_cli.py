@@ -30,6 +30,13 @@ def test_an_unknown_plugin_is_refused_before_anything_starts(tmp_path):
         (["--body-bytes", "4096", "--buffered-bytes", "10"], "raise --buffered-bytes or lower --body-bytes"),
         (["--port", "65535", "--workers", "2"], "lower --port or --workers"),
         (["--host", "unix:p.sock", "--one-port", "--workers", "2"], "--one-port is for TCP"),
+        (["--host", "unix:"], "what is there is not a socket"),
+        (["--host", "unix:nowhere/p.sock"], "there is no directory nowhere"),
+        (["--host", f"unix:/{'p' * 103}"], "longer than 103 bytes"),
+        (["--host", "192.0.2.1"], "give an address of this machine with --host"),
+        (["--one-port", "--workers", "2", "--port", "0", "--port", "0"], "give --port once"),
+        (["--admin-host", "192.0.2.1"], "192.0.2.1:0: Cannot assign requested address; choose another with --admin-host"),
+        (["--drain-timeout", "nan"], "'--drain-timeout': 'nan' is not a number of seconds"),
         (["--runtime", "/proc/nowhere"], "choose another with --runtime"),
     ],
 )

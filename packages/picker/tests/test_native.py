@@ -363,9 +363,18 @@ async def test_a_socket_by_name_is_the_users_own_and_replaces_a_dead_one(tmp_pat
     assert not path.exists()
 
 
+async def test_a_file_that_is_no_socket_is_never_replaced(tmp_path):
+    path = tmp_path / "tls.key"
+    path.write_text("precious")
+    for shared in (False, True):
+        with pytest.raises(ConfigError, match="is not a socket"):
+            await NativeServer(lambda: None, Health(), Limits(), reuse_port=shared).start(f"unix:{path}", 0)
+    assert path.read_text() == "precious"
+
+
 async def test_a_socket_in_no_directory_is_a_clear_error(tmp_path):
     server = NativeServer(lambda: None, Health(), Limits())
-    with pytest.raises(ConfigError, match=r"cannot listen on unix:.*No such file"):
+    with pytest.raises(ConfigError, match=r"cannot listen on unix:.*there is no directory"):
         await server.start(f"unix:{tmp_path}/absent/picker.sock", 0)
 
 

@@ -43,6 +43,15 @@ async def test_a_request_gets_the_endpoint_of_the_snapshot(start, publish, ask_p
     assert lb["id"] == str(first_ticket(1) + 1)
 
 
+async def test_a_pool_that_is_not_in_the_snapshot_is_a_reason_to_get_no_requests(start, publish):
+    publish(7001)
+    for known in ("p", "default/p"):
+        worker, _ = await start(pool=known)
+        assert worker.hindrances() == []
+    worker, _ = await start(pool="q")
+    assert worker.hindrances() == ["the snapshot has no pool q (--pool); pools in it: default/p"]
+
+
 async def test_a_socket_by_name_serves_ext_proc_and_health(start, publish, tmp_path):
     publish(7001)
     await start(host=f"unix:{tmp_path}/picker.sock")

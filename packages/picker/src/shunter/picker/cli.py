@@ -1,5 +1,6 @@
 """The command line of the picker: run it, check its configuration, list its plugins."""
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,16 @@ __all__ = ["main"]
 
 T = TypeVar("T")
 PORT = click.IntRange(0, 65535)
+
+
+class Seconds(click.FloatRange):
+    """At least so many seconds, and a number: nan is neither in a range nor out of it."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Refuse nan."""
+        seconds = super().convert(value, param, ctx)
+        return self.fail(f"{value!r} is not a number of seconds.", param, ctx) if math.isnan(seconds) else seconds
+
 
 # Of a gateway that knows a single port: few enough that it opens several connections under load, and renewed often enough that
 # a worker that was started again has its share within half a minute.
@@ -65,7 +76,7 @@ def main() -> None:
 @click.option(
     "--connection-max-age",
     "max_age_s",
-    type=click.FloatRange(1),
+    type=Seconds(1),
     show_default="forever, with --one-port 20",
     help="Seconds after which a gateway is told to open a new connection, more or less.",
 )
@@ -112,7 +123,7 @@ def main() -> None:
 @click.option(
     "--drain-timeout",
     "drain_s",
-    type=click.FloatRange(0),
+    type=Seconds(0),
     default=30.0,
     show_default=True,
     help="Seconds for requests to end after SIGTERM.",

@@ -16,9 +16,9 @@ from operator import add, itemgetter
 from typing import TypeVar
 
 from shunter.picker.core.ledger import Booking, Key, Ledger
-from shunter.snapshot import NEVER, Endpoint, Health, Load, Topology, View
+from shunter.snapshot import NEVER, Endpoint, Health, Load, Pool, Topology, View
 
-__all__ = ["REFUSED_TIMES", "STALE_AFTER_NS", "Fleet", "Roster", "endpoints_of"]
+__all__ = ["REFUSED_TIMES", "STALE_AFTER_NS", "Fleet", "Roster", "endpoints_of", "is_called"]
 
 # Five times the slowest scrape interval (1 s): one lost scrape does not make a row unknown, a dead engine is noticed at once
 # by its failed scrape, and a dead scraper within seconds.
@@ -234,5 +234,10 @@ def endpoints_of(topology: Topology, pool: str | None) -> tuple[Endpoint, ...]:
     """Return the endpoints of a pool; everybody if ``pool`` is None."""
     if pool is None:
         return topology.endpoints
-    wanted = {at for at, each in enumerate(topology.pools) if pool in (each.name, f"{each.namespace}/{each.name}")}
+    wanted = {at for at, each in enumerate(topology.pools) if is_called(each, pool)}
     return tuple(endpoint for endpoint in topology.endpoints if wanted.intersection(endpoint.pools))
+
+
+def is_called(pool: Pool, name: str) -> bool:
+    """Tell whether a pool is meant by ``name``: its own, or ``namespace/name``."""
+    return name in (pool.name, f"{pool.namespace}/{pool.name}")

@@ -14,6 +14,7 @@ Of several resources that fit, the oldest wins, then list order. Among weighted 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from shunter.picker.core.fleet import is_called
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import Dice
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, Target, Topology
@@ -71,7 +72,7 @@ class Rulebook:
 def _of(resources: Iterable[Resource], pools: Sequence[Pool], pool: str | None) -> list[Resource]:
     if pool is None:
         return list(resources)
-    owners = {(each.namespace, each.name) for each in pools if pool in (each.name, f"{each.namespace}/{each.name}")}
+    owners = {(each.namespace, each.name) for each in pools if is_called(each, pool)}
     return [resource for resource in resources if (resource.namespace, resource.pool) in owners]
 
 

@@ -12,6 +12,7 @@
     /debug/stacks      text: where every thread and task is
 """
 
+import os
 import time
 
 import msgspec
@@ -54,9 +55,10 @@ class Admin:
             await web.TCPSite(self._runner, host, port).start()
         except OSError as error:
             await self._runner.cleanup()
+            # asyncio's words tell the place again; of a name that nobody knows the number is negative.
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise ConfigError(
-                f"cannot serve the admin pages on {host}:{port}: {error.strerror};"
-                " choose another with --admin-host or --admin-port"
+                f"cannot serve the admin pages on {host}:{port}: {why}; choose another with --admin-host or --admin-port"
             ) from error
         return self._runner.addresses[0][1]
 

@@ -9,7 +9,7 @@ from shunter.picker.errors import ConfigError
 from shunter.picker.shell.claim import Ports, count_upward
 from shunter.picker.shell.collector import Settings as CollectorSettings
 from shunter.picker.shell.worker import Settings as WorkerSettings
-from shunter.picker.transport.server import refuse_taken
+from shunter.picker.transport.server import refuse_name, refuse_taken
 
 __all__ = ["Settings", "address", "lay_out", "lay_out_collector"]
 
@@ -62,16 +62,19 @@ def _by_name(settings: Settings, *, orphaned: bool) -> list[WorkerSettings]:
     if settings.one_port and count > 1:
         raise ConfigError("--one-port is for TCP: each worker has a socket by name of its own")
     hosts = [worker.host if count == 1 else f"{worker.host}.{number}" for number in range(count)]
-    if not orphaned:
-        for host in hosts:
-            refuse_taken(host.removeprefix(UNIX))
+    for path in (host.removeprefix(UNIX) for host in hosts):
+        refuse_name(path)
+        if not orphaned:
+            refuse_taken(path)
     return [msgspec.structs.replace(worker, host=host, shared_ports=True) for host in hosts]
 
 
 def _by_port(settings: Settings, ports: Ports) -> list[WorkerSettings]:
     count, worker = settings.workers, settings.worker
     first, *more = settings.ports
-    if more and (settings.one_port or len(settings.ports) != count):
+    if more and settings.one_port:
+        raise ConfigError(f"{len(settings.ports)} ports with --one-port: give --port once")
+    if more and len(settings.ports) != count:
         raise ConfigError(f"{len(settings.ports)} ports for {count} workers: give --port once, or once for each")
     health_port = ports.claim(worker.host, worker.health_port, "--health-port")
     log.info("health on port %d", health_port)

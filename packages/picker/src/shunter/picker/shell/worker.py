@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from shunter.picker import config
+from shunter.picker.core.fleet import is_called
 from shunter.picker.core.judge import FleetJudge, Policy
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
@@ -115,8 +116,12 @@ class Worker:
         An old snapshot is no hindrance: picks go on by the in-flight counts, and a pool without picker would be worse off.
         """
         hindrances = ["draining"] if self._draining else []
-        if self._reader.view(time.monotonic_ns()) is None:
+        view, pool = self._reader.view(time.monotonic_ns()), self._settings.pool
+        if view is None:
             hindrances.append(self._reader.trouble or "no snapshot yet")
+        elif pool is not None and not any(is_called(each, pool) for each in view.topology.pools):
+            known = ", ".join(f"{each.namespace}/{each.name}" for each in view.topology.pools) or "none"
+            hindrances.append(f"the snapshot has no pool {pool} (--pool); pools in it: {known}")
         return hindrances
 
     def status(self) -> Status:

@@ -38,6 +38,7 @@ from shunter.picker.transport.server import (
     PROCESS,
     SWEEP_S,
     explain_taken,
+    refuse_name,
     refuse_taken,
 )
 from shunter.picker.transport.services import Process, Unary, Watch
@@ -201,6 +202,7 @@ class NativeServer:
 
         It is replaced in one step: at no moment is there nobody.
         """
+        refuse_name(path)
         if not self._reuse_port:
             refuse_taken(path)
         fresh = f"{path}.new"

@@ -1,12 +1,24 @@
 """What both transports have in common: how they are started and stopped, and how much they take on."""
 
+import os
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 from shunter.picker.errors import ConfigError
 
-__all__ = ["ENVELOPE_BYTES", "LAST_WORDS_S", "MAX_STREAMS", "PROCESS", "SWEEP_S", "Server", "explain_taken", "refuse_taken"]
+__all__ = [
+    "ENVELOPE_BYTES",
+    "LAST_WORDS_S",
+    "MAX_STREAMS",
+    "PROCESS",
+    "SWEEP_S",
+    "Server",
+    "explain_taken",
+    "refuse_name",
+    "refuse_taken",
+]
 
 # The method that Envoy calls.
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -21,6 +33,9 @@ MAX_STREAMS = 65_536
 
 # Between looks at what nobody tells: who has fallen silent, and whether TLS files have changed.
 SWEEP_S = 5.0
+
+# For ``sun_path`` of unix(7), which ends in a zero, and for ".new" while a socket is about to take another one's place.
+LONGEST_NAME_BYTES = 103
 
 # What a stream that is told to go at the deadline may take to say it.
 LAST_WORDS_S = 0.5
@@ -58,6 +73,17 @@ class Server(Protocol):
     async def stop(self) -> None:
         """Cut everything off."""
         ...
+
+
+def refuse_name(path: str) -> None:
+    """Raise ConfigError if no socket can have that name: what is there and is no socket is not ours to replace."""
+    name, where = Path(path), f"cannot listen on unix:{path}"
+    if len(os.fsencode(path)) > LONGEST_NAME_BYTES:
+        raise ConfigError(f"{where}: the name is longer than {LONGEST_NAME_BYTES} bytes; give --host unix: a shorter one")
+    if not name.parent.is_dir():
+        raise ConfigError(f"{where}: there is no directory {name.parent}; make it, or give --host unix: another name")
+    if name.exists() and not name.is_socket():
+        raise ConfigError(f"{where}: what is there is not a socket; remove it, or give --host unix: another name")
 
 
 def refuse_taken(path: str) -> None:
