@@ -5,6 +5,7 @@ import datetime as dt
 import re
 import ssl
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -352,6 +353,27 @@ def test_a_certificate_for_clients_is_none_for_a_server(files):
     files.tls.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
     with pytest.raises(ConfigError, match=r"no client would accept the certificate .*purpose"):
         Identity(files.tls)
+
+
+def test_files_that_go_while_they_are_read_are_of_no_use_either(files, monkeypatch, caplog):
+    identity = Identity(files.tls)
+    material = identity.material
+    files.issue()
+    read = Path.read_bytes
+
+    def read_last(path):
+        content = read(path)
+        path.unlink()
+        return content
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Path, "read_bytes", read_last)
+        identity.refresh()
+    assert identity.material is material
+    assert "tls.crt" in caplog.text
+    files.issue()
+    identity.refresh()
+    assert identity.material is not material
 
 
 def test_a_secret_that_is_swapped_as_kubernetes_does_is_seen(tmp_path):

@@ -112,6 +112,13 @@ def _look(tls: Tls) -> list[tuple[int, int, int] | None]:
 
 def _read(tls: Tls) -> Material:
     """Read the files and try them out."""
+    try:
+        return _load(tls)
+    except OSError as error:  # OpenSSL reads them again: they were there a moment ago, and somebody is about to replace them
+        raise ConfigError(f"{tls.cert} with {tls.key} cannot be read: {error.strerror}") from error
+
+
+def _load(tls: Tls) -> Material:
     cert = _read_pem(tls.cert, b"CERTIFICATE-----", "certificate")
     key = _read_pem(tls.key, b"PRIVATE KEY-----", "key")
     client_ca = tls.client_ca and _read_pem(tls.client_ca, b"CERTIFICATE-----", "CA for clients")
