@@ -19,11 +19,11 @@ from shunter.envoyconf.testing import running_envoy
 from shunter.picker import config
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask
-from shunter.picker.errors import ConfigError
+from shunter.picker.errors import ConfigError, PickerError
 from shunter.picker.shell import collector as module
 from shunter.picker.shell.collector import Collector, LearnedReader, Settings
 from shunter.picker.shell.memory import Memory, Seat, new_life
-from shunter.snapshot import SnapshotReader
+from shunter.snapshot import RingError, SnapshotReader
 
 SEATS = 3
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -129,6 +129,37 @@ async def test_there_is_an_end_to_connections(collecting, learned, monkeypatch):
         writer.write(message(END))
         found = await learned(lambda each: each.records == 2)
     assert found.refused_peers == 1
+
+
+def test_a_ring_that_is_none_is_named(tmp_path):
+    (tmp_path / "learned").write_text("something else")
+    with pytest.raises(PickerError, match=r"learned: not a Shunter ring.*remove it"):
+        Collector(Settings(snapshot=tmp_path), Seat(tmp_path, 0, 1, new_life(tmp_path)))
+
+
+async def test_want_of_memory_delays_what_is_learnt_and_stops_nothing(collecting, learned, eventually, monkeypatch, caplog):
+    full = True
+    refused = 0
+    publish = module.RingWriter.publish
+
+    def publish_if_it_fits(ring, payload, now_ns):
+        nonlocal refused
+        if full:
+            refused += 1
+            raise RingError("learned: No space left on device")
+        return publish(ring, payload, now_ns)
+
+    async with collecting() as collector, connected(collector.port) as (_, writer):
+        monkeypatch.setattr(module.RingWriter, "publish", publish_if_it_fits)
+        writer.write(message(END))
+
+        async def twice():
+            return refused > 1
+
+        await eventually(twice)
+        full = False
+        await learned(lambda each: each.records == 1)
+    assert caplog.text.count("No space left") == 1
 
 
 async def test_a_port_that_is_taken_is_named(tmp_path, publish):

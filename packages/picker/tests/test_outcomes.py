@@ -173,6 +173,11 @@ def test_invented_flags_are_one_flag():
     assert learned.flags["other"] == 2 * MOST_FLAGS
 
 
+def test_a_flag_is_short():
+    learned = learn(msgspec.structs.replace(WELL, flags=f"UF,{'F' * 100_000}"))
+    assert learned.flags == {"UF": 1, "other": 1}
+
+
 def test_what_another_release_learnt_is_refused():
     other = learn()
     other.ttft.counts.append(0)

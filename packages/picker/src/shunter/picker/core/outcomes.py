@@ -31,6 +31,7 @@ FEWEST_DECODE_TOKENS = 8
 
 # Envoy has some forty flags, and a record may have several; what a peer invents beyond that is counted as "other".
 MOST_FLAGS = 64
+LONGEST_FLAG = 16  # characters; Envoy's own have up to five
 
 # Flags by which it is the endpoint that failed: connection failure or termination, reset by the endpoint, retries exhausted.
 ENDPOINT_FAILED = frozenset({"UF", "UC", "UR", "URX", "UPE", "UT"})
@@ -53,7 +54,8 @@ class Outcomes:
         learned.statuses[status] = learned.statuses.get(status, 0) + 1
         flags = [flag for flag in record.flags.split(",") if flag not in {"-", ""}]
         for flag in flags:
-            name = flag if flag in learned.flags or len(learned.flags) < MOST_FLAGS else "other"
+            known = flag in learned.flags or (len(flag) <= LONGEST_FLAG and len(learned.flags) < MOST_FLAGS)
+            name = flag if known else "other"
             learned.flags[name] = learned.flags.get(name, 0) + 1
         learned.retries += max(0, min(record.attempts or 0, 1000) - 1)
         if record.host is None:

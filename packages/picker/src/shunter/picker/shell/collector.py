@@ -65,12 +65,17 @@ class Collector:
     """A service of the supervisor's, and in tests one that stands alone."""
 
     def __init__(self, settings: Settings, seat: Seat) -> None:
-        """Listen to nobody yet."""
+        """Listen to nobody yet. Raises PickerError if the seat is taken or the files cannot be made."""
         self._settings = settings
         self._snapshot = SnapshotReader(settings.snapshot)
         self._memory = memory = Memory(seat)
         self._seats = watch(seat.directory, seat.seats)
-        self._ring = RingWriter(seat.directory / LEARNED_RING)
+        try:
+            self._ring = RingWriter(seat.directory / LEARNED_RING)
+        except RingError as error:
+            memory.close()
+            raise PickerError(str(error)) from error
+        self._published = True  # what was learnt last
         self._learned = self._remember()
         self._outcomes = Outcomes(self._learned)
         self._adoption = Adoption(seat.life, memory.journal, memory.counters, self._learned)
@@ -152,7 +157,13 @@ class Collector:
     def _publish(self) -> None:
         now_ns = time.monotonic_ns()
         self._memory.counters.beat_ns = now_ns
-        self._ring.publish(encode_learned(self._learned), now_ns)
+        try:
+            self._ring.publish(encode_learned(self._learned), now_ns)
+            self._published = True
+        except RingError as error:  # it has to grow, and cannot
+            if self._published:
+                log.error("what was learnt cannot be published, which is tried again and again: %s", error)  # noqa: TRY400  words do
+            self._published = False
 
     def _remember(self) -> Learned:
         """Return what a predecessor learnt."""
