@@ -114,13 +114,21 @@ async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
             case Ping():
                 link.send(service.status())
             case Decisions(last):
-                link.send(Decided(tuple(service.explain(last))))
+                _send_decisions(link, service, last)
             case Stacks():
                 link.send(Traced(trace()))
             case Drain():
                 over.set()
             case _:
                 return
+
+
+def _send_decisions(link: Link, service: Service, last: int) -> None:
+    try:
+        link.send(Decided(tuple(service.explain(last))))
+    except Exception:  # the boundary: scores come from plugins, and may be what nobody can write down
+        log.exception("the last decisions cannot be told")
+        link.send(Decided())
 
 
 def trace() -> str:

@@ -1,0 +1,51 @@
+"""What runs in a child answers for itself as long as it can, and says what is the matter when it cannot."""
+
+import asyncio
+import socket
+
+import pytest
+
+from shunter.picker.shell.control import Caller, Decided, Decisions, Drain, Hello, Ping, Status, connect
+from shunter.picker.shell.service import serve
+
+
+class Double:
+    """A service whose decisions nobody can explain."""
+
+    def __init__(self):
+        self.drained = False
+
+    async def start(self):
+        return 7
+
+    def status(self):
+        return Status(streams=3)
+
+    def explain(self, last):
+        raise ZeroDivisionError(last)
+
+    async def drain(self, deadline_s):
+        self.drained = True
+
+
+@pytest.fixture
+async def caller():
+    """Asks a service that runs in this process, and ends it."""
+    ours, theirs = socket.socketpair()
+    service = Double()
+    serving = asyncio.create_task(serve(theirs, lambda: service, 1.0))
+    caller = Caller(await connect(ours))
+    assert await caller.first() == Hello(7)
+    listening = asyncio.create_task(caller.listen())
+    yield caller
+    caller.tell(Drain())
+    await serving
+    await listening
+    await caller.close()
+    assert service.drained
+
+
+async def test_a_question_that_breaks_is_logged_and_the_service_goes_on(caller, caplog):
+    assert await caller.ask(Decisions(5)) == Decided()
+    assert "ZeroDivisionError" in caplog.text
+    assert (await caller.ask(Ping())).streams == 3
