@@ -17,7 +17,7 @@ from shunter.stack.testing import Running
 __all__ = ["FAULTS", "Fault", "Scene"]
 
 STOPPED_S = 5.0
-SOON_S = 0.1, 1.3
+SOON_S = 0.2, 2.0
 
 
 class Scene:
