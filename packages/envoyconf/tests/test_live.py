@@ -47,9 +47,10 @@ async def test_full_would_not_fail_open_without_its_health_check(scene):
 async def test_fail_close_refuses_without_a_picker(profile, scene):
     resource = scene.bootstrap(picker=scene.nobody, failure_mode="FailClose", profile=profile)
     async with scene.envoy(resource) as envoy:
-        status, _, _ = await scene.ask(envoy)
+        status, text, headers = await scene.ask(envoy)
         (line,) = await logged(envoy, 1)
-    assert status == 503
+    assert (status, headers["content-type"]) == (503, "application/json")
+    assert json.loads(text)["error"]["code"] == "no_endpoint_picker"
     assert "ext_proc_error" in line["details"]
     assert all(each.requests == [] for each in scene.upstreams)
 

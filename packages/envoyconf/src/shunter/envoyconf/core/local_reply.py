@@ -4,13 +4,16 @@ Without this a client that parses errors as JSON meets a line of plain text when
 picker refuses is left as the picker worded it: such answers have none of these response flags.
 """
 
-from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.core.protojson import Resource, extension
 
 __all__ = ["local_reply"]
 
 # Envoy's response flags of answers it makes up because something behind it went wrong: no healthy endpoint, connection
 # failure or termination, overflow, retry limit, remote reset, timeouts of request and stream, no route or cluster.
 FAILURES = ("UH", "UF", "UC", "UO", "UR", "URX", "UT", "SI", "LR", "NR", "NC")
+
+# A request that goes nowhere since its picker could not be asked has no flag either, and Envoy's answer to it no words.
+NO_PICKER = "response.code_details.startsWith('ext_proc_error')"
 
 # Too large a body has no flag: refused while it is buffered for the picker, or given up when it should be sent again.
 TOO_LARGE = (413, 507)
@@ -20,9 +23,18 @@ def local_reply() -> Resource:
     """Return the mappers of local replies; the ``code`` of a failure is its response flag, as in the access log."""
     too_large = _error("invalid_request_error", "payload_too_large")
     failure = _error("server_error", "%RESPONSE_FLAGS%")
+    no_picker = _error(
+        "server_error", "no_endpoint_picker", "the endpoint picker did not answer, and nothing is sent on without it"
+    )
+    unasked = extension(
+        "envoy.access_loggers.extension_filters.cel",
+        "extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+        expression=NO_PICKER,
+    )
     return {
         "mappers": [
             *({"filter": _status(status), "body_format_override": too_large} for status in TOO_LARGE),
+            {"filter": {"extension_filter": unasked}, "body_format_override": no_picker},
             {"filter": {"response_flag_filter": {"flags": list(FAILURES)}}, "body_format_override": failure},
         ]
     }
@@ -33,5 +45,5 @@ def _status(status: int) -> Resource:
     return {"status_code_filter": {"comparison": comparison}}
 
 
-def _error(kind: str, code: str) -> Resource:
-    return {"json_format": {"error": {"message": "%LOCAL_REPLY_BODY%", "type": kind, "param": None, "code": code}}}
+def _error(kind: str, code: str, message: str = "%LOCAL_REPLY_BODY%") -> Resource:
+    return {"json_format": {"error": {"message": message, "type": kind, "param": None, "code": code}}}
