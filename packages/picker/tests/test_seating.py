@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from shunter.picker.core.ledger import Booking
+from shunter.picker.core.ledger import Booking, Ledger, first_ticket
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell import claim
 from shunter.picker.shell import seating as seatings
@@ -43,6 +43,22 @@ async def test_what_the_dead_had_in_flight_is_struck_out_and_what_they_did_stays
     account = seating.tally().by_endpoint[0, 1]
     assert (account.picks, account.in_flight, account.tokens_in_flight) == (1, 0, 0)
     assert seating.take().index == seat.index
+
+
+@pytest.mark.parametrize("at", [3, 6])
+async def test_what_a_killed_picker_had_in_flight_is_struck_out_wherever_that_sat(seating, tmp_path, make_fleet, at):
+    seats = [seating.take() for _ in range(6)] + [seating.take_last()]
+    dead = Memory(seats[at])
+    dead.counters.booked(BOOKING)
+    dead.journal.booked(first_ticket(seats[at].life), BOOKING)
+    dead.close()
+    successor = Seating(tmp_path, 2)
+    await successor.open()
+    assert not successor.tally().by_endpoint
+    worker, ledger = Memory(successor.take()), Ledger()
+    worker.peers.catch_up(ledger, make_fleet({}), None, {0: 1})
+    assert not len(ledger)
+    worker.close()
 
 
 async def test_orphans_keep_their_seats_until_they_are_gone(seating, tmp_path, monkeypatch):

@@ -47,8 +47,14 @@ class Seating:
         return bool(self._orphans)
 
     async def open(self) -> None:
-        """Wait until there is room; raise ConfigError if orphans do not leave any."""
+        """Wait until there is room, and strike out what those had in flight whose supervisor died with them.
+
+        Raises ConfigError if orphans leave no room.
+        """
         self._orphans = await await_seats(self._directory, self._leave_room)
+        for index in set(range(self._seats)) - self._orphans:
+            if self._counters[index].life:  # somebody sat here
+                self._strike_out(index)
         self._free = [index for index in range(self._seats - 1) if index not in self._orphans]
 
     def take(self) -> Seat:
@@ -103,11 +109,14 @@ class Seating:
         return Seat(self._directory, index, self._seats, new_life(self._directory))
 
     def _clear(self, index: int) -> None:
+        self._strike_out(index)
+        self._release(index)
+
+    def _strike_out(self, index: int) -> None:
         try:
             Memory(self._seat(index)).close()
         except (OSError, PickerError):
             log.exception("what was in flight in seat %d cannot be struck out", index)
-        self._release(index)
 
     def _release(self, index: int) -> None:
         if index < self._seats - 1:
