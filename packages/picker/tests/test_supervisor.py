@@ -236,6 +236,28 @@ async def test_a_reload_relieves_all_and_a_broken_configuration_changes_nothing(
     assert all(gone(pid) for pid in before)
 
 
+async def test_of_a_reload_that_fails_halfway_nothing_is_left(run, ask_pick, eventually, tmp_path):
+    picker = await run(f"--host=unix:{tmp_path}/p")
+    before = (await picker.get("/debug/config"))[1]
+    (tmp_path / "p.1.new").mkdir()  # where the second worker's successor would listen
+    picker.config.write_text(configuration("kv-cache-utilization-scorer"))
+    picker.signal(signal.SIGHUP)
+
+    async def failed():
+        return (await picker.samples()).get(("shunter_picker_config_reloads_total", "failed"))
+
+    await eventually(failed)
+    assert (await picker.get("/debug/config"))[1] == before
+    assert [worker["restarts"] for worker in await picker.workers()] == [{"relieved": 2}, {}]
+    for number in range(2):
+        await ask_pick(f"unix:{tmp_path}/p.{number}")
+    assert {
+        scorer
+        for decision in json.loads((await picker.get("/debug/decisions"))[1])["decisions"]
+        for scorer in decision["weights"]
+    } == {"queue-scorer"}
+
+
 async def test_a_changed_file_is_a_reload_if_it_is_watched(run, eventually):
     picker = await run("--watch-config", "--workers=1")
     picker.config.write_text(configuration("kv-cache-utilization-scorer"))
