@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def _bytecode() -> Generator[None]:
-    """Have modules compiled once, like those of installed packages, whatever this shell wants: it halves the start of a worker."""
+    """Have modules compiled once, like those of installed packages, whatever this shell wants: half of a start is that."""
     with tempfile.TemporaryDirectory(prefix="shunter-bytecode-") as cache, patch.dict(os.environ, PYTHONPYCACHEPREFIX=cache):
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         yield
