@@ -38,7 +38,7 @@ from shunter.picker.shell.memory import Memory, Seat, watch
 from shunter.picker.shell.service import serve
 from shunter.snapshot import RingError, RingReader, RingWriter, SnapshotReader, Topology
 
-__all__ = ["LEARNED_RING", "Collector", "LearnedReader", "Settings", "collect"]
+__all__ = ["Collector", "LearnedReader", "Settings", "collect"]
 
 LEARNED_RING = "learned"
 

@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from shunter.picker.core.overview import Overview
-from shunter.picker.shell.outcome_metrics import outcome_families
+from shunter.picker.shell.outcome_metrics import count_by, outcome_families
 from shunter.picker.shell.report import Source, WorkerReport
 
 __all__ = ["Metrics"]
@@ -35,7 +35,7 @@ class Metrics(Collector):
         """Yield every family."""
         overview, tally = self._source.overview(), self._source.tally()
         yield from _by_endpoint(overview)
-        yield _counter("refusals", "Requests refused, by the reason given to the client.", "reason", overview.refusals)
+        yield count_by("refusals", "Requests refused, by the reason given to the client.", "reason", overview.refusals)
         for name, text, value in (
             ("released", "Picked requests that ended.", tally.released),
             ("incomplete", "Picked requests that were cut short: the client left, a reset, a drain.", tally.incomplete),
@@ -48,7 +48,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily("shunter_picker_snapshot_age_seconds", "Time since the scraper was last heard of.", age)
         yield from _averages(overview, self._source.pool())
         yield from _by_worker(self._source.workers())
-        yield _counter("config_reloads", "Reloads of the configuration.", "result", self._source.reloads())
+        yield count_by("config_reloads", "Reloads of the configuration.", "result", self._source.reloads())
         learned = self._source.learned()
         if learned is not None:
             yield from outcome_families(learned)
@@ -108,22 +108,15 @@ def _usage(pid: int) -> tuple[float, int] | None:
 
 def _by_endpoint(overview: Overview) -> Iterator[Metric]:
     rows = overview.endpoints
-    yield _counter("picks", "Requests sent to an endpoint.", "endpoint", {row.authority: row.picks for row in rows})
+    yield count_by("picks", "Requests sent to an endpoint.", "endpoint", {row.authority: row.picks for row in rows})
     hits = {row.authority: row.prefix_hit_blocks for row in rows}
-    yield _counter("prefix_hit_blocks", "Prompt blocks that the chosen endpoint had seen before.", "endpoint", hits)
+    yield count_by("prefix_hit_blocks", "Prompt blocks that the chosen endpoint had seen before.", "endpoint", hits)
     blocks = {row.authority: row.prefix_blocks for row in rows}
-    yield _counter("prefix_blocks", "Prompt blocks of all requests sent to an endpoint.", "endpoint", blocks)
+    yield count_by("prefix_blocks", "Prompt blocks of all requests sent to an endpoint.", "endpoint", blocks)
     in_flight = GaugeMetricFamily("shunter_picker_in_flight_requests", "Requests picked and not ended.", labels=["endpoint"])
     for row in rows:
         in_flight.add_metric([row.authority], row.in_flight)
     yield in_flight
-
-
-def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(f"shunter_picker_{name}", text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], value)
-    return family
 
 
 def _pool(name: str, text: str, pool: str, value: float) -> Metric:

@@ -25,7 +25,7 @@ from shunter.picker.core.learned import (
     outliers,
 )
 
-__all__ = ["outcome_families"]
+__all__ = ["count_by", "outcome_families"]
 
 
 def outcome_families(learned: Learned) -> Iterator[Metric]:
@@ -58,15 +58,15 @@ def outcome_families(learned: Learned) -> Iterator[Metric]:
     ):
         yield CounterMetricFamily(f"shunter_picker_{name}", text, value)
     yield GaugeMetricFamily("shunter_picker_adopted_requests", "Adopted requests in flight.", learned.adopting)
-    yield _counter("responses", "Requests by status class.", "status", learned.statuses)
-    yield _counter("response_flags", "Requests by Envoy's response flag, if any.", "flag", learned.flags)
+    yield count_by("responses", "Requests by status class.", "status", learned.statuses)
+    yield count_by("response_flags", "Requests by Envoy's response flag, if any.", "flag", learned.flags)
     yield from _by_endpoint(learned)
 
 
 def _by_endpoint(learned: Learned) -> Iterator[Metric]:
     rows = sorted(learned.rows.values(), key=lambda row: row.slot)
-    yield _counter("endpoint_requests", "Requests an endpoint ended.", "endpoint", {row.endpoint: row.requests for row in rows})
-    yield _counter("endpoint_failures", "Of these, failed.", "endpoint", {row.endpoint: row.failures for row in rows})
+    yield count_by("endpoint_requests", "Requests an endpoint ended.", "endpoint", {row.endpoint: row.requests for row in rows})
+    yield count_by("endpoint_failures", "Of these, failed.", "endpoint", {row.endpoint: row.failures for row in rows})
     ttft = SummaryMetricFamily("shunter_picker_endpoint_ttft_seconds", "Of streamed responses.", labels=["endpoint"])
     for row in rows:
         ttft.add_metric([row.endpoint], row.ttfts, row.ttft_total_s)
@@ -96,7 +96,8 @@ def _buckets(histogram: Histogram, bounds: Sequence[float]) -> tuple[list[tuple[
     return buckets, histogram.total
 
 
-def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+def count_by(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    """Return a counter of ours with one value for each value of ``label``."""
     family = CounterMetricFamily(f"shunter_picker_{name}", text, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)

@@ -20,7 +20,7 @@ import msgspec
 
 from shunter.picker.errors import ConfigError
 
-__all__ = ["ALPN", "CIPHERS", "EXPIRY_S", "Identity", "Material", "Tls"]
+__all__ = ["ALPN", "EXPIRY_S", "Identity", "Material", "Tls"]
 
 ALPN = "h2"  # RFC 9113 section 3.2
 

@@ -357,7 +357,7 @@ def _lead_of_piece(size: int) -> bytes:
     return _NO_LEAD
 
 
-_NO_LEAD = b"\\0"  # no message begins like this: no field has number 0
+_NO_LEAD = b"\0"  # no message begins like this: no field has number 0
 
 
 def write_piece(data: bytes) -> bytes:
