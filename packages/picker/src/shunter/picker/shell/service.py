@@ -35,8 +35,9 @@ from shunter.picker.shell.control import (
     Traced,
     connect,
 )
+from shunter.picker.shell.logs import log_to_stderr
 
-__all__ = ["ALONE_S", "ORPHAN_S", "Service", "enter", "log_to_stderr", "serve", "trace"]
+__all__ = ["ALONE_S", "ORPHAN_S", "Service", "enter", "serve", "trace"]
 
 # A worker without supervisor goes on until the next one's workers are there; it takes two seconds on two busy cores.
 ALONE_S = 5.0
@@ -50,11 +51,6 @@ PR_SET_PDEATHSIG = 1
 TASKS = 50
 
 log = logging.getLogger(__name__)
-
-
-def log_to_stderr(level: str, who: str) -> None:
-    """Begin every line of the log with who says it."""
-    logging.basicConfig(level=level.upper(), format=f"%(asctime)s %(levelname)s {who} %(name)s %(message)s", stream=sys.stderr)
 
 
 class Service(Protocol):

@@ -30,12 +30,13 @@ from shunter.picker.shell.collector import LearnedReader, collect
 from shunter.picker.shell.collector import Settings as CollectorSettings
 from shunter.picker.shell.control import Decided, Decisions, Stacks, Traced
 from shunter.picker.shell.layout import Settings, address, lay_out, lay_out_collector
+from shunter.picker.shell.logs import log_to_stderr
 from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.post import Post
 from shunter.picker.shell.process import Child, spawn
 from shunter.picker.shell.report import WorkerReport
 from shunter.picker.shell.seating import Seating
-from shunter.picker.shell.service import log_to_stderr, trace
+from shunter.picker.shell.service import trace
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.shell.worker import work
 from shunter.snapshot import SnapshotReader
