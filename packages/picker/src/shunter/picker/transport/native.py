@@ -228,12 +228,12 @@ class NativeServer:
             self._socket = None
 
     def _sweep(self) -> None:
+        self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)  # whatever comes of this one
         now_s = self.clock()
         if self._identity is not None:
             self._identity.refresh()
         for connection in [*self.connections]:
             connection.sweep(now_s)
-        self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
 
 class _Connection(asyncio.Protocol):
