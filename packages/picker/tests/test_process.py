@@ -1,4 +1,4 @@
-"""A child that cannot be started leaves nothing behind, however often that is tried."""
+"""How a child ended is said in words, and one that cannot be started leaves nothing behind, however often that is tried."""
 
 import asyncio
 from pathlib import Path
@@ -7,7 +7,12 @@ import aiomultiprocess.core
 import pytest
 
 from shunter.picker.shell.memory import Seat
-from shunter.picker.shell.process import spawn
+from shunter.picker.shell.process import Fate, spawn
+
+
+@pytest.mark.parametrize(("code", "how"), [(-9, "ended by SIGKILL"), (-35, "ended by signal 35"), (3, "ended with exit code")])
+def test_every_end_has_words(code, how):
+    assert str(Fate(code, True, "", None, 1.0)).startswith(how)
 
 
 def refuse(process):

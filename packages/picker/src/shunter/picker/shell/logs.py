@@ -37,7 +37,7 @@ class Sparing(logging.Filter):
         since_s, count = self._counts.get(statement, (now_s, 0))
         if now_s - since_s >= PERIOD_S:
             if count > BURST:
-                record.msg, record.args = f"{record.getMessage()} (and {count - BURST} before it that were not shown)", ()
+                record.msg = f"{record.msg} (and {count - BURST} before it that were not shown)"
             since_s, count = now_s, 0
         self._counts[statement] = since_s, count + 1
         return count < BURST

@@ -80,7 +80,8 @@ class Fate(msgspec.Struct, frozen=True):
         elif self.killed == "late":
             how = "killed: it took too long to start"
         elif self.code < 0:
-            how = f"ended by {signal.Signals(-self.code).name}"
+            names = {each.value: each.name for each in signal.Signals}  # most of the real-time ones have none
+            how = f"ended by {names.get(-self.code, f'signal {-self.code}')}"
         else:
             how = f"ended with exit code {self.code}"
         return f"{how}; it lived {self.lived_s:.1f} s" + ("" if self.served else " and never served")
