@@ -36,6 +36,8 @@ def test_an_unknown_plugin_is_refused_before_anything_starts(tmp_path):
         (["--host", "192.0.2.1"], "give an address of this machine with --host"),
         (["--one-port", "--workers", "2", "--port", "0", "--port", "0"], "give --port once"),
         (["--admin-host", "192.0.2.1"], "192.0.2.1:0: Cannot assign requested address; choose another with --admin-host"),
+        (["--admin-host", ""], "--admin-host is empty"),
+        (["--max-streams", "2147483648"], "'--max-streams': 2147483648 is not in the range"),
         (["--drain-timeout", "nan"], "'--drain-timeout': 'nan' is not a number of seconds"),
         (["--runtime", "/proc/nowhere"], "choose another with --runtime"),
     ],
@@ -47,6 +49,15 @@ def test_options_that_do_not_go_together_are_refused(tmp_path, options, words):
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_reload_that_is_asked_for_while_it_starts_ends_nothing(tmp_path):
+    hang_up = (
+        "import signal; from shunter.picker import cli; from shunter.picker.shell import supervisor;"
+        "supervisor.run = lambda *_: signal.raise_signal(signal.SIGHUP) or 7; cli.main()"
+    )
+    command = [sys.executable, "-c", hang_up, "run", "--snapshot", str(tmp_path), "--runtime", str(tmp_path)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 7
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -2,10 +2,11 @@
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -21,7 +22,7 @@ PORT = click.IntRange(0, 65535)
 class Seconds(click.FloatRange):
     """At least so many seconds, and a number: nan is neither in a range nor out of it."""
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Refuse nan."""
         seconds = super().convert(value, param, ctx)
         return self.fail(f"{value!r} is not a number of seconds.", param, ctx) if math.isnan(seconds) else seconds
@@ -69,7 +70,7 @@ def main() -> None:
 @click.option("--one-port", is_flag=True, help="All workers on --port, for gateways that know a single one.")
 @click.option(
     "--max-streams",
-    type=click.IntRange(1),
+    type=click.IntRange(1, (1 << 31) - 1),
     show_default="65536, with --one-port 16",
     help="Requests at once on a connection; a gateway opens another one beyond it.",
 )
@@ -155,6 +156,8 @@ def run(
     log_level: str,
 ) -> None:
     """Answer Envoy until SIGTERM or SIGINT. SIGHUP reloads the configuration, and loses no request."""
+    # Who wants a reload before the configuration has been read gets what it wants.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from shunter.picker.core.limits import Limits
     from shunter.picker.shell import collector, layout, supervisor, worker
     from shunter.picker.transport.server import MAX_STREAMS

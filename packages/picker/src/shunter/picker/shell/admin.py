@@ -50,6 +50,8 @@ class Admin:
 
     async def start(self, host: str, port: int) -> int:
         """Listen and return the port, which matters when ``port`` is 0; raise ConfigError if it is taken."""
+        if not host:  # which would mean every address
+            raise ConfigError("--admin-host is empty: give an address; 0.0.0.0 shows the pages to everybody")
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
