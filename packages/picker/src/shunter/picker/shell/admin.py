@@ -25,6 +25,10 @@ from shunter.picker.shell.report import Source
 
 __all__ = ["Admin"]
 
+# For pages on their way while the picker ends; those that ask the workers take a second. aiohttp would wait for a minute, and
+# be killed before that.
+LAST_PAGES_S = 2.0
+
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -46,7 +50,7 @@ class Admin:
             "/debug/stacks": self._stacks,
         }.items():
             app.router.add_get(path, page)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=LAST_PAGES_S)
 
     async def start(self, host: str, port: int) -> int:
         """Listen and return the port, which matters when ``port`` is 0; raise ConfigError if it is taken."""

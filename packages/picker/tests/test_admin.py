@@ -1,0 +1,32 @@
+"""The pages keep nobody from ending."""
+
+import asyncio
+
+import aiohttp
+
+from shunter.picker.shell.admin import Admin
+
+DEADLINE_S = 20
+
+
+class Source:
+    """Answers nothing, ever, when it is asked where everybody is."""
+
+    def __init__(self):
+        self.asked = asyncio.Event()
+
+    async def stacks(self):
+        self.asked.set()
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_a_page_that_hangs_does_not_keep_the_picker_from_ending():
+    source = Source()
+    admin = Admin(source)
+    port = await admin.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession() as client:
+        reading = asyncio.create_task(client.get(f"http://127.0.0.1:{port}/debug/stacks"))
+        await source.asked.wait()
+        async with asyncio.timeout(DEADLINE_S):
+            await admin.stop()
+        await asyncio.gather(reading, return_exceptions=True)
