@@ -75,6 +75,16 @@ def test_a_slots_new_owner_begins_at_zero_and_the_old_ones_requests_are_not_its(
     assert counters.tally().by_endpoint == {(3, 2): Account(picks=1, in_flight=1, tokens_in_flight=7)}
 
 
+def test_an_owner_that_comes_back_has_what_it_was_given_since(counters):
+    """As where a scraper that has lost its memory begins to count incarnations anew."""
+    old, other, new = Booking(3, 1, 5, 50), Booking(3, 2, 5, 7), Booking(3, 1, 9, 7)
+    for booking in (old, other, new):
+        counters.booked(booking)
+    for booking in (old, other, new):
+        counters.unbooked(booking)
+    assert not counters.tally().by_endpoint
+
+
 def test_a_slot_beyond_the_table_counts_in_the_totals_only(counters):
     counters.picked(SLOTS, 1, 0, 0)
     counters.booked(Booking(SLOTS, 1, 5, 5))

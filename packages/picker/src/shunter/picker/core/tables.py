@@ -112,8 +112,7 @@ class Counters:
     def clear_in_flight(self) -> None:
         """Forget what was in flight; for whoever knows that the process is dead."""
         for row in self._rows():
-            for column in (IN_FLIGHT, TOKENS, PREFILL, DECODE):
-                self.words[row + column] = 0
+            self._clear_row(row)
 
     def picked(self, slot: int, incarnation: int, blocks: int, hits: int) -> None:
         """Count a pick, and how many of its prompt's blocks the endpoint had seen before."""
@@ -141,10 +140,13 @@ class Counters:
         row = ROWS_AT + booking.slot * ROW
         # The slot may have a new owner, who has nothing to do with it.
         if booking.slot < SLOTS and words[row] == booking.incarnation:
-            words[row + IN_FLIGHT] -= 1
-            words[row + TOKENS] -= booking.tokens
-            words[row + PREFILL] -= booking.prefill_tokens
-            words[row + DECODE] -= booking.decode_tokens
+            try:
+                words[row + IN_FLIGHT] -= 1
+                words[row + TOKENS] -= booking.tokens
+                words[row + PREFILL] -= booking.prefill_tokens
+                words[row + DECODE] -= booking.decode_tokens
+            except ValueError:  # below 0: the slot had another owner in between, with whom the count began anew
+                self._clear_row(row)
 
     def refused(self, name: str) -> None:
         """Count a refusal."""
@@ -186,6 +188,10 @@ class Counters:
                 (slot, incarnation): Account(*counts) for slot, (incarnation, *counts) in enumerate(rows) if any(counts)
             },
         )
+
+    def _clear_row(self, row: int) -> None:
+        for column in (IN_FLIGHT, TOKENS, PREFILL, DECODE):
+            self.words[row + column] = 0
 
     def _rows(self) -> range:
         """Where the rows in use begin."""
