@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-peers bench-picker bench-routing chaos drill e2e fuzz interop engines lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-peers bench-picker bench-routing chaos e2e fuzz interop engines lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,9 +74,6 @@ bench-routing: $(VENV)/dev.stamp ## time to first token with and without the pic
 
 chaos: $(VENV)/dev.stamp ## kill, stop and restart everything under load, in every profile, into docs/chaos.md (20 minutes; ARGS=--quick: 3)
 	@$(BIN)/python -m hack.chaos $(ARGS)
-
-drill: $(VENV)/dev.stamp ## kill the picker under load and count what clients saw (2 minutes)
-	@$(BIN)/python hack/drill_kill.py $(ARGS)
 
 fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (ENGINE=atheris: led by coverage; ARGS="wire --seconds 9" …)
 	@$(BIN)/python hack/fuzz.py $(addprefix --engine ,$(ENGINE)) $(ARGS)
