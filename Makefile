@@ -72,7 +72,7 @@ bench-picker: $(VENV)/dev.stamp ## the picker behind a real Envoy and alone, bes
 bench-routing: $(VENV)/dev.stamp ## time to first token with and without the picker (4 minutes)
 	@$(BIN)/python hack/bench_routing.py $(ARGS)
 
-chaos: $(VENV)/dev.stamp ## kill, stop and restart everything under load, in every profile, into docs/chaos.md (20 minutes; ARGS=--quick: 3)
+chaos: $(VENV)/dev.stamp ## kill, stop and restart everything under load, in every profile, into docs/chaos.md (13 minutes; ARGS=--quick: 2)
 	@$(BIN)/python -m hack.chaos $(ARGS)
 
 fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (ENGINE=atheris: led by coverage; ARGS="wire --seconds 9" …)
