@@ -1,10 +1,14 @@
 """The command line refuses in words what it cannot use, and prints what a configuration comes down to."""
 
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+
+from shunter.picker.cli import main
 
 
 def shunter(*arguments):
@@ -58,6 +62,13 @@ def test_a_reload_that_is_asked_for_while_it_starts_ends_nothing(tmp_path):
     )
     command = [sys.executable, "-c", hang_up, "run", "--snapshot", str(tmp_path), "--runtime", str(tmp_path)]
     assert subprocess.run(command, timeout=60, check=False).returncode == 7
+
+
+def test_a_process_that_goes_on_after_the_command_has_its_signals_as_before(tmp_path):
+    before = signal.getsignal(signal.SIGHUP)
+    result = CliRunner().invoke(main, ["run", "--snapshot", str(tmp_path), "--tls-cert-file", "tls.crt"])
+    assert result.exit_code == 2
+    assert signal.getsignal(signal.SIGHUP) == before
 
 
 def test_a_missing_file_is_named(tmp_path):

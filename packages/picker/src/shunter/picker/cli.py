@@ -157,7 +157,8 @@ def run(
 ) -> None:
     """Answer Envoy until SIGTERM or SIGINT. SIGHUP reloads the configuration, and loses no request."""
     # Who wants a reload before the configuration has been read gets what it wants.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    click.get_current_context().call_on_close(lambda: signal.signal(signal.SIGHUP, before))
     from shunter.picker.core.limits import Limits
     from shunter.picker.shell import collector, layout, supervisor, worker
     from shunter.picker.transport.server import MAX_STREAMS
