@@ -153,16 +153,22 @@ async def test_who_falls_silent_is_pinged_and_stays_if_it_answers():
         await read_until_end(reader)
 
 
+async def stall(server):
+    """Connect, and read nothing until the server has more to say than is taken; return both ends."""
+    reader, _ = await server.connect()
+    reader._transport.pause_reading()
+    (connection,) = server.server.connections
+    await until(lambda: connection._grpc.http.greeted)
+    ping = frames.head(Kind.PING, 0, 0, 8) + bytes(8)
+    while connection._stalled_s is None:
+        connection._grpc.http.forgive()
+        connection.data_received(ping * 1000)
+    return reader, connection
+
+
 async def test_who_does_not_read_is_no_longer_read_from_and_then_cut_off():
     async with running() as server:
-        reader, _ = await server.connect()
-        reader._transport.pause_reading()
-        (connection,) = server.server.connections
-        await until(lambda: connection._grpc.http.greeted)
-        ping = frames.head(Kind.PING, 0, 0, 8) + bytes(8)
-        while connection._stalled_s is None:
-            connection._grpc.http.forgive()
-            connection.data_received(ping * 1000)
+        _reader, connection = await stall(server)
         assert not connection._transport.is_reading()
         server.pass_time(native.STALL_S - 1)
         assert server.server.connections
@@ -172,14 +178,7 @@ async def test_who_does_not_read_is_no_longer_read_from_and_then_cut_off():
 
 async def test_who_reads_again_is_read_from_again():
     async with running() as server:
-        reader, _ = await server.connect()
-        reader._transport.pause_reading()
-        (connection,) = server.server.connections
-        await until(lambda: connection._grpc.http.greeted)
-        ping = frames.head(Kind.PING, 0, 0, 8) + bytes(8)
-        while connection._stalled_s is None:
-            connection._grpc.http.forgive()
-            connection.data_received(ping * 1000)
+        reader, connection = await stall(server)
         reader._transport.resume_reading()
         drained = asyncio.create_task(read_until_end(reader))
         await until(connection._transport.is_reading)
