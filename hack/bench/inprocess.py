@@ -81,7 +81,7 @@ class Sink:
 
 def floor_connection() -> Feed:
     connection = http2.Connection(Floor([f"10.0.0.{at}:8000" for at in range(ENDPOINTS)]).open_call)
-    connection.connection_made(Sink())  # type: ignore[arg-type]  # all it uses of a transport
+    connection.connection_made(Sink())  # all it uses of a transport
     return connection.data_received
 
 

@@ -51,7 +51,7 @@ def measure(case: Case, subject: str, times: Times, subjects: Mapping[str, Start
         port, envoy = picker.front, ()
         if not (load.direct or port):
             port, *envoy = gateway.start(children, servers, picker.intent if picker.ports else None, picker.profile)
-        time.sleep(times.settle)
+        time.sleep(times.settle)  # connections and first scrapes belong to the start, not to the idle rate
         roots = (*picker.roots, *picker.scrapers) if case.everything else picker.roots
         idle_per_s = 0.0 if case.everything else _rate(roots, times.idle)
         _send(case, picker, port, times.warm)
@@ -79,7 +79,7 @@ def _idle(picker: Picker, servers: model_servers.Engines, times: Times) -> Sampl
     roots = (*picker.roots, *picker.scrapers)
     time.sleep(times.warm + times.idle)  # the first scrapes find out what there is
     begin, used_s, scrapes = time.monotonic(), cpu_s(roots), servers.scrapes()
-    time.sleep(times.load)
+    time.sleep(times.load)  # idling is what is measured
     wall_s, used_s, scrapes = time.monotonic() - begin, cpu_s(roots) - used_s, servers.scrapes() - scrapes
     if not scrapes:
         raise Trouble("nothing was scraped")
@@ -100,7 +100,7 @@ def _sample(picker_s: float, envoy_s: float, per_second: float, *, roots: Sequen
 
 def _rate(roots: tuple[int, ...], seconds: float) -> float:
     begin, used_s = time.monotonic(), cpu_s(roots)
-    time.sleep(seconds)
+    time.sleep(seconds)  # as above: what is taken without requests
     return (cpu_s(roots) - used_s) / (time.monotonic() - begin)
 
 

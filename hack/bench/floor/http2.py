@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
         self.out: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.write = transport.write  # type: ignore[attr-defined]  # a socket's transport
+        self.write = transport.write  # a socket's transport
         ours = struct.pack(">HLHL", 3, 0x7FFFFFFF, 4, STREAM_WINDOW_BYTES)
         self.write(frame(SETTINGS, 0, 0, ours) + frame(WINDOW_UPDATE, 0, 0, _u32.pack(0x7FFFFFFF - WINDOW_BYTES)))
 

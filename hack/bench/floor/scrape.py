@@ -35,7 +35,7 @@ class Scrape(asyncio.BufferedProtocol):
     def ask(self) -> None:
         self.asked_s = self.loop.time()
         self.received = self.expected = 0
-        self.transport.write(self.request)  # type: ignore[attr-defined]  # a socket's transport
+        self.transport.write(self.request)  # a socket's transport
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  the buffer is large enough
         return self.view[self.received :]
