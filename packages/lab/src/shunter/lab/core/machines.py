@@ -15,7 +15,7 @@ of `max_num_batched_tokens` takes as long as the rate says, weights included.
 | --- | --- | --- |
 | llama3-8b-l4 | nothing: the defaults of `EngineParams` | everything |
 | qwen3-32b-h100-tp2 | prefill 15,928 tok/s, KV cache 307,328 tokens, 8,192 tokens a step (llm-d) | decoding |
-| qwen3-32b-tpu-v6e | prefill 26,290 tok/s (llm-d; the number of chips was not said, four is the least that hold it) | decoding, KV cache |
+| qwen3-32b-tpu-v6e | prefill 26,290 tok/s (llm-d; on how many chips it does not say, here four) | decoding, KV cache |
 | qwen3-32b-a100-tp2 | nothing | everything |
 | gpt-oss-120b-h100 | prefill 39,065 tok/s (llm-d) | decoding, KV cache |
 | llama3-70b-h100-tp4 | KV cache 461,376 tokens (llm-d-benchmark) | prefill, decoding |
