@@ -83,7 +83,7 @@ def test_gies_default_is_ours():
         ("prefix-cache-scorer", 3),
     ]
     assert plan.policy.profile.picker == MaxScore(max_num_of_endpoints=3)
-    assert plan.policy.prefix == PrefixSettings()
+    assert plan.policy.prefixes == {"approx-prefix-cache-producer": PrefixSettings()}
     assert (plan.policy.formats, plan.policy.passthrough) == (FORMATS, True)
 
 
@@ -92,8 +92,10 @@ def test_an_llm_d_configuration_loads_unchanged():
     assert [each.name for each in policy.profile.filters] == ["decode-filter"]
     assert [each.weight for each in policy.profile.scorers] == [2, 2, 3, 1]
     assert policy.profile.picker == MaxScore(max_num_of_endpoints=2)
-    assert policy.detector == Utilization(queue_depth_threshold=6, metrics_staleness_threshold="200ms")
-    assert policy.prefix == PrefixSettings(block_tokens=128, max_tokens=65536, capacity_blocks=1000, auto_tune=False)
+    assert policy.detector.plugin == Utilization(queue_depth_threshold=6, metrics_staleness_threshold="200ms")
+    assert [*policy.prefixes.values()] == [
+        PrefixSettings(block_tokens=128, max_tokens=65536, capacity_blocks=1000, auto_tune=False)
+    ]
     assert (policy.formats, policy.passthrough) == (OPENAI, False)
 
 
@@ -117,7 +119,7 @@ def test_without_profiles_there_is_one_in_the_order_of_declaration():
 
 def test_nothing_at_all_picks_at_random_among_equals():
     policy = config.load(HEAD).policy
-    assert (policy.profile.scorers, policy.profile.picker, policy.prefix) == ((), MaxScore(), None)
+    assert (policy.profile.scorers, policy.profile.picker, policy.prefixes) == ((), MaxScore(), {})
 
 
 def test_the_same_type_may_be_used_twice_under_two_names():
@@ -131,7 +133,7 @@ def test_the_same_type_may_be_used_twice_under_two_names():
     "place", ["saturationDetector: {queueDepthThreshold: 9}", "flowControl: {saturationDetector: {queueDepthThreshold: 9}}"]
 )
 def test_thresholds_may_stand_where_former_releases_had_them(place):
-    assert config.load(HEAD + place).policy.detector == Utilization(queue_depth_threshold=9)
+    assert config.load(HEAD + place).policy.detector.plugin == Utilization(queue_depth_threshold=9)
 
 
 def test_a_single_parser_may_stand_under_its_former_name():

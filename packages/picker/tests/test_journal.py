@@ -24,7 +24,7 @@ class Reader:
         self.peers = Peers([LogReader(buffer) for buffer in buffers], life)
 
     def catch_up(self, live=None):
-        return self.peers.catch_up(self.ledger, self.fleet, self.prefix, live or {0: 1, 1: 1})
+        return self.peers.catch_up(self.ledger, self.fleet, self.prefix.insert, live or {0: 1, 1: 1})
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from shunter.picker.core.decisions import KEEP_CANDIDATES, DecisionLog, Entry
 from shunter.picker.core.fleet import REFUSED_TIMES
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, DropReason, Judge, Outcome, Pick, Refusal
+from shunter.picker.core.kinds import Decision, Weighted
 from shunter.picker.core.overview import look
-from shunter.picker.core.schedule import Decision, Weighted
 from shunter.snapshot import (
     Health,
     InferenceModel,
@@ -433,7 +433,7 @@ class Angry(msgspec.Struct, frozen=True):
 def test_a_plugin_that_raises_costs_no_request(make_judge):
     judge = make_judge(IDLE, IDLE)
     profile = msgspec.structs.replace(judge._policy.profile, scorers=(Weighted("angry", Angry()),))
-    policy = msgspec.structs.replace(judge._policy, profile=profile)
+    policy = msgspec.structs.replace(judge._policy, profiles=(profile,))
     judge = FleetJudge(policy, judge._view, random.Random(1))
     picks = [judge.decide(Ask(CHAT, body()), NOW_S) for _ in range(4)]
     assert sorted(pick.endpoints[0] for pick in picks) == ["10.0.0.1:8000"] * 2 + ["10.0.0.2:8000"] * 2

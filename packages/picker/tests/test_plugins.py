@@ -4,10 +4,10 @@ from collections import Counter
 import msgspec
 import pytest
 
+from shunter.picker.core.kinds import ColumnScorer
 from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
-from shunter.picker.core.schedule import ColumnScorer
 from shunter.picker.plugins import CATALOGUE, Kind
 from shunter.picker.plugins.declared import ApproxPrefixCache
 from shunter.picker.plugins.detectors import Utilization

@@ -20,10 +20,10 @@ from shunter.picker.config.document import (
     explained,
     parse,
 )
-from shunter.picker.core.judge import Policy
+from shunter.picker.core.kinds import Named, Picker, Profile, Scorer, Weighted
+from shunter.picker.core.policy import Policy
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.core.request import Format
-from shunter.picker.core.schedule import Detector, Filter, Named, Picker, Profile, Scorer, Weighted
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Registration, upstream
 from shunter.picker.plugins.declared import ApproxPrefixCache, Passthrough
@@ -103,9 +103,9 @@ class Resolution:
         detector = self._detector()
         used = [each.plugin for each in (*profile.filters, *profile.scorers)]
         policy = Policy(
-            profile=profile,
-            detector=cast("Detector", detector.plugin),
-            prefix=self._prefix(profile),
+            profiles=(profile,),
+            detector=Named(detector.name, detector.plugin),
+            prefixes=self._prefixes(profile),
             formats=tuple(form for each in parsers for form in cast("tuple[Format, ...]", getattr(each.plugin, "formats", ()))),
             passthrough=any(isinstance(each.plugin, Passthrough) for each in parsers),
             needs=tuple(sorted({need for plugin in (*used, profile.picker) for need in cast("Plugin", plugin).needs})),
@@ -235,7 +235,7 @@ class Resolution:
                     f"{place}.weight: only scorers have weights, {found.name!r} is a {found.registration.kinds[0]}"
                 )
             if Kind.FILTER in found.registration.kinds:
-                filters.append(Named(found.name, cast("Filter", found.plugin)))
+                filters.append(Named(found.name, found.plugin))
             if Kind.PICKER in found.registration.kinds:
                 pickers.append(found)
             plugins.append(ProfilePlugin(plugin_ref=found.name, weight=weight))
@@ -247,12 +247,13 @@ class Resolution:
             pickers = self._of_kind(Kind.PICKER) or [self._declare(PluginSpec(type=DEFAULT_PICKER), "$.plugins")]
             plugins.append(ProfilePlugin(plugin_ref=pickers[0].name))
         picker = cast("Picker", pickers[0].plugin)
-        return Profile(spec.name, picker, tuple(filters), tuple(weighted)), ProfileSpec(name=spec.name, plugins=tuple(plugins))
+        profile = Profile(spec.name, picker, tuple(filters), tuple(weighted), pickers[0].name)
+        return profile, ProfileSpec(name=spec.name, plugins=tuple(plugins))
 
-    def _prefix(self, profile: Profile) -> PrefixSettings | None:
-        """The settings of the producer that the profile's scorers read; None if none reads any."""
+    def _prefixes(self, profile: Profile) -> dict[str, PrefixSettings]:
+        """The settings of the producer that the profile's scorers read, by its name; none if none reads any."""
         if not any(cast("Plugin", each.plugin).reads_prefix for each in profile.scorers):
-            return None
+            return {}
         names = {
             each.plugin.prefix_match_info_producer_name: each.name
             for each in profile.scorers
@@ -269,7 +270,7 @@ class Resolution:
         plugin = producers[0].plugin
         if not isinstance(plugin, ApproxPrefixCache):
             raise ConfigError(f"$.plugins: {producers[0].name!r} does not produce prefix matches")
-        return plugin.settings
+        return {producers[0].name: plugin.settings}
 
     def _parsers(self) -> list[Declared]:
         config = self._config

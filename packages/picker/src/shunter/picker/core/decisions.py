@@ -10,7 +10,7 @@ from itertools import islice
 import msgspec
 
 from shunter.picker.core.judgement import Outcome, Refusal
-from shunter.picker.core.schedule import Decision, Scores
+from shunter.picker.core.kinds import Decision, Scores
 
 __all__ = ["KEEP", "KEEP_CANDIDATES", "LONGEST_NAME", "DecisionLog", "Entry"]
 

@@ -11,13 +11,12 @@ seat are void.
 A record is one event in msgpack; one that cannot be read is skipped.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.ledger import Booking, Ledger, life_of
-from shunter.picker.core.prefix import PrefixIndex
 from shunter.snapshot import LogReader, LogWriter
 
 __all__ = ["Journal", "News", "Peers"]
@@ -42,8 +41,15 @@ class Released(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     ticket: int
 
 
+class Told(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """A plugin says something to itself in the other workers."""
+
+    name: str
+    data: bytes
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Begun | Booked | Released).decode
+_decode = msgspec.msgpack.Decoder(Begun | Booked | Released | Told).decode
 
 
 class Journal:
@@ -66,6 +72,10 @@ class Journal:
         """Tell that a request is not in flight any longer."""
         self._log.append(_encode(Released(ticket)))
 
+    def told(self, name: str, data: bytes) -> None:
+        """Tell what a plugin says to itself elsewhere."""
+        self._log.append(_encode(Told(name, data)))
+
 
 class _Peer:
     """One journal as its reader knows it."""
@@ -80,9 +90,12 @@ class News(msgspec.Struct, frozen=True):
 
     laps: int = 0  # in how many journals something was missed
     ended: Sequence[int] = ()  # tickets of its own: somebody else learnt of the end
+    told: Sequence[tuple[str, bytes]] = ()  # what plugins elsewhere say: name, words
 
 
 NOTHING = News()
+Remember = Callable[[Sequence[int], int, int, int | None], None]
+"""Takes the hashes of a prompt's blocks, the slot and incarnation it was sent to, and the size of the cache there in tokens."""
 
 
 class Peers:
@@ -93,7 +106,7 @@ class Peers:
         self._peers = [_Peer(log) for log in logs]
         self._life = life
 
-    def catch_up(self, ledger: Ledger, fleet: Fleet, prefix: PrefixIndex | None, live: Mapping[int, int]) -> News:
+    def catch_up(self, ledger: Ledger, fleet: Fleet, remember: Remember, live: Mapping[int, int]) -> News:
         """Enter what the others did since the last time into the accounts, and return what they cannot enter themselves.
 
         ``live`` are all endpoints, slot → incarnation. What was missed cannot be released, so all that was in flight there
@@ -101,6 +114,7 @@ class Peers:
         """
         laps = 0
         ended: list[int] = []
+        told: list[tuple[str, bytes]] = []
         for peer in self._peers:
             batch = peer.read()
             if batch is None:
@@ -117,17 +131,19 @@ class Peers:
                     life = life_of(event.ticket)
                     if life != peer.life:
                         _turn(peer, life, ledger, fleet)
-                    _book(event, ledger, fleet, prefix, live)
+                    _book(event, ledger, fleet, remember, live)
                 elif isinstance(event, Released):
                     if life_of(event.ticket) == self._life:
                         ended.append(event.ticket)
                     else:
                         _release(event.ticket, ledger, fleet)
+                elif isinstance(event, Told):
+                    told.append((event.name, event.data))
                 else:
                     _turn(peer, event.life, ledger, fleet)
                     if event.life == self._life:
                         self._peers = [each for each in self._peers if each is not peer]
-        return News(laps, ended) if laps or ended else NOTHING
+        return News(laps, ended, told) if laps or ended or told else NOTHING
 
 
 def _turn(peer: _Peer, life: int, ledger: Ledger, fleet: Fleet) -> None:
@@ -143,14 +159,14 @@ def _release(ticket: int, ledger: Ledger, fleet: Fleet) -> None:
         fleet.add(booking, -1)
 
 
-def _book(event: Booked, ledger: Ledger, fleet: Fleet, prefix: PrefixIndex | None, live: Mapping[int, int]) -> None:
+def _book(event: Booked, ledger: Ledger, fleet: Fleet, remember: Remember, live: Mapping[int, int]) -> None:
     booking = event.booking
     hashes = booking.hashes
     if hashes:
         slot, incarnation = booking.slot, booking.incarnation
-        if prefix is not None and live.get(slot) == incarnation:
+        if live.get(slot) == incarnation:
             at = fleet.index.get(slot)
-            prefix.insert(hashes, slot, incarnation, None if at is None else fleet.cache_tokens[at])
+            remember(hashes, slot, incarnation, None if at is None else fleet.cache_tokens[at])
         # Who serves it is its owner's to watch; here the hashes of a long prompt would be 13 KB for nothing.
         booking = msgspec.structs.replace(booking, hashes=())
     _release(event.ticket, ledger, fleet)

@@ -16,15 +16,17 @@ from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, Entry
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet, Roster
 from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Pick, Refusal
+from shunter.picker.core.kinds import Decision, Dice, Verdict
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticket
 from shunter.picker.core.models import Rulebook
-from shunter.picker.core.prefix import NO_MATCH, PrefixIndex, PrefixSettings
-from shunter.picker.core.request import FORMATS, Format, Request, read, rewrite_model
-from shunter.picker.core.schedule import Decision, Detector, Dice, Profile, Scheduler
+from shunter.picker.core.policy import Policy
+from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
+from shunter.picker.core.request import Request, read, rewrite_model
+from shunter.picker.core.schedule import Scheduler
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters
 from shunter.snapshot import Topology, View
 
-__all__ = ["FleetJudge", "Policy"]
+__all__ = ["FleetJudge"]
 
 NO_CANDIDATES = Refusal(
     503,
@@ -46,17 +48,6 @@ UNTOLD = Outcome(complete=False)
 # of chat and the several hundred of code, as published traces have it.
 ANSWER_TOKENS = 256.0
 ANSWERS_REMEMBERED = 32  # the running mean follows a change of traffic within some hundred answers
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What a configuration comes down to."""
-
-    profile: Profile
-    detector: Detector | None = None
-    prefix: PrefixSettings | None = None  # None: nobody asks for prefix matches, so none are looked up
-    formats: tuple[Format, ...] = FORMATS
-    passthrough: bool = True
-    needs: tuple[str, ...] = ()  # of the response: any of "headers", "body"
 
 
 class FleetJudge:
@@ -94,10 +85,11 @@ class FleetJudge:
         self._dice = dice
         self._pool = pool
         self._roster = Roster(self.ledger, pool=pool, stale_after_ns=stale_after_ns)
-        self._scheduler = Scheduler(policy.profile, policy.detector)
-        self.complaints = self._scheduler.complaints
+        self._scheduler = Scheduler(policy, dice, self._tell)
+        self.complaints = self._scheduler.complaints.words
         """What plugins did wrong first, by name."""
-        self._prefix = PrefixIndex(policy.prefix) if policy.prefix else None
+        self._prefixes = {name: PrefixIndex(settings) for name, settings in policy.prefixes.items()}
+        self._prefix = next(iter(self._prefixes.values()), None)  # the one that hashes, for all of them
         self._topology: Topology | None = None
         self._rules = Rulebook()
         self._live: dict[int, int] = {}  # all endpoints there are, ready or not: slot → incarnation
@@ -121,13 +113,16 @@ class FleetJudge:
         fleet = self._roster.fleet(view, now_ns)
         if self._prefix is not None:
             for slot, _ in self._roster.gone - gone:  # an engine that starts again has nothing cached
-                self._prefix.forget(slot)
+                for index in self._prefixes.values():
+                    index.forget(slot)
         if self._peers is not None and self._live:  # before the first snapshot nothing is known that could be learnt about
-            news = self._peers.catch_up(self.ledger, fleet, self._prefix, self._live)
+            news = self._peers.catch_up(self.ledger, fleet, self._remember, self._live)
             for _ in range(news.laps):
                 self.counters.lapped()
             for ticket in news.ended:
                 self.release(ticket, TOLD, now_s)
+            for name, data in news.told:
+                self._scheduler.hear(name, data)
         while self._leases and self._leases[0][0] <= now_s:
             self.release(self._leases.popleft()[1], UNTOLD, now_s)
         return fleet
@@ -149,29 +144,33 @@ class FleetJudge:
         )
         if isinstance(request, Refusal):
             return self._refuse(request, _unread(ask.headers), now_s)
-        request = self._complete(request)
-        decision = self._judge(ask, request, fleet, int(now_s * 1e9))
-        if isinstance(decision, Refusal):
-            return self._refuse(decision, request, now_s)
+        request = self._complete(request, int(now_s * 1e9))
+        verdict = self._judge(ask, request, fleet)
+        if isinstance(verdict, Refusal):
+            return self._refuse(verdict, request, now_s)
         rewritten = request.target_model if request.target_model != request.model else None
         try:
             body = rewrite_model(ask.body, rewritten) if rewritten else None
         except RecursionError:
             return self._refuse(TOO_DEEP, request, now_s)
-        self._book(request, decision, fleet, now_s)
+        self._book(request, verdict, fleet, now_s)
         if body is not None:
             self.counters.rewrote()
+        candidates = verdict.decision.candidates
         return Pick(
-            endpoints=tuple([decision.candidates[at].authority for at in decision.chosen]),
+            endpoints=tuple([candidates[at].authority for at in verdict.decision.chosen]),
             ticket=self._ticket,
             request_id=request.request_id or "",
             model=request.model,
             target_model=rewritten,
             body=body,
+            set_headers=tuple(verdict.set_headers),
+            response_headers=tuple(verdict.response_headers),
         )
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Undo the booking of ``ticket``, or wait for its record if it lasts; a second time does nothing."""
+        self._scheduler.observe(ticket, outcome, now_s)
         if outcome.lasts:
             self._leases.append((now_s + LEASE_S, ticket))
             return
@@ -212,34 +211,41 @@ class FleetJudge:
         self._topology = topology
         self._rules = Rulebook(topology, self._pool)
         self._live = {endpoint.slot: endpoint.incarnation for endpoint in topology.endpoints} if topology else {}
-        if self._prefix is not None:
-            self._prefix.retain(self._live)
+        for index in self._prefixes.values():
+            index.retain(self._live)
 
-    def _complete(self, request: Request) -> Request:
-        """Add what the pool's rules and the prefix index say of it."""
+    def _complete(self, request: Request, now_ns: int) -> Request:
+        """Add what the pool's rules and the prefix indices say of it."""
         target = self._rules.target(request, self._dice)
         prefix = NO_MATCH
+        facts: dict[str, object] = {}
         if self._prefix is not None and request.prompt:
             hashes = self._prefix.hash(request.prompt, f"{target}\0".encode() + request.seed)
             prefix = self._prefix.match(hashes)
+            if len(self._prefixes) > 1:
+                facts.update((name, index.match(hashes)) for name, index in self._prefixes.items())
         return msgspec.structs.replace(
             request,
             target_model=target,
             priority=self._rules.priority(request),
             prefix=prefix,
             request_id=request.request_id or new_request_id(self._dice),
+            ticket=self._ticket,
+            at_ns=now_ns,
+            facts=facts,
         )
 
-    def _judge(self, ask: Ask, request: Request, fleet: Fleet, now_ns: int) -> Decision | Refusal:
+    def _judge(self, ask: Ask, request: Request, fleet: Fleet) -> Verdict | Refusal:
         candidates = fleet if ask.subset is None else fleet.narrow(fleet.among(ask.subset))
         if not len(candidates):
             return NO_CANDIDATES
-        if request.priority < 0 and self._scheduler.saturated(fleet, now_ns):
+        if request.priority < 0 and self._scheduler.saturated(fleet, request.at_ns):
             return SHED
-        return self._scheduler.run(request, candidates, self._dice) or FILTERED
+        return self._scheduler.run(request, candidates) or FILTERED
 
-    def _book(self, request: Request, decision: Decision, fleet: Fleet, now_s: float) -> None:
+    def _book(self, request: Request, verdict: Verdict, fleet: Fleet, now_s: float) -> None:
         """Enter the decision into every account there is."""
+        decision = verdict.decision
         first = decision.candidates[decision.chosen[0]]
         slot, incarnation, prefix = first.slot, first.incarnation, request.prefix
         prompt, limit = request.prompt_tokens, request.max_output_tokens
@@ -248,7 +254,7 @@ class FleetJudge:
         booking = Booking(
             slot,
             incarnation,
-            int(now_s * 1e9),
+            request.at_ns,
             prompt,
             prefix.hashes,
             max(0, prompt - cached),
@@ -264,9 +270,19 @@ class FleetJudge:
         self.counters.booked(booking)
         if self._journal is not None:
             self._journal.booked(ticket, booking)
-        if self._prefix is not None and booking.hashes:
-            cache_tokens = fleet.cache_tokens[fleet.index[booking.slot]]
-            self._prefix.insert(booking.hashes, booking.slot, booking.incarnation, cache_tokens)
+        if booking.hashes:
+            at = fleet.index[booking.slot]
+            self._remember(booking.hashes, booking.slot, booking.incarnation, fleet.cache_tokens[at])
+
+    def _remember(self, hashes: Sequence[int], slot: int, incarnation: int, cache_tokens: int | None) -> None:
+        """Remember that an endpoint was sent a prompt of these blocks."""
+        for index in self._prefixes.values():
+            index.insert(hashes, slot, incarnation, cache_tokens)
+
+    def _tell(self, name: str, data: bytes) -> None:
+        """Carry what a plugin says to itself in the other workers."""
+        if self._journal is not None:
+            self._journal.told(name, data)
 
     def _refuse(self, refusal: Refusal, request: Request, now_s: float) -> Refusal:
         self.counters.refused(refusal.reason.value if refusal.reason else refusal.code)
@@ -281,7 +297,7 @@ class FleetJudge:
         decision: Decision | None = None,
         refusal: Refusal | None = None,
     ) -> None:
-        while self._broken < self._scheduler.errors:
+        while self._broken < self._scheduler.complaints.errors:
             self._broken += 1
             self.counters.broke()
         self.decisions.add(

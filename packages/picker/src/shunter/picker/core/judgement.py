@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Ask", "DropReason", "Judge", "Outcome", "Pick", "Refusal"]
+__all__ = ["Ask", "DropReason", "Judge", "Outcome", "Parked", "Pick", "Refusal"]
 
 
 class DropReason(StrEnum):
@@ -45,7 +45,8 @@ class Pick(msgspec.Struct, frozen=True):
     model: str | None = None  # what the client asked for
     target_model: str | None = None  # what the engine is asked for, when it differs
     body: bytes | None = None  # the rewritten body, when it changed
-    set_headers: tuple[tuple[str, str], ...] = ()
+    set_headers: tuple[tuple[str, str], ...] = ()  # of the request, on its way to the engine
+    response_headers: tuple[tuple[str, str], ...] = ()  # to add to the response's
     metadata: Mapping[str, object] = {}  # further keys for namespace envoy.lb (scores, …)
 
 
@@ -56,6 +57,13 @@ class Refusal(msgspec.Struct, frozen=True):
     code: str
     message: str
     reason: DropReason | None = None
+
+
+class Parked(msgspec.Struct, frozen=True):
+    """The request waits for room; ``dispatch`` will tell what becomes of it, at the latest at ``until_s`` (monotonic)."""
+
+    ticket: int
+    until_s: float
 
 
 class Outcome(msgspec.Struct, frozen=True):

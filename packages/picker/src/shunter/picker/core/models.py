@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from shunter.picker.core.fleet import is_called
+from shunter.picker.core.kinds import Dice
 from shunter.picker.core.request import Request
-from shunter.picker.core.schedule import Dice
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, Target, Topology
 
 __all__ = ["CRITICALITY", "Rulebook"]

@@ -10,7 +10,7 @@ model and no prompt, and the engines judge it.
 
 from collections.abc import Mapping
 from json import JSONDecoder
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -89,7 +89,7 @@ _located = msgspec.json.Decoder(Located)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What plugins see of a request. The last three fields are the judge's: read() leaves their defaults."""
+    """What plugins see of a request. From ``target_model`` on the fields are the judge's: read() leaves their defaults."""
 
     headers: Mapping[str, str]
     format: Format | None = None  # None: passed on unread
@@ -106,6 +106,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     target_model: str | None = None  # what the engine is asked for
     priority: int = 0  # higher first; negative may be shed
     prefix: Match = NO_MATCH
+    ticket: int = 0
+    at_ns: int = 0  # monotonic
+    facts: dict[str, Any] = {}  # what data producers found out, by their names
 
 
 def read(

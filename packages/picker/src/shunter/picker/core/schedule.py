@@ -1,182 +1,191 @@
-"""One scheduling profile: filters, then weighted scorers, then a picker; and the protocols that plugins keep.
+"""The scheduler: runs a policy's profiles, each filters, then weighted scorers, then a picker.
 
 The total of a candidate is Σ weight · score with every score clamped to [0, 1]; a NaN is 0 and a complaint. Scores that
 depend on nothing but one column of load are kept between requests and only brought up to date where a booking touched them,
 which is what makes a thousand endpoints affordable: most requests then cost a copy of the totals, the prefix matches and a
 maximum.
 
-A plugin that raises does not fail the request: the request goes to the candidate with the fewest requests of ours in flight,
-and the plugin is complained about.
+A plugin that raises does not fail the request: a profile chooses the candidate with the fewest requests of ours in flight, a
+handler is as if there were none, everything else is left out; and the plugin is complained about.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any
 
 import msgspec
 
 from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.judgement import Outcome, Refusal
+from shunter.picker.core.kinds import ColumnScorer, Decision, Dice, Filter, Header, Profile, Scores, Verdict, Weighted
+from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import Request
-from shunter.snapshot import Endpoint
 
-__all__ = [
-    "FALLBACKS", "ColumnScorer", "Decision", "Detector", "Dice", "Filter", "Named", "Picker", "Profile", "Scheduler", "Scorer",
-    "Scores", "Weighted", "best_first",
-]  # fmt: skip
-
-T = TypeVar("T")
-Scores = Sequence[float] | Mapping[int, float]
-"""One score for every candidate in order, or position → score of those that do not have 0."""
+__all__ = ["FALLBACKS", "MOST_RUNS", "Complaints", "Run", "Scheduler", "best_first"]
 
 # How many endpoints a picker names unless configured otherwise: the best and two to try when it does not answer. Envoy's
 # retries walk the list. The reference's default is 1, which leaves a retry nowhere to go.
 FALLBACKS = 3
 
+# A handler that always wants one more profile must not keep the worker for ever. Encode, prefill and decode are three.
+MOST_RUNS = 16
+
 BOOKED = frozenset({"waiting", "running", "in_flight", "tokens_in_flight"})  # the columns that follow bookings
 TAKEN = float("-inf")
 
 
-class Dice(Protocol):
-    """The part of ``random.Random`` that judgements use."""
+class Complaints:
+    """What plugins did wrong."""
 
-    def random(self) -> float:
-        """Draw from [0, 1)."""
-        ...
+    def __init__(self) -> None:
+        self.errors = 0
+        """How often one raised."""
+        self.words: dict[str, str] = {}
+        """By the plugin's name; the first time only, since a bad plugin errs with every request."""
 
-    def randrange(self, start: int, /) -> int:
-        """Draw from 0 … start - 1."""
-        ...
-
-    def getrandbits(self, k: int, /) -> int:
-        """Draw k bits."""
-        ...
-
-    def sample(self, population: Sequence[T], k: int) -> list[T]:
-        """Draw k different ones in random order."""
-        ...
-
-
-class Filter(Protocol):
-    """Says which candidates may get the request."""
-
-    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
-        """Return the positions that stay."""
-        ...
-
-
-class Scorer(Protocol):
-    """Says how good each candidate is for the request."""
-
-    def score(self, request: Request, fleet: Fleet) -> Scores:
-        """Return a score from 0 (bad) to 1 (good) for every candidate."""
-        ...
-
-
-@runtime_checkable
-class ColumnScorer(Protocol):
-    """A scorer that is a function of one column of the fleet and that column's extremes, whatever the request."""
-
-    column: ClassVar[str]  # waiting, running, in_flight, tokens_in_flight or kv_usage
-
-    def at(self, value: float, low: float, high: float) -> float:
-        """Return the score of ``value`` where the candidates' values go from ``low`` to ``high``."""
-        ...
-
-
-class Picker(Protocol):
-    """Says who is chosen."""
-
-    def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:
-        """Return the positions chosen, best first; at least one, since ``totals`` is not empty."""
-        ...
-
-
-class Detector(Protocol):
-    """Says when a pool has no room."""
-
-    def saturated(self, fleet: Fleet, now_ns: int) -> bool:
-        """Return True if requests of negative priority are to be shed."""
-        ...
-
-
-class Named(msgspec.Struct, frozen=True):
-    """A filter under the name that the configuration gives it."""
-
-    name: str
-    plugin: Filter
-
-
-class Weighted(msgspec.Struct, frozen=True):
-    """A scorer, its name and its weight."""
-
-    name: str
-    plugin: Scorer | ColumnScorer
-    weight: float = 1.0
-
-
-class Profile(msgspec.Struct, frozen=True):
-    """What to run, in order."""
-
-    name: str
-    picker: Picker
-    filters: tuple[Named, ...] = ()
-    scorers: tuple[Weighted, ...] = ()
-
-
-class Decision(msgspec.Struct, frozen=True, gc=False):
-    """Who was chosen, and everything needed to say why. Totals and scores are aligned with the candidates."""
-
-    candidates: Sequence[Endpoint]
-    chosen: Sequence[int]  # positions, best first
-    totals: Sequence[float] = ()
-    scores: Sequence[tuple[Weighted, Scores]] = ()
+    def raised(self, name: str, error: Exception) -> None:
+        """Take an exception down."""
+        self.errors += 1
+        self.words.setdefault(name, f"{type(error).__name__}: {error}")
 
 
 class Scheduler:
-    """Runs one profile and its detector, keeping what need not be computed again."""
+    """A policy at work, keeping what need not be computed again."""
 
-    def __init__(self, profile: Profile, detector: Detector | None = None) -> None:
-        """Keep nothing yet. Without a detector the pool is never saturated."""
-        self.profile = profile
-        self.detector = detector
-        self.errors = 0
-        """How often a plugin raised."""
-        self.complaints: dict[str, str] = {}
-        """What plugins did wrong, by the plugin's name; the first time only, since a bad plugin errs with every request."""
-        self._standing = Standing(profile.scorers, self._unit)
-        # isinstance of a Protocol costs microseconds: asked once.
-        columns = [each for each in profile.scorers if isinstance(each.plugin, ColumnScorer)]
-        self._asked = [(each, each.plugin) for each in profile.scorers if not isinstance(each.plugin, ColumnScorer)]
-        self._names = ", ".join(each.name for each in columns)
-        self._running = ""  # who has the floor
+    def __init__(self, policy: Policy, dice: Dice, tell: Callable[[str, bytes], None]) -> None:
+        """Start the plugins. ``tell`` carries what one of them says (its name, its words) to the other workers."""
+        self.complaints = Complaints()
+        self.crew = crew = Crew(policy, dice, tell)
+        self._runs = {each.name: Run(crew.staff(each), self.complaints, dice) for each in policy.profiles}
+        self._first = self._runs[policy.profile.name]
+        self._handler = crew.find(policy.handler.name) if policy.handler else None
+        self._detector = crew.find(policy.detector.name) if policy.detector else None
+        self._producers = [(each.name, crew.find(each.name)) for each in policy.producers]
+        self._admitters = [(each.name, crew.find(each.name)) for each in policy.admitters]
+        self._followers = crew.able("picked")
+        self._observers = crew.able("observe")
+        self._hearers = dict(crew.able("hear"))
+        self._simple = self._handler is None and not (self._producers or self._admitters or self._followers)
 
-    def run(self, request: Request, fleet: Fleet, dice: Dice) -> Decision | None:
-        """Return the decision, or None if the filters left nobody. ``fleet`` is not empty."""
-        try:
-            for each in self.profile.filters:
-                self._running = each.name
-                kept = each.plugin.keep(request, fleet)
-                if not kept:
-                    return None
-                fleet = fleet.narrow(kept)
-            return self._decide(request, fleet, dice)
-        except Exception as error:  # noqa: BLE001  a plugin is foreign code, and the request must go somewhere
-            self._complain(error)
-            return Decision(fleet.endpoints, best_first([-float(count) for count in fleet.in_flight], FALLBACKS, dice))
+    def run(self, request: Request, fleet: Fleet) -> Verdict | Refusal | None:
+        """Return whom the profiles chose, or why the request is refused; None if the filters left nobody.
+
+        ``fleet`` is not empty.
+        """
+        if self._simple:
+            decision = self._first.decide(request, fleet)
+            return Verdict(decision) if decision.chosen else None
+        for name, producer in self._producers:
+            try:
+                request.facts[name] = producer.produce(request, fleet)
+            except Exception as error:  # noqa: BLE001  a plugin is foreign code, and the request must go somewhere
+                self.complaints.raised(name, error)
+        for name, admitter in self._admitters:
+            try:
+                refusal = admitter.admit(request, fleet)
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised(name, error)
+            else:
+                if refusal is not None:
+                    return refusal
+        verdict = self._settle(request, fleet)
+        return self._follow(request, verdict) if verdict.decision.chosen else None
 
     def saturated(self, fleet: Fleet, now_ns: int) -> bool:
         """Return True if requests of negative priority are to be shed; a detector that raises sheds nobody."""
-        self._running = "the saturation detector"
         try:
-            return self.detector is not None and self.detector.saturated(fleet, now_ns)
+            return self._detector is not None and self._detector.saturated(fleet, now_ns)
         except Exception as error:  # noqa: BLE001  as above
-            self._complain(error)
+            self.complaints.raised("the saturation detector", error)
             return False
 
-    def _complain(self, error: Exception) -> None:
-        self.errors += 1
-        self.complaints.setdefault(self._running, f"{type(error).__name__}: {error}")
+    def observe(self, ticket: int, outcome: Outcome, now_s: float) -> None:
+        """Pass on how a request went."""
+        for name, observer in self._observers:
+            try:
+                observer.observe(ticket, outcome, now_s)
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised(name, error)
 
-    def _decide(self, request: Request, fleet: Fleet, dice: Dice) -> Decision:
+    def hear(self, name: str, data: bytes) -> None:
+        """Pass on what a plugin in another worker told; one that is not here (any more) misses nothing."""
+        hearer = self._hearers.get(name)
+        if hearer is not None:
+            try:
+                hearer.hear(data)
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised(name, error)
+
+    def _settle(self, request: Request, fleet: Fleet) -> Verdict:
+        """Run the profiles that the handler wants."""
+        if self._handler is not None:
+            try:
+                decided = self._handled(request, fleet)
+                primary, headers = self._handler.settle(request, decided)
+                return Verdict(decided.pop(primary), decided, headers)
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised("the profile handler", error)
+        return Verdict(self._first.decide(request, fleet))
+
+    def _handled(self, request: Request, fleet: Fleet) -> dict[str, Decision]:
+        decided: dict[str, Decision] = {}
+        for _ in range(MOST_RUNS):
+            names = self._handler.profiles(request, decided)
+            if not names:
+                return decided
+            decided |= {name: self._runs[name].decide(request, fleet) for name in names}
+        raise RuntimeError(f"it wants profiles to run more than {MOST_RUNS} times")
+
+    def _follow(self, request: Request, verdict: Verdict) -> Verdict:
+        set_headers: list[Header] = list(verdict.set_headers)
+        response_headers: list[Header] = []
+        for name, follower in self._followers:
+            try:
+                mine, theirs = follower.picked(request, verdict)
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised(name, error)
+            else:
+                set_headers += mine
+                response_headers += theirs
+        return Verdict(verdict.decision, verdict.others, set_headers, response_headers)
+
+
+class Run:
+    """One profile at work."""
+
+    def __init__(self, profile: Profile, complaints: Complaints, dice: Dice) -> None:
+        """The plugins of ``profile`` do the work themselves: they have been started."""
+        self.profile = profile
+        self.complaints = complaints
+        self._dice = dice
+        self._standing = Standing(profile.scorers, self._unit)
+        # isinstance of a Protocol costs microseconds: asked once.
+        columns = [each for each in profile.scorers if isinstance(each.plugin, ColumnScorer)]
+        self._asked: list[tuple[Weighted, Any]] = [
+            (each, each.plugin) for each in profile.scorers if not isinstance(each.plugin, ColumnScorer)
+        ]
+        self._filters: list[tuple[str, Filter | Any]] = [(each.name, each.plugin) for each in profile.filters]
+        self._names = ", ".join(each.name for each in columns)
+        self._running = ""  # who has the floor
+
+    def decide(self, request: Request, fleet: Fleet) -> Decision:
+        """Return the decision; it has nobody chosen if the filters left nobody. ``fleet`` is not empty."""
+        narrowed: Sequence[tuple[str, Sequence[Any]]] = ()
+        try:
+            for name, each in self._filters:
+                self._running = name
+                kept = each.keep(request, fleet)
+                if len(kept) != len(fleet):
+                    narrowed = [*narrowed, (name, fleet.endpoints)]
+                    if not kept:
+                        return Decision((), (), narrowed=narrowed)
+                    fleet = fleet.narrow(kept)
+            return self._choose(request, fleet, narrowed)
+        except Exception as error:  # noqa: BLE001  a plugin is foreign code, and the request must go somewhere
+            self.complaints.raised(self._running, error)
+            least = best_first([-float(count) for count in fleet.in_flight], FALLBACKS, self._dice)
+            return Decision(fleet.endpoints, least, narrowed=narrowed)
+
+    def _choose(self, request: Request, fleet: Fleet, narrowed: Sequence[tuple[str, Sequence[Any]]]) -> Decision:
         standing = self._standing if fleet.lasting else Standing(self.profile.scorers, self._unit)
         self._running = self._names
         totals, scores = standing.refresh(fleet)
@@ -184,10 +193,10 @@ class Scheduler:
             self._running = each.name
             scores.append((each, self._add(each, scorer.score(request, fleet), totals)))
         self._running = "the picker"
-        chosen = self.profile.picker.pick(totals, dice)
+        chosen = self.profile.picker.pick(totals, self._dice)
         if not chosen or not 0 <= min(chosen) <= max(chosen) < len(fleet):
             raise ValueError(f"picked the positions {list(chosen)} of {len(fleet)} candidates")
-        return Decision(fleet.endpoints, chosen, totals, scores)
+        return Decision(fleet.endpoints, chosen, totals, scores, narrowed)
 
     def _add(self, scorer: Weighted, scores: Scores, totals: list[float]) -> Scores:
         """Add weighted scores to the totals and return them as they counted."""
@@ -208,7 +217,7 @@ class Scheduler:
         if 0.0 <= score <= 1.0:
             return score
         if score != score:  # noqa: PLR0124  only NaN differs from itself
-            self.complaints.setdefault(scorer.name, "a score was NaN and counted as 0")
+            self.complaints.words.setdefault(scorer.name, "a score was NaN and counted as 0")
         return 1.0 if score > 1.0 else 0.0
 
 

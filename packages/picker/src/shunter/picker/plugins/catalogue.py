@@ -1,7 +1,7 @@
 """What a plugin is, and the catalogue of those that exist by the type name a configuration gives.
 
 A plugin *is* its validated parameters: a frozen struct whose fields are spelt in camelCase in the configuration, with the
-methods of its kind (the protocols in ``core.schedule``)::
+methods of its kind (the protocols in ``core.kinds``, which also say how a plugin comes to a memory)::
 
     @register("shortest-name-scorer", Kind.SCORER)
     class ShortestName(Plugin, frozen=True):
@@ -34,6 +34,13 @@ class Kind(StrEnum):
     HANDLER = "profile handler"
     DETECTOR = "saturation detector"
     PRODUCER = "data producer"
+    ADMITTER = "admission plugin"
+    DECIDER = "disaggregation decider"
+    FAIRNESS = "fairness policy"
+    ORDERING = "ordering policy"
+    USAGE_LIMIT = "usage limit policy"
+    EVICTION = "eviction policy"
+    HOOK = "request hook"
     PARSER = "parser"
     SOURCE = "data source"
     EXTRACTOR = "data extractor"
@@ -63,6 +70,7 @@ class Registration(msgspec.Struct, frozen=True):
     kinds: tuple[Kind, ...]
     plugin: type[Plugin]
     stability: Stability = Stability.STABLE
+    replacement: str = ""  # of a deprecated one: what to write instead
 
     @property
     def summary(self) -> str:
@@ -76,11 +84,11 @@ CATALOGUE: dict[str, Registration] = {}
 P = TypeVar("P", bound=type[Plugin])
 
 
-def register(type_name: str, *kinds: Kind, stability: Stability = Stability.STABLE) -> Callable[[P], P]:
-    """Enter the decorated class into the catalogue."""
+def register(type_name: str, *kinds: Kind, stability: Stability = Stability.STABLE, replacement: str = "") -> Callable[[P], P]:
+    """Enter the decorated class into the catalogue; one with a ``replacement`` is deprecated."""
 
     def enter(plugin: P) -> P:
-        CATALOGUE[type_name] = Registration(type_name, kinds, plugin, stability)
+        CATALOGUE[type_name] = Registration(type_name, kinds, plugin, stability, replacement)
         return plugin
 
     return enter

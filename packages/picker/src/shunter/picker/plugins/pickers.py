@@ -5,7 +5,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shunter.picker.core.schedule import FALLBACKS, Dice, best_first
+from shunter.picker.core.kinds import Dice
+from shunter.picker.core.schedule import FALLBACKS, best_first
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
 __all__ = ["MaxScore", "Random", "WeightedRandom"]

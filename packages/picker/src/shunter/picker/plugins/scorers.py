@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 
@@ -123,7 +124,8 @@ class PrefixCache(Plugin, frozen=True):
 
     def score(self, request: Request, fleet: Fleet) -> Mapping[int, float]:
         """Score the candidates that match at all."""
-        match, index = request.prefix, fleet.index
+        match: Match = request.facts.get(self.prefix_match_info_producer_name, request.prefix)
+        index = fleet.index
         weight, scale = self.match_length_weight, self.match_length_scale_tokens
         found = {index[slot]: share for slot, share in match.share.items() if slot in index}
         if not weight:

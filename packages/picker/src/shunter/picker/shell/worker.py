@@ -18,8 +18,9 @@ import msgspec
 
 from shunter.picker import config
 from shunter.picker.core.fleet import is_called
-from shunter.picker.core.judge import FleetJudge, Policy
+from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.policy import Policy
 from shunter.picker.core.session import Session
 from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Status

@@ -1,0 +1,208 @@
+"""The kinds of plugins, as protocols, and the values that pass between them and the scheduler.
+
+A plugin is its parameters, and may keep nothing in them. One that has a memory of its own has a method ``start(setting)``: it
+is called once in each judge and returns the object that does the work there. Without it the parameters do the work themselves.
+An object may be of several kinds at once; what it is used as, the configuration says.
+
+The way of a request through them::
+
+    Producer.produce    everybody's view of the request is completed: request.facts
+    Admitter.admit      may refuse it
+    Handler.profiles    says which profile runs next, until none does; each one is
+                        Filter.keep …  →  Scorer.score …  →  Picker.pick
+    Handler.settle      says which of the profiles names the endpoint
+    Follower.picked     knows the choice, may add headers to the request and to its response
+    Observer.observe    learns how the request went
+
+All are synchronous, quick, and free of clock and dice: those are in the request and in the setting.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+
+import msgspec
+
+from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.judgement import Outcome, Refusal
+from shunter.picker.core.request import Request
+from shunter.snapshot import Endpoint
+
+__all__ = [
+    "Admitter", "ColumnScorer", "Decision", "Detector", "Dice", "Filter", "Follower", "Handler", "Header", "Hearer", "Named",
+    "Observer", "Picker", "Producer", "Profile", "Scorer", "Scores", "Setting", "Verdict", "Weighted",
+]  # fmt: skip
+
+T = TypeVar("T")
+Scores = Sequence[float] | Mapping[int, float]
+"""One score for every candidate in order, or position → score of those that do not have 0."""
+
+Header = tuple[str, str]
+"""A lower-case name and its value."""
+
+
+class Dice(Protocol):
+    """The part of ``random.Random`` that judgements use."""
+
+    def random(self) -> float:
+        """Draw from [0, 1)."""
+        ...
+
+    def randrange(self, start: int, /) -> int:
+        """Draw from 0 … start - 1."""
+        ...
+
+    def getrandbits(self, k: int, /) -> int:
+        """Draw k bits."""
+        ...
+
+    def sample(self, population: Sequence[T], k: int) -> list[T]:
+        """Draw k different ones in random order."""
+        ...
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What a plugin finds when it starts."""
+
+    name: str  # its own, in the configuration
+    dice: Dice
+    find: Callable[[str], object]  # another plugin at work, by its name in the configuration; raises KeyError
+    tell: Callable[[bytes], None]  # say something to this plugin in the other workers: see Hearer
+
+
+class Filter(Protocol):
+    """Says which candidates may get the request."""
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
+        """Return the positions that stay."""
+        ...
+
+
+class Scorer(Protocol):
+    """Says how good each candidate is for the request."""
+
+    def score(self, request: Request, fleet: Fleet) -> Scores:
+        """Return a score from 0 (bad) to 1 (good) for every candidate."""
+        ...
+
+
+@runtime_checkable
+class ColumnScorer(Protocol):
+    """A scorer that is a function of one column of the fleet and that column's extremes, whatever the request."""
+
+    column: ClassVar[str]  # waiting, running, in_flight, tokens_in_flight or kv_usage
+
+    def at(self, value: float, low: float, high: float) -> float:
+        """Return the score of ``value`` where the candidates' values go from ``low`` to ``high``."""
+        ...
+
+
+class Picker(Protocol):
+    """Says who is chosen."""
+
+    def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:
+        """Return the positions chosen, best first; at least one, since ``totals`` is not empty."""
+        ...
+
+
+class Detector(Protocol):
+    """Says when a pool has no room."""
+
+    def saturated(self, fleet: Fleet, now_ns: int) -> bool:
+        """Return True if requests of negative priority are to be shed."""
+        ...
+
+
+class Producer(Protocol):
+    """Finds out something about the request that others base their work on."""
+
+    def produce(self, request: Request, fleet: Fleet) -> object:
+        """Return it; it will be ``request.facts[name of the producer]``. ``fleet`` holds all candidates."""
+        ...
+
+
+class Admitter(Protocol):
+    """May refuse a request although there are candidates."""
+
+    def admit(self, request: Request, fleet: Fleet) -> Refusal | None:
+        """Return why not, or None."""
+        ...
+
+
+class Handler(Protocol):
+    """Says which profiles run, and which of them names the endpoint."""
+
+    def profiles(self, request: Request, decided: Mapping[str, "Decision"]) -> Sequence[str]:
+        """Return the names of those to run next; none: it is enough. ``decided`` is what has been run."""
+        ...
+
+    def settle(self, request: Request, decided: Mapping[str, "Decision"]) -> tuple[str, Sequence[Header]]:
+        """Return the name of the profile whose first choice serves the request, and headers to add to the request."""
+        ...
+
+
+class Follower(Protocol):
+    """Wants to know who was chosen."""
+
+    def picked(self, request: Request, verdict: "Verdict") -> tuple[Sequence[Header], Sequence[Header]]:
+        """Return headers to add to the request, and to its response (the latter needs "headers")."""
+        ...
+
+
+class Observer(Protocol):
+    """Wants to know how requests went."""
+
+    def observe(self, ticket: int, outcome: Outcome, now_s: float) -> None:
+        """Take notice; of one request perhaps more than once, later with more. Its ``picked`` had the same ticket."""
+        ...
+
+
+class Hearer(Protocol):
+    """Wants to know what itself, in other workers, has told by ``setting.tell``."""
+
+    def hear(self, data: bytes) -> None:
+        """Take notice."""
+        ...
+
+
+class Named(msgspec.Struct, frozen=True):
+    """A plugin under the name that the configuration gives it."""
+
+    name: str
+    plugin: object
+
+
+class Weighted(msgspec.Struct, frozen=True):
+    """A scorer, its name and its weight."""
+
+    name: str
+    plugin: Scorer | ColumnScorer
+    weight: float = 1.0
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What to run, in order. The plugins of ``filters`` are Filters."""
+
+    name: str
+    picker: Picker
+    filters: tuple[Named, ...] = ()
+    scorers: tuple[Weighted, ...] = ()
+    picker_name: str = "picker"
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """Whom one profile chose, and everything needed to say why. Totals and scores are aligned with the candidates."""
+
+    candidates: Sequence[Endpoint]  # those that the filters left
+    chosen: Sequence[int]  # positions, best first; none: the filters left nobody
+    totals: Sequence[float] = ()
+    scores: Sequence[tuple[Weighted, Scores]] = ()
+    narrowed: Sequence[tuple[str, Sequence[Endpoint]]] = ()  # each filter that dropped somebody, and whom it had before
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What all profiles together came to."""
+
+    decision: Decision  # the one that names the endpoint
+    others: Mapping[str, Decision] = {}  # those of the further profiles, by name
+    set_headers: Sequence[Header] = ()  # of the request
+    response_headers: Sequence[Header] = ()
