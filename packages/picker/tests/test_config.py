@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker import config
+from shunter.picker.core.formats import FORMATS, OPENAI, order
 from shunter.picker.core.prefix import PrefixSettings
-from shunter.picker.core.request import FORMATS, OPENAI
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, register
 from shunter.picker.plugins.detectors import Utilization
@@ -96,7 +96,7 @@ def test_an_llm_d_configuration_loads_unchanged():
     assert [*policy.prefixes.values()] == [
         PrefixSettings(block_tokens=128, max_tokens=65536, capacity_blocks=1000, auto_tune=False)
     ]
-    assert (policy.formats, policy.passthrough) == (OPENAI, False)
+    assert (policy.formats, policy.passthrough) == (order(OPENAI), False)
 
 
 @pytest.mark.parametrize("text", [config.DEFAULT, GIE, LLM_D, HEAD])
@@ -244,8 +244,8 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
             "$.flowControl.maxBytes: llm-d knows this field, but Shunter cannot honour it yet; remove it",
         ),
         (
-            HEAD + "requestHandler: {parsers: [{pluginRef: vllmhttp-parser}]}",
-            "$.requestHandler.parsers[0].pluginRef: llm-d has 'vllmhttp-parser', but Shunter does not have it yet; remove it",
+            HEAD + "requestHandler: {parsers: [{pluginRef: vertexai-parser}]}",
+            "$.requestHandler.parsers[0].pluginRef: llm-d has 'vertexai-parser', but Shunter does not have it yet; remove it",
         ),
         (
             HEAD + "requestHandler: {parsers: [{pluginRef: openai-parser}]}\nparser: {pluginRef: openai-parser}",

@@ -322,7 +322,7 @@ def test_an_inference_model_sheds_by_criticality(make_judge, make_view):
 
 
 def test_a_rewrite_of_what_is_nested_too_deeply_is_refused_and_books_nothing(make_judge, make_view, monkeypatch):
-    def too_deep(body, model):
+    def too_deep(body, model, content_type):
         raise RecursionError
 
     monkeypatch.setattr("shunter.picker.core.judge.rewrite_model", too_deep)

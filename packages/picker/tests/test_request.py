@@ -1,17 +1,24 @@
 import gzip
 import json
+from array import array
 
 import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from shunter.picker.core.formats import FORMATS, OPENAI, SGLANG, Format, order
 from shunter.picker.core.judgement import Refusal
-from shunter.picker.core.request import OPENAI, read, rewrite_model
+from shunter.picker.core.request import read
+from shunter.picker.core.splice import rewrite_model
 
 CHAT = {":path": "/v1/chat/completions"}
 COMPLETIONS = {":path": "/v1/completions"}
 MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+def pack(*ids):
+    return array("I", ids).tobytes()
 
 
 def chat(**fields):
@@ -47,12 +54,16 @@ def test_a_completion_may_have_any_kind_of_prompt(prompt):
         ("/v1/messages", "/messages"),
         ("/v1/messages/count_tokens", "/messages/count_tokens"),
         ("/v1/notcompletions", None),
-        ("/v1/audio/transcriptions", None),
+        ("/v1/rerank", "/rerank"),
+        ("/tokenize", "/tokenize"),
+        ("/detokenize", "/detokenize"),
+        ("/inference/v1/generate", "/inference/v1/generate"),
+        ("/generate", None),
         ("/", None),
     ],
 )
 def test_the_longest_suffix_of_the_path_names_the_format(path, suffix):
-    fields = {"model": "m", "messages": MESSAGES, "prompt": "p", "input": "i"}
+    fields = {"model": "m", "messages": MESSAGES, "prompt": "p", "input": "i", "token_ids": [1]}
     request = read({":path": path}, json.dumps(fields).encode())
     assert (request.format and request.format.suffix) == suffix
 
@@ -109,8 +120,146 @@ def test_a_million_nested_brackets_are_a_bad_request(field, opening):
 
 
 def test_a_path_of_no_format_is_passed_on_unread():
-    request = read({":path": "/v1/audio/transcriptions"}, b"\x00 not JSON")
+    request = read({":path": "/v1/elsewhere"}, b"\x00 not JSON")
     assert (request.format, request.model, len(request.prompt)) == (None, None, 0)
+
+
+def post(path, **fields):
+    return read({":path": path}, json.dumps(fields).encode(), formats=FORMATS + SGLANG)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "prompt", "limit"),
+    [
+        ("/v1/responses", {"model": "m", "input": "hello", "max_output_tokens": 4}, b'"hello', 4),
+        ("/v1/conversations", {"items": [{"role": "user"}]}, b'[{"role": "user"}', None),
+        ("/v1/embeddings", {"model": "m", "input": ["a"]}, b'["a"', None),
+        ("/v1/images/generations", {"model": "m", "prompt": "a cat"}, b'"a cat', None),
+        ("/v1/images/edits", {"model": "m", "prompt": "a cat"}, b'"a cat', None),
+        ("/v1/audio/speech", {"model": "m", "input": "say"}, b'"say', None),
+        ("/v1/messages", {"model": "m", "messages": MESSAGES, "max_tokens": 5}, json.dumps(MESSAGES).encode()[:-1], 5),
+        ("/inference/v1/generate", {"token_ids": [1, 2], "sampling_params": {"max_tokens": 6}}, pack(1, 2), 6),
+        ("/generate", {"text": "hi", "sampling_params": {"max_new_tokens": 7}}, b'"hi', 7),
+        ("/generate", {"input_ids": [[1], [2]], "sampling_params": [3]}, pack(1, 2), None),
+        ("/generate", {}, b"", None),
+        ("/v1/rerank", {"query": "q", "documents": ["a", "b"]}, b'["a", "b"', None),
+        ("/score", {"text_1": "q", "text_2": ["a"]}, b'["a"', None),
+        ("/classify", {"input": "x"}, b'"x', None),
+        ("/pooling", {"messages": MESSAGES}, json.dumps(MESSAGES).encode()[:-1], None),
+        ("/pooling", {}, b"", None),
+    ],
+)
+def test_each_format_has_its_prompt_and_its_limit(path, fields, prompt, limit):
+    request = post(path, **fields)
+    assert (bytes(request.prompt), request.max_output_tokens) == (prompt, limit)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        ("/inference/v1/generate", {"model": "m"}, "token_ids must be a list and not empty"),
+        ("/inference/v1/generate", {"token_ids": "text"}, "token_ids must be a list and not empty"),
+        ("/v1/responses", {"model": "m"}, "input must be a string or a list and not empty"),
+        ("/v1/conversations", {"model": "m"}, "items must be a list and not empty"),
+        ("/v1/embeddings", {"input": "i"}, "model not found in request body"),
+        ("/v1/images/generations", {"model": "m"}, "prompt must be a string or a list and not empty"),
+        ("/v1/audio/speech", {"model": "m"}, "input must be a string or a list and not empty"),
+    ],
+)
+def test_what_a_format_needs_must_be_there(path, fields, message):
+    assert post(path, **fields).message == message
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions/render", {"model": "m", "prompt": "x" * 400}),
+        ("/v1/messages/count_tokens", {"model": "m", "messages": MESSAGES}),
+        ("/tokenize", {"model": "m", "prompt": "x" * 400}),
+        ("/detokenize", {"tokens": [1, 2]}),
+    ],
+)
+def test_what_no_model_computes_is_neither_load_nor_cached(path, fields):
+    request = post(path, **fields)
+    assert (request.model, bytes(request.prompt), request.prompt_tokens) == (fields.get("model"), b"", 0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "packed"),
+    [
+        ([1, 2, 4_294_967_295], pack(1, 2, 4_294_967_295)),
+        ([[1, 2], [3]], pack(1, 2, 3)),
+        ([[]], b""),
+        ([4_294_967_296], None),
+        ([-1], None),
+        ([1, "a"], None),
+        ([1.5], None),
+        (["1"], None),
+        ([["1"]], None),
+    ],
+)
+def test_token_ids_are_four_bytes_each_or_else_hashed_as_they_are_spelt(prompt, packed):
+    request = post("/v1/completions", model="m", prompt=prompt)
+    expected = json.dumps(prompt).encode()[:-1] if packed is None else packed
+    assert (bytes(request.prompt), request.token_ids) == (expected, packed is not None)
+    assert request.prompt_tokens == len(expected) // 4
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1), st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", ": ")]))
+def test_white_space_between_token_ids_changes_nothing(ids, separators):
+    body = json.dumps({"model": "m", "prompt": ids}, separators=separators).encode()
+    assert bytes(read(COMPLETIONS, body).prompt) == pack(*ids)
+
+
+def multipart(*fields, boundary="b0undary"):
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n\r\n'.encode() + value + b"\r\n"
+        for name, extra, value in fields
+    ]
+    return b"".join(parts) + f"--{boundary}--\r\n".encode()
+
+
+RECORDING = ("file", '; filename="a.wav"\r\nContent-Type: audio/wav', b"RIFF\0\r\n--b0und\r\n\xff" * 50)
+FORM = {":path": "/v1/audio/transcriptions", "content-type": 'multipart/form-data; boundary="b0undary"'}
+
+
+def test_a_form_names_its_model_and_lasts_as_long_as_told():
+    body = multipart(RECORDING, ("model", "", "whisper-é".encode()))
+    assert (read(FORM, body).model, read(FORM, body).prompt_tokens) == ("whisper-é", 250)
+    assert read(FORM | {"x-llm-d-audio-duration-seconds": "60"}, body).prompt_tokens == 1500
+
+
+def test_a_forms_model_is_rewritten_in_place():
+    body = multipart(RECORDING, ("model", "", b"whisper"), ("prompt", "", b"whisper"))
+    assert rewrite_model(body, "tiny", FORM["content-type"]) == multipart(
+        RECORDING, ("model", "", b"tiny"), ("prompt", "", b"whisper")
+    )
+
+
+@pytest.mark.parametrize("body", [b"", multipart(RECORDING), multipart(("model", "", b"")), multipart(("model", "", b"\xff"))])
+def test_a_form_without_a_model_is_refused(body):
+    assert read(FORM, body).status == 400
+
+
+def test_plugins_read_what_they_want_to_know_of_the_client():
+    request = read(
+        CHAT | {"x-llm-d-slo-ttft-ms": "200", "x-slo-tpot-ms": "12.5"},
+        chat(user="u", prompt_cache_key="k", session_id="s"),
+    )
+    assert (request.user, request.prompt_cache_key, request.session_id) == ("u", "k", "s")
+    assert (request.slo_ttft_ms, request.slo_tpot_ms) == (200, 12.5)
+    assert read(CHAT | {"x-session-id": "h"}, chat(session_id="s")).session_id == "h"
+
+
+@pytest.mark.parametrize("value", ["", "nan", "inf", "-1", "soon"])
+def test_what_is_no_answer_to_a_plugin_is_none(value):
+    request = read(CHAT | {"x-llm-d-slo-ttft-ms": value}, chat(user=7, session_id=None, prompt_cache_key=""))
+    assert (request.user, request.session_id, request.prompt_cache_key, request.slo_ttft_ms) == (None, None, None, None)
+
+
+def test_the_longer_suffix_comes_first_whatever_the_order():
+    generic, native, other = Format("/generate"), Format("/inference/v1/generate"), Format("/other")
+    assert order([generic, other, native]) == (other, native, generic)
 
 
 def test_without_a_fallback_a_path_of_no_format_is_refused():

@@ -9,8 +9,8 @@ Defaults, in this order:
    and the picker if one is declared.
 2. A profile without a picker takes the declared one, else max-score-picker. A scorer without a weight weighs 1.
 3. ``prefix-cache-scorer`` brings approx-prefix-cache-producer along.
-4. Parsers are openai, anthropic and passthrough; the saturation detector is utilization-detector. Both can be referred to by
-   type without being declared.
+4. Parsers are openai, anthropic, vllmhttp and passthrough; the saturation detector is utilization-detector. Both can be
+   referred to by type without being declared.
 """
 
 from shunter.picker.config.document import DEFAULT, EndpointPickerConfig, schema

@@ -20,10 +20,10 @@ from shunter.picker.config.document import (
     explained,
     parse,
 )
+from shunter.picker.core.formats import Format, order
 from shunter.picker.core.kinds import Named, Picker, Profile, Scorer, Weighted
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.prefix import PrefixSettings
-from shunter.picker.core.request import Format
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Registration, upstream
 from shunter.picker.plugins.declared import ApproxPrefixCache, Passthrough
@@ -38,7 +38,7 @@ GATES_NOT_HONOURED = ("flowControl",)
 DEFAULT_PICKER = "max-score-picker"
 DEFAULT_DETECTOR = "utilization-detector"
 DEFAULT_PRODUCER = "approx-prefix-cache-producer"
-DEFAULT_PARSERS = ("openai-parser", "anthropic-parser", "passthrough-parser")
+DEFAULT_PARSERS = ("openai-parser", "anthropic-parser", "vllmhttp-parser", "passthrough-parser")
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -106,7 +106,7 @@ class Resolution:
             profiles=(profile,),
             detector=Named(detector.name, detector.plugin),
             prefixes=self._prefixes(profile),
-            formats=tuple(form for each in parsers for form in cast("tuple[Format, ...]", getattr(each.plugin, "formats", ()))),
+            formats=order(form for each in parsers for form in cast("tuple[Format, ...]", getattr(each.plugin, "formats", ()))),
             passthrough=any(isinstance(each.plugin, Passthrough) for each in parsers),
             needs=tuple(sorted({need for plugin in (*used, profile.picker) for need in cast("Plugin", plugin).needs})),
         )

@@ -21,8 +21,9 @@ from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticke
 from shunter.picker.core.models import Rulebook
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
-from shunter.picker.core.request import Request, read, rewrite_model
+from shunter.picker.core.request import Request, read
 from shunter.picker.core.schedule import Scheduler
+from shunter.picker.core.splice import rewrite_model
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters
 from shunter.snapshot import Topology, View
 
@@ -150,7 +151,7 @@ class FleetJudge:
             return self._refuse(verdict, request, now_s)
         rewritten = request.target_model if request.target_model != request.model else None
         try:
-            body = rewrite_model(ask.body, rewritten) if rewritten else None
+            body = rewrite_model(ask.body, rewritten, ask.headers.get("content-type", "")) if rewritten else None
         except RecursionError:
             return self._refuse(TOO_DEEP, request, now_s)
         self._book(request, verdict, fleet, now_s)
@@ -249,7 +250,8 @@ class FleetJudge:
         first = decision.candidates[decision.chosen[0]]
         slot, incarnation, prefix = first.slot, first.incarnation, request.prefix
         prompt, limit = request.prompt_tokens, request.max_output_tokens
-        cached = int(prefix.share.get(slot, 0.0) * prefix.tokens)
+        # Of images a prompt has many more bytes than tokens.
+        cached = int(prefix.share.get(slot, 0.0) * min(prefix.tokens, prompt))
         answer = int(self._answer_tokens)
         booking = Booking(
             slot,

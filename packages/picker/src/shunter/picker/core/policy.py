@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import msgspec
 
+from shunter.picker.core.formats import FORMATS, Format
 from shunter.picker.core.kinds import Dice, Named, Picker, Profile, Setting
 from shunter.picker.core.prefix import PrefixSettings
-from shunter.picker.core.request import FORMATS, Format
 
 __all__ = ["Crew", "Policy"]
 

@@ -8,16 +8,20 @@ Which format a body has is decided by its path: ``:path``, else ``x-original-pat
 model and no prompt, and the engines judge it.
 """
 
+import math
+from array import array
 from collections.abc import Mapping
-from json import JSONDecoder
-from typing import Any, cast
+from typing import Annotated, Any
 
 import msgspec
 
+from shunter.picker.core.formats import FORMATS, Format
 from shunter.picker.core.judgement import Refusal
+from shunter.picker.core.media import Media, audio_tokens, find_media, may_hold_media
+from shunter.picker.core.multipart import find_boundary, find_field
 from shunter.picker.core.prefix import NO_MATCH, Match
 
-__all__ = ["ANTHROPIC", "DEFAULT_FLOW", "FORMATS", "OPENAI", "Format", "Request", "read", "rewrite_model"]
+__all__ = ["DEFAULT_FLOW", "Body", "Request", "read"]
 
 DEFAULT_FLOW = "default-flow"
 DEFAULT_PATH = "/v1/completions"
@@ -28,37 +32,14 @@ BYTES_PER_TOKEN = 4
 # Characters of a header that a refusal repeats: no real coding is longer.
 LONGEST_ENCODING = 40
 
-
-class Format(msgspec.Struct, frozen=True):
-    """One kind of body: the path suffix that announces it and where its prompt and its limit are."""
-
-    suffix: str
-    prompt: str  # the field that is hashed: a JSON string or list, never empty
-    output_limits: tuple[str, ...] = ()  # fields, the first present one counts
-    text: bool = True  # may the prompt be a string
-
-
-# The first fit counts, so a suffix stands before those that it ends with.
-OPENAI = (
-    Format("/chat/completions", "messages", ("max_completion_tokens", "max_tokens"), text=False),
-    Format("/chat/completions/render", "messages", ("max_completion_tokens", "max_tokens"), text=False),
-    Format("/completions", "prompt", ("max_tokens",)),
-    Format("/completions/render", "prompt", ("max_tokens",)),
-    Format("/responses", "input", ("max_output_tokens",)),
-    Format("/conversations", "items", text=False),
-    Format("/embeddings", "input"),
-    Format("/images/generations", "prompt"),
-)
-ANTHROPIC = (
-    Format("/messages", "messages", ("max_tokens",), text=False),
-    Format("/messages/count_tokens", "messages", text=False),
-)
-FORMATS = OPENAI + ANTHROPIC
+# Of a list, what is looked at to see whether there is anything in it, and whether that is numbers.
+GLANCE_BYTES = 64
+QUOTE = ord('"')
 
 _ABSENT = msgspec.Raw(b"")
 
 
-class Body(msgspec.Struct):
+class Body(msgspec.Struct, frozen=True):
     """The top-level members that any format cares for. Raw members are never refused here, whatever they hold."""
 
     model: str | None = None
@@ -66,6 +47,13 @@ class Body(msgspec.Struct):
     prompt: msgspec.Raw = _ABSENT
     input: msgspec.Raw = _ABSENT
     items: msgspec.Raw = _ABSENT
+    token_ids: msgspec.Raw = _ABSENT
+    input_ids: msgspec.Raw = _ABSENT
+    text: msgspec.Raw = _ABSENT
+    text_1: msgspec.Raw = _ABSENT
+    text_2: msgspec.Raw = _ABSENT
+    queries: msgspec.Raw = _ABSENT
+    documents: msgspec.Raw = _ABSENT
     tools: msgspec.Raw = _ABSENT
     system: msgspec.Raw = _ABSENT
     instructions: msgspec.Raw = _ABSENT
@@ -74,18 +62,28 @@ class Body(msgspec.Struct):
     max_tokens: msgspec.Raw = _ABSENT
     max_completion_tokens: msgspec.Raw = _ABSENT
     max_output_tokens: msgspec.Raw = _ABSENT
+    sampling_params: msgspec.Raw = _ABSENT
+    user: msgspec.Raw = _ABSENT
+    session_id: msgspec.Raw = _ABSENT
+    prompt_cache_key: msgspec.Raw = _ABSENT
 
 
-class Located(msgspec.Struct):
-    """The model's value as it is spelt in the body."""
+class Sampling(msgspec.Struct):
+    """The limits inside ``sampling_params`` of native bodies."""
 
-    model: msgspec.Raw
+    max_tokens: msgspec.Raw = _ABSENT
+    max_new_tokens: msgspec.Raw = _ABSENT
 
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 
 _UNREAD = Body()
 _NOTHING = memoryview(b"")
 _body = msgspec.json.Decoder(Body)
-_located = msgspec.json.Decoder(Located)
+_sampling = msgspec.json.Decoder(Sampling)
+_ids = msgspec.json.Decoder(list[TokenId])
+_string = msgspec.json.Decoder(str)
+_lists_of_ids = msgspec.json.Decoder(list[list[TokenId]])
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -94,21 +92,51 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: Mapping[str, str]
     format: Format | None = None  # None: passed on unread
     model: str | None = None  # as the client says
-    prompt: memoryview = memoryview(b"")  # the JSON of the prompt without its last character: a longer turn extends it
+    # The JSON of the prompt without its last character, so that a longer turn extends it; or its token ids, 4 bytes each in the
+    # machine's order, whatever white space was between them.
+    prompt: memoryview = memoryview(b"")
+    token_ids: bool = False  # is the prompt token ids
     seed: bytes = b""  # what else a cached prefix depends on: salt, tools, system prompt
-    prompt_tokens: int = 0  # an estimate
+    prompt_tokens: int = 0  # an estimate, media included
+    media: tuple[Media, ...] = ()
     max_output_tokens: int | None = None
     stream: bool = False
     objective: str | None = None
     fairness_id: str = DEFAULT_FLOW
     rewrite: str | None = None  # the model a header asks for instead
     request_id: str | None = None
+    body: Body = _UNREAD
     target_model: str | None = None  # what the engine is asked for
     priority: int = 0  # higher first; negative may be shed
     prefix: Match = NO_MATCH
     ticket: int = 0
     at_ns: int = 0  # monotonic
     facts: dict[str, Any] = {}  # what data producers found out, by their names
+
+    @property
+    def session_id(self) -> str | None:
+        """What the client calls its conversation: the header ``x-session-id``, else a member ``session_id``."""
+        return self.headers.get("x-session-id") or _text(self.body.session_id)
+
+    @property
+    def user(self) -> str | None:
+        """The member ``user``."""
+        return _text(self.body.user)
+
+    @property
+    def prompt_cache_key(self) -> str | None:
+        """The member ``prompt_cache_key``: prompts of one key begin alike."""
+        return _text(self.body.prompt_cache_key)
+
+    @property
+    def slo_ttft_ms(self) -> float | None:
+        """How long the client will wait for the first token."""
+        return _milliseconds(self.headers, "x-llm-d-slo-ttft-ms", "x-slo-ttft-ms")
+
+    @property
+    def slo_tpot_ms(self) -> float | None:
+        """How long, on average, for each further one."""
+        return _milliseconds(self.headers, "x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
 
 
 def read(
@@ -129,8 +157,9 @@ def read(
         if has_body and not passthrough:
             return _bad("no parser for this path")
         return _request(headers, _UNREAD)
+    boundary = find_boundary(headers.get("content-type", "")) if form.form else None
     try:
-        parsed = _body.decode(body)
+        parsed = _read_form(body, boundary) if boundary else _body.decode(body)
     except RecursionError:
         return _bad("request body is nested too deeply")
     except (msgspec.DecodeError, ValueError) as error:  # ValueError: invalid UTF-8
@@ -138,50 +167,20 @@ def read(
         if encoding != "identity":
             return _bad(f"request body has content-encoding {encoding[:LONGEST_ENCODING]}; send it as plain JSON")
         return _bad(f"request body is not the JSON expected here: {error}")
-    if not parsed.model:
+    if not parsed.model and form.model:
         return _bad("model not found in request body")
-    prompt = memoryview(cast("msgspec.Raw", getattr(parsed, form.prompt)))
+    raw: msgspec.Raw = _ABSENT
+    for name in form.prompt:
+        raw = getattr(parsed, name)
+        if raw:
+            break
+    prompt = memoryview(raw)
     if not _filled(prompt, text=form.text):
-        kinds = "a string or a list" if form.text else "a list"
-        return _bad(f"{form.prompt} must be {kinds} and not empty")
-    return _request(headers, parsed, form, prompt[:-1])
-
-
-def rewrite_model(body: bytes | bytearray, model: str) -> bytes:
-    """Return ``body`` with the value of its top-level ``model`` replaced and not one other byte changed.
-
-    ``body`` must have been read before. Of several members of that name the last one counts, as for every JSON reader.
-    """
-    value = bytes(_located.decode(body).model)
-    start = body.find(value)
-    if body.find(value, start + 1) >= 0:  # the same bytes also occur elsewhere, in a prompt for example
-        start = _start_of_model(body)
-    return b"".join((body[:start], msgspec.json.encode(model), body[start + len(value) :]))
-
-
-def _start_of_model(body: bytes | bytearray) -> int:
-    """Walk the object's members; latin-1 has one character to a byte, so offsets in the text are offsets in the body."""
-    text = body.decode("latin-1")
-    # Values are only skipped, and int() would refuse a number of more than 4,300 digits by raising.
-    scan = JSONDecoder(strict=False, parse_int=str).raw_decode
-    found, at = -1, text.index("{") + 1
-    while True:
-        at = _skip_space(text, at)
-        if text[at] == "}":
-            return found
-        if text[at] == ",":
-            at = _skip_space(text, at + 1)
-        name, at = scan(text, at)
-        at = _skip_space(text, _skip_space(text, at) + 1)  # past the colon
-        if name == "model":
-            found = at
-        at = scan(text, at)[1]
-
-
-def _skip_space(text: str, at: int) -> int:
-    while text[at] in " \t\r\n":
-        at += 1
-    return at
+        if form.prompted:
+            kinds = "a string or a list" if form.text else "a list"
+            return _bad(f"{form.prompt[0]} must be {kinds} and not empty")
+        prompt = _NOTHING
+    return _request(headers, parsed, form, prompt, find_media(raw, headers) if form.parts and may_hold_media(body) else ())
 
 
 def _format(headers: Mapping[str, str], formats: tuple[Format, ...]) -> Format | None:
@@ -193,21 +192,54 @@ def _format(headers: Mapping[str, str], formats: tuple[Format, ...]) -> Format |
     return None
 
 
+def _read_form(body: bytes | bytearray, boundary: bytes) -> Body:
+    """Read what a form says of the model; raise ValueError if it is not UTF-8."""
+    place = find_field(body, boundary, "model")
+    return Body(model=body[place[0] : place[1]].decode()) if place else Body()
+
+
 def _filled(value: memoryview, *, text: bool) -> bool:
     if not value or value[0] not in (b'["' if text else b"["):
         return False
     inside = value[1:-1]
     # A list of nothing but white space is empty. Only a look at its first bytes is affordable, and enough: no client pads.
-    return bool(inside) if value[0] == ord('"') else bool(bytes(inside[:64]).strip() or len(inside) > 64)
+    return bool(inside) if value[0] == QUOTE else bool(bytes(inside[:GLANCE_BYTES]).strip() or len(inside) > GLANCE_BYTES)
+
+
+def _pack_ids(prompt: memoryview) -> bytes | None:
+    """Return a list of token ids, or a list of such lists one behind the other, with 4 bytes each; None if it is none."""
+    first = bytes(prompt[1:GLANCE_BYTES]).lstrip()[:1]
+    if bytes(prompt[:1]) != b"[" or not (first.isdigit() or first == b"["):
+        return None
+    try:
+        if first == b"[":
+            return b"".join([array("I", ids).tobytes() for ids in _lists_of_ids.decode(prompt)])
+        return array("I", _ids.decode(prompt)).tobytes()
+    except msgspec.DecodeError:
+        return None
 
 
 def _limit(parsed: Body, form: Format) -> int | None:
+    if form.sampling_limit:
+        return _sampling_limit(parsed.sampling_params, form.sampling_limit)
     for name in form.output_limits:
-        digits = bytes(cast("msgspec.Raw", getattr(parsed, name)))
-        # More digits than any limit has are nonsense for the engine to refuse; int() would refuse 4,300 of them by raising.
-        if digits.isdigit() and len(digits) < 19:
-            return int(digits)
+        value: msgspec.Raw = getattr(parsed, name)
+        if value and (limit := _count(value)) is not None:
+            return limit
     return None
+
+
+def _sampling_limit(params: msgspec.Raw, name: str) -> int | None:
+    try:
+        return _count(getattr(_sampling.decode(params), name))
+    except (ValueError, RecursionError):  # it is something else
+        return None
+
+
+def _count(value: msgspec.Raw) -> int | None:
+    digits = bytes(value)
+    # More digits than any limit has are nonsense for the engine to refuse; int() would refuse 4,300 of them by raising.
+    return int(digits) if digits.isdigit() and len(digits) < 19 else None
 
 
 def _request(
@@ -215,15 +247,28 @@ def _request(
     parsed: Body,
     form: Format | None = None,
     prompt: memoryview = _NOTHING,
+    media: tuple[Media, ...] = (),
 ) -> Request:
     get = headers.get
+    if form is not None and not form.computed:
+        prompt, media = _NOTHING, ()
+    ids = _pack_ids(prompt) if form is not None and not form.parts else None
+    prompt = prompt[:-1] if ids is None else memoryview(ids)
+    tokens = len(prompt) // BYTES_PER_TOKEN
+    if media:
+        text_bytes = len(prompt) - sum([len(each.source) for each in media])
+        tokens = text_bytes // BYTES_PER_TOKEN + sum([each.tokens for each in media])
+    elif form is not None and form.audio:
+        tokens += audio_tokens(headers)
     return Request(
         headers=headers,
         format=form,
-        model=parsed.model,
+        model=parsed.model or None,
         prompt=prompt,
+        token_ids=ids is not None,
         seed=b"\0".join((parsed.cache_salt, parsed.tools, parsed.system, parsed.instructions)),
-        prompt_tokens=len(prompt) // BYTES_PER_TOKEN,
+        prompt_tokens=tokens,
+        media=media,
         max_output_tokens=_limit(parsed, form) if form else None,
         stream=bytes(parsed.stream) == b"true",
         # llm-d's name of a control header first, then the older one of GIE.
@@ -231,7 +276,25 @@ def _request(
         fairness_id=get("x-llm-d-inference-fairness-id") or get("x-gateway-inference-fairness-id") or DEFAULT_FLOW,
         rewrite=get("x-llm-d-model-name-rewrite") or get("x-gateway-model-name-rewrite"),
         request_id=get("x-request-id"),
+        body=parsed,
     )
+
+
+def _text(value: msgspec.Raw) -> str | None:
+    """Return the string that a member is, if it is one and not empty."""
+    try:
+        return _string.decode(value) or None if value else None
+    except ValueError:
+        return None
+
+
+def _milliseconds(headers: Mapping[str, str], *names: str) -> float | None:
+    text = next((headers[name] for name in names if headers.get(name)), "")
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < math.inf else None
 
 
 def _bad(message: str) -> Refusal:

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from shunter.picker.core.formats import ANTHROPIC, OPENAI, SGLANG, VLLM, Format
 from shunter.picker.core.prefix import BLOCK_FLOOR_TOKENS, PrefixSettings
-from shunter.picker.core.request import ANTHROPIC, OPENAI, Format
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "MetricsSource",
     "OpenAiParser",
     "Passthrough",
+    "SglangHttpParser",
     "SingleProfile",
+    "VllmHttpParser",
 ]
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -68,7 +70,7 @@ class InflightLoad(Plugin, frozen=True):
 
 @register("openai-parser", Kind.PARSER)
 class OpenAiParser(Plugin, frozen=True):
-    """Reads OpenAI's bodies: chat, completions, responses, conversations, embeddings, images."""
+    """Reads OpenAI's bodies: chat, completions, responses, conversations, embeddings, images, audio."""
 
     formats: ClassVar[tuple[Format, ...]] = OPENAI
 
@@ -78,6 +80,20 @@ class AnthropicParser(Plugin, frozen=True):
     """Reads Anthropic's bodies: messages and messages/count_tokens."""
 
     formats: ClassVar[tuple[Format, ...]] = ANTHROPIC
+
+
+@register("vllmhttp-parser", Kind.PARSER)
+class VllmHttpParser(Plugin, frozen=True):
+    """Reads vLLM's own bodies: inference/v1/generate, rerank, score, classify, pooling, tokenize, detokenize."""
+
+    formats: ClassVar[tuple[Format, ...]] = VLLM
+
+
+@register("sglanghttp-parser", Kind.PARSER)
+class SglangHttpParser(Plugin, frozen=True):
+    """Reads SGLang's own body: generate. Not among the defaults, since other servers have another body at that path."""
+
+    formats: ClassVar[tuple[Format, ...]] = SGLANG
 
 
 @register("passthrough-parser", Kind.PARSER)

@@ -53,7 +53,6 @@ TYPES = frozenset(
         "session-affinity-filter",
         "session-affinity-scorer",
         "session-id-producer",
-        "sglanghttp-parser",
         "slo-deadline-ordering-policy",
         "slo-headroom-tier-filter",
         "soft-reflective-ceiling-policy",
@@ -64,7 +63,6 @@ TYPES = frozenset(
         "utilization-filter",
         "vertexai-parser",
         "vllmgrpc-parser",
-        "vllmhttp-parser",
     }
 )
 
