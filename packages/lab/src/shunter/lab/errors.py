@@ -4,12 +4,13 @@
 
     LabError                 anything the lab refuses
     ├── ParamsError          a parameter, model, adapter or fault that cannot be; the command line exits 2 with it
+    ├── TraceError           a trace, workload or policy that cannot be read; the command line exits 2 with it
     ├── TooLongError         a request that could never fit the context window
     ├── QueueFullError       the waiting queue is at its configured limit
     └── ApiError             an HTTP request answered with an error in vLLM's shape
 """
 
-__all__ = ["ApiError", "LabError", "ParamsError", "QueueFullError", "TooLongError"]
+__all__ = ["ApiError", "LabError", "ParamsError", "QueueFullError", "TooLongError", "TraceError"]
 
 
 class LabError(Exception):
@@ -18,6 +19,10 @@ class LabError(Exception):
 
 class ParamsError(LabError):
     """The server cannot be built like this."""
+
+
+class TraceError(LabError):
+    """A trace, a workload or a policy that is not there or not what it should be."""
 
 
 class TooLongError(LabError):
