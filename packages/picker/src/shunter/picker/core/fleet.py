@@ -47,7 +47,7 @@ class Fleet:
     that changed so until somebody who keeps scores clears it.
     """
 
-    __slots__ = (*COLUMNS, "index", "lasting", "touched")
+    __slots__ = (*COLUMNS, "index", "lasting", "ledger", "touched")
 
     endpoints: Sequence[Endpoint]
     authorities: Sequence[str]
@@ -64,15 +64,19 @@ class Fleet:
     waiting_adapters: Sequence[tuple[str, ...]]
     cache_tokens: Sequence[int | None]  # size of the engine's KV cache, where it tells
     index: dict[int, int]  # slot → position
+    ledger: Ledger  # the account behind the columns, for what none of them holds
     lasting: bool  # will the next request meet the same Fleet; one made for a single request is not worth keeping scores of
+    ledger: Ledger  # the account that in_flight and tokens_in_flight are taken from
     touched: set[int]
 
-    def __init__(self, columns: Iterable[Sequence[object]], *, lasting: bool = True) -> None:
+    def __init__(self, columns: Iterable[Sequence[object]], ledger: Ledger, *, lasting: bool = True) -> None:
         """Take the columns in the order of COLUMNS."""
         for name, column in zip(COLUMNS, columns, strict=True):
             setattr(self, name, column)
         self.index = {endpoint.slot: at for at, endpoint in enumerate(self.endpoints)}
+        self.ledger = ledger
         self.lasting = lasting
+        self.ledger = ledger
         self.touched = set()
 
     def __len__(self) -> int:
@@ -83,6 +87,11 @@ class Fleet:
         """Return who the candidate is."""
         endpoint = self.endpoints[at]
         return endpoint.slot, endpoint.incarnation
+
+    def prefill_backlogs(self, now_ns: int) -> list[float]:
+        """Return how many prompt tokens of ours each candidate has still to compute."""
+        backlog = self.ledger.prefill_backlog
+        return [backlog((endpoint.slot, endpoint.incarnation), now_ns) for endpoint in self.endpoints]
 
     def add(self, booking: Booking, sign: int) -> None:
         """Follow a booking (+1) or its release (-1), if its endpoint is here."""
@@ -102,8 +111,8 @@ class Fleet:
             return self
         if len(kept) > 1:
             take = itemgetter(*kept)
-            return Fleet((take(getattr(self, name)) for name in COLUMNS), lasting=False)
-        return Fleet(([getattr(self, name)[at] for at in kept] for name in COLUMNS), lasting=False)
+            return Fleet((take(getattr(self, name)) for name in COLUMNS), self.ledger, lasting=False)
+        return Fleet(([getattr(self, name)[at] for at in kept] for name in COLUMNS), self.ledger, lasting=False)
 
     def among(self, subset: Sequence[str]) -> list[int]:
         """Return the positions of the candidates that a gateway's hint names, each entry ``ip`` or ``ip:port``."""
@@ -125,7 +134,7 @@ class Roster:
         self._stale_after_ns = stale_after_ns
         self._view: View | None = None
         self._good_until_ns = 0
-        self.current = Fleet([] for _ in COLUMNS)
+        self.current = Fleet(([] for _ in COLUMNS), ledger)
         """What ``fleet`` returned last."""
         self.gone: frozenset[Key] = frozenset()
         """Who did not accept connections then."""
@@ -149,7 +158,7 @@ class Roster:
     def _build(self, view: View | None, now_ns: int) -> Fleet:
         self._good_until_ns = 1 << 63
         if view is None:
-            return Fleet([] for _ in COLUMNS)
+            return Fleet(([] for _ in COLUMNS), self._ledger)
         load, ledger = view.load, self._ledger
         self._match(view.topology, load, self._unreachable(load, now_ns))
         oldest_ns, newest_ns = now_ns - self._stale_after_ns, now_ns + CLOCK_SLACK_NS
@@ -179,7 +188,7 @@ class Roster:
             [names or () for names in self._align(load.running_adapters)],
             [names or () for names in self._align(load.waiting_adapters)],
             [size * count if size and count else None for size, count in sizes],
-        ))  # fmt: skip
+        ), ledger)  # fmt: skip
 
     def _unreachable(self, load: Load, now_ns: int) -> frozenset[Key]:
         """Who does not accept connections, if the scraper lives to tell when that changes."""

@@ -69,6 +69,7 @@ class _Row(msgspec.Struct):
     times_ns: list[int]  # when each was booked, ascending
     tokens: int = 0
     prefill_tokens: int = 0
+    per_ns: float = 0.0  # tokens of prompts that the endpoint gets through
     backlog_tokens: float = 0.0  # of prefill, at backlog_ns
     backlog_ns: int = 0
 
@@ -77,8 +78,9 @@ class Ledger:
     """All requests in flight, by ticket and by endpoint."""
 
     def __init__(self, prefill_per_s: float = PREFILL_PER_S) -> None:
-        """Start with nobody in flight; ``prefill_per_s`` is how many tokens of prompts an engine gets through."""
+        """Start with nobody in flight; ``prefill_per_s`` is how many tokens of prompts an engine of unknown speed gets through."""
         self._per_ns = prefill_per_s / 1e9
+        self._paces: dict[Key, float] = {}  # tokens per ns, of those whose speed is known
         self._by_ticket: dict[int, Booking] = {}
         self._by_endpoint: dict[Key, _Row] = {}  # an endpoint without any request has no entry
 
@@ -88,7 +90,7 @@ class Ledger:
         key = booking.slot, booking.incarnation
         row = self._by_endpoint.get(key)
         if row is None:
-            row = self._by_endpoint[key] = _Row([])
+            row = self._by_endpoint[key] = _Row([], per_ns=self._paces.get(key, self._per_ns))
         booked_ns, prefill_tokens = booking.booked_ns, booking.prefill_tokens
         insort(row.times_ns, booked_ns)
         row.tokens += booking.tokens
@@ -139,6 +141,13 @@ class Ledger:
         self._work_off(row, now_ns)
         return min(row.backlog_tokens, row.prefill_tokens)  # what has ended waits for nothing
 
+    def pace(self, key: Key, prefill_per_s: float) -> None:
+        """Take note of how many tokens of prompts per second one endpoint gets through."""
+        self._paces[key] = per_ns = prefill_per_s / 1e9
+        row = self._by_endpoint.get(key)
+        if row is not None:
+            row.per_ns = per_ns
+
     def unreported(self, key: Key, sampled_ns: int) -> int:
         """Requests of one endpoint that a sample of ``sampled_ns`` cannot have seen."""
         row = self._by_endpoint.get(key)
@@ -150,5 +159,5 @@ class Ledger:
 
     def _work_off(self, row: _Row, now_ns: int) -> None:
         if now_ns > row.backlog_ns:
-            row.backlog_tokens = max(0.0, row.backlog_tokens - (now_ns - row.backlog_ns) * self._per_ns)
+            row.backlog_tokens = max(0.0, row.backlog_tokens - (now_ns - row.backlog_ns) * row.per_ns)
             row.backlog_ns = now_ns
