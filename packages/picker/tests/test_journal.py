@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from shunter.picker.core.fleet import Roster
 from shunter.picker.core.journal import Journal, News, Peers
+from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket
 from shunter.picker.core.prefix import PrefixIndex, PrefixSettings
 from shunter.snapshot import LogReader, LogWriter
@@ -197,3 +198,13 @@ class Workers(RuleBasedStateMachine):
 
 
 TestWorkers = Workers.TestCase
+
+
+def test_what_a_plugin_says_and_how_a_request_went_reach_whom_they_concern(buffer, make_reader):
+    journal, reader = begin(buffer, 1), make_reader(buffer, life=2)
+    outcome = Outcome(complete=True, status=200, first_token_s=0.5, duration_s=2.0)
+    journal.told("lru", b"words")
+    journal.measured(first_ticket(2) + 1, outcome)
+    journal.measured(first_ticket(3) + 1, outcome)
+    assert reader.catch_up() == News(told=[("lru", b"words")], measured=[(first_ticket(2) + 1, outcome)])
+    assert reader.catch_up() == News()

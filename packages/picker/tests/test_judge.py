@@ -476,3 +476,12 @@ def test_whatever_is_asked_is_answered(asks):
     for ticket in open_tickets:
         judge.release(ticket, DONE, 1.0)
     assert (len(judge.ledger), judge.fleet(1e-9).in_flight) == (0, [0, 0, 0])
+
+
+def test_how_a_request_went_may_be_learnt_after_its_release(make_judge):
+    judge = make_judge(IDLE)
+    pick = judge.decide(Ask(CHAT, body()), NOW_S)
+    judge.release(pick.ticket, DONE, NOW_S + 1)
+    told = Outcome(complete=True, status=200, first_token_s=0.25, duration_s=1.0)
+    judge.measured(pick.ticket, told, NOW_S + 2)
+    assert judge.decisions.latest(1)[0].outcome == told

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import Booking, Ledger, life_of
 from shunter.snapshot import LogReader, LogWriter
 
@@ -48,8 +49,15 @@ class Told(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     data: bytes
 
 
+class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """How a request went, from whoever saw it end."""
+
+    ticket: int
+    outcome: Outcome
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Begun | Booked | Released | Told).decode
+_decode = msgspec.msgpack.Decoder(Begun | Booked | Released | Told | Measured).decode
 
 
 class Journal:
@@ -76,6 +84,10 @@ class Journal:
         """Tell what a plugin says to itself elsewhere."""
         self._log.append(_encode(Told(name, data)))
 
+    def measured(self, ticket: int, outcome: Outcome) -> None:
+        """Tell how a request went, which only its worker cares for."""
+        self._log.append(_encode(Measured(ticket, outcome)))
+
 
 class _Peer:
     """One journal as its reader knows it."""
@@ -91,6 +103,7 @@ class News(msgspec.Struct, frozen=True):
     laps: int = 0  # in how many journals something was missed
     ended: Sequence[int] = ()  # tickets of its own: somebody else learnt of the end
     told: Sequence[tuple[str, bytes]] = ()  # what plugins elsewhere say: name, words
+    measured: Sequence[tuple[int, Outcome]] = ()  # how its own requests went, by ticket
 
 
 NOTHING = News()
@@ -115,6 +128,7 @@ class Peers:
         laps = 0
         ended: list[int] = []
         told: list[tuple[str, bytes]] = []
+        measured: list[tuple[int, Outcome]] = []
         for peer in self._peers:
             batch = peer.read()
             if batch is None:
@@ -139,11 +153,14 @@ class Peers:
                         _release(event.ticket, ledger, fleet)
                 elif isinstance(event, Told):
                     told.append((event.name, event.data))
+                elif isinstance(event, Measured):
+                    if life_of(event.ticket) == self._life:
+                        measured.append((event.ticket, event.outcome))
                 else:
                     _turn(peer, event.life, ledger, fleet)
                     if event.life == self._life:
                         self._peers = [each for each in self._peers if each is not peer]
-        return News(laps, ended, told) if laps or ended or told else NOTHING
+        return News(laps, ended, told, measured) if laps or ended or told or measured else NOTHING
 
 
 def _turn(peer: _Peer, life: int, ledger: Ledger, fleet: Fleet) -> None:

@@ -124,6 +124,8 @@ class FleetJudge:
                 self.release(ticket, TOLD, now_s)
             for name, data in news.told:
                 self._scheduler.hear(name, data)
+            for ticket, outcome in news.measured:
+                self.measured(ticket, outcome, now_s)
         while self._leases and self._leases[0][0] <= now_s:
             self.release(self._leases.popleft()[1], UNTOLD, now_s)
         return fleet
@@ -187,6 +189,11 @@ class FleetJudge:
             self._journal.released(ticket)
         if outcome.completion_tokens is not None:
             self._answer_tokens += (outcome.completion_tokens - self._answer_tokens) / ANSWERS_REMEMBERED
+        self.decisions.close(ticket, outcome)
+
+    def measured(self, ticket: int, outcome: Outcome, now_s: float) -> None:
+        """Learn from how a request went, told by whoever saw it; it may have been released long ago."""
+        self._scheduler.observe(ticket, outcome, now_s)
         self.decisions.close(ticket, outcome)
 
     def served(self, ticket: int, endpoint: str) -> None:

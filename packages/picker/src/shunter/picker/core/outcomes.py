@@ -7,6 +7,7 @@ as a stranger's and teaches nothing of endpoints: so the number of rows is bound
 import math
 from collections.abc import Collection, Mapping
 
+from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.learned import (
     CACHED_TOKENS,
     COMPLETION_TOKENS,
@@ -20,7 +21,7 @@ from shunter.picker.core.learned import (
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.records import Record
 
-__all__ = ["Outcomes"]
+__all__ = ["Outcomes", "outcome_of"]
 
 # How many requests a running average remembers: an endpoint that changes is noticed within a few dozen.
 REMEMBERED = 32
@@ -91,6 +92,21 @@ class Outcomes:
         ):
             if value is not None:
                 histogram.add(bounds, value)
+
+
+def outcome_of(record: Record) -> Outcome:
+    """Return how a request went, as its worker would have noted it had it seen the response."""
+    usage = record.usage
+    return Outcome(
+        complete=record.flags == "-" and record.status < 500,
+        status=record.status,
+        served=record.host,
+        first_token_s=first_byte_s(record) if record.streamed else None,
+        duration_s=_seconds(record.duration_ms, 1e3),
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
 
 
 def first_byte_s(record: Record) -> float | None:

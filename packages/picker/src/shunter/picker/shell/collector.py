@@ -30,7 +30,7 @@ from shunter.picker.core.adoption import Adoption
 from shunter.picker.core.fleet import endpoints_of
 from shunter.picker.core.learned import Learned, decode_learned, encode_learned
 from shunter.picker.core.ledger import Key
-from shunter.picker.core.outcomes import Outcomes
+from shunter.picker.core.outcomes import Outcomes, outcome_of
 from shunter.picker.core.records import Record, Records
 from shunter.picker.errors import ConfigError, PickerError, RecordsError
 from shunter.picker.shell.control import Status
@@ -141,6 +141,8 @@ class Collector:
         for record in records:
             if record.over:
                 self._outcomes.take(record, self._endpoints)
+                if record.ticket is not None and record.host is not None:
+                    self._memory.journal.measured(record.ticket, outcome_of(record))
             self._adoption.take(record, self._endpoints.get(record.host or ""), living, now_ns)
 
     def _lose(self, unread: int, *, refused: bool) -> None:
