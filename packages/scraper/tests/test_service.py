@@ -3,13 +3,16 @@ import contextlib
 import time
 
 import pytest
+import zmq
+import zmq.asyncio
 
 from shunter.lab.testing import lab_server
 from shunter.scraper.core.cadence import Cadence
 from shunter.scraper.shell.files import Files
+from shunter.scraper.shell.kvevents import KvEvents
 from shunter.scraper.shell.publish import Publisher
 from shunter.scraper.shell.service import Scraper
-from shunter.snapshot import Endpoint, Health, LoadRow, SnapshotReader, SnapshotWriter, Topology
+from shunter.snapshot import BLOCK_LOG, Endpoint, Health, LoadRow, SnapshotReader, SnapshotWriter, Topology
 
 PAGE = b"vllm:num_requests_waiting %d\nvllm:num_requests_running 1\nvllm:kv_cache_usage_perc 0.5\n"
 
@@ -28,7 +31,8 @@ class Stage:
     @contextlib.asynccontextmanager
     async def running(self, *, timeout_s=20.0):
         with contextlib.closing(SnapshotWriter(self.directory)) as writer:
-            scraper = Scraper(Files(self.file), writer, cadence=Cadence(0.01, 0.05), timeout_s=timeout_s)
+            kv_events = KvEvents(self.directory)
+            scraper = Scraper(Files(self.file), writer, cadence=Cadence(0.01, 0.05), timeout_s=timeout_s, kv_events=kv_events)
             task = asyncio.create_task(scraper.run())
             try:
                 yield
@@ -36,6 +40,7 @@ class Stage:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+                kv_events.close()
 
     @property
     def view(self):
@@ -229,3 +234,18 @@ async def test_the_publisher_gives_a_sign_of_life_when_nothing_changes(tmp_path,
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def test_an_endpoint_that_publishes_kv_events_is_followed_while_it_exists(stage, until):
+    with zmq.asyncio.Context() as context:
+        publisher = context.socket(zmq.XPUB)
+        publisher.linger = 0
+        port = publisher.bind_to_random_port("tcp://127.0.0.1")
+        stage.endpoints(f"name: one, address: 127.0.0.1, port: 1, kvEventsPort: {port}")
+        async with stage.running():
+            async with asyncio.timeout(20):
+                assert await publisher.recv() == b"\x01"
+                stage.endpoints("name: two, address: 127.0.0.1, port: 1")
+                assert await publisher.recv() == b"\x00"
+        assert (stage.directory / BLOCK_LOG).exists()
+        publisher.close()

@@ -46,6 +46,7 @@ def main() -> None:
 
 
 milliseconds = click.IntRange(1, 60_000)
+port = click.IntRange(1, 65_535)
 
 
 @main.command()
@@ -54,6 +55,8 @@ milliseconds = click.IntRange(1, 60_000)
 @click.option("--interval-min-ms", type=milliseconds, default=50, show_default=True, help="Between scrapes when busy.")
 @click.option("--interval-max-ms", type=milliseconds, default=1000, show_default=True, help="When idle, or failing.")
 @click.option("--timeout-ms", type=milliseconds, default=1000, show_default=True, help="For all of one scrape.")
+@click.option("--kv-events-port", type=port, help="Where engines publish KV events, plus rank.  [default: they do not]")
+@click.option("--kv-replay-port", type=port, help="Where they repeat what was missed, plus rank.  [default: they do not]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def run(
     *,
@@ -62,6 +65,8 @@ def run(
     interval_min_ms: int,
     interval_max_ms: int,
     timeout_ms: int,
+    kv_events_port: int | None,
+    kv_replay_port: int | None,
     log_level: str,
 ) -> None:
     """Scrape everything in --endpoints and publish what is known in --snapshot, until interrupted."""
@@ -79,6 +84,7 @@ def run(
     from shunter.scraper.core.cadence import Cadence
     from shunter.scraper.errors import ConfigError
     from shunter.scraper.shell.files import Files
+    from shunter.scraper.shell.kvevents import KvEvents
     from shunter.scraper.shell.service import Scraper
     from shunter.snapshot import SnapshotError, SnapshotWriter
 
@@ -89,12 +95,18 @@ def run(
     except OSError as error:
         raise Refusal(f"{snapshot}: {error.strerror}; --snapshot is a directory that exists or can be made") from None
     try:
-        with contextlib.closing(SnapshotWriter(snapshot)) as writer:
+        with (
+            contextlib.closing(SnapshotWriter(snapshot)) as writer,
+            contextlib.closing(
+                KvEvents(snapshot, events_port=kv_events_port, replay_port=kv_replay_port),
+            ) as kv_events,
+        ):
             scraper = Scraper(
                 Files(endpoints),
                 writer,
                 cadence=Cadence(interval_min_ms / 1000, interval_max_ms / 1000),
                 timeout_s=timeout_ms / 1000,
+                kv_events=kv_events,
             )
             _spare_the_collector()
             uvloop.run(_until_interrupted(scraper.run()))

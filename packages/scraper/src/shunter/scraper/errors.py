@@ -5,10 +5,11 @@
     ScraperError
     ├── ConfigError        a file cannot be used; the message has file, path, value and remedy
     ├── ExpositionError    a metrics page cannot be read
+    ├── KvEventError       a publication of KV events cannot be read
     └── ResponseError      a server's answer breaks HTTP/1.1, or is not the page that was asked for
 """
 
-__all__ = ["ConfigError", "ExpositionError", "ResponseError", "ScraperError"]
+__all__ = ["ConfigError", "ExpositionError", "KvEventError", "ResponseError", "ScraperError"]
 
 
 class ScraperError(Exception):
@@ -21,6 +22,10 @@ class ConfigError(ScraperError):
 
 class ExpositionError(ScraperError):
     """A page is not Prometheus text, or not such as can be believed."""
+
+
+class KvEventError(ScraperError):
+    """A publication is not such as engines make, or contradicts itself."""
 
 
 class ResponseError(ScraperError):

@@ -1,7 +1,19 @@
 """What processes tell each other through shared memory: two snapshots of what the scraper saw, and a log of what happened."""
 
+from shunter.snapshot.blocks import (
+    BLOCK_LOG,
+    Begun,
+    Cleared,
+    Dropped,
+    Held,
+    Statement,
+    decode_statement,
+    encode_statement,
+    names_of,
+)
 from shunter.snapshot.errors import RingBusyError, RingError, SnapshotError
 from shunter.snapshot.log import Batch, Buffer, LogReader, LogWriter
+from shunter.snapshot.mapped import MappedLogReader, map_log
 from shunter.snapshot.model import (
     NEVER,
     SCHEMA,
@@ -25,19 +37,25 @@ from shunter.snapshot.place import runtime_directory
 from shunter.snapshot.ring import RingReader, RingWriter
 
 __all__ = [
+    "BLOCK_LOG",
     "LOAD_RING",
     "NEVER",
     "SCHEMA",
     "TOPOLOGY_RING",
     "Batch",
+    "Begun",
     "Buffer",
+    "Cleared",
+    "Dropped",
     "Endpoint",
     "Health",
+    "Held",
     "InferenceModel",
     "Load",
     "LoadRow",
     "LogReader",
     "LogWriter",
+    "MappedLogReader",
     "Objective",
     "Pool",
     "Rewrite",
@@ -49,11 +67,16 @@ __all__ = [
     "SnapshotError",
     "SnapshotReader",
     "SnapshotWriter",
+    "Statement",
     "Target",
     "Topology",
     "View",
     "decode_load",
+    "decode_statement",
     "decode_topology",
     "encode",
+    "encode_statement",
+    "map_log",
+    "names_of",
     "runtime_directory",
 ]

@@ -123,6 +123,8 @@ def _member(place: str, entry: EndpointEntry, dialect: Dialect, pools: tuple[Poo
         metrics_host=metrics_host,
         metrics_port=metrics_port,
         metrics_path=path,
+        kv_events_port=entry.kv_events_port,
+        kv_replay_port=entry.kv_replay_port,
         dialect=dialect,
         labels=entry.labels,
         pools=joined,

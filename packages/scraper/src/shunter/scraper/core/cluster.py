@@ -24,6 +24,8 @@ class Member(Struct, frozen=True, kw_only=True):
     metrics_host: str | None = None  # None: at the same address
     metrics_port: int
     metrics_path: str
+    kv_events_port: int | None = None
+    kv_replay_port: int | None = None
     dialect: Dialect
     labels: dict[str, str]
     pools: tuple[int, ...]  # indices into Cluster.pools
@@ -40,12 +42,14 @@ class Cluster(Struct, frozen=True, kw_only=True):
 
 
 class Source(NamedTuple):
-    """Where the metrics of an endpoint are, and in which dialect."""
+    """Where the metrics of an endpoint are, and in which dialect; where it publishes KV events, if it says so itself."""
 
     host: str
     port: int
     path: str
     dialect: Dialect
+    kv_events_port: int | None = None
+    kv_replay_port: int | None = None
 
 
 def as_address(host: str) -> str | None:
@@ -96,7 +100,14 @@ def survey(
         for identity, member in found.items()
     )
     sources = tuple(
-        Source(member.metrics_host or identity.address, member.metrics_port, member.metrics_path, member.dialect)
+        Source(
+            member.metrics_host or identity.address,
+            member.metrics_port,
+            member.metrics_path,
+            member.dialect,
+            member.kv_events_port,
+            member.kv_replay_port,
+        )
         for identity, member in found.items()
     )
     topology = Topology(

@@ -59,6 +59,8 @@ class EndpointEntry(Shape, frozen=True, kw_only=True):
     metrics_host: str | None = None
     metrics_port: Port | None = None
     metrics_path: str | None = None
+    kv_events_port: Port | None = None
+    kv_replay_port: Port | None = None
     pool: str | None = None
     engine: str | None = None
 

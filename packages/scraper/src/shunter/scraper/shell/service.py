@@ -16,6 +16,7 @@ from shunter.scraper.core.slots import Slots
 from shunter.scraper.errors import ConfigError, ExpositionError
 from shunter.scraper.shell.fetch import DEFAULT_TIMEOUT_S, Failure, Fetcher
 from shunter.scraper.shell.files import POLL_S, Files
+from shunter.scraper.shell.kvevents import KvEvents
 from shunter.scraper.shell.names import Names
 from shunter.scraper.shell.publish import Publisher
 from shunter.snapshot import Endpoint, Health, LoadRow, SnapshotWriter, Topology
@@ -38,6 +39,7 @@ class Scraper:
         *,
         cadence: Cadence | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        kv_events: KvEvents | None = None,
     ) -> None:
         """Read the files and take over the slots of the former run; raises ConfigError."""
         former = writer.last_topology()
@@ -45,6 +47,7 @@ class Scraper:
         self._cluster = files.load()
         self._cadence = cadence or Cadence()
         self._timeout_s = timeout_s
+        self._kv_events = kv_events
         self._names = Names()
         self._spare: list[bytearray] = []  # receive buffers, see Response
         self._slots = Slots(former)
@@ -116,12 +119,19 @@ class Scraper:
                 del self._watches[pair]
         for pair, (endpoint, source) in wanted.items():
             if pair not in self._watches:
-                self._watches[pair] = (source, group.create_task(self._watch(endpoint, source)))
+                self._watches[pair] = (source, group.create_task(self._watch(group, endpoint, source)))
 
-    async def _watch(self, endpoint: Endpoint, source: Source) -> None:
-        """Scrape one endpoint until cancelled."""
+    async def _watch(self, group: asyncio.TaskGroup, endpoint: Endpoint, source: Source) -> None:
+        """Scrape one endpoint, and follow its KV events, until cancelled."""
         fetcher = Fetcher(source.host, source.port, source.path, timeout_s=self._timeout_s, spare=self._spare)
-        await Watch(endpoint, source, fetcher, self._cadence, self._publisher).run()
+        following: asyncio.Task[None] | None = None
+        if self._kv_events is not None and self._kv_events.publishes(source):
+            following = group.create_task(self._kv_events.follow(endpoint, source))
+        try:
+            await Watch(endpoint, source, fetcher, self._cadence, self._publisher).run()
+        finally:
+            if following is not None:
+                following.cancel()
 
 
 class Watch:
