@@ -10,7 +10,6 @@ from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind
 from shunter.picker.plugins.declared import ApproxPrefixCache
-from shunter.picker.plugins.detectors import Utilization
 from shunter.picker.plugins.durations import duration_ns
 from shunter.picker.plugins.filters import Decode, Encode, LabelSelector, NamedByHeader, Prefill
 from shunter.picker.plugins.pickers import MaxScore, Random, WeightedRandom
@@ -25,11 +24,11 @@ from shunter.picker.plugins.scorers import (
     TokenLoad,
 )
 from shunter.picker.plugins.upstream import TYPES
-from shunter.snapshot import Health
 
 NOW_NS = 100_000_000_000
 REQUEST = Request(headers={})
-METHODS = {Kind.FILTER: "keep", Kind.SCORER: "score", Kind.PICKER: "pick", Kind.DETECTOR: "saturated", Kind.PARSER: "formats"}
+METHODS = {Kind.FILTER: "keep", Kind.SCORER: "score", Kind.PICKER: "pick", Kind.PARSER: "formats"}
+METHODS |= {Kind.FAIRNESS: "line", Kind.ORDERING: "order", Kind.USAGE_LIMIT: "ceilings"}
 
 
 @pytest.mark.parametrize(
@@ -66,11 +65,11 @@ def test_a_prefix_scores_by_share_and_length(make_fleet, scorer, shares, tokens,
     assert scorer.score(request, make_fleet({}, {}, {})) == scores
 
 
-def test_tokens_in_flight_and_uncached_ones_lower_the_score(make_fleet):
+def test_tokens_to_compute_lower_the_score(make_fleet):
     ledger = Ledger()
-    ledger.book(1, Booking(slot=1, incarnation=1, booked_ns=1, tokens=50))
+    ledger.book(1, Booking(slot=1, incarnation=1, booked_ns=NOW_NS, tokens=90, prefill_tokens=50))
     fleet = make_fleet({}, {}, {}, ledger=ledger)
-    request = Request(headers={}, prompt_tokens=40, prefix=Match(share={2: 0.5}))
+    request = Request(headers={}, at_ns=NOW_NS, prompt_tokens=40, prefix=Match(share={2: 0.5}))
     assert TokenLoad(queue_threshold_tokens=80).score(request, fleet) == [0.5, 0, 0.75]
 
 
@@ -153,36 +152,6 @@ def test_weighted_random_names_everybody_once():
     assert sorted(WeightedRandom(max_num_of_endpoints=9).pick([1.0, 0.0, 5e-324], random.Random(1))) == [0, 1, 2]
 
 
-FULL, ROOM = {"waiting": 5.0, "kv_usage": 0.1}, {"waiting": 4.0, "kv_usage": 0.79}
-STALE = FULL | {"health": Health.FAILED}
-
-
-@pytest.mark.parametrize(
-    ("rows", "saturated"),
-    [
-        ([FULL], True),
-        ([FULL, {"waiting": 0.0, "kv_usage": 0.8}], True),
-        ([FULL, ROOM], False),
-        ([FULL, STALE], True),
-        ([STALE], False),
-        ([ROOM, STALE], False),
-        ([FULL | {"sampled_ns": NOW_NS - 10**9}], False),
-    ],
-)
-def test_a_pool_is_saturated_when_everybody_known_is_full(make_fleet, rows, saturated):
-    assert Utilization(metrics_staleness_threshold="500ms").saturated(make_fleet(*rows), NOW_NS) is saturated
-
-
-def test_without_a_threshold_of_its_own_fresh_is_what_the_picker_says(make_fleet):
-    assert Utilization().saturated(make_fleet(FULL | {"sampled_ns": NOW_NS - 4 * 10**9}), NOW_NS)
-
-
-def test_as_a_filter_the_detector_drops_who_is_full_unless_all_are(make_fleet):
-    assert list(Utilization().keep(REQUEST, make_fleet(FULL, ROOM, STALE))) == [1]
-    assert list(Utilization(headroom=0.5).keep(REQUEST, make_fleet(FULL, ROOM, STALE))) == [0, 1]
-    assert list(Utilization().keep(REQUEST, make_fleet(FULL, STALE))) == [0, 1]
-
-
 def test_no_limits_still_bound_a_prompt():
     unlimited = ApproxPrefixCache(max_prefix_blocks_to_match=0, max_prefix_tokens_to_match=0)
     assert unlimited.settings.max_tokens == 4_000_000
@@ -210,6 +179,7 @@ def test_every_plugin_does_what_its_kinds_promise():
             assert (
                 method is None
                 or hasattr(registration.plugin, method)
+                or hasattr(registration.plugin, "start")
                 or (kind is Kind.SCORER and hasattr(registration.plugin, "at"))
             ), (registration.type_name, kind)
 

@@ -66,7 +66,6 @@ class Fleet:
     index: dict[int, int]  # slot → position
     ledger: Ledger  # the account behind the columns, for what none of them holds
     lasting: bool  # will the next request meet the same Fleet; one made for a single request is not worth keeping scores of
-    ledger: Ledger  # the account that in_flight and tokens_in_flight are taken from
     touched: set[int]
 
     def __init__(self, columns: Iterable[Sequence[object]], ledger: Ledger, *, lasting: bool = True) -> None:
@@ -76,7 +75,6 @@ class Fleet:
         self.index = {endpoint.slot: at for at, endpoint in enumerate(self.endpoints)}
         self.ledger = ledger
         self.lasting = lasting
-        self.ledger = ledger
         self.touched = set()
 
     def __len__(self) -> int:

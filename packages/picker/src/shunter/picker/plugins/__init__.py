@@ -1,6 +1,6 @@
 """The plugins that come with the picker; importing this package enters them into the catalogue."""
 
-from shunter.picker.plugins import declared, detectors, filters, pickers, scorers, upstream
+from shunter.picker.plugins import declared, detectors, filters, flow_policies, legacy, pickers, prefixes, scorers, upstream
 from shunter.picker.plugins.catalogue import CATALOGUE, Kind, Plugin, Registration, Stability, register
 
 __all__ = [
@@ -12,7 +12,10 @@ __all__ = [
     "declared",
     "detectors",
     "filters",
+    "flow_policies",
+    "legacy",
     "pickers",
+    "prefixes",
     "register",
     "scorers",
     "upstream",

@@ -18,6 +18,7 @@ from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 __all__ = [
     "ActiveRequest",
     "KvCacheUtilization",
+    "LMetric",
     "LoadAware",
     "LoraAffinity",
     "PrefixCache",
@@ -83,6 +84,7 @@ class ActiveRequest(Plugin, frozen=True):
 
     idle_threshold: Count = 0
     max_busy_score: Fraction = 1.0
+    in_flight_load_producer_name: str = ""  # there is one
 
     column: ClassVar[str] = "in_flight"
 
@@ -93,9 +95,14 @@ class ActiveRequest(Plugin, frozen=True):
 
 @register("token-load-scorer", Kind.SCORER)
 class TokenLoad(Plugin, frozen=True):
-    """Fewer prompt tokens of ours in flight are better: 1 - min(in flight + uncached of this request, T) / T."""
+    """Fewer prompt tokens still to compute are better: 1 - min(backlog + uncached tokens of this request, T) / T.
+
+    T is queueThresholdTokens. The reference's backlog is the uncached tokens of requests without a first token, which most
+    profiles never see: here it is worked off by the clock (``core.ledger``).
+    """
 
     queue_threshold_tokens: Positive = 4_194_304
+    in_flight_load_producer_name: str = ""  # there is one
 
     reads_prefix: ClassVar[bool] = True
 
@@ -104,8 +111,35 @@ class TokenLoad(Plugin, frozen=True):
         limit, tokens, share = self.queue_threshold_tokens, request.prompt_tokens, request.prefix.share
         return [
             1.0 - min(load + tokens * (1.0 - share.get(endpoint.slot, 0.0)), limit) / limit
-            for endpoint, load in zip(fleet.endpoints, fleet.tokens_in_flight, strict=True)
+            for endpoint, load in zip(fleet.endpoints, fleet.prefill_backlogs(request.at_ns), strict=True)
         ]
+
+
+@register("lmetric-scorer", Kind.SCORER, stability=Stability.BETA)
+class LMetric(Plugin, frozen=True):
+    """The least work beside the fewest others: (max - cost) / (max - min), 1 if all are equal; see cost below.
+
+    cost = tokens of the prompt that the candidate has not cached · (requests of ours in flight there + 1). A product has no
+    weights to tune: a factor common to all candidates does not change their order.
+
+    Source: "LMetric", arXiv 2603.15202; llm-d's pull request 2351.
+    """
+
+    prefix_match_info_producer_name: str = ""  # empty: the one there is
+    in_flight_load_producer_name: str = ""  # there is one
+
+    reads_prefix: ClassVar[bool] = True
+
+    def score(self, request: Request, fleet: Fleet) -> Sequence[float]:
+        """Score all candidates."""
+        match: Match = request.facts.get(self.prefix_match_info_producer_name, request.prefix)
+        tokens, known, share = request.prompt_tokens, match.tokens, match.share
+        costs = [
+            max(0.0, tokens - known * share.get(endpoint.slot, 0.0)) * (count + 1)
+            for endpoint, count in zip(fleet.endpoints, fleet.in_flight, strict=True)
+        ]
+        low, high = min(costs), max(costs)
+        return [(high - cost) / (high - low) for cost in costs] if high > low else [1.0] * len(costs)
 
 
 @register("prefix-cache-scorer", Kind.SCORER)

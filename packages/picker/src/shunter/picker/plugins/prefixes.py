@@ -1,0 +1,167 @@
+"""Plugins that keep prompts where their beginning is cached, and spread those that are cached nowhere."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.kinds import Header, Setting, Verdict
+from shunter.picker.core.ledger import Key
+from shunter.picker.core.prefix import Match
+from shunter.picker.core.request import Request
+from shunter.picker.plugins.catalogue import Kind, Plugin, register
+from shunter.snapshot import Endpoint
+
+__all__ = ["NoHitLru", "PrefixAffinity", "match_of"]
+
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Rate = Annotated[float, Meta(gt=0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+INDIFFERENT = 0.5  # of every candidate, to a scorer that has nothing to say
+
+_key = msgspec.msgpack.Decoder(tuple[int, int]).decode
+
+
+def match_of(request: Request, producer: str) -> Match:
+    """Return what a prefix producer found out; of "" and of one that has found nothing, what the only one did."""
+    match = request.facts.get(producer)
+    return match if isinstance(match, Match) else request.prefix
+
+
+@register("prefix-cache-affinity-filter", Kind.FILTER)
+class PrefixAffinity(Plugin, frozen=True):
+    """Keeps those who have most of the prompt cached, unless one of the others would be much sooner with it.
+
+    Sticky are the candidates whose matched share of the prompt is at least affinityThreshold. Everybody is kept if nobody is
+    sticky, with explorationProbability, and where the valve opens: when the best time to first token among the sticky is
+    longer than among the others by more than maxTTFTPenaltyMs (0: it never opens). The time is the candidate's backlog of
+    prompt tokens / peakPrefillThroughput; the reference counts uncached tokens of requests that have no first token yet, which
+    most profiles never see: the backlog here is worked off by the clock (``core.ledger``).
+
+    Source: llm-d's plugin of that name; GIE digest §5.3. Its throughput is that of Qwen 32B on two H100.
+    """
+
+    affinity_threshold: Fraction = 0.8
+    exploration_probability: Fraction = 0.0
+    max_ttft_penalty_ms: NonNegative = msgspec.field(default=18_000.0, name="maxTTFTPenaltyMs")
+    ttft_source: Literal["prefillThroughput"] = "prefillThroughput"
+    peak_prefill_throughput: Rate = 15_928.0  # tokens per second
+    prefix_match_info_producer_name: str = ""  # empty: the one there is
+    in_flight_load_producer_name: str = ""  # there is one
+
+    reads_prefix: ClassVar[bool] = True
+
+    def start(self, setting: Setting) -> "Valve":
+        """Return the filter at work."""
+        return Valve(self, setting)
+
+
+class Valve:
+    """A PrefixAffinity with dice."""
+
+    def __init__(self, parameters: PrefixAffinity, setting: Setting) -> None:
+        """Keep nothing but these."""
+        self._parameters = parameters
+        self._dice = setting.dice
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
+        """Return the positions that stay."""
+        everybody = range(len(fleet))
+        parameters = self._parameters
+        if len(fleet) == 1 or parameters.affinity_threshold == 0:
+            return everybody
+        if parameters.exploration_probability and self._dice.random() < parameters.exploration_probability:
+            return everybody
+        index, least = fleet.index, parameters.affinity_threshold
+        shares = match_of(request, parameters.prefix_match_info_producer_name).share
+        sticky = sorted(index[slot] for slot, share in shares.items() if share >= least and slot in index)
+        if not sticky or self._opens(sticky, fleet, request.at_ns):
+            return everybody
+        return sticky
+
+    def _opens(self, sticky: Sequence[int], fleet: Fleet, now_ns: int) -> bool:
+        parameters = self._parameters
+        if not parameters.max_ttft_penalty_ms or len(sticky) == len(fleet):
+            return False
+        most = parameters.max_ttft_penalty_ms / 1000 * parameters.peak_prefill_throughput
+        ledger, stuck = fleet.ledger, set(sticky)
+        best = min(ledger.prefill_backlog(fleet.key(at), now_ns) for at in sticky)
+        # Most fleets have somebody idle among the first, or stickiness that is nowhere near the limit.
+        return best > most and any(
+            best - ledger.prefill_backlog(fleet.key(at), now_ns) > most for at in range(len(fleet)) if at not in stuck
+        )
+
+
+@register("no-hit-lru-scorer", Kind.SCORER)
+class NoHitLru(Plugin, frozen=True):
+    """A prompt that nobody has cached goes to whoever was given such a one longest ago: 1 - rank / (n - 1).
+
+    First come those who never got one, by slot, then the others, the longest ago first; a single candidate has 1. If any
+    candidate has the prompt's beginning, all have 0.5. The lruSize endpoints that were last given one are remembered, by all
+    workers alike.
+
+    Source: llm-d's plugin of that name; GIE digest §5.3. It orders the first by the list that it happens to get.
+    """
+
+    lru_size: Positive = 1024
+    prefix_match_info_producer_name: str = ""  # empty: the one there is
+
+    reads_prefix: ClassVar[bool] = True
+
+    def start(self, setting: Setting) -> "ColdTurns":
+        """Return the scorer at work."""
+        return ColdTurns(self, setting)
+
+
+class ColdTurns:
+    """Whose turn it is to get a prompt that nobody knows."""
+
+    def __init__(self, parameters: NoHitLru, setting: Setting) -> None:
+        """Remember nobody yet."""
+        self._size = parameters.lru_size
+        self._producer = parameters.prefix_match_info_producer_name
+        self._tell = setting.tell
+        self._turns: OrderedDict[Key, None] = OrderedDict()  # least recently served first
+
+    def score(self, request: Request, fleet: Fleet) -> Sequence[float]:
+        """Score all candidates."""
+        count = len(fleet)
+        if not self._is_cold(request, fleet.endpoints):
+            return [INDIFFERENT] * count
+        if count == 1:
+            return [1.0]
+        turns = {key: at for at, key in enumerate(self._turns, 1)}
+        last = [(turns.get((each.slot, each.incarnation), 0), each.slot) for each in fleet.endpoints]
+        scores = [0.0] * count
+        for place, at in enumerate(sorted(range(count), key=last.__getitem__)):
+            scores[at] = 1.0 - place / (count - 1)
+        return scores
+
+    def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[Header]]:
+        """Put whom a cold prompt was given at the end of the queue; also who prefills it, if that is somebody else."""
+        if self._is_cold(request, verdict.decision.candidates):
+            for decision in (verdict.decision, verdict.others.get("prefill")):
+                if decision is not None and decision.chosen:
+                    first = decision.candidates[decision.chosen[0]]
+                    self._take((first.slot, first.incarnation))
+                    self._tell(msgspec.msgpack.encode((first.slot, first.incarnation)))
+        return (), ()
+
+    def hear(self, data: bytes) -> None:
+        """Follow what another worker did."""
+        self._take(_key(data))
+
+    def _take(self, key: Key) -> None:
+        self._turns[key] = None
+        self._turns.move_to_end(key)
+        if len(self._turns) > self._size:
+            self._turns.popitem(last=False)
+
+    def _is_cold(self, request: Request, candidates: Iterable[Endpoint]) -> bool:
+        known = match_of(request, self._producer).share
+        return not known or not any(each.slot in known for each in candidates)
