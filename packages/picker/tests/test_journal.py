@@ -206,5 +206,6 @@ def test_what_a_plugin_says_and_how_a_request_went_reach_whom_they_concern(buffe
     journal.told("lru", b"words")
     journal.measured(first_ticket(2) + 1, outcome)
     journal.measured(first_ticket(3) + 1, outcome)
-    assert reader.catch_up() == News(told=[("lru", b"words")], measured=[(first_ticket(2) + 1, outcome)])
+    news = reader.catch_up()
+    assert (news.told, news.measured) == ([("lru", b"words")], [(first_ticket(2) + 1, outcome)])
     assert reader.catch_up() == News()

@@ -78,7 +78,7 @@ class Ledger:
     """All requests in flight, by ticket and by endpoint."""
 
     def __init__(self, prefill_per_s: float = PREFILL_PER_S) -> None:
-        """Start with nobody in flight; ``prefill_per_s`` is how many tokens of prompts an engine of unknown speed gets through."""
+        """Start with nobody in flight; ``prefill_per_s`` tokens of prompts is what an engine of unknown speed gets through."""
         self._per_ns = prefill_per_s / 1e9
         self._paces: dict[Key, float] = {}  # tokens per ns, of those whose speed is known
         self._by_ticket: dict[int, Booking] = {}
