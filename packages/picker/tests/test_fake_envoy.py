@@ -11,6 +11,8 @@ REQUEST = Side.REQUEST
 class Scripted:
     """A session that gives fixed replies to the first events, then none."""
 
+    parked = None
+
     def __init__(self, *answers):
         self._answers = list(answers)
 

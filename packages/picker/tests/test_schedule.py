@@ -151,12 +151,12 @@ def test_a_broken_plugin_leaves_the_request_to_who_has_the_fewest(make_fleet, di
 
 def test_a_broken_detector_sheds_nobody(make_fleet):
     run = scheduler(detector=Named("d", Broken()))
-    assert not run.saturated(make_fleet({}), NOW_NS)
+    assert run.saturation(make_fleet({}), NOW_NS, sent=False) == 0
     assert run.complaints.errors == 1
 
 
 def test_without_a_detector_nothing_is_saturated(make_fleet):
-    assert not scheduler().saturated(make_fleet({"waiting": 1e9}), NOW_NS)
+    assert scheduler().saturation(make_fleet({"waiting": 1e9}), NOW_NS, sent=False) == 0
 
 
 @given(st.lists(st.integers(0, 5).map(float), min_size=1, max_size=30), st.integers(1, 40), st.integers())

@@ -21,6 +21,7 @@ from shunter.picker.core.events import (
     HeadersReply,
     Immediate,
     Metadata,
+    MoreTime,
     Mutation,
     Protocol,
     Reply,
@@ -33,7 +34,7 @@ from shunter.picker.core.events import (
     Side,
     TrailersReply,
 )
-from shunter.picker.core.judgement import Ask, Judge, Outcome, Pick, Refusal
+from shunter.picker.core.judgement import Ask, Judge, Outcome, Parked, Pick, Refusal
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.errors import PickerError
@@ -52,12 +53,14 @@ class StubJudge:
     """Says what it was told to, and remembers what it was asked and what came back.
 
     ``verdict`` may be a function of the Ask; else every request gets a Pick of ``endpoints`` with ``fields`` (of Pick) added.
+    With ``park_s`` every request waits as long at most, until ``open`` is called: then ``dispatch`` tells what was told before.
     """
 
     def __init__(
         self,
         endpoints: Sequence[str] = ("127.0.0.1:8000",),
         verdict: Refusal | Callable[[Ask], Pick | Refusal] | None = None,
+        park_s: float | None = None,
         **fields: object,
     ) -> None:
         self.asks: list[Ask] = []
@@ -65,17 +68,44 @@ class StubJudge:
         self.noted: list[Refusal] = []
         self.released: list[tuple[int, Outcome]] = []
         self.told: list[tuple[int, str]] = []  # who served
+        self.parked: dict[int, Ask] = {}  # by ticket
+        self.left: list[int] = []  # tickets of those who waited no longer
         self._endpoints = tuple(endpoints)
         self._verdict = verdict
+        self._park_s = park_s
         self._fields: dict[str, object] = {"request_id": "stub-request", **fields}
 
-    def decide(self, ask: Ask, now_s: float) -> Pick | Refusal:
+    def decide(self, ask: Ask, now_s: float) -> Pick | Refusal | Parked:
         """Note the question and answer as told."""
-        del now_s
         self.asks.append(ask)
+        ticket = len(self.asks)
+        if self._park_s is not None:
+            self.parked[ticket] = ask
+            return Parked(ticket, now_s + self._park_s)
+        return self._settle(ticket, ask)
+
+    def open(self) -> None:
+        """Let those who wait go on with the next ``dispatch``, and nobody wait any longer."""
+        self._park_s = None
+
+    def dispatch(self, now_s: float) -> Sequence[tuple[int, Pick | Refusal]]:
+        """Answer those who waited, if nobody has to any longer."""
+        del now_s
+        if self._park_s is not None:
+            return ()
+        parked, self.parked = self.parked, {}
+        return [(ticket, self._settle(ticket, ask)) for ticket, ask in parked.items()]
+
+    def leave(self, ticket: int, now_s: float) -> None:
+        """Note who waits no longer."""
+        del now_s
+        self.parked.pop(ticket, None)
+        self.left.append(ticket)
+
+    def _settle(self, ticket: int, ask: Ask) -> Pick | Refusal:
         verdict = self._verdict(ask) if callable(self._verdict) else self._verdict
         if verdict is None:
-            verdict = Pick(self._endpoints, len(self.asks), **self._fields)  # type: ignore[arg-type]
+            verdict = Pick(self._endpoints, ticket, **self._fields)  # type: ignore[arg-type]
         if isinstance(verdict, Pick):
             self.picked.append(verdict.ticket)
         return verdict
@@ -118,6 +148,7 @@ class _Half:
         self._waiting: list[str] = []  # "headers", "body", "trailers", in the order in which they were sent
         self._held = b""  # BUFFERED, STREAMED: the piece that waits
         self._last = False  # the waiting piece is the last one
+        self.patience_s: float | None = None  # asked for beyond the message timeout, for the message that waits
 
     def note(self, event: Event) -> None:
         """Remember what was sent and waits for an answer."""
@@ -148,6 +179,14 @@ class _Half:
         else:
             self._replace(reply)
 
+    def extend(self, reply: MoreTime) -> None:
+        """Wait longer for the answer; raise EnvoyRejects where Envoy would not."""
+        if self.mode is BodyMode.FULL_DUPLEX_STREAMED or not self._waiting:
+            raise EnvoyRejects(f"{self._name}: no time is running")
+        if self.patience_s is not None:
+            raise EnvoyRejects(f"{self._name}: time is given once")
+        self.patience_s = reply.timeout_s
+
     def check(self) -> None:
         """Raise EnvoyRejects if an answer is owed, or what went on is inconsistent."""
         if self._waiting:
@@ -167,6 +206,7 @@ class _Half:
             waits = f"{self._waiting[0]} wait" if self._waiting else "nothing waits"
             raise EnvoyRejects(f"{self._name}: a spurious answer to {what}; {waits} for one")
         del self._waiting[0]
+        self.patience_s = None
 
     def _mutate(self, mutation: Mutation | None) -> None:
         if mutation is not None:
@@ -198,8 +238,9 @@ class _Half:
 class FakeEnvoy:
     """One exchange between a client, Envoy and an upstream, with the session as the picker.
 
-    After ``request``: ``upstream_headers`` and ``upstream_body`` are what the chosen ``endpoints`` would see, or
-    ``immediate`` is the answer. After ``respond``: ``client_headers`` and ``client_body`` are what the client would see.
+    If the session parks the request, ``resume`` brings the judge's verdict. After ``request``: ``upstream_headers`` and
+    ``upstream_body`` are what the chosen ``endpoints`` would see, or ``immediate`` is the answer. After ``respond``:
+    ``client_headers`` and ``client_body`` are what the client would see.
     """
 
     def __init__(
@@ -218,6 +259,8 @@ class FakeEnvoy:
         self.immediate: Immediate | None = None
         self._announced = Protocol(request_body, response_body) if announce else None
         self._send_response_headers = send_response_headers
+        self._unsent: list[Event] = []  # of the request
+        self._unseen = b""  # of its body: what does not fit into a buffer goes on unseen
         self._halves = (_Half(Side.REQUEST, request_body), _Half(Side.RESPONSE, response_body))
 
     @classmethod
@@ -269,12 +312,33 @@ class FakeEnvoy:
         """Send one event, legal or not, and do what the replies say."""
         request = isinstance(event, RequestHeaders | RequestBody | RequestTrailers)
         self._halves[Side.REQUEST if request else Side.RESPONSE].note(event)
-        replies = self.session.feed(event, self.now_s)
+        return self._obey(self.session.feed(event, self.now_s))
+
+    def resume(self, judge: Judge) -> list[Reply]:
+        """Let the judge dispatch, do what the session says if it was its ticket's turn, and go on with the request."""
+        replies: list[Reply] = []
+        for ticket, verdict in judge.dispatch(self.now_s):
+            replies += self._obey(self.session.resume(ticket, verdict))
+        self._go_on()
+        return replies
+
+    def _go_on(self) -> None:
+        """Send what is left of the request, as far as Envoy would not wait for an answer."""
+        half = self._halves[Side.REQUEST]
+        while self._unsent and self.immediate is None and self.session.parked is None:
+            self.send(self._unsent.pop(0))
+        if self.immediate is None and self.session.parked is None:
+            half.body, self._unseen = half.body + self._unseen, b""
+            half.check()
+
+    def _obey(self, replies: list[Reply]) -> list[Reply]:
         for reply in replies:
             if self.immediate is not None:
                 raise EnvoyRejects(f"{reply} after an immediate response")
             if isinstance(reply, Immediate):
                 self.immediate = reply
+            elif isinstance(reply, MoreTime):
+                self._halves[Side.REQUEST].extend(reply)
             else:
                 self._halves[reply.side].apply(reply)
                 if not isinstance(reply, TrailersReply) and reply.dynamic_metadata:
@@ -299,16 +363,12 @@ class FakeEnvoy:
         bodiless = not pieces and not trailers
         self.send(RequestHeaders([*headers], bodiless, self._announced, context))
         half = self._halves[Side.REQUEST]
-        for data, end in self._cut(half, pieces, trailers=trailers, partial_bytes=partial_bytes):
-            if self.immediate is not None:
-                return
-            self.send(RequestBody(data, end, context))
-        if trailers and self.immediate is None:
-            self.send(RequestTrailers(context))
-        if partial_bytes is not None:
-            half.body += b"".join(pieces)[partial_bytes:]  # what did not fit goes on unseen
-        if self.immediate is None:
-            half.check()
+        cut = self._cut(half, pieces, trailers=trailers, partial_bytes=partial_bytes)
+        self._unsent = [RequestBody(data, end, context) for data, end in cut]
+        if trailers:
+            self._unsent.append(RequestTrailers(context))
+        self._unseen = b"".join(pieces)[partial_bytes:] if partial_bytes is not None else b""
+        self._go_on()
 
     def respond(
         self,

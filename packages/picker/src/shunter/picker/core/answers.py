@@ -22,8 +22,10 @@ from shunter.picker.core.events import (
 from shunter.picker.core.judgement import Pick, Refusal
 
 __all__ = [
+    "BASE_MODEL",
     "CHUNK_BYTES",
     "DESTINATION",
+    "MODEL",
     "RETRY_AFTER_S",
     "answer_body",
     "answer_response_headers",
@@ -73,6 +75,11 @@ CONTROL_HEADERS = frozenset(
     }
 )
 
+# What body-based routing says of a request, and nobody else may.
+MODEL = "x-gateway-model-name"
+BASE_MODEL = "x-gateway-base-model-name"
+MODEL_HEADERS = frozenset({MODEL, BASE_MODEL})
+
 # The vocabulary of OpenAI's error object, which its client libraries map to exceptions.
 _ERROR_TYPES = {
     401: "authentication_error",
@@ -86,19 +93,26 @@ _ERROR_TYPES = {
 def tell_mutation(pick: Pick, headers: Mapping[str, str], body_bytes: int | None = None) -> Mutation:
     """Return the header changes of a pick: the destination in, control headers out; ``body_bytes`` if the length is to be said.
 
-    The route is chosen again, since a gateway may match it on what the picker sets.
+    The route is chosen again, since a gateway may match it on what the picker sets. A pick of nobody is body-based routing's:
+    it names the model, and another picker will read the control headers.
     """
-    set_headers = (*pick.set_headers, (DESTINATION, ",".join(pick.endpoints)))
-    if not headers.get(REQUEST_ID):
-        set_headers += ((REQUEST_ID, pick.request_id),)
+    set_headers, owned = pick.set_headers, CONTROL_HEADERS
+    if pick.endpoints:
+        set_headers += ((DESTINATION, ",".join(pick.endpoints)),)
+        if not headers.get(REQUEST_ID):
+            set_headers += ((REQUEST_ID, pick.request_id),)
+    else:
+        owned = MODEL_HEADERS.difference(name for name, _ in set_headers)
     if body_bytes is not None:
         set_headers += (("content-length", str(body_bytes)),)
-    removed = () if CONTROL_HEADERS.isdisjoint(headers) else tuple(sorted(CONTROL_HEADERS & headers.keys()))
+    removed = () if owned.isdisjoint(headers) else tuple(sorted(owned & headers.keys()))
     return Mutation(set_headers, removed, clear_route_cache=True)
 
 
 def tell_metadata(pick: Pick) -> Metadata:
     """Return the dynamic metadata of a pick: the destination once more, the ticket for access logs, what plugins add."""
+    if not pick.endpoints:
+        return {}
     return {METADATA: {**pick.metadata, DESTINATION: ",".join(pick.endpoints), "id": str(pick.ticket)}}
 
 
@@ -147,8 +161,10 @@ def answer_body(side: Side, mode: BodyMode, seen: bytes, wanted: bytes) -> list[
     return [BodyReply(side, length, replaced=wanted)]
 
 
-def answer_response_headers(*, drop_length: bool) -> Reply:
+def answer_response_headers(added: tuple[tuple[str, str], ...] = (), *, drop_length: bool) -> Reply:
     """Return the answer to response headers; ``drop_length`` if a body that goes on piece by piece may change its size."""
+    if added:
+        return HeadersReply(Side.RESPONSE, Mutation(_MARK + added, ("content-length",) if drop_length else ()))
     return _HEADERS_WITHOUT_LENGTH if drop_length else _HEADERS
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Event",
     "HeadersReply",
     "Immediate",
+    "MoreTime",
     "Mutation",
     "Protocol",
     "Reply",
@@ -164,4 +165,13 @@ class Immediate(Value, frozen=True):
     details: str = ""  # appears in Envoy's access log as %RESPONSE_CODE_DETAILS%
 
 
-Reply = HeadersReply | BodyReply | TrailersReply | Immediate
+class MoreTime(Value, frozen=True):
+    """``override_message_timeout``: the answer to what Envoy sent last takes up to ``timeout_s``.
+
+    Envoy takes it once for each of its messages, and only up to its ``max_message_timeout``.
+    """
+
+    timeout_s: float
+
+
+Reply = HeadersReply | BodyReply | TrailersReply | Immediate | MoreTime

@@ -37,6 +37,7 @@ class Waiter(msgspec.Struct, gc=False, eq=False):
     ttft_slo_ms: float | None = None  # what the client asks for: x-llm-d-slo-ttft-ms
     order: float = 0.0  # what the ordering policy made of it: the least goes first
     gone: bool = False  # it waits no longer, though it may still stand in its line
+    content: object = None  # whatever its owner wants back
 
 
 class Line(Protocol):

@@ -8,6 +8,8 @@ random endpoint.
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import cast
 
 import msgspec
 
@@ -15,9 +17,10 @@ from shunter.picker.core.adoption import LEASE_S
 from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, Entry
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet, Roster
 from shunter.picker.core.journal import Journal, Peers
-from shunter.picker.core.judgement import Ask, DropReason, Outcome, Pick, Refusal
+from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
 from shunter.picker.core.kinds import Decision, Dice, Verdict
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticket
+from shunter.picker.core.lobby import Lobby
 from shunter.picker.core.models import Rulebook
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
@@ -37,12 +40,19 @@ NO_CANDIDATES = Refusal(
 )
 SHED = Refusal(429, "ResourceExhausted", "system saturated, sheddable request dropped", DropReason.SATURATED)
 FILTERED = Refusal(429, "ResourceExhausted", "no endpoints available for the given request", DropReason.SATURATED)
+GONE = Refusal(503, "ServiceUnavailable", "nobody waits for the answer any longer", DropReason.CONTEXT_CANCELLED)
 TOO_DEEP = Refusal(400, "BadRequest", "request body is nested too deeply")
 
 # How a request ends whose stream ended before it: by its record, or for want of one. Those that last are in the collector's
 # account long before the lease is over.
 TOLD = Outcome(complete=True)
-UNTOLD = Outcome(complete=False)
+UNTOLD = LEFT = Outcome(complete=False)
+
+# Of the response: how long the request waited, in milliseconds; only with flow control (GIE digest §5.7).
+QUEUE_DURATION = "x-llm-d-flow-queue-duration-ms"
+
+# Under this name lobbies tell each other what waits; no plugin is called like that.
+LOBBY = "flowControl"
 
 
 # What an answer is expected to have before any was seen (profiles that do not show them never learn better): between the 200
@@ -91,6 +101,10 @@ class FleetJudge:
         """What plugins did wrong first, by name."""
         self._prefixes = {name: PrefixIndex(settings) for name, settings in policy.prefixes.items()}
         self._prefix = next(iter(self._prefixes.values()), None)  # the one that hashes, for all of them
+        self._lobby: Lobby | None = None
+        if policy.flow is not None:
+            saturation = partial(self._scheduler.saturation, sent=True)
+            self._lobby = Lobby(policy.flow, saturation, life, partial(self._tell, LOBBY))
         self._topology: Topology | None = None
         self._rules = Rulebook()
         self._live: dict[int, int] = {}  # all endpoints there are, ready or not: slot → incarnation
@@ -123,7 +137,10 @@ class FleetJudge:
             for ticket in news.ended:
                 self.release(ticket, TOLD, now_s)
             for name, data in news.told:
-                self._scheduler.hear(name, data)
+                if name != LOBBY:
+                    self._scheduler.hear(name, data)
+                elif self._lobby is not None:
+                    self._lobby.hear(data)
             for ticket, outcome in news.measured:
                 self.measured(ticket, outcome, now_s)
         while self._leases and self._leases[0][0] <= now_s:
@@ -134,7 +151,7 @@ class FleetJudge:
         """Follow the snapshot and the other workers; a judge that is not asked for long must do it now and then."""
         self.fleet(now_s)
 
-    def decide(self, ask: Ask, now_s: float) -> Pick | Refusal:
+    def decide(self, ask: Ask, now_s: float) -> Pick | Refusal | Parked:
         """Choose for one request and book it on the chosen endpoint at once."""
         self._ticket = next_ticket(self._ticket)
         fleet = self.fleet(now_s)
@@ -146,8 +163,46 @@ class FleetJudge:
             passthrough=self._policy.passthrough,
         )
         if isinstance(request, Refusal):
-            return self._refuse(request, _unread(ask.headers), now_s)
-        request = self._complete(request, int(now_s * 1e9))
+            return self._refuse(request, _unread(ask.headers, self._ticket), now_s)
+        request = self._complete(request, self._ticket, int(now_s * 1e9))
+        if self._lobby is not None:
+            held = self._lobby.admit(ask, request, self._expect_tokens(request), fleet, now_s)
+            if isinstance(held, Parked):
+                return held
+            if held is not None:
+                return self._refuse(held, request, now_s)
+            return self._settle(ask, request, fleet, now_s, waited_s=0.0)
+        return self._settle(ask, request, fleet, now_s)
+
+    def dispatch(self, now_s: float) -> Sequence[tuple[int, Pick | Refusal]]:
+        """Return, by ticket, what becomes of parked requests whose time has come."""
+        lobby = self._lobby
+        if lobby is None or not len(lobby):
+            return ()
+        told: list[tuple[int, Pick | Refusal]] = []
+        for waiter, refusal in lobby.turn(partial(self.fleet, now_s), now_s):
+            ask, request = cast("tuple[Ask, Request]", waiter.content)
+            if refusal is not None:
+                told.append((waiter.ticket, self._refuse(refusal, request, now_s)))
+            else:
+                request = self._complete(request, waiter.ticket, int(now_s * 1e9))  # the caches have changed since
+                waited_s = now_s - waiter.arrived_s
+                told.append((waiter.ticket, self._settle(ask, request, self._roster.current, now_s, waited_s=waited_s)))
+        return told
+
+    def leave(self, ticket: int, now_s: float) -> None:
+        """Forget a parked request; one that has just been dispatched is released."""
+        waiter = self._lobby.leave(ticket, now_s) if self._lobby is not None else None
+        if waiter is None:
+            self.release(ticket, LEFT, now_s)
+        else:
+            _, request = cast("tuple[Ask, Request]", waiter.content)
+            self._refuse(GONE, request, now_s)
+
+    def _settle(
+        self, ask: Ask, request: Request, fleet: Fleet, now_s: float, *, waited_s: float | None = None
+    ) -> Pick | Refusal:
+        """Schedule and book one request, which has ``waited_s`` if there is flow control."""
         verdict = self._judge(ask, request, fleet)
         if isinstance(verdict, Refusal):
             return self._refuse(verdict, request, now_s)
@@ -160,15 +215,18 @@ class FleetJudge:
         if body is not None:
             self.counters.rewrote()
         candidates = verdict.decision.candidates
+        response_headers = tuple(verdict.response_headers)
+        if waited_s is not None:
+            response_headers += ((QUEUE_DURATION, str(int(waited_s * 1e3))),)
         return Pick(
             endpoints=tuple([candidates[at].authority for at in verdict.decision.chosen]),
-            ticket=self._ticket,
+            ticket=request.ticket,
             request_id=request.request_id or "",
             model=request.model,
             target_model=rewritten,
             body=body,
             set_headers=tuple(verdict.set_headers),
-            response_headers=tuple(verdict.response_headers),
+            response_headers=response_headers,
         )
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:
@@ -212,7 +270,7 @@ class FleetJudge:
     def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
         """Count and remember a refusal of the session's own."""
         self._ticket = next_ticket(self._ticket)
-        self._refuse(refusal, _unread(headers), now_s)
+        self._refuse(refusal, _unread(headers, self._ticket), now_s)
 
     def _adopt(self, topology: Topology | None) -> None:
         """Index a new topology's rules and forget the endpoints that are gone."""
@@ -221,8 +279,10 @@ class FleetJudge:
         self._live = {endpoint.slot: endpoint.incarnation for endpoint in topology.endpoints} if topology else {}
         for index in self._prefixes.values():
             index.retain(self._live)
+        if self._lobby is not None:
+            self._lobby.gate.retain(self._rules.priorities)
 
-    def _complete(self, request: Request, now_ns: int) -> Request:
+    def _complete(self, request: Request, ticket: int, now_ns: int) -> Request:
         """Add what the pool's rules and the prefix indices say of it."""
         target = self._rules.target(request, self._dice)
         prefix = NO_MATCH
@@ -238,7 +298,7 @@ class FleetJudge:
             priority=self._rules.priority(request),
             prefix=prefix,
             request_id=request.request_id or new_request_id(self._dice),
-            ticket=self._ticket,
+            ticket=ticket,
             at_ns=now_ns,
             facts=facts,
         )
@@ -247,7 +307,7 @@ class FleetJudge:
         candidates = fleet if ask.subset is None else fleet.narrow(fleet.among(ask.subset))
         if not len(candidates):
             return NO_CANDIDATES
-        if request.priority < 0 and self._scheduler.saturated(fleet, request.at_ns):
+        if request.priority < 0 and self._lobby is None and self._scheduler.saturation(fleet, request.at_ns, sent=False) >= 1:
             return SHED
         return self._scheduler.run(request, candidates) or FILTERED
 
@@ -256,10 +316,9 @@ class FleetJudge:
         decision = verdict.decision
         first = decision.candidates[decision.chosen[0]]
         slot, incarnation, prefix = first.slot, first.incarnation, request.prefix
-        prompt, limit = request.prompt_tokens, request.max_output_tokens
+        prompt = request.prompt_tokens
         # Of images a prompt has many more bytes than tokens.
         cached = int(prefix.share.get(slot, 0.0) * min(prefix.tokens, prompt))
-        answer = int(self._answer_tokens)
         booking = Booking(
             slot,
             incarnation,
@@ -267,11 +326,16 @@ class FleetJudge:
             prompt,
             prefix.hashes,
             max(0, prompt - cached),
-            answer if limit is None or answer < limit else max(0, limit),
+            self._expect_tokens(request),
         )
-        self._enter(self._ticket, booking, fleet)
+        self._enter(request.ticket, booking, fleet)
         self.counters.picked(slot, incarnation, len(prefix.hashes), prefix.blocks.get(slot, 0))
         self._log(request, now_s, decision=decision)
+
+    def _expect_tokens(self, request: Request) -> int:
+        """Return how long the answer will probably be."""
+        answer, limit = int(self._answer_tokens), request.max_output_tokens
+        return answer if limit is None or answer < limit else max(0, limit)
 
     def _enter(self, ticket: int, booking: Booking, fleet: Fleet) -> None:
         """Book a request and remember its prompt, for this worker and the others."""
@@ -311,7 +375,7 @@ class FleetJudge:
             self.counters.broke()
         self.decisions.add(
             Entry(
-                ticket=self._ticket,
+                ticket=request.ticket,
                 at_s=now_s,
                 request_id=(request.request_id or "")[:LONGEST_NAME],
                 model=request.model and request.model[:LONGEST_NAME],
@@ -325,8 +389,8 @@ class FleetJudge:
         )
 
 
-def _unread(headers: Mapping[str, str]) -> Request:
-    return Request(headers=headers, request_id=headers.get("x-request-id"))
+def _unread(headers: Mapping[str, str], ticket: int) -> Request:
+    return Request(headers=headers, request_id=headers.get("x-request-id"), ticket=ticket)
 
 
 def new_request_id(dice: Dice) -> str:

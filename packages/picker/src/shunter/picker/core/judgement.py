@@ -1,8 +1,9 @@
 """The contract between a session, which speaks the protocol, and a judge, which chooses the endpoint.
 
 A session asks ``decide`` once, when the request is complete, or tells ``note`` that it never will be; of a pick it tells
-``served`` as soon as it knows who answers, and ``release`` once, however the request ends. All are synchronous and quick;
-none raises.
+``served`` as soon as it knows who answers, and ``release`` once, however the request ends. If the request is parked, the
+verdict comes from ``dispatch``, which whoever owns the sessions asks every few milliseconds while anybody is parked; a session
+that does not want to wait any longer says ``leave``. All are synchronous and quick; none raises.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,8 +84,16 @@ class Outcome(msgspec.Struct, frozen=True):
 class Judge(Protocol):
     """Chooses endpoints and keeps account of what they were given."""
 
-    def decide(self, ask: Ask, now_s: float) -> Pick | Refusal:
+    def decide(self, ask: Ask, now_s: float) -> Pick | Refusal | Parked:
         """Choose for one request and book it on the chosen endpoint at once. ``now_s`` is monotonic."""
+        ...
+
+    def dispatch(self, now_s: float) -> Sequence[tuple[int, Pick | Refusal]]:
+        """Return, by ticket, what becomes of parked requests whose time has come."""
+        ...
+
+    def leave(self, ticket: int, now_s: float) -> None:
+        """Forget a parked request; one that has just been dispatched is released."""
         ...
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:

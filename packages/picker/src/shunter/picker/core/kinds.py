@@ -105,10 +105,13 @@ class Picker(Protocol):
 
 
 class Detector(Protocol):
-    """Says when a pool has no room."""
+    """Says how full endpoints are; how full that makes the pool, ``core.saturation`` says."""
 
-    def saturated(self, fleet: Fleet, now_ns: int) -> bool:
-        """Return True if requests of negative priority are to be shed."""
+    def levels(self, fleet: Fleet, now_ns: int, *, sent: bool) -> Sequence[float | None]:
+        """Return 0 (idle) to 1 (no room) or more for each endpoint; None for who does not count.
+
+        ``sent``: is what was sent since an engine's last sample to be taken into account?
+        """
         ...
 
 

@@ -11,7 +11,7 @@ The name the engine gets comes from the first of these that has one:
 Of several resources that fit, the oldest wins, then list order. Among weighted targets the dice decide.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
 
 from shunter.picker.core.fleet import is_called
@@ -49,6 +49,11 @@ class Rulebook:
             self._models.setdefault(model.model, model)
         for objective in _of(topology.objectives, topology.pools, pool):
             self._priorities.setdefault(objective.name, objective.priority or 0)
+
+    @property
+    def priorities(self) -> Collection[int]:
+        """All that objectives give."""
+        return set(self._priorities.values())
 
     def target(self, request: Request, dice: Dice) -> str | None:
         """Return the name of the model that the engine is asked for; None for a request passed on unread."""

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
+from shunter.picker.core.flow import FlowSettings
 from shunter.picker.core.formats import FORMATS, Format
 from shunter.picker.core.kinds import Dice, Named, Picker, Profile, Setting
 from shunter.picker.core.prefix import PrefixSettings
@@ -22,6 +23,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     producers: tuple[Named, ...] = ()
     admitters: tuple[Named, ...] = ()
     others: tuple[Named, ...] = ()  # whom only other plugins look for
+    flow: FlowSettings | None = None  # None: nobody waits, and of who comes in vain only those below zero are refused
     prefixes: Mapping[str, PrefixSettings] = {}  # what is remembered of prompts, by producer; the first is request.prefix
     formats: tuple[Format, ...] = FORMATS
     passthrough: bool = True

@@ -57,7 +57,8 @@ class Response:
             return [*self.flush(), TrailersReply(_RESPONSE)]
         self._read_headers(event)
         changes = self._restorer is not None and not event.end_of_stream
-        return [answer_response_headers(drop_length=changes and (self._duplex or self._mode is BodyMode.STREAMED))]
+        added = self._pick.response_headers if self._pick else ()
+        return [answer_response_headers(added, drop_length=changes and (self._duplex or self._mode is BodyMode.STREAMED))]
 
     @property
     def served(self) -> str | None:

@@ -19,6 +19,7 @@ from shunter.picker.core.judgement import Outcome, Refusal
 from shunter.picker.core.kinds import ColumnScorer, Decision, Dice, Filter, Header, Profile, Scores, Verdict, Weighted
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import Request
+from shunter.picker.core.saturation import Gauge
 
 __all__ = ["FALLBACKS", "MOST_RUNS", "Complaints", "Run", "Scheduler", "best_first"]
 
@@ -59,6 +60,7 @@ class Scheduler:
         self._first = self._runs[policy.profile.name]
         self._handler = crew.find(policy.handler.name) if policy.handler else None
         self._detector = crew.find(policy.detector.name) if policy.detector else None
+        self._gauge = Gauge()
         self._producers = [(each.name, crew.find(each.name)) for each in policy.producers]
         self._admitters = [(each.name, crew.find(each.name)) for each in policy.admitters]
         self._followers = crew.able("picked")
@@ -90,13 +92,15 @@ class Scheduler:
         verdict = self._settle(request, fleet)
         return self._follow(request, verdict) if verdict.decision.chosen else None
 
-    def saturated(self, fleet: Fleet, now_ns: int) -> bool:
-        """Return True if requests of negative priority are to be shed; a detector that raises sheds nobody."""
+    def saturation(self, fleet: Fleet, now_ns: int, *, sent: bool) -> float:
+        """Return how full the pool is, 1 being full; by a detector that raises it is idle. For ``sent`` see Detector."""
+        if self._detector is None:
+            return 0.0
         try:
-            return self._detector is not None and self._detector.saturated(fleet, now_ns)
+            return self._gauge.read(fleet, self._detector.levels(fleet, now_ns, sent=sent))
         except Exception as error:  # noqa: BLE001  as above
             self.complaints.raised("the saturation detector", error)
-            return False
+            return 0.0
 
     def observe(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Pass on how a request went."""

@@ -39,6 +39,11 @@ is put back in a response whose headers say JSON or events: in mode BUFFERED and
 mode STREAMED where one piece holds it whole, because each piece must be answered before the next comes, and if trailers
 came next, bytes held back would be lost.
 
+A request that has to wait for room is *parked*: the session says nothing until ``resume`` brings the verdict, and then what it
+would have said at once. FULL_DUPLEX_STREAMED waits for ever; in every other mode Envoy is asked for the time first
+(``override_message_timeout``), since it gives up on each of its messages after its ``message_timeout``. Who is gone by then, or
+gets an answer from elsewhere, is taken out of the queue.
+
 In mode NONE the end of the stream is the only end there is and counts as a complete response; unless the gateway says in its
 first message that its requests outlast their streams (Envoy closes one that has nothing more to ask). Then the judge is told
 that the request goes on, and learns of its end elsewhere.
@@ -56,6 +61,7 @@ from shunter.picker.core.events import (
     Event,
     HeadersReply,
     Metadata,
+    MoreTime,
     Protocol,
     Reply,
     RequestBody,
@@ -67,7 +73,7 @@ from shunter.picker.core.events import (
     Side,
     TrailersReply,
 )
-from shunter.picker.core.judgement import Ask, DropReason, Judge, Pick, Refusal
+from shunter.picker.core.judgement import Ask, DropReason, Judge, Parked, Pick, Refusal
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.response import Response
 from shunter.picker.errors import ProtocolError
@@ -197,6 +203,11 @@ _SIGHTS = {
     ResponseTrailers: (_RESPONSE, _TRAILERS, _TRAILERS),
 }
 
+# What Envoy is asked for beyond the longest wait, for the last word to be our answer and not its timeout; and what it can be
+# asked for at all (``max_message_timeout`` is at most an hour).
+_GRACE_S = 1.0
+_LONGEST_S = 3600.0
+
 _SHORT_OF_MEMORY = Refusal(
     503, "ServiceUnavailable", "the picker holds as much of unfinished bodies as it may", DropReason.SATURATED
 )
@@ -209,15 +220,19 @@ class Session:
 
     Feed it events and send what it returns, in order; when ``ended`` is set, end the stream with status 0. Call ``close``
     when the stream is gone, however that came. ``feed`` raises nothing but ProtocolError, after which the session is closed.
+    While ``parked`` is set, call ``resume`` once the judge dispatches that ticket.
     """
 
     __slots__ = (
         *("_body", "_budget", "_headers", "_judge", "_limits", "_metadata", "_pick", "_protocol"),
-        *("_released", "_response", "_rows", "_states", "ended"),
+        *("_released", "_response", "_rows", "_states", "_waits", "ended", "parked"),
     )
 
     def __init__(self, judge: Judge, limits: Limits, budget: Budget) -> None:
         self.ended = False
+        self.parked: int | None = None
+        """The ticket of a request that waits for room."""
+        self._waits = Step.CHOOSE, False  # how a parked request will be answered: step, end of stream
         self._judge = judge
         self._limits = limits
         self._budget = budget
@@ -226,7 +241,7 @@ class Session:
         self._states = [_FRESH, _FRESH]  # by Side
         self._headers: dict[str, str] = {}
         self._metadata: Metadata = {}
-        self._body = bytearray()
+        self._body: bytes | bytearray = bytearray()
         self._pick: Pick | None = None
         self._released = False
         self._response: Response | None = None
@@ -259,6 +274,8 @@ class Session:
             return self._answer_headers(event, step, now_s)
         if isinstance(event, RequestTrailers):
             return self._answer_trailers(event, step, now_s)
+        if self.parked is not None:
+            self._leave(now_s)
         replies = response.feed(event, now_s)
         if isinstance(event, ResponseHeaders) and response.served and self._pick:
             self._judge.served(self._pick.ticket, response.served)
@@ -280,6 +297,13 @@ class Session:
         response.see(data, now_s)
         return True
 
+    def resume(self, ticket: int, verdict: Pick | Refusal) -> list[Reply]:
+        """Return what a parked request is answered, now that the judge has dispatched its ticket."""
+        if self.parked != ticket:
+            return []
+        self.parked = None
+        return self._tell(verdict, *self._waits)
+
     def drain(self, now_s: float) -> list[Reply]:
         """Return the last words of a picker that has to go; the session is ended.
 
@@ -288,6 +312,7 @@ class Session:
         if self.ended:
             return []
         replies = self._response.flush() if self._response else []
+        self._leave(now_s)
         if self._pick is None and self._states[_RESPONSE] is _FRESH:
             replies = self._refuse(_SHUTTING_DOWN, now_s)
         self._end(now_s, complete=False)
@@ -319,65 +344,89 @@ class Session:
             return []
         if step is Step.ACKNOWLEDGE:
             return [HeadersReply(_REQUEST)]
-        pick = self._decide(None, event.metadata, now_s)
-        if isinstance(pick, Refusal):
-            return self._turn_away(pick)
-        return [HeadersReply(_REQUEST, tell_mutation(pick, self._headers), tell_metadata(pick))]
+        return self._choose(step, None, event.metadata, now_s, end_of_stream=event.end_of_stream)
 
     def _answer_body(self, event: RequestBody, step: Step, now_s: float) -> list[Reply]:
         if step is Step.PASS:
             return [BodyReply(_REQUEST)]
         if step is Step.CHOOSE_PART:
-            return self._choose_body(None, event.metadata, now_s)
+            return self._choose(step, None, event.metadata, now_s, end_of_stream=False)
         size_bytes = len(self._body) + len(event.data)
         if size_bytes > self._limits.body_bytes:
             return self._refuse(_too_large(self._limits.body_bytes), now_s)
         if step is Step.CHOOSE_BODY:
-            return self._choose_body(event.data, event.metadata, now_s)
+            return self._choose(step, event.data, event.metadata, now_s, end_of_stream=event.end_of_stream)
         if not self._budget.take(len(event.data)):
             return self._refuse(_SHORT_OF_MEMORY, now_s)
         self._body += event.data
-        return [] if step is Step.COLLECT else self._choose_stream(event.metadata, now_s, end_of_stream=True)
+        if step is Step.COLLECT:
+            return []
+        return self._choose(step, self._body, event.metadata, now_s, end_of_stream=True)
 
     def _answer_trailers(self, event: RequestTrailers, step: Step, now_s: float) -> list[Reply]:
         if step is Step.REFUSE:
             return self._refuse(_NO_BODY, now_s)
-        replies = [] if step is Step.PASS else self._choose_stream(event.metadata, now_s, end_of_stream=False)
-        return replies if self.ended else [*replies, TrailersReply(_REQUEST)]
+        if step is Step.PASS:
+            return [TrailersReply(_REQUEST)]
+        return self._choose(step, self._body, event.metadata, now_s, end_of_stream=False)
 
-    def _choose_body(self, body: bytes | None, metadata: Metadata, now_s: float) -> list[Reply]:
-        pick = self._decide(body, metadata, now_s)
-        if isinstance(pick, Refusal):
-            return self._turn_away(pick)
-        rewritten = None if body is None else pick.body
-        mutation = tell_mutation(pick, self._headers, None if rewritten is None else len(rewritten))
-        return [BodyReply(_REQUEST, mutation, replaced=rewritten, dynamic_metadata=tell_metadata(pick))]
+    def _choose(
+        self, step: Step, body: bytes | bytearray | None, metadata: Metadata, now_s: float, *, end_of_stream: bool
+    ) -> list[Reply]:
+        verdict = self._decide(body, metadata, now_s)
+        if isinstance(verdict, Parked):
+            return self._park(verdict, step, body, now_s, end_of_stream=end_of_stream)
+        return self._tell(verdict, step, end_of_stream)
 
-    def _choose_stream(self, metadata: Metadata, now_s: float, *, end_of_stream: bool) -> list[Reply]:
+    def _park(
+        self, parked: Parked, step: Step, body: bytes | bytearray | None, now_s: float, *, end_of_stream: bool
+    ) -> list[Reply]:
+        """Wait; of the body, the whole of which is kept meanwhile, the budget knows."""
+        self.parked, self._waits = parked.ticket, (step, end_of_stream)
+        if body is not None and step is not Step.CHOOSE_STREAM:
+            if not self._budget.take(len(body)):
+                self._leave(now_s)
+                return self._refuse(_SHORT_OF_MEMORY, now_s)
+            self._body = body
+        if self._protocol.request_body is BodyMode.FULL_DUPLEX_STREAMED:
+            return []
+        return [MoreTime(min(parked.until_s - now_s + _GRACE_S, _LONGEST_S))]
+
+    def _tell(self, verdict: Pick | Refusal, step: Step, end_of_stream: bool) -> list[Reply]:
+        """Return the answer in the form that belongs to the step."""
         body = self._body
         self._forget_body()
-        pick = self._decide(body, metadata, now_s)
-        if isinstance(pick, Refusal):
-            return self._turn_away(pick)
-        body = body if pick.body is None else pick.body
-        # With a length HTTP/1 has no place for trailers.
-        mutation = tell_mutation(pick, self._headers, len(body) if body and end_of_stream else None)
-        return [
-            HeadersReply(_REQUEST, mutation, tell_metadata(pick)),
-            *stream(_REQUEST, body, end_of_stream=end_of_stream),
-        ]
+        if isinstance(verdict, Refusal):
+            return self._turn_away(verdict)
+        self._pick = verdict
+        if self._response:
+            self._response.expect(verdict)
+        rewritten = verdict.body
+        if step is Step.CHOOSE:
+            return [HeadersReply(_REQUEST, tell_mutation(verdict, self._headers), tell_metadata(verdict))]
+        if step is Step.CHOOSE_STREAM:
+            body = body if rewritten is None else rewritten
+            # With a length HTTP/1 has no place for trailers.
+            mutation = tell_mutation(verdict, self._headers, len(body) if body and end_of_stream else None)
+            headers = HeadersReply(_REQUEST, mutation, tell_metadata(verdict))
+            pieces = stream(_REQUEST, body, end_of_stream=end_of_stream)
+            return [headers, *pieces] if end_of_stream else [headers, *pieces, TrailersReply(_REQUEST)]
+        if step is Step.CHOOSE_PART:
+            rewritten = None
+        mutation = tell_mutation(verdict, self._headers, None if rewritten is None else len(rewritten))
+        return [BodyReply(_REQUEST, mutation, replaced=rewritten, dynamic_metadata=tell_metadata(verdict))]
 
-    def _decide(self, body: bytes | bytearray | None, metadata: Metadata, now_s: float) -> Pick | Refusal:
+    def _decide(self, body: bytes | bytearray | None, metadata: Metadata, now_s: float) -> Pick | Refusal | Parked:
         subset = read_subset(metadata) if metadata else None
         if subset is None and self._metadata:
             subset = read_subset(self._metadata)  # a gateway may attach its hint to the first message only
-        ask = Ask(self._headers, body or b"", subset, has_body=body is not None)
-        verdict = self._judge.decide(ask, now_s)
-        if isinstance(verdict, Pick):
-            self._pick = verdict
-            if self._response:
-                self._response.expect(verdict)
-        return verdict
+        return self._judge.decide(Ask(self._headers, body or b"", subset, has_body=body is not None), now_s)
+
+    def _leave(self, now_s: float) -> None:
+        """Wait no longer."""
+        if self.parked is not None:
+            self._judge.leave(self.parked, now_s)
+            self.parked = None
 
     def _refuse(self, refusal: Refusal, now_s: float) -> list[Reply]:
         """Refuse what the judge has not seen."""
@@ -403,6 +452,7 @@ class Session:
 
     def _end(self, now_s: float, *, complete: bool) -> None:
         self.ended = True
+        self._leave(now_s)
         self._forget_body()
         self._release(now_s, complete=complete)
 

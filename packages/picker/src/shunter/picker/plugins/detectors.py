@@ -1,7 +1,7 @@
-"""Saturation detectors: when a pool has no room, so that requests of negative priority are shed."""
+"""Saturation detectors: how full each endpoint is, from which follows when a pool has no room."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -10,20 +10,27 @@ from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 from shunter.picker.plugins.durations import duration_ns
 
-__all__ = ["Utilization"]
+__all__ = ["Concurrency", "Utilization"]
 
 NonNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+# Requests in flight that an endpoint of unknown load is taken to have room for; what the concurrency-detector assumes of all.
+UNKNOWN_CONCURRENCY = 100
 
 
 @register("utilization-detector", Kind.DETECTOR, Kind.FILTER)
 class Utilization(Plugin, frozen=True):
-    """Saturated when every endpoint with fresh metrics has waiting ≥ queueDepthThreshold or KV usage ≥ kvCacheUtilThreshold.
+    """How full an endpoint is: the greater of waiting / queueDepthThreshold and KV usage / kvCacheUtilThreshold, at most 1.
 
-    The reference averages max(waiting / threshold, usage / threshold) over the pool, where one long queue outweighs idle
-    endpoints. Waiting is what the engine reports: what was sent since may be running already.
+    The reference has no such bound, so one long queue outweighs idle endpoints; here the pool is full when every endpoint is.
+    Waiting is what the engine reports; flow control counts as waiting, too, what was sent since, so between two scrapes an
+    endpoint gets no more than its threshold, and the backlog waits where its order can be chosen.
 
-    Nobody fresh is not saturated: a dead scraper must not stop traffic (the reference then sheds everything).
-    ``metricsStalenessThreshold`` narrows what counts as fresh here; empty leaves it at the picker's own 5 s. The reference's
+    ``stalenessPolicy`` says what an endpoint without fresh metrics counts for: ``ignore`` for nothing; ``saturated`` for full,
+    which is the reference's default and stops all traffic that flow control holds when the scraper dies; ``ledger``, the
+    default here, for nothing while others are known, and where nobody is, each for its requests in flight of 100.
+    ``metricsStalenessThreshold`` narrows what counts as fresh; empty leaves it at the picker's own 5 s. The reference's
     default, 200 ms, suits its fixed scrape interval of 50 ms and not one that goes up to a second.
 
     As a filter it drops who is stale by the picker's own 5 s or over its thresholds times (1 + headroom), and keeps all if
@@ -33,25 +40,66 @@ class Utilization(Plugin, frozen=True):
     queue_depth_threshold: NonNegative = 5.0
     kv_cache_util_threshold: NonNegative = 0.8
     metrics_staleness_threshold: str = ""
+    staleness_policy: Literal["ledger", "ignore", "saturated"] = "ledger"
     headroom: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what is not a duration."""
         duration_ns(self.metrics_staleness_threshold)
 
-    def saturated(self, fleet: Fleet, now_ns: int) -> bool:
-        """Return True if there is no room."""
+    def levels(self, fleet: Fleet, now_ns: int, *, sent: bool) -> Sequence[float | None]:
+        """Return how full each endpoint is; with ``sent``, what was sent since the sample waits too."""
         oldest_ns = now_ns - (duration_ns(self.metrics_staleness_threshold) or now_ns)
-        fresh = [at for at, known in enumerate(fleet.fresh) if known and fleet.sampled_ns[at] >= oldest_ns]
-        return bool(fresh) and all(self._full(fleet, at, 1.0) for at in fresh)
+        unknown = 1.0 if self.staleness_policy == "saturated" else None
+        queues = fleet.waiting if sent else fleet.reported_waiting
+        rows = zip(fleet.fresh, fleet.sampled_ns, queues, fleet.kv_usage, strict=True)
+        levels = [
+            min(1.0, self._level(waiting, usage)) if fresh and sampled_ns >= oldest_ns else unknown
+            for fresh, sampled_ns, waiting, usage in rows
+        ]
+        if self.staleness_policy == "ledger" and all(level is None for level in levels):
+            return [min(1.0, count / UNKNOWN_CONCURRENCY) for count in fleet.in_flight]
+        return levels
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  load alone decides
         """Return the positions that have room; all if nobody has."""
-        roomy = [at for at, known in enumerate(fleet.fresh) if known and not self._full(fleet, at, 1.0 + self.headroom)]
+        most = 1.0 + self.headroom
+        rows = zip(fleet.fresh, fleet.reported_waiting, fleet.kv_usage, strict=True)
+        roomy = [at for at, (known, waiting, usage) in enumerate(rows) if known and self._level(waiting, usage) < most]
         return roomy or range(len(fleet))
 
-    def _full(self, fleet: Fleet, at: int, factor: float) -> bool:
-        return (
-            fleet.reported_waiting[at] >= self.queue_depth_threshold * factor
-            or fleet.kv_usage[at] >= self.kv_cache_util_threshold * factor
-        )
+    def _level(self, waiting: float, usage: float) -> float:
+        depth, share = self.queue_depth_threshold, self.kv_cache_util_threshold
+        return max(waiting / depth, usage / share) if depth and share else float("inf")
+
+
+@register("concurrency-detector", Kind.DETECTOR, Kind.FILTER)
+class Concurrency(Plugin, frozen=True):
+    """How full an endpoint is: its requests in flight / maxConcurrency, or their prompts' tokens / maxTokenConcurrency.
+
+    ``hybrid`` takes the greater of both. The account is the picker's own (of all workers), exact to the moment: no metrics are
+    needed, and nothing overshoots.
+
+    As a filter it drops who is over its limit times (1 + headroom); if that leaves nobody, nobody gets the request.
+    """
+
+    max_concurrency: Positive = 100
+    max_token_concurrency: Positive = 1_000_000
+    concurrency_mode: Literal["requests", "tokens", "hybrid"] = "requests"
+    headroom: NonNegative = 0.0
+
+    def levels(self, fleet: Fleet, now_ns: int, *, sent: bool) -> Sequence[float | None]:  # noqa: ARG002
+        """Return how full each endpoint is; the account has everything that was sent."""
+        requests, tokens = self.max_concurrency, self.max_token_concurrency
+        match self.concurrency_mode:
+            case "requests":
+                return [count / requests for count in fleet.in_flight]
+            case "tokens":
+                return [count / tokens for count in fleet.tokens_in_flight]
+            case "hybrid":
+                pairs = zip(fleet.in_flight, fleet.tokens_in_flight, strict=True)
+                return [max(count / requests, size / tokens) for count, size in pairs]
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  load alone decides
+        """Return the positions that have room."""
+        return [at for at, level in enumerate(self.levels(fleet, 0, sent=True)) if level is None or level < 1.0 + self.headroom]

@@ -24,6 +24,7 @@ from shunter.picker.core.events import (
     HeadersReply,
     Immediate,
     Metadata,
+    MoreTime,
     Mutation,
     Protocol,
     Reply,
@@ -271,6 +272,8 @@ def encode(reply: Reply) -> bytes:
         return _remember_headers(reply) if reply.dynamic_metadata is None else _encode_headers(reply)
     if isinstance(reply, Immediate):
         return _encode_immediate(reply)
+    if isinstance(reply, MoreTime):
+        return field(0x52, _encode_duration(reply.timeout_s))  # override_message_timeout = 10
     return b"\x32\x00" if reply.side is _RESPONSE else b"\x2a\x00"  # request_trailers = 5, response_trailers = 6
 
 
@@ -374,6 +377,12 @@ def _encode_immediate(reply: Immediate) -> bytes:
     if reply.details:
         parts.append(field(0x2A, encode_utf8(reply.details)))
     return field(0x3A, b"".join(parts))  # immediate_response = 7
+
+
+def _encode_duration(duration_s: float) -> bytes:
+    """Write a google.protobuf.Duration {seconds = 1, nanos = 2}; it is above zero."""
+    seconds, nanos = divmod(round(duration_s * 1e9), 10**9)
+    return (b"\x08" + encode_varint(seconds) if seconds else b"") + (b"\x10" + encode_varint(nanos) if nanos else b"")
 
 
 def _encode_mutation(mutation: Mutation) -> bytes:

@@ -1,0 +1,110 @@
+"""Where requests wait: the gate, what stands before it, and what the lobbies of other workers tell each other.
+
+Nothing here waits in the sense of a program: a request is put down, and ``turn``, called every few milliseconds while somebody
+waits, says whose time has come.
+"""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.flow import FlowSettings, Waiter
+from shunter.picker.core.gate import CLAIM_S, Claim, Gate, Room
+from shunter.picker.core.judgement import Ask, Parked, Refusal
+from shunter.picker.core.request import Request
+
+__all__ = ["TURN_S", "Lobby"]
+
+# How often somebody has to ask whose turn it is while anybody waits: what a request waits too long at most, when capacity
+# became free in a way that nobody told (another worker's release, a scrape).
+TURN_S = 0.005
+
+# Of one turn: a choice costs tens of microseconds, and the event loop has others to serve.
+MOST_PER_TURN = 32
+
+RENEW_S = CLAIM_S / 3
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Claim).decode
+
+
+class Lobby:
+    """One worker's. ``saturation`` reads the pool's off a fleet at a time in ns; ``tell`` reaches the other lobbies."""
+
+    def __init__(
+        self,
+        settings: FlowSettings,
+        saturation: Callable[[Fleet, int], float],
+        life: int,
+        tell: Callable[[bytes], None],
+    ) -> None:
+        """Begin with nobody waiting."""
+        self.gate = Gate(settings)
+        self._saturation = saturation
+        self._life = life
+        self._tell = tell
+        self._claimed_s = 0.0  # when the others were told last
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self.gate)
+
+    def admit(self, ask: Ask, request: Request, answer_tokens: int, fleet: Fleet, now_s: float) -> Parked | Refusal | None:
+        """Let a request go on (None), wait or go. Its answer is expected to have as many tokens."""
+        waiter = Waiter(
+            ticket=request.ticket,
+            priority=request.priority,
+            flow=request.fairness_id,
+            size_bytes=len(ask.body),
+            tokens=request.prompt_tokens + 2 * answer_tokens,
+            arrived_s=now_s,
+            deadline_s=now_s + self.gate.settings.ttl_s(empty=False),
+            ttft_slo_ms=read_slo_ms(request),
+            content=(ask, request),
+        )
+        verdict = self.gate.admit(waiter, self._room(fleet, now_s))
+        self._announce(now_s)
+        return verdict
+
+    def turn(self, look: Callable[[], Fleet], now_s: float) -> Iterator[tuple[Waiter, Refusal | None]]:
+        """Yield whose time has come: who has waited in vain, and who goes on, to be booked before the next one is asked for.
+
+        ``look`` returns the fleet as it is at that moment.
+        """
+        gate = self.gate
+        yield from gate.expire(self._room(look(), now_s), now_s)
+        for _ in range(MOST_PER_TURN):
+            waiter = gate.take(self._room(look(), now_s), now_s) if len(gate) else None
+            if waiter is None:
+                break
+            yield waiter, None
+        self._announce(now_s)
+
+    def leave(self, ticket: int, now_s: float) -> Waiter | None:
+        """Strike a request out that waits no longer, and return it; None if it did not."""
+        waiter = self.gate.leave(ticket)
+        self._announce(now_s)
+        return waiter
+
+    def hear(self, data: bytes) -> None:
+        """Take notice of what another lobby tells; what cannot be read is from another release of the picker."""
+        try:
+            self.gate.hear(_decode(data))
+        except msgspec.MsgspecError:
+            return
+
+    def _room(self, fleet: Fleet, now_s: float) -> Room:
+        return Room(self._saturation(fleet, int(now_s * 1e9)), empty=not len(fleet))
+
+    def _announce(self, now_s: float) -> None:
+        """Tell the others what waits here, when that has changed and before they cease to believe it."""
+        if self.gate.changed or (len(self.gate) and now_s - self._claimed_s >= RENEW_S):
+            self._claimed_s = now_s
+            self._tell(_encode(self.gate.claim(self._life, now_s)))
+
+
+def read_slo_ms(request: Request) -> float | None:
+    """Return what the client asks for as time to the first token, if it says so in digits."""
+    text = request.headers.get("x-llm-d-slo-ttft-ms") or request.headers.get("x-slo-ttft-ms", "")
+    return float(text) if text.isascii() and text.isdigit() else None

@@ -1,0 +1,122 @@
+"""How full endpoints are, and how full that makes a pool."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shunter.picker.core.fleet import Roster
+from shunter.picker.core.ledger import Booking, Ledger
+from shunter.picker.core.request import Request
+from shunter.picker.core.saturation import ROLE_LABEL, Gauge
+from shunter.picker.plugins.detectors import Concurrency, Utilization
+from shunter.snapshot import Health
+
+NOW_NS = 100_000_000_000
+REQUEST = Request(headers={})
+FULL, ROOM = {"waiting": 5.0, "kv_usage": 0.1}, {"waiting": 4.0, "kv_usage": 0.4}
+STALE = FULL | {"health": Health.FAILED}
+OLD = FULL | {"sampled_ns": NOW_NS - 10**9}
+
+
+def booked(*counts, tokens=10):
+    """A ledger with as many requests in flight, sent just now."""
+    ledger = Ledger()
+    for slot, count in enumerate(counts):
+        for number in range(count):
+            ledger.book(1000 * slot + number, Booking(slot, 1, NOW_NS, tokens))
+    return ledger
+
+
+def saturation(detector, fleet, *, sent=False):
+    return Gauge().read(fleet, detector.levels(fleet, NOW_NS, sent=sent))
+
+
+@pytest.mark.parametrize(
+    ("rows", "value"),
+    [
+        ([FULL], 1.0),
+        ([FULL, {"waiting": 0.0, "kv_usage": 0.8}], 1.0),
+        ([FULL, ROOM], 0.9),
+        ([{"waiting": 50.0}, {"waiting": 0.0}], 0.5),
+        ([FULL, STALE], 1.0),
+        ([STALE], 0.0),
+        ([ROOM, STALE], 0.8),
+        ([OLD], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_a_pool_is_as_full_as_those_who_are_known_are_on_average(make_fleet, rows, value):
+    detector = Utilization(metrics_staleness_threshold="500ms")
+    assert saturation(detector, make_fleet(*rows)) == pytest.approx(value)
+
+
+def test_without_a_threshold_of_its_own_fresh_is_what_the_picker_says(make_fleet):
+    assert saturation(Utilization(), make_fleet(FULL | {"sampled_ns": NOW_NS - 4 * 10**9})) == 1.0
+
+
+def test_what_was_sent_since_the_sample_counts_if_asked_for(make_fleet):
+    fleet = make_fleet({"waiting": 0.0}, ledger=booked(4))
+    assert saturation(Utilization(), fleet) == 0.0
+    assert saturation(Utilization(), fleet, sent=True) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(("policy", "value"), [("ledger", 0.5), ("ignore", 0.0), ("saturated", 1.0)])
+def test_where_nobody_is_known_the_policy_says_what_that_means(make_fleet, policy, value):
+    fleet = make_fleet(STALE, STALE, ledger=booked(100, 0))
+    assert saturation(Utilization(staleness_policy=policy), fleet) == value
+
+
+@pytest.mark.parametrize(("mode", "value"), [("requests", 0.25), ("tokens", 0.5), ("hybrid", 0.5)])
+def test_concurrency_is_a_share_of_the_limit(make_fleet, mode, value):
+    detector = Concurrency(max_concurrency=10, max_token_concurrency=50, concurrency_mode=mode)
+    assert saturation(detector, make_fleet(STALE, STALE, ledger=booked(5, 0))) == value
+
+
+def test_of_separate_stages_the_fuller_one_counts(make_fleet):
+    def fleet(*roles):
+        return make_fleet(*([ROOM | {"waiting": 0.0}, FULL][: len(roles)]), endpoints=[{"labels": role} for role in roles])
+
+    prefill, decode, both = ({ROLE_LABEL: role} for role in ("prefill", "decode", "both"))
+    assert saturation(Utilization(), fleet(prefill, decode)) == 1.0
+    assert saturation(Utilization(), fleet(both, decode)) == pytest.approx(0.75), "the other one decodes too"
+    assert saturation(Utilization(), fleet({}, {})) == pytest.approx(0.75)
+    assert saturation(Utilization(), fleet({}, prefill)) == 1.0
+
+
+def test_as_a_filter_utilization_drops_who_is_full_unless_all_are(make_fleet):
+    assert list(Utilization().keep(REQUEST, make_fleet(FULL, ROOM, STALE))) == [1]
+    assert list(Utilization(headroom=0.5).keep(REQUEST, make_fleet(FULL, ROOM, STALE))) == [0, 1]
+    assert list(Utilization().keep(REQUEST, make_fleet(FULL, STALE))) == [0, 1]
+
+
+def test_as_a_filter_concurrency_drops_who_is_full_even_if_all_are(make_fleet):
+    fleet = make_fleet(ROOM, ROOM, ledger=booked(10, 9))
+    assert list(Concurrency(max_concurrency=10).keep(REQUEST, fleet)) == [1]
+    assert list(Concurrency(max_concurrency=10, headroom=0.1).keep(REQUEST, fleet)) == [0, 1]
+    assert list(Concurrency(max_concurrency=5).keep(REQUEST, fleet)) == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.builds(
+            dict,
+            waiting=st.floats(0, 1e9) | st.just(float("nan")),
+            kv_usage=st.floats(0, 1) | st.just(float("nan")),
+            health=st.sampled_from(Health),
+        ),
+        max_size=6,
+    ),
+    st.sampled_from(["ledger", "ignore", "saturated"]),
+    st.booleans(),
+    st.randoms(),
+)
+def test_saturation_is_a_share_whatever_the_engines_say_and_in_whatever_order(make_view, rows, policy, sent, chance):
+    def make_fleet(*rows):
+        return Roster(Ledger()).fleet(make_view(*rows), NOW_NS)
+
+    detector = Utilization(staleness_policy=policy)
+    value = saturation(detector, make_fleet(*rows), sent=sent)
+    assert 0.0 <= value <= 1.0
+    chance.shuffle(rows)
+    assert saturation(detector, make_fleet(*rows), sent=sent) == pytest.approx(value)
