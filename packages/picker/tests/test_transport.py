@@ -1,6 +1,7 @@
 """Both transports on the real wire, asked by the gRPC library's own client: the same promises."""
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 
 import grpc
@@ -11,6 +12,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shunter.picker.core.events import BodyMode
+from shunter.picker.core.judgement import DropReason, Refusal
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ConfigError
@@ -18,6 +20,7 @@ from shunter.picker.testing import StubJudge
 from shunter.picker.transport.grpcio import GrpcServer
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
+from shunter.picker.transport.parking import Parking
 
 HEADERS = pb.ProcessingRequest(request_headers=pb.HttpHeaders())
 BODY = pb.ProcessingRequest(request_body=pb.HttpBody(body=b"{}", end_of_stream=True))
@@ -43,7 +46,8 @@ class Picker:
         self.judge = judge
         self.health = Health()
         budget = Budget(limits.buffered_bytes)
-        self.server = transport(lambda: Session(judge, limits, budget), self.health, limits)
+        self.parking = Parking(judge, time.monotonic)
+        self.server = transport(lambda: Session(judge, limits, budget), self.health, limits, parking=self.parking)
 
     def process(self):
         return pb_grpc.ExternalProcessorStub(self.channel).Process()
@@ -313,3 +317,87 @@ async def test_an_ipv6_address_and_a_second_door_for_health(transport):
     async with grpc.aio.insecure_channel(f"[::1]:{port}") as picker.channel:
         assert await picker.check("liveness") == health_pb2.HealthCheckResponse.SERVING
     await picker.server.stop()
+
+
+class TestParked:
+    """Requests that wait for room."""
+
+    @asynccontextmanager
+    async def waiting(self, running, mode=BodyMode.FULL_DUPLEX_STREAMED, **stub):
+        async with running(StubJudge(park_s=60.0, **stub)) as picker:
+            call = picker.process()
+            await call.write(headers(mode))
+            await call.write(BODY)
+            await until(lambda: len(picker.parking) == 1)
+            yield picker, call
+
+    async def test_full_duplex_hears_nothing_until_its_turn_comes(self, running):
+        async with self.waiting(running) as (picker, call):
+            picker.judge.open()
+            assert (await call.read()).WhichOneof("response") == "request_headers"
+            assert (await call.read()).request_body.response.body_mutation.streamed_response.end_of_stream
+            assert len(picker.parking) == 0
+            await call.done_writing()
+            assert await call.code() is grpc.StatusCode.OK
+            await until(lambda: picker.judge.released)
+
+    async def test_buffered_is_asked_for_the_time_first(self, running):
+        async with self.waiting(running, BodyMode.BUFFERED) as (picker, call):
+            assert (await call.read()).WhichOneof("response") == "request_headers"
+            assert (await call.read()).override_message_timeout.seconds == 61
+            picker.judge.open()
+            assert (await call.read()).request_body.response.header_mutation.set_headers
+            call.cancel()
+            await until(lambda: picker.judge.released)
+
+    async def test_a_refusal_ends_the_stream(self, running):
+        refusal = Refusal(429, "ResourceExhausted", "no capacity became free in time", DropReason.TTL_EXPIRED)
+        async with self.waiting(running, verdict=refusal) as (picker, call):
+            picker.judge.open()
+            assert (await call.read()).immediate_response.status.code == 429
+            assert await call.code() is grpc.StatusCode.OK
+
+    async def test_who_goes_away_leaves_the_queue(self, running):
+        async with self.waiting(running) as (picker, call):
+            call.cancel()
+            await until(lambda: picker.judge.left)
+            assert len(picker.parking) == 0
+            assert not picker.judge.released
+
+    async def test_what_comes_meanwhile_is_heard(self, running):
+        async with self.waiting(running, BodyMode.BUFFERED) as (picker, call):
+            await call.read()
+            await call.read()
+            await call.write(pb.ProcessingRequest(response_headers=pb.HttpHeaders(end_of_stream=True)))
+            assert (await call.read()).WhichOneof("response") == "response_headers"
+            assert picker.judge.left == [1]
+
+    async def test_the_end_of_one_lets_the_next_one_go_on_at_once(self, running):
+        async with self.waiting(running) as (picker, first):
+            second = picker.process()
+            await second.write(headers(BodyMode.FULL_DUPLEX_STREAMED))
+            await second.write(BODY)
+            await until(lambda: len(picker.parking) == 2)
+            picker.judge.open()
+            first.cancel()
+            assert (await second.read()).WhichOneof("response") == "request_headers"
+
+    async def test_a_drain_lets_them_go_on_if_there_is_room_in_time(self, running):
+        async with self.waiting(running) as (picker, call):
+            draining = asyncio.create_task(picker.server.drain(DEADLINE_S))
+            await asyncio.sleep(0)
+            picker.judge.open()
+            assert (await call.read()).WhichOneof("response") == "request_headers"
+            call.cancel()
+            await draining
+
+    async def test_a_drain_without_room_refuses_them(self, running):
+        async with self.waiting(running) as (picker, call):
+            draining = asyncio.create_task(picker.server.drain(0.05))
+            answer = await call.read()
+            assert answer.immediate_response.status.code == 503
+            reasons = {header.header.key: header.header.raw_value for header in answer.immediate_response.headers.set_headers}
+            assert reasons["x-llm-d-request-dropped-reason"] == b"rejected-shutting-down"
+            assert await call.code() is grpc.StatusCode.OK
+            await draining
+            assert picker.judge.left == [1]

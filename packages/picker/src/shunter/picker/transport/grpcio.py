@@ -24,10 +24,12 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 
+from shunter.picker.core.judgement import Pick, Refusal
 from shunter.picker.core.limits import Limits
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.health import Health, UnknownServiceError
+from shunter.picker.transport.parking import Parking
 from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, PROCESS, SWEEP_S, explain_taken
 from shunter.picker.transport.tls import Identity, Material, Tls
 from shunter.picker.transport.wire import decode, encode
@@ -60,8 +62,10 @@ class GrpcServer:
         reuse_port: bool = False,
         tls: Tls | None = None,
         clock: Callable[[], float] = time.monotonic,
+        parking: Parking | None = None,
     ) -> None:
         self._make_session = make_session
+        self._parking = parking
         self._health = health
         self._clock = clock
         self._streams: set[_Stream] = set()
@@ -175,6 +179,8 @@ class GrpcServer:
             log.exception("a session of %s failed", context.peer())
             await context.abort(grpc.StatusCode.INTERNAL, "the picker failed; its log says why")
         finally:
+            if self._parking is not None:
+                self._parking.leave(session.parked)
             session.close(self._clock())
             self._streams.discard(stream)
             if not self._streams:
@@ -184,7 +190,7 @@ class GrpcServer:
         session = stream.session
         while not session.ended:
             stream.reading = True
-            message = await context.read()
+            message = await (context.read() if session.parked is None else self._wait(stream, context))
             stream.reading = False
             if not isinstance(message, bytes):
                 return
@@ -192,6 +198,31 @@ class GrpcServer:
                 await context.write(encode(reply))
             if self._draining and session.idle:
                 await self._say_last_words(session, context)
+
+    async def _wait(self, stream: "_Stream", context: Context) -> object:
+        """Say what the request waits for when its turn comes, and return the next message, which may come before that."""
+        session, resumed = stream.session, asyncio.get_running_loop().create_future()
+        reading = asyncio.ensure_future(context.read())
+
+        def resume(ticket: int, verdict: Pick | Refusal, _: float) -> None:
+            if not resumed.done():
+                resumed.set_result((ticket, verdict))
+
+        if self._parking is not None and session.parked is not None:
+            self._parking.park(session.parked, resume)
+        try:
+            await asyncio.wait({reading, resumed}, return_when=asyncio.FIRST_COMPLETED)
+            if resumed.done():
+                for reply in session.resume(*resumed.result()):
+                    await context.write(encode(reply))
+                if session.ended:
+                    return None
+                if self._draining and session.idle:
+                    await self._say_last_words(session, context)
+                    return None
+            return await reading
+        finally:
+            reading.cancel()
 
     async def _say_last_words(self, session: Session, context: Context) -> None:
         for reply in session.drain(self._clock()):

@@ -31,6 +31,7 @@ from shunter.picker.errors import ConfigError
 from shunter.picker.transport.grpc import Exchange, GrpcConnection, Service
 from shunter.picker.transport.h2 import Terms
 from shunter.picker.transport.health import Health
+from shunter.picker.transport.parking import Parking
 from shunter.picker.transport.server import (
     ENVELOPE_BYTES,
     LAST_WORDS_S,
@@ -73,8 +74,8 @@ log = logging.getLogger(__name__)
 class NativeServer:
     """An ext_proc server. ``make_session`` is called for each stream; ``clock`` is monotonic, in seconds.
 
-    ``max_age_s`` matters where workers share a port: connections are what the kernel spreads over them, so those of a worker
-    that has restarted come to it only as others end.
+    ``parking`` is of the judge behind the sessions, if it lets requests wait. ``max_age_s`` matters where workers share a port:
+    connections are what the kernel spreads over them, so those of a worker that has restarted come to it only as others end.
     """
 
     def __init__(
@@ -89,10 +90,12 @@ class NativeServer:
         tls: Tls | None = None,
         clock: Callable[[], float] = time.monotonic,
         dice: random.Random | None = None,
+        parking: Parking | None = None,
     ) -> None:
         self.make_session = make_session
         self.health = health
         self.clock = clock
+        self.parking = parking
         self.max_message_bytes = limits.body_bytes + ENVELOPE_BYTES
         self.unfinished = Budget(limits.buffered_bytes)  # messages of which a part is here, of all connections
         self.terms = Terms(streams=max_streams, waiting_bytes=limits.buffered_bytes)
@@ -269,7 +272,7 @@ class _Connection(asyncio.Protocol):
         return checks if self._for_probes else {PROCESS: self._process, **checks}
 
     def _process(self, exchange: Exchange) -> Process:
-        process = Process(self._server.make_session(), exchange, self._peer, self._forget)
+        process = Process(self._server.make_session(), exchange, self._peer, self._forget, self.flush, self._server.parking)
         process.leaving = self._server.draining
         self.processes.add(process)
         return process

@@ -4,10 +4,12 @@ import logging
 from collections.abc import Callable, Sequence
 
 from shunter.picker.core.events import ResponseBody
+from shunter.picker.core.judgement import Pick, Refusal
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.grpc import Exchange, StatusCode, StatusError
 from shunter.picker.transport.health import Health, UnknownServiceError
+from shunter.picker.transport.parking import Parking
 from shunter.picker.transport.wire import decode, encode, read_piece, rest_of, write_piece
 
 __all__ = ["Process", "Unary", "Watch"]
@@ -16,11 +18,22 @@ log = logging.getLogger(__name__)
 
 
 class Process:
-    """A session behind a stream. ``on_close`` is called with it once, when the stream is over."""
+    """A session behind a stream. ``on_close`` is called with it once, when the stream is over.
 
-    __slots__ = ("_exchange", "_on_close", "_peer", "_rest", "ended", "leaving", "session")
+    Without ``parking`` there must be no judge who lets requests wait. ``flush`` makes the connection write.
+    """
 
-    def __init__(self, session: Session, exchange: Exchange, peer: str, on_close: Callable[["Process"], None]) -> None:
+    __slots__ = ("_exchange", "_flush", "_on_close", "_parking", "_peer", "_rest", "ended", "leaving", "session")
+
+    def __init__(
+        self,
+        session: Session,
+        exchange: Exchange,
+        peer: str,
+        on_close: Callable[["Process"], None],
+        flush: Callable[[], None] = lambda: None,
+        parking: Parking | None = None,
+    ) -> None:
         self.session = session
         self.ended = False
         self.leaving = False  # the picker drains: end as soon as nobody loses anything by it
@@ -28,6 +41,8 @@ class Process:
         self._rest = b""  # what stood behind the last message's event
         self._peer = peer
         self._on_close = on_close
+        self._flush = flush
+        self._parking = parking
 
     def receive(self, message: bytes, now_s: float) -> Sequence[bytes]:
         """Let the session answer."""
@@ -41,6 +56,8 @@ class Process:
             if self.leaving and session.idle:
                 replies = [*replies, *session.drain(now_s)]
             self.ended = session.ended
+            if session.parked is not None and self._parking is not None:
+                self._parking.park(session.parked, self.resume)
             if isinstance(event, ResponseBody):
                 self._rest = rest_of(message)
             return list(map(encode, replies)) if replies else ()
@@ -57,8 +74,21 @@ class Process:
         self.ended = True
         return ()
 
+    def resume(self, ticket: int, verdict: Pick | Refusal, now_s: float) -> None:
+        """Say what is to be said now that the request need not wait any longer."""
+        session = self.session
+        replies = session.resume(ticket, verdict)
+        if self.leaving and session.idle:
+            replies = [*replies, *session.drain(now_s)]
+        self._exchange.send(list(map(encode, replies)))
+        if session.ended:
+            self._exchange.end(now_s)
+        self._flush()
+
     def close(self, now_s: float) -> None:
         """Give back what the session holds."""
+        if self._parking is not None:
+            self._parking.leave(self.session.parked)
         try:
             self.session.close(now_s)
         except Exception:  # the boundary, as above
