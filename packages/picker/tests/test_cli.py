@@ -55,6 +55,20 @@ def test_options_that_do_not_go_together_are_refused(tmp_path, options, words):
     assert "Traceback" not in done.stderr
 
 
+def test_only_a_body_router_needs_no_snapshot(tmp_path):
+    done = shunter("run", "--runtime", str(tmp_path))
+    assert done.returncode == 2
+    assert "Missing option '--snapshot'" in done.stderr
+
+
+def test_base_models_are_read_before_anything_starts(tmp_path):
+    path = tmp_path / "models.yaml"
+    path.write_text("- no manifest")
+    done = shunter("run", "--role", "body-router", "--config", str(path), "--runtime", str(tmp_path))
+    assert done.returncode == 2
+    assert "document 1 is no manifest" in done.stderr
+
+
 def test_a_reload_that_is_asked_for_while_it_starts_ends_nothing(tmp_path):
     hang_up = (
         "import signal; from shunter.picker import cli; from shunter.picker.shell import supervisor;"

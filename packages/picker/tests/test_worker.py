@@ -21,9 +21,9 @@ from shunter.picker.transport.tls import Tls
 async def start(tmp_path):
     workers = []
 
-    async def start(*, seat=None, **settings):
+    async def start(*, seat=None, bases=None, **settings):
         settings = Settings(snapshot=tmp_path, port=0, health_port=0, drain_s=0.2, seed=1, **settings)
-        worker = Worker(config.load().policy, settings, seat)
+        worker = Worker(config.load().policy, settings, seat, bases=bases)
         address = f"127.0.0.1:{await worker.start()}"
         workers.append(worker)
         return worker, address
@@ -41,6 +41,15 @@ async def test_a_request_gets_the_endpoint_of_the_snapshot(start, publish, ask_p
     lb = answer.dynamic_metadata["envoy.lb"]
     assert lb["x-gateway-destination-endpoint"] == "127.0.0.1:7001"
     assert lb["id"] == str(first_ticket(1) + 1)
+
+
+async def test_a_body_router_names_the_model_and_needs_no_snapshot(start, ask_pick):
+    worker, address = await start(bases={"m": "base"})
+    assert worker.hindrances() == []
+    common = (await ask_pick(address)).request_body.response
+    told = {each.header.key: each.header.raw_value for each in common.header_mutation.set_headers}
+    assert told == {"x-gateway-model-name": b"m", "x-gateway-base-model-name": b"base"}
+    assert common.clear_route_cache
 
 
 async def test_a_pool_that_is_not_in_the_snapshot_is_a_reason_to_get_no_requests(start, publish):

@@ -41,12 +41,23 @@ def main() -> None:
 
 @main.command()
 @click.option(
+    "--role",
+    type=click.Choice(["endpoint-picker", "body-router"]),
+    default="endpoint-picker",
+    show_default=True,
+    help="A body-router names each request's model in headers, for a gateway to route by, and picks nobody.",
+)
+@click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="EndpointPickerConfig file; the reference's default without it.",
+    help="EndpointPickerConfig file; the reference's default without it. Of a body-router: ConfigMaps of base models.",
 )
-@click.option("--snapshot", type=click.Path(path_type=Path), required=True, help="Directory into which the scraper publishes.")
+@click.option(
+    "--snapshot",
+    type=click.Path(path_type=Path),
+    help="Directory into which the scraper publishes; a body-router needs none.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on, or unix:PATH.")
 @click.option(
     "--port",
@@ -131,8 +142,9 @@ def main() -> None:
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def run(
+    role: Literal["endpoint-picker", "body-router"],
     config_file: Path | None,
-    snapshot: Path,
+    snapshot: Path | None,
     host: str,
     ports: tuple[int, ...],
     health_port: int,
@@ -163,9 +175,15 @@ def run(
     from shunter.picker.shell import collector, layout, supervisor, worker
     from shunter.picker.transport.server import MAX_STREAMS
 
+    routes = role == "body-router"
+    if snapshot is None and not routes:
+        raise click.UsageError("Missing option '--snapshot': the directory into which the scraper publishes")
+    runtime = runtime or _or_complain(lambda: _runtime(ports[0]))
+    snapshot = snapshot or runtime
     settings = layout.Settings(
         worker=worker.Settings(
             snapshot=snapshot,
+            role=role,
             host=host,
             health_port=health_port,
             transport=transport,
@@ -179,14 +197,14 @@ def run(
         ports=ports,
         workers=workers or max(len(ports), len(os.sched_getaffinity(0)) - 1),
         collector=None if collector_port is None else collector.Settings(snapshot=snapshot, port=collector_port, pool=pool),
-        runtime=runtime or _or_complain(lambda: _runtime(ports[0])),
+        runtime=runtime,
         admin_host=admin_host,
         admin_port=admin_port,
         one_port=one_port,
         watch_config=watch_config,
         log_level=log_level,
     )
-    sys.exit(_or_complain(lambda: supervisor.run(settings, lambda: _read(config_file))))
+    sys.exit(_or_complain(lambda: supervisor.run(settings, lambda: _read(config_file, "" if routes else None))))
 
 
 @main.command()
@@ -238,12 +256,12 @@ def _runtime(port: int) -> Path:
         raise ConfigError(str(error)) from error
 
 
-def _read(path: Path | None) -> str:
+def _read(path: Path | None, default: str | None = None) -> str:
     from shunter.picker import config
     from shunter.picker.errors import ConfigError
 
     if path is None:
-        return config.DEFAULT
+        return config.DEFAULT if default is None else default
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:

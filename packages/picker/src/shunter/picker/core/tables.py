@@ -24,7 +24,7 @@ from shunter.snapshot import Buffer
 __all__ = ["COUNTERS_BYTES", "Account", "Counters", "Tally", "fold"]
 
 MAGIC = int.from_bytes(b"SHUNTCN\x01", "little")
-TOTALS = ("picks", "released", "incomplete", "rewrites", "plugin_errors", "laps")
+TOTALS = ("picks", "released", "incomplete", "rewrites", "plugin_errors", "laps", "named", "nameless")
 TOTALS_AT = 6
 REFUSALS_AT = 16
 NAME_BYTES = 56
@@ -67,6 +67,8 @@ class Tally(msgspec.Struct):
     rewrites: int = 0
     plugin_errors: int = 0  # how often a plugin raised; the requests went on without it
     laps: int = 0  # how often this worker was too slow to follow another one's journal
+    named: int = 0  # requests whose model the body router told the gateway
+    nameless: int = 0  # requests that it found no model in
     refusals: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # by drop reason, else by code
     by_endpoint: dict[Key, Account] = msgspec.field(default_factory=dict[Key, Account])
 
@@ -170,6 +172,10 @@ class Counters:
     def lapped(self) -> None:
         """Count another worker's journal that was overwritten before it was read."""
         self.words[TOTALS_AT + 5] += 1
+
+    def named(self, *, known: bool) -> None:
+        """Count a request that the body router looked at."""
+        self.words[TOTALS_AT + (6 if known else 7)] += 1
 
     def account(self) -> bytes:
         """Return totals and refusals as they stand, for whoever asks no more than whether they have changed."""

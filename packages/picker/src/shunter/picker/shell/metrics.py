@@ -41,6 +41,8 @@ class Metrics(Collector):
             ("incomplete", "Picked requests that were cut short: the client left, a reset, a drain.", tally.incomplete),
             ("model_rewrites", "Requests whose model name was rewritten.", tally.rewrites),
             ("plugin_errors", "Runs of the scheduling profile that a plugin broke.", tally.plugin_errors),
+            ("models_named", "Requests whose model was named in headers, by body-based routing.", tally.named),
+            ("models_not_named", "Requests in which body-based routing found no model.", tally.nameless),
             ("laps", "Times a worker lost the trail of another one's bookings.", tally.laps),
         ):
             yield CounterMetricFamily(f"shunter_picker_{name}", text, value)

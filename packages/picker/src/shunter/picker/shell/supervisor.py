@@ -74,7 +74,7 @@ class Supervisor:
     async def start(self) -> None:
         """Start everything; raise ConfigError if that cannot be. ``drain`` ends it in either case."""
         settings = self._settings
-        self._configuration = _validated(self._read())
+        self._configuration = self._validated(self._read())
         await self._seating.open()
         self._make_posts()
         admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
@@ -159,7 +159,13 @@ class Supervisor:
 
     def configuration(self) -> str:
         """Return the configuration in force, with every default."""
+        if self._settings.worker.role == "body-router":
+            return self._configuration
         return config.effective(config.load(self._configuration))
+
+    def _validated(self, text: str) -> str:
+        (config.read_base_models if self._settings.worker.role == "body-router" else config.load)(text)
+        return text
 
     async def decisions(self, last: int) -> list[dict[str, Any]]:
         """Return the last decisions of all workers, newest first."""
@@ -238,7 +244,7 @@ class Supervisor:
     async def _reload(self) -> str:
         before = self._configuration
         try:
-            self._configuration = _validated(self._read())
+            self._configuration = self._validated(self._read())
         except ConfigError as error:
             log.error("the configuration stays as it is: %s", error)  # noqa: TRY400  words, not a traceback
             return "rejected"
@@ -279,11 +285,6 @@ def _report(post: Post) -> WorkerReport:
         certificate_expires_s=child.status.certificate_expires_s if child and child.status else None,
         restarts=dict(post.restarts),
     )
-
-
-def _validated(text: str) -> str:
-    config.load(text)
-    return text
 
 
 def run(settings: Settings, read: Callable[[], str]) -> int:

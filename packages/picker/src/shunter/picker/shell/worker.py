@@ -10,6 +10,7 @@ import logging
 import random
 import socket
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from shunter.picker import config
+from shunter.picker.core.body_routing import ModelNamer
 from shunter.picker.core.fleet import is_called
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.limits import Budget, Limits
@@ -32,7 +34,7 @@ from shunter.picker.transport.server import MAX_STREAMS, Server
 from shunter.picker.transport.tls import Tls
 from shunter.snapshot import SnapshotReader
 
-__all__ = ["Settings", "Worker", "work"]
+__all__ = ["Role", "Settings", "Worker", "work"]
 
 # Readiness follows the snapshot; nobody needs to know within less.
 LOOK_S = 0.1
@@ -40,6 +42,9 @@ LOOK_S = 0.1
 CATCH_UP_S = 0.05
 
 log = logging.getLogger(__name__)
+
+
+Role = Literal["endpoint-picker", "body-router"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,15 +63,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_age_s: float | None = None  # of a connection
     shared_ports: bool = False  # with other workers, or with a successor
     seed: int | None = None  # of the dice, for a run that can be repeated
+    role: Role = "endpoint-picker"
 
 
 class Worker:
     """A picker that can be started and stopped, more than once in a process if need be."""
 
-    def __init__(self, policy: Policy, settings: Settings, seat: Seat | None = None) -> None:
+    def __init__(
+        self, policy: Policy, settings: Settings, seat: Seat | None = None, *, bases: Mapping[str, str] | None = None
+    ) -> None:
         """Listen to nobody yet. To be called in the event loop that will serve: grpc.aio binds itself to it.
 
-        Without a ``seat`` it knows of no others, and keeps its account to itself.
+        Without a ``seat`` it knows of no others, and keeps its account to itself. A body router has ``bases``, the base model
+        of each model; it needs no snapshot.
         """
         self._settings = settings
         self._reader = SnapshotReader(settings.snapshot)
@@ -82,6 +91,7 @@ class Worker:
             journal=memory.journal if memory else None,
             peers=memory.peers if memory else None,
         )
+        self._asked = self.judge if bases is None else ModelNamer(bases, self.judge.counters)
         self._budget = Budget(settings.limits.buffered_bytes)
         self._health = Health()
         self._server = self._choose_server()
@@ -117,6 +127,8 @@ class Worker:
         An old snapshot is no hindrance: picks go on by the in-flight counts, and a pool without picker would be worse off.
         """
         hindrances = ["draining"] if self._draining else []
+        if self._asked is not self.judge:
+            return hindrances
         view, pool = self._reader.view(time.monotonic_ns()), self._settings.pool
         if view is None:
             hindrances.append(self._reader.trouble or "no snapshot yet")
@@ -153,7 +165,7 @@ class Worker:
         )
 
     def _session(self) -> Session:
-        return Session(self.judge, self._settings.limits, self._budget)
+        return Session(self._asked, self._settings.limits, self._budget)
 
     async def _follow_snapshot(self) -> None:
         said: bool | None = None
@@ -179,7 +191,10 @@ async def work(end: socket.socket, seat: Seat, settings: Settings, configuration
 
 
 def _make(seat: Seat, settings: Settings, configuration: str) -> Worker:
-    worker = Worker(config.load(configuration).policy, settings, seat)
+    if settings.role == "body-router":
+        worker = Worker(config.load().policy, settings, seat, bases=config.read_base_models(configuration))
+    else:
+        worker = Worker(config.load(configuration).policy, settings, seat)
     # What is there now stays for good: the collector need not look at it again.
     gc.collect()
     gc.freeze()
