@@ -164,7 +164,7 @@ class FleetJudge:
         )
         if isinstance(request, Refusal):
             return self._refuse(request, _unread(ask.headers, self._ticket), now_s)
-        request = self._complete(request, self._ticket, int(now_s * 1e9))
+        request = self._complete(self._scheduler.identify(request), self._ticket, int(now_s * 1e9))
         if self._lobby is not None:
             held = self._lobby.admit(ask, request, self._expect_tokens(request), fleet, now_s)
             if isinstance(held, Parked):

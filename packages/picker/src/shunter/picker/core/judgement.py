@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Ask", "DropReason", "Judge", "Outcome", "Parked", "Pick", "Refusal"]
+__all__ = ["Ask", "DropReason", "Judge", "Outcome", "Parked", "Pick", "Refusal", "ResponseHeader"]
 
 
 class DropReason(StrEnum):
@@ -37,6 +37,10 @@ class Ask(msgspec.Struct, frozen=True):
     has_body: bool = True  # False: none, or the mode hides it (STREAMED, NONE, a part of it): decide by the headers
 
 
+ResponseHeader = tuple[str, str | Mapping[str, str]]
+"""A lower-case name and its value, or its value by who serves, ``ip:port``: of anybody else the response goes without it."""
+
+
 class Pick(msgspec.Struct, frozen=True):
     """Where the request goes. ``endpoints`` are ``ip:port``, best first; the rest are the fallbacks in order."""
 
@@ -47,7 +51,7 @@ class Pick(msgspec.Struct, frozen=True):
     target_model: str | None = None  # what the engine is asked for, when it differs
     body: bytes | None = None  # the rewritten body, when it changed
     set_headers: tuple[tuple[str, str], ...] = ()  # of the request, on its way to the engine
-    response_headers: tuple[tuple[str, str], ...] = ()  # to add to the response's
+    response_headers: tuple[ResponseHeader, ...] = ()  # to add to the response's
     metadata: Mapping[str, object] = {}  # further keys for namespace envoy.lb (scores, …)
 
 

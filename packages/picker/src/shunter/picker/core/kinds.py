@@ -6,6 +6,7 @@ An object may be of several kinds at once; what it is used as, the configuration
 
 The way of a request through them::
 
+    Identifier.identify completes the request itself, before it waits for room
     Producer.produce    everybody's view of the request is completed: request.facts
     Admitter.admit      may refuse it
     Handler.profiles    says which profile runs next, until none does; each one is
@@ -23,13 +24,13 @@ from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 import msgspec
 
 from shunter.picker.core.fleet import Fleet
-from shunter.picker.core.judgement import Outcome, Refusal
+from shunter.picker.core.judgement import Outcome, Refusal, ResponseHeader
 from shunter.picker.core.request import Request
 from shunter.snapshot import Endpoint
 
 __all__ = [
-    "Admitter", "ColumnScorer", "Decision", "Detector", "Dice", "Filter", "Follower", "Handler", "Header", "Hearer", "Named",
-    "Observer", "Picker", "Producer", "Profile", "Scorer", "Scores", "Setting", "Verdict", "Weighted",
+    "Admitter", "ColumnScorer", "Decision", "Detector", "Dice", "Filter", "Follower", "Handler", "Header", "Hearer",
+    "Identifier", "Named", "Observer", "Picker", "Producer", "Profile", "Scorer", "Scores", "Setting", "Verdict", "Weighted",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -115,6 +116,14 @@ class Detector(Protocol):
         ...
 
 
+class Identifier(Protocol):
+    """Knows more of who is asking."""
+
+    def identify(self, request: Request) -> Request:
+        """Return the request completed, or as it is."""
+        ...
+
+
 class Producer(Protocol):
     """Finds out something about the request that others base their work on."""
 
@@ -146,7 +155,7 @@ class Handler(Protocol):
 class Follower(Protocol):
     """Wants to know who was chosen."""
 
-    def picked(self, request: Request, verdict: "Verdict") -> tuple[Sequence[Header], Sequence[Header]]:
+    def picked(self, request: Request, verdict: "Verdict") -> tuple[Sequence[Header], Sequence[ResponseHeader]]:
         """Return headers to add to the request, and to its response (the latter needs "headers")."""
         ...
 
@@ -208,4 +217,9 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     decision: Decision  # the one that names the endpoint
     others: Mapping[str, Decision] = {}  # those of the further profiles, by name
     set_headers: Sequence[Header] = ()  # of the request
-    response_headers: Sequence[Header] = ()
+    response_headers: Sequence[ResponseHeader] = ()
+    profile: str = ""  # the name of the one that names the endpoint
+
+    def of(self, profile: str) -> Decision | None:
+        """Return what a profile decided, if it ran; of "" the decision that names the endpoint."""
+        return self.decision if profile in ("", self.profile) else self.others.get(profile)

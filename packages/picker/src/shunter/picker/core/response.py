@@ -57,8 +57,8 @@ class Response:
             return [*self.flush(), TrailersReply(_RESPONSE)]
         self._read_headers(event)
         changes = self._restorer is not None and not event.end_of_stream
-        added = self._pick.response_headers if self._pick else ()
-        return [answer_response_headers(added, drop_length=changes and (self._duplex or self._mode is BodyMode.STREAMED))]
+        piecemeal = self._duplex or self._mode is BodyMode.STREAMED
+        return [answer_response_headers(self._added(), drop_length=changes and piecemeal)]
 
     @property
     def served(self) -> str | None:
@@ -84,6 +84,15 @@ class Response:
             usage.completion_tokens,
             usage.cached_tokens,
         )
+
+    def _added(self) -> tuple[tuple[str, str], ...]:
+        """Return the headers to add, as they are for whoever serves; nothing tells that it is not the first choice."""
+        pick = self._pick
+        if pick is None or not pick.response_headers:
+            return ()
+        server = self._served or next(iter(pick.endpoints), "")
+        told = [(name, value if isinstance(value, str) else value.get(server)) for name, value in pick.response_headers]
+        return tuple([(name, value) for name, value in told if value is not None])
 
     def _read_headers(self, event: ResponseHeaders) -> None:
         headers = dict(event.headers)

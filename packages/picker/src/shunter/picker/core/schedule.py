@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from shunter.picker.core.fleet import Fleet
-from shunter.picker.core.judgement import Outcome, Refusal
+from shunter.picker.core.judgement import Outcome, Refusal, ResponseHeader
 from shunter.picker.core.kinds import ColumnScorer, Decision, Dice, Filter, Header, Profile, Scores, Verdict, Weighted
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import Request
@@ -63,10 +63,20 @@ class Scheduler:
         self._gauge = Gauge()
         self._producers = [(each.name, crew.find(each.name)) for each in policy.producers]
         self._admitters = [(each.name, crew.find(each.name)) for each in policy.admitters]
+        self._identifiers = crew.able("identify")
         self._followers = crew.able("picked")
         self._observers = crew.able("observe")
         self._hearers = dict(crew.able("hear"))
         self._simple = self._handler is None and not (self._producers or self._admitters or self._followers)
+
+    def identify(self, request: Request) -> Request:
+        """Return the request with everything that is known of who is asking."""
+        for name, identifier in self._identifiers:
+            try:
+                request = identifier.identify(request)
+            except Exception as error:  # noqa: BLE001  a plugin is foreign code, and the request must go somewhere
+                self.complaints.raised(name, error)
+        return request
 
     def run(self, request: Request, fleet: Fleet) -> Verdict | Refusal | None:
         """Return whom the profiles chose, or why the request is refused; None if the filters left nobody.
@@ -75,11 +85,11 @@ class Scheduler:
         """
         if self._simple:
             decision = self._first.decide(request, fleet)
-            return Verdict(decision) if decision.chosen else None
+            return Verdict(decision, profile=self._first.profile.name) if decision.chosen else None
         for name, producer in self._producers:
             try:
                 request.facts[name] = producer.produce(request, fleet)
-            except Exception as error:  # noqa: BLE001  a plugin is foreign code, and the request must go somewhere
+            except Exception as error:  # noqa: BLE001  as above
                 self.complaints.raised(name, error)
         for name, admitter in self._admitters:
             try:
@@ -125,10 +135,10 @@ class Scheduler:
             try:
                 decided = self._handled(request, fleet)
                 primary, headers = self._handler.settle(request, decided)
-                return Verdict(decided.pop(primary), decided, headers)
+                return Verdict(decided.pop(primary), decided, headers, profile=primary)
             except Exception as error:  # noqa: BLE001  as above
                 self.complaints.raised("the profile handler", error)
-        return Verdict(self._first.decide(request, fleet))
+        return Verdict(self._first.decide(request, fleet), profile=self._first.profile.name)
 
     def _handled(self, request: Request, fleet: Fleet) -> dict[str, Decision]:
         decided: dict[str, Decision] = {}
@@ -141,7 +151,7 @@ class Scheduler:
 
     def _follow(self, request: Request, verdict: Verdict) -> Verdict:
         set_headers: list[Header] = list(verdict.set_headers)
-        response_headers: list[Header] = []
+        response_headers: list[ResponseHeader] = []
         for name, follower in self._followers:
             try:
                 mine, theirs = follower.picked(request, verdict)
@@ -150,7 +160,7 @@ class Scheduler:
             else:
                 set_headers += mine
                 response_headers += theirs
-        return Verdict(verdict.decision, verdict.others, set_headers, response_headers)
+        return Verdict(verdict.decision, verdict.others, set_headers, response_headers, verdict.profile)
 
 
 class Run:

@@ -1,22 +1,37 @@
 """The plugins that come with the picker; importing this package enters them into the catalogue."""
 
-from shunter.picker.plugins import declared, detectors, filters, flow_policies, legacy, pickers, prefixes, scorers, upstream
-from shunter.picker.plugins.catalogue import CATALOGUE, Kind, Plugin, Registration, Stability, register
+from shunter.picker.plugins import (
+    declared,
+    detectors,
+    filters,
+    flow_policies,
+    identities,
+    legacy,
+    pickers,
+    prefixes,
+    scorers,
+    sessions,
+    upstream,
+)
+from shunter.picker.plugins.catalogue import CATALOGUE, Kind, Plugin, Reference, Registration, Stability, register
 
 __all__ = [
     "CATALOGUE",
     "Kind",
     "Plugin",
+    "Reference",
     "Registration",
     "Stability",
     "declared",
     "detectors",
     "filters",
     "flow_policies",
+    "identities",
     "legacy",
     "pickers",
     "prefixes",
     "register",
     "scorers",
+    "sessions",
     "upstream",
 ]

@@ -16,13 +16,13 @@ A package of its own announces its module under the entry-point group ``shunter.
 imported only if a configuration names that type. Type names and parameters are those of GIE and llm-d wherever the meaning is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import ClassVar, TypeVar
 
 import msgspec
 
-__all__ = ["CATALOGUE", "Kind", "Plugin", "Registration", "Stability", "register"]
+__all__ = ["CATALOGUE", "Kind", "Plugin", "Reference", "Registration", "Stability", "register"]
 
 
 class Kind(StrEnum):
@@ -54,13 +54,46 @@ class Stability(StrEnum):
     ALPHA = "alpha"
 
 
+class Reference(msgspec.Struct, frozen=True):
+    """A parameter that names another plugin of the configuration."""
+
+    parameter: str  # as the configuration spells it; deciders.prefill is one inside another
+    kind: Kind
+    implied: str = ""  # the type of which there will be one if the parameter is empty; none: empty means nobody
+
+
+# Parameters that mean the same in every plugin that has them; others are declared in ``references``.
+COMMON = (
+    Reference("prefixMatchInfoProducerName", Kind.PRODUCER, implied="approx-prefix-cache-producer"),
+    Reference("inFlightLoadProducerName", Kind.PRODUCER),
+)
+
+
 class Plugin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     """Base of all plugins. Subclasses say ``frozen=True`` again: parameters never change."""
 
-    needs: ClassVar[tuple[str, ...]] = ()
-    """What it wants to see of the response: any of "headers", "body"."""
     reads_prefix: ClassVar[bool] = False
     """Does it look at ``request.prefix``? If nobody does, prompts are not hashed."""
+    gives_prefix: ClassVar[bool] = False
+    """Does it produce such matches?"""
+    references: ClassVar[tuple[Reference, ...]] = ()
+    """Its parameters that name other plugins, for which it asks ``setting.find``; those of ``COMMON`` go without saying."""
+
+    @classmethod
+    def all_references(cls) -> Sequence[Reference]:
+        """Return its references, common ones included."""
+        fields = cls.__struct_encode_fields__
+        return [*(each for each in COMMON if each.parameter in fields), *cls.references]
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """What it wants to see of the response: any of "headers", "body"."""
+        return ()
+
+    @property
+    def profile_names(self) -> Sequence[str]:
+        """Of a profile handler: the profiles that it is told by its parameters to run. They must exist."""
+        return ()
 
 
 class Registration(msgspec.Struct, frozen=True):

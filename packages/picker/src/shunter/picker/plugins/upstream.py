@@ -1,10 +1,9 @@
 """Names that GIE and llm-d know and this picker does not: a configuration that has one is told so instead of "unknown"."""
 
-__all__ = ["FIELDS", "MOVED_PARAMETERS", "TYPES"]
+__all__ = ["FIELDS", "TYPES"]
 
 TYPES = frozenset(
     {
-        "agent-identity",
         "always-disagg-multimodal-decider",
         "always-disagg-pd-decider",
         "burst-prefix-cache-producer",
@@ -41,9 +40,6 @@ TYPES = frozenset(
         "prefix-based-pd-decider",
         "probabilistic-admitter",
         "request-attribute-reporter",
-        "session-affinity-filter",
-        "session-affinity-scorer",
-        "session-id-producer",
         "slo-headroom-tier-filter",
         "token-producer",
         "topology-affinity-filter",
@@ -54,27 +50,15 @@ TYPES = frozenset(
     }
 )
 
-FIELDS = frozenset(
-    {
-        "crossReplicaSyncInterval",
-        "crossReplicaSyncerPluginRef",
-        "data",
-        "defaultNegativePriorityBand",
-        "defaultPriorityBand",
-        "defaultRequestTTL",
-        "discovery",
-        "enableEviction",
-        "maxBytes",
-        "maxRequests",
-        "noEndpointRequestTTL",
-        "peerDiscovery",
-        "priorityBands",
-        "usageLimitPolicyPluginRef",
-    }
-)
+SCRAPER = "the scraper says who exists (shunter scraper run --endpoints); remove it"
+REPLICAS = "replicas do not tell each other their state, the workers of one picker do; remove it"
 
-# Parameters of prefix-cache-scorer up to GIE 1.3, by where they are now.
-MOVED_PARAMETERS = dict.fromkeys(
-    ("blockSize", "hashBlockSize", "lruCapacityPerServer", "maxPrefixBlocksToMatch"),
-    "approx-prefix-cache-producer",
-)
+# Fields of former or other releases that cannot be honoured, and why.
+FIELDS = {
+    "crossReplicaPublishTimeout": REPLICAS,
+    "crossReplicaSyncInterval": REPLICAS,
+    "crossReplicaSyncerPluginRef": REPLICAS,
+    "discovery": SCRAPER,
+    "peerDiscovery": REPLICAS,
+    "propagatePriority": "priorities stay in the picker; remove it",
+}
