@@ -13,8 +13,7 @@ Defaults, in this order:
    referred to by type without being declared.
 """
 
-from shunter.picker.config.base_models import read_base_models
 from shunter.picker.config.document import DEFAULT, EndpointPickerConfig, schema
 from shunter.picker.config.resolution import Plan, effective, import_plugin, load
 
-__all__ = ["DEFAULT", "EndpointPickerConfig", "Plan", "effective", "import_plugin", "load", "read_base_models", "schema"]
+__all__ = ["DEFAULT", "EndpointPickerConfig", "Plan", "effective", "import_plugin", "load", "schema"]

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from shunter.picker import config
+from shunter.picker.config.base_models import read_base_models
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview, look
 from shunter.picker.core.tables import Tally
@@ -164,7 +165,7 @@ class Supervisor:
         return config.effective(config.load(self._configuration))
 
     def _validated(self, text: str) -> str:
-        (config.read_base_models if self._settings.worker.role == "body-router" else config.load)(text)
+        (read_base_models if self._settings.worker.role == "body-router" else config.load)(text)
         return text
 
     async def decisions(self, last: int) -> list[dict[str, Any]]:

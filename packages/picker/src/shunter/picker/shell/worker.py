@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from shunter.picker import config
+from shunter.picker.config.base_models import read_base_models
 from shunter.picker.core.body_routing import ModelNamer
 from shunter.picker.core.fleet import is_called
 from shunter.picker.core.judge import FleetJudge
@@ -192,7 +193,7 @@ async def work(end: socket.socket, seat: Seat, settings: Settings, configuration
 
 def _make(seat: Seat, settings: Settings, configuration: str) -> Worker:
     if settings.role == "body-router":
-        worker = Worker(config.load().policy, settings, seat, bases=config.read_base_models(configuration))
+        worker = Worker(config.load().policy, settings, seat, bases=read_base_models(configuration))
     else:
         worker = Worker(config.load(configuration).policy, settings, seat)
     # What is there now stays for good: the collector need not look at it again.
