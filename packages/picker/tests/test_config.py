@@ -7,11 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker import config
+from shunter.picker.config.quantities import read_quantity
+from shunter.picker.core.flow import BandSettings
 from shunter.picker.core.formats import FORMATS, OPENAI, order
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.errors import ConfigError
-from shunter.picker.plugins import CATALOGUE, Kind, Plugin, register
-from shunter.picker.plugins.detectors import Utilization
+from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, register
+from shunter.picker.plugins.detectors import Concurrency, Utilization
+from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, PriorityHoldback, RoundRobin
 from shunter.picker.plugins.pickers import MaxScore, Random
 
 HEAD = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
@@ -74,6 +77,25 @@ flowControl: {saturationDetector: {pluginRef: utilization-detector}}
 """
 
 
+FLOW = HEAD + "featureGates: [flowControl]\n"
+APPROX = (
+    "plugins: [{type: approx-prefix-cache-producer, name: a, parameters: {blockSizeTokens: %d}},"
+    " {type: approx-prefix-cache-producer, name: b, parameters: {blockSizeTokens: %d}},"
+    " {type: prefix-cache-scorer, name: x, parameters: {prefixMatchInfoProducerName: a}},"
+    " {type: prefix-cache-scorer, name: y, parameters: {prefixMatchInfoProducerName: b}}]"
+)
+PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
+
+
+@pytest.fixture
+def register_plugin():
+    """Register plugins for one test."""
+    before = dict(CATALOGUE)
+    yield register
+    CATALOGUE.clear()
+    CATALOGUE.update(before)
+
+
 def test_gies_default_is_ours():
     plan = config.load(GIE)
     assert plan.policy == config.load().policy
@@ -102,7 +124,8 @@ def test_an_llm_d_configuration_loads_unchanged():
 @pytest.mark.parametrize("text", [config.DEFAULT, GIE, LLM_D, HEAD])
 def test_the_effective_configuration_loads_to_the_same_plan(text):
     plan = config.load(text)
-    assert config.load(config.effective(plan)) == plan
+    again = config.load(config.effective(plan))
+    assert (again.config, again.policy, again.notes) == (plan.config, plan.policy, ())
 
 
 def test_json_is_yaml():
@@ -140,9 +163,6 @@ def test_a_single_parser_may_stand_under_its_former_name():
     assert config.load(HEAD + "parser: {pluginRef: passthrough-parser}").policy.formats == ()
 
 
-PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -154,8 +174,8 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
         ("a: \x00", "not a YAML document: unacceptable character #x0000"),
         ("kind: EndpointPickerConfig", "$: object missing required field `apiVersion`"),
         (
-            "apiVersion: llm-d.ai/v1\nkind: EndpointPickerConfig",
-            "$.apiVersion: invalid enum value 'llm-d.ai/v1', found 'llm-d.ai/v1'; use llm-d.ai/v1alpha1 or inference.net",
+            "apiVersion: llm-d.ai/v2\nkind: EndpointPickerConfig",
+            "$.apiVersion: invalid enum value 'llm-d.ai/v2', found 'llm-d.ai/v2'; use llm-d.ai/v1alpha1 or llm-d.ai/v1 or inf",
         ),
         ("apiVersion: llm-d.ai/v1alpha1\nkind: Pod", "$.kind: invalid enum value 'Pod', found 'Pod'; use EndpointPickerConfig"),
         (HEAD + "plugin: []", "$.plugin: unknown field; did you mean 'plugins'"),
@@ -182,10 +202,6 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
         (
             HEAD + "plugins: [{type: max-score-picker, parameters: {maxEndpoints: 1}}]",
             "$.plugins[0].parameters.maxEndpoints: unknown field; did you mean 'maxNumOfEndpoints'?",
-        ),
-        (
-            HEAD + "plugins: [{type: prefix-cache-scorer, parameters: {hashBlockSize: 64}}]",
-            "$.plugins[0].parameters.hashBlockSize: unknown field; it is a parameter of approx-prefix-cache-producer",
         ),
         (
             HEAD + "plugins: [{type: utilization-detector, parameters: {metricsStalenessThreshold: 5 s}}]",
@@ -216,10 +232,6 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
             "$.schedulingProfiles[0].plugins[1].pluginRef: 'queue-scorer' stands in this profile already",
         ),
         (
-            HEAD + "plugins: [{type: max-score-picker}]\n" + PROFILE % "{pluginRef: max-score-picker, weight: 2}",
-            "$.schedulingProfiles[0].plugins[0].weight: only scorers have weights, 'max-score-picker' is a picker",
-        ),
-        (
             HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-scorer, weight: .nan}",
             "$.schedulingProfiles[0].plugins[0].weight: nan is not a finite number",
         ),
@@ -228,40 +240,70 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
             "$.schedulingProfiles[0]: 'max-score-picker' and 'random-picker' are both pickers; a profile has one",
         ),
         (
+            HEAD + "plugins: [{type: max-score-picker}, {type: random-picker}]\nschedulingProfiles: [{name: a}]",
+            "$.schedulingProfiles[0]: no picker, and 'max-score-picker' and 'random-picker' are both declared; list one",
+        ),
+        (
             HEAD + "schedulingProfiles: [{name: a}, {name: b}]",
-            "$.schedulingProfiles: 2 profiles (a, b), but Shunter has no profile handler for more than one yet; keep one",
+            "$.schedulingProfiles: 2 profiles (a, b) and nobody to choose among them; declare a profile handler, or keep one",
+        ),
+        (
+            HEAD + "plugins: [{type: single-profile-handler}]\nschedulingProfiles: [{name: a}, {name: b}]",
+            "$.schedulingProfiles: 2 profiles (a, b), but 'single-profile-handler' runs only one; declare another",
+        ),
+        (
+            HEAD + APPROX % (64, 128),
+            "$.plugins: 'a' and 'b' have blocks of 64 and 128 tokens; prompts are cut once for all, so give them the same",
+        ),
+        (
+            HEAD + "plugins: [{type: approx-prefix-cache-producer, name: a}, {type: approx-prefix-cache-producer, name: b},"
+            " {type: prefix-cache-scorer}]",
+            "$.plugins[2].parameters.prefixMatchInfoProducerName: 'a' and 'b' are all of the type approx-prefix-cache-producer",
+        ),
+        (
+            HEAD + "plugins: [{type: prefix-cache-scorer, parameters: {lruCapacityPerServer: many}}]",
+            "$.plugins[0].parameters.lruCapacityPerServer: expected `int`, got `str`, found 'many'",
+        ),
+        (
+            HEAD + "saturationDetector: {queueDepthThreshold: -1}",
+            "$.flowControl.saturationDetector.queueDepthThreshold: expected `float` >= 0.0, found -1.0",
+        ),
+        (
+            HEAD + "saturationDetector: {pluginRef: utilization-detector, queueDepthThreshold: 5}",
+            "$.flowControl.saturationDetector: pluginRef and thresholds exclude each other; give the plugin the thresholds",
+        ),
+        (
+            HEAD + "dataLayer: {discovery: {pluginRef: file-discovery}}",
+            "$.dataLayer.discovery: llm-d knows this field, but Shunter cannot honour it: the scraper says who exists",
+        ),
+        (FLOW + "flowControl: {maxBytes: 4GiB}", "$.flowControl.maxBytes: '4GiB' is not a quantity such as 5000, 10k, 1G or"),
+        (FLOW + "flowControl: {maxRequests: -1}", "$.flowControl.maxRequests: -1 is below 0"),
+        (
+            FLOW + "flowControl: {defaultRequestTTL: 1 minute}",
+            "$.flowControl.defaultRequestTTL: '1 minute' is not a duration such as 200ms or 1m30s",
+        ),
+        (
+            FLOW + "flowControl: {defaultRequestTtl: 1s}",
+            "$.flowControl.defaultRequestTtl: unknown field; did you mean 'defaultRequestTTL'",
+        ),
+        (
+            FLOW + "flowControl: {priorityBands: [{priority: 1}, {priority: 1}]}",
+            "$.flowControl.priorityBands[1].priority: 1 is the priority of another band already",
+        ),
+        (
+            FLOW + "flowControl: {priorityBands: [{orderingPolicyRef: global-strict-fairness-policy}]}",
+            "$.flowControl.priorityBands[0].orderingPolicyRef: 'global-strict-fairness-policy' is a fairness policy, and what",
         ),
         (HEAD + "schedulingProfiles: [{name: a}, {name: a}]", "$.schedulingProfiles[1].name: 'a' is the name of another"),
         (
             HEAD + "plugins: [{type: prefix-cache-scorer, parameters: {prefixMatchInfoProducerName: approx}}]",
-            "$.plugins (prefix-cache-scorer).parameters.prefixMatchInfoProducerName: no plugin is named 'approx'",
+            "$.plugins[0].parameters.prefixMatchInfoProducerName: no plugin is named 'approx'",
         ),
-        (HEAD + "featureGates: [flowControl]", "$.featureGates[0]: Shunter cannot honour 'flowControl' yet; remove it"),
         (HEAD + "featureGates: [datalayer]", "$.featureGates[0]: no feature gate is named 'datalayer'; did you mean 'data"),
         (HEAD + "featureGates: [dataLayer=maybe]", "$.featureGates[0]: 'dataLayer=maybe' must end in =true or =false"),
         (
-            HEAD + "flowControl: {maxBytes: 4Gi}",
-            "$.flowControl.maxBytes: llm-d knows this field, but Shunter cannot honour it yet; remove it",
-        ),
-        (
             HEAD + "requestHandler: {parsers: [{pluginRef: vertexai-parser}]}",
             "$.requestHandler.parsers[0].pluginRef: llm-d has 'vertexai-parser', but Shunter does not have it yet; remove it",
-        ),
-        (
-            HEAD + "requestHandler: {parsers: [{pluginRef: openai-parser}]}\nparser: {pluginRef: openai-parser}",
-            "$.parser: requestHandler.parsers is given too; keep that one, parser is its former name",
-        ),
-        (
-            HEAD + "saturationDetector: {queueDepthThreshold: 5}\nflowControl: {saturationDetector: {queueDepthThreshold: 5}}",
-            "$.saturationDetector: flowControl.saturationDetector is given too; keep one",
-        ),
-        (
-            HEAD + "saturationDetector: {pluginRef: utilization-detector, queueDepthThreshold: 5}",
-            "$.saturationDetector: pluginRef and thresholds exclude each other; give the plugin the thresholds",
-        ),
-        (
-            HEAD + "saturationDetector: {queueDepthThreshold: -1}",
-            "$.saturationDetector.queueDepthThreshold: expected `float` >= 0.0, found -1.0",
         ),
         (
             HEAD + "dataLayer: {sources: [{pluginRef: dcgm-metrics-data-source}]}",
@@ -273,6 +315,176 @@ def test_a_mistake_is_named_with_place_value_and_remedy(text, message):
     with pytest.raises(ConfigError) as caught:
         config.load(text)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (GIE, "$.apiVersion: inference.networking.x-k8s.io/v1alpha1 is deprecated; write llm-d.ai/v1alpha1"),
+        (HEAD + "parser: {pluginRef: openai-parser}", "$.parser: deprecated; it is called requestHandler.parsers"),
+        (
+            HEAD + "requestHandler: {parsers: [{pluginRef: openai-parser}]}\nparser: {pluginRef: openai-parser}",
+            "$.parser: deprecated; requestHandler.parsers is given too, and counts; remove it",
+        ),
+        (HEAD + "data: {}", "$.data: deprecated; it is called dataLayer"),
+        (
+            HEAD + "saturationDetector: {pluginRef: utilization-detector}",
+            "$.saturationDetector: deprecated; it is called flowControl.saturationDetector",
+        ),
+        (
+            HEAD + "plugins: [{type: kv-cache-scorer}]",
+            "$.plugins[0].type: 'kv-cache-scorer' is deprecated; it is called kv-cache-utilization-scorer",
+        ),
+        (
+            HEAD + "plugins: [{type: max-score-picker}]\n" + PROFILE % "{pluginRef: max-score-picker, weight: 2}",
+            "$.schedulingProfiles[0].plugins[0].weight: ignored; 'max-score-picker' is a picker, and only scorers have weights",
+        ),
+        (
+            HEAD + "plugins: [{type: inflight-load-producer}]\n" + PROFILE % "{pluginRef: inflight-load-producer}",
+            "$.schedulingProfiles[0].plugins[0]: 'inflight-load-producer' is a data producer and works without standing in a",
+        ),
+        (
+            HEAD + "flowControl: {maxRequests: 5}",
+            "$.flowControl: all but saturationDetector is ignored without the feature gate flowControl",
+        ),
+    ],
+)
+def test_what_is_deprecated_or_in_vain_is_noted_and_works(text, note):
+    plan = config.load(text)
+    assert [each for each in plan.notes if each.startswith(note)]
+    assert config.load(config.effective(plan)).policy == plan.policy
+
+
+def test_the_memory_that_a_scorer_had_itself_becomes_a_producer_of_its_own():
+    text = HEAD + (
+        "plugins: [{type: prefix-cache-scorer, parameters: {hashBlockSize: 5, maxPrefixBlocksToMatch: 256,"
+        " lruCapacityPerServer: 31250}}]"
+    )
+    plan = config.load(text)
+    assert dict(plan.policy.prefixes) == {"prefix-cache-scorer-memory": PrefixSettings(max_tokens=256 * 64)}
+    assert plan.policy.profile.scorers[0].plugin.prefix_match_info_producer_name == "prefix-cache-scorer-memory"
+
+
+def test_scorers_may_read_memories_of_their_own():
+    plan = config.load(HEAD + APPROX % (64, 64))
+    assert list(plan.policy.prefixes) == ["a", "b"]
+
+
+def test_who_names_no_producer_takes_the_one_that_nobody_names():
+    scorers = "{type: prefix-cache-scorer, name: x}, {type: prefix-cache-scorer, name: y, parameters: %s}"
+    producers = (
+        "{type: approx-prefix-cache-producer, name: b, parameters: {lruCapacityPerServer: 9}},"
+        " {type: approx-prefix-cache-producer, name: a, parameters: {lruCapacityPerServer: 7}}"
+    )
+    named = scorers % "{prefixMatchInfoProducerName: b}"
+    assert list(config.load(f"{HEAD}plugins: [{producers}, {named}]").policy.prefixes) == ["a", "b"]
+    only = producers.partition("}},")[0] + "}}"
+    assert list(config.load(f"{HEAD}plugins: [{only}, {named}]").policy.prefixes) == ["approx-prefix-cache-producer", "b"]
+
+
+def test_flow_control_is_read_whole():
+    policy = config.load(
+        FLOW + "plugins: [{type: priority-holdback-policy, name: holdback, parameters: {minCeiling: 0.5}},"
+        " {type: round-robin-fairness-policy}, {type: concurrency-detector, parameters: {maxConcurrency: 7}}]\n"
+        "flowControl:\n"
+        "  maxBytes: 4Gi\n"
+        "  maxRequests: 10k\n"
+        "  defaultRequestTTL: 1m30s\n"
+        "  defaultPriorityBand: {maxBytes: 1G}\n"
+        "  defaultNegativePriorityBand: {maxRequests: 50}\n"
+        "  priorityBands: [{priority: 10, maxRequests: '500', fairnessPolicyRef: round-robin-fairness-policy}]\n"
+        "  usageLimitPolicyPluginRef: holdback\n"
+        "  saturationDetector: {pluginRef: concurrency-detector}\n"
+        "  enableEviction: true\n"
+    ).policy
+    flow = policy.flow
+    assert (flow.max_bytes, flow.max_requests) == (4 << 30, 10_000)
+    assert (flow.request_ttl_s, flow.no_endpoint_ttl_s, flow.eviction) == (90.0, 90.0, True)
+    assert flow.default == BandSettings(fairness=GlobalStrict(), ordering=FirstCome(), max_bytes=10**9, max_requests=5000)
+    assert flow.band(-3).max_requests == 50
+    assert flow.band(10) == BandSettings(fairness=RoundRobin(), ordering=FirstCome(), max_requests=500)
+    assert flow.limits == PriorityHoldback(min_ceiling=0.5)
+    assert policy.detector.plugin == Concurrency(max_concurrency=7)
+
+
+def test_without_its_gate_nobody_waits():
+    assert config.load(HEAD + "featureGates: ['flowControl=false']\nflowControl: {maxRequests: 5}").policy.flow is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [(5, 5), ("5k", 5000), ("1G", 10**9), ("4Gi", 4 << 30), ("1.5e3", 1500), (1.5, 2), ("500m", 1), (".5Ki", 512), ("0", 0)],
+)
+def test_quantities_are_those_of_kubernetes(text, number):
+    assert read_quantity(text) == number
+
+
+@given(st.text() | st.floats() | st.integers())
+def test_any_quantity_is_a_number_or_refused(value):
+    with contextlib.suppress(ValueError):
+        assert read_quantity(value) >= 0
+
+
+def test_plugins_that_refer_to_each_other_in_a_circle_are_refused(register_plugin):
+    class Friend(Plugin, frozen=True):
+        """Asks somebody else."""
+
+        friend: str = ""
+        references = (Reference("friend", Kind.SCORER),)
+
+    register_plugin("friend-scorer", Kind.SCORER)(Friend)
+    pair = "{type: friend-scorer, name: a, parameters: {friend: b}}, {type: friend-scorer, name: b, parameters: {friend: %s}}"
+    with pytest.raises(ConfigError, match="circle: a → b → a"):
+        config.load(HEAD + f"plugins: [{pair % 'a'}]")
+    with pytest.raises(ConfigError, match=r"plugins\[1\]\.parameters\.friend: no plugin is named 'c'"):
+        config.load(HEAD + f"plugins: [{pair % 'c'}]")
+
+
+def test_who_is_referred_to_works_though_no_profile_lists_it(register_plugin):
+    class Told(Plugin, frozen=True):
+        """Knows something."""
+
+        def produce(self, request, fleet):
+            return 1
+
+    class Asker(Plugin, frozen=True):
+        """Asks."""
+
+        about: dict[str, str] | None = None
+        references = (Reference("about.told", Kind.PRODUCER, implied="told-producer"),)
+
+        def score(self, request, fleet):
+            return [1.0] * len(fleet)
+
+    register_plugin("told-producer", Kind.PRODUCER)(Told)
+    register_plugin("asker-scorer", Kind.SCORER)(Asker)
+    plan = config.load(HEAD + "plugins: [{type: asker-scorer}]")
+    assert [each.name for each in plan.policy.producers] == ["told-producer"]
+    assert plan.policy.profile.scorers[0].plugin.about == {"told": "told-producer"}
+
+
+def test_a_handler_chooses_among_profiles_that_exist(register_plugin):
+    class Two(Plugin, frozen=True):
+        """Runs both."""
+
+        second: str = "b"
+
+        @property
+        def profile_names(self):
+            return ("a", self.second)
+
+        def profiles(self, request, decided):
+            return () if decided else self.profile_names
+
+    register_plugin("two-profile-handler", Kind.HANDLER)(Two)
+    text = HEAD + "plugins: [{type: two-profile-handler%s}]\nschedulingProfiles: [{name: a}, {name: b}]"
+    policy = config.load(text % "").policy
+    assert [profile.name for profile in policy.profiles] == ["a", "b"]
+    assert policy.handler.plugin == Two()
+    with pytest.raises(
+        ConfigError, match=r"plugins\[0\]\.parameters: 'two-profile-handler' runs the profile 'bb', which does not"
+    ):
+        config.load(text % ", parameters: {second: bb}")
 
 
 def test_a_foreign_plugin_is_looked_for_when_the_configuration_names_it():
@@ -331,7 +543,8 @@ def test_any_document_loads_or_is_explained(document):
     except ConfigError as error:
         explained = str(error)
     else:
-        explained = "$" if config.load(config.effective(plan)) == plan else "another plan"
+        again = config.load(config.effective(plan))
+        explained = "$" if (again.config, again.policy) == (plan.config, plan.policy) else "another plan"
     assert explained.startswith(("$", "not a YAML document"))
 
 

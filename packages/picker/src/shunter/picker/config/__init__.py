@@ -1,19 +1,27 @@
 """EndpointPickerConfig: what llm-d and GIE call the picker's configuration, read strictly, into the policy it comes down to.
 
-Both API groups are read. Every mistake is a ConfigError that names place, value and remedy. What upstream knows and this picker
-cannot honour yet is such an error too: nothing is accepted and then ignored.
+All API groups and the spellings of former releases are read (``former``). Every mistake is a ConfigError that names place,
+value and remedy. What upstream knows and this picker cannot honour is such an error too: nothing is accepted and then ignored
+without a note.
 
 Defaults, in this order:
 
-1. Without ``schedulingProfiles`` there is one, ``default``, with every declared filter and scorer in the order of declaration,
-   and the picker if one is declared.
-2. A profile without a picker takes the declared one, else max-score-picker. A scorer without a weight weighs 1.
-3. ``prefix-cache-scorer`` brings approx-prefix-cache-producer along.
-4. Parsers are openai, anthropic, vllmhttp and passthrough; the saturation detector is utilization-detector. Both can be
-   referred to by type without being declared.
+1. Without ``schedulingProfiles`` there is one, ``default``, with every declared filter, scorer and picker in the order of
+   declaration.
+2. A profile without a picker takes the declared one, else max-score-picker; two declared ones and none listed is a mistake.
+   A scorer without a weight weighs 1.
+3. One profile needs no profile handler; several need one that can choose among them.
+4. Flow control's policies are fcfs, global-strict and static-usage-limit, the saturation detector is utilization-detector,
+   the parsers are openai, anthropic, vllmhttp and passthrough. All can be referred to by type without being declared.
+5. A plugin that reads prefix matches and names no producer takes approx-prefix-cache-producer: the one of that name, else the
+   only one that no other plugin names, else one more. Plugins that refer to each other start in that order.
 """
 
-from shunter.picker.config.document import DEFAULT, EndpointPickerConfig, schema
-from shunter.picker.config.resolution import Plan, effective, import_plugin, load
+from shunter.picker.config.builtins import about_builtin, builtin_names, read_builtin
+from shunter.picker.config.document import EndpointPickerConfig, schema
+from shunter.picker.config.loading import DEFAULT, Plan, effective, import_plugin, load
 
-__all__ = ["DEFAULT", "EndpointPickerConfig", "Plan", "effective", "import_plugin", "load", "schema"]
+__all__ = [
+    "DEFAULT", "EndpointPickerConfig", "Plan", "about_builtin", "builtin_names", "effective", "import_plugin", "load",
+    "read_builtin", "schema",
+]  # fmt: skip

@@ -1,54 +1,25 @@
-"""The configuration file: its sections, the default one, and what is said when one does not fit.
+"""The configuration file: its sections, and the JSON Schema that an editor can check it with."""
 
-A message names the place as a path from the root (``$.plugins[1].type``), the value that stands there and what to do.
-"""
-
-import difflib
-import re
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
-import yaml
 
+from shunter.picker.config.reading import explained, read_yaml
 from shunter.picker.errors import ConfigError
-from shunter.picker.plugins import CATALOGUE, upstream
+from shunter.picker.plugins import CATALOGUE
 
 __all__ = [
-    "DEFAULT",
-    "GROUP",
-    "DetectorSpec",
-    "EndpointPickerConfig",
-    "PluginRef",
-    "PluginSpec",
-    "ProfilePlugin",
-    "ProfileSpec",
-    "RequestHandlerSpec",
-    "did_you_mean",
-    "explained",
-    "parse",
-    "schema",
-]
+    "FORMER_GROUP", "GROUP", "BandSpec", "DataLayerSpec", "DetectorSpec", "EndpointPickerConfig", "FlowControlSpec",
+    "PluginRef", "PluginSpec", "ProfilePlugin", "ProfileSpec", "RequestHandlerSpec", "parse", "schema",
+]  # fmt: skip
 
 GROUP = "llm-d.ai/v1alpha1"
-OLD_GROUP = "inference.networking.x-k8s.io/v1alpha1"
+NEXT_GROUP = "llm-d.ai/v1"
+FORMER_GROUP = "inference.networking.x-k8s.io/v1alpha1"
 
-DEFAULT = f"""\
-apiVersion: {GROUP}
-kind: EndpointPickerConfig
-plugins:
-- type: queue-scorer
-- type: kv-cache-utilization-scorer
-- type: prefix-cache-scorer
-- type: max-score-picker
-schedulingProfiles:
-- name: default
-  plugins:
-  - {{pluginRef: queue-scorer, weight: 2}}
-  - {{pluginRef: kv-cache-utilization-scorer, weight: 2}}
-  - {{pluginRef: prefix-cache-scorer, weight: 3}}
-  - {{pluginRef: max-score-picker}}
-"""
+Quantity = int | float | str
+"""A number, or a text such as 4Gi, 10k or 1G as Kubernetes writes quantities."""
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
@@ -60,7 +31,7 @@ class PluginSpec(Section, frozen=True):
 
     type: str
     name: str = ""
-    parameters: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    parameters: dict[str, Any] | None = None
 
 
 class PluginRef(Section, frozen=True):
@@ -95,7 +66,7 @@ class SourceSpec(PluginRef, frozen=True):
 
 
 class DataLayerSpec(Section, frozen=True):
-    """Where load comes from. The scraper does all of it; naming its default source and extractor is allowed."""
+    """Where load comes from. The scraper does all of it; naming what it does is allowed, naming what it does not is refused."""
 
     inject_defaults: bool = True
     sources: tuple[SourceSpec, ...] = ()
@@ -110,16 +81,35 @@ class DetectorSpec(Section, frozen=True):
     metrics_staleness_threshold: str | None = None
 
 
-class FlowControlSpec(Section, frozen=True):
-    """Of flow control, only the saturation detector."""
+class BandSpec(Section, frozen=True):
+    """The bounds and policies of one priority, or of those that are not listed."""
 
+    priority: int = 0
+    max_bytes: Quantity | None = None
+    max_requests: Quantity | None = None
+    fairness_policy_ref: str = ""
+    ordering_policy_ref: str = ""
+
+
+class FlowControlSpec(Section, frozen=True):
+    """Who waits, how many, how long and in which order; all but the detector counts with the gate ``flowControl`` only."""
+
+    max_bytes: Quantity | None = None
+    max_requests: Quantity | None = None
+    default_request_ttl: str | None = msgspec.field(default=None, name="defaultRequestTTL")
+    no_endpoint_request_ttl: str | None = msgspec.field(default=None, name="noEndpointRequestTTL")
+    default_priority_band: BandSpec | None = None
+    default_negative_priority_band: BandSpec | None = None
+    priority_bands: tuple[BandSpec, ...] = ()
+    usage_limit_policy_plugin_ref: str = ""
     saturation_detector: DetectorSpec | None = None
+    enable_eviction: bool = False
 
 
 class EndpointPickerConfig(Section, frozen=True):
     """The whole file."""
 
-    api_version: Literal["llm-d.ai/v1alpha1", "inference.networking.x-k8s.io/v1alpha1"]
+    api_version: Literal["llm-d.ai/v1alpha1", "llm-d.ai/v1", "inference.networking.x-k8s.io/v1alpha1"]
     kind: Literal["EndpointPickerConfig"]
     feature_gates: tuple[str, ...] = ()
     plugins: tuple[PluginSpec, ...] = ()
@@ -127,86 +117,44 @@ class EndpointPickerConfig(Section, frozen=True):
     request_handler: RequestHandlerSpec | None = None
     parser: PluginRef | None = None
     data_layer: DataLayerSpec | None = None
+    data: DataLayerSpec | None = None
     flow_control: FlowControlSpec | None = None
     saturation_detector: DetectorSpec | None = None
 
 
-FEW = 12  # names that a message can list without hiding its point
-LONGEST_VALUE = 80  # characters of a value that a message shows
+CHOICES = {"$.apiVersion": (GROUP, NEXT_GROUP, FORMER_GROUP), "$.kind": ("EndpointPickerConfig",)}
 
-# What the few fields with fixed values may be, for the message when they are not.
-CHOICES = {"$.apiVersion": (GROUP, OLD_GROUP), "$.kind": ("EndpointPickerConfig",)}
+SECTIONS: Mapping[str, type[Section]] = {
+    "": EndpointPickerConfig,
+    ".plugins[]": PluginSpec,
+    ".schedulingProfiles[]": ProfileSpec,
+    ".schedulingProfiles[].plugins[]": ProfilePlugin,
+    ".requestHandler": RequestHandlerSpec,
+    ".requestHandler.parsers[]": PluginRef,
+    ".parser": PluginRef,
+    ".flowControl": FlowControlSpec,
+    ".flowControl.defaultPriorityBand": BandSpec,
+    ".flowControl.defaultNegativePriorityBand": BandSpec,
+    ".flowControl.priorityBands[]": BandSpec,
+    ".flowControl.saturationDetector": DetectorSpec,
+    ".saturationDetector": DetectorSpec,
+} | {
+    f".{layer}{path}": section
+    for layer in ("dataLayer", "data")
+    for path, section in (("", DataLayerSpec), (".sources[]", SourceSpec), (".sources[].extractors[]", PluginRef))
+}  # fmt: skip
 
 
 def parse(text: str | bytes) -> EndpointPickerConfig:
     """Return the file's content, each section well-formed; raise ConfigError."""
-    try:
-        data: Any = UniqueKeys(text).get_single_data()
-    except Exception as error:  # PyYAML also lets through what int(), datetime and look-ups raise at odd values
-        raise ConfigError(f"not a YAML document: {error}") from error
+    data = read_yaml(text)
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
         raise ConfigError(f"$: the document is {kind}; an EndpointPickerConfig is an object with apiVersion and kind")
     try:
         return msgspec.convert(data, EndpointPickerConfig)
     except msgspec.ValidationError as error:
-        raise explained(error, data, "$", SECTIONS) from error
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is a mistake (PyYAML takes the last one), and so is half a surrogate pair."""
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        """Refuse text that is not Unicode: nothing could write it out again."""
-        text: Any = super().construct_scalar(node)
-        cast("str", text).encode()
-        return text
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Compare the keys as they are written."""
-        keys = [key for key, _ in cast("list[tuple[yaml.Node, yaml.Node]]", node.value)]
-        texts = [cast("object", key.value) for key in keys]
-        for at, key in enumerate(keys):
-            if texts[at] in texts[:at]:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {texts[at]!r} stands twice", key.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-def explained(
-    error: msgspec.ValidationError,
-    data: Any,
-    root: str,
-    sections: Mapping[str, type[msgspec.Struct]],
-) -> ConfigError:
-    """Turn msgspec's message about ``data``, which stands at ``root``, into ours.
-
-    ``sections`` says what belongs at a path below the root, written without indices (``.plugins[]``).
-    """
-    what, _, path = str(error).partition(" - at `$")
-    path = path.rstrip("`")
-    unknown = re.match("Object contains unknown field `(.*)`", what)
-    if not unknown:
-        choices = CHOICES.get(root + path, ())
-        remedy = f"; use {' or '.join(choices)}" if choices else ""
-        return ConfigError(f"{root}{path}: {what[0].lower()}{what[1:]}, found {_value(data, path)}{remedy}")
-    name = unknown[1]
-    place = f"{root}{path}.{name}"
-    if name in upstream.FIELDS:
-        return ConfigError(f"{place}: llm-d knows this field, but Shunter cannot honour it yet; remove it")
-    if name in upstream.MOVED_PARAMETERS:
-        return ConfigError(f"{place}: unknown field; it is a parameter of {upstream.MOVED_PARAMETERS[name]}")
-    section = sections.get(re.sub(r"\[\d+\]", "[]", path))
-    fields = [field.encode_name for field in msgspec.structs.fields(section)] if section else []
-    return ConfigError(f"{place}: unknown field{did_you_mean(name, fields)}")
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a hint to begin with "; ": near matches if there are any, else all names if they are few."""
-    names = sorted(set(names))
-    near = difflib.get_close_matches(name, names, n=3)
-    if near:
-        return f"; did you mean {' or '.join(map(repr, near))}?"
-    return f"; there are {', '.join(names)}" if 0 < len(names) <= FEW else ""
+        raise explained(error, data, "$", SECTIONS, CHOICES) from error
 
 
 def schema() -> dict[str, Any]:
@@ -217,36 +165,8 @@ def schema() -> dict[str, Any]:
     definitions["PluginSpec"]["allOf"] = [
         {
             "if": {"properties": {"type": {"const": registration.type_name}}},
-            "then": {"properties": {"parameters": reference}},
+            "then": {"properties": {"parameters": {"anyOf": [reference, {"type": "null"}]}}},
         }
         for registration, reference in zip(registrations, parameters, strict=True)
     ]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
-
-
-SECTIONS: dict[str, type[Section]] = {
-    "": EndpointPickerConfig,
-    ".plugins[]": PluginSpec,
-    ".schedulingProfiles[]": ProfileSpec,
-    ".schedulingProfiles[].plugins[]": ProfilePlugin,
-    ".requestHandler": RequestHandlerSpec,
-    ".requestHandler.parsers[]": PluginRef,
-    ".parser": PluginRef,
-    ".dataLayer": DataLayerSpec,
-    ".dataLayer.sources[]": SourceSpec,
-    ".dataLayer.sources[].extractors[]": PluginRef,
-    ".flowControl": FlowControlSpec,
-    ".flowControl.saturationDetector": DetectorSpec,
-    ".saturationDetector": DetectorSpec,
-}
-
-
-def _value(data: Any, path: str) -> str:
-    """What stands at a path such as ``.plugins[0].type``, shortened."""
-    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", path):
-        try:
-            data = data[key or int(index)]
-        except (KeyError, IndexError, TypeError):
-            return "something else"
-    text = repr(cast("object", data))
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"

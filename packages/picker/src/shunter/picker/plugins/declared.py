@@ -50,6 +50,8 @@ class ApproxPrefixCache(Plugin, frozen=True):
     max_prefix_tokens_to_match: Count = 131_072  # 0: maxPrefixBlocksToMatch counts
     lru_capacity_per_server: Positive = 31_250
 
+    gives_prefix: ClassVar[bool] = True
+
     @property
     def settings(self) -> PrefixSettings:
         """The parameters as the index takes them."""

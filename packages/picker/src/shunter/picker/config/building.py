@@ -1,0 +1,123 @@
+"""The policy that a complete configuration comes down to."""
+
+from collections.abc import Iterable
+from typing import cast
+
+import msgspec
+
+from shunter.picker.config.declarations import Declaration, Declarations
+from shunter.picker.config.document import (
+    BandSpec,
+    DetectorSpec,
+    EndpointPickerConfig,
+    FlowControlSpec,
+    ProfileSpec,
+    RequestHandlerSpec,
+)
+from shunter.picker.core.flow import BandSettings, FairnessPolicy, FlowSettings, OrderingPolicy, UsageLimitPolicy
+from shunter.picker.core.formats import Format, order
+from shunter.picker.core.kinds import Picker, Profile, Scorer, Weighted
+from shunter.picker.core.policy import Policy
+from shunter.picker.core.prefix import PrefixSettings
+from shunter.picker.errors import ConfigError
+from shunter.picker.plugins import Kind
+from shunter.picker.plugins.declared import ApproxPrefixCache, Passthrough
+from shunter.picker.plugins.durations import duration_ns
+
+__all__ = ["build"]
+
+
+def build(config: EndpointPickerConfig, plugins: Declarations, *, flows: bool) -> Policy:
+    """Return the policy; ``config`` has every default written out, and ``flows`` says whether requests may wait."""
+    flow = config.flow_control or FlowControlSpec()
+    detector = plugins[(flow.saturation_detector or DetectorSpec()).plugin_ref]
+    parsers = [plugins[ref.plugin_ref] for ref in (config.request_handler or RequestHandlerSpec()).parsers]
+    handler = next(iter(plugins.of(Kind.HANDLER)), None)
+    admitters = plugins.of(Kind.ADMITTER)
+    scheduling = [plugins[ref.plugin_ref] for profile in config.scheduling_profiles for ref in profile.plugins]
+    busy = [each for each in plugins.of(Kind.PRODUCER, Kind.HOOK) if each.works]
+    needed = _with_references([*scheduling, *([handler] if handler else []), *admitters, *busy, detector], plugins)
+    prefixes = _prefixes(needed, plugins)
+    producers = [each for each in needed if each.kind is Kind.PRODUCER and each.works]
+    placed = {each.name for each in (*scheduling, *producers, *admitters, detector, *([handler] if handler else []))}
+    return Policy(
+        profiles=tuple(_profile(spec, plugins) for spec in config.scheduling_profiles),
+        handler=handler.named if handler and handler.works else None,
+        detector=detector.named,
+        producers=tuple(each.named for each in producers),
+        admitters=tuple(each.named for each in admitters),
+        others=tuple(each.named for each in needed if each.name not in placed | prefixes.keys()),
+        flow=_flow(flow, plugins) if flows else None,
+        prefixes=prefixes,
+        formats=order(form for each in parsers for form in cast("tuple[Format, ...]", getattr(each.plugin, "formats", ()))),
+        passthrough=any(isinstance(each.plugin, Passthrough) for each in parsers),
+        needs=tuple(sorted({need for each in needed for need in each.plugin.needs})),
+    )
+
+
+def _profile(spec: ProfileSpec, plugins: Declarations) -> Profile:
+    members = [(plugins[ref.plugin_ref], ref.weight) for ref in spec.plugins]
+    picker = next(each for each, _ in members if Kind.PICKER in each.registration.kinds)
+    return Profile(
+        spec.name,
+        cast("Picker", picker.plugin),
+        tuple(each.named for each, _ in members if Kind.FILTER in each.registration.kinds),
+        tuple(Weighted(each.name, cast("Scorer", each.plugin), weight) for each, weight in members if weight is not None),
+        picker.name,
+    )
+
+
+def _with_references(roots: Iterable[Declaration], plugins: Declarations) -> list[Declaration]:
+    """Return these and whom they refer to, each once, and whoever is referred to before who refers to it."""
+    found: dict[str, Declaration] = {}
+
+    def visit(declaration: Declaration) -> None:
+        if declaration.name not in found:
+            for each in plugins.referred(declaration):
+                visit(each)
+            found[declaration.name] = declaration
+
+    for root in roots:
+        visit(root)
+    return list(found.values())
+
+
+def _prefixes(needed: Iterable[Declaration], plugins: Declarations) -> dict[str, PrefixSettings]:
+    """Return the settings of the prefix memories that somebody reads, by name: first the one that is nobody's in particular."""
+    needed = list(needed)
+    sizes = {each.name: each.plugin.settings for each in needed if isinstance(each.plugin, ApproxPrefixCache)}
+    if not sizes and any(each.plugin.reads_prefix for each in needed):
+        declared = [(each.name, each.plugin.settings) for each in plugins if isinstance(each.plugin, ApproxPrefixCache)]
+        sizes = dict(declared[:1])
+    longest = max((each.max_tokens for each in sizes.values()), default=0)
+    (first, size), *others = sizes.items() or [("", PrefixSettings())]
+    for name, other in others:
+        if other.block_tokens != size.block_tokens:
+            raise ConfigError(
+                f"$.plugins: {first!r} and {name!r} have blocks of {size.block_tokens} and {other.block_tokens} tokens; "
+                "prompts are cut once for all, so give them the same blockSizeTokens"
+            )
+    return {name: msgspec.structs.replace(each, max_tokens=longest) for name, each in sizes.items()}
+
+
+def _flow(spec: FlowControlSpec, plugins: Declarations) -> FlowSettings:
+    def band(spec: BandSpec) -> BandSettings:
+        return BandSettings(
+            fairness=cast("FairnessPolicy", plugins[spec.fairness_policy_ref].plugin),
+            ordering=cast("OrderingPolicy", plugins[spec.ordering_policy_ref].plugin),
+            max_bytes=int(spec.max_bytes or 0),
+            max_requests=int(spec.max_requests or 0),
+        )
+
+    negative = spec.default_negative_priority_band
+    return FlowSettings(
+        default=band(spec.default_priority_band or BandSpec()),
+        limits=cast("UsageLimitPolicy", plugins[spec.usage_limit_policy_plugin_ref].plugin),
+        negative=band(negative) if negative else None,
+        bands={each.priority: band(each) for each in spec.priority_bands},
+        max_bytes=int(spec.max_bytes or 0),
+        max_requests=int(spec.max_requests or 0),
+        request_ttl_s=duration_ns(spec.default_request_ttl or "") / 1e9,
+        no_endpoint_ttl_s=duration_ns(spec.no_endpoint_request_ttl or "") / 1e9,
+        eviction=spec.enable_eviction,
+    )

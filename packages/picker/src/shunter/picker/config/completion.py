@@ -1,0 +1,268 @@
+"""A configuration with every default written out: references checked, contradictions found, the plugins built.
+
+Where the reference goes by the order of a map, it is the order of declaration here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from shunter.picker.config.declarations import Declarations
+from shunter.picker.config.document import (
+    GROUP,
+    BandSpec,
+    DataLayerSpec,
+    DetectorSpec,
+    EndpointPickerConfig,
+    FlowControlSpec,
+    PluginRef,
+    PluginSpec,
+    ProfilePlugin,
+    ProfileSpec,
+    RequestHandlerSpec,
+)
+from shunter.picker.config.former import Modern
+from shunter.picker.config.quantities import read_quantity
+from shunter.picker.config.reading import did_you_mean, read_scalar
+from shunter.picker.core.flow import BAND_BYTES, BAND_REQUESTS, REQUEST_TTL_S
+from shunter.picker.errors import ConfigError
+from shunter.picker.plugins import Kind
+from shunter.picker.plugins.declared import SingleProfile
+from shunter.picker.plugins.durations import duration_ns
+
+__all__ = ["Completion"]
+
+T = TypeVar("T")
+
+FLOW_CONTROL = "flowControl"
+# Gates of llm-d and former GIE releases for what this picker always does; they may be named, on or off.
+GATES_WITHOUT_EFFECT = ("dataLayer", "enableLegacyMetrics", "haPopulateNonLeaderDatastore", "prepareDataPlugins")
+GATES = (FLOW_CONTROL, *GATES_WITHOUT_EFFECT)
+SWITCH = {"": True, "true": True, "false": False}
+
+DEFAULT_PICKER = "max-score-picker"
+DEFAULT_DETECTOR = "utilization-detector"
+DEFAULT_PARSERS = ("openai-parser", "anthropic-parser", "vllmhttp-parser", "passthrough-parser")
+DEFAULT_FAIRNESS = "global-strict-fairness-policy"
+DEFAULT_ORDERING = "fcfs-ordering-policy"
+DEFAULT_LIMITS = "static-usage-limit-policy"
+
+IN_PROFILES = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
+# These work wherever they are declared; the reference lets profiles list them, too.
+ANYWHERE = (Kind.PRODUCER, Kind.ADMITTER, Kind.HOOK)
+
+
+class Completion:
+    """One file, in today's words, and what becomes of it."""
+
+    def __init__(self, modern: Modern, find: Callable[[str], None]) -> None:
+        """``find`` as in Declarations. What the file says in vain is noted."""
+        self._given = modern.config
+        self._places = modern.places
+        self._notes = modern.notes
+        self.plugins = Declarations(find)
+        self.flows = self._is_on(FLOW_CONTROL)
+        """May requests wait?"""
+        self.config = self._complete()
+
+    def _complete(self) -> EndpointPickerConfig:
+        given, plugins = self._given, self.plugins
+        for at, spec in enumerate(given.plugins):
+            if spec.name in self._places:
+                plugins.declare(spec, self._places[spec.name])
+            else:
+                plugins.declare(spec, f"$.plugins[{at}]", type_at=".type", parameters_at=".parameters")
+        layer = self._data_layer(given.data_layer)
+        profiles = self._profiles()
+        parsers = self._parsers()
+        flow = self._flow_control(given.flow_control or FlowControlSpec(), on=self.flows)
+        plugins.bind()
+        self._check_handler([profile.name for profile in profiles])
+        return EndpointPickerConfig(
+            api_version=GROUP,
+            kind=given.kind,
+            feature_gates=given.feature_gates,
+            plugins=tuple(each.spec for each in plugins),
+            scheduling_profiles=profiles,
+            request_handler=RequestHandlerSpec(parsers=parsers),
+            data_layer=layer,
+            flow_control=flow,
+        )
+
+    def _is_on(self, gate: str) -> bool:
+        """Check all gates and look one up."""
+        on = False
+        for at, text in enumerate(self._given.feature_gates):
+            name, _, value = text.partition("=")
+            place = f"$.featureGates[{at}]"
+            if name not in GATES:
+                raise ConfigError(f"{place}: no feature gate is named {name!r}{did_you_mean(name, GATES)}")
+            if value not in SWITCH:
+                raise ConfigError(f"{place}: {text!r} must end in =true or =false")
+            on = SWITCH[value] if name == gate else on
+        return on
+
+    def _data_layer(self, layer: DataLayerSpec | None) -> DataLayerSpec | None:
+        for at, source in enumerate(layer.sources if layer else ()):
+            place = f"$.dataLayer.sources[{at}]"
+            self.plugins.use(source.plugin_ref, f"{place}.pluginRef", Kind.SOURCE, implicit=True)
+            for number, extractor in enumerate(source.extractors):
+                kinds = (Kind.EXTRACTOR, Kind.PRODUCER, Kind.SCORER)  # those that hear of endpoints extract, too
+                self.plugins.use(extractor.plugin_ref, f"{place}.extractors[{number}].pluginRef", *kinds, implicit=True)
+        return layer
+
+    def _profiles(self) -> tuple[ProfileSpec, ...]:
+        given = self._given.scheduling_profiles
+        if not given:
+            named = tuple(ProfilePlugin(plugin_ref=each.name) for each in self.plugins.of(*IN_PROFILES))
+            given = (ProfileSpec(name="default", plugins=named),)
+        names = [profile.name for profile in given]
+        for at, name in enumerate(names):
+            if name in names[:at]:
+                raise ConfigError(f"$.schedulingProfiles[{at}].name: {name!r} is the name of another profile already")
+        return tuple(self._profile(profile, f"$.schedulingProfiles[{at}]") for at, profile in enumerate(given))
+
+    def _profile(self, profile: ProfileSpec, profile_place: str) -> ProfileSpec:
+        listed: list[ProfilePlugin] = []
+        pickers: list[str] = []
+        for at, ref in enumerate(profile.plugins):
+            place = f"{profile_place}.plugins[{at}]"
+            found = self.plugins.use(ref.plugin_ref, f"{place}.pluginRef", *IN_PROFILES, *ANYWHERE)
+            kinds = found.registration.kinds
+            if ref.plugin_ref in (each.plugin_ref for each in listed):
+                raise ConfigError(f"{place}.pluginRef: {ref.plugin_ref!r} stands in this profile already")
+            if not set(IN_PROFILES) & set(kinds):
+                self._notes.append(
+                    f"{place}: {found.name!r} is a {found.kind} and works without standing in a profile; remove it"
+                )
+                continue
+            weight = ref.weight
+            if Kind.SCORER not in kinds:
+                if weight is not None:
+                    self._notes.append(
+                        f"{place}.weight: ignored; {found.name!r} is a {found.kind}, and only scorers have weights"
+                    )
+                weight = None
+            elif weight is None:
+                weight = 1.0
+            elif not math.isfinite(weight):
+                raise ConfigError(f"{place}.weight: {weight} is not a finite number")
+            if Kind.PICKER in kinds:
+                pickers.append(found.name)
+            listed.append(ProfilePlugin(plugin_ref=found.name, weight=weight))
+        if len(pickers) > 1:
+            raise ConfigError(f"{profile_place}: {pickers[0]!r} and {pickers[1]!r} are both pickers; a profile has one")
+        if not pickers:
+            listed.append(ProfilePlugin(plugin_ref=self._only_picker(profile_place)))
+        return ProfileSpec(name=profile.name, plugins=tuple(listed))
+
+    def _only_picker(self, place: str) -> str:
+        declared = [each.name for each in self.plugins.of(Kind.PICKER)]
+        if len(declared) > 1:
+            raise ConfigError(f"{place}: no picker, and {declared[0]!r} and {declared[1]!r} are both declared; list one")
+        return declared[0] if declared else self.plugins.declare(PluginSpec(type=DEFAULT_PICKER), "$.plugins").name
+
+    def _check_handler(self, profiles: Sequence[str]) -> None:
+        handlers = self.plugins.of(Kind.HANDLER)
+        if len(handlers) > 1:
+            raise ConfigError(f"$.plugins: {handlers[0].name!r} and {handlers[1].name!r} are both profile handlers; keep one")
+        many = f"$.schedulingProfiles: {len(profiles)} profiles ({', '.join(profiles)})"
+        if not handlers:
+            if len(profiles) > 1:
+                raise ConfigError(f"{many} and nobody to choose among them; declare a profile handler, or keep one profile")
+            return
+        handler = handlers[0]
+        if isinstance(handler.plugin, SingleProfile) and len(profiles) > 1:
+            raise ConfigError(
+                f"{many}, but {handler.name!r} runs only one; declare another profile handler, or keep one profile"
+            )
+        for name in handler.plugin.profile_names:
+            if name not in profiles:
+                hint = did_you_mean(name, profiles)
+                raise ConfigError(f"{handler.place}: {handler.name!r} runs the profile {name!r}, which does not exist{hint}")
+
+    def _parsers(self) -> tuple[PluginRef, ...]:
+        handler = self._given.request_handler
+        refs = handler.parsers if handler else ()
+        for at, ref in enumerate(refs):
+            self.plugins.use(ref.plugin_ref, f"$.requestHandler.parsers[{at}].pluginRef", Kind.PARSER, implicit=True)
+        defaults = () if refs else DEFAULT_PARSERS
+        for name in defaults:
+            self.plugins.use(name, "$.requestHandler", Kind.PARSER, implicit=True)
+        return refs or tuple(PluginRef(plugin_ref=name) for name in defaults)
+
+    def _flow_control(self, given: FlowControlSpec, *, on: bool) -> FlowControlSpec:
+        place = "$.flowControl"
+        detector = self._use(
+            given.saturation_detector.plugin_ref if given.saturation_detector else "",
+            f"{place}.saturationDetector.pluginRef",
+            Kind.DETECTOR,
+            default=DEFAULT_DETECTOR,
+        )
+        rest = msgspec.structs.replace(given, saturation_detector=None)
+        named = DetectorSpec(plugin_ref=detector)
+        if not on and rest != FlowControlSpec():
+            self._notes.append(f"{place}: all but saturationDetector is ignored without the feature gate {FLOW_CONTROL}")
+        if not on:
+            return FlowControlSpec(saturation_detector=named)
+        ttl = f"{REQUEST_TTL_S:g}s"
+        whole = msgspec.structs.replace(
+            rest,
+            max_bytes=_quantity(rest.max_bytes, f"{place}.maxBytes", 0),
+            max_requests=_quantity(rest.max_requests, f"{place}.maxRequests", 0),
+            default_request_ttl=rest.default_request_ttl or ttl,
+            no_endpoint_request_ttl=rest.no_endpoint_request_ttl or rest.default_request_ttl or ttl,
+            usage_limit_policy_plugin_ref=self._use(
+                rest.usage_limit_policy_plugin_ref,
+                f"{place}.usageLimitPolicyPluginRef",
+                Kind.USAGE_LIMIT,
+                default=DEFAULT_LIMITS,
+            ),
+            saturation_detector=named,
+        )
+        for name, value in (
+            ("defaultRequestTTL", whole.default_request_ttl),
+            ("noEndpointRequestTTL", whole.no_endpoint_request_ttl),
+        ):
+            read_scalar(duration_ns, value, f"{place}.{name}")
+        return self._bands(whole)
+
+    def _bands(self, flow: FlowControlSpec) -> FlowControlSpec:
+        place = "$.flowControl"
+        priorities = [band.priority for band in flow.priority_bands]
+        for at, priority in enumerate(priorities):
+            if priority in priorities[:at]:
+                raise ConfigError(f"{place}.priorityBands[{at}].priority: {priority} is the priority of another band already")
+        default = self._band(flow.default_priority_band or BandSpec(), f"{place}.defaultPriorityBand")
+        negative = flow.default_negative_priority_band
+        return msgspec.structs.replace(
+            flow,
+            default_priority_band=default,
+            default_negative_priority_band=negative and self._band(negative, f"{place}.defaultNegativePriorityBand"),
+            priority_bands=tuple(
+                self._band(band, f"{place}.priorityBands[{at}]") for at, band in enumerate(flow.priority_bands)
+            ),
+        )
+
+    def _band(self, band: BandSpec, place: str) -> BandSpec:
+        """Write a band's defaults out; as in the reference, a bound of 0 is one that is not given."""
+        return BandSpec(
+            priority=band.priority,
+            max_bytes=_quantity(band.max_bytes, f"{place}.maxBytes", 0) or BAND_BYTES,
+            max_requests=_quantity(band.max_requests, f"{place}.maxRequests", 0) or BAND_REQUESTS,
+            fairness_policy_ref=self._use(
+                band.fairness_policy_ref, f"{place}.fairnessPolicyRef", Kind.FAIRNESS, default=DEFAULT_FAIRNESS
+            ),
+            ordering_policy_ref=self._use(
+                band.ordering_policy_ref, f"{place}.orderingPolicyRef", Kind.ORDERING, default=DEFAULT_ORDERING
+            ),
+        )
+
+    def _use(self, ref: str, place: str, kind: Kind, *, default: str) -> str:
+        return self.plugins.use(ref or default, place, kind, implicit=True).name
+
+
+def _quantity(value: float | str | None, place: str, default: int) -> int:
+    return default if value is None else read_scalar(read_quantity, value, place)

@@ -1,0 +1,170 @@
+"""The plugins of one configuration: declared or implied, by name, and whom they refer to by their parameters."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import msgspec
+
+from shunter.picker.config.document import PluginSpec
+from shunter.picker.config.reading import did_you_mean, explained
+from shunter.picker.core.kinds import Named
+from shunter.picker.errors import ConfigError
+from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, Registration, upstream
+
+__all__ = ["Declaration", "Declarations"]
+
+
+# What whoever looks at prefix matches without naming their producer has.
+DEFAULT_PRODUCER = "approx-prefix-cache-producer"
+
+
+class Declaration(msgspec.Struct, frozen=True):
+    """A plugin that a configuration declares or implies, and where."""
+
+    name: str
+    registration: Registration
+    plugin: Plugin
+    place: str
+
+    @property
+    def kind(self) -> Kind:
+        """What it counts as where the configuration does not say how it is used."""
+        return self.registration.kinds[0]
+
+    @property
+    def works(self) -> bool:
+        """Has it anything to do of its own? Some kinds only carry parameters for other parts of the picker."""
+        methods = {Kind.PRODUCER: "produce", Kind.HANDLER: "profiles"}
+        return hasattr(self.plugin, "start") or hasattr(self.plugin, methods.get(self.kind, "start"))
+
+    @property
+    def named(self) -> Named:
+        """The plugin under its name."""
+        return Named(self.name, self.plugin)
+
+    @property
+    def spec(self) -> PluginSpec:
+        """How it is declared with every default written out."""
+        parameters = cast("dict[str, Any]", msgspec.to_builtins(self.plugin))
+        return PluginSpec(type=self.registration.type_name, name=self.name, parameters=parameters)
+
+    def references(self) -> Iterator[tuple[Reference, str]]:
+        """Yield each parameter that names another plugin, and what it says ("" if it says nothing)."""
+        parameters = msgspec.to_builtins(self.plugin)
+        for reference in self.plugin.all_references():
+            value: Any = parameters
+            for key in reference.parameter.split("."):
+                value = value and value.get(key)
+            yield reference, value or ""
+
+
+class Declarations:
+    """All of them, by name, in order of declaration."""
+
+    def __init__(self, find: Callable[[str], None]) -> None:
+        """``find`` is called with a plugin type that the catalogue lacks and may enter it."""
+        self._find = find
+        self._all: dict[str, Declaration] = {}
+
+    def __iter__(self) -> Iterator[Declaration]:
+        """Yield them; more may be declared meanwhile."""
+        return iter(list(self._all.values()))
+
+    def __getitem__(self, name: str) -> Declaration:
+        """Return one; raise KeyError."""
+        return self._all[name]
+
+    def declare(self, spec: PluginSpec, place: str, *, type_at: str = "", parameters_at: str = "") -> Declaration:
+        """Build a plugin. The last two say where below ``place`` its type and its parameters stand."""
+        name = spec.name or spec.type
+        if name in self._all:
+            raise ConfigError(f"{place}: a plugin is named {name!r} already; give this one another name")
+        registration = self._registration(spec.type, place + type_at)
+        parameters = spec.parameters or {}
+        try:
+            plugin = msgspec.convert(parameters, registration.plugin)
+        except msgspec.ValidationError as error:
+            mistake = explained(error, parameters, place + parameters_at, {"": registration.plugin})
+            if registration.kinds[0] in (Kind.SOURCE, Kind.EXTRACTOR):
+                raise ConfigError(f"{mistake} (the scraper reads the engines' metrics: configure it there)") from error
+            raise mistake from error
+        self._all[name] = Declaration(name, registration, plugin, place + parameters_at)
+        return self._all[name]
+
+    def use(self, ref: str, place: str, *kinds: Kind, implicit: bool = False) -> Declaration:
+        """Follow a reference to a plugin of one of these kinds; ``implicit``: its type will do, declared or not."""
+        found = self._all.get(ref)
+        if found is None and implicit and (ref in CATALOGUE or ref in upstream.TYPES):
+            found = self.declare(PluginSpec(type=ref), place)
+        if found is None:
+            if ref in CATALOGUE:
+                raise ConfigError(f"{place}: {ref!r} is not declared; add {{type: {ref}}} to $.plugins")
+            raise ConfigError(f"{place}: no plugin is named {ref!r}{did_you_mean(ref, self._all)}")
+        if not set(kinds) & set(found.registration.kinds):
+            wanted = " or ".join(kinds)
+            raise ConfigError(f"{place}: {ref!r} is a {found.kind}, and what belongs here is a {wanted}")
+        return found
+
+    def of(self, *kinds: Kind) -> list[Declaration]:
+        """Return those that count as one of these kinds."""
+        return [each for each in self._all.values() if each.kind in kinds]
+
+    def bind(self) -> None:
+        """Follow every reference, and write out those that are implied."""
+        named = {name for each in self for _, name in each.references() if name}
+        for each in self:
+            for reference, name in each.references():
+                place = f"{each.place}.{reference.parameter}"
+                if name:
+                    self.use(name, place, reference.kind)
+                elif reference.implied:
+                    self._imply(each.name, reference, named)
+        if any(each.plugin.reads_prefix for each in self) and not any(each.plugin.gives_prefix for each in self):
+            self.declare(PluginSpec(type=DEFAULT_PRODUCER), "$.plugins")
+        for each in self:
+            self._check_cycles(each, ())
+
+    def referred(self, declaration: Declaration) -> list[Declaration]:
+        """Return whom a plugin refers to, directly, in the order of its parameters."""
+        return [self._all[name] for _, name in declaration.references() if name]
+
+    def _imply(self, name: str, reference: Reference, named: set[str]) -> None:
+        """Let a plugin refer to one of the implied type: the one of that name, the only one that nobody names, or one more.
+
+        The reference does not look for the second. One more with the defaults would be the same as one that has them already.
+        """
+        candidates = [each for each in self if each.registration.type_name == reference.implied]
+        called = [each.name for each in candidates if each.name == reference.implied]
+        free = [each.name for each in candidates if each.name not in named]
+        equal = [each.name for each in candidates if each.plugin == type(each.plugin)()]
+        if not called and len(free) > 1:
+            place = f"{self._all[name].place}.{reference.parameter}"
+            raise ConfigError(f"{place}: {' and '.join(map(repr, free))} are all of the type {reference.implied}; name one")
+        chosen = next(iter([*called, *free, *equal]), None)
+        if chosen is None:
+            chosen = self.declare(PluginSpec(type=reference.implied), "$.plugins").name
+        parameters = self._all[name].spec.parameters or {}
+        at = parameters
+        *path, last = reference.parameter.split(".")
+        for key in path:
+            at[key] = at[key] or {}
+            at = at[key]
+        at[last] = chosen
+        plugin = msgspec.convert(parameters, self._all[name].registration.plugin)
+        self._all[name] = msgspec.structs.replace(self._all[name], plugin=plugin)
+
+    def _check_cycles(self, declaration: Declaration, above: tuple[str, ...]) -> None:
+        if declaration.name in above:
+            circle = " → ".join((*above[above.index(declaration.name) :], declaration.name))
+            raise ConfigError(f"{declaration.place}: plugins refer to each other in a circle: {circle}")
+        for each in self.referred(declaration):
+            self._check_cycles(each, (*above, declaration.name))
+
+    def _registration(self, type_name: str, place: str) -> Registration:
+        if type_name not in CATALOGUE:
+            self._find(type_name)
+        if type_name in CATALOGUE:
+            return CATALOGUE[type_name]
+        if type_name in upstream.TYPES:
+            raise ConfigError(f"{place}: llm-d has {type_name!r}, but Shunter does not have it yet; remove it")
+        raise ConfigError(f"{place}: no plugin has the type {type_name!r}{did_you_mean(type_name, CATALOGUE)}")

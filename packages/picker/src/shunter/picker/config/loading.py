@@ -1,0 +1,52 @@
+"""From the text of a file to a plan, and back."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from shunter.picker.config.building import build
+from shunter.picker.config.builtins import read_builtin
+from shunter.picker.config.completion import Completion
+from shunter.picker.config.document import EndpointPickerConfig, parse
+from shunter.picker.config.former import modernise
+from shunter.picker.core.policy import Policy
+from shunter.picker.errors import ConfigError
+
+__all__ = ["DEFAULT", "Plan", "effective", "import_plugin", "load"]
+
+DEFAULT = read_builtin("default")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A configuration that holds together: the file with every default written out, and the policy it comes down to."""
+
+    config: EndpointPickerConfig
+    policy: Policy
+    notes: tuple[str, ...] = ()  # what the file says in a deprecated way, or in vain; each begins with its place
+
+
+def load(text: str | bytes = DEFAULT, *, find: Callable[[str], None] | None = None) -> Plan:
+    """Return the plan for a YAML (or JSON) text; raise ConfigError.
+
+    ``find`` is called with a plugin type that the catalogue lacks and may enter it; by default it is ``import_plugin``.
+    """
+    modern = modernise(parse(text))
+    complete = Completion(modern, find or import_plugin)
+    policy = build(complete.config, complete.plugins, flows=complete.flows)
+    return Plan(complete.config, policy, tuple(modern.notes))
+
+
+def effective(plan: Plan) -> str:
+    """Return the configuration as YAML with every default written out; it loads to the same policy."""
+    return msgspec.yaml.encode(plan.config).decode()
+
+
+def import_plugin(type_name: str) -> None:
+    """Import the module that an installed package announces for this plugin type, if one does."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  a tenth of what a worker imports, and seldom needed
+
+    for entry in entry_points(group="shunter.plugins", name=type_name):
+        try:
+            entry.load()
+        except Exception as error:
+            raise ConfigError(f"plugin {type_name!r} ({entry.value}) cannot be imported: {error!r}") from error

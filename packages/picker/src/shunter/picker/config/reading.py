@@ -1,0 +1,105 @@
+"""From foreign text to plain data, and what is said when the data does not fit.
+
+A message names the place as a path from the root (``$.plugins[1].type``), the value that stands there and what to do.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+import msgspec
+import yaml
+
+from shunter.picker.errors import ConfigError
+from shunter.picker.plugins import upstream
+
+__all__ = ["did_you_mean", "explained", "read_scalar", "read_yaml"]
+
+T = TypeVar("T")
+
+FEW = 12  # names that a message can list without hiding its point
+LONGEST_VALUE = 80  # characters of a value that a message shows
+
+
+def read_yaml(text: str | bytes) -> Any:
+    """Return what a YAML (or JSON) document holds; raise ConfigError."""
+    try:
+        return UniqueKeys(text).get_single_data()
+    except Exception as error:  # PyYAML also lets through what int(), datetime and look-ups raise at odd values
+        raise ConfigError(f"not a YAML document: {error}") from error
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a mistake (PyYAML takes the last one), and so is half a surrogate pair."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Refuse text that is not Unicode: nothing could write it out again."""
+        text: Any = super().construct_scalar(node)
+        cast("str", text).encode()
+        return text
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Compare the keys as they are written."""
+        keys = [key for key, _ in cast("list[tuple[yaml.Node, yaml.Node]]", node.value)]
+        texts = [cast("object", key.value) for key in keys]
+        for at, key in enumerate(keys):
+            if texts[at] in texts[:at]:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {texts[at]!r} stands twice", key.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def explained(
+    error: msgspec.ValidationError,
+    data: Any,
+    root: str,
+    sections: Mapping[str, type[msgspec.Struct]],
+    choices: Mapping[str, tuple[str, ...]] | None = None,
+) -> ConfigError:
+    """Turn msgspec's message about ``data``, which stands at ``root``, into ours.
+
+    ``sections`` says what belongs at a path below the root, written without indices (``.plugins[]``), ``choices`` what the few
+    fields with fixed values may be.
+    """
+    what, _, path = str(error).partition(" - at `$")
+    path = path.rstrip("`")
+    unknown = re.match("Object contains unknown field `(.*)`", what)
+    if not unknown:
+        allowed = (choices or {}).get(root + path, ())
+        remedy = f"; use {' or '.join(allowed)}" if allowed else ""
+        return ConfigError(f"{root}{path}: {what[0].lower()}{what[1:]}, found {_value(data, path)}{remedy}")
+    name = unknown[1]
+    place = f"{root}{path}.{name}"
+    if name in upstream.FIELDS:
+        return ConfigError(f"{place}: llm-d knows this field, but Shunter cannot honour it: {upstream.FIELDS[name]}")
+    section = sections.get(re.sub(r"\[\d+\]", "[]", path))
+    fields = [field.encode_name for field in msgspec.structs.fields(section)] if section else []
+    return ConfigError(f"{place}: unknown field{did_you_mean(name, fields)}")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a hint to begin with "; ": near matches if there are any, else all names if they are few."""
+    names = sorted(set(names))
+    near = difflib.get_close_matches(name, names, n=3)
+    if near:
+        return f"; did you mean {' or '.join(map(repr, near))}?"
+    return f"; there are {', '.join(names)}" if 0 < len(names) <= FEW else ""
+
+
+def read_scalar(read: Callable[[Any], T], value: object, place: str) -> T:
+    """Return what ``read`` makes of a value; its ValueError becomes a ConfigError about ``place``."""
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def _value(data: Any, path: str) -> str:
+    """What stands at a path such as ``.plugins[0].type``, shortened."""
+    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", path):
+        try:
+            data = data[key or int(index)]
+        except (KeyError, IndexError, TypeError):
+            return "something else"
+    text = repr(cast("object", data))
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
