@@ -1,0 +1,345 @@
+"""Flow control in whole judges: who is parked, what becomes of it, and how far workers that know of each other late can err."""
+
+import heapq
+import random
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from shunter.picker.core import lobby
+from shunter.picker.core.flow import BandSettings, FlowSettings
+from shunter.picker.core.gate import CLAIM_S
+from shunter.picker.core.journal import Journal, Peers
+from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
+from shunter.picker.core.kinds import Named, Profile
+from shunter.picker.core.lobby import MOST_PER_TURN, TURN_S
+from shunter.picker.core.policy import Policy
+from shunter.picker.plugins.detectors import Concurrency, Utilization
+from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, RoundRobin, SloDeadline, StaticLimit
+from shunter.picker.plugins.pickers import MaxScore
+from shunter.snapshot import Health, Objective
+
+NOW_S = 100.0
+DONE = Outcome(complete=True, status=200)
+OBJECTIVES = tuple(
+    Objective(namespace="default", name=name, pool="pool", priority=priority) for name, priority in (("gold", 10), ("free", -1))
+)
+IDLE = {"waiting": 0.0, "running": 0.0, "kv_usage": 0.0}
+BODY = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10})
+
+
+def ask(objective=None, flow=None, **headers):
+    headers = {":path": "/v1/chat/completions"} | headers
+    if objective:
+        headers["x-llm-d-inference-objective"] = objective
+    if flow:
+        headers["x-llm-d-inference-fairness-id"] = flow
+    return Ask(headers, BODY)
+
+
+def make_policy(detector, *, fairness=None, ordering=None, **fields):
+    band = BandSettings(fairness=fairness or GlobalStrict(), ordering=ordering or FirstCome())
+    flow = FlowSettings(**{"default": band, "limits": StaticLimit()} | fields)
+    return Policy(profiles=(Profile("default", MaxScore()),), detector=Named("detector", detector), flow=flow)
+
+
+@pytest.fixture
+def make_judge(make_view):
+    """A judge over endpoints with room for one request of ours each, unless told otherwise."""
+
+    def make(endpoints=1, detector=None, **fields):
+        shown = [make_view(*[IDLE] * endpoints, objectives=OBJECTIVES)]
+        policy = make_policy(detector or Concurrency(max_concurrency=1), **fields)
+        judge = FleetJudge(policy, lambda _: shown[0], random.Random(1))
+        judge.see = lambda *rows, **more: shown.__setitem__(0, make_view(*rows, objectives=OBJECTIVES, **more))
+        return judge
+
+    return make
+
+
+def refusals(judge):
+    return judge.counters.tally().refusals
+
+
+def test_who_finds_room_goes_on_at_once_and_is_told_that_it_did_not_wait(make_judge):
+    judge = make_judge()
+    pick = judge.decide(ask(), NOW_S)
+    assert pick.response_headers == (("x-llm-d-flow-queue-duration-ms", "0"),)
+    assert judge.dispatch(NOW_S) == ()
+
+
+def test_who_finds_none_goes_on_when_somebody_ends(make_judge):
+    judge = make_judge()
+    first = judge.decide(ask(), NOW_S)
+    parked = judge.decide(ask(), NOW_S)
+    assert isinstance(parked, Parked)
+    assert parked.until_s == NOW_S + 60.0
+    assert judge.dispatch(NOW_S + 1) == []
+    judge.release(first.ticket, DONE, NOW_S + 2.5)
+    ((ticket, pick),) = judge.dispatch(NOW_S + 2.5)
+    assert ticket == pick.ticket == parked.ticket
+    assert pick.response_headers == (("x-llm-d-flow-queue-duration-ms", "2500"),)
+    assert judge.ledger.get(ticket).booked_ns == int((NOW_S + 2.5) * 1e9)
+    assert [entry.ticket for entry in judge.decisions.latest()] == [parked.ticket, first.ticket]
+
+
+def test_one_end_lets_one_go_on(make_judge):
+    judge = make_judge(endpoints=2)
+    running = [judge.decide(ask(), NOW_S).ticket for _ in range(2)]
+    waiting = [judge.decide(ask(), NOW_S).ticket for _ in range(5)]
+    for at, ended in enumerate(running):
+        judge.release(ended, DONE, NOW_S + 1)
+        assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == [waiting[at]]
+
+
+def test_objectives_and_fairness_ids_and_slos_are_what_counts(make_judge):
+    judge = make_judge(ordering=SloDeadline(), fairness=RoundRobin())
+    running = judge.decide(ask(), NOW_S).ticket
+    tickets = {
+        judge.decide(ask(objective, flow, **slo), NOW_S + at / 10).ticket: name
+        for at, (name, objective, flow, slo) in enumerate(
+            [
+                ("free", "free", "a", {}),
+                ("a, late", None, "a", {}),
+                ("a, soon", None, "a", {"x-llm-d-slo-ttft-ms": "500"}),
+                ("b", None, "b", {"x-slo-ttft-ms": "what"}),
+                ("gold", "gold", "a", {}),
+            ]
+        )
+    }
+    order = []
+    for _ in tickets:
+        judge.release(running, DONE, NOW_S + 1)
+        ((running, _),) = judge.dispatch(NOW_S + 1)
+        order.append(tickets[running])
+    assert order == ["gold", "a, soon", "b", "a, late", "free"]
+
+
+def test_below_zero_waits_instead_of_being_shed(make_judge):
+    judge = make_judge()
+    judge.decide(ask(), NOW_S)
+    assert isinstance(judge.decide(ask("free"), NOW_S), Parked)
+
+
+def test_who_waits_too_long_is_refused(make_judge):
+    judge = make_judge(request_ttl_s=5.0)
+    judge.decide(ask(), NOW_S)
+    parked = judge.decide(ask(), NOW_S)
+    assert judge.dispatch(NOW_S + 4.9) == []
+    ((ticket, refusal),) = judge.dispatch(parked.until_s)
+    assert (ticket, refusal.status, refusal.reason) == (parked.ticket, 429, DropReason.TTL_EXPIRED)
+    assert refusals(judge) == {"rejected-ttl-expired": 1}
+
+
+def test_a_full_queue_refuses(make_judge):
+    judge = make_judge(max_requests=1)
+    judge.decide(ask(), NOW_S)
+    judge.decide(ask(), NOW_S)
+    refusal = judge.decide(ask(), NOW_S)
+    assert (refusal.status, refusal.reason) == (429, DropReason.SATURATED)
+
+
+def test_who_goes_away_is_forgotten_and_one_that_was_just_dispatched_released(make_judge):
+    judge = make_judge()
+    first = judge.decide(ask(), NOW_S)
+    gone, other = judge.decide(ask(), NOW_S).ticket, judge.decide(ask(), NOW_S).ticket
+    judge.leave(gone, NOW_S + 1)
+    assert refusals(judge) == {"rejected-context-cancelled": 1}
+    judge.release(first.ticket, DONE, NOW_S + 1)
+    ((ticket, _),) = judge.dispatch(NOW_S + 1)
+    assert ticket == other
+    judge.leave(other, NOW_S + 1)
+    assert len(judge.ledger) == 0
+
+
+def test_the_first_requests_wait_for_the_first_endpoint(make_judge):
+    judge = make_judge(endpoints=0, detector=Utilization(), request_ttl_s=5.0, no_endpoint_ttl_s=600.0)
+    parked = judge.decide(ask(), NOW_S)
+    assert parked.until_s == NOW_S + 600.0
+    assert judge.dispatch(NOW_S + 300.0) == []
+    judge.see(IDLE, now_ns=int((NOW_S + 300.0) * 1e9))
+    ((ticket, pick),) = judge.dispatch(NOW_S + 300.0)
+    assert (ticket, pick.endpoints) == (parked.ticket, ("10.0.0.1:8000",))
+
+
+def test_nobody_comes_up(make_judge):
+    judge = make_judge(endpoints=0, no_endpoint_ttl_s=10.0)
+    judge.decide(ask(), NOW_S)
+    ((_, refusal),) = judge.dispatch(NOW_S + 60.0)
+    assert (refusal.status, refusal.reason) == (503, DropReason.NO_ENDPOINTS)
+
+
+def test_a_subset_that_leaves_nobody_is_refused_though_there_is_room(make_judge):
+    judge = make_judge()
+    refusal = judge.decide(msgspec.structs.replace(ask(), subset=()), NOW_S)
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason is DropReason.NO_ENDPOINTS
+
+
+def test_a_scraper_that_dies_stops_nobody(make_judge):
+    judge = make_judge(detector=Utilization())
+    judge.see(IDLE | {"health": Health.FAILED, "waiting": 99.0})
+    assert isinstance(judge.decide(ask(), NOW_S), Pick)
+    assert all(isinstance(judge.decide(ask(), NOW_S), Pick) for _ in range(99))
+    assert isinstance(judge.decide(ask(), NOW_S), Parked), "a hundred in flight are enough for one of whom nothing is known"
+
+
+def test_between_two_scrapes_an_endpoint_gets_no_more_than_its_queue_may_hold(make_judge):
+    judge = make_judge(detector=Utilization(queue_depth_threshold=5))
+    verdicts = [judge.decide(ask(), NOW_S) for _ in range(9)]
+    assert [type(each) for each in verdicts] == [Pick] * 5 + [Parked] * 4
+    judge.see(IDLE | {"running": 5.0}, now_ns=int((NOW_S + 0.05) * 1e9))
+    assert len(judge.dispatch(NOW_S + 0.05)) == 4, "the engine has begun with all of them"
+
+
+def test_a_turn_has_an_end(make_judge):
+    judge = make_judge(endpoints=200)
+    running = [judge.decide(ask(), NOW_S).ticket for _ in range(200)]
+    waiting = [judge.decide(ask(), NOW_S) for _ in range(200)]
+    assert all(isinstance(each, Parked) for each in waiting)
+    for ticket in running:
+        judge.release(ticket, DONE, NOW_S + 1)
+    assert len(judge.dispatch(NOW_S + 1)) == MOST_PER_TURN
+
+
+def test_without_flow_control_nobody_is_ever_parked(make_view):
+    policy = msgspec.structs.replace(make_policy(Concurrency(max_concurrency=1)), flow=None)
+    judge = FleetJudge(policy, lambda _: make_view(IDLE), random.Random(1))
+    picks = [judge.decide(ask(), NOW_S) for _ in range(5)]
+    assert all(isinstance(pick, Pick) and not pick.response_headers for pick in picks)
+    assert judge.dispatch(NOW_S) == ()
+
+
+LAG_S = 0.001  # how long it takes to decide: what others decided meanwhile is not known
+
+
+class SlowLog:
+    """A journal that others can read only when LAG_S is over."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.records = []
+
+    def append(self, record):
+        self.records.append((self.clock.now_s, record))
+
+    def reader(self):
+        at = 0
+
+        def read():
+            nonlocal at
+            first = at
+            while at < len(self.records) and self.records[at][0] + LAG_S <= self.clock.now_s:
+                at += 1
+            records = [record for _, record in self.records[first:at]]
+            return SimpleNamespace(records=records, lost=0) if records else None
+
+        return SimpleNamespace(read=read)
+
+
+class Workers:
+    """Several workers' judges over shared journals in virtual time. Each endpoint has room for one request.
+
+    A worker does one thing after the other, and each takes LAG_S; every TURN_S it looks at what waits there.
+    """
+
+    def __init__(self, make_view, workers, endpoints, **fields):
+        self.now_s = NOW_S
+        logs = [SlowLog(self) for _ in range(workers)]
+        view = make_view(*[IDLE] * endpoints, objectives=OBJECTIVES)
+        policy = make_policy(Concurrency(max_concurrency=1), **fields)
+        self.chance = random.Random(7)
+        self.judges = []
+        for life, log in enumerate(logs, 1):
+            journal = Journal(log, life)
+            journal.begun()
+            peers = Peers([each.reader() for each in logs], life)
+            self.judges.append(FleetJudge(policy, lambda _: view, random.Random(life), life=life, journal=journal, peers=peers))
+        self.free_s = [0.0] * workers  # when each has done what it does
+        self.agenda = []
+        self.in_flight = {}  # ticket → worker
+        self.waiting = {}  # ticket → (priority, since when, how long it will be served)
+        self.most = self.most_waiting = self.picked = self.refused = 0
+        self.inversions = []  # of those who were served before somebody better: how long the better one had waited
+        for worker in range(workers):
+            self.at(NOW_S + worker * TURN_S / workers, worker, self.turn)
+
+    def at(self, time_s, worker, what, *args):
+        heapq.heappush(self.agenda, (time_s, self.chance.random(), worker, what, args))
+
+    def run(self, until_s):
+        while self.agenda[0][0] < until_s:
+            self.now_s, _, worker, what, args = heapq.heappop(self.agenda)
+            if self.now_s < self.free_s[worker]:
+                self.at(self.free_s[worker], worker, what, *args)
+            else:
+                self.free_s[worker] = self.now_s + LAG_S
+                what(self.judges[worker], worker, *args)
+
+    def arrive(self, judge, worker, objective, priority, served_s):
+        verdict = judge.decide(ask(objective), self.now_s)
+        if isinstance(verdict, Parked):
+            self.waiting[verdict.ticket] = priority, self.now_s, served_s
+            self.most_waiting = max(self.most_waiting, len(self.waiting))
+        elif isinstance(verdict, Pick):
+            self.begin(worker, verdict.ticket, served_s)
+        else:
+            assert verdict.reason is DropReason.SATURATED
+            self.refused += 1
+
+    def turn(self, judge, worker):
+        self.at(self.now_s + TURN_S, worker, self.turn)
+        for ticket, verdict in judge.dispatch(self.now_s):
+            assert isinstance(verdict, Pick)
+            priority, _, served_s = self.waiting.pop(ticket)
+            better = [since_s for theirs, since_s, _ in self.waiting.values() if theirs > priority]
+            self.inversions += [self.now_s - min(better)] if better else []
+            self.begin(worker, ticket, served_s)
+
+    def begin(self, worker, ticket, served_s):
+        self.in_flight[ticket] = worker
+        self.most = max(self.most, len(self.in_flight))
+        self.picked += 1
+        self.at(self.now_s + served_s, worker, self.end, ticket)
+
+    def end(self, judge, worker, ticket):
+        del worker, self.in_flight[ticket]
+        judge.release(ticket, DONE, self.now_s)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_together_exceed_no_limit_by_more_than_they_are_nor_invert_priorities_for_longer_than_a_turn(
+    make_view, monkeypatch, workers
+):
+    monkeypatch.setattr(lobby, "MOST_PER_TURN", 1)  # one thing after the other
+    world = Workers(make_view, workers, endpoints=8, max_requests=40)
+    chance, time_s = random.Random(3), NOW_S
+    for _ in range(4000):
+        time_s += chance.expovariate(120.0)
+        objective, priority = chance.choice([("gold", 10), (None, 0), ("free", -1)])
+        world.at(time_s, chance.randrange(workers), world.arrive, objective, priority, chance.expovariate(1 / 0.1))
+    world.run(time_s + 20.0)
+    assert not world.waiting
+    assert world.picked + world.refused == 4000
+    assert world.refused > 0, "the load was above what fits"
+    assert 8 <= world.most <= 8 + workers - 1
+    assert 40 <= world.most_waiting <= 40 + workers - 1
+    if workers > 1:
+        assert world.most > 8, "else the bound was not put to the test"
+        assert world.inversions
+    assert max(world.inversions, default=0.0) <= TURN_S + LAG_S
+
+
+def test_a_worker_that_dies_with_requests_waiting_holds_nobody_up(make_view):
+    world = Workers(make_view, 2, endpoints=1)
+    dead, living = world.judges
+    first = living.decide(ask(), NOW_S)
+    world.now_s = died_s = NOW_S + LAG_S
+    assert isinstance(dead.decide(ask("gold"), died_s), Parked)
+    world.now_s += LAG_S
+    assert isinstance(living.decide(ask(), world.now_s), Parked)
+    living.release(first.ticket, DONE, world.now_s)
+    assert living.dispatch(world.now_s) == [], "the other one's is better"
+    assert len(living.dispatch(died_s + CLAIM_S)) == 1
