@@ -31,6 +31,7 @@ from shunter.picker.shell.memory import Memory, Seat
 from shunter.picker.shell.service import ALONE_S, serve
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
+from shunter.picker.transport.parking import Parking
 from shunter.picker.transport.server import MAX_STREAMS, Server
 from shunter.picker.transport.tls import Tls
 from shunter.snapshot import SnapshotReader
@@ -95,7 +96,7 @@ class Worker:
         self._asked = self.judge if bases is None else ModelNamer(bases, self.judge.counters)
         self._budget = Budget(settings.limits.buffered_bytes)
         self._health = Health()
-        self._server = self._choose_server()
+        self._server = self._choose_server(Parking(self.judge, time.monotonic) if policy.flow else None)
         self._draining = False
         self._watches: list[asyncio.Task[None]] = []
 
@@ -147,7 +148,7 @@ class Worker:
         """Return the last decisions, newest first, as plain data."""
         return [entry.explain() for entry in self.judge.decisions.latest(last)]
 
-    def _choose_server(self) -> Server:
+    def _choose_server(self, parking: Parking | None) -> Server:
         settings = self._settings
         if settings.transport == "native":
             kind = NativeServer
@@ -163,6 +164,7 @@ class Worker:
             max_age_s=settings.max_age_s,
             reuse_port=settings.shared_ports,
             tls=settings.tls,
+            parking=parking,
         )
 
     def _session(self) -> Session:
