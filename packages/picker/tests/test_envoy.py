@@ -6,6 +6,7 @@ One Envoy has a listener for each pair of modes; behind them a picker whose judg
 import asyncio
 import json
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import pytest_asyncio
 from shunter.envoyconf.errors import EnvoyMissingError
 from shunter.envoyconf.shell.envoy import ensure
 from shunter.picker.core.events import BodyMode, BodyReply, HeadersReply, Side
-from shunter.picker.core.judgement import Pick, Refusal
+from shunter.picker.core.judgement import DropReason, Pick, Refusal
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.testing import StubJudge
 from shunter.picker.transport.grpcio import GrpcServer
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
+from shunter.picker.transport.parking import Parking
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -31,6 +33,7 @@ PIECEWISE = ["FULL_DUPLEX_STREAMED", "STREAMED", "NONE"]
 SMALL = b'{"model": "public", "prompt": "hello"}'
 LARGE = json.dumps({"model": "public", "prompt": "x" * 200_000}).encode()
 DEADLINE_S = 30
+IMPATIENT = {"message_timeout": "0.3s", "failure_mode_allow": True}
 TYPE = "type.googleapis.com/envoy."
 DESTINATION = "x-gateway-destination-endpoint"
 
@@ -52,12 +55,12 @@ def cluster(name, protocol, ports, **fields):
     return {"name": name, "connect_timeout": "5s", "typed_extension_protocol_options": options, **fields}
 
 
-def listener(name, request, response, before=(), picker="picker"):
+def listener(name, request, response, before=(), picker="picker", **times):
     ext_proc = typed(
         "envoy.filters.http.ext_proc",
         "extensions.filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service={"envoy_grpc": {"cluster_name": picker}},
-        message_timeout="20s",
+        **{"message_timeout": "20s"} | times,
         processing_mode={
             "request_header_mode": "SEND",
             "response_header_mode": "SEND",
@@ -108,6 +111,11 @@ def bootstrap(picker_port, leaving_port, upstream_ports):
                 *(listener(f"{request}/{response}", request, response) for request in MODES for response in MODES),
                 *(listener(f"deny/{response}", "BUFFERED", response, [deny]) for response in MODES),
                 *(listener(f"leaving/{request}", request, "NONE", picker="leaving") for request in SEES_BODY),
+                *(
+                    listener(f"patient/{request}", request, request, **IMPATIENT, max_message_timeout="30s")
+                    for request in MODES
+                ),
+                *(listener(f"impatient/{request}", request, request, **IMPATIENT) for request in MODES),
             ],
             "clusters": [
                 cluster("picker", {"http2_protocol_options": {}}, [picker_port]),
@@ -185,6 +193,12 @@ class Lab:
 
     def __init__(self):
         self.reset()
+
+    def dispatch(self, now_s):
+        return self.judge.dispatch(now_s)
+
+    def leave(self, ticket, now_s):
+        self.judge.leave(ticket, now_s)
 
     def reset(self):
         self.judge = StubJudge([self.second] if hasattr(self, "second") else [])
@@ -312,8 +326,9 @@ async def running(request, tmp_path_factory):
     upstream_ports = [server.sockets[0].getsockname()[1] for server in upstreams]
     lab.first, lab.second = (f"127.0.0.1:{port}" for port in upstream_ports)
     lab.reset()
+    parking = Parking(lab, time.monotonic)
     server, lab.leaving = (
-        request.param(lambda: lab.make_session(), Health(), lab.limits)  # noqa: PLW0108  looked up for each stream
+        request.param(lambda: lab.make_session(), Health(), lab.limits, parking=parking)  # noqa: PLW0108  for each stream
         for _ in range(2)
     )
     picker_ports = [await picker.start("127.0.0.1", 0) for picker in (server, lab.leaving)]
@@ -497,6 +512,7 @@ class Wrong:
     """A session that answers mode BUFFERED in the form of FULL_DUPLEX_STREAMED."""
 
     ended = idle = False
+    parked = None
 
     def feed(self, event, now_s):
         if type(event).__name__ == "RequestHeaders":
@@ -527,3 +543,62 @@ async def test_trailers_without_a_body_are_no_way_around_the_picker(lab, request
         assert answer.status == 400
     else:
         assert answer.echo["who"] == "second"
+
+
+class TestParked:
+    """Requests that wait for room four times as long as Envoy waits for an answer, in a filter that fails open."""
+
+    WAIT_S = 1.2
+
+    async def wait_for(self, condition):
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():  # noqa: ASYNC110  nobody signals it
+                await asyncio.sleep(0.005)
+
+    async def test_who_waits_is_still_picked(self, lab):
+        lab.judge = StubJudge([lab.second], park_s=20.0, response_headers=(("x-llm-d-flow-queue-duration-ms", "1200"),))
+        asking = {mode: asyncio.create_task(lab.ask(f"patient/{mode}")) for mode in MODES}
+        bodiless = {mode: asyncio.create_task(lab.ask(f"patient/{mode}", None)) for mode in MODES}
+        await self.wait_for(lambda: len(lab.judge.parked) == 2 * len(MODES))
+        await asyncio.sleep(self.WAIT_S)
+        assert not any(task.done() for task in (*asking.values(), *bodiless.values()))
+        lab.judge.open()
+        for mode in MODES:
+            answer = await asking[mode]
+            assert (mode, answer.echo["who"], answer.echo["body"]) == (mode, "second", SMALL.decode())
+            assert answer.headers["x-llm-d-flow-queue-duration-ms"] == "1200"
+            assert (await bodiless[mode]).echo["who"] == "second"
+        assert lab.judge.left == []
+
+    @pytest.mark.parametrize("request_mode", [mode for mode in MODES if mode != "FULL_DUPLEX_STREAMED"])
+    async def test_without_a_longest_time_envoy_goes_on_blindly(self, lab, request_mode):
+        """So the one above can fail."""
+        lab.judge = StubJudge([lab.second], park_s=20.0)
+        assert (await lab.ask(f"impatient/{request_mode}")).status == 200
+        await self.wait_for(lambda: lab.judge.left)
+
+    async def test_full_duplex_waits_without_being_asked_to(self, lab):
+        lab.judge = StubJudge([lab.second], park_s=20.0)
+        asking = [asyncio.create_task(lab.ask("impatient/FULL_DUPLEX_STREAMED", body)) for body in (SMALL, None)]
+        await self.wait_for(lambda: len(lab.judge.parked) == 2)
+        await asyncio.sleep(self.WAIT_S)
+        lab.judge.open()
+        assert [answer.echo["who"] for answer in await asyncio.gather(*asking)] == ["second"] * 2
+
+    async def test_who_waited_in_vain_is_refused_though_the_filter_fails_open(self, lab):
+        refusal = Refusal(429, "ResourceExhausted", "no capacity became free in time", DropReason.TTL_EXPIRED)
+        lab.judge = StubJudge(verdict=refusal, park_s=20.0)
+        asking = [asyncio.create_task(lab.ask(f"patient/{mode}")) for mode in MODES]
+        await self.wait_for(lambda: len(lab.judge.parked) == len(MODES))
+        lab.judge.open()
+        for answer in await asyncio.gather(*asking):
+            assert (answer.status, answer.headers["x-llm-d-request-dropped-reason"]) == (429, "rejected-ttl-expired")
+
+    async def test_a_client_that_goes_away_leaves_the_queue(self, lab):
+        lab.judge = StubJudge([lab.second], park_s=20.0)
+        asking = [asyncio.create_task(lab.ask(f"patient/{mode}")) for mode in MODES]
+        await self.wait_for(lambda: len(lab.judge.parked) == len(MODES))
+        for task in asking:
+            task.cancel()
+        await self.wait_for(lambda: len(lab.judge.left) == len(MODES))
+        await asyncio.gather(*asking, return_exceptions=True)
