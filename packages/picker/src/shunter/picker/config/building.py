@@ -1,6 +1,6 @@
 """The policy that a complete configuration comes down to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import msgspec
@@ -18,11 +18,13 @@ from shunter.picker.core.flow import BandSettings, FairnessPolicy, FlowSettings,
 from shunter.picker.core.formats import Format, order
 from shunter.picker.core.kinds import Picker, Profile, Scorer, Weighted
 from shunter.picker.core.policy import Policy
+from shunter.picker.core.precise import PreciseSettings
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import Kind
 from shunter.picker.plugins.declared import ApproxPrefixCache, Passthrough
 from shunter.picker.plugins.durations import duration_ns
+from shunter.picker.plugins.precise import PrecisePrefixCache
 
 __all__ = ["build"]
 
@@ -37,7 +39,8 @@ def build(config: EndpointPickerConfig, plugins: Declarations, *, flows: bool) -
     scheduling = [plugins[ref.plugin_ref] for profile in config.scheduling_profiles for ref in profile.plugins]
     busy = [each for each in plugins.of(Kind.PRODUCER, Kind.HOOK) if each.works]
     needed = _with_references([*scheduling, *([handler] if handler else []), *admitters, *busy, detector], plugins)
-    prefixes = _prefixes(needed, plugins)
+    precise = _precise(needed, plugins)
+    prefixes = _prefixes(needed, plugins) or ({precise.producer: PrefixSettings()} if precise else {})
     producers = [each for each in needed if each.kind is Kind.PRODUCER and each.works]
     placed = {each.name for each in (*scheduling, *producers, *admitters, detector, *([handler] if handler else []))}
     return Policy(
@@ -46,9 +49,14 @@ def build(config: EndpointPickerConfig, plugins: Declarations, *, flows: bool) -
         detector=detector.named,
         producers=tuple(each.named for each in producers),
         admitters=tuple(each.named for each in admitters),
-        others=tuple(each.named for each in needed if each.name not in placed | prefixes.keys()),
+        others=tuple(
+            each.named
+            for each in needed
+            if each.name not in placed | prefixes.keys() | ({precise.producer} if precise else set())
+        ),
         flow=_flow(flow, plugins) if flows else None,
         prefixes=prefixes,
+        precise=precise,
         formats=order(form for each in parsers for form in cast("tuple[Format, ...]", getattr(each.plugin, "formats", ()))),
         passthrough=any(isinstance(each.plugin, Passthrough) for each in parsers),
         needs=tuple(sorted({need for each in needed for need in each.plugin.needs})),
@@ -98,6 +106,16 @@ def _prefixes(needed: Iterable[Declaration], plugins: Declarations) -> dict[str,
                 "prompts are cut once for all, so give them the same blockSizeTokens"
             )
     return {name: msgspec.structs.replace(each, max_tokens=longest) for name, each in sizes.items()}
+
+
+def _precise(needed: Sequence[Declaration], plugins: Declarations) -> PreciseSettings | None:
+    """Return what the one producer of precise matches comes down to, if somebody reads them."""
+    found = [each for each in needed if isinstance(each.plugin, PrecisePrefixCache)]
+    if not found and any(each.plugin.reads_prefix for each in needed):
+        found = [each for each in plugins if isinstance(each.plugin, PrecisePrefixCache)]
+    if len(found) > 1:
+        raise ConfigError(f"$.plugins: {found[0].name!r} and {found[1].name!r} would both follow the engines; keep one")
+    return cast("PrecisePrefixCache", found[0].plugin).settings(found[0].name) if found else None
 
 
 def _flow(spec: FlowControlSpec, plugins: Declarations) -> FlowSettings:

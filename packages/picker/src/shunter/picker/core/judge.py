@@ -23,12 +23,13 @@ from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticke
 from shunter.picker.core.lobby import Lobby
 from shunter.picker.core.models import Rulebook
 from shunter.picker.core.policy import Policy
+from shunter.picker.core.precise import Precise
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
 from shunter.picker.core.request import Request, read
 from shunter.picker.core.schedule import Scheduler
 from shunter.picker.core.splice import rewrite_model
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters
-from shunter.snapshot import Topology, View
+from shunter.snapshot import Batch, Topology, View
 
 __all__ = ["FleetJudge"]
 
@@ -77,11 +78,12 @@ class FleetJudge:
         counters: Counters | None = None,
         journal: Journal | None = None,
         peers: Peers | None = None,
+        blocks: Callable[[int], Batch | None] | None = None,
     ) -> None:
         """``view`` returns the newest snapshot at a time in ns; ``pool`` as in Roster; ``keep`` decisions are remembered.
 
         One of several workers has a ``life`` that no other ever had, ``counters`` begun with it, a ``journal`` for the others
-        and theirs as ``peers``.
+        and theirs as ``peers``. ``blocks`` returns what is new in the scraper's log of who holds what, at a time in ns.
         """
         self.decisions = DecisionLog(keep)
         self.ledger = Ledger()
@@ -101,12 +103,18 @@ class FleetJudge:
         """What plugins did wrong first, by name."""
         self._prefixes = {name: PrefixIndex(settings) for name, settings in policy.prefixes.items()}
         self._prefix = next(iter(self._prefixes.values()), None)  # the one that hashes, for all of them
+        self.precise: Precise | None = None
+        """What is known of the engines' caches, if the policy asks for it."""
+        if policy.precise is not None and self._prefix is not None:
+            self.precise = Precise(policy.precise, self._prefix)
+        self._blocks = blocks if self.precise is not None else None
         self._lobby: Lobby | None = None
         if policy.flow is not None:
             saturation = partial(self._scheduler.saturation, sent=True)
             self._lobby = Lobby(policy.flow, saturation, life, partial(self._tell, LOBBY))
         self._topology: Topology | None = None
         self._rules = Rulebook()
+        self._now_ns = 0  # when it was looked around last
         self._live: dict[int, int] = {}  # all endpoints there are, ready or not: slot → incarnation
         self._ticket = first_ticket(life)
         self._answer_tokens = ANSWER_TOKENS
@@ -119,7 +127,7 @@ class FleetJudge:
 
     def fleet(self, now_s: float) -> Fleet:
         """Return the pool's ready endpoints as the next request would meet them, with what other workers sent there."""
-        now_ns = int(now_s * 1e9)
+        self._now_ns = now_ns = int(now_s * 1e9)
         view = self._view(now_ns)
         topology = view.topology if view else None
         if topology is not self._topology:
@@ -130,8 +138,12 @@ class FleetJudge:
             for slot, _ in self._roster.gone - gone:  # an engine that starts again has nothing cached
                 for index in self._prefixes.values():
                     index.forget(slot)
+        if self._blocks is not None and self.precise is not None and (batch := self._blocks(now_ns)) is not None:
+            if batch.lost:
+                self.precise.holders.forget_all()
+            self.precise.holders.read(batch.records)
         if self._peers is not None and self._live:  # before the first snapshot nothing is known that could be learnt about
-            news = self._peers.catch_up(self.ledger, fleet, self._remember, self._live)
+            news = self._peers.catch_up(self.ledger, fleet, self._hear_of, self._live)
             for _ in range(news.laps):
                 self.counters.lapped()
             for ticket in news.ended:
@@ -279,6 +291,8 @@ class FleetJudge:
         self._live = {endpoint.slot: endpoint.incarnation for endpoint in topology.endpoints} if topology else {}
         for index in self._prefixes.values():
             index.retain(self._live)
+        if self.precise is not None:
+            self.precise.holders.retain(self._live)
         if self._lobby is not None:
             self._lobby.gate.retain(self._rules.priorities)
 
@@ -292,6 +306,11 @@ class FleetJudge:
             prefix = self._prefix.match(hashes)
             if len(self._prefixes) > 1:
                 facts.update((name, index.match(hashes)) for name, index in self._prefixes.items())
+            if self.precise is not None:
+                # All that names no producer goes by the better knowledge.
+                known = msgspec.structs.replace(request, target_model=target, at_ns=now_ns)
+                facts = dict.fromkeys(self._prefixes, prefix) | facts
+                prefix = facts[self.precise.producer] = self.precise.match(known, prefix)
         return msgspec.structs.replace(
             request,
             target_model=target,
@@ -329,6 +348,8 @@ class FleetJudge:
             self._expect_tokens(request),
         )
         self._enter(request.ticket, booking, fleet)
+        if self.precise is not None:
+            self.precise.booked(request, first)
         self.counters.picked(slot, incarnation, len(prefix.hashes), prefix.blocks.get(slot, 0))
         self._log(request, now_s, decision=decision)
 
@@ -351,6 +372,12 @@ class FleetJudge:
         """Remember that an endpoint was sent a prompt of these blocks."""
         for index in self._prefixes.values():
             index.insert(hashes, slot, incarnation, cache_tokens)
+
+    def _hear_of(self, hashes: Sequence[int], slot: int, incarnation: int, cache_tokens: int | None) -> None:
+        """Remember that another worker sent it there."""
+        self._remember(hashes, slot, incarnation, cache_tokens)
+        if self.precise is not None:
+            self.precise.sent(hashes, slot, incarnation, self._now_ns)
 
     def _tell(self, name: str, data: bytes) -> None:
         """Carry what a plugin says to itself in the other workers."""

@@ -9,6 +9,7 @@ import msgspec
 from shunter.picker.core.flow import FlowSettings
 from shunter.picker.core.formats import FORMATS, Format
 from shunter.picker.core.kinds import Dice, Named, Picker, Profile, Setting
+from shunter.picker.core.precise import PreciseSettings
 from shunter.picker.core.prefix import PrefixSettings
 
 __all__ = ["Crew", "Policy"]
@@ -25,6 +26,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     others: tuple[Named, ...] = ()  # whom only other plugins look for
     flow: FlowSettings | None = None  # None: nobody waits, and of who comes in vain only those below zero are refused
     prefixes: Mapping[str, PrefixSettings] = {}  # what is remembered of prompts, by producer; the first is request.prefix
+    precise: PreciseSettings | None = None  # None: nobody asks the engines what they hold
     formats: tuple[Format, ...] = FORMATS
     passthrough: bool = True
     needs: tuple[str, ...] = ()  # of the response: any of "headers", "body"

@@ -12,6 +12,7 @@ It is a guess: engines evict by their own rules and the scores only lean on it. 
 with a new owner starts cold.
 """
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -102,6 +103,16 @@ class PrefixIndex:
         whole = self._ends[len(hashes) - 1] if hashes else 0
         share = {slot: self._ends[count - 1] / whole for slot, count in blocks.items()}
         return Match(hashes, whole // BYTES_PER_TOKEN, blocks, share)
+
+    def ends(self, hashes: Sequence[int]) -> Sequence[int]:
+        """Return where the blocks of these hashes end, in bytes."""
+        return self._ends[: len(hashes)]
+
+    def express(self, hashes: Sequence[int], share: Mapping[int, float]) -> Match:
+        """Return, in the terms of this index, what somebody else knows of a prompt with these hashes."""
+        ends = self.ends(hashes)
+        blocks = {slot: max(1, bisect_right(ends, part * ends[-1])) for slot, part in share.items()}
+        return Match(hashes, ends[-1] // BYTES_PER_TOKEN, blocks, share)
 
     def insert(self, hashes: Sequence[int], slot: int, incarnation: int, cache_tokens: int | None = None) -> None:
         """Remember that the endpoint was sent these blocks; forget its oldest ones beyond its capacity.

@@ -119,6 +119,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.headers.get("x-session-id") or _text(self.body.session_id)
 
     @property
+    def cache_salt(self) -> str | None:
+        """The member ``cache_salt``: prompts of different salts share nothing that is cached."""
+        return _text(self.body.cache_salt)
+
+    @property
     def user(self) -> str | None:
         """The member ``user``."""
         return _text(self.body.user)

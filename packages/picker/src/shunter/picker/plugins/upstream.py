@@ -33,7 +33,6 @@ TYPES = frozenset(
         "models-data-source",
         "p2p-source-producer",
         "pd-profile-handler",
-        "precise-prefix-cache-producer",
         "precise-prefix-cache-scorer",
         "predicted-latency-producer",
         "prefill-header-handler",

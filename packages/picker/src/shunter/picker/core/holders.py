@@ -1,0 +1,217 @@
+"""Who holds which blocks, as the engines say: what the scraper's log tells, and what was sent a moment ago.
+
+A block is known by the name that stands for the whole prompt up to its end (``snapshot.blocks``), and its holders are bits of
+one int, as in ``core.prefix``; there is one table for each tier of memory. A prompt's score at an endpoint is the sum, over the
+strides it holds from the beginning without a gap, of the weight of the best tier each is in (GIE digest §5.5).
+
+An engine announces a block when it has computed it. Until then whoever was sent a prompt is *expected* to hold it, for some
+seconds: the second of two equal prompts must not go elsewhere only because it came soon.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
+
+import msgspec
+
+from shunter.snapshot import Begun, Cleared, Dropped, Held, decode_statement
+
+__all__ = ["EXPECTED", "MAX_PAIRS", "PAIR_BYTES", "Holders", "HoldersSettings"]
+
+EXPECTED = "expected"
+"""The tier of blocks that were sent and not announced yet; no engine has one of this name."""
+
+FOREVER = 1 << 63
+
+# What a pair of endpoint and block was measured to cost.
+PAIR_BYTES = 190
+
+# 38 MB. Strides are of 64 tokens, so these are 12.8 million.
+MAX_PAIRS = 200_000
+
+# As many adapters are told apart from models; more names than that are a mistake, and bounded.
+MAX_ADAPTERS = 10_000
+
+
+class HoldersSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Names and defaults are those of ``precise-prefix-cache-producer``."""
+
+    weights: tuple[tuple[str, float], ...] = (("gpu", 1.0), ("cpu", 0.8))  # of tiers; one not listed has the least of them
+    max_pairs: int = MAX_PAIRS
+    expect_ns: int = 2_000_000_000  # how long; 0: nothing is expected
+
+
+class Holders:
+    """The memory of who holds what."""
+
+    def __init__(self, settings: HoldersSettings) -> None:
+        """Know nothing yet."""
+        self._settings = settings
+        self._weights = dict(settings.weights)
+        self._best = max(self._weights.values(), default=1.0)
+        self._least = min(self._weights.values(), default=1.0)
+        self._owners: dict[str, dict[int, int]] = {}  # tier → name → bits of the slots
+        # slot → tier → name → until when, in ns; first the one entered longest ago
+        self._held: dict[int, dict[str, dict[int, int]]] = {}
+        self._due: deque[tuple[int, int]] = deque()  # when the expected ones of a slot are over, in order
+        self._incarnations: dict[int, int] = {}
+        self.block_sizes: dict[int, int] = {}
+        """Of every endpoint that announces blocks, in tokens."""
+        self.sizes: frozenset[int] = frozenset()
+        """Which of these there are."""
+        self.adapters: set[str] = set()
+        """All that anything was announced of."""
+        self.pairs = 0
+
+    def read(self, records: Iterable[bytes]) -> None:
+        """Take what the log says."""
+        for record in records:
+            match decode_statement(record):
+                case Held() as held:
+                    if self._meets(held.slot, held.incarnation):
+                        self.block_sizes[held.slot] = held.block_size
+                        if held.adapter is not None and len(self.adapters) < MAX_ADAPTERS:
+                            self.adapters.add(held.adapter)
+                        self._hold(held.slot, held.tier, held.names, FOREVER)
+                case Dropped() as dropped:
+                    if self._incarnations.get(dropped.slot) == dropped.incarnation:
+                        self._drop(dropped.slot, dropped.tier, dropped.names)
+                case Cleared() as cleared:
+                    if self._incarnations.get(cleared.slot) == cleared.incarnation:
+                        self._empty(cleared.slot)
+                case Begun():
+                    self.forget_all()
+                case None:
+                    pass
+        self.sizes = frozenset(self.block_sizes.values())
+
+    def expect(self, slot: int, incarnation: int, names: Sequence[int], now_ns: int) -> None:
+        """Whoever was sent these blocks will hold them soon."""
+        if self._settings.expect_ns and self._meets(slot, incarnation):
+            until_ns = now_ns + self._settings.expect_ns
+            self._hold(slot, EXPECTED, names, until_ns)
+            self._due.append((until_ns, slot))
+
+    def match(self, names: Sequence[int], now_ns: int) -> dict[int, float]:
+        """Return slot → weighted number of strides held from the beginning; a slot that holds none is not listed."""
+        self._expire(now_ns)
+        tiers = [(self._weight(tier), owners) for tier, owners in self._owners.items() if owners]
+        found: dict[int, float] = {}
+        alive, best = -1, self._best
+        short: dict[int, float] = {}  # what the slots have lost to slower tiers
+        for depth, name in enumerate(names):
+            here = fast = 0
+            for weight, owners in tiers:
+                bits = owners.get(name, 0)
+                here |= bits
+                if weight == best:
+                    fast |= bits
+            still = alive & here
+            if still != alive:
+                if depth:
+                    _assign(found, alive & ~still, depth)
+                alive = still
+                if not alive:
+                    break
+            slow = alive & ~fast
+            while slow:
+                lowest = slow & -slow
+                slow ^= lowest
+                weight = max(weight for weight, owners in tiers if owners.get(name, 0) & lowest)
+                slot = lowest.bit_length() - 1
+                short[slot] = short.get(slot, 0.0) + best - weight
+        if names:
+            _assign(found, alive, len(names))
+        if best != 1.0 or short:
+            return {slot: count * best - short.get(slot, 0.0) for slot, count in found.items()}
+        return found
+
+    def retain(self, live: Mapping[int, int]) -> None:
+        """Forget every slot that is not in ``live`` (slot → incarnation) with the same incarnation."""
+        for slot in [slot for slot, incarnation in self._incarnations.items() if live.get(slot) != incarnation]:
+            self.forget(slot)
+
+    def forget(self, slot: int) -> None:
+        """Forget all about one slot."""
+        self._empty(slot)
+        self._incarnations.pop(slot, None)
+        self.block_sizes.pop(slot, None)
+
+    def forget_all(self) -> None:
+        """Forget everything, as after something of the log was missed."""
+        self._owners.clear()
+        self._held.clear()
+        self._due.clear()
+        self._incarnations.clear()
+        self.block_sizes.clear()
+        self.pairs = 0
+
+    def _meets(self, slot: int, incarnation: int) -> bool:
+        """Is this the slot's newest owner so far? What was said of a former one is void then."""
+        known = self._incarnations.get(slot, -1)
+        if known < incarnation:
+            self.forget(slot)
+            self._incarnations[slot] = incarnation
+        return known <= incarnation
+
+    def _weight(self, tier: str) -> float:
+        return self._best if tier == EXPECTED else self._weights.get(tier, self._least)
+
+    def _hold(self, slot: int, tier: str, names: Iterable[int], until_ns: int) -> None:
+        held = self._held.setdefault(slot, {}).setdefault(tier, {})
+        owners = self._owners.setdefault(tier, {})
+        bit, before = 1 << slot, len(held)
+        for name in names:
+            held.pop(name, None)  # so that it is entered last
+            held[name] = until_ns
+            owners[name] = owners.get(name, 0) | bit
+        self.pairs += len(held) - before
+        while self.pairs > self._settings.max_pairs:
+            self._forget_oldest()
+
+    def _drop(self, slot: int, tier: str, names: Iterable[int]) -> None:
+        held = self._held.get(slot, {}).get(tier)
+        if held:
+            owners = self._owners[tier]
+            for name in names:
+                if held.pop(name, None) is not None:
+                    self.pairs -= 1
+                    _disown(owners, name, slot)
+
+    def _empty(self, slot: int) -> None:
+        for tier, held in self._held.pop(slot, {}).items():
+            self.pairs -= len(held)
+            owners = self._owners[tier]
+            for name in held:
+                _disown(owners, name, slot)
+
+    def _expire(self, now_ns: int) -> None:
+        while self._due and self._due[0][0] <= now_ns:
+            _, slot = self._due.popleft()
+            held = self._held.get(slot, {}).get(EXPECTED, {})
+            over = takewhile(lambda each: each[1] <= now_ns, held.items())
+            self._drop(slot, EXPECTED, [name for name, _ in over])
+
+    def _forget_oldest(self) -> None:
+        """Memory is full: an eighth of the largest cache goes, at once, because to find it means to look at all."""
+        slot, tier = max(
+            ((slot, tier) for slot, tiers in self._held.items() for tier in tiers),
+            key=lambda each: len(self._held[each[0]][each[1]]),
+        )
+        held = self._held[slot][tier]
+        self._drop(slot, tier, [name for name, _ in zip(held, range(1 + len(held) // 8), strict=False)])
+
+
+def _disown(owners: dict[int, int], name: int, slot: int) -> None:
+    left = owners[name] & ~(1 << slot)
+    if left:
+        owners[name] = left
+    else:
+        del owners[name]
+
+
+def _assign(found: dict[int, float], bits: int, depth: int) -> None:
+    while bits > 0:
+        lowest = bits & -bits
+        found[lowest.bit_length() - 1] = depth
+        bits ^= lowest

@@ -1,0 +1,110 @@
+"""Which endpoint really has the beginning of a prompt cached: what the engines announce, asked in tokens.
+
+``core.prefix`` guesses from what was sent; here the engines say what they hold (``core.holders``). They say it in tokens, so a
+prompt must be known in tokens first (``core.spellings``). What is not known is asked for, once, of the endpoint that gets the
+request: the choice does not wait, it goes by the guess until the answer is there. So the first request with a new system prompt
+is placed by a guess, and those that follow by knowledge, whoever cached it: also what came by another picker or a restart.
+
+For an endpoint that announces nothing the guess holds as before. A prompt with images or sound is left to the guess, too.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from shunter.picker.core.holders import Holders, HoldersSettings
+from shunter.picker.core.prefix import Match, PrefixIndex
+from shunter.picker.core.request import Request
+from shunter.picker.core.spellings import Manner, Spellings, digest
+from shunter.snapshot import Endpoint, names_of
+
+__all__ = ["Precise", "PreciseSettings", "Want"]
+
+
+class PreciseSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``precise-prefix-cache-producer`` comes down to."""
+
+    producer: str  # its name in the configuration
+    holders: HoldersSettings = HoldersSettings()
+    max_tokens: int = 131_072  # of a prompt; what is behind is not looked at
+
+
+class Want(msgspec.Struct, frozen=True, eq=False):
+    """A prompt that somebody should ask an engine to tokenise."""
+
+    key: int
+    hashes: Sequence[int]
+    request: Request
+    slot: int  # of the endpoint that it was sent to
+    incarnation: int
+    authority: str
+
+
+class Precise:
+    """What one judge knows of holders and spellings."""
+
+    def __init__(self, settings: PreciseSettings, index: PrefixIndex) -> None:
+        """``index`` hashes the prompts, and guesses."""
+        self.holders = Holders(settings.holders)
+        self.spellings = Spellings()
+        self.producer = settings.producer
+        self.ask: Callable[[Want], None] | None = None
+        """What to do with a prompt whose tokens are not known; it must not raise. Its answer comes by ``learn``."""
+        self._settings = settings
+        self._index = index
+
+    def match(self, request: Request, guess: Match) -> Match:
+        """Return who holds how much of the prompt; ``guess``, which has its hashes, as long as its tokens are not known."""
+        hashes = guess.hashes
+        if not hashes or request.media or not self.holders.sizes:
+            return guess
+        known = self.spellings.find(self._key(request.prompt, hashes), hashes, len(request.prompt))
+        if known is None:
+            return guess
+        announcing = self.holders.block_sizes
+        share = {slot: part for slot, part in guess.share.items() if slot not in announcing}
+        adapted = request.target_model in self.holders.adapters
+        for size in self.holders.sizes:
+            spelling = known.get((size, adapted))
+            if spelling is None:
+                return guess
+            if spelling.strides:
+                held = self.holders.match(spelling.names, request.at_ns)
+                share |= {slot: min(1.0, count / spelling.strides) for slot, count in held.items()}
+        return self._index.express(hashes, share)
+
+    def booked(self, request: Request, endpoint: Endpoint) -> None:
+        """Expect the endpoint to hold the prompt soon; have it asked for, if its tokens are of any use and not known."""
+        hashes = request.prefix.hashes
+        if not hashes or request.media or not self.holders.sizes:
+            return
+        key = self._key(request.prompt, hashes)
+        if self.spellings.knows(key):
+            self._expect(key, hashes, endpoint.slot, endpoint.incarnation, request.at_ns)
+        elif self.ask is not None:
+            self.ask(Want(key, hashes, request, endpoint.slot, endpoint.incarnation, endpoint.authority))
+
+    def sent(self, hashes: Sequence[int], slot: int, incarnation: int, now_ns: int) -> None:
+        """Expect an endpoint to hold soon what another worker sent there: of its prompt the hashes are known, not the end."""
+        self._expect(0, hashes, slot, incarnation, now_ns)
+
+    def learn(self, want: Want, tokens: Sequence[int]) -> None:
+        """Take the tokens of a prompt that was asked for. Raises OverflowError if they are none."""
+        tokens = tokens[: self._settings.max_tokens]
+        request, names = want.request, dict[Manner, Sequence[int]]()
+        for size in self.holders.sizes:
+            # Whether the model is an adapter is known for sure when the first of its blocks is announced: later than now.
+            for adapter in (None, request.target_model):
+                names[size, adapter is not None] = names_of(tokens, size, adapter=adapter, salt=request.cache_salt)
+        self.spellings.learn(want.key, want.hashes, self._index.ends(want.hashes), len(request.prompt), names)
+        self._expect(want.key, want.hashes, want.slot, want.incarnation, request.at_ns)
+
+    def _expect(self, key: int, hashes: Sequence[int], slot: int, incarnation: int, now_ns: int) -> None:
+        size = self.holders.block_sizes.get(slot)
+        known = self.spellings.find(key, hashes, 0) if size is not None else None
+        for manner, spelling in (known or {}).items():  # nobody asks for the names in the manner that does not apply
+            if manner[0] == size:
+                self.holders.expect(slot, incarnation, spelling.names, now_ns)
+
+    def _key(self, prompt: memoryview, hashes: Sequence[int]) -> int:
+        return digest(prompt[self._index.ends(hashes)[-1] :], hashes)
