@@ -1,6 +1,7 @@
 """The plugins that come with the picker; importing this package enters them into the catalogue."""
 
 from shunter.picker.plugins import (
+    datalayer,
     declared,
     detectors,
     filters,
@@ -23,6 +24,7 @@ __all__ = [
     "Reference",
     "Registration",
     "Stability",
+    "datalayer",
     "declared",
     "detectors",
     "filters",

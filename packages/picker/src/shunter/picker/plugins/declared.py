@@ -3,7 +3,7 @@
 They hold parameters and have no method of their own.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -14,9 +14,7 @@ from shunter.picker.plugins.catalogue import Kind, Plugin, register
 __all__ = [
     "AnthropicParser",
     "ApproxPrefixCache",
-    "CoreMetrics",
     "InflightLoad",
-    "MetricsSource",
     "OpenAiParser",
     "Passthrough",
     "SglangHttpParser",
@@ -103,18 +101,3 @@ class Passthrough(Plugin, frozen=True):
     """Passes every other body on unread; without it such requests are refused."""
 
     formats: ClassVar[tuple[Format, ...]] = ()
-
-
-@register("metrics-data-source", Kind.SOURCE)
-class MetricsSource(Plugin, frozen=True):
-    """Engine metrics over HTTP: read by the scraper, which is told scheme, path and port with the endpoints."""
-
-    scheme: Literal["http"] = "http"
-    path: Literal["/metrics"] = "/metrics"
-
-
-@register("core-metrics-extractor", Kind.EXTRACTOR)
-class CoreMetrics(Plugin, frozen=True):
-    """Load from engine metrics: done by the scraper, which is told each endpoint's engine; vLLM unless it is."""
-
-    default_engine: Literal["vllm"] = "vllm"

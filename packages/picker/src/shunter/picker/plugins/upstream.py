@@ -18,7 +18,6 @@ TYPES = frozenset(
         "disaggregatedset-rollout-screener",
         "endpoint-attribute-filter",
         "endpoint-attribute-scorer",
-        "endpoint-notification-source",
         "eviction-priority-then-time-ordering",
         "eviction-sheddable-filter",
         "file-discovery",

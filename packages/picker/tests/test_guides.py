@@ -1,0 +1,217 @@
+"""Configurations that GIE and llm-d publish load unchanged and mean the same; what each means is written down here."""
+
+from pathlib import Path
+
+import pytest
+
+from shunter.picker import config
+from shunter.picker.core.formats import OPENAI, order
+from shunter.picker.core.prefix import PrefixSettings
+from shunter.picker.plugins.detectors import Concurrency, Utilization
+
+CONFIGS = Path(__file__).parent / "configs"
+
+# Files whose plugins are not all there.
+WAITING = frozenset(
+    {
+        "burst", "coordinator", "probabilistic-admitter", "context-length", "data-parallel", "epd", "epd-2025", "lmetric", "multimodal", "optimized-baseline", "p2p",
+        "pd", "pd-2025", "pd-decider", "pd-precise", "precise-prefix", "precise-prefix-2025", "predicted-latency",
+        "predicted-latency-pd", "predicted-latency-slo", "wide-ep",
+    }
+)  # fmt: skip
+
+LOAD = ("queue-scorer 2", "kv-cache-utilization-scorer 2")
+DEFAULT = {"default": (*LOAD, "prefix-cache-scorer 3", "max-score-picker")}
+AFFINE = ("prefix-cache-affinity-filter", "token-load-scorer 1", "max-score-picker")
+IDLEST = ("decode-filter", "active-request-scorer 1", "max-score-picker")
+
+# The profiles that each file comes down to: filters, scorers with their weights, the picker.
+MEANINGS = {
+    "gie-1.0": {
+        "default": ("queue-scorer 1", "kv-cache-utilization-scorer 1", "prefix-cache-scorer 1", "max-score-picker"),
+    },
+    "gie-1.2": DEFAULT,
+    "gie-1.5": DEFAULT,
+    "router-default": DEFAULT,
+    "payload-agnostic": {"default": ("active-request-scorer 1", "session-affinity-scorer 1", "max-score-picker")},
+    "optimized-baseline-2025": {"default": (*DEFAULT["default"][:3], "no-hit-lru-scorer 2", "max-score-picker")},
+    "optimized-baseline": {"default": AFFINE},
+    "no-prefix": {"default": (*LOAD, "running-requests-size-scorer 1", "max-score-picker")},
+    "lora": {"default": (*DEFAULT["default"][:3], "lora-affinity-scorer 2", "max-score-picker")},
+    "tiered-prefix-2025": {
+        "default": (*LOAD, "gpu-prefix-cache-scorer 1", "cpu-prefix-cache-scorer 1", "max-score-picker"),
+    },
+    "tiered-prefix-gie": {
+        "default": (*LOAD, "gpu-prefix-cache-scorer 1", "cpu-prefix-cache-scorer 1", "max-score-picker"),
+    },
+    "tiered-prefix": {
+        "default": (
+            "queue-scorer 1", "kv-cache-utilization-scorer 1", "gpu-prefix-cache-scorer 1", "cpu-prefix-cache-scorer 1",
+            "no-hit-lru-scorer 1", "max-score-picker",
+        ),
+    },
+    "precise-prefix-2025": {
+        "default": (
+            "decode-filter", "kv-cache-utilization-scorer 2", "queue-scorer 2", "precise-prefix-cache-scorer 3",
+            "no-hit-lru-scorer 2", "max-score-picker",
+        ),
+    },
+    "precise-prefix": {
+        "default": (
+            "decode-filter", "prefix-cache-scorer 2", "kv-cache-utilization-scorer 1", "queue-scorer 1", "max-score-picker",
+        ),
+    },
+    "lmetric": {"default": ("lmetric-scorer 1", "max-score-picker")},
+    "p2p": {
+        "default": (
+            "prefix-cache-scorer 3", "queue-scorer 2", "kv-cache-utilization-scorer 2", "no-hit-lru-scorer 2",
+            "max-score-picker",
+        ),
+    },
+    "pd-2025": {
+        "prefill": ("prefill-filter", "prefix-cache-scorer 3", *LOAD, "max-score-picker"),
+        "decode": ("decode-filter", "active-request-scorer 2", "prefix-cache-scorer 2", "max-score-picker"),
+    },
+    "pd": {"prefill": ("prefill-filter", *AFFINE), "decode": IDLEST},
+    "pd-decider": {
+        "prefill": ("prefill-filter", "prefix-cache-scorer 2", "queue-scorer 1", "max-score-picker"),
+        "decode": ("decode-filter", "prefix-cache-scorer 2", "queue-scorer 1", "max-score-picker"),
+    },
+    "pd-precise": {"prefill": ("prefill-filter", *AFFINE), "decode": IDLEST},
+    "epd": {
+        "encode": ("encode-filter", "mm-embeddings-cache-scorer 4", "queue-scorer 2", "max-score-picker"),
+        "prefill": ("prefill-filter", *AFFINE),
+        "decode": IDLEST,
+    },
+    "epd-2025": {
+        stage: (f"{stage}-filter", "prefix-cache-scorer 2", "max-score-picker") for stage in ("encode", "prefill", "decode")
+    },
+    "coordinator": {
+        "encode": ("encode-filter", "active-request-scorer 1", "max-score-picker"),
+        "prefill": ("prefill-filter", *AFFINE),
+        "decode": IDLEST,
+    },
+    "wide-ep": {
+        "prefill": ("prefill-filter", "prefix-cache-scorer 3", "queue-scorer 2", "active-request-scorer 2", "max-score-picker"),
+        "decode": IDLEST,
+    },
+    "data-parallel": {"default": ("decode-filter", "prefix-cache-scorer 2", "max-score-picker")},
+    "predicted-latency": {"default": ("loose-affinity-filter", "latency-scorer 1", "weighted-random-picker")},
+    "predicted-latency-slo": {
+        "default": (
+            "strict-affinity-filter", "slo-headroom-tier-filter", "loose-affinity-filter", "latency-scorer 1",
+            "weighted-random-picker",
+        ),
+    },
+    "predicted-latency-pd": {
+        "prefill": ("prefill-filter", "loose-affinity-filter", "ttft-scorer 1", "weighted-random-picker"),
+        "decode": ("decode-filter", "tpot-scorer 1", "weighted-random-picker"),
+    },
+    "flow-control": DEFAULT,
+    "flow-control-eviction": DEFAULT,
+    "flow-control-holdback": DEFAULT,
+    "program-aware": DEFAULT,
+    "context-length": {
+        "prefill": (
+            "prefill-filter", "context-length-aware", "context-length-aware 1", "prefix-cache-scorer 3", "queue-scorer 2",
+            "active-request-scorer 2", "max-score-picker",
+        ),
+        "decode": IDLEST,
+    },
+    "session-affinity": {
+        "default": ("session-affinity-filter", "session-affinity-scorer 100", "queue-scorer 1", "max-score-picker"),
+    },
+    "multimodal": {
+        "default": (
+            "decode-filter", "mm-embeddings-cache-scorer 10", "kv-cache-utilization-scorer 2", "queue-scorer 2",
+            "max-score-picker",
+        ),
+    },
+    "burst": {"default": ("decode-filter", "prefix-cache-scorer 2", "load-aware-scorer 1", "max-score-picker")},
+    "probabilistic-admitter": DEFAULT,
+}  # fmt: skip
+
+# Who chooses among several profiles; in all other files there is only one.
+HANDLERS = {
+    "pd-2025": "disagg-profile-handler",
+    "pd": "disagg-profile-handler",
+    "pd-decider": "disagg-profile-handler",
+    "pd-precise": "disagg-profile-handler",
+    "epd": "disagg-profile-handler",
+    "epd-2025": "pd-profile-handler",
+    "coordinator": "header-profile-handler",
+    "wide-ep": "disagg-profile-handler",
+    "data-parallel": "data-parallel-profile-handler",
+    "predicted-latency-pd": "disagg-profile-handler",
+    "context-length": "disagg-profile-handler",
+}
+
+guides = pytest.mark.parametrize("name", sorted(set(MEANINGS) - WAITING))
+
+
+def load(name):
+    return config.load((CONFIGS / f"{name}.yaml").read_text())
+
+
+def steps(profile):
+    return (
+        *(each.name for each in profile.filters),
+        *(f"{each.name} {each.weight:g}" for each in profile.scorers),
+        profile.picker_name,
+    )
+
+
+def test_every_file_has_a_meaning():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(MEANINGS)
+    assert set(MEANINGS) >= WAITING
+
+
+@guides
+def test_a_guides_configuration_loads_unchanged_and_means_the_same(name):
+    policy = load(name).policy
+    assert {profile.name: steps(profile) for profile in policy.profiles} == MEANINGS[name]
+    assert (policy.handler.name if policy.handler else None) == HANDLERS.get(name)
+
+
+@guides
+def test_its_effective_form_is_the_same(name):
+    plan = load(name)
+    again = config.load(config.effective(plan))
+    assert (again.config, again.policy, again.notes) == (plan.config, plan.policy, ())
+
+
+def test_what_former_releases_of_gie_wrote_in_other_places_is_kept():
+    assert load("gie-1.0").policy.profile.picker.max_num_of_endpoints == 1
+    assert [*load("gie-1.0").policy.prefixes.values()] == [PrefixSettings(max_tokens=256 * 64)]
+    thresholds = Utilization(queue_depth_threshold=8, kv_cache_util_threshold=0.75, metrics_staleness_threshold="300ms")
+    assert load("gie-1.2").policy.detector.plugin == thresholds
+    assert load("gie-1.5").policy.formats == order(OPENAI)
+
+
+def test_a_body_that_nobody_reads_has_no_formats():
+    policy = load("payload-agnostic").policy
+    assert (policy.formats, policy.passthrough, dict(policy.prefixes)) == ((), True, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "memories"),
+    [
+        ("tiered-prefix-2025", {"approx-prefix-cache-producer": 31_250, "cpuPrefixProducer": 41_000}),
+        ("tiered-prefix", {"gpu-prefix-cache-producer": 31_250, "cpu-prefix-cache-producer": 82_000}),
+        ("tiered-prefix-gie", {"approx-prefix-cache-producer": 31_250, "cpu-prefix-cache-scorer-memory": 41_000}),
+        ("no-prefix", {}),
+    ],
+)
+def test_each_tier_has_a_memory_of_its_own(name, memories):
+    assert {name: each.capacity_blocks for name, each in load(name).policy.prefixes.items()} == memories
+
+
+def test_flow_control_has_its_bands():
+    policy = load("flow-control").policy
+    flow = policy.flow
+    assert (flow.max_bytes, flow.max_requests, flow.request_ttl_s, flow.eviction) == (10 << 30, 1000, 60.0, False)
+    assert {priority: band.max_requests for priority, band in flow.bands.items()} == {100: 500, 0: 200, -10: 50}
+    assert policy.detector.plugin == Concurrency(max_concurrency=132)
+    assert load("flow-control-eviction").policy.flow.eviction
+    assert load("flow-control-holdback").policy.flow.limits.min_ceiling == 0.5
+    assert type(load("program-aware").policy.flow.default.fairness).__name__ == "ProgramAware"
