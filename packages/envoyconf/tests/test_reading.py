@@ -15,6 +15,7 @@ from shunter.envoyconf.core.reading import MAX_INTENT_CHARACTERS
 POOL = "{name: a, endpoints: ['10.0.0.1:80'], picker: {addresses: ['10.0.0.2:80']}}"
 POOLS = f"pools: [{POOL}]\n"
 COLLECTED = POOLS.replace("}}", ", collector: '[::1]:24224'}}")
+ROUTER = "bodyRouter: {addresses: ['10.0.0.3:80']}\n"
 OTHER = POOL.replace("name: a", "name: b")
 
 
@@ -63,6 +64,12 @@ OTHER = POOL.replace("name: a", "name: b")
         (POOLS + "routes: [{pool: c}]", "$.routes[0].pool 'c' is not a pool; pools: a"),
         (POOLS + "routes: [{pool: a, prefix: v1}]", "$.routes[0].prefix 'v1' must be / or begin with /"),
         (POOLS + "routes: [{pool: a}, {pool: a, prefix: /v1}]", "$.routes[1] (/v1) is never reached: routes[0] (/)"),
+        (POOLS + "routes: [{pool: a, models: [m]}]", "$.routes[0] goes by the model, which only a bodyRouter can tell; add"),
+        (
+            POOLS + f"{ROUTER}routes: [{{pool: a, models: [m, n]}}, {{pool: a, prefix: /v1, models: [n]}}]",
+            "$.routes[1] (/v1) is never reached: routes[0] (/)",
+        ),
+        (POOLS + "bodyRouter: {addresses: [x]}", "$.bodyRouter.addresses[0] 'x' must be host:port"),
         (POOLS + "listeners: [{}, {}]", "$.listeners[1].name 'http' is the name of listeners[0] already"),
         (POOLS + "listeners: [{}, {name: b}]", "$.listeners[1] would listen on port 8080 of 127.0.0.1, as listeners[0] does"),
         (POOLS + "admin: {port: 8080}", "$.admin would listen on port 8080 of 127.0.0.1, as listeners[0] does already"),
@@ -193,3 +200,8 @@ def test_an_authority_is_split_or_refused(text):
         return
     assert text == (f"[{host}]:{port}" if ":" in host else f"{host}:{text.rpartition(':')[2]}")
     assert 1 <= port <= 65535
+
+
+def test_routes_by_model_need_not_stand_in_an_order():
+    text = POOLS + ROUTER + "routes: [{pool: a, models: [m]}, {pool: a, baseModels: [m]}, {pool: a, models: [n]}, {pool: a}]"
+    assert [route.models for route in load_intent(text).routes] == [("m",), (), ("n",), ()]

@@ -3,6 +3,7 @@
 from shunter.envoyconf.core.bootstrap import bootstrap
 from shunter.envoyconf.core.intent import (
     Admin,
+    BodyRouter,
     FailureMode,
     Intent,
     Limits,
@@ -20,6 +21,7 @@ from shunter.envoyconf.errors import EnvoyconfError, EnvoyMissingError, EnvoyRef
 
 __all__ = [
     "Admin",
+    "BodyRouter",
     "EnvoyMissingError",
     "EnvoyRefusedError",
     "EnvoyconfError",

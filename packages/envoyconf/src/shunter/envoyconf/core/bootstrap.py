@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 
-from shunter.envoyconf.core.cluster import collector_cluster, picker_cluster, pool_cluster
+from shunter.envoyconf.core.cluster import body_router_cluster, collector_cluster, picker_cluster, pool_cluster
 from shunter.envoyconf.core.intent import Admin, Intent
 from shunter.envoyconf.core.listener import http_listener
 from shunter.envoyconf.core.protojson import Resource, socket_address
@@ -17,6 +17,7 @@ def bootstrap(intent: Intent) -> Resource:
     """Return the bootstrap in protobuf's JSON form; equal intents give equal bootstraps, down to the order of keys."""
     clusters = [pool_cluster(pool, intent.profile, intent.limits) for pool in intent.pools]
     clusters += [picker_cluster(pool, intent.profile, intent.limits) for pool in intent.pools]
+    clusters += [body_router_cluster(intent.body_router, intent.limits)] if intent.body_router else []
     clusters += [collector_cluster(pool, intent.limits) for pool in intent.pools if pool.picker.collector]
     resource: Resource = {"admin": admin_interface(intent.admin)} if intent.admin else {}
     listeners = [http_listener(listener, intent) for listener in intent.listeners]

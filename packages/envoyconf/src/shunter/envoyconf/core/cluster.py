@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from shunter.envoyconf.core.authority import is_ip, split_authority
-from shunter.envoyconf.core.intent import Limits, Pool, Profile
+from shunter.envoyconf.core.intent import BodyRouter, Limits, Pool, Profile
 from shunter.envoyconf.core.names import (
+    BODY_ROUTER,
     DESTINATION,
     NAMESPACE,
     SERVED,
@@ -16,7 +17,7 @@ from shunter.envoyconf.core.names import (
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 from shunter.envoyconf.core.tls import picker_transport_socket
 
-__all__ = ["collector_cluster", "picker_cluster", "pool_cluster"]
+__all__ = ["body_router_cluster", "collector_cluster", "picker_cluster", "pool_cluster"]
 
 # Each live request holds a stream to its picker and one to its endpoint, so Envoy's default of 1024 would be a cap on the
 # gateway; an overflowing picker cluster answers 500. Load is limited where it is understood, in the picker. Retries are
@@ -80,6 +81,15 @@ def picker_cluster(pool: Pool, profile: Profile, limits: Limits) -> Resource:
     if profile is Profile.FULL:
         cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
         cluster["health_checks"] = [HEALTH_CHECK]
+    return cluster
+
+
+def body_router_cluster(router: BodyRouter, limits: Limits) -> Resource:
+    """Return the cluster of the body router's workers."""
+    cluster = _endpoints(BODY_ROUTER, router.addresses, limits)
+    cluster["typed_extension_protocol_options"] = _http_protocol(explicit_http_config={"http2_protocol_options": {}})
+    if router.tls is not None:
+        cluster["transport_socket"] = picker_transport_socket(router.tls)
     return cluster
 
 

@@ -23,6 +23,7 @@ from shunter.envoyconf.errors import IntentError
 
 __all__ = [
     "Admin",
+    "BodyRouter",
     "FailureMode",
     "Intent",
     "Limits",
@@ -161,6 +162,22 @@ class Picker(Part, frozen=True):
                 raise IntentError(f"collector {error}") from None
 
 
+class BodyRouter(Part, frozen=True):
+    """Who reads the model out of each request's body, so that routes can go by it (`shunter picker run --role body-router`)."""
+
+    addresses: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="host:port of every worker of the body router, such as 127.0.0.1:9004."),
+    ]
+    tls: Annotated[
+        PickerTls | None,
+        Meta(description="TLS to its workers; without it Envoy speaks to them in the clear. {} trusts anybody."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_authorities("addresses", self.addresses)
+
+
 class Pool(Part, frozen=True):
     """Model servers that can take each other's requests, and the picker that knows which one should."""
 
@@ -174,6 +191,13 @@ class Pool(Part, frozen=True):
         ),
     ]
     picker: Annotated[Picker, Meta(description="The endpoint picker that chooses among the endpoints.")]
+    inference_pool: Annotated[
+        Text | None,
+        Meta(
+            description="Which InferencePool a picker that serves several is to choose from: its name, or namespace/name. "
+            "Without it the picker is not told, and chooses among all it serves.",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         check_authorities("endpoints", self.endpoints)
@@ -188,13 +212,26 @@ class Route(Part, frozen=True):
         Meta(description="Whole segments of the path: /v1 matches /v1 and /v1/models but not /v1x; / matches everything."),
     ] = "/"
 
+    models: Annotated[
+        tuple[Text, ...],
+        Meta(description="Names of the models whose requests go here; needs bodyRouter. All models if there are no names."),
+    ] = ()
+    base_models: Annotated[
+        tuple[Text, ...],
+        Meta(description="Names of base models, as the body router knows them: they and all their adapters go here."),
+    ] = ()
+
     def __post_init__(self) -> None:
         if not PATH_PREFIX.fullmatch(self.prefix):
             raise IntentError(f"prefix {self.prefix!r} must be / or begin with / and not end with it, such as /v1")
 
     def covers(self, other: "Route") -> bool:
         """Say whether this route matches whatever the other one does."""
-        return self.prefix == "/" or f"{other.prefix}/".startswith(f"{self.prefix}/")
+        if not (self.prefix == "/" or f"{other.prefix}/".startswith(f"{self.prefix}/")):
+            return False
+        anything = not self.models and not self.base_models
+        narrower = {*other.models, *other.base_models}
+        return anything or bool(narrower and {*other.models} <= {*self.models} and {*other.base_models} <= {*self.base_models})
 
 
 class Limits(Part, frozen=True):
@@ -275,6 +312,10 @@ class Intent(Part, frozen=True):
         tuple[Listener, ...],
         Meta(min_length=1, description="Where clients are served; one listener on 127.0.0.1:8080 if left out."),
     ] = (Listener(),)
+    body_router: Annotated[
+        BodyRouter | None,
+        Meta(description="Who names each request's model, for routes with models or baseModels. Nobody if left out."),
+    ] = None
     profile: Annotated[
         Profile,
         Meta(
@@ -302,6 +343,10 @@ class Intent(Part, frozen=True):
         for index, route in enumerate(self.routes):
             if route.pool not in known:
                 raise IntentError(f"routes[{index}].pool {route.pool!r} is not a pool; pools: {', '.join(known)}")
+            if (route.models or route.base_models) and self.body_router is None:
+                raise IntentError(
+                    f"routes[{index}] goes by the model, which only a bodyRouter can tell; add bodyRouter.addresses"
+                )
             for earlier, wider in enumerate(self.routes[:index]):
                 if wider.covers(route):
                     raise IntentError(

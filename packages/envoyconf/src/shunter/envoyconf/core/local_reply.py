@@ -12,6 +12,9 @@ __all__ = ["local_reply"]
 # failure or termination, overflow, retry limit, remote reset, timeouts of request and stream, no route or cluster.
 FAILURES = ("UH", "UF", "UC", "UO", "UR", "URX", "UT", "SI", "LR", "NR", "NC")
 
+# With a body router, of a request whose model has no route.
+NO_POOL = "NC"
+
 # A request that goes nowhere since its picker could not be asked has no flag either, and Envoy's answer to it no words.
 NO_PICKER = "response.code_details.startsWith('ext_proc_error')"
 
@@ -19,13 +22,17 @@ NO_PICKER = "response.code_details.startsWith('ext_proc_error')"
 TOO_LARGE = (413, 507)
 
 
-def local_reply() -> Resource:
-    """Return the mappers of local replies; the ``code`` of a failure is its response flag, as in the access log."""
+def local_reply(*, by_model: bool) -> Resource:
+    """Return the mappers of local replies; the ``code`` of a failure is its response flag, as in the access log.
+
+    ``by_model``: is there a body router.
+    """
     too_large = _error("invalid_request_error", "payload_too_large")
     failure = _error("server_error", "%RESPONSE_FLAGS%")
     no_picker = _error(
         "server_error", "no_endpoint_picker", "the endpoint picker did not answer, and nothing is sent on without it"
     )
+    no_pool = _error("invalid_request_error", "model_not_found", "no pool serves this model at this path")
     unasked = extension(
         "envoy.access_loggers.extension_filters.cel",
         "extensions.access_loggers.filters.cel.v3.ExpressionFilter",
@@ -35,9 +42,14 @@ def local_reply() -> Resource:
         "mappers": [
             *({"filter": _status(status), "body_format_override": too_large} for status in TOO_LARGE),
             {"filter": {"extension_filter": unasked}, "body_format_override": no_picker},
-            {"filter": {"response_flag_filter": {"flags": list(FAILURES)}}, "body_format_override": failure},
+            *([{"filter": _flags(NO_POOL), "body_format_override": no_pool}] if by_model else ()),
+            {"filter": _flags(*FAILURES), "body_format_override": failure},
         ]
     }
+
+
+def _flags(*flags: str) -> Resource:
+    return {"response_flag_filter": {"flags": list(flags)}}
 
 
 def _status(status: int) -> Resource:

@@ -1,10 +1,15 @@
 """Names that the picker protocol fixes, and the names of our resources in Envoy's statistics and logs."""
 
 __all__ = [
+    "BASE_MODEL",
+    "BODY_ROUTER",
+    "BODY_ROUTER_FILTER",
     "DESTINATION",
+    "MODEL",
     "NAMESPACE",
     "OWN_NAMESPACE",
     "PICKER_HEADERS",
+    "POOL",
     "SERVED",
     "TICKET",
     "USAGE",
@@ -19,6 +24,15 @@ DESTINATION = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
 NAMESPACE = "envoy.lb"
 
+# What a body router says of a request, for routes to match.
+MODEL = "x-gateway-model-name"
+BASE_MODEL = "x-gateway-base-model-name"
+BODY_ROUTER = "body-router"
+BODY_ROUTER_FILTER = "envoy.filters.http.ext_proc/body-router"
+
+# Metadata of the call to a picker that serves several pools: whose request this is.
+POOL = "x-shunter-pool"
+
 # Our picker's number for a request, in the same namespace: joins the access log to the picker's decisions.
 TICKET = "id"
 
@@ -29,7 +43,7 @@ OWN_NAMESPACE = "shunter"
 USAGE = "shunter.usage"
 
 # Headers by which a client could steer a request to an address of its own choosing or past the picker. The first two name
-# an endpoint or a subset of them; the third pretends to be the gateway's report; the fourth is set inside gateways by
+# an endpoint or a subset of them; the third pretends to be the gateway's report; the next two are set inside gateways by
 # body-based routing. The others name hosts that llm-d's sidecar connects to (prefill, encode, data-parallel rank, KV cache):
 # from a client that is request forgery. What a client may legitimately ask for stays: objective, fairness id, SLOs, model
 # rewrite, EPP-Profile, Prefer, test-epp-endpoint-selection (a picker obeys the last only if configured to).
@@ -37,7 +51,8 @@ PICKER_HEADERS = (
     DESTINATION,
     "x-gateway-destination-endpoint-subset",
     SERVED,
-    "x-gateway-model-name",
+    MODEL,
+    BASE_MODEL,
     "x-prefiller-url",
     "x-prefiller-host-port",
     "x-encoder-hosts-ports",

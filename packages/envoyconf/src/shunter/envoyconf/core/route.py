@@ -1,11 +1,14 @@
-"""Routes: a path prefix leads to a pool and turns its picker on."""
+"""Routes: a path prefix, and a model if that is asked for, lead to a pool and turn its picker on."""
 
-from shunter.envoyconf.core.intent import Intent, Limits, Route
-from shunter.envoyconf.core.names import SERVED, picker_filter_name, pool_cluster_name
+from collections.abc import Iterator
+
+from shunter.envoyconf.core.ext_proc import leave_out
+from shunter.envoyconf.core.intent import Intent, Route
+from shunter.envoyconf.core.names import BASE_MODEL, DESTINATION, MODEL, SERVED, picker_filter_name, pool_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration, typed
 from shunter.envoyconf.core.retry import request_retries
 
-__all__ = ["pool_route", "route_configuration"]
+__all__ = ["pool_routes", "route_configuration"]
 
 
 def route_configuration(intent: Intent) -> Resource:
@@ -17,23 +20,41 @@ def route_configuration(intent: Intent) -> Resource:
                 "name": "all",
                 "domains": ["*"],
                 "routes": [
-                    pool_route(route, intent.limits, intent.observability.served_header) for route in intent.effective_routes
+                    *(each for route in intent.effective_routes for each in pool_routes(route, intent)),
+                    *([no_pool(intent)] if intent.body_router else ()),
                 ],
             },
         ],
     }
 
 
-def pool_route(route: Route, limits: Limits, served_header: bool) -> Resource:
-    """Return one route.
+def no_pool(intent: Intent) -> Resource:
+    """Return the last route: where a request is before its body router has spoken, and ends if no other route fits then.
+
+    It leads to a cluster that a header names which no request has at this point: that is a 404 with the flag NC. A direct
+    response would be one too, but its route has no limit for the body, and Envoy's own is 1 MiB.
+    """
+    return {
+        "name": "none",
+        "match": {"prefix": "/"},
+        "route": {"cluster_header": DESTINATION, "cluster_not_found_response_code": "NOT_FOUND"},
+        "request_body_buffer_limit": intent.limits.body_bytes,
+        "typed_per_filter_config": leave_out(intent.pools),
+    }
+
+
+def pool_routes(route: Route, intent: Intent) -> Iterator[Resource]:
+    """Yield one route for each model, or the only one if it is for all.
 
     There is no timeout on the whole of a response: it would cut long streams (Envoy's default is 15 s). Silence ends a
     request instead. Bodies are kept up to the limit for the picker and for retries: with Envoy's default of 1 MiB, measured,
     larger requests were not retried or ended in 507.
     """
+    limits = intent.limits
+    match: Resource = {"prefix": "/"} if route.prefix == "/" else {"path_separated_prefix": route.prefix}
     resource: Resource = {
         "name": f"{route.pool}:{route.prefix}",
-        "match": {"prefix": "/"} if route.prefix == "/" else {"path_separated_prefix": route.prefix},
+        "match": match,
         "route": {
             "cluster": pool_cluster_name(route.pool),
             "timeout": "0s",
@@ -41,10 +62,17 @@ def pool_route(route: Route, limits: Limits, served_header: bool) -> Resource:
             "retry_policy": request_retries(limits.retries),
         },
         "request_body_buffer_limit": limits.body_bytes,
+        "typed_per_filter_config": leave_out(pool for pool in intent.pools if pool.name != route.pool)
+        if intent.body_router
         # An empty configuration that enables the filter, which is disabled otherwise.
-        "typed_per_filter_config": {picker_filter_name(route.pool): typed("config.route.v3.FilterConfig", config={})},
+        else {picker_filter_name(route.pool): typed("config.route.v3.FilterConfig", config={})},
     }
-    if served_header:
+    if intent.observability.served_header:
         header = {"key": SERVED, "value": "%UPSTREAM_HOST%"}
         resource["response_headers_to_add"] = [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
-    return resource
+    named = [(MODEL, name) for name in route.models] + [(BASE_MODEL, name) for name in route.base_models]
+    if not named:
+        yield resource
+    for header, name in named:
+        by_name = {"name": header, "string_match": {"exact": name}}
+        yield {**resource, "name": f"{route.pool}:{route.prefix}:{name}", "match": {**match, "headers": [by_name]}}
