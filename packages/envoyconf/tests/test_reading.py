@@ -77,6 +77,7 @@ OTHER = POOL.replace("name: a", "name: b")
         (POOLS + "listeners: [{address: localhost}]", "$.listeners[0].address 'localhost' must be an IP address"),
         (POOLS + "admin: {port: 1, address: x}", "$.admin.address 'x' must be an IP address"),
         (POOLS + "limits: {retries: 99}", "$.limits.retries: expected `int` <= 10 (it is 99)"),
+        (POOLS + "limits: {queueSeconds: 600}", "$.limits.queueSeconds 600 is not below idleTimeoutSeconds 300, after which"),
         (POOLS + "limits: {bodyBytes: 1}", "$.limits.bodyBytes: expected `int` >= 1048576 (it is 1)"),
         (POOLS + "limits: {idleTimeoutSeconds: 5m}", "$.limits.idleTimeoutSeconds: expected `float`, got `str` (it is '5m')"),
         ("[" * 2000, "$: nested too deeply"),
@@ -145,8 +146,9 @@ def intents(draw):
         "limits": {
             "bodyBytes": draw(st.integers(1 << 20, 1 << 30)),
             "connectTimeoutSeconds": draw(seconds),
-            "idleTimeoutSeconds": draw(seconds),
+            "idleTimeoutSeconds": (idle := draw(seconds)),
             "pickTimeoutSeconds": draw(seconds),
+            "queueSeconds": idle * draw(st.sampled_from([0, 0.5, 0.99])),
             "retries": draw(st.integers(0, 10)),
         },
         "observability": {"accessLog": draw(st.sampled_from(["none", "stdout", "/x"])), "servedHeader": draw(st.booleans())},

@@ -51,6 +51,9 @@ PROCESSING_MODES: dict[Profile, Resource] = {
 }
 
 
+# A picker that lets a request wait asks for a second more than the wait may last; Envoy ignores who asks for more than this.
+GRACE_SECONDS = 2
+
 FORWARDED = {Profile.FULL: NAMESPACE, Profile.STRICT: OWN_NAMESPACE}
 
 
@@ -101,6 +104,9 @@ def picker_filter(pool: Pool, profile: Profile, limits: Limits, *, disabled: boo
     metadata: Resource = {"receiving_namespaces": {"untyped": [NAMESPACE]}}
     if forwarded := FORWARDED.get(profile):
         metadata["forwarding_namespaces"] = {"untyped": [forwarded]}
+    patience: Resource = {}
+    if limits.queue_seconds:
+        patience = {"max_message_timeout": duration(limits.queue_seconds + GRACE_SECONDS)}
     named = extension(
         picker_filter_name(pool.name),
         "extensions.filters.http.ext_proc.v3.ExternalProcessor",
@@ -112,6 +118,7 @@ def picker_filter(pool: Pool, profile: Profile, limits: Limits, *, disabled: boo
         failure_mode_allow=pool.picker.failure_mode is FailureMode.OPEN,
         status_on_error={"code": "ServiceUnavailable"},
         message_timeout=duration(limits.pick_timeout_seconds),
+        **patience,
         processing_mode=PROCESSING_MODES[profile],
         metadata_options=metadata,
     )

@@ -234,6 +234,10 @@ class Route(Part, frozen=True):
         return anything or bool(narrower and {*other.models} <= {*self.models} and {*other.base_models} <= {*self.base_models})
 
 
+# Envoy waits an hour for a message at most, and the picker asks for a second more than a request may wait.
+LONGEST_QUEUE_SECONDS = 3598
+
+
 class Limits(Part, frozen=True):
     """Sizes, times and counts."""
 
@@ -258,10 +262,27 @@ class Limits(Part, frozen=True):
         Seconds,
         Meta(description="Longest wait for the picker. Strict and full have no such limit: Envoy does not enforce it there."),
     ] = 1
+    queue_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=LONGEST_QUEUE_SECONDS,
+            description="Longest time that the picker's flow control lets a request wait, 0 without flow control: the longer "
+            "of its defaultRequestTTL and noEndpointRequestTTL. The picker asks for the time; what is not granted here ends "
+            "after pickTimeoutSeconds without a pick. Must be below idleTimeoutSeconds.",
+        ),
+    ] = 0
     retries: Annotated[
         int,
         Meta(ge=0, le=10, description="How often a request that no model server has taken is tried again on the next choice."),
     ] = 2
+
+    def __post_init__(self) -> None:
+        if self.queue_seconds >= self.idle_timeout_seconds:
+            raise IntentError(
+                f"queueSeconds {self.queue_seconds:g} is not below idleTimeoutSeconds {self.idle_timeout_seconds:g}, after "
+                "which Envoy gives up on a request that waits; raise the latter, or let the picker's requests wait less long",
+            )
 
 
 class Observability(Part, frozen=True):
