@@ -68,6 +68,7 @@ class Setting(msgspec.Struct, frozen=True):
     dice: Dice
     find: Callable[[str], object]  # another plugin at work, by its name in the configuration; raises KeyError
     tell: Callable[[bytes], None]  # say something to this plugin in the other workers: see Hearer
+    profiles: tuple[str, ...] = ()  # the names of those there are
 
 
 class Filter(Protocol):
@@ -148,7 +149,10 @@ class Handler(Protocol):
         ...
 
     def settle(self, request: Request, decided: Mapping[str, "Decision"]) -> tuple[str, Sequence[Header]]:
-        """Return the name of the profile whose first choice serves the request, and headers to add to the request."""
+        """Return the name of the profile whose first choice serves the request, and headers to add to the request.
+
+        No name: nobody serves it.
+        """
         ...
 
 

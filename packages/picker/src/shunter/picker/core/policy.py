@@ -55,6 +55,7 @@ class Crew:
         self._started: dict[str, Any] = {}
         self._dice = dice
         self._tell = tell
+        self._profiles = tuple(each.name for each in policy.profiles)
         for name in self._plugins:
             self.find(name)
 
@@ -63,7 +64,7 @@ class Crew:
         if name not in self._started:
             plugin = self._plugins[name]
             start = getattr(plugin, "start", None)
-            setting = Setting(name, self._dice, self.find, partial(self._tell, name))
+            setting = Setting(name, self._dice, self.find, partial(self._tell, name), self._profiles)
             self._started[name] = start(setting) if start else plugin
         return self._started[name]
 

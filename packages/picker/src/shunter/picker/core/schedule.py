@@ -32,6 +32,7 @@ MOST_RUNS = 16
 
 BOOKED = frozenset({"waiting", "running", "in_flight", "tokens_in_flight"})  # the columns that follow bookings
 TAKEN = float("-inf")
+NOBODY = Verdict(Decision((), ()))
 
 
 class Complaints:
@@ -58,7 +59,7 @@ class Scheduler:
         self.crew = crew = Crew(policy, dice, tell)
         self._runs = {each.name: Run(crew.staff(each), self.complaints, dice) for each in policy.profiles}
         self._first = self._runs[policy.profile.name]
-        self._handler = crew.find(policy.handler.name) if policy.handler else None
+        self._handler: Any = crew.find(policy.handler.name) if policy.handler else None
         self._detector = crew.find(policy.detector.name) if policy.detector else None
         self._gauge = Gauge()
         self._producers = [(each.name, crew.find(each.name)) for each in policy.producers]
@@ -135,6 +136,8 @@ class Scheduler:
             try:
                 decided = self._handled(request, fleet)
                 primary, headers = self._handler.settle(request, decided)
+                if not primary:
+                    return NOBODY
                 return Verdict(decided.pop(primary), decided, headers, profile=primary)
             except Exception as error:  # noqa: BLE001  as above
                 self.complaints.raised("the profile handler", error)

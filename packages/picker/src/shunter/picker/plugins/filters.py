@@ -9,7 +9,9 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 
-__all__ = ["ROLE_LABEL", "Decode", "Encode", "LabelSelector", "NamedByHeader", "Prefill", "Requirement"]
+__all__ = [
+    "ROLE_LABEL", "ByLabel", "ByLabelSelector", "Decode", "Encode", "LabelSelector", "NamedByHeader", "Prefill", "Requirement",
+]  # fmt: skip
 
 ROLE_LABEL = "llm-d.ai/role"
 DECODE = frozenset({"decode", "prefill-decode", "encode-prefill-decode", "both", None})
@@ -84,6 +86,25 @@ class LabelSelector(Plugin, frozen=True):
         return self.match_labels.items() <= labels.items() and all(
             requirement.met_by(labels) for requirement in self.match_expressions
         )
+
+
+@register("by-label-selector", Kind.FILTER, replacement="label-selector-filter")
+class ByLabelSelector(LabelSelector, frozen=True):
+    """The former name of label-selector-filter."""
+
+
+@register("by-label", Kind.FILTER, replacement="label-selector-filter")
+class ByLabel(Plugin, frozen=True):
+    """Keeps those whose label has one of validValues; with allowsNoLabel also those without it. Source: GIE digest §5.3."""
+
+    label: str
+    valid_values: tuple[str, ...] = ()
+    allows_no_label: bool = False
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  labels alone decide
+        """Return the positions that stay."""
+        valid = {*self.valid_values, None} if self.allows_no_label else set(self.valid_values)
+        return [at for at, endpoint in enumerate(fleet.endpoints) if endpoint.labels.get(self.label) in valid]
 
 
 @register("header-based-testing-filter", Kind.FILTER, stability=Stability.ALPHA)

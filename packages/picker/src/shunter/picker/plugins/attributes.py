@@ -1,0 +1,214 @@
+"""Filters and a scorer for any one number that is known of an endpoint: its load, or a label.
+
+=================================================== ==========================================================
+active-requests                                     requests of ours in flight
+running-requests, ``num_requests_running``          as the engine reports, and what was sent since
+waiting-queue, ``num_requests_waiting``             likewise
+kv-cache-utilization, ``kv_cache_usage_perc``       0 to 1
+anything, of the producer ``labels``                the endpoint's label of that name, where it is a number
+=================================================== ==========================================================
+
+The reference reads any metric that its scraper was told to keep; the snapshot has those above.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.request import Request
+from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
+
+__all__ = ["EndpointAttributeFilter", "EndpointAttributeScorer", "UtilizationFilter"]
+
+Signal = Literal["active-requests", "running-requests", "waiting-queue", "kv-cache-utilization"]
+NonNegative = Annotated[float, Meta(ge=0)]
+
+COLUMNS = {
+    "active-requests": "in_flight",
+    "running-requests": "running",
+    "waiting-queue": "waiting",
+    "kv-cache-utilization": "kv_usage",
+    "num_requests_running": "running",
+    "num_requests_waiting": "waiting",
+    "kv_cache_usage_perc": "kv_usage",
+}
+LABELS = "labels"
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "LessThan": operator.lt,
+    "LessThanOrEqual": operator.le,
+    "GreaterThan": operator.gt,
+    "GreaterThanOrEqual": operator.ge,
+    "Equal": operator.eq,
+    "NotEqual": operator.ne,
+}
+
+
+class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """One signal and its upper limit, inclusive."""
+
+    metric: Signal
+    max_value: NonNegative
+
+
+@register("utilization-filter", Kind.FILTER)
+class UtilizationFilter(Plugin, frozen=True):
+    """Keeps those that meet all conditions: a metric that is at most maxValue.
+
+    The metrics are active-requests, running-requests, waiting-queue and kv-cache-utilization; in place of an unknown value
+    stands the worst one in the pool. If that leaves nobody nobody gets the request, or with fallbackOnEmpty anybody.
+    Source: GIE digest §5.3.
+    """
+
+    conditions: Annotated[tuple[Condition, ...], Meta(min_length=1)]
+    fallback_on_empty: bool = False
+    in_flight_load_producer_name: str = ""  # there is one
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  load alone decides
+        """Return the positions that stay."""
+        kept: Sequence[int] = range(len(fleet))
+        for condition in self.conditions:
+            values, most = getattr(fleet, COLUMNS[condition.metric]), condition.max_value
+            kept = [at for at in kept if values[at] <= most]
+        return kept if kept or not self.fallback_on_empty else range(len(fleet))
+
+
+class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a value is compared with, and how."""
+
+    operator: Literal["LessThan", "LessThanOrEqual", "GreaterThan", "GreaterThanOrEqual", "Equal", "NotEqual"]
+    value: float
+
+
+class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The only algorithm."""
+
+    type: Literal["threshold"]
+    threshold: Threshold
+
+
+@register("endpoint-attribute-filter", Kind.FILTER)
+class EndpointAttributeFilter(Plugin, frozen=True):
+    """Keeps those whose attribute compares as algorithm.threshold says: ``LessThan``, ``LessThanOrEqual``, ``Equal`` …
+
+    onMissing says what becomes of those without it: ``Pass`` or ``Fail``. The attributes are running-requests, waiting-queue,
+    kv-cache-utilization (missing where the load is not known), active-requests, and with the producer ``labels`` any label.
+    Source: GIE digest §5.3.
+    """
+
+    attribute: str
+    algorithm: Comparison
+    producer: str = ""
+    on_missing: Literal["Pass", "Fail"] = "Pass"
+    fallback_on_empty: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an attribute that nobody has."""
+        check(self.attribute, self.producer)
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  endpoints alone decide
+        """Return the positions that stay."""
+        threshold, passes = self.algorithm.threshold, self.on_missing == "Pass"
+        compare, limit = OPERATORS[threshold.operator], threshold.value
+        values = read(fleet, self.attribute, self.producer)
+        kept = [at for at, value in enumerate(values) if (passes if value is None else compare(value, limit))]
+        return kept if kept or not self.fallback_on_empty else range(len(fleet))
+
+
+class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Fixed extremes; values beyond count as these."""
+
+    min: float
+    max: float
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range."""
+        if not self.min < self.max:
+            raise ValueError("min must be less than max")
+
+
+class Adaptive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The extremes are the candidates' own."""
+
+
+class Normalization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """One of both; without any the range is adaptive."""
+
+    fixed_range: Range | None = None
+    adaptive_range: Adaptive | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse both."""
+        if self.fixed_range and self.adaptive_range:
+            raise ValueError("fixedRange and adaptiveRange exclude each other; keep one")
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which end is good, and where the ends are."""
+
+    type: Literal["linear_lower_is_better", "linear_higher_is_better"]
+    normalization: Normalization = Normalization()
+
+
+@register("endpoint-attribute-scorer", Kind.SCORER, stability=Stability.BETA)
+class EndpointAttributeScorer(Plugin, frozen=True):
+    """A higher (or lower) attribute is better: (value - min) / (max - min), or 1 minus that; 0 without the attribute.
+
+    The extremes are those of algorithm.normalization.fixedRange, or the candidates' (1 for all if they are equal). Attributes
+    are those of endpoint-attribute-filter. Source: GIE digest §5.3.
+    """
+
+    attribute_key: str
+    algorithm: Line
+    producer: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an attribute that nobody has."""
+        check(self.attribute_key, self.producer)
+
+    def score(self, request: Request, fleet: Fleet) -> Sequence[float]:  # noqa: ARG002  endpoints alone decide
+        """Score all candidates."""
+        values = read(fleet, self.attribute_key, self.producer)
+        known = [value for value in values if value is not None]
+        fixed = self.algorithm.normalization.fixed_range
+        low, high = (fixed.min, fixed.max) if fixed else (min(known, default=0.0), max(known, default=0.0))
+        lower = self.algorithm.type == "linear_lower_is_better"
+
+        def score(value: float | None) -> float:
+            if value is None:
+                return 0.0
+            if high == low:
+                return 1.0
+            share = (min(max(value, low), high) - low) / (high - low)
+            return 1.0 - share if lower else share
+
+        return [score(value) for value in values]
+
+
+def check(attribute: str, producer: str) -> None:
+    """Raise ValueError if nothing can be read under that name."""
+    if producer != LABELS and attribute not in COLUMNS:
+        raise ValueError(f"no attribute is named {attribute!r}: there are {', '.join(COLUMNS)}, and labels (producer: labels)")
+
+
+def read(fleet: Fleet, attribute: str, producer: str) -> list[float | None]:
+    """Return every candidate's value; None where it has none."""
+    if producer == LABELS:
+        return [_number(endpoint.labels.get(attribute)) for endpoint in fleet.endpoints]
+    column = COLUMNS[attribute]
+    if column == "in_flight":
+        return list(fleet.in_flight)
+    return [value if known else None for known, value in zip(fleet.fresh, getattr(fleet, column), strict=True)]
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,123 @@
+import msgspec
+import pytest
+
+from shunter.picker.core.ledger import Booking, Ledger
+from shunter.picker.core.request import Request
+from shunter.picker.plugins.attributes import EndpointAttributeFilter, EndpointAttributeScorer, UtilizationFilter
+from shunter.snapshot import Health
+
+REQUEST = Request(headers={})
+LOADS = [{"waiting": 0.0, "kv_usage": 0.9}, {"waiting": 2.0, "kv_usage": 0.5}, {"waiting": 5.0, "kv_usage": 0.1}]
+STALE = {"waiting": 1.0, "health": Health.FAILED}
+
+
+def keep(plugin, fleet, **parameters):
+    return list(msgspec.convert(parameters, plugin).keep(REQUEST, fleet))
+
+
+def most(**limits):
+    return [{"metric": metric.replace("_", "-"), "maxValue": value} for metric, value in limits.items()]
+
+
+def threshold(operator, value):
+    return {"type": "threshold", "threshold": {"operator": operator, "value": value}}
+
+
+def priced(make_fleet, *prices):
+    return make_fleet(*({} for _ in prices), endpoints=[{"labels": {"price": price} if price else {}} for price in prices])
+
+
+@pytest.mark.parametrize(
+    ("limits", "fallback", "kept"),
+    [
+        ({"waiting_queue": 2}, False, [0, 1]),
+        ({"waiting_queue": 2, "kv_cache_utilization": 0.5}, False, [1]),
+        ({"waiting_queue": 1, "kv_cache_utilization": 0.5}, False, []),
+        ({"waiting_queue": 1, "kv_cache_utilization": 0.5}, True, [0, 1, 2]),
+        ({"active_requests": 0, "running_requests": 0}, False, [0, 1, 2]),
+    ],
+)
+def test_all_conditions_must_be_met(make_fleet, limits, fallback, kept):
+    assert keep(UtilizationFilter, make_fleet(*LOADS), conditions=most(**limits), fallbackOnEmpty=fallback) == kept
+
+
+def test_an_unknown_load_is_the_worst_one(make_fleet):
+    assert keep(UtilizationFilter, make_fleet(*LOADS, STALE), conditions=most(waiting_queue=4)) == [0, 1]
+
+
+def test_a_filter_without_conditions_is_refused():
+    with pytest.raises(msgspec.ValidationError, match="length >= 1"):
+        msgspec.convert({"conditions": []}, UtilizationFilter)
+
+
+@pytest.mark.parametrize(
+    ("operator", "kept"),
+    [
+        ("LessThan", [0]),
+        ("LessThanOrEqual", [0, 1]),
+        ("GreaterThan", [2]),
+        ("GreaterThanOrEqual", [1, 2]),
+        ("Equal", [1]),
+        ("NotEqual", [0, 2]),
+    ],
+)
+def test_a_threshold_compares(make_fleet, operator, kept):
+    for name in ("waiting-queue", "num_requests_waiting"):
+        fleet = make_fleet(*LOADS, STALE)
+        filtered = keep(EndpointAttributeFilter, fleet, attribute=name, onMissing="Fail", algorithm=threshold(operator, 2))
+        assert filtered == kept
+
+
+def test_a_missing_attribute_passes_or_fails(make_fleet):
+    parameters = {"attribute": "price", "producer": "labels", "algorithm": threshold("LessThan", 2)}
+    fleet = priced(make_fleet, "1", "3", None, "dear")
+    assert keep(EndpointAttributeFilter, fleet, **parameters) == [0, 2, 3]
+    assert keep(EndpointAttributeFilter, fleet, **parameters, onMissing="Fail") == [0]
+    fleet = priced(make_fleet, "3", "3")
+    assert keep(EndpointAttributeFilter, fleet, **parameters) == []
+    assert keep(EndpointAttributeFilter, fleet, **parameters, fallbackOnEmpty=True) == [0, 1]
+
+
+def test_requests_of_ours_are_known_without_metrics(make_fleet):
+    ledger = Ledger()
+    ledger.book(1, Booking(0, 1, 1))
+    parameters = {"attribute": "active-requests", "onMissing": "Fail", "algorithm": threshold("LessThan", 1)}
+    assert keep(EndpointAttributeFilter, make_fleet(STALE, STALE, ledger=ledger), **parameters) == [1]
+
+
+def test_an_attribute_that_nobody_has_is_refused():
+    with pytest.raises(msgspec.ValidationError, match="no attribute is named 'custom': there are active-requests"):
+        keep(EndpointAttributeFilter, None, attribute="custom", algorithm=threshold("Equal", 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "normalization", "scores"),
+    [
+        ("linear_lower_is_better", {}, [1, 0.5, 0, 0]),
+        ("linear_higher_is_better", {"adaptiveRange": {}}, [0, 0.5, 1, 0]),
+        ("linear_higher_is_better", {"fixedRange": {"min": 0, "max": 4}}, [0.25, 0.5, 0.75, 0]),
+        ("linear_lower_is_better", {"fixedRange": {"min": 2, "max": 2.5}}, [1, 1, 0, 0]),
+    ],
+)
+def test_an_attribute_scores_between_the_extremes(make_fleet, kind, normalization, scores):
+    parameters = {"attributeKey": "price", "producer": "labels", "algorithm": {"type": kind, "normalization": normalization}}
+    scorer = msgspec.convert(parameters, EndpointAttributeScorer)
+    assert scorer.score(REQUEST, priced(make_fleet, "1", "2", "3", None)) == scores
+    if "fixedRange" not in normalization:
+        assert scorer.score(REQUEST, priced(make_fleet, "2", "2", None)) == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("normalization", "words"),
+    [
+        ({"fixedRange": {"min": 1, "max": 1}}, "min must be less than max"),
+        ({"fixedRange": {"min": 0, "max": 1}, "adaptiveRange": {}}, "exclude each other"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(normalization, words):
+    parameters = {
+        "attributeKey": "waiting-queue",
+        "algorithm": {"type": "linear_lower_is_better", "normalization": normalization},
+    }
+    with pytest.raises(msgspec.ValidationError, match=words):
+        msgspec.convert(parameters, EndpointAttributeScorer)
