@@ -8,7 +8,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from shunter.lab.core.engine import Engine, Request, Token
+from shunter.lab.core.arrivals import Segment
+from shunter.lab.core.engine import Engine
+from shunter.lab.core.requests import Request
+from shunter.lab.core.sequence import Token
+from shunter.lab.core.simulation import Parked
 
 # Far above what anything here takes on a busy machine; a test that waits this long has failed.
 DEADLINE_S = 30.0
@@ -70,3 +74,40 @@ async def http():
 def recorded():
     """The text of a recorded page by name."""
     return lambda name: lzma.decompress((Path(__file__).parent / "data" / f"{name}.txt.xz").read_bytes()).decode()
+
+
+@pytest.fixture
+def segment():
+    """Build a segment by id and length."""
+    return Segment
+
+
+@pytest.fixture
+def bare_chooser():
+    """A chooser that sends every request where `route` says, and remembers what it was told."""
+
+    class Routed:
+        def __init__(self, route):
+            self.route, self.told, self.rows, self.parked = route, [], [], []
+
+        def choose(self, arrival, index, now_s):
+            self.told.append(("choose", index, now_s))
+            choice = self.route(index)
+            if isinstance(choice, Parked):
+                self.parked.append(index)
+            return choice
+
+        def dispatch(self, now_s):
+            parked, self.parked = self.parked, []
+            return [(index, 0) for index in parked]
+
+        def scraped(self, rows, now_s):
+            self.rows.append((now_s, rows))
+
+        def first_token(self, index, now_s):
+            self.told.append(("first", index, now_s))
+
+        def ended(self, index, finished, now_s):
+            self.told.append(("ended", index, now_s))
+
+    return Routed

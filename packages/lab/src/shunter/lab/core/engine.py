@@ -15,51 +15,40 @@ one more token. The rules are vLLM's (V1 scheduler):
 1. Running sequences first, in order of arrival; each needs its missing tokens, the step has `max_num_batched_tokens`.
 2. A sequence that gets no block makes the youngest running one give up all its blocks and wait again at the head of the
    queue (recompute); no request joins in a step that had to preempt.
-3. Then the queue, first come first served, while the batch has a seat, tokens and blocks. A request whose adapter would be
-   one too many steps aside without blocking those behind it.
+3. Then the queue, first come first served, while the batch has a seat and tokens, and blocks for the whole prompt. A request
+   whose adapter would be one too many steps aside without blocking those behind it.
 4. What the prefix cache knows is not computed again, but the last token always is: it has to be sampled from.
 5. A sequence that ends frees its blocks at once; their contents stay known until they are reused.
+
+*A leap* is many steps at once. From these rules follows that of the running sequences only the youngest can have a prompt
+that is not computed yet, and that every other one, a *decoding* one, gets exactly one token in every step. So while no prompt
+is computed nothing changes but the contexts, which grow by one token a sequence and step: the end of the n-th step from now
+is a sum of an arithmetic series. A leap goes to the first step that is different: somebody ends, joins or leaves, or the
+blocks run out. It is planned at its beginning and cut short when a request arrives that may join; how often somebody looks at
+the engine in between changes nothing.
 """
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterator
+from heapq import heappop, heappush
+from itertools import count
 
 import msgspec
 
-from shunter.lab.core.blocks import BlockPool, chain, chain_root
+from shunter.lab.core.cache import KvCache, Path
 from shunter.lab.core.params import EngineParams
+from shunter.lab.core.plan import Plan
+from shunter.lab.core.requests import Work
+from shunter.lab.core.sequence import Sequence, Token
 from shunter.lab.core.tally import Tally
 from shunter.lab.errors import LabError, QueueFullError, TooLongError
 
-__all__ = ["Engine", "Gauges", "Request", "Token"]
+__all__ = ["Engine", "Gauges"]
+
+_NOBODY, _EVERYBODY = -1, 1 << 62
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One prompt and the answer it will get; the engine decides only when."""
-
-    id: str
-    prompt: Sequence[int]
-    output: Sequence[int]
-    finish: Literal["stop", "length"] = "length"
-    adapter: str | None = None
-    cache_salt: str = ""
-    max_tokens: int | None = None
-    """What the client asked for, if that was more than it gets. None: the length of the output."""
-
-
-class Token(msgspec.Struct, frozen=True):
-    """The index-th output token of a request exists since `at_s`; the last one says why it is the last."""
-
-    id: str
-    index: int
-    at_s: float
-    finish: Literal["stop", "length"] | None
-    cached_tokens: int
-    """Prompt tokens of the request that came from the prefix cache."""
-
-
-class Gauges(msgspec.Struct, frozen=True):
+class Gauges(msgspec.Struct, frozen=True, gc=False):
     """The state of the engine this instant."""
 
     running: int
@@ -74,292 +63,471 @@ class Gauges(msgspec.Struct, frozen=True):
         return self.waiting_capacity + self.waiting_deferred
 
 
-class _Sequence(msgspec.Struct, eq=False):
-    """The life of one request inside the engine."""
-
-    request: Request
-    arrived_s: float
-    admitted_s: float | None = None
-    first_s: float = 0.0
-    last_s: float = 0.0
-    generated: int = 0
-    computed: int = 0
-    """Tokens whose keys and values are in the blocks."""
-    scheduled: int = 0
-    """Tokens that the current step computes."""
-    cached: int = 0
-    preemptions: int = 0
-    blocks: list[int] = msgspec.field(default_factory=list[int])
-    learned: int = 0
-    """Leading blocks that the prefix cache was told about."""
-    contents: list[int] = msgspec.field(default_factory=list[int])
-
-    @property
-    def length(self) -> int:
-        return len(self.request.prompt) + self.generated
-
-    def block_contents(self, block_size: int) -> list[int]:
-        """Content of every full block of the tokens known so far; grows with the sequence, computed once."""
-        full = self.length // block_size
-        if len(self.contents) < full:
-            prompt, output = self.request.prompt, self.request.output
-            parent = self.contents[-1] if self.contents else chain_root(self.request.adapter, self.request.cache_salt)
-            for index in range(len(self.contents), full):
-                start, end = index * block_size, (index + 1) * block_size
-                tokens = (
-                    *prompt[start:end],
-                    *output[max(0, start - len(prompt)) : max(0, end - len(prompt))],
-                )
-                parent = chain(parent, tokens)
-                self.contents.append(parent)
-        return self.contents
-
-
 class Engine:
-    """One model server's engine."""
+    """One model server's engine. Without `every_token` only first and last tokens are told and no tally is kept."""
 
-    def __init__(self, params: EngineParams, now_s: float = 0.0) -> None:
+    def __init__(self, params: EngineParams, now_s: float = 0.0, *, every_token: bool = True) -> None:
         self.params = params
         self.tally = Tally(params.context_tokens)
-        self.pool = BlockPool(params.num_blocks, caching=params.enable_prefix_caching)
+        self.cache = KvCache(params.num_blocks, params.block_size, self._settle_path, caching=params.enable_prefix_caching)
+        self._every_token = every_token
         self._now_s = now_s
-        self._waiting: deque[_Sequence] = deque()
-        self._running: list[_Sequence] = []
-        self._step_ends_s: float | None = None
+        self._factor = 1.0
+        self._ranks = count()
         self._outbox: list[Token] = []
         self._has_adapters = False
+        self._slots: OrderedDict[str, None] = OrderedDict()
+        self._empty()
         self.tally.adapters_seen_s["", ""] = now_s
+
+    def _empty(self) -> None:
+        self._waiting: deque[Sequence] = deque()
+        self._arriving: list[tuple[float, int, Sequence]] = []
+        """Requests whose keys and values are on their way here, by the time of their arrival."""
+        self._running: dict[int, Sequence] = {}
+        """By rank, which is the order in which they joined."""
+        self._prefilling: list[tuple[Sequence, int]] = []
+        """Those whose prompt the current step computes, or a part of it; and how much of it was computed before."""
+        self._adapters: dict[str, int] = {}
+        """How many of the running sequences use each."""
+        # What is known of all decoding sequences together.
+        self._decoding = 0
+        self._context = 0
+        """Sum of the tokens whose keys and values are computed, when the current step began."""
+        self._needs = [0] * self.params.block_size
+        """How many need one more block in the steps whose number modulo the block size is the index."""
+        self._ends: list[tuple[int, int, Sequence]] = []
+        """A heap of (step after which it has its last token, rank, sequence); entries of those who left early are void."""
+        self._lazy: dict[Path, Sequence] = {}
+        """Sequences whose path in the cache nobody else follows: it is only moved when somebody looks."""
+        self._fed = _NOBODY
+        """Who of the decoding ones, by rank, has the block that the step in progress or about to begin needs: all below."""
+        self._watched = 0
+        """The other decoding ones; while there are any, every step is taken by itself."""
+        self._steps = 0
+        """Steps that have ended, as far as accounts are settled."""
+        self._plan: Plan | None = None
+        """From the step in progress on; None: nothing is in progress."""
+        self._blocked = False
+        """Does the head of the queue wait for blocks."""
 
     # What the owner of time calls.
 
-    def submit(self, request: Request, now_s: float) -> None:
+    def submit(self, request: Work, now_s: float) -> None:
         """Queue a request; its first step begins at once if the engine is idle, else when the current step ends."""
-        if not request.prompt or not request.output:
+        prompt, output = request.prompt_tokens, request.output_tokens
+        if not prompt or not output:
             raise LabError(f"request {request.id}: a request needs at least one prompt token and one output token")
-        length = len(request.prompt) + len(request.output)
-        if length > self.params.context_tokens:
-            raise TooLongError(f"{length} tokens do not fit a context of {self.params.context_tokens}")
+        if prompt + output > self.params.context_tokens:
+            raise TooLongError(f"{prompt + output} tokens do not fit a context of {self.params.context_tokens}")
         self._run_until(now_s)
         limit = self.params.max_num_queued_reqs
         if limit is not None and len(self._waiting) >= limit:
             self.tally.admission_rejections += 1
             raise QueueFullError(f"{limit} requests are waiting already")
-        self._has_adapters |= request.adapter is not None
-        self._waiting.append(_Sequence(request, now_s))
-        self._begin_step()
-        self._note_adapters()
+        path = self.cache.path(*request.pieces(self.params.block_size))
+        sequence = Sequence(request, path, now_s, prompt, output, request.adapter)
+        self._has_adapters |= sequence.adapter is not None
+        if request.remote:
+            self._interrupt()  # a look at the cache may end what was taken for granted
+            missing = prompt - self.cache.match(path, prompt)
+            ready_s = now_s + self.params.transfer_s + self.params.transfer_token_s * missing
+            heappush(self._arriving, (ready_s, next(self._ranks), sequence))
+        else:
+            self._enqueue(sequence)
 
-    def abort(self, request_id: str, now_s: float) -> bool:
+    def abort(self, request_id: Hashable, now_s: float) -> bool:
         """Forget a request and free what it holds; False if it is not here (any more)."""
         self._run_until(now_s)
-        for queue in (self._running, self._waiting):
-            for sequence in queue:
-                if sequence.request.id == request_id:
-                    queue.remove(sequence)
-                    self.pool.release(sequence.blocks)
-                    self._note_adapters()
-                    return True
+        for sequence in self._running.values():
+            if sequence.request.id == request_id:
+                self._interrupt()
+                self._leave(sequence)
+                self._note_adapters()
+                return True
+        for sequence in self._waiting:
+            if sequence.request.id == request_id:
+                self._waiting.remove(sequence)
+                self._interrupt()
+                self._note_adapters()
+                return True
+        for entry in self._arriving:
+            if entry[2].request.id == request_id:
+                self._arriving = sorted(other for other in self._arriving if other is not entry)
+                return True
         return False
 
     def advance(self, now_s: float) -> list[Token]:
-        """Every token that came into being up to now and was not reported yet, in order of time."""
+        """Every token to be told that came into being up to now and was not told yet, in order of time."""
         self._run_until(now_s)
         tokens, self._outbox = self._outbox, []
         return tokens
 
     def next_event_s(self) -> float | None:
-        """When the next step ends; None while there is nothing to do."""
-        return self._step_ends_s
+        """When to look again: nothing will be told before; None while there is nothing to do."""
+        plan = self._plan
+        next_s = None if plan is None else plan.ends_s(self._steps + 1) if self._every_token else plan.until_s
+        if self._arriving and (next_s is None or self._arriving[0][0] < next_s):
+            return self._arriving[0][0]
+        return next_s
+
+    def slow(self, factor: float, now_s: float) -> None:
+        """From the next step on the engine is so many times as fast as its parameters say."""
+        self._run_until(now_s)
+        self._factor = factor
+        self._interrupt()
+
+    def crash(self, now_s: float) -> list[Hashable]:
+        """Lose everything; return the names of the requests that were here."""
+        self._run_until(now_s)
+        lost = [*self._running.values(), *self._waiting, *(entry[2] for entry in self._arriving)]
+        self.cache.clear()
+        self._slots.clear()
+        self._empty()
+        self._note_adapters()
+        return [sequence.request.id for sequence in lost]
 
     def gauges(self) -> Gauges:
+        self._settle()
         deferred = sum(1 for _ in self._deferred())
-        running, waiting = self._adapters()
+        running, waiting = self._adapter_names()
         return Gauges(
             running=len(self._running),
             waiting_capacity=len(self._waiting) - deferred,
             waiting_deferred=deferred,
-            kv_usage=self.pool.usage,
+            kv_usage=self.cache.usage,
             running_adapters=running,
             waiting_adapters=waiting,
         )
 
-    # Steps.
+    # Time.
 
     def _run_until(self, now_s: float) -> None:
         if now_s < self._now_s:
             raise LabError(f"time went backwards: {now_s} after {self._now_s}")
-        while self._step_ends_s is not None and self._step_ends_s <= now_s:
-            self._now_s = self._step_ends_s
-            self._step_ends_s = None
-            self._end_step()
-            self._begin_step()
+        while True:
+            plan, arriving = self._plan, self._arriving
+            if arriving and arriving[0][0] <= now_s and (plan is None or arriving[0][0] < plan.until_s):
+                self._now_s, _, sequence = heappop(arriving)
+                self._enqueue(sequence)
+            elif plan is not None and plan.until_s <= now_s:
+                self._now_s = plan.until_s
+                self._end_plan(plan)
+                self._begin_step()
+            else:
+                break
         self._now_s = now_s
+        if self._every_token:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring the accounts up to the present."""
+        plan = self._plan
+        if plan is not None and plan.until - self._steps > 1:
+            self._glide(plan, plan.ended(self._now_s))
+
+    def _interrupt(self) -> None:
+        """End the plan with the step in progress."""
+        plan = self._plan
+        if plan is not None and plan.until - self._steps > 1:
+            self._glide(plan, plan.ended(self._now_s))
+            plan.cut(self._steps + 1)
+
+    def _glide(self, plan: Plan, step: int) -> None:
+        """Account for the end of all steps up to this one, and for the beginning of the next if the plan goes on."""
+        first, size, decoding = self._steps + 1, self.params.block_size, self._decoding
+        begun = min(step + 1, plan.until) - first
+        if begun > 0:
+            rounds, rest = divmod(begun, size)
+            blocks = rounds * decoding
+            if rest:
+                at = first % size
+                needs = self._needs
+                blocks += sum(needs[at : at + rest])
+                if at + rest > size:
+                    blocks += sum(needs[: at + rest - size])
+            if blocks:
+                self.cache.take(blocks)
+        if self._every_token:
+            self._tell_steps(plan, first, step)
+        self._context += decoding * (step + 1 - first)
+        self._steps = step
+
+    def _tell_steps(self, plan: Plan, first: int, last: int) -> None:
+        tally, decoding = self.tally, [sequence for sequence in self._running.values() if sequence.decoding]
+        for step in range(first, last + 1):
+            at_s = plan.ends_s(step)
+            for sequence in decoding:
+                self._outbox.append(sequence.token(step - sequence.born, at_s))
+                tally.inter_token_latency_seconds.observe(at_s - sequence.last_s)
+                sequence.last_s = at_s
+            if step < plan.until:
+                tally.iteration_tokens_total.observe(len(decoding))
+        tally.generation_tokens += len(decoding) * (last + 1 - first)
+
+    # Steps.
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        self._waiting.append(sequence)
+        if self._plan is None:
+            self._begin_step()
+        elif not self._blocked and len(self._running) < self.params.max_num_seqs:
+            self._interrupt()
+        self._note_adapters()
 
     def _begin_step(self) -> None:
-        if self._step_ends_s is not None:
-            return
-        budget, preempted = self._schedule_running()
-        if not preempted:
-            self._schedule_waiting(budget)
+        """Fill the step that begins now, and plan how far it is from here to the next one that is different."""
+        params = self.params
+        self._prefilling.clear()
+        self._blocked = False
+        preempted = self._feed_decoding() or self._feed_youngest()
+        loading_s = self._admit_waiting() if self._waiting and not preempted else 0.0
         self._note_adapters()
         if not self._running:
             return
-        prefill = context = sequences = tokens = 0
-        for sequence in self._running:
-            if sequence.scheduled:
-                sequences += 1
-                tokens += sequence.scheduled
-                context += sequence.computed
-                # A decoding sequence computes its one newest token; all others are prompt (or recomputed) tokens.
-                prefill += sequence.scheduled - (sequence.computed + sequence.scheduled == sequence.length)
-        self.tally.iteration_tokens_total.observe(tokens)
-        self._step_ends_s = self._now_s + self.params.pass_s(prefill, sequences, context)
+        tokens, context, completing, pairs = 0, self._context, 0, 0.0
+        for sequence, computed in self._prefilling:
+            chunk = sequence.path.tokens - computed
+            tokens += chunk
+            context += computed
+            pairs += chunk * (computed + chunk / 2)
+            # The last token of a prompt costs no more than one that is decoded.
+            completing += sequence.path.tokens == sequence.prompt + sequence.generated
+        decoding = self._decoding
+        pace_s = params.pass_s(tokens - completing, decoding + len(self._prefilling), context, pairs)
+        # The step after one that had to preempt may let somebody join.
+        single = self._prefilling or self._watched or preempted
+        self._plan = Plan(
+            begins_s=self._now_s,
+            step=self._steps,
+            until=self._steps + (1 if single else self._longest_leap()),
+            pace_s=(pace_s + loading_s / params.speed) / self._factor,
+            bend_s=params.context_token_s * decoding / params.speed / self._factor,
+        )
+        if self._every_token:
+            self.tally.iteration_tokens_total.observe(decoding + tokens)
 
-    def _schedule_running(self) -> tuple[int, bool]:
-        """Rules 1 and 2. Returns the tokens left in the step, and whether somebody had to go."""
-        budget = self.params.max_num_batched_tokens
-        preempted = False
-        index = 0
-        while index < len(self._running):
-            sequence = self._running[index]
-            wanted = min(sequence.length - sequence.computed, budget)
-            while not self._grow(sequence, wanted):
-                preempted = True
-                victim = self._running.pop()
-                self._preempt(victim)
-                if victim is sequence:
-                    return budget, preempted
-            sequence.scheduled = wanted
-            budget -= wanted
-            index += 1
-        return budget, preempted
-
-    def _schedule_waiting(self, budget: int) -> None:
-        """Rules 3 and 4."""
-        adapters = {sequence.request.adapter for sequence in self._running} - {None}
-        aside: list[_Sequence] = []
-        while self._waiting and budget > 0 and len(self._running) < self.params.max_num_seqs:
-            sequence = self._waiting[0]
-            adapter = sequence.request.adapter
-            if adapter is not None and adapter not in adapters and len(adapters) >= self.params.max_loras:
-                aside.append(self._waiting.popleft())
-                continue
-            known = sequence.block_contents(self.params.block_size)[: (sequence.length - 1) // self.params.block_size]
-            hits = self.pool.match(known)
-            cached = len(hits) * self.params.block_size
-            wanted = min(sequence.length - cached, budget)
-            if not self._grow(sequence, wanted, hits):
+    def _longest_leap(self) -> int:
+        """Steps until somebody ends or there is no block for somebody, with the one that has just been filled."""
+        ends = self._ends
+        while True:
+            step, rank, sequence = ends[0]
+            if sequence.decoding and sequence.rank == rank:
                 break
-            self._waiting.popleft()
-            self._running.append(sequence)
-            self._admit(sequence, cached)
-            sequence.scheduled = wanted
-            budget -= wanted
-            if adapter is not None:
-                adapters.add(adapter)
-        self._waiting.extendleft(reversed(aside))
+            heappop(ends)
+        steps = step - self._steps
+        size, decoding, free = self.params.block_size, self._decoding, self.cache.free
+        if ((steps - 1) // size + 1) * decoding <= free:
+            return steps
+        rounds, free = divmod(free, decoding)
+        enough = 1 + rounds * size
+        for following in range(self._steps + 1, self._steps + 1 + size):
+            free -= self._needs[following % size]
+            if free < 0:
+                break
+            enough += 1
+        return min(steps, enough)
 
-    def _admit(self, sequence: _Sequence, cached: int) -> None:
-        sequence.computed = cached
-        if sequence.admitted_s is None:
-            sequence.admitted_s = self._now_s
-            sequence.cached = cached
-            # A preempted request looks its prefix up again, but is not counted twice.
-            self.tally.prefix_cache_queries += sequence.length
-            self.tally.prefix_cache_hits += cached
-
-    def _grow(self, sequence: _Sequence, tokens: int, hits: Sequence[int] = ()) -> bool:
-        """Blocks for so many more tokens (after the hits of a sequence that has none yet); False if they are not there."""
-        size = self.params.block_size
-        computed = sequence.computed + len(hits) * size
-        held = len(sequence.blocks) + len(hits)
-        fresh = self.pool.take(hits, max(0, -(-(computed + tokens) // size) - held))
-        if fresh is None:
+    def _feed_decoding(self) -> bool:
+        """Rules 1 and 2 for those who decode: a block for whoever needs one. True if somebody had to go."""
+        needed = self._needs[self._steps % self.params.block_size]
+        if not self._watched and needed <= self.cache.free:
+            if needed:
+                self.cache.take(needed)
+            self._fed = _EVERYBODY
             return False
-        sequence.blocks += [*hits, *fresh]
-        sequence.learned += len(hits)
-        # Blocks are known from the moment they are scheduled: who comes later in the same step may already share them.
-        contents = sequence.block_contents(size)
-        for index in range(sequence.learned, (computed + tokens) // size):
-            self.pool.learn(sequence.blocks[index], contents[index])
-            sequence.learned = index + 1
+        preempted = False
+        for sequence in list(self._running.values()):
+            if not sequence.decoding:  # the youngest, or one that had to go
+                break
+            while not self._feed(sequence):
+                preempted = True
+                if self._preempt_youngest() is sequence:
+                    break
+            else:
+                self._fed = sequence.rank + 1
+        self._fed = _EVERYBODY
+        return preempted
+
+    def _feed(self, sequence: Sequence) -> bool:
+        tokens = sequence.prompt + self._steps - sequence.born
+        if not sequence.path.lazy:
+            return self.cache.extend(sequence.path, tokens)
+        if (tokens - 1) % self.params.block_size == 0:
+            if not self.cache.free:
+                return False
+            self.cache.take(1)
         return True
 
-    def _preempt(self, sequence: _Sequence) -> None:
-        self.pool.release(sequence.blocks)
-        sequence.blocks = []
-        sequence.computed = sequence.scheduled = sequence.learned = 0
+    def _feed_youngest(self) -> bool:
+        """The same for the one whose prompt is being computed, if there is one."""
+        sequence = next(reversed(self._running.values()), None)
+        if sequence is None or sequence.decoding:
+            return False
+        computed = sequence.path.tokens
+        wanted = sequence.prompt + sequence.generated - computed
+        if not self.cache.extend(sequence.path, computed + min(wanted, self.params.max_num_batched_tokens - self._decoding)):
+            self._preempt_youngest()
+            return True
+        self._prefilling.append((sequence, computed))
+        return False
+
+    def _admit_waiting(self) -> float:
+        """Rules 3 and 4. Returns the seconds that it takes to load the adapters of those who join."""
+        params, waiting, loading_s = self.params, self._waiting, 0.0
+        budget = params.max_num_batched_tokens - self._decoding
+        for sequence, computed in self._prefilling:
+            budget -= sequence.path.tokens - computed
+        aside: list[Sequence] = []
+        while waiting and budget > 0 and len(self._running) < params.max_num_seqs:
+            sequence = waiting[0]
+            adapter = sequence.adapter
+            if adapter is not None and adapter not in self._adapters and len(self._adapters) >= params.max_loras:
+                aside.append(waiting.popleft())
+                continue
+            length = sequence.prompt + sequence.generated
+            here = sequence.request.remote and sequence.admitted_s is None
+            cached = length - 1 if here else self.cache.match(sequence.path, length - 1)
+            wanted = min(length - cached, budget)
+            if not self.cache.fits(sequence.path, length):
+                self._blocked = True
+                break
+            self.cache.extend(sequence.path, cached + wanted)
+            waiting.popleft()
+            budget -= wanted
+            sequence.rank = next(self._ranks)
+            self._running[sequence.rank] = sequence
+            self._prefilling.append((sequence, cached))
+            if sequence.admitted_s is None:
+                sequence.admitted_s = self._now_s
+                sequence.cached = cached
+                # A preempted request looks its prefix up again, but is not counted twice.
+                self.tally.prefix_cache_queries += length
+                self.tally.prefix_cache_hits += cached
+            if adapter is not None:
+                self._adapters[adapter] = self._adapters.get(adapter, 0) + 1
+                loading_s += self._load(adapter)
+        waiting.extendleft(reversed(aside))
+        return loading_s
+
+    def _load(self, adapter: str) -> float:
+        """Have an adapter in a slot, in place of the one that was needed least recently; returns the seconds it takes."""
+        slots = self._slots
+        if adapter in slots:
+            slots.move_to_end(adapter)
+            return 0.0
+        if len(slots) >= self.params.max_loras:
+            del slots[next(other for other in slots if other not in self._adapters)]
+        slots[adapter] = None
+        return self.params.lora_load_s
+
+    def _preempt_youngest(self) -> Sequence:
+        sequence = next(reversed(self._running.values()))
+        self._leave(sequence)
         sequence.preemptions += 1
         self.tally.num_preemptions += 1
         self._waiting.appendleft(sequence)
+        return sequence
 
-    def _end_step(self) -> None:
-        staying: list[_Sequence] = []
-        for sequence in self._running:
-            sequence.computed += sequence.scheduled
-            generates = sequence.scheduled and sequence.computed == sequence.length
-            sequence.scheduled = 0
-            if generates and self._generate(sequence):
-                self.pool.release(sequence.blocks)
+    def _leave(self, sequence: Sequence) -> None:
+        """Give up seat and blocks."""
+        path = sequence.path
+        del self._running[sequence.rank]
+        if sequence.decoding:
+            sequence.generated = self._steps - sequence.born
+            self._decoding -= 1
+            self._context -= sequence.prompt + sequence.generated - 1
+            self._needs[(sequence.born + 1 - sequence.prompt) % self.params.block_size] -= 1
+            if path.lazy:
+                del self._lazy[path]
+                self.cache.advance(path, self._held_tokens(sequence))
             else:
-                staying.append(sequence)
-        self._running = staying
-
-    def _generate(self, sequence: _Sequence) -> bool:
-        """One more token; True if it was the last."""
-        request, now_s, tally = sequence.request, self._now_s, self.tally
-        tally.generation_tokens += 1
-        if sequence.generated == 0:
-            tally.prompt_tokens += len(request.prompt)
-            tally.prompt_tokens_cached += sequence.cached
-            tally.time_to_first_token_seconds.observe(now_s - sequence.arrived_s)
-            sequence.first_s = now_s
+                self._watched -= 1
+            sequence.decoding = False
         else:
-            tally.inter_token_latency_seconds.observe(now_s - sequence.last_s)
-        sequence.last_s = now_s
-        sequence.generated += 1
-        last = sequence.generated == len(request.output)
-        finish = request.finish if last else None
-        self._outbox.append(Token(request.id, sequence.generated - 1, now_s, finish, sequence.cached))
-        if last:
-            self._count_finished(sequence)
-        return last
+            self._prefilling = [entry for entry in self._prefilling if entry[0] is not sequence]
+        if sequence.adapter is not None:
+            self._adapters[sequence.adapter] -= 1
+            if not self._adapters[sequence.adapter]:
+                del self._adapters[sequence.adapter]
+        self.cache.release(path)
 
-    def _count_finished(self, sequence: _Sequence) -> None:
-        request, tally = sequence.request, self.tally
-        admitted_s = sequence.arrived_s if sequence.admitted_s is None else sequence.admitted_s
-        decode_s = sequence.last_s - sequence.first_s
-        tally.request_success[request.finish] += 1
-        tally.request_prompt_tokens.observe(len(request.prompt))
-        tally.request_generation_tokens.observe(sequence.generated)
-        tally.request_params_max_tokens.observe(len(request.output) if request.max_tokens is None else request.max_tokens)
-        tally.request_prefill_kv_computed_tokens.observe(len(request.prompt) - sequence.cached)
-        tally.request_num_preemptions.observe(sequence.preemptions)
-        tally.e2e_request_latency_seconds.observe(sequence.last_s - sequence.arrived_s)
-        tally.request_queue_time_seconds.observe(admitted_s - sequence.arrived_s)
-        tally.request_inference_time_seconds.observe(sequence.last_s - admitted_s)
-        tally.request_prefill_time_seconds.observe(sequence.first_s - admitted_s)
-        tally.request_decode_time_seconds.observe(decode_s)
-        if sequence.generated > 1:
-            tally.request_time_per_output_token_seconds.observe(decode_s / (sequence.generated - 1))
+    def _held_tokens(self, sequence: Sequence) -> int:
+        """Tokens of a decoding sequence that have a place in its blocks, the one that is being computed included."""
+        return sequence.prompt + self._steps - sequence.born - (sequence.rank >= self._fed)
+
+    def _settle_path(self, path: Path) -> None:
+        """Somebody else comes where this path grows: it is no longer enough to move it when somebody looks."""
+        path.lazy = False
+        self._watched += 1
+        self.cache.advance(path, self._held_tokens(self._lazy.pop(path)))
+
+    def _end_plan(self, plan: Plan) -> None:
+        self._glide(plan, plan.until)
+        self._plan = None
+        self._fed = _NOBODY
+        ends = self._ends
+        while ends and ends[0][0] <= self._steps:
+            _, rank, sequence = heappop(ends)
+            if sequence.decoding and sequence.rank == rank:
+                self._leave(sequence)
+                if self._every_token:
+                    self.tally.count(sequence)
+                else:
+                    self._outbox.append(sequence.token(sequence.output, self._now_s))
+        for sequence, _ in self._prefilling.copy():
+            if sequence.path.tokens == sequence.prompt + sequence.generated:
+                self._generate(sequence)
+
+    def _generate(self, sequence: Sequence) -> None:
+        """The token that a computed prompt yields, after which the sequence decodes."""
+        now_s, tally = self._now_s, self.tally
+        if self._every_token:
+            tally.generation_tokens += 1
+            if sequence.generated:
+                tally.inter_token_latency_seconds.observe(now_s - sequence.last_s)
+            else:
+                tally.prompt_tokens += sequence.prompt
+                tally.prompt_tokens_cached += sequence.cached
+                tally.time_to_first_token_seconds.observe(now_s - sequence.arrived_s)
+        if not sequence.generated:
+            sequence.first_s = now_s
+        sequence.generated += 1
+        sequence.last_s = now_s
+        if self._every_token or sequence.generated in (1, sequence.output):
+            self._outbox.append(sequence.token(sequence.generated, now_s))
+        if sequence.generated == sequence.output:
+            self._leave(sequence)
+            if self._every_token:
+                tally.count(sequence)
+            return
+        sequence.decoding = True
+        sequence.born = self._steps - sequence.generated
+        self._decoding += 1
+        self._context += sequence.path.tokens
+        self._needs[(sequence.born + 1 - sequence.prompt) % self.params.block_size] += 1
+        heappush(self._ends, (sequence.born + sequence.output, sequence.rank, sequence))
+        if self.cache.alone(sequence.path):
+            sequence.path.lazy = True
+            self._lazy[sequence.path] = sequence
+        else:
+            self._watched += 1
 
     # Adapters.
 
-    def _deferred(self) -> Iterator[_Sequence]:
+    def _deferred(self) -> Iterator[Sequence]:
         """Waiting requests that a free seat would not help: their adapter would be one too many."""
-        adapters = {sequence.request.adapter for sequence in self._running} - {None}
-        if len(adapters) >= self.params.max_loras:
+        if len(self._adapters) >= self.params.max_loras:
             for sequence in self._waiting:
-                if sequence.request.adapter is not None and sequence.request.adapter not in adapters:
+                if sequence.adapter is not None and sequence.adapter not in self._adapters:
                     yield sequence
 
-    def _adapters(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        running = {s.request.adapter for s in self._running if s.request.adapter is not None}
-        waiting = {s.request.adapter for s in self._waiting if s.request.adapter is not None}
-        return tuple(sorted(running)), tuple(sorted(waiting))
+    def _adapter_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if not self._has_adapters:
+            return (), ()
+        return tuple(sorted(self._adapters)), tuple(sorted({s.adapter for s in self._waiting if s.adapter is not None}))
 
     def _note_adapters(self) -> None:
-        if not self._has_adapters:
-            return
-        running, waiting = self._adapters()
-        self.tally.adapters_seen_s[",".join(running), ",".join(waiting)] = self._now_s
+        if self._has_adapters and self._every_token:
+            running, waiting = self._adapter_names()
+            self.tally.adapters_seen_s[",".join(running), ",".join(waiting)] = self._now_s

@@ -5,6 +5,8 @@ The defaults imagine one 24 GB card of the L4 class with an 8-billion-parameter 
 * one forward pass reads 8 GB of weights at 300 GB/s: `step_s` 27 ms, whatever the batch holds;
 * 16 GFLOP a token at 60 % of 120 TFLOP/s: `prefill_token_s` 0.2 ms, about 4,500 prompt tokens a second;
 * 131 KB of keys and values per context token (32 layers × 8 heads × 128 × 2 × 2 bytes) at 300 GB/s: `context_token_s` 0.44 µs;
+* 0.52 MFLOP of attention for each pair of tokens (4 × 32 layers × 4,096) at the same rate: `attention_pair_s` 7 ns, which
+  doubles the cost of a prompt token that 31,000 others precede;
 * sampling and scheduling of one more sequence: `sequence_s` 0.1 ms;
 * 8.6 GB left for keys and values: 4,096 blocks of 16 tokens.
 
@@ -48,6 +50,14 @@ class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prefill_token_s: float = 0.00022
     sequence_s: float = 0.0001
     context_token_s: float = 0.00000044
+    attention_pair_s: float = 0.000000007
+    """Prompt tokens also attend to each token before them: this for every such pair, so that long prompts cost more a token."""
+    lora_load_s: float = 0.0
+    """A pass that begins with an adapter that is in none of the `max_loras` slots takes so much longer."""
+    transfer_s: float = 0.002
+    """Keys and values that were computed elsewhere take this, and `transfer_token_s` a token, to arrive. The defaults imagine
+    131 KB a token over a link of 25 GB/s."""
+    transfer_token_s: float = 0.0000052
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "max_loras"):
@@ -57,7 +67,8 @@ class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ParamsError(f"num_blocks must be at least 2 (one is the null block), got {self.num_blocks}")
         if not 0 < self.speed < float("inf"):
             raise ParamsError(f"speed must be a positive number, got {self.speed}")
-        for name in ("step_s", "prefill_token_s", "sequence_s", "context_token_s"):
+        durations = ("step_s", "prefill_token_s", "sequence_s", "context_token_s", "attention_pair_s")
+        for name in (*durations, "lora_load_s", "transfer_s", "transfer_token_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ParamsError(f"{name} must be a number of seconds and not negative, got {getattr(self, name)}")
         if self.max_num_queued_reqs is not None and self.max_num_queued_reqs < 1:
@@ -82,13 +93,14 @@ class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """The context window in force."""
         return min(DEFAULT_MAX_MODEL_LEN, self.capacity_tokens) if self.max_model_len is None else self.max_model_len
 
-    def pass_s(self, prefill_tokens: int, sequences: int, context_tokens: int) -> float:
-        """Seconds of one forward pass over a batch."""
+    def pass_s(self, prefill_tokens: int, sequences: int, context_tokens: int, pairs: float = 0.0) -> float:
+        """Seconds of one forward pass over a batch; pairs of prompt tokens and tokens before them as the last."""
         return (
             self.step_s
             + self.prefill_token_s * prefill_tokens
             + self.sequence_s * sequences
             + self.context_token_s * context_tokens
+            + self.attention_pair_s * pairs
         ) / self.speed
 
 

@@ -1,10 +1,10 @@
 """How far the answer to one HTTP request has come: tokens in, pieces of text, choices and usage out."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from shunter.lab.core.answers import Choice, Usage
 from shunter.lab.core.asks import Ask
-from shunter.lab.core.engine import Token
+from shunter.lab.core.sequence import Token
 from shunter.lab.core.tokens import Script
 
 __all__ = ["Progress"]
@@ -16,7 +16,7 @@ class Progress:
     def __init__(self, ask: Ask, names: Sequence[str], scripts: Sequence[Script], *, tell_cached: bool) -> None:
         self._ask = ask
         self._scripts = scripts
-        self._index = {name: index for index, name in enumerate(names)}
+        self._index: dict[Hashable, int] = {name: index for index, name in enumerate(names)}
         self._generated = [0] * len(scripts)
         self._cached = [0] * len(scripts)
         self._finish: list[str | None] = [None] * len(scripts)

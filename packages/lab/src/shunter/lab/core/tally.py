@@ -1,7 +1,9 @@
 """What an engine has done since it started: counters and histograms as plain numbers, named as vLLM names them."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable
+
+from shunter.lab.core.sequence import Sequence
 
 __all__ = ["FINISHED_REASONS", "Histogram", "Tally"]
 
@@ -27,7 +29,7 @@ FINISHED_REASONS: tuple[str, ...] = ("stop", "length", "abort", "error", "repeti
 class Histogram:
     """Counts of observations by upper bound (inclusive), and their sum."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: Iterable[float]) -> None:
         self.bounds = tuple(map(float, bounds))
         self.counts = [0] * (len(self.bounds) + 1)
         self.sum = 0.0
@@ -82,3 +84,22 @@ class Tally:
         self.request_decode_time_seconds = Histogram(_REQUEST_S)
         # Second at which each combination of (running, waiting) adapters was last true; combinations are kept for ever.
         self.adapters_seen_s: dict[tuple[str, str], float] = {}
+
+    def count(self, sequence: Sequence) -> None:
+        """Count a request that has had its last token."""
+        request = sequence.request
+        admitted_s = sequence.arrived_s if sequence.admitted_s is None else sequence.admitted_s
+        decode_s = sequence.last_s - sequence.first_s
+        self.request_success[request.finish] += 1
+        self.request_prompt_tokens.observe(sequence.prompt)
+        self.request_generation_tokens.observe(sequence.generated)
+        self.request_params_max_tokens.observe(sequence.output if request.max_tokens is None else request.max_tokens)
+        self.request_prefill_kv_computed_tokens.observe(sequence.prompt - sequence.cached)
+        self.request_num_preemptions.observe(sequence.preemptions)
+        self.e2e_request_latency_seconds.observe(sequence.last_s - sequence.arrived_s)
+        self.request_queue_time_seconds.observe(admitted_s - sequence.arrived_s)
+        self.request_inference_time_seconds.observe(sequence.last_s - admitted_s)
+        self.request_prefill_time_seconds.observe(sequence.first_s - admitted_s)
+        self.request_decode_time_seconds.observe(decode_s)
+        if sequence.generated > 1:
+            self.request_time_per_output_token_seconds.observe(decode_s / (sequence.generated - 1))

@@ -4,9 +4,11 @@ A timer is set for the engine's next event; between events nothing runs.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
-from shunter.lab.core.engine import Engine, Gauges, Request, Token
+from shunter.lab.core.engine import Engine, Gauges
+from shunter.lab.core.requests import Request
+from shunter.lab.core.sequence import Token
 
 __all__ = ["Clockwork"]
 
@@ -21,7 +23,7 @@ class Clockwork:
         self.engine = engine
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._listeners: dict[str, Callable[[Token], None]] = {}
+        self._listeners: dict[Hashable, Callable[[Token], None]] = {}
 
     @property
     def live(self) -> int:

@@ -13,10 +13,12 @@ from aiohttp import web
 
 from shunter.lab.core.answers import DONE, Answer, encode_error
 from shunter.lab.core.asks import Ask, parse_json, read_chat, read_completion
-from shunter.lab.core.engine import Engine, Request, Token
+from shunter.lab.core.engine import Engine
 from shunter.lab.core.models import Models
 from shunter.lab.core.params import EngineParams
 from shunter.lab.core.progress import Progress
+from shunter.lab.core.requests import Request
+from shunter.lab.core.sequence import Token
 from shunter.lab.core.tokens import Script
 from shunter.lab.errors import ApiError, ParamsError, QueueFullError
 from shunter.lab.faults import Fault, Reply, faults_named

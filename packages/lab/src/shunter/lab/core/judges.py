@@ -1,0 +1,172 @@
+"""The picker's own judgement as a chooser: the production `FleetJudge`, asked as a worker asks it.
+
+It gets what a worker gets: complete requests as bytes of JSON, snapshots when they are scraped, and of every answer what the
+profile shows. In `lean` that is the end of the stream when it comes, and the record with its times a little later; in `full`
+the times and the usage together with the end.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from shunter.lab.core.arrivals import Arrival, Finished
+from shunter.lab.core.fleet import Fleet
+from shunter.lab.core.simulation import PARKED, Choice, Parked, Refused
+from shunter.picker.core.judge import FleetJudge, Policy
+from shunter.picker.core.judgement import Ask, Outcome, Pick, Refusal
+from shunter.picker.core.judgement import Parked as ParkedTicket
+from shunter.picker.core.schedule import Dice
+from shunter.snapshot import Endpoint, Load, LoadRow, Objective, Pool, Topology, View
+
+__all__ = ["BEGINNING_S", "JudgeChooser", "Knowledge", "body_of"]
+
+Knowledge = Literal["lean", "full"]
+POOL = "lab"
+NO_LABELS: Mapping[str, str] = {}
+
+# When the simulation begins by the judge's clock, for which a time of 0 means never.
+BEGINNING_S = 1_000.0
+
+PATH = "/v1/chat/completions"
+UNIT = b"%07d "
+TOKENS_PER_UNIT = 2
+"""Of four bytes each, which is what the picker expects of English text."""
+
+
+def body_of(arrival: Arrival) -> bytes:
+    """The JSON body of a request: a message for each segment, four bytes for each token; equal segments are equal text."""
+    messages = b",".join(
+        [
+            b'{"role":"%b","content":"%b"}'
+            % (b"user" if at else b"system", UNIT % segment.id * -(-segment.tokens // TOKENS_PER_UNIT))
+            for at, segment in enumerate(arrival.prompt)
+        ]
+    )
+    limit = b"" if arrival.max_tokens is None else b',"max_tokens":%d' % arrival.max_tokens
+    model = (arrival.adapter or arrival.model).encode()
+    return b'{"model":"%b","stream":true%b,"messages":[%b]}' % (model, limit, messages)
+
+
+class JudgeChooser:
+    """Asks a FleetJudge. Its dice are the caller's, so that a run can be repeated."""
+
+    def __init__(self, policy: Policy, fleet: Fleet, dice: Dice, knowledge: Knowledge = "lean") -> None:
+        self._record_s, self._knowledge = fleet.record_s, knowledge
+        self._endpoints = tuple(
+            Endpoint(
+                slot=slot,
+                incarnation=1,
+                name=f"engine-{slot}",
+                address=f"10.{slot >> 16}.{slot >> 8 & 255}.{slot & 255}",
+                port=8000,
+                pools=(0,),
+                labels=dict(labels),
+            )
+            for slot, labels in enumerate(fleet.labels or [NO_LABELS] * len(fleet.engines))
+        )
+        self._slots = {endpoint.authority: endpoint.slot for endpoint in self._endpoints}
+        self._objectives: dict[int, Objective] = {}
+        self._rows: Sequence[LoadRow] = ()
+        self._published_ns = 0
+        self._topology = self._build_topology()
+        self._view: View | None = None
+        self.judge = FleetJudge(policy, lambda _: self._view, dice)
+        self._picks: dict[int, tuple[int, list[int]]] = {}
+        """Ticket and endpoints, best first, of every request that has not ended; the first is who is asked now."""
+        self._parked: dict[int, int] = {}
+        """Index of every parked request by its ticket."""
+        self._records: deque[tuple[float, int, Outcome]] = deque()
+
+    def choose(self, arrival: Arrival, index: int, now_s: float) -> Choice | Parked:
+        again = self._picks.get(index)
+        if again is not None:
+            return self._fall_back(*again)
+        self._read_records(now_s)
+        headers = {":path": PATH, "x-request-id": str(index), **dict(arrival.headers)}
+        if arrival.priority:
+            headers["x-gateway-inference-objective"] = self._objective(arrival.priority)
+        told = self.judge.decide(Ask(headers, body_of(arrival)), now_s + BEGINNING_S)
+        if isinstance(told, ParkedTicket):
+            self._parked[told.ticket] = index
+            return PARKED
+        return self._understand(index, told)
+
+    def dispatch(self, now_s: float) -> Sequence[tuple[int, Choice]]:
+        self._read_records(now_s)
+        told = self.judge.dispatch(now_s + BEGINNING_S)
+        return [(index, self._understand(index, what)) for ticket, what in told for index in (self._parked.pop(ticket),)]
+
+    def scraped(self, rows: Sequence[LoadRow], now_s: float) -> None:
+        beginning_ns = int(BEGINNING_S * 1e9)
+        self._rows = [msgspec.structs.replace(row, sampled_ns=row.sampled_ns + beginning_ns) for row in rows]
+        self._published_ns = int((now_s + BEGINNING_S) * 1e9)
+        self._publish()
+
+    def first_token(self, index: int, now_s: float) -> None:
+        """Nobody tells a worker: in `full` it is noted and told with the end."""
+
+    def ended(self, index: int, finished: Finished, now_s: float) -> None:
+        ticket, _ = self._picks.pop(index, (None, ()))
+        if ticket is None:
+            return
+        served = self._endpoints[finished.endpoint].authority if finished.endpoint >= 0 else None
+        outcome = Outcome(
+            complete=not finished.failed,
+            status=finished.refused or (503 if finished.failed and not finished.output_tokens else 200),
+            served=served,
+            first_token_s=finished.ttft_s if finished.output_tokens else None,
+            duration_s=finished.ended_s - finished.arrived_s,
+        )
+        if self._knowledge == "full":
+            outcome = msgspec.structs.replace(
+                outcome,
+                prompt_tokens=finished.prompt_tokens,
+                completion_tokens=finished.output_tokens,
+                cached_tokens=finished.cached_tokens,
+            )
+            self.judge.release(ticket, outcome, now_s + BEGINNING_S)
+        else:
+            self.judge.release(ticket, Outcome(complete=outcome.complete), now_s + BEGINNING_S)
+            self._records.append((now_s + self._record_s, ticket, outcome))
+
+    def _understand(self, index: int, told: Pick | Refusal) -> Choice:
+        if isinstance(told, Refusal):
+            return Refused(told.status)
+        endpoints = [self._slots[authority] for authority in told.endpoints]
+        self._picks[index] = told.ticket, endpoints
+        return endpoints[0]
+
+    def _fall_back(self, ticket: int, endpoints: list[int]) -> Choice:
+        """The gateway tries the next one by itself; the picker learns of it from who answers."""
+        endpoints.pop(0)
+        if not endpoints:
+            return Refused(503)
+        self.judge.served(ticket, self._endpoints[endpoints[0]].authority)
+        return endpoints[0]
+
+    def _read_records(self, now_s: float) -> None:
+        while self._records and self._records[0][0] <= now_s:
+            _, ticket, outcome = self._records.popleft()
+            self.judge.measured(ticket, outcome, now_s + BEGINNING_S)
+
+    def _objective(self, priority: int) -> str:
+        if priority not in self._objectives:
+            self._objectives[priority] = Objective(name=f"priority-{priority}", pool=POOL, priority=priority)
+            self._topology = self._build_topology()
+            self._publish()
+        return self._objectives[priority].name
+
+    def _build_topology(self) -> Topology:
+        return Topology(
+            epoch=1,
+            generation=1 + len(self._objectives),
+            pools=(Pool(name=POOL),),
+            endpoints=self._endpoints,
+            objectives=tuple(self._objectives.values()),
+        )
+
+    def _publish(self) -> None:
+        load = Load.of(self._rows, epoch=1, topology_generation=self._topology.generation, published_ns=self._published_ns)
+        self._view = View(self._topology, load)

@@ -1,0 +1,228 @@
+"""A fleet in virtual time does what real ones would, and the judge in it is the production one."""
+
+import random
+
+import msgspec
+import pytest
+
+from shunter.lab.core.arrivals import Arrival, Segment
+from shunter.lab.core.fleet import Crash, Fleet, Slowdown
+from shunter.lab.core.judges import BEGINNING_S, JudgeChooser, body_of
+from shunter.lab.core.params import EngineParams
+from shunter.lab.core.simulation import NOWHERE, PARKED, Refused, simulate
+from shunter.lab.errors import LabError, ParamsError
+from shunter.picker import config
+from shunter.picker.core.judge import FleetJudge
+from shunter.snapshot import Health
+
+PARAMS = EngineParams(max_num_seqs=4, num_blocks=600)
+
+
+def traffic(count, gap_s, *, groups=3, prompt=600, output=20, **fields):
+    return [
+        Arrival(
+            at_s=gap_s * index,
+            prompt=(Segment(index % groups, prompt), Segment(1000 + 2 * index, 40)),
+            output=Segment(1001 + 2 * index, output),
+            **fields,
+        )
+        for index in range(count)
+    ]
+
+
+def judged(arrivals, fleet, *, seed=1, text=None, knowledge="lean"):
+    chooser = JudgeChooser(config.load(text).policy if text else config.load().policy, fleet, random.Random(seed), knowledge)
+    return simulate(arrivals, fleet, chooser), chooser
+
+
+def test_the_judge_is_the_production_class_not_a_copy():
+    _, chooser = judged(traffic(1, 0.1), Fleet(engines=(PARAMS,)))
+    assert type(chooser.judge) is FleetJudge
+    assert FleetJudge.__module__ == "shunter.picker.core.judge"
+
+
+def test_every_request_ends_and_keeps_its_place(bare_chooser):
+    chooser = bare_chooser(lambda index: index % 2)
+    run = simulate(traffic(30, 0.05), Fleet(engines=(PARAMS, PARAMS)), chooser)
+    assert [each.index for each in run.finished] == list(range(30))
+    assert [each.endpoint for each in run.finished] == [index % 2 for index in range(30)]
+    assert all(each.output_tokens == 20 and not each.failed and each.refused is None for each in run.finished)
+    for index, each in enumerate(run.finished):
+        assert each.arrived_s == pytest.approx(0.05 * index)
+        assert each.arrived_s < each.first_s < each.ended_s
+        assert ("first", index, each.first_s) in chooser.told
+        assert ("ended", index, each.ended_s) in chooser.told
+    assert [told[2] for told in chooser.told] == sorted(told[2] for told in chooser.told)
+
+
+def test_what_was_cached_is_counted(bare_chooser):
+    run = simulate(traffic(2, 5.0, groups=1), Fleet(engines=(PARAMS,)), bare_chooser(lambda _: 0))
+    assert [each.cached_tokens for each in run.finished] == [0, 592]
+    assert run.finished[1].ttft_s < run.finished[0].ttft_s
+
+
+def test_a_turn_comes_after_the_one_before_and_finds_its_answer_cached(bare_chooser):
+    first = Arrival(at_s=1.0, prompt=(Segment(1, 160),), output=Segment(2, 100))
+    then = Arrival(prompt=(Segment(1, 160), Segment(2, 100), Segment(3, 50)), output=Segment(4, 5), after=0, think_s=7.0)
+    run = simulate([first, then], Fleet(engines=(PARAMS,)), bare_chooser(lambda _: 0))
+    assert run.finished[1].arrived_s == run.finished[0].ended_s + 7.0
+    assert run.finished[1].cached_tokens == 256
+
+
+def test_a_turn_cannot_come_before_the_one_it_follows(bare_chooser):
+    arrival = Arrival(prompt=(Segment(1, 16),), output=Segment(2, 1), after=0)
+    with pytest.raises(LabError, match="arrival 0 comes after arrival 0, which is no earlier one"):
+        simulate([arrival], Fleet(engines=(PARAMS,)), bare_chooser(lambda _: 0))
+
+
+def test_refusals_say_who_refused_what(bare_chooser):
+    arrivals = [*traffic(3, 0.0), *traffic(1, 0.0, prompt=9000)]
+    engine = EngineParams(max_num_seqs=1, max_num_queued_reqs=1)
+    chooser = bare_chooser(lambda index: Refused(429) if index == 0 else 0)
+    run = simulate(arrivals, Fleet(engines=(engine,)), chooser)
+    assert [each.refused for each in run.finished] == [429, None, None, 400]
+    assert [each.endpoint for each in run.finished] == [NOWHERE, 0, 0, 0]
+    run = simulate(traffic(4, 0.0), Fleet(engines=(engine,)), bare_chooser(lambda _: 0))
+    assert [each.refused for each in run.finished] == [None, None, 503, 503]
+
+
+def test_a_parked_request_goes_on_when_the_chooser_says(bare_chooser):
+    chooser = bare_chooser(lambda index: PARKED if index == 1 else 0)
+    run = simulate(traffic(2, 0.1), Fleet(engines=(PARAMS,)), chooser)
+    assert [each.endpoint for each in run.finished] == [0, 0]
+    assert not chooser.parked
+
+
+def test_scrapes_are_as_old_as_the_fleet_says(bare_chooser):
+    chooser = bare_chooser(lambda _: 0)
+    simulate(traffic(20, 0.05), Fleet(engines=(PARAMS,), scrape_s=0.2), chooser)
+    assert [at_s for at_s, _ in chooser.rows][:3] == pytest.approx([0.0, 0.2, 0.4])
+    assert all(row.sampled_ns == int(at_s * 1e9) for at_s, (row,) in chooser.rows)
+    assert max(row.running for _, (row,) in chooser.rows) == 4
+    assert max(row.waiting for _, (row,) in chooser.rows) > 0
+
+
+def test_no_scrape_is_missing_that_a_decision_could_have_seen(bare_chooser):
+    """Scrapes that nobody looks at are left out, so that idle time costs nothing."""
+    fleet = Fleet(engines=(PARAMS,), scrape_s=0.1)
+    arrivals = [*traffic(2, 100.0), Arrival(prompt=(Segment(1, 16),), output=Segment(2, 4), after=1, think_s=0.03)]
+    chooser = bare_chooser(lambda _: 0)
+    simulate(arrivals, fleet, chooser)
+    chosen = [told[2] for told in chooser.told if told[0] == "choose"]
+    seen = [max(at_s for at_s, _ in chooser.rows if at_s <= now_s) for now_s in chosen]
+    assert all(now_s - at_s <= fleet.scrape_s + 1e-9 for now_s, at_s in zip(chosen, seen, strict=True))
+    alone = bare_chooser(lambda _: 0)
+    simulate(arrivals[:2], fleet, alone)
+    assert len(alone.rows) < 10, "a hundred idle seconds are not scraped"
+
+
+def test_a_crash_loses_what_was_there_and_retries_go_elsewhere(bare_chooser):
+    tries = []
+
+    def route(index):
+        tries.append(index)
+        return 1 if tries.count(index) > 1 else 0
+
+    fleet = Fleet(engines=(PARAMS, PARAMS), failures=(Crash(endpoint=0, at_s=1.05, restart_s=3.0),))
+    chooser = bare_chooser(route)
+    run = simulate(traffic(10, 0.5), fleet, chooser)
+    assert [each.failed for each in run.finished][:3] == [False, True, True]
+    assert {each.endpoint for each in run.finished if 1.05 < each.arrived_s < 4.05} == {1}
+    assert {each.endpoint for each in run.finished if each.arrived_s > 4.05} == {0}
+    health = {at_s: rows[0].health for at_s, rows in chooser.rows}
+    assert {rows for at_s, rows in health.items() if 1.05 < at_s < 4.05} == {Health.UNREACHABLE}
+    assert {rows for at_s, rows in health.items() if at_s > 4.06} == {Health.FRESH}
+
+
+def test_a_fleet_that_is_down_fails_requests(bare_chooser):
+    fleet = Fleet(engines=(PARAMS,), failures=(Crash(endpoint=0, at_s=0.0),))
+    run = simulate(traffic(1, 1.0), fleet, bare_chooser(lambda _: 0))
+    assert (run.finished[0].failed, run.finished[0].endpoint) == (True, NOWHERE)
+
+
+def test_a_slow_engine_is_slow_for_a_while(bare_chooser):
+    slow = Fleet(engines=(PARAMS,), failures=(Slowdown(endpoint=0, from_s=9.0, to_s=19.0, factor=0.1),))
+    arrivals = traffic(3, 10.0, groups=3)
+    run = simulate(arrivals, slow, bare_chooser(lambda _: 0))
+    first, middle, last = (each.ttft_s for each in run.finished)
+    assert middle == pytest.approx(10 * first)
+    assert last == pytest.approx(first)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"engines": ()}, "engines is empty"),
+        ({"labels": ({},)}, "1 labels for 2 engines"),
+        ({"scrape_s": 0.0}, "scrape_s must be a positive number"),
+        ({"failures": (Crash(endpoint=2, at_s=0.0),)}, "a failure of endpoint 2: there are 2"),
+        ({"failures": (Slowdown(endpoint=0, from_s=0.0, to_s=1.0, factor=0.0),)}, "factor of a slowdown"),
+    ],
+)
+def test_impossible_fleets_are_named(fields, message):
+    with pytest.raises(ParamsError, match=message):
+        Fleet(**{"engines": (PARAMS, PARAMS), **fields})
+
+
+def test_the_same_seed_gives_the_same_bytes():
+    """And the same on another Python: what is here was written by 3.11 and is read by whichever runs the tests."""
+    fleet = Fleet(engines=(PARAMS,) * 3)
+    arrivals = traffic(60, 0.07)
+    runs = [msgspec.json.encode(judged(arrivals, fleet, seed=seed)[0]) for seed in (1, 1, 2)]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+@pytest.mark.parametrize("knowledge", ["lean", "full"])
+def test_the_judge_sends_like_to_like_and_its_account_is_even_at_the_end(knowledge):
+    fleet = Fleet(engines=(PARAMS,) * 4)
+    run, chooser = judged(traffic(80, 0.3, groups=4), fleet, knowledge=knowledge)
+    hits = sum(each.cached_tokens > 500 for each in run.finished)
+    assert hits >= 60
+    assert len(chooser.judge.ledger) == 0
+    tally = chooser.judge.counters.tally()
+    assert (tally.picks, tally.released, tally.incomplete, tally.plugin_errors) == (80, 80, 0, 0)
+    assert not chooser.judge.complaints
+
+
+def test_a_judge_falls_back_as_its_gateway_does():
+    fleet = Fleet(engines=(PARAMS,) * 3, scrape_s=30.0, failures=(Crash(endpoint=0, at_s=0.0, restart_s=1000.0),))
+    run, chooser = judged(traffic(12, 0.2), fleet)
+    assert not any(each.failed for each in run.finished)
+    assert {each.endpoint for each in run.finished} == {1, 2}
+    assert len(chooser.judge.ledger) == 0
+
+
+def test_sheddable_requests_are_refused_by_a_full_fleet():
+    fleet = Fleet(engines=(EngineParams(max_num_seqs=1, num_blocks=600),), scrape_s=0.05)
+    run, _ = judged([*traffic(40, 0.1), *traffic(1, 0.0, priority=-1)], fleet)
+    assert run.finished[-1].refused is None
+    late = msgspec.structs.replace(traffic(1, 0.0, priority=-1)[0], at_s=4.0)
+    run, _ = judged([*traffic(40, 0.1), late], fleet)
+    assert run.finished[-1].refused == 429
+
+
+def test_flow_control_parks_requests_in_virtual_time():
+    text = """
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+featureGates: [flowControl]
+"""
+    fleet = Fleet(engines=(EngineParams(max_num_seqs=1, num_blocks=600),), scrape_s=0.05)
+    run, chooser = judged(traffic(30, 0.1), fleet, text=text)
+    assert all(each.output_tokens == 20 for each in run.finished)
+    decided_s = {int(entry.request_id): entry.at_s - BEGINNING_S for entry in chooser.judge.decisions.latest()}
+    assert decided_s[0] == 0.0
+    assert decided_s[29] > 10.0, "it arrived at 2.9, when six were ahead of it in the engine's own queue"
+    assert len(chooser.judge.ledger) == 0
+
+
+def test_a_body_says_what_the_arrival_is():
+    arrival = Arrival(
+        prompt=(Segment(1, 100), Segment(2, 7)), output=Segment(3, 50), model="big", adapter="small", max_tokens=64
+    )
+    body = msgspec.json.decode(body_of(arrival))
+    assert (body["model"], body["max_tokens"], body["stream"]) == ("small", 64, True)
+    assert [len(message["content"]) for message in body["messages"]] == [400, 32]
+    longer = msgspec.structs.replace(arrival, prompt=(*arrival.prompt, Segment(4, 10)))
+    assert body_of(longer).startswith(body_of(arrival)[:-2])
