@@ -6,10 +6,11 @@ but arithmetic and memory mattered, times the share of that which engines reach:
 * a step reads the weights once: `step_s` = weight bytes / (`BANDWIDTH_SHARE` × memory bandwidth), plus two all-reduces a layer
   when the model is split over several cards;
 * a decoding sequence reads its keys and values once: `context_token_s` = KV bytes of a token / the same bandwidth;
-* a prompt token costs 2 FLOP a parameter: prefill rate = `FLOP_SHARE` × FLOP/s / (2 × parameters), unless one was measured.
+* a prompt token costs 2 FLOP a parameter: prefill rate = `FLOP_SHARE` × FLOP/s / (2 × parameters), unless one was measured;
+* it attends to each token before it: `attention_pair_s` = 4 FLOP × layers × heads × head size / (`FLOP_SHARE` × FLOP/s).
 
-A measured prefill rate (the tokens a second of one model server whose batches are full of prompt) is met exactly: a full step
-of `max_num_batched_tokens` takes as long as the rate says, weights included.
+A measured prefill rate (the tokens a second of one model server whose batches are full of prompt) is met exactly: a step that
+is full of the first `max_num_batched_tokens` of one prompt takes as long as the rate says, weights and attention included.
 
 | name | published | roofline |
 | --- | --- | --- |
@@ -64,6 +65,8 @@ class Model(msgspec.Struct, frozen=True):
     layers: int
     kv_bytes: float
     """Keys and values of one token that a decode step reads and the cache holds."""
+    pair_flop: float
+    """Attention of one token to one other, in all layers."""
     step_share: float = 1.0
     """Part of the weights that a step of a typical batch reads."""
 
@@ -72,12 +75,12 @@ H100 = Card(989e12, 3.35e12, 80e9, 8192, 1024)
 A100 = Card(312e12, 2.04e12, 80e9, 2048, 256)
 TPU_V6E = Card(918e12, 1.64e12, 32e9, 8192, 256)
 
-# 64 layers × 8 KV heads × 128 × keys and values × 2 bytes.
-QWEN3_32B = Model(32.8e9, 65.6e9, 64, 64 * 8 * 128 * 2 * 2)
-LLAMA3_70B = Model(70.6e9, 141.2e9, 80, 80 * 8 * 128 * 2 * 2)
+# 64 layers × 8 KV heads × 128 × keys and values × 2 bytes; 64 query heads.
+QWEN3_32B = Model(32.8e9, 65.6e9, 64, 64 * 8 * 128 * 2 * 2, 4 * 64 * 64 * 128)
+LLAMA3_70B = Model(70.6e9, 141.2e9, 80, 80 * 8 * 128 * 2 * 2, 4 * 80 * 64 * 128)
 # 36 layers × 8 × 64 × 2 × 2 bytes, every other layer with a window of 128 tokens. MXFP4 weights; a token uses 4 of 128 experts,
 # a batch of 32 therefore 1 − (124/128)³² = 64 % of them.
-GPT_OSS_120B = Model(5.1e9, 63e9, 36, 18 * 8 * 64 * 2 * 2, step_share=0.65)
+GPT_OSS_120B = Model(5.1e9, 63e9, 36, 18 * 8 * 64 * 2 * 2, 4 * 18 * 64 * 64, step_share=0.65)
 
 # Long enough for every published workload; the KV caches below hold at least one such request.
 CONTEXT_TOKENS = 131_072
@@ -90,19 +93,23 @@ def roofline(
     bandwidth_bytes_s = BANDWIDTH_SHARE * card.bandwidth_bytes_s * cards
     all_reduce_s = 2 * model.layers * ALL_REDUCE_S if cards > 1 else 0.0
     step_s = model.step_share * model.weight_bytes / bandwidth_bytes_s + all_reduce_s
-    rate = prefill_tokens_s or FLOP_SHARE * card.flops_s * cards / (2 * model.parameters)
+    flops_s = FLOP_SHARE * card.flops_s * cards
+    rate = prefill_tokens_s or flops_s / (2 * model.parameters)
+    pair_s = model.pair_flop / flops_s
+    full = card.max_num_batched_tokens
     if kv_tokens is None:
         kv_tokens = (MEMORY_SHARE * card.memory_bytes * cards - model.weight_bytes) / model.kv_bytes
     return EngineParams(
         max_num_seqs=card.max_num_seqs,
-        max_num_batched_tokens=card.max_num_batched_tokens,
+        max_num_batched_tokens=full,
         block_size=BLOCK_TOKENS,
         num_blocks=int(kv_tokens / BLOCK_TOKENS),
         max_model_len=CONTEXT_TOKENS,
         step_s=step_s,
-        prefill_token_s=1 / rate - step_s / card.max_num_batched_tokens,
+        prefill_token_s=1 / rate - step_s / full - pair_s * full / 2,
         sequence_s=SEQUENCE_S,
         context_token_s=model.kv_bytes / bandwidth_bytes_s,
+        attention_pair_s=pair_s,
     )
 
 
