@@ -50,7 +50,7 @@ def test_anothers_booking_counts_like_an_own_one(buffer, make_reader):
     journal.booked(ticket, Booking(0, 1, NOW_NS + 5, 70, [11, 12]))
     reader.catch_up()
     fleet = reader.fleet
-    assert (fleet.in_flight, fleet.tokens_in_flight, fleet.waiting, fleet.touched) == ([1, 0], [70, 0], [1, 0], {0})
+    assert (fleet.in_flight, fleet.tokens_in_flight, fleet.waiting) == ([1, 0], [70, 0], [1, 0])
     assert reader.prefix.match([11, 12, 13]).blocks == {0: 2}
     journal.released(ticket)
     reader.catch_up()

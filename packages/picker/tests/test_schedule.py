@@ -232,6 +232,16 @@ def test_kept_scores_equal_those_computed_anew(rows, steps):
             assert (kept.totals, kept.scores) == (anew.totals, anew.scores)
 
 
+def test_two_profiles_that_keep_scores_of_one_fleet_both_follow_a_booking(make_fleet):
+    ledger = Ledger()
+    runs = [running((Queue(), 1)), running((Queue(), 1))]
+    fleet = make_fleet({"waiting": 0.0}, {"waiting": 1.0}, ledger=ledger)
+    assert [run.decide(REQUEST, fleet).totals for run in runs] == [[1, 0]] * 2
+    for ticket in (1, 2):
+        fleet.add(ledger.book(ticket, Booking(0, 1, NOW_NS)), +1)
+    assert [run.decide(REQUEST, fleet).totals for run in runs] == [[0, 1]] * 2
+
+
 def test_a_subset_does_not_disturb_what_is_kept(make_fleet, dice):
     run = running(*KEPT)
     fleet = make_fleet({"waiting": 0.0}, {"waiting": 5.0}, {"waiting": 9.0})

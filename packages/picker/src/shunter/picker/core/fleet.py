@@ -13,7 +13,7 @@ that has nothing cached, or when the scraper itself has fallen silent.
 
 from collections.abc import Iterable, Sequence
 from operator import add, itemgetter
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from shunter.picker.core.ledger import Booking, Key, Ledger
 from shunter.snapshot import NEVER, Endpoint, Health, Load, Pool, Topology, View
@@ -40,14 +40,21 @@ COLUMNS = (
 )  # fmt: skip
 
 
+class Keeper(Protocol):
+    """Keeps something that follows from a Fleet's columns."""
+
+    touched: set[int]
+    """Positions that changed since it looked last."""
+
+
 class Fleet:
     """Candidates. All columns are aligned; a position means something only within one Fleet.
 
-    ``waiting``, ``running``, ``in_flight`` and ``tokens_in_flight`` follow every booking; ``touched`` collects the positions
-    that changed so until somebody who keeps scores clears it.
+    ``waiting``, ``running``, ``in_flight`` and ``tokens_in_flight`` follow every booking. ``keepers`` are told the positions
+    that changed so.
     """
 
-    __slots__ = (*COLUMNS, "index", "lasting", "ledger", "touched")
+    __slots__ = (*COLUMNS, "index", "keepers", "lasting", "ledger")
 
     endpoints: Sequence[Endpoint]
     authorities: Sequence[str]
@@ -66,7 +73,7 @@ class Fleet:
     index: dict[int, int]  # slot → position
     ledger: Ledger  # the account behind the columns, for what none of them holds
     lasting: bool  # will the next request meet the same Fleet; one made for a single request is not worth keeping scores of
-    touched: set[int]
+    keepers: dict[object, Keeper]  # who keeps something that follows from these columns, by whose it is
 
     def __init__(self, columns: Iterable[Sequence[object]], ledger: Ledger, *, lasting: bool = True) -> None:
         """Take the columns in the order of COLUMNS."""
@@ -75,7 +82,7 @@ class Fleet:
         self.index = {endpoint.slot: at for at, endpoint in enumerate(self.endpoints)}
         self.ledger = ledger
         self.lasting = lasting
-        self.touched = set()
+        self.keepers = {}
 
     def __len__(self) -> int:
         """Number of candidates."""
@@ -101,7 +108,13 @@ class Fleet:
         if booking.booked_ns >= self.sampled_ns[at]:
             self.waiting[at] += sign
             self.running[at] += sign
-        self.touched.add(at)
+        for keeper in self.keepers.values():
+            keeper.touched.add(at)
+
+    def cache_size(self, slot: int) -> int | None:
+        """Return the tokens that an endpoint's cache holds, if it is here and tells."""
+        at = self.index.get(slot)
+        return None if at is None else self.cache_tokens[at]
 
     def narrow(self, kept: Sequence[int]) -> "Fleet":
         """Return the candidates at these positions: this Fleet if they are all, else one that follows no bookings."""

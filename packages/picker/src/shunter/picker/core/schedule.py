@@ -10,7 +10,7 @@ handler is as if there were none, everything else is left out; and the plugin is
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -174,9 +174,8 @@ class Run:
         self.profile = profile
         self.complaints = complaints
         self._dice = dice
-        self._standing = Standing(profile.scorers, self._unit)
         # isinstance of a Protocol costs microseconds: asked once.
-        columns = [each for each in profile.scorers if isinstance(each.plugin, ColumnScorer)]
+        self._columns = columns = [each for each in profile.scorers if isinstance(each.plugin, ColumnScorer)]
         self._asked: list[tuple[Weighted, Any]] = [
             (each, each.plugin) for each in profile.scorers if not isinstance(each.plugin, ColumnScorer)
         ]
@@ -203,7 +202,11 @@ class Run:
             return Decision(fleet.endpoints, least, narrowed=narrowed)
 
     def _choose(self, request: Request, fleet: Fleet, narrowed: Sequence[tuple[str, Sequence[Any]]]) -> Decision:
-        standing = self._standing if fleet.lasting else Standing(self.profile.scorers, self._unit)
+        standing = fleet.keepers.get(self)
+        if not isinstance(standing, Standing):
+            standing = Standing(self._columns, self._unit)
+            if fleet.lasting:
+                fleet.keepers[self] = standing
         self._running = self._names
         totals, scores = standing.refresh(fleet)
         for each, scorer in self._asked:
@@ -242,20 +245,21 @@ class Standing:
     """The scores of a profile's column scorers for one Fleet, and their weighted sum."""
 
     def __init__(self, scorers: Sequence[Weighted], unit: Callable[[Weighted, float], float]) -> None:
-        """Know nothing of any Fleet yet. ``unit`` clamps a score."""
-        self._kept = [Kept(each, each.plugin) for each in scorers if isinstance(each.plugin, ColumnScorer)]
+        """Keep nothing yet. ``scorers`` are of columns; ``unit`` clamps a score."""
+        self.touched: set[int] = set()
+        self._kept = [Kept(each, cast("ColumnScorer", each.plugin)) for each in scorers]
         self._unit = unit
-        self._fleet: Fleet | None = None
+        self._valid = False
         self._totals: list[float] = []
 
     def refresh(self, fleet: Fleet) -> tuple[list[float], list[tuple[Weighted, Scores]]]:
-        """Return the totals and the scores, bookings considered; the caller may change both lists."""
-        anew, touched = fleet is not self._fleet, fleet.touched
-        if anew or touched:
-            self._fleet = None  # until all is done: after a scorer that raised nothing kept is valid
-            self._update(fleet, None if anew else touched)
+        """Return the totals and the scores, bookings considered; the caller may change both lists. It is always one Fleet."""
+        touched = self.touched
+        if touched or not self._valid:
+            known, self._valid = self._valid, False  # until all is done: after a scorer that raised nothing kept is valid
+            self._update(fleet, touched if known else None)
             touched.clear()
-            self._fleet = fleet
+            self._valid = True
         return self._totals.copy(), [(each.weighted, each.shown) for each in self._kept]
 
     def _update(self, fleet: Fleet, touched: Iterable[int] | None) -> None:
