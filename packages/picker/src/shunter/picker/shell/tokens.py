@@ -51,7 +51,7 @@ def question(request: Request) -> bytes | None:
         fields["messages"] = body.messages
         if body.tools:
             fields["tools"] = body.tools
-    elif suffix == "/completions" and bytes(body.prompt[:1]) == b'"':
+    elif suffix == "/completions" and bytes(memoryview(body.prompt)[:1]) == b'"':
         fields["prompt"] = body.prompt
     else:
         return None

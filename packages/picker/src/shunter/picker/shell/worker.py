@@ -34,7 +34,7 @@ from shunter.picker.transport.native import NativeServer
 from shunter.picker.transport.parking import Parking
 from shunter.picker.transport.server import MAX_STREAMS, Server
 from shunter.picker.transport.tls import Tls
-from shunter.snapshot import SnapshotReader
+from shunter.snapshot import BLOCK_LOG, MappedLogReader, SnapshotReader
 
 __all__ = ["Role", "Settings", "Worker", "work"]
 
@@ -92,6 +92,7 @@ class Worker:
             counters=memory.counters if memory else None,
             journal=memory.journal if memory else None,
             peers=memory.peers if memory else None,
+            blocks=MappedLogReader(settings.snapshot / BLOCK_LOG).read if policy.precise else None,
         )
         self._asked = self.judge if bases is None else ModelNamer(bases, self.judge.counters)
         self._budget = Budget(settings.limits.buffered_bytes)
@@ -107,8 +108,12 @@ class Worker:
         self.judge.catch_up(time.monotonic())
         port = await self._server.start(settings.host, settings.port, settings.health_port)
         self._watches.append(asyncio.create_task(self._follow_snapshot()))
-        if self._memory is not None:
+        if self._memory is not None or self.judge.precise is not None:
             self._watches.append(asyncio.create_task(self._follow_peers()))
+        if self.judge.precise is not None:
+            from shunter.picker.shell.tokens import Tokeniser  # noqa: PLC0415  aiohttp: 11 MB that who asks nobody spares
+
+            self._watches.append(asyncio.create_task(Tokeniser(self.judge.precise).run()))
         return port
 
     async def drain(self, deadline_s: float | None = None) -> None:
