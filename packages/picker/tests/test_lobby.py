@@ -16,6 +16,7 @@ from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick
 from shunter.picker.core.kinds import Named, Profile
 from shunter.picker.core.lobby import MOST_PER_TURN, TURN_S
 from shunter.picker.core.policy import Policy
+from shunter.picker.core.queue_counters import OUTCOMES
 from shunter.picker.plugins.detectors import Concurrency, Utilization
 from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, RoundRobin, SloDeadline, StaticLimit
 from shunter.picker.plugins.pickers import MaxScore
@@ -192,6 +193,59 @@ def test_between_two_scrapes_an_endpoint_gets_no_more_than_its_queue_may_hold(ma
     assert [type(each) for each in verdicts] == [Pick] * 5 + [Parked] * 4
     judge.see(IDLE | {"running": 5.0}, now_ns=int((NOW_S + 0.05) * 1e9))
     assert len(judge.dispatch(NOW_S + 0.05)) == 4, "the engine has begun with all of them"
+
+
+def test_all_of_it_is_counted(make_judge):
+    judge = make_judge(max_requests=2, request_ttl_s=5.0)
+    first = judge.decide(ask(), NOW_S).ticket
+    going, leaving = (judge.decide(ask(), NOW_S).ticket for _ in range(2))
+    judge.decide(ask(), NOW_S)
+    band = judge.counters.tally().queue.bands[0]
+    assert (band.requests, band.size_bytes, judge.counters.tally().queue.saturation) == (2, 2 * len(BODY), 1.0)
+    judge.release(first, DONE, NOW_S + 1)
+    assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == [going]
+    judge.leave(leaving, NOW_S + 2)
+    judge.decide(ask(), NOW_S + 3)
+    judge.dispatch(NOW_S + 8)
+    band = judge.counters.tally().queue.bands[0]
+    assert dict(zip(OUTCOMES, band.outcomes, strict=True)) == {
+        "Dispatched": 2,
+        "RejectedCapacity": 1,
+        "RejectedNoEndpoints": 0,
+        "EvictedTTL": 1,
+        "EvictedNoEndpoints": 0,
+        "EvictedContextCancelled": 1,
+    }
+    assert (band.requests, band.size_bytes) == (0, 0)
+    assert band.waited_us == 1_000_000
+
+
+class Broken:
+    """A policy that is good for nothing."""
+
+    def order(self, waiter):
+        raise RuntimeError("no order")
+
+    def ceilings(self, priorities, saturation, tick):
+        raise RuntimeError("no ceilings")
+
+
+def test_a_policy_that_raises_keeps_nobody_out(make_judge):
+    judge = make_judge(ordering=Broken())
+    assert [type(judge.decide(ask(), NOW_S)) for _ in range(2)] == [Pick, Pick]
+    assert judge.complaints == {"flow control": "RuntimeError: no order"}
+    assert isinstance(make_judge(limits=Broken()).decide(ask(), NOW_S), Pick)
+
+
+def test_a_policy_that_breaks_later_holds_nobody_for_ever(make_judge):
+    judge = make_judge(request_ttl_s=5.0)
+    first = judge.decide(ask(), NOW_S).ticket
+    judge.decide(ask(), NOW_S)
+    judge._lobby.gate._open = Broken().order
+    judge.release(first, DONE, NOW_S + 1)
+    assert judge.dispatch(NOW_S + 1) == []
+    ((_, refusal),) = judge.dispatch(NOW_S + 5)
+    assert refusal.reason is DropReason.TTL_EXPIRED
 
 
 def test_a_turn_has_an_end(make_judge):

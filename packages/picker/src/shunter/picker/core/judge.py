@@ -111,7 +111,8 @@ class FleetJudge:
         self._lobby: Lobby | None = None
         if policy.flow is not None:
             saturation = partial(self._scheduler.saturation, sent=True)
-            self._lobby = Lobby(policy.flow, saturation, life, partial(self._tell, LOBBY))
+            complain = partial(self._scheduler.complaints.raised, "flow control")
+            self._lobby = Lobby(policy.flow, saturation, life, partial(self._tell, LOBBY), complain, counters.queue)
         self._topology: Topology | None = None
         self._rules = Rulebook()
         self._now_ns = 0  # when it was looked around last

@@ -10,8 +10,9 @@ import msgspec
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.flow import FlowSettings, Waiter
-from shunter.picker.core.gate import CLAIM_S, Claim, Gate, Room
+from shunter.picker.core.gate import CLAIM_S, DESERTED, EXPIRED, FULL, NOBODY, Claim, Gate, Room
 from shunter.picker.core.judgement import Ask, Parked, Refusal
+from shunter.picker.core.queue_counters import QueueCounters
 from shunter.picker.core.request import Request
 
 __all__ = ["TURN_S", "Lobby"]
@@ -25,12 +26,24 @@ MOST_PER_TURN = 32
 
 RENEW_S = CLAIM_S / 3
 
+# What the reference calls what becomes of a request.
+OUTCOMES: dict[Refusal | None, str] = {
+    None: "Dispatched",
+    FULL: "RejectedCapacity",
+    NOBODY: "RejectedNoEndpoints",
+    EXPIRED: "EvictedTTL",
+    DESERTED: "EvictedNoEndpoints",
+}
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Claim).decode
 
 
 class Lobby:
-    """One worker's. ``saturation`` reads the pool's off a fleet at a time in ns; ``tell`` reaches the other lobbies."""
+    """One worker's. ``saturation`` reads the pool's off a fleet at a time in ns; ``tell`` reaches the other lobbies.
+
+    ``complain`` hears of policies that raise. All is counted in ``counters``.
+    """
 
     def __init__(
         self,
@@ -38,9 +51,14 @@ class Lobby:
         saturation: Callable[[Fleet, int], float],
         life: int,
         tell: Callable[[bytes], None],
+        complain: Callable[[Exception], None],
+        counters: QueueCounters,
     ) -> None:
         """Begin with nobody waiting."""
         self.gate = Gate(settings)
+        self._complain = complain
+        self._counters = counters
+        counters.begin(settings)
         self._saturation = saturation
         self._life = life
         self._tell = tell
@@ -63,7 +81,13 @@ class Lobby:
             ttft_slo_ms=read_slo_ms(request),
             content=(ask, request),
         )
-        verdict = self.gate.admit(waiter, self._room(fleet, now_s))
+        try:
+            verdict = self.gate.admit(waiter, self._room(fleet, now_s))
+        except Exception as error:  # noqa: BLE001  a policy is foreign code, and the request must go somewhere
+            self._complain(error)
+            verdict = None
+        if not isinstance(verdict, Parked):
+            self._counters.end(waiter.priority, OUTCOMES[verdict], 0.0)
         self._announce(now_s)
         return verdict
 
@@ -73,17 +97,22 @@ class Lobby:
         ``look`` returns the fleet as it is at that moment.
         """
         gate = self.gate
-        yield from gate.expire(self._room(look(), now_s), now_s)
+        for waiter, refusal in gate.expire(self._room(look(), now_s), now_s):
+            self._counters.end(waiter.priority, OUTCOMES[refusal], now_s - waiter.arrived_s)
+            yield waiter, refusal
         for _ in range(MOST_PER_TURN):
-            waiter = gate.take(self._room(look(), now_s), now_s) if len(gate) else None
+            waiter = self._take(look(), now_s) if len(gate) else None
             if waiter is None:
                 break
+            self._counters.end(waiter.priority, OUTCOMES[None], now_s - waiter.arrived_s)
             yield waiter, None
         self._announce(now_s)
 
     def leave(self, ticket: int, now_s: float) -> Waiter | None:
         """Strike a request out that waits no longer, and return it; None if it did not."""
         waiter = self.gate.leave(ticket)
+        if waiter is not None:
+            self._counters.end(waiter.priority, "EvictedContextCancelled", now_s - waiter.arrived_s)
         self._announce(now_s)
         return waiter
 
@@ -94,13 +123,23 @@ class Lobby:
         except msgspec.MsgspecError:
             return
 
+    def _take(self, fleet: Fleet, now_s: float) -> Waiter | None:
+        try:
+            return self.gate.take(self._room(fleet, now_s), now_s)
+        except Exception as error:  # noqa: BLE001  as above; who waits is told so when its time is over
+            self._complain(error)
+            return None
+
     def _room(self, fleet: Fleet, now_s: float) -> Room:
-        return Room(self._saturation(fleet, int(now_s * 1e9)), empty=not len(fleet))
+        saturation = self._saturation(fleet, int(now_s * 1e9))
+        self._counters.read(saturation)
+        return Room(saturation, empty=not len(fleet))
 
     def _announce(self, now_s: float) -> None:
         """Tell the others what waits here, when that has changed and before they cease to believe it."""
         if self.gate.changed or (len(self.gate) and now_s - self._claimed_s >= RENEW_S):
             self._claimed_s = now_s
+            self._counters.show(self.gate.bands)
             self._tell(_encode(self.gate.claim(self._life, now_s)))
 
 

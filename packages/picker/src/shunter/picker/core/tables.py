@@ -12,6 +12,7 @@ Words of 8 bytes, native byte order::
     16    refusals: REFUSALS rows of 8: 56 bytes of name, padded with zeros, and the count
     144   number of endpoint rows in use
     145   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
+    …     what waits, and what became of whom that waited: ``core.queue_counters``
 """
 
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from collections.abc import Iterable
 import msgspec
 
 from shunter.picker.core.ledger import Booking, Key
+from shunter.picker.core.queue_counters import QUEUE_WORDS, QueueCounters, QueueTally, add_up
 from shunter.snapshot import Buffer
 
 __all__ = ["COUNTERS_BYTES", "Account", "Counters", "Tally", "fold"]
@@ -55,7 +57,8 @@ class Account(msgspec.Struct):
 
 PICKS, BLOCKS, HITS, IN_FLIGHT, TOKENS, PREFILL, DECODE = range(1, 8)
 ROW = 1 + len(Account.__struct_fields__)
-COUNTERS_BYTES = 8 * (ROWS_AT + ROW * SLOTS)
+QUEUE_AT = ROWS_AT + ROW * SLOTS
+COUNTERS_BYTES = 8 * (QUEUE_AT + QUEUE_WORDS)
 
 
 class Tally(msgspec.Struct):
@@ -71,6 +74,7 @@ class Tally(msgspec.Struct):
     nameless: int = 0  # requests that it found no model in
     refusals: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # by drop reason, else by code
     by_endpoint: dict[Key, Account] = msgspec.field(default_factory=dict[Key, Account])
+    queue: QueueTally = msgspec.field(default_factory=QueueTally)
 
 
 class _Word:
@@ -100,6 +104,8 @@ class Counters:
         if len(buffer) < COUNTERS_BYTES:
             raise ValueError(f"{len(buffer)} bytes for counters; they need {COUNTERS_BYTES}")
         self.words = memoryview(buffer)[:COUNTERS_BYTES].cast("B").cast("Q")
+        self.queue = QueueCounters(self.words[QUEUE_AT:])
+        """What flow control counts."""
         self._refusals: dict[str, int] = {}  # name → its count's word
 
     def begin(self, life: int, pid: int, now_ns: int) -> None:
@@ -115,6 +121,7 @@ class Counters:
         """Forget what was in flight; for whoever knows that the process is dead."""
         for row in self._rows():
             self._clear_row(row)
+        self.queue.clear()
 
     def picked(self, slot: int, incarnation: int, blocks: int, hits: int) -> None:
         """Count a pick, and how many of its prompt's blocks the endpoint had seen before."""
@@ -193,6 +200,7 @@ class Counters:
             by_endpoint={
                 (slot, incarnation): Account(*counts) for slot, (incarnation, *counts) in enumerate(rows) if any(counts)
             },
+            queue=self.queue.tally(),
         )
 
     def _clear_row(self, row: int) -> None:
@@ -237,7 +245,8 @@ class Counters:
 
 def fold(tallies: Iterable[Tally]) -> Tally:
     """Return the sum of all seats' tallies."""
-    total = Tally()
+    tallies = list(tallies)
+    total = Tally(queue=add_up(each.queue for each in tallies))
     for each in tallies:
         for name in TOTALS:
             setattr(total, name, getattr(total, name) + getattr(each, name))

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from shunter.picker.core.overview import Overview
 from shunter.picker.shell.outcome_metrics import count_by, outcome_families
+from shunter.picker.shell.queue_metrics import queue_families
 from shunter.picker.shell.report import Source, WorkerReport
 
 __all__ = ["Metrics"]
@@ -49,6 +50,7 @@ class Metrics(Collector):
         age = float("inf") if overview.snapshot_age_s is None else overview.snapshot_age_s
         yield GaugeMetricFamily("shunter_picker_snapshot_age_seconds", "Time since the scraper was last heard of.", age)
         yield from _averages(overview, self._source.pool())
+        yield from queue_families(tally.queue, self._source.pool())
         yield from _by_worker(self._source.workers())
         yield count_by("config_reloads", "Reloads of the configuration.", "result", self._source.reloads())
         learned = self._source.learned()
