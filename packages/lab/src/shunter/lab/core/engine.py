@@ -36,6 +36,7 @@ from itertools import count
 import msgspec
 
 from shunter.lab.core.cache import KvCache, Path
+from shunter.lab.core.gauges import Gauges
 from shunter.lab.core.params import EngineParams
 from shunter.lab.core.plan import Plan
 from shunter.lab.core.requests import Work
@@ -46,21 +47,6 @@ from shunter.lab.errors import LabError, QueueFullError, TooLongError
 __all__ = ["Engine", "Gauges"]
 
 _NOBODY, _EVERYBODY = -1, 1 << 62
-
-
-class Gauges(msgspec.Struct, frozen=True, gc=False):
-    """The state of the engine this instant."""
-
-    running: int
-    waiting_capacity: int
-    waiting_deferred: int
-    kv_usage: float
-    running_adapters: tuple[str, ...]
-    waiting_adapters: tuple[str, ...]
-
-    @property
-    def waiting(self) -> int:
-        return self.waiting_capacity + self.waiting_deferred
 
 
 class Engine:
@@ -110,6 +96,10 @@ class Engine:
         """From the step in progress on; None: nothing is in progress."""
         self._blocked = False
         """Does the head of the queue wait for blocks."""
+        self._left = 0
+        """How many went on waiting when the last step had been filled."""
+        self._shown = (0, 0.0, 0)
+        """Running, KV usage and waiting when the last step ended."""
 
     # What the owner of time calls.
 
@@ -188,6 +178,7 @@ class Engine:
         return [sequence.request.id for sequence in lost]
 
     def gauges(self) -> Gauges:
+        """The truth of this instant."""
         self._settle()
         deferred = sum(1 for _ in self._deferred())
         running, waiting = self._adapter_names()
@@ -198,6 +189,20 @@ class Engine:
             kv_usage=self.cache.usage,
             running_adapters=running,
             waiting_adapters=waiting,
+        )
+
+    def reported(self) -> Gauges:
+        """What a scrape shows: vLLM makes its figures when a step ends, before it sees who has arrived and fills the next.
+
+        Within a leap that is the present: its steps are short, and nobody joins or leaves.
+        """
+        gauges, plan = self.gauges(), self._plan
+        if plan is None or self._steps > plan.step:
+            return gauges
+        running, kv_usage, waiting = self._shown
+        deferred = min(waiting, gauges.waiting_deferred)
+        return msgspec.structs.replace(
+            gauges, running=running, kv_usage=kv_usage, waiting_capacity=waiting - deferred, waiting_deferred=deferred
         )
 
     # Time.
@@ -278,10 +283,12 @@ class Engine:
     def _begin_step(self) -> None:
         """Fill the step that begins now, and plan how far it is from here to the next one that is different."""
         params = self.params
+        self._shown = len(self._running), self.cache.usage, self._left
         self._prefilling.clear()
         self._blocked = False
         preempted = self._feed_decoding() or self._feed_youngest()
         loading_s = self._admit_waiting() if self._waiting and not preempted else 0.0
+        self._left = len(self._waiting)
         self._note_adapters()
         if not self._running:
             return

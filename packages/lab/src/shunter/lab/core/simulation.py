@@ -268,7 +268,7 @@ class _Simulation:
             failures, reason = row.failures + 1, "connection refused"
             return msgspec.structs.replace(row, health=Health.UNREACHABLE, failures=failures, reason=reason)
         self._advance(endpoint, now_s)
-        gauges, params = engine.gauges(), engine.params
+        gauges, params = engine.reported(), engine.params
         return LoadRow(
             slot=endpoint,
             incarnation=1,

@@ -43,9 +43,9 @@ class Clockwork:
             self._tick()
 
     def gauges(self) -> Gauges:
-        """The engine's state now, not as of the last timer."""
+        """What the engine reports now, not as of the last timer."""
         self._tick()
-        return self.engine.gauges()
+        return self.engine.reported()
 
     def close(self) -> None:
         """Stop: nothing happens any more, and nobody is told."""
