@@ -19,8 +19,8 @@ from shunter.conformance.sections import CASES
 from shunter.envoyconf import intent_schema
 from shunter.lab.faults import FAULTS
 from shunter.picker import config, transport
+from shunter.picker.config import document, manual
 from shunter.picker.core.limits import Limits
-from shunter.picker.plugins import CATALOGUE
 from shunter.picker.transport.h2 import Terms
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -58,10 +58,12 @@ def fields(schema, root):
         if "properties" not in struct:
             continue
         text += f"\n## {name}\n\n{(struct.get('description') or '').strip()}\n\n"
-        text += "| field | type | default | meaning |\n|---|---|---|---|\n"
+        told = any("description" in kind for kind in struct["properties"].values())
+        text += f"| field | type | default |{' meaning |' if told else ''}\n|---|---|---|{'---|' if told else ''}\n"
         for field, kind in struct["properties"].items():
             default = "required" if field in struct.get("required", ()) else f"`{literal(kind.get('default'))}`"
-            text += f"| `{field}` | {type_of(kind)} | {default} | {kind.get('description', '')} |\n"
+            meaning = f" {kind.get('description', '')} |" if told else ""
+            text += f"| `{field}` | {type_of(kind)} | {default} |{meaning}\n"
     return text
 
 
@@ -84,28 +86,36 @@ def type_of(kind):
 
 
 def picker():
-    text = "# The picker's configuration\n\nAn `EndpointPickerConfig`, as GIE and llm-d have it; `shunter picker check -f FILE` validates one"
-    text += " and prints it\nwith every default, `shunter picker schema` prints the JSON Schema. Without a file this is in force:\n\n"
-    text += f"```yaml\n{config.DEFAULT}```\n\n## Plugins\n"
-    kinds = sorted({entry.kinds[0] for entry in CATALOGUE.values()})
-    for kind in kinds:
-        text += (
-            f"\n### {kind.capitalize()}s\n\n| type | parameters (defaults) | stability | what it does |\n|---|---|---|---|\n"
-        )
-        for name, entry in sorted(CATALOGUE.items()):
-            if entry.kinds[0] == kind:
-                text += f"| `{name}` | {parameters(entry.plugin)} | {entry.stability} | {entry.summary} |\n"
+    text = "# The picker's configuration\n\nAn `EndpointPickerConfig`, as GIE and llm-d have it; `shunter picker check -f FILE` validates one, prints it"
+    text += " with every\ndefault and warns about what cannot work; `shunter picker schema` prints the JSON Schema. Without a file the built-in"
+    text += f" `default` is\nin force:\n\n```yaml\n{config.DEFAULT}```\n\n{docstring(config).partition(chr(10))[2].strip()}\n"
+    text += "\n## Built-in configurations\n\n`shunter picker builtins NAME` prints one, `shunter picker run --builtin NAME` runs with it.\n\n"
+    text += "| name | what it is |\n|---|---|\n"
+    text += "".join(f"| `{name}` | {config.about_builtin(name)} |\n" for name in config.builtin_names())
+    schema = config.schema()
+    sections = {
+        name: each for name, each in schema["$defs"].items() if name.endswith(("Spec", "Ref", "Config", "ProfilePlugin"))
+    }
+    own = {each.__name__ for each in document.SECTIONS.values()}
+    text += fields({"$defs": {name: each for name, each in sections.items() if name in own}}, "EndpointPickerConfig")
+    text += "\n## Plugins\n\nThe type is the name unless another one is given.\n"
+    for kind, entries in manual.registrations_by_kind():
+        text += f"\n### {manual.plural(kind).capitalize()}\n" + "".join(map(plugin, entries))
     return text
 
 
-def parameters(plugin):
-    found = []
-    for field in msgspec.structs.fields(plugin):
-        default = field.default if field.default is not msgspec.NODEFAULT else None
-        if field.default_factory is not msgspec.NODEFAULT:
-            default = field.default_factory()
-        found.append(f"`{field.encode_name}` ({literal(default)})")
-    return ", ".join(found) or "none"
+def plugin(entry):
+    text = f"\n#### {entry.type_name}\n\n{docstring(entry.plugin)}\n"
+    if rows := manual.parameters_of(entry):
+        text += "\n| parameter | type | default |\n|---|---|---|\n"
+        text += "".join(f"| `{row.path}` | {row.type.replace('|', 'or')} | `{row.default}` |\n" for row in rows)
+    return text + "".join(f"\n{fact}\n" for fact in manual.facts(entry))
+
+
+def docstring(thing):
+    """The docstring of a class or module as Markdown: names in single quotes, tables as they stand."""
+    text = (inspect.getdoc(thing) or "").replace("``", "`")
+    return re.sub(r"^=+[ =]*\n.*^=+[ =]*$", lambda found: f"```\n{found[0]}\n```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def exam():

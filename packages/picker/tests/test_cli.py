@@ -100,6 +100,43 @@ def test_check_prints_every_default_and_its_own_output_passes(tmp_path):
     assert shunter("check", "-f", str(path)).stdout == first.stdout
 
 
-def test_plugins_and_schema_are_printed():
-    assert "prefix-cache-scorer" in shunter("plugins").stdout
+def test_plugins_are_listed_and_described():
+    listed = shunter("plugins").stdout
+    assert "scorers:\n" in listed
+    assert "  prefix-cache-scorer" in listed
+    page = shunter("plugins", "prefix-cache-scorer")
+    assert page.stdout.startswith("prefix-cache-scorer, a scorer\n=")
+    assert "matchLengthWeight" in page.stdout
+    missing = shunter("plugins", "queue-scorers")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "no plugin has the type 'queue-scorers'; did you mean 'queue-scorer'" in missing.stderr
+
+
+def test_the_schema_is_printed():
     assert json.loads(shunter("schema").stdout)["$defs"]
+
+
+def test_builtin_configurations_are_listed_printed_and_checked():
+    listed = shunter("builtins").stdout
+    assert listed.startswith("default")
+    text = shunter("builtins", "default").stdout
+    named, given = shunter("check", "--builtin", "default"), shunter("check", "--config-text", text)
+    assert named.stdout == given.stdout
+    assert "did you mean 'default'" in shunter("check", "--builtin", "defualt").stderr
+
+
+def test_one_configuration_is_enough():
+    done = shunter("check", "--builtin", "default", "--config-text", "{}")
+    assert done.returncode == 2
+    assert "exclude each other" in done.stderr
+
+
+def test_warnings_go_to_stderr_and_count_if_one_is_strict():
+    text = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: queue-scorer}, {type: random-picker}]\n"
+    done = shunter("check", "--config-text", text)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "warning: $.schedulingProfiles[0]: 'random-picker' ignores scores; use max-score-picker, or drop the scorers\n"
+    )
+    assert shunter("check", "--strict", "--config-text", text).returncode == 1
+    assert shunter("check", "--strict", "--builtin", "default").returncode == 0

@@ -482,7 +482,7 @@ def test_a_handler_chooses_among_profiles_that_exist(register_plugin):
     assert [profile.name for profile in policy.profiles] == ["a", "b"]
     assert policy.handler.plugin == Two()
     with pytest.raises(
-        ConfigError, match=r"plugins\[0\]\.parameters: 'two-profile-handler' runs the profile 'bb', which does not"
+        ConfigError, match=r"plugins\[0\]\.parameters: 'two-profile-handler' names the profile 'bb', which does not"
     ):
         config.load(text % ", parameters: {second: bb}")
 

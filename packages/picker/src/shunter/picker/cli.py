@@ -49,10 +49,13 @@ def main() -> None:
 )
 @click.option(
     "--config",
+    "--config-file",
     "config_file",
     type=click.Path(path_type=Path),
-    help="EndpointPickerConfig file; the reference's default without it. Of a body-router: ConfigMaps of base models.",
+    help="EndpointPickerConfig file; the built-in default without it. Of a body-router: ConfigMaps of base models.",
 )
+@click.option("--config-text", help="The same, as text instead of a file.")
+@click.option("--builtin", metavar="NAME", help="A configuration that comes with the picker: see the command builtins.")
 @click.option(
     "--snapshot",
     type=click.Path(path_type=Path),
@@ -144,6 +147,8 @@ def main() -> None:
 def run(
     role: Literal["endpoint-picker", "body-router"],
     config_file: Path | None,
+    config_text: str | None,
+    builtin: str | None,
     snapshot: Path | None,
     host: str,
     ports: tuple[int, ...],
@@ -204,26 +209,66 @@ def run(
         watch_config=watch_config,
         log_level=log_level,
     )
-    sys.exit(_or_complain(lambda: supervisor.run(settings, lambda: _read(config_file, "" if routes else None))))
+    read = _source(config_file, config_text, builtin, default="" if routes else None)
+    sys.exit(_or_complain(lambda: supervisor.run(settings, read)))
 
 
 @main.command()
-@click.option("-f", "--file", "config_file", type=click.Path(path_type=Path), required=True, help="EndpointPickerConfig file.")
-def check(config_file: Path) -> None:
-    """Validate a configuration and print it with every default filled in."""
+@click.option("-f", "--file", "config_file", type=click.Path(path_type=Path), help="EndpointPickerConfig file.")
+@click.option("--config-text", help="The same, as text instead of a file.")
+@click.option("--builtin", metavar="NAME", help="A configuration that comes with the picker: see the command builtins.")
+@click.option(
+    "--profile",
+    type=click.Choice(["lean", "usage", "full", "strict", "native"]),
+    default="lean",
+    show_default=True,
+    help="How the gateway asks the picker, which decides what it can see of responses.",
+)
+@click.option("--strict", is_flag=True, help="End with 1 if there are warnings.")
+def check(config_file: Path | None, config_text: str | None, builtin: str | None, profile: str, strict: bool) -> None:
+    """Validate a configuration, print it with every default filled in, and warn about what cannot work.
+
+    The configuration goes to stdout and the warnings to stderr. Ends with 2 if it cannot be used.
+    """
     from shunter.picker import config
 
-    click.echo(config.effective(_or_complain(lambda: config.load(_read(config_file)))), nl=False)
+    plan = _or_complain(lambda: config.load(_source(config_file, config_text, builtin)()))
+    warnings = config.review(plan, profile)
+    click.echo(config.effective(plan), nl=False)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    sys.exit(1 if warnings and strict else 0)
 
 
 @main.command()
-def plugins() -> None:
-    """List the plugins that a configuration may name."""
-    from shunter.picker.plugins import CATALOGUE
+@click.argument("type_name", metavar="[TYPE]", required=False)
+def plugins(type_name: str | None) -> None:
+    """List the plugins that a configuration may name, or describe one: what it does, its parameters, what it needs."""
+    from shunter.picker.config import manual
 
-    width = max(map(len, CATALOGUE))
-    for name, entry in sorted(CATALOGUE.items()):
-        click.echo(f"{name:<{width}}  {entry.kinds[0]:<20}  {entry.stability:<6}  {entry.summary}")
+    if type_name is not None:
+        click.echo(manual.describe(_or_complain(lambda: manual.look_up(type_name))), nl=False)
+        return
+    for kind, entries in manual.registrations_by_kind():
+        click.echo(f"{manual.plural(kind)}:")
+        width = max(len(entry.type_name) for entry in entries)
+        for entry in entries:
+            standing = "deprecated" if entry.replacement else entry.stability
+            click.echo(f"  {entry.type_name:<{width}}  {standing:<10}  {entry.summary}")
+
+
+@main.command()
+@click.argument("name", required=False)
+def builtins(name: str | None) -> None:
+    """List the configurations that come with the picker, or print one."""
+    from shunter.picker import config
+
+    if name is not None:
+        click.echo(_or_complain(lambda: config.read_builtin(name)), nl=False)
+        return
+    names = config.builtin_names()
+    for each in names:
+        click.echo(f"{each:<{max(map(len, names))}}  {config.about_builtin(each)}")
 
 
 @main.command()
@@ -256,16 +301,27 @@ def _runtime(port: int) -> Path:
         raise ConfigError(str(error)) from error
 
 
-def _read(path: Path | None, default: str | None = None) -> str:
+def _source(file: Path | None, text: str | None, builtin: str | None, default: str | None = None) -> Callable[[], str]:
+    """Return how to read the configuration, again at every reload; ``default`` as in DEFAULT unless given."""
     from shunter.picker import config
     from shunter.picker.errors import ConfigError
 
-    if path is None:
+    if sum(given is not None for given in (file, text, builtin)) > 1:
+        raise click.UsageError("a file, a text and a built-in configuration exclude each other; give one")
+
+    def read() -> str:
+        if file is not None:
+            try:
+                return file.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
+        if builtin is not None:
+            return config.read_builtin(builtin)
+        if text is not None:
+            return text
         return config.DEFAULT if default is None else default
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+    return read
 
 
 def _or_complain(act: Callable[[], T]) -> T:

@@ -20,8 +20,9 @@ Defaults, in this order:
 from shunter.picker.config.builtins import about_builtin, builtin_names, read_builtin
 from shunter.picker.config.document import EndpointPickerConfig, schema
 from shunter.picker.config.loading import DEFAULT, Plan, effective, import_plugin, load
+from shunter.picker.config.review import PROFILES, review
 
 __all__ = [
-    "DEFAULT", "EndpointPickerConfig", "Plan", "about_builtin", "builtin_names", "effective", "import_plugin", "load",
-    "read_builtin", "schema",
+    "DEFAULT", "PROFILES", "EndpointPickerConfig", "Plan", "about_builtin", "builtin_names", "effective", "import_plugin",
+    "load", "read_builtin", "review", "schema",
 ]  # fmt: skip

@@ -79,7 +79,7 @@ class Completion:
         parsers = self._parsers()
         flow = self._flow_control(given.flow_control or FlowControlSpec(), on=self.flows)
         plugins.bind()
-        self._check_handler([profile.name for profile in profiles])
+        self._check_profiles([profile.name for profile in profiles])
         return EndpointPickerConfig(
             api_version=GROUP,
             kind=given.kind,
@@ -164,7 +164,12 @@ class Completion:
             raise ConfigError(f"{place}: no picker, and {declared[0]!r} and {declared[1]!r} are both declared; list one")
         return declared[0] if declared else self.plugins.declare(PluginSpec(type=DEFAULT_PICKER), "$.plugins").name
 
-    def _check_handler(self, profiles: Sequence[str]) -> None:
+    def _check_profiles(self, profiles: Sequence[str]) -> None:
+        for each in self.plugins:
+            for name in each.plugin.profile_names:
+                if name not in profiles:
+                    hint = did_you_mean(name, profiles)
+                    raise ConfigError(f"{each.place}: {each.name!r} names the profile {name!r}, which does not exist{hint}")
         handlers = self.plugins.of(Kind.HANDLER)
         if len(handlers) > 1:
             raise ConfigError(f"$.plugins: {handlers[0].name!r} and {handlers[1].name!r} are both profile handlers; keep one")
@@ -173,15 +178,9 @@ class Completion:
             if len(profiles) > 1:
                 raise ConfigError(f"{many} and nobody to choose among them; declare a profile handler, or keep one profile")
             return
-        handler = handlers[0]
-        if isinstance(handler.plugin, SingleProfile) and len(profiles) > 1:
-            raise ConfigError(
-                f"{many}, but {handler.name!r} runs only one; declare another profile handler, or keep one profile"
-            )
-        for name in handler.plugin.profile_names:
-            if name not in profiles:
-                hint = did_you_mean(name, profiles)
-                raise ConfigError(f"{handler.place}: {handler.name!r} runs the profile {name!r}, which does not exist{hint}")
+        if isinstance(handlers[0].plugin, SingleProfile) and len(profiles) > 1:
+            name = handlers[0].name
+            raise ConfigError(f"{many}, but {name!r} runs only one; declare another profile handler, or keep one profile")
 
     def _parsers(self) -> tuple[PluginRef, ...]:
         handler = self._given.request_handler

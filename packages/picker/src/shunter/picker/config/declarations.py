@@ -33,9 +33,9 @@ class Declaration(msgspec.Struct, frozen=True):
 
     @property
     def works(self) -> bool:
-        """Has it anything to do of its own? Some kinds only carry parameters for other parts of the picker."""
-        methods = {Kind.PRODUCER: "produce", Kind.HANDLER: "profiles"}
-        return hasattr(self.plugin, "start") or hasattr(self.plugin, methods.get(self.kind, "start"))
+        """Has it anything to do of its own? Some producers and handlers only say what other parts of the picker do anyway."""
+        method = {Kind.PRODUCER: "produce", Kind.HANDLER: "profiles"}.get(self.kind)
+        return method is None or hasattr(self.plugin, "start") or hasattr(self.plugin, method)
 
     @property
     def named(self) -> Named:

@@ -1,0 +1,89 @@
+"""What loads and yet will not do what it says, or not well: warnings, each with its place and what to do."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from shunter.picker.config.loading import Plan
+from shunter.picker.core.kinds import Profile
+from shunter.picker.plugins import CATALOGUE, Kind, Stability
+from shunter.picker.plugins.declared import ApproxPrefixCache
+from shunter.picker.plugins.pickers import Random
+
+__all__ = ["PROFILES", "review"]
+
+# What the gateway profiles show the picker of a response; native asks no picker at all.
+PROFILES: Mapping[str, tuple[str, ...]] = {
+    "lean": (),
+    "usage": (),
+    "full": ("headers", "body"),
+    "strict": (),
+    "native": (),
+}
+BUFFERED = ("lean", "usage")  # where Envoy gives up on a request that waits, unless it is told otherwise
+
+IN_PROFILES = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
+
+
+def review(plan: Plan, profile: str) -> list[str]:
+    """Return the warnings for a gateway that asks the picker in this profile, in the order of the file."""
+    if profile == "native":
+        return ["$: with profile native no picker is asked, and nothing of this has an effect; choose another profile"]
+    return [
+        *plan.notes,
+        *_plugins(plan, profile),
+        *(each for at, one in enumerate(plan.policy.profiles) for each in _profile(one, f"$.schedulingProfiles[{at}]")),
+        *_flow_control(plan, profile),
+    ]
+
+
+def _plugins(plan: Plan, profile: str) -> Iterator[str]:
+    used = {ref.plugin_ref for each in plan.config.scheduling_profiles for ref in each.plugins}
+    used |= {each.name for each in plan.policy.plugins()}
+    plugins = {each.name: each.plugin for each in plan.policy.plugins()}
+    for at, spec in enumerate(plan.config.plugins):
+        entry, place = CATALOGUE[spec.type], f"$.plugins[{at}]"
+        if entry.replacement:
+            yield f"{place}.type: {spec.type!r} is deprecated; use {entry.replacement}"
+        if entry.stability is Stability.ALPHA:
+            yield f"{place}.type: {spec.type!r} is alpha: its parameters may change with any release"
+        needs = cast("Sequence[str]", getattr(plugins.get(spec.name), "needs", ()))
+        if missing := [need for need in needs if need not in PROFILES[profile]]:
+            parts = " and the ".join(missing)
+            yield f"{place}: {spec.name!r} needs the {parts} of responses; profile {profile} does not show them, full does"
+        if entry.kinds[0] in IN_PROFILES and spec.name not in used:
+            yield f"{place}: no profile lists {spec.name!r}, so it does nothing; list it, or remove it"
+        if issubclass(entry.plugin, ApproxPrefixCache) and spec.name not in plan.policy.prefixes:
+            yield f"{place}: nobody reads what {spec.name!r} remembers; let a scorer name it, or remove it"
+    if not plan.policy.formats and plan.policy.prefixes:
+        yield "$.requestHandler.parsers: no parser reads prompts, so no prefix is ever cached; add openai-parser"
+
+
+def _profile(profile: Profile, place: str) -> Iterator[str]:
+    weights = [each.weight for each in profile.scorers]
+    if weights and max(weights) <= 0:
+        yield f"{place}: no weight is above 0, so the best candidate is nobody or the worst one; give one a weight above 0"
+    elif any(weight < 0 for weight in weights):
+        yield f"{place}: a weight below 0 prefers who has the lowest score; mostly a mistake"
+    if weights and isinstance(profile.picker, Random):
+        yield f"{place}: {profile.picker_name!r} ignores scores; use max-score-picker, or drop the scorers"
+    if getattr(profile.picker, "max_num_of_endpoints", 0) == 1:
+        yield (
+            f"{place}: {profile.picker_name!r} names one endpoint, so a retry has nowhere else to go; "
+            "let maxNumOfEndpoints be 2 or more, except where the second choice is of no use"
+        )
+
+
+def _flow_control(plan: Plan, profile: str) -> Iterator[str]:
+    flow = plan.policy.flow
+    if flow is None:
+        return
+    if flow.longest_s == math.inf:
+        yield "$.flowControl: with a time to live of 0 requests wait until their client gives up; mostly a mistake"
+    if profile in BUFFERED and flow.longest_s < math.inf:
+        yield (
+            f"$.flowControl: requests may wait {flow.longest_s:g} s, and with profile {profile} the gateway gives up before, "
+            f"unless its configuration has limits.queueSeconds: {flow.longest_s:g} (max_message_timeout); or use profile strict"
+        )
+    if flow.eviction and "headers" not in PROFILES[profile]:
+        yield f"$.flowControl.enableEviction: with profile {profile} nobody can be evicted; profile full can"

@@ -1,0 +1,123 @@
+import msgspec
+import pytest
+
+from shunter.picker import config
+from shunter.picker.config import manual
+from shunter.picker.plugins import CATALOGUE
+
+HEAD = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
+FLOW = HEAD + "featureGates: [flowControl]\n"
+
+
+def review(text, profile="full"):
+    return config.review(config.load(text), profile)
+
+
+@pytest.mark.parametrize("name", config.builtin_names())
+def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
+    assert review(config.read_builtin(name), "lean") == []
+    assert config.about_builtin(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "profile", "warning"),
+    [
+        (HEAD, "native", "$: with profile native no picker is asked"),
+        (HEAD + "parser: {pluginRef: openai-parser}", "full", "$.parser: deprecated"),
+        (
+            HEAD + "plugins: [{type: header-based-testing-filter}]",
+            "full",
+            "$.plugins[0].type: 'header-based-testing-filter' is alp",
+        ),
+        (
+            HEAD + "plugins: [{type: by-label-selector}]",
+            "full",
+            "$.plugins[0].type: 'by-label-selector' is deprecated; use label-",
+        ),
+        (
+            HEAD + "plugins: [{type: session-affinity-scorer}]",
+            "lean",
+            "$.plugins[0]: 'session-affinity-scorer' needs the headers of responses; profile lean does not show them,",
+        ),
+        (
+            HEAD + "plugins: [{type: queue-scorer}]\nschedulingProfiles: [{name: p}]",
+            "full",
+            "$.plugins[0]: no profile lists 'queue-scorer', so it does nothing; list it, or remove it",
+        ),
+        (
+            HEAD + "plugins: [{type: approx-prefix-cache-producer}, {type: queue-scorer}]",
+            "full",
+            "$.plugins[0]: nobody reads what 'approx-prefix-cache-producer' remembers",
+        ),
+        (
+            HEAD + "plugins: [{type: prefix-cache-scorer}]\nparser: {pluginRef: passthrough-parser}",
+            "full",
+            "$.requestHandler.parsers: no parser reads prompts, so no prefix is ever cached; add openai-parser",
+        ),
+        (
+            HEAD + "plugins: [{type: queue-scorer}]\n"
+            "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer, weight: 0}]}]",
+            "full",
+            "$.schedulingProfiles[0]: no weight is above 0",
+        ),
+        (
+            HEAD + "plugins: [{type: queue-scorer}, {type: kv-cache-utilization-scorer}]\n"
+            "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer, weight: -1},"
+            " {pluginRef: kv-cache-utilization-scorer}]}]",
+            "full",
+            "$.schedulingProfiles[0]: a weight below 0 prefers who has the lowest score",
+        ),
+        (
+            HEAD + "plugins: [{type: max-score-picker, parameters: {maxNumOfEndpoints: 1}}]",
+            "full",
+            "$.schedulingProfiles[0]: 'max-score-picker' names one endpoint, so a retry has nowhere else to go",
+        ),
+        (FLOW + "flowControl: {defaultRequestTTL: 5s}", "lean", "$.flowControl: requests may wait 5 s, and with profile lean"),
+        (
+            FLOW + "flowControl: {defaultRequestTTL: 0s}",
+            "strict",
+            "$.flowControl: with a time to live of 0 requests wait until",
+        ),
+        (
+            FLOW + "flowControl: {enableEviction: true}",
+            "strict",
+            "$.flowControl.enableEviction: with profile strict nobody can be",
+        ),
+    ],
+)
+def test_what_cannot_work_is_warned_of(text, profile, warning):
+    assert [each for each in review(text, profile) if each.startswith(warning)]
+
+
+@pytest.mark.parametrize(
+    ("text", "profile"),
+    [
+        (HEAD + "plugins: [{type: session-affinity-scorer}]", "full"),
+        (FLOW, "strict"),
+        (FLOW + "flowControl: {enableEviction: true}", "full"),
+    ],
+)
+def test_what_works_is_not_warned_of(text, profile):
+    assert review(text, profile) == []
+
+
+def test_the_profiles_are_those_that_can_be_asked_for():
+    from shunter.picker.cli import check
+
+    options = {option.name: option for option in check.params}
+    assert list(options["profile"].type.choices) == list(config.PROFILES)
+
+
+@pytest.mark.parametrize("type_name", sorted(CATALOGUE))
+def test_every_plugin_can_be_described(type_name):
+    entry = CATALOGUE[type_name]
+    page = manual.describe(entry)
+    assert page.startswith(f"{type_name}, a {entry.kinds[0]}\n")
+    fields = [field.encode_name for field in msgspec.structs.fields(entry.plugin)]
+    assert [field for field in fields if field not in page] == []
+
+
+def test_parameters_inside_others_are_listed_by_their_path():
+    paths = {row.path: row.default for row in manual.parameters_of(CATALOGUE["label-selector-filter"])}
+    assert paths["matchExpressions[].key"] == "required"
+    assert paths["matchExpressions"] == "[]"
