@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+KV_PORTS = ("kv_events_port", "kv_replay_port")
+
 
 @click.group()
 def main() -> None:
@@ -49,6 +51,8 @@ def main() -> None:
     metavar="SECONDS",
     help="How long running requests may go on after SIGTERM.",
 )
+@click.option("--kv-events-port", type=click.IntRange(0, 65535), help="Publish what the KV cache holds.  [default: do not]")
+@click.option("--kv-replay-port", type=click.IntRange(0, 65535), help="Repeat it to who missed some.  [default: do not]")
 @click.option("--break", "faults", multiple=True, metavar="FAULT", help="Be broken in this way; see `shunter lab faults`.")
 def serve(**options: Any) -> None:
     """Serve one model until SIGTERM or Ctrl-C."""
@@ -63,7 +67,7 @@ def serve(**options: Any) -> None:
     shutdown_timeout_s: float = options.pop("shutdown_timeout")
     if not math.isfinite(shutdown_timeout_s):
         raise click.BadParameter(f"{shutdown_timeout_s} is no number of seconds", param_hint="--shutdown-timeout")
-    serving = {name: options.pop(name) for name in ("host", "port", "models", "loras", "name", "faults")}
+    serving = {name: options.pop(name) for name in ("host", "port", "models", "loras", "name", "faults", *KV_PORTS)}
     enable_lora: bool = options.pop("enable_lora")
     details: bool = options.pop("enable_prompt_tokens_details")
     options["enable_prefix_caching"] = not options.pop("no_prefix_caching")

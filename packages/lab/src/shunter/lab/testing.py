@@ -32,6 +32,8 @@ async def lab_server(
     prompt_tokens_details: bool = False,
     name: str | None = None,
     faults: Iterable[str] = (),
+    kv_events_port: int | None = None,
+    kv_replay_port: int | None = None,
     **engine: Any,
 ) -> AsyncGenerator[LabServer, None]:
     """A server that listens when the block begins and is gone when it ends. Requests still running then end as `abort`."""
@@ -45,6 +47,8 @@ async def lab_server(
         prompt_tokens_details=prompt_tokens_details,
         name=name,
         faults=faults,
+        kv_events_port=kv_events_port,
+        kv_replay_port=kv_replay_port,
     )
     async with server:
         yield server

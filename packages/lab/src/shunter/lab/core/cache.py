@@ -19,10 +19,11 @@ Block numbers below count from the beginning of the prompt. A block belongs to t
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol
 
 import msgspec
 
-__all__ = ["KvCache", "Path"]
+__all__ = ["KvCache", "Path", "Watch"]
 
 
 class _Interval(msgspec.Struct, eq=False):
@@ -69,6 +70,14 @@ class Path(msgspec.Struct, eq=False):
     """It has grown since, by tokens that nobody else has; its owner knows how far, and has taken the blocks."""
 
 
+class Watch(Protocol):
+    """Who is told what a cache knows, of pieces that are known as a whole: where tokens are real, each is a block."""
+
+    def stored(self, key: Hashable) -> None: ...
+    def removed(self, key: Hashable) -> None: ...
+    def cleared(self) -> None: ...
+
+
 class KvCache:
     """The blocks of one engine. `settle` is called with a lazy path whose real length matters now."""
 
@@ -79,6 +88,7 @@ class KvCache:
         self._settle = settle
         self._caching = caching
         self._paths = 0
+        self.watch: Watch | None = None
         self.clear()
 
     @property
@@ -100,6 +110,8 @@ class KvCache:
         self.free = self._blank = self.capacity
         self._root = _Piece(None, None, 0, 0, 0, 0)
         self._freed: OrderedDict[_Interval, None] = OrderedDict()
+        if self.watch is not None:
+            self.watch.cleared()
 
     def path(self, keys: Sequence[Hashable], ends: Sequence[int]) -> Path:
         """The path of a new sequence. It holds nothing yet."""
@@ -178,7 +190,10 @@ class KvCache:
                 if piece.known > piece.held:
                     self._revive(piece, upto)
                 piece.held = upto
-                piece.known = max(piece.known, upto)
+                if upto > piece.known:
+                    piece.known = upto
+                    if self.watch is not None and upto == piece.end:
+                        self.watch.stored(piece.key)
             if full < piece.end or path.at + 1 == len(path.keys):
                 break
             piece.through += 1
@@ -259,6 +274,8 @@ class KvCache:
             count = min(interval.high - interval.low, -self._blank)
             self._blank += count
             interval.high -= count
+            if self.watch is not None and piece.known == piece.end:
+                self.watch.removed(piece.key)
             piece.known = interval.high
             if interval.high == interval.low:
                 del self._freed[interval]

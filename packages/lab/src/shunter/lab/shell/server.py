@@ -14,6 +14,7 @@ from aiohttp import web
 from shunter.lab.core.answers import DONE, Answer, encode_error
 from shunter.lab.core.asks import Ask, parse_json, read_chat, read_completion
 from shunter.lab.core.engine import Engine
+from shunter.lab.core.kvevents import Announcer
 from shunter.lab.core.models import Models
 from shunter.lab.core.params import EngineParams
 from shunter.lab.core.progress import Progress
@@ -23,6 +24,7 @@ from shunter.lab.core.tokens import Script
 from shunter.lab.errors import ApiError, ParamsError, QueueFullError
 from shunter.lab.faults import Fault, Reply, faults_named
 from shunter.lab.shell.clockwork import Clockwork
+from shunter.lab.shell.kvevents import KvPublisher
 from shunter.lab.shell.metrics import MetricsPage
 from shunter.lab.shell.wire import EventWriter, drip, json_response, reset
 
@@ -64,6 +66,8 @@ class LabServer:
         prompt_tokens_details: bool = False,
         name: str | None = None,
         faults: Iterable[str] = (),
+        kv_events_port: int | None = None,
+        kv_replay_port: int | None = None,
     ) -> None:
         self.params = params or EngineParams()
         self.models = Models(models, loras, lora=enable_lora)
@@ -75,6 +79,15 @@ class LabServer:
         self.faults: tuple[Fault, ...] = faults_named(faults)
         self._prompt_tokens_details = prompt_tokens_details
         self._pages = 0
+        self.kv_events: KvPublisher | None = None
+        """Where it publishes what its cache holds, if it does."""
+        self._announcer: Announcer | None = None
+        if kv_events_port is not None:
+            self._announcer = Announcer(self.params.block_size)
+            topic = f"kv@{host}:{port}@{self.models.names[0]}"
+            self.kv_events = KvPublisher(host, kv_events_port, kv_replay_port, topic, self._announcer.batch)
+        elif kv_replay_port is not None:
+            raise ParamsError("nothing is published that could be repeated: give --kv-events-port, too")
         self._streams: dict[str, asyncio.Queue[Token | None]] = {}
 
     @property
@@ -124,6 +137,14 @@ class LabServer:
                 f"cannot listen on {self.host}:{self.port}: {reason}; choose another --port (0 takes a free one)"
             ) from error
         self.port = self._runner.addresses[0][1]
+        if self.kv_events is not None:
+            if self.params.enable_prefix_caching:
+                self.engine.cache.watch = self._announcer
+            try:
+                self.kv_events.start()
+            except ParamsError:
+                await self._runner.cleanup()
+                raise
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """End. New work is refused at once; what runs may finish for `drain_s`, then ends with finish_reason `abort`."""
@@ -135,6 +156,8 @@ class LabServer:
             stream.put_nowait(None)
         await self._runner.cleanup()
         self._clockwork.close()
+        if self.kv_events is not None:
+            await self.kv_events.stop()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -198,6 +221,7 @@ class LabServer:
             web.get("/load", self._load, allow_head=False),
             web.get("/metrics", self._metrics),
             web.get("/v1/models", self._list_models, allow_head=False),
+            web.post("/tokenize", self._tokenize),
             web.post("/v1/completions", self._completion),
             web.post("/v1/chat/completions", self._chat),
         ]
@@ -235,6 +259,15 @@ class LabServer:
         body = parse_json(await request.read(), _UnloadBody)
         self.models.unload(body.lora_name)
         return web.Response(text=f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        """The tokens that a completion or a chat of this body would be computed from."""
+        body = await request.read()
+        chat = "messages" in parse_json(body, dict[str, msgspec.Raw])
+        ask = (read_chat if chat else read_completion)(body, self.models, MAX_BODY_BYTES)
+        tokens = ask.prompts[0]
+        answer = {"count": len(tokens), "max_model_len": self.params.context_tokens, "tokens": tokens, "token_strs": None}
+        return json_response(msgspec.json.encode(answer))
 
     async def _completion(self, request: web.Request) -> web.StreamResponse:
         ask = read_completion(await self._ask_body(request), self.models, self.params.context_tokens)
@@ -292,6 +325,8 @@ class LabServer:
             cache_salt=ask.cache_salt,
             max_tokens=ask.max_tokens,
         )
+        if self._announcer is not None:
+            self._announcer.asked(request)
         try:
             self._clockwork.submit(request, listener)
         except QueueFullError as error:
