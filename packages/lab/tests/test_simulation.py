@@ -7,9 +7,9 @@ import pytest
 
 from shunter.lab.core.arrivals import Arrival, Segment
 from shunter.lab.core.fleet import Crash, Fleet, Slowdown
-from shunter.lab.core.judges import BEGINNING_S, JudgeChooser, body_of
+from shunter.lab.core.judges import JudgeChooser, body_of
 from shunter.lab.core.params import EngineParams
-from shunter.lab.core.simulation import NOWHERE, PARKED, Refused, simulate
+from shunter.lab.core.simulation import BEGINNING_S, NOWHERE, PARKED, Refused, clock_ns, simulate
 from shunter.lab.errors import LabError, ParamsError
 from shunter.picker import config
 from shunter.picker.core.judge import FleetJudge
@@ -97,7 +97,7 @@ def test_scrapes_are_as_old_as_the_fleet_says(bare_chooser):
     chooser = bare_chooser(lambda _: 0)
     simulate(traffic(20, 0.05), Fleet(engines=(PARAMS,), scrape_s=0.2), chooser)
     assert [at_s for at_s, _ in chooser.rows][:3] == pytest.approx([0.0, 0.2, 0.4])
-    assert all(row.sampled_ns == int(at_s * 1e9) for at_s, (row,) in chooser.rows)
+    assert all(row.sampled_ns == clock_ns(at_s) for at_s, (row,) in chooser.rows)
     assert max(row.running for _, (row,) in chooser.rows) == 4
     assert max(row.waiting for _, (row,) in chooser.rows) > 0
 

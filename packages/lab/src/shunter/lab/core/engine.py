@@ -28,13 +28,14 @@ blocks run out. It is planned at its beginning and cut short when a request arri
 the engine in between changes nothing.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
+from collections import deque
+from collections.abc import Hashable
 from heapq import heappop, heappush
 from itertools import count
 
 import msgspec
 
+from shunter.lab.core.adapters import Adapters
 from shunter.lab.core.cache import KvCache, Path
 from shunter.lab.core.gauges import Gauges
 from shunter.lab.core.params import EngineParams
@@ -62,7 +63,6 @@ class Engine:
         self._ranks = count()
         self._outbox: list[Token] = []
         self._has_adapters = False
-        self._slots: OrderedDict[str, None] = OrderedDict()
         self._empty()
         self.tally.adapters_seen_s["", ""] = now_s
 
@@ -74,8 +74,7 @@ class Engine:
         """By rank, which is the order in which they joined."""
         self._prefilling: list[tuple[Sequence, int]] = []
         """Those whose prompt the current step computes, or a part of it; and how much of it was computed before."""
-        self._adapters: dict[str, int] = {}
-        """How many of the running sequences use each."""
+        self._adapters = Adapters(self.params.max_loras, self.params.lora_load_s)
         # What is known of all decoding sequences together.
         self._decoding = 0
         self._context = 0
@@ -172,7 +171,6 @@ class Engine:
         self._run_until(now_s)
         lost = [*self._running.values(), *self._waiting, *(entry[2] for entry in self._arriving)]
         self.cache.clear()
-        self._slots.clear()
         self._empty()
         self._note_adapters()
         return [sequence.request.id for sequence in lost]
@@ -180,7 +178,8 @@ class Engine:
     def gauges(self) -> Gauges:
         """The truth of this instant."""
         self._settle()
-        deferred = sum(1 for _ in self._deferred())
+        bars = self._adapters.bars
+        deferred = sum(bars(sequence.adapter) for sequence in self._waiting) if self._has_adapters else 0
         running, waiting = self._adapter_names()
         return Gauges(
             running=len(self._running),
@@ -388,18 +387,18 @@ class Engine:
         aside: list[Sequence] = []
         while waiting and budget > 0 and len(self._running) < params.max_num_seqs:
             sequence = waiting[0]
-            adapter = sequence.adapter
-            if adapter is not None and adapter not in self._adapters and len(self._adapters) >= params.max_loras:
+            if self._adapters.bars(sequence.adapter):
                 aside.append(waiting.popleft())
                 continue
             length = sequence.prompt + sequence.generated
             here = sequence.request.remote and sequence.admitted_s is None
             cached = length - 1 if here else self.cache.match(sequence.path, length - 1)
             wanted = min(length - cached, budget)
-            if not self.cache.fits(sequence.path, length):
+            path = sequence.path
+            part = cached + wanted < length
+            if (part and not self.cache.fits(path, length)) or not self.cache.extend(path, cached + wanted):
                 self._blocked = True
                 break
-            self.cache.extend(sequence.path, cached + wanted)
             waiting.popleft()
             budget -= wanted
             sequence.rank = next(self._ranks)
@@ -411,22 +410,10 @@ class Engine:
                 # A preempted request looks its prefix up again, but is not counted twice.
                 self.tally.prefix_cache_queries += length
                 self.tally.prefix_cache_hits += cached
-            if adapter is not None:
-                self._adapters[adapter] = self._adapters.get(adapter, 0) + 1
-                loading_s += self._load(adapter)
+            if sequence.adapter is not None:
+                loading_s += self._adapters.join(sequence.adapter)
         waiting.extendleft(reversed(aside))
         return loading_s
-
-    def _load(self, adapter: str) -> float:
-        """Have an adapter in a slot, in place of the one that was needed least recently; returns the seconds it takes."""
-        slots = self._slots
-        if adapter in slots:
-            slots.move_to_end(adapter)
-            return 0.0
-        if len(slots) >= self.params.max_loras:
-            del slots[next(other for other in slots if other not in self._adapters)]
-        slots[adapter] = None
-        return self.params.lora_load_s
 
     def _preempt_youngest(self) -> Sequence:
         sequence = next(reversed(self._running.values()))
@@ -454,9 +441,7 @@ class Engine:
         else:
             self._prefilling = [entry for entry in self._prefilling if entry[0] is not sequence]
         if sequence.adapter is not None:
-            self._adapters[sequence.adapter] -= 1
-            if not self._adapters[sequence.adapter]:
-                del self._adapters[sequence.adapter]
+            self._adapters.leave(sequence.adapter)
         self.cache.release(path)
 
     def _held_tokens(self, sequence: Sequence) -> int:
@@ -522,17 +507,10 @@ class Engine:
 
     # Adapters.
 
-    def _deferred(self) -> Iterator[Sequence]:
-        """Waiting requests that a free seat would not help: their adapter would be one too many."""
-        if len(self._adapters) >= self.params.max_loras:
-            for sequence in self._waiting:
-                if sequence.adapter is not None and sequence.adapter not in self._adapters:
-                    yield sequence
-
     def _adapter_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if not self._has_adapters:
             return (), ()
-        return tuple(sorted(self._adapters)), tuple(sorted({s.adapter for s in self._waiting if s.adapter is not None}))
+        return self._adapters.running, tuple(sorted({s.adapter for s in self._waiting if s.adapter is not None}))
 
     def _note_adapters(self) -> None:
         if self._has_adapters and self._every_token:

@@ -13,21 +13,18 @@ import msgspec
 
 from shunter.lab.core.arrivals import Arrival, Finished
 from shunter.lab.core.fleet import Fleet
-from shunter.lab.core.simulation import PARKED, Choice, Parked, Refused
+from shunter.lab.core.simulation import BEGINNING_S, PARKED, Choice, Parked, Refused, clock_ns
 from shunter.picker.core.judge import FleetJudge, Policy
 from shunter.picker.core.judgement import Ask, Outcome, Pick, Refusal
 from shunter.picker.core.judgement import Parked as ParkedTicket
 from shunter.picker.core.schedule import Dice
 from shunter.snapshot import Endpoint, Load, LoadRow, Objective, Pool, Topology, View
 
-__all__ = ["BEGINNING_S", "JudgeChooser", "Knowledge", "body_of"]
+__all__ = ["JudgeChooser", "Knowledge", "body_of"]
 
 Knowledge = Literal["lean", "full"]
 POOL = "lab"
 NO_LABELS: Mapping[str, str] = {}
-
-# When the simulation begins by the judge's clock, for which a time of 0 means never.
-BEGINNING_S = 1_000.0
 
 PATH = "/v1/chat/completions"
 UNIT = b"%07d "
@@ -99,9 +96,7 @@ class JudgeChooser:
         return [(index, self._understand(index, what)) for ticket, what in told for index in (self._parked.pop(ticket),)]
 
     def scraped(self, rows: Sequence[LoadRow], now_s: float) -> None:
-        beginning_ns = int(BEGINNING_S * 1e9)
-        self._rows = [msgspec.structs.replace(row, sampled_ns=row.sampled_ns + beginning_ns) for row in rows]
-        self._published_ns = int((now_s + BEGINNING_S) * 1e9)
+        self._rows, self._published_ns = rows, clock_ns(now_s)
         self._publish()
 
     def first_token(self, index: int, now_s: float) -> None:

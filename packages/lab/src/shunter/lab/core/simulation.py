@@ -18,10 +18,15 @@ from shunter.lab.core.requests import SegmentRequest
 from shunter.lab.errors import LabError, QueueFullError, TooLongError
 from shunter.snapshot import Health, LoadRow
 
-__all__ = ["NOWHERE", "PARKED", "Choice", "Chooser", "Parked", "Refused", "Run", "Sample", "simulate"]
+__all__ = [
+    "BEGINNING_S", "NOWHERE", "PARKED", "Choice", "Chooser", "Parked", "Refused", "Run", "Sample", "clock_ns", "simulate",
+]  # fmt: skip
 
 NOWHERE = -1
 """The endpoint of a request that none has served."""
+
+# When a simulation begins by the clock of snapshots, for which a time of 0 means never.
+BEGINNING_S = 1_000.0
 
 # As Envoy is told to by the generated configuration: the first attempt and two retries on endpoints that refuse connections.
 ATTEMPTS = 3
@@ -86,6 +91,11 @@ class Run(msgspec.Struct, frozen=True):
     finished: list[Finished]
     """In the order of the arrivals."""
     samples: list[Sample]
+
+
+def clock_ns(now_s: float) -> int:
+    """What the clock of snapshots shows at a time of the simulation."""
+    return int((now_s + BEGINNING_S) * 1e9)
 
 
 def simulate(arrivals: Sequence[Arrival], fleet: Fleet, chooser: Chooser) -> Run:
@@ -267,13 +277,13 @@ class _Simulation:
         if self._down[endpoint]:
             failures, reason = row.failures + 1, "connection refused"
             return msgspec.structs.replace(row, health=Health.UNREACHABLE, failures=failures, reason=reason)
-        self._advance(endpoint, now_s)
+        engine.advance(now_s)  # events come before scrapes: there is nothing to be told
         gauges, params = engine.reported(), engine.params
         return LoadRow(
             slot=endpoint,
             incarnation=1,
             health=Health.FRESH,
-            sampled_ns=int(now_s * 1e9),
+            sampled_ns=clock_ns(now_s),
             waiting=float(gauges.waiting),
             running=float(gauges.running),
             kv_usage=gauges.kv_usage,
@@ -286,8 +296,8 @@ class _Simulation:
 
     def _sample(self, now_s: float) -> None:
         heappush(self._events, (now_s + self._fleet.sample_s, _SAMPLE, 0))
-        for endpoint in range(len(self._engines)):
-            self._advance(endpoint, now_s)
+        for engine in self._engines:
+            engine.advance(now_s)
         gauges = [engine.gauges() for engine in self._engines]
         self._samples.append(
             Sample(
