@@ -214,6 +214,8 @@ class Lab:
                 if start is None:
                     break
                 parts = [part async for part in read_body(reader, headers)]
+                if start[1].endswith("/late"):
+                    await self.first_event_seen.wait()
                 if start[1].endswith("/events"):
                     await self.serve_events(writer)
                 elif self.response is not None:
@@ -326,7 +328,7 @@ async def running(request, tmp_path_factory):
     upstream_ports = [server.sockets[0].getsockname()[1] for server in upstreams]
     lab.first, lab.second = (f"127.0.0.1:{port}" for port in upstream_ports)
     lab.reset()
-    parking = Parking(lab, time.monotonic)
+    lab.parking = parking = Parking(lab, time.monotonic)
     server, lab.leaving = (
         request.param(lambda: lab.make_session(), Health(), lab.limits, parking=parking)  # noqa: PLW0108  for each stream
         for _ in range(2)
@@ -602,3 +604,37 @@ class TestParked:
             task.cancel()
         await self.wait_for(lambda: len(lab.judge.left) == len(MODES))
         await asyncio.gather(*asking, return_exceptions=True)
+
+
+class TestEvicted:
+    """Requests that were picked and are refused after all, at a time when Envoy asks nothing."""
+
+    async def evict(self, lab):
+        async with asyncio.timeout(DEADLINE_S):
+            while not lab.judge.picked:  # noqa: ASYNC110  nobody signals it
+                await asyncio.sleep(0.005)
+        lab.judge.evicting[1] = Refusal(429, "ResourceExhausted", "request evicted by flow control", DropReason.EVICTED)
+        lab.parking._dispatch(time.monotonic())
+
+    @pytest.mark.parametrize("request_mode", SEES_BODY)
+    @pytest.mark.parametrize("response", MODES)
+    async def test_before_the_response_begins_the_client_is_told(self, lab, request_mode, response):
+        lab.judge = StubJudge([lab.second], evictable=True)
+        asking = asyncio.create_task(lab.ask(f"{request_mode}/{response}", path="/late"))
+        await asyncio.sleep(0.1)
+        await self.evict(lab)
+        answer = await asking
+        assert (answer.status, answer.headers["x-llm-d-request-dropped-reason"]) == (429, "evicted")
+        lab.first_event_seen.set()
+
+    @pytest.mark.parametrize("request_mode", SEES_BODY)
+    @pytest.mark.parametrize("response", PIECEWISE)
+    async def test_in_the_midst_of_events_the_connection_is_cut(self, lab, request_mode, response):
+        lab.judge = StubJudge([lab.second], evictable=True)
+        streaming = asyncio.Event()
+        asking = asyncio.create_task(lab.ask(f"{request_mode}/{response}", path="/events", on_piece=streaming.set))
+        await streaming.wait()
+        await self.evict(lab)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError, ValueError)):
+            await asking
+        lab.first_event_seen.set()

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from shunter.picker.core import lobby
+from shunter.picker.core.eviction import EVICTED, LONGEST_S, SETTLE_S
 from shunter.picker.core.flow import BandSettings, FlowSettings
 from shunter.picker.core.gate import CLAIM_S
 from shunter.picker.core.journal import Journal, Peers
@@ -25,7 +26,8 @@ from shunter.snapshot import Health, Objective
 NOW_S = 100.0
 DONE = Outcome(complete=True, status=200)
 OBJECTIVES = tuple(
-    Objective(namespace="default", name=name, pool="pool", priority=priority) for name, priority in (("gold", 10), ("free", -1))
+    Objective(namespace="default", name=name, pool="pool", priority=priority)
+    for name, priority in (("gold", 10), ("free", -1), ("worthless", -2))
 )
 IDLE = {"waiting": 0.0, "running": 0.0, "kv_usage": 0.0}
 BODY = msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10})
@@ -218,6 +220,71 @@ def test_all_of_it_is_counted(make_judge):
     }
     assert (band.requests, band.size_bytes) == (0, 0)
     assert band.waited_us == 1_000_000
+
+
+class TestEviction:
+    """``enableEviction``: who is in flight and below zero makes room for who waits."""
+
+    @pytest.fixture
+    def judge(self, make_judge):
+        return make_judge(endpoints=4, eviction=True)
+
+    def start(self, judge, *objectives):
+        picks = [judge.decide(ask(objective), NOW_S + at / 100) for at, objective in enumerate(objectives)]
+        assert all(isinstance(pick, Pick) for pick in picks)
+        return [pick.ticket for pick in picks]
+
+    def test_the_lowest_and_newest_go_two_at_a_time(self, judge):
+        _, old, worse, new = self.start(judge, None, "free", "worthless", "free")
+        assert isinstance(judge.decide(ask("gold"), NOW_S + 1), Parked)
+        assert judge.dispatch(NOW_S + 1) == [(worse, EVICTED), (new, EVICTED)]
+        assert judge.dispatch(NOW_S + 1.1) == [], "these have to end first"
+        for ticket in (worse, new):
+            judge.release(ticket, Outcome(complete=False), NOW_S + 1.2)
+        ((_, pick),) = judge.dispatch(NOW_S + 1.2)
+        assert isinstance(pick, Pick)
+        assert judge.ledger.get(old) is not None
+        assert refusals(judge) == {"evicted": 2}
+
+    def test_only_what_is_below_zero_can_be_evicted(self, judge):
+        picks = [judge.decide(ask(objective), NOW_S) for objective in (None, "gold", "free")]
+        assert [pick.evictable for pick in picks] == [False, False, True]
+
+    def test_nobody_goes_for_equals_nor_while_there_is_room(self, judge):
+        self.start(judge, *["free"] * 4)
+        assert isinstance(judge.decide(ask("free"), NOW_S + 1), Parked)
+        assert judge.dispatch(NOW_S + 1) == []
+
+    def test_after_an_eviction_has_ended_the_next_one_waits_for_it_to_show(self, judge):
+        tickets = self.start(judge, *["free"] * 4)
+        for at in range(4):
+            judge.decide(ask("gold"), NOW_S + 1 + at / 100)
+        first = [ticket for ticket, _ in judge.dispatch(NOW_S + 2)]
+        assert first == tickets[:1:-1]
+        for ticket in first:
+            judge.release(ticket, Outcome(complete=False), NOW_S + 2.1)
+        assert all(isinstance(verdict, Pick) for _, verdict in judge.dispatch(NOW_S + 2.1))
+        assert judge.dispatch(NOW_S + 2.1 + SETTLE_S * 0.9) == []
+        assert len(judge.dispatch(NOW_S + 2.1 + SETTLE_S)) == 2
+
+    def test_one_that_does_not_end_is_not_waited_for_for_ever(self, judge):
+        self.start(judge, *["free"] * 4)
+        judge.decide(ask("gold"), NOW_S + 1)
+        assert len(judge.dispatch(NOW_S + 1)) == 2
+        assert len(judge.dispatch(NOW_S + 1 + LONGEST_S)) == 2
+
+    def test_who_is_over_cannot_be_evicted(self, judge):
+        tickets = self.start(judge, *["free"] * 4)
+        for ticket in tickets[2:]:
+            judge.release(ticket, Outcome(complete=True, lasts=True), NOW_S)
+        judge.decide(ask("gold"), NOW_S + 1)
+        assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == tickets[1::-1]
+
+    def test_without_it_nobody_is_evicted(self, make_judge):
+        judge = make_judge()
+        assert not judge.decide(ask("free"), NOW_S).evictable
+        judge.decide(ask("gold"), NOW_S + 1)
+        assert judge.dispatch(NOW_S + 1) == []
 
 
 class Broken:

@@ -16,6 +16,7 @@ MODES = list(BodyMode)
 TIMED = [mode for mode in MODES if mode is not BodyMode.FULL_DUPLEX_STREAMED]
 BODY = b'{"model": "m", "prompt": "hello"}'
 REWRITTEN = b'{"model": "another", "prompt": "hello"}'
+EVICTED = Refusal(429, "ResourceExhausted", "request evicted by flow control", DropReason.EVICTED)
 LATE = Refusal(429, "ResourceExhausted", "no capacity became free in time", DropReason.TTL_EXPIRED)
 
 
@@ -108,7 +109,7 @@ def test_the_verdict_on_another_ticket_changes_nothing():
     judge = StubJudge(park_s=60.0)
     envoy = FakeEnvoy.before(judge, BodyMode.BUFFERED)
     envoy.request(pieces=[BODY])
-    assert envoy.session.resume(99, LATE) == []
+    assert envoy.session.resume(99, LATE, 1.0) == []
     assert envoy.session.parked == 1
 
 
@@ -125,8 +126,42 @@ def test_bodies_that_wait_count_towards_the_memory_of_all_sessions(mode):
     assert judges[1].left == ([1] if mode is BodyMode.BUFFERED else [])
     judges[0].open()
     ((ticket, verdict),) = judges[0].dispatch(1.0)
-    first.resume(ticket, verdict)
+    first.resume(ticket, verdict, 1.0)
     assert budget.taken_bytes == 0
+
+
+class TestEvicted:
+    """Requests that were picked and are refused after all."""
+
+    def evict(self, mode, response, *, respond=False, **stub):
+        judge = StubJudge(evictable=True, **stub)
+        envoy = FakeEnvoy.before(judge, mode, response)
+        envoy.request(pieces=[BODY])
+        if respond:
+            envoy.send(ResponseHeaders([(":status", "200"), ("content-type", "text/event-stream")]))
+        judge.evicting[envoy.session.evictable] = EVICTED
+        for ticket, verdict in judge.dispatch(2.0):
+            envoy._obey(envoy.session.resume(ticket, verdict, 2.0))
+        return envoy, judge
+
+    @pytest.mark.parametrize("respond", [False, True])
+    @pytest.mark.parametrize("response", [BodyMode.FULL_DUPLEX_STREAMED, BodyMode.STREAMED])
+    @pytest.mark.parametrize("mode", MODES)
+    def test_the_client_is_told_and_the_endpoint_released(self, mode, response, respond):
+        envoy, judge = self.evict(mode, response, respond=respond)
+        assert envoy.immediate.status == 429
+        assert ("x-llm-d-request-dropped-reason", "evicted") in envoy.immediate.headers
+        assert envoy.session.ended
+        envoy.close()
+        assert not judge.outcome.complete
+
+    def test_what_is_over_is_evicted_no_more(self):
+        judge = StubJudge(evictable=True)
+        envoy = FakeEnvoy.before(judge)
+        envoy.request(pieces=[BODY])
+        envoy.respond(pieces=[b"{}"])
+        assert envoy.session.resume(1, EVICTED, 2.0) == []
+        assert judge.outcome.complete
 
 
 @given(st.floats(0.001, 3600.0))

@@ -401,3 +401,22 @@ class TestParked:
             assert await call.code() is grpc.StatusCode.OK
             await draining
             assert picker.judge.left == [1]
+
+    @pytest.mark.parametrize("answered", [False, True])
+    async def test_a_pick_may_be_evicted_later(self, running, answered):
+        async with running(StubJudge(evictable=True)) as picker:
+            call = picker.process()
+            await call.write(headers(BodyMode.BUFFERED))
+            await call.write(BODY)
+            await call.read()
+            await call.read()
+            if answered:
+                await call.write(pb.ProcessingRequest(response_headers=pb.HttpHeaders()))
+                await call.read()
+            picker.judge.evicting[1] = Refusal(429, "ResourceExhausted", "request evicted", DropReason.EVICTED)
+            picker.parking._dispatch(time.monotonic())
+            assert (await call.read()).immediate_response.status.code == 429
+            assert await call.code() is grpc.StatusCode.OK
+            await until(lambda: picker.judge.released)
+            assert not picker.judge.outcome.complete
+            assert not picker.parking._evictable

@@ -70,6 +70,7 @@ class StubJudge:
         self.told: list[tuple[int, str]] = []  # who served
         self.parked: dict[int, Ask] = {}  # by ticket
         self.left: list[int] = []  # tickets of those who waited no longer
+        self.evicting: dict[int, Refusal] = {}  # what dispatch will tell of picks, by ticket
         self._endpoints = tuple(endpoints)
         self._verdict = verdict
         self._park_s = park_s
@@ -89,12 +90,13 @@ class StubJudge:
         self._park_s = None
 
     def dispatch(self, now_s: float) -> Sequence[tuple[int, Pick | Refusal]]:
-        """Answer those who waited, if nobody has to any longer."""
+        """Answer those who waited, if nobody has to any longer, and refuse the picks that are to be evicted."""
         del now_s
+        evicted, self.evicting = self.evicting, {}
         if self._park_s is not None:
-            return ()
+            return [*evicted.items()]
         parked, self.parked = self.parked, {}
-        return [(ticket, self._settle(ticket, ask)) for ticket, ask in parked.items()]
+        return [*evicted.items(), *((ticket, self._settle(ticket, ask)) for ticket, ask in parked.items())]
 
     def leave(self, ticket: int, now_s: float) -> None:
         """Note who waits no longer."""
@@ -318,7 +320,7 @@ class FakeEnvoy:
         """Let the judge dispatch, do what the session says if it was its ticket's turn, and go on with the request."""
         replies: list[Reply] = []
         for ticket, verdict in judge.dispatch(self.now_s):
-            replies += self._obey(self.session.resume(ticket, verdict))
+            replies += self._obey(self.session.resume(ticket, verdict, self.now_s))
         self._go_on()
         return replies
 

@@ -117,9 +117,10 @@ class Gate:
     def take(self, room: Room, now_s: float) -> Waiter | None:
         """Return who may go on now, which is no longer waiting then; None if nobody may."""
         self._look(room, now_s)
-        if room.empty or not self._waiting:
+        priority = self.first()
+        if room.empty or priority is None:
             return None
-        priority, band = next((priority, band) for priority, band in self.bands.items() if band.requests)
+        band = self.bands[priority]
         if self._claimed() > priority or not self._open(priority, room.saturation):
             return None
         waiter = band.line.take(now_s)
@@ -139,6 +140,15 @@ class Gate:
                 return
             self.leave(waiter.ticket)
             yield waiter, DESERTED if room.empty else EXPIRED
+
+    def first(self) -> int | None:
+        """Return the highest priority that waits here; None if nobody does."""
+        return next((priority for priority, band in self.bands.items() if band.requests), None)
+
+    def blocked(self, room: Room) -> int | None:
+        """Return the highest priority that waits here, if it is endpoints without room that it waits for."""
+        priority = None if room.empty else self.first()
+        return None if priority is None or self._open(priority, room.saturation) else priority
 
     def leave(self, ticket: int) -> Waiter | None:
         """Strike a request out that waits no longer, and return it; None if it did not."""

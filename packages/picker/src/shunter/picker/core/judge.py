@@ -15,6 +15,7 @@ import msgspec
 
 from shunter.picker.core.adoption import LEASE_S
 from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, Entry
+from shunter.picker.core.eviction import EVICTED, Evictor
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet, Roster
 from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
@@ -109,10 +110,12 @@ class FleetJudge:
             self.precise = Precise(policy.precise, self._prefix)
         self._blocks = blocks if self.precise is not None else None
         self._lobby: Lobby | None = None
+        self._evictor: Evictor | None = None
         if policy.flow is not None:
             saturation = partial(self._scheduler.saturation, sent=True)
             complain = partial(self._scheduler.complaints.raised, "flow control")
             self._lobby = Lobby(policy.flow, saturation, life, partial(self._tell, LOBBY), complain, counters.queue)
+            self._evictor = self._lobby.evictor
         self._topology: Topology | None = None
         self._rules = Rulebook()
         self._now_ns = 0  # when it was looked around last
@@ -201,6 +204,9 @@ class FleetJudge:
                 request = self._complete(request, waiter.ticket, int(now_s * 1e9))  # the caches have changed since
                 waited_s = now_s - waiter.arrived_s
                 told.append((waiter.ticket, self._settle(ask, request, self._roster.current, now_s, waited_s=waited_s)))
+        for ticket in lobby.evict(self._roster.current, now_s):
+            self.counters.refused(DropReason.EVICTED.value)
+            told.append((ticket, EVICTED))
         return told
 
     def leave(self, ticket: int, now_s: float) -> None:
@@ -228,6 +234,9 @@ class FleetJudge:
         if body is not None:
             self.counters.rewrote()
         candidates = verdict.decision.candidates
+        evictable = self._evictor is not None and request.priority < 0
+        if self._evictor is not None and evictable:
+            self._evictor.begin(request.ticket, request.priority)
         response_headers = tuple(verdict.response_headers)
         if waited_s is not None:
             response_headers += ((QUEUE_DURATION, str(int(waited_s * 1e3))),)
@@ -240,11 +249,14 @@ class FleetJudge:
             body=body,
             set_headers=tuple(verdict.set_headers),
             response_headers=response_headers,
+            evictable=evictable,
         )
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Undo the booking of ``ticket``, or wait for its record if it lasts; a second time does nothing."""
         self._scheduler.observe(ticket, outcome, now_s)
+        if self._evictor is not None:
+            self._evictor.end(ticket, now_s)
         if outcome.lasts:
             self._leases.append((now_s + LEASE_S, ticket))
             return

@@ -53,6 +53,7 @@ class Pick(msgspec.Struct, frozen=True):
     set_headers: tuple[tuple[str, str], ...] = ()  # of the request, on its way to the engine
     response_headers: tuple[ResponseHeader, ...] = ()  # to add to the response's
     metadata: Mapping[str, object] = {}  # further keys for namespace envoy.lb (scores, …)
+    evictable: bool = False  # dispatch may still refuse it
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -93,7 +94,7 @@ class Judge(Protocol):
         ...
 
     def dispatch(self, now_s: float) -> Sequence[tuple[int, Pick | Refusal]]:
-        """Return, by ticket, what becomes of parked requests whose time has come."""
+        """Return, by ticket, what becomes of parked requests whose time has come, and refusals of picks that were evictable."""
         ...
 
     def leave(self, ticket: int, now_s: float) -> None:

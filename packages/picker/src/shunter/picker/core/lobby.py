@@ -4,10 +4,11 @@ Nothing here waits in the sense of a program: a request is put down, and ``turn`
 waits, says whose time has come.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from shunter.picker.core.eviction import Evictor
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.flow import FlowSettings, Waiter
 from shunter.picker.core.gate import CLAIM_S, DESERTED, EXPIRED, FULL, NOBODY, Claim, Gate, Room
@@ -56,6 +57,7 @@ class Lobby:
     ) -> None:
         """Begin with nobody waiting."""
         self.gate = Gate(settings)
+        self.evictor = Evictor() if settings.eviction else None
         self._complain = complain
         self._counters = counters
         counters.begin(settings)
@@ -107,6 +109,13 @@ class Lobby:
             self._counters.end(waiter.priority, OUTCOMES[None], now_s - waiter.arrived_s)
             yield waiter, None
         self._announce(now_s)
+
+    def evict(self, fleet: Fleet, now_s: float) -> Sequence[int]:
+        """Return the tickets of requests in flight that have to make room for who still waits after a turn."""
+        if self.evictor is None:
+            return ()
+        priority = self.gate.blocked(self._room(fleet, now_s))
+        return () if priority is None else self.evictor.choose(priority, now_s)
 
     def leave(self, ticket: int, now_s: float) -> Waiter | None:
         """Strike a request out that waits no longer, and return it; None if it did not."""

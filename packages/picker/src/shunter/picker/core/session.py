@@ -220,18 +220,20 @@ class Session:
 
     Feed it events and send what it returns, in order; when ``ended`` is set, end the stream with status 0. Call ``close``
     when the stream is gone, however that came. ``feed`` raises nothing but ProtocolError, after which the session is closed.
-    While ``parked`` is set, call ``resume`` once the judge dispatches that ticket.
+    While ``parked`` or ``evictable`` is set, call ``resume`` once the judge dispatches that ticket.
     """
 
     __slots__ = (
         *("_body", "_budget", "_headers", "_judge", "_limits", "_metadata", "_pick", "_protocol"),
-        *("_released", "_response", "_rows", "_states", "_waits", "ended", "parked"),
+        *("_released", "_response", "_rows", "_states", "_waits", "ended", "evictable", "parked"),
     )
 
     def __init__(self, judge: Judge, limits: Limits, budget: Budget) -> None:
         self.ended = False
         self.parked: int | None = None
         """The ticket of a request that waits for room."""
+        self.evictable: int | None = None
+        """The ticket of a request that was picked and may still be refused."""
         self._waits = Step.CHOOSE, False  # how a parked request will be answered: step, end of stream
         self._judge = judge
         self._limits = limits
@@ -297,12 +299,19 @@ class Session:
         response.see(data, now_s)
         return True
 
-    def resume(self, ticket: int, verdict: Pick | Refusal) -> list[Reply]:
-        """Return what a parked request is answered, now that the judge has dispatched its ticket."""
-        if self.parked != ticket:
+    def resume(self, ticket: int, verdict: Pick | Refusal, now_s: float) -> list[Reply]:
+        """Return what a parked request is answered, now that the judge has dispatched its ticket, or the end of an evicted one.
+
+        An evicted one's client gets the refusal, or loses the connection if its response has begun; that one is released.
+        """
+        if self.parked == ticket:
+            self.parked = None
+            return self._tell(verdict, *self._waits)
+        if self.ended or self._released or self.evictable != ticket or isinstance(verdict, Pick):
             return []
-        self.parked = None
-        return self._tell(verdict, *self._waits)
+        replies = [*(self._response.flush() if self._response else ()), refuse(verdict)]
+        self._end(now_s, complete=False)
+        return replies
 
     def drain(self, now_s: float) -> list[Reply]:
         """Return the last words of a picker that has to go; the session is ended.
@@ -399,6 +408,8 @@ class Session:
         if isinstance(verdict, Refusal):
             return self._turn_away(verdict)
         self._pick = verdict
+        if verdict.evictable:
+            self.evictable = verdict.ticket
         if self._response:
             self._response.expect(verdict)
         rewritten = verdict.body

@@ -14,8 +14,10 @@ __all__ = [
     "FirstCome",
     "GlobalStrict",
     "PriorityHoldback",
+    "PriorityThenTime",
     "ProgramAware",
     "RoundRobin",
+    "Sheddable",
     "SloDeadline",
     "SoftReflectiveCeiling",
     "StaticLimit",
@@ -156,3 +158,13 @@ class SoftReflectiveCeiling(Plugin, frozen=True):
         closed = saturation >= 1.0 or tick % max(1, round(saturation / (1.0 - saturation)))
         ceilings = [1.0 - at * saturation / steps for at in range(len(priorities))]
         return ceilings if closed else [1.0] * len(priorities)
+
+
+@register("eviction-sheddable-filter", Kind.EVICTION)
+class Sheddable(Plugin, frozen=True):
+    """Requests in flight of negative priority may be evicted: always so with ``enableEviction``, declared or not."""
+
+
+@register("eviction-priority-then-time-ordering", Kind.EVICTION)
+class PriorityThenTime(Plugin, frozen=True):
+    """The lowest priority is evicted first, of equals the newest: always so with ``enableEviction``, declared or not."""

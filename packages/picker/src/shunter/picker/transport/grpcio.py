@@ -17,6 +17,7 @@ the picker drains                    status 0 as soon as nobody loses anything b
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
@@ -24,6 +25,7 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 
+from shunter.picker.core.events import Reply
 from shunter.picker.core.judgement import Pick, Refusal
 from shunter.picker.core.limits import Limits
 from shunter.picker.core.session import Session
@@ -180,7 +182,7 @@ class GrpcServer:
             await context.abort(grpc.StatusCode.INTERNAL, "the picker failed; its log says why")
         finally:
             if self._parking is not None:
-                self._parking.leave(session.parked)
+                self._parking.leave(session)
             session.close(self._clock())
             self._streams.discard(stream)
             if not self._streams:
@@ -190,31 +192,24 @@ class GrpcServer:
         session = stream.session
         while not session.ended:
             stream.reading = True
-            message = await (context.read() if session.parked is None else self._wait(stream, context))
+            addressed = session.parked is not None or session.evictable is not None
+            message = await (self._wait(stream, context) if addressed else context.read())
             stream.reading = False
             if not isinstance(message, bytes):
                 return
-            for reply in session.feed(decode(message), self._clock()):
-                await context.write(encode(reply))
+            await self._write(session.feed(decode(message), self._clock()), stream, context)
             if self._draining and session.idle:
                 await self._say_last_words(session, context)
 
     async def _wait(self, stream: "_Stream", context: Context) -> object:
-        """Say what the request waits for when its turn comes, and return the next message, which may come before that."""
-        session, resumed = stream.session, asyncio.get_running_loop().create_future()
+        """Say what the judge has to say when it comes, and return the next message, which may come before that."""
+        session = stream.session
         reading = asyncio.ensure_future(context.read())
-
-        def resume(ticket: int, verdict: Pick | Refusal, _: float) -> None:
-            if not resumed.done():
-                resumed.set_result((ticket, verdict))
-
-        if self._parking is not None and session.parked is not None:
-            self._parking.park(session.parked, resume)
         try:
-            await asyncio.wait({reading, resumed}, return_when=asyncio.FIRST_COMPLETED)
-            if resumed.done():
-                for reply in session.resume(*resumed.result()):
-                    await context.write(encode(reply))
+            while not reading.done():
+                await asyncio.wait({reading, stream.listen()}, return_when=asyncio.FIRST_COMPLETED)
+                while stream.words:
+                    await self._write(session.resume(*stream.words.popleft()), stream, context)
                 if session.ended:
                     return None
                 if self._draining and session.idle:
@@ -223,6 +218,12 @@ class GrpcServer:
             return await reading
         finally:
             reading.cancel()
+
+    async def _write(self, replies: list[Reply], stream: "_Stream", context: Context) -> None:
+        if self._parking is not None:
+            self._parking.follow(stream.session, stream.hear)  # before anybody else gets to run
+        for reply in replies:
+            await context.write(encode(reply))
 
     async def _say_last_words(self, session: Session, context: Context) -> None:
         for reply in session.drain(self._clock()):
@@ -274,13 +275,28 @@ def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
 class _Stream:
     """A running conversation and the means to interrupt it."""
 
-    __slots__ = ("_task", "reading", "sent_off", "session")
+    __slots__ = ("_heard", "_task", "reading", "sent_off", "session", "words")
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.words: deque[tuple[int, Pick | Refusal, float]] = deque()  # of the judge
+        self._heard: asyncio.Future[None] | None = None
         self.reading = False
         self.sent_off = False
         self._task = asyncio.current_task()
+
+    def hear(self, ticket: int, verdict: Pick | Refusal, now_s: float) -> None:
+        """Keep what the judge says, and wake who listens."""
+        self.words.append((ticket, verdict, now_s))
+        if self._heard is not None and not self._heard.done():
+            self._heard.set_result(None)
+
+    def listen(self) -> "asyncio.Future[None]":
+        """Return what is done as soon as there are words."""
+        self._heard = asyncio.get_running_loop().create_future()
+        if self.words:
+            self._heard.set_result(None)
+        return self._heard
 
     def send_off(self) -> None:
         """Interrupt what it waits for; it says its last words and ends."""

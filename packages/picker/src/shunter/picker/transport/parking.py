@@ -1,4 +1,4 @@
-"""Sessions whose requests wait for room, and the timer that asks the judge for them; there is none while nobody waits."""
+"""Sessions to whom the judge may have something to say, and the timer that asks it; there is none while no request waits."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from shunter.picker.core.judgement import Judge, Pick, Refusal
 from shunter.picker.core.lobby import TURN_S
+from shunter.picker.core.session import Session
 
 __all__ = ["Parking", "Resume"]
 
@@ -16,13 +17,14 @@ log = logging.getLogger(__name__)
 
 
 class Parking:
-    """One worker's parked sessions, by ticket. ``clock`` is monotonic, in seconds."""
+    """One worker's sessions whose requests wait or may be evicted, by ticket. ``clock`` is monotonic, in seconds."""
 
     def __init__(self, judge: Judge, clock: Callable[[], float]) -> None:
         """Nobody waits yet."""
         self._judge = judge
         self._clock = clock
         self._waiting: dict[int, Resume] = {}
+        self._evictable: dict[int, Resume] = {}
         self._timer: asyncio.Handle | None = None
         self._hurried = False
 
@@ -30,19 +32,22 @@ class Parking:
         """How many sessions wait."""
         return len(self._waiting)
 
-    def park(self, ticket: int, resume: Resume) -> None:
-        """Remember whom to call; again and again does no harm."""
-        self._waiting[ticket] = resume
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TURN_S, self._turn)
+    def follow(self, session: Session, resume: Resume) -> None:
+        """Remember whom to call if the session waits or may be evicted; again and again does no harm."""
+        if session.parked is not None:
+            self._waiting[session.parked] = resume
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(TURN_S, self._turn)
+        elif session.evictable is not None:
+            self._evictable[session.evictable] = resume
 
-    def leave(self, ticket: int | None) -> None:
-        """Forget a session that is over, parked or not; what it gives back may be what another one waits for."""
-        if not self._waiting:
-            return
-        if ticket is not None:
-            self._waiting.pop(ticket, None)
-        if self._timer is not None and not self._hurried:
+    def leave(self, session: Session) -> None:
+        """Forget a session that is over, whatever it was; what it gives back may be what another one waits for."""
+        if session.parked is not None:
+            self._waiting.pop(session.parked, None)
+        if session.evictable is not None:
+            self._evictable.pop(session.evictable, None)
+        if self._waiting and self._timer is not None and not self._hurried:
             self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_soon(self._turn)
             self._hurried = True
@@ -59,7 +64,7 @@ class Parking:
 
     def _dispatch(self, now_s: float) -> None:
         for ticket, verdict in self._judge.dispatch(now_s):
-            resume = self._waiting.pop(ticket, None)
+            resume = self._waiting.pop(ticket, None) or self._evictable.pop(ticket, None)
             if resume is None:  # it went away because of another one's verdict
                 self._judge.leave(ticket, now_s)
                 continue

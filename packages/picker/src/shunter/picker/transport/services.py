@@ -56,8 +56,8 @@ class Process:
             if self.leaving and session.idle:
                 replies = [*replies, *session.drain(now_s)]
             self.ended = session.ended
-            if session.parked is not None and self._parking is not None:
-                self._parking.park(session.parked, self.resume)
+            if self._parking is not None:
+                self._parking.follow(session, self.resume)
             if isinstance(event, ResponseBody):
                 self._rest = rest_of(message)
             return list(map(encode, replies)) if replies else ()
@@ -77,18 +77,20 @@ class Process:
     def resume(self, ticket: int, verdict: Pick | Refusal, now_s: float) -> None:
         """Say what is to be said now that the request need not wait any longer."""
         session = self.session
-        replies = session.resume(ticket, verdict)
+        replies = session.resume(ticket, verdict, now_s)
         if self.leaving and session.idle:
             replies = [*replies, *session.drain(now_s)]
         self._exchange.send(list(map(encode, replies)))
         if session.ended:
             self._exchange.end(now_s)
+        elif self._parking is not None:
+            self._parking.follow(session, self.resume)
         self._flush()
 
     def close(self, now_s: float) -> None:
         """Give back what the session holds."""
         if self._parking is not None:
-            self._parking.leave(self.session.parked)
+            self._parking.leave(self.session)
         try:
             self.session.close(now_s)
         except Exception:  # the boundary, as above
