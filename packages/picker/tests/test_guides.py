@@ -14,9 +14,9 @@ CONFIGS = Path(__file__).parent / "configs"
 # Files whose plugins are not all there.
 WAITING = frozenset(
     {
-        "burst", "context-length", "coordinator", "probabilistic-admitter",
-        "data-parallel", "epd", "epd-2025", "lmetric", "multimodal", "optimized-baseline", "p2p",
-        "pd", "pd-2025", "pd-decider", "pd-precise", "precise-prefix", "precise-prefix-2025", "predicted-latency",
+        "context-length",
+        "data-parallel", "epd", "epd-2025", "p2p",
+        "pd", "pd-2025", "pd-decider", "pd-precise", "precise-prefix-2025", "predicted-latency",
         "predicted-latency-pd", "predicted-latency-slo", "wide-ep",
     }
 )  # fmt: skip

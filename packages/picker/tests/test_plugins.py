@@ -4,12 +4,12 @@ from collections import Counter
 import msgspec
 import pytest
 
-from shunter.picker.core.kinds import ColumnScorer
+from shunter.picker.core.kinds import ColumnScorer, Setting
 from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind
-from shunter.picker.plugins.declared import ApproxPrefixCache
+from shunter.picker.plugins.declared import ApproxPrefixCache, InflightLoad
 from shunter.picker.plugins.durations import duration_ns
 from shunter.picker.plugins.filters import Decode, Encode, LabelSelector, NamedByHeader, Prefill
 from shunter.picker.plugins.pickers import MaxScore, Random, WeightedRandom
@@ -70,7 +70,20 @@ def test_tokens_to_compute_lower_the_score(make_fleet):
     ledger.book(1, Booking(slot=1, incarnation=1, booked_ns=NOW_NS, tokens=90, prefill_tokens=50))
     fleet = make_fleet({}, {}, {}, ledger=ledger)
     request = Request(headers={}, at_ns=NOW_NS, prompt_tokens=40, prefix=Match(share={2: 0.5}))
-    assert TokenLoad(queue_threshold_tokens=80).score(request, fleet) == [0.5, 0, 0.75]
+    scorer = TokenLoad(queue_threshold_tokens=80).start(Setting("it", random.Random(1), {}.__getitem__, list))
+    assert scorer.score(request, fleet) == [0.5, 0, 0.75]
+    load = InflightLoad(add_estimated_output_tokens=True)
+    scorer = TokenLoad(queue_threshold_tokens=80, in_flight_load_producer_name="load").start(
+        Setting("it", random.Random(1), {"load": load}.__getitem__, list)
+    )
+    ledger.book(2, Booking(slot=0, incarnation=1, booked_ns=NOW_NS, decode_tokens=20))
+    assert scorer.score(request, make_fleet({}, {}, {}, ledger=ledger)) == [0.25, 0, 0.75]
+
+
+@pytest.mark.parametrize("parameters", [{"outputRatio": 2}, {"maxEstimatedOutputTokens": 9}, {"syncCrossReplicaState": False}])
+def test_what_the_account_cannot_honour_is_refused(parameters):
+    with pytest.raises(msgspec.ValidationError, match="remove"):
+        msgspec.convert(parameters, InflightLoad)
 
 
 def test_an_adapter_scores_by_where_it_is(make_fleet):

@@ -62,6 +62,16 @@ def test_the_valve_opens_where_the_sticky_would_be_much_later(make_fleet, tokens
     assert list(valve.keep(matching(s1=1.0), fleet)) == kept
 
 
+def test_the_valve_may_be_set_in_tokens(make_fleet):
+    for tokens, kept in ((700, [1]), (701, [0, 1])):
+        fleet = make_fleet({}, {}, ledger=backlog(s1=tokens))
+        for penalty_ms in (0, 1000):
+            valve = PrefixAffinity(
+                peak_prefill_throughput=1000.0, max_ttft_penalty_ms=penalty_ms, max_tokens_in_flight_penalty=700
+            )
+            assert list(at_work(valve).keep(matching(s1=1.0), fleet)) == kept
+
+
 def test_the_best_of_the_sticky_counts(make_fleet):
     valve = at_work(PrefixAffinity(peak_prefill_throughput=1000.0, max_ttft_penalty_ms=1000))
     fleet = make_fleet({}, {}, {}, ledger=backlog(s1=10**6))

@@ -296,7 +296,7 @@ def test_a_plugin_with_a_memory_is_started_once_and_found_by_name():
     busy = Named("busy", Busy())
     crew = scheduler(producers=(busy,), admitters=(busy,)).crew
     assert crew.find("busy") is crew.find("busy")
-    assert crew.find("busy").setting.find("default-picker") == MaxScore()
+    assert crew.find("busy").setting.find("default-picker") is crew.find("default-picker")
     with pytest.raises(KeyError):
         crew.find("nobody")
 

@@ -93,11 +93,6 @@ class Fleet:
         endpoint = self.endpoints[at]
         return endpoint.slot, endpoint.incarnation
 
-    def prefill_backlogs(self, now_ns: int) -> list[float]:
-        """Return how many prompt tokens of ours each candidate has still to compute."""
-        backlog = self.ledger.prefill_backlog
-        return [backlog((endpoint.slot, endpoint.incarnation), now_ns) for endpoint in self.endpoints]
-
     def add(self, booking: Booking, sign: int) -> None:
         """Follow a booking (+1) or its release (-1), if its endpoint is here."""
         at = self.index.get(booking.slot)

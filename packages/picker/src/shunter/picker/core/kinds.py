@@ -30,7 +30,8 @@ from shunter.snapshot import Endpoint
 
 __all__ = [
     "Admitter", "ColumnScorer", "Decision", "Detector", "Dice", "Filter", "Follower", "Handler", "Header", "Hearer",
-    "Identifier", "Named", "Observer", "Picker", "Producer", "Profile", "Scorer", "Scores", "Setting", "Verdict", "Weighted",
+    "Identifier", "Named", "Observer", "Picker", "Producer", "Profile", "Sampler", "Scorer", "Scores", "Setting", "Verdict",
+    "Weighted",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -41,8 +42,16 @@ Header = tuple[str, str]
 """A lower-case name and its value."""
 
 
-class Dice(Protocol):
-    """The part of ``random.Random`` that judgements use."""
+class Sampler(Protocol):
+    """Who comes first among equals."""
+
+    def sample(self, population: Sequence[T], k: int) -> list[T]:
+        """Return k different ones in some order."""
+        ...
+
+
+class Dice(Sampler, Protocol):
+    """The part of ``random.Random`` that judgements use: ``sample`` is in random order."""
 
     def random(self) -> float:
         """Draw from [0, 1)."""
@@ -54,10 +63,6 @@ class Dice(Protocol):
 
     def getrandbits(self, k: int, /) -> int:
         """Draw k bits."""
-        ...
-
-    def sample(self, population: Sequence[T], k: int) -> list[T]:
-        """Draw k different ones in random order."""
         ...
 
 

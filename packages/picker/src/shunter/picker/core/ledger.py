@@ -69,6 +69,7 @@ class _Row(msgspec.Struct):
     times_ns: list[int]  # when each was booked, ascending
     tokens: int = 0
     prefill_tokens: int = 0
+    decode_tokens: int = 0
     per_ns: float = 0.0  # tokens of prompts that the endpoint gets through
     backlog_tokens: float = 0.0  # of prefill, at backlog_ns
     backlog_ns: int = 0
@@ -95,6 +96,7 @@ class Ledger:
         insort(row.times_ns, booked_ns)
         row.tokens += booking.tokens
         row.prefill_tokens += prefill_tokens
+        row.decode_tokens += booking.decode_tokens
         self._work_off(row, booked_ns)
         row.backlog_tokens += prefill_tokens
         return booking
@@ -112,6 +114,7 @@ class Ledger:
             del times_ns[bisect_left(times_ns, booking.booked_ns)]
             row.tokens -= booking.tokens
             row.prefill_tokens -= booking.prefill_tokens
+            row.decode_tokens -= booking.decode_tokens
         return booking
 
     def get(self, ticket: int) -> Booking | None:
@@ -132,6 +135,11 @@ class Ledger:
         """Estimated prompt tokens of one endpoint's requests."""
         row = self._by_endpoint.get(key)
         return row.tokens if row else 0
+
+    def decode_tokens(self, key: Key) -> int:
+        """Tokens that the answers to one endpoint's requests are expected to have."""
+        row = self._by_endpoint.get(key)
+        return row.decode_tokens if row else 0
 
     def prefill_backlog(self, key: Key, now_ns: int) -> float:
         """Prompt tokens that one endpoint has still to compute: what was booked, less what it has got through since."""

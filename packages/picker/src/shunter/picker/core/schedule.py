@@ -16,7 +16,7 @@ import msgspec
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import Outcome, Refusal, ResponseHeader
-from shunter.picker.core.kinds import ColumnScorer, Decision, Dice, Filter, Header, Profile, Scores, Verdict, Weighted
+from shunter.picker.core.kinds import ColumnScorer, Decision, Dice, Filter, Header, Profile, Sampler, Scores, Verdict, Weighted
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import Request
 from shunter.picker.core.saturation import Gauge
@@ -305,8 +305,8 @@ class Kept(msgspec.Struct):
     shown: tuple[float, ...] = ()  # the same, for decisions to keep
 
 
-def best_first(totals: Sequence[float], count: int, dice: Dice) -> list[int]:
-    """Return the positions of the ``count`` highest totals, highest first; equals in random order."""
+def best_first(totals: Sequence[float], count: int, equals: Sampler) -> list[int]:
+    """Return the positions of the ``count`` highest totals, highest first; equals in the order of a sample."""
     left = list(totals)
     chosen: list[int] = []
     while len(chosen) < min(count, len(left)):
@@ -319,7 +319,7 @@ def best_first(totals: Sequence[float], count: int, dice: Dice) -> list[int]:
         tied = [at for at, total in enumerate(left) if total == highest]
         if not tied:  # only NaN, which equals nothing
             break
-        tied = dice.sample(tied, min(len(tied), count - len(chosen)))
+        tied = equals.sample(tied, min(len(tied), count - len(chosen)))
         for at in tied:
             left[at] = TAKEN
         chosen += tied

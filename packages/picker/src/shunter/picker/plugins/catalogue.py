@@ -65,7 +65,7 @@ class Reference(msgspec.Struct, frozen=True):
 # Parameters that mean the same in every plugin that has them; others are declared in ``references``.
 COMMON = (
     Reference("prefixMatchInfoProducerName", Kind.PRODUCER, implied="approx-prefix-cache-producer"),
-    Reference("inFlightLoadProducerName", Kind.PRODUCER),
+    Reference("inFlightLoadProducerName", Kind.PRODUCER, implied="inflight-load-producer"),
 )
 
 
@@ -92,7 +92,7 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def profile_names(self) -> Sequence[str]:
-        """Of a profile handler: the profiles that it is told by its parameters to run. They must exist."""
+        """The profiles that its parameters name, such as those a profile handler is to run. They must exist."""
         return ()
 
 

@@ -1,11 +1,11 @@
 """Pickers: who is chosen, given the candidates' totals. The further endpoints named are what Envoy's retries try, in order."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
-from shunter.picker.core.kinds import Dice
+from shunter.picker.core.kinds import Dice, Setting
 from shunter.picker.core.schedule import FALLBACKS, best_first
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
@@ -14,17 +14,46 @@ __all__ = ["MaxScore", "Random", "WeightedRandom"]
 # A header of more than this many addresses helps nobody: Envoy's retries end long before.
 MOST_ENDPOINTS = 64
 Endpoints = Annotated[int, Meta(ge=1, le=MOST_ENDPOINTS)]
+T = TypeVar("T")
 
 
 @register("max-score-picker", Kind.PICKER)
 class MaxScore(Plugin, frozen=True):
-    """The highest totals; equals in random order."""
+    """The highest totals; equals in turn, or with ``tie: random`` in random order.
+
+    In turn is the reference's way: of n equals nobody gets two requests before everybody has got one. Each worker begins
+    somewhere else.
+    """
 
     max_num_of_endpoints: Endpoints = FALLBACKS
+    tie: Literal["rotate", "random"] = "rotate"
+
+    def start(self, setting: Setting) -> "Turns | MaxScore":
+        """Return the picker at work."""
+        return Turns(self.max_num_of_endpoints, setting.dice) if self.tie == "rotate" else self
 
     def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:
         """Return positions, best first."""
         return best_first(totals, self.max_num_of_endpoints, dice)
+
+
+class Turns:
+    """A MaxScore that goes round among equals."""
+
+    def __init__(self, count: int, dice: Dice) -> None:
+        """Begin anywhere."""
+        self._count = count
+        self._next = dice.getrandbits(16)
+
+    def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:  # noqa: ARG002  it has its own order
+        """Return positions, best first."""
+        return best_first(totals, self._count, self)
+
+    def sample(self, population: Sequence[T], k: int) -> list[T]:
+        """Return k of them, beginning with the next in turn."""
+        self._next += 1
+        begin = self._next % len(population)
+        return [*population[begin:], *population[:begin]][:k]
 
 
 @register("random-picker", Kind.PICKER)

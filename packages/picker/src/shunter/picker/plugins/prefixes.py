@@ -13,6 +13,7 @@ from shunter.picker.core.ledger import Key
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
+from shunter.picker.plugins.declared import find_load
 from shunter.snapshot import Endpoint
 
 __all__ = ["NoHitLru", "PrefixAffinity", "match_of"]
@@ -20,6 +21,7 @@ __all__ = ["NoHitLru", "PrefixAffinity", "match_of"]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Rate = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 
 INDIFFERENT = 0.5  # of every candidate, to a scorer that has nothing to say
@@ -39,9 +41,10 @@ class PrefixAffinity(Plugin, frozen=True):
 
     Sticky are the candidates whose matched share of the prompt is at least affinityThreshold. Everybody is kept if nobody is
     sticky, with explorationProbability, and where the valve opens: when the best time to first token among the sticky is
-    longer than among the others by more than maxTTFTPenaltyMs (0: it never opens). The time is the candidate's backlog of
-    prompt tokens / peakPrefillThroughput; the reference counts uncached tokens of requests that have no first token yet, which
-    most profiles never see: the backlog here is worked off by the clock (``core.ledger``).
+    longer than among the others by more than maxTTFTPenaltyMs (0: it never opens). The time is the candidate's tokens in
+    flight, as inflight-load-producer says, / peakPrefillThroughput. The reference counts uncached tokens of requests that have
+    no first token yet, which most profiles never see: the backlog here is worked off by the clock (``core.ledger``). A former
+    release's maxTokensInFlightPenalty is the same limit in tokens; of both the smaller one counts.
 
     Source: llm-d's plugin of that name; GIE digest §5.3. Its throughput is that of Qwen 32B on two H100.
     """
@@ -49,10 +52,11 @@ class PrefixAffinity(Plugin, frozen=True):
     affinity_threshold: Fraction = 0.8
     exploration_probability: Fraction = 0.0
     max_ttft_penalty_ms: NonNegative = msgspec.field(default=18_000.0, name="maxTTFTPenaltyMs")
+    max_tokens_in_flight_penalty: Count = 0
     ttft_source: Literal["prefillThroughput"] = "prefillThroughput"
     peak_prefill_throughput: Rate = 15_928.0  # tokens per second
     prefix_match_info_producer_name: str = ""  # empty: the one there is
-    in_flight_load_producer_name: str = ""  # there is one
+    in_flight_load_producer_name: str = ""  # empty: the one there is
 
     reads_prefix: ClassVar[bool] = True
 
@@ -68,6 +72,12 @@ class Valve:
         """Keep nothing but these."""
         self._parameters = parameters
         self._dice = setting.dice
+        self._load = find_load(setting, parameters.in_flight_load_producer_name)
+        limits = (
+            parameters.max_ttft_penalty_ms / 1000 * parameters.peak_prefill_throughput,
+            float(parameters.max_tokens_in_flight_penalty),
+        )
+        self._most_tokens = min((limit for limit in limits if limit), default=0.0)  # 0: no limit
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that stay."""
@@ -85,16 +95,15 @@ class Valve:
         return sticky
 
     def _opens(self, sticky: Sequence[int], fleet: Fleet, now_ns: int) -> bool:
-        parameters = self._parameters
-        if not parameters.max_ttft_penalty_ms or len(sticky) == len(fleet):
+        most = self._most_tokens
+        if not most or len(sticky) == len(fleet):
             return False
-        most = parameters.max_ttft_penalty_ms / 1000 * parameters.peak_prefill_throughput
-        ledger, stuck = fleet.ledger, set(sticky)
-        best = min(ledger.prefill_backlog(fleet.key(at), now_ns) for at in sticky)
-        # Most fleets have somebody idle among the first, or stickiness that is nowhere near the limit.
-        return best > most and any(
-            best - ledger.prefill_backlog(fleet.key(at), now_ns) > most for at in range(len(fleet)) if at not in stuck
-        )
+        best = min(self._load.tokens(fleet, sticky, now_ns))
+        if best <= most:  # nobody can be that much sooner
+            return False
+        stuck = set(sticky)
+        others = [at for at in range(len(fleet)) if at not in stuck]
+        return best - min(self._load.tokens(fleet, others, now_ns)) > most
 
 
 @register("no-hit-lru-scorer", Kind.SCORER)

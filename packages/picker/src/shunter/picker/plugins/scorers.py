@@ -11,9 +11,11 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.kinds import Setting
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
+from shunter.picker.plugins.declared import find_load
 
 __all__ = [
     "ActiveRequest",
@@ -95,23 +97,36 @@ class ActiveRequest(Plugin, frozen=True):
 
 @register("token-load-scorer", Kind.SCORER)
 class TokenLoad(Plugin, frozen=True):
-    """Fewer prompt tokens still to compute are better: 1 - min(backlog + uncached tokens of this request, T) / T.
+    """Fewer tokens in flight are better: 1 - min(tokens in flight + uncached ones of this request, T) / T.
 
-    T is queueThresholdTokens. The reference's backlog is the uncached tokens of requests without a first token, which most
-    profiles never see: here it is worked off by the clock (``core.ledger``).
+    T is queueThresholdTokens; what is in flight, inflight-load-producer says. Source: GIE digest §5.3.
     """
 
     queue_threshold_tokens: Positive = 4_194_304
-    in_flight_load_producer_name: str = ""  # there is one
+    in_flight_load_producer_name: str = ""  # empty: the one there is
 
     reads_prefix: ClassVar[bool] = True
 
+    def start(self, setting: Setting) -> "TokensInFlight":
+        """Return the scorer at work."""
+        return TokensInFlight(self, setting)
+
+
+class TokensInFlight:
+    """A TokenLoad that knows what counts."""
+
+    def __init__(self, parameters: TokenLoad, setting: Setting) -> None:
+        """Keep nothing but these."""
+        self._limit = parameters.queue_threshold_tokens
+        self._load = find_load(setting, parameters.in_flight_load_producer_name)
+
     def score(self, request: Request, fleet: Fleet) -> Sequence[float]:
         """Score all candidates."""
-        limit, tokens, share = self.queue_threshold_tokens, request.prompt_tokens, request.prefix.share
+        limit, tokens, share = self._limit, request.prompt_tokens, request.prefix.share
+        loads = self._load.tokens(fleet, range(len(fleet)), request.at_ns)
         return [
             1.0 - min(load + tokens * (1.0 - share.get(endpoint.slot, 0.0)), limit) / limit
-            for endpoint, load in zip(fleet.endpoints, fleet.prefill_backlogs(request.at_ns), strict=True)
+            for endpoint, load in zip(fleet.endpoints, loads, strict=True)
         ]
 
 
