@@ -50,8 +50,9 @@ class KvPublisher:
             raise
 
     async def stop(self) -> None:
-        """Close everything."""
-        for task in self._tasks:
+        """Close everything; a second time does nothing."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
