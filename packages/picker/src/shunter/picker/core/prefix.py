@@ -15,6 +15,7 @@ with a new owner starts cold.
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 import xxhash
@@ -63,8 +64,8 @@ class PrefixIndex:
         self._capacity_bytes = settings.capacity_blocks * tokens * BYTES_PER_TOKEN
         self._max_pairs = settings.max_pairs
         self._ends = _boundaries(tokens * BYTES_PER_TOKEN, settings.max_tokens * BYTES_PER_TOKEN)
-        self._spans = list(zip([0, *self._ends], self._ends, strict=False))
-        self._sizes = [end - start for start, end in self._spans]  # one int object each, not one for every pair remembered
+        self._cuts = [slice(start, end) for start, end in pairwise([0, *self._ends])]
+        self._sizes = [cut.stop - cut.start for cut in self._cuts]  # one int object each, not one for every pair remembered
         self._owners: dict[int, int] = {}  # hash → bits of the slots
         self._seen: dict[int, OrderedDict[int, int]] = {}  # slot → {hash: bytes}, least recently sent first
         self._bytes: dict[int, int] = {}  # slot → sum of the above
@@ -77,15 +78,9 @@ class PrefixIndex:
         ``seed`` must hold everything else that a cached block depends on: model, adapter, salt.
         """
         digest = xxhash.xxh3_64_intdigest
-        length = len(prompt)
         value = digest(seed)
-        hashes: list[int] = []
-        for start, end in self._spans:
-            if end > length:
-                break
-            value = digest(prompt[start:end], value)
-            hashes.append(value)
-        return hashes
+        whole = bisect_right(self._ends, len(prompt))
+        return [value := digest(prompt[cut], value) for cut in self._cuts[:whole]]
 
     def match(self, hashes: Sequence[int]) -> Match:
         """Return, for every slot that has seen the first block, how far it has seen the prompt without a gap."""
