@@ -117,7 +117,7 @@ def test_a_file_is_a_workload(tmp_path):
     path = tmp_path / "mine.ndjson"
     path.write_bytes(b"\n".join(msgspec.json.encode(arrival) for arrival in read("mooncake", MOONCAKE)))
     workload = find_workload(str(path))
-    assert (workload.name, workload.requests, workload.guess_qps) == ("mine", 2, pytest.approx(1 / 3))
+    assert (workload.name, workload.lasts_s, workload.guess_qps) == ("mine", pytest.approx(6.0), pytest.approx(1 / 3))
     path.write_bytes(b"x")
     with pytest.raises(TraceError, match=r"mine\.ndjson: line 1"):
         find_workload(str(path))

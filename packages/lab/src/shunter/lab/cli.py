@@ -1,8 +1,8 @@
-"""`shunter lab`: run believable model servers, and list the ways in which they can be broken."""
+"""`shunter lab`: run believable model servers, and compare policies on workloads in virtual time."""
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -107,3 +107,96 @@ def faults() -> None:
     width = max(map(len, FAULTS))
     for name, fault in FAULTS.items():
         click.echo(f"{name:{width}}  {fault.breaks}")
+
+
+@main.command()
+@click.option("--workload", "workloads", multiple=True, metavar="NAME|FILE", help="What is asked; repeatable.  [default: all]")
+@click.option("--policy", "policies", multiple=True, metavar="NAME|FILE", help="Who chooses; repeatable.  [default: all]")
+@click.option("--seeds", type=click.IntRange(1), help="Runs of everything, each with traffic of its own.  [default: 10]")
+@click.option(
+    "--qps", type=float, help="Compare at this rate.  [default: at 80 % of the best policy's knee, which is searched]"
+)
+@click.option("--quick", is_flag=True, help="Two seeds, runs a third as long, the knee from one seed: a first look.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
+@click.option("-o", "--output", type=click.Path(file_okay=False), help="Directory for compare.json and compare.html.")
+def compare(
+    workloads: tuple[str, ...],
+    policies: tuple[str, ...],
+    seeds: int | None,
+    qps: float | None,
+    quick: bool,
+    jobs: int | None,
+    output: str | None,
+) -> None:
+    """Compare policies on workloads, in virtual time."""
+    import asyncio
+    import os
+    from pathlib import Path
+
+    from shunter.lab.compare import compare, tables
+    from shunter.lab.compare.report import write
+    from shunter.lab.errors import LabError
+    from shunter.lab.policies import find_policy
+    from shunter.lab.policies import policies as all_policies
+    from shunter.lab.workloads import WORKLOADS, find_workload
+
+    if qps is not None and not 0 < qps < math.inf:
+        raise click.BadParameter(f"{qps} is no rate", param_hint="--qps")
+    try:
+        rows = asyncio.run(
+            compare(
+                [find_workload(name) for name in workloads or WORKLOADS],
+                [find_policy(name) for name in policies or all_policies()],
+                seeds=seeds or (2 if quick else 10),
+                knee_seeds=1 if quick else 3,
+                qps=qps,
+                shrink=1 / 3 if quick else 1.0,
+                jobs=jobs or os.cpu_count() or 1,
+                told=lambda row: click.echo(f"{row.workload}: {row.policy}", err=True),
+            )
+        )
+        click.echo(tables(rows))
+        if output:
+            write(rows, Path(output))
+    except (LabError, OSError) as error:
+        click.echo(f"shunter lab compare: {error}", err=True)
+        sys.exit(2)
+
+
+@main.command()
+def workloads() -> None:
+    """List the workloads and the policies that `compare` knows."""
+    from shunter.lab.policies import policies
+    from shunter.lab.workloads import WORKLOADS
+
+    known = {
+        "workloads": {name: workload.about for name, workload in WORKLOADS.items()}
+        | {"unseen-N": "a mixture drawn by the number N, which nobody has tuned anything on"},
+        "policies": {name: policy.about for name, policy in policies().items()},
+    }
+    width = max(len(name) for names in known.values() for name in names)
+    for heading, names in known.items():
+        click.echo(f"{heading}:")
+        for name, about in names.items():
+            click.echo(f"  {name:{width}}  {about}")
+
+
+@main.command("import")
+@click.argument("kind", type=click.Choice(["mooncake", "azure", "access"]))
+@click.argument("source", type=click.File("rb"))
+@click.option("-o", "--output", type=click.File("wb"), default="-", help="Where to.  [default: standard output]")
+def import_trace(kind: str, source: BinaryIO, output: BinaryIO) -> None:
+    """Turn a trace into a workload file: Mooncake's JSON lines, Azure's CSV, or the access log that envoyconf configures.
+
+    `shunter lab compare --workload FILE.ndjson` replays it.
+    """
+    import msgspec
+
+    from shunter.lab.errors import TraceError
+    from shunter.lab.workloads.traces import read
+
+    try:
+        output.writelines(msgspec.json.encode(arrival) + b"\n" for arrival in read(kind, source))
+    except TraceError as error:
+        click.echo(f"shunter lab import: {source.name}: {error}", err=True)
+        sys.exit(2)

@@ -16,6 +16,11 @@ from shunter.lab.workloads.traffic import Conversations, SharedPrefix, Traffic
 __all__ = ["WORKLOADS", "Workload"]
 
 
+# A percentile of fewer requests says nothing; more of them are asked of no fleet here but in the search for a knee that is not
+# there.
+FEWEST, MOST = 300, 60_000
+
+
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of whom, and what is good enough."""
 
@@ -24,10 +29,14 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     traffic: Traffic | Recorded
     fleet: Fleet
     slo: Slo
-    requests: int
-    """How many a run needs: enough for queues to grow where they will, and for a p99."""
+    lasts_s: float
+    """How long a run goes on: several times as long as a request, so that queues grow where they will."""
     guess_qps: float
     """Where the search for a knee begins."""
+
+    def requests(self, qps: float) -> int:
+        """Return how many requests a run has at a rate."""
+        return max(FEWEST, min(MOST, round(qps * self.lasts_s)))
 
 
 H100 = MACHINES["qwen3-32b-h100-tp2"]
@@ -44,8 +53,8 @@ _ALL = (
         traffic=B2B_SAAS,
         fleet=Fleet(engines=(H100,) * 8),
         slo=INTERACTIVE,
-        requests=4000,
-        guess_qps=14,
+        lasts_s=400,
+        guess_qps=16,
     ),
     Workload(
         name="b2b-bursts",
@@ -53,8 +62,8 @@ _ALL = (
         traffic=msgspec.structs.replace(B2B_SAAS, pace=Pace(burst=0.25, peak=2.5)),
         fleet=Fleet(engines=(H100,) * 8),
         slo=INTERACTIVE,
-        requests=4000,
-        guess_qps=11,
+        lasts_s=400,
+        guess_qps=12,
     ),
     Workload(
         name="b2b-failure",
@@ -63,13 +72,13 @@ _ALL = (
         fleet=Fleet(
             engines=(H100,) * 8,
             failures=(
-                Crash(endpoint=2, at_s=200.0, restart_s=30.0),
-                Slowdown(endpoint=5, from_s=240.0, to_s=280.0, factor=1 / 3),
+                Crash(endpoint=2, at_s=220.0, restart_s=30.0),
+                Slowdown(endpoint=5, from_s=320.0, to_s=380.0, factor=1 / 3),
             ),
         ),
         slo=INTERACTIVE,
-        requests=4000,
-        guess_qps=11,
+        lasts_s=400,
+        guess_qps=12,
     ),
     Workload(
         name="b2b-mixed-fleet",
@@ -77,8 +86,8 @@ _ALL = (
         traffic=B2B_SAAS,
         fleet=Fleet(engines=(H100, A100) * 4),
         slo=INTERACTIVE,
-        requests=4000,
-        guess_qps=10,
+        lasts_s=400,
+        guess_qps=11,
     ),
     Workload(
         name="capacity",
@@ -86,7 +95,7 @@ _ALL = (
         traffic=SharedPrefix(groups=83, shared=Lengths(8000), questions=3, own=Lengths(1000), output=Lengths(1000)),
         fleet=Fleet(engines=(MACHINES["llama3-70b-h100-tp4"],) * 4),
         slo=INTERACTIVE,
-        requests=3000,
+        lasts_s=400,
         guess_qps=7,
     ),
     Workload(
@@ -95,7 +104,7 @@ _ALL = (
         traffic=SharedPrefix(groups=32, shared=Lengths(2048), questions=32, own=Lengths(256), output=Lengths(256)),
         fleet=Fleet(engines=(H100,) * 4),
         slo=Slo(1.0, 0.06),
-        requests=5000,
+        lasts_s=120,
         guess_qps=50,
     ),
     Workload(
@@ -104,7 +113,7 @@ _ALL = (
         traffic=SharedPrefix(own=Lengths(1500, 1200, 50, 8000, skewed=True), output=Lengths(1)),
         fleet=Fleet(engines=(H100,) * 4),
         slo=Slo(1.0, 0.1),
-        requests=6000,
+        lasts_s=120,
         guess_qps=35,
     ),
     Workload(
@@ -117,8 +126,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(msgspec.structs.replace(L4, max_loras=4),) * 10),
         slo=Slo(2.0, 0.08),
-        requests=6000,
-        guess_qps=60,
+        lasts_s=200,
+        guess_qps=35,
     ),
     Workload(
         name="chat",
@@ -133,8 +142,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(1.0, 0.06),
-        requests=16_000,
-        guess_qps=40,
+        lasts_s=400,
+        guess_qps=30,
     ),
     Workload(
         name="agents",
@@ -151,8 +160,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(1.0, 0.06),
-        requests=10_000,
-        guess_qps=60,
+        lasts_s=200,
+        guess_qps=50,
     ),
     Workload(
         name="code-generation",
@@ -167,8 +176,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 10),
         slo=Slo(15.0, 0.1),
-        requests=2500,
-        guess_qps=5,
+        lasts_s=900,
+        guess_qps=4,
     ),
     Workload(
         name="long-context",
@@ -182,8 +191,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(10.0, 0.1),
-        requests=2500,
-        guess_qps=6,
+        lasts_s=600,
+        guess_qps=4,
     ),
     Workload(
         name="reasoning",
@@ -195,8 +204,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(2.0, 0.05),
-        requests=4000,
-        guess_qps=2.5,
+        lasts_s=3000,
+        guess_qps=1.0,
     ),
     Workload(
         name="mooncake-toolagent",
@@ -210,8 +219,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(2.0, 0.1),
-        requests=5000,
-        guess_qps=25,
+        lasts_s=200,
+        guess_qps=20,
     ),
     Workload(
         name="mooncake-conversation",
@@ -226,8 +235,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(3.0, 0.1),
-        requests=4000,
-        guess_qps=14,
+        lasts_s=400,
+        guess_qps=8,
     ),
 )
 

@@ -50,6 +50,6 @@ def _recorded(path: Path) -> Workload:
         traffic=recorded,
         fleet=Fleet(engines=(MACHINES[MACHINE],) * ENGINES),
         slo=Slo(2.0, 0.1),
-        requests=len(trace),
+        lasts_s=len(trace) / recorded.qps,
         guess_qps=recorded.qps,
     )

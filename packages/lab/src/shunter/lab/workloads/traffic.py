@@ -74,7 +74,8 @@ class SharedPrefix(Traffic, frozen=True, kw_only=True):
     """Single requests that begin like the others of their group: its system prompt, then a question.
 
     The shape is inference-perf's `shared_prefix`: a group has `questions` different questions, asked again and again; 0: every
-    question is new. Groups are equally popular unless `skew` says otherwise. Adapters have their parts of all requests.
+    question is new. Groups are equally popular unless `skew` says otherwise; a group is a session, unless there is only one.
+    Adapters have their parts of all requests.
     """
 
     groups: int = 1
@@ -98,7 +99,7 @@ class SharedPrefix(Traffic, frozen=True, kw_only=True):
             own = endings[group][question] if self.questions else _segments(ids, self.own.draw(dice))
             adapter = names[pick(shares, dice)] if names else None
             turn = Turn(beginnings[group] + own, Segment(next(ids), self.output.draw(dice)), adapter=adapter)
-            yield Talk(f"group-{group}", (turn,))
+            yield Talk(f"group-{group}" if self.groups > 1 else "", (turn,))
 
 
 class Conversations(Traffic, frozen=True, kw_only=True):
@@ -148,7 +149,7 @@ class Mixture(Traffic, frozen=True, kw_only=True):
         while True:
             part = pick(shares, dice)
             talk = next(talks[part])
-            yield Talk(f"part-{part}/{talk.session}", talk.turns)
+            yield Talk(f"part-{part}/{talk.session}" if talk.session else "", talk.turns)
 
 
 def _segments(ids: Iterator[int], tokens: int) -> tuple[Segment, ...]:

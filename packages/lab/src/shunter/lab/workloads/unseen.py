@@ -48,7 +48,7 @@ def unseen(number: int) -> Workload:
         traffic=traffic,
         fleet=Fleet(engines=engines),
         slo=Slo(max(1.0, PATIENCE * alone_s), 4.0 * engine.pass_s(0, 1, int(prompt))),
-        requests=4000,
+        lasts_s=200.0,
         guess_qps=len(engines) / busy_s,
     )
 

@@ -1,0 +1,70 @@
+"""The bound: what no policy can beat, because nothing is left for it to get wrong.
+
+All engines are pooled into one server: it has their summed speed, seats and step sizes, so no queue is shorter than another;
+its cache is shared and never full, so every prefix that anybody sent is there; and it knows the work that is left, so no
+request waits for a guess. Such a server would also work on a single request with all engines at once, which no real fleet
+can: therefore no request's times are better than alone on an idle engine of the fastest kind with the same cache.
+"""
+
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+
+from shunter.lab.core.arrivals import Arrival, Finished
+from shunter.lab.core.fleet import Fleet
+from shunter.lab.core.params import EngineParams
+from shunter.lab.core.simulation import simulate
+from shunter.lab.policies.balancers import Turns
+
+__all__ = ["alone", "clairvoyant", "pooled"]
+
+# Blocks for everything that any run here sends: a billion tokens.
+PERFECT_BLOCKS = 1 << 26
+
+
+def clairvoyant(arrivals: Sequence[Arrival], fleet: Fleet, seed: int) -> list[Finished]:
+    """Return what would have become of the arrivals on the pooled server, and not faster than alone."""
+    one = Fleet(engines=(pooled(fleet.engines),), scrape_s=fleet.scrape_s, record_s=fleet.record_s, sample_s=fleet.sample_s)
+    run = simulate(arrivals, one, Turns(1, Random(seed)))  # noqa: S311  one server: nothing is drawn
+    return [_not_faster(each, fleet.engines) for each in run.finished]
+
+
+def pooled(engines: Sequence[EngineParams]) -> EngineParams:
+    """Return one server with the summed speed and size of all, and every prefix."""
+    first = engines[0]
+    # Where machines differ in more than speed, the work in which they are best beside the first one counts.
+    speed = sum(max(_ratio(first, engine, 8192, 0), _ratio(first, engine, 0, 8192)) for engine in engines)
+    return msgspec.structs.replace(
+        first,
+        speed=first.speed * speed,
+        num_blocks=PERFECT_BLOCKS,
+        max_num_seqs=sum(engine.max_num_seqs for engine in engines),
+        max_num_batched_tokens=sum(engine.max_num_batched_tokens for engine in engines),
+        max_loras=sum(engine.max_loras for engine in engines),
+    )
+
+
+def alone(engines: Sequence[EngineParams], computed: int, cached: int, output: int) -> tuple[float, float]:
+    """Return how long the first token and all others of a request take on an idle engine, the best of the fleet for each.
+
+    `computed` prompt tokens, in as few steps as they fit into, behind `cached` ones; then a step for each further token.
+    """
+    prefill_s, decode_s = list[float](), list[float]()
+    for engine in set(engines):
+        step = engine.max_num_batched_tokens
+        chunks = [(cached + begin, min(step, computed - begin)) for begin in range(0, computed, step)]
+        prefill_s.append(sum(engine.pass_s(chunk, 1, before, chunk * (before + chunk / 2)) for before, chunk in chunks))
+        # The context grows by one with each step: the mean step is that in the middle.
+        decode_s.append((output - 1) * engine.pass_s(0, 1, cached + computed + output // 2))
+    return min(prefill_s), min(decode_s)
+
+
+def _ratio(first: EngineParams, engine: EngineParams, prefill: int, context: int) -> float:
+    return first.pass_s(prefill, 1, context) / engine.pass_s(prefill, 1, context)
+
+
+def _not_faster(each: Finished, engines: Sequence[EngineParams]) -> Finished:
+    first_s, rest_s = alone(engines, each.prompt_tokens - each.cached_tokens, each.cached_tokens, each.output_tokens)
+    first_s = each.arrived_s + max(each.first_s - each.arrived_s, first_s)
+    return msgspec.structs.replace(each, first_s=first_s, ended_s=first_s + max(each.ended_s - each.first_s, rest_s))

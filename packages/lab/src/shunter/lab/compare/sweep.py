@@ -1,0 +1,181 @@
+"""The sweep: knees of all policies on a workload, then everybody at 80 % of the best knee, on all cores.
+
+`Bench` runs trials, in this process or in a pool of others. Whoever searches a knee waits for one trial after the other, so
+the searches of many policies and workloads go on side by side.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
+from typing import Self
+
+import aiomultiprocess
+import aiomultiprocess.core
+import msgspec
+
+from shunter.lab.compare.knee import find_knee
+from shunter.lab.compare.trial import Trial, attempt
+from shunter.lab.core.statistics import Summary, estimate
+from shunter.lab.policies import BOUND, Policy
+from shunter.lab.workloads import Workload
+
+__all__ = ["FIGURES", "LOAD", "Bench", "Row", "compare"]
+
+# Policies are compared where the best of them is busy but not in trouble.
+LOAD = 0.8
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One workload under one policy at one rate, over several seeds. Times in milliseconds; null: never, or not looked for."""
+
+    workload: str
+    policy: str
+    seeds: int
+    qps: float
+    ttft_p50_ms: float
+    ttft_p90_ms: float
+    ttft_p99_ms: float
+    tpot_p50_ms: float
+    tpot_p90_ms: float
+    tpot_p99_ms: float
+    e2e_p50_ms: float
+    e2e_p90_ms: float
+    e2e_p99_ms: float
+    goodput_rps: float
+    attainment: float
+    hit_share: float
+    fairness: float
+    knee_qps: float | None = None
+    half: dict[str, float] = {}
+    """Half the width of the 95 % confidence interval of each figure above, by its name."""
+    runs: dict[str, list[float]] = {}
+    """The figures of each seed in order: two policies had the same traffic, so that differences may be taken in pairs."""
+
+
+class Bench:
+    """Runs trials; `jobs` at a time, each in a process of its own unless that is 1."""
+
+    def __init__(self, jobs: int = 1) -> None:
+        self._jobs = jobs
+        self._stack = AsyncExitStack()
+        self._pool: aiomultiprocess.Pool | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start the processes."""
+        if self._jobs > 1:
+            # Nothing here needs the manager process that the library would start for every Process it makes.
+            aiomultiprocess.core._manager = SimpleNamespace(Namespace=SimpleNamespace)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+            pool = aiomultiprocess.Pool(self._jobs, childconcurrency=1)
+            self._pool = await self._stack.enter_async_context(pool)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End them."""
+        await self._stack.aclose()
+
+    async def run(self, trial: Trial) -> Summary:
+        """Return what came of one trial."""
+        if self._pool is None:
+            await asyncio.sleep(0)
+            return attempt(trial)
+        return await self._pool.apply(_attempt, (trial,))
+
+
+async def _attempt(trial: Trial) -> Summary:
+    return attempt(trial)
+
+
+# The figures of a row, from a summary.
+FIGURES: dict[str, Callable[[Summary], float]] = {
+    "ttft_p50_ms": lambda summary: summary.ttft_s.p50 * 1000,
+    "ttft_p90_ms": lambda summary: summary.ttft_s.p90 * 1000,
+    "ttft_p99_ms": lambda summary: summary.ttft_s.p99 * 1000,
+    "tpot_p50_ms": lambda summary: summary.tpot_s.p50 * 1000,
+    "tpot_p90_ms": lambda summary: summary.tpot_s.p90 * 1000,
+    "tpot_p99_ms": lambda summary: summary.tpot_s.p99 * 1000,
+    "e2e_p50_ms": lambda summary: summary.e2e_s.p50 * 1000,
+    "e2e_p90_ms": lambda summary: summary.e2e_s.p90 * 1000,
+    "e2e_p99_ms": lambda summary: summary.e2e_s.p99 * 1000,
+    "goodput_rps": lambda summary: summary.goodput_rps,
+    "attainment": lambda summary: summary.attainment,
+    "hit_share": lambda summary: summary.hit_share,
+    "fairness": lambda summary: summary.fairness,
+}
+
+
+async def compare(
+    workloads: Sequence[Workload],
+    policies: Sequence[Policy],
+    *,
+    seeds: int = 10,
+    knee_seeds: int = 3,
+    qps: float | None = None,
+    shrink: float = 1.0,
+    jobs: int = 1,
+    told: Callable[[Row], None] = lambda _: None,
+) -> list[Row]:
+    """Return a row for every workload and policy, in that order.
+
+    Without a rate each policy's knee is searched, over `knee_seeds` seeds, and all are compared at LOAD of the best. `shrink`
+    makes runs that much shorter. `told` hears of each row as soon as it is known.
+    """
+    async with Bench(jobs) as bench:
+        rounds = [
+            Round(bench, msgspec.structs.replace(workload, lasts_s=workload.lasts_s * shrink), seeds, told)
+            for workload in workloads
+        ]
+        return [
+            row for rows in await asyncio.gather(*(each.rows(policies, qps, knee_seeds) for each in rounds)) for row in rows
+        ]
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One workload, on which policies meet."""
+
+    bench: Bench
+    workload: Workload
+    seeds: int
+    told: Callable[[Row], None]
+
+    async def rows(self, policies: Sequence[Policy], qps: float | None, knee_seeds: int) -> list[Row]:
+        """Return a row for each policy, with its knee if no rate is given."""
+        knees: list[float | None] = [None] * len(policies)
+        if qps is None:
+            found = await asyncio.gather(*(self.knee(policy, knee_seeds) for policy in policies))
+            real = [knee for policy, knee in zip(policies, found, strict=True) if policy.name != BOUND]
+            qps, knees = LOAD * (max(real or found) or self.workload.guess_qps), [*found]
+        pairs = zip(policies, knees, strict=True)
+        return list(await asyncio.gather(*(self.row(policy, qps, knee) for policy, knee in pairs)))
+
+    async def row(self, policy: Policy, qps: float, knee_qps: float | None) -> Row:
+        """Return what came of a policy at a rate."""
+        summaries = await self.runs(policy, qps, self.seeds)
+        runs = {name: [figure(summary) for summary in summaries] for name, figure in FIGURES.items()}
+        estimates = {name: estimate(values) for name, values in runs.items()}
+        row = Row(
+            workload=self.workload.name,
+            policy=policy.name,
+            seeds=self.seeds,
+            qps=qps,
+            knee_qps=knee_qps,
+            half={name: each.half for name, each in estimates.items()},
+            runs=runs,
+            **{name: each.mean for name, each in estimates.items()},
+        )
+        self.told(row)
+        return row
+
+    async def knee(self, policy: Policy, seeds: int) -> float:
+        """Search a policy's knee; the attainment at a rate is the mean over the same seeds for everybody."""
+
+        async def attained(qps: float) -> float:
+            return estimate([summary.attainment for summary in await self.runs(policy, qps, seeds)]).mean
+
+        return await find_knee(attained, self.workload.guess_qps)
+
+    async def runs(self, policy: Policy, qps: float, seeds: int) -> list[Summary]:
+        """Simulate a policy at a rate once for each seed."""
+        requests = self.workload.requests(qps)
+        trials = (Trial(workload=self.workload, policy=policy, qps=qps, seed=seed, requests=requests) for seed in range(seeds))
+        return list(await asyncio.gather(*map(self.bench.run, trials)))

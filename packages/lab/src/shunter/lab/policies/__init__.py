@@ -1,0 +1,5 @@
+"""Policies to compare: balancers, other routers, configurations of the real picker (the .yaml files here), and the bound."""
+
+from shunter.lab.policies.catalogue import BOUND, OURS, Policy, find_policy, policies
+
+__all__ = ["BOUND", "OURS", "Policy", "find_policy", "policies"]

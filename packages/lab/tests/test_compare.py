@@ -1,0 +1,193 @@
+"""Comparing: the knee is found, trials are the same in any process, tables and verdicts say what the rows say."""
+
+import json
+from math import inf
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shunter.lab.compare import compare, tables
+from shunter.lab.compare.bound import alone, clairvoyant, pooled
+from shunter.lab.compare.knee import ATTAINMENT, CLOSE, find_knee
+from shunter.lab.compare.report import markdown, page, write
+from shunter.lab.compare.sweep import FIGURES, Row
+from shunter.lab.compare.verdict import verdicts
+from shunter.lab.core.machines import MACHINES
+from shunter.lab.core.params import EngineParams
+from shunter.lab.policies import find_policy
+from shunter.lab.workloads import find_workload
+
+
+@pytest.mark.parametrize("knee", [0.6, 0.9, 7.0, 40.0, 100.0])
+async def test_the_knee_is_found_from_wherever_the_search_begins(knee):
+    tried = []
+
+    async def attained(qps):
+        tried.append(qps)
+        return 1.0 if qps <= knee else ATTAINMENT - 0.01
+
+    found = await find_knee(attained, 7.0)
+    assert knee / CLOSE <= found <= knee
+    assert len(tried) < 20
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.0, 0.0), (1.0, pytest.approx(1.5**7))])
+async def test_a_search_without_a_knee_ends(share, found):
+    async def attained(_):
+        return share
+
+    assert await find_knee(attained, 1.0) == found
+
+
+def row(policy, workload="w", runs=3, **figures):
+    values = dict.fromkeys(FIGURES, 1.0) | {name: value for name, value in figures.items() if name in FIGURES}
+    return Row(
+        workload=workload,
+        policy=policy,
+        seeds=runs,
+        qps=10.0,
+        knee_qps=figures.get("knee_qps"),
+        runs={name: figures.get(f"{name}_runs", [value] * runs) for name, value in values.items()},
+        half=dict.fromkeys(FIGURES, 0.1),
+        **values,
+    )
+
+
+def judged(*rows):
+    return {each.figure: each for each in verdicts(rows)}
+
+
+def test_within_two_percent_of_the_best_holds():
+    assert judged(row("shunter", ttft_p90_ms=101.9), row("a", ttft_p90_ms=100.0), row("b", ttft_p90_ms=300.0))[
+        "ttft_p90_ms"
+    ].holds
+    assert not judged(row("shunter", ttft_p90_ms=103.0), row("a", ttft_p90_ms=100.0))["ttft_p90_ms"].holds
+    assert judged(row("shunter", goodput_rps=9.9), row("a", goodput_rps=10.0))["goodput_rps"].holds
+    assert not judged(row("shunter", goodput_rps=9.0), row("a", goodput_rps=10.0))["goodput_rps"].holds
+
+
+def test_a_difference_that_seeds_do_not_agree_on_holds():
+    mine = row("shunter", ttft_p90_ms=110.0, ttft_p90_ms_runs=[90.0, 110.0, 130.0])
+    other = row("a", ttft_p90_ms=100.0, ttft_p90_ms_runs=[100.0, 100.0, 100.0])
+    assert judged(mine, other)["ttft_p90_ms"].holds
+    # The same spread in both, because the traffic was the same: only the difference counts.
+    paired = row("a", ttft_p90_ms=100.0, ttft_p90_ms_runs=[80.0, 100.0, 120.0])
+    assert not judged(mine, paired)["ttft_p90_ms"].holds
+
+
+def test_never_is_not_as_good_as_sometime():
+    verdict = judged(row("shunter", ttft_p90_ms=inf), row("a", ttft_p90_ms=5.0))["ttft_p90_ms"]
+    assert not verdict.holds
+    assert judged(row("shunter", ttft_p90_ms=inf), row("a", ttft_p90_ms=inf))["ttft_p90_ms"].holds
+
+
+def test_the_bound_is_no_competitor():
+    verdict = judged(row("shunter", ttft_p90_ms=5.0), row("a", ttft_p90_ms=9.0), row("clairvoyant", ttft_p90_ms=4.0))[
+        "ttft_p90_ms"
+    ]
+    assert (verdict.best, verdict.bound) == ("a", 4.0)
+    assert verdict.holds
+    assert not verdicts([row("shunter"), row("clairvoyant")])
+    assert "knee_qps" not in judged(row("shunter"), row("a"))
+
+
+def test_a_table_has_the_best_first_and_the_bound_last():
+    text = tables(
+        [row("clairvoyant", knee_qps=9.0), row("a", knee_qps=3.0), row("shunter", knee_qps=5.0), row("b", workload="v")]
+    )
+    first, second = text.split("\n\n")
+    assert [line.split()[0] for line in first.splitlines()[2:]] == ["shunter", "a", "clairvoyant"]
+    assert second.startswith("v at 10 requests a second, 3 seeds")
+
+
+def test_the_report_is_written(tmp_path):
+    rows = [row("shunter", knee_qps=5.0, ttft_p99_ms=inf), row("<b>", knee_qps=4.0), row("clairvoyant", knee_qps=9.0)]
+    write(rows, tmp_path / "deep", "make <it>")
+    loaded = json.loads((tmp_path / "deep/compare.json").read_text())
+    assert [each["policy"] for each in loaded] == ["shunter", "<b>", "clairvoyant"]
+    assert loaded[0]["ttft_p99_ms"] is None
+    wanted = {
+        "workload", "policy", "seeds", "qps", "ttft_p50_ms", "ttft_p90_ms", "ttft_p99_ms", "tpot_p90_ms", "goodput_rps",
+        "hit_share", "knee_qps",
+    }  # fmt: skip
+    assert wanted <= set(loaded[0])
+    html = (tmp_path / "deep/compare.html").read_text()
+    assert html.count("<svg") == 1
+    assert "&lt;b&gt;" in html
+    assert "make &lt;it&gt;" in html
+    assert "| shunter |" in (tmp_path / "deep/compare.md").read_text()
+    assert page(rows, "x") == page(rows, "x")
+    assert "never" in markdown(rows, "x")
+
+
+def test_alone_is_step_after_step():
+    engine = EngineParams(
+        max_num_batched_tokens=100, step_s=1.0, prefill_token_s=0.01, sequence_s=0.0, context_token_s=0.0, attention_pair_s=0.0
+    )
+    assert alone([engine], 250, 0, 4) == (pytest.approx(3 * 1.0 + 2.5), pytest.approx(3.0))
+    fast = msgspec.structs.replace(engine, speed=2.0)
+    assert alone([engine, fast], 250, 0, 4)[1] == pytest.approx(1.5)
+
+
+def test_one_pooled_server_has_everything():
+    engine = MACHINES["qwen3-32b-h100-tp2"]
+    one = pooled([engine] * 8)
+    assert one.speed == pytest.approx(8 * engine.speed)
+    assert one.max_num_seqs == 8 * engine.max_num_seqs
+    mixed = pooled([engine, msgspec.structs.replace(engine, speed=0.5)])
+    assert mixed.speed == pytest.approx(1.5)
+
+
+def small(name="b2b-saas", lasts_s=40.0):
+    return msgspec.structs.replace(find_workload(name), lasts_s=lasts_s)
+
+
+def test_nobody_beats_the_bound():
+    workload = small()
+    arrivals = workload.traffic.arrivals(1, 8.0, 400)
+    bound = clairvoyant(arrivals, workload.fleet, 1)
+    assert len(bound) == len(arrivals)
+    engine = workload.fleet.engines[0]
+    for each in bound:
+        assert each.first_s - each.arrived_s >= engine.pass_s(each.prompt_tokens - each.cached_tokens, 1, 0) * 0.99
+
+
+async def test_a_slice_of_the_comparison_has_a_row_for_everybody():
+    told = []
+    rows = await compare(
+        [small("b2b-saas"), small("chat")],
+        [find_policy(name) for name in ("shunter", "round-robin", "clairvoyant")],
+        seeds=2,
+        qps=8.0,
+        told=told.append,
+    )
+    assert [(each.workload, each.policy) for each in rows] == [
+        (workload, policy) for workload in ("b2b-saas", "chat") for policy in ("shunter", "round-robin", "clairvoyant")
+    ]
+    assert len(told) == 6
+    ours, turns, bound = rows[:3]
+    assert ours.hit_share > turns.hit_share
+    assert bound.ttft_p50_ms <= ours.ttft_p50_ms
+    assert bound.hit_share == pytest.approx(1.0, abs=0.02)
+
+
+async def test_other_processes_come_to_the_same():
+    workload, policies = small(), [find_policy("shunter"), find_policy("sglang")]
+    here = await compare([workload], policies, seeds=2, qps=5.0)
+    there = await compare([workload], policies, seeds=2, qps=5.0, jobs=2)
+    assert here == there
+
+
+async def test_without_a_rate_the_knee_is_searched():
+    rows = await compare(
+        [small("no-reuse", 10.0)], [find_policy("least-request"), find_policy("random")], seeds=1, knee_seeds=1
+    )
+    assert rows[0].qps == rows[1].qps == pytest.approx(0.8 * max(rows[0].knee_qps, rows[1].knee_qps))
+
+
+def test_the_page_has_an_example_that_runs(capsys):
+    page = (Path(__file__).parents[3] / "docs/lab.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    exec(compile(example, "docs/lab.md", "exec"), {})
+    assert "support desk at 4 requests a second, 2 seeds" in capsys.readouterr().out
