@@ -46,6 +46,24 @@ def test_envoyconf_accepts_the_intent(plan, profile):
     assert bootstrap(load_intent(envoy_intent(plan).decode()))["static_resources"]
 
 
+def test_envoy_waits_as_long_as_the_picker_may_let_requests_wait(plan):
+    for queue_s, wanted in ((0.0, (0, 300)), (60.0, (60, 300)), (600.0, (600, 610)), (float("inf"), (3500, 3510))):
+        limits = load_intent(envoy_intent(msgspec.structs.replace(plan, queue_s=queue_s)).decode()).limits
+        assert (limits.queue_seconds, limits.idle_timeout_seconds) == wanted
+
+
+def test_the_scraper_reads_manifests_beside_the_endpoints(plan, tmp_path):
+    objective = {
+        "apiVersion": "llm-d.ai/v1alpha2",
+        "kind": "InferenceObjective",
+        "metadata": {"name": "gold", "namespace": "default"},
+        "spec": {"priority": 10, "poolRef": {"name": "engines"}},
+    }
+    path = tmp_path / "endpoints.yaml"
+    path.write_bytes(endpoints_file(msgspec.structs.replace(plan, manifests=msgspec.yaml.encode(objective))))
+    assert [each.name for each in Files(path).load().objectives] == ["gold"]
+
+
 def test_only_what_is_ours_is_started(plan):
     started = commands(plan, "/opt/envoy")
     assert list(started) == ["engine-0", "scraper", "picker", "envoy"]

@@ -121,6 +121,16 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     help="How fast the lab's engines are; 1 is a small GPU.",
 )
 @click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The picker's EndpointPickerConfig; by default llm-d's: queue 2, KV cache 2, cached prefix 3.",
+)
+@click.option(
+    "--manifests",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="YAML with further objects of the pool `engines`: InferenceObjective, InferenceModelRewrite.",
+)
+@click.option(
     "--any-port", is_flag=True, help="Take any free port for everything (stack.json in the runtime directory tells which)."
 )
 @click.option("--once", is_flag=True, help="Start, prove that a request succeeds, print it, and end.")

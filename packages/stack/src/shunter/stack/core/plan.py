@@ -34,13 +34,25 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole stack. ``directory`` holds its files, rings, state and logs."""
+    """A whole stack. ``directory`` holds its files, rings, state and logs.
+
+    ``config`` is the picker's (empty: ``picker_config``), which lets requests wait up to ``queue_s``; ``manifests`` is YAML for
+    the scraper beside the endpoints.
+    """
 
     directory: str
     profile: str
     model: str
     ports: Ports
     engines: tuple[Engine, ...]
+    config: bytes = b""
+    queue_s: float = 0.0
+    manifests: bytes = b""
+
+
+# What Envoy grants a request that waits at most, in seconds, and how much longer than that it bears silence.
+LONGEST_QUEUE_S = 3500.0
+IDLE_S, MARGIN_S = 300.0, 10.0
 
 
 def endpoints_file(plan: Plan) -> bytes:
@@ -69,7 +81,8 @@ def endpoints_file(plan: Plan) -> bytes:
         }
         for engine in plan.engines
     ]
-    return b"---\n".join(msgspec.yaml.encode(document) for document in (pool, {"endpoints": endpoints}))
+    documents = [msgspec.yaml.encode(document) for document in (pool, {"endpoints": endpoints})]
+    return b"\n---\n".join([*documents, plan.manifests] if plan.manifests else documents)
 
 
 def picker_config() -> bytes:
@@ -96,6 +109,7 @@ def picker_config() -> bytes:
 
 def envoy_intent(plan: Plan) -> bytes:
     """What ``shunter envoyconf`` turns into Envoy's bootstrap."""
+    queue_s = min(plan.queue_s, LONGEST_QUEUE_S)
     return msgspec.yaml.encode(
         {
             "profile": plan.profile,
@@ -111,6 +125,7 @@ def envoy_intent(plan: Plan) -> bytes:
                     },
                 }
             ],
+            "limits": {"queueSeconds": queue_s, "idleTimeoutSeconds": max(IDLE_S, queue_s + MARGIN_S)},
             "observability": {"accessLog": f"{plan.directory}/access.log", "servedHeader": True},
             "admin": {"address": LOOPBACK, "port": plan.ports.envoy_admin},
         }

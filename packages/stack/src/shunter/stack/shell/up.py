@@ -63,6 +63,8 @@ class Wishes(msgspec.Struct, frozen=True):
     speed: float
     any_port: bool
     once: bool
+    config: Path | None = None
+    manifests: Path | None = None
 
 
 def run(wishes: Wishes) -> int:
@@ -118,7 +120,31 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
             envoy_admin=envoy_admin,
         ),
         engines=engines,
+        config=_read(wishes.config),
+        queue_s=_longest_queue_s(wishes.config),
+        manifests=_read(wishes.manifests),
     )
+
+
+def _read(file: Path | None) -> bytes:
+    try:
+        return file.read_bytes() if file is not None else b""
+    except OSError as error:
+        raise StackError(f"{file}: {error.strerror or error}") from error
+
+
+def _longest_queue_s(file: Path | None) -> float:
+    """Return how long a picker with this configuration may let a request wait."""
+    if file is None:
+        return 0.0
+    from shunter.picker import config  # noqa: PLC0415  a fifth of a second, and seldom needed
+    from shunter.picker.errors import PickerError  # noqa: PLC0415  as above
+
+    try:
+        flow = config.load(_read(file)).policy.flow
+    except PickerError as error:
+        raise StackError(f"{file}: {error}") from error
+    return flow.longest_s if flow is not None else 0.0
 
 
 def _engines(wishes: Wishes, free: list[int], directory: Path) -> tuple[tuple[Engine, ...], str]:
@@ -219,7 +245,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         shutil.rmtree(self._directory / "picker", ignore_errors=True)  # counters and prefixes of another run
         endpoints = self._directory / "endpoints.yaml"
         endpoints.write_bytes(plans.endpoints_file(plan))
-        (self._directory / "picker.yaml").write_bytes(plans.picker_config())
+        (self._directory / "picker.yaml").write_bytes(plan.config or plans.picker_config())
         intent = plans.envoy_intent(plan)
         (self._directory / "intent.yaml").write_bytes(intent)
         try:
