@@ -104,13 +104,13 @@ def header(name, value):
 class Lean:
     """One stream as Envoy has it in the profile lean."""
 
-    def __init__(self, channel):
+    def __init__(self, channel, metadata=None):
         process = channel.stream_stream(
             "/envoy.service.ext_proc.v3.ExternalProcessor/Process",
             request_serializer=ext_proc.ProcessingRequest.SerializeToString,
             response_deserializer=ext_proc.ProcessingResponse.FromString,
         )
-        self.stream = process()
+        self.stream = process(metadata=metadata)
 
     async def begin(self):
         request = ext_proc.ProcessingRequest()
@@ -137,9 +137,9 @@ class Lean:
 def ask_pick():
     """Send a body to an address as Envoy does, end the stream, and return the picker's answer to it."""
 
-    async def ask_pick(address, body=CHAT):
+    async def ask_pick(address, body=CHAT, **options):
         async with grpc.aio.insecure_channel(address) as channel:
-            lean = Lean(channel)
+            lean = Lean(channel, **options)
             await lean.begin()
             answer = await lean.ask(body)
             await lean.end()

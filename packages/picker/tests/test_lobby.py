@@ -70,7 +70,7 @@ def test_who_finds_room_goes_on_at_once_and_is_told_that_it_did_not_wait(make_ju
     judge = make_judge()
     pick = judge.decide(ask(), NOW_S)
     assert pick.response_headers == (("x-llm-d-flow-queue-duration-ms", "0"),)
-    assert judge.dispatch(NOW_S) == ()
+    assert not judge.dispatch(NOW_S)
 
 
 def test_who_finds_none_goes_on_when_somebody_ends(make_judge):
@@ -308,7 +308,7 @@ def test_a_policy_that_breaks_later_holds_nobody_for_ever(make_judge):
     judge = make_judge(request_ttl_s=5.0)
     first = judge.decide(ask(), NOW_S).ticket
     judge.decide(ask(), NOW_S)
-    judge._lobby.gate._open = Broken().order
+    judge._lobbies["flowControl"].gate._open = Broken().order
     judge.release(first, DONE, NOW_S + 1)
     assert judge.dispatch(NOW_S + 1) == []
     ((_, refusal),) = judge.dispatch(NOW_S + 5)
@@ -330,7 +330,7 @@ def test_without_flow_control_nobody_is_ever_parked(make_view):
     judge = FleetJudge(policy, lambda _: make_view(IDLE), random.Random(1))
     picks = [judge.decide(ask(), NOW_S) for _ in range(5)]
     assert all(isinstance(pick, Pick) and not pick.response_headers for pick in picks)
-    assert judge.dispatch(NOW_S) == ()
+    assert not judge.dispatch(NOW_S)
 
 
 LAG_S = 0.001  # how long it takes to decide: what others decided meanwhile is not known

@@ -24,12 +24,12 @@ def asked(model="m", **fields):
 
 
 def test_a_model_unknown_to_any_rule_is_passed_on(dice):
-    assert Rulebook(topology(), "pool").target(asked("whatever"), dice) == "whatever"
+    assert Rulebook(topology(), "pool").target(asked("whatever"), dice)[0] == "whatever"
 
 
 def test_a_request_passed_on_unread_has_no_target(dice):
     rules = Rulebook(topology(rewrites=(rewrite("all", ([], "x")),)), "pool")
-    assert rules.target(Request(headers={}, rewrite="y"), dice) is None
+    assert rules.target(Request(headers={}, rewrite="y"), dice)[0] is None
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_request_passed_on_unread_has_no_target(dice):
 def test_rewrites_come_before_the_header_and_exact_before_generic(dice, rewrites, target):
     models = (InferenceModel(name="im", pool="pool", model="m", targets=(Target(model="legacy"),)),)
     rules = Rulebook(topology(rewrites=tuple(rewrites), models=models), "pool")
-    assert rules.target(asked(rewrite="header"), dice) == target
+    assert rules.target(asked(rewrite="header"), dice)[0] == target
 
 
 def test_an_inference_model_comes_last(dice):
@@ -59,8 +59,25 @@ def test_an_inference_model_comes_last(dice):
         InferenceModel(name="c", pool="pool", model="bare"),
     )
     rules = Rulebook(topology(models=models), "pool")
-    assert rules.target(asked(), dice) == "old"
-    assert rules.target(asked("bare"), dice) == "bare"
+    assert rules.target(asked(), dice)[0] == "old"
+    assert rules.target(asked("bare"), dice)[0] == "bare"
+
+
+def test_what_names_the_target_is_told(dice):
+    models = (
+        InferenceModel(name="im", pool="pool", model="m", targets=(Target(model="x"),)),
+        InferenceModel(name="bare", pool="pool", model="b"),
+    )
+    rules = Rulebook(topology(rewrites=(rewrite("canary", (["r"], "x")),), models=models), "pool")
+    requests = [asked("r"), asked("m"), asked("b"), asked("m", rewrite="y"), asked("own"), Request(headers={})]
+    assert [rules.target(request, dice)[1] for request in requests] == [
+        "InferenceModelRewrite default/canary",
+        "InferenceModel default/im",
+        "InferenceModel default/bare",
+        "x-llm-d-model-name-rewrite",
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +87,7 @@ def test_an_inference_model_comes_last(dice):
 def test_targets_are_drawn_by_weight(dice, weights, shares):
     targets = tuple(Target(model=str(at), weight=weight) for at, weight in enumerate(weights))
     rules = Rulebook(topology(rewrites=(Rewrite(name="r", pool="pool", rules=(RewriteRule(targets=targets),)),)), "pool")
-    drawn = Counter(rules.target(asked(), dice) for _ in range(4000))
+    drawn = Counter(rules.target(asked(), dice)[0] for _ in range(4000))
     assert [round(drawn[str(at)] / 4000, 1) for at in range(len(weights))] == pytest.approx(shares, abs=0.06)
 
 
@@ -97,6 +114,6 @@ def test_priority_is_the_objectives(dice):
 
 def test_without_a_pool_all_resources_count(dice):
     resources = topology(pools=(), rewrites=(rewrite("a", (["m"], "x"), pool="anything"),))
-    assert Rulebook(resources).target(asked(), dice) == "x"
-    assert Rulebook(resources, "pool").target(asked(), dice) == "m"
-    assert Rulebook(None).target(asked(), dice) == "m"
+    assert Rulebook(resources).target(asked(), dice)[0] == "x"
+    assert Rulebook(resources, "pool").target(asked(), dice)[0] == "m"
+    assert Rulebook(None).target(asked(), dice)[0] == "m"

@@ -43,6 +43,16 @@ async def test_a_request_gets_the_endpoint_of_the_snapshot(start, publish, ask_p
     assert lb["id"] == str(first_ticket(1) + 1)
 
 
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+async def test_the_gateway_says_whose_request_it_is_when_it_opens_the_stream(start, publish, ask_pick, transport):
+    publish(7001)
+    _, address = await start(transport=transport)
+    answer = await ask_pick(address, metadata=[("x-shunter-pool", "p")])
+    assert answer.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == "127.0.0.1:7001"
+    answer = await ask_pick(address, metadata=[("x-shunter-pool", "q")])
+    assert b"the pool q, which this picker does not know" in answer.immediate_response.body
+
+
 async def test_a_body_router_names_the_model_and_needs_no_snapshot(start, ask_pick):
     worker, address = await start(bases={"m": "base"})
     assert worker.hindrances() == []

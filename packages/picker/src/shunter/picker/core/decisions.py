@@ -36,6 +36,8 @@ class Entry(msgspec.Struct, gc=False):
     request_id: str
     model: str | None = None
     target_model: str | None = None
+    rule: str | None = None  # that names the target
+    pool: str | None = None  # None: all endpoints
     priority: int = 0
     prompt_tokens: int = 0
     prefix_blocks: int = 0  # of the prompt
@@ -56,6 +58,8 @@ class Entry(msgspec.Struct, gc=False):
             "request_id": self.request_id,
             "model": self.model,
             "target_model": self.target_model,
+            "rule": self.rule,
+            "pool": self.pool,
             "priority": self.priority,
             "prompt_tokens": self.prompt_tokens,
             "prefix_blocks": self.prefix_blocks,

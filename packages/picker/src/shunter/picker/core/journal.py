@@ -12,10 +12,10 @@ A record is one event in msgpack; one that cannot be read is skipped.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
-from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import Booking, Ledger, life_of
 from shunter.snapshot import LogReader, LogWriter
@@ -107,6 +107,20 @@ class News(msgspec.Struct, frozen=True):
 
 
 NOTHING = News()
+
+
+class Followers(Protocol):
+    """Who follows the bookings: a Fleet, or those of several pools."""
+
+    def add(self, booking: Booking, sign: int) -> None:
+        """Follow a booking (+1) or its release (-1)."""
+        ...
+
+    def cache_size(self, slot: int) -> int | None:
+        """Return the tokens that an endpoint's cache holds, if it is known."""
+        ...
+
+
 Remember = Callable[[Sequence[int], int, int, int | None], None]
 """Takes the hashes of a prompt's blocks, the slot and incarnation it was sent to, and the size of the cache there in tokens."""
 
@@ -119,7 +133,7 @@ class Peers:
         self._peers = [_Peer(log) for log in logs]
         self._life = life
 
-    def catch_up(self, ledger: Ledger, fleet: Fleet, remember: Remember, live: Mapping[int, int]) -> News:
+    def catch_up(self, ledger: Ledger, fleet: Followers, remember: Remember, live: Mapping[int, int]) -> News:
         """Enter what the others did since the last time into the accounts, and return what they cannot enter themselves.
 
         ``live`` are all endpoints, slot → incarnation. What was missed cannot be released, so all that was in flight there
@@ -163,27 +177,26 @@ class Peers:
         return News(laps, ended, told, measured) if laps or ended or told or measured else NOTHING
 
 
-def _turn(peer: _Peer, life: int, ledger: Ledger, fleet: Fleet) -> None:
+def _turn(peer: _Peer, life: int, ledger: Ledger, fleet: Followers) -> None:
     """Take note of who writes; what a former one had in flight is void."""
     for booking in ledger.void(peer.life):
         fleet.add(booking, -1)
     peer.life = life
 
 
-def _release(ticket: int, ledger: Ledger, fleet: Fleet) -> None:
+def _release(ticket: int, ledger: Ledger, fleet: Followers) -> None:
     booking = ledger.release(ticket)
     if booking is not None:
         fleet.add(booking, -1)
 
 
-def _book(event: Booked, ledger: Ledger, fleet: Fleet, remember: Remember, live: Mapping[int, int]) -> None:
+def _book(event: Booked, ledger: Ledger, fleet: Followers, remember: Remember, live: Mapping[int, int]) -> None:
     booking = event.booking
     hashes = booking.hashes
     if hashes:
         slot, incarnation = booking.slot, booking.incarnation
         if live.get(slot) == incarnation:
-            at = fleet.index.get(slot)
-            remember(hashes, slot, incarnation, None if at is None else fleet.cache_tokens[at])
+            remember(hashes, slot, incarnation, fleet.cache_size(slot))
         # Who serves it is its owner's to watch; here the hashes of a long prompt would be 13 KB for nothing.
         booking = msgspec.structs.replace(booking, hashes=())
     _release(event.ticket, ledger, fleet)

@@ -35,6 +35,7 @@ class Ask(msgspec.Struct, frozen=True):
     body: bytes | bytearray  # empty for a request without one; nobody changes it
     subset: tuple[str, ...] | None = None  # the gateway's hint, "ip" or "ip:port"; None: the whole pool; (): nobody
     has_body: bool = True  # False: none, or the mode hides it (STREAMED, NONE, a part of it): decide by the headers
+    pool: str | None = None  # whose request it is, if the gateway says so
 
 
 ResponseHeader = tuple[str, str | Mapping[str, str]]

@@ -110,6 +110,11 @@ class Lobby:
             yield waiter, None
         self._announce(now_s)
 
+    def ended(self, ticket: int, now_s: float) -> None:
+        """Take notice that a request is over."""
+        if self.evictor is not None:
+            self.evictor.end(ticket, now_s)
+
     def evict(self, fleet: Fleet, now_s: float) -> Sequence[int]:
         """Return the tickets of requests in flight that have to make room for who still waits after a turn."""
         if self.evictor is None:

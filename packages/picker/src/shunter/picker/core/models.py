@@ -14,6 +14,8 @@ Of several resources that fit, the oldest wins, then list order. Among weighted 
 from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from shunter.picker.core.fleet import is_called
 from shunter.picker.core.kinds import Dice
 from shunter.picker.core.request import Request
@@ -28,23 +30,31 @@ Resource = TypeVar("Resource", Objective, Rewrite, InferenceModel)
 Dated = TypeVar("Dated", Rewrite, InferenceModel)
 
 
+class Rule(msgspec.Struct, frozen=True):
+    """Where the requests of some models go."""
+
+    words: str  # kind, namespace and name of the resource
+    targets: Sequence[Target]
+
+
 class Rulebook:
     """The rules of one pool, indexed."""
 
     def __init__(self, topology: Topology | None = None, pool: str | None = None) -> None:
         """Index the resources that refer to ``pool`` (a name or ``namespace/name``; None: all resources)."""
-        self._exact: dict[str, Sequence[Target]] = {}
-        self._generic: Sequence[Target] = ()
+        self._exact: dict[str, Rule] = {}
+        self._generic: Rule | None = None
         self._models: dict[str, InferenceModel] = {}
         self._priorities: dict[str, int] = {}
         if topology is None:
             return
         for rewrite in _oldest_first(_of(topology.rewrites, topology.pools, pool)):
-            for rule in rewrite.rules:
-                for model in rule.models:
-                    self._exact.setdefault(model, rule.targets)
-                if not rule.models:
-                    self._generic = self._generic or rule.targets
+            for each in rewrite.rules:
+                rule = Rule(f"InferenceModelRewrite {rewrite.namespace}/{rewrite.name}", each.targets)
+                for model in each.models:
+                    self._exact.setdefault(model, rule)
+                if not each.models:
+                    self._generic = self._generic or rule
         for model in _oldest_first(_of(topology.models, topology.pools, pool)):
             self._models.setdefault(model.model, model)
         for objective in _of(topology.objectives, topology.pools, pool):
@@ -55,16 +65,23 @@ class Rulebook:
         """All that objectives give."""
         return set(self._priorities.values())
 
-    def target(self, request: Request, dice: Dice) -> str | None:
-        """Return the name of the model that the engine is asked for; None for a request passed on unread."""
-        if request.model is None:
-            return None
-        targets = self._exact.get(request.model) or self._generic
-        if not targets and not request.rewrite and (model := self._models.get(request.model)):
-            targets = model.targets
-        if targets:
-            return _draw(targets, dice)
-        return request.rewrite or request.model
+    def target(self, request: Request, dice: Dice) -> tuple[str | None, str | None]:
+        """Return the name of the model that the engine is asked for, and what says so.
+
+        It has no name for a request that names none, and nothing says so if these are the client's own words.
+        """
+        name = request.model
+        if name is None:
+            return None, None
+        rule = self._exact.get(name) or self._generic
+        if rule is not None:
+            return _draw(rule.targets, dice), rule.words
+        if request.rewrite:
+            return request.rewrite, "x-llm-d-model-name-rewrite"
+        model = self._models.get(name)
+        if model is None:
+            return name, None
+        return _draw(model.targets, dice) if model.targets else name, f"InferenceModel {model.namespace}/{model.name}"
 
     def priority(self, request: Request) -> int:
         """Return the priority of the objective that the request names; else its InferenceModel's; else 0."""

@@ -87,7 +87,7 @@ _lists_of_ids = msgspec.json.Decoder(list[list[TokenId]])
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What plugins see of a request. From ``target_model`` on the fields are the judge's: read() leaves their defaults."""
+    """What plugins see of a request. From ``pool`` on the fields are the judge's: read() leaves their defaults."""
 
     headers: Mapping[str, str]
     format: Format | None = None  # None: passed on unread
@@ -106,7 +106,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     rewrite: str | None = None  # the model a header asks for instead
     request_id: str | None = None
     body: Body = _UNREAD
+    pool: str | None = None  # as the gateway or the picker's command line names it
     target_model: str | None = None  # what the engine is asked for
+    rule: str | None = None  # what says so, if anything does: an InferenceModelRewrite, a header, an InferenceModel
     priority: int = 0  # higher first; negative may be shed
     prefix: Match = NO_MATCH
     ticket: int = 0

@@ -225,11 +225,13 @@ class Session:
 
     __slots__ = (
         *("_body", "_budget", "_headers", "_judge", "_limits", "_metadata", "_pick", "_protocol"),
-        *("_released", "_response", "_rows", "_states", "_waits", "ended", "evictable", "parked"),
+        *("_released", "_response", "_rows", "_states", "_waits", "ended", "evictable", "parked", "pool"),
     )
 
     def __init__(self, judge: Judge, limits: Limits, budget: Budget) -> None:
         self.ended = False
+        self.pool: str | None = None
+        """Whose request it is, if the gateway said so when it opened the stream."""
         self.parked: int | None = None
         """The ticket of a request that waits for room."""
         self.evictable: int | None = None
@@ -431,7 +433,7 @@ class Session:
         subset = read_subset(metadata) if metadata else None
         if subset is None and self._metadata:
             subset = read_subset(self._metadata)  # a gateway may attach its hint to the first message only
-        return self._judge.decide(Ask(self._headers, body or b"", subset, has_body=body is not None), now_s)
+        return self._judge.decide(Ask(self._headers, body or b"", subset, has_body=body is not None, pool=self.pool), now_s)
 
     def _leave(self, now_s: float) -> None:
         """Wait no longer."""

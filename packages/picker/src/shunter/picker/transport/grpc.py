@@ -96,9 +96,14 @@ class Call(Protocol):
 class Exchange:
     """One running call, from the wire's side: what a call may send at any time."""
 
-    __slots__ = ("_begun", "_connection", "_unsent", "_unsent_bytes", "call", "needed_bytes", "stream_id", "unfinished")
+    __slots__ = (
+        *("_begun", "_connection", "_unsent", "_unsent_bytes"),
+        *("call", "metadata", "needed_bytes", "stream_id", "unfinished"),
+    )
 
     call: Call
+    metadata: Mapping[str, str]
+    """What the client said when it opened the stream: for the service, which is about to make the call of it."""
 
     def __init__(self, connection: "GrpcConnection", stream_id: int) -> None:
         self.stream_id = stream_id
@@ -260,7 +265,9 @@ class GrpcConnection:
                 return
             at_s = self._deadlines_s[stream_id] = now_s + int(match[1]) * _UNITS_S[match[2]]
             heapq.heappush(self._agenda, (at_s, stream_id))
+        exchange.metadata = fields
         exchange.call = service(exchange)
+        del exchange.metadata
         self._exchanges[stream_id] = exchange
         if request.end_stream:
             try:

@@ -32,7 +32,7 @@ from shunter.picker.core.session import Session
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.health import Health, UnknownServiceError
 from shunter.picker.transport.parking import Parking
-from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, PROCESS, SWEEP_S, explain_taken
+from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, POOL, PROCESS, SWEEP_S, explain_taken
 from shunter.picker.transport.tls import Identity, Material, Tls
 from shunter.picker.transport.wire import decode, encode
 
@@ -163,6 +163,7 @@ class GrpcServer:
 
     async def _process(self, _: object, context: Context) -> None:
         session = self._make_session()
+        session.pool = next((str(value) for key, value in context.invocation_metadata() or () if key == POOL), None)
         stream = _Stream(session)
         self._streams.add(stream)
         self._empty.clear()

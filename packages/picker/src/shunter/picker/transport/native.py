@@ -36,6 +36,7 @@ from shunter.picker.transport.server import (
     ENVELOPE_BYTES,
     LAST_WORDS_S,
     MAX_STREAMS,
+    POOL,
     PROCESS,
     SWEEP_S,
     explain_taken,
@@ -272,7 +273,9 @@ class _Connection(asyncio.Protocol):
         return checks if self._for_probes else {PROCESS: self._process, **checks}
 
     def _process(self, exchange: Exchange) -> Process:
-        process = Process(self._server.make_session(), exchange, self._peer, self._forget, self.flush, self._server.parking)
+        session = self._server.make_session()
+        session.pool = exchange.metadata.get(POOL)
+        process = Process(session, exchange, self._peer, self._forget, self.flush, self._server.parking)
         process.leaving = self._server.draining
         self.processes.add(process)
         return process

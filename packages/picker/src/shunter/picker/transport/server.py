@@ -12,6 +12,7 @@ __all__ = [
     "ENVELOPE_BYTES",
     "LAST_WORDS_S",
     "MAX_STREAMS",
+    "POOL",
     "PROCESS",
     "SWEEP_S",
     "Server",
@@ -22,6 +23,9 @@ __all__ = [
 
 # The method that Envoy calls.
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+# Metadata of the call: the pool that the request is for, as envoyconf has a gateway say it.
+POOL = "x-shunter-pool"
 
 # Room in a message beside a body of the largest size: headers (Envoy's default limit is 60 KiB) are in a message of their own,
 # so this is for metadata and the envelope.
