@@ -97,6 +97,23 @@ def test_with_everybody_stale_requests_in_flight_decide(make_judge):
     assert judge.decide(Ask(CHAT, body()), NOW_S).endpoints[0] == "10.0.0.1:8000"
 
 
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        (DONE, True),
+        (Outcome(complete=True), False),
+        (Outcome(complete=False, lasts=True), False),
+        (Outcome(complete=False), True),  # the client left before there was a response
+    ],
+)
+def test_a_plugin_that_is_never_shown_a_response_is_complained_of(make_judge, outcome, shown):
+    text = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: session-affinity-scorer}]"
+    judge = make_judge(IDLE, text=text)
+    assert list(judge.needs()) == ["headers"]
+    judge.release(judge.decide(Ask(CHAT, body()), NOW_S).ticket, outcome, NOW_S)
+    assert ("session-affinity-scorer" not in judge.complaints) == shown
+
+
 def test_a_release_counts_once(make_judge):
     judge = make_judge(IDLE)
     ticket = judge.decide(Ask(CHAT, body()), NOW_S).ticket

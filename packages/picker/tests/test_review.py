@@ -95,6 +95,7 @@ def test_what_cannot_work_is_warned_of(text, profile, warning):
         (HEAD + "plugins: [{type: session-affinity-scorer}]", "full"),
         (FLOW, "strict"),
         (FLOW + "flowControl: {enableEviction: true}", "full"),
+        (HEAD, "lean"),
     ],
 )
 def test_what_works_is_not_warned_of(text, profile):

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+import msgspec
+
 from shunter.picker.config.loading import Plan
 from shunter.picker.core.kinds import Profile
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
@@ -12,15 +14,23 @@ from shunter.picker.plugins.pickers import Random
 
 __all__ = ["PROFILES", "review"]
 
-# What the gateway profiles show the picker of a response; native asks no picker at all.
-PROFILES: Mapping[str, tuple[str, ...]] = {
-    "lean": (),
-    "usage": (),
-    "full": ("headers", "body"),
-    "strict": (),
-    "native": (),
+
+class GatewayProfile(msgspec.Struct, frozen=True):
+    """What follows from how a gateway asks the picker."""
+
+    shows: tuple[str, ...] = ()  # of the response
+    hurries: bool = False  # does Envoy give up on a request that waits, unless it is told otherwise
+    stays: bool = True  # is the stream open while the request is in flight
+
+
+# native asks no picker at all.
+PROFILES: Mapping[str, GatewayProfile] = {
+    "lean": GatewayProfile(hurries=True),
+    "usage": GatewayProfile(hurries=True),
+    "full": GatewayProfile(shows=("headers", "body")),
+    "strict": GatewayProfile(stays=False),
+    "native": GatewayProfile(stays=False),
 }
-BUFFERED = ("lean", "usage")  # where Envoy gives up on a request that waits, unless it is told otherwise
 
 IN_PROFILES = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
 
@@ -48,7 +58,7 @@ def _plugins(plan: Plan, profile: str) -> Iterator[str]:
         if entry.stability is Stability.ALPHA:
             yield f"{place}.type: {spec.type!r} is alpha: its parameters may change with any release"
         needs = cast("Sequence[str]", getattr(plugins.get(spec.name), "needs", ()))
-        if missing := [need for need in needs if need not in PROFILES[profile]]:
+        if missing := [need for need in needs if need not in PROFILES[profile].shows]:
             parts = " and the ".join(missing)
             yield f"{place}: {spec.name!r} needs the {parts} of responses; profile {profile} does not show them, full does"
         if entry.kinds[0] in IN_PROFILES and spec.name not in used:
@@ -80,10 +90,10 @@ def _flow_control(plan: Plan, profile: str) -> Iterator[str]:
         return
     if flow.longest_s == math.inf:
         yield "$.flowControl: with a time to live of 0 requests wait until their client gives up; mostly a mistake"
-    if profile in BUFFERED and flow.longest_s < math.inf:
+    if PROFILES[profile].hurries and flow.longest_s < math.inf:
         yield (
             f"$.flowControl: requests may wait {flow.longest_s:g} s, and with profile {profile} the gateway gives up before, "
             f"unless its configuration has limits.queueSeconds: {flow.longest_s:g} (max_message_timeout); or use profile strict"
         )
-    if flow.eviction and "headers" not in PROFILES[profile]:
-        yield f"$.flowControl.enableEviction: with profile {profile} nobody can be evicted; profile full can"
+    if flow.eviction and not PROFILES[profile].stays:
+        yield f"$.flowControl.enableEviction: with profile {profile} nobody can be evicted; use profile lean, usage or full"

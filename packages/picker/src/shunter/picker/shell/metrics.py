@@ -47,6 +47,14 @@ class Metrics(Collector):
             ("laps", "Times a worker lost the trail of another one's bookings.", tally.laps),
         ):
             yield CounterMetricFamily(f"shunter_picker_{name}", text, value)
+        complaints = GaugeMetricFamily(
+            "shunter_picker_plugin_complaints",
+            "Plugins that did something wrong, or are not shown what they need; the fleet's page says what.",
+            labels=["plugin"],
+        )
+        for plugin in overview.complaints:
+            complaints.add_metric([plugin], 1.0)
+        yield complaints
         age = float("inf") if overview.snapshot_age_s is None else overview.snapshot_age_s
         yield GaugeMetricFamily("shunter_picker_snapshot_age_seconds", "Time since the scraper was last heard of.", age)
         yield from _averages(overview, self._source.pool())

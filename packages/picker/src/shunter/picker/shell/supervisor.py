@@ -165,7 +165,11 @@ class Supervisor:
         return config.effective(config.load(self._configuration))
 
     def _validated(self, text: str) -> str:
-        (read_base_models if self._settings.worker.role == "body-router" else config.load)(text)
+        if self._settings.worker.role == "body-router":
+            read_base_models(text)
+            return text
+        for note in config.load(text).notes:
+            log.warning("configuration: %s", note)
         return text
 
     async def decisions(self, last: int) -> list[dict[str, Any]]:
