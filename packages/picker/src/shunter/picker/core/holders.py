@@ -9,7 +9,7 @@ seconds: the second of two equal prompts must not go elsewhere only because it c
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
 
 import msgspec
@@ -24,9 +24,9 @@ EXPECTED = "expected"
 FOREVER = 1 << 63
 
 # What a pair of endpoint and block was measured to cost.
-PAIR_BYTES = 190
+PAIR_BYTES = 150
 
-# 38 MB. Strides are of 64 tokens, so these are 12.8 million.
+# 30 MB. Strides are of 64 tokens, so these are 12.8 million.
 MAX_PAIRS = 200_000
 
 # As many adapters are told apart from models; more names than that are a mistake, and bounded.
@@ -86,26 +86,37 @@ class Holders:
         self.sizes = frozenset(self.block_sizes.values())
 
     def expect(self, slot: int, incarnation: int, names: Sequence[int], now_ns: int) -> None:
-        """Whoever was sent these blocks will hold them soon."""
-        if self._settings.expect_ns and self._meets(slot, incarnation):
-            until_ns = now_ns + self._settings.expect_ns
-            self._hold(slot, EXPECTED, names, until_ns)
-            self._due.append((until_ns, slot))
+        """Whoever was sent these blocks will hold them soon, if it does not hold the last of them already."""
+        if not (names and self._settings.expect_ns and self._meets(slot, incarnation)):
+            return
+        until_ns = now_ns + self._settings.expect_ns
+        for tier, held in self._held.get(slot, {}).items():
+            if names[-1] in held and (tier != EXPECTED or held[names[-1]] >= until_ns):
+                return
+        self._hold(slot, EXPECTED, names, until_ns)
+        self._due.append((until_ns, slot))
 
     def match(self, names: Sequence[int], now_ns: int) -> dict[int, float]:
         """Return slot → weighted number of strides held from the beginning; a slot that holds none is not listed."""
         self._expire(now_ns)
-        tiers = [(self._weight(tier), owners) for tier, owners in self._owners.items() if owners]
+        fast: list[Callable[[int, int], int]] = []  # tiers of the best weight: nearly always there are no others
+        slow: list[tuple[float, dict[int, int]]] = []
+        for tier, owners in self._owners.items():
+            weight = self._weight(tier)
+            if owners and weight == self._best:
+                fast.append(owners.get)
+            elif owners:
+                slow.append((weight, owners))
         found: dict[int, float] = {}
-        alive, best = -1, self._best
-        short: dict[int, float] = {}  # what the slots have lost to slower tiers
+        lost: dict[int, float] = {}  # what slots have lost to slower tiers
+        alive = -1
         for depth, name in enumerate(names):
-            here = fast = 0
-            for weight, owners in tiers:
-                bits = owners.get(name, 0)
-                here |= bits
-                if weight == best:
-                    fast |= bits
+            best = 0
+            for get in fast:
+                best |= get(name, 0)
+            here = best
+            for _, owners in slow:
+                here |= owners.get(name, 0)
             still = alive & here
             if still != alive:
                 if depth:
@@ -113,18 +124,22 @@ class Holders:
                 alive = still
                 if not alive:
                     break
-            slow = alive & ~fast
-            while slow:
-                lowest = slow & -slow
-                slow ^= lowest
-                weight = max(weight for weight, owners in tiers if owners.get(name, 0) & lowest)
-                slot = lowest.bit_length() - 1
-                short[slot] = short.get(slot, 0.0) + best - weight
+            if slow:
+                self._charge(alive & ~best, name, slow, lost)
         if names:
             _assign(found, alive, len(names))
-        if best != 1.0 or short:
-            return {slot: count * best - short.get(slot, 0.0) for slot, count in found.items()}
+        if lost or self._best != 1.0:
+            return {slot: count * self._best - lost.get(slot, 0.0) for slot, count in found.items()}
         return found
+
+    def _charge(self, bits: int, name: int, slow: Sequence[tuple[float, dict[int, int]]], lost: dict[int, float]) -> None:
+        """Take down what a block in slower tiers costs these slots."""
+        while bits:
+            lowest = bits & -bits
+            bits ^= lowest
+            slot = lowest.bit_length() - 1
+            weight = max(weight for weight, owners in slow if owners.get(name, 0) & lowest)
+            lost[slot] = lost.get(slot, 0.0) + self._best - weight
 
     def retain(self, live: Mapping[int, int]) -> None:
         """Forget every slot that is not in ``live`` (slot → incarnation) with the same incarnation."""

@@ -329,8 +329,7 @@ class FleetJudge:
             if self.precise is not None:
                 # All that names no producer goes by the better knowledge.
                 facts = dict.fromkeys(self._prefixes, prefix) | facts
-                known = msgspec.structs.replace(request, target_model=target, at_ns=now_ns)
-                prefix = facts[self.precise.producer] = self.precise.match(known, prefix)
+                prefix = facts[self.precise.producer] = self.precise.match(request, target, prefix, now_ns)
         return msgspec.structs.replace(
             request,
             target_model=target,

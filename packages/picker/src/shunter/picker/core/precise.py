@@ -53,8 +53,8 @@ class Precise:
         self._settings = settings
         self._index = index
 
-    def match(self, request: Request, guess: Match) -> Match:
-        """Return who holds how much of the prompt; ``guess``, which has its hashes, as long as its tokens are not known."""
+    def match(self, request: Request, target: str | None, guess: Match, now_ns: int) -> Match:
+        """Return who holds how much of a prompt for this model; ``guess``, which has its hashes, until its tokens are known."""
         hashes = guess.hashes
         if not hashes or request.media or not self.holders.sizes:
             return guess
@@ -63,14 +63,14 @@ class Precise:
             return guess
         announcing = self.holders.block_sizes
         share = {slot: part for slot, part in guess.share.items() if slot not in announcing}
-        adapted = request.target_model in self.holders.adapters
+        adapted = target in self.holders.adapters
         for size in self.holders.sizes:
             spelling = known.get((size, adapted))
             if spelling is None:
                 return guess
             if spelling.strides:
-                held = self.holders.match(spelling.names, request.at_ns)
-                share |= {slot: min(1.0, count / spelling.strides) for slot, count in held.items()}
+                part = 1 / spelling.strides
+                share |= {slot: count * part for slot, count in self.holders.match(spelling.names, now_ns).items()}
         return self._index.express(hashes, share)
 
     def booked(self, request: Request, endpoint: Endpoint) -> None:

@@ -105,9 +105,9 @@ class PrefixIndex:
 
     def express(self, hashes: Sequence[int], share: Mapping[int, float]) -> Match:
         """Return, in the terms of this index, what somebody else knows of a prompt with these hashes."""
-        ends = self.ends(hashes)
-        blocks = {slot: max(1, bisect_right(ends, part * ends[-1])) for slot, part in share.items()}
-        return Match(hashes, ends[-1] // BYTES_PER_TOKEN, blocks, share)
+        count = len(hashes)
+        blocks = {slot: int(part * count) or 1 for slot, part in share.items()}
+        return Match(hashes, self._ends[count - 1] // BYTES_PER_TOKEN, blocks, share)
 
     def insert(self, hashes: Sequence[int], slot: int, incarnation: int, cache_tokens: int | None = None) -> None:
         """Remember that the endpoint was sent these blocks; forget its oldest ones beyond its capacity.

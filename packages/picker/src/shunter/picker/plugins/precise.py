@@ -40,7 +40,7 @@ class TokenProcessor(Part, frozen=True, kw_only=True):
 
 
 class InMemory(Part, frozen=True, kw_only=True):
-    """``size`` bounds what is remembered, in pairs of endpoint and 64 tokens; unset: 200,000 of 190 bytes each.
+    """``size`` bounds what is remembered, in pairs of endpoint and 64 tokens; unset: 200,000 of 150 bytes each.
 
     The reference's ``podCacheSize``, endpoints per block, has no effect: they are bits of one number.
     """
