@@ -6,6 +6,7 @@ both stages (GIE digest §6).
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 from shunter.picker.core.fleet import Fleet
 from shunter.snapshot import Endpoint
@@ -44,5 +45,5 @@ def _stages(endpoints: Sequence[Endpoint]) -> list[list[int]]:
 
 
 def _mean(levels: Sequence[float | None]) -> float:
-    known = [level for level in levels if level is not None]
+    known = [level for level in levels if level is not None] if None in levels else cast("Sequence[float]", levels)
     return sum(known) / len(known) if known else 0.0

@@ -49,14 +49,20 @@ class Utilization(Plugin, frozen=True):
 
     def levels(self, fleet: Fleet, now_ns: int, *, sent: bool) -> Sequence[float | None]:
         """Return how full each endpoint is; with ``sent``, what was sent since the sample waits too."""
-        oldest_ns = now_ns - (duration_ns(self.metrics_staleness_threshold) or now_ns)
+        narrower = self.metrics_staleness_threshold
+        oldest_ns = now_ns - duration_ns(narrower) if narrower else 0
         unknown = 1.0 if self.staleness_policy == "saturated" else None
-        queues = fleet.waiting if sent else fleet.reported_waiting
-        rows = zip(fleet.fresh, fleet.sampled_ns, queues, fleet.kv_usage, strict=True)
-        levels = [
-            min(1.0, self._level(waiting, usage)) if fresh and sampled_ns >= oldest_ns else unknown
-            for fresh, sampled_ns, waiting, usage in rows
+        depth, share = self.queue_depth_threshold, self.kv_cache_util_threshold
+        # Flow control asks for each request, so a call for each endpoint would be dear.
+        levels: list[float | None] = [
+            1.0
+            if waiting >= depth or usage >= share
+            else (waiting / depth if waiting * share > usage * depth else usage / share)
+            for waiting, usage in zip(fleet.waiting if sent else fleet.reported_waiting, fleet.kv_usage, strict=True)
         ]
+        if not all(fleet.fresh) or (narrower and min(fleet.sampled_ns, default=oldest_ns) < oldest_ns):
+            ages = zip(levels, fleet.fresh, fleet.sampled_ns, strict=True)
+            levels = [level if fresh and sampled_ns >= oldest_ns else unknown for level, fresh, sampled_ns in ages]
         if self.staleness_policy == "ledger" and all(level is None for level in levels):
             return [min(1.0, count / UNKNOWN_CONCURRENCY) for count in fleet.in_flight]
         return levels
@@ -64,13 +70,10 @@ class Utilization(Plugin, frozen=True):
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  load alone decides
         """Return the positions that have room; all if nobody has."""
         most = 1.0 + self.headroom
+        depth, share = self.queue_depth_threshold * most, self.kv_cache_util_threshold * most
         rows = zip(fleet.fresh, fleet.reported_waiting, fleet.kv_usage, strict=True)
-        roomy = [at for at, (known, waiting, usage) in enumerate(rows) if known and self._level(waiting, usage) < most]
+        roomy = [at for at, (known, waiting, usage) in enumerate(rows) if known and waiting < depth and usage < share]
         return roomy or range(len(fleet))
-
-    def _level(self, waiting: float, usage: float) -> float:
-        depth, share = self.queue_depth_threshold, self.kv_cache_util_threshold
-        return max(waiting / depth, usage / share) if depth and share else float("inf")
 
 
 @register("concurrency-detector", Kind.DETECTOR, Kind.FILTER)
