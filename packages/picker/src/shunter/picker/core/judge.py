@@ -7,7 +7,7 @@ random endpoint.
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -15,15 +15,15 @@ import msgspec
 
 from shunter.picker.core.adoption import LEASE_S
 from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, Entry
-from shunter.picker.core.eviction import EVICTED, Evictor
-from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet, Roster
+from shunter.picker.core.eviction import EVICTED
+from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet
 from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
 from shunter.picker.core.kinds import Decision, Dice, Verdict
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticket
 from shunter.picker.core.lobby import Lobby
-from shunter.picker.core.models import Rulebook
 from shunter.picker.core.policy import Policy
+from shunter.picker.core.pools import Ward, Wards
 from shunter.picker.core.precise import Precise
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
 from shunter.picker.core.request import Request, read
@@ -100,8 +100,7 @@ class FleetJudge:
         self._policy = policy
         self._view = view
         self._dice = dice
-        self._pool = pool
-        self._roster = Roster(self.ledger, pool=pool, stale_after_ns=stale_after_ns)
+        self._life = life
         self._scheduler = Scheduler(policy, dice, self._tell)
         self.complaints = self._scheduler.complaints.words
         """What plugins did wrong first, by name."""
@@ -113,15 +112,9 @@ class FleetJudge:
         if policy.precise is not None and self._prefix is not None:
             self.precise = Precise(policy.precise, self._prefix)
         self._blocks = blocks if self.precise is not None else None
-        self._lobby: Lobby | None = None
-        self._evictor: Evictor | None = None
-        if policy.flow is not None:
-            saturation = partial(self._scheduler.saturation, sent=True)
-            complain = partial(self._scheduler.complaints.raised, "flow control")
-            self._lobby = Lobby(policy.flow, saturation, life, partial(self._tell, LOBBY), complain, counters.queue)
-            self._evictor = self._lobby.evictor
+        self._lobbies: dict[str, Lobby] = {}
+        self._wards = Wards(self.ledger, pool, stale_after_ns, self._make_lobby)
         self._topology: Topology | None = None
-        self._rules = Rulebook()
         self._now_ns = 0  # when it was looked around last
         self._live: dict[int, int] = {}  # all endpoints there are, ready or not: slot → incarnation
         self._ticket = first_ticket(life)
@@ -140,32 +133,30 @@ class FleetJudge:
         topology = view.topology if view else None
         if topology is not self._topology:
             self._adopt(topology)
-        gone = self._roster.gone
-        fleet = self._roster.fleet(view, now_ns)
-        if self._prefix is not None:
-            for slot, _ in self._roster.gone - gone:  # an engine that starts again has nothing cached
-                for index in self._prefixes.values():
-                    index.forget(slot)
+        wards = self._wards
+        for slot, _ in wards.look(view, now_ns):  # an engine that starts again has nothing cached
+            for index in self._prefixes.values():
+                index.forget(slot)
         if self._blocks is not None and self.precise is not None and (batch := self._blocks(now_ns)) is not None:
             if batch.lost:
                 self.precise.holders.forget_all()
             self.precise.holders.read(batch.records)
         if self._peers is not None and self._live:  # before the first snapshot nothing is known that could be learnt about
-            news = self._peers.catch_up(self.ledger, fleet, self._hear_of, self._live)
+            news = self._peers.catch_up(self.ledger, wards, self._hear_of, self._live)
             for _ in range(news.laps):
                 self.counters.lapped()
             for ticket in news.ended:
                 self.release(ticket, TOLD, now_s)
             for name, data in news.told:
-                if name != LOBBY:
+                if not name.startswith(LOBBY):
                     self._scheduler.hear(name, data)
-                elif self._lobby is not None:
-                    self._lobby.hear(data)
+                elif name in self._lobbies:  # else it is of a pool that nobody has asked for here
+                    self._lobbies[name].hear(data)
             for ticket, outcome in news.measured:
                 self.measured(ticket, outcome, now_s)
         while self._leases and self._leases[0][0] <= now_s:
             self.release(self._leases.popleft()[1], UNTOLD, now_s)
-        return fleet
+        return wards.default.roster.current
 
     def catch_up(self, now_s: float) -> None:
         """Follow the snapshot and the other workers; a judge that is not asked for long must do it now and then."""
@@ -174,7 +165,10 @@ class FleetJudge:
     def decide(self, ask: Ask, now_s: float) -> Pick | Refusal | Parked:
         """Choose for one request and book it on the chosen endpoint at once."""
         self._ticket = next_ticket(self._ticket)
-        fleet = self.fleet(now_s)
+        self.fleet(now_s)
+        ward = self._wards.default if ask.pool is None else self._wards.find(ask.pool)
+        if ward is None:
+            return self._refuse(self._explain_pool(ask.pool or ""), _unread(ask.headers, self._ticket), now_s)
         request = read(
             ask.headers,
             ask.body,
@@ -184,49 +178,53 @@ class FleetJudge:
         )
         if isinstance(request, Refusal):
             return self._refuse(request, _unread(ask.headers, self._ticket), now_s)
-        request = self._complete(self._scheduler.identify(request), self._ticket, int(now_s * 1e9))
-        if self._lobby is not None:
-            held = self._lobby.admit(ask, request, self._expect_tokens(request), fleet, now_s)
+        request = self._complete(self._scheduler.identify(request), ward, self._ticket, self._now_ns)
+        if ward.lobby is not None:
+            held = ward.lobby.admit(ask, request, self._expect_tokens(request), ward.fleet, now_s)
             if isinstance(held, Parked):
                 return held
             if held is not None:
                 return self._refuse(held, request, now_s)
-            return self._settle(ask, request, fleet, now_s, waited_s=0.0)
-        return self._settle(ask, request, fleet, now_s)
+            return self._settle(ask, request, ward, now_s, waited_s=0.0)
+        return self._settle(ask, request, ward, now_s)
 
     def dispatch(self, now_s: float) -> Sequence[tuple[int, Pick | Refusal]]:
         """Return, by ticket, what becomes of parked requests whose time has come."""
-        lobby = self._lobby
-        if lobby is None or not len(lobby):
-            return ()
         told: list[tuple[int, Pick | Refusal]] = []
-        for waiter, refusal in lobby.turn(partial(self.fleet, now_s), now_s):
+        for ward in self._wards:
+            if ward.lobby is not None and len(ward.lobby):
+                told += self._turn(ward, ward.lobby, now_s)
+        return told
+
+    def _turn(self, ward: Ward, lobby: Lobby, now_s: float) -> Iterator[tuple[int, Pick | Refusal]]:
+        def look() -> Fleet:
+            self.fleet(now_s)
+            return ward.fleet
+
+        for waiter, refusal in lobby.turn(look, now_s):
             ask, request = cast("tuple[Ask, Request]", waiter.content)
             if refusal is not None:
-                told.append((waiter.ticket, self._refuse(refusal, request, now_s)))
+                yield waiter.ticket, self._refuse(refusal, request, now_s)
             else:
-                request = self._complete(request, waiter.ticket, int(now_s * 1e9))  # the caches have changed since
-                waited_s = now_s - waiter.arrived_s
-                told.append((waiter.ticket, self._settle(ask, request, self._roster.current, now_s, waited_s=waited_s)))
-        for ticket in lobby.evict(self._roster.current, now_s):
+                request = self._complete(request, ward, waiter.ticket, int(now_s * 1e9))  # the caches have changed since
+                yield waiter.ticket, self._settle(ask, request, ward, now_s, waited_s=now_s - waiter.arrived_s)
+        for ticket in lobby.evict(ward.fleet, now_s):
             self.counters.refused(DropReason.EVICTED.value)
-            told.append((ticket, EVICTED))
-        return told
+            yield ticket, EVICTED
 
     def leave(self, ticket: int, now_s: float) -> None:
         """Forget a parked request; one that has just been dispatched is released."""
-        waiter = self._lobby.leave(ticket, now_s) if self._lobby is not None else None
+        lobbies = self._lobbies.values()
+        waiter = next((waiter for lobby in lobbies if (waiter := lobby.leave(ticket, now_s)) is not None), None)
         if waiter is None:
             self.release(ticket, LEFT, now_s)
         else:
             _, request = cast("tuple[Ask, Request]", waiter.content)
             self._refuse(GONE, request, now_s)
 
-    def _settle(
-        self, ask: Ask, request: Request, fleet: Fleet, now_s: float, *, waited_s: float | None = None
-    ) -> Pick | Refusal:
+    def _settle(self, ask: Ask, request: Request, ward: Ward, now_s: float, *, waited_s: float | None = None) -> Pick | Refusal:
         """Schedule and book one request, which has ``waited_s`` if there is flow control."""
-        verdict = self._judge(ask, request, fleet)
+        verdict = self._judge(ask, request, ward)
         if isinstance(verdict, Refusal):
             return self._refuse(verdict, request, now_s)
         rewritten = request.target_model if request.target_model != request.model else None
@@ -234,13 +232,13 @@ class FleetJudge:
             body = rewrite_model(ask.body, rewritten, ask.headers.get("content-type", "")) if rewritten else None
         except RecursionError:
             return self._refuse(TOO_DEEP, request, now_s)
-        self._book(request, verdict, fleet, now_s)
+        self._book(request, verdict, now_s)
         if body is not None:
             self.counters.rewrote()
         candidates = verdict.decision.candidates
-        evictable = self._evictor is not None and request.priority < 0
-        if self._evictor is not None and evictable:
-            self._evictor.begin(request.ticket, request.priority)
+        evictor = ward.lobby.evictor if ward.lobby is not None and request.priority < 0 else None
+        if evictor is not None:
+            evictor.begin(request.ticket, request.priority)
         response_headers = tuple(verdict.response_headers)
         if waited_s is not None:
             response_headers += ((QUEUE_DURATION, str(int(waited_s * 1e3))),)
@@ -253,7 +251,7 @@ class FleetJudge:
             body=body,
             set_headers=tuple(verdict.set_headers),
             response_headers=response_headers,
-            evictable=evictable,
+            evictable=evictor is not None,
         )
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:
@@ -262,8 +260,8 @@ class FleetJudge:
         if self._needy and outcome.status is None and (outcome.complete or outcome.lasts) and outcome is not TOLD:
             self.complaints.update(dict.fromkeys(self._needy, UNSHOWN))
             self._needy = []
-        if self._evictor is not None:
-            self._evictor.end(ticket, now_s)
+        for lobby in self._lobbies.values():
+            lobby.ended(ticket, now_s)
         if outcome.lasts:
             self._leases.append((now_s + LEASE_S, ticket))
             return
@@ -272,7 +270,7 @@ class FleetJudge:
         booking = self.ledger.release(ticket)
         if booking is None:
             return
-        self._roster.current.add(booking, -1)
+        self._wards.add(booking, -1)
         self.counters.unbooked(booking)
         self.counters.released(complete=outcome.complete)
         if self._journal is not None:
@@ -289,15 +287,13 @@ class FleetJudge:
     def served(self, ticket: int, endpoint: str) -> None:
         """Move the booking, and what is remembered of the prompt, to who really serves it, if that is one of ours."""
         booking = self.ledger.get(ticket)
-        fleet = self._roster.current
-        at = fleet.index.get(booking.slot) if booking is not None else None
-        if booking is None or (at is not None and fleet.authorities[at] == endpoint) or endpoint not in fleet.authorities:
+        key = self._wards.successor(booking, endpoint) if booking is not None else None
+        if booking is None or key is None:
             return
-        slot, incarnation = fleet.key(fleet.authorities.index(endpoint))
         self.ledger.release(ticket)
-        fleet.add(booking, -1)
+        self._wards.add(booking, -1)
         self.counters.unbooked(booking)
-        self._enter(ticket, msgspec.structs.replace(booking, slot=slot, incarnation=incarnation), fleet)
+        self._enter(ticket, msgspec.structs.replace(booking, slot=key[0], incarnation=key[1]))
 
     def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
         """Count and remember a refusal of the session's own."""
@@ -307,18 +303,32 @@ class FleetJudge:
     def _adopt(self, topology: Topology | None) -> None:
         """Index a new topology's rules and forget the endpoints that are gone."""
         self._topology = topology
-        self._rules = Rulebook(topology, self._pool)
+        self._wards.adopt(topology)
         self._live = {endpoint.slot: endpoint.incarnation for endpoint in topology.endpoints} if topology else {}
         for index in self._prefixes.values():
             index.retain(self._live)
         if self.precise is not None:
             self.precise.holders.retain(self._live)
-        if self._lobby is not None:
-            self._lobby.gate.retain(self._rules.priorities)
 
-    def _complete(self, request: Request, ticket: int, now_ns: int) -> Request:
+    def _make_lobby(self, pool: str | None) -> Lobby | None:
+        if self._policy.flow is None:
+            return None
+        name = LOBBY if pool is None else f"{LOBBY} of {pool}"
+        saturation = partial(self._scheduler.saturation, sent=True)
+        complain = partial(self._scheduler.complaints.raised, "flow control")
+        lobby = Lobby(self._policy.flow, saturation, self._life, partial(self._tell, name), complain, self.counters.queue)
+        self._lobbies[name] = lobby
+        return lobby
+
+    def _explain_pool(self, name: str) -> Refusal:
+        known = ", ".join(f"{each.namespace}/{each.name}" for each in self._topology.pools) if self._topology else ""
+        served = f"; it serves {self._wards.default.name} only" if self._wards.default.name else ""
+        words = f"the gateway names the pool {name[:LONGEST_NAME]}, which this picker does not know; pools: "
+        return Refusal(503, "ServiceUnavailable", f"{words}{known or 'none'}{served}", DropReason.NO_ENDPOINTS)
+
+    def _complete(self, request: Request, ward: Ward, ticket: int, now_ns: int) -> Request:
         """Add what the pool's rules and the prefix indices say of it."""
-        target = self._rules.target(request, self._dice)
+        target, rule = ward.rules.target(request, self._dice)
         prefix = NO_MATCH
         facts: dict[str, object] = {}
         if self._prefix is not None and request.prompt:
@@ -333,7 +343,9 @@ class FleetJudge:
         return msgspec.structs.replace(
             request,
             target_model=target,
-            priority=self._rules.priority(request),
+            rule=rule,
+            pool=ward.name,
+            priority=ward.rules.priority(request),
             prefix=prefix,
             request_id=request.request_id or new_request_id(self._dice),
             ticket=ticket,
@@ -341,15 +353,16 @@ class FleetJudge:
             facts=facts,
         )
 
-    def _judge(self, ask: Ask, request: Request, fleet: Fleet) -> Verdict | Refusal:
+    def _judge(self, ask: Ask, request: Request, ward: Ward) -> Verdict | Refusal:
+        fleet = ward.roster.current
         candidates = fleet if ask.subset is None else fleet.narrow(fleet.among(ask.subset))
         if not len(candidates):
             return NO_CANDIDATES
-        if request.priority < 0 and self._lobby is None and self._scheduler.saturation(fleet, request.at_ns, sent=False) >= 1:
+        if request.priority < 0 and ward.lobby is None and self._scheduler.saturation(fleet, request.at_ns, sent=False) >= 1:
             return SHED
         return self._scheduler.run(request, candidates) or FILTERED
 
-    def _book(self, request: Request, verdict: Verdict, fleet: Fleet, now_s: float) -> None:
+    def _book(self, request: Request, verdict: Verdict, now_s: float) -> None:
         """Enter the decision into every account there is."""
         decision = verdict.decision
         first = decision.candidates[decision.chosen[0]]
@@ -366,7 +379,7 @@ class FleetJudge:
             max(0, prompt - cached),
             self._expect_tokens(request),
         )
-        self._enter(request.ticket, booking, fleet)
+        self._enter(request.ticket, booking)
         if self.precise is not None:
             self.precise.booked(request, first)
         self.counters.picked(slot, incarnation, len(prefix.hashes), prefix.blocks.get(slot, 0))
@@ -377,15 +390,14 @@ class FleetJudge:
         answer, limit = int(self._answer_tokens), request.max_output_tokens
         return answer if limit is None or answer < limit else max(0, limit)
 
-    def _enter(self, ticket: int, booking: Booking, fleet: Fleet) -> None:
+    def _enter(self, ticket: int, booking: Booking) -> None:
         """Book a request and remember its prompt, for this worker and the others."""
-        fleet.add(self.ledger.book(ticket, booking), +1)
+        self._wards.add(self.ledger.book(ticket, booking), +1)
         self.counters.booked(booking)
         if self._journal is not None:
             self._journal.booked(ticket, booking)
         if booking.hashes:
-            at = fleet.index[booking.slot]
-            self._remember(booking.hashes, booking.slot, booking.incarnation, fleet.cache_tokens[at])
+            self._remember(booking.hashes, booking.slot, booking.incarnation, self._wards.cache_size(booking.slot))
 
     def _remember(self, hashes: Sequence[int], slot: int, incarnation: int, cache_tokens: int | None) -> None:
         """Remember that an endpoint was sent a prompt of these blocks."""
@@ -426,6 +438,8 @@ class FleetJudge:
                 request_id=(request.request_id or "")[:LONGEST_NAME],
                 model=request.model and request.model[:LONGEST_NAME],
                 target_model=request.target_model and request.target_model[:LONGEST_NAME],
+                rule=request.rule,
+                pool=request.pool,
                 priority=request.priority,
                 prompt_tokens=request.prompt_tokens,
                 prefix_blocks=len(request.prefix.hashes),
