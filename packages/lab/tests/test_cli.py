@@ -104,3 +104,59 @@ def test_the_help_tells_the_engine_s_defaults():
 def test_the_faults_are_listed():
     output = CliRunner().invoke(main, ["faults"]).output
     assert [line.split()[0] for line in output.splitlines()] == list(FAULTS)
+
+
+def test_policies_are_compared_and_reported(tmp_path):
+    few = [
+        "--workload",
+        "no-reuse",
+        "--policy",
+        "random",
+        "--policy",
+        "shunter",
+        "--qps",
+        "20",
+        "--seeds",
+        "1",
+        "--quick",
+        "--jobs",
+        "1",
+    ]
+    result = CliRunner().invoke(main, ["compare", *few, "-o", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "no-reuse at 20 requests a second, 1 seed" in result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"compare.json", "compare.html", "compare.md"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ("--workload b2b-sas", "did you mean b2b-saas"),
+        ("--policy shuntr", "did you mean shunter"),
+        ("--policy nowhere.yaml", "No such file"),
+        ("--qps nan", "no rate"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(arguments, what):
+    result = CliRunner().invoke(main, ["compare", *arguments.split()])
+    assert result.exit_code == 2
+    assert what in result.output
+
+
+def test_a_trace_becomes_a_workload(tmp_path):
+    source, target = tmp_path / "azure.csv", tmp_path / "mine.ndjson"
+    source.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,480,10\n2023-11-16 18:17:04,30,8\n")
+    result = CliRunner().invoke(main, ["import", "azure", str(source), "-o", str(target)])
+    assert result.exit_code == 0, result.output
+    few = ["--policy", "round-robin", "--qps", "1", "--seeds", "1", "--jobs", "1"]
+    assert "mine at 1 requests a second" in CliRunner().invoke(main, ["compare", "--workload", str(target), *few]).output
+    source.write_text("yesterday,1,2\n")
+    result = CliRunner().invoke(main, ["import", "azure", str(source)])
+    assert result.exit_code == 2
+    assert "azure.csv: line 1" in result.output
+
+
+def test_workloads_and_policies_are_listed():
+    listed = CliRunner().invoke(main, ["workloads"]).output
+    for name in ("b2b-saas", "unseen-N", "shunter", "clairvoyant", "valve"):
+        assert f"  {name} " in listed

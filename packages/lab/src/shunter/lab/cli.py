@@ -116,7 +116,7 @@ def faults() -> None:
 @click.option(
     "--qps", type=float, help="Compare at this rate.  [default: at 80 % of the best policy's knee, which is searched]"
 )
-@click.option("--quick", is_flag=True, help="Two seeds, runs a third as long, the knee from one seed: a first look.")
+@click.option("--quick", is_flag=True, help="A first look: four workloads unless told otherwise, two seeds, runs half as long.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes.  [default: one for each core]")
 @click.option("-o", "--output", type=click.Path(file_okay=False), help="Directory for compare.json and compare.html.")
 def compare(
@@ -138,19 +138,18 @@ def compare(
     from shunter.lab.errors import LabError
     from shunter.lab.policies import find_policy
     from shunter.lab.policies import policies as all_policies
-    from shunter.lab.workloads import WORKLOADS, find_workload
+    from shunter.lab.workloads import QUICK, WORKLOADS, find_workload
 
     if qps is not None and not 0 < qps < math.inf:
         raise click.BadParameter(f"{qps} is no rate", param_hint="--qps")
     try:
         rows = asyncio.run(
             compare(
-                [find_workload(name) for name in workloads or WORKLOADS],
+                [find_workload(name) for name in workloads or (QUICK if quick else WORKLOADS)],
                 [find_policy(name) for name in policies or all_policies()],
                 seeds=seeds or (2 if quick else 10),
-                knee_seeds=1 if quick else 3,
                 qps=qps,
-                shrink=1 / 3 if quick else 1.0,
+                shrink=0.5 if quick else 1.0,
                 jobs=jobs or os.cpu_count() or 1,
                 told=lambda row: click.echo(f"{row.workload}: {row.policy}", err=True),
             )

@@ -1,6 +1,6 @@
 """Workloads: what is asked, of which fleet, and what its users call good. Pure: a seed and a rate make the arrivals."""
 
-from shunter.lab.workloads.catalogue import WORKLOADS, Workload
+from shunter.lab.workloads.catalogue import QUICK, WORKLOADS, Workload
 from shunter.lab.workloads.finding import find_workload
 
-__all__ = ["WORKLOADS", "Workload", "find_workload"]
+__all__ = ["QUICK", "WORKLOADS", "Workload", "find_workload"]

@@ -13,7 +13,7 @@ from shunter.lab.workloads.draws import Lengths, Pace
 from shunter.lab.workloads.recorded import Recorded
 from shunter.lab.workloads.traffic import Conversations, SharedPrefix, Traffic
 
-__all__ = ["WORKLOADS", "Workload"]
+__all__ = ["QUICK", "WORKLOADS", "Workload"]
 
 
 # A percentile of fewer requests says nothing; more of them are asked of no fleet here but in the search for a knee that is not
@@ -63,7 +63,7 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 8),
         slo=INTERACTIVE,
         lasts_s=400,
-        guess_qps=12,
+        guess_qps=15,
     ),
     Workload(
         name="b2b-failure",
@@ -78,7 +78,7 @@ _ALL = (
         ),
         slo=INTERACTIVE,
         lasts_s=400,
-        guess_qps=12,
+        guess_qps=13,
     ),
     Workload(
         name="b2b-mixed-fleet",
@@ -87,7 +87,7 @@ _ALL = (
         fleet=Fleet(engines=(H100, A100) * 4),
         slo=INTERACTIVE,
         lasts_s=400,
-        guess_qps=11,
+        guess_qps=12,
     ),
     Workload(
         name="capacity",
@@ -96,7 +96,7 @@ _ALL = (
         fleet=Fleet(engines=(MACHINES["llama3-70b-h100-tp4"],) * 4),
         slo=INTERACTIVE,
         lasts_s=400,
-        guess_qps=7,
+        guess_qps=10,
     ),
     Workload(
         name="synthetic-32x32",
@@ -105,7 +105,7 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 4),
         slo=Slo(1.0, 0.06),
         lasts_s=120,
-        guess_qps=50,
+        guess_qps=70,
     ),
     Workload(
         name="no-reuse",
@@ -114,7 +114,7 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 4),
         slo=Slo(1.0, 0.1),
         lasts_s=120,
-        guess_qps=35,
+        guess_qps=42,
     ),
     Workload(
         name="lora-mix",
@@ -127,7 +127,7 @@ _ALL = (
         fleet=Fleet(engines=(msgspec.structs.replace(L4, max_loras=4),) * 10),
         slo=Slo(2.0, 0.08),
         lasts_s=200,
-        guess_qps=35,
+        guess_qps=20,
     ),
     Workload(
         name="chat",
@@ -143,7 +143,7 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(1.0, 0.06),
         lasts_s=400,
-        guess_qps=30,
+        guess_qps=16,
     ),
     Workload(
         name="agents",
@@ -161,7 +161,7 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(1.0, 0.06),
         lasts_s=200,
-        guess_qps=50,
+        guess_qps=45,
     ),
     Workload(
         name="code-generation",
@@ -177,7 +177,7 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 10),
         slo=Slo(15.0, 0.1),
         lasts_s=900,
-        guess_qps=4,
+        guess_qps=1.6,
     ),
     Workload(
         name="long-context",
@@ -192,7 +192,7 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(10.0, 0.1),
         lasts_s=600,
-        guess_qps=4,
+        guess_qps=1.8,
     ),
     Workload(
         name="reasoning",
@@ -205,7 +205,7 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(2.0, 0.05),
         lasts_s=3000,
-        guess_qps=1.0,
+        guess_qps=1.5,
     ),
     Workload(
         name="mooncake-toolagent",
@@ -220,7 +220,7 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(2.0, 0.1),
         lasts_s=200,
-        guess_qps=20,
+        guess_qps=16,
     ),
     Workload(
         name="mooncake-conversation",
@@ -236,9 +236,12 @@ _ALL = (
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(3.0, 0.1),
         lasts_s=400,
-        guess_qps=8,
+        guess_qps=5,
     ),
 )
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 """By name, in the order of reports."""
+
+QUICK = ("b2b-saas", "agents", "reasoning", "no-reuse")
+"""One of each kind: prefixes that fit, conversations, decode-bound, nothing to find."""
