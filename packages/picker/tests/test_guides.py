@@ -16,8 +16,8 @@ WAITING = frozenset(
     {
         "context-length",
         "data-parallel", "epd", "epd-2025", "p2p",
-        "pd", "pd-2025", "pd-decider", "pd-precise", "precise-prefix-2025", "predicted-latency",
-        "predicted-latency-pd", "predicted-latency-slo", "wide-ep",
+        "pd", "pd-2025", "pd-decider", "pd-precise", "precise-prefix-2025",
+        "predicted-latency-pd", "wide-ep",
     }
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import Scheduler
 from shunter.picker.plugins import CATALOGUE, Kind
+from shunter.picker.plugins.latency import PRODUCER, Prediction
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.picker.plugins.topology import PEER
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, Topology, View
@@ -47,7 +48,14 @@ PARAMETERS = {
     ],
     "header-label-affinity-scorer": [{"headerName": "x-zone", "labelKey": "zone", "stampResponseHeader": True}],
     "context-length-aware": [{}, {"enableFiltering": True}],
-    "prefix-cache-affinity-filter": [{}, {"explorationProbability": 0.5, "maxTTFTPenaltyMs": 1}],
+    "prefix-cache-affinity-filter": [
+        {},
+        {"explorationProbability": 0.5, "maxTTFTPenaltyMs": 1},
+        {"ttftSource": "latencyPredictor", "maxTTFTPenaltyMs": 30},
+    ],
+    "latency-scorer": [{}, {"headroomSelectionStrategy": "most", "ttftWeight": 0, "tpotWeight": 0}],
+    "slo-headroom-tier-filter": [{}, {"epsilonExploreNeg": 0.5}],
+    "predicted-latency-producer": [{}, {"streamingMode": True}],
     "prefix-cache-scorer": [{}, {"matchLengthWeight": 0.5}],
     "session-affinity-filter": [{}, {"strategy": "session_id"}],
     "session-affinity-scorer": [{}, {"strategy": "session_id"}],
@@ -113,6 +121,18 @@ def some(of, chance):
     return {key: chance.choice(values) for key, values in of.items() if chance.random() < 0.5}
 
 
+def predict(slots, chance):
+    """Predict something for most."""
+    headrooms = (-50.0, -1.0, 0.0, 20.0)
+    return {
+        slot: Prediction(
+            chance.choice([0.0, 90.0]), 20.0, chance.choice(headrooms), chance.choice(headrooms), chance.randrange(2)
+        )
+        for slot in slots
+        if chance.random() < 0.8
+    }
+
+
 def make_world(seed):
     """Make one from a seed: to draw every field by itself costs a hundred times as much."""
     chance = random.Random(seed)
@@ -159,7 +179,7 @@ def make_world(seed):
         media=tuple(Media("image", memoryview(each), 10) for each in chance.choices([b"a", b"b"], k=chance.randrange(3))),
         ticket=1,
         at_ns=NOW_NS,
-        facts=chance.choice([{}, {PEER: endpoints[0]}]),
+        facts=chance.choice([{}, {PEER: endpoints[0], PRODUCER: predict(slots, chance)}]),
     )
     return World(endpoints, rows, bookings, request)
 

@@ -11,6 +11,7 @@ from shunter.picker.core.judgement import Ask
 from shunter.picker.core.kinds import Decision, Named, Profile, Verdict
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import DEFAULT_FLOW, Request
+from shunter.picker.plugins.filters import ServedVerifier
 from shunter.picker.plugins.identities import AgentIdentity, SessionId
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.picker.plugins.sessions import (
@@ -109,6 +110,18 @@ def test_the_client_gets_the_token_of_who_served(make_view, served):
     tokens = {"10.0.0.1:8000": token("default/pod-0"), "10.0.0.2:8000": token("default/pod-1")}
     assert set(envoy.endpoints) == tokens.keys()
     assert envoy.client_headers.get("x-session-token") == tokens.get(served or envoy.endpoints[0])
+
+
+@pytest.mark.parametrize(
+    ("served", "told"), [("10.0.0.2:8000", "10.0.0.2:8000"), (None, "fail: missing envoy lb metadata"), ("10.9.9.9:1", None)]
+)
+def test_a_conformance_test_is_told_who_served(make_view, served, told):
+    view = make_view({}, {})
+    policy = Policy(profiles=(Profile("default", MaxScore()),), others=(Named("it", ServedVerifier()),))
+    envoy = FakeEnvoy.before(FleetJudge(policy, lambda _: view, random.Random(0)), BodyMode.BUFFERED, BodyMode.NONE)
+    envoy.request(body=b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}')
+    envoy.respond(served=served)
+    assert envoy.client_headers.get("x-conformance-test-served-endpoint") == told
 
 
 def test_a_session_stays_where_it_began(make_fleet):

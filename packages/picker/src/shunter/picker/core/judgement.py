@@ -39,7 +39,10 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 ResponseHeader = tuple[str, str | Mapping[str, str]]
-"""A lower-case name and its value, or its value by who serves, ``ip:port``: of anybody else the response goes without it."""
+"""A lower-case name and its value, or its value by who serves, ``ip:port``: of anybody else the response goes without it.
+
+Where the gateway does not tell who serves the value is that of "", or else that of the first choice.
+"""
 
 
 class Pick(msgspec.Struct, frozen=True):

@@ -115,6 +115,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     at_ns: int = 0  # monotonic
     facts: dict[str, Any] = {}  # what data producers found out, by their names
 
+    def match(self, producer: str = "") -> Match:
+        """Return what a prefix producer found out; of "", and of the only one, that is ``prefix``."""
+        match = self.facts.get(producer)
+        return match if isinstance(match, Match) else self.prefix
+
     @property
     def session_id(self) -> str | None:
         """What the client calls its conversation: the header ``x-session-id``, else a member ``session_id``."""

@@ -86,12 +86,15 @@ class Response:
         )
 
     def _added(self) -> tuple[tuple[str, str], ...]:
-        """Return the headers to add, as they are for whoever serves; nothing tells that it is not the first choice."""
+        """Return the headers to add, as they are for whoever serves."""
         pick = self._pick
         if pick is None or not pick.response_headers:
             return ()
-        server = self._served or next(iter(pick.endpoints), "")
-        told = [(name, value if isinstance(value, str) else value.get(server)) for name, value in pick.response_headers]
+        server, first = self._served or "", next(iter(pick.endpoints), "")
+        told = [
+            (name, value if isinstance(value, str) else value.get(server if server or "" in value else first))
+            for name, value in pick.response_headers
+        ]
         return tuple([(name, value) for name, value in told if value is not None])
 
     def _read_headers(self, event: ResponseHeaders) -> None:

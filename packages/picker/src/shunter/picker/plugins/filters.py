@@ -1,4 +1,4 @@
-"""Filters: which candidates may get a request at all."""
+"""Filters by labels, and what conformance tests need."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -6,11 +6,14 @@ from typing import Literal
 import msgspec
 
 from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.judgement import ResponseHeader
+from shunter.picker.core.kinds import Header, Verdict
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 
 __all__ = [
     "ROLE_LABEL", "ByLabel", "ByLabelSelector", "Decode", "Encode", "LabelSelector", "NamedByHeader", "Prefill", "Requirement",
+    "ServedVerifier",
 ]  # fmt: skip
 
 ROLE_LABEL = "llm-d.ai/role"
@@ -117,3 +120,21 @@ class NamedByHeader(Plugin, frozen=True):
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that stay."""
         return fleet.among(request.headers.get("test-epp-endpoint-selection", "").split(","))
+
+
+@register("destination-endpoint-served-verifier", Kind.HOOK, stability=Stability.ALPHA)
+class ServedVerifier(Plugin, frozen=True):
+    """Tells in the response's header x-conformance-test-served-endpoint who the gateway says has served it.
+
+    For conformance tests only, beside header-based-testing-filter. Source: GIE digest §5.3.
+    """
+
+    @property
+    def needs(self) -> Sequence[str]:
+        """It goes with the response."""
+        return ("headers",)
+
+    def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[ResponseHeader]]:  # noqa: ARG002
+        """Tell it, whoever it is going to be."""
+        served = {each.authority: each.authority for each in verdict.decision.candidates}
+        return (), (("x-conformance-test-served-endpoint", {"": "fail: missing envoy lb metadata"} | served),)

@@ -10,13 +10,13 @@ from msgspec import Meta
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.kinds import Header, Setting, Verdict
 from shunter.picker.core.ledger import Key
-from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
-from shunter.picker.plugins.catalogue import Kind, Plugin, register
+from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, register
 from shunter.picker.plugins.declared import find_load
+from shunter.picker.plugins.latency import predictions
 from shunter.snapshot import Endpoint
 
-__all__ = ["NoHitLru", "PrefixAffinity", "match_of"]
+__all__ = ["NoHitLru", "PrefixAffinity"]
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -29,12 +29,6 @@ INDIFFERENT = 0.5  # of every candidate, to a scorer that has nothing to say
 _key = msgspec.msgpack.Decoder(tuple[int, int]).decode
 
 
-def match_of(request: Request, producer: str) -> Match:
-    """Return what a prefix producer found out; of "" and of one that has found nothing, what the only one did."""
-    match = request.facts.get(producer)
-    return match if isinstance(match, Match) else request.prefix
-
-
 @register("prefix-cache-affinity-filter", Kind.FILTER)
 class PrefixAffinity(Plugin, frozen=True):
     """Keeps those who have most of the prompt cached, unless one of the others would be much sooner with it.
@@ -44,7 +38,8 @@ class PrefixAffinity(Plugin, frozen=True):
     longer than among the others by more than maxTTFTPenaltyMs (0: it never opens). The time is the candidate's tokens in
     flight, as inflight-load-producer says, / peakPrefillThroughput. The reference counts uncached tokens of requests that have
     no first token yet, which most profiles never see: the backlog here is worked off by the clock (``core.ledger``). A former
-    release's maxTokensInFlightPenalty is the same limit in tokens; of both the smaller one counts.
+    release's maxTokensInFlightPenalty is the same limit in tokens; of both the smaller one counts. With ttftSource
+    latencyPredictor it is the time that predicted-latency-producer predicts, and everybody is kept where that says nothing.
 
     Source: llm-d's plugin of that name; GIE digest §5.3. Its throughput is that of Qwen 32B on two H100.
     """
@@ -53,12 +48,15 @@ class PrefixAffinity(Plugin, frozen=True):
     exploration_probability: Fraction = 0.0
     max_ttft_penalty_ms: NonNegative = msgspec.field(default=18_000.0, name="maxTTFTPenaltyMs")
     max_tokens_in_flight_penalty: Count = 0
-    ttft_source: Literal["prefillThroughput"] = "prefillThroughput"
+    ttft_source: Literal["prefillThroughput", "latencyPredictor"] = "prefillThroughput"
     peak_prefill_throughput: Rate = 15_928.0  # tokens per second
     prefix_match_info_producer_name: str = ""  # empty: the one there is
     in_flight_load_producer_name: str = ""  # empty: the one there is
 
+    latency_prediction_info_producer_name: str = ""
+
     reads_prefix: ClassVar[bool] = True
+    references: ClassVar[tuple[Reference, ...]] = (Reference("latencyPredictionInfoProducerName", Kind.PRODUCER),)
 
     def start(self, setting: Setting) -> "Valve":
         """Return the filter at work."""
@@ -73,11 +71,11 @@ class Valve:
         self._parameters = parameters
         self._dice = setting.dice
         self._load = find_load(setting, parameters.in_flight_load_producer_name)
-        limits = (
-            parameters.max_ttft_penalty_ms / 1000 * parameters.peak_prefill_throughput,
-            float(parameters.max_tokens_in_flight_penalty),
-        )
-        self._most_tokens = min((limit for limit in limits if limit), default=0.0)  # 0: no limit
+        self._predicted = parameters.ttft_source == "latencyPredictor"
+        limits = [parameters.max_ttft_penalty_ms]  # in the unit of the delays
+        if not self._predicted:
+            limits = [limits[0] / 1000 * parameters.peak_prefill_throughput, parameters.max_tokens_in_flight_penalty]
+        self._most = min((limit for limit in limits if limit), default=0.0)  # 0: no limit
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that stay."""
@@ -88,22 +86,30 @@ class Valve:
         if parameters.exploration_probability and self._dice.random() < parameters.exploration_probability:
             return everybody
         index, least = fleet.index, parameters.affinity_threshold
-        shares = match_of(request, parameters.prefix_match_info_producer_name).share
+        shares = request.match(parameters.prefix_match_info_producer_name).share
         sticky = sorted(index[slot] for slot, share in shares.items() if share >= least and slot in index)
-        if not sticky or self._opens(sticky, fleet, request.at_ns):
+        if not sticky or self._opens(sticky, request, fleet):
             return everybody
         return sticky
 
-    def _opens(self, sticky: Sequence[int], fleet: Fleet, now_ns: int) -> bool:
-        most = self._most_tokens
+    def _opens(self, sticky: Sequence[int], request: Request, fleet: Fleet) -> bool:
+        most = self._most
         if not most or len(sticky) == len(fleet):
             return False
-        best = min(self._load.tokens(fleet, sticky, now_ns))
-        if best <= most:  # nobody can be that much sooner
+        best = min(self._delays(sticky, request, fleet), default=None)
+        if best is not None and best <= most:  # nobody can be that much sooner
             return False
         stuck = set(sticky)
         others = [at for at in range(len(fleet)) if at not in stuck]
-        return best - min(self._load.tokens(fleet, others, now_ns)) > most
+        other = min(self._delays(others, request, fleet), default=None)
+        return best is None or other is None or best - other > most
+
+    def _delays(self, positions: Sequence[int], request: Request, fleet: Fleet) -> Sequence[float]:
+        """Return what those of whom anything is known would let the request wait for: ms if predicted, else tokens."""
+        if not self._predicted:
+            return self._load.tokens(fleet, positions, request.at_ns)
+        by_slot = predictions(request, self._parameters.latency_prediction_info_producer_name)
+        return [by_slot[slot].ttft_ms for at in positions if (slot := fleet.endpoints[at].slot) in by_slot]
 
 
 @register("no-hit-lru-scorer", Kind.SCORER)
@@ -172,5 +178,5 @@ class ColdTurns:
             self._turns.popitem(last=False)
 
     def _is_cold(self, request: Request, candidates: Iterable[Endpoint]) -> bool:
-        known = match_of(request, self._producer).share
+        known = request.match(self._producer).share
         return not known or not any(each.slot in known for each in candidates)

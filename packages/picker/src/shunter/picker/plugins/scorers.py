@@ -12,7 +12,6 @@ from msgspec import Meta
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.kinds import Setting
-from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 from shunter.picker.plugins.declared import find_load
@@ -147,7 +146,7 @@ class LMetric(Plugin, frozen=True):
 
     def score(self, request: Request, fleet: Fleet) -> Sequence[float]:
         """Score all candidates."""
-        match: Match = request.facts.get(self.prefix_match_info_producer_name, request.prefix)
+        match = request.match(self.prefix_match_info_producer_name)
         tokens, known, share = request.prompt_tokens, match.tokens, match.share
         costs = [
             max(0.0, tokens - known * share.get(endpoint.slot, 0.0)) * (count + 1)
@@ -173,7 +172,7 @@ class PrefixCache(Plugin, frozen=True):
 
     def score(self, request: Request, fleet: Fleet) -> Mapping[int, float]:
         """Score the candidates that match at all."""
-        match: Match = request.facts.get(self.prefix_match_info_producer_name, request.prefix)
+        match = request.match(self.prefix_match_info_producer_name)
         index = fleet.index
         weight, scale = self.match_length_weight, self.match_length_scale_tokens
         found = {index[slot]: share for slot, share in match.share.items() if slot in index}
