@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-peers bench-picker bench-routing chaos e2e fuzz interop engines lab-compare lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos e2e fuzz interop engines lab-compare lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-inprocess: $(VENV)/dev.stamp ## the picker's core beside the reference loo
 
 bench-gate: $(VENV)/dev.stamp ## fail if the core has become dearer, as a multiple of the reference loop (ARGS=--accept: a new rule)
 	@$(BIN)/python -m hack.bench gate $(ARGS)
+
+bench-lab: $(VENV)/dev.stamp ## requests a second that the lab simulates, and what takes the time (20 seconds)
+	@$(BIN)/python hack/bench_simulation.py $(ARGS)
 
 bench-peers: $(VENV)/dev.stamp ## whole data paths beside other routers, which are installed from PyPI (10 minutes)
 	@$(BIN)/python -m hack.bench peers $(ARGS)

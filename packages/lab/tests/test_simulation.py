@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_bytes():
     assert runs[0] != runs[2]
 
 
-@pytest.mark.parametrize("knowledge", ["lean", "full"])
+@pytest.mark.parametrize("knowledge", ["lean", "usage", "full"])
 def test_the_judge_sends_like_to_like_and_its_account_is_even_at_the_end(knowledge):
     fleet = Fleet(engines=(PARAMS,) * 4)
     run, chooser = judged(traffic(80, 0.3, groups=4), fleet, knowledge=knowledge)
@@ -226,3 +226,25 @@ def test_a_body_says_what_the_arrival_is():
     assert [len(message["content"]) for message in body["messages"]] == [400, 32]
     longer = msgspec.structs.replace(arrival, prompt=(*arrival.prompt, Segment(4, 10)))
     assert body_of(longer).startswith(body_of(arrival)[:-2])
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "at_the_end", "a_second_later"),
+    [("lean", (None, None), (True, None)), ("usage", (None, None), (True, 20)), ("full", (True, 20), (True, 20))],
+)
+def test_the_judge_knows_what_its_profile_shows_and_when(knowledge, at_the_end, a_second_later):
+    fleet = Fleet(engines=(PARAMS,))
+    chooser = JudgeChooser(config.load().policy, fleet, random.Random(1), knowledge)
+    arrival = traffic(1, 0.0)[0]
+    (finished,) = simulate([arrival], fleet, chooser).finished
+
+    def known():
+        outcome = chooser.judge.decisions.latest()[0].outcome
+        assert outcome.complete
+        return outcome.first_token_s and outcome.first_token_s == finished.ttft_s, outcome.completion_tokens
+
+    assert known() == at_the_end
+    chooser.dispatch(finished.ended_s + 0.9)
+    assert known() == at_the_end
+    chooser.dispatch(finished.ended_s + 1.1)
+    assert known() == a_second_later

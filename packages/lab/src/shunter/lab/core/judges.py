@@ -1,8 +1,8 @@
 """The picker's own judgement as a chooser: the production `FleetJudge`, asked as a worker asks it.
 
 It gets what a worker gets: complete requests as bytes of JSON, snapshots when they are scraped, and of every answer what the
-profile shows. In `lean` that is the end of the stream when it comes, and the record with its times a little later; in `full`
-the times and the usage together with the end.
+profile shows. In `lean` that is the end of the stream when it comes, and the record with its times a little later; in `usage`
+the record has token counts too; in `full` the worker sees times and counts itself, and knows them at the end.
 """
 
 from collections import deque
@@ -22,7 +22,8 @@ from shunter.snapshot import Endpoint, Load, LoadRow, Objective, Pool, Topology,
 
 __all__ = ["JudgeChooser", "Knowledge", "body_of"]
 
-Knowledge = Literal["lean", "full"]
+Knowledge = Literal["lean", "usage", "full"]
+"""The profile of the gateway."""
 POOL = "lab"
 NO_LABELS: Mapping[str, str] = {}
 
@@ -34,16 +35,14 @@ TOKENS_PER_UNIT = 2
 
 def body_of(arrival: Arrival) -> bytes:
     """The JSON body of a request: a message for each segment, four bytes for each token; equal segments are equal text."""
-    messages = b",".join(
-        [
-            b'{"role":"%b","content":"%b"}'
-            % (b"user" if at else b"system", UNIT % segment.id * -(-segment.tokens // TOKENS_PER_UNIT))
-            for at, segment in enumerate(arrival.prompt)
-        ]
-    )
-    limit = b"" if arrival.max_tokens is None else b',"max_tokens":%d' % arrival.max_tokens
-    model = (arrival.adapter or arrival.model).encode()
-    return b'{"model":"%b","stream":true%b,"messages":[%b]}' % (model, limit, messages)
+    limit = b"" if arrival.max_tokens is None else b'"max_tokens":%d,' % arrival.max_tokens
+    parts = [b'{"model":"', (arrival.adapter or arrival.model).encode(), b'","stream":true,', limit, b'"messages":[']
+    role = b'{"role":"system","content":"'
+    for segment in arrival.prompt:
+        parts += (role, UNIT % segment.id * -(-segment.tokens // TOKENS_PER_UNIT), b'"}')
+        role = b',{"role":"user","content":"'
+    parts.append(b"]}")
+    return b"".join(parts)
 
 
 class JudgeChooser:
@@ -114,13 +113,14 @@ class JudgeChooser:
             first_token_s=finished.ttft_s if finished.output_tokens else None,
             duration_s=finished.ended_s - finished.arrived_s,
         )
-        if self._knowledge == "full":
+        if self._knowledge != "lean":
             outcome = msgspec.structs.replace(
                 outcome,
                 prompt_tokens=finished.prompt_tokens,
                 completion_tokens=finished.output_tokens,
                 cached_tokens=finished.cached_tokens,
             )
+        if self._knowledge == "full":
             self.judge.release(ticket, outcome, now_s + BEGINNING_S)
         else:
             self.judge.release(ticket, Outcome(complete=outcome.complete), now_s + BEGINNING_S)
