@@ -21,7 +21,7 @@ from shunter.picker.core.queue_counters import OUTCOMES
 from shunter.picker.plugins.detectors import Concurrency, Utilization
 from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, RoundRobin, SloDeadline, StaticLimit
 from shunter.picker.plugins.pickers import MaxScore
-from shunter.snapshot import Health, Objective
+from shunter.snapshot import Health, Objective, Pool
 
 NOW_S = 100.0
 DONE = Outcome(complete=True, status=200)
@@ -220,6 +220,23 @@ def test_all_of_it_is_counted(make_judge):
     }
     assert (band.requests, band.size_bytes) == (0, 0)
     assert band.waited_us == 1_000_000
+
+
+def test_each_pool_has_a_queue_of_its_own_and_the_counters_have_all(make_view):
+    view = make_view(
+        IDLE,
+        IDLE,
+        endpoints=[{"pools": (0,)}, {"pools": (1,)}],
+        pools=(Pool(name="a", namespace="n"), Pool(name="b", namespace="n")),
+    )
+    judge = FleetJudge(make_policy(Concurrency(max_concurrency=1)), lambda _: view, random.Random(1))
+    asks = {name: msgspec.structs.replace(ask(), pool=f"n/{name}") for name in "ab"}
+    first = {name: judge.decide(each, NOW_S).ticket for name, each in asks.items()}
+    waiting = {name: judge.decide(each, NOW_S).ticket for name, each in asks.items()}
+    assert judge.counters.tally().queue.bands[0].requests == 2
+    judge.release(first["b"], DONE, NOW_S + 1)
+    assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == [waiting["b"]]
+    assert judge.counters.tally().queue.bands[0].requests == 1
 
 
 class TestEviction:

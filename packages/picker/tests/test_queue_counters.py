@@ -1,7 +1,6 @@
 """What flow control counts, in memory and as metrics."""
 
 from shunter.picker.core.flow import BandSettings, FlowSettings
-from shunter.picker.core.gate import Band
 from shunter.picker.core.queue_counters import OUTCOMES, ROWS, WAITS_S
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters, fold
 from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, StaticLimit
@@ -18,16 +17,12 @@ def make_counters():
     return counters
 
 
-def make_band(requests, size_bytes):
-    band = Band(PLAIN)
-    band.requests, band.size_bytes = requests, size_bytes
-    return band
-
-
 def test_workers_add_up():
     one, other = make_counters(), make_counters()
-    one.queue.show({10: make_band(3, 300), -1: make_band(1, 1)})
-    other.queue.show({10: make_band(2, 200)})
+    one.queue.wait(10, 5, 500, PLAIN)
+    one.queue.wait(10, -2, -200, PLAIN)
+    one.queue.wait(-1, 1, 1, PLAIN)
+    other.queue.wait(10, 2, 200, PLAIN)
     one.queue.read(0.25)
     other.queue.read(0.5)
     for waited_s in (0.0, 0.3, 100.0):
@@ -46,7 +41,7 @@ def test_workers_add_up():
 
 def test_what_waited_before_a_dead_worker_waits_no_longer_and_totals_go_on():
     counters = make_counters()
-    counters.queue.show({0: make_band(3, 300)})
+    counters.queue.wait(0, 3, 300, PLAIN)
     counters.queue.end(0, "Dispatched", 0.1)
     counters.clear_in_flight()
     assert counters.tally().queue.bands[0].requests == 0
@@ -67,7 +62,7 @@ def test_more_priorities_than_there_is_room_for_are_counted_with_the_last():
 
 def test_the_metrics_have_the_names_and_labels_of_the_reference():
     counters = make_counters()
-    counters.queue.show({10: make_band(5, 500)})
+    counters.queue.wait(10, 5, 500, PLAIN)
     counters.queue.read(0.5)
     counters.queue.end(10, "Dispatched", 0.3)
     samples = {

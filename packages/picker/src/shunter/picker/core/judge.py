@@ -113,6 +113,8 @@ class FleetJudge:
             self.precise = Precise(policy.precise, self._prefix)
         self._blocks = blocks if self.precise is not None else None
         self._lobbies: dict[str, Lobby] = {}
+        if policy.flow is not None:
+            counters.queue.begin(policy.flow)
         self._wards = Wards(self.ledger, pool, stale_after_ns, self._make_lobby)
         self._topology: Topology | None = None
         self._now_ns = 0  # when it was looked around last

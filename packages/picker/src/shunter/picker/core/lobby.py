@@ -60,7 +60,7 @@ class Lobby:
         self.evictor = Evictor() if settings.eviction else None
         self._complain = complain
         self._counters = counters
-        counters.begin(settings)
+        self._counted: dict[int, tuple[int, int]] = {}  # priority → requests and bytes that the counters know of
         self._saturation = saturation
         self._life = life
         self._tell = tell
@@ -153,8 +153,16 @@ class Lobby:
         """Tell the others what waits here, when that has changed and before they cease to believe it."""
         if self.gate.changed or (len(self.gate) and now_s - self._claimed_s >= RENEW_S):
             self._claimed_s = now_s
-            self._counters.show(self.gate.bands)
+            self._count()
             self._tell(_encode(self.gate.claim(self._life, now_s)))
+
+    def _count(self) -> None:
+        """Tell the counters what has changed; they are those of other pools' lobbies too."""
+        for priority, band in self.gate.bands.items():
+            now, before = (band.requests, band.size_bytes), self._counted.get(priority, (0, 0))
+            if now != before:
+                self._counted[priority] = now
+                self._counters.wait(priority, now[0] - before[0], now[1] - before[1], band.settings)
 
 
 def read_slo_ms(request: Request) -> float | None:

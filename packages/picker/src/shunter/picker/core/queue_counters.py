@@ -10,12 +10,11 @@ Words of 8 bytes, after those of ``core.tables``::
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgspec
 
-from shunter.picker.core.flow import FlowSettings
-from shunter.picker.core.gate import Band
+from shunter.picker.core.flow import BandSettings, FlowSettings
 
 __all__ = ["OUTCOMES", "QUEUE_WORDS", "WAITS_S", "BandTally", "QueueCounters", "QueueTally", "add_up"]
 
@@ -74,12 +73,11 @@ class QueueCounters:
         self._words = words
         self._rows: dict[int, int] = {}  # priority → where its row begins
 
-    def begin(self, settings: FlowSettings | None) -> None:
+    def begin(self, settings: FlowSettings) -> None:
         """Nothing waits; totals go on."""
         self.clear()
         self._rows = {priority: at for at, priority in self._priorities()}
-        if settings is not None:
-            self._words[1], self._words[2] = settings.max_requests, settings.max_bytes
+        self._words[1], self._words[2] = settings.max_requests, settings.max_bytes
 
     def clear(self) -> None:
         """Forget what waited; for whoever knows that the process is dead."""
@@ -90,13 +88,12 @@ class QueueCounters:
         """Take down how full the pool is."""
         self._words[0] = int(min(max(saturation, 0.0), 1e6) * 1e6)
 
-    def show(self, bands: Mapping[int, Band]) -> None:
-        """Take down what waits."""
-        words = self._words
-        for priority, band in bands.items():
-            at = self._row(priority)
-            words[at + 1], words[at + 2] = band.requests, band.size_bytes
-            words[at + 3], words[at + 4] = band.settings.max_requests, band.settings.max_bytes
+    def wait(self, priority: int, requests: int, size_bytes: int, settings: BandSettings) -> None:
+        """Count so many requests and bytes more that wait, or fewer."""
+        words, at = self._words, self._row(priority)
+        words[at + 1] += requests
+        words[at + 2] += size_bytes
+        words[at + 3], words[at + 4] = settings.max_requests, settings.max_bytes
 
     def end(self, priority: int, outcome: str, waited_s: float) -> None:
         """Count what became of a request."""
