@@ -365,6 +365,16 @@ def test_the_memory_that_a_scorer_had_itself_becomes_a_producer_of_its_own():
     assert plan.policy.profile.scorers[0].plugin.prefix_match_info_producer_name == "prefix-cache-scorer-memory"
 
 
+def test_the_index_that_a_scorer_had_itself_becomes_a_producer_of_its_own():
+    scorer = "{type: precise-prefix-cache-scorer, parameters: {indexerConfig: {tokenProcessorConfig: {blockSize: 32}}}}"
+    plan = config.load(HEAD + f"plugins: [{scorer}]")
+    assert plan.policy.precise.producer == "precise-prefix-cache-scorer-memory"
+    producer = next(spec for spec in plan.config.plugins if spec.type == "precise-prefix-cache-producer")
+    assert producer.parameters["tokenProcessorConfig"]["blockSize"] == 32
+    both = "plugins: [{type: precise-prefix-cache-producer, name: index}, {type: precise-prefix-cache-scorer}]"
+    assert config.load(HEAD + both).policy.precise.producer == "index"
+
+
 def test_scorers_may_read_memories_of_their_own():
     plan = config.load(HEAD + APPROX % (64, 64))
     assert list(plan.policy.prefixes) == ["a", "b"]

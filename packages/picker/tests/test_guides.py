@@ -14,10 +14,8 @@ CONFIGS = Path(__file__).parent / "configs"
 # Files whose plugins are not all there.
 WAITING = frozenset(
     {
-        "context-length",
-        "data-parallel", "epd", "epd-2025", "p2p",
-        "pd", "pd-2025", "pd-decider", "pd-precise", "precise-prefix-2025",
-        "predicted-latency-pd", "wide-ep",
+        "context-length", "data-parallel", "epd", "epd-2025", "p2p", "pd", "pd-2025", "pd-decider", "pd-precise",
+        "predicted-latency", "predicted-latency-pd", "predicted-latency-slo", "wide-ep",
     }
 )  # fmt: skip
 
@@ -205,6 +203,14 @@ def test_a_body_that_nobody_reads_has_no_formats():
 )
 def test_each_tier_has_a_memory_of_its_own(name, memories):
     assert {name: each.capacity_blocks for name, each in load(name).policy.prefixes.items()} == memories
+
+
+@pytest.mark.parametrize("name", ["precise-prefix-2025", "precise-prefix", "lmetric"])
+def test_engines_are_asked_what_they_hold(name):
+    plan = load(name)
+    scorers = {each.name: each.plugin for each in plan.policy.profile.scorers}
+    reader = scorers.get("lmetric-scorer") or scorers.get("prefix-cache-scorer") or scorers["precise-prefix-cache-scorer"]
+    assert plan.policy.precise.producer == reader.prefix_match_info_producer_name
 
 
 def test_flow_control_has_its_bands():

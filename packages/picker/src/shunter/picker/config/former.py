@@ -3,8 +3,6 @@
 Everything here was valid in some release of GIE or llm-d, and a file that has it keeps its meaning.
 """
 
-from collections.abc import Iterator, Mapping
-from math import ceil
 from typing import Any
 
 import msgspec
@@ -18,6 +16,7 @@ from shunter.picker.config.document import (
     PluginSpec,
     RequestHandlerSpec,
 )
+from shunter.picker.config.separation import PRECISE_PRODUCER, PRODUCER, in_characters, say_in_tokens, separate
 from shunter.picker.errors import ConfigError
 
 __all__ = ["Modern", "modernise"]
@@ -26,15 +25,6 @@ __all__ = ["Modern", "modernise"]
 RENAMED = {"kv-cache-scorer": "kv-cache-utilization-scorer", "tokenizer": "token-producer"}
 
 DETECTOR = "utilization-detector"
-SCORER = "prefix-cache-scorer"
-PRODUCER = "approx-prefix-cache-producer"
-PRODUCER_NAME = "prefixMatchInfoProducerName"
-
-# Up to GIE 1.3 the scorer itself remembered prompts, and the size of a block was in characters.
-BLOCKS, TOKENS = "maxPrefixBlocksToMatch", "maxPrefixTokensToMatch"
-MEMORY = ("autoTune", "blockSizeTokens", "lruCapacityPerServer", BLOCKS, TOKENS)
-IN_CHARACTERS = ("blockSize", "hashBlockSize")
-CHARACTERS_PER_TOKEN = 4
 
 
 class Modern(msgspec.Struct):
@@ -50,9 +40,7 @@ def modernise(config: EndpointPickerConfig) -> Modern:
     modern = Modern(config, [], {})
     if config.api_version == FORMER_GROUP:
         modern.notes.append(f"$.apiVersion: {FORMER_GROUP} is deprecated; write {GROUP}")
-    specs = [_rename(spec, f"$.plugins[{at}]", modern.notes) for at, spec in enumerate(config.plugins)]
-    memories = [memory for at, spec in enumerate(specs) for memory in _memory(spec, f"$.plugins[{at}].parameters", modern)]
-    _change(modern, api_version=GROUP, plugins=tuple(_without_memory(spec, modern.places) for spec in specs) + tuple(memories))
+    _modernise_plugins(modern)
     _move_sections(modern)
     flow = modern.config.flow_control
     if flow and flow.saturation_detector:
@@ -62,6 +50,28 @@ def modernise(config: EndpointPickerConfig) -> Modern:
 
 def _change(modern: Modern, **changes: Any) -> None:
     modern.config = msgspec.structs.replace(modern.config, **changes)
+
+
+def _modernise_plugins(modern: Modern) -> None:
+    """Leave every plugin where it stands, so that places stay right, and put those that come of it behind them."""
+    specs = list(modern.config.plugins)
+    precise = next((spec.name or spec.type for spec in specs if spec.type == PRECISE_PRODUCER), "")
+    memories: list[PluginSpec] = []
+    for at, spec in enumerate(specs):
+        place = f"$.plugins[{at}]"
+        if spec.type in RENAMED:
+            modern.notes.append(f"{place}.type: {spec.type!r} is deprecated; it is called {RENAMED[spec.type]}")
+            specs[at] = msgspec.structs.replace(spec, type=RENAMED[spec.type], name=spec.name or spec.type)
+        elif separation := separate(spec, precise):
+            modern.notes.append(f"{place}.parameters: {separation.note}")
+            specs[at] = separation.scorer
+            if separation.memory:
+                modern.places[separation.memory.name] = f"{place}.parameters"
+                memories.append(separation.memory)
+        elif spec.type == PRODUCER and in_characters(spec.parameters or {}):
+            modern.notes.append(f"{place}.parameters.blockSize: deprecated; write blockSizeTokens")
+            specs[at] = msgspec.structs.replace(spec, parameters=say_in_tokens(spec.parameters or {}))
+    _change(modern, api_version=GROUP, plugins=(*specs, *memories))
 
 
 def _move_sections(modern: Modern) -> None:
@@ -103,49 +113,3 @@ def _name_detector(modern: Modern, flow: FlowControlSpec, detector: DetectorSpec
     modern.places[name] = place
     flow = msgspec.structs.replace(flow, saturation_detector=DetectorSpec(plugin_ref=name))
     _change(modern, plugins=(*modern.config.plugins, plugin), flow_control=flow)
-
-
-def _rename(spec: PluginSpec, place: str, notes: list[str]) -> PluginSpec:
-    if spec.type in RENAMED:
-        notes.append(f"{place}.type: {spec.type!r} is deprecated; it is called {RENAMED[spec.type]}")
-        return msgspec.structs.replace(spec, type=RENAMED[spec.type], name=spec.name or spec.type)
-    parameters = spec.parameters or {}
-    if spec.type == PRODUCER and any(name in parameters for name in IN_CHARACTERS):
-        notes.append(f"{place}.parameters.blockSize: deprecated; write blockSizeTokens")
-        return msgspec.structs.replace(spec, parameters=_in_tokens(parameters))
-    return spec
-
-
-def _memory(spec: PluginSpec, place: str, modern: Modern) -> Iterator[PluginSpec]:
-    """Yield the producer that a scorer with parameters of its own memory comes down to, if this is one."""
-    parameters = spec.parameters or {}
-    former = {name: parameters[name] for name in (*MEMORY, *IN_CHARACTERS) if name in parameters}
-    if spec.type == SCORER and former and not parameters.get(PRODUCER_NAME):
-        modern.notes.append(f"{place}: {', '.join(former)}: deprecated here; parameters of {PRODUCER} now")
-        name = _memory_name(spec)
-        modern.places[name] = place
-        if former.get(BLOCKS):
-            former.setdefault(TOKENS, 0)  # whose default would outweigh it
-        yield PluginSpec(type=PRODUCER, name=name, parameters=_in_tokens(former))
-
-
-def _memory_name(spec: PluginSpec) -> str:
-    return f"{spec.name or spec.type}-memory"
-
-
-def _without_memory(spec: PluginSpec, places: Mapping[str, str]) -> PluginSpec:
-    name = _memory_name(spec)
-    if spec.type != SCORER or name not in places:
-        return spec
-    rest = {key: value for key, value in (spec.parameters or {}).items() if key not in MEMORY + IN_CHARACTERS}
-    return msgspec.structs.replace(spec, parameters=rest | {PRODUCER_NAME: name})
-
-
-def _in_tokens(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Say the size of a block in tokens; one that is no number is left for whoever checks it."""
-    rest = {key: value for key, value in parameters.items() if key not in IN_CHARACTERS}
-    sizes = [parameters[name] for name in IN_CHARACTERS if name in parameters]
-    if not sizes or "blockSizeTokens" in rest:
-        return rest
-    size = sizes[0]
-    return rest | {"blockSizeTokens": ceil(size / CHARACTERS_PER_TOKEN) if isinstance(size, int) else size}

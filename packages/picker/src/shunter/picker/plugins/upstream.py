@@ -17,7 +17,6 @@ TYPES = frozenset(
         "models-data-source",
         "p2p-source-producer",
         "pd-profile-handler",
-        "precise-prefix-cache-scorer",
         "prefill-header-handler",
         "prefix-based-pd-decider",
         "request-attribute-reporter",

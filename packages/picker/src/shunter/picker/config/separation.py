@@ -1,0 +1,83 @@
+"""Scorers of former releases that remembered prompts themselves, as the scorer and the producer that they are today."""
+
+from collections.abc import Mapping
+from math import ceil
+from typing import Any, cast
+
+import msgspec
+
+from shunter.picker.config.document import PluginSpec
+
+__all__ = ["PRECISE_PRODUCER", "PRODUCER", "Separation", "in_characters", "say_in_tokens", "separate"]
+
+SCORER = "prefix-cache-scorer"
+PRODUCER = "approx-prefix-cache-producer"
+PRODUCER_NAME = "prefixMatchInfoProducerName"
+
+# Up to llm-d 0.8 a scorer of its own kept the index of the engines' caches.
+PRECISE_SCORER = "precise-prefix-cache-scorer"
+PRECISE_PRODUCER = "precise-prefix-cache-producer"
+TOKEN_PROCESSOR, INDEXER = "tokenProcessorConfig", "indexerConfig"
+
+# Up to GIE 1.3 the scorer kept the memory of who was sent what, and the size of a block was in characters.
+BLOCKS, TOKENS = "maxPrefixBlocksToMatch", "maxPrefixTokensToMatch"
+MEMORY = ("autoTune", "blockSizeTokens", "lruCapacityPerServer", BLOCKS, TOKENS)
+IN_CHARACTERS = ("blockSize", "hashBlockSize")
+CHARACTERS_PER_TOKEN = 4
+
+
+class Separation(msgspec.Struct, frozen=True):
+    """What one plugin is today."""
+
+    scorer: PluginSpec
+    memory: PluginSpec | None  # None: it is declared already
+    note: str
+
+
+def separate(spec: PluginSpec, precise: str) -> Separation | None:
+    """Return what a scorer with a memory is today; None for any other plugin.
+
+    ``precise`` is the name of the precise-prefix-cache-producer that the configuration declares, "" without one.
+    """
+    given = spec.parameters or {}
+    name = f"{spec.name or spec.type}-memory"
+    if spec.type == PRECISE_SCORER:
+        note = f"{PRECISE_SCORER} is deprecated; use {SCORER}, and {PRECISE_PRODUCER} with these parameters"
+        memory = None if precise and not given else PluginSpec(type=PRECISE_PRODUCER, name=name, parameters=_hoist(given))
+        reads = {PRODUCER_NAME: name if memory else precise}
+        return Separation(PluginSpec(type=SCORER, name=spec.name or spec.type, parameters=reads), memory, note)
+    own = {key: given[key] for key in (*MEMORY, *IN_CHARACTERS) if key in given}
+    if spec.type != SCORER or not own or given.get(PRODUCER_NAME):
+        return None
+    if own.get(BLOCKS):
+        own.setdefault(TOKENS, 0)  # whose default would outweigh it
+    rest = {key: value for key, value in given.items() if key not in own} | {PRODUCER_NAME: name}
+    return Separation(
+        msgspec.structs.replace(spec, parameters=rest),
+        PluginSpec(type=PRODUCER, name=name, parameters=say_in_tokens(own)),
+        f"{', '.join(key for key in own if key in given)}: deprecated here; parameters of {PRODUCER} now",
+    )
+
+
+def in_characters(parameters: Mapping[str, Any]) -> bool:
+    """Return True if the size of a block is given in characters."""
+    return any(name in parameters for name in IN_CHARACTERS)
+
+
+def say_in_tokens(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Say the size of a block in tokens; one that is no number is left for whoever checks it."""
+    rest = {key: value for key, value in parameters.items() if key not in IN_CHARACTERS}
+    sizes = [parameters[name] for name in IN_CHARACTERS if name in parameters]
+    if not sizes or "blockSizeTokens" in rest:
+        return rest
+    size = sizes[0]
+    return rest | {"blockSizeTokens": ceil(size / CHARACTERS_PER_TOKEN) if isinstance(size, int) else size}
+
+
+def _hoist(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the token processor where it is today: not inside the indexer."""
+    indexer = parameters.get(INDEXER)
+    if not isinstance(indexer, dict) or TOKEN_PROCESSOR not in indexer:
+        return dict(parameters)
+    inner = dict(cast("dict[str, Any]", indexer))
+    return {TOKEN_PROCESSOR: inner.pop(TOKEN_PROCESSOR), **parameters, INDEXER: inner}
