@@ -502,3 +502,14 @@ def test_how_a_request_went_may_be_learnt_after_its_release(make_judge):
     told = Outcome(complete=True, status=200, first_token_s=0.25, duration_s=1.0)
     judge.measured(pick.ticket, told, NOW_S + 2)
     assert judge.decisions.latest(1)[0].outcome == told
+
+
+def test_a_model_that_nothing_names_is_not_found_if_so_configured(make_judge, make_view):
+    models = (InferenceModel(name="im", pool="pool", model="known"),)
+    text = config.DEFAULT.replace("plugins:\n", "plugins:\n- type: known-model-admitter\n", 1)
+    judge = make_judge(view=make_view(IDLE, endpoints=[{"pools": (0,)}], models=models), text=text)
+    assert isinstance(judge.decide(Ask(CHAT, body(model="known")), NOW_S), Pick)
+    assert isinstance(judge.decide(Ask(CHAT | {"x-llm-d-model-name-rewrite": "x"}, body()), NOW_S), Pick)
+    assert isinstance(judge.decide(Ask(CHAT, b"", has_body=False), NOW_S), Pick)
+    refusal = judge.decide(Ask(CHAT, body(model="unknown")), NOW_S)
+    assert (refusal.status, refusal.message) == (404, "the model 'unknown' does not exist in this pool")

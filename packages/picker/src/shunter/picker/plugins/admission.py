@@ -11,7 +11,10 @@ from shunter.picker.core.kinds import Dice, Setting
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 
-__all__ = ["Probabilistic"]
+__all__ = ["KnownModels", "Probabilistic"]
+
+# Characters of a model's name that a refusal repeats.
+LONGEST_NAME = 256
 
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -57,3 +60,18 @@ class Curve:
         depth, share = self._parameters.queue_depth_threshold, self._parameters.kv_cache_util_threshold
         rows = zip(fleet.fresh, fleet.reported_waiting, fleet.kv_usage, strict=True)
         return [max(waiting / depth, usage / share) if known else 1.0 for known, waiting, usage in rows]
+
+
+@register("known-model-admitter", Kind.ADMITTER)
+class KnownModels(Plugin, frozen=True):
+    """Answers 404 where no InferenceModel, InferenceModelRewrite or rewrite header names the model, as GIE 0.3 did.
+
+    Later releases, and Shunter without this, leave it to the engines what they know. What names no model at all passes.
+    Source: GIE digest §2.3.
+    """
+
+    def admit(self, request: Request, fleet: Fleet) -> Refusal | None:  # noqa: ARG002  an admitter is given both
+        """Return why not, or None."""
+        if request.model is None or request.rule is not None:
+            return None
+        return Refusal(404, "NotFound", f"the model {request.model[:LONGEST_NAME]!r} does not exist in this pool")
