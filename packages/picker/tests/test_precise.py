@@ -8,6 +8,7 @@ import pytest
 from shunter.picker import config
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, Outcome
+from shunter.picker.core.precise import DOUBTS
 from shunter.picker.errors import ConfigError
 from shunter.snapshot import Batch, Begun, Held, encode_statement, names_of
 
@@ -197,6 +198,31 @@ def test_what_was_missed_of_the_log_is_forgotten(bench):
     assert bench.ask()[0] == {2: 1.0}
     bench.tell(Begun(), *everybody[:2], *everybody[3:])
     assert bench.ask()[0] == {2: 1.0}  # it announces nothing now, and was sent it
+
+
+def test_engines_that_never_announce_what_they_are_sent_are_complained_of(bench):
+    bench.ask()
+    bench.learn()
+    for _ in range(DOUBTS):
+        assert bench.judge.precise.doubt is None
+        bench.ask()
+    bench.ask()
+    assert "/tokenize do not agree" in bench.judge.precise.doubt
+
+
+def test_engines_that_announce_it_are_not(bench):
+    bench.ask()
+    bench.learn()
+    for _ in range(4 * DOUBTS):
+        _, chosen = bench.ask(wait_s=1.0)
+        bench.hold(chosen, NAMES)
+    assert bench.judge.precise.doubt is None
+
+
+def test_silence_is_complained_of(make_bench):
+    bench = make_bench()
+    bench.ask()
+    assert "--kv-events-port" in bench.judge.precise.doubt
 
 
 def test_both_producers_can_be_asked_by_name(make_bench):

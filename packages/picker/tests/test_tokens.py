@@ -209,9 +209,11 @@ async def test_a_worker_reads_the_log_and_asks_for_what_it_needs(tmp_path, publi
         log = map_log(tmp_path / BLOCK_LOG, LEAST_BYTES)
         log.append(encode_statement(Held(endpoint.slot, endpoint.incarnation, "gpu", 16, None, (1,))))
         precise = worker.judge.precise
+        assert "--kv-events-port" in worker.status().complaints["precise-prefix-cache-producer"]
         await until(lambda: precise.holders.sizes)
         await ask_pick(address, body={"model": "m", "messages": [{"role": "user", "content": TEXT}]})
         await until(lambda: len(precise.spellings))
+        assert not worker.status().complaints
         assert [each["model"] for each in engine.asked] == ["m"]
     finally:
         await worker.drain()

@@ -62,6 +62,10 @@ class Holders:
         self.adapters: set[str] = set()
         """All that anything was announced of."""
         self.pairs = 0
+        self.confirmed = 0
+        """How often an engine announced what it was expected to hold."""
+        self.refuted = 0
+        """How often it did not."""
 
     def read(self, records: Iterable[bytes]) -> None:
         """Take what the log says."""
@@ -204,8 +208,12 @@ class Holders:
         while self._due and self._due[0][0] <= now_ns:
             _, slot = self._due.popleft()
             held = self._held.get(slot, {}).get(EXPECTED, {})
-            over = takewhile(lambda each: each[1] <= now_ns, held.items())
-            self._drop(slot, EXPECTED, [name for name, _ in over])
+            over = [name for name, _ in takewhile(lambda each: each[1] <= now_ns, held.items())]
+            if over:
+                told = any(over[0] in names for tier, names in self._held[slot].items() if tier != EXPECTED)
+                self.confirmed += told
+                self.refuted += not told
+            self._drop(slot, EXPECTED, over)
 
     def _forget_oldest(self) -> None:
         """Memory is full: an eighth of the largest cache goes, at once, because to find it means to look at all."""

@@ -21,6 +21,16 @@ from shunter.snapshot import Endpoint, names_of
 __all__ = ["Precise", "PreciseSettings", "Want"]
 
 
+# So many prompts in a row would hardly be evicted, or take longer than they are expected, each before it was announced.
+DOUBTS = 20
+
+SILENCE = "no engine announces what it has cached: switch KV events on, and tell the scraper their port (--kv-events-port)"
+MISMATCH = (
+    f"of {DOUBTS} prompts not one was announced by the engine it was sent to: its KV events and its /tokenize do not agree, or "
+    "the scraper does not hear them; prompts are placed as if nothing were cached"
+)
+
+
 class PreciseSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What ``precise-prefix-cache-producer`` comes down to."""
 
@@ -53,6 +63,14 @@ class Precise:
         self._settings = settings
         self._index = index
 
+    @property
+    def doubt(self) -> str | None:
+        """What seems to be wrong with the setting-up: engines announce nothing, or never what they were sent."""
+        holders = self.holders
+        if not holders.sizes:
+            return SILENCE
+        return MISMATCH if holders.refuted >= DOUBTS and not holders.confirmed else None
+
     def match(self, request: Request, target: str | None, guess: Match, now_ns: int) -> Match:
         """Return who holds how much of a prompt for this model; ``guess``, which has its hashes, until its tokens are known."""
         hashes = guess.hashes
@@ -80,13 +98,17 @@ class Precise:
             return
         key = self._key(request.prompt, hashes)
         if self.spellings.knows(key):
-            self._expect(key, hashes, endpoint.slot, endpoint.incarnation, request.at_ns)
+            self._expect(key, hashes, endpoint.slot, endpoint.incarnation, request)
         elif self.ask is not None:
             self.ask(Want(key, hashes, request, endpoint.slot, endpoint.incarnation, endpoint.authority))
 
     def sent(self, hashes: Sequence[int], slot: int, incarnation: int, now_ns: int) -> None:
-        """Expect an endpoint to hold soon what another worker sent there: of its prompt the hashes are known, not the end."""
-        self._expect(0, hashes, slot, incarnation, now_ns)
+        """Expect an endpoint to hold soon what another worker sent there: its hashes are known, not its end, nor its model."""
+        size = self.holders.block_sizes.get(slot)
+        known = self.spellings.find(0, hashes, 0) if size is not None else None
+        for manner, spelling in (known or {}).items():  # nobody asks for the names in the manner that does not apply
+            if manner[0] == size:
+                self.holders.expect(slot, incarnation, spelling.names, now_ns)
 
     def learn(self, want: Want, tokens: Sequence[int]) -> None:
         """Take the tokens of a prompt that was asked for. Raises OverflowError if they are none."""
@@ -97,14 +119,14 @@ class Precise:
             for adapter in (None, request.target_model):
                 names[size, adapter is not None] = names_of(tokens, size, adapter=adapter, salt=request.cache_salt)
         self.spellings.learn(want.key, want.hashes, self._index.ends(want.hashes), len(request.prompt), names)
-        self._expect(want.key, want.hashes, want.slot, want.incarnation, request.at_ns)
+        self._expect(want.key, want.hashes, want.slot, want.incarnation, request)
 
-    def _expect(self, key: int, hashes: Sequence[int], slot: int, incarnation: int, now_ns: int) -> None:
+    def _expect(self, key: int, hashes: Sequence[int], slot: int, incarnation: int, request: Request) -> None:
         size = self.holders.block_sizes.get(slot)
         known = self.spellings.find(key, hashes, 0) if size is not None else None
-        for manner, spelling in (known or {}).items():  # nobody asks for the names in the manner that does not apply
-            if manner[0] == size:
-                self.holders.expect(slot, incarnation, spelling.names, now_ns)
+        if known is not None and size is not None:
+            manner = size, request.target_model in self.holders.adapters
+            self.holders.expect(slot, incarnation, known[manner].names if manner in known else (), request.at_ns)
 
     def _key(self, prompt: memoryview, hashes: Sequence[int]) -> int:
         return digest(prompt[self._index.ends(hashes)[-1] :], hashes)

@@ -146,8 +146,10 @@ class Worker:
 
     def status(self) -> Status:
         """Say how it is, to the supervisor."""
-        server = self._server
-        return Status(tuple(self.hindrances()), dict(self.judge.complaints), server.streams, server.certificate_expires_s)
+        server, complaints, precise = self._server, dict(self.judge.complaints), self.judge.precise
+        if precise is not None and (doubt := precise.doubt):
+            complaints[precise.producer] = doubt
+        return Status(tuple(self.hindrances()), complaints, server.streams, server.certificate_expires_s)
 
     def explain(self, last: int) -> list[dict[str, Any]]:
         """Return the last decisions, newest first, as plain data."""
