@@ -13,7 +13,7 @@ that has nothing cached, or when the scraper itself has fallen silent.
 
 from collections.abc import Iterable, Sequence
 from operator import add, itemgetter
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from shunter.picker.core.ledger import Booking, Key, Ledger
 from shunter.snapshot import NEVER, Endpoint, Health, Load, Pool, Topology, View
@@ -30,6 +30,7 @@ CLOCK_SLACK_NS = 1_000_000_000
 # One connection may be refused by an engine that is just being restarted in place.
 REFUSED_TIMES = 2
 
+FRESH = Health.FRESH  # an enum looks its members up anew each time
 INFINITY = float("inf")
 
 T = TypeVar("T")
@@ -169,7 +170,7 @@ class Roster:
         self._match(view.topology, load, self._unreachable(load, now_ns))
         oldest_ns, newest_ns = now_ns - self._stale_after_ns, now_ns + CLOCK_SLACK_NS
         fresh = [
-            health is Health.FRESH and at is not None and oldest_ns <= at <= newest_ns
+            health is FRESH and at is not None and oldest_ns <= at <= newest_ns
             for health, at in zip(self._align(load.health), self._align(load.sampled_ns), strict=True)
         ]
         sampled_ns = [at if known and at else NEVER for known, at in zip(fresh, self._align(load.sampled_ns), strict=True)]
@@ -237,6 +238,11 @@ class Roster:
 
 def worst_for_unknown(column: Sequence[float | None], fresh: Sequence[bool]) -> list[float]:
     """Put the worst known value of a column in place of every unknown one; 0 where none is known."""
+    # Usually everything is known, which is found out faster for all values together; a NaN among them makes their sum one.
+    if all(fresh) and None not in column:
+        given = cast("Sequence[float]", column)
+        if min(given, default=0.0) >= 0 and sum(given) < INFINITY:
+            return list(given)
     values = [
         value if known and value is not None and 0 <= value < INFINITY else None
         for value, known in zip(column, fresh, strict=True)
