@@ -15,7 +15,6 @@ TYPES = frozenset(
         "k8s-notification-source",
         "models-data-extractor",
         "models-data-source",
-        "p2p-source-producer",
         "pd-profile-handler",
         "prefill-header-handler",
         "prefix-based-pd-decider",
