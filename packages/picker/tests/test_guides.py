@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parent / "configs"
 WAITING = frozenset(
     {
         "context-length", "data-parallel", "epd", "epd-2025", "p2p", "pd", "pd-2025", "pd-decider", "pd-precise",
-        "predicted-latency", "predicted-latency-pd", "predicted-latency-slo", "wide-ep",
+        "predicted-latency-pd", "wide-ep",
     }
 )  # fmt: skip
 
