@@ -34,6 +34,15 @@ def test_the_one_with_most_is_named_if_it_is_worth_it(share, expected):
     assert source(share) == expected
 
 
+def test_who_computes_the_prompt_fetches_it():
+    share = {0: 0.9, 1: 0.1, 2: 0.5}
+    request = Request(headers={}, prefix=Match((1, 2), 4000, dict.fromkeys(share, 1), share))
+    verdict = Verdict(Decision(PEERS[:1], [0]), {"prefill": Decision(PEERS[1:], [0])})
+    assert P2pSource(prefill_profile_name="default").picked(request, verdict) == ((), ())
+    headers, _ = P2pSource(prefill_profile_name="prefill").picked(request, verdict)
+    assert headers == (("x-kv-cache-source-host-port", "10.0.0.1:8000"),)
+
+
 def test_a_short_prompt_is_computed():
     assert source({1: 1.0}, tokens=1000) is None
 

@@ -16,31 +16,36 @@ SOURCE = "x-kv-cache-source-host-port"
 
 @register("p2p-source-producer", Kind.HOOK, stability=Stability.ALPHA)
 class P2pSource(Plugin, frozen=True):
-    """Names in the request's header x-kv-cache-source-host-port who has more of the prompt cached than who gets it.
+    """Names in the request's header x-kv-cache-source-host-port who has more of the prompt cached than who computes it.
 
-    Named is the candidate with the largest share, if that is at least minTokens more than the chosen one has: below that, to
-    transfer the blocks takes longer than to compute them. Whether the engine fetches anything is its own affair (llm-d's
-    sidecar does with ``--enable-p2p-pull``). Of use with ``precise-prefix-cache-producer``: a peer that has evicted what it was
-    once sent is asked in vain.
+    Named is the candidate with the largest share, if that is at least minCachedTokenDelta more than the one has who computes the
+    prompt: the choice of the profile prefillProfileName if that runs, else the endpoint chosen. Below that, to transfer the
+    blocks takes longer than to compute them. Whether the engine fetches anything is its own affair (llm-d's sidecar does with
+    ``--enable-p2p-pull``). Of use with ``precise-prefix-cache-producer``: a peer that has evicted what it was once sent is asked
+    in vain.
 
-    Source: llm-d's plugin of that name; GIE digest §5.3. minTokens is ours.
+    Source: llm-d's plugin of that name; GIE digest §5.3.
     """
 
     # Computing a thousand tokens takes a large GPU some 60 ms (16,000 tokens a second), fetching their blocks, 130 MB of an 8B
     # model, 10 ms at 100 Gbit/s: worth it, and not much earlier.
-    min_tokens: Annotated[int, Meta(ge=1)] = 1024
+    min_cached_token_delta: Annotated[int, Meta(ge=1)] = 1024
+    prefill_profile_name: str = ""
     prefix_match_info_producer_name: str = ""  # empty: the one there is
 
     reads_prefix: ClassVar[bool] = True
 
     def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[Header]]:
         """Name the peer, if there is one."""
-        match, decision = request.match(self.prefix_match_info_producer_name), verdict.decision
-        if not match.share or not decision.chosen:
+        match = request.match(self.prefix_match_info_producer_name)
+        share = match.share
+        decision = verdict.others.get(self.prefill_profile_name, verdict.decision)
+        if not share or not decision.chosen:
             return (), ()
         chosen = decision.candidates[decision.chosen[0]]
-        best = max(decision.candidates, key=lambda each: match.share.get(each.slot, 0.0))
-        more = match.share.get(best.slot, 0.0) - match.share.get(chosen.slot, 0.0)
-        if more * match.tokens < self.min_tokens:
+        peers = (*decision.candidates, *verdict.decision.candidates)
+        best = max(peers, key=lambda each: share.get(each.slot, 0.0))
+        more = share.get(best.slot, 0.0) - share.get(chosen.slot, 0.0)
+        if more * match.tokens < self.min_cached_token_delta:
             return (), ()
         return ((SOURCE, best.authority),), ()
