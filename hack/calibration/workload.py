@@ -16,7 +16,7 @@ class Load(msgspec.Struct, frozen=True):
 
     name: str
     rate_per_s: float
-    seconds: float
+    lasts_s: float
     seed: int
     prefixes: int = 12
     prefix_tokens: int = 256
@@ -41,7 +41,7 @@ def asks(load: Load) -> list[Ask]:
     popularity = list(accumulate(1 / (rank + 1) for rank in range(load.prefixes)))
     found: list[Ask] = []
     at_s = dice.expovariate(load.rate_per_s)
-    while at_s < load.seconds:
+    while at_s < load.lasts_s:
         prefix = dice.choices(range(load.prefixes), cum_weights=popularity)[0]
         question = _length(dice, load.question_tokens, 8, 240)
         output = _length(dice, load.output_tokens, 4, 320)
