@@ -1,6 +1,7 @@
 """LoRA adapters of one engine: how many running sequences use each, and which have a slot in memory."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 __all__ = ["Adapters"]
 
@@ -14,10 +15,9 @@ class Adapters:
         self._using: dict[str, int] = {}
         self._loaded: OrderedDict[str, None] = OrderedDict()
 
-    @property
-    def running(self) -> tuple[str, ...]:
-        """Those in use, by name."""
-        return tuple(sorted(self._using))
+    def names(self, waiting: Iterable[str | None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Those in use, and those among the ones that sequences wait for; in order, each once."""
+        return tuple(sorted(self._using)), tuple(sorted({adapter for adapter in waiting if adapter is not None}))
 
     def bars(self, adapter: str | None) -> bool:
         """True if a sequence with this adapter would use one too many."""

@@ -23,9 +23,9 @@ one more token. The rules are vLLM's (V1 scheduler):
 *A leap* is many steps at once. From these rules follows that of the running sequences only the youngest can have a prompt
 that is not computed yet, and that every other one, a *decoding* one, gets exactly one token in every step. So while no prompt
 is computed nothing changes but the contexts, which grow by one token a sequence and step: the end of the n-th step from now
-is a sum of an arithmetic series. A leap goes to the first step that is different: somebody ends, joins or leaves, or the
-blocks run out. It is planned at its beginning and cut short when a request arrives that may join; how often somebody looks at
-the engine in between changes nothing.
+is a sum of an arithmetic series. A leap goes to the first step that is different: somebody ends, joins or leaves, or blocks
+run out. It is planned at its beginning and cut short when a request arrives that may join; how often somebody looks at the
+engine in between changes nothing.
 """
 
 from collections import deque
@@ -106,7 +106,7 @@ class Engine:
         """Queue a request; its first step begins at once if the engine is idle, else when the current step ends."""
         prompt, output = request.prompt_tokens, request.output_tokens
         if not prompt or not output:
-            raise LabError(f"request {request.id}: a request needs at least one prompt token and one output token")
+            raise LabError(f"request {request.id} needs at least one prompt token and one output token")
         if prompt + output > self.params.context_tokens:
             raise TooLongError(f"{prompt + output} tokens do not fit a context of {self.params.context_tokens}")
         self._run_until(now_s)
@@ -128,23 +128,19 @@ class Engine:
     def abort(self, request_id: Hashable, now_s: float) -> bool:
         """Forget a request and free what it holds; False if it is not here (any more)."""
         self._run_until(now_s)
-        for sequence in self._running.values():
-            if sequence.request.id == request_id:
-                self._interrupt()
-                self._leave(sequence)
-                self._note_adapters()
-                return True
-        for sequence in self._waiting:
-            if sequence.request.id == request_id:
-                self._waiting.remove(sequence)
-                self._interrupt()
-                self._note_adapters()
-                return True
-        for entry in self._arriving:
-            if entry[2].request.id == request_id:
-                self._arriving = sorted(other for other in self._arriving if other is not entry)
-                return True
-        return False
+        everybody = (*self._running.values(), *self._waiting, *(entry[2] for entry in self._arriving))
+        sequence = next((each for each in everybody if each.request.id == request_id), None)
+        if sequence is None:
+            return False
+        self._interrupt()
+        if self._running.get(sequence.rank) is sequence:
+            self._leave(sequence)
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+        else:
+            self._arriving = sorted(entry for entry in self._arriving if entry[2] is not sequence)
+        self._note_adapters()
+        return True
 
     def advance(self, now_s: float) -> list[Token]:
         """Every token to be told that came into being up to now and was not told yet, in order of time."""
@@ -178,9 +174,9 @@ class Engine:
     def gauges(self) -> Gauges:
         """The truth of this instant."""
         self._settle()
-        bars = self._adapters.bars
-        deferred = sum(bars(sequence.adapter) for sequence in self._waiting) if self._has_adapters else 0
-        running, waiting = self._adapter_names()
+        adapters = [each.adapter for each in self._waiting] if self._has_adapters else []
+        deferred = sum(map(self._adapters.bars, adapters))
+        running, waiting = self._adapters.names(adapters)
         return Gauges(
             running=len(self._running),
             waiting_capacity=len(self._waiting) - deferred,
@@ -232,10 +228,9 @@ class Engine:
 
     def _interrupt(self) -> None:
         """End the plan with the step in progress."""
-        plan = self._plan
-        if plan is not None and plan.until - self._steps > 1:
-            self._glide(plan, plan.ended(self._now_s))
-            plan.cut(self._steps + 1)
+        self._settle()
+        if self._plan is not None:
+            self._plan.cut(self._steps + 1)
 
     def _glide(self, plan: Plan, step: int) -> None:
         """Account for the end of all steps up to this one, and for the beginning of the next if the plan goes on."""
@@ -316,12 +311,9 @@ class Engine:
     def _longest_leap(self) -> int:
         """Steps until somebody ends or there is no block for somebody, with the one that has just been filled."""
         ends = self._ends
-        while True:
-            step, rank, sequence = ends[0]
-            if sequence.decoding and sequence.rank == rank:
-                break
+        while not (ends[0][2].decoding and ends[0][2].rank == ends[0][1]):
             heappop(ends)
-        steps = step - self._steps
+        steps = ends[0][0] - self._steps
         size, decoding, free = self.params.block_size, self._decoding, self.cache.free
         if ((steps - 1) // size + 1) * decoding <= free:
             return steps
@@ -473,15 +465,9 @@ class Engine:
 
     def _generate(self, sequence: Sequence) -> None:
         """The token that a computed prompt yields, after which the sequence decodes."""
-        now_s, tally = self._now_s, self.tally
+        now_s = self._now_s
         if self._every_token:
-            tally.generation_tokens += 1
-            if sequence.generated:
-                tally.inter_token_latency_seconds.observe(now_s - sequence.last_s)
-            else:
-                tally.prompt_tokens += sequence.prompt
-                tally.prompt_tokens_cached += sequence.cached
-                tally.time_to_first_token_seconds.observe(now_s - sequence.arrived_s)
+            self.tally.computed(sequence, now_s)
         if not sequence.generated:
             sequence.first_s = now_s
         sequence.generated += 1
@@ -491,7 +477,7 @@ class Engine:
         if sequence.generated == sequence.output:
             self._leave(sequence)
             if self._every_token:
-                tally.count(sequence)
+                self.tally.count(sequence)
             return
         sequence.decoding = True
         sequence.born = self._steps - sequence.generated
@@ -505,14 +491,7 @@ class Engine:
         else:
             self._watched += 1
 
-    # Adapters.
-
-    def _adapter_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        if not self._has_adapters:
-            return (), ()
-        return self._adapters.running, tuple(sorted({s.adapter for s in self._waiting if s.adapter is not None}))
-
     def _note_adapters(self) -> None:
         if self._has_adapters and self._every_token:
-            running, waiting = self._adapter_names()
+            running, waiting = self._adapters.names(each.adapter for each in self._waiting)
             self.tally.adapters_seen_s[",".join(running), ",".join(waiting)] = self._now_s

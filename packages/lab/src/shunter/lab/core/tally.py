@@ -85,6 +85,16 @@ class Tally:
         # Second at which each combination of (running, waiting) adapters was last true; combinations are kept for ever.
         self.adapters_seen_s: dict[tuple[str, str], float] = {}
 
+    def computed(self, sequence: Sequence, now_s: float) -> None:
+        """Count the token that a computed prompt yields: the first one, or after a preemption the next."""
+        self.generation_tokens += 1
+        if sequence.generated:
+            self.inter_token_latency_seconds.observe(now_s - sequence.last_s)
+        else:
+            self.prompt_tokens += sequence.prompt
+            self.prompt_tokens_cached += sequence.cached
+            self.time_to_first_token_seconds.observe(now_s - sequence.arrived_s)
+
     def count(self, sequence: Sequence) -> None:
         """Count a request that has had its last token."""
         request = sequence.request
