@@ -18,11 +18,11 @@ SOURCE = "x-kv-cache-source-host-port"
 class P2pSource(Plugin, frozen=True):
     """Names in the request's header x-kv-cache-source-host-port who has more of the prompt cached than who computes it.
 
-    Named is the candidate with the largest share, if that is at least minCachedTokenDelta more than the one has who computes the
-    prompt: the choice of the profile prefillProfileName if that runs, else the endpoint chosen. Below that, to transfer the
-    blocks takes longer than to compute them. Whether the engine fetches anything is its own affair (llm-d's sidecar does with
-    ``--enable-p2p-pull``). Of use with ``precise-prefix-cache-producer``: a peer that has evicted what it was once sent is asked
-    in vain.
+    Named is the candidate with the largest share, if that is at least minCachedTokenDelta tokens more than the one has who
+    computes the prompt: the choice of the profile prefillProfileName if that runs, else the endpoint chosen. Below that, to
+    transfer the blocks takes longer than to compute them. Whether the engine fetches anything is its own affair (with llm-d's
+    sidecar it does under ``--enable-p2p-pull``). Of use with ``precise-prefix-cache-producer``: a peer that has evicted what it
+    was once sent is asked in vain.
 
     Source: llm-d's plugin of that name; GIE digest §5.3.
     """
