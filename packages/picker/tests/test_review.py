@@ -102,6 +102,34 @@ def test_what_works_is_not_warned_of(text, profile):
     assert review(text, profile) == []
 
 
+LABELLED = HEAD + (
+    "plugins: [{type: decode-filter}, {type: queue-scorer},"
+    " {type: label-selector-filter, parameters: {matchLabels: {zone: here}}}]"
+)
+
+
+def test_a_filter_that_leaves_nobody_of_those_there_are_is_warned_of(make_fleet, dice):
+    plan = config.load(LABELLED)
+    here, there = {"labels": {"zone": "here"}}, {"labels": {"zone": "there"}}
+    assert list(config.review_fleet(plan, make_fleet({}, {}, endpoints=[here, there]), dice)) == []
+    assert list(config.review_fleet(plan, make_fleet({}, {}, endpoints=[there, there]), dice)) == [
+        "$.schedulingProfiles[0]: 'label-selector-filter' leaves nobody of pod-0, pod-1; look at their labels"
+    ]
+
+
+def test_check_looks_at_the_endpoints_that_a_scraper_publishes(publish, tmp_path):
+    from click.testing import CliRunner
+
+    from shunter.picker.cli import main
+
+    command = ["check", "--config-text", LABELLED, "--snapshot", str(tmp_path)]
+    absent = CliRunner().invoke(main, command)
+    assert absent.exit_code == 2
+    assert "no snapshot there" in absent.stderr
+    publish(8000)
+    assert "'label-selector-filter' leaves nobody of pod-0" in CliRunner().invoke(main, command).stderr
+
+
 def test_the_profiles_are_those_that_can_be_asked_for():
     from shunter.picker.cli import check
 

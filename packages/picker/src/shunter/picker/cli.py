@@ -2,8 +2,10 @@
 
 import math
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from shunter.picker.core.fleet import Fleet
     from shunter.picker.transport.tls import Tls
 
 __all__ = ["main"]
@@ -224,8 +227,18 @@ def run(
     show_default=True,
     help="How the gateway asks the picker, which decides what it can see of responses.",
 )
+@click.option(
+    "--snapshot", type=click.Path(path_type=Path), help="Directory into which a scraper publishes: do filters leave anybody?"
+)
 @click.option("--strict", is_flag=True, help="End with 1 if there are warnings.")
-def check(config_file: Path | None, config_text: str | None, builtin: str | None, profile: str, strict: bool) -> None:
+def check(
+    config_file: Path | None,
+    config_text: str | None,
+    builtin: str | None,
+    profile: str,
+    snapshot: Path | None,
+    strict: bool,
+) -> None:
     """Validate a configuration, print it with every default filled in, and warn about what cannot work.
 
     The configuration goes to stdout and the warnings to stderr. Ends with 2 if it cannot be used.
@@ -234,6 +247,8 @@ def check(config_file: Path | None, config_text: str | None, builtin: str | None
 
     plan = _or_complain(lambda: config.load(_source(config_file, config_text, builtin)()))
     warnings = config.review(plan, profile)
+    if snapshot is not None:
+        warnings += config.review_fleet(plan, _or_complain(lambda: _fleet(snapshot)), random.Random())  # noqa: S311  no secret
     click.echo(config.effective(plan), nl=False)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -299,6 +314,23 @@ def _runtime(port: int) -> Path:
         return runtime_directory(f"picker-{port or os.getpid()}")
     except SnapshotError as error:
         raise ConfigError(str(error)) from error
+
+
+def _fleet(snapshot: Path) -> "Fleet":
+    """Return the endpoints that are ready."""
+    from shunter.picker.core.fleet import Roster
+    from shunter.picker.core.ledger import Ledger
+    from shunter.picker.errors import PickerError
+    from shunter.snapshot import SnapshotReader
+
+    reader, now_ns = SnapshotReader(snapshot), time.monotonic_ns()
+    try:
+        view = reader.view(now_ns)
+        if view is None:
+            raise PickerError(f"{snapshot}: no snapshot there{f': {reader.trouble}' if reader.trouble else ''}")
+        return Roster(Ledger()).fleet(view, now_ns)
+    finally:
+        reader.close()
 
 
 def _source(file: Path | None, text: str | None, builtin: str | None, default: str | None = None) -> Callable[[], str]:

@@ -7,12 +7,15 @@ from typing import cast
 import msgspec
 
 from shunter.picker.config.loading import Plan
-from shunter.picker.core.kinds import Profile
+from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.kinds import Dice, Filter, Profile
+from shunter.picker.core.policy import Crew
+from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
 from shunter.picker.plugins.declared import ApproxPrefixCache
 from shunter.picker.plugins.pickers import Random
 
-__all__ = ["PROFILES", "review"]
+__all__ = ["PROFILES", "GatewayProfile", "review", "review_fleet"]
 
 
 class GatewayProfile(msgspec.Struct, frozen=True):
@@ -32,6 +35,7 @@ PROFILES: Mapping[str, GatewayProfile] = {
     "native": GatewayProfile(stays=False),
 }
 
+FEW = 5  # endpoints that a warning names
 IN_PROFILES = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
 
 
@@ -45,6 +49,21 @@ def review(plan: Plan, profile: str) -> list[str]:
         *(each for at, one in enumerate(plan.policy.profiles) for each in _profile(one, f"$.schedulingProfiles[{at}]")),
         *_flow_control(plan, profile),
     ]
+
+
+def review_fleet(plan: Plan, fleet: Fleet, dice: Dice) -> Iterator[str]:
+    """Yield warnings about filters that a request without any properties does not get through, with the endpoints there are."""
+    crew = Crew(plan.policy, dice, lambda _, __: None)
+    for at, spec in enumerate(plan.policy.profiles):
+        left = fleet
+        for each in crew.staff(spec).filters:
+            kept = cast("Filter", each.plugin).keep(Request(headers={}), left)
+            if not kept:
+                names = ", ".join(endpoint.name for endpoint in left.endpoints[:FEW])
+                more = f" and {len(left) - FEW} more" if len(left) > FEW else ""
+                yield f"$.schedulingProfiles[{at}]: {each.name!r} leaves nobody of {names}{more}; look at their labels"
+                break
+            left = left.narrow(kept)
 
 
 def _plugins(plan: Plan, profile: str) -> Iterator[str]:
