@@ -103,7 +103,8 @@ async def scene(request, tmp_path):
         publish(writer, engines)
         workers = []
         for bases in (None, BASES):
-            worker = Worker(config.load().policy, Settings(snapshot=tmp_path, port=0, health_port=0, drain_s=0.2), bases=bases)
+            settings = Settings(snapshot=tmp_path, port=0, health_port=0, drain_s=0.2, serve_models=True)
+            worker = Worker(config.load().policy, settings, bases=bases)
             workers.append((worker, f"127.0.0.1:{await worker.start()}"))
             stack.push_async_callback(worker.drain)
         (picker, picker_address), (router, router_address) = workers
@@ -147,6 +148,12 @@ async def test_a_model_that_no_pool_serves_is_not_found(scene, model):
     status, answer = await scene.ask(model, **{"x-gateway-model-name": "qwen"})
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
     assert scene.picker.explain(1) == []
+
+
+async def test_the_body_router_lists_the_models_of_all_pools(scene):
+    async with scene.client.get(f"{scene.url}/v1/models") as answer:
+        assert (answer.status, answer.content_type) == (200, "application/json")
+        assert [model["id"] for model in (await answer.json())["data"]] == ["food-review", "llama"]
 
 
 async def test_without_a_body_router_nothing_goes_anywhere(scene):

@@ -10,6 +10,7 @@ from shunter.lab.testing import lab_server
 from shunter.scraper.core.cadence import Cadence
 from shunter.scraper.shell.files import Files
 from shunter.scraper.shell.kvevents import KvEvents
+from shunter.scraper.shell.models import Models
 from shunter.scraper.shell.publish import Publisher
 from shunter.scraper.shell.service import Scraper
 from shunter.snapshot import BLOCK_LOG, Endpoint, Health, LoadRow, SnapshotReader, SnapshotWriter, Topology
@@ -29,10 +30,11 @@ class Stage:
         self.file.write_text("endpoints:\n" + "".join(f"- {{{entry}}}\n" for entry in entries) + rest)
 
     @contextlib.asynccontextmanager
-    async def running(self, *, timeout_s=20.0):
+    async def running(self, *, timeout_s=20.0, models=None):
         with contextlib.closing(SnapshotWriter(self.directory)) as writer:
             kv_events = KvEvents(self.directory)
-            scraper = Scraper(Files(self.file), writer, cadence=Cadence(0.01, 0.05), timeout_s=timeout_s, kv_events=kv_events)
+            pace = {"cadence": Cadence(0.01, 0.05), "timeout_s": timeout_s}
+            scraper = Scraper(Files(self.file), writer, kv_events=kv_events, models=models, **pace)
             task = asyncio.create_task(scraper.run())
             try:
                 yield
@@ -249,3 +251,35 @@ async def test_an_endpoint_that_publishes_kv_events_is_followed_while_it_exists(
                 assert await publisher.recv() == b"\x00"
         assert (stage.directory / BLOCK_LOG).exists()
         publisher.close()
+
+
+async def test_the_models_that_engines_list_are_published_and_followed(stage, serve, until):
+    listed = b'{"object": "list", "data": [{"id": "llama"}, {"id": "adapter"}]}'
+    asked = []
+
+    async def answer(writer):
+        asked.append(server.requests[-1].split(b" ", 2)[1])
+        content = listed if asked[-1] == b"/v1/models" else PAGE % 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content))
+
+    def models():
+        return stage.view and stage.view.topology.endpoints[0].models
+
+    server = await serve(answer)
+    stage.endpoints(f"name: a, address: 127.0.0.1, port: {server.port}")
+    async with stage.running(models=Models(0.01, 20.0)):
+        assert await until(models) == ("adapter", "llama")
+        listed = b"nothing of the kind"
+        count = len(asked)
+        await until(lambda: b"/v1/models" in asked[count:])
+        assert models() == ("adapter", "llama")
+        listed = b'{"data": [{"id": "llama"}]}'
+        await until(lambda: models() == ("llama",))
+
+
+async def test_nobody_is_asked_for_models_unless_it_is_wanted(stage, serve, until):
+    server = await serve(PAGE % 1)
+    stage.endpoints(f"name: a, address: 127.0.0.1, port: {server.port}")
+    async with stage.running():
+        await until(lambda: len(server.requests) > 3)
+    assert {request.split(b" ", 2)[1] for request in server.requests} == {b"/metrics"}

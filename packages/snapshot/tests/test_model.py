@@ -86,6 +86,13 @@ def test_a_newer_writers_further_fields_are_ignored(name, value, decode):
     assert decode(msgspec.msgpack.encode([*fields, {"new": 1}, "field"])) == value
 
 
+def test_an_older_writers_endpoints_list_no_models():
+    fields = msgspec.msgpack.decode(encode(TOPOLOGY))
+    at = Topology.__struct_fields__.index("endpoints")
+    fields[at] = [endpoint[:-1] for endpoint in fields[at]]
+    assert decode_topology(msgspec.msgpack.encode(fields)) == TOPOLOGY
+
+
 def test_an_older_writers_missing_columns_take_the_rows_defaults():
     fields = msgspec.msgpack.decode(encode(LOAD))
     rows = decode_load(msgspec.msgpack.encode(fields[:-2])).rows()

@@ -139,6 +139,12 @@ def main() -> None:
 )
 @click.option("--pool", help="Serve this InferencePool only: a name, or namespace/name.")
 @click.option(
+    "--serve-models",
+    is_flag=True,
+    help="Answer GET /v1/models here: all that clients may ask for, by rules, adapters or the engines' own lists "
+    "(shunter scraper run --models-interval); of a body-router, the models in its ConfigMaps.",
+)
+@click.option(
     "--drain-timeout",
     "drain_s",
     type=Seconds(0),
@@ -172,6 +178,7 @@ def run(
     tls_key_file: Path | None,
     tls_client_ca_file: Path | None,
     pool: str | None,
+    serve_models: bool,
     drain_s: float,
     log_level: str,
 ) -> None:
@@ -192,6 +199,7 @@ def run(
         worker=worker.Settings(
             snapshot=snapshot,
             role=role,
+            serve_models=serve_models,
             host=host,
             health_port=health_port,
             transport=transport,

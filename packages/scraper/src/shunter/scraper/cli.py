@@ -57,6 +57,12 @@ port = click.IntRange(1, 65_535)
 @click.option("--timeout-ms", type=milliseconds, default=1000, show_default=True, help="For all of one scrape.")
 @click.option("--kv-events-port", type=port, help="Where engines publish KV events, plus rank.  [default: they do not]")
 @click.option("--kv-replay-port", type=port, help="Where they repeat what was missed, plus rank.  [default: they do not]")
+@click.option(
+    "--models-interval",
+    "models_interval_s",
+    type=click.FloatRange(0.1, 86_400),
+    help="Seconds between asking each engine for its models (GET /v1/models).  [default: never]",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def run(
     *,
@@ -67,6 +73,7 @@ def run(
     timeout_ms: int,
     kv_events_port: int | None,
     kv_replay_port: int | None,
+    models_interval_s: float | None,
     log_level: str,
 ) -> None:
     """Scrape everything in --endpoints and publish what is known in --snapshot, until interrupted."""
@@ -85,6 +92,7 @@ def run(
     from shunter.scraper.errors import ConfigError
     from shunter.scraper.shell.files import Files
     from shunter.scraper.shell.kvevents import KvEvents
+    from shunter.scraper.shell.models import Models
     from shunter.scraper.shell.service import Scraper
     from shunter.snapshot import SnapshotError, SnapshotWriter
 
@@ -107,6 +115,7 @@ def run(
                 cadence=Cadence(interval_min_ms / 1000, interval_max_ms / 1000),
                 timeout_s=timeout_ms / 1000,
                 kv_events=kv_events,
+                models=Models(models_interval_s, timeout_ms / 1000) if models_interval_s else None,
             )
             _spare_the_collector()
             uvloop.run(_until_interrupted(scraper.run()))

@@ -85,6 +85,7 @@ class Endpoint(Record, frozen=True, array_like=True, kw_only=True):
     labels: dict[str, str] = {}
     ready: bool = True
     engine: str = "vllm"  # the dialect its metrics are read in
+    models: tuple[str, ...] = ()  # as it lists them itself, where somebody asked it
 
     @property
     def authority(self) -> str:

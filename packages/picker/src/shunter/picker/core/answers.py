@@ -81,6 +81,7 @@ BASE_MODEL = "x-gateway-base-model-name"
 MODEL_HEADERS = frozenset({MODEL, BASE_MODEL})
 
 # The vocabulary of OpenAI's error object, which its client libraries map to exceptions.
+_JSON = (("content-type", "application/json"),)
 _ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -117,9 +118,11 @@ def tell_metadata(pick: Pick) -> Metadata:
 
 
 def refuse(refusal: Refusal) -> Immediate:
-    """Return the answer that Envoy gives the client: OpenAI's error object around the reference's wording."""
+    """Return the answer that Envoy gives the client: OpenAI's error object around the reference's wording, or what there is."""
+    if refusal.content is not None:
+        return Immediate(refusal.status, _JSON, refusal.content, "picker_answered")
     reason = refusal.reason.value if refusal.reason else None
-    headers = [("content-type", "application/json")]
+    headers = [*_JSON]
     if reason:
         headers.append((DROP_REASON, reason))
     if refusal.status in {429, 503}:

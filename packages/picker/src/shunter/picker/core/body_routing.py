@@ -18,6 +18,7 @@ import msgspec
 
 from shunter.picker.core.answers import BASE_MODEL, MODEL
 from shunter.picker.core.judgement import Ask, Outcome, Parked, Pick, Refusal
+from shunter.picker.core.listing import answer
 from shunter.picker.core.multipart import find_boundary, find_field
 from shunter.picker.core.tables import Counters
 
@@ -36,8 +37,10 @@ _named = msgspec.json.Decoder(Named)
 class ModelNamer:
     """A Judge that chooses no endpoint. ``bases`` is the base model of each adapter and of each base model."""
 
-    def __init__(self, bases: Mapping[str, str], counters: Counters) -> None:
+    def __init__(self, bases: Mapping[str, str], counters: Counters, *, serve_models: bool = False) -> None:
+        """With ``serve_models`` it answers itself what models there are: those of ``bases``."""
         self._bases = bases
+        self._serves_models = serve_models
         self._counters = counters
         self._asked = 0
 
@@ -45,6 +48,8 @@ class ModelNamer:
         """Name the model."""
         del now_s
         self._asked += 1
+        if self._serves_models and not ask.has_body and (listed := answer(ask.headers, self._bases.keys)) is not None:
+            return listed
         model = _read_model(ask)
         if isinstance(model, Refusal):
             self._counters.refused(model.code)

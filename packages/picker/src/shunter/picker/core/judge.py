@@ -21,6 +21,7 @@ from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
 from shunter.picker.core.kinds import Decision, Dice, Verdict
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticket
+from shunter.picker.core.listing import answer
 from shunter.picker.core.lobby import Lobby
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.pools import Ward, Wards
@@ -83,11 +84,13 @@ class FleetJudge:
         journal: Journal | None = None,
         peers: Peers | None = None,
         blocks: Callable[[int], Batch | None] | None = None,
+        serve_models: bool = False,
     ) -> None:
         """``view`` returns the newest snapshot at a time in ns; ``pool`` as in Roster; ``keep`` decisions are remembered.
 
         One of several workers has a ``life`` that no other ever had, ``counters`` begun with it, a ``journal`` for the others
-        and theirs as ``peers``. ``blocks`` returns what is new in the scraper's log of who holds what, at a time in ns.
+        and theirs as ``peers``. ``blocks`` returns what is new in the scraper's log of who holds what, at a time in ns. With
+        ``serve_models`` it says itself what models there are.
         """
         self.decisions = DecisionLog(keep)
         self.ledger = Ledger()
@@ -101,6 +104,7 @@ class FleetJudge:
         self._view = view
         self._dice = dice
         self._life = life
+        self._serves_models = serve_models
         self._scheduler = Scheduler(policy, dice, self._tell)
         self.complaints = self._scheduler.complaints.words
         """What plugins did wrong first, by name."""
@@ -171,6 +175,8 @@ class FleetJudge:
         ward = self._wards.default if ask.pool is None else self._wards.find(ask.pool)
         if ward is None:
             return self._refuse(self._explain_pool(ask.pool or ""), _unread(ask.headers, self._ticket), now_s)
+        if self._serves_models and not ask.has_body and (listed := answer(ask.headers, ward.names)) is not None:
+            return listed
         request = read(
             ask.headers,
             ask.body,

@@ -61,12 +61,16 @@ class Pick(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why nobody gets the request; ``status`` per GIE digest §2.3, ``code`` as the reference words it (BadRequest, …)."""
+    """Why nobody gets the request; ``status`` per GIE digest §2.3, ``code`` as the reference words it (BadRequest, …).
+
+    Perhaps because the picker itself has the answer: ``content``, JSON.
+    """
 
     status: int
     code: str
     message: str
     reason: DropReason | None = None
+    content: bytes | None = None
 
 
 class Parked(msgspec.Struct, frozen=True):

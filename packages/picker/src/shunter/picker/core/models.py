@@ -61,6 +61,11 @@ class Rulebook:
             self._priorities.setdefault(objective.name, objective.priority or 0)
 
     @property
+    def names(self) -> frozenset[str]:
+        """All models that clients may ask for by a rule."""
+        return frozenset(self._exact).union(self._models)
+
+    @property
     def priorities(self) -> Collection[int]:
         """All that objectives give."""
         return set(self._priorities.values())

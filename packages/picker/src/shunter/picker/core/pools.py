@@ -35,6 +35,12 @@ class Ward:
         """Its ready endpoints as they were seen last."""
         return self.roster.current
 
+    def names(self) -> frozenset[str]:
+        """Return the models that clients may ask for: by its rules, as adapters that are loaded, or as engines list them."""
+        fleet = self.fleet
+        adapters = (*fleet.running_adapters, *fleet.waiting_adapters)
+        return self.rules.names.union(*adapters, *[endpoint.models for endpoint in fleet.endpoints])
+
 
 class Wards:
     """All pools that somebody has asked for, and the default one."""

@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shared_ports: bool = False  # with other workers, or with a successor
     seed: int | None = None  # of the dice, for a run that can be repeated
     role: Role = "endpoint-picker"
+    serve_models: bool = False
 
 
 class Worker:
@@ -93,8 +94,11 @@ class Worker:
             journal=memory.journal if memory else None,
             peers=memory.peers if memory else None,
             blocks=MappedLogReader(settings.snapshot / BLOCK_LOG).read if policy.precise else None,
+            serve_models=settings.serve_models,
         )
-        self._asked = self.judge if bases is None else ModelNamer(bases, self.judge.counters)
+        self._asked = (
+            self.judge if bases is None else ModelNamer(bases, self.judge.counters, serve_models=settings.serve_models)
+        )
         self._budget = Budget(settings.limits.buffered_bytes)
         self._health = Health()
         self._server = self._choose_server(Parking(self.judge, time.monotonic) if policy.flow else None)

@@ -17,6 +17,7 @@ from shunter.scraper.errors import ConfigError, ExpositionError
 from shunter.scraper.shell.fetch import DEFAULT_TIMEOUT_S, Failure, Fetcher
 from shunter.scraper.shell.files import POLL_S, Files
 from shunter.scraper.shell.kvevents import KvEvents
+from shunter.scraper.shell.models import Models
 from shunter.scraper.shell.names import Names
 from shunter.scraper.shell.publish import Publisher
 from shunter.snapshot import Endpoint, Health, LoadRow, SnapshotWriter, Topology
@@ -40,6 +41,7 @@ class Scraper:
         cadence: Cadence | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         kv_events: KvEvents | None = None,
+        models: Models | None = None,
     ) -> None:
         """Read the files and take over the slots of the former run; raises ConfigError."""
         former = writer.last_topology()
@@ -48,6 +50,7 @@ class Scraper:
         self._cadence = cadence or Cadence()
         self._timeout_s = timeout_s
         self._kv_events = kv_events
+        self._models = models
         self._names = Names()
         self._spare: list[bytearray] = []  # receive buffers, see Response
         self._slots = Slots(former)
@@ -86,6 +89,8 @@ class Scraper:
                 await self._look_up()
                 looked_up_s = time.monotonic()
                 self._settle(group)
+            elif self._models is not None and self._models.changed:
+                self._settle(group)
 
     async def _look_up(self) -> None:
         failed_before = self._names.failures
@@ -106,6 +111,10 @@ class Scraper:
             generation=last.generation + 1,
             now_ns=time.monotonic_ns(),
         )
+        if self._models is not None:
+            self._models.changed = False
+            endpoints = [replace(endpoint, models=self._models.of(endpoint)) for endpoint in topology.endpoints]
+            topology = replace(topology, endpoints=tuple(endpoints))
         if replace(topology, generation=last.generation) != last:
             self._topology = topology
             self._publisher.publish(topology)
@@ -122,16 +131,18 @@ class Scraper:
                 self._watches[pair] = (source, group.create_task(self._watch(group, endpoint, source)))
 
     async def _watch(self, group: asyncio.TaskGroup, endpoint: Endpoint, source: Source) -> None:
-        """Scrape one endpoint, and follow its KV events, until cancelled."""
+        """Scrape one endpoint, follow its KV events and ask for its models, until cancelled."""
         fetcher = Fetcher(source.host, source.port, source.path, timeout_s=self._timeout_s, spare=self._spare)
-        following: asyncio.Task[None] | None = None
+        following: list[asyncio.Task[None]] = []
         if self._kv_events is not None and self._kv_events.publishes(source):
-            following = group.create_task(self._kv_events.follow(endpoint, source))
+            following.append(group.create_task(self._kv_events.follow(endpoint, source)))
+        if self._models is not None:
+            following.append(group.create_task(self._models.follow(endpoint)))
         try:
             await Watch(endpoint, source, fetcher, self._cadence, self._publisher).run()
         finally:
-            if following is not None:
-                following.cancel()
+            for task in following:
+                task.cancel()
 
 
 class Watch:
