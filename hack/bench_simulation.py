@@ -28,7 +28,7 @@ __all__ = ["main"]
 MACHINE = "qwen3-32b-h100-tp2"
 ENDPOINTS = 8
 GROUPS = 150
-QPS = 9.0
+QPS = 13.5
 WANTED = 5_000
 
 

@@ -1,5 +1,6 @@
 """A fleet in virtual time does what real ones would, and the judge in it is the production one."""
 
+import hashlib
 import random
 
 import msgspec
@@ -9,7 +10,7 @@ from shunter.lab.core.arrivals import Arrival, Segment
 from shunter.lab.core.fleet import Crash, Fleet, Slowdown
 from shunter.lab.core.judges import JudgeChooser, body_of
 from shunter.lab.core.params import EngineParams
-from shunter.lab.core.simulation import BEGINNING_S, NOWHERE, PARKED, Refused, clock_ns, simulate
+from shunter.lab.core.simulation import BEGINNING_S, NOWHERE, PARKED, Refused, Split, clock_ns, simulate
 from shunter.lab.errors import LabError, ParamsError
 from shunter.picker import config
 from shunter.picker.core.judge import FleetJudge
@@ -165,12 +166,37 @@ def test_impossible_fleets_are_named(fields, message):
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    """And the same on another Python: what is here was written by 3.11 and is read by whichever runs the tests."""
     fleet = Fleet(engines=(PARAMS,) * 3)
     arrivals = traffic(60, 0.07)
     runs = [msgspec.json.encode(judged(arrivals, fleet, seed=seed)[0]) for seed in (1, 1, 2)]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
+
+
+def test_every_python_gives_the_same_bytes(bare_chooser):
+    """The digest was computed by Python 3.11; whichever runs the tests must come to the same."""
+    engine = EngineParams(
+        max_num_seqs=6,
+        num_blocks=520,
+        max_num_batched_tokens=512,
+        max_loras=2,
+        speed=1.5,
+        step_s=0.02,
+        prefill_token_s=0.0002,
+        sequence_s=0.0001,
+        context_token_s=0.0000004,
+        attention_pair_s=0.000000007,
+        lora_load_s=0.3,
+    )
+    failures = (Slowdown(endpoint=1, from_s=2.0, to_s=5.0, factor=0.3), Crash(endpoint=0, at_s=3.3, restart_s=2.0))
+    fleet = Fleet(engines=(engine,) * 2, failures=failures)
+    dice = random.Random(7)
+    arrivals = [
+        msgspec.structs.replace(each, at_s=each.at_s + 0.05 * dice.random(), adapter=dice.choice([None, "a", "b", "c"]))
+        for each in traffic(200, 0.05, output=37)
+    ]
+    run = simulate(arrivals, fleet, bare_chooser(lambda index: index % 2))
+    assert hashlib.sha256(msgspec.json.encode(run)).hexdigest() == ""
 
 
 @pytest.mark.parametrize("knowledge", ["lean", "usage", "full"])
@@ -248,3 +274,27 @@ def test_the_judge_knows_what_its_profile_shows_and_when(knowledge, at_the_end, 
     assert known() == at_the_end
     chooser.dispatch(finished.ended_s + 1.1)
     assert known() == a_second_later
+
+
+def test_a_split_request_is_computed_here_and_answered_there(bare_chooser):
+    arrivals = traffic(2, 5.0, groups=1)
+    whole = simulate(arrivals, Fleet(engines=(PARAMS, PARAMS)), bare_chooser(lambda _: 1)).finished
+    run = simulate(arrivals, Fleet(engines=(PARAMS, PARAMS)), bare_chooser(lambda _: Split(0, 1)))
+    assert [(each.prefilled_by, each.endpoint, each.output_tokens) for each in run.finished] == [(0, 1, 20)] * 2
+    assert [each.cached_tokens for each in run.finished] == [0, 592], "as the prefiller says"
+    for split, one in zip(run.finished, whole, strict=True):
+        assert split.ttft_s > one.ttft_s, "keys and values travel, and one more step is made"
+        assert split.ttft_s < one.ttft_s + 0.05
+
+
+@pytest.mark.parametrize("dies_s", [0.0, 0.05])
+def test_a_prefiller_that_dies_leaves_the_work_to_the_decoder(bare_chooser, dies_s):
+    fleet = Fleet(engines=(PARAMS, PARAMS), failures=(Crash(endpoint=0, at_s=dies_s),))
+    (finished,) = simulate(traffic(1, 1.0), fleet, bare_chooser(lambda _: Split(0, 1))).finished
+    assert (finished.failed, finished.endpoint, finished.prefilled_by, finished.output_tokens) == (False, 1, NOWHERE, 20)
+
+
+def test_a_decoder_that_dies_meanwhile_fails_the_request(bare_chooser):
+    fleet = Fleet(engines=(PARAMS, PARAMS), failures=(Crash(endpoint=1, at_s=0.05),))
+    (finished,) = simulate(traffic(1, 1.0), fleet, bare_chooser(lambda _: Split(0, 1))).finished
+    assert (finished.failed, finished.output_tokens) == (True, 0)

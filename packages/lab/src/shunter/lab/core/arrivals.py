@@ -52,6 +52,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """When its first token was there; of a request without any token the same as `ended_s`."""
     ended_s: float
     prompt_tokens: int
+    prefilled_by: int = -1
+    """Position of the endpoint that computed its prompt, if that was another one."""
     cached_tokens: int = 0
     """Of its prompt, those that the engine did not have to compute."""
     output_tokens: int = 0

@@ -13,7 +13,7 @@ import msgspec
 
 from shunter.lab.core.arrivals import Arrival, Finished
 from shunter.lab.core.fleet import Fleet
-from shunter.lab.core.simulation import BEGINNING_S, PARKED, Choice, Parked, Refused, clock_ns
+from shunter.lab.core.simulation import BEGINNING_S, PARKED, Choice, Parked, Refused, Split, clock_ns
 from shunter.picker.core.judge import FleetJudge, Policy
 from shunter.picker.core.judgement import Ask, Outcome, Pick, Refusal
 from shunter.picker.core.judgement import Parked as ParkedTicket
@@ -28,6 +28,8 @@ POOL = "lab"
 NO_LABELS: Mapping[str, str] = {}
 
 PATH = "/v1/chat/completions"
+# The header in which a picker tells the decoder's sidecar who computes the prompt (GIE digest §2.1).
+PREFILLER = "x-prefiller-host-port"
 UNIT = b"%07d "
 TOKENS_PER_UNIT = 2
 """Of four bytes each, which is what the picker expects of English text."""
@@ -131,6 +133,9 @@ class JudgeChooser:
             return Refused(told.status)
         endpoints = [self._slots[authority] for authority in told.endpoints]
         self._picks[index] = told.ticket, endpoints
+        for name, value in told.set_headers:
+            if name == PREFILLER:  # of several the sidecar takes the first
+                return Split(self._slots[value.split(",", 1)[0].strip()], endpoints[0])
         return endpoints[0]
 
     def _fall_back(self, ticket: int, endpoints: list[int]) -> Choice:

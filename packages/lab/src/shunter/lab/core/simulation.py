@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from shunter.lab.core.arrivals import Arrival, Finished
+from shunter.lab.core.arrivals import Arrival, Finished, Segment
 from shunter.lab.core.engine import Engine
 from shunter.lab.core.fleet import Crash, Fleet
 from shunter.lab.core.requests import SegmentRequest
@@ -19,7 +19,8 @@ from shunter.lab.errors import LabError, QueueFullError, TooLongError
 from shunter.snapshot import Health, LoadRow
 
 __all__ = [
-    "BEGINNING_S", "NOWHERE", "PARKED", "Choice", "Chooser", "Parked", "Refused", "Run", "Sample", "clock_ns", "simulate",
+    "BEGINNING_S", "NOWHERE", "PARKED", "Choice", "Chooser", "Parked", "Refused", "Run", "Sample", "Split", "clock_ns",
+    "simulate",
 ]  # fmt: skip
 
 NOWHERE = -1
@@ -47,9 +48,16 @@ class Parked(msgspec.Struct, frozen=True):
     """The request waits at the picker; `dispatch` will tell when it goes on."""
 
 
+class Split(msgspec.Struct, frozen=True):
+    """One endpoint computes the prompt, another one fetches its keys and values and answers."""
+
+    prefill: int
+    decode: int
+
+
 PARKED = Parked()
-Choice = int | Refused
-"""An endpoint's number, or nobody."""
+Choice = int | Split | Refused
+"""An endpoint's number, two, or nobody."""
 
 
 class Chooser(Protocol):
@@ -137,6 +145,8 @@ class _Simulation:
         self._arrived_s = [0.0] * len(arrivals)
         self._first_s: list[float | None] = [None] * len(arrivals)
         self._endpoint = [NOWHERE] * len(arrivals)
+        self._prefilled: dict[int, tuple[int, int]] = {}
+        """Who computes or has computed a prompt for somebody else, and how much of it was cached there."""
         self._parked = 0
         self._ticking = False
         self._finished: list[Finished | None] = [None] * len(arrivals)
@@ -178,34 +188,58 @@ class _Simulation:
             if isinstance(choice, Parked):
                 self._parked += 1
                 return self._tick(now_s)
-            if not self._down[choice]:
-                return self._send(index, choice, now_s)
+            decoder = choice.decode if isinstance(choice, Split) else choice
+            if not self._down[decoder]:
+                self._endpoint[index] = decoder
+                if isinstance(choice, Split):
+                    return self._prefill(index, choice.prefill, now_s)
+                return self._send(index, now_s)
             choice = self._chooser.choose(arrival, index, now_s)
         return self._finish(index, now_s, failed=True)
 
-    def _send(self, index: int, endpoint: int, now_s: float) -> None:
+    def _prefill(self, index: int, endpoint: int, now_s: float) -> None:
+        """Have a prompt computed, for which an engine is asked for one token; where that fails, its decoder does it all."""
         arrival = self._arrivals[index]
+        one = Segment(~arrival.output.id, 1)
+        request = SegmentRequest(id=~index, prompt=arrival.prompt, output=one, adapter=arrival.adapter, max_tokens=1)
+        try:
+            if self._down[endpoint]:
+                return self._send(index, now_s)
+            self._engines[endpoint].submit(request, now_s)
+        except (QueueFullError, TooLongError):
+            return self._send(index, now_s)
+        self._prefilled[index] = endpoint, 0
+        return self._watch(endpoint)
+
+    def _send(self, index: int, now_s: float, *, remote: bool = False) -> None:
+        arrival, endpoint = self._arrivals[index], self._endpoint[index]
+        if self._down[endpoint]:  # it was there when it was chosen
+            return self._finish(index, now_s, failed=True)
         request = SegmentRequest(
             id=index,
             prompt=arrival.prompt,
             output=arrival.output,
             adapter=arrival.adapter,
             max_tokens=arrival.max_tokens,
+            remote=remote,
         )
-        self._endpoint[index] = endpoint
         try:
             self._engines[endpoint].submit(request, now_s)
         except QueueFullError:
             self._finish(index, now_s, refused=503)
         except TooLongError:
             self._finish(index, now_s, refused=400)
-        self._watch(endpoint)
+        return self._watch(endpoint)
 
     def _advance(self, endpoint: int, now_s: float) -> None:
         """Tell what an engine has done."""
         for token in self._engines[endpoint].advance(now_s):
             index = token.id
             assert isinstance(index, int)  # noqa: S101  requests are named by their arrival
+            if index < 0:
+                self._prefilled[~index] = endpoint, token.cached_tokens
+                self._send(~index, token.at_s, remote=True)
+                continue
             if token.index == 0:
                 self._first_s[index] = token.at_s
                 self._chooser.first_token(index, token.at_s)
@@ -230,6 +264,7 @@ class _Simulation:
         failed: bool = False,
     ) -> None:
         first_s = self._first_s[index]
+        prefilled_by, cached_tokens = self._prefilled.pop(index, (NOWHERE, cached_tokens))
         finished = self._finished[index] = Finished(
             index=index,
             endpoint=self._endpoint[index],
@@ -237,6 +272,7 @@ class _Simulation:
             first_s=now_s if first_s is None else first_s,
             ended_s=now_s,
             prompt_tokens=self._arrivals[index].prompt_tokens,
+            prefilled_by=prefilled_by,
             cached_tokens=cached_tokens,
             output_tokens=output_tokens,
             refused=refused,
@@ -323,5 +359,9 @@ class _Simulation:
             self._down[endpoint] = True
             for index in engine.crash(now_s):
                 assert isinstance(index, int)  # noqa: S101  as above
-                self._finish(index, now_s, failed=True)
+                if index >= 0:
+                    self._finish(index, now_s, failed=True)
+                else:
+                    del self._prefilled[~index]
+                    self._send(~index, now_s)
         self._watch(endpoint)
