@@ -44,6 +44,21 @@ def test_another_file_is_a_loss(path):
     assert (list(batch.records), batch.lost) == ([b"two"], True)
 
 
+def test_who_was_too_slow_gets_all_there_is(path):
+    writer = map_log(path, SIZE)
+    reader = MappedLogReader(path)
+    writer.append(b"first")
+    reader.read(0)
+    records = [b"%d" % at * 500 for at in range(300)]
+    for record in records:
+        writer.append(record)
+    batch = reader.read(1)
+    assert batch.lost
+    assert list(batch.records) == records[-len(batch.records) :]
+    assert len(batch.records) > 30
+    assert reader.read(2) is None
+
+
 def test_a_file_that_others_may_write_is_not_read(path):
     map_log(path, SIZE).append(b"one")
     path.chmod(0o622)
