@@ -182,3 +182,9 @@ def test_workers_tell_each_other_of_all_pools(make_view):
     assert isinstance(judges[1].decide(ask("llama"), NOW_S), Pick)
     judges[0].release(pick.ticket, DONE, NOW_S)
     assert [pick.endpoints for _, pick in judges[1].dispatch(NOW_S)] == [("10.0.0.2:8000",)]
+
+
+def test_before_the_first_snapshot_no_pool_is_blamed():
+    judge = FleetJudge(config.load().policy, lambda _now_ns: None, random.Random(1))
+    assert judge.decide(ask("llama"), NOW_S).message == "failed to find endpoint candidates for serving the request"
+    assert judge.decisions.latest(1)[0].explain()["pool"] == "llama"

@@ -65,7 +65,7 @@ class Entry(msgspec.Struct, gc=False):
             "prefix_blocks": self.prefix_blocks,
         }
         if self.refusal is not None:
-            told["refusal"] = msgspec.to_builtins(self.refusal)
+            told["refusal"] = {field: getattr(self.refusal, field) for field in ("status", "code", "message", "reason")}
         if self.decision is not None:
             told |= _explain(self.decision, shown)
         if self.outcome is not None:

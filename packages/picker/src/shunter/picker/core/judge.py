@@ -174,7 +174,7 @@ class FleetJudge:
         self.fleet(now_s)
         ward = self._wards.default if ask.pool is None else self._wards.find(ask.pool)
         if ward is None:
-            return self._refuse(self._explain_pool(ask.pool or ""), _unread(ask.headers, self._ticket), now_s)
+            return self._refuse(self._explain_pool(ask.pool or ""), _unread(ask.headers, self._ticket, ask.pool), now_s)
         if self._serves_models and not ask.has_body and (listed := answer(ask.headers, ward.names)) is not None:
             return listed
         request = read(
@@ -185,7 +185,7 @@ class FleetJudge:
             passthrough=self._policy.passthrough,
         )
         if isinstance(request, Refusal):
-            return self._refuse(request, _unread(ask.headers, self._ticket), now_s)
+            return self._refuse(request, _unread(ask.headers, self._ticket, ask.pool), now_s)
         request = self._complete(self._scheduler.identify(request), ward, self._ticket, self._now_ns)
         if ward.lobby is not None:
             held = ward.lobby.admit(ask, request, self._expect_tokens(request), ward.fleet, now_s)
@@ -329,7 +329,9 @@ class FleetJudge:
         return lobby
 
     def _explain_pool(self, name: str) -> Refusal:
-        known = ", ".join(f"{each.namespace}/{each.name}" for each in self._topology.pools) if self._topology else ""
+        if self._topology is None:
+            return NO_CANDIDATES
+        known = ", ".join(f"{each.namespace}/{each.name}" for each in self._topology.pools)
         served = f"; it serves {self._wards.default.name} only" if self._wards.default.name else ""
         words = f"the gateway names the pool {name[:LONGEST_NAME]}, which this picker does not know; pools: "
         return Refusal(503, "ServiceUnavailable", f"{words}{known or 'none'}{served}", DropReason.NO_ENDPOINTS)
@@ -457,8 +459,8 @@ class FleetJudge:
         )
 
 
-def _unread(headers: Mapping[str, str], ticket: int) -> Request:
-    return Request(headers=headers, request_id=headers.get("x-request-id"), ticket=ticket)
+def _unread(headers: Mapping[str, str], ticket: int, pool: str | None = None) -> Request:
+    return Request(headers=headers, request_id=headers.get("x-request-id"), ticket=ticket, pool=pool and pool[:LONGEST_NAME])
 
 
 def new_request_id(dice: Dice) -> str:
