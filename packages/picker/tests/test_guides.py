@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parent / "configs"
 # Files whose plugins are not all there.
 WAITING = frozenset(
     {
-        "context-length", "data-parallel", "epd", "epd-2025", "p2p", "pd", "pd-2025", "pd-decider", "pd-precise",
+        "context-length", "data-parallel", "epd", "epd-2025", "pd", "pd-2025", "pd-decider", "pd-precise",
         "predicted-latency-pd", "wide-ep",
     }
 )  # fmt: skip

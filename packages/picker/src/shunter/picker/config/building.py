@@ -7,14 +7,13 @@ import msgspec
 
 from shunter.picker.config.declarations import Declaration, Declarations
 from shunter.picker.config.document import (
-    BandSpec,
     DetectorSpec,
     EndpointPickerConfig,
     FlowControlSpec,
     ProfileSpec,
     RequestHandlerSpec,
 )
-from shunter.picker.core.flow import BandSettings, FairnessPolicy, FlowSettings, OrderingPolicy, UsageLimitPolicy
+from shunter.picker.config.flow import flow_settings
 from shunter.picker.core.formats import Format, order
 from shunter.picker.core.kinds import Picker, Profile, Scorer, Weighted
 from shunter.picker.core.policy import Policy
@@ -23,7 +22,6 @@ from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import Kind
 from shunter.picker.plugins.declared import ApproxPrefixCache, Passthrough
-from shunter.picker.plugins.durations import duration_ns
 from shunter.picker.plugins.precise import PrecisePrefixCache
 
 __all__ = ["build"]
@@ -34,27 +32,23 @@ def build(config: EndpointPickerConfig, plugins: Declarations, *, flows: bool) -
     flow = config.flow_control or FlowControlSpec()
     detector = plugins[(flow.saturation_detector or DetectorSpec()).plugin_ref]
     parsers = [plugins[ref.plugin_ref] for ref in (config.request_handler or RequestHandlerSpec()).parsers]
-    handler = next(iter(plugins.of(Kind.HANDLER)), None)
-    admitters = plugins.of(Kind.ADMITTER)
+    handlers, admitters = plugins.of(Kind.HANDLER), plugins.of(Kind.ADMITTER)
     scheduling = [plugins[ref.plugin_ref] for profile in config.scheduling_profiles for ref in profile.plugins]
     busy = [each for each in plugins.of(Kind.PRODUCER, Kind.HOOK) if each.works]
-    needed = _with_references([*scheduling, *([handler] if handler else []), *admitters, *busy, detector], plugins)
+    needed = _with_references([*scheduling, *handlers, *admitters, *busy, detector], plugins)
     precise = _precise(needed, plugins)
     prefixes = _prefixes(needed, plugins) or ({precise.producer: PrefixSettings()} if precise else {})
     producers = [each for each in needed if each.kind is Kind.PRODUCER and each.works]
-    placed = {each.name for each in (*scheduling, *producers, *admitters, detector, *([handler] if handler else []))}
+    placed = {each.name for each in (*scheduling, *handlers, *admitters, *producers, detector)}
+    placed |= {*prefixes, *([precise.producer] if precise else [])}
     return Policy(
         profiles=tuple(_profile(spec, plugins) for spec in config.scheduling_profiles),
-        handler=handler.named if handler and handler.works else None,
+        handler=next((each.named for each in handlers if each.works), None),
         detector=detector.named,
         producers=tuple(each.named for each in producers),
         admitters=tuple(each.named for each in admitters),
-        others=tuple(
-            each.named
-            for each in needed
-            if each.name not in placed | prefixes.keys() | ({precise.producer} if precise else set())
-        ),
-        flow=_flow(flow, plugins) if flows else None,
+        others=tuple(each.named for each in needed if each.name not in placed),
+        flow=flow_settings(flow, plugins) if flows else None,
         prefixes=prefixes,
         precise=precise,
         formats=order(form for each in parsers for form in cast("tuple[Format, ...]", getattr(each.plugin, "formats", ()))),
@@ -90,9 +84,8 @@ def _with_references(roots: Iterable[Declaration], plugins: Declarations) -> lis
     return list(found.values())
 
 
-def _prefixes(needed: Iterable[Declaration], plugins: Declarations) -> dict[str, PrefixSettings]:
+def _prefixes(needed: Sequence[Declaration], plugins: Declarations) -> dict[str, PrefixSettings]:
     """Return the settings of the prefix memories that somebody reads, by name: first the one that is nobody's in particular."""
-    needed = list(needed)
     sizes = {each.name: each.plugin.settings for each in needed if isinstance(each.plugin, ApproxPrefixCache)}
     if not sizes and any(each.plugin.reads_prefix for each in needed):
         declared = [(each.name, each.plugin.settings) for each in plugins if isinstance(each.plugin, ApproxPrefixCache)]
@@ -116,26 +109,3 @@ def _precise(needed: Sequence[Declaration], plugins: Declarations) -> PreciseSet
     if len(found) > 1:
         raise ConfigError(f"$.plugins: {found[0].name!r} and {found[1].name!r} would both follow the engines; keep one")
     return cast("PrecisePrefixCache", found[0].plugin).settings(found[0].name) if found else None
-
-
-def _flow(spec: FlowControlSpec, plugins: Declarations) -> FlowSettings:
-    def band(spec: BandSpec) -> BandSettings:
-        return BandSettings(
-            fairness=cast("FairnessPolicy", plugins[spec.fairness_policy_ref].plugin),
-            ordering=cast("OrderingPolicy", plugins[spec.ordering_policy_ref].plugin),
-            max_bytes=int(spec.max_bytes or 0),
-            max_requests=int(spec.max_requests or 0),
-        )
-
-    negative = spec.default_negative_priority_band
-    return FlowSettings(
-        default=band(spec.default_priority_band or BandSpec()),
-        limits=cast("UsageLimitPolicy", plugins[spec.usage_limit_policy_plugin_ref].plugin),
-        negative=band(negative) if negative else None,
-        bands={each.priority: band(each) for each in spec.priority_bands},
-        max_bytes=int(spec.max_bytes or 0),
-        max_requests=int(spec.max_requests or 0),
-        request_ttl_s=duration_ns(spec.default_request_ttl or "") / 1e9,
-        no_endpoint_ttl_s=duration_ns(spec.no_endpoint_request_ttl or "") / 1e9,
-        eviction=spec.enable_eviction,
-    )

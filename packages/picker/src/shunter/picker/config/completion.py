@@ -5,16 +5,13 @@ Where the reference goes by the order of a map, it is the order of declaration h
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import msgspec
 
 from shunter.picker.config.declarations import Declarations
 from shunter.picker.config.document import (
     GROUP,
-    BandSpec,
     DataLayerSpec,
-    DetectorSpec,
     EndpointPickerConfig,
     FlowControlSpec,
     PluginRef,
@@ -23,18 +20,14 @@ from shunter.picker.config.document import (
     ProfileSpec,
     RequestHandlerSpec,
 )
+from shunter.picker.config.flow import complete_detector, complete_flow
 from shunter.picker.config.former import Modern
-from shunter.picker.config.quantities import read_quantity
-from shunter.picker.config.reading import did_you_mean, read_scalar
-from shunter.picker.core.flow import BAND_BYTES, BAND_REQUESTS, REQUEST_TTL_S
+from shunter.picker.config.reading import did_you_mean
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import Kind
 from shunter.picker.plugins.declared import SingleProfile
-from shunter.picker.plugins.durations import duration_ns
 
 __all__ = ["Completion"]
-
-T = TypeVar("T")
 
 FLOW_CONTROL = "flowControl"
 # Gates of llm-d and former GIE releases for what this picker always does; they may be named, on or off.
@@ -43,11 +36,7 @@ GATES = (FLOW_CONTROL, *GATES_WITHOUT_EFFECT)
 SWITCH = {"": True, "true": True, "false": False}
 
 DEFAULT_PICKER = "max-score-picker"
-DEFAULT_DETECTOR = "utilization-detector"
 DEFAULT_PARSERS = ("openai-parser", "anthropic-parser", "vllmhttp-parser", "passthrough-parser")
-DEFAULT_FAIRNESS = "global-strict-fairness-policy"
-DEFAULT_ORDERING = "fcfs-ordering-policy"
-DEFAULT_LIMITS = "static-usage-limit-policy"
 
 IN_PROFILES = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
 # These work wherever they are declared; the reference lets profiles list them, too.
@@ -77,7 +66,7 @@ class Completion:
         layer = self._data_layer(given.data_layer)
         profiles = self._profiles()
         parsers = self._parsers()
-        flow = self._flow_control(given.flow_control or FlowControlSpec(), on=self.flows)
+        flow = self._flow_control(given.flow_control or FlowControlSpec())
         plugins.bind()
         self._check_profiles([profile.name for profile in profiles])
         return EndpointPickerConfig(
@@ -192,76 +181,10 @@ class Completion:
             self.plugins.use(name, "$.requestHandler", Kind.PARSER, implicit=True)
         return refs or tuple(PluginRef(plugin_ref=name) for name in defaults)
 
-    def _flow_control(self, given: FlowControlSpec, *, on: bool) -> FlowControlSpec:
-        place = "$.flowControl"
-        detector = self._use(
-            given.saturation_detector.plugin_ref if given.saturation_detector else "",
-            f"{place}.saturationDetector.pluginRef",
-            Kind.DETECTOR,
-            default=DEFAULT_DETECTOR,
-        )
-        rest = msgspec.structs.replace(given, saturation_detector=None)
-        named = DetectorSpec(plugin_ref=detector)
-        if not on and rest != FlowControlSpec():
-            self._notes.append(f"{place}: all but saturationDetector is ignored without the feature gate {FLOW_CONTROL}")
-        if not on:
-            return FlowControlSpec(saturation_detector=named)
-        ttl = f"{REQUEST_TTL_S:g}s"
-        whole = msgspec.structs.replace(
-            rest,
-            max_bytes=_quantity(rest.max_bytes, f"{place}.maxBytes", 0),
-            max_requests=_quantity(rest.max_requests, f"{place}.maxRequests", 0),
-            default_request_ttl=rest.default_request_ttl or ttl,
-            no_endpoint_request_ttl=rest.no_endpoint_request_ttl or rest.default_request_ttl or ttl,
-            usage_limit_policy_plugin_ref=self._use(
-                rest.usage_limit_policy_plugin_ref,
-                f"{place}.usageLimitPolicyPluginRef",
-                Kind.USAGE_LIMIT,
-                default=DEFAULT_LIMITS,
-            ),
-            saturation_detector=named,
-        )
-        for name, value in (
-            ("defaultRequestTTL", whole.default_request_ttl),
-            ("noEndpointRequestTTL", whole.no_endpoint_request_ttl),
-        ):
-            read_scalar(duration_ns, value, f"{place}.{name}")
-        return self._bands(whole)
-
-    def _bands(self, flow: FlowControlSpec) -> FlowControlSpec:
-        place = "$.flowControl"
-        priorities = [band.priority for band in flow.priority_bands]
-        for at, priority in enumerate(priorities):
-            if priority in priorities[:at]:
-                raise ConfigError(f"{place}.priorityBands[{at}].priority: {priority} is the priority of another band already")
-        default = self._band(flow.default_priority_band or BandSpec(), f"{place}.defaultPriorityBand")
-        negative = flow.default_negative_priority_band
-        return msgspec.structs.replace(
-            flow,
-            default_priority_band=default,
-            default_negative_priority_band=negative and self._band(negative, f"{place}.defaultNegativePriorityBand"),
-            priority_bands=tuple(
-                self._band(band, f"{place}.priorityBands[{at}]") for at, band in enumerate(flow.priority_bands)
-            ),
-        )
-
-    def _band(self, band: BandSpec, place: str) -> BandSpec:
-        """Write a band's defaults out; as in the reference, a bound of 0 is one that is not given."""
-        return BandSpec(
-            priority=band.priority,
-            max_bytes=_quantity(band.max_bytes, f"{place}.maxBytes", 0) or BAND_BYTES,
-            max_requests=_quantity(band.max_requests, f"{place}.maxRequests", 0) or BAND_REQUESTS,
-            fairness_policy_ref=self._use(
-                band.fairness_policy_ref, f"{place}.fairnessPolicyRef", Kind.FAIRNESS, default=DEFAULT_FAIRNESS
-            ),
-            ordering_policy_ref=self._use(
-                band.ordering_policy_ref, f"{place}.orderingPolicyRef", Kind.ORDERING, default=DEFAULT_ORDERING
-            ),
-        )
-
-    def _use(self, ref: str, place: str, kind: Kind, *, default: str) -> str:
-        return self.plugins.use(ref or default, place, kind, implicit=True).name
-
-
-def _quantity(value: float | str | None, place: str, default: int) -> int:
-    return default if value is None else read_scalar(read_quantity, value, place)
+    def _flow_control(self, given: FlowControlSpec) -> FlowControlSpec:
+        if self.flows:
+            return complete_flow(given, self.plugins)
+        whole = complete_detector(given, self.plugins)
+        if msgspec.structs.replace(given, saturation_detector=None) != FlowControlSpec():
+            self._notes.append(f"$.flowControl: all but saturationDetector is ignored without the feature gate {FLOW_CONTROL}")
+        return whole

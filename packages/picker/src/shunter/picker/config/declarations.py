@@ -13,7 +13,6 @@ from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, Registrat
 
 __all__ = ["Declaration", "Declarations"]
 
-
 # What whoever looks at prefix matches without naming their producer has.
 DEFAULT_PRODUCER = "approx-prefix-cache-producer"
 
