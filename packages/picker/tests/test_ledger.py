@@ -154,3 +154,13 @@ class Accounts(RuleBasedStateMachine):
 
 
 TestAccounts = Accounts.TestCase
+
+
+def test_backlogs_of_many_are_those_of_each():
+    ledger = Ledger(prefill_per_s=1e9)
+    for ticket, slot in enumerate((0, 2, 2)):
+        ledger.book(ticket, Booking(slot, 1, 100 + ticket, prefill_tokens=50))
+    keys = [(0, 1), (1, 1), (2, 1)]
+    for now_ns in (90, 102, 130, 10**6):
+        assert ledger.prefill_backlogs(keys, now_ns) == [ledger.prefill_backlog(key, now_ns) for key in keys]
+    assert ledger.prefill_backlogs(keys, 130) == [20, 0, 71]

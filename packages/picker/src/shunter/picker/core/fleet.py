@@ -55,7 +55,7 @@ class Fleet:
     that changed so.
     """
 
-    __slots__ = (*COLUMNS, "index", "keepers", "lasting", "ledger")
+    __slots__ = (*COLUMNS, "_keys", "index", "keepers", "lasting", "ledger")
 
     endpoints: Sequence[Endpoint]
     authorities: Sequence[str]
@@ -84,6 +84,7 @@ class Fleet:
         self.ledger = ledger
         self.lasting = lasting
         self.keepers = {}
+        self._keys: Sequence[Key] | None = None
 
     def __len__(self) -> int:
         """Number of candidates."""
@@ -93,6 +94,13 @@ class Fleet:
         """Return who the candidate is."""
         endpoint = self.endpoints[at]
         return endpoint.slot, endpoint.incarnation
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """Return who all candidates are."""
+        if self._keys is None:
+            self._keys = [(endpoint.slot, endpoint.incarnation) for endpoint in self.endpoints]
+        return self._keys
 
     def add(self, booking: Booking, sign: int) -> None:
         """Follow a booking (+1) or its release (-1), if its endpoint is here."""

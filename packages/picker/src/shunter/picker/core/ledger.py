@@ -17,7 +17,7 @@ travel as a JSON number.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -143,11 +143,22 @@ class Ledger:
 
     def prefill_backlog(self, key: Key, now_ns: int) -> float:
         """Prompt tokens that one endpoint has still to compute: what was booked, less what it has got through since."""
-        row = self._by_endpoint.get(key)
-        if row is None:
-            return 0.0
-        self._work_off(row, now_ns)
-        return min(row.backlog_tokens, row.prefill_tokens)  # what has ended waits for nothing
+        return self.prefill_backlogs((key,), now_ns)[0]
+
+    def prefill_backlogs(self, keys: Iterable[Key], now_ns: int) -> list[float]:
+        """Return that of each of these: at a thousand endpoints a call for each would be most of the cost."""
+        find, found = self._by_endpoint.get, list[float]()
+        for key in keys:
+            row = find(key)
+            if row is None:
+                found.append(0.0)
+                continue
+            left = row.backlog_tokens
+            if now_ns > row.backlog_ns:
+                left -= (now_ns - row.backlog_ns) * row.per_ns
+            most = row.prefill_tokens  # what has ended waits for nothing
+            found.append(0.0 if left < 0.0 else left if left < most else most)
+        return found
 
     def pace(self, key: Key, prefill_per_s: float) -> None:
         """Take note of how many tokens of prompts per second one endpoint gets through."""

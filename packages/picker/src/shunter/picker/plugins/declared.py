@@ -96,12 +96,14 @@ class InflightLoad(Plugin, frozen=True):
         """Return its references: no prefixes need to be remembered for its sake."""
         return (Reference("prefixMatchInfoProducerName", Kind.PRODUCER),)
 
-    def tokens(self, fleet: Fleet, positions: Iterable[int], now_ns: int) -> list[float]:
-        """Return the tokens in flight of these candidates."""
-        ledger, keys = fleet.ledger, map(fleet.key, positions)
-        if self.add_estimated_output_tokens:
-            return [ledger.prefill_backlog(key, now_ns) + ledger.decode_tokens(key) for key in keys]
-        return [ledger.prefill_backlog(key, now_ns) for key in keys]
+    def tokens(self, fleet: Fleet, positions: Iterable[int] | None, now_ns: int) -> list[float]:
+        """Return the tokens in flight of these candidates; None: of all."""
+        ledger = fleet.ledger
+        keys = fleet.keys if positions is None else [fleet.key(at) for at in positions]
+        backlogs = ledger.prefill_backlogs(keys, now_ns)
+        if not self.add_estimated_output_tokens:
+            return backlogs
+        return [backlog + ledger.decode_tokens(key) for backlog, key in zip(backlogs, keys, strict=True)]
 
 
 def find_load(setting: Setting, name: str) -> InflightLoad:

@@ -121,12 +121,15 @@ class TokensInFlight:
 
     def score(self, request: Request, fleet: Fleet) -> Sequence[float]:
         """Score all candidates."""
-        limit, tokens, share = self._limit, request.prompt_tokens, request.prefix.share
-        loads = self._load.tokens(fleet, range(len(fleet)), request.at_ns)
-        return [
-            1.0 - min(load + tokens * (1.0 - share.get(endpoint.slot, 0.0)), limit) / limit
-            for endpoint, load in zip(fleet.endpoints, loads, strict=True)
-        ]
+        limit, tokens, index = self._limit, request.prompt_tokens, fleet.index
+        loads = self._load.tokens(fleet, None, request.at_ns)
+        room = limit - tokens
+        scores = [(room - load) / limit if load < room else 0.0 for load in loads]
+        for slot, share in request.prefix.share.items():
+            at = index.get(slot)
+            if at is not None:
+                scores[at] = max(0.0, limit - tokens * (1.0 - share) - loads[at]) / limit
+        return scores
 
 
 @register("lmetric-scorer", Kind.SCORER, stability=Stability.BETA)
