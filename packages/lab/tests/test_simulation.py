@@ -196,7 +196,7 @@ def test_every_python_gives_the_same_bytes(bare_chooser):
         for each in traffic(200, 0.05, output=37)
     ]
     run = simulate(arrivals, fleet, bare_chooser(lambda index: index % 2))
-    assert hashlib.sha256(msgspec.json.encode(run)).hexdigest() == "258963a2cb55c0453c2e2c8b537a385fd5fa6ce2a4f366225151920bbf07cac6"
+    assert hashlib.blake2b(msgspec.json.encode(run), digest_size=16).hexdigest() == "99a835a802c367f446802d67e29fabea"
 
 
 @pytest.mark.parametrize("knowledge", ["lean", "usage", "full"])
