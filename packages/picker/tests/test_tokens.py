@@ -13,6 +13,7 @@ from shunter.picker import config
 from shunter.picker.core.precise import Precise, PreciseSettings, Want
 from shunter.picker.core.prefix import PrefixIndex, PrefixSettings
 from shunter.picker.core.request import read
+from shunter.picker.core.tables import COUNTERS_BYTES, Counters
 from shunter.picker.shell.tokens import MAX_PROMPT_BYTES, MAX_WAITING, Tokeniser, question
 from shunter.picker.shell.worker import Settings, Worker
 from shunter.snapshot import BLOCK_LOG, Held, encode_statement, map_log, names_of
@@ -75,8 +76,22 @@ def precise():
 
 
 @pytest.fixture
-async def tokeniser(precise):
-    tokeniser = Tokeniser(precise)
+def make_tokeniser(precise):
+    """A tokeniser; ``counted()`` is what it counted."""
+
+    def make():
+        counters = Counters(bytearray(COUNTERS_BYTES))
+        counters.begin(1, pid=0, now_ns=0)
+        tokeniser = Tokeniser(precise, counters)
+        tokeniser.counted = counters.tally
+        return tokeniser
+
+    return make
+
+
+@pytest.fixture
+async def tokeniser(precise, make_tokeniser):
+    tokeniser = make_tokeniser()
     running = asyncio.create_task(tokeniser.run())
     yield tokeniser
     running.cancel()
@@ -104,7 +119,7 @@ async def until(condition):
 
 async def test_a_prompt_is_known_once_it_was_asked_for(tokeniser, engine, precise, want):
     tokeniser.ask(want())
-    await until(lambda: tokeniser.known == 1)
+    await until(lambda: tokeniser.counted().tokenised == 1)
     assert engine.asked == [{"model": "m", "prompt": TEXT}]
     assert precise.spellings.knows(want().key)
 
@@ -113,7 +128,7 @@ async def test_chat_is_asked_for_with_all_that_its_template_needs(tokeniser, eng
     messages = [{"role": "user", "content": TEXT}]
     tools = [{"type": "function", "function": {"name": "f"}}]
     tokeniser.ask(want(request_of("/v1/chat/completions", messages=messages, tools=tools)))
-    await until(lambda: tokeniser.known == 1)
+    await until(lambda: tokeniser.counted().tokenised == 1)
     assert engine.asked == [{"model": "m", "messages": messages, "tools": tools}]
 
 
@@ -121,7 +136,7 @@ async def test_a_prompt_that_is_tokens_needs_nobody(tokeniser, engine, precise, 
     request = request_of("/v1/completions", prompt=list(range(1000, 1640)))
     ids = want(request)
     tokeniser.ask(ids)
-    await until(lambda: tokeniser.known == 1)
+    await until(lambda: tokeniser.counted().tokenised == 1)
     assert not engine.asked
     names = precise.spellings.find(ids.key, ids.hashes, len(request.prompt))[16, False].names
     assert names == names_of(range(1000, 1640), 16)
@@ -133,7 +148,7 @@ async def test_a_prompt_is_asked_for_once_at_a_time(tokeniser, engine, want):
     tokeniser.ask(want())
     await until(lambda: engine.asked)
     engine.may_answer.set()
-    await until(lambda: tokeniser.known == 1)
+    await until(lambda: tokeniser.counted().tokenised == 1)
     assert len(engine.asked) == 1
 
 
@@ -144,7 +159,7 @@ async def test_a_prompt_is_asked_for_once_at_a_time(tokeniser, engine, want):
 async def test_an_engine_that_cannot_is_left_alone_for_a_while(tokeniser, engine, want, status, answer):
     engine.status, engine.answer = status, answer
     tokeniser.ask(want())
-    await until(lambda: tokeniser.failed == 1)
+    await until(lambda: tokeniser.counted().untokenised == 1)
     tokeniser.ask(want(key=2))
     await until(lambda: not tokeniser._asked)
     assert len(engine.asked) == 1
@@ -156,24 +171,24 @@ async def test_a_prompt_that_the_engine_refuses_is_its_own_fault(tokeniser, engi
     await until(lambda: not tokeniser._asked)
     engine.status = 200
     tokeniser.ask(want(key=2))
-    await until(lambda: tokeniser.known == 1)
-    assert tokeniser.failed == 0
+    await until(lambda: tokeniser.counted().tokenised == 1)
+    assert tokeniser.counted().untokenised == 0
 
 
 async def test_nobody_at_the_address(tokeniser, engine, want):
     await engine.stop()
     tokeniser.ask(want())
-    await until(lambda: tokeniser.failed == 1)
+    await until(lambda: tokeniser.counted().untokenised == 1)
 
 
-def test_too_many_and_too_long_are_left_out(precise, want):
-    tokeniser = Tokeniser(precise)
+def test_too_many_and_too_long_are_left_out(make_tokeniser, want):
+    tokeniser = make_tokeniser()
     for key in range(MAX_WAITING + 5):
         tokeniser.ask(want(key=key))
-    assert tokeniser.left_out == 5
-    other = Tokeniser(precise)
+    assert tokeniser.counted().untokenised == 5
+    other = make_tokeniser()
     other.ask(want(completion("x" * (MAX_PROMPT_BYTES + 1)), key=1))
-    assert other.left_out == 1
+    assert other.counted().untokenised == 1
 
 
 @pytest.mark.parametrize(

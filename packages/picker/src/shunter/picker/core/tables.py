@@ -26,7 +26,18 @@ from shunter.snapshot import Buffer
 __all__ = ["COUNTERS_BYTES", "Account", "Counters", "Tally", "fold"]
 
 MAGIC = int.from_bytes(b"SHUNTCN\x01", "little")
-TOTALS = ("picks", "released", "incomplete", "rewrites", "plugin_errors", "laps", "named", "nameless")
+TOTALS = (
+    "picks",
+    "released",
+    "incomplete",
+    "rewrites",
+    "plugin_errors",
+    "laps",
+    "named",
+    "nameless",
+    "tokenised",
+    "untokenised",
+)
 TOTALS_AT = 6
 REFUSALS_AT = 16
 NAME_BYTES = 56
@@ -72,6 +83,8 @@ class Tally(msgspec.Struct):
     laps: int = 0  # how often this worker was too slow to follow another one's journal
     named: int = 0  # requests whose model the body router told the gateway
     nameless: int = 0  # requests that it found no model in
+    tokenised: int = 0  # prompts whose tokens an engine told
+    untokenised: int = 0  # those that were to be asked for, and no tokens came
     refusals: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # by drop reason, else by code
     by_endpoint: dict[Key, Account] = msgspec.field(default_factory=dict[Key, Account])
     queue: QueueTally = msgspec.field(default_factory=QueueTally)
@@ -175,6 +188,10 @@ class Counters:
     def broke(self) -> None:
         """Count a plugin that raised."""
         self.words[TOTALS_AT + 4] += 1
+
+    def asked(self, *, known: bool) -> None:
+        """Count a prompt whose tokens an engine was to tell."""
+        self.words[TOTALS_AT + (8 if known else 9)] += 1
 
     def lapped(self) -> None:
         """Count another worker's journal that was overwritten before it was read."""

@@ -45,6 +45,8 @@ class Metrics(Collector):
             ("models_named", "Requests whose model was named in headers, by body-based routing.", tally.named),
             ("models_not_named", "Requests in which body-based routing found no model.", tally.nameless),
             ("laps", "Times a worker lost the trail of another one's bookings.", tally.laps),
+            ("prompts_tokenised", "Prompts whose tokens an engine told.", tally.tokenised),
+            ("prompts_untokenised", "Prompts whose tokens were wanted and did not come.", tally.untokenised),
         ):
             yield CounterMetricFamily(f"shunter_picker_{name}", text, value)
         complaints = GaugeMetricFamily(

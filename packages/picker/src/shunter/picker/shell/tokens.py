@@ -16,6 +16,7 @@ import msgspec
 
 from shunter.picker.core.precise import Precise, Want
 from shunter.picker.core.request import Request
+from shunter.picker.core.tables import Counters
 
 __all__ = ["Tokeniser", "question"]
 
@@ -61,22 +62,20 @@ def question(request: Request) -> bytes | None:
 class Tokeniser:
     """Answers the wants of one Precise."""
 
-    def __init__(self, precise: Precise) -> None:
+    def __init__(self, precise: Precise, counters: Counters) -> None:
         """Ask nobody yet."""
         self._precise = precise
+        self._counters = counters
         self._waiting: asyncio.Queue[Want] = asyncio.Queue(MAX_WAITING)
         self._asked: set[int] = set()  # keys that wait or are being asked
         self._paused_until_s: dict[str, float] = {}
-        self.known = 0
-        self.failed = 0
-        self.left_out = 0
 
     def ask(self, want: Want) -> None:
         """Have a prompt tokenised when there is time; what cannot be is left out."""
         if want.key in self._asked:
             return
         if self._waiting.full() or len(want.request.prompt) > MAX_PROMPT_BYTES:
-            self.left_out += 1
+            self._counters.asked(known=False)
             return
         self._asked.add(want.key)
         self._waiting.put_nowait(want)
@@ -99,9 +98,9 @@ class Tokeniser:
                 tokens = await self._tokens(session, want)
                 if tokens is not None:
                     self._precise.learn(want, tokens)
-                    self.known += 1
+                    self._counters.asked(known=True)
             except (aiohttp.ClientError, TimeoutError, ValueError, OverflowError) as error:
-                self.failed += 1
+                self._counters.asked(known=False)
                 self._pause(want.authority, str(error) or type(error).__name__)
             finally:
                 self._asked.discard(want.key)

@@ -117,7 +117,7 @@ class Worker:
         if self.judge.precise is not None:
             from shunter.picker.shell.tokens import Tokeniser  # noqa: PLC0415  aiohttp: 11 MB that who asks nobody spares
 
-            self._watches.append(asyncio.create_task(Tokeniser(self.judge.precise).run()))
+            self._watches.append(asyncio.create_task(Tokeniser(self.judge.precise, self.judge.counters).run()))
         return port
 
     async def drain(self, deadline_s: float | None = None) -> None:
