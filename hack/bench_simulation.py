@@ -28,7 +28,7 @@ __all__ = ["main"]
 MACHINE = "qwen3-32b-h100-tp2"
 ENDPOINTS = 8
 GROUPS = 150
-QPS = 13.5
+QPS = 12.0
 WANTED = 5_000
 
 

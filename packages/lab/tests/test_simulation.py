@@ -1,7 +1,10 @@
 """A fleet in virtual time does what real ones would, and the judge in it is the production one."""
 
 import hashlib
+import os
 import random
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -197,6 +200,40 @@ def test_every_python_gives_the_same_bytes(bare_chooser):
     ]
     run = simulate(arrivals, fleet, bare_chooser(lambda index: index % 2))
     assert hashlib.blake2b(msgspec.json.encode(run), digest_size=16).hexdigest() == "99a835a802c367f446802d67e29fabea"
+
+
+JUDGED = """
+import hashlib, random, msgspec
+from shunter.lab.core.arrivals import Arrival, Segment
+from shunter.lab.core.fleet import Fleet
+from shunter.lab.core.judges import JudgeChooser
+from shunter.lab.core.params import EngineParams
+from shunter.lab.core.simulation import simulate
+from shunter.picker import config
+fleet = Fleet(engines=(EngineParams(max_num_seqs=4, num_blocks=600, max_loras=2),) * 4)
+arrivals = [
+    Arrival(at_s=0.06 * at, prompt=(Segment(at % 5, 500), Segment(100 + at, 60)), output=Segment(1000 + at, 25),
+            adapter=(None, "a", "b", "c")[at % 4])
+    for at in range(150)
+]
+run = simulate(arrivals, fleet, JudgeChooser(config.load().policy, fleet, random.Random(1)))
+print(hashlib.sha256(msgspec.json.encode(run)).hexdigest())
+"""
+
+
+def test_no_run_depends_on_how_strings_are_hashed():
+    """The judge's included: a set of names in the wrong place would show as a different choice."""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", JUDGED],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("knowledge", ["lean", "usage", "full"])
