@@ -14,7 +14,6 @@ from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, register
 from shunter.picker.plugins.detectors import Concurrency, Utilization
-from shunter.picker.plugins.durations import duration_ns
 from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, PriorityHoldback, RoundRobin
 from shunter.picker.plugins.pickers import MaxScore, Random
 
@@ -428,13 +427,6 @@ def test_without_its_gate_nobody_waits():
 )
 def test_quantities_are_those_of_kubernetes(text, number):
     assert read_quantity(text) == number
-
-
-@pytest.mark.parametrize(
-    ("text", "nanoseconds"), [("", 0), ("0", 0), ("1m30s", 90 * 10**9), ("1.5h", 5400 * 10**9), (".5us", 500)]
-)
-def test_durations_are_those_of_go(text, nanoseconds):
-    assert duration_ns(text) == nanoseconds
 
 
 @given(st.text() | st.floats() | st.integers())

@@ -172,7 +172,7 @@ def test_no_limits_still_bound_a_prompt():
 
 
 @pytest.mark.parametrize(
-    ("text", "ns"), [("", 0), ("200ms", 2 * 10**8), ("1m30s", 90 * 10**9), ("1.5h", 5400 * 10**9), ("2us", 2000)]
+    ("text", "ns"), [("", 0), ("200ms", 2 * 10**8), ("1m30s", 90 * 10**9), ("1.5h", 5400 * 10**9), ("2us", 2000), ("0", 0)]
 )
 def test_durations_are_read_as_go_writes_them(text, ns):
     assert duration_ns(text) == ns
