@@ -12,7 +12,7 @@ from shunter.picker.core.flow import BandSettings
 from shunter.picker.core.formats import FORMATS, OPENAI, order
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.errors import ConfigError
-from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, register
+from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, register, upstream
 from shunter.picker.plugins.detectors import Concurrency, Utilization
 from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, PriorityHoldback, RoundRobin
 from shunter.picker.plugins.pickers import MaxScore, Random
@@ -184,8 +184,8 @@ def test_a_single_parser_may_stand_under_its_former_name():
         (HEAD + "plugins: [{name: x}]", "$.plugins[0]: object missing required field `type`, found {'name': 'x'}"),
         (HEAD + "plugins: [{type: que-scorer}]", "$.plugins[0].type: no plugin has the type 'que-scorer'; did you mean 'queue"),
         (
-            HEAD + "plugins: [{type: disagg-profile-handler}]",
-            "$.plugins[0].type: llm-d has 'disagg-profile-handler', but Shunter does not have it yet; remove it",
+            HEAD + "plugins: [{type: file-discovery}]",
+            "$.plugins[0].type: llm-d has 'file-discovery', but Shunter cannot honour it: the scraper says who exists",
         ),
         (
             HEAD + "plugins: [{type: queue-scorer}, {type: queue-scorer}]",
@@ -303,11 +303,11 @@ def test_a_single_parser_may_stand_under_its_former_name():
         (HEAD + "featureGates: [dataLayer=maybe]", "$.featureGates[0]: 'dataLayer=maybe' must end in =true or =false"),
         (
             HEAD + "requestHandler: {parsers: [{pluginRef: vertexai-parser}]}",
-            "$.requestHandler.parsers[0].pluginRef: llm-d has 'vertexai-parser', but Shunter does not have it yet; remove it",
+            "$.requestHandler.parsers[0].pluginRef: llm-d has 'vertexai-parser', but Shunter cannot honour it: it has no",
         ),
         (
             HEAD + "dataLayer: {sources: [{pluginRef: dcgm-metrics-data-source}]}",
-            "$.dataLayer.sources[0].pluginRef: llm-d has 'dcgm-metrics-data-source', but Shunter does not have it",
+            "$.dataLayer.sources[0].pluginRef: llm-d has 'dcgm-metrics-data-source', but Shunter cannot honour it",
         ),
     ],
 )  # fmt: skip
@@ -519,6 +519,10 @@ def test_a_foreign_plugin_is_looked_for_when_the_configuration_names_it():
     assert asked == ["foreign-scorer"]
     assert [each.name for each in policy.profile.scorers] == ["queue-scorer", "foreign-scorer"]
     assert policy.needs == ("headers",)
+
+
+def test_what_is_said_not_to_exist_does_not():
+    assert not set(upstream.TYPES) & set(CATALOGUE)
 
 
 def test_two_plans_share_nothing():

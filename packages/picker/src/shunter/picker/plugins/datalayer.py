@@ -7,7 +7,7 @@ from typing import Literal
 
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
-__all__ = ["CoreMetrics", "EndpointNotifications", "MetricsSource"]
+__all__ = ["CoreMetrics", "EndpointNotifications", "MetricsSource", "Models", "ModelsSource"]
 
 
 @register("metrics-data-source", Kind.SOURCE)
@@ -33,3 +33,13 @@ class CoreMetrics(Plugin, frozen=True):
 @register("endpoint-notification-source", Kind.SOURCE)
 class EndpointNotifications(Plugin, frozen=True):
     """Tells its extractors who comes and goes: every part of the picker knows that from the scraper."""
+
+
+@register("models-data-source", Kind.SOURCE)
+class ModelsSource(Plugin, frozen=True):
+    """The engines' own lists of models: asked for by the scraper, if it is told how often (``--models-interval``)."""
+
+
+@register("models-data-extractor", Kind.EXTRACTOR)
+class Models(Plugin, frozen=True):
+    """Which models an engine serves: read by the scraper from those lists."""

@@ -1,31 +1,29 @@
-"""Names that GIE and llm-d know and this picker does not: a configuration that has one is told so instead of "unknown"."""
+"""Names that GIE and llm-d know and this picker does not: a configuration that has one is told so, and why."""
 
 __all__ = ["FIELDS", "TYPES"]
 
-TYPES = frozenset(
-    {
-        "always-disagg-multimodal-decider",
-        "always-disagg-pd-decider",
-        "data-parallel-profile-handler",
-        "dcgm-metrics-data-source",
-        "disagg-headers-handler",
-        "disagg-profile-handler",
-        "disaggregatedset-rollout-screener",
-        "file-discovery",
-        "k8s-notification-source",
-        "models-data-extractor",
-        "models-data-source",
-        "pd-profile-handler",
-        "prefill-header-handler",
-        "prefix-based-pd-decider",
-        "request-attribute-reporter",
-        "vertexai-parser",
-        "vllmgrpc-parser",
-    }
-)
-
 SCRAPER = "the scraper says who exists (shunter scraper run --endpoints); remove it"
 REPLICAS = "replicas do not tell each other their state, the workers of one picker do; remove it"
+NOT_YET = "it does not have it yet; remove it"
+
+# Plugin types, and why they cannot be honoured or what to write instead.
+TYPES = {
+    "always-disagg-multimodal-decider": NOT_YET,
+    "always-disagg-pd-decider": NOT_YET,
+    "data-parallel-profile-handler": NOT_YET,
+    "dcgm-metrics-data-source": "the scraper reads the engines' own metrics; remove it",
+    "disagg-headers-handler": NOT_YET,
+    "disagg-profile-handler": NOT_YET,
+    "disaggregatedset-rollout-screener": "let a rewrite's weights, or label-selector-filters, gate revisions",
+    "file-discovery": SCRAPER,
+    "k8s-notification-source": "the scraper watches what there is to watch; remove it",
+    "pd-profile-handler": NOT_YET,
+    "prefill-header-handler": NOT_YET,
+    "prefix-based-pd-decider": NOT_YET,
+    "request-attribute-reporter": "expressions in CEL are not evaluated; remove it",
+    "vertexai-parser": "it has no reader for these bodies; remove it, and passthrough-parser passes them on",
+    "vllmgrpc-parser": "requests come as HTTP with JSON; remove it, and passthrough-parser passes the others on",
+}
 
 # Fields of former or other releases that cannot be honoured, and why.
 FIELDS = {
