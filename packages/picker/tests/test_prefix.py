@@ -33,12 +33,31 @@ def test_a_prompt_is_found_up_to_where_it_differs():
     assert match.share == {0: 0.5, 5: 0.25}
 
 
-def test_a_gap_ends_a_match():
-    memory = index()
-    prompt = hashes(memory, bytes(range(256)) * 5)
-    memory.insert(prompt, slot=0, incarnation=1)
-    memory.insert([prompt[0], prompt[2], prompt[3]], slot=1, incarnation=1)
-    assert memory.match(prompt).blocks == {0: 5, 1: 1}
+def counted(memory, prompt):
+    """What match finds, block by block."""
+    found = {}
+    for slot, seen in memory._seen.items():
+        depth = next((at for at, value in enumerate(prompt) if value not in seen), len(prompt))
+        if depth:
+            found[slot] = depth
+    return found
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.sampled_from("ab"), min_size=1, max_size=8), st.integers(0, 2)), min_size=1, max_size=60),
+    st.integers(3, 20),
+)
+def test_of_every_prompt_a_slot_knows_a_beginning_and_nothing_beyond(sent, capacity):
+    """Whatever is forgotten. It is what lets a match bisect."""
+    memory = index(capacity_blocks=capacity, max_pairs=2 * capacity)
+    prompts = [hashes(memory, b"".join(letter.encode() * BLOCK for letter in letters)) for letters, _ in sent]
+    for prompt, (_, slot) in zip(prompts, sent, strict=True):
+        memory.insert(prompt, slot=slot, incarnation=1)
+        for each in prompts:
+            known = counted(memory, each)
+            assert memory.match(each).blocks == known
+            for slot_of, seen in memory._seen.items():
+                assert not any(value in seen for value in each[known.get(slot_of, 0) :])
 
 
 def test_whoever_has_not_seen_the_first_block_matches_nothing():

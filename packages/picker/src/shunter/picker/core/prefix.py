@@ -12,8 +12,8 @@ It is a guess: engines evict by their own rules and the scores only lean on it. 
 with a new owner starts cold.
 """
 
-from bisect import bisect_right
-from collections import OrderedDict
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -85,16 +85,20 @@ class PrefixIndex:
     def match(self, hashes: Sequence[int]) -> Match:
         """Return, for every slot that has seen the first block, how far it has seen the prompt without a gap."""
         blocks: dict[int, int] = {}
-        owners = self._owners
+        owners, depth = self._owners, 0
         alive = owners.get(hashes[0], 0) if hashes else 0
-        for depth, value in enumerate(hashes):
-            still = alive & owners.get(value, 0)
-            if still != alive:
-                _assign(blocks, alive & ~still, depth)
-                alive = still
-                if not alive:
-                    break
-        _assign(blocks, alive, len(hashes))
+        while alive:
+            # Each slot knows a beginning of the prompt and nothing beyond, since it forgets from the end: bisect.
+            end = len(hashes)
+            while depth < end:
+                middle = (depth + end) // 2
+                if alive & ~owners.get(hashes[middle], 0):
+                    end = middle
+                else:
+                    depth = middle + 1
+            still = alive & owners.get(hashes[end], 0) if end < len(hashes) else 0
+            _assign(blocks, alive & ~still, end)
+            alive = still
         whole = self._ends[len(hashes) - 1] if hashes else 0
         share = {slot: self._ends[count - 1] / whole for slot, count in blocks.items()}
         return Match(hashes, whole // BYTES_PER_TOKEN, blocks, share)
@@ -120,17 +124,19 @@ class PrefixIndex:
             self._seen[slot] = OrderedDict()
             self._bytes[slot] = 0
         seen, owners, bit, sizes = self._seen[slot], self._owners, 1 << slot, self._sizes
-        # From the last block to the first: a chain must lose its end first, for without its beginning the rest is never found.
         # More blocks than there are sizes come from a worker with another configuration, which is about to be replaced.
-        for at in range(min(len(hashes), len(sizes)) - 1, -1, -1):
+        count = min(len(hashes), len(sizes))
+        known = bisect_left(hashes, True, hi=count, key=lambda value: value not in seen)
+        # From the last block to the first: a chain must lose its end first, for without its beginning the rest is never found.
+        for at in range(count - 1, known - 1, -1):
             value = hashes[at]
-            if value in seen:
-                seen.move_to_end(value)
-                continue
             seen[value] = sizes[at]
             owners[value] = owners.get(value, 0) | bit
-            self._bytes[slot] += sizes[at]
-            self.pairs += 1
+        if count > known:
+            self._bytes[slot] += self._ends[count - 1] - (self._ends[known - 1] if known else 0)
+            self.pairs += count - known
+        # Most of a prompt has been here before: half the cost of a loop.
+        deque(map(seen.move_to_end, reversed(hashes[:known])), maxlen=0)
         capacity = cache_tokens * BYTES_PER_TOKEN if cache_tokens and self._auto_tune else self._capacity_bytes
         while self._bytes[slot] > capacity:
             self._forget_oldest(slot)
