@@ -23,11 +23,11 @@ from shunter.picker.core.media import Media
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
+from shunter.picker.core.schedule import PEER
 from shunter.picker.plugins import CATALOGUE, Kind
 from shunter.picker.plugins.latency import PRODUCER, Prediction
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.picker.plugins.sessions import write_token
-from shunter.picker.plugins.topology import PEER
 from shunter.snapshot import View
 
 __all__ = ["main"]

@@ -9,12 +9,13 @@ from shunter.picker.core.judgement import Ask
 from shunter.picker.core.kinds import Decision, Named, Profile, Verdict
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.request import Request
+from shunter.picker.core.schedule import PEER
 from shunter.picker.plugins.admission import SHED, Probabilistic
 from shunter.picker.plugins.filters import ByLabel, ByLabelSelector
 from shunter.picker.plugins.handlers import HeaderProfile
 from shunter.picker.plugins.lengths import ContextLength
 from shunter.picker.plugins.pickers import MaxScore
-from shunter.picker.plugins.topology import PEER, HeaderLabelAffinity, TopologyFilter, TopologyScorer
+from shunter.picker.plugins.topology import HeaderLabelAffinity, TopologyFilter, TopologyScorer
 from shunter.snapshot import Health
 
 HOST, ZONE, REGION = "kubernetes.io/hostname", "topology.kubernetes.io/zone", "topology.kubernetes.io/region"

@@ -16,11 +16,10 @@ from shunter.picker.core.media import Media
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
-from shunter.picker.core.schedule import Scheduler
+from shunter.picker.core.schedule import PEER, Scheduler
 from shunter.picker.plugins import CATALOGUE, Kind
 from shunter.picker.plugins.latency import PRODUCER, Prediction
 from shunter.picker.plugins.pickers import MaxScore
-from shunter.picker.plugins.topology import PEER
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, Topology, View
 
 NOW_NS = 100_000_000_000

@@ -14,7 +14,7 @@ from shunter.picker.core.kinds import Named, Profile, Weighted
 from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.request import Request
-from shunter.picker.core.schedule import Complaints, Run, Scheduler, best_first
+from shunter.picker.core.schedule import PEER, Complaints, Run, Scheduler, best_first
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.picker.plugins.scorers import ActiveRequest, KvCacheUtilization, Queue, RunningRequests
 
@@ -357,8 +357,10 @@ class Pair(msgspec.Struct, frozen=True):
 def test_a_handler_runs_profiles_and_says_which_one_counts(make_fleet):
     one, two = profile(filters=(Only([0]),), name="one"), profile(filters=(Only([1]),), name="two")
     two = msgspec.structs.replace(two, filters=(Named("g0", Only([1])),))
-    verdict = scheduler(one, two, handler=Named("pair", Pair())).run(a_request(), make_fleet({}, {}))
+    request = a_request()
+    verdict = scheduler(one, two, handler=Named("pair", Pair())).run(request, make_fleet({}, {}))
     assert [each.slot for each in verdict.decision.candidates] == [1]
+    assert request.facts[PEER].slot == 0  # as the second one could see
     assert [each.slot for each in verdict.others["one"].candidates] == [0]
     assert verdict.set_headers == [("x-first", "10.0.0.1:8000")]
 

@@ -21,7 +21,7 @@ from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import Request
 from shunter.picker.core.saturation import Gauge
 
-__all__ = ["FALLBACKS", "MOST_RUNS", "Complaints", "Run", "Scheduler", "best_first"]
+__all__ = ["FALLBACKS", "MOST_RUNS", "PEER", "Complaints", "Run", "Scheduler", "best_first"]
 
 # How many endpoints a picker names unless configured otherwise: the best and two to try when it does not answer. Envoy's
 # retries walk the list. The reference's default is 1, which leaves a retry nowhere to go.
@@ -32,6 +32,10 @@ MOST_RUNS = 16
 
 BOOKED = frozenset({"waiting", "running", "in_flight", "tokens_in_flight"})  # the columns that follow bookings
 TAKEN = float("-inf")
+
+PEER = "peer-endpoint"
+"""The fact under which profiles that run later find whom the first one chose: an Endpoint."""
+
 NOBODY = Verdict(Decision((), ()))
 
 
@@ -150,6 +154,9 @@ class Scheduler:
             if not names:
                 return decided
             decided |= {name: self._runs[name].decide(request, fleet) for name in names}
+            for decision in decided.values():
+                if decision.chosen:
+                    request.facts.setdefault(PEER, decision.candidates[decision.chosen[0]])
         raise RuntimeError(f"it wants profiles to run more than {MOST_RUNS} times")
 
     def _follow(self, request: Request, verdict: Verdict) -> Verdict:

@@ -11,13 +11,11 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import ResponseHeader
 from shunter.picker.core.kinds import Header, Verdict
 from shunter.picker.core.request import Request
+from shunter.picker.core.schedule import PEER
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 from shunter.snapshot import Endpoint
 
-__all__ = ["PEER", "HeaderLabelAffinity", "TopologyFilter", "TopologyScorer"]
-
-PEER = "peer-endpoint"
-"""The fact under which a profile handler tells the profiles that it runs later whom an earlier one chose: an Endpoint."""
+__all__ = ["HeaderLabelAffinity", "TopologyFilter", "TopologyScorer"]
 
 Level = Literal["host", "rack", "zone", "region"]
 
@@ -34,8 +32,8 @@ LEVELS: tuple[tuple[Level, str, float], ...] = (
 class TopologyFilter(Plugin, frozen=True):
     """Keeps those that are as near to the peer as minAffinity says, or nearer; everybody if nobody is, or there is no peer.
 
-    The peer is the endpoint that an earlier profile of the same request chose: prefill near to decode. Near is by the labels
-    kubernetes.io/hostname and topology.kubernetes.io/rack, /zone and /region; a missing one is near to nothing.
+    The peer is the endpoint that the first profile of the same request chose: prefill near to decode, or the reverse. Near is by
+    the labels kubernetes.io/hostname and topology.kubernetes.io/rack, /zone and /region; a missing one is near to nothing.
     Source: GIE digest §5.3.
     """
 
