@@ -185,7 +185,7 @@ def test_a_single_parser_may_stand_under_its_former_name():
         (HEAD + "plugins: [{type: que-scorer}]", "$.plugins[0].type: no plugin has the type 'que-scorer'; did you mean 'queue"),
         (
             HEAD + "plugins: [{type: file-discovery}]",
-            "$.plugins[0].type: llm-d has 'file-discovery', but Shunter cannot honour it: the scraper says who exists",
+            "$.plugins[0].type: 'file-discovery' is known to GIE or llm-d, and not here: the scraper says who exists",
         ),
         (
             HEAD + "plugins: [{type: queue-scorer}, {type: queue-scorer}]",
@@ -303,11 +303,11 @@ def test_a_single_parser_may_stand_under_its_former_name():
         (HEAD + "featureGates: [dataLayer=maybe]", "$.featureGates[0]: 'dataLayer=maybe' must end in =true or =false"),
         (
             HEAD + "requestHandler: {parsers: [{pluginRef: vertexai-parser}]}",
-            "$.requestHandler.parsers[0].pluginRef: llm-d has 'vertexai-parser', but Shunter cannot honour it: it has no",
+            "$.requestHandler.parsers[0].pluginRef: 'vertexai-parser' is known to GIE or llm-d, and not here: it has no",
         ),
         (
             HEAD + "dataLayer: {sources: [{pluginRef: dcgm-metrics-data-source}]}",
-            "$.dataLayer.sources[0].pluginRef: llm-d has 'dcgm-metrics-data-source', but Shunter cannot honour it",
+            "$.dataLayer.sources[0].pluginRef: 'dcgm-metrics-data-source' is known to GIE or llm-d, and not here",
         ),
     ],
 )  # fmt: skip

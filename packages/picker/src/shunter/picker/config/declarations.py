@@ -165,5 +165,5 @@ class Declarations:
         if type_name in CATALOGUE:
             return CATALOGUE[type_name]
         if type_name in upstream.TYPES:
-            raise ConfigError(f"{place}: llm-d has {type_name!r}, but Shunter cannot honour it: {upstream.TYPES[type_name]}")
+            raise ConfigError(f"{place}: {type_name!r} is known to GIE or llm-d, and not here: {upstream.TYPES[type_name]}")
         raise ConfigError(f"{place}: no plugin has the type {type_name!r}{did_you_mean(type_name, CATALOGUE)}")

@@ -41,7 +41,7 @@ def look_up(type_name: str) -> Registration:
     if type_name in CATALOGUE:
         return CATALOGUE[type_name]
     if type_name in upstream.TYPES:
-        raise ConfigError(f"llm-d has {type_name!r}, but Shunter cannot honour it: {upstream.TYPES[type_name]}")
+        raise ConfigError(f"{type_name!r} is known to GIE or llm-d, and not here: {upstream.TYPES[type_name]}")
     raise ConfigError(f"no plugin has the type {type_name!r}{did_you_mean(type_name, CATALOGUE)}")
 
 

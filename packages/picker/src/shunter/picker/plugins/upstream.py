@@ -6,21 +6,32 @@ SCRAPER = "the scraper says who exists (shunter scraper run --endpoints); remove
 REPLICAS = "replicas do not tell each other their state, the workers of one picker do; remove it"
 NOT_YET = "it does not have it yet; remove it"
 
+TREE = "it was part of a tree of filters; use legacy-v0.3 with random-picker"
+PREDICTED = "use predicted-latency-producer, slo-headroom-tier-filter and latency-scorer"
+
 # Plugin types, and why they cannot be honoured or what to write instead.
 TYPES = {
     "always-disagg-multimodal-decider": NOT_YET,
     "always-disagg-pd-decider": NOT_YET,
     "data-parallel-profile-handler": NOT_YET,
     "dcgm-metrics-data-source": "the scraper reads the engines' own metrics; remove it",
+    "decision-tree-filter": TREE,
     "disagg-headers-handler": NOT_YET,
     "disagg-profile-handler": NOT_YET,
     "disaggregatedset-rollout-screener": "let a rewrite's weights, or label-selector-filters, gate revisions",
     "file-discovery": SCRAPER,
     "k8s-notification-source": "the scraper watches what there is to watch; remove it",
+    "least-kv-cache-filter": TREE,
+    "least-queue-filter": TREE,
+    "lora-affinity-filter": TREE,
+    "low-queue-filter": TREE,
     "pd-profile-handler": NOT_YET,
     "prefill-header-handler": NOT_YET,
     "prefix-based-pd-decider": NOT_YET,
     "request-attribute-reporter": "expressions in CEL are not evaluated; remove it",
+    "sheddable-capacity-filter": TREE,
+    "slo-aware-profile-handler": PREDICTED,
+    "slo-aware-routing": PREDICTED,
     "vertexai-parser": "it has no reader for these bodies; remove it, and passthrough-parser passes them on",
     "vllmgrpc-parser": "requests come as HTTP with JSON; remove it, and passthrough-parser passes the others on",
 }
