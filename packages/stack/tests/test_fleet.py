@@ -1,3 +1,5 @@
+import msgspec
+
 """What top and explain show, line by line."""
 
 from shunter.stack.core.fleet import Candidate, Decision, Fleet, Outcome, Refusal, Row, explain, table
@@ -55,6 +57,12 @@ def test_a_decision_is_told_as_it_was_made():
         "    and 1 more",
         "  ended, after 1.50 s, first token after 0.20 s, status 200, served by 10.0.0.1:8000, 16 tokens",
     ]
+
+
+def test_the_rule_and_the_pool_are_told_if_there_are():
+    ruled = msgspec.structs.replace(DECISION, rule="InferenceModelRewrite default/food", pool="default/llama")
+    head = "#3.7  2.5 s ago  food → food-v2 by InferenceModelRewrite default/food, pool default/llama, about 512 prompt tokens"
+    assert explain(ruled, 102.5)[0] == f"{head}  x-request-id r-1"
 
 
 def test_a_refusal_is_told_with_its_reason():

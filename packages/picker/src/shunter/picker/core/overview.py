@@ -16,6 +16,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     authority: str
+    pools: tuple[str, ...]  # namespace/name
     ready: bool
     health: str  # unscraped, fresh, failed, unreachable
     age_s: float | None  # of the engine's figures; None: it never gave any
@@ -54,6 +55,7 @@ def look(
     """Put the newest snapshot and the account side by side; ``pool`` as in Roster."""
     rows: list[Row] = []
     loads = {(row.slot, row.incarnation): row for row in view.load.rows()} if view else {}
+    pools = [f"{each.namespace}/{each.name}" for each in view.topology.pools] if view else []
     for endpoint in endpoints_of(view.topology, pool) if view else ():
         key = (endpoint.slot, endpoint.incarnation)
         load = loads.get(key)
@@ -62,6 +64,7 @@ def look(
             Row(
                 name=endpoint.name,
                 authority=endpoint.authority,
+                pools=tuple(pools[at] for at in endpoint.pools if at < len(pools)),
                 ready=endpoint.ready,
                 health=load.health.name.lower() if load else "unscraped",
                 age_s=_finite(load.age_s(now_ns)) if load else None,

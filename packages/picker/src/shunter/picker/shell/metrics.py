@@ -4,8 +4,9 @@ Names are the reference's (``llm_d_epp_*``) where the meaning agrees, ours (``sh
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -17,7 +18,7 @@ from shunter.picker.shell.outcome_metrics import count_by, outcome_families
 from shunter.picker.shell.queue_metrics import queue_families
 from shunter.picker.shell.report import Source, WorkerReport
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "averages"]
 
 
 class Metrics(Collector):
@@ -59,7 +60,7 @@ class Metrics(Collector):
         yield complaints
         age = float("inf") if overview.snapshot_age_s is None else overview.snapshot_age_s
         yield GaugeMetricFamily("shunter_picker_snapshot_age_seconds", "Time since the scraper was last heard of.", age)
-        yield from _averages(overview, self._source.pool())
+        yield from averages(overview, self._source.pool())
         yield from queue_families(tally.queue, self._source.pool())
         yield from _by_worker(self._source.workers())
         yield count_by("config_reloads", "Reloads of the configuration.", "result", self._source.reloads())
@@ -68,18 +69,27 @@ class Metrics(Collector):
             yield from outcome_families(learned)
 
 
-def _averages(overview: Overview, pool: str) -> Iterator[Metric]:
-    """Yield the pool's; ``pool`` is the value of the label ``name``, as the reference has it."""
-    ready = [row for row in overview.endpoints if row.ready]
-    yield _pool("ready_endpoints", "Endpoints that may get requests.", pool, float(len(ready)))
-    for name, text, values in (
-        ("average_queue_size", "Requests waiting, per endpoint.", [row.waiting for row in ready]),
-        ("average_running_requests", "Requests running, per endpoint.", [row.running for row in ready]),
-        ("average_kv_cache_utilization", "KV cache in use, 0 to 1.", [row.kv_usage for row in ready]),
+def averages(overview: Overview, served: str) -> Iterator[Metric]:
+    """Yield those of ``served`` as a whole, and of each pool by itself if it is more than one pool.
+
+    The label ``name`` is the reference's; of several pools it is namespace/name.
+    """
+    pools = sorted({pool for row in overview.endpoints for pool in row.pools})
+    groups = {served: overview.endpoints}
+    if len(pools) > 1:
+        groups |= {pool: tuple(row for row in overview.endpoints if pool in row.pools) for pool in pools}
+    ready = {pool: [row for row in rows if row.ready] for pool, rows in groups.items()}
+    yield _by_pool("ready_endpoints", "Endpoints that may get requests.", {pool: len(rows) for pool, rows in ready.items()})
+    for name, text, column in (
+        ("average_queue_size", "Requests waiting, per endpoint.", "waiting"),
+        ("average_running_requests", "Requests running, per endpoint.", "running"),
+        ("average_kv_cache_utilization", "KV cache in use, 0 to 1.", "kv_usage"),
     ):
-        known = [value for value in values if value is not None]
-        if known:
-            yield _pool(name, text, pool, sum(known) / len(known))
+        known = {
+            pool: [value for row in rows if (value := cast("float | None", getattr(row, column))) is not None]
+            for pool, rows in ready.items()
+        }
+        yield _by_pool(name, text, {pool: sum(values) / len(values) for pool, values in known.items() if values})
 
 
 def _by_worker(reports: Sequence[WorkerReport]) -> Iterator[Metric]:
@@ -133,7 +143,8 @@ def _by_endpoint(overview: Overview) -> Iterator[Metric]:
     yield in_flight
 
 
-def _pool(name: str, text: str, pool: str, value: float) -> Metric:
+def _by_pool(name: str, text: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(f"llm_d_epp_{name}", text, labels=["name"])
-    family.add_metric([pool], value)
+    for pool, value in values.items():
+        family.add_metric([pool], value)
     return family

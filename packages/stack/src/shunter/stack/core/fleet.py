@@ -68,6 +68,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     model: str | None = None
     target_model: str | None = None
+    rule: str | None = None  # that names the target
+    pool: str | None = None  # None: all endpoints
     prompt_tokens: int = 0
     chosen: tuple[str, ...] = ()
     candidates: int = 0
@@ -111,7 +113,9 @@ def explain(decision: Decision, now_s: float) -> list[str]:
     """Tell one decision as a person would ask for it: what, where to, who else, why."""
     model = decision.model or "no model"
     if decision.target_model and decision.target_model != decision.model:
-        model += f" → {decision.target_model}"
+        model += f" → {decision.target_model}" + (f" by {decision.rule}" if decision.rule else "")
+    if decision.pool:
+        model += f", pool {decision.pool}"
     life, number = divmod(decision.ticket, 1 << 32)  # of a worker process, and of its decisions
     head = f"#{life}.{number}  {now_s - decision.at_s:.1f} s ago  {model}, about {decision.prompt_tokens} prompt tokens"
     lines = [f"{head}  x-request-id {decision.request_id}"]
