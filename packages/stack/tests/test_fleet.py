@@ -1,6 +1,6 @@
-import msgspec
-
 """What top and explain show, line by line."""
+
+import msgspec
 
 from shunter.stack.core.fleet import Candidate, Decision, Fleet, Outcome, Refusal, Row, explain, table
 
