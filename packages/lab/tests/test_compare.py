@@ -135,6 +135,8 @@ def test_one_pooled_server_has_everything():
     one = pooled([engine] * 8)
     assert one.speed == pytest.approx(8 * engine.speed)
     assert one.max_num_seqs == 8 * engine.max_num_seqs
+    # Eight times the work takes as long as one engine's part of it, weights included.
+    assert one.pass_s(8 * 100, 8 * 10, 8 * 5000) == pytest.approx(engine.pass_s(100, 10, 5000))
     mixed = pooled([engine, msgspec.structs.replace(engine, speed=0.5)])
     assert mixed.speed == pytest.approx(1.5)
 

@@ -138,14 +138,14 @@ def compare(
     from shunter.lab.errors import LabError
     from shunter.lab.policies import find_policy
     from shunter.lab.policies import policies as all_policies
-    from shunter.lab.workloads import QUICK, WORKLOADS, find_workload
+    from shunter.lab.workloads import HOLDOUT, QUICK, WORKLOADS, find_workload
 
     if qps is not None and not 0 < qps < math.inf:
         raise click.BadParameter(f"{qps} is no rate", param_hint="--qps")
     try:
         rows = asyncio.run(
             compare(
-                [find_workload(name) for name in workloads or (QUICK if quick else WORKLOADS)],
+                [find_workload(name) for name in workloads or (QUICK if quick else (*WORKLOADS, *HOLDOUT))],
                 [find_policy(name) for name in policies or all_policies()],
                 seeds=seeds or (2 if quick else 10),
                 qps=qps,

@@ -1,9 +1,14 @@
-"""The bound: what no policy can beat, because nothing is left for it to get wrong.
+"""The bound: what no policy can do better, because nothing is left for it to get wrong.
 
-All engines are pooled into one server: it has their summed speed, seats and step sizes, so no queue is shorter than another;
-its cache is shared and never full, so every prefix that anybody sent is there; and it knows the work that is left, so no
-request waits for a guess. Such a server would also work on a single request with all engines at once, which no real fleet
-can: therefore no request's times are better than alone on an idle engine of the fastest kind with the same cache.
+All engines are one server. It has their summed speed, seats and step sizes, so the work that is left is always evenly spread,
+whatever each request will turn out to need; and a cache that is shared and never full, so every prefix that anybody sent is
+there. Two things a fleet cannot do are not allowed to the server either:
+
+* to read the weights once for all: each engine reads its own in every step, so a step's fixed cost is one engine's;
+* to compute one prompt on all engines at once: no request is faster than alone on an idle engine of the fastest kind.
+
+The engines of a fleet do not step together. Where many are idle a request can be lucky and find one that begins at once, so at
+light load a policy may pass the bound by part of a step.
 """
 
 from collections.abc import Sequence
@@ -31,13 +36,14 @@ def clairvoyant(arrivals: Sequence[Arrival], fleet: Fleet, seed: int) -> list[Fi
 
 
 def pooled(engines: Sequence[EngineParams]) -> EngineParams:
-    """Return one server with the summed speed and size of all, and every prefix."""
+    """Return one server with the summed speed and size of all, every prefix, and the fixed cost of one step."""
     first = engines[0]
     # Where machines differ in more than speed, the work in which they are best beside the first one counts.
     speed = sum(max(_ratio(first, engine, 8192, 0), _ratio(first, engine, 0, 8192)) for engine in engines)
     return msgspec.structs.replace(
         first,
         speed=first.speed * speed,
+        step_s=first.step_s * speed,
         num_blocks=PERFECT_BLOCKS,
         max_num_seqs=sum(engine.max_num_seqs for engine in engines),
         max_num_batched_tokens=sum(engine.max_num_batched_tokens for engine in engines),

@@ -2,5 +2,6 @@
 
 from shunter.lab.workloads.catalogue import QUICK, WORKLOADS, Workload
 from shunter.lab.workloads.finding import find_workload
+from shunter.lab.workloads.unseen import HOLDOUT
 
-__all__ = ["QUICK", "WORKLOADS", "Workload", "find_workload"]
+__all__ = ["HOLDOUT", "QUICK", "WORKLOADS", "Workload", "find_workload"]

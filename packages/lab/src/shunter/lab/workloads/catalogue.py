@@ -53,7 +53,7 @@ _ALL = (
         traffic=B2B_SAAS,
         fleet=Fleet(engines=(H100,) * 8),
         slo=INTERACTIVE,
-        lasts_s=400,
+        lasts_s=250,
         guess_qps=16,
     ),
     Workload(
@@ -62,8 +62,8 @@ _ALL = (
         traffic=msgspec.structs.replace(B2B_SAAS, pace=Pace(burst=0.25, peak=2.5)),
         fleet=Fleet(engines=(H100,) * 8),
         slo=INTERACTIVE,
-        lasts_s=400,
-        guess_qps=15,
+        lasts_s=250,
+        guess_qps=16,
     ),
     Workload(
         name="b2b-failure",
@@ -72,13 +72,13 @@ _ALL = (
         fleet=Fleet(
             engines=(H100,) * 8,
             failures=(
-                Crash(endpoint=2, at_s=220.0, restart_s=30.0),
-                Slowdown(endpoint=5, from_s=320.0, to_s=380.0, factor=1 / 3),
+                Crash(endpoint=2, at_s=160.0, restart_s=30.0),
+                Slowdown(endpoint=5, from_s=220.0, to_s=260.0, factor=1 / 3),
             ),
         ),
         slo=INTERACTIVE,
-        lasts_s=400,
-        guess_qps=13,
+        lasts_s=250,
+        guess_qps=14,
     ),
     Workload(
         name="b2b-mixed-fleet",
@@ -86,7 +86,7 @@ _ALL = (
         traffic=B2B_SAAS,
         fleet=Fleet(engines=(H100, A100) * 4),
         slo=INTERACTIVE,
-        lasts_s=400,
+        lasts_s=250,
         guess_qps=12,
     ),
     Workload(
@@ -95,8 +95,8 @@ _ALL = (
         traffic=SharedPrefix(groups=83, shared=Lengths(8000), questions=3, own=Lengths(1000), output=Lengths(1000)),
         fleet=Fleet(engines=(MACHINES["llama3-70b-h100-tp4"],) * 4),
         slo=INTERACTIVE,
-        lasts_s=400,
-        guess_qps=10,
+        lasts_s=300,
+        guess_qps=11,
     ),
     Workload(
         name="synthetic-32x32",
@@ -104,8 +104,8 @@ _ALL = (
         traffic=SharedPrefix(groups=32, shared=Lengths(2048), questions=32, own=Lengths(256), output=Lengths(256)),
         fleet=Fleet(engines=(H100,) * 4),
         slo=Slo(1.0, 0.06),
-        lasts_s=120,
-        guess_qps=70,
+        lasts_s=100,
+        guess_qps=75,
     ),
     Workload(
         name="no-reuse",
@@ -113,8 +113,8 @@ _ALL = (
         traffic=SharedPrefix(own=Lengths(1500, 1200, 50, 8000, skewed=True), output=Lengths(1)),
         fleet=Fleet(engines=(H100,) * 4),
         slo=Slo(1.0, 0.1),
-        lasts_s=120,
-        guess_qps=42,
+        lasts_s=100,
+        guess_qps=43,
     ),
     Workload(
         name="lora-mix",
@@ -126,8 +126,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(msgspec.structs.replace(L4, max_loras=4),) * 10),
         slo=Slo(2.0, 0.08),
-        lasts_s=200,
-        guess_qps=20,
+        lasts_s=150,
+        guess_qps=8,
     ),
     Workload(
         name="chat",
@@ -142,8 +142,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(1.0, 0.06),
-        lasts_s=400,
-        guess_qps=16,
+        lasts_s=300,
+        guess_qps=13,
     ),
     Workload(
         name="agents",
@@ -160,8 +160,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(1.0, 0.06),
-        lasts_s=200,
-        guess_qps=45,
+        lasts_s=150,
+        guess_qps=40,
     ),
     Workload(
         name="code-generation",
@@ -176,8 +176,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 10),
         slo=Slo(15.0, 0.1),
-        lasts_s=900,
-        guess_qps=1.6,
+        lasts_s=600,
+        guess_qps=1.2,
     ),
     Workload(
         name="long-context",
@@ -191,8 +191,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(10.0, 0.1),
-        lasts_s=600,
-        guess_qps=1.8,
+        lasts_s=400,
+        guess_qps=1.3,
     ),
     Workload(
         name="reasoning",
@@ -204,8 +204,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(2.0, 0.05),
-        lasts_s=3000,
-        guess_qps=1.5,
+        lasts_s=2000,
+        guess_qps=1.4,
     ),
     Workload(
         name="mooncake-toolagent",
@@ -219,8 +219,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(2.0, 0.1),
-        lasts_s=200,
-        guess_qps=16,
+        lasts_s=150,
+        guess_qps=17,
     ),
     Workload(
         name="mooncake-conversation",
@@ -235,8 +235,8 @@ _ALL = (
         ),
         fleet=Fleet(engines=(H100,) * 8),
         slo=Slo(3.0, 0.1),
-        lasts_s=400,
-        guess_qps=5,
+        lasts_s=300,
+        guess_qps=4.2,
     ),
 )
 

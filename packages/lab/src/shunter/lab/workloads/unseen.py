@@ -16,9 +16,11 @@ from shunter.lab.workloads.catalogue import Workload
 from shunter.lab.workloads.draws import Lengths, Pace
 from shunter.lab.workloads.traffic import Conversations, Mixture, SharedPrefix, Traffic
 
-__all__ = ["PREFIX", "unseen"]
+__all__ = ["HOLDOUT", "PREFIX", "unseen"]
 
 PREFIX = "unseen-"
+HOLDOUT = ("unseen-1", "unseen-2", "unseen-3")
+"""Those that a full comparison includes. They are as good as any others until somebody tunes on them."""
 
 # A long prompt may take a user's patience, but a first token within this many times of what an idle engine needs is asked for.
 PATIENCE = 8.0
