@@ -68,6 +68,37 @@ def test_a_threshold_compares(make_fleet, operator, kept):
         assert filtered == kept
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "kept"),
+    [
+        ({"type": "range", "range": {"min": 2, "max": 3}}, [1, 2, 3]),
+        ({"type": "topK", "topK": {"k": 1}}, [4]),
+        ({"type": "topK", "topK": {"k": 2, "higherIsBetter": False}}, [0, 1, 2]),  # two are second
+        ({"type": "topK", "topK": {"k": 9}}, [0, 1, 2, 3, 4]),
+        ({"type": "percentile", "percentile": {"percentile": 80}}, [3, 4]),
+        ({"type": "percentile", "percentile": {"percentile": 20, "higherIsBetter": False}}, [0]),
+        ({"type": "percentile", "percentile": {"percentile": 0}}, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_ranges_and_ranks_keep_their_part(make_fleet, algorithm, kept):
+    fleet = priced(make_fleet, "1", "2", "2", "3", "9", None)
+    parameters = {"attribute": "price", "producer": "labels", "onMissing": "Fail", "algorithm": algorithm}
+    assert keep(EndpointAttributeFilter, fleet, **parameters) == kept
+    assert keep(EndpointAttributeFilter, priced(make_fleet, None), **parameters) == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        ({"type": "topK"}, "algorithm.topK is missing"),
+        ({"type": "range", "range": {"min": 2, "max": 1}}, "min must be at most max"),
+    ],
+)
+def test_an_algorithm_without_its_parameters_is_refused(algorithm, words):
+    with pytest.raises(msgspec.ValidationError, match=words):
+        msgspec.convert({"attribute": "waiting-queue", "algorithm": algorithm}, EndpointAttributeFilter)
+
+
 def test_a_missing_attribute_passes_or_fails(make_fleet):
     parameters = {"attribute": "price", "producer": "labels", "algorithm": threshold("LessThan", 2)}
     fleet = priced(make_fleet, "1", "3", None, "dear")

@@ -36,6 +36,8 @@ PARAMETERS = {
     "endpoint-attribute-filter": [
         {"attribute": "waiting-queue", "algorithm": THRESHOLD},
         {"attribute": "price", "producer": "labels", "onMissing": "Fail", "algorithm": THRESHOLD},
+        {"attribute": "running-requests", "algorithm": {"type": "topK", "topK": {"k": 2}}},
+        {"attribute": "waiting-queue", "algorithm": {"type": "percentile", "percentile": {"percentile": 50}}},
     ],
     "endpoint-attribute-scorer": [
         {"attributeKey": "running-requests", "algorithm": {"type": "linear_lower_is_better"}},

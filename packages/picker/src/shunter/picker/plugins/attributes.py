@@ -14,7 +14,7 @@ The reference reads any metric that its scraper was told to keep; the snapshot h
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 from msgspec import Meta
@@ -85,24 +85,80 @@ class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: float
 
 
-class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The only algorithm."""
+class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From ``min`` to ``max``, both inclusive."""
 
-    type: Literal["threshold"]
-    threshold: Threshold
+    min: float
+    max: float
+
+    def __post_init__(self) -> None:
+        """Refuse an empty one."""
+        if not self.min <= self.max:
+            raise ValueError("min must be at most max")
+
+
+class Top(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """So many of the highest, or of the lowest; whoever equals the last of them is among them."""
+
+    k: Annotated[int, Meta(ge=1)]
+    higher_is_better: bool = True
+
+
+class Percentile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """From the value of that rank on: the ⌈percentile / 100 · n⌉-th of n in ascending order."""
+
+    percentile: Annotated[float, Meta(ge=0, le=100)]
+    higher_is_better: bool = True
+
+
+class Algorithm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """One of four, with the parameters of that one."""
+
+    type: Literal["threshold", "range", "topK", "percentile"]
+    threshold: Threshold | None = None
+    range: Window | None = None
+    top_k: Top | None = None
+    percentile: Percentile | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse one without its parameters."""
+        if self._chosen is None:
+            raise ValueError(f"algorithm.{self.type} is missing")
+
+    @property
+    def _chosen(self) -> Threshold | Window | Top | Percentile | None:
+        chosen = {"threshold": self.threshold, "range": self.range, "topK": self.top_k, "percentile": self.percentile}
+        return chosen[self.type]
+
+    def test(self, known: Sequence[float]) -> Callable[[float], bool]:
+        """Return who passes among candidates with these values, of which there is one at least."""
+        chosen = self._chosen
+        if isinstance(chosen, Threshold):
+            return lambda value: OPERATORS[chosen.operator](value, chosen.value)
+        if isinstance(chosen, Window):
+            return lambda value: chosen.min <= value <= chosen.max
+        ranked = sorted(known)
+        if isinstance(chosen, Percentile):
+            limit = ranked[max(0, math.ceil(chosen.percentile / 100 * len(ranked)) - 1)]
+            higher = chosen.higher_is_better
+        else:
+            top = cast("Top", chosen)
+            higher = top.higher_is_better
+            limit = ranked[-min(top.k, len(ranked))] if higher else ranked[min(top.k, len(ranked)) - 1]
+        return (lambda value: value >= limit) if higher else (lambda value: value <= limit)
 
 
 @register("endpoint-attribute-filter", Kind.FILTER)
 class EndpointAttributeFilter(Plugin, frozen=True):
-    """Keeps those whose attribute compares as algorithm.threshold says: ``LessThan``, ``LessThanOrEqual``, ``Equal`` …
+    """Keeps those whose attribute passes algorithm: a threshold, a range, the topK or those beyond a percentile.
 
     onMissing says what becomes of those without it: ``Pass`` or ``Fail``. The attributes are running-requests, waiting-queue,
     kv-cache-utilization (missing where the load is not known), active-requests, and with the producer ``labels`` any label.
-    Source: GIE digest §5.3.
+    Of equals the reference's topK takes as many as fit; here all, so that the order does not matter. Source: GIE digest §5.3.
     """
 
     attribute: str
-    algorithm: Comparison
+    algorithm: Algorithm
     producer: str = ""
     on_missing: Literal["Pass", "Fail"] = "Pass"
     fallback_on_empty: bool = False
@@ -113,10 +169,10 @@ class EndpointAttributeFilter(Plugin, frozen=True):
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  endpoints alone decide
         """Return the positions that stay."""
-        threshold, passes = self.algorithm.threshold, self.on_missing == "Pass"
-        compare, limit = OPERATORS[threshold.operator], threshold.value
-        values = read(fleet, self.attribute, self.producer)
-        kept = [at for at, value in enumerate(values) if (passes if value is None else compare(value, limit))]
+        values, passes = read(fleet, self.attribute, self.producer), self.on_missing == "Pass"
+        known = [value for value in values if value is not None]
+        test = self.algorithm.test(known) if known else bool
+        kept = [at for at, value in enumerate(values) if (passes if value is None else test(value))]
         return kept if kept or not self.fallback_on_empty else range(len(fleet))
 
 

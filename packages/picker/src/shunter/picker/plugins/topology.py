@@ -32,7 +32,7 @@ LEVELS: tuple[tuple[Level, str, float], ...] = (
 class TopologyFilter(Plugin, frozen=True):
     """Keeps those that are as near to the peer as minAffinity says, or nearer; everybody if nobody is, or there is no peer.
 
-    The peer is the endpoint that the first profile of the same request chose: prefill near to decode, or the reverse. Near is by
+    The peer is the endpoint that the first profile of the same request chose: prefill near to decode, or back. Near is by
     the labels kubernetes.io/hostname and topology.kubernetes.io/rack, /zone and /region; a missing one is near to nothing.
     Source: GIE digest §5.3.
     """
