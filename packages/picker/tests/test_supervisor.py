@@ -260,13 +260,14 @@ async def test_of_a_reload_that_fails_halfway_nothing_is_left(run, ask_pick, eve
 
 async def test_a_changed_file_is_a_reload_if_it_is_watched(run, eventually):
     picker = await run("--watch-config", "--workers=1")
-    picker.config.write_text(configuration("kv-cache-utilization-scorer"))
+    picker.config.write_text(configuration("kv-cache-scorer"))
 
     async def reloaded():
         reloads = await picker.samples()
         return reloads.get(("shunter_picker_config_reloads_total", "done"))  # twice, if it was seen half written
 
     await eventually(reloaded)
+    assert "configuration: $.plugins[0].type: 'kv-cache-scorer' is deprecated; it is called kv-cache-util" in picker.text
 
 
 async def test_the_workers_of_a_killed_supervisor_go_on_until_the_next_ones_relieve_them(run, ask_pick, eventually):
