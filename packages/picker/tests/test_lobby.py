@@ -16,6 +16,7 @@ from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
 from shunter.picker.core.kinds import Named, Profile
 from shunter.picker.core.lobby import MOST_PER_TURN, TURN_S
+from shunter.picker.core.overview import look
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.queue_counters import OUTCOMES
 from shunter.picker.plugins.detectors import Concurrency, Utilization
@@ -204,6 +205,8 @@ def test_all_of_it_is_counted(make_judge):
     judge.decide(ask(), NOW_S)
     band = judge.counters.tally().queue.bands[0]
     assert (band.requests, band.size_bytes, judge.counters.tally().queue.saturation) == (2, 2 * len(BODY), 1.0)
+    overview = look(judge._view(0), None, judge.counters.tally(), 0)
+    assert (overview.queued, overview.saturation) == ({0: 2}, 1.0)
     judge.release(first, DONE, NOW_S + 1)
     assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == [going]
     judge.leave(leaving, NOW_S + 2)

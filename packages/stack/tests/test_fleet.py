@@ -24,6 +24,13 @@ def test_a_table_has_a_line_an_endpoint_and_a_dash_for_the_unknown():
     ]
 
 
+def test_what_waits_is_told_where_requests_may_wait():
+    fleet = Fleet(snapshot_age_s=0.1, queued={10: 3, 0: 0, -1: 20}, saturation=1.0)
+    assert table(fleet)[-1] == "waiting 3 of priority 10, 20 of priority -1; the pool is 100 % full"
+    assert table(msgspec.structs.replace(fleet, queued={0: 0}, saturation=0.25))[-1] == "waiting 0; the pool is 25 % full"
+    assert msgspec.json.decode(msgspec.json.encode(fleet), type=Fleet) == fleet
+
+
 def test_an_old_snapshot_is_said_to_be_old():
     assert "nothing from the scraper for 9 s" in table(Fleet(snapshot_age_s=9.2))[-1]
     assert "nothing from the scraper for - s" in table(Fleet())[-1]

@@ -41,6 +41,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     refusals: dict[str, int]
     complaints: dict[str, str]  # what plugins did wrong first, by name
     endpoints: tuple[Row, ...]
+    queued: dict[int, int] | None = None  # requests that wait, by priority; None without flow control
+    saturation: float | None = None  # of the pool, when flow control looked last
 
 
 def look(
@@ -80,6 +82,7 @@ def look(
                 reason=load.reason if load else "",
             )
         )
+    bands = tally.queue.bands
     return Overview(
         snapshot_age_s=_finite(view.age_s(now_ns)) if view else None,
         trouble=trouble,
@@ -87,6 +90,8 @@ def look(
         refusals=dict(tally.refusals),
         complaints=dict(complaints or {}),
         endpoints=tuple(rows),
+        queued={priority: bands[priority].requests for priority in sorted(bands, reverse=True)} if bands else None,
+        saturation=tally.queue.saturation if bands else None,
     )
 
 

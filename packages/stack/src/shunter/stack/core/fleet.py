@@ -31,6 +31,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     picks: int = 0
     refusals: dict[str, int] = {}
     endpoints: tuple[Row, ...] = ()
+    queued: dict[int, int] | None = None  # by priority; None without flow control
+    saturation: float | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +102,9 @@ def table(fleet: Fleet) -> list[str]:
     refused = sum(fleet.refusals.values())
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(fleet.refusals.items()))
     lines.append(f"picks {fleet.picks}, refused {refused}" + (f" ({reasons})" if refused else ""))
+    if fleet.queued is not None:
+        waiting = ", ".join(f"{count} of priority {priority}" for priority, count in fleet.queued.items() if count)
+        lines.append(f"waiting {waiting or 0}; the pool is {100 * (fleet.saturation or 0.0):.0f} % full")
     if fleet.trouble:
         lines.append(f"snapshot: {fleet.trouble}")
     elif fleet.snapshot_age_s is None or fleet.snapshot_age_s > 3:
