@@ -83,7 +83,7 @@ def main() -> None:
     for _ in range(options.rounds):
         whole.append(cpu_s(judged))
         engines.append(cpu_s(lambda: simulate(traffic, fleet, Replay(run.finished))))
-        bodies.append(cpu_s(lambda: [body_of(each) for each in traffic]))
+        bodies.append(cpu_s(lambda: [len(body_of(each)) for each in traffic]))
     each_us = [min(times) / options.requests * 1e6 for times in (whole, engines, bodies)]
     total_us, engines_us, bodies_us = each_us
     ttfts = sorted(each.ttft_s for each in run.finished)

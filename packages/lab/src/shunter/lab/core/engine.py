@@ -174,9 +174,11 @@ class Engine:
     def gauges(self) -> Gauges:
         """The truth of this instant."""
         self._settle()
-        adapters = [each.adapter for each in self._waiting] if self._has_adapters else []
-        deferred = sum(map(self._adapters.bars, adapters))
-        running, waiting = self._adapters.names(adapters)
+        deferred, running, waiting = 0, (), ()
+        if self._has_adapters:
+            adapters = [each.adapter for each in self._waiting]
+            deferred = sum(map(self._adapters.bars, adapters))
+            running, waiting = self._adapters.names(adapters)
         return Gauges(
             running=len(self._running),
             waiting_capacity=len(self._waiting) - deferred,
