@@ -1,42 +1,35 @@
-"""The figures of a pool, and of each when there are several."""
+"""What Prometheus reads, of what its source tells."""
 
-import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from shunter.picker.core.overview import look
 from shunter.picker.core.tables import Tally
-from shunter.picker.shell.metrics import averages
-from shunter.snapshot import Pool
-
-NOW_NS = 100_000_000_000
+from shunter.picker.shell.metrics import Metrics
 
 
-@pytest.fixture
-def figures(make_view):
-    def figures(*rows, **resources):
-        overview = look(make_view(*rows, **resources), None, Tally(), NOW_NS)
-        samples = [sample for family in averages(overview, "default") for sample in family.samples]
-        return {(sample.name.removeprefix("llm_d_epp_"), sample.labels["name"]): sample.value for sample in samples}
+class Source:
+    """A picker that has nothing but complaints."""
 
-    return figures
+    def overview(self):
+        return look(None, None, self.tally(), 0, complaints={"angry": "OSError: no", "blind": "it needs to see responses"})
+
+    def tally(self):
+        return Tally()
+
+    def workers(self):
+        return []
+
+    def pool(self):
+        return "default"
+
+    def reloads(self):
+        return {}
+
+    def learned(self):
+        return None
 
 
-def test_one_pool_has_its_averages_of_what_is_known(figures):
-    told = figures({"waiting": 1.0}, {"waiting": 4.0}, None, endpoints=[{"pools": (0,)}, {"pools": (0,)}, {"pools": (0,)}])
-    assert told == {("ready_endpoints", "default"): 3, ("average_queue_size", "default"): 2.5}
-
-
-def test_of_several_pools_each_has_its_own(figures):
-    told = figures(
-        {"running": 2.0},
-        {"running": 4.0},
-        endpoints=[{"pools": (0, 1)}, {"pools": (1,)}],
-        pools=(Pool(name="a"), Pool(name="b")),
-    )
-    assert told == {
-        ("ready_endpoints", "default"): 2,
-        ("ready_endpoints", "default/a"): 1,
-        ("ready_endpoints", "default/b"): 2,
-        ("average_running_requests", "default"): 3,
-        ("average_running_requests", "default/a"): 2,
-        ("average_running_requests", "default/b"): 3,
-    }
+def test_a_plugin_that_is_complained_of_is_a_metric():
+    families = {family.name: family for family in text_string_to_metric_families(Metrics(Source()).render().decode())}
+    complaints = families["shunter_picker_plugin_complaints"].samples
+    assert [(sample.labels, sample.value) for sample in complaints] == [({"plugin": "angry"}, 1.0), ({"plugin": "blind"}, 1.0)]
