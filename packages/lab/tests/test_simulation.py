@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -335,3 +336,11 @@ def test_a_decoder_that_dies_meanwhile_fails_the_request(bare_chooser):
     fleet = Fleet(engines=(PARAMS, PARAMS), failures=(Crash(endpoint=1, at_s=0.05),))
     (finished,) = simulate(traffic(1, 1.0), fleet, bare_chooser(lambda _: Split(0, 1))).finished
     assert (finished.failed, finished.output_tokens) == (True, 0)
+
+
+def test_the_example_of_the_readme_runs(capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text().partition("## In virtual time")[2]
+    exec(readme.partition("```python\n")[2].partition("```")[0], {})
+    ttft_s, failed = capsys.readouterr().out.split()
+    assert 0 < float(ttft_s) < 1
+    assert 0 < int(failed) < 20
