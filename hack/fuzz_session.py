@@ -1,6 +1,8 @@
 """Promise: whatever comes in whatever order, a session answers or raises ProtocolError, and gives back all it took, once.
 
-An input is a script: each event is a byte for its kind, one for flags and modes, one for the length of its data, the data.
+An input is a script: each event is a byte for its kind, one for flags and modes, one for the length of its data, the data. Two
+kinds are no events of Envoy's: the judge lets those go on who wait, or evicts whom it picked. PARKS in the first kind makes
+requests wait.
 """
 
 from shunter.picker.core.events import (
@@ -23,6 +25,9 @@ from shunter.picker.transport.wire import encode
 LIMITS = Limits(body_bytes=1 << 10, buffered_bytes=1 << 11)
 JSON = [(":status", "200"), ("content-type", "application/json")]
 END, ANNOUNCES, REFUSES, REWRITES = 1, 2, 4, 8
+PARKS = 128
+GO_ON, EVICT = 6, 7
+EVICTED = Refusal(429, "ResourceExhausted", "evicted", DropReason.EVICTED)
 
 
 def say(kind: int, flags: int = 0, data: bytes = b"") -> bytes:
@@ -49,12 +54,19 @@ CORPUS = [
     + say(4, 0, b"}")
     + say(5),
     say(0, REFUSES | END) + say(3, END),
+    # each mode, parked: it goes on, or the response comes from elsewhere; and evicted in the midst of it
+    *(
+        say(PARKS, ANNOUNCES | mode << 4, b"1234") + say(1, END, b"{}") + middle + say(3) + say(EVICT)
+        for mode in range(5)
+        for middle in (say(GO_ON), b"")
+    ),
     # brackets enough for any recursion
     say(0, ANNOUNCES | 4 << 4, b"1234") + say(1, END) + say(3) + say(4, 0, b'"usage":{"x":') + say(4, 0, b"[" * 255) * 8,
 ]
 
 
 def events(script: bytes):
+    """Yield events, and in between GO_ON and EVICT."""
     at = 0
     while at + 3 <= len(script):
         kind, flags, size = script[at : at + 3]
@@ -70,25 +82,37 @@ def events(script: bytes):
             ResponseHeaders(JSON, end, hint, modes),
             ResponseBody(data, end),
             ResponseTrailers(),
-        )[kind % 6]
+            GO_ON,
+            EVICT,
+        )[kind % 8]
 
 
 def target(data: bytes) -> None:
     flags = data[1] if len(data) > 1 else 0
+    park_s = 9.0 if data and data[0] & PARKS else None
     if flags & REFUSES:
-        judge = StubJudge(verdict=Refusal(503, "ServiceUnavailable", "nobody", DropReason.NO_ENDPOINTS))
+        judge = StubJudge(verdict=Refusal(503, "ServiceUnavailable", "nobody", DropReason.NO_ENDPOINTS), park_s=park_s)
     elif flags & REWRITES:
-        judge = StubJudge(model="public", target_model="engine", body=b"rewritten")
+        judge = StubJudge(park_s=park_s, evictable=True, model="public", target_model="engine", body=b"rewritten")
     else:
-        judge = StubJudge()
+        judge = StubJudge(park_s=park_s, evictable=True)
     budget = Budget(LIMITS.buffered_bytes)
     session = Session(judge, LIMITS, budget)
     try:
         for event in events(data):
-            for reply in session.feed(event, 0.0):
+            if isinstance(event, int):
+                if event == GO_ON:
+                    judge.open()
+                else:
+                    judge.evicting = dict.fromkeys(judge.picked, EVICTED)
+                replies = [reply for told in judge.dispatch(0.0) for reply in session.resume(*told, 0.0)]
+            else:
+                replies = session.feed(event, 0.0)
+            for reply in replies:
                 encode(reply)
     except ProtocolError:
         assert session.ended
     session.close(1.0)
     assert budget.taken_bytes == 0, "bytes of the budget are lost"
+    assert not judge.parked, "a request waits for nobody"
     assert [ticket for ticket, _ in judge.released] == judge.picked, "a pick is not released exactly once"
