@@ -9,9 +9,10 @@ from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind
-from shunter.picker.plugins.declared import ApproxPrefixCache, InflightLoad
+from shunter.picker.plugins.declared import ApproxPrefixCache
 from shunter.picker.plugins.durations import duration_ns
 from shunter.picker.plugins.filters import Decode, Encode, LabelSelector, NamedByHeader, Prefill
+from shunter.picker.plugins.inflight import InflightLoad
 from shunter.picker.plugins.pickers import MaxScore, Random, WeightedRandom
 from shunter.picker.plugins.scorers import (
     ActiveRequest,

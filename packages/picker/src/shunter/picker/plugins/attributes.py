@@ -67,7 +67,7 @@ class UtilizationFilter(Plugin, frozen=True):
 
     conditions: Annotated[tuple[Condition, ...], Meta(min_length=1)]
     fallback_on_empty: bool = False
-    in_flight_load_producer_name: str = ""  # there is one
+    in_flight_load_producer_name: str = ""  # empty: the one there is
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  load alone decides
         """Return the positions that stay."""

@@ -12,7 +12,7 @@ from shunter.picker.core.kinds import Header, Setting, Verdict
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, register
-from shunter.picker.plugins.declared import find_load
+from shunter.picker.plugins.inflight import find_load
 from shunter.picker.plugins.latency import predictions
 from shunter.snapshot import Endpoint
 

@@ -14,7 +14,7 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.kinds import Setting
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
-from shunter.picker.plugins.declared import find_load
+from shunter.picker.plugins.inflight import find_load
 
 __all__ = [
     "ActiveRequest",
@@ -85,7 +85,7 @@ class ActiveRequest(Plugin, frozen=True):
 
     idle_threshold: Count = 0
     max_busy_score: Fraction = 1.0
-    in_flight_load_producer_name: str = ""  # there is one
+    in_flight_load_producer_name: str = ""  # empty: the one there is
 
     column: ClassVar[str] = "in_flight"
 
@@ -143,7 +143,7 @@ class LMetric(Plugin, frozen=True):
     """
 
     prefix_match_info_producer_name: str = ""  # empty: the one there is
-    in_flight_load_producer_name: str = ""  # there is one
+    in_flight_load_producer_name: str = ""  # empty: the one there is
 
     reads_prefix: ClassVar[bool] = True
 
