@@ -11,8 +11,9 @@ from typing import cast
 from shunter.picker.core.fleet import Fleet
 from shunter.snapshot import Endpoint
 
-__all__ = ["ROLE_LABEL", "Gauge"]
+__all__ = ["DECODE", "PREFILL", "ROLE_LABEL", "Gauge"]
 
+# What an endpoint does, and of whom each stage consists: without a label everybody decodes.
 ROLE_LABEL = "llm-d.ai/role"
 PREFILL = frozenset({"prefill", "encode-prefill", "prefill-decode", "encode-prefill-decode", "both"})
 DECODE = frozenset({"decode", "prefill-decode", "encode-prefill-decode", "both", None})

@@ -9,16 +9,14 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import ResponseHeader
 from shunter.picker.core.kinds import Header, Verdict
 from shunter.picker.core.request import Request
+from shunter.picker.core.saturation import DECODE, PREFILL, ROLE_LABEL
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 
 __all__ = [
-    "ROLE_LABEL", "ByLabel", "ByLabelSelector", "Decode", "Encode", "LabelSelector", "NamedByHeader", "Prefill", "Requirement",
+    "ByLabel", "ByLabelSelector", "Decode", "Encode", "LabelSelector", "NamedByHeader", "Prefill", "Requirement",
     "ServedVerifier",
 ]  # fmt: skip
 
-ROLE_LABEL = "llm-d.ai/role"
-DECODE = frozenset({"decode", "prefill-decode", "encode-prefill-decode", "both", None})
-PREFILL = frozenset({"prefill", "encode-prefill", "prefill-decode", "encode-prefill-decode", "both"})
 ENCODE = frozenset({"encode", "encode-prefill", "encode-prefill-decode"})
 
 
