@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos e2e fuzz interop engines lab-compare lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos e2e fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench-routing: $(VENV)/dev.stamp ## time to first token with and without the pic
 lab-compare: $(VENV)/dev.stamp ## compare policies on every workload in virtual time, into build/lab and docs/lab-compare.md (40 minutes; ARGS=--quick: 3)
 	@$(BIN)/shunter lab compare -o build/lab $(ARGS)
 	@[ -n "$(ARGS)" ] || cp build/lab/compare.md docs/lab-compare.md
+
+lab-wire: $(VENV)/dev.stamp ## the lab's ranking beside a real Envoy's, picker's and servers' (10 minutes)
+	@$(BIN)/python hack/lab_wire.py $(ARGS)
 
 chaos: $(VENV)/dev.stamp ## kill, stop and restart everything under load, in every profile, into docs/chaos.md (13 minutes; ARGS=--quick: 2)
 	@$(BIN)/python -m hack.chaos $(ARGS)

@@ -6,6 +6,7 @@ from shunter.scraper.core.holdings import Holdings
 from shunter.scraper.core.kvevents import decode
 from shunter.scraper.errors import KvEventError
 from shunter.snapshot import Cleared, Dropped, Held, decode_statement, encode_statement
+from shunter.snapshot.log import MAX_RECORD_BYTES
 
 STORED = {
     "type": "BlockStored",
@@ -46,7 +47,9 @@ def target(data: bytes) -> None:
         except KvEventError:
             return
         for statement in statements:
-            assert decode_statement(encode_statement(statement)) == statement
+            record = encode_statement(statement)
+            assert len(record) <= MAX_RECORD_BYTES
+            assert decode_statement(record) == statement
             match statement:
                 case Held():
                     held |= {(statement.tier, name) for name in statement.names}

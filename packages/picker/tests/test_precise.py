@@ -173,6 +173,16 @@ def test_block_sizes_may_differ(bench):
     assert shares == {1: 1.0, 2: 3 / 6}
 
 
+def test_a_prompt_is_asked_for_again_for_a_new_block_size(bench):
+    bench.ask()
+    bench.learn()
+    bench.hold(1, names_of(TOKENS, 32), size=32)
+    bench.ask()
+    assert len(bench.wants) == 2
+    bench.learn()
+    assert bench.ask()[0] == {1: 1.0}
+
+
 def test_for_who_announces_nothing_the_guess_holds(make_bench):
     bench = make_bench(0)
     _, first = bench.ask()

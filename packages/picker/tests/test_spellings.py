@@ -21,13 +21,14 @@ def spellings():
 def test_a_known_prompt_has_all_its_names(spellings):
     spelling = spellings.find(7, [11, 12, 13, 14], 1000)[BASE]
     assert (list(spelling.names), spelling.strides) == (NAMES[BASE], 40)
-    assert spellings.knows(7)
+    assert spellings.knows(7, [16])
+    assert not spellings.knows(7, [16, 32])
 
 
 def test_a_longer_prompt_has_those_of_what_it_begins_with(spellings):
     spelling = spellings.find(8, [11, 12, 13, 14, 15, 16], 2000)[BASE]
     assert (list(spelling.names), spelling.strides) == (list(range(32)), 80)
-    assert not spellings.knows(8)
+    assert not spellings.knows(8, [16])
 
 
 def test_one_that_parts_early_has_few(spellings):

@@ -121,7 +121,7 @@ async def test_a_prompt_is_known_once_it_was_asked_for(tokeniser, engine, precis
     tokeniser.ask(want())
     await until(lambda: tokeniser.counted().tokenised == 1)
     assert engine.asked == [{"model": "m", "prompt": TEXT}]
-    assert precise.spellings.knows(want().key)
+    assert precise.spellings.knows(want().key, [16])
 
 
 async def test_chat_is_asked_for_with_all_that_its_template_needs(tokeniser, engine, want):

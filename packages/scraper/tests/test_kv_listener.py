@@ -18,9 +18,7 @@ END = b"\xff" * 8
 PROMPT = list(range(1000, 1256))
 
 
-class Hasty(Patience):
-    idle_s = 0.3
-    cooldown_s = 0.0
+HASTY = Patience(idle_s=0.3, cooldown_s=0.0)
 
 
 def stored(at, *, count=4):
@@ -48,21 +46,27 @@ class Engine:
         self.kept = []
         self.events_port = self.replay_port = 0
 
-    def start(self):
+    async def start(self):
         self.publisher = self.context.socket(zmq.XPUB)
         self.router = self.context.socket(zmq.ROUTER)
         for socket in (self.publisher, self.router):
             socket.setsockopt(zmq.LINGER, 0)
-        self.events_port = self._bind(self.publisher, self.events_port)
-        self.replay_port = self._bind(self.router, self.replay_port)
+        self.events_port = await self._bind(self.publisher, self.events_port)
+        self.replay_port = await self._bind(self.router, self.replay_port)
         self.answering = asyncio.create_task(self._answer())
 
     @staticmethod
-    def _bind(socket, port):
+    async def _bind(socket, port):
         if not port:
             return socket.bind_to_random_port("tcp://127.0.0.1")
-        socket.bind(f"tcp://127.0.0.1:{port}")
-        return port
+        async with asyncio.timeout(10):
+            while True:  # a socket that was closed gives its port back a little later
+                try:
+                    socket.bind(f"tcp://127.0.0.1:{port}")
+                except zmq.ZMQError:
+                    await asyncio.sleep(0.01)
+                else:
+                    return port
 
     async def subscribed(self):
         async with asyncio.timeout(10):
@@ -96,7 +100,7 @@ class Engine:
         """Another process at the same ports, which has cached and published nothing."""
         await self.stop()
         self.sequence, self.kept = 0, []
-        self.start()
+        await self.start()
         await self.subscribed()
 
 
@@ -137,7 +141,7 @@ def world(tmp_path):
 async def engine():
     with zmq.asyncio.Context() as context:
         engine = Engine(context)
-        engine.start()
+        await engine.start()
         yield engine
         await engine.stop()
 
@@ -147,13 +151,14 @@ async def follow(tmp_path):
     tasks, opened = [], []
 
     def start(engine, *, replay=True, **ports):
-        kv_events = KvEvents(tmp_path, patience=Hasty, **ports)
+        if not opened:
+            opened.append(KvEvents(tmp_path, patience=HASTY, **ports))
+        kv_events = opened[0]
         own = {} if ports else {"kv_events_port": engine.events_port, "kv_replay_port": engine.replay_port if replay else None}
         source = Source("127.0.0.1", 1, "/metrics", DIALECTS["vllm"], **own)
         assert kv_events.publishes(source)
         endpoint = Endpoint(slot=5, incarnation=9, name="vllm-0", address="127.0.0.1", port=8000, rank=1)
         tasks.append(asyncio.create_task(kv_events.follow(endpoint, source)))
-        opened.append(kv_events)
         return tasks[-1]
 
     yield start
@@ -280,6 +285,15 @@ async def test_ranks_publish_at_consecutive_ports(engine, follow, world, until):
     await engine.publish(stored(0))
     await until(lambda: world.strides() == 1)
     assert engine.asked == [0]
+
+
+async def test_more_endpoints_than_zeromq_has_sockets_by_default(engine, follow, world, until):
+    for _ in range(400):
+        follow(engine, replay=False)
+    async with asyncio.timeout(20):
+        await engine.publisher.recv()
+    await engine.publish(stored(0))
+    await until(lambda: world.strides() == 1)
 
 
 def test_who_does_not_publish_is_not_followed(tmp_path):

@@ -96,6 +96,7 @@ def test_windows_are_not_prefixes():
         publication(VLLM | {"block_size": 0}),
         publication(VLLM | {"extra_keys": []}),
         publication(VLLM | {"extra_keys": 3}),
+        publication(VLLM | {"lora_name": "x" * 257}),
         b"\x93\x00\x91" + b"\x91" * 5000 + b"\x00\x00",
     ],
 )

@@ -76,6 +76,10 @@ def test_foreign_bytes_say_nothing_or_something_and_never_raise(record):
     assert isinstance(decode_statement(record), Begun | Held | Dropped | Cleared | None)
 
 
+def test_a_slot_beyond_all_is_damage():
+    assert decode_statement(encode_statement(Held(1 << 60, 1, "gpu", 16, None, (1,)))) is None
+
+
 def test_the_longest_statement_fits_a_record():
     held = Held(2**14, 2**63, "g" * 16, 2**16, "a" * 1024, (2**64 - 1,) * MAX_NAMES)
     assert len(encode_statement(held)) <= MAX_RECORD_BYTES

@@ -14,6 +14,7 @@ and tell nothing that would change a choice. Statements are idempotent; where on
 
 from array import array
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import xxhash
@@ -48,6 +49,10 @@ TOKEN_BYTES = 4
 MAX_NAMES = (MAX_RECORD_BYTES - 2048) // 9
 
 
+# More than any reader has room for (16,384): what is beyond is damage, and would be a bit far out.
+Slot = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+
+
 class Begun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):
     """A writer started: whatever its predecessors said is void."""
 
@@ -55,7 +60,7 @@ class Begun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):
 class Held(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """These blocks are in that cache."""
 
-    slot: int
+    slot: Slot
     incarnation: int
     tier: str  # "gpu", "cpu" …: the engine's medium in small letters
     block_size: int  # tokens
@@ -66,7 +71,7 @@ class Held(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
 class Dropped(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """These are no longer."""
 
-    slot: int
+    slot: Slot
     incarnation: int
     tier: str
     names: tuple[int, ...]
@@ -75,7 +80,7 @@ class Dropped(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 class Cleared(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Nothing that was said of this endpoint holds any longer."""
 
-    slot: int
+    slot: Slot
     incarnation: int
 
 

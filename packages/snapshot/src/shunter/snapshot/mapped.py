@@ -44,6 +44,7 @@ class MappedLogReader:
     def __init__(self, path: Path) -> None:
         """Read the log at ``path`` if it belongs to this user or root and nobody else may write it."""
         self._path = path
+        self._memory: memoryview | None = None
         self._reader: LogReader | None = None
         self._inode = 0
         self._look_again_ns = 0
@@ -51,12 +52,14 @@ class MappedLogReader:
         """Why there is nothing to read; None while there is."""
 
     def read(self, now_ns: int) -> Batch | None:
-        """Return what is new; None if nothing is. Of another file than before the first batch is ``lost``."""
+        """Return what is new; None if nothing is. After a loss, and of another file than before, it is all there is."""
         replaced = now_ns >= self._look_again_ns and self._look(now_ns)
         batch = self._reader.read() if self._reader is not None else None
-        if replaced:
+        if batch is not None and batch.lost and self._memory is not None:
+            self._reader = LogReader(self._memory)
+            batch = self._reader.read()
             return Batch(batch.records if batch else (), lost=True)
-        return batch
+        return Batch(batch.records if batch else (), lost=True) if replaced else batch
 
     def _look(self, now_ns: int) -> bool:
         """Map the file if it is not the one mapped; was another one mapped before?"""
@@ -70,11 +73,13 @@ class MappedLogReader:
                 return False
             fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                reader = LogReader(memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ)))
+                memory = memoryview(mmap.mmap(fd, 0, prot=mmap.PROT_READ))
+                reader = LogReader(memory)
             finally:
                 os.close(fd)
         except (OSError, ValueError) as error:  # ValueError: empty, or too small for a log: not finished yet
             self.trouble = f"{self._path}: {getattr(error, 'strerror', None) or error}"
             return False
-        known, self._reader, self._inode, self.trouble = self._reader, reader, info.st_ino, None
+        known, self._reader, self._memory = self._reader, reader, memory
+        self._inode, self.trouble = info.st_ino, None
         return known is not None

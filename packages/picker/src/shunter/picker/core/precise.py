@@ -97,7 +97,7 @@ class Precise:
         if not hashes or request.media or not self.holders.sizes:
             return
         key = self._key(request.prompt, hashes)
-        if self.spellings.knows(key):
+        if self.spellings.knows(key, self.holders.sizes):
             self._expect(key, hashes, endpoint.slot, endpoint.incarnation, request)
         elif self.ask is not None:
             self.ask(Want(key, hashes, request, endpoint.slot, endpoint.incarnation, endpoint.authority))

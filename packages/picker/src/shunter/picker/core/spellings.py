@@ -8,7 +8,7 @@ a name too many does no harm, for nobody holds a block of a prompt that he was n
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import xxhash
@@ -55,9 +55,10 @@ class Spellings:
         """How many entries there are."""
         return len(self._whole) + len(self._begun)
 
-    def knows(self, key: int) -> bool:
-        """Is the prompt of this ``digest`` known as a whole?"""
-        return key in self._whole
+    def knows(self, key: int, sizes: Iterable[int]) -> bool:
+        """Is the prompt of this ``digest`` known as a whole, in blocks of all these sizes?"""
+        entry = self._whole.get(key)
+        return entry is not None and all((size, False) in entry.names for size in sizes)
 
     def find(self, key: int, hashes: Sequence[int], size_bytes: int) -> Mapping[Manner, Spelling] | None:
         """Return what is known of a prompt of this ``digest``, hashes and size; None if nothing is."""

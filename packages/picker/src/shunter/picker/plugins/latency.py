@@ -1,8 +1,8 @@
 """Predicted latency: what a request's times would be at each candidate, and who makes of it what.
 
 The reference asks a server beside the picker, which trains a model of a dozen features. On the way of a request there is no
-time to ask anybody: the prediction here is that of ``core.speeds``, two lines for the fleet and a factor for each endpoint,
-learnt in each worker from what its own requests took. GIE digest §5.6.
+time to ask anybody: here the time to first token is what waits at the candidate by the rate that ``core.speeds`` has learnt of
+it, and the time per token what its last answers took. Each worker learns from its own requests. GIE digest §5.6.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,10 @@ FOLLOWING = (Reference("latencyPredictionInfoProducerName", Kind.PRODUCER, impli
 
 # A cache so empty has room whatever is predicted.
 NEARLY_EMPTY = 0.02
+
+# What a token of an answer takes before any was seen, and how many answers the running mean of an endpoint remembers.
+TOKEN_S = 0.02
+ANSWERS_REMEMBERED = 16
 
 # Differences of headroom below this, in ms, are none.
 EPSILON_MS = 1e-9
@@ -106,6 +110,7 @@ class Predictor:
         self._parameters = parameters
         self._name = name
         self._speeds = Speeds()
+        self._token_s: dict[Key, float] = {}  # of each endpoint's last answers
         self._strictest: dict[Key, dict[int, float]] = {}  # endpoint → ticket → SLO of its tokens, in ms
         self._where: dict[int, Key] = {}  # ticket → endpoint, of those in the above
 
@@ -115,12 +120,13 @@ class Predictor:
         factor, role = parameters.slo_buffer_factor, parameters.endpoint_role_label
         ttft_slo, tpot_slo = (request.slo_ttft_ms or 0.0) * factor, request.slo_tpot_ms or 0.0
         found: dict[int, Prediction] = {}
-        for at, endpoint in enumerate(fleet.endpoints):
-            key, in_flight = (endpoint.slot, endpoint.incarnation), fleet.in_flight[at]
-            pace = speeds.pace(key)
-            waiting = fleet.ledger.prefill_backlog(key, now_ns) + self._uncached(request, endpoint.slot)
-            ttft_ms = 1000 * pace.first * (speeds.first_s + speeds.prefill_token_s * waiting)
-            tpot_ms = 1000 * pace.token * (speeds.token_s + speeds.request_s * (in_flight + 1))
+        backlogs = fleet.ledger.prefill_backlogs(fleet.keys, now_ns)
+        match = request.match(parameters.prefix_match_info_producer_name)
+        tokens, known, share = request.prompt_tokens, match.tokens, match.share
+        for endpoint, key, backlog, in_flight in zip(fleet.endpoints, fleet.keys, backlogs, fleet.in_flight, strict=True):
+            waiting = backlog + max(0.0, tokens - share.get(endpoint.slot, 0.0) * known)
+            ttft_ms = 1000 * waiting / speeds.prefill_per_s(key)
+            tpot_ms = 1000 * self._token_s.get(key, TOKEN_S)
             neutral = not parameters.streaming_mode or (role and endpoint.labels.get(role) == "prefill")
             slo = min([tpot_slo, *self._strictest.get(key, {}).values()]) if tpot_slo else 0.0
             headroom_ms = 0.0 if neutral else slo * factor - tpot_ms
@@ -132,11 +138,9 @@ class Predictor:
         first = verdict.decision.candidates[verdict.decision.chosen[0]]
         expected = predictions(request, self._name).get(first.slot)
         if expected is not None:
-            key, speeds = (first.slot, first.incarnation), self._speeds
-            # What waited there, out of what it was expected to take: nothing has been learnt since.
-            first_s = expected.ttft_ms / 1000 / speeds.pace(key).first - speeds.first_s
-            waiting = first_s / speeds.prefill_token_s if speeds.prefill_token_s else 0.0
-            speeds.began(request.ticket, key, max(0.0, waiting), expected.in_flight + 1, 0)
+            key = (first.slot, first.incarnation)
+            waiting = expected.ttft_ms / 1000 * self._speeds.prefill_per_s(key)  # nothing has been learnt since
+            self._speeds.began(request.ticket, key, waiting, expected.in_flight)
             if request.slo_tpot_ms:
                 self._strictest.setdefault(key, {})[request.ticket] = request.slo_tpot_ms
                 self._where[request.ticket] = key
@@ -144,16 +148,15 @@ class Predictor:
 
     def observe(self, ticket: int, outcome: Outcome, now_s: float) -> None:  # noqa: ARG002  durations are in the outcome
         """Learn."""
-        self._speeds.observe(ticket, outcome)
+        seen, tokens = self._speeds.observe(ticket, outcome), outcome.completion_tokens or 0
+        if seen is not None and tokens > 1 and outcome.first_token_s is not None and outcome.duration_s is not None:
+            took_s, before_s = (outcome.duration_s - outcome.first_token_s) / (tokens - 1), self._token_s.get(seen, TOKEN_S)
+            self._token_s[seen] = before_s + (took_s - before_s) / ANSWERS_REMEMBERED
         if not outcome.lasts and (key := self._where.pop(ticket, None)) is not None:
             running = self._strictest[key]
             del running[ticket]
             if not running:
                 del self._strictest[key]
-
-    def _uncached(self, request: Request, slot: int) -> float:
-        match = request.match(self._parameters.prefix_match_info_producer_name)
-        return max(0.0, request.prompt_tokens - match.share.get(slot, 0.0) * match.tokens)
 
 
 @register("latency-scorer", Kind.SCORER, stability=Stability.ALPHA)

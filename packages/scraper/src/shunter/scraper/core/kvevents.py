@@ -38,6 +38,9 @@ SEQUENCE_BYTES = 8
 # A block size is some tokens; a page of a thousand is the largest of any engine.
 LARGEST_BLOCK_TOKENS = 1 << 16
 
+# Of an adapter's name, in characters: file names are shorter, and a record of the log has room for it.
+LONGEST_ADAPTER = 256
+
 # Groups of layers whose blocks vanish while the prefix goes on being usable, or that hold no prefix at all.
 PARTIAL_KINDS = ("sliding", "chunked", "mamba", "cross", "encoder")
 
@@ -130,6 +133,8 @@ def _event(encoded: object) -> Event | None:
 def _check(event: Stored) -> None:
     """Refuse what contradicts itself."""
     blocks, tokens = len(event.block_hashes), event.token_ids
+    if event.lora_name is not None and len(event.lora_name) > LONGEST_ADAPTER:
+        raise KvEventError(f"an adapter's name of {len(event.lora_name)} characters")
     if not tokens:
         return
     if not 0 < event.block_size <= LARGEST_BLOCK_TOKENS or len(tokens) != blocks * event.block_size:

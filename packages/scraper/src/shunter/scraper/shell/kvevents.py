@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+import msgspec
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
@@ -36,12 +37,16 @@ BURST = 64
 log = logging.getLogger(__name__)
 
 
-class Patience:
-    """How long a replay may take (GIE digest §5.5): altogether, between two answers, and until there may be another."""
+# Three for each endpoint: the subscriber, and the two ends of what reports its connections.
+MAX_SOCKETS = 32_768
 
-    total_s = 120.0
-    idle_s = 2.0
-    cooldown_s = 30.0
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a replay may take: altogether, between two answers, and until there may be another. GIE digest §5.5."""
+
+    total_s: float = 120.0
+    idle_s: float = 2.0
+    cooldown_s: float = 30.0
 
 
 class KvEvents:
@@ -53,13 +58,13 @@ class KvEvents:
         *,
         events_port: int | None = None,
         replay_port: int | None = None,
-        patience: type[Patience] = Patience,
+        patience: Patience | None = None,
     ) -> None:
         """The ports are those of rank 0 at endpoints that do not name their own; None: those do not publish."""
         self._directory = directory
         self._events_port = events_port
         self._replay_port = replay_port
-        self._patience = patience
+        self._patience = patience or Patience()
         self._context: zmq.asyncio.Context | None = None
         self._chronicle: Chronicle | None = None
 
@@ -74,6 +79,7 @@ class KvEvents:
         if self._context is None or self._chronicle is None:
             self._chronicle = Chronicle(map_log(self._directory / BLOCK_LOG, LOG_BYTES))
             self._context = zmq.asyncio.Context(io_threads=1)
+            self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
         listener = Listener(
             self._context,
@@ -102,7 +108,7 @@ class Listener:
         events: str,
         replay: str | None,
         chronicle: Chronicle,
-        patience: type[Patience],
+        patience: Patience,
     ) -> None:
         self._context = context
         self._title = f"{endpoint.namespace}/{endpoint.name}"
