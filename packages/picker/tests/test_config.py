@@ -375,6 +375,18 @@ def test_the_index_that_a_scorer_had_itself_becomes_a_producer_of_its_own():
     assert config.load(HEAD + both).policy.precise.producer == "index"
 
 
+@pytest.mark.parametrize(
+    "scorer", ["{name: a, parameters: {prefixMatchInfoProducerName: p}", "{name: a, parameters: {blockSize: 64}"]
+)
+def test_who_named_a_scorer_names_its_producer(scorer):
+    text = (
+        f"plugins: [{{type: approx-prefix-cache-producer, name: p}}, {scorer}, type: prefix-cache-scorer}},"
+        " {type: no-hit-lru-scorer, parameters: {prefixPluginType: prefix-cache-scorer, prefixPluginName: a}}]"
+    )
+    prefix, lru = config.load(HEAD + text).policy.profile.scorers
+    assert lru.plugin.prefix_match_info_producer_name == prefix.plugin.prefix_match_info_producer_name
+
+
 def test_scorers_may_read_memories_of_their_own():
     plan = config.load(HEAD + APPROX % (64, 64))
     assert list(plan.policy.prefixes) == ["a", "b"]

@@ -49,6 +49,19 @@ MEANINGS = {
             "no-hit-lru-scorer 1", "max-score-picker",
         ),
     },
+    "tiered-prefix-mooncake": {
+        "default": (
+            "queue-scorer 1", "kv-cache-utilization-scorer 1", "mooncake-prefix-cache-scorer 1", "mooncake-no-hit-lru-scorer 1",
+            "max-score-picker",
+        ),
+    },
+    "agentic": {"default": AFFINE},
+    "omni": {"default": ("activeRequest 1", "maxScore")},
+    "multimodal-precise": {
+        "default": (
+            "decode-filter", *LOAD, "precise-prefix-cache-scorer 3", "mm-embeddings-cache-scorer 1", "max-score-picker",
+        ),
+    },
     "precise-prefix-2025": {
         "default": (
             "decode-filter", "kv-cache-utilization-scorer 2", "queue-scorer 2", "precise-prefix-cache-scorer 3",
@@ -198,6 +211,8 @@ def test_a_body_that_nobody_reads_has_no_formats():
         ("tiered-prefix-2025", {"approx-prefix-cache-producer": 31_250, "cpuPrefixProducer": 41_000}),
         ("tiered-prefix", {"gpu-prefix-cache-producer": 31_250, "cpu-prefix-cache-producer": 82_000}),
         ("tiered-prefix-gie", {"approx-prefix-cache-producer": 31_250, "cpu-prefix-cache-scorer-memory": 41_000}),
+        ("tiered-prefix-mooncake", {"mooncake-prefix-cache-producer": 31_250}),
+        ("agentic", {"approx-prefix-cache-producer": 1_570_000}),
         ("no-prefix", {}),
     ],
 )
@@ -205,7 +220,7 @@ def test_each_tier_has_a_memory_of_its_own(name, memories):
     assert {name: each.capacity_blocks for name, each in load(name).policy.prefixes.items()} == memories
 
 
-@pytest.mark.parametrize("name", ["precise-prefix-2025", "precise-prefix", "lmetric"])
+@pytest.mark.parametrize("name", ["precise-prefix-2025", "precise-prefix", "multimodal-precise", "lmetric"])
 def test_engines_are_asked_what_they_hold(name):
     plan = load(name)
     scorers = {each.name: each.plugin for each in plan.policy.profile.scorers}

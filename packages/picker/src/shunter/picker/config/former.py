@@ -16,7 +16,7 @@ from shunter.picker.config.document import (
     PluginSpec,
     RequestHandlerSpec,
 )
-from shunter.picker.config.separation import PRECISE_PRODUCER, PRODUCER, in_characters, say_in_tokens, separate
+from shunter.picker.config.separation import PRECISE_PRODUCER, PRODUCER, in_characters, read_producer, say_in_tokens, separate
 from shunter.picker.errors import ConfigError
 
 __all__ = ["Modern", "modernise"]
@@ -71,6 +71,10 @@ def _modernise_plugins(modern: Modern) -> None:
         elif spec.type == PRODUCER and in_characters(spec.parameters or {}):
             modern.notes.append(f"{place}.parameters.blockSize: deprecated; write blockSizeTokens")
             specs[at] = msgspec.structs.replace(spec, parameters=say_in_tokens(spec.parameters or {}))
+    for at, spec in enumerate(specs):
+        if reader := read_producer(spec, specs):
+            modern.notes.append(f"$.plugins[{at}].parameters: deprecated; it names the producer (prefixMatchInfoProducerName)")
+            specs[at] = reader
     _change(modern, api_version=GROUP, plugins=(*specs, *memories))
 
 

@@ -1,6 +1,6 @@
 """Scorers of former releases that remembered prompts themselves, as the scorer and the producer that they are today."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ import msgspec
 
 from shunter.picker.config.document import PluginSpec
 
-__all__ = ["PRECISE_PRODUCER", "PRODUCER", "Separation", "in_characters", "say_in_tokens", "separate"]
+__all__ = ["PRECISE_PRODUCER", "PRODUCER", "Separation", "in_characters", "read_producer", "say_in_tokens", "separate"]
 
 SCORER = "prefix-cache-scorer"
 PRODUCER = "approx-prefix-cache-producer"
@@ -18,6 +18,10 @@ PRODUCER_NAME = "prefixMatchInfoProducerName"
 PRECISE_SCORER = "precise-prefix-cache-scorer"
 PRECISE_PRODUCER = "precise-prefix-cache-producer"
 TOKEN_PROCESSOR, INDEXER = "tokenProcessorConfig", "indexerConfig"
+
+# Until then, who wanted to know what a scorer knew named the scorer.
+LRU_SCORER = "no-hit-lru-scorer"
+SCORER_NAME, SCORER_TYPE = "prefixPluginName", "prefixPluginType"
 
 # Up to GIE 1.3 the scorer kept the memory of who was sent what, and the size of a block was in characters.
 BLOCKS, TOKENS = "maxPrefixBlocksToMatch", "maxPrefixTokensToMatch"
@@ -57,6 +61,21 @@ def separate(spec: PluginSpec, precise: str) -> Separation | None:
         PluginSpec(type=PRODUCER, name=name, parameters=say_in_tokens(own)),
         f"{', '.join(key for key in own if key in given)}: deprecated here; parameters of {PRODUCER} now",
     )
+
+
+def read_producer(spec: PluginSpec, others: Iterable[PluginSpec]) -> PluginSpec | None:
+    """Return a plugin that named a prefix scorer as one that names the scorer's producer; None if it did not.
+
+    ``others`` are all plugins, separated.
+    """
+    given = spec.parameters or {}
+    if spec.type != LRU_SCORER or not {SCORER_NAME, SCORER_TYPE} & given.keys():
+        return None
+    scorer = given.get(SCORER_NAME) or given.get(SCORER_TYPE)
+    found = next((each.parameters for each in others if scorer in (each.name, each.type)), None)
+    reads = {PRODUCER_NAME: found[PRODUCER_NAME]} if found and PRODUCER_NAME in found else {}
+    rest = {key: value for key, value in given.items() if key not in (SCORER_NAME, SCORER_TYPE)}
+    return msgspec.structs.replace(spec, parameters=reads | rest)
 
 
 def in_characters(parameters: Mapping[str, Any]) -> bool:
