@@ -2,6 +2,7 @@
 
 import heapq
 import random
+import weakref
 from types import SimpleNamespace
 
 import msgspec
@@ -15,7 +16,7 @@ from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
 from shunter.picker.core.kinds import Named, Profile
-from shunter.picker.core.lobby import MOST_PER_TURN, TURN_S
+from shunter.picker.core.lobby import MOST_PER_TURN, MOST_REFUSED_PER_TURN, TURN_S
 from shunter.picker.core.overview import look
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.queue_counters import OUTCOMES
@@ -343,6 +344,26 @@ def test_a_turn_has_an_end(make_judge):
     for ticket in running:
         judge.release(ticket, DONE, NOW_S + 1)
     assert len(judge.dispatch(NOW_S + 1)) == MOST_PER_TURN
+    in_vain = [len(judge.dispatch(NOW_S + 60)) for _ in range(3)]
+    assert in_vain == [MOST_REFUSED_PER_TURN + MOST_PER_TURN, 200 - 2 * MOST_PER_TURN - MOST_REFUSED_PER_TURN, 0]
+
+
+class Body(bytearray):
+    """One that can be watched."""
+
+
+def test_nobody_holds_the_body_of_who_is_gone(make_judge):
+    judge = make_judge(request_ttl_s=5.0)
+    judge.decide(ask(), NOW_S)
+    bodies = []
+    for _ in range(2):
+        body = Body(BODY)
+        bodies.append(weakref.ref(body))
+        leaving = judge.decide(Ask({":path": "/v1/chat/completions"}, body), NOW_S).ticket
+    judge.leave(leaving, NOW_S + 1)
+    judge.dispatch(NOW_S + 5)
+    del body
+    assert [reference() for reference in bodies] == [None, None]
 
 
 def test_without_flow_control_nobody_is_ever_parked(make_view):

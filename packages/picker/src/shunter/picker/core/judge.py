@@ -228,6 +228,7 @@ class FleetJudge:
             self.release(ticket, LEFT, now_s)
         else:
             _, request = cast("tuple[Ask, Request]", waiter.content)
+            waiter.content = None  # it may stand in its line for a while
             self._refuse(GONE, request, now_s)
 
     def _settle(self, ask: Ask, request: Request, ward: Ward, now_s: float, *, waited_s: float | None = None) -> Pick | Refusal:

@@ -5,6 +5,7 @@ waits, says whose time has come.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -22,8 +23,9 @@ __all__ = ["TURN_S", "Lobby"]
 # became free in a way that nobody told (another worker's release, a scrape).
 TURN_S = 0.005
 
-# Of one turn: a choice costs tens of microseconds, and the event loop has others to serve.
+# Of one turn: a choice costs tens of microseconds, a refusal less, and the event loop has others to serve.
 MOST_PER_TURN = 32
+MOST_REFUSED_PER_TURN = 128
 
 RENEW_S = CLAIM_S / 3
 
@@ -99,9 +101,10 @@ class Lobby:
         ``look`` returns the fleet as it is at that moment.
         """
         gate = self.gate
-        for waiter, refusal in gate.expire(self._room(look(), now_s), now_s):
+        for waiter, refusal in islice(gate.expire(self._room(look(), now_s), now_s), MOST_REFUSED_PER_TURN):
             self._counters.end(waiter.priority, OUTCOMES[refusal], now_s - waiter.arrived_s)
             yield waiter, refusal
+            waiter.content = None  # it may stand in its line for a while
         for _ in range(MOST_PER_TURN):
             waiter = self._take(look(), now_s) if len(gate) else None
             if waiter is None:
