@@ -31,7 +31,7 @@ __all__ = ["KvEvents", "Patience"]
 
 # A publication tells at most the blocks of one step: of a hundred thousand tokens it is a megabyte.
 MAX_MESSAGE_BYTES = 16 << 20
-# After so many in a row other endpoints have their turn.
+# After so many in a row, up to 8 ms, others have their turn: to wait for what is there already does not give it to them.
 BURST = 64
 
 log = logging.getLogger(__name__)
@@ -138,6 +138,7 @@ class Listener:
                         await self._turn(connected=event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
                     if subscriber in ready:
                         await self._drain(subscriber)
+                        await asyncio.sleep(0)
             finally:
                 subscriber.disable_monitor()
                 monitor.close(linger=0)
@@ -190,8 +191,11 @@ class Listener:
             await dealer.send(self._order.next.to_bytes(8, "big"))
             try:
                 async with asyncio.timeout(self._patience.total_s):
+                    repeated = 0
                     while await self._repeat(dealer):
-                        pass
+                        repeated += 1
+                        if repeated % BURST == 0:
+                            await asyncio.sleep(0)
             except TimeoutError:
                 log.warning("%s: no answer to the request for a replay at %s", self._title, self._replay)
             except KvEventError as error:
