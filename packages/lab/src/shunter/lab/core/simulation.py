@@ -248,6 +248,7 @@ class _Simulation:
         self._watch(endpoint)
 
     def _watch(self, endpoint: int) -> None:
+        """Have the engine looked at when something will have happened there."""
         next_s = self._engines[endpoint].next_event_s()
         if next_s is not None and next_s != self._due_s[endpoint]:
             heappush(self._events, (next_s, _ENGINE, endpoint))
@@ -304,11 +305,12 @@ class _Simulation:
         nobody = not self._arriving or self._arriving[0][0] >= next_s
         if nobody and not self._parked and not (self._followers and self._soonest_s < self._fleet.scrape_s):
             return
+        sampled_ns = clock_ns(now_s)
         for endpoint, engine in enumerate(self._engines):
-            self._rows[endpoint] = self._row(endpoint, engine, now_s)
+            self._rows[endpoint] = self._row(endpoint, engine, now_s, sampled_ns)
         self._chooser.scraped(self._rows.copy(), now_s)
 
-    def _row(self, endpoint: int, engine: Engine, now_s: float) -> LoadRow:
+    def _row(self, endpoint: int, engine: Engine, now_s: float, sampled_ns: int) -> LoadRow:
         row = self._rows[endpoint]
         if self._down[endpoint]:
             failures, reason = row.failures + 1, "connection refused"
@@ -319,7 +321,7 @@ class _Simulation:
             slot=endpoint,
             incarnation=1,
             health=Health.FRESH,
-            sampled_ns=clock_ns(now_s),
+            sampled_ns=sampled_ns,
             waiting=float(gauges.waiting),
             running=float(gauges.running),
             kv_usage=gauges.kv_usage,

@@ -138,13 +138,13 @@ class PrefixIndex:
         # Most of a prompt has been here before: half the cost of a loop.
         deque(map(seen.move_to_end, reversed(hashes[:known])), maxlen=0)
         capacity = cache_tokens * BYTES_PER_TOKEN if cache_tokens and self._auto_tune else self._capacity_bytes
-        while self._bytes[slot] > capacity:
-            self._forget_oldest(slot)
+        if self._bytes[slot] > capacity:
+            self._shrink(slot, capacity, len(seen))
         while (excess := self.pairs - self._max_pairs) > 0:
             payer = self._largest(slot)
+            blocks = len(self._seen[payer])
             # Finding the largest means looking at all; an eighth at a time leaves it about as large as the next.
-            for _ in range(min(excess, 1 + len(self._seen[payer]) // 8)):
-                self._forget_oldest(payer)
+            self._shrink(payer, self._bytes[payer], blocks - min(excess, 1 + blocks // 8))
 
     def retain(self, live: Mapping[int, int]) -> None:
         """Forget every slot that is not in ``live`` (slot → incarnation) with the same incarnation."""
@@ -170,11 +170,16 @@ class PrefixIndex:
             return slot
         return max(self._seen, key=lambda other: len(self._seen[other]))
 
-    def _forget_oldest(self, slot: int) -> None:
-        value, size = self._seen[slot].popitem(last=False)
-        self._bytes[slot] -= size
-        self.pairs -= 1
-        self._disown(value, slot)
+    def _shrink(self, slot: int, length: int, blocks: int) -> None:
+        """Forget what a slot was sent least recently, until it is no more than ``length`` bytes and so many blocks."""
+        seen, has = self._seen[slot], self._bytes[slot]
+        self.pairs -= len(seen)
+        while has > length or len(seen) > blocks:
+            value, size = seen.popitem(last=False)
+            has -= size
+            self._disown(value, slot)
+        self.pairs += len(seen)
+        self._bytes[slot] = has
 
     def _disown(self, value: int, slot: int) -> None:
         left = self._owners[value] & ~(1 << slot)
