@@ -114,7 +114,7 @@ def plugin(entry):
 
 def docstring(thing):
     """The docstring of a class or module as Markdown: names in single quotes, tables as they stand."""
-    text = (inspect.getdoc(thing) or "").replace("``", "`")
+    text = manual.prose(thing).replace("``", "`")
     return re.sub(r"^=+[ =]*\n.*^=+[ =]*$", lambda found: f"```\n{found[0]}\n```", text, flags=re.MULTILINE | re.DOTALL)
 
 

@@ -277,7 +277,7 @@ def plugins(type_name: str | None) -> None:
         width = max(len(entry.type_name) for entry in entries)
         for entry in entries:
             standing = "deprecated" if entry.replacement else entry.stability
-            click.echo(f"  {entry.type_name:<{width}}  {standing:<10}  {entry.summary}")
+            click.echo(f"  {entry.type_name:<{width}}  {standing:<10}  {manual.prose(entry.plugin).splitlines()[0]}")
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from shunter.picker.config.reading import did_you_mean
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Registration, Stability, upstream
 
-__all__ = ["Parameter", "describe", "facts", "look_up", "parameters_of", "plural", "registrations_by_kind"]
+__all__ = ["Parameter", "describe", "facts", "look_up", "parameters_of", "plural", "prose", "registrations_by_kind"]
 
 
 class Parameter(msgspec.Struct, frozen=True):
@@ -51,6 +52,12 @@ def parameters_of(registration: Registration) -> list[Parameter]:
     return list(_walk(schema, cast("dict[str, Any]", schema.get("$defs", {})), ""))
 
 
+def prose(thing: object) -> str:
+    """Return a docstring without the sources that are for those who read the code."""
+    text = re.sub(r"Source: GIE digest §[\d.]*\d; ", "Source: ", inspect.getdoc(thing) or "")
+    return re.sub(r"\s*Source: GIE digest §[\d.]*\d\.?|[;,]? \(?GIE digest §[\d.]*\d\)?", "", text)
+
+
 def facts(registration: Registration) -> list[str]:
     """Return what else there is to know, each in a sentence."""
     plugin, found = registration.plugin, list[str]()
@@ -74,7 +81,7 @@ def facts(registration: Registration) -> list[str]:
 def describe(registration: Registration) -> str:
     """Return a page of text about one plugin."""
     heading = f"{registration.type_name}, a {registration.kinds[0]}"
-    parts = [f"{heading}\n{'=' * len(heading)}", inspect.getdoc(registration.plugin) or ""]
+    parts = [f"{heading}\n{'=' * len(heading)}", prose(registration.plugin)]
     rows = parameters_of(registration)
     if rows:
         wide = max(len(row.path) for row in rows)

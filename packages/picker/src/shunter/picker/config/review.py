@@ -67,16 +67,14 @@ def review_fleet(plan: Plan, fleet: Fleet, dice: Dice) -> Iterator[str]:
 
 
 def _plugins(plan: Plan, profile: str) -> Iterator[str]:
-    used = {ref.plugin_ref for each in plan.config.scheduling_profiles for ref in each.plugins}
-    used |= {each.name for each in plan.policy.plugins()}
-    plugins = {each.name: each.plugin for each in plan.policy.plugins()}
+    used = {each.name: each.plugin for each in plan.policy.plugins()}
     for at, spec in enumerate(plan.config.plugins):
         entry, place = CATALOGUE[spec.type], f"$.plugins[{at}]"
         if entry.replacement:
             yield f"{place}.type: {spec.type!r} is deprecated; use {entry.replacement}"
         if entry.stability is Stability.ALPHA:
             yield f"{place}.type: {spec.type!r} is alpha: its parameters may change with any release"
-        needs = cast("Sequence[str]", getattr(plugins.get(spec.name), "needs", ()))
+        needs = cast("Sequence[str]", getattr(used.get(spec.name), "needs", ()))
         if missing := [need for need in needs if need not in PROFILES[profile].shows]:
             parts = " and the ".join(missing)
             yield f"{place}: {spec.name!r} needs the {parts} of responses; profile {profile} does not show them, full does"

@@ -105,11 +105,6 @@ class Registration(msgspec.Struct, frozen=True):
     stability: Stability = Stability.STABLE
     replacement: str = ""  # of a deprecated one: what to write instead
 
-    @property
-    def summary(self) -> str:
-        """The first line of the plugin's docstring."""
-        return (self.plugin.__doc__ or "").strip().partition("\n")[0]
-
 
 CATALOGUE: dict[str, Registration] = {}
 """By type name. Filled when modules that hold plugins are imported, read-only otherwise."""
