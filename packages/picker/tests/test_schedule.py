@@ -328,16 +328,16 @@ class Clumsy(msgspec.Struct, frozen=True):
     def profiles(self, *_):
         raise ZeroDivisionError
 
-    produce = admit = picked = observe = hear = settle = profiles
+    identify = screen = produce = admit = picked = observe = hear = settle = profiles
 
 
 def test_plugins_that_raise_are_left_out(make_fleet):
     clumsy = Named("clumsy", Clumsy())
     run = scheduler(producers=(clumsy,), admitters=(clumsy,), handler=clumsy)
-    assert run.run(a_request(), make_fleet({})).decision.chosen == [0]
+    assert run.run(run.identify(a_request()), make_fleet({})).decision.chosen == [0]
     run.observe(1, Outcome(complete=True), 1.0)
     run.hear("clumsy", b"")
-    assert run.complaints.errors == 6
+    assert run.complaints.errors == 8
 
 
 class Pair(msgspec.Struct, frozen=True):

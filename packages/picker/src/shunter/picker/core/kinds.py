@@ -7,6 +7,7 @@ An object may be of several kinds at once; what it is used as, the configuration
 The way of a request through them::
 
     Identifier.identify completes the request itself, before it waits for room
+    Screener.screen     may leave candidates out for all profiles
     Producer.produce    everybody's view of the request is completed: request.facts
     Admitter.admit      may refuse it
     Handler.profiles    says which profile runs next, until none does; each one is
@@ -30,8 +31,8 @@ from shunter.snapshot import Endpoint
 
 __all__ = [
     "Admitter", "ColumnScorer", "Decision", "Detector", "Dice", "Filter", "Follower", "Handler", "Header", "Hearer",
-    "Identifier", "Named", "Observer", "Picker", "Producer", "Profile", "Sampler", "Scorer", "Scores", "Setting", "Verdict",
-    "Weighted",
+    "Identifier", "Named", "Observer", "Picker", "Producer", "Profile", "Sampler", "Scorer", "Scores", "Screener", "Setting",
+    "Verdict", "Weighted",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -127,6 +128,14 @@ class Identifier(Protocol):
 
     def identify(self, request: Request) -> Request:
         """Return the request completed, or as it is."""
+        ...
+
+
+class Screener(Protocol):
+    """Says who may serve the request in any of its stages."""
+
+    def screen(self, request: Request, fleet: Fleet) -> Sequence[int] | Refusal:
+        """Return the positions that stay, one at least, or why there are none."""
         ...
 
 

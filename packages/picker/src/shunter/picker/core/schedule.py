@@ -69,10 +69,12 @@ class Scheduler:
         self._producers = [(each.name, crew.find(each.name)) for each in policy.producers]
         self._admitters = [(each.name, crew.find(each.name)) for each in policy.admitters]
         self._identifiers = crew.able("identify")
+        self._screeners = crew.able("screen")
         self._followers = crew.able("picked")
         self._observers = crew.able("observe")
         self._hearers = dict(crew.able("hear"))
-        self._simple = self._handler is None and not (self._producers or self._admitters or self._followers)
+        rest = (self._screeners, self._producers, self._admitters, self._followers)
+        self._simple = self._handler is None and not any(rest)
 
     def identify(self, request: Request) -> Request:
         """Return the request with everything that is known of who is asking."""
@@ -91,6 +93,15 @@ class Scheduler:
         if self._simple:
             decision = self._first.decide(request, fleet)
             return Verdict(decision, profile=self._first.profile.name) if decision.chosen else None
+        for name, screener in self._screeners:
+            try:
+                kept = screener.screen(request, fleet)
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised(name, error)
+            else:
+                if isinstance(kept, Refusal):
+                    return kept
+                fleet = fleet.narrow(kept)
         for name, producer in self._producers:
             try:
                 request.facts[name] = producer.produce(request, fleet)

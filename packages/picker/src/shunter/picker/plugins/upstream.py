@@ -19,7 +19,6 @@ TYPES = {
     "decision-tree-filter": TREE,
     "disagg-headers-handler": NOT_YET,
     "disagg-profile-handler": NOT_YET,
-    "disaggregatedset-rollout-screener": "let a rewrite's weights, or label-selector-filters, gate revisions",
     "ed-profile-handler": "use disagg-profile-handler with deciders.encode",
     "encoder-header-handler": "disagg-profile-handler sets the headers; remove it",
     "file-discovery": SCRAPER,
