@@ -6,8 +6,14 @@ import pytest
 
 from shunter.picker import config
 from shunter.picker.core.formats import OPENAI, order
+from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.judgement import Ask, Outcome, Pick
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.plugins.detectors import Concurrency, Utilization
+
+NOW_S = 100.0
+IDLE = {"waiting": 0.0, "running": 1.0, "kv_usage": 0.1}
+CHAT = b'{"model": "m", "messages": [{"role": "user", "content": "%s"}]}' % (b"hello " * 200)
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -190,6 +196,18 @@ def test_its_effective_form_is_the_same(name):
     plan = load(name)
     again = config.load(config.effective(plan))
     assert (again.config, again.policy, again.notes) == (plan.config, plan.policy, ())
+
+
+@guides
+def test_it_works_in_a_judge(name, make_view, dice):
+    roles = [{"labels": {"llm-d.ai/role": role}} for role in ("decode", "prefill", "encode", "both")]
+    view = make_view(*[IDLE] * 4, endpoints=roles, now_ns=int(NOW_S * 1e9))
+    judge = FleetJudge(load(name).policy, lambda _: view, dice)
+    for _ in range(3):
+        pick = judge.decide(Ask({":path": "/v1/chat/completions"}, CHAT), NOW_S)
+        assert isinstance(pick, Pick)
+        judge.release(pick.ticket, Outcome(complete=True, status=200, served=pick.endpoints[0]), NOW_S + 1)
+    assert judge.complaints == {}
 
 
 def test_what_former_releases_of_gie_wrote_in_other_places_is_kept():
