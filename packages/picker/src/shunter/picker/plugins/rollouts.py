@@ -80,7 +80,7 @@ class RolloutScreener(Plugin, frozen=True):
     the revision's label must name a complete one. Nobody left is a 503. Every selector tells in the same header of the response
     the label of whoever served, which needs a profile that shows the picker responses' headers.
 
-    Source: GIE digest §5.3, and llm-d's page of the plugin.
+    Source: GIE digest §5.3.
     """
 
     scope: Scope
