@@ -437,6 +437,16 @@ async def test_the_model_name_is_restored(lab, response):
     assert (answer.status, answer.body) == (200, b'{"model":"public"}')
 
 
+@pytest.mark.parametrize("path", ["/by-header", "/by-metadata"])
+@pytest.mark.parametrize("response", MODES)
+async def test_a_header_of_a_plugin_is_added_to_the_response(lab, response, path):
+    by_server = {lab.first: "one", lab.second: "two"}
+    lab.judge = StubJudge([lab.second], response_headers=(("x-session-token", by_server), ("x-always", "1")))
+    answer = await lab.ask(f"BUFFERED/{response}", path=path)
+    assert (answer.headers["x-session-token"], answer.headers["x-always"]) == ("two", "1")
+    assert answer.echo["who"] == "second"
+
+
 @pytest.mark.parametrize("request_mode", MODES)
 @pytest.mark.parametrize("response", PIECEWISE)
 async def test_events_are_not_held_back(lab, request_mode, response):
