@@ -485,6 +485,14 @@ def test_who_is_referred_to_works_though_no_profile_lists_it(register_plugin):
     assert plan.policy.profile.scorers[0].plugin.about == {"told": "told-producer"}
 
 
+def test_what_is_implied_implies_more():
+    plan = config.load(HEAD + "plugins: [{type: latency-slo-admitter}]")
+    (predictor,) = (each.plugin for each in plan.policy.producers)
+    assert predictor.prefix_match_info_producer_name == "approx-prefix-cache-producer"
+    again = config.load(config.effective(plan))
+    assert (again.config, again.policy) == (plan.config, plan.policy)
+
+
 def test_a_handler_chooses_among_profiles_that_exist(register_plugin):
     class Two(Plugin, frozen=True):
         """Runs both."""

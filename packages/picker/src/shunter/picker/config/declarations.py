@@ -111,13 +111,16 @@ class Declarations:
     def bind(self) -> None:
         """Follow every reference, and write out those that are implied."""
         named = {name for each in self for _, name in each.references() if name}
-        for each in self:
-            for reference, name in each.references():
-                place = f"{each.place}.{reference.parameter}"
-                if name:
-                    self.use(name, place, reference.kind)
-                elif reference.implied:
-                    self._imply(each.name, reference, named)
+        bound: set[str] = set()
+        while waiting := [each for each in self if each.name not in bound]:  # what is implied may imply more
+            for each in waiting:
+                bound.add(each.name)
+                for reference, name in each.references():
+                    place = f"{each.place}.{reference.parameter}"
+                    if name:
+                        self.use(name, place, reference.kind)
+                    elif reference.implied:
+                        self._imply(each.name, reference, named)
         if any(each.plugin.reads_prefix for each in self) and not any(each.plugin.gives_prefix for each in self):
             self.declare(PluginSpec(type=DEFAULT_PRODUCER), "$.plugins")
         for each in self:
