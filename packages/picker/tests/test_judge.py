@@ -513,3 +513,21 @@ def test_a_model_that_nothing_names_is_not_found_if_so_configured(make_judge, ma
     assert isinstance(judge.decide(Ask(CHAT, b"", has_body=False), NOW_S), Pick)
     refusal = judge.decide(Ask(CHAT, body(model="unknown")), NOW_S)
     assert (refusal.status, refusal.message) == (404, "the model 'unknown' does not exist in this pool")
+
+
+def test_what_rules_make_of_models_is_counted_by_rule(make_judge, make_view):
+    targets = (Target(model="m", weight=1), Target(model="m2", weight=1))
+    rules = (RewriteRule(models=("m",), targets=targets), RewriteRule(targets=(Target(model="any"),)))
+    resources = {"rewrites": (Rewrite(name="canary", pool="pool", rules=rules[:1]),)}
+    judge = make_judge(view=make_view(IDLE, endpoints=[{"pools": (0,)}], **resources))
+    for _ in range(20):
+        judge.decide(Ask(CHAT, body()), NOW_S)
+    judge.decide(Ask(CHAT | {"x-llm-d-model-name-rewrite": "whatever"}, body(model="own")), NOW_S)
+    canary = "InferenceModelRewrite default/canary"
+    rulings = tally(judge).rulings
+    assert set(rulings) == {(canary, "m", "m"), (canary, "m", "m2")}
+    assert sum(rulings.values()) == 20
+    judge.see(make_view(IDLE, endpoints=[{"pools": (0,)}], rewrites=(Rewrite(name="all", pool="pool", rules=rules[1:]),)))
+    for name in ("x", "y"):
+        judge.decide(Ask(CHAT, body(model=name)), NOW_S)
+    assert tally(judge).rulings["InferenceModelRewrite default/all", "", "any"] == 2

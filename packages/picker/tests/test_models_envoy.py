@@ -91,8 +91,20 @@ def publish(writer, engines):
     writer.publish_load(Load.of(rows, epoch=1, topology_generation=1, published_ns=now_ns))
 
 
-@pytest.fixture(params=["lean", "full", "strict"])
+def set_router_mode(resource, mode):
+    manager = resource["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    router = next(each for each in manager["http_filters"] if each["name"].endswith("body-router"))
+    trailers = "SEND" if mode == "FULL_DUPLEX_STREAMED" else "SKIP"
+    router["typed_config"]["processing_mode"] |= {"request_body_mode": mode, "request_trailer_mode": trailers}
+
+
+# How the body router is asked: as envoyconf has it, and as other gateways have it.
+ROUTER_MODES = ("BUFFERED", "FULL_DUPLEX_STREAMED")
+
+
+@pytest.fixture(params=[(profile, mode) for profile in ("lean", "full", "strict") for mode in ROUTER_MODES], ids="-".join)
 async def scene(request, tmp_path):
+    profile, mode = request.param
     try:
         binary = ensure()
     except EnvoyMissingError as error:
@@ -111,7 +123,7 @@ async def scene(request, tmp_path):
         asked = {"addresses": [picker_address], "failureMode": "FailClose", "collector": "127.0.0.1:1"}
         intent = {
             "listeners": [{"port": 0}],
-            "profile": request.param,
+            "profile": profile,
             "bodyRouter": {"addresses": [router_address]},
             "pools": [
                 {"name": name, "endpoints": [f"127.0.0.1:{engine.port}"], "picker": asked, "inferencePool": f"default/{name}"}
@@ -119,7 +131,9 @@ async def scene(request, tmp_path):
             ],
             "routes": [{"pool": "llama", "baseModels": ["llama"]}, {"pool": "qwen", "models": ["qwen"]}],
         }
-        envoy = await stack.enter_async_context(running_envoy(bootstrap(load_intent(json.dumps(intent))), binary))
+        resource = bootstrap(load_intent(json.dumps(intent)))
+        set_router_mode(resource, mode)
+        envoy = await stack.enter_async_context(running_envoy(resource, binary))
         client = await stack.enter_async_context(aiohttp.ClientSession())
         yield Scene(envoy.url, client, picker, router)
 

@@ -49,6 +49,7 @@ SAMPLES = {
         Usage(2, 2),
     ),
     "embeddings": (b'{"data":[{"embedding":[0.1]}],"usage":{"prompt_tokens":8,"total_tokens":8}}', Usage(8)),
+    "rerank": (b'{"id": "rerank-1", "usage": {"total_tokens": 56}, "results": []}', Usage(56)),
     "numbers as text": (b'{"usage": {"prompt_tokens": "8", "completion_tokens": "9"}}', Usage(8, 9)),
     "generated text": (b'{"text": "\\"usage\\": {\\"prompt_tokens\\": 1}", "usage": {"prompt_tokens": 2}}', Usage(2)),
     "somebody else's": (b'{"usage": {"prompt_tokens": [1]}, "x": {"usage": "none"}}', Usage()),

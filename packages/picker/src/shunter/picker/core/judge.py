@@ -23,6 +23,7 @@ from shunter.picker.core.kinds import Decision, Dice, Verdict
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticket
 from shunter.picker.core.listing import answer
 from shunter.picker.core.lobby import Lobby
+from shunter.picker.core.models import REWRITE, Rulebook
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.pools import Ward, Wards
 from shunter.picker.core.precise import Precise
@@ -244,6 +245,8 @@ class FleetJudge:
         self._book(request, verdict, now_s)
         if body is not None:
             self.counters.rewrote()
+        if request.rule is not None:
+            self._count_rule(request, ward.rules)
         candidates = verdict.decision.candidates
         evictor = ward.lobby.evictor if ward.lobby is not None and request.priority < 0 else None
         if evictor is not None:
@@ -262,6 +265,11 @@ class FleetJudge:
             response_headers=response_headers,
             evictable=evictor is not None,
         )
+
+    def _count_rule(self, request: Request, rules: Rulebook) -> None:
+        """Count what a resource said; what a header says is the client's to know, and could be anything."""
+        if request.rule and request.rule != REWRITE:
+            self.counters.ruled(request.rule, rules.match(request.model or ""), request.target_model or "")
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Undo the booking of ``ticket``, or wait for its record if it lasts; a second time does nothing."""

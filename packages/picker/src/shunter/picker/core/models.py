@@ -21,7 +21,10 @@ from shunter.picker.core.kinds import Dice
 from shunter.picker.core.request import Request
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, Target, Topology
 
-__all__ = ["CRITICALITY", "Rulebook"]
+__all__ = ["CRITICALITY", "REWRITE", "Rulebook"]
+
+# What is told as the rule where the header names the target.
+REWRITE = "x-llm-d-model-name-rewrite"
 
 # InferenceModel's criticality in terms of InferenceObjective's priority: below zero may be shed when the pool is saturated.
 CRITICALITY = {"Critical": 1, "Standard": 0, "Sheddable": -1}
@@ -60,6 +63,10 @@ class Rulebook:
         for objective in _of(topology.objectives, topology.pools, pool):
             self._priorities.setdefault(objective.name, objective.priority or 0)
 
+    def match(self, model: str) -> str:
+        """Return a model's name if a resource has it by that name, "" if not: clients may call theirs anything."""
+        return model if model in self._exact or model in self._models else ""
+
     @property
     def names(self) -> frozenset[str]:
         """All models that clients may ask for by a rule."""
@@ -82,7 +89,7 @@ class Rulebook:
         if rule is not None:
             return _draw(rule.targets, dice), rule.words
         if request.rewrite:
-            return request.rewrite, "x-llm-d-model-name-rewrite"
+            return request.rewrite, REWRITE
         model = self._models.get(name)
         if model is None:
             return name, None

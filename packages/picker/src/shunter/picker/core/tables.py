@@ -9,10 +9,11 @@ Words of 8 bytes, native byte order::
     0     magic; until a worker has begun the memory is all zero, which counts nothing
     1     life, pid, started_ns (CLOCK_MONOTONIC), ready, beat_ns (when the worker last said that it lives)
     6     totals, in the order of TOTALS
-    16    refusals: REFUSALS rows of 8: 56 bytes of name, padded with zeros, and the count
+    16    refusals: REFUSALS rows of ``core.named_counts``
     144   number of endpoint rows in use
     145   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
     …     what waits, and what became of whom that waited: ``core.queue_counters``
+    …     what rules made of models: RULINGS rows of ``core.named_counts``
 """
 
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from collections.abc import Iterable
 import msgspec
 
 from shunter.picker.core.ledger import Booking, Key
+from shunter.picker.core.named_counts import NamedCounts
 from shunter.picker.core.queue_counters import QUEUE_WORDS, QueueCounters, QueueTally, add_up
 from shunter.snapshot import Buffer
 
@@ -40,13 +42,12 @@ TOTALS = (
 )
 TOTALS_AT = 6
 REFUSALS_AT = 16
-NAME_BYTES = 56
 
-# There are a dozen reasons; whatever a plugin may add beyond these is counted as the last one, "other".
+# There are a dozen reasons; whatever a plugin may add beyond these is counted as the last one, "other". Of a name 56 bytes.
 REFUSALS = 16
-OTHER = "other"
+REFUSAL_WORDS = 8
 
-IN_USE_AT = REFUSALS_AT + 8 * REFUSALS
+IN_USE_AT = REFUSALS_AT + REFUSAL_WORDS * REFUSALS
 ROWS_AT = IN_USE_AT + 1
 
 # Slots are small numbers, little more than there are endpoints; 10,000 of those is the largest pool the snapshot is made for.
@@ -69,7 +70,16 @@ class Account(msgspec.Struct):
 PICKS, BLOCKS, HITS, IN_FLIGHT, TOKENS, PREFILL, DECODE = range(1, 8)
 ROW = 1 + len(Account.__struct_fields__)
 QUEUE_AT = ROWS_AT + ROW * SLOTS
-COUNTERS_BYTES = 8 * (QUEUE_AT + QUEUE_WORDS)
+
+# A rule, a model and what it became, by Kubernetes' and the API's limits at most 900 bytes; most are a tenth of that. More
+# than 64 at a time nobody follows.
+RULINGS = 64
+RULING_WORDS = 96
+RULINGS_AT = QUEUE_AT + QUEUE_WORDS
+COUNTERS_BYTES = 8 * (RULINGS_AT + RULING_WORDS * RULINGS)
+
+Ruling = tuple[str, str, str]
+"""The resource that says what a model is called, the client's name for it ("" for any), the engine's."""
 
 
 class Tally(msgspec.Struct):
@@ -85,6 +95,7 @@ class Tally(msgspec.Struct):
     nameless: int = 0  # requests that it found no model in
     tokenised: int = 0  # prompts whose tokens an engine told
     untokenised: int = 0  # those that were to be asked for, and no tokens came
+    rulings: dict[Ruling, int] = msgspec.field(default_factory=dict[Ruling, int])
     refusals: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # by drop reason, else by code
     by_endpoint: dict[Key, Account] = msgspec.field(default_factory=dict[Key, Account])
     queue: QueueTally = msgspec.field(default_factory=QueueTally)
@@ -119,7 +130,8 @@ class Counters:
         self.words = memoryview(buffer)[:COUNTERS_BYTES].cast("B").cast("Q")
         self.queue = QueueCounters(self.words[QUEUE_AT:])
         """What flow control counts."""
-        self._refusals: dict[str, int] = {}  # name → its count's word
+        self._refusals = NamedCounts(self.words[REFUSALS_AT:IN_USE_AT], REFUSAL_WORDS)
+        self._rulings = NamedCounts(self.words[RULINGS_AT:], RULING_WORDS)
 
     def begin(self, life: int, pid: int, now_ns: int) -> None:
         """Sit down: nothing is in flight, the totals go on."""
@@ -127,7 +139,8 @@ class Counters:
             self.words[:] = memoryview(bytes(COUNTERS_BYTES)).cast("Q")
             self.words[0] = MAGIC
         self.clear_in_flight()
-        self._refusals = {name: at for at, name in self._names()}
+        self._refusals.begin()
+        self._rulings.begin()
         self.life, self.pid, self.started_ns, self.ready, self.beat_ns = life, pid, now_ns, 0, now_ns
 
     def clear_in_flight(self) -> None:
@@ -172,8 +185,11 @@ class Counters:
 
     def refused(self, name: str) -> None:
         """Count a refusal."""
-        at = self._refusals.get(name) or self._enter(name)
-        self.words[at] += 1
+        self._refusals.add(name)
+
+    def ruled(self, rule: str, model: str, target: str) -> None:
+        """Count what a rule said a model is to be called."""
+        self._rulings.add(f"{rule}\0{model}\0{target}")
 
     def released(self, *, complete: bool) -> None:
         """Count a request that ended."""
@@ -213,7 +229,8 @@ class Counters:
         rows = [words[row : row + ROW].tolist() for row in self._rows()]
         return Tally(
             **dict(zip(TOTALS, words[TOTALS_AT : TOTALS_AT + len(TOTALS)].tolist(), strict=True)),
-            refusals={name: words[at] for at, name in self._names()},
+            refusals=self._refusals.counts(),
+            rulings={_ruling(name): count for name, count in self._rulings.counts().items()},
             by_endpoint={
                 (slot, incarnation): Account(*counts) for slot, (incarnation, *counts) in enumerate(rows) if any(counts)
             },
@@ -240,24 +257,11 @@ class Counters:
             words[IN_USE_AT] = max(words[IN_USE_AT], slot + 1)
         return row
 
-    def _names(self) -> list[tuple[int, str]]:
-        """Return the refusals seen so far: where the count is, and the name."""
-        found: list[tuple[int, str]] = []
-        for at in range(REFUSALS_AT, IN_USE_AT, 8):
-            name = self.words[at : at + 7].tobytes().rstrip(b"\0")
-            if name:
-                found.append((at + 7, name.decode("utf-8", "replace")))
-        return found
 
-    def _enter(self, name: str) -> int:
-        known = self._refusals
-        if len(known) >= REFUSALS - 1 and name != OTHER:
-            return known.get(OTHER) or self._enter(OTHER)
-        at = REFUSALS_AT + 8 * len(known)
-        written = name.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
-        self.words[at : at + 7] = memoryview(written).cast("Q")
-        known[name] = at + 7
-        return at + 7
+def _ruling(name: str) -> Ruling:
+    rule, _, rest = name.partition("\0")
+    model, _, target = rest.partition("\0")
+    return rule, model, target
 
 
 def fold(tallies: Iterable[Tally]) -> Tally:
@@ -269,6 +273,8 @@ def fold(tallies: Iterable[Tally]) -> Tally:
             setattr(total, name, getattr(total, name) + getattr(each, name))
         for name, count in each.refusals.items():
             total.refusals[name] = total.refusals.get(name, 0) + count
+        for ruling, count in each.rulings.items():
+            total.rulings[ruling] = total.rulings.get(ruling, 0) + count
         for key, account in each.by_endpoint.items():
             before = msgspec.structs.astuple(total.by_endpoint.get(key, Account()))
             total.by_endpoint[key] = Account(*map(sum, zip(before, msgspec.structs.astuple(account), strict=True)))

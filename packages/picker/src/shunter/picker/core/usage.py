@@ -43,12 +43,13 @@ class _Details(msgspec.Struct):
 
 
 class _Reported(msgspec.Struct):
-    """Every spelling of the fields: OpenAI's older and newer API, Anthropic's."""
+    """Every spelling of the fields: OpenAI's older and newer API, Anthropic's; rerank and score report a total alone."""
 
     prompt_tokens: Tokens | None = None
     completion_tokens: Tokens | None = None
     input_tokens: Tokens | None = None
     output_tokens: Tokens | None = None
+    total_tokens: Tokens | None = None
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: Tokens | None = None
@@ -64,6 +65,8 @@ class _Reported(msgspec.Struct):
         if details is not None and details.cached_tokens is not None:
             cached = details.cached_tokens
         completion = self.completion_tokens if self.completion_tokens is not None else self.output_tokens
+        if prompt is None and completion is None:
+            prompt = self.total_tokens
         return Usage(prompt, completion, cached)
 
 

@@ -50,6 +50,14 @@ class Metrics(Collector):
             ("prompts_untokenised", "Prompts whose tokens were wanted and did not come.", tally.untokenised),
         ):
             yield CounterMetricFamily(f"shunter_picker_{name}", text, value)
+        rulings = CounterMetricFamily(
+            "llm_d_epp_model_rewrite_decisions",
+            "What InferenceModelRewrites and InferenceModels made of models.",
+            labels=["model_rewrite_name", "model_name", "target_model"],
+        )
+        for (rule, model, target), count in tally.rulings.items():
+            rulings.add_metric([rule.partition(" ")[2] or rule, model, target], count)
+        yield rulings
         complaints = GaugeMetricFamily(
             "shunter_picker_plugin_complaints",
             "Plugins that did something wrong, or are not shown what they need; the fleet's page says what.",
