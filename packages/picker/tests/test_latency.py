@@ -90,6 +90,14 @@ def test_a_slow_endpoint_becomes_known(make_fleet):
     assert found[1].tpot_ms / found[0].tpot_ms == pytest.approx(4, rel=0.5)
 
 
+def test_who_is_new_is_taken_for_an_average_one(make_fleet):
+    fleet, predictor = make_fleet({}, {}), at_work(PredictedLatency())
+    for ticket in range(1, 100):
+        found = serve(predictor, fleet, 0, ticket, first_token_s=0.5, completion_tokens=11, duration_s=1.5)
+    assert found[1].tpot_ms == pytest.approx(100, rel=0.1)
+    assert found[1].ttft_ms == pytest.approx(500, rel=0.5)
+
+
 @pytest.mark.parametrize(
     ("pairs", "parameters", "scores"),
     [

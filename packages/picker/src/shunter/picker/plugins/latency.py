@@ -110,7 +110,8 @@ class Predictor:
         self._parameters = parameters
         self._name = name
         self._speeds = Speeds()
-        self._token_s: dict[Key, float] = {}  # of each endpoint's last answers
+        self._usual_s = TOKEN_S  # per token of the last answers, whoever gave them
+        self._token_s: dict[Key, float] = {}  # of each endpoint's
         self._strictest: dict[Key, dict[int, float]] = {}  # endpoint → ticket → SLO of its tokens, in ms
         self._where: dict[int, Key] = {}  # ticket → endpoint, of those in the above
 
@@ -126,7 +127,7 @@ class Predictor:
         for endpoint, key, backlog, in_flight in zip(fleet.endpoints, fleet.keys, backlogs, fleet.in_flight, strict=True):
             waiting = backlog + max(0.0, tokens - share.get(endpoint.slot, 0.0) * known)
             ttft_ms = 1000 * waiting / speeds.prefill_per_s(key)
-            tpot_ms = 1000 * self._token_s.get(key, TOKEN_S)
+            tpot_ms = 1000 * self._token_s.get(key, self._usual_s)
             neutral = not parameters.streaming_mode or (role and endpoint.labels.get(role) == "prefill")
             slo = min([tpot_slo, *self._strictest.get(key, {}).values()]) if tpot_slo else 0.0
             headroom_ms = 0.0 if neutral else slo * factor - tpot_ms
@@ -150,8 +151,10 @@ class Predictor:
         """Learn."""
         seen, tokens = self._speeds.observe(ticket, outcome), outcome.completion_tokens or 0
         if seen is not None and tokens > 1 and outcome.first_token_s is not None and outcome.duration_s is not None:
-            took_s, before_s = (outcome.duration_s - outcome.first_token_s) / (tokens - 1), self._token_s.get(seen, TOKEN_S)
+            took_s = (outcome.duration_s - outcome.first_token_s) / (tokens - 1)
+            before_s = self._token_s.get(seen, self._usual_s)
             self._token_s[seen] = before_s + (took_s - before_s) / ANSWERS_REMEMBERED
+            self._usual_s += (took_s - self._usual_s) / ANSWERS_REMEMBERED
         if not outcome.lasts and (key := self._where.pop(ticket, None)) is not None:
             running = self._strictest[key]
             del running[ticket]
