@@ -494,6 +494,21 @@ def test_workers_together_exceed_no_limit_by_more_than_they_are_nor_invert_prior
     assert max(world.inversions, default=0.0) <= TURN_S + LAG_S
 
 
+def test_who_waits_long_elsewhere_is_not_forgotten(make_view):
+    world = Workers(make_view, 2, endpoints=1)
+    other, mine = world.judges
+    first = mine.decide(ask(), NOW_S)
+    world.now_s += LAG_S
+    assert isinstance(other.decide(ask("gold"), world.now_s), Parked)
+    for _ in range(3):
+        world.now_s += CLAIM_S / 2
+        assert other.dispatch(world.now_s) == []
+    world.now_s += LAG_S
+    assert isinstance(mine.decide(ask(), world.now_s), Parked)
+    mine.release(first.ticket, DONE, world.now_s)
+    assert mine.dispatch(world.now_s) == []
+
+
 def test_a_worker_that_dies_with_requests_waiting_holds_nobody_up(make_view):
     world = Workers(make_view, 2, endpoints=1)
     dead, living = world.judges
