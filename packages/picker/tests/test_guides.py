@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parent / "configs"
 WAITING = frozenset(
     {
         "context-length", "data-parallel", "epd", "epd-2025", "pd", "pd-2025", "pd-decider", "pd-precise",
-        "predicted-latency-pd", "wide-ep",
+        "predicted-latency-pd", "wide-ep", "wide-ep-rollout",
     }
 )  # fmt: skip
 
@@ -113,6 +113,10 @@ MEANINGS = {
         "prefill": ("prefill-filter", "prefix-cache-scorer 3", "queue-scorer 2", "active-request-scorer 2", "max-score-picker"),
         "decode": IDLEST,
     },
+    "wide-ep-rollout": {
+        "prefill": ("prefill-filter", "prefix-cache-scorer 3", "queue-scorer 2", "active-request-scorer 2", "max-score-picker"),
+        "decode": IDLEST,
+    },
     "data-parallel": {"default": ("decode-filter", "prefix-cache-scorer 2", "max-score-picker")},
     "predicted-latency": {"default": ("loose-affinity-filter", "latency-scorer 1", "weighted-random-picker")},
     "predicted-latency-slo": {
@@ -159,6 +163,7 @@ HANDLERS = {
     "epd-2025": "pd-profile-handler",
     "coordinator": "header-profile-handler",
     "wide-ep": "disagg-profile-handler",
+    "wide-ep-rollout": "disagg-profile-handler",
     "data-parallel": "data-parallel-profile-handler",
     "predicted-latency-pd": "disagg-profile-handler",
     "context-length": "disagg-profile-handler",

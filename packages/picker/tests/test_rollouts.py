@@ -88,6 +88,19 @@ def test_a_strict_header_insists(make_fleet):
     assert set(chosen(plugin, fleet, {"x-slice": "none"}, draws=50)) == {"A", "B"}
 
 
+def test_todays_form_is_one_header_and_a_list_of_roles(make_fleet):
+    parameters = {
+        "scope": {"labelSelector": "app=a"},
+        "revisionGating": {"mode": "max-role", "requiredRoles": ["prefill", "decode"]},
+    }
+    plugin = msgspec.convert(parameters, RolloutScreener)
+    fleet = ready(make_fleet, A=(2, 9), B=(1, 1), C=(0, 1))
+    assert plugin.needs == ("headers",)
+    assert chosen(plugin, fleet, {"x-llm-d-disagg-revision": "B"}, draws=50) == {"B": 50}
+    assert chosen(plugin, fleet, {"x-llm-d-disagg-revision": "C"}) == 503
+    assert set(chosen(plugin, fleet, draws=200)) == {"A", "B"}
+
+
 def test_disabled_gating_leaves_the_headers(make_fleet):
     fleet = ready(make_fleet, A=(2, 0), B=(1, 1))
     plugin = screener("disabled", roles=(), selectors=SELECTORS)
@@ -115,7 +128,7 @@ def test_a_refusal_reaches_the_client(make_view):
 
 
 def test_gating_needs_roles():
-    with pytest.raises(msgspec.ValidationError, match=r"mode sum needs requireRoles.values"):
+    with pytest.raises(msgspec.ValidationError, match="mode sum needs requiredRoles"):
         screener("sum", roles=())
     with pytest.raises(msgspec.ValidationError, match="is not a label selector"):
         screener(scope="a in b")

@@ -54,7 +54,7 @@ def parameters_of(registration: Registration) -> list[Parameter]:
 
 def prose(thing: object) -> str:
     """Return a docstring without the sources that are for those who read the code."""
-    text = re.sub(r"Source: GIE digest §[\d.]*\d; ", "Source: ", inspect.getdoc(thing) or "")
+    text = re.sub(r"Source: GIE digest §[\d.]*\d(?:;|, and) ", "Source: ", inspect.getdoc(thing) or "")
     return re.sub(r"\s*Source: GIE digest §[\d.]*\d\.?|[;,]? \(?GIE digest §[\d.]*\d\)?", "", text)
 
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -49,7 +49,7 @@ class HeaderSelector(Part, frozen=True):
 
 
 class RequiredRoles(Part, frozen=True):
-    """Each of them must have a ready endpoint in a revision that gets traffic."""
+    """The former place of requiredRoles."""
 
     values: Annotated[tuple[str, ...], Meta(min_length=1)]
 
@@ -58,14 +58,21 @@ class Gating(Part, frozen=True):
     """How a revision is chosen."""
 
     mode: Literal["sum", "max-role", "disabled"]
-    require_roles: RequiredRoles | None = None
+    required_roles: tuple[Name, ...] = ()
+    require_roles: RequiredRoles | None = None  # as the first releases had it
+    revision_header_name: Name = "x-llm-d-disagg-revision"
     revision_label_key: Name = "disaggregatedset.x-k8s.io/revision"
     role_label_key: Name = "disaggregatedset.x-k8s.io/role"
 
     def __post_init__(self) -> None:
         """Refuse a choice between revisions that need nothing."""
-        if self.mode != "disabled" and self.require_roles is None:
-            raise ValueError(f"mode {self.mode} needs requireRoles.values")
+        if self.mode != "disabled" and not self.roles:
+            raise ValueError(f"mode {self.mode} needs requiredRoles")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Each of them must have a ready endpoint in a revision that gets traffic; none if any may."""
+        return self.required_roles or (self.require_roles.values if self.require_roles else ())
 
 
 @register("disaggregatedset-rollout-screener", Kind.HOOK, stability=Stability.ALPHA)
@@ -76,9 +83,10 @@ class RolloutScreener(Plugin, frozen=True):
     the number of ready endpoints of all required roles (``sum``) or of the one role that has most of them over all revisions
     (``max-role``; of equals the first required one). With ``disabled`` none is chosen.
 
-    A ``strict`` header selector keeps those whose label is what the header says, and then no revision is drawn: the header of
-    the revision's label must name a complete one. Nobody left is a 503. Every selector tells in the same header of the response
-    the label of whoever served, which needs a profile that shows the picker responses' headers.
+    The header revisionHeaderName keeps those of the revision that it says, and then none is drawn: it must name a complete
+    one. Nobody left is a 503. The response tells in the same header the revision of whoever served, which needs a profile that
+    shows the picker responses' headers. The first releases had ``requireRoles.values`` and, instead of the one header,
+    ``headerSelectors``: those that are ``strict`` do this with any label, others only tell it.
 
     Source: GIE digest §5.3.
     """
@@ -92,9 +100,17 @@ class RolloutScreener(Plugin, frozen=True):
         read_selector(self.scope.label_selector)
 
     @property
+    def selectors(self) -> tuple[HeaderSelector, ...]:
+        """Which headers count."""
+        gating = self.revision_gating
+        if self.header_selectors or gating.require_roles:
+            return self.header_selectors
+        return (HeaderSelector("revision", gating.revision_header_name, gating.revision_label_key, "strict"),)
+
+    @property
     def needs(self) -> Sequence[str]:
         """Labels go with the response."""
-        return ("headers",) if self.header_selectors else ()
+        return ("headers",) if self.selectors else ()
 
     def start(self, setting: Setting) -> "Screen":
         """Return the screener at work."""
@@ -108,7 +124,7 @@ class Screen:
         """Keep nothing but these."""
         self._gating = parameters.revision_gating
         self._scope = read_selector(parameters.scope.label_selector)
-        self._selectors = parameters.header_selectors
+        self._selectors = parameters.selectors
         self._dice = dice
 
     def screen(self, request: Request, fleet: Fleet) -> Sequence[int] | Refusal:
@@ -145,7 +161,7 @@ class Screen:
     def _weights(self, fleet: Fleet) -> Mapping[str, int]:
         """Return the weight of each complete revision."""
         gating = self._gating
-        roles = cast("RequiredRoles", gating.require_roles).values
+        roles = gating.roles
         counts: dict[str, Counter[str]] = {}
         for endpoint in fleet.endpoints:
             labels = endpoint.labels
