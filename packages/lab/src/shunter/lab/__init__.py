@@ -7,6 +7,9 @@ Importing this package costs nothing; take what you need from its modules:
     shunter.lab.core.engine     Engine: the engine without HTTP, in whatever time you give it
     shunter.lab.core.simulation simulate: a fleet of engines in virtual time, under whoever chooses where requests go
     shunter.lab.core.judges     JudgeChooser: the picker's own judgement as a chooser
+    shunter.lab.workloads       WORKLOADS, find_workload: traffic, with the fleet it is meant for and what its users call good
+    shunter.lab.policies        policies, find_policy: who chooses
+    shunter.lab.compare         compare, tables: policies side by side on workloads
     shunter.lab.core.params     EngineParams: what the imagined machine costs and holds
 """
 

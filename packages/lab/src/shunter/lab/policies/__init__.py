@@ -1,4 +1,4 @@
-"""Policies to compare: balancers, other routers, configurations of the real picker (the .yaml files here), and the bound."""
+"""Policies to compare: balancers, other routers, configurations of the real picker, and the bound."""
 
 from shunter.lab.policies.catalogue import BOUND, OURS, Policy, find_policy, policies
 

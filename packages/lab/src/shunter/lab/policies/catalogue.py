@@ -43,7 +43,7 @@ def policies() -> dict[str, Policy]:
     """Return all there are, in the order of reports."""
     found = {policy.name: policy for policy in (*_BALANCERS, *_configurations())}
     found[OURS] = Policy(OURS, "this picker's default configuration", partial(_judge, config.load, OURS))
-    found[BOUND] = Policy(BOUND, "the bound: one pooled server of the summed speed whose cache is perfect")
+    found[BOUND] = Policy(BOUND, "the bound: all engines as one, always evenly loaded, with a perfect cache")
     return found
 
 
