@@ -10,7 +10,7 @@ from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, Outcome
 from shunter.picker.core.precise import DOUBTS
 from shunter.picker.errors import ConfigError
-from shunter.snapshot import Batch, Begun, Held, encode_statement, names_of
+from shunter.snapshot import Batch, Begun, Cleared, Held, encode_statement, names_of
 
 IDLE = {"waiting": 0.0, "running": 0.0, "kv_usage": 0.1}
 TEXT = "".join(f" word{at}" for at in range(300))  # 2,490 bytes: 9 blocks of the guess
@@ -133,6 +133,29 @@ def test_what_begins_like_a_known_prompt_is_found_too_and_asked_for(bench):
     assert chosen == 3
     assert 0.35 < shares[3] < 0.5
     assert len(bench.wants) == 2
+
+
+def test_of_a_half_known_prompt_the_guess_is_believed_where_the_known_half_is_held(bench):
+    bench.ask()
+    bench.learn()
+    longer = TEXT + "".join(f" more{at}" for at in range(300))
+    for slot in range(4):
+        bench.hold(slot, NAMES)
+    _, first = bench.ask(longer)  # its tokens never come
+    shares, again = bench.ask(longer)
+    assert (shares.pop(first), again) == (1.0, first)
+    assert len(shares) == 3
+    assert max(shares.values()) < 0.5
+    bench.tell(Cleared(first, 1))
+    bench.hold(first, (1,))
+    assert first not in bench.ask(longer)[0]
+
+
+def test_a_prompt_of_which_next_to_nothing_is_known_is_left_to_the_guess(bench):
+    bench.ask(TEXT[:280])
+    bench.learn(TOKENS[:70])
+    _, first = bench.ask(TEXT)
+    assert bench.ask(TEXT) == ({first: 1.0}, first)
 
 
 def test_equal_prompts_within_one_prefill_stay_together(bench):

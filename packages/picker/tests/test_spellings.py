@@ -19,25 +19,25 @@ def spellings():
 
 
 def test_a_known_prompt_has_all_its_names(spellings):
-    spelling = spellings.find(7, [11, 12, 13, 14], 1000)[BASE]
+    spelling = spellings.find(7, [11, 12, 13, 14], 1000, BASE)
     assert (list(spelling.names), spelling.strides) == (NAMES[BASE], 40)
     assert spellings.knows(7, [16])
     assert not spellings.knows(7, [16, 32])
 
 
 def test_a_longer_prompt_has_those_of_what_it_begins_with(spellings):
-    spelling = spellings.find(8, [11, 12, 13, 14, 15, 16], 2000)[BASE]
+    spelling = spellings.find(8, [11, 12, 13, 14, 15, 16], 2000, BASE)
     assert (list(spelling.names), spelling.strides) == (list(range(32)), 80)
     assert not spellings.knows(8, [16])
 
 
 def test_one_that_parts_early_has_few(spellings):
-    spelling = spellings.find(8, [11, 99], 400)[BASE]
+    spelling = spellings.find(8, [11, 99], 400, BASE)
     assert (list(spelling.names), spelling.strides) == (list(range(8)), 16)
 
 
 def test_one_that_begins_otherwise_is_not_known(spellings):
-    assert spellings.find(8, [98, 99], 1000) is None
+    assert spellings.find(8, [98, 99], 1000, BASE) is None
 
 
 def test_memory_is_bounded_and_who_is_asked_for_stays():
@@ -45,7 +45,7 @@ def test_memory_is_bounded_and_who_is_asked_for_stays():
     spellings.learn(7, [11, 12, 13, 14], ENDS, 1000, NAMES)
     for at in range(100):
         spellings.learn(100 + at, [1000 + at], [200], 250, NAMES)
-        assert spellings.find(7, [11, 12], 500) is not None
+        assert spellings.find(7, [11, 12], 500, BASE) is not None
         assert len(spellings) <= 20
 
 
@@ -59,6 +59,6 @@ def test_the_digest_tells_ends_apart():
 def test_never_more_than_a_prompt_has(count, depth, more):
     spellings = Spellings()
     spellings.learn(7, [11, 12, 13, 14], ENDS, 1000, {BASE: range(count)})
-    spelling = spellings.find(8, [11, 12, 13, 14][:depth], ENDS[depth - 1] + more)[BASE]
+    spelling = spellings.find(8, [11, 12, 13, 14][:depth], ENDS[depth - 1] + more, BASE)
     assert len(spelling.names) <= spelling.strides
     assert len(spelling.names) <= count * ENDS[depth - 1] / 1000

@@ -138,7 +138,7 @@ async def test_a_prompt_that_is_tokens_needs_nobody(tokeniser, engine, precise, 
     tokeniser.ask(ids)
     await until(lambda: tokeniser.counted().tokenised == 1)
     assert not engine.asked
-    names = precise.spellings.find(ids.key, ids.hashes, len(request.prompt))[16, False].names
+    names = precise.spellings.find(ids.key, ids.hashes, len(request.prompt), (16, False)).names
     assert names == names_of(range(1000, 1640), 16)
 
 

@@ -72,23 +72,28 @@ class Precise:
         return MISMATCH if holders.refuted >= DOUBTS and not holders.confirmed else None
 
     def match(self, request: Request, target: str | None, guess: Match, now_ns: int) -> Match:
-        """Return who holds how much of a prompt for this model; ``guess``, which has its hashes, until its tokens are known."""
-        hashes = guess.hashes
-        if not hashes or request.media or not self.holders.sizes:
+        """Return who holds how much of a prompt for this model; ``guess``, which has its hashes, until its tokens are known.
+
+        Of a prompt of which only the beginning is known, the guess is believed at those who hold all of that.
+        """
+        holders, hashes = self.holders, guess.hashes
+        if not hashes or request.media or not holders.sizes:
             return guess
-        known = self.spellings.find(self._key(request.prompt, hashes), hashes, len(request.prompt))
-        if known is None:
-            return guess
-        announcing = self.holders.block_sizes
-        share = {slot: part for slot, part in guess.share.items() if slot not in announcing}
-        adapted = target in self.holders.adapters
-        for size in self.holders.sizes:
-            spelling = known.get((size, adapted))
-            if spelling is None:
+        key, adapted = self._key(request.prompt, hashes), target in holders.adapters
+        share = {slot: part for slot, part in guess.share.items() if slot not in holders.block_sizes}
+        for size in holders.sizes:
+            known = self.spellings.find(key, hashes, len(request.prompt), (size, adapted))
+            if known is None or not known.names:
                 return guess
-            if spelling.strides:
-                part = 1 / spelling.strides
-                share |= {slot: count * part for slot, count in self.holders.match(spelling.names, now_ns).items()}
+            part, all_known = 1 / known.strides, len(known.names)
+            held = holders.match(known.names, now_ns)
+            if known.whole:
+                share |= {slot: count * part for slot, count in held.items()}
+            else:
+                guessed = guess.share
+                for slot, count in held.items():
+                    sure = count * part
+                    share[slot] = max(sure, guessed.get(slot, 0.0)) if count == all_known else sure
         return self._index.express(hashes, share)
 
     def booked(self, request: Request, endpoint: Endpoint) -> None:
@@ -98,17 +103,15 @@ class Precise:
             return
         key = self._key(request.prompt, hashes)
         if self.spellings.knows(key, self.holders.sizes):
-            self._expect(key, hashes, endpoint.slot, endpoint.incarnation, request)
+            adapted = request.target_model in self.holders.adapters
+            self._expect(key, hashes, endpoint.slot, endpoint.incarnation, request.at_ns, adapted=adapted)
         elif self.ask is not None:
             self.ask(Want(key, hashes, request, endpoint.slot, endpoint.incarnation, endpoint.authority))
 
     def sent(self, hashes: Sequence[int], slot: int, incarnation: int, now_ns: int) -> None:
         """Expect an endpoint to hold soon what another worker sent there: its hashes are known, not its end, nor its model."""
-        size = self.holders.block_sizes.get(slot)
-        known = self.spellings.find(0, hashes, 0) if size is not None else None
-        for manner, spelling in (known or {}).items():  # nobody asks for the names in the manner that does not apply
-            if manner[0] == size:
-                self.holders.expect(slot, incarnation, spelling.names, now_ns)
+        for adapted in (False, True):  # nobody asks for the names in the manner that does not apply
+            self._expect(0, hashes, slot, incarnation, now_ns, adapted=adapted)
 
     def learn(self, want: Want, tokens: Sequence[int]) -> None:
         """Take the tokens of a prompt that was asked for. Raises OverflowError if they are none."""
@@ -119,14 +122,14 @@ class Precise:
             for adapter in (None, request.target_model):
                 names[size, adapter is not None] = names_of(tokens, size, adapter=adapter, salt=request.cache_salt)
         self.spellings.learn(want.key, want.hashes, self._index.ends(want.hashes), len(request.prompt), names)
-        self._expect(want.key, want.hashes, want.slot, want.incarnation, request)
+        adapted = request.target_model in self.holders.adapters
+        self._expect(want.key, want.hashes, want.slot, want.incarnation, request.at_ns, adapted=adapted)
 
-    def _expect(self, key: int, hashes: Sequence[int], slot: int, incarnation: int, request: Request) -> None:
+    def _expect(self, key: int, hashes: Sequence[int], slot: int, incarnation: int, now_ns: int, *, adapted: bool) -> None:
         size = self.holders.block_sizes.get(slot)
-        known = self.spellings.find(key, hashes, 0) if size is not None else None
-        if known is not None and size is not None:
-            manner = size, request.target_model in self.holders.adapters
-            self.holders.expect(slot, incarnation, known[manner].names if manner in known else (), request.at_ns)
+        known = self.spellings.find(key, hashes, 0, (size, adapted)) if size is not None else None
+        if known is not None:
+            self.holders.expect(slot, incarnation, known.names, now_ns)
 
     def _key(self, prompt: memoryview, hashes: Sequence[int]) -> int:
         return digest(prompt[self._index.ends(hashes)[-1] :], hashes)

@@ -28,6 +28,7 @@ class Spelling(msgspec.Struct, frozen=True, gc=False):
 
     names: Sequence[int]
     strides: int  # how many the whole prompt has, or probably has
+    whole: bool = True  # are these all of them
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -60,19 +61,19 @@ class Spellings:
         entry = self._whole.get(key)
         return entry is not None and all((size, False) in entry.names for size in sizes)
 
-    def find(self, key: int, hashes: Sequence[int], size_bytes: int) -> Mapping[Manner, Spelling] | None:
+    def find(self, key: int, hashes: Sequence[int], size_bytes: int, manner: Manner) -> Spelling | None:
         """Return what is known of a prompt of this ``digest``, hashes and size; None if nothing is."""
         entry = self._whole.get(key)
-        if entry is not None:
+        if entry is not None and manner in entry.names:
             self._whole.move_to_end(key)
-            return {manner: Spelling(names, len(names)) for manner, names in entry.names.items()}
+            return Spelling(entry.names[manner], len(entry.names[manner]))
         for value in reversed(hashes):
             if value in self._begun:
                 self._begun.move_to_end(value)
                 entry, common_bytes = self._begun[value]
-                return {
-                    manner: _part(names, entry.size_bytes, common_bytes, size_bytes) for manner, names in entry.names.items()
-                }
+                names = entry.names.get(manner, ())
+                common = len(names) * common_bytes // entry.size_bytes
+                return Spelling(names[:common], max(common, len(names) * size_bytes // entry.size_bytes), whole=False)
         return None
 
     def learn(
@@ -92,9 +93,3 @@ class Spellings:
             self._begun.move_to_end(value)
         while len(self) > self._max_entries:
             (self._begun if len(self._begun) > len(self._whole) else self._whole).popitem(last=False)
-
-
-def _part(names: Sequence[int], size_bytes: int, common_bytes: int, whole_bytes: int) -> Spelling:
-    """Return what the first ``common_bytes`` of a prompt say of one that begins with them and has ``whole_bytes``."""
-    common = len(names) * common_bytes // size_bytes
-    return Spelling(names[:common], max(common, len(names) * whole_bytes // size_bytes))
