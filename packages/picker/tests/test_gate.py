@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from shunter.picker.core.flow import BandSettings, FlowSettings, Waiter
 from shunter.picker.core.gate import CLAIM_S, DESERTED, EXPIRED, FULL, GONE, NOBODY, Claim, Gate, Room
 from shunter.picker.core.judgement import Parked, Refusal
+from shunter.picker.core.lines import MOST_COMPARED, MOST_FLOWS
 from shunter.picker.plugins.flow_policies import (
     EarliestDeadline,
     FirstCome,
@@ -211,6 +212,49 @@ class TestFairness:
         fill(gate, make_waiter(2, 99.0, flow="a"), make_waiter(3, 99.9, flow="b"))
         assert drain(gate, now_s=100.0) == [2, 3], "all that counts is the wait"
 
+    def test_of_very_many_flows_each_gets_its_turn(self):
+        gate = Gate(make_settings(BandSettings(fairness=ProgramAware(), ordering=FirstCome())))
+        flows = 3 * MOST_COMPARED
+        fill(gate, *(make_waiter(ticket, flow=str(ticket % flows)) for ticket in range(2 * flows)))
+        for ticket in range(MOST_COMPARED):
+            gate.leave(ticket)
+            gate.leave(ticket + flows)
+        served = Counter(gate.take(IDLE, 1.0).flow for _ in range(flows - MOST_COMPARED))
+        assert len(served) >= 0.9 * (flows - MOST_COMPARED)
+
+    def test_names_without_end_are_not_remembered_for_ever(self):
+        line = ProgramAware().line()
+        line.charge("greedy", 1e6, 0.0)
+        for number in range(3 * MOST_FLOWS):
+            line.charge(f"name-{number}", 1.0, 0.1)
+        assert len(line._services) <= MOST_FLOWS
+        assert "greedy" in line._services
+
+    @pytest.mark.parametrize(
+        ("turns", "pause_s", "wait_s", "flow", "order"),
+        [
+            (20, 0.0, 0.0, "a", [2, 3]),  # the deep session first
+            (20, 0.0, 50.0, "a", [3, 2]),  # unless the other one has waited 0.5 turns a second
+            (20, 200.0, 1.0, "a", [3, 2]),  # a session that paused is at its first turn
+            (20, 0.0, 1.0, "default-flow", [3, 2]),  # and nobody's in particular always
+        ],
+    )
+    def test_the_deepest_session_goes_first(self, turns, pause_s, wait_s, flow, order):
+        deepest = BandSettings(fairness=ProgramAware(strategy="turn-priority"), ordering=FirstCome())
+        gate = Gate(make_settings(deepest))
+        for ticket in range(100, 100 + turns):
+            assert gate.admit(make_waiter(ticket, flow=flow), IDLE) is None
+        now_s = pause_s + wait_s
+        fill(gate, make_waiter(3, pause_s, flow="b"), make_waiter(2, now_s, flow=flow))
+        assert drain(gate, now_s=now_s) == order
+
+    def test_sessions_without_end_are_not_remembered_for_ever(self):
+        line = ProgramAware(strategy="turn-priority").line()
+        for number in range(3 * MOST_FLOWS):
+            line.charge(f"name-{number}", 1.0, float(number))
+        assert len(line._sessions) <= MOST_FLOWS
+        assert f"name-{3 * MOST_FLOWS - 1}" in line._sessions
+
     @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), min_size=1, max_size=5, unique_by=lambda each: each[0]))
     def test_while_two_flows_wait_neither_gets_two_more_than_the_other(self, flows):
         gate = Gate(make_settings(BandSettings(fairness=RoundRobin(), ordering=FirstCome())))
@@ -308,7 +352,7 @@ class TestOtherWorkers:
 
 
 def test_a_line_is_freed_of_those_who_left_it():
-    for fairness in (GlobalStrict(), RoundRobin(), ProgramAware()):
+    for fairness in (GlobalStrict(), RoundRobin(), ProgramAware(), ProgramAware(strategy="turn-priority")):
         gate = Gate(make_settings(BandSettings(fairness=fairness, ordering=FirstCome())))
         fill(gate, *(make_waiter(ticket, flow=str(ticket)) for ticket in range(GONE + 2)))
         for ticket in range(1, GONE + 2):
@@ -320,7 +364,7 @@ def test_a_line_is_freed_of_those_who_left_it():
 ROOMS = st.builds(Room, st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.0, 2.0]), st.booleans())
 POLICIES = st.builds(
     BandSettings,
-    fairness=st.sampled_from([GlobalStrict(), RoundRobin(), ProgramAware()]),
+    fairness=st.sampled_from([GlobalStrict(), RoundRobin(), ProgramAware(), ProgramAware(strategy="turn-priority")]),
     ordering=st.sampled_from([FirstCome(), EarliestDeadline(), SloDeadline()]),
     max_bytes=st.sampled_from([300, 10_000]),
     max_requests=st.sampled_from([1, 3, 100]),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from shunter.picker.core.flow import Line, Waiter
-from shunter.picker.core.lines import AttainedService, SingleLine, Turns
+from shunter.picker.core.lines import AttainedService, DeepestSession, SingleLine, Turns
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 
 __all__ = [
@@ -50,24 +50,39 @@ class RoundRobin(Plugin, frozen=True):
 
 @register("program-aware-fairness", Kind.FAIRNESS, stability=Stability.ALPHA)
 class ProgramAware(Plugin, frozen=True):
-    """The flow that got the least service lately, waiting considered: least attained service.
+    """The flow that got the least service lately (``las``), or is the deepest session (``turn-priority``), waiting considered.
 
-    The flow with the highest ``lasWeightHeadWait`` · w - ``lasWeightService`` · s goes next, w being how long its first
-    request has waited and s the tokens it was given, each as a share of the band's greatest. Tokens of answers count twice,
-    since they cost more than those of prompts; an answer is taken to be as long as answers are on average, or as the request
-    allows. Half of what was given is forgotten after ``lasHalfLifeSeconds``, all of it after ``evictionTtlSeconds`` without a
-    request; ``evictionSweepSeconds`` is how often that is looked after.
+    ``las``: the flow with the highest ``lasWeightHeadWait`` · w - ``lasWeightService`` · s goes next, w being how long its
+    first request has waited and s the tokens it was given, each as a share of the band's greatest. Tokens of answers count
+    twice, since they cost more than those of prompts; an answer is taken to be as long as answers are on average, or as the
+    request allows. Half of what was given is forgotten after ``lasHalfLifeSeconds`` (0: nothing).
+
+    ``turn-priority``: the flow with the highest turn + ``turnPriorityTimeWeight`` · seconds waited goes next: a session that
+    has had many turns has probably its prompt still cached. Its turn is 1 after more than ``turnPriorityInactivitySeconds``
+    (0: never) between the last request that went on and this one, and where requests name no flow. Time weight times the
+    time to live bounds how deep a session a new one can overtake.
+
+    All is forgotten after ``evictionTtlSeconds`` without a request; ``evictionSweepSeconds`` is how often that is looked after.
     """
 
-    strategy: Literal["las"] = "las"
+    strategy: Literal["las", "turn-priority"] = "las"
     las_weight_service: NonNegative = 0.8
     las_weight_head_wait: NonNegative = 0.2
-    las_half_life_seconds: Positive = 60.0
+    las_half_life_seconds: NonNegative = 60.0
+    turn_priority_time_weight: NonNegative = 0.5
+    turn_priority_inactivity_seconds: NonNegative = 120.0
     eviction_ttl_seconds: Positive = 3600.0
     eviction_sweep_seconds: Positive = 300.0
 
     def line(self) -> Line:
         """Return an empty line for one band."""
+        if self.strategy == "turn-priority":
+            return DeepestSession(
+                wait_weight=self.turn_priority_time_weight,
+                idle_s=self.turn_priority_inactivity_seconds,
+                forget_after_s=self.eviction_ttl_seconds,
+                sweep_s=self.eviction_sweep_seconds,
+            )
         return AttainedService(
             service_weight=self.las_weight_service,
             wait_weight=self.las_weight_head_wait,
