@@ -10,7 +10,7 @@ requests still there. When the pool becomes empty, or is so no longer, the time 
 the longer of both.
 
 Workers have a gate each. What waits before the others is known from their claims, so that bounds hold for all of them together
-and no lower band is served while a higher one waits elsewhere; what they cannot know is what happened within the last tick.
+and no lower band is served while a higher one waits elsewhere; what they cannot know is what the others did while they decided.
 A claim is believed for ``CLAIM_S`` only: whoever makes it may be dead.
 """
 
@@ -24,7 +24,7 @@ from shunter.picker.core.judgement import DropReason, Parked, Refusal
 
 __all__ = ["CLAIM_S", "Band", "Claim", "Gate", "Room"]
 
-# Ten times the time between two looks at what waits: a worker that is only busy renews its claim in time.
+# Fifty looks at what waits: a worker that is only busy renews its claim in time.
 CLAIM_S = 0.25
 
 # A line is freed of those that left it when they are more than this, and more than those that are left.

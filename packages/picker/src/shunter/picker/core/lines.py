@@ -7,11 +7,12 @@ whoever sees that most of a line is gone.
 import math
 from collections import deque
 from heapq import heapify, heappop, heappush, nlargest
+from itertools import islice
 
 from shunter.picker.core.flow import Waiter
 from shunter.picker.core.request import DEFAULT_FLOW
 
-__all__ = ["MOST_FLOWS", "AttainedService", "DeepestSession", "SingleLine", "Turns"]
+__all__ = ["MOST_COMPARED", "MOST_FLOWS", "AttainedService", "DeepestSession", "SingleLine", "Turns"]
 
 # Flows whose service is remembered: clients choose their names, so there may be one for each request. Of more than these the
 # half that got least is forgotten, which is what is nearest to having got nothing.
@@ -136,14 +137,22 @@ class Flows:
         self._heaps = {flow: heap for flow, heap in self._heaps.items() if heap.head() is not None}
 
     def heads(self) -> list[Waiter]:
-        """Return the first of each flow."""
-        found = {flow: heap.head() for flow, heap in self._heaps.items()}
-        self._heaps = {flow: heap for flow, heap in self._heaps.items() if found[flow] is not None}
-        return [head for head in found.values() if head is not None]
+        """Return the first of each flow, of MOST_COMPARED at most."""
+        found: list[Waiter] = []
+        while self._heaps and not found:
+            for flow, heap in [*islice(self._heaps.items(), MOST_COMPARED)]:
+                head = heap.head()
+                if head is None:
+                    del self._heaps[flow]
+                else:
+                    found.append(head)
+        return found
 
     def take_of(self, flow: str) -> Waiter | None:
         """Remove and return the first of a flow."""
-        return self._heaps[flow].take()
+        heap = self._heaps.pop(flow)
+        self._heaps[flow] = heap  # behind those who have not had a turn since
+        return heap.take()
 
 
 class Service:
@@ -181,7 +190,7 @@ class AttainedService(Flows):
         """Remove and return whose turn it is."""
         heads = self.heads()
         if not heads:
-            return self.take(now_s) if self._heaps else None
+            return None
         got = [self._attained(head.flow, now_s) for head in heads]
         waited = [now_s - head.arrived_s for head in heads]
         per_token = self._service_weight / max(*got, 1.0)
