@@ -97,8 +97,8 @@ class Engine:
         """Does the head of the queue wait for blocks."""
         self._left = 0
         """How many went on waiting when the last step had been filled."""
-        self._shown = (0, 0.0, 0)
-        """Running, KV usage and waiting when the last step ended."""
+        self._shown = (0, 0, 0)
+        """Running, blocks in use and waiting when the last step ended."""
 
     # What the owner of time calls.
 
@@ -196,8 +196,8 @@ class Engine:
         gauges, plan = self.gauges(), self._plan
         if plan is None or self._steps > plan.step:
             return gauges
-        running, kv_usage, waiting = self._shown
-        deferred = min(waiting, gauges.waiting_deferred)
+        running, used, waiting = self._shown
+        deferred, kv_usage = min(waiting, gauges.waiting_deferred), used / self.cache.capacity
         return msgspec.structs.replace(
             gauges, running=running, kv_usage=kv_usage, waiting_capacity=waiting - deferred, waiting_deferred=deferred
         )
@@ -279,7 +279,7 @@ class Engine:
     def _begin_step(self) -> None:
         """Fill the step that begins now, and plan how far it is from here to the next one that is different."""
         params = self.params
-        self._shown = len(self._running), self.cache.usage, self._left
+        self._shown = len(self._running), self.cache.used, self._left
         self._prefilling.clear()
         self._blocked = False
         preempted = self._feed_decoding() or self._feed_youngest()
