@@ -14,7 +14,15 @@ from shunter.envoyconf.shell import envoy
 GOLDEN = Path(__file__).parent / "golden"
 INTENTS = sorted(path.name.removesuffix(".intent.yaml") for path in GOLDEN.glob("*.intent.yaml"))
 # The profile full needs selected_host_key, usage sse_to_metadata.
-OLDEST = {"minimal": (1, 37), "models": (1, 37), "strict": (1, 37), "usage": (1, 38), "full": (1, 38), "everything": (1, 38)}
+OLDEST = {
+    "minimal": (1, 37),
+    "models": (1, 37),
+    "named": (1, 37),
+    "strict": (1, 37),
+    "usage": (1, 38),
+    "full": (1, 38),
+    "everything": (1, 38),
+}
 SUPPORTED = [
     (name, version)
     for version in envoy.WHEELS

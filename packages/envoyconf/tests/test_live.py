@@ -4,12 +4,13 @@
 """
 
 import asyncio
+import io
 import json
 
 import aiohttp
 import pytest
 
-from shunter.envoyconf import EnvoyRefusedError
+from shunter.envoyconf import EnvoyRefusedError, bootstrap, load_intent
 from shunter.envoyconf.core.names import DESTINATION, PICKER_HEADERS, SERVED
 
 pytestmark = pytest.mark.envoy
@@ -263,3 +264,38 @@ async def test_an_envoy_that_does_not_start_says_why(scene):
     with pytest.raises(EnvoyRefusedError, match="unknown cluster 'pool/llama'"):
         async with scene.envoy(resource):
             pass
+
+
+@all_profiles
+@pytest.mark.parametrize("fallback", [True, False])
+async def test_envoy_routes_by_the_model_that_it_reads_itself(profile, fallback, scene):
+    pools = []
+    for name, upstream, picker in zip(("a", "b"), scene.upstreams, scene.pickers, strict=True):
+        picker.pick = upstream.authority
+        asked = {"addresses": [picker.address], "failureMode": "FailClose", "collector": scene.nobody}
+        pools.append({"name": name, "endpoints": [upstream.authority], "picker": asked})
+    routes = [{"pool": "b", "models": ["m2", "m3"]}, {"pool": "a", **({} if fallback else {"models": ["m1"]})}]
+    resource = bootstrap(
+        load_intent(json.dumps({"pools": pools, "routes": routes, "profile": profile, "listeners": [{"port": 0}]}))
+    )
+    first, second = (each.authority for each in scene.upstreams)
+
+    async def ask(envoy, body, **headers):
+        data = io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
+        headers = {"content-type": "application/json; charset=utf-8"} | headers
+        async with scene.client.post(f"{envoy.url}/v1/completions", data=data, headers=headers) as answer:
+            return answer.status, await answer.text()
+
+    async with scene.envoy(resource) as envoy:
+        for size in (10, 3_000_000):
+            prompt = "x" * size
+            assert await ask(envoy, {"prompt": prompt, "model": "m1"}) == (200, first)
+            assert await ask(envoy, {"model": "m2", "prompt": prompt}) == (200, second)
+            assert await ask(envoy, {"model": "m3", "prompt": prompt}, **{"x-gateway-model-name": "m1"}) == (200, second)
+        for body in ({"prompt": "no model"}, {"model": "m4"}, {"model": {"m": 2}}, b'{"model": "m2"', b""):
+            status, text = await ask(envoy, body)
+            if fallback:
+                assert (status, text) == (200, first)
+            else:
+                assert (status, json.loads(text)["error"]["code"]) == (404, "model_not_found")
+    assert [len(picker.asked) for picker in scene.pickers] == [7 if fallback else 2, 4]

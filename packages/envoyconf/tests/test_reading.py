@@ -64,7 +64,10 @@ OTHER = POOL.replace("name: a", "name: b")
         (POOLS + "routes: [{pool: c}]", "$.routes[0].pool 'c' is not a pool; pools: a"),
         (POOLS + "routes: [{pool: a, prefix: v1}]", "$.routes[0].prefix 'v1' must be / or begin with /"),
         (POOLS + "routes: [{pool: a}, {pool: a, prefix: /v1}]", "$.routes[1] (/v1) is never reached: routes[0] (/)"),
-        (POOLS + "routes: [{pool: a, models: [m]}]", "$.routes[0] goes by the model, which only a bodyRouter can tell; add"),
+        (
+            POOLS + "routes: [{pool: a, baseModels: [m]}]",
+            "$.routes[0].baseModels: only a bodyRouter knows whose adapter a model",
+        ),
         (
             POOLS + f"{ROUTER}routes: [{{pool: a, models: [m, n]}}, {{pool: a, prefix: /v1, models: [n]}}]",
             "$.routes[1] (/v1) is never reached: routes[0] (/)",

@@ -1,11 +1,9 @@
-"""The filters that ask: a body router for the model, and a pool's picker, in each profile."""
+"""The filter that asks a pool's picker, in each profile."""
 
 from collections.abc import Iterable
 
 from shunter.envoyconf.core.intent import FailureMode, Limits, Pool, Profile
 from shunter.envoyconf.core.names import (
-    BODY_ROUTER,
-    BODY_ROUTER_FILTER,
     NAMESPACE,
     OWN_NAMESPACE,
     POOL,
@@ -15,7 +13,7 @@ from shunter.envoyconf.core.names import (
 from shunter.envoyconf.core.protojson import Resource, duration, extension, typed
 from shunter.envoyconf.core.retry import question_retries
 
-__all__ = ["PROCESSING_MODES", "body_router_filter", "end_by_record", "leave_out", "picker_filter"]
+__all__ = ["PROCESSING_MODES", "REQUEST_ONLY", "end_by_record", "leave_out", "picker_filter"]
 
 # The picker is sent nothing of the response. SEND for trailers, which plain HTTP responses do not have, keeps the stream
 # open until the request ends: its close tells the picker so, without a message, on every Envoy from 1.37 to 1.40.
@@ -69,22 +67,6 @@ def end_by_record() -> Resource:
     )
 
 
-def body_router_filter(limits: Limits) -> Resource:
-    """Return the filter that asks for the request's model before it is routed.
-
-    In the mode BUFFERED a question can be put to another worker until it is answered, whatever the body's size. What Envoy
-    buffers for it, the picker's filter is sent too. Without an answer no route could be chosen, so there is no failing open.
-    """
-    return extension(
-        BODY_ROUTER_FILTER,
-        "extensions.filters.http.ext_proc.v3.ExternalProcessor",
-        grpc_service={"envoy_grpc": {"cluster_name": BODY_ROUTER}, "retry_policy": question_retries()},
-        status_on_error={"code": "ServiceUnavailable"},
-        message_timeout=duration(limits.pick_timeout_seconds),
-        processing_mode={**REQUEST_ONLY, "response_trailer_mode": "SKIP"},
-    )
-
-
 def leave_out(pools: Iterable[Pool]) -> Resource:
     """Return what a route says of these pools' filters: not to be asked, even where they were set up before."""
     left_out = typed("extensions.filters.http.ext_proc.v3.ExtProcPerRoute", disabled=True)
@@ -94,8 +76,8 @@ def leave_out(pools: Iterable[Pool]) -> Resource:
 def picker_filter(pool: Pool, profile: Profile, limits: Limits, *, disabled: bool) -> Resource:
     """Return the ext_proc filter of one pool, ``disabled`` until a route to that pool enables it.
 
-    Envoy decides once, when a request's headers have come, which filters there will be. With a body router the route is not
-    known by then; each filter is there, and looks at the route when its turn comes (see ``leave_out``).
+    Envoy decides once, when a request's headers have come, which filters there will be. Where routes go by the model, none
+    is known by then; each filter is there, and looks at the route when its turn comes (see ``leave_out``).
 
     Without receiving_namespaces Envoy drops the pick in silence, and load balancing would take over with every answer a 200.
     A picker that closes its stream with OK before it has picked makes Envoy go on with an empty body, in both failure

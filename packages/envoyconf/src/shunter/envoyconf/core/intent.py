@@ -214,24 +214,34 @@ class Route(Part, frozen=True):
 
     models: Annotated[
         tuple[Text, ...],
-        Meta(description="Names of the models whose requests go here; needs bodyRouter. All models if there are no names."),
+        Meta(
+            description="Names of the models whose requests go here; all models if there are none. Envoy reads them out of "
+            "JSON bodies itself, or leaves that to bodyRouter if there is one.",
+        ),
     ] = ()
     base_models: Annotated[
         tuple[Text, ...],
-        Meta(description="Names of base models, as the body router knows them: they and all their adapters go here."),
+        Meta(
+            description="Names of base models: they and their adapters go here. Needs bodyRouter, who knows whose they are.",
+        ),
     ] = ()
 
     def __post_init__(self) -> None:
         if not PATH_PREFIX.fullmatch(self.prefix):
             raise IntentError(f"prefix {self.prefix!r} must be / or begin with / and not end with it, such as /v1")
 
+    @property
+    def by_model(self) -> bool:
+        """Whether it is for some models only."""
+        return bool(self.models or self.base_models)
+
     def covers(self, other: "Route") -> bool:
         """Say whether this route matches whatever the other one does."""
         if not (self.prefix == "/" or f"{other.prefix}/".startswith(f"{self.prefix}/")):
             return False
-        anything = not self.models and not self.base_models
-        narrower = {*other.models, *other.base_models}
-        return anything or bool(narrower and {*other.models} <= {*self.models} and {*other.base_models} <= {*self.base_models})
+        if not self.by_model:
+            return True
+        return other.by_model and {*other.models} <= {*self.models} and {*other.base_models} <= {*self.base_models}
 
 
 # Envoy waits an hour for a message at most, and the picker asks for a second more than a request may wait.
@@ -335,7 +345,10 @@ class Intent(Part, frozen=True):
     ] = (Listener(),)
     body_router: Annotated[
         BodyRouter | None,
-        Meta(description="Who names each request's model, for routes with models or baseModels. Nobody if left out."),
+        Meta(
+            description="Who names each request's model, for routes with models or baseModels, in headers that engines see "
+            "too. If left out, Envoy reads the model itself where a route asks for one.",
+        ),
     ] = None
     profile: Annotated[
         Profile,
@@ -364,9 +377,10 @@ class Intent(Part, frozen=True):
         for index, route in enumerate(self.routes):
             if route.pool not in known:
                 raise IntentError(f"routes[{index}].pool {route.pool!r} is not a pool; pools: {', '.join(known)}")
-            if (route.models or route.base_models) and self.body_router is None:
+            if route.base_models and self.body_router is None:
                 raise IntentError(
-                    f"routes[{index}] goes by the model, which only a bodyRouter can tell; add bodyRouter.addresses"
+                    f"routes[{index}].baseModels: only a bodyRouter knows whose adapter a model is; add bodyRouter.addresses, "
+                    "or list the models"
                 )
             for earlier, wider in enumerate(self.routes[:index]):
                 if wider.covers(route):
@@ -403,6 +417,11 @@ class Intent(Part, frozen=True):
                     f"{field}.failureMode must be FailClose in the profile strict, where nothing goes without a pick; "
                     "for FailOpen choose the profile lean",
                 )
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the route depends on the model."""
+        return self.body_router is not None or any(route.by_model for route in self.routes)
 
     @property
     def effective_routes(self) -> tuple[Route, ...]:

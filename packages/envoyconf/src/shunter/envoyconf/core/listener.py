@@ -1,8 +1,9 @@
 """Listeners: what clients connect to, cleaned of picker headers, asked of the picker, routed and logged."""
 
-from shunter.envoyconf.core.ext_proc import body_router_filter, end_by_record, picker_filter
+from shunter.envoyconf.core.ext_proc import end_by_record, picker_filter
 from shunter.envoyconf.core.intent import Intent, Listener, Profile
 from shunter.envoyconf.core.local_reply import local_reply
+from shunter.envoyconf.core.model import model_filters
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 from shunter.envoyconf.core.record import PERIODIC_SECONDS, record_log
@@ -76,14 +77,14 @@ def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
                 mutations=[{"remove": header} for header in PICKER_HEADERS],
             ),
         ],
-        local_reply_config=local_reply(by_model=intent.body_router is not None),
+        local_reply_config=local_reply(by_model=intent.by_model),
         access_log=[*access_log(intent.observability.access_log), *records],
         **periodic,
         route_config=route_configuration(intent),
         http_filters=[
             *([end_by_record()] if intent.profile is Profile.STRICT else ()),
-            *([body_router_filter(intent.limits)] if intent.body_router else ()),
-            *(picker_filter(pool, intent.profile, intent.limits, disabled=not intent.body_router) for pool in intent.pools),
+            *model_filters(intent),
+            *(picker_filter(pool, intent.profile, intent.limits, disabled=not intent.by_model) for pool in intent.pools),
             *(usage_filters() if intent.profile is Profile.USAGE else ()),
             extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router"),
         ],

@@ -12,7 +12,7 @@ __all__ = ["local_reply"]
 # failure or termination, overflow, retry limit, remote reset, timeouts of request and stream, no route or cluster.
 FAILURES = ("UH", "UF", "UC", "UO", "UR", "URX", "UT", "SI", "LR", "NR", "NC")
 
-# With a body router, of a request whose model has no route.
+# Where routes go by the model, of a request whose model has none.
 NO_POOL = "NC"
 
 # A request that goes nowhere since its picker could not be asked has no flag either, and Envoy's answer to it no words.
@@ -25,7 +25,7 @@ TOO_LARGE = (413, 507)
 def local_reply(*, by_model: bool) -> Resource:
     """Return the mappers of local replies; the ``code`` of a failure is its response flag, as in the access log.
 
-    ``by_model``: is there a body router.
+    ``by_model``: do routes go by the model.
     """
     too_large = _error("invalid_request_error", "payload_too_large")
     failure = _error("server_error", "%RESPONSE_FLAGS%")

@@ -6,6 +6,7 @@ __all__ = [
     "BODY_ROUTER_FILTER",
     "DESTINATION",
     "MODEL",
+    "MODEL_NAMESPACE",
     "NAMESPACE",
     "OWN_NAMESPACE",
     "PICKER_HEADERS",
@@ -29,6 +30,9 @@ MODEL = "x-gateway-model-name"
 BASE_MODEL = "x-gateway-base-model-name"
 BODY_ROUTER = "body-router"
 BODY_ROUTER_FILTER = "envoy.filters.http.ext_proc/body-router"
+
+# Where Envoy keeps the model that it read out of a body itself.
+MODEL_NAMESPACE = "shunter.request"
 
 # Metadata of the call to a picker that serves several pools: whose request this is.
 POOL = "x-shunter-pool"

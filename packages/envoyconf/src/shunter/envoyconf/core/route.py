@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from shunter.envoyconf.core.ext_proc import leave_out
 from shunter.envoyconf.core.intent import Intent, Route
-from shunter.envoyconf.core.names import BASE_MODEL, DESTINATION, MODEL, SERVED, picker_filter_name, pool_cluster_name
+from shunter.envoyconf.core.model import model_matches
+from shunter.envoyconf.core.names import DESTINATION, SERVED, picker_filter_name, pool_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration, typed
 from shunter.envoyconf.core.retry import request_retries
 
@@ -21,7 +22,7 @@ def route_configuration(intent: Intent) -> Resource:
                 "domains": ["*"],
                 "routes": [
                     *(each for route in intent.effective_routes for each in pool_routes(route, intent)),
-                    *([no_pool(intent)] if intent.body_router else ()),
+                    *([no_pool(intent)] if intent.by_model else ()),
                 ],
             },
         ],
@@ -29,7 +30,7 @@ def route_configuration(intent: Intent) -> Resource:
 
 
 def no_pool(intent: Intent) -> Resource:
-    """Return the last route: where a request is before its body router has spoken, and ends if no other route fits then.
+    """Return the last route: where a request is before its model is known, and ends if no other route fits then.
 
     It leads to a cluster that a header names which no request has at this point: that is a 404 with the flag NC. A direct
     response would be one too, but its route has no limit for the body, and Envoy's own is 1 MiB.
@@ -63,16 +64,14 @@ def pool_routes(route: Route, intent: Intent) -> Iterator[Resource]:
         },
         "request_body_buffer_limit": limits.body_bytes,
         "typed_per_filter_config": leave_out(pool for pool in intent.pools if pool.name != route.pool)
-        if intent.body_router
+        if intent.by_model
         # An empty configuration that enables the filter, which is disabled otherwise.
         else {picker_filter_name(route.pool): typed("config.route.v3.FilterConfig", config={})},
     }
     if intent.observability.served_header:
         header = {"key": SERVED, "value": "%UPSTREAM_HOST%"}
         resource["response_headers_to_add"] = [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
-    named = [(MODEL, name) for name in route.models] + [(BASE_MODEL, name) for name in route.base_models]
-    if not named:
+    if not route.by_model:
         yield resource
-    for header, name in named:
-        by_name = {"name": header, "string_match": {"exact": name}}
-        yield {**resource, "name": f"{route.pool}:{route.prefix}:{name}", "match": {**match, "headers": [by_name]}}
+    for name, by_name in model_matches(route, intent):
+        yield {**resource, "name": f"{route.pool}:{route.prefix}:{name}", "match": {**match, **by_name}}
