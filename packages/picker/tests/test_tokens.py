@@ -163,6 +163,8 @@ async def test_an_engine_that_cannot_is_left_alone_for_a_while(tokeniser, engine
     tokeniser.ask(want(key=2))
     await until(lambda: not tokeniser._asked)
     assert len(engine.asked) == 1
+    tokeniser.ask(want(request_of("/v1/chat/completions", messages=[{"role": "user", "content": TEXT}])))
+    await until(lambda: len(engine.asked) == 2)  # it may know another kind
 
 
 async def test_a_prompt_that_the_engine_refuses_is_its_own_fault(tokeniser, engine, want):

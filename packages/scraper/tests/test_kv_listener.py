@@ -150,10 +150,10 @@ async def engine():
 async def follow(tmp_path):
     tasks, opened = [], []
 
-    def start(engine, *, replay=True, **ports):
-        if not opened:
+    def start(engine, *, replay=True, anew=False, **ports):
+        if anew or not opened:
             opened.append(KvEvents(tmp_path, patience=HASTY, **ports))
-        kv_events = opened[0]
+        kv_events = opened[-1]
         own = {} if ports else {"kv_events_port": engine.events_port, "kv_replay_port": engine.replay_port if replay else None}
         source = Source("127.0.0.1", 1, "/metrics", DIALECTS["vllm"], **own)
         assert kv_events.publishes(source)
@@ -277,6 +277,18 @@ async def test_who_is_not_followed_any_longer_holds_nothing(engine, follow, worl
     await until(lambda: world.strides() == 1)
     task.cancel()
     await until(lambda: world.strides() == 0)
+
+
+async def test_the_next_scraper_learns_everything_anew(engine, follow, world, until):
+    task = follow(engine)
+    await engine.subscribed()
+    for at in range(3):
+        await engine.publish(stored(at))
+    await until(lambda: world.strides() == 3)
+    task.cancel()
+    follow(engine, anew=True)
+    await until(lambda: engine.asked == [0, 0])
+    await until(lambda: world.strides() == 3)
 
 
 async def test_ranks_publish_at_consecutive_ports(engine, follow, world, until):

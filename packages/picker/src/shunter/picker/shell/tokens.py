@@ -29,7 +29,7 @@ TIMEOUT_S = 5.0
 MAX_PROMPT_BYTES = 2 << 20
 # Of an answer: the tokens of such a prompt, a digit or two to a byte.
 MAX_ANSWER_BYTES = 16 << 20
-# How long an endpoint that could not answer is not asked again.
+# How long an endpoint that could not answer is not asked again for bodies of the kind.
 PAUSE_S = 30.0
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ class Answer(msgspec.Struct):
 
     tokens: list[int]
 
+
+Place = tuple[str, str]
+"""An endpoint, and a path: SGLang tokenises text and may not know what to do with a chat."""
 
 _answer = msgspec.json.Decoder(Answer)
 
@@ -68,7 +71,7 @@ class Tokeniser:
         self._counters = counters
         self._waiting: asyncio.Queue[Want] = asyncio.Queue(MAX_WAITING)
         self._asked: set[int] = set()  # keys that wait or are being asked
-        self._paused_until_s: dict[str, float] = {}
+        self._paused_until_s: dict[Place, float] = {}
 
     def ask(self, want: Want) -> None:
         """Have a prompt tokenised when there is time; what cannot be is left out."""
@@ -101,7 +104,7 @@ class Tokeniser:
                     self._counters.asked(known=True)
             except (aiohttp.ClientError, TimeoutError, ValueError, OverflowError) as error:
                 self._counters.asked(known=False)
-                self._pause(want.authority, str(error) or type(error).__name__)
+                self._pause(_place(want), str(error) or type(error).__name__)
             finally:
                 self._asked.discard(want.key)
 
@@ -110,7 +113,7 @@ class Tokeniser:
         if want.request.token_ids:
             return array("I", want.request.prompt.tobytes())
         body = question(want.request)
-        if body is None or self._paused_until_s.get(want.authority, 0.0) > time.monotonic():
+        if body is None or self._paused_until_s.get(_place(want), 0.0) > time.monotonic():
             return None
         headers = {"content-type": "application/json"}
         async with session.post(
@@ -125,10 +128,13 @@ class Tokeniser:
                 content += more
             return _answer.decode(content).tokens
 
-    def _pause(self, authority: str, reason: str) -> None:
-        self._paused_until_s = {
-            each: until_s for each, until_s in self._paused_until_s.items() if until_s > time.monotonic() - PAUSE_S
-        }
-        if authority not in self._paused_until_s:
-            log.warning("%s: does not tokenise (%s): its prompts are matched by the guess", authority, reason)
-        self._paused_until_s[authority] = time.monotonic() + PAUSE_S
+    def _pause(self, place: Place, reason: str) -> None:
+        now_s = time.monotonic()
+        self._paused_until_s = {each: until_s for each, until_s in self._paused_until_s.items() if until_s > now_s - PAUSE_S}
+        if place not in self._paused_until_s:
+            log.warning("%s: tokenises no bodies of %s (%s): they are matched by the guess", *place, reason)
+        self._paused_until_s[place] = now_s + PAUSE_S
+
+
+def _place(want: Want) -> Place:
+    return want.authority, want.request.format.suffix if want.request.format else ""
