@@ -414,7 +414,7 @@ def test_flow_control_is_read_whole():
         "  defaultRequestTTL: 1m30s\n"
         "  defaultPriorityBand: {maxBytes: 1G}\n"
         "  defaultNegativePriorityBand: {maxRequests: 50}\n"
-        "  priorityBands: [{priority: 10, maxRequests: '500', fairnessPolicyRef: round-robin-fairness-policy}]\n"
+        "  priorityBands: [{priority: 10, maxRequests: '500', fairnessPolicyRef: round-robin-fairness-policy, defaultRequestTTL: 5s}]\n"
         "  usageLimitPolicyPluginRef: holdback\n"
         "  saturationDetector: {pluginRef: concurrency-detector}\n"
         "  enableEviction: true\n"
@@ -424,7 +424,7 @@ def test_flow_control_is_read_whole():
     assert (flow.request_ttl_s, flow.no_endpoint_ttl_s, flow.eviction) == (90.0, 90.0, True)
     assert flow.default == BandSettings(fairness=GlobalStrict(), ordering=FirstCome(), max_bytes=10**9, max_requests=5000)
     assert flow.band(-3).max_requests == 50
-    assert flow.band(10) == BandSettings(fairness=RoundRobin(), ordering=FirstCome(), max_requests=500)
+    assert flow.band(10) == BandSettings(fairness=RoundRobin(), ordering=FirstCome(), max_requests=500, request_ttl_s=5.0)
     assert flow.limits == PriorityHoldback(min_ceiling=0.5)
     assert policy.detector.plugin == Concurrency(max_concurrency=7)
 

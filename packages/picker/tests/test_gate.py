@@ -141,6 +141,16 @@ class TestTime:
             assert list(gate.expire(Room(1.0, empty=second % 2 == 0), float(second))) == []
         assert len(list(gate.expire(BUSY, 20.0))) == 1
 
+    def test_a_band_may_have_a_time_of_its_own(self):
+        brief = BandSettings(fairness=GlobalStrict(), ordering=FirstCome(), request_ttl_s=1.0)
+        settings = make_settings(bands={3: brief}, request_ttl_s=10.0)
+        gate = Gate(settings)
+        fill(gate, make_waiter(1), make_waiter(2, priority=3), make_waiter(3, at_s=0.5, priority=3))
+        assert [waiter.ticket for waiter, _ in gate.expire(BUSY, 1.0)] == [2]
+        assert [waiter.ticket for waiter, _ in gate.expire(BUSY, 9.9)] == [3]
+        assert [waiter.ticket for waiter, _ in gate.expire(BUSY, 10.0)] == [1]
+        assert settings.longest_s == 10.0
+
     def test_zero_is_for_ever(self):
         gate = Gate(make_settings(request_ttl_s=0.0))
         assert gate.admit(make_waiter(1), BUSY) == Parked(1, math.inf)

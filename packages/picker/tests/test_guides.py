@@ -10,6 +10,7 @@ from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, Outcome, Pick
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.plugins.detectors import Concurrency, Utilization
+from shunter.picker.plugins.flow_policies import GlobalStrict, ProgramAware
 
 NOW_S = 100.0
 IDLE = {"waiting": 0.0, "running": 1.0, "kv_usage": 0.1}
@@ -133,6 +134,7 @@ MEANINGS = {
     "flow-control-eviction": DEFAULT,
     "flow-control-holdback": DEFAULT,
     "program-aware": DEFAULT,
+    "turn-priority": DEFAULT,
     "context-length": {
         "prefill": (
             "prefill-filter", "context-length-aware", "context-length-aware 1", "prefix-cache-scorer 3", "queue-scorer 2",
@@ -259,4 +261,7 @@ def test_flow_control_has_its_bands():
     assert policy.detector.plugin == Concurrency(max_concurrency=132)
     assert load("flow-control-eviction").policy.flow.eviction
     assert load("flow-control-holdback").policy.flow.limits.min_ceiling == 0.5
-    assert type(load("program-aware").policy.flow.default.fairness).__name__ == "ProgramAware"
+    assert load("program-aware").policy.flow.default.fairness == ProgramAware()
+    turns = load("turn-priority").policy.flow
+    assert (turns.band(-1).fairness, turns.band(-1).request_ttl_s) == (ProgramAware(strategy="turn-priority"), 9000.0)
+    assert (turns.band(0).fairness, turns.band(0).request_ttl_s, turns.longest_s) == (GlobalStrict(), None, 9000.0)

@@ -87,6 +87,7 @@ class BandSpec(Section, frozen=True):
     priority: int = 0
     max_bytes: Quantity | None = None
     max_requests: Quantity | None = None
+    default_request_ttl: str | None = msgspec.field(default=None, name="defaultRequestTTL")
     fairness_policy_ref: str = ""
     ordering_policy_ref: str = ""
 

@@ -90,11 +90,14 @@ def _check_priorities(priorities: Sequence[int]) -> None:
 
 def _band(band: BandSpec, place: str, plugins: Declarations) -> BandSpec:
     """Write a band's defaults out; as in the reference, a bound of 0 is one that is not given."""
+    if band.default_request_ttl is not None:
+        read_scalar(duration_ns, band.default_request_ttl, f"{place}.defaultRequestTTL")
     fairness, ordering = band.fairness_policy_ref or DEFAULT_FAIRNESS, band.ordering_policy_ref or DEFAULT_ORDERING
     return BandSpec(
         priority=band.priority,
         max_bytes=_quantity(band.max_bytes, f"{place}.maxBytes") or BAND_BYTES,
         max_requests=_quantity(band.max_requests, f"{place}.maxRequests") or BAND_REQUESTS,
+        default_request_ttl=band.default_request_ttl,
         fairness_policy_ref=_use(plugins, fairness, f"{place}.fairnessPolicyRef", Kind.FAIRNESS),
         ordering_policy_ref=_use(plugins, ordering, f"{place}.orderingPolicyRef", Kind.ORDERING),
     )
@@ -106,6 +109,7 @@ def _settings(spec: BandSpec, plugins: Declarations) -> BandSettings:
         ordering=cast("OrderingPolicy", plugins[spec.ordering_policy_ref].plugin),
         max_bytes=int(spec.max_bytes or 0),
         max_requests=int(spec.max_requests or 0),
+        request_ttl_s=None if spec.default_request_ttl is None else duration_ns(spec.default_request_ttl) / 1e9,
     )
 
 

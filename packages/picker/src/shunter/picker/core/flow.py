@@ -91,6 +91,7 @@ class BandSettings(msgspec.Struct, frozen=True, kw_only=True):
     ordering: OrderingPolicy
     max_bytes: int = BAND_BYTES
     max_requests: int = BAND_REQUESTS
+    request_ttl_s: float | None = None  # while the pool has endpoints; 0: for ever; None: as all others
 
 
 class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,15 +111,21 @@ class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
     no_endpoint_ttl_s: float | None = None  # while it has none; None: as request_ttl_s
     eviction: bool = False  # may requests in flight of negative priority be evicted for others that wait?
 
-    def ttl_s(self, *, empty: bool) -> float:
-        """Return how long a request may wait, by whether the pool is ``empty``; infinity: for ever."""
-        ttl_s = self.no_endpoint_ttl_s if empty and self.no_endpoint_ttl_s is not None else self.request_ttl_s
+    def ttl_s(self, *, empty: bool, band: BandSettings | None = None) -> float:
+        """Return how long a request of a band may wait, by whether the pool is ``empty``; infinity: for ever."""
+        ttl_s = self.request_ttl_s if band is None or band.request_ttl_s is None else band.request_ttl_s
+        if empty and self.no_endpoint_ttl_s is not None:
+            ttl_s = self.no_endpoint_ttl_s
         return ttl_s or math.inf
+
+    def longest_of(self, band: BandSettings | None) -> float:
+        """Return the longest that a request of a band is kept waiting; infinity: for ever."""
+        return max(self.ttl_s(empty=False, band=band), self.ttl_s(empty=True, band=band))
 
     @property
     def longest_s(self) -> float:
-        """The longest that a request is kept waiting; infinity: for ever."""
-        return max(self.ttl_s(empty=False), self.ttl_s(empty=True))
+        """Return the longest that any request is kept waiting; infinity: for ever."""
+        return max(map(self.longest_of, (None, self.default, self.negative, *self.bands.values())))
 
     def band(self, priority: int) -> BandSettings:
         """Return the settings of a priority."""

@@ -57,13 +57,21 @@ class Band:
     def __init__(self, settings: BandSettings) -> None:
         self.settings = settings
         self.line = settings.fairness.line()
-        self.requests = 0
+        self.waiting: dict[int, Waiter] = {}  # by ticket, in the order of arrival
         self.size_bytes = 0
         self.gone = 0  # still in the line, though they have left
 
+    @property
+    def requests(self) -> int:
+        """How many wait."""
+        return len(self.waiting)
+
     def count(self, waiter: Waiter, sign: int) -> None:
         """Follow a request that came (+1) or went (-1)."""
-        self.requests += sign
+        if sign > 0:
+            self.waiting[waiter.ticket] = waiter
+        else:
+            del self.waiting[waiter.ticket]
         self.size_bytes += sign * waiter.size_bytes
 
 
@@ -112,7 +120,7 @@ class Gate:
         self._waiting[waiter.ticket] = waiter
         self._size_bytes += waiter.size_bytes
         self.changed = True
-        return Parked(waiter.ticket, now_s + self.settings.longest_s)
+        return Parked(waiter.ticket, now_s + self.settings.longest_of(band.settings))
 
     def take(self, room: Room, now_s: float) -> Waiter | None:
         """Return who may go on now, which is no longer waiting then; None if nobody may."""
@@ -132,14 +140,16 @@ class Gate:
     def expire(self, room: Room, now_s: float) -> Iterator[tuple[Waiter, Refusal]]:
         """Yield those who have waited too long, with what to tell them."""
         self._look(room, now_s)
-        ttl_s, longest_s = self.settings.ttl_s(empty=room.empty), self.settings.longest_s
-        while self._waiting:
-            waiter = next(iter(self._waiting.values()))
-            until_s = min(max(waiter.arrived_s, self._turned_s) + ttl_s, waiter.arrived_s + longest_s)
-            if now_s < until_s:
-                return
-            self.leave(waiter.ticket)
-            yield waiter, DESERTED if room.empty else EXPIRED
+        for band in self.bands.values():
+            ttl_s = self.settings.ttl_s(empty=room.empty, band=band.settings)
+            longest_s = self.settings.longest_of(band.settings)
+            while band.waiting:
+                waiter = next(iter(band.waiting.values()))
+                until_s = min(max(waiter.arrived_s, self._turned_s) + ttl_s, waiter.arrived_s + longest_s)
+                if now_s < until_s:
+                    break
+                self.leave(waiter.ticket)
+                yield waiter, DESERTED if room.empty else EXPIRED
 
     def first(self) -> int | None:
         """Return the highest priority that waits here; None if nobody does."""

@@ -74,6 +74,7 @@ class Lobby:
 
     def admit(self, ask: Ask, request: Request, answer_tokens: int, fleet: Fleet, now_s: float) -> Parked | Refusal | None:
         """Let a request go on (None), wait or go. Its answer is expected to have as many tokens."""
+        settings = self.gate.settings
         waiter = Waiter(
             ticket=request.ticket,
             priority=request.priority,
@@ -81,7 +82,7 @@ class Lobby:
             size_bytes=len(ask.body),
             tokens=request.prompt_tokens + 2 * answer_tokens,
             arrived_s=now_s,
-            deadline_s=now_s + self.gate.settings.ttl_s(empty=False),
+            deadline_s=now_s + settings.ttl_s(empty=False, band=settings.band(request.priority)),
             ttft_slo_ms=read_slo_ms(request),
             content=(ask, request),
         )
