@@ -87,7 +87,9 @@ def test_who_finds_none_goes_on_when_somebody_ends(make_judge):
     assert ticket == pick.ticket == parked.ticket
     assert pick.response_headers == (("x-llm-d-flow-queue-duration-ms", "2500"),)
     assert judge.ledger.get(ticket).booked_ns == int((NOW_S + 2.5) * 1e9)
-    assert [entry.ticket for entry in judge.decisions.latest()] == [parked.ticket, first.ticket]
+    told = [entry.explain() for entry in judge.decisions.latest()]
+    assert [each["ticket"] for each in told] == [parked.ticket, first.ticket]
+    assert [each.get("waited_s") for each in told] == [2.5, None]
 
 
 def test_one_end_lets_one_go_on(make_judge):

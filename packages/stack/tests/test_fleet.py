@@ -75,3 +75,8 @@ def test_the_rule_and_the_pool_are_told_if_there_are():
 def test_a_refusal_is_told_with_its_reason():
     refused = Decision(ticket=8, at_s=0.0, request_id="r-2", refusal=Refusal(status=503, message="nobody"))
     assert explain(refused, 1.0)[-1] == "  refused with 503: nobody"
+
+
+def test_who_waited_is_told_for_how_long():
+    waited = msgspec.structs.replace(DECISION, waited_s=1.984, priority=10)
+    assert explain(waited, 102.5)[1] == "  waited 1.98 s for room, at priority 10"

@@ -44,6 +44,7 @@ class Entry(msgspec.Struct, gc=False):
     decision: Decision | None = None
     refusal: Refusal | None = None
     outcome: Outcome | None = None
+    waited_s: float | None = None  # for room; None: it did not
 
     @property
     def candidates(self) -> int:
@@ -64,6 +65,8 @@ class Entry(msgspec.Struct, gc=False):
             "prompt_tokens": self.prompt_tokens,
             "prefix_blocks": self.prefix_blocks,
         }
+        if self.waited_s is not None:
+            told["waited_s"] = self.waited_s
         if self.refusal is not None:
             told["refusal"] = {field: getattr(self.refusal, field) for field in ("status", "code", "message", "reason")}
         if self.decision is not None:
@@ -95,6 +98,12 @@ class DecisionLog:
         entry = self._entries.get(ticket)
         if entry is not None:
             entry.outcome = outcome
+
+    def waited(self, ticket: int, waited_s: float) -> None:
+        """Add how long the request waited for room, if its decision is still here."""
+        entry = self._entries.get(ticket)
+        if entry is not None:
+            entry.waited_s = waited_s
 
     def latest(self, count: int = KEEP) -> list[Entry]:
         """Return up to ``count`` entries, newest first."""

@@ -115,7 +115,7 @@ class FleetJudge:
         self.precise: Precise | None = None
         """What is known of the engines' caches, if the policy asks for it."""
         if policy.precise is not None and self._prefix is not None:
-            self.precise = Precise(policy.precise, self._prefix)
+            self.precise = Precise(policy.precise, self._prefix, partial(self._tell, policy.precise.producer))
         self._blocks = blocks if self.precise is not None else None
         self._lobbies: dict[str, Lobby] = {}
         if policy.flow is not None:
@@ -155,7 +155,9 @@ class FleetJudge:
             for ticket in news.ended:
                 self.release(ticket, TOLD, now_s)
             for name, data in news.told:
-                if not name.startswith(LOBBY):
+                if self.precise is not None and name == self.precise.producer:
+                    self.precise.hear(data)
+                elif not name.startswith(LOBBY):
                     self._scheduler.hear(name, data)
                 elif name in self._lobbies:  # else it is of a pool that nobody has asked for here
                     self._lobbies[name].hear(data)
@@ -212,11 +214,15 @@ class FleetJudge:
 
         for waiter, refusal in lobby.turn(look, now_s):
             ask, request = cast("tuple[Ask, Request]", waiter.content)
+            waited_s = now_s - waiter.arrived_s
+            verdict: Pick | Refusal
             if refusal is not None:
-                yield waiter.ticket, self._refuse(refusal, request, now_s)
+                verdict = self._refuse(refusal, request, now_s)
             else:
                 request = self._complete(request, ward, waiter.ticket, int(now_s * 1e9))  # the caches have changed since
-                yield waiter.ticket, self._settle(ask, request, ward, now_s, waited_s=now_s - waiter.arrived_s)
+                verdict = self._settle(ask, request, ward, now_s, waited_s=waited_s)
+            self.decisions.waited(waiter.ticket, waited_s)
+            yield waiter.ticket, verdict
         for ticket in lobby.evict(ward.fleet, now_s):
             self.counters.refused(DropReason.EVICTED.value)
             yield ticket, EVICTED

@@ -72,6 +72,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     target_model: str | None = None
     rule: str | None = None  # that names the target
     pool: str | None = None  # None: all endpoints
+    priority: int = 0
     prompt_tokens: int = 0
     chosen: tuple[str, ...] = ()
     candidates: int = 0
@@ -79,6 +80,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     best: tuple[Candidate, ...] = ()
     refusal: Refusal | None = None
     outcome: Outcome | None = None
+    waited_s: float | None = None  # for room
 
 
 class Decisions(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +126,8 @@ def explain(decision: Decision, now_s: float) -> list[str]:
     life, number = divmod(decision.ticket, 1 << 32)  # of a worker process, and of its decisions
     head = f"#{life}.{number}  {now_s - decision.at_s:.1f} s ago  {model}, about {decision.prompt_tokens} prompt tokens"
     lines = [f"{head}  x-request-id {decision.request_id}"]
+    if decision.waited_s is not None:
+        lines.append(f"  waited {decision.waited_s:.2f} s for room, at priority {decision.priority}")
     if decision.refusal:
         return [*lines, f"  refused with {decision.refusal.status}: {decision.refusal.message}"]
     lines.append(f"  to {decision.chosen[0]}" + (f", else {', '.join(decision.chosen[1:])}" if decision.chosen[1:] else ""))
