@@ -45,7 +45,7 @@ from shunter.lab.core.sequence import Sequence, Token
 from shunter.lab.core.tally import Tally
 from shunter.lab.errors import LabError, QueueFullError, TooLongError
 
-__all__ = ["Engine", "Gauges"]
+__all__ = ["Engine"]
 
 _NOBODY, _EVERYBODY = -1, 1 << 62
 

@@ -6,7 +6,8 @@ A timer is set for the engine's next event; between events nothing runs.
 import asyncio
 from collections.abc import Callable, Hashable
 
-from shunter.lab.core.engine import Engine, Gauges
+from shunter.lab.core.engine import Engine
+from shunter.lab.core.gauges import Gauges
 from shunter.lab.core.requests import Request
 from shunter.lab.core.sequence import Token
 
