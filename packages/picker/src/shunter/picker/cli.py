@@ -70,11 +70,10 @@ def main() -> None:
     "ports",
     type=PORT,
     multiple=True,
-    default=[9002],
-    show_default=True,
+    show_default="9002, of a body-router 9004",
     help="ext_proc. Further workers have the next free numbers, unless it is given once for each.",
 )
-@click.option("--health-port", type=PORT, default=9003, show_default=True, help="gRPC health, for probes.")
+@click.option("--health-port", type=PORT, show_default="9003, of a body-router 9005", help="gRPC health, for probes.")
 @click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of the admin pages.")
 @click.option("--admin-port", type=PORT, default=9090, show_default=True, help="Metrics, fleet and decisions, by HTTP.")
 @click.option("--workers", type=click.IntRange(1, 64), show_default="cores - 1", help="Processes that answer Envoy.")
@@ -161,7 +160,7 @@ def run(
     snapshot: Path | None,
     host: str,
     ports: tuple[int, ...],
-    health_port: int,
+    health_port: int | None,
     admin_host: str,
     admin_port: int,
     workers: int | None,
@@ -193,6 +192,9 @@ def run(
     routes = role == "body-router"
     if snapshot is None and not routes:
         raise click.UsageError("Missing option '--snapshot': the directory into which the scraper publishes")
+    ports = ports or ((9004,) if routes else (9002,))
+    if health_port is None:
+        health_port = 9005 if routes else 9003
     runtime = runtime or _or_complain(lambda: _runtime(ports[0]))
     snapshot = snapshot or runtime
     settings = layout.Settings(
