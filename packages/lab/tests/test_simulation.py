@@ -139,6 +139,13 @@ def test_a_crash_loses_what_was_there_and_retries_go_elsewhere(bare_chooser):
     assert {rows for at_s, rows in health.items() if at_s > 4.06} == {Health.FRESH}
 
 
+def test_an_idle_fleet_is_watched_while_somebody_is_missing(bare_chooser):
+    fleet = Fleet(engines=(PARAMS, PARAMS), failures=(Crash(endpoint=0, at_s=9.0),))
+    chooser = bare_chooser(lambda _: 1)
+    simulate(traffic(2, 10.0), fleet, chooser)
+    assert chooser.rows[-1][1][0].failures >= 10
+
+
 def test_a_fleet_that_is_down_fails_requests(bare_chooser):
     fleet = Fleet(engines=(PARAMS,), failures=(Crash(endpoint=0, at_s=0.0),))
     run = simulate(traffic(1, 1.0), fleet, bare_chooser(lambda _: 0))

@@ -301,9 +301,10 @@ class _Simulation:
     def _scrape(self, now_s: float) -> None:
         next_s = now_s + self._fleet.scrape_s
         heappush(self._events, (next_s, _SCRAPE, 0))
-        # Nobody sees a scrape that is followed by another one before anything has to be decided.
-        nobody = not self._arriving or self._arriving[0][0] >= next_s
-        if nobody and not self._parked and not (self._followers and self._soonest_s < self._fleet.scrape_s):
+        # Nobody sees a scrape that is followed by another one before anything has to be decided; only failures are counted.
+        arrives = self._arriving and self._arriving[0][0] < next_s
+        follows = self._followers and self._soonest_s < self._fleet.scrape_s
+        if not (arrives or follows or self._parked or any(self._down)):
             return
         sampled_ns = clock_ns(now_s)
         for endpoint, engine in enumerate(self._engines):
