@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import statistics
+import tempfile
 import time
 
 import aiohttp
@@ -25,6 +26,7 @@ from shunter.lab.core.statistics import percentile, window
 from shunter.lab.policies import find_policy
 from shunter.lab.workloads.draws import Lengths
 from shunter.lab.workloads.traffic import Conversations, SharedPrefix
+from shunter.picker import config
 from shunter.stack.testing import running_stack
 
 ENGINES = 3
@@ -39,8 +41,7 @@ WORKLOADS = {
         6.0,
     ),
 }
-FILES = "packages/lab/src/shunter/lab/policies"
-CONFIGURATIONS = {"shunter": None, "upstream-2-2-3": f"{FILES}/upstream-2-2-3.yaml", "gie-v0.3": f"{FILES}/gie-v0.3.yaml"}
+CONFIGURED = ("shunter", "upstream-2-2-3", "gie-v0.3")  # the first one is the picker's default
 WITHOUT = "least-request"
 
 # Policies whose means differ by less in either world are no ranking that could be reversed.
@@ -97,12 +98,13 @@ async def play_without_picker(stack, arrivals):
 
 def on_the_wire(policy, arrivals):
     options = ["--engines", str(ENGINES), "--speed", str(SPEED)]
-    if CONFIGURATIONS.get(policy):
-        options += ["--config", CONFIGURATIONS[policy]]
-    with running_stack(*options) as stack:
-        if policy == WITHOUT:
-            return asyncio.run(play_without_picker(stack, arrivals))
-        return asyncio.run(play(stack.gateway, arrivals))
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(config.read_builtin(policy if policy in CONFIGURED[1:] else "default"))
+        file.flush()
+        with running_stack(*options, "--config", file.name) as stack:
+            if policy == WITHOUT:
+                return asyncio.run(play_without_picker(stack, arrivals))
+            return asyncio.run(play(stack.gateway, arrivals))
 
 
 def in_virtual_time(policy, arrivals):
@@ -129,7 +131,7 @@ def main():
     for name, (traffic, qps) in WORKLOADS.items():
         arrivals = traffic.arrivals(arguments.seed, qps, round(qps * arguments.seconds))
         means = {on_the_wire: {}, in_virtual_time: {}}
-        for policy in (*CONFIGURATIONS, WITHOUT):
+        for policy in (*CONFIGURED, WITHOUT):
             cells = []
             for world, found in means.items():
                 times_s = world(policy, arrivals)
