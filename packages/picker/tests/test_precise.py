@@ -4,13 +4,17 @@ import json
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shunter.picker import config
+from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, Outcome
-from shunter.picker.core.precise import DOUBTS
+from shunter.picker.core.precise import DOUBTS, Precise, PreciseSettings
+from shunter.picker.core.prefix import PrefixIndex, PrefixSettings
 from shunter.picker.errors import ConfigError
-from shunter.snapshot import Batch, Begun, Cleared, Held, encode_statement, names_of
+from shunter.snapshot import Batch, Begun, Cleared, Held, LogReader, LogWriter, encode_statement, names_of
 
 IDLE = {"waiting": 0.0, "running": 0.0, "kv_usage": 0.1}
 TEXT = "".join(f" word{at}" for at in range(300))  # 2,490 bytes: 9 blocks of the guess
@@ -31,11 +35,11 @@ plugins:
 class Bench:
     """A judge of four endpoints, its log, and everything it wants to be tokenised."""
 
-    def __init__(self, policy, view):
+    def __init__(self, policy, view, **shared):
         self.batches = []
         self.wants = []
         self.now_s = 100.0
-        self.judge = FleetJudge(policy, lambda _: view, random.Random(1), blocks=self._read)
+        self.judge = FleetJudge(policy, lambda _: view, random.Random(1), blocks=self._read, **shared)
         self.judge.precise.ask = self.wants.append
 
     def _read(self, _now_ns):
@@ -204,6 +208,33 @@ def test_a_prompt_is_asked_for_again_for_a_new_block_size(bench):
     assert len(bench.wants) == 2
     bench.learn()
     assert bench.ask()[0] == {1: 1.0}
+
+
+def test_workers_tell_each_other_what_they_learnt(make_view):
+    logs = [bytearray(1 << 20) for _ in range(2)]
+    policy, view = config.load(CONFIG).policy, make_view(*[IDLE] * 4)
+    benches = [
+        Bench(
+            policy,
+            view,
+            life=life,
+            journal=Journal(LogWriter(log), life),
+            peers=Peers([LogReader(each) for each in logs], life),
+        )
+        for life, log in enumerate(logs, 1)
+    ]
+    for bench in benches:
+        bench.tell(*[Held(slot, 1, "gpu", 16, None, NAMES if slot == 2 else (1,)) for slot in range(4)])
+        bench.judge.catch_up(bench.now_s)
+    benches[0].ask()
+    benches[0].learn()
+    assert benches[1].ask()[1] == 2
+    assert not benches[1].wants
+
+
+@given(st.binary(max_size=100))
+def test_what_another_version_tells_is_passed_over(told):
+    Precise(PreciseSettings(producer="p"), PrefixIndex(PrefixSettings()), lambda _: None).hear(told)
 
 
 def test_for_who_announces_nothing_the_guess_holds(make_bench):

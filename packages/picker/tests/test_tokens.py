@@ -70,7 +70,7 @@ async def engine():
 
 @pytest.fixture
 def precise():
-    precise = Precise(PreciseSettings(producer="p"), PrefixIndex(PrefixSettings()))
+    precise = Precise(PreciseSettings(producer="p"), PrefixIndex(PrefixSettings()), lambda _: None)
     precise.holders.read([encode_statement(Held(0, 1, "gpu", 16, None, (1,)))])
     return precise
 
@@ -140,6 +140,13 @@ async def test_a_prompt_that_is_tokens_needs_nobody(tokeniser, engine, precise, 
     assert not engine.asked
     names = precise.spellings.find(ids.key, ids.hashes, len(request.prompt), (16, False)).names
     assert names == names_of(range(1000, 1640), 16)
+
+
+async def test_a_prompt_that_became_known_meanwhile_is_not_asked_for(tokeniser, engine, precise, want):
+    precise.learn(want(), TOKENS)
+    tokeniser.ask(want())
+    await until(lambda: not tokeniser._asked)
+    assert not engine.asked
 
 
 async def test_a_prompt_is_asked_for_once_at_a_time(tokeniser, engine, want):

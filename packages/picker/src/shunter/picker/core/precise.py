@@ -5,6 +5,8 @@ prompt must be known in tokens first (``core.spellings``). What is not known is 
 request: the choice does not wait, it goes by the guess until the answer is there. So the first request with a new system prompt
 is placed by a guess, and those that follow by knowledge, whoever cached it: also what came by another picker or a restart.
 
+Workers tell each other what they have learnt, so that a prompt is asked for once and not once by each of them.
+
 For an endpoint that announces nothing the guess holds as before. A prompt with images or sound is left to the guess, too.
 """
 
@@ -31,6 +33,11 @@ MISMATCH = (
 )
 
 
+# A record of the journal has at most 32 KB, and all that the workers tell each other of bookings goes beside it. It is what a
+# prompt of 50,000 tokens comes to; of a longer one each worker learns by itself.
+MAX_TOLD_BYTES = 16 << 10
+
+
 class PreciseSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What ``precise-prefix-cache-producer`` comes down to."""
 
@@ -50,11 +57,24 @@ class Want(msgspec.Struct, frozen=True, eq=False):
     authority: str
 
 
+class Learnt(msgspec.Struct, frozen=True, array_like=True):
+    """What one worker tells the others of a prompt."""
+
+    key: int
+    hashes: Sequence[int]
+    size_bytes: int
+    names: list[tuple[Manner, Sequence[int]]]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Learnt).decode
+
+
 class Precise:
     """What one judge knows of holders and spellings."""
 
-    def __init__(self, settings: PreciseSettings, index: PrefixIndex) -> None:
-        """``index`` hashes the prompts, and guesses."""
+    def __init__(self, settings: PreciseSettings, index: PrefixIndex, tell: Callable[[bytes], None]) -> None:
+        """``index`` hashes the prompts, and guesses; ``tell`` carries what is learnt to the other workers' ``hear``."""
         self.holders = Holders(settings.holders)
         self.spellings = Spellings()
         self.producer = settings.producer
@@ -62,6 +82,7 @@ class Precise:
         """What to do with a prompt whose tokens are not known; it must not raise. Its answer comes by ``learn``."""
         self._settings = settings
         self._index = index
+        self._tell = tell
 
     @property
     def doubt(self) -> str | None:
@@ -121,9 +142,28 @@ class Precise:
             # Whether the model is an adapter is known for sure when the first of its blocks is announced: later than now.
             for adapter in (None, request.target_model):
                 names[size, adapter is not None] = names_of(tokens, size, adapter=adapter, salt=request.cache_salt)
-        self.spellings.learn(want.key, want.hashes, self._index.ends(want.hashes), len(request.prompt), names)
+        learnt = Learnt(want.key, want.hashes, len(request.prompt), list(names.items()))
+        self._enter(learnt)
+        told = _encode(learnt)
+        if len(told) <= MAX_TOLD_BYTES:
+            self._tell(told)
         adapted = request.target_model in self.holders.adapters
         self._expect(want.key, want.hashes, want.slot, want.incarnation, request.at_ns, adapted=adapted)
+
+    def hear(self, told: bytes) -> None:
+        """Take what another worker has learnt."""
+        try:
+            self._enter(_decode(told))
+        except msgspec.MsgspecError:  # of another version
+            return
+
+    def knows(self, want: Want) -> bool:
+        """Has a prompt that was asked for become known meanwhile?"""
+        return self.spellings.knows(want.key, self.holders.sizes)
+
+    def _enter(self, learnt: Learnt) -> None:
+        ends = self._index.ends(learnt.hashes)
+        self.spellings.learn(learnt.key, learnt.hashes, ends, learnt.size_bytes, dict(learnt.names))
 
     def _expect(self, key: int, hashes: Sequence[int], slot: int, incarnation: int, now_ns: int, *, adapted: bool) -> None:
         size = self.holders.block_sizes.get(slot)

@@ -98,7 +98,7 @@ class Tokeniser:
         while True:
             want = await self._waiting.get()
             try:
-                tokens = await self._tokens(session, want)
+                tokens = None if self._precise.knows(want) else await self._tokens(session, want)
                 if tokens is not None:
                     self._precise.learn(want, tokens)
                     self._counters.asked(known=True)
