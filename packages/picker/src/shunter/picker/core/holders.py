@@ -18,8 +18,8 @@ from shunter.snapshot import Begun, Cleared, Dropped, Held, decode_statement
 
 __all__ = ["EXPECTED", "MAX_PAIRS", "PAIR_BYTES", "Holders", "HoldersSettings"]
 
-EXPECTED = "expected"
-"""The tier of blocks that were sent and not announced yet; no engine has one of this name."""
+EXPECTED = ""
+"""The tier of blocks that were sent and not announced yet; what the scraper names tiers is never empty."""
 
 FOREVER = 1 << 63
 
