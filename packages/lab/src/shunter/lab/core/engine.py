@@ -33,8 +33,6 @@ from collections.abc import Hashable
 from heapq import heappop, heappush
 from itertools import count
 
-import msgspec
-
 from shunter.lab.core.adapters import Adapters
 from shunter.lab.core.cache import KvCache, Path
 from shunter.lab.core.gauges import Gauges
@@ -174,33 +172,26 @@ class Engine:
     def gauges(self) -> Gauges:
         """The truth of this instant."""
         self._settle()
-        deferred, running, waiting = 0, (), ()
-        if self._has_adapters:
-            adapters = [each.adapter for each in self._waiting]
-            deferred = sum(map(self._adapters.bars, adapters))
-            running, waiting = self._adapters.names(adapters)
-        return Gauges(
-            running=len(self._running),
-            waiting_capacity=len(self._waiting) - deferred,
-            waiting_deferred=deferred,
-            kv_usage=self.cache.usage,
-            running_adapters=running,
-            waiting_adapters=waiting,
-        )
+        return self._state(len(self._running), self.cache.used, len(self._waiting))
 
     def reported(self) -> Gauges:
         """What a scrape shows: vLLM makes its figures when a step ends, before it sees who has arrived and fills the next.
 
         Within a leap that is the present: its steps are short, and nobody joins or leaves.
         """
-        gauges, plan = self.gauges(), self._plan
-        if plan is None or self._steps > plan.step:
-            return gauges
-        running, used, waiting = self._shown
-        deferred, kv_usage = min(waiting, gauges.waiting_deferred), used / self.cache.capacity
-        return msgspec.structs.replace(
-            gauges, running=running, kv_usage=kv_usage, waiting_capacity=waiting - deferred, waiting_deferred=deferred
-        )
+        self._settle()
+        if self._plan is not None and self._steps == self._plan.step:
+            return self._state(*self._shown)
+        return self.gauges()
+
+    def _state(self, running: int, used: int, waiting: int) -> Gauges:
+        deferred, running_adapters, waiting_adapters = 0, (), ()
+        if self._has_adapters:
+            adapters = [each.adapter for each in self._waiting]
+            deferred = min(waiting, sum(map(self._adapters.bars, adapters)))
+            running_adapters, waiting_adapters = self._adapters.names(adapters)
+        kv_usage = used / self.cache.capacity
+        return Gauges(running, waiting - deferred, deferred, kv_usage, running_adapters, waiting_adapters)
 
     # Time.
 
