@@ -351,3 +351,12 @@ def test_the_example_of_the_readme_runs(capsys):
     ttft_s, failed = capsys.readouterr().out.split()
     assert 0 < float(ttft_s) < 1
     assert 0 < int(failed) < 20
+
+
+@pytest.mark.parametrize(("dies_s", "status", "first"), [(0.05, 503, False), (0.4, 200, True)])
+def test_the_judge_is_told_how_far_a_request_came_that_its_engine_lost(dies_s, status, first):
+    fleet = Fleet(engines=(PARAMS,), failures=(Crash(endpoint=0, at_s=dies_s),))
+    chooser = JudgeChooser(config.load().policy, fleet, random.Random(1), "full")
+    assert simulate(traffic(1, 0.0), fleet, chooser).finished[0].failed
+    outcome = chooser.judge.decisions.latest()[0].outcome
+    assert (outcome.complete, outcome.status, outcome.first_token_s is not None) == (False, status, first)

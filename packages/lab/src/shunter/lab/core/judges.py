@@ -64,7 +64,8 @@ class JudgeChooser:
             )
             for slot, labels in enumerate(fleet.labels or [NO_LABELS] * len(fleet.engines))
         )
-        self._slots = {endpoint.authority: endpoint.slot for endpoint in self._endpoints}
+        self._authorities = [endpoint.authority for endpoint in self._endpoints]
+        self._slots = {authority: slot for slot, authority in enumerate(self._authorities)}
         self._objectives: dict[int, Objective] = {}
         self._rows: Sequence[LoadRow] = ()
         self._published_ns = 0
@@ -107,12 +108,12 @@ class JudgeChooser:
         ticket, _ = self._picks.pop(index, (None, ()))
         if ticket is None:
             return
-        served = self._endpoints[finished.endpoint].authority if finished.endpoint >= 0 else None
+        answered = finished.output_tokens > 0 or finished.first_s < finished.ended_s
         outcome = Outcome(
             complete=not finished.failed,
-            status=finished.refused or (503 if finished.failed and not finished.output_tokens else 200),
-            served=served,
-            first_token_s=finished.ttft_s if finished.output_tokens else None,
+            status=finished.refused or (200 if answered else 503),
+            served=self._authorities[finished.endpoint] if finished.endpoint >= 0 else None,
+            first_token_s=finished.ttft_s if answered else None,
             duration_s=finished.ended_s - finished.arrived_s,
         )
         if self._knowledge != "lean":
@@ -143,7 +144,7 @@ class JudgeChooser:
         endpoints.pop(0)
         if not endpoints:
             return Refused(503)
-        self.judge.served(ticket, self._endpoints[endpoints[0]].authority)
+        self.judge.served(ticket, self._authorities[endpoints[0]])
         return endpoints[0]
 
     def _read_records(self, now_s: float) -> None:
