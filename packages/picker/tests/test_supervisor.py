@@ -395,3 +395,35 @@ async def test_behind_one_port_a_worker_that_was_restarted_has_its_share_again(r
             return first["life"] not in lives and {decision["ticket"] >> 32 for decision in decisions} >= lives
 
         await eventually(shared)
+
+
+CONFIG_MAP = """\
+kind: ConfigMap
+metadata: {name: a, labels: {inference.networking.k8s.io/bbr-managed: "true"}}
+data: {baseModel: llama, adapters: "[%s]"}
+"""
+
+
+async def test_a_body_router_takes_new_base_models_with_a_reload(run, ask_pick, eventually, tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG_MAP % "m")
+    picker = await run("--role=body-router", "--workers=1", f"--host=unix:{tmp_path}/p")
+
+    async def told():
+        common = (await ask_pick(f"unix:{tmp_path}/p")).request_body.response
+        return {each.header.key: each.header.raw_value for each in common.header_mutation.set_headers}
+
+    assert await told() == {"x-gateway-model-name": b"m", "x-gateway-base-model-name": b"llama"}
+    picker.config.write_text(CONFIG_MAP % "{")
+    picker.signal(signal.SIGHUP)
+
+    async def reloaded(result):
+        return (await picker.samples()).get(("shunter_picker_config_reloads_total", result)) == 1
+
+    await eventually(lambda: reloaded("rejected"))
+    assert "ConfigMap a: data.adapters is '[{]'" in picker.text
+    picker.config.write_text(CONFIG_MAP % "other")
+    picker.signal(signal.SIGHUP)
+    await eventually(lambda: reloaded("done"))
+    assert (await told())["x-gateway-base-model-name"] == b""
+    assert (await picker.get("/debug/config"))[1] == CONFIG_MAP % "other"
+    assert (await picker.samples())[("shunter_picker_models_named_total",)] == 2
