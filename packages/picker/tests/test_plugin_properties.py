@@ -18,6 +18,7 @@ from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import PEER, Scheduler
 from shunter.picker.plugins import CATALOGUE, Kind
+from shunter.picker.plugins.delay import DELAY_SCORER, ExpectedDelay
 from shunter.picker.plugins.latency import PRODUCER, Prediction
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, Topology, View
@@ -60,9 +61,13 @@ PARAMETERS = {
     "prefix-cache-scorer": [{}, {"matchLengthWeight": 0.5}],
     "session-affinity-filter": [{}, {"strategy": "session_id"}],
     "session-affinity-scorer": [{}, {"strategy": "session_id"}],
+    "price-scorer": [{}, {"label": "price", "ttftSloMs": 1}],
     "legacy-v0.3": [{}, {"loraAffinityThreshold": 0.5}],
     "concurrency-detector": [{"maxConcurrency": 2}, {"concurrencyMode": "hybrid", "maxTokenConcurrency": 50}],
 }
+
+# Whom plugins look for.
+FOUND = (Named(DELAY_SCORER, ExpectedDelay()),)
 
 
 def cases(*kinds):
@@ -190,7 +195,9 @@ WORLDS = st.integers(0, 2**32).map(make_world)
 
 def at_work(name, parameters):
     plugin = msgspec.convert(parameters, CATALOGUE[name].plugin)
-    return Crew(Policy(profiles=(Profile("default", MaxScore()),), others=(Named("it", plugin),)), dice(), ignore).find("it")
+    return Crew(Policy(profiles=(Profile("default", MaxScore()),), others=(Named("it", plugin), *FOUND)), dice(), ignore).find(
+        "it"
+    )
 
 
 def dice():
@@ -265,7 +272,7 @@ def test_a_profile_decides_without_complaint_and_the_same_again(name, parameters
     )
     chosen = []
     for _ in range(2):
-        scheduler = Scheduler(Policy(profiles=(profile,)), dice(), ignore)
+        scheduler = Scheduler(Policy(profiles=(profile,), others=FOUND), dice(), ignore)
         verdicts = [scheduler.run(world.request, world.fleet()) for _ in range(2)]
         chosen.append([verdict and verdict.decision.chosen for verdict in verdicts])
         assert not scheduler.complaints.words

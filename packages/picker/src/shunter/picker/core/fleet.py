@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 COLUMNS = (
     "endpoints", "authorities", "fresh", "sampled_ns", "reported_waiting", "waiting", "running", "kv_usage", "in_flight",
-    "tokens_in_flight", "max_adapters", "running_adapters", "waiting_adapters", "cache_tokens",
+    "tokens_in_flight", "busy_until_ns", "max_adapters", "running_adapters", "waiting_adapters", "cache_tokens",
 )  # fmt: skip
 
 
@@ -51,8 +51,8 @@ class Keeper(Protocol):
 class Fleet:
     """Candidates. All columns are aligned; a position means something only within one Fleet.
 
-    ``waiting``, ``running``, ``in_flight`` and ``tokens_in_flight`` follow every booking. ``keepers`` are told the positions
-    that changed so.
+    ``waiting``, ``running``, ``in_flight``, ``tokens_in_flight`` and ``busy_until_ns`` follow every booking. ``keepers`` are
+    told the positions that changed so.
     """
 
     __slots__ = (*COLUMNS, "_keys", "index", "keepers", "lasting", "ledger")
@@ -67,6 +67,7 @@ class Fleet:
     kv_usage: Sequence[float]  # 0 to 1
     in_flight: list[int]  # requests of ours
     tokens_in_flight: list[int]
+    busy_until_ns: list[int]  # when the prompts of those requests will have been computed; in the past: they have
     max_adapters: Sequence[int | None]
     running_adapters: Sequence[tuple[str, ...]]
     waiting_adapters: Sequence[tuple[str, ...]]
@@ -108,6 +109,7 @@ class Fleet:
         if at is None or self.endpoints[at].incarnation != booking.incarnation:
             return
         self.in_flight[at] += sign
+        self.busy_until_ns[at] = self.ledger.busy_until_ns((booking.slot, booking.incarnation))
         self.tokens_in_flight[at] += sign * booking.tokens
         if booking.booked_ns >= self.sampled_ns[at]:
             self.waiting[at] += sign
@@ -199,6 +201,7 @@ class Roster:
             worst_for_unknown(self._align(load.kv_usage), fresh),
             [ledger.in_flight(key) for key in self._keys],
             [ledger.tokens_in_flight(key) for key in self._keys],
+            [ledger.busy_until_ns(key) for key in self._keys],
             self._align(load.max_adapters),
             [names or () for names in self._align(load.running_adapters)],
             [names or () for names in self._align(load.waiting_adapters)],

@@ -70,9 +70,8 @@ class _Row(msgspec.Struct):
     tokens: int = 0
     prefill_tokens: int = 0
     decode_tokens: int = 0
-    per_ns: float = 0.0  # tokens of prompts that the endpoint gets through
-    backlog_tokens: float = 0.0  # of prefill, at backlog_ns
-    backlog_ns: int = 0
+    token_ns: float = 0.0  # what the endpoint takes for each token of a prompt
+    busy_until_ns: int = 0  # with the prompts that were booked
 
 
 class Ledger:
@@ -80,8 +79,8 @@ class Ledger:
 
     def __init__(self, prefill_per_s: float = PREFILL_PER_S) -> None:
         """Start with nobody in flight; ``prefill_per_s`` tokens of prompts is what an engine of unknown speed gets through."""
-        self._per_ns = prefill_per_s / 1e9
-        self._paces: dict[Key, float] = {}  # tokens per ns, of those whose speed is known
+        self._token_ns = 1e9 / prefill_per_s
+        self._paces: dict[Key, float] = {}  # ns per token, of those whose speed is known
         self._by_ticket: dict[int, Booking] = {}
         self._by_endpoint: dict[Key, _Row] = {}  # an endpoint without any request has no entry
 
@@ -91,14 +90,13 @@ class Ledger:
         key = booking.slot, booking.incarnation
         row = self._by_endpoint.get(key)
         if row is None:
-            row = self._by_endpoint[key] = _Row([], per_ns=self._paces.get(key, self._per_ns))
+            row = self._by_endpoint[key] = _Row([], token_ns=self._paces.get(key, self._token_ns))
         booked_ns, prefill_tokens = booking.booked_ns, booking.prefill_tokens
         insort(row.times_ns, booked_ns)
         row.tokens += booking.tokens
         row.prefill_tokens += prefill_tokens
         row.decode_tokens += booking.decode_tokens
-        self._work_off(row, booked_ns)
-        row.backlog_tokens += prefill_tokens
+        row.busy_until_ns = max(row.busy_until_ns, booked_ns) + int(prefill_tokens * row.token_ns)
         return booking
 
     def release(self, ticket: int) -> Booking | None:
@@ -141,6 +139,14 @@ class Ledger:
         row = self._by_endpoint.get(key)
         return row.decode_tokens if row else 0
 
+    def busy_until_ns(self, key: Key) -> int:
+        """When one endpoint will have computed the prompts that were booked on it, at its pace; in the past: it has."""
+        row = self._by_endpoint.get(key)
+        if row is None:
+            return 0
+        # What has ended waits for nothing.
+        return min(row.busy_until_ns, row.times_ns[-1] + int(row.prefill_tokens * row.token_ns))
+
     def prefill_backlog(self, key: Key, now_ns: int) -> float:
         """Prompt tokens that one endpoint has still to compute: what was booked, less what it has got through since."""
         return self.prefill_backlogs((key,), now_ns)[0]
@@ -150,22 +156,16 @@ class Ledger:
         find, found = self._by_endpoint.get, list[float]()
         for key in keys:
             row = find(key)
-            if row is None:
-                found.append(0.0)
-                continue
-            left = row.backlog_tokens
-            if now_ns > row.backlog_ns:
-                left -= (now_ns - row.backlog_ns) * row.per_ns
-            most = row.prefill_tokens  # what has ended waits for nothing
-            found.append(0.0 if left < 0.0 else left if left < most else most)
+            left = (row.busy_until_ns - now_ns) / row.token_ns if row is not None else 0.0
+            found.append(0.0 if row is None or left < 0.0 else min(left, row.prefill_tokens))
         return found
 
     def pace(self, key: Key, prefill_per_s: float) -> None:
         """Take note of how many tokens of prompts per second one endpoint gets through."""
-        self._paces[key] = per_ns = prefill_per_s / 1e9
+        self._paces[key] = token_ns = 1e9 / prefill_per_s
         row = self._by_endpoint.get(key)
         if row is not None:
-            row.per_ns = per_ns
+            row.token_ns = token_ns
 
     def unreported(self, key: Key, sampled_ns: int) -> int:
         """Requests of one endpoint that a sample of ``sampled_ns`` cannot have seen."""
@@ -175,8 +175,3 @@ class Ledger:
     def __len__(self) -> int:
         """All requests in flight."""
         return len(self._by_ticket)
-
-    def _work_off(self, row: _Row, now_ns: int) -> None:
-        if now_ns > row.backlog_ns:
-            row.backlog_tokens = max(0.0, row.backlog_tokens - (now_ns - row.backlog_ns) * row.per_ns)
-            row.backlog_ns = now_ns

@@ -4,12 +4,12 @@ Of each endpoint two numbers are kept, and both are compared with the fleet's:
 
 * the rate at which it gets through prompts, in tokens per second: of every request the tokens that waited before its first
   token (its own and those ahead of it, caches considered), divided by the time that took;
-* the time an answer takes after its first token, as it would be for one alone: a batch slows every member by the same small
-  share for each further one (``BATCH_SHARE``), so the time seen is divided by that.
+* the time an answer takes after its first token, as it would be for one alone: the time seen, divided by how much those beside
+  it slowed it (``crowding``).
 
 Both follow quantiles, by a step up for each observation above and a step down for each below: a request that had to wait for
-memory may take a thousand times what is usual and still counts once. The rate is an upper quantile, since whatever else an engine
-does makes it look slower than it is. An endpoint of which nothing is known is taken for an average one.
+memory may take a thousand times what is usual and still counts once. The rate is an upper quantile, since whatever else an
+engine does makes it look slower than it is. An endpoint of which nothing is known is taken for an average one.
 """
 
 import math
@@ -21,18 +21,21 @@ import msgspec
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import PREFILL_PER_S, Key
 
-__all__ = ["BATCH_SHARE", "Pace", "Quantile", "Speeds"]
+__all__ = ["REQUEST_SHARE", "TOKEN_SHARE", "Pace", "Quantile", "Speeds", "crowding"]
 
-# How much one more request in a decoding batch slows the others. Reading its keys and values takes from 1 % (a small model on a
-# large card) to 3 % of the time that reading the weights takes; engines were found there whatever the model.
-BATCH_SHARE = 0.015
+# By what share of the time of a step one more request in a decoding batch slows it, and one more token of context. Reading
+# the keys and values of 1,000 tokens takes from 0.2 % (70 thousand million parameters on four cards) to 1.6 % (eight on a
+# small one) of what reading the weights takes.
+REQUEST_SHARE = 0.018
+TOKEN_SHARE = 0.0000075
 
 RATE_QUANTILE = 0.75
 ANSWER_S = 4.0  # before anything is known: some hundred tokens
 
-# Steps of a logarithm: large while little is known, then small enough to be steady, large enough to follow an engine that has
-# become three times as slow within a few dozen requests.
-LAST_STEP = 0.04
+# Steps of a logarithm. Small enough in the end to be steady, large enough to follow an engine that has become three times as
+# slow within some dozen requests; larger at first, less so for an endpoint, since what the fleet does is a good guess.
+FLEET_STEP, ENDPOINT_STEP, LAST_STEP = 0.5, 0.1, 0.04
+STEP_FALLS = 0.97
 
 # An endpoint is never taken to be slower or faster than the fleet by more than this.
 FARTHEST = 8.0
@@ -59,7 +62,7 @@ class Quantile:
     def add(self, value: float) -> None:
         """Take an observation."""
         self._log += self._step * (self._p if value > self.value else self._p - 1.0)
-        self._step = max(LAST_STEP, self._step * 0.97)
+        self._step = max(LAST_STEP, self._step * STEP_FALLS)
         self.value = math.exp(self._log)
 
 
@@ -75,7 +78,7 @@ class Open(msgspec.Struct, gc=False):
 
     key: Key
     waiting_tokens: float  # at the choice, its own included
-    in_flight: float  # likewise
+    crowding: float
 
 
 class Speeds:
@@ -83,7 +86,7 @@ class Speeds:
 
     def __init__(self) -> None:
         """Know nothing."""
-        self.fleet = _pace(PREFILL_PER_S, ANSWER_S, 0.5)
+        self.fleet = _pace(PREFILL_PER_S, ANSWER_S, FLEET_STEP)
         self._paces: dict[Key, Pace] = {}
         self._open: OrderedDict[int, Open] = OrderedDict()
 
@@ -97,14 +100,14 @@ class Speeds:
         fleet, own = self.fleet.answer_s.value, self._paces.get(key)
         return fleet if own is None else min(max(own.answer_s.value, fleet / FARTHEST), fleet * FARTHEST)
 
-    def began(self, ticket: int, key: Key, waiting_tokens: float, in_flight: float) -> None:
-        """Note what a request meets where it is sent."""
-        self._open[ticket] = Open(key, waiting_tokens, in_flight)
+    def began(self, ticket: int, key: Key, waiting_tokens: float, in_flight: float, held_tokens: float = 0.0) -> None:
+        """Note what a request meets where it is sent, itself included; ``held_tokens`` are those of prompts in flight."""
+        self._open[ticket] = Open(key, waiting_tokens, crowding(in_flight, held_tokens))
         if len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)
 
     def observe(self, ticket: int, outcome: Outcome) -> Key | None:
-        """Learn from how a request went, once its times are told; return where it had been sent if there was something to learn."""
+        """Learn from how a request went, once its times are told; return whose speed is known better now."""
         first_s, duration_s = outcome.first_token_s, outcome.duration_s
         if first_s is None or duration_s is None or not first_s > 0.0:
             return None
@@ -113,13 +116,13 @@ class Speeds:
             return None
         pace = self._paces.get(was.key)
         if pace is None:
-            pace = self._paces[was.key] = _pace(self.fleet.prefill_per_s.value, self.fleet.answer_s.value, 0.1)
+            pace = self._paces[was.key] = _pace(self.fleet.prefill_per_s.value, self.fleet.answer_s.value, ENDPOINT_STEP)
         if was.waiting_tokens >= FEWEST_TOKENS:
             rate = was.waiting_tokens / first_s
             self.fleet.prefill_per_s.add(rate)
             pace.prefill_per_s.add(rate)
         if duration_s > first_s:
-            alone_s = (duration_s - first_s) / (1.0 + BATCH_SHARE * was.in_flight)
+            alone_s = (duration_s - first_s) / was.crowding
             self.fleet.answer_s.add(alone_s)
             pace.answer_s.add(alone_s)
         return was.key
@@ -128,6 +131,11 @@ class Speeds:
         """Forget the endpoints that are gone."""
         for key in self._paces.keys() - set(live):
             del self._paces[key]
+
+
+def crowding(requests: float, tokens: float) -> float:
+    """Return how many times as long a step takes with so many requests in flight, whose prompts have so many tokens."""
+    return 1.0 + REQUEST_SHARE * requests + TOKEN_SHARE * tokens
 
 
 def _pace(prefill_per_s: float, answer_s: float, step: float) -> Pace:

@@ -1,92 +1,176 @@
-"""The scorer of the default configuration: where does the request cost everybody the least time?"""
+"""The scorer of the default configuration: where does a request cost everybody the least time?
 
-from collections.abc import Sequence
+Whatever is known of a candidate is turned into seconds, so that nothing has to be weighed against anything by hand::
+
+    wait     until its prompts in flight are computed, and this one's uncached part       what its own user waits
+    stall    that part of the prompt × the requests in flight there                       all of them pause meanwhile
+    answer   the time of its own answer there, and by how much it slows theirs            the batch is one larger
+
+A fleet that is bound by prompts has long waits, and the request goes where they are short and much of it is cached; one that is
+bound by answers has none to speak of, and the request goes where the batch is small. Which of the two a fleet is needs no
+switch: the larger seconds win. The speeds that turn tokens into seconds are learnt (``core.speeds``).
+
+Cached beginnings keep a request where they are for two reasons that the terms hold: computing them again is a wait for itself
+and, more so, a stall for others. That is the valve: the queue at the warm endpoint has to cost more than all of that.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.kinds import Header, Setting, Verdict
+from shunter.picker.core.ledger import Key
 from shunter.picker.core.request import Request
-from shunter.picker.core.speeds import BATCH_SHARE, Speeds
+from shunter.picker.core.speeds import REQUEST_SHARE, TOKEN_SHARE, Speeds, crowding
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
-__all__ = ["Delay", "ExpectedDelay"]
+__all__ = ["DELAY_SCORER", "Delay", "ExpectedDelay"]
+
+DELAY_SCORER = "expected-delay-scorer"
+
+# What a second counts. One before the first token counts whole: somebody looks at an empty screen. One that is spread over the
+# answers in flight is a hundred pauses too short to notice. Between half and twice as much, results change by a few percent
+# (docs/decisions/014).
+STALL = 0.15
+ANSWER = 0.02
+
+# Tokens of a prompt that are computed even if all of it is cached: about one block.
+LEAST_TOKENS = 16
+
+# Of a larger fleet not everybody is asked, but so many in turn and those that have a part of the prompt: the best of 64 is
+# hardly worse than the best of a thousand, and costs the sixteenth part.
+MOST_ASKED = 128
+ASKED_IN_TURN = 64
+
+# What loading an adapter takes where there is room for it: engines load from their host's memory in some 10 to 100 ms.
+LOAD_S = 0.1
+
+# Adapter names remembered; a model that is none costs nothing anywhere.
+MOST_ADAPTERS = 4096
 
 
-@register("expected-delay-scorer", Kind.SCORER)
+@register(DELAY_SCORER, Kind.SCORER)
 class ExpectedDelay(Plugin, frozen=True):
-    """Least expected delay, for the request itself and for those beside it, at speeds that are learnt."""
+    """Least expected delay for the request and for those beside it: the least delay of all divided by the candidate's.
 
-    wait: float = 1.0
-    stall: float = 1.0
-    slow: float = 1.0
-    own: float = 1.0
-    room: float = 0.0
-    lora: float = 1.0
+    Delay in seconds = wait + 0.15 · stall + 0.02 · answer, with B the time until the prompts in flight are computed, u the
+    uncached tokens of this one, R the endpoint's learnt rate, T its learnt time of an answer alone, n the requests and c the
+    prompt tokens in flight: wait = B + u / R; stall = n · u / R; answer = T · (1 + 0.018 · n + 0.0000075 · c). An adapter that
+    is not loaded adds 0.1 s, or T where there is no room for it. Rates and times are learnt: nothing is to be calibrated.
+    """
 
     reads_prefix: ClassVar[bool] = True
 
     def start(self, setting: Setting) -> "Delay":
         """Begin to learn."""
-        return Delay(self, setting)
+        del setting
+        return Delay()
 
 
 class Delay:
     """The scorer at work."""
 
-    def __init__(self, parameters: ExpectedDelay, setting: Setting) -> None:
-        self.parameters = parameters
+    def __init__(self) -> None:
         self.speeds = Speeds()
-        self._asked: tuple[int, Fleet, list[float]] | None = None
+        self._fleet: Fleet | None = None  # whom the columns below are aligned with
+        self._token_ns: list[float] = []  # of a prompt
+        self._answer_ns: list[float] = []
+        self._next = 0  # whose turn it is in a large fleet
+        self._adapters: set[str] = set()  # names that were seen to be adapters
 
-    def score(self, request: Request, fleet: Fleet) -> Sequence[float]:
-        """Return the least delay divided by each candidate's."""
-        speeds, ledger, p = self.speeds, fleet.ledger, self.parameters
+    def score(self, request: Request, fleet: Fleet) -> Mapping[int, float]:
+        """Score those who are asked."""
+        if fleet is not self._fleet:
+            self._align(fleet)
+        total, now_ns, whole = len(fleet), request.at_ns, request.prompt_tokens + LEAST_TOKENS
+        asked = range(total)
+        if total > MOST_ASKED:
+            asked = range(self._next, min(total, self._next + ASKED_IN_TURN))
+            self._next = asked.stop % total
+        begin, end = asked.start, asked.stop
+        delays = {
+            at: (until - now_ns if until > now_ns else 0)
+            + whole * token * (1.0 + STALL * n)
+            + answer * (1.0 + REQUEST_SHARE * n + TOKEN_SHARE * held)
+            for at, until, n, held, token, answer in zip(
+                asked,
+                fleet.busy_until_ns[begin:end],
+                fleet.in_flight[begin:end],
+                fleet.tokens_in_flight[begin:end],
+                self._token_ns[begin:end],
+                self._answer_ns[begin:end],
+                strict=True,
+            )
+        }
+        index = fleet.index
+        for slot, share in request.prefix.share.items():
+            at = index.get(slot)
+            if at is not None:
+                delays[at] = self._delay(at, fleet, now_ns, request.prompt_tokens * (1.0 - share) + LEAST_TOKENS)
+        if self._adapters and request.target_model in self._adapters:
+            for at in delays:
+                delays[at] += self._loading_ns(at, fleet, request.target_model)
+        least = min(delays.values())
+        return {at: least / delay for at, delay in delays.items()}
+
+    def waits_s(self, request: Request, fleet: Fleet) -> list[float]:
+        """Return the time to first token that is to be expected of every candidate."""
+        if fleet is not self._fleet:
+            self._align(fleet)
         prompt, share, now_ns = request.prompt_tokens, request.prefix.share, request.at_ns
-        costs: list[float] = []
-        waits: list[float] = []
-        for at, endpoint in enumerate(fleet.endpoints):
-            key = (endpoint.slot, endpoint.incarnation)
-            rate = speeds.prefill_per_s(key)
-            answer = speeds.answer_s(key)
-            mine = prompt * (1.0 - share.get(endpoint.slot, 0.0)) + 16
-            waiting = ledger.prefill_backlog(key, now_ns) + mine
-            waits.append(waiting)
-            n = fleet.in_flight[at]
-            cost = p.wait * waiting / rate + p.stall * mine / rate * n + p.own * answer * (1 + BATCH_SHARE * (n + 1)) + p.slow * answer * BATCH_SHARE * n
-            if p.room:
-                rho = fleet.kv_usage[at]
-                if rho > 0.5 and n > 4:
-                    rho = min(rho, 1 - 2 / n)
-                    c = n / rho
-                    T = answer * (1 + BATCH_SHARE * n)
-                    cost += p.room * T * rho ** ((2 * (c + 1)) ** 0.5 - 1) / (c * (1 - rho))
-            if p.lora and fleet.max_adapters[at]:
-                active, waiting_a = fleet.running_adapters[at], fleet.waiting_adapters[at]
-                m = request.target_model
-                if m not in active:
-                    if len(active) + len(waiting_a) < fleet.max_adapters[at]:
-                        cost += p.lora * 0.1
-                    else:
-                        cost += p.lora * answer
-            costs.append(cost)
-        self._asked = (request.ticket, fleet, waits)
-        least = min(costs)
-        return [least / cost if cost > 0 else 1.0 for cost in costs]
+        columns = zip(fleet.endpoints, fleet.busy_until_ns, self._token_ns, strict=True)
+        return [
+            (max(0, until - now_ns) + (prompt * (1.0 - share.get(endpoint.slot, 0.0)) + LEAST_TOKENS) * token) / 1e9
+            for endpoint, until, token in columns
+        ]
 
     def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[Header]]:
-        """Remember what the request meets."""
-        asked = self._asked
-        if asked is not None and asked[0] == request.ticket:
-            fleet, waits = asked[1], asked[2]
-            chosen = verdict.decision.candidates[verdict.decision.chosen[0]]
-            at = fleet.index.get(chosen.slot)
-            if at is not None:
-                key = (chosen.slot, chosen.incarnation)
-                fleet.ledger.pace(key, self.speeds.prefill_per_s(key))
-                self.speeds.began(request.ticket, key, waits[at], fleet.in_flight[at] + 1)
+        """Remember what the request meets, to learn from it."""
+        fleet, decision = self._fleet, verdict.decision
+        chosen = decision.candidates[decision.chosen[0]]
+        at = fleet.index.get(chosen.slot) if fleet is not None else None
+        if fleet is not None and at is not None and fleet.endpoints[at] is chosen:
+            key = fleet.key(at)
+            cached = request.prefix.share.get(chosen.slot, 0.0)
+            waiting = max(0, fleet.busy_until_ns[at] - request.at_ns) / self._token_ns[at]
+            waiting += request.prompt_tokens * (1.0 - cached)
+            self.speeds.began(request.ticket, key, waiting, fleet.in_flight[at] + 1, fleet.tokens_in_flight[at])
+            fleet.ledger.pace(key, self.speeds.prefill_per_s(key))
         return (), ()
 
     def observe(self, ticket: int, outcome: Outcome, now_s: float) -> None:
-        """Learn."""
-        self.speeds.observe(ticket, outcome)
+        """Learn from how a request went."""
+        del now_s
+        key = self.speeds.observe(ticket, outcome)
+        if key is not None and self._fleet is not None:
+            at = self._fleet.index.get(key[0])
+            if at is not None:
+                self._token_ns[at], self._answer_ns[at] = self._pace(key)
+
+    def _align(self, fleet: Fleet) -> None:
+        """Look up everybody's speed, and the adapters there are."""
+        self._fleet = fleet
+        paces = list(map(self._pace, fleet.keys))
+        self._token_ns, self._answer_ns = [token for token, _ in paces], [answer for _, answer in paces]
+        for names in (*fleet.running_adapters, *fleet.waiting_adapters):
+            if names and len(self._adapters) < MOST_ADAPTERS:
+                self._adapters.update(names)
+
+    def _pace(self, key: Key) -> tuple[float, float]:
+        """What a token of a prompt takes, and an answer as far as it counts."""
+        return 1e9 / self.speeds.prefill_per_s(key), ANSWER * 1e9 * self.speeds.answer_s(key)
+
+    def _delay(self, at: int, fleet: Fleet, now_ns: int, tokens: float) -> float:
+        n, until = fleet.in_flight[at], fleet.busy_until_ns[at]
+        return (
+            (until - now_ns if until > now_ns else 0)
+            + tokens * self._token_ns[at] * (1.0 + STALL * n)
+            + self._answer_ns[at] * crowding(n, fleet.tokens_in_flight[at])
+        )
+
+    def _loading_ns(self, at: int, fleet: Fleet, adapter: str) -> float:
+        running, waiting, room = fleet.running_adapters[at], fleet.waiting_adapters[at], fleet.max_adapters[at]
+        if adapter in running or room is None:
+            return 0.0
+        return LOAD_S * 1e9 if len(running) + len(waiting) < room else self._answer_ns[at] / ANSWER

@@ -1,0 +1,132 @@
+"""Outlier ejection: endpoints that are Ready and fail are left out for a while, and come back little by little."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.judgement import Outcome
+from shunter.picker.core.kinds import Header, Setting, Verdict
+from shunter.picker.core.ledger import Key
+from shunter.picker.core.request import Request
+from shunter.picker.plugins.catalogue import Kind, Plugin, register
+from shunter.picker.plugins.durations import duration_ns
+
+__all__ = ["Ejection", "OutlierEjection"]
+
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+Positive = Annotated[int, Meta(ge=1)]
+
+# Outcomes that the running share of failures remembers.
+REMEMBERED = 8
+
+# An endpoint that fails again and again is left out for longer each time, up to this many times baseEjectionTime.
+LONGEST = 30
+
+# Requests in flight whose outcome is waited for; the oldest are given up.
+MOST_OPEN = 65_536
+
+Ejected: TypeAlias = tuple[int, int, int, int]  # slot, incarnation, until (monotonic ns), for the how many-th time
+_decoder = msgspec.msgpack.Decoder(Ejected)
+
+
+@register("outlier-ejection-filter", Kind.FILTER)
+class OutlierEjection(Plugin, frozen=True):
+    """Leaves out who fails: more than failureThreshold of the last outcomes, of at least minRequests.
+
+    A failure is a status of 500 and above, or an answer by another endpoint than the one chosen. Who is left out stays so for
+    baseEjectionTime times the number of ejections in a row, up to 30; then it gets a growing share of its requests, all of them
+    after returnTime. Never more than maxEjectionPercent of the candidates are left out: if more fail, the fault is elsewhere,
+    and all stay. Workers tell each other. What happened is told by the response in profile full and by the record elsewhere.
+    """
+
+    failure_threshold: Fraction = 0.5
+    min_requests: Positive = 5
+    base_ejection_time: str = "10s"
+    return_time: str = "30s"
+    max_ejection_percent: Annotated[int, Meta(ge=0, le=100)] = 50
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a duration."""
+        duration_ns(self.base_ejection_time)
+        duration_ns(self.return_time)
+
+    def start(self, setting: Setting) -> "Ejection":
+        """Begin to watch."""
+        return Ejection(self, setting)
+
+
+class Conduct(msgspec.Struct):
+    """How an endpoint behaved."""
+
+    seen: int = 0
+    failing: float = 0.0  # share of the last outcomes
+    until_ns: int = 0  # left out until then; 0: never was
+    times: int = 0  # in a row
+
+
+class Ejection:
+    """The filter at work."""
+
+    def __init__(self, parameters: OutlierEjection, setting: Setting) -> None:
+        self._parameters = parameters
+        self._base_ns, self._return_ns = duration_ns(parameters.base_ejection_time), duration_ns(parameters.return_time)
+        self._setting = setting
+        self._conduct: dict[Key, Conduct] = {}
+        self._open: OrderedDict[int, tuple[Key, str]] = OrderedDict()
+        self._out: set[Key] = set()  # who is left out, or on the way back
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
+        """Return the positions that stay."""
+        everybody = range(len(fleet))
+        if not self._out:
+            return everybody
+        left = [at for at in everybody if not self._leaves_out(fleet.key(at), request.at_ns)]
+        most = len(fleet) * self._parameters.max_ejection_percent // 100
+        return left if left and len(fleet) - len(left) <= most else everybody
+
+    def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[Header]]:
+        """Remember who is to answer."""
+        chosen = verdict.decision.candidates[verdict.decision.chosen[0]]
+        self._open[request.ticket] = (chosen.slot, chosen.incarnation), chosen.authority
+        if len(self._open) > MOST_OPEN:
+            self._open.popitem(last=False)
+        return (), ()
+
+    def observe(self, ticket: int, outcome: Outcome, now_s: float) -> None:
+        """Take notice of how a request went; without a status nothing is known of it."""
+        if outcome.status is None or ticket not in self._open:
+            return
+        key, authority = self._open.pop(ticket)
+        conduct = self._conduct.setdefault(key, Conduct())
+        failed = outcome.status >= 500 or (outcome.served or authority) != authority
+        conduct.seen += 1
+        conduct.failing += (failed - conduct.failing) / min(conduct.seen, REMEMBERED)
+        if conduct.seen >= self._parameters.min_requests and conduct.failing > self._parameters.failure_threshold:
+            now_ns = int(now_s * 1e9)
+            well_since_ns = now_ns - conduct.until_ns - self._return_ns
+            times = 1 if well_since_ns > 0 else min(conduct.times + 1, LONGEST)
+            until_ns = now_ns + times * self._base_ns
+            self._eject(key, until_ns, times)
+            self._setting.tell(msgspec.msgpack.encode((*key, until_ns, times)))
+
+    def hear(self, data: bytes) -> None:
+        """Leave out whom another worker leaves out."""
+        slot, incarnation, until_ns, times = _decoder.decode(data)
+        self._eject((slot, incarnation), until_ns, times)
+
+    def _eject(self, key: Key, until_ns: int, times: int) -> None:
+        self._conduct[key] = Conduct(until_ns=until_ns, times=times)
+        self._out.add(key)
+
+    def _leaves_out(self, key: Key, now_ns: int) -> bool:
+        if key not in self._out:
+            return False
+        back_ns = now_ns - self._conduct[key].until_ns
+        if back_ns >= self._return_ns:
+            self._out.discard(key)
+            return False
+        return back_ns < 0 or self._setting.dice.random() * self._return_ns >= back_ns

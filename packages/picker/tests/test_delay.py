@@ -1,0 +1,188 @@
+import random
+
+import pytest
+
+from shunter.picker.core.judgement import Outcome
+from shunter.picker.core.kinds import Named, Profile, Weighted
+from shunter.picker.core.ledger import Booking, Ledger
+from shunter.picker.core.policy import Policy
+from shunter.picker.core.prefix import Match
+from shunter.picker.core.request import Request
+from shunter.picker.core.schedule import Scheduler
+from shunter.picker.plugins.delay import DELAY_SCORER, MOST_ASKED, ExpectedDelay
+from shunter.picker.plugins.outliers import OutlierEjection
+from shunter.picker.plugins.pickers import MaxScore
+from shunter.picker.plugins.price import PRICE_LABEL, Price
+
+NOW_NS = 100_000_000_000
+
+
+def scheduler(*scorers, filters=(), tell=lambda name, data: None):
+    weighted = tuple(Weighted(name, plugin) for name, plugin in scorers or [(DELAY_SCORER, ExpectedDelay())])
+    profile = Profile("default", MaxScore(), tuple(Named(name, plugin) for name, plugin in filters), weighted)
+    return Scheduler(Policy(profiles=(profile,)), random.Random(1), tell)
+
+
+def ask(tokens=4000, ticket=1, now_ns=NOW_NS, **fields):
+    fields.setdefault("headers", {})
+    return Request(prompt_tokens=tokens, ticket=ticket, at_ns=now_ns, facts={}, **fields)
+
+
+def first(run, request, fleet):
+    decision = run.run(request, fleet).decision
+    assert not run.complaints.words
+    return decision.candidates[decision.chosen[0]].slot
+
+
+def booked(*bookings):
+    """A ledger with requests in flight: slot, prompt tokens, uncached ones."""
+    ledger = Ledger()
+    for ticket, (slot, tokens, uncached) in enumerate(bookings, 1000):
+        ledger.book(ticket, Booking(slot, 1, NOW_NS, tokens, (), uncached, 100))
+    return ledger
+
+
+def test_a_request_goes_where_its_beginning_is_cached(make_fleet):
+    request = ask(prefix=Match(tokens=4000, share={1: 0.8}))
+    assert first(scheduler(), request, make_fleet({}, {}, {})) == 1
+
+
+def test_a_queue_that_costs_more_than_computing_it_again_breaks_the_affinity(make_fleet):
+    request = ask(prefix=Match(tokens=4000, share={1: 0.8}))
+    short, long = booked((1, 2000, 2000)), booked((1, 20_000, 20_000))
+    assert first(scheduler(), request, make_fleet({}, {}, ledger=short)) == 1
+    assert first(scheduler(), request, make_fleet({}, {}, ledger=long)) == 0
+
+
+def test_prompts_are_worked_off_with_time(make_fleet):
+    ledger = booked((1, 20_000, 20_000))
+    request = ask(prefix=Match(tokens=4000, share={1: 0.8}), now_ns=NOW_NS + 3_000_000_000)
+    assert first(scheduler(), request, make_fleet({}, {}, ledger=ledger)) == 1
+
+
+def test_without_prompts_to_compute_the_smaller_batch_wins(make_fleet):
+    ledger = booked((0, 100, 0), (0, 100, 0), (1, 100, 0), (2, 100, 0), (2, 100, 0))
+    assert first(scheduler(), ask(50), make_fleet({}, {}, {}, ledger=ledger)) == 1
+
+
+def test_long_contexts_make_a_batch_larger(make_fleet):
+    ledger = booked((0, 50_000, 0), (1, 100, 0))
+    assert first(scheduler(), ask(50), make_fleet({}, {}, ledger=ledger)) == 1
+
+
+def teach(run, fleet, slot, first_s, duration_s, times=80):
+    """Let requests sent to one endpoint take so long."""
+    for ticket in range(10, 10 + times):
+        alone = fleet.narrow([slot])
+        run.run(ask(ticket=ticket), alone)
+        run.observe(ticket, Outcome(complete=True, status=200, first_token_s=first_s, duration_s=duration_s), 100.0)
+
+
+def test_a_slow_endpoint_gets_less(make_fleet):
+    run, fleet = scheduler(), make_fleet({}, {})
+    teach(run, fleet, 0, 4.0, 40.0)
+    teach(run, fleet, 1, 0.5, 5.0)
+    assert first(run, ask(ticket=500), fleet) == 1
+
+
+def test_an_adapter_stays_where_it_is_loaded_until_that_costs_more(make_fleet):
+    rows = [{"max_adapters": 2, "running_adapters": ("a", "b")}, {"max_adapters": 2, "running_adapters": ("c",)}]
+    assert first(scheduler(), ask(500, target_model="a"), make_fleet(*rows, ledger=booked((0, 100, 0)))) == 0
+    assert first(scheduler(), ask(500, target_model="a"), make_fleet(*rows, ledger=booked((0, 30_000, 30_000)))) == 1
+    assert first(scheduler(), ask(500, target_model="base"), make_fleet(*rows, ledger=booked((0, 100, 0)))) == 1
+
+
+def test_in_a_large_fleet_everybody_has_a_turn_and_who_has_the_prompt_is_always_asked(make_fleet):
+    fleet, run = make_fleet(*[{}] * (2 * MOST_ASKED)), scheduler()
+    scored = set()
+    for ticket in range(4):
+        decision = run.run(ask(ticket=ticket), fleet).decision
+        scored.update(decision.scores[0][1])
+    assert len(scored) == 2 * MOST_ASKED
+    for ticket in range(4):
+        assert first(run, ask(ticket=ticket, prefix=Match(tokens=4000, share={7: 1.0})), fleet) == 7
+
+
+def priced(*prices):
+    return [{"labels": {PRICE_LABEL: price} if price else {}} for price in prices]
+
+
+PRICED = [(DELAY_SCORER, ExpectedDelay()), ("price-scorer", Price())]
+
+
+def test_the_cheapest_that_is_fast_enough_wins(make_fleet):
+    fleet = make_fleet({}, {}, {}, endpoints=priced("9", "2", "4"))
+    assert first(scheduler(*PRICED), ask(), fleet) == 1
+
+
+def test_the_dear_one_takes_what_would_be_late(make_fleet):
+    fleet = make_fleet({}, {}, endpoints=priced("9", "2"), ledger=booked((1, 30_000, 30_000)))
+    assert first(scheduler(*PRICED), ask(), fleet) == 0
+    patient = {"x-llm-d-slo-ttft-ms": "60000"}
+    free = scheduler(("price-scorer", Price()), (DELAY_SCORER, ExpectedDelay()))
+    decision = free.run(ask(headers=patient), fleet).decision
+    assert decision.scores[0][1] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("prices", [(None, None), ("3", "3"), ("dear", "nan"), ("3", None)])
+def test_prices_that_say_nothing_change_nothing(make_fleet, prices):
+    fleet = make_fleet({}, {}, endpoints=priced(*prices))
+    assert set(
+        scheduler(("price-scorer", Price()), (DELAY_SCORER, ExpectedDelay())).run(ask(), fleet).decision.scores[0][1]
+    ) == {1.0}
+
+
+OUTLIERS = [("outliers", OutlierEjection())]
+
+
+def fail(run, fleet, slot, status=503, times=6, now_s=100.0, served=None):
+    for ticket in range(10, 10 + times):
+        run.run(ask(ticket=ticket), fleet.narrow([slot]))
+        run.observe(ticket, Outcome(complete=True, status=status, served=served), now_s)
+
+
+def chances(run, fleet, now_s):
+    """How many of a hundred requests each slot may get."""
+    ejection = run.crew.find("outliers")
+    kept = [ejection.keep(ask(now_ns=int(now_s * 1e9)), fleet) for _ in range(100)]
+    return [sum(at in positions for positions in kept) for at in range(len(fleet))]
+
+
+def test_who_fails_is_left_out_and_comes_back_little_by_little(make_fleet):
+    told = []
+    run, fleet = scheduler(filters=OUTLIERS, tell=lambda name, data: told.append((name, data))), make_fleet({}, {}, {})
+    fail(run, fleet, 1)
+    assert chances(run, fleet, 101.0) == [100, 0, 100]
+    assert 10 < chances(run, fleet, 117.0)[1] < 50
+    assert 60 < chances(run, fleet, 135.0)[1] < 99
+    assert chances(run, fleet, 141.0) == [100, 100, 100]
+    other = scheduler(filters=OUTLIERS)
+    other.hear(*told[0])
+    assert chances(other, fleet, 101.0) == [100, 0, 100]
+
+
+def test_who_fails_again_is_left_out_for_longer(make_fleet):
+    run, fleet = scheduler(filters=OUTLIERS), make_fleet({}, {}, {})
+    fail(run, fleet, 1)
+    fail(run, fleet, 1, now_s=112.0)
+    assert chances(run, fleet, 125.0)[1] == 0
+
+
+def test_an_answer_by_somebody_else_is_a_failure_of_the_chosen_one(make_fleet):
+    run, fleet = scheduler(filters=OUTLIERS), make_fleet({}, {}, {})
+    fail(run, fleet, 1, status=200, served="10.0.0.3:8000")
+    assert chances(run, fleet, 101.0) == [100, 0, 100]
+
+
+@pytest.mark.parametrize(("status", "times"), [(200, 20), (429, 20), (None, 20), (503, 4)])
+def test_who_does_not_fail_or_not_often_stays(make_fleet, status, times):
+    run, fleet = scheduler(filters=OUTLIERS), make_fleet({}, {}, {})
+    fail(run, fleet, 1, status=status, times=times)
+    assert chances(run, fleet, 101.0) == [100, 100, 100]
+
+
+def test_if_most_fail_all_stay(make_fleet):
+    run, fleet = scheduler(filters=OUTLIERS), make_fleet({}, {}, {})
+    fail(run, fleet, 1)
+    fail(run, fleet, 2)
+    assert chances(run, fleet, 101.0) == [100, 100, 100]
