@@ -96,9 +96,9 @@ def register_plugin():
     CATALOGUE.update(before)
 
 
-def test_gies_default_is_ours():
+def test_gies_default_comes_with_the_picker():
     plan = config.load(GIE)
-    assert plan.policy == config.load().policy
+    assert plan.policy == config.load(config.read_builtin("upstream-2-2-3")).policy
     assert [(each.name, each.weight) for each in plan.policy.profile.scorers] == [
         ("queue-scorer", 2),
         ("kv-cache-utilization-scorer", 2),
