@@ -15,6 +15,7 @@ import platform
 import random
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from shunter.lab.core.arrivals import Arrival, Finished, Segment
 from shunter.lab.core.fleet import Fleet
@@ -71,9 +72,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--config", type=Path, help="an EndpointPickerConfig instead of the default")
     options = parser.parse_args()
     fleet, traffic = Fleet(engines=(MACHINES[MACHINE],) * ENDPOINTS), arrivals(options.requests, seed=1)
-    policy = config.load().policy
+    policy = config.load(options.config.read_text()).policy if options.config else config.load().policy
 
     def judged():
         return simulate(traffic, fleet, JudgeChooser(policy, fleet, random.Random(1)))
