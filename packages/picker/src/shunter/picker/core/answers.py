@@ -66,6 +66,7 @@ CONTROL_HEADERS = frozenset(
         "x-slo-ttft-ms",
         "x-llm-d-slo-tpot-ms",
         "x-slo-tpot-ms",
+        "x-llm-d-audio-duration-seconds",
         "x-llm-d-video-fps",
         "x-llm-d-video-duration-seconds",
         "x-llm-d-video-resolution",

@@ -83,7 +83,7 @@ class Lobby:
             tokens=request.prompt_tokens + 2 * answer_tokens,
             arrived_s=now_s,
             deadline_s=now_s + settings.ttl_s(empty=False, band=settings.band(request.priority)),
-            ttft_slo_ms=read_slo_ms(request),
+            ttft_slo_ms=request.slo_ttft_ms,
             content=(ask, request),
         )
         try:
@@ -167,9 +167,3 @@ class Lobby:
             if now != before:
                 self._counted[priority] = now
                 self._counters.wait(priority, now[0] - before[0], now[1] - before[1], band.settings)
-
-
-def read_slo_ms(request: Request) -> float | None:
-    """Return what the client asks for as time to the first token, if it says so in digits."""
-    text = request.headers.get("x-llm-d-slo-ttft-ms") or request.headers.get("x-slo-ttft-ms", "")
-    return float(text) if text.isascii() and text.isdigit() else None
