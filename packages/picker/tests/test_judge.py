@@ -125,7 +125,7 @@ def test_a_release_counts_once(make_judge):
 
 def test_equal_prefixes_stick(make_judge):
     judge = make_judge(*[IDLE] * 5)
-    picks = [judge.decide(Ask(CHAT, body("word " * 1000 + str(at))), NOW_S) for at in range(10)]
+    picks = [judge.decide(Ask(CHAT, body("word " * 1000 + str(at))), NOW_S + at) for at in range(10)]
     assert len({pick.endpoints[0] for pick in picks}) == 1
     account = tally(judge).by_endpoint[slot_of(picks[0].endpoints[0]), 1]
     assert account.prefix_hits == account.prefix_blocks * 9 // 10
@@ -364,7 +364,7 @@ def test_the_same_dice_make_the_same_decisions(make_judge):
 
 
 def test_a_decision_explains_itself(make_judge):
-    judge = make_judge(FULL, IDLE)
+    judge = make_judge(FULL, IDLE, text=config.read_builtin("upstream-2-2-3"))
     pick = judge.decide(Ask(CHAT, body("word " * 200)), NOW_S)
     judge.release(pick.ticket, Outcome(complete=False, status=502, served="10.0.0.1:8000"), NOW_S)
     told = judge.decisions.find("id").explain()

@@ -3,7 +3,7 @@
 Whatever is known of a candidate is turned into seconds, so that nothing has to be weighed against anything by hand::
 
     wait     until its prompts in flight are computed, and this one's uncached part       what its own user waits
-    stall    that part of the prompt × the requests in flight there                       all of them pause meanwhile
+    stall    that part of the prompt × the requests there, this one among them             all of them pause meanwhile
     answer   the time of its own answer there, and by how much it slows theirs            the batch is one larger
 
 A fleet that is bound by prompts has long waits, and the request goes where they are short and much of it is cached; one that is
@@ -56,7 +56,7 @@ class ExpectedDelay(Plugin, frozen=True):
 
     Delay in seconds = wait + 0.15 · stall + 0.02 · answer, with B the time until the prompts in flight are computed, u the
     uncached tokens of this one, R the endpoint's learnt rate, T its learnt time of an answer alone, n the requests and c the
-    prompt tokens in flight: wait = B + u / R; stall = n · u / R; answer = T · (1 + 0.018 · n + 0.0000075 · c). An adapter that
+    prompt tokens in flight: wait = B + u / R; stall = (n + 1) · u / R; answer = T · (1 + 0.018 · n + 0.0000075 · c). An adapter that
     is not loaded adds 0.1 s, or T where there is no room for it. Rates and times are learnt: nothing is to be calibrated.
     """
 
@@ -76,6 +76,7 @@ class Delay:
         self._fleet: Fleet | None = None  # whom the columns below are aligned with
         self._token_ns: list[float] = []  # of a prompt
         self._answer_ns: list[float] = []
+        self._foreign: list[float] = []  # requests there that are none of ours
         self._next = 0  # whose turn it is in a large fleet
         self._adapters: set[str] = set()  # names that were seen to be adapters
 
@@ -91,12 +92,13 @@ class Delay:
         begin, end = asked.start, asked.stop
         delays = {
             at: (until - now_ns if until > now_ns else 0)
-            + whole * token * (1.0 + STALL * n)
-            + answer * (1.0 + REQUEST_SHARE * n + TOKEN_SHARE * held)
-            for at, until, n, held, token, answer in zip(
+            + whole * token * (1.0 + STALL * (n + foreign + 1.0))
+            + answer * (1.0 + REQUEST_SHARE * (n + foreign) + TOKEN_SHARE * held)
+            for at, until, n, foreign, held, token, answer in zip(
                 asked,
                 fleet.busy_until_ns[begin:end],
                 fleet.in_flight[begin:end],
+                self._foreign[begin:end],
                 fleet.tokens_in_flight[begin:end],
                 self._token_ns[begin:end],
                 self._answer_ns[begin:end],
@@ -153,6 +155,9 @@ class Delay:
         self._fleet = fleet
         paces = list(map(self._pace, fleet.keys))
         self._token_ns, self._answer_ns = [token for token, _ in paces], [answer for _, answer in paces]
+        # What the engine says beyond what we sent. Of one that does not say it is the worst that is known of any: see Fleet.
+        engines = zip(fleet.running, fleet.reported_waiting, fleet.in_flight, strict=True)
+        self._foreign = [max(0.0, running + waiting - ours) for running, waiting, ours in engines]
         for names in (*fleet.running_adapters, *fleet.waiting_adapters):
             if names and len(self._adapters) < MOST_ADAPTERS:
                 self._adapters.update(names)
@@ -162,10 +167,10 @@ class Delay:
         return 1e9 / self.speeds.prefill_per_s(key), ANSWER * 1e9 * self.speeds.answer_s(key)
 
     def _delay(self, at: int, fleet: Fleet, now_ns: int, tokens: float) -> float:
-        n, until = fleet.in_flight[at], fleet.busy_until_ns[at]
+        n, until = fleet.in_flight[at] + self._foreign[at], fleet.busy_until_ns[at]
         return (
             (until - now_ns if until > now_ns else 0)
-            + tokens * self._token_ns[at] * (1.0 + STALL * n)
+            + tokens * self._token_ns[at] * (1.0 + STALL * (n + 1.0))
             + self._answer_ns[at] * crowding(n, fleet.tokens_in_flight[at])
         )
 
