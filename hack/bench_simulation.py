@@ -9,6 +9,7 @@ the whole is the judge's. Absolute figures belong to this machine and this minut
 """
 
 import argparse
+import gc
 import math
 import os
 import platform
@@ -80,6 +81,9 @@ def main() -> None:
     def judged():
         return simulate(traffic, fleet, JudgeChooser(policy, fleet, random.Random(1)))
 
+    # As a worker does when it has started: what is there now stays for good.
+    gc.collect()
+    gc.freeze()
     run = judged()
     whole, engines, bodies = [], [], []
     for _ in range(options.rounds):
