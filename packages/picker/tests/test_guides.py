@@ -16,15 +16,9 @@ NOW_S = 100.0
 IDLE = {"waiting": 0.0, "running": 1.0, "kv_usage": 0.1}
 CHAT = b'{"model": "m", "messages": [{"role": "user", "content": "%s"}]}' % (b"hello " * 200)
 
-CONFIGS = Path(__file__).parent / "configs"
+ROLLOUT = {"disaggregatedset.x-k8s.io/name": "wide-ep", "disaggregatedset.x-k8s.io/revision": "a"}
 
-# Files whose plugins are not all there.
-WAITING = frozenset(
-    {
-        "context-length", "data-parallel", "epd", "epd-2025", "pd", "pd-2025", "pd-decider", "pd-precise",
-        "predicted-latency-pd", "wide-ep", "wide-ep-rollout",
-    }
-)  # fmt: skip
+CONFIGS = Path(__file__).parent / "configs"
 
 LOAD = ("queue-scorer 2", "kv-cache-utilization-scorer 2")
 DEFAULT = {"default": (*LOAD, "prefix-cache-scorer 3", "max-score-picker")}
@@ -171,7 +165,7 @@ HANDLERS = {
     "context-length": "disagg-profile-handler",
 }
 
-guides = pytest.mark.parametrize("name", sorted(set(MEANINGS) - WAITING))
+guides = pytest.mark.parametrize("name", sorted(MEANINGS))
 
 
 def load(name):
@@ -188,7 +182,6 @@ def steps(profile):
 
 def test_every_file_has_a_meaning():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(MEANINGS)
-    assert set(MEANINGS) >= WAITING
 
 
 @guides
@@ -207,7 +200,9 @@ def test_its_effective_form_is_the_same(name):
 
 @guides
 def test_it_works_in_a_judge(name, make_view, dice):
-    roles = [{"labels": {"llm-d.ai/role": role}} for role in ("decode", "prefill", "encode", "both")]
+    roles = [{"labels": {"llm-d.ai/role": role} | ROLLOUT} for role in ("decode", "prefill", "encode", "both")]
+    for each, role in zip(roles, ("decode", "prefill") * 2, strict=True):
+        each["labels"]["disaggregatedset.x-k8s.io/role"] = role
     view = make_view(*[IDLE] * 4, endpoints=roles, now_ns=int(NOW_S * 1e9))
     judge = FleetJudge(load(name).policy, lambda _: view, dice)
     for _ in range(3):

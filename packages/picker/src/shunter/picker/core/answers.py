@@ -53,7 +53,8 @@ CHUNK_BYTES = 62_000
 # Pools drain within seconds, and a client that waits longer than needed loses more than one that asks twice.
 RETRY_AFTER_S = 1
 
-# What the picker reads, or alone may say: the backend gets none of it. Each of the first group has an older name.
+# What the picker reads, or alone may say: the backend gets none of it from a client. Each of the first group has an older name;
+# those of prefillers, encoders, ranks and sources name hosts to which llm-d's sidecar connects.
 CONTROL_HEADERS = frozenset(
     {
         "x-llm-d-inference-fairness-id",
@@ -70,6 +71,11 @@ CONTROL_HEADERS = frozenset(
         "x-llm-d-video-fps",
         "x-llm-d-video-duration-seconds",
         "x-llm-d-video-resolution",
+        "x-prefiller-url",
+        "x-prefiller-host-port",
+        "x-encoder-hosts-ports",
+        "x-data-parallel-host-port",
+        "x-kv-cache-source-host-port",
         SUBSET,
         SERVED,
         DROP_REASON,
@@ -107,7 +113,9 @@ def tell_mutation(pick: Pick, headers: Mapping[str, str], body_bytes: int | None
         owned = MODEL_HEADERS.difference(name for name, _ in set_headers)
     if body_bytes is not None:
         set_headers += (("content-length", str(body_bytes)),)
-    removed = () if owned.isdisjoint(headers) else tuple(sorted(owned & headers.keys()))
+    removed: tuple[str, ...] = ()
+    if not owned.isdisjoint(headers):  # Envoy removes first and sets then, others may not
+        removed = tuple(sorted((owned & headers.keys()).difference(name for name, _ in set_headers)))
     return Mutation(set_headers, removed, clear_route_cache=True)
 
 

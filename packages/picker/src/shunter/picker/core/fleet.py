@@ -104,7 +104,9 @@ class Fleet:
         return self._keys
 
     def add(self, booking: Booking, sign: int) -> None:
-        """Follow a booking (+1) or its release (-1), if its endpoint is here."""
+        """Follow a booking (+1) or its release (-1), and its companions, each if its endpoint is here."""
+        for each in booking.companions:
+            self.add(each, sign)
         at = self.index.get(booking.slot)
         if at is None or self.endpoints[at].incarnation != booking.incarnation:
             return

@@ -194,9 +194,10 @@ def _book(event: Booked, ledger: Ledger, fleet: Followers, remember: Remember, l
     booking = event.booking
     hashes = booking.hashes
     if hashes:
-        slot, incarnation = booking.slot, booking.incarnation
-        if live.get(slot) == incarnation:
-            remember(hashes, slot, incarnation, fleet.cache_size(slot))
+        for each in booking.holders:
+            slot, incarnation = each.slot, each.incarnation
+            if live.get(slot) == incarnation:
+                remember(hashes, slot, incarnation, fleet.cache_size(slot))
         # Who serves it is its owner's to watch; here the hashes of a long prompt would be 13 KB for nothing.
         booking = msgspec.structs.replace(booking, hashes=())
     _release(event.ticket, ledger, fleet)

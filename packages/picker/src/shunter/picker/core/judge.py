@@ -31,6 +31,7 @@ from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
 from shunter.picker.core.request import Request, read
 from shunter.picker.core.schedule import Scheduler
 from shunter.picker.core.splice import rewrite_model
+from shunter.picker.core.stages import book
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters
 from shunter.snapshot import Batch, Topology, View
 
@@ -389,26 +390,15 @@ class FleetJudge:
 
     def _book(self, request: Request, verdict: Verdict, now_s: float) -> None:
         """Enter the decision into every account there is."""
-        decision = verdict.decision
-        first = decision.candidates[decision.chosen[0]]
-        slot, incarnation, prefix = first.slot, first.incarnation, request.prefix
-        prompt = request.prompt_tokens
-        # Of images a prompt has many more bytes than tokens.
-        cached = int(prefix.share.get(slot, 0.0) * min(prefix.tokens, prompt))
-        booking = Booking(
-            slot,
-            incarnation,
-            request.at_ns,
-            prompt,
-            prefix.hashes,
-            max(0, prompt - cached),
-            self._expect_tokens(request),
-        )
+        booking = book(request, verdict, self._expect_tokens(request))
         self._enter(request.ticket, booking)
         if self.precise is not None:
-            self.precise.booked(request, first)
-        self.counters.picked(slot, incarnation, len(prefix.hashes), prefix.blocks.get(slot, 0))
-        self._log(request, now_s, decision=decision)
+            for name in {"", verdict.prefill}:
+                if (each := verdict.of(name)) is not None and each.chosen:
+                    self.precise.booked(request, each.candidates[each.chosen[0]])
+        prefix = request.prefix
+        self.counters.picked(booking.slot, booking.incarnation, len(prefix.hashes), prefix.blocks.get(booking.slot, 0))
+        self._log(request, now_s, decision=verdict.decision)
 
     def _expect_tokens(self, request: Request) -> int:
         """Return how long the answer will probably be."""
@@ -422,7 +412,8 @@ class FleetJudge:
         if self._journal is not None:
             self._journal.booked(ticket, booking)
         if booking.hashes:
-            self._remember(booking.hashes, booking.slot, booking.incarnation, self._wards.cache_size(booking.slot))
+            for each in booking.holders:
+                self._remember(booking.hashes, each.slot, each.incarnation, self._wards.cache_size(each.slot))
 
     def _remember(self, hashes: Sequence[int], slot: int, incarnation: int, cache_tokens: int | None) -> None:
         """Remember that an endpoint was sent a prompt of these blocks."""

@@ -156,7 +156,11 @@ class Admitter(Protocol):
 
 
 class Handler(Protocol):
-    """Says which profiles run, and which of them names the endpoint."""
+    """Says which profiles run, and which of them names the endpoint.
+
+    The others do a part of the work for it, and their endpoints are booked for that; an attribute ``prefill`` says which of
+    them computes the prompt.
+    """
 
     def profiles(self, request: Request, decided: Mapping[str, "Decision"]) -> Sequence[str]:
         """Return the names of those to run next; none: it is enough. ``decided`` is what has been run."""
@@ -237,6 +241,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     set_headers: Sequence[Header] = ()  # of the request
     response_headers: Sequence[ResponseHeader] = ()
     profile: str = ""  # the name of the one that names the endpoint
+    prefill: str = ""  # the name of the one whose choice computes the prompt for it, if it ran
 
     def of(self, profile: str) -> Decision | None:
         """Return what a profile decided, if it ran; of "" the decision that names the endpoint."""

@@ -12,12 +12,15 @@ Of every request three quantities are booked: that it is there, the tokens of it
 cached, and the tokens its answer is expected to have. Nobody tells in time when a prompt has been computed (in profile
 ``lean`` the response never comes by), so the backlog of prefill is worked off at the rate of an engine.
 
+A request whose stages are done by several endpoints has a companion booking for each further one: of the prompt's on whoever
+computes it, of the answer's on whoever gives it. They end with the request, since nobody tells earlier.
+
 A ticket is ``life << 32 | sequence``; a life is one process of a worker (``journal.py``). That it stays below 2**53 lets it
 travel as a JSON number.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -61,6 +64,15 @@ class Booking(msgspec.Struct, frozen=True, array_like=True, gc=False):
     hashes: Sequence[int] = ()  # of its prompt's blocks: whoever serves it has them cached
     prefill_tokens: int = 0  # of the prompt, those that the endpoint has probably not cached
     decode_tokens: int = 0  # expected of the answer
+    companions: tuple["Booking", ...] = ()  # the same request's on others, without hashes
+
+    @property
+    def holders(self) -> Iterator["Booking"]:
+        """Whoever will have the prompt cached: its endpoint, and a companion that computes it."""
+        yield self
+        for each in self.companions:
+            if each.tokens:
+                yield each
 
 
 class _Row(msgspec.Struct):
@@ -87,32 +99,18 @@ class Ledger:
     def book(self, ticket: int, booking: Booking) -> Booking:
         """Enter a request and return it; a ticket is used once. Bookings of others may come later than newer ones of ours."""
         self._by_ticket[ticket] = booking
-        key = booking.slot, booking.incarnation
-        row = self._by_endpoint.get(key)
-        if row is None:
-            row = self._by_endpoint[key] = _Row([], token_ns=self._paces.get(key, self._token_ns))
-        booked_ns, prefill_tokens = booking.booked_ns, booking.prefill_tokens
-        insort(row.times_ns, booked_ns)
-        row.tokens += booking.tokens
-        row.prefill_tokens += prefill_tokens
-        row.decode_tokens += booking.decode_tokens
-        row.busy_until_ns = max(row.busy_until_ns, booked_ns) + int(prefill_tokens * row.token_ns)
+        self._enter(booking)
+        for each in booking.companions:
+            self._enter(each)
         return booking
 
     def release(self, ticket: int) -> Booking | None:
         """Strike a request out and return it; None if it is not in the book (any longer)."""
         booking = self._by_ticket.pop(ticket, None)
         if booking is not None:
-            key = (booking.slot, booking.incarnation)
-            row = self._by_endpoint[key]
-            times_ns = row.times_ns
-            if len(times_ns) == 1:
-                del self._by_endpoint[key]
-                return booking
-            del times_ns[bisect_left(times_ns, booking.booked_ns)]
-            row.tokens -= booking.tokens
-            row.prefill_tokens -= booking.prefill_tokens
-            row.decode_tokens -= booking.decode_tokens
+            self._strike(booking)
+            for each in booking.companions:
+                self._strike(each)
         return booking
 
     def get(self, ticket: int) -> Booking | None:
@@ -175,3 +173,27 @@ class Ledger:
     def __len__(self) -> int:
         """All requests in flight."""
         return len(self._by_ticket)
+
+    def _enter(self, booking: Booking) -> None:
+        key = booking.slot, booking.incarnation
+        row = self._by_endpoint.get(key)
+        if row is None:
+            row = self._by_endpoint[key] = _Row([], token_ns=self._paces.get(key, self._token_ns))
+        booked_ns, prefill_tokens = booking.booked_ns, booking.prefill_tokens
+        insort(row.times_ns, booked_ns)
+        row.tokens += booking.tokens
+        row.prefill_tokens += prefill_tokens
+        row.decode_tokens += booking.decode_tokens
+        row.busy_until_ns = max(row.busy_until_ns, booked_ns) + int(prefill_tokens * row.token_ns)
+
+    def _strike(self, booking: Booking) -> None:
+        key = (booking.slot, booking.incarnation)
+        row = self._by_endpoint[key]
+        times_ns = row.times_ns
+        if len(times_ns) == 1:
+            del self._by_endpoint[key]
+            return
+        del times_ns[bisect_left(times_ns, booking.booked_ns)]
+        row.tokens -= booking.tokens
+        row.prefill_tokens -= booking.prefill_tokens
+        row.decode_tokens -= booking.decode_tokens

@@ -64,6 +64,7 @@ class Scheduler:
         self._runs = {each.name: Run(crew.staff(each), self.complaints, dice) for each in policy.profiles}
         self._first = self._runs[policy.profile.name]
         self._handler: Any = crew.find(policy.handler.name) if policy.handler else None
+        self._prefill: str = getattr(self._handler, "prefill", "")
         self._detector = crew.find(policy.detector.name) if policy.detector else None
         self._gauge = Gauge()
         self._producers = [(each.name, crew.find(each.name)) for each in policy.producers]
@@ -153,7 +154,7 @@ class Scheduler:
                 primary, headers = self._handler.settle(request, decided)
                 if not primary:
                     return NOBODY
-                return Verdict(decided.pop(primary), decided, headers, profile=primary)
+                return Verdict(decided.pop(primary), decided, headers, profile=primary, prefill=self._prefill)
             except Exception as error:  # noqa: BLE001  as above
                 self.complaints.raised("the profile handler", error)
         return Verdict(self._first.decide(request, fleet), profile=self._first.profile.name)
@@ -181,7 +182,7 @@ class Scheduler:
             else:
                 set_headers += mine
                 response_headers += theirs
-        return Verdict(verdict.decision, verdict.others, set_headers, response_headers, verdict.profile)
+        return Verdict(verdict.decision, verdict.others, set_headers, response_headers, verdict.profile, verdict.prefill)
 
 
 class Run:

@@ -160,7 +160,9 @@ class Counters:
             words[row + HITS] += hits
 
     def booked(self, booking: Booking) -> None:
-        """Count a request in flight."""
+        """Count a request in flight, everywhere."""
+        for each in booking.companions:
+            self.booked(each)
         words = self.words
         row = self._row(booking.slot, booking.incarnation)
         if row:
@@ -171,6 +173,8 @@ class Counters:
 
     def unbooked(self, booking: Booking) -> None:
         """Count it no longer; it was counted in this life."""
+        for each in booking.companions:
+            self.unbooked(each)
         words = self.words
         row = ROWS_AT + booking.slot * ROW
         # The slot may have a new owner, who has nothing to do with it.

@@ -4,21 +4,15 @@ __all__ = ["FIELDS", "TYPES"]
 
 SCRAPER = "the scraper says who exists (shunter scraper run --endpoints); remove it"
 REPLICAS = "replicas do not tell each other their state, the workers of one picker do; remove it"
-NOT_YET = "it does not have it yet; remove it"
 
 TREE = "it was part of a tree of filters; use legacy-v0.3 with random-picker"
 PREDICTED = "use predicted-latency-producer, slo-headroom-tier-filter and latency-scorer"
 
 # Plugin types, and why they cannot be honoured or what to write instead.
 TYPES = {
-    "always-disagg-multimodal-decider": NOT_YET,
-    "always-disagg-pd-decider": NOT_YET,
     "always-encode-decider": "use always-disagg-multimodal-decider",
-    "data-parallel-profile-handler": NOT_YET,
     "dcgm-metrics-data-source": "the scraper reads the engines' own metrics; remove it",
     "decision-tree-filter": TREE,
-    "disagg-headers-handler": NOT_YET,
-    "disagg-profile-handler": NOT_YET,
     "ed-profile-handler": "use disagg-profile-handler with deciders.encode",
     "encoder-header-handler": "disagg-profile-handler sets the headers; remove it",
     "file-discovery": SCRAPER,
@@ -27,9 +21,6 @@ TYPES = {
     "least-queue-filter": TREE,
     "lora-affinity-filter": TREE,
     "low-queue-filter": TREE,
-    "pd-profile-handler": NOT_YET,
-    "prefill-header-handler": NOT_YET,
-    "prefix-based-pd-decider": NOT_YET,
     "request-attribute-reporter": "expressions in CEL are not evaluated; remove it",
     "sheddable-capacity-filter": TREE,
     "slo-aware-profile-handler": PREDICTED,
