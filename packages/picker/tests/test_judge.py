@@ -375,6 +375,7 @@ def test_a_decision_explains_itself(make_judge):
         "endpoint": "10.0.0.2:8000",
         "name": "pod-1",
         "total": 3.8,
+        "cached": 0,
         "scores": {"queue-scorer": 1, "kv-cache-utilization-scorer": 0.9, "prefix-cache-scorer": 0},
     }
     assert (told["prefix_blocks"], told["outcome"]["status"], tally(judge).incomplete) == (4, 502, 1)

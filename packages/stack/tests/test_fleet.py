@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shunter.stack.core.fleet import Candidate, Decision, Fleet, Outcome, Refusal, Row, explain, table
+from shunter.stack.core.fleet import Candidate, Choice, Decision, Fleet, Outcome, Refusal, Row, explain, mention, table
 
 ROWS = (
     Row(
@@ -46,9 +46,16 @@ DECISION = Decision(
     prompt_tokens=512,
     chosen=("10.0.0.1:8000", "10.0.0.2:8000"),
     candidates=3,
+    reason="10.0.0.1:8000 won by 2.25 over 10.0.0.2:8000: prefix-cache-scorer +2.25.",
     weights={"queue-scorer": 2.0, "prefix-cache-scorer": 3.0},
     best=(
-        Candidate(endpoint="10.0.0.1:8000", name="a", total=4.25, scores={"queue-scorer": 0.5, "prefix-cache-scorer": 0.75}),
+        Candidate(
+            endpoint="10.0.0.1:8000",
+            name="a",
+            total=4.25,
+            cached=0.75,
+            scores={"queue-scorer": 0.5, "prefix-cache-scorer": 0.75},
+        ),
         Candidate(endpoint="10.0.0.2:8000", name="b", total=2.0, scores={"queue-scorer": 1.0}),
     ),
     outcome=Outcome(complete=True, duration_s=1.5, status=200, first_token_s=0.2, served="10.0.0.1:8000", completion_tokens=16),
@@ -59,8 +66,10 @@ def test_a_decision_is_told_as_it_was_made():
     assert explain(DECISION, 102.5) == [
         "#3.7  2.5 s ago  food → food-v2, about 512 prompt tokens  x-request-id r-1",
         "  to 10.0.0.1:8000, else 10.0.0.2:8000",
-        "    10.0.0.1:8000            4.25 = queue-scorer 2×0.50 + prefix-cache-scorer 3×0.75",
-        "    10.0.0.2:8000            2.00 = queue-scorer 2×1.00 + prefix-cache-scorer 3×0.00",
+        "  10.0.0.1:8000 won by 2.25 over 10.0.0.2:8000: prefix-cache-scorer +2.25.",
+        "  endpoint       total  cached  queue-scorer ×2  prefix-cache-scorer ×3",
+        "  10.0.0.1:8000   4.25    75 %             0.50                    0.75",
+        "  10.0.0.2:8000   2.00     0 %             1.00                    0.00",
         "    and 1 more",
         "  ended, after 1.50 s, first token after 0.20 s, status 200, served by 10.0.0.1:8000, 16 tokens",
     ]
@@ -70,6 +79,21 @@ def test_the_rule_and_the_pool_are_told_if_there_are():
     ruled = msgspec.structs.replace(DECISION, rule="InferenceModelRewrite default/food", pool="default/llama")
     head = "#3.7  2.5 s ago  food → food-v2 by InferenceModelRewrite default/food, pool default/llama, about 512 prompt tokens"
     assert explain(ruled, 102.5)[0] == f"{head}  x-request-id r-1"
+
+
+def test_further_profiles_have_their_reasons():
+    split = msgspec.structs.replace(
+        DECISION, others={"prefill": Choice(chosen=("10.0.0.3:8000",), reason="10.0.0.3:8000 won.")}
+    )
+    assert "  profile prefill: 10.0.0.3:8000 won." in explain(split, 102.5)
+
+
+def test_a_decision_among_many_is_a_line():
+    assert mention(DECISION, 102.5) == (
+        "#3.7  2.5 s ago  food → food-v2  r-1  10.0.0.1:8000 won by 2.25 over 10.0.0.2:8000: prefix-cache-scorer +2.25."
+    )
+    refused = Decision(ticket=8, at_s=0.0, request_id="r-2", refusal=Refusal(status=503, message="nobody"))
+    assert mention(refused, 1.0) == "#0.8  1.0 s ago  no model  r-2  refused with 503: nobody"
 
 
 def test_a_refusal_is_told_with_its_reason():

@@ -5,10 +5,11 @@
     PickerError
     ├── ConfigError        the configuration cannot be used; the message has path, value and remedy
     ├── ProtocolError      a peer broke ext_proc or its encoding; answered, logged, never anything else
-    └── RecordsError       what should be Envoy's access log is not; the connection is closed
+    ├── RecordsError       what should be Envoy's access log is not; the connection is closed
+    └── PrecedentError     what should be recorded decisions is not
 """
 
-__all__ = ["ConfigError", "PickerError", "ProtocolError", "RecordsError"]
+__all__ = ["ConfigError", "PickerError", "PrecedentError", "ProtocolError", "RecordsError"]
 
 
 class PickerError(Exception):
@@ -25,3 +26,7 @@ class ProtocolError(PickerError):
 
 class RecordsError(PickerError):
     """A connection for Envoy's records carries something else."""
+
+
+class PrecedentError(PickerError):
+    """A line that is no recorded decision; the message has its number."""

@@ -174,15 +174,16 @@ def top(name: str, *, once: bool) -> None:
 
 @click.command()
 @_named
-@click.option("--last", type=click.IntRange(1, 1000), default=3, show_default=True, help="How many decisions.")
+@click.option("--last", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many decisions; of one, all.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as a line of JSON for each decision.")
 @click.argument("request_id", required=False)
-def explain(name: str, last: int, request_id: str | None) -> None:
-    """Tell why the last requests, or the one named REQUEST_ID, went where they went."""
+def explain(name: str, last: int, request_id: str | None, *, as_json: bool) -> None:
+    """Tell why the last requests went where they went, on a line each; of the one named REQUEST_ID, everything."""
     from shunter.stack.errors import StackError
     from shunter.stack.shell.top import decisions
 
     try:
-        click.echo(decisions(name, last, request_id))
+        click.echo(decisions(name, last, request_id, as_json=as_json))
     except StackError as error:
         raise click.exceptions.Exit(_complain(error)) from error
 

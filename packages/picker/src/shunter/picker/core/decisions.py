@@ -4,18 +4,23 @@ The log is bounded by count and by size. It keeps what the scheduler computed as
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 import msgspec
 
+from shunter.picker.core.features import Features
 from shunter.picker.core.judgement import Outcome, Refusal
-from shunter.picker.core.kinds import Decision, Scores
+from shunter.picker.core.kinds import Decision, Verdict
+from shunter.picker.core.prefix import NO_MATCH, Match
+from shunter.picker.core.reasons import reason, score_at
+from shunter.picker.core.request import Request
 
-__all__ = ["KEEP", "KEEP_CANDIDATES", "LONGEST_NAME", "DecisionLog", "Entry"]
+__all__ = ["KEEP", "KEEP_CANDIDATES", "LONGEST_NAME", "DecisionLog", "Entry", "enter"]
 
-# The last second under load, the last hours in a quiet pool.
-KEEP = 256
+# The last seconds under load, the last hours in a quiet pool; as many as a new configuration is tried on.
+KEEP = 1024
 
 # Of all decisions together. In a quiet pool each decision meets new load, so it has scores of its own: 110 bytes a candidate
 # were measured, which makes 7 MB. A pool of 1,000 endpoints has its last 65 decisions here.
@@ -23,6 +28,8 @@ KEEP_CANDIDATES = 65_536
 
 # Characters kept of a name that the client chose: a body may consist of little else than a model's name of many megabytes.
 LONGEST_NAME = 256
+
+NOTHING: Mapping[str, Any] = {}
 
 # Candidates shown of a decision beside the chosen ones: enough to see who was close.
 SHOWN = 10
@@ -40,11 +47,27 @@ class Entry(msgspec.Struct, gc=False):
     pool: str | None = None  # None: all endpoints
     priority: int = 0
     prompt_tokens: int = 0
-    prefix_blocks: int = 0  # of the prompt
+    max_output_tokens: int | None = None
+    stream: bool = False
+    prefix: Match = NO_MATCH  # what was known of the prompt's beginning
+    matches: Mapping[str, Match] = {}  # the same by producer, where there are several
+    features: Features | None = None  # the fleet that was met
     decision: Decision | None = None
+    others: Mapping[str, Decision] = {}  # of further profiles
+    profile: str = ""  # whose decision it is
     refusal: Refusal | None = None
     outcome: Outcome | None = None
     waited_s: float | None = None  # for room; None: it did not
+
+    @property
+    def prefix_blocks(self) -> int:
+        """How many blocks the prompt has."""
+        return len(self.prefix.hashes)
+
+    @property
+    def at_ns(self) -> int:
+        """When it was decided, as the snapshots have it."""
+        return int(self.at_s * 1e9)
 
     @property
     def candidates(self) -> int:
@@ -70,10 +93,41 @@ class Entry(msgspec.Struct, gc=False):
         if self.refusal is not None:
             told["refusal"] = {field: getattr(self.refusal, field) for field in ("status", "code", "message", "reason")}
         if self.decision is not None:
-            told |= _explain(self.decision, shown)
+            columns = self.features.columns() if self.features is not None else None
+            told |= {"profile": self.profile, "reason": reason(self.decision, columns, self.prefix)}
+            told |= _explain(self.decision, shown, self.prefix)
+            told["others"] = {
+                name: {"reason": reason(each, columns, self.prefix), **_explain(each, shown, self.prefix)}
+                for name, each in self.others.items()
+            }
         if self.outcome is not None:
             told["outcome"] = msgspec.to_builtins(self.outcome)
         return told
+
+
+def enter(request: Request, now_s: float, verdict: Verdict | None, refusal: Refusal | None, features: Features | None) -> Entry:
+    """Return the entry of what became of a request; its body and its headers are not kept."""
+    facts = request.facts
+    return Entry(
+        ticket=request.ticket,
+        at_s=now_s,
+        request_id=(request.request_id or "")[:LONGEST_NAME],
+        model=request.model and request.model[:LONGEST_NAME],
+        target_model=request.target_model and request.target_model[:LONGEST_NAME],
+        rule=request.rule,
+        pool=request.pool,
+        priority=request.priority,
+        prompt_tokens=request.prompt_tokens,
+        max_output_tokens=request.max_output_tokens,
+        stream=request.stream,
+        prefix=request.prefix,
+        matches={name: fact for name, fact in facts.items() if isinstance(fact, Match)} if facts else NOTHING,
+        features=features,
+        decision=verdict.decision if verdict is not None else None,
+        others=verdict.others if verdict is not None else NOTHING,
+        profile=verdict.profile if verdict is not None else "",
+        refusal=refusal,
+    )
 
 
 class DecisionLog:
@@ -109,30 +163,33 @@ class DecisionLog:
         """Return up to ``count`` entries, newest first."""
         return list(islice(reversed(self._entries.values()), count))
 
+    def before(self, ticket: int | None) -> Iterator[Entry]:
+        """Yield the entries that are older than ``ticket`` (None: all), newest first."""
+        return (entry for entry in reversed(self._entries.values()) if ticket is None or entry.ticket < ticket)
+
     def find(self, request_id: str) -> Entry | None:
         """Return the newest entry of a request id."""
         return next((entry for entry in reversed(self._entries.values()) if entry.request_id == request_id), None)
 
 
-def _explain(decision: Decision, shown: int) -> dict[str, object]:
+def _explain(decision: Decision, shown: int, prefix: Match) -> dict[str, object]:
     candidates, totals = decision.candidates, decision.totals
     ranked = sorted(range(len(totals)), key=lambda at: -totals[at])
     others = [at for at in ranked if at not in decision.chosen]
+    had = [len(before) for _, before in decision.narrowed]
     return {
         "chosen": [candidates[at].authority for at in decision.chosen],
         "candidates": len(candidates),
+        "narrowed": {name: before for (name, _), before in zip(decision.narrowed, had, strict=True)},
         "weights": {scorer.name: scorer.weight for scorer, _ in decision.scores},
         "best": [
             {
                 "endpoint": candidates[at].authority,
                 "name": candidates[at].name,
                 "total": round(totals[at], 4) if totals else None,
-                "scores": {scorer.name: round(_score(scores, at), 4) for scorer, scores in decision.scores},
+                "cached": round(prefix.share.get(candidates[at].slot, 0.0), 4),
+                "scores": {scorer.name: round(score_at(scores, at), 4) for scorer, scores in decision.scores},
             }
             for at in [*decision.chosen, *others][: max(shown, len(decision.chosen))]
         ],
     }
-
-
-def _score(scores: Scores, at: int) -> float:
-    return scores.get(at, 0.0) if isinstance(scores, Mapping) else scores[at]

@@ -14,12 +14,13 @@ from typing import cast
 import msgspec
 
 from shunter.picker.core.adoption import LEASE_S
-from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, Entry
+from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, enter
 from shunter.picker.core.eviction import EVICTED
+from shunter.picker.core.features import Features, note
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet
 from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
-from shunter.picker.core.kinds import Decision, Dice, Verdict
+from shunter.picker.core.kinds import Dice, Verdict
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticket
 from shunter.picker.core.listing import answer
 from shunter.picker.core.lobby import Lobby
@@ -95,6 +96,7 @@ class FleetJudge:
         ``serve_models`` it says itself what models there are.
         """
         self.decisions = DecisionLog(keep)
+        self._remembers = keep > 0
         self.ledger = Ledger()
         if counters is None:
             counters = Counters(bytearray(COUNTERS_BYTES))
@@ -249,7 +251,9 @@ class FleetJudge:
             body = rewrite_model(ask.body, rewritten, ask.headers.get("content-type", "")) if rewritten else None
         except RecursionError:
             return self._refuse(TOO_DEEP, request, now_s)
-        self._book(request, verdict, now_s)
+        features = note(ward.fleet) if self._remembers else None
+        self._log(request, now_s, verdict=verdict, features=features)
+        self._book(request, verdict)
         if body is not None:
             self.counters.rewrote()
         if request.rule is not None:
@@ -388,7 +392,7 @@ class FleetJudge:
             return SHED
         return self._scheduler.run(request, candidates) or FILTERED
 
-    def _book(self, request: Request, verdict: Verdict, now_s: float) -> None:
+    def _book(self, request: Request, verdict: Verdict) -> None:
         """Enter the decision into every account there is."""
         booking = book(request, verdict, self._expect_tokens(request))
         self._enter(request.ticket, booking)
@@ -398,7 +402,6 @@ class FleetJudge:
                     self.precise.booked(request, each.candidates[each.chosen[0]])
         prefix = request.prefix
         self.counters.picked(booking.slot, booking.incarnation, len(prefix.hashes), prefix.blocks.get(booking.slot, 0))
-        self._log(request, now_s, decision=verdict.decision)
 
     def _expect_tokens(self, request: Request) -> int:
         """Return how long the answer will probably be."""
@@ -441,28 +444,14 @@ class FleetJudge:
         request: Request,
         now_s: float,
         *,
-        decision: Decision | None = None,
+        verdict: Verdict | None = None,
+        features: Features | None = None,
         refusal: Refusal | None = None,
     ) -> None:
         while self._broken < self._scheduler.complaints.errors:
             self._broken += 1
             self.counters.broke()
-        self.decisions.add(
-            Entry(
-                ticket=request.ticket,
-                at_s=now_s,
-                request_id=(request.request_id or "")[:LONGEST_NAME],
-                model=request.model and request.model[:LONGEST_NAME],
-                target_model=request.target_model and request.target_model[:LONGEST_NAME],
-                rule=request.rule,
-                pool=request.pool,
-                priority=request.priority,
-                prompt_tokens=request.prompt_tokens,
-                prefix_blocks=len(request.prefix.hashes),
-                decision=decision,
-                refusal=refusal,
-            ),
-        )
+        self.decisions.add(enter(request, now_s, verdict, refusal, features))
 
 
 def _unread(headers: Mapping[str, str], ticket: int, pool: str | None = None) -> Request:

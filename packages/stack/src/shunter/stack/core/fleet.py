@@ -2,7 +2,7 @@
 
 import msgspec
 
-__all__ = ["Decision", "Decisions", "Fleet", "Row", "explain", "table"]
+__all__ = ["Decision", "Decisions", "Fleet", "Row", "explain", "mention", "table"]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     first_token_s: float | None = None
     duration_s: float | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +60,15 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     name: str
     total: float | None = None
+    cached: float = 0.0  # the part of the prompt that is known to be cached there
     scores: dict[str, float] = {}  # by scorer, 0 to 1
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a further profile chose."""
+
+    chosen: tuple[str, ...] = ()
+    reason: str = ""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,8 +85,12 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int = 0
     chosen: tuple[str, ...] = ()
     candidates: int = 0
+    profile: str = ""  # whose choice it is
+    reason: str = ""
+    narrowed: dict[str, int] = {}  # filters that dropped somebody, and of how many
     weights: dict[str, float] = {}
     best: tuple[Candidate, ...] = ()
+    others: dict[str, "Choice"] = {}  # of further profiles, by name
     refusal: Refusal | None = None
     outcome: Outcome | None = None
     waited_s: float | None = None  # for room
@@ -117,28 +130,55 @@ def table(fleet: Fleet) -> list[str]:
 
 
 def explain(decision: Decision, now_s: float) -> list[str]:
-    """Tell one decision as a person would ask for it: what, where to, who else, why."""
+    """Tell one decision as a person would ask for it: what, where to, why, who else."""
+    lines = [f"{_head(decision, now_s)}, about {decision.prompt_tokens} prompt tokens  x-request-id {decision.request_id}"]
+    if decision.waited_s is not None:
+        lines.append(f"  waited {decision.waited_s:.2f} s for room, at priority {decision.priority}")
+    if decision.refusal:
+        return [*lines, f"  refused with {decision.refusal.status}: {decision.refusal.message}"]
+    lines.append(f"  to {decision.chosen[0]}" + (f", else {', '.join(decision.chosen[1:])}" if decision.chosen[1:] else ""))
+    lines += [f"  {decision.reason}"] if decision.reason else []
+    lines += [f"  {line}" for line in _scores(decision)]
+    if decision.candidates > len(decision.best):
+        lines.append(f"    and {decision.candidates - len(decision.best)} more")
+    lines += [f"  profile {name}: {each.reason}" for name, each in decision.others.items()]
+    if decision.outcome:
+        lines.append(f"  {_ending(decision.outcome)}")
+    return lines
+
+
+def mention(decision: Decision, now_s: float) -> str:
+    """Tell one decision on a line."""
+    head = f"{_head(decision, now_s)}  {decision.request_id}"
+    if decision.refusal:
+        return f"{head}  refused with {decision.refusal.status}: {decision.refusal.message}"
+    return f"{head}  {decision.reason or f'to {decision.chosen[0]}'}"
+
+
+def _head(decision: Decision, now_s: float) -> str:
     model = decision.model or "no model"
     if decision.target_model and decision.target_model != decision.model:
         model += f" → {decision.target_model}" + (f" by {decision.rule}" if decision.rule else "")
     if decision.pool:
         model += f", pool {decision.pool}"
     life, number = divmod(decision.ticket, 1 << 32)  # of a worker process, and of its decisions
-    head = f"#{life}.{number}  {now_s - decision.at_s:.1f} s ago  {model}, about {decision.prompt_tokens} prompt tokens"
-    lines = [f"{head}  x-request-id {decision.request_id}"]
-    if decision.waited_s is not None:
-        lines.append(f"  waited {decision.waited_s:.2f} s for room, at priority {decision.priority}")
-    if decision.refusal:
-        return [*lines, f"  refused with {decision.refusal.status}: {decision.refusal.message}"]
-    lines.append(f"  to {decision.chosen[0]}" + (f", else {', '.join(decision.chosen[1:])}" if decision.chosen[1:] else ""))
+    return f"#{life}.{number}  {now_s - decision.at_s:.1f} s ago  {model}"
+
+
+def _scores(decision: Decision) -> list[str]:
+    """Lay the best candidates out, chosen ones first: the total, and each score with the weight it has in it."""
+    weights = decision.weights
+    cells = [("endpoint", "total", "cached", *[f"{name} ×{weight:g}" for name, weight in weights.items()])]
     for each in decision.best:
-        parts = " + ".join(f"{name} {weight:g}×{each.scores.get(name, 0.0):.2f}" for name, weight in decision.weights.items())
-        lines.append(f"    {each.endpoint:<22} {_number(each.total, 2):>6} = {parts or 'no scores'}")
-    if decision.candidates > len(decision.best):
-        lines.append(f"    and {decision.candidates - len(decision.best)} more")
-    if decision.outcome:
-        lines.append(f"  {_ending(decision.outcome)}")
-    return lines
+        scores = [f"{each.scores.get(name, 0.0):.2f}" for name in weights]
+        cells.append((each.endpoint, _number(each.total, 2), f"{100 * each.cached:.0f} %", *scores))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
 
 
 def _ending(outcome: Outcome) -> str:
@@ -153,6 +193,8 @@ def _ending(outcome: Outcome) -> str:
         parts.append(f"served by {outcome.served}")
     if outcome.completion_tokens is not None:
         parts.append(f"{outcome.completion_tokens} tokens")
+    if outcome.cached_tokens is not None:
+        parts.append(f"{outcome.cached_tokens} of the prompt's were cached")
     return ", ".join(parts)
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from shunter.stack.core.fleet import Decisions, Fleet, explain, table
+from shunter.stack.core.fleet import Decisions, Fleet, explain, mention, table
 from shunter.stack.core.plan import LOOPBACK
 from shunter.stack.core.screen import fit, printable
 from shunter.stack.errors import StackError
@@ -36,14 +36,18 @@ def fetch_decisions(admin: str, last: int) -> Decisions:
     return _page(admin, f"/debug/decisions?last={last}", Decisions)
 
 
-def decisions(name: str, last: int, request_id: str | None) -> str:
-    """Return the last decisions, newest last, or the one of ``request_id``."""
+def decisions(name: str, last: int, request_id: str | None, *, as_json: bool = False) -> str:
+    """Return the last decisions, newest last, on a line each, or all about the one of ``request_id``; or either as JSON."""
     page = fetch_decisions(_admin(name), ALL if request_id else last)
     found = [decision for decision in reversed(page.decisions) if request_id in {None, decision.request_id}]
     if not found:
         remedy = f" for x-request-id {request_id}; the picker forgets old ones" if request_id else " yet"
         raise StackError(f"no decision{remedy}")
-    return "\n".join(printable(line) for decision in found for line in explain(decision, page.now_s))
+    if as_json:
+        return "\n".join(msgspec.json.encode(decision).decode() for decision in found)
+    whole = request_id is not None or last == 1
+    lines = [line for each in found for line in (explain(each, page.now_s) if whole else [mention(each, page.now_s)])]
+    return "\n".join(map(printable, lines))
 
 
 def watch(name: str, *, once: bool) -> None:

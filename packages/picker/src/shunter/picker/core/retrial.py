@@ -1,0 +1,147 @@
+"""Recorded decisions, decided anew by another policy: how many would have gone elsewhere, and what they would have met there.
+
+Each is decided from what was recorded, so what another choice would have changed for later requests is not seen: this tells how
+a policy differs, and what it looks for, not how it ends; for that there is the lab. Plugins start without memory, follow the
+picks made here, and are told outcomes only where the pick was the one that was really made. Nobody is shed and nobody waits.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from shunter.picker.core.judgement import Refusal
+from shunter.picker.core.kinds import Decision, Dice
+from shunter.picker.core.policy import Policy
+from shunter.picker.core.precedents import Precedent, meet
+from shunter.picker.core.schedule import Scheduler
+
+__all__ = ["Met", "Retrial", "report", "retry"]
+
+# Totals are sums of floats: what is nearer than this is equal.
+EQUAL = 1e-9
+
+MOVES_SHOWN = 5
+
+
+class Met(msgspec.Struct, frozen=True, kw_only=True):
+    """What picks met where they went, on average."""
+
+    cached_share: float  # of the prompt, as far as it is known
+    waiting: float
+    in_flight: float
+
+
+class Retrial(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy made of recorded decisions.
+
+    One has changed if the endpoint that got the request is not among the policy's best (by total: who is drawn among equals
+    is chance), or if it refuses.
+    """
+
+    decisions: int
+    changed: int
+    refused: int  # of those
+    moves: tuple[tuple[str, str, int], ...]  # from, to, how many of the changed ones: most first
+    picks: dict[str, tuple[int, int]]  # by endpoint: as recorded, and now
+    recorded: Met
+    now: Met
+    complaints: dict[str, str] = {}  # what plugins did wrong first, by name
+
+    @property
+    def share(self) -> float:
+        """The part that would change."""
+        return self.changed / self.decisions if self.decisions else 0.0
+
+
+def retry(precedents: Iterable[Precedent], policy: Policy, dice: Dice) -> Retrial:
+    """Let a policy decide what was recorded, in the order of time."""
+    scheduler = Scheduler(policy, dice, lambda _name, _data: None)
+    changed = refused = 0
+    moves: Counter[tuple[str, str]] = Counter()
+    before: Counter[str] = Counter()
+    after: Counter[str] = Counter()
+    recorded, now = _Sums(), _Sums()
+    for each in sorted(precedents, key=lambda each: each.at_ns):
+        request, fleet = meet(each)
+        verdict = scheduler.run(scheduler.identify(request), fleet)
+        before[each.chosen] += 1
+        recorded.add(each, each.chosen)
+        if verdict is None or isinstance(verdict, Refusal):
+            refused += 1
+            changed += 1
+            continue
+        decision = verdict.decision
+        to = decision.candidates[decision.chosen[0]].authority
+        after[to] += 1
+        now.add(each, to)
+        if to == each.chosen and each.outcome is not None:
+            scheduler.observe(each.ticket, each.outcome, each.at_ns / 1e9)
+        if to != each.chosen and not _as_good(decision, each.chosen):
+            changed += 1
+            moves[each.chosen, to] += 1
+    return Retrial(
+        decisions=before.total(),
+        changed=changed,
+        refused=refused,
+        moves=tuple([(*move, count) for move, count in moves.most_common()]),
+        picks={name: (before[name], after[name]) for name in sorted(before | after)},
+        recorded=recorded.met(),
+        now=now.met(),
+        complaints=dict(scheduler.complaints.words),
+    )
+
+
+def report(retrial: Retrial) -> list[str]:
+    """Put it in words, a line each."""
+    total = retrial.decisions
+    if not total:
+        return ["no recorded decisions to try it on"]
+    moves = ", ".join(f"{was} → {to} {_percent(count, total)}" for was, to, count in retrial.moves[:MOVES_SHOWN])
+    refused = f", {_percent(retrial.refused, total)} would be refused" if retrial.refused else ""
+    lines = [f"{_percent(retrial.changed, total)} of {total} picks would change{refused}{f'; most: {moves}' if moves else ''}"]
+    width = max(map(len, retrial.picks))
+    lines += [
+        f"  {name:<{width}}  {_percent(before, total):>6} of picks, then {_percent(after, total):>6}"
+        for name, (before, after) in retrial.picks.items()
+    ]
+    was, now = retrial.recorded, retrial.now
+    lines.append(
+        f"  where they go {100 * was.cached_share:.0f} % of the prompt is cached, then {100 * now.cached_share:.0f} %; "
+        f"{was.waiting:.1f} wait, then {now.waiting:.1f}; {was.in_flight:.1f} are in flight, then {now.in_flight:.1f}"
+    )
+    lines += [f"  {name}: {words}" for name, words in retrial.complaints.items()]
+    return lines
+
+
+def _as_good(decision: Decision, authority: str) -> bool:
+    """Is this endpoint among the best?"""
+    totals: Sequence[float] = decision.totals
+    at = next((at for at, each in enumerate(decision.candidates) if each.authority == authority), None)
+    return at is not None and bool(totals) and totals[at] >= max(totals) - EQUAL
+
+
+class _Sums:
+    """What many picks met."""
+
+    def __init__(self) -> None:
+        self._sums = [0.0, 0.0, 0.0]
+        self._count = 0
+
+    def add(self, precedent: Precedent, authority: str) -> None:
+        """Add one that went there."""
+        fleet = precedent.fleet
+        at = next(at for at, endpoint in enumerate(fleet.endpoints) if endpoint.authority == authority)
+        share = precedent.prefix.cached_share.get(fleet.endpoints[at].slot, 0.0)
+        self._sums = [a + b for a, b in zip(self._sums, (share, fleet.waiting[at], fleet.in_flight[at]), strict=True)]
+        self._count += 1
+
+    def met(self) -> Met:
+        """Return the averages."""
+        share, waiting, in_flight = [each / max(1, self._count) for each in self._sums]
+        return Met(cached_share=share, waiting=waiting, in_flight=in_flight)
+
+
+def _percent(count: int, total: int) -> str:
+    share = 100 * count / total
+    return f"{share:.1f} %" if 0 < share < 1 else f"{share:.0f} %"
