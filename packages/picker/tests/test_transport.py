@@ -420,3 +420,10 @@ class TestParked:
             await until(lambda: picker.judge.released)
             assert not picker.judge.outcome.complete
             assert not picker.parking._evictable
+
+    async def test_one_that_fails_then_is_ended(self, running):
+        async with self.waiting(running) as (picker, call):
+            picker.judge._endpoints = (None,)  # nobody can write that down
+            picker.judge.open()
+            assert await call.code() is grpc.StatusCode.INTERNAL
+            await until(lambda: not picker.server.streams)

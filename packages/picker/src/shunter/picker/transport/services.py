@@ -14,6 +14,8 @@ from shunter.picker.transport.wire import decode, encode, read_piece, rest_of, w
 
 __all__ = ["Process", "Unary", "Watch"]
 
+_FAILED = "the picker failed; its log says why"
+
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +68,7 @@ class Process:
             raise StatusError(StatusCode.INVALID_ARGUMENT, str(error)) from None
         except Exception:  # the boundary: what broke one stream is logged and the others go on
             log.exception("a session of %s failed", self._peer)
-            raise StatusError(StatusCode.INTERNAL, "the picker failed; its log says why") from None
+            raise StatusError(StatusCode.INTERNAL, _FAILED) from None
 
     def finish(self, now_s: float) -> Sequence[bytes]:
         """The request is over: so is the stream."""
@@ -76,15 +78,20 @@ class Process:
 
     def resume(self, ticket: int, verdict: Pick | Refusal, now_s: float) -> None:
         """Say what is to be said now that the request need not wait any longer."""
-        session = self.session
-        replies = session.resume(ticket, verdict, now_s)
-        if self.leaving and session.idle:
-            replies = [*replies, *session.drain(now_s)]
-        self._exchange.send(list(map(encode, replies)))
-        if session.ended:
-            self._exchange.end(now_s)
-        elif self._parking is not None:
-            self._parking.follow(session, self.resume)
+        session, exchange = self.session, self._exchange
+        try:
+            replies = session.resume(ticket, verdict, now_s)
+            if self.leaving and session.idle:
+                replies = [*replies, *session.drain(now_s)]
+            exchange.send(list(map(encode, replies)))
+        except Exception:  # the boundary, as above
+            log.exception("a session of %s failed after it had waited", self._peer)
+            exchange.end(now_s, StatusCode.INTERNAL, _FAILED)
+        else:
+            if session.ended:
+                exchange.end(now_s)
+            elif self._parking is not None:
+                self._parking.follow(session, self.resume)
         self._flush()
 
     def close(self, now_s: float) -> None:
