@@ -4,6 +4,7 @@ import asyncio
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -160,3 +161,36 @@ def test_workloads_and_policies_are_listed():
     listed = CliRunner().invoke(main, ["workloads"]).output
     for name in ("b2b-saas", "unseen-N", "shunter", "clairvoyant", "valve"):
         assert f"  {name} " in listed
+
+
+def children_of(pid):
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+async def test_a_comparison_that_is_stopped_leaves_nobody_behind(how, until):
+    command = (sys.executable, "-m", "shunter.lab", "compare", "--workload", "chat", "--qps", "20", "--jobs", "2")
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        # The resource tracker is the third one.
+        workers = await until(lambda: len(found := children_of(process.pid)) == 3 and found)
+        process.send_signal(how)
+        async with asyncio.timeout(30):
+            assert await process.wait() != 0
+        await until(lambda: not any(map(is_alive, workers)))
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -11,8 +11,9 @@ __all__ = ["ATTAINMENT", "find_knee"]
 
 ATTAINMENT = 0.9
 
-# The first steps away from the guess; then the gap is halved until it is so close. Everybody's search tries the same rates, so
-# policies whose knees differ by less are told apart by chance: the gap has to be smaller than what a verdict calls a difference.
+# The first steps away from the guess; then the gap is halved until it is so close. All searches try the same rates: of two
+# policies whose knees differ by less, one may be found a step below the other, so a step has to be less than what a verdict
+# calls a difference.
 STRIDE = 1.5
 CLOSE = 1.02
 

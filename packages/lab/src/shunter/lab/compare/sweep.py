@@ -5,10 +5,12 @@ the searches of many policies and workloads go on side by side.
 """
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from multiprocessing import parent_process
 from types import SimpleNamespace
-from typing import Self
+from typing import Any, Self, cast
 
 import aiomultiprocess
 import aiomultiprocess.core
@@ -58,7 +60,6 @@ class Bench:
 
     def __init__(self, jobs: int = 1) -> None:
         self._jobs = jobs
-        self._stack = AsyncExitStack()
         self._pool: aiomultiprocess.Pool | None = None
 
     async def __aenter__(self) -> Self:
@@ -66,13 +67,16 @@ class Bench:
         if self._jobs > 1:
             # Nothing here needs the manager process that the library would start for every Process it makes.
             aiomultiprocess.core._manager = SimpleNamespace(Namespace=SimpleNamespace)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-            pool = aiomultiprocess.Pool(self._jobs, childconcurrency=1)
-            self._pool = await self._stack.enter_async_context(pool)
+            self._pool = aiomultiprocess.Pool(self._jobs, childconcurrency=1, initializer=_end_with_parent)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End them."""
-        await self._stack.aclose()
+        """End them, whatever they are doing."""
+        if self._pool is not None:
+            for queue, _ in cast("Any", self._pool).queues.values():
+                queue.cancel_join_thread()  # what nobody will read any more is not waited for at exit
+            self._pool.terminate()
+            await self._pool.join()
 
     async def run(self, trial: Trial) -> Summary:
         """Return what came of one trial."""
@@ -80,6 +84,17 @@ class Bench:
             await asyncio.sleep(0)
             return attempt(trial)
         return await self._pool.apply(_attempt, (trial,))
+
+
+def _end_with_parent() -> None:
+    """Leave nothing running if whoever asked is killed: a worker of the pool would look for work for ever."""
+
+    def wait() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 async def _attempt(trial: Trial) -> Summary:
