@@ -243,7 +243,7 @@ class KvCache:
 
     def _loosen(self, piece: _Piece) -> None:
         """Free what no tip holds, of a piece beyond which nobody is."""
-        held = max([tip.full for tip in piece.tips], default=piece.first)
+        held = max([tip.full for tip in piece.tips]) if piece.tips else piece.first
         if held < piece.held:
             self.free += piece.held - held
             if self._caching:

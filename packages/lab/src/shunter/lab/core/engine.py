@@ -172,7 +172,7 @@ class Engine:
     def gauges(self) -> Gauges:
         """The truth of this instant."""
         self._settle()
-        return self._state(len(self._running), self.cache.used, len(self._waiting))
+        return self._state(*self._seen())
 
     def reported(self) -> Gauges:
         """What a scrape shows: vLLM makes its figures when a step ends, before it sees who has arrived and fills the next.
@@ -180,9 +180,11 @@ class Engine:
         Within a leap that is the present: its steps are short, and nobody joins or leaves.
         """
         self._settle()
-        if self._plan is not None and self._steps == self._plan.step:
-            return self._state(*self._shown)
-        return self.gauges()
+        first = self._plan is not None and self._steps == self._plan.step
+        return self._state(*(self._shown if first else self._seen()))
+
+    def _seen(self) -> tuple[int, int, int]:
+        return len(self._running), self.cache.used, len(self._waiting)
 
     def _state(self, running: int, used: int, waiting: int) -> Gauges:
         deferred, running_adapters, waiting_adapters = 0, (), ()
