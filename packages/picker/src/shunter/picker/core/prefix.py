@@ -153,12 +153,9 @@ class PrefixIndex:
 
     def forget(self, slot: int) -> None:
         """Forget all about one slot."""
-        self._incarnations.pop(slot, None)
-        self._bytes.pop(slot, None)
-        seen = self._seen.pop(slot, OrderedDict[int, int]())
-        self.pairs -= len(seen)
-        for value in seen:
-            self._disown(value, slot)
+        if self._incarnations.pop(slot, None) is not None:
+            self._shrink(slot, 0, 0)
+            del self._seen[slot], self._bytes[slot]
 
     def __len__(self) -> int:
         """How many different blocks are remembered."""
@@ -172,21 +169,18 @@ class PrefixIndex:
 
     def _shrink(self, slot: int, length: int, blocks: int) -> None:
         """Forget what a slot was sent least recently, until it is no more than ``length`` bytes and so many blocks."""
-        seen, has = self._seen[slot], self._bytes[slot]
+        seen, has, owners, bit = self._seen[slot], self._bytes[slot], self._owners, 1 << slot
         self.pairs -= len(seen)
         while has > length or len(seen) > blocks:
             value, size = seen.popitem(last=False)
             has -= size
-            self._disown(value, slot)
+            left = owners[value] ^ bit
+            if left:
+                owners[value] = left
+            else:
+                del owners[value]
         self.pairs += len(seen)
         self._bytes[slot] = has
-
-    def _disown(self, value: int, slot: int) -> None:
-        left = self._owners[value] & ~(1 << slot)
-        if left:
-            self._owners[value] = left
-        else:
-            del self._owners[value]
 
 
 def _boundaries(block_bytes: int, max_bytes: int) -> list[int]:
