@@ -55,6 +55,21 @@ def test_an_endpoint_that_holds_nothing_is_still_known_to_announce():
     assert told(held(0, 1, size=32), Cleared(0, 1)).block_sizes == {0: 32}
 
 
+def test_block_sizes_that_nobody_has_any_longer_are_not_looked_for():
+    holders = told(held(0, 1, size=32), held(1, 1, size=16))
+    holders.retain({1: 1})
+    assert holders.sizes == {16}
+    holders.forget_all()
+    assert not holders.sizes
+
+
+def test_what_was_expected_is_over_also_where_nobody_asks():
+    holders = told(held(0, 1), expect_ns=10)
+    for at in range(100):
+        holders.expect(0, 1, [at], at * 10)
+    assert holders.pairs == 2
+
+
 def test_a_slots_new_owner_holds_nothing_of_the_former_one():
     holders = told(held(0, 1), held(0, 2, incarnation=2))
     assert holders.match([1], 0) == {}

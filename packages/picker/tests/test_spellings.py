@@ -36,6 +36,12 @@ def test_one_that_parts_early_has_few(spellings):
     assert (list(spelling.names), spelling.strides) == (list(range(8)), 16)
 
 
+def test_of_one_with_more_blocks_than_are_looked_at_here_the_first_count(spellings):
+    """It comes from a worker with another configuration, which is about to be replaced."""
+    spellings.learn(9, [31, 32, 33], [200, 400], 1000, NAMES)
+    assert list(spellings.find(8, [31, 32, 33], 1000, BASE).names) == list(range(16))
+
+
 def test_one_that_begins_otherwise_is_not_known(spellings):
     assert spellings.find(8, [98, 99], 1000, BASE) is None
 

@@ -87,12 +87,13 @@ class Holders:
                     self.forget_all()
                 case None:
                     pass
-        self.sizes = frozenset(self.block_sizes.values())
+        self._count_sizes()
 
     def expect(self, slot: int, incarnation: int, names: Sequence[int], now_ns: int) -> None:
         """Whoever was sent these blocks will hold them soon, if it does not hold the last of them already."""
         if not (names and self._settings.expect_ns and self._meets(slot, incarnation)):
             return
+        self._expire(now_ns)  # a worker that is asked nothing hears of the others' requests all the same
         until_ns = now_ns + self._settings.expect_ns
         for tier, held in self._held.get(slot, {}).items():
             if names[-1] in held and (tier != EXPECTED or held[names[-1]] >= until_ns):
@@ -154,7 +155,8 @@ class Holders:
         """Forget all about one slot."""
         self._empty(slot)
         self._incarnations.pop(slot, None)
-        self.block_sizes.pop(slot, None)
+        if self.block_sizes.pop(slot, None) is not None:
+            self._count_sizes()
 
     def forget_all(self) -> None:
         """Forget everything, as after something of the log was missed."""
@@ -163,7 +165,11 @@ class Holders:
         self._due.clear()
         self._incarnations.clear()
         self.block_sizes.clear()
+        self.sizes = frozenset()
         self.pairs = 0
+
+    def _count_sizes(self) -> None:
+        self.sizes = frozenset(self.block_sizes.values())
 
     def _meets(self, slot: int, incarnation: int) -> bool:
         """Is this the slot's newest owner so far? What was said of a former one is void then."""

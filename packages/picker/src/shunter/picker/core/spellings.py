@@ -87,9 +87,10 @@ class Spellings:
         """Remember a prompt: where its blocks end, in bytes, and the names of its strides."""
         entry = Entry(names, size_bytes)
         self._whole[key] = entry
-        for value, end in zip(hashes, ends, strict=False):
+        # The beginning last: without it the rest is seldom found. More blocks than ends come from a worker with another
+        # configuration, which is about to be replaced.
+        for value, end in reversed(list(zip(hashes, ends, strict=False))):
             self._begun[value] = (entry, end)
-        for value in reversed(hashes):  # the beginning last: without it the rest is seldom found
             self._begun.move_to_end(value)
         while len(self) > self._max_entries:
             (self._begun if len(self._begun) > len(self._whole) else self._whole).popitem(last=False)
