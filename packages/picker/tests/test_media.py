@@ -53,6 +53,13 @@ def test_the_size_of_an_image_is_read(make, wrap):
     assert read_image_size(memoryview(wrap(make(1920, 1080)).encode())) == (1920, 1080)
 
 
+@pytest.mark.parametrize("make", [png, jpeg])
+@pytest.mark.parametrize("more", range(4))
+def test_the_size_of_a_large_image_is_read_also_from_json_with_escaped_slashes(make, more):
+    url = data_url(make(1920, 1080) + b"\xff" * (100_000 + more)).replace("/", "\\/")
+    assert read_image_size(memoryview(url.encode())) == (1920, 1080)
+
+
 @pytest.mark.parametrize("source", ["", "https://example.com/a.png", "data:image/png;base64,", data_url(b"nothing"), "é!"])
 def test_without_a_size_there_is_none(source):
     assert read_image_size(memoryview(source.encode())) is None
@@ -105,6 +112,14 @@ def kinds(request):
             of({"type": "document", "source": {"type": "url", "url": "https://a.example"}}, path="/v1/messages"),
             [("document", 3)],
         ),
+        (
+            of(
+                {"type": "tool_result", "content": [TEXT, {"type": "image", "source": {"data": base64_of(png(64, 64))}}]},
+                path="/v1/messages",
+            ),
+            [("image", 4)],
+        ),
+        (of({"type": "tool_result", "content": "words"}, path="/v1/messages"), []),
         (of({"type": "image_url", "image_url": 7}, {"type": "image"}, {}), []),
         (of(7), []),
         (of(), []),

@@ -36,6 +36,7 @@ def field(name, value, disposition='Content-Disposition: form-data; name="{}"'):
         (field("x", b"1") + field("model", b"m") + b"--b--", b"m"),
         (field("model", b"first") + field("model", b"second") + b"--b--", b"first"),
         (field("model", b"") + b"--b--", b""),
+        (field("file", b"audio", 'Content-Disposition: form-data; name="{}"; filename="a; name=model"') + b"--b--", None),
         (field("model", b"m", "content-disposition:form-data;name={}") + b"--b--", b"m"),
         (field("model", b"m", 'Content-Type: text/plain\r\nContent-Disposition: form-data; name="{}"') + b"--b--", b"m"),
         (b"preamble\r\n" + field("model", b"m") + b"--b--", b"m"),

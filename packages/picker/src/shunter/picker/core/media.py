@@ -77,6 +77,7 @@ class Part(msgspec.Struct):
     file: msgspec.Raw = _NONE
     file_data: msgspec.Raw = _NONE
     source: msgspec.Raw = _NONE
+    content: msgspec.Raw = _NONE  # of a tool's result: parts again
 
 
 class Source(msgspec.Struct):
@@ -121,14 +122,22 @@ def find_media(prompt: msgspec.Raw, headers: Mapping[str, str]) -> tuple[Media, 
 
 def _find(prompt: msgspec.Raw, headers: Mapping[str, str]) -> Iterator[Media]:
     for message in _messages.decode(prompt):
-        if not _begins(message.content, b"["):
-            continue
-        for part in _parts.decode(message.content):
-            for name, kind in FIELDS:
-                if value := _string(getattr(part, name)):
-                    yield _measure(kind, value, headers)
-            if value := _string(part.source):
-                yield _measure("image" if part.type == "image" else "document", value, headers)
+        for part in _read_parts(message.content):
+            yield from _find_in(part, headers)
+            for inner in _read_parts(part.content):
+                yield from _find_in(inner, headers)
+
+
+def _read_parts(content: msgspec.Raw) -> list[Part]:
+    return _parts.decode(content) if _begins(content, b"[") else []
+
+
+def _find_in(part: Part, headers: Mapping[str, str]) -> Iterator[Media]:
+    for name, kind in FIELDS:
+        if value := _string(getattr(part, name)):
+            yield _measure(kind, value, headers)
+    if value := _string(part.source):
+        yield _measure("image" if part.type == "image" else "document", value, headers)
 
 
 def _begins(value: msgspec.Raw, character: bytes) -> bool:
@@ -188,11 +197,11 @@ def _is_count(text: str) -> bool:
 
 def read_image_size(source: memoryview) -> tuple[int, int] | None:
     """Return width and height of a PNG, GIF, JPEG or WebP in Base64, with or without a data URL's head; None if unknown."""
-    head = bytes(source[:SIZE_WITHIN_BYTES])
+    head = bytes(source[:SIZE_WITHIN_BYTES]).replace(b"\\/", b"/").rstrip(b"\\")
     if head.startswith(b"data:"):
         head = head.partition(b",")[2]
     try:
-        data = b64decode(head.replace(b"\\/", b"/")[: len(head) & ~3], validate=True)
+        data = b64decode(head[: len(head) & ~3], validate=True)
     except ValueError:
         return None
     size = _size(data)

@@ -15,7 +15,7 @@ MAX_PART_HEAD_BYTES = 8192
 MAX_BOUNDARY_CHARACTERS = 70
 
 BOUNDARY = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
-NAME = re.compile(rb'^content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;"]+))', re.IGNORECASE | re.MULTILINE)
+NAME = re.compile(rb'^content-disposition:[^\r\n]*?;\s*name=(?:"([^"\r\n]*)"|([^\s;"]+))', re.IGNORECASE | re.MULTILINE)
 
 
 def find_boundary(content_type: str) -> bytes | None:
