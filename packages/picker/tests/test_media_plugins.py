@@ -133,3 +133,8 @@ def test_equals_take_turns(count):
     assert sorted(firsts[:3]) == [0, 2, 3]
     assert firsts[:3] == firsts[3:]
     assert at_work(MaxScore(tie="random")) == MaxScore(tie="random")
+
+
+def test_equals_take_turns_whoever_comes_behind_them():
+    turns = at_work(MaxScore(max_num_of_endpoints=3))
+    assert {turns.pick([1.0, 1.0, 0.5, 0.5], None)[0] for _ in range(2)} == {0, 1}

@@ -157,6 +157,12 @@ def test_weighted_random_draws_in_proportion(dice):
     assert 2600 < chosen[1] < 3400
 
 
+def test_weighted_random_draws_in_proportion_to_the_smallest_totals(dice):
+    picker = WeightedRandom(max_num_of_endpoints=1)
+    chosen = Counter(picker.pick([1e-6, 3e-6], dice)[0] for _ in range(10_000))
+    assert chosen[1] / 10_000 == pytest.approx(0.75, abs=0.02)
+
+
 def test_weighted_random_without_scores_is_random(dice):
     chosen = Counter(WeightedRandom(max_num_of_endpoints=1).pick([0.0, 0.0], dice)[0] for _ in range(1000))
     assert min(chosen.values()) > 400

@@ -1,5 +1,7 @@
 """Pickers: who is chosen, given the candidates' totals. The further endpoints named are what Envoy's retries try, in order."""
 
+import math
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
 
@@ -15,6 +17,8 @@ __all__ = ["MaxScore", "Random", "WeightedRandom"]
 MOST_ENDPOINTS = 64
 Endpoints = Annotated[int, Meta(ge=1, le=MOST_ENDPOINTS)]
 T = TypeVar("T")
+
+LAST = -sys.float_info.max  # the key of who has no chance while others have one
 
 
 @register("max-score-picker", Kind.PICKER)
@@ -47,11 +51,11 @@ class Turns:
 
     def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:  # noqa: ARG002  it has its own order
         """Return positions, best first."""
+        self._next += 1  # once for each request, however many groups of equals it goes through
         return best_first(totals, self._count, self)
 
     def sample(self, population: Sequence[T], k: int) -> list[T]:
-        """Return k of them, beginning with the next in turn."""
-        self._next += 1
+        """Return k of them, beginning with whose turn it is."""
         begin = self._next % len(population)
         return [*population[begin:], *population[:begin]][:k]
 
@@ -71,12 +75,13 @@ class Random(Plugin, frozen=True):
 class WeightedRandom(Plugin, frozen=True):
     """Drawn with chances in proportion to the totals, without putting back; a total of 0 or less only when none is left.
 
-    Weighted reservoir sampling (Efraimidis and Spirakis 2006, algorithm A-Res): the highest u^(1/total) wins.
+    Weighted reservoir sampling (Efraimidis and Spirakis 2006, algorithm A-Res): the highest u^(1/total) wins. Its logarithm is
+    compared, since the power of a small total is 0.
     """
 
     max_num_of_endpoints: Endpoints = FALLBACKS
 
     def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:
         """Return positions, the first drawn first."""
-        keys = [dice.random() ** (1.0 / total) if total > 0 else -1.0 for total in totals]
+        keys = [max(LAST, math.log(1.0 - dice.random()) / total) if total > 0 else LAST for total in totals]
         return best_first(keys, self.max_num_of_endpoints, dice)
