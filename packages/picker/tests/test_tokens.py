@@ -14,7 +14,7 @@ from shunter.picker.core.precise import Precise, PreciseSettings, Want
 from shunter.picker.core.prefix import PrefixIndex, PrefixSettings
 from shunter.picker.core.request import read
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters
-from shunter.picker.shell.tokens import MAX_PROMPT_BYTES, MAX_WAITING, Tokeniser, question
+from shunter.picker.shell.tokens import MAX_PROMPT_BYTES, MAX_WAITING, MAX_WAITING_BYTES, Tokeniser, question
 from shunter.picker.shell.worker import Settings, Worker
 from shunter.snapshot import BLOCK_LOG, Held, encode_statement, map_log, names_of
 from shunter.snapshot.log import LEAST_BYTES
@@ -161,7 +161,15 @@ async def test_a_prompt_is_asked_for_once_at_a_time(tokeniser, engine, want):
 
 @pytest.mark.parametrize(
     ("status", "answer"),
-    [(404, {}), (500, {}), (200, b"no JSON"), (200, {"tokens": "x"}), (200, {"tokens": [-1]}), (200, {"tokens": [2**32] * 64})],
+    [
+        (404, {}),
+        (500, {}),
+        (200, b"no JSON"),
+        (200, b'{"x":' + b"[" * 100_000),
+        (200, {"tokens": "x"}),
+        (200, {"tokens": [-1]}),
+        (200, {"tokens": [2**32] * 64}),
+    ],
 )
 async def test_an_engine_that_cannot_is_left_alone_for_a_while(tokeniser, engine, want, status, answer):
     engine.status, engine.answer = status, answer
@@ -198,6 +206,14 @@ def test_too_many_and_too_long_are_left_out(make_tokeniser, want):
     other = make_tokeniser()
     other.ask(want(completion("x" * (MAX_PROMPT_BYTES + 1)), key=1))
     assert other.counted().untokenised == 1
+
+
+def test_long_prompts_that_wait_do_not_take_all_memory(make_tokeniser, want):
+    tokeniser = make_tokeniser()
+    long = want(completion("x" * (MAX_WAITING_BYTES // 20)), key=0)
+    for key in range(25):
+        tokeniser.ask(msgspec.structs.replace(long, key=key))
+    assert tokeniser.counted().untokenised >= 5
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ __all__ = ["Tokeniser", "question"]
 
 # Prompts that wait to be asked for. In a burst the newest are left out; most of them will come again.
 MAX_WAITING = 256
+MAX_WAITING_BYTES = 32 << 20
 # Asked at the same time: an engine tokenises on the loop that also takes its requests.
 AT_ONCE = 4
 TIMEOUT_S = 5.0
@@ -70,6 +71,7 @@ class Tokeniser:
         self._precise = precise
         self._counters = counters
         self._waiting: asyncio.Queue[Want] = asyncio.Queue(MAX_WAITING)
+        self._waiting_bytes = 0
         self._asked: set[int] = set()  # keys that wait or are being asked
         self._paused_until_s: dict[Place, float] = {}
 
@@ -77,9 +79,12 @@ class Tokeniser:
         """Have a prompt tokenised when there is time; what cannot be is left out."""
         if want.key in self._asked:
             return
-        if self._waiting.full() or len(want.request.prompt) > MAX_PROMPT_BYTES:
+        size_bytes = len(want.request.prompt)
+        too_many = self._waiting.full() or self._waiting_bytes + size_bytes > MAX_WAITING_BYTES
+        if too_many or size_bytes > MAX_PROMPT_BYTES:
             self._counters.asked(known=False)
             return
+        self._waiting_bytes += size_bytes
         self._asked.add(want.key)
         self._waiting.put_nowait(want)
 
@@ -97,12 +102,13 @@ class Tokeniser:
     async def _serve(self, session: aiohttp.ClientSession) -> None:
         while True:
             want = await self._waiting.get()
+            self._waiting_bytes -= len(want.request.prompt)
             try:
                 tokens = None if self._precise.knows(want) else await self._tokens(session, want)
                 if tokens is not None:
                     self._precise.learn(want, tokens)
                     self._counters.asked(known=True)
-            except (aiohttp.ClientError, TimeoutError, ValueError, OverflowError) as error:
+            except (aiohttp.ClientError, TimeoutError, ValueError, OverflowError, RecursionError) as error:
                 self._counters.asked(known=False)
                 self._pause(_place(want), str(error) or type(error).__name__)
             finally:
