@@ -9,7 +9,7 @@ A plugin that raises does not fail the request: a profile chooses the candidate 
 handler is as if there were none, everything else is left out; and the plugin is complained about.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -239,17 +239,17 @@ class Run:
 
     def _add(self, scorer: Weighted, scores: Scores, totals: list[float]) -> Scores:
         """Add weighted scores to the totals and return them as they counted."""
-        counted: Scores
         unit, weight = self._unit, scorer.weight
         if isinstance(scores, Mapping):
-            counted = {at: unit(scorer, score) for at, score in scores.items()}
-            for at, score in counted.items():
+            if not _all_in_range(scores.values()):
+                scores = {at: unit(scorer, score) for at, score in scores.items()}
+            for at, score in scores.items():
                 totals[at] += weight * score
         else:
-            counted = [unit(scorer, score) for score in scores]
-            for at, (total, score) in enumerate(zip(totals, counted, strict=True)):
-                totals[at] = total + weight * score
-        return counted
+            if not _all_in_range(scores):
+                scores = [unit(scorer, score) for score in scores]
+            totals[:] = [total + weight * score for total, score in zip(totals, scores, strict=True)]
+        return scores
 
     def _unit(self, scorer: Weighted, score: float) -> float:
         """Clamp to [0, 1]."""
@@ -258,6 +258,11 @@ class Run:
         if score != score:  # noqa: PLR0124  only NaN differs from itself
             self.complaints.words.setdefault(scorer.name, "a score was NaN and counted as 0")
         return 1.0 if score > 1.0 else 0.0
+
+
+def _all_in_range(scores: Collection[float]) -> bool:
+    """Whether all are from 0 to 1, at the speed of C; a NaN makes the sum one."""
+    return not scores or (min(scores) >= 0.0 and max(scores) <= 1.0 and (total := sum(scores)) == total)
 
 
 class Standing:

@@ -8,8 +8,8 @@ Of each endpoint two numbers are kept, and both are compared with the fleet's:
   it slowed it (``crowding``).
 
 Both follow quantiles, by a step up for each observation above and a step down for each below: a request that had to wait for
-memory may take a thousand times what is usual and still counts once. The rate is an upper quantile, since whatever else an
-engine does makes it look slower than it is. An endpoint of which nothing is known is taken for an average one.
+memory may take a thousand times what is usual and still counts once. The rate is a little above the median, since whatever
+else an engine does makes it look slower than it is. An endpoint of which nothing is known is taken for an average one.
 """
 
 import math
@@ -29,7 +29,7 @@ __all__ = ["REQUEST_SHARE", "TOKEN_SHARE", "Pace", "Quantile", "Speeds", "crowdi
 REQUEST_SHARE = 0.018
 TOKEN_SHARE = 0.0000075
 
-RATE_QUANTILE = 0.75
+RATE_QUANTILE = 0.6
 ANSWER_S = 4.0  # before anything is known: some hundred tokens
 
 # Steps of a logarithm. Small enough in the end to be steady, large enough to follow an engine that has become three times as

@@ -14,12 +14,12 @@ Cached beginnings keep a request where they are for two reasons that the terms h
 and, more so, a stall for others. That is the valve: the queue at the warm endpoint has to cost more than all of that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import Outcome
-from shunter.picker.core.kinds import Header, Setting, Verdict
+from shunter.picker.core.kinds import Header, Scores, Setting, Verdict
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.request import Request
 from shunter.picker.core.speeds import REQUEST_SHARE, TOKEN_SHARE, Speeds, crowding
@@ -38,10 +38,10 @@ ANSWER = 0.02
 # Tokens of a prompt that are computed even if all of it is cached: about one block.
 LEAST_TOKENS = 16
 
-# Of a larger fleet not everybody is asked, but so many in turn and those that have a part of the prompt: the best of 64 is
-# hardly worse than the best of a thousand, and costs the sixteenth part.
-MOST_ASKED = 128
-ASKED_IN_TURN = 64
+# Of a larger fleet not everybody is asked, but so many in turn and those that have a part of the prompt: the least loaded of
+# 32 is hardly more so than that of a thousand, and costs the thirtieth part.
+MOST_ASKED = 48
+ASKED_IN_TURN = 32
 
 # What loading an adapter takes where there is room for it: engines load from their host's memory in some 10 to 100 ms.
 LOAD_S = 0.1
@@ -56,8 +56,8 @@ class ExpectedDelay(Plugin, frozen=True):
 
     Delay in seconds = wait + 0.15 · stall + 0.02 · answer, with B the time until the prompts in flight are computed, u the
     uncached tokens of this one, R the endpoint's learnt rate, T its learnt time of an answer alone, n the requests and c the
-    prompt tokens in flight: wait = B + u / R; stall = (n + 1) · u / R; answer = T · (1 + 0.018 · n + 0.0000075 · c). An adapter that
-    is not loaded adds 0.1 s, or T where there is no room for it. Rates and times are learnt: nothing is to be calibrated.
+    prompt tokens in flight: wait = B + u / R; stall = (n + 1) · u / R; answer = T · (1 + 0.018 · n + 0.0000075 · c). An adapter
+    that is not loaded adds 0.1 s, or T where there is no room for it. Rates and times are learnt: nothing is to be calibrated.
     """
 
     reads_prefix: ClassVar[bool] = True
@@ -80,41 +80,44 @@ class Delay:
         self._next = 0  # whose turn it is in a large fleet
         self._adapters: set[str] = set()  # names that were seen to be adapters
 
-    def score(self, request: Request, fleet: Fleet) -> Mapping[int, float]:
+    def score(self, request: Request, fleet: Fleet) -> Scores:
         """Score those who are asked."""
         if fleet is not self._fleet:
             self._align(fleet)
-        total, now_ns, whole = len(fleet), request.at_ns, request.prompt_tokens + LEAST_TOKENS
-        asked = range(total)
+        total = len(fleet)
+        begin, end = 0, total
         if total > MOST_ASKED:
-            asked = range(self._next, min(total, self._next + ASKED_IN_TURN))
-            self._next = asked.stop % total
-        begin, end = asked.start, asked.stop
-        delays = {
-            at: (until - now_ns if until > now_ns else 0)
+            begin, end = self._next, min(total, self._next + ASKED_IN_TURN)
+            self._next = end % total
+        now_ns, whole = request.at_ns, request.prompt_tokens + LEAST_TOKENS
+        delays = [
+            (until - now_ns if until > now_ns else 0)
             + whole * token * (1.0 + STALL * (n + foreign + 1.0))
             + answer * (1.0 + REQUEST_SHARE * (n + foreign) + TOKEN_SHARE * held)
-            for at, until, n, foreign, held, token, answer in zip(
-                asked,
+            for until, n, held, foreign, token, answer in zip(
                 fleet.busy_until_ns[begin:end],
                 fleet.in_flight[begin:end],
-                self._foreign[begin:end],
                 fleet.tokens_in_flight[begin:end],
+                self._foreign[begin:end],
                 self._token_ns[begin:end],
                 self._answer_ns[begin:end],
                 strict=True,
             )
-        }
-        index = fleet.index
+        ]
+        known = dict(zip(range(begin, end), delays, strict=True)) if end - begin < total else None
+        index, place = fleet.index, delays if known is None else known
         for slot, share in request.prefix.share.items():
             at = index.get(slot)
             if at is not None:
-                delays[at] = self._delay(at, fleet, now_ns, request.prompt_tokens * (1.0 - share) + LEAST_TOKENS)
+                place[at] = self._delay(at, fleet, now_ns, request.prompt_tokens * (1.0 - share) + LEAST_TOKENS)
         if self._adapters and request.target_model in self._adapters:
-            for at in delays:
-                delays[at] += self._loading_ns(at, fleet, request.target_model)
-        least = min(delays.values())
-        return {at: least / delay for at, delay in delays.items()}
+            for at in known or range(total):
+                place[at] += self._loading_ns(at, fleet, request.target_model)
+        if known is None:
+            least = min(delays)
+            return [least / delay for delay in delays]
+        least = min(known.values())
+        return {at: least / delay for at, delay in known.items()}
 
     def waits_s(self, request: Request, fleet: Fleet) -> list[float]:
         """Return the time to first token that is to be expected of every candidate."""
