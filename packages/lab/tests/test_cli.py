@@ -10,8 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from shunter.lab.cli import main
+from shunter.lab.core.arrivals import Arrival, Segment
+from shunter.lab.core.fleet import Fleet
 from shunter.lab.core.params import EngineParams
 from shunter.lab.faults import FAULTS
+from shunter.lab.policies import find_policy
+from shunter.picker.core.precedents import precedent, write
+from shunter.snapshot import Health, LoadRow
 
 
 @pytest.fixture
@@ -194,3 +199,34 @@ async def test_a_comparison_that_is_stopped_leaves_nobody_behind(how, until):
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+@pytest.fixture
+def decisions(tmp_path):
+    """A file of recorded decisions: twenty, made by the picker itself for a simulated fleet."""
+    chooser = find_policy("shunter").build(Fleet(engines=(EngineParams(),) * 3), 1)
+    chooser.scraped([LoadRow(slot=at, incarnation=1, health=Health.FRESH, waiting=float(at)) for at in range(3)], 0.0)
+    for index in range(20):
+        chooser.choose(Arrival(prompt=(Segment(index % 4, 400),), output=Segment(99, 8)), index, index / 10)
+    path = tmp_path / "decisions.ndjson"
+    path.write_bytes(write([precedent(entry) for entry in chooser.judge.decisions.latest()]))
+    return path
+
+
+def test_recorded_decisions_are_decided_anew_by_each_policy(decisions, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: queue-scorer\n")
+    result = CliRunner().invoke(main, ["replay", str(decisions), "--policy", "shunter", "--policy", str(other)])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^shunter:\n  \d+ % of 20 picks would change", result.output, re.MULTILINE)
+    assert re.search(rf"^{other}:\n  \d+ % of 20 picks would change", result.output, re.MULTILINE)
+    assert "in flight, then" in result.output
+
+
+def test_a_bad_line_and_a_policy_without_configuration_are_named(decisions):
+    with decisions.open("ab") as file:
+        file.write(b"{\n")
+    result = CliRunner().invoke(main, ["replay", str(decisions), "--policy", "shunter"])
+    assert (result.exit_code, f"{decisions}: line 21: not a recorded decision" in result.output) == (2, True)
+    result = CliRunner().invoke(main, ["replay", str(decisions), "--policy", "round-robin"])
+    assert (result.exit_code, "policy 'round-robin' has no configuration" in result.output) == (2, True)

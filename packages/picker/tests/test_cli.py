@@ -140,3 +140,18 @@ def test_warnings_go_to_stderr_and_count_if_one_is_strict():
     )
     assert shunter("check", "--strict", "--config-text", text).returncode == 1
     assert shunter("check", "--strict", "--builtin", "default").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--against", "ftp://127.0.0.1/", "give the admin pages as http://HOST:PORT"),
+        ("--against", "http://127.0.0.1:1", "http://127.0.0.1:1/debug/precedents?last=1000: "),
+        ("--decisions", "LINES", "line 2: not a recorded decision: "),
+    ],
+)
+def test_what_cannot_be_compared_is_named(tmp_path, option, value, words):
+    path = tmp_path / "lines"
+    path.write_text("\n{}\n")
+    result = CliRunner().invoke(main, ["check", option, value.replace("LINES", str(path))])
+    assert (result.exit_code, words in result.output) == (2, True), result.output

@@ -16,6 +16,8 @@ from shunter.picker.shell.control import (
     Failure,
     Hello,
     Ping,
+    Recall,
+    Recalled,
     Stacks,
     Status,
     Traced,
@@ -25,7 +27,9 @@ from shunter.picker.shell.control import (
 TEXTS = st.text(max_size=20)
 MESSAGES = st.one_of(
     st.builds(Ping),
-    st.builds(Decisions, st.integers(0, 999_999_999)),
+    st.builds(Decisions, st.integers(0, 999_999_999), st.none() | TEXTS),
+    st.builds(Recall, st.integers(0, 999_999_999), st.none() | st.floats(0, 1e9)),
+    st.builds(Recalled, st.lists(st.binary(max_size=9)).map(tuple), st.none() | st.floats(0, 1e9)),
     st.builds(Stacks),
     st.builds(Drain),
     st.builds(Hello, st.integers(0, 65535)),

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from shunter.picker.shell.control import Caller, Decided, Decisions, Drain, Hello, Ping, Status, connect
+from shunter.picker.shell.control import Caller, Decided, Decisions, Drain, Hello, Ping, Recall, Recalled, Status, connect
 from shunter.picker.shell.service import serve
 
 
@@ -21,8 +21,11 @@ class Double:
     def status(self):
         return Status(streams=3)
 
-    def explain(self, last):
+    def explain(self, last, request_id):
         raise ZeroDivisionError(last)
+
+    def recall(self, most, before_s):
+        raise ZeroDivisionError(most)
 
     async def drain(self, deadline_s):
         self.drained = True
@@ -47,5 +50,6 @@ async def caller():
 
 async def test_a_question_that_breaks_is_logged_and_the_service_goes_on(caller, caplog):
     assert await caller.ask(Decisions(5)) == Decided()
+    assert await caller.ask(Recall(5)) == Recalled()
     assert "ZeroDivisionError" in caplog.text
     assert (await caller.ask(Ping())).streams == 3

@@ -236,6 +236,38 @@ async def test_a_reload_relieves_all_and_a_broken_configuration_changes_nothing(
     assert all(gone(pid) for pid in before)
 
 
+async def test_a_new_configuration_is_tried_on_what_was_decided_last(run, ask_pick, eventually, tmp_path):
+    picker = await run("--reload-max-change=0.5")
+    assert (await picker.get("/debug/trial"))[1] == "null"
+    for worker in await picker.workers():
+        await ask_pick(worker["address"])
+        await ask_pick(worker["address"])
+    before = (await picker.get("/debug/config"))[1]
+    lines = (await picker.get("/debug/precedents"))[1]
+    (tmp_path / "decisions.ndjson").write_text(lines)
+    assert len(lines.splitlines()) == 4
+    picker.config.write_text(configuration("label-selector-filter") + "  parameters: {matchLabels: {gpu: none}}\n")
+    for where in (["--against", picker.admin], ["--decisions", str(tmp_path / "decisions.ndjson")]):
+        command = [sys.executable, "-m", "shunter.picker", "check", "-f", str(picker.config), *where]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=DEADLINE_S)
+        assert "100 % of 4 picks would change" in done.stderr
+
+    async def reloaded(result):
+        return (await picker.samples()).get(("shunter_picker_config_reloads_total", result)) == 1
+
+    picker.signal(signal.SIGHUP)
+    await eventually(lambda: reloaded("refused"))
+    assert (await picker.get("/debug/config"))[1] == before
+    trial = json.loads((await picker.get("/debug/trial"))[1])
+    assert (trial["taken"], trial["retrial"]["refused"], trial["in_force"]["changed"]) == (False, 4, 0)
+    assert "dry run: 100 % of 4 picks would change (0 % by the one in force" in picker.text
+    assert "100 % of picks would change, --reload-max-change allows 50 %" in picker.text
+    picker.config.write_text(configuration("kv-cache-utilization-scorer"))
+    picker.signal(signal.SIGHUP)
+    await eventually(lambda: reloaded("done"))
+    assert "dry run: 0 % of 4 picks would change" in picker.text
+
+
 async def test_of_a_reload_that_fails_halfway_nothing_is_left(run, ask_pick, eventually, tmp_path):
     picker = await run(f"--host=unix:{tmp_path}/p")
     before = (await picker.get("/debug/config"))[1]

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shunter.picker import config
 from shunter.picker.core.ledger import Booking, first_ticket
+from shunter.picker.core.precedents import read
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell.memory import Memory, Seat, watch
 from shunter.picker.shell.worker import Settings, Worker
@@ -139,6 +140,23 @@ async def test_its_decisions_are_plain_data_and_never_show_a_prompt(start, publi
     (decision,) = worker.explain(5)
     assert (decision["request_id"], decision["chosen"]) == ("r-1", ["127.0.0.1:7001"])
     assert "horse" not in str(decision)
+
+
+async def test_it_recalls_its_decisions_some_at_a_time(start, publish, ask_pick, monkeypatch):
+    monkeypatch.setattr("shunter.picker.shell.worker.RECALL_CANDIDATES", 1)
+    publish(7001)
+    worker, address = await start()
+    for _ in range(3):
+        await ask_pick(address)
+    tickets, before_s = [], None
+    while True:
+        told = worker.recall(5, before_s)
+        tickets += [each.ticket & 0xFFFF for each in read(told.lines)]
+        assert len(told.lines) <= 1
+        if (before_s := told.before_s) is None:
+            break
+    assert tickets == [3, 2, 1]
+    assert len(worker.recall(0).lines) == 0
 
 
 async def test_what_it_does_is_counted_in_its_seat(start, publish, ask_pick, tmp_path, eventually):

@@ -6,14 +6,16 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from shunter.picker.config import Plan
     from shunter.picker.core.fleet import Fleet
+    from shunter.picker.core.retrial import Retrial
     from shunter.picker.transport.tls import Tls
 
 __all__ = ["main"]
@@ -35,6 +37,11 @@ class Seconds(click.FloatRange):
 # a worker that was started again has its share within half a minute.
 ONE_PORT_STREAMS = 16
 ONE_PORT_AGE_S = 20.0
+
+
+# Decisions on which a configuration is tried, and how long their page may take.
+TRIED = 1_000
+FETCH_S = 30.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -105,6 +112,12 @@ def main() -> None:
 )
 @click.option("--watch-config", is_flag=True, help="Reload when the configuration file changes, as at SIGHUP.")
 @click.option(
+    "--reload-max-change",
+    type=click.FloatRange(0, 1),
+    show_default="no limit",
+    help="Keep the configuration if a new one would change more than this part of the last picks.",
+)
+@click.option(
     "--transport",
     type=click.Choice(["native", "grpcio"]),
     default="native",
@@ -170,6 +183,7 @@ def run(
     max_age_s: float | None,
     runtime: Path | None,
     watch_config: bool,
+    reload_max_change: float | None,
     transport: Literal["native", "grpcio"],
     body_bytes: int,
     buffered_bytes: int,
@@ -220,6 +234,7 @@ def run(
         admin_port=admin_port,
         one_port=one_port,
         watch_config=watch_config,
+        reload_max_change=reload_max_change,
         log_level=log_level,
     )
     read = _source(config_file, config_text, builtin, default="" if routes else None)
@@ -240,6 +255,8 @@ def run(
 @click.option(
     "--snapshot", type=click.Path(path_type=Path), help="Directory into which a scraper publishes: do filters leave anybody?"
 )
+@click.option("--against", metavar="URL", help="Admin pages of a running picker: what would change of its last picks?")
+@click.option("--decisions", type=click.File("rb"), help="The same of a file of recorded decisions (/debug/precedents).")
 @click.option("--strict", is_flag=True, help="End with 1 if there are warnings.")
 def check(
     config_file: Path | None,
@@ -247,11 +264,13 @@ def check(
     builtin: str | None,
     profile: str,
     snapshot: Path | None,
+    against: str | None,
+    decisions: BinaryIO | None,
     strict: bool,
 ) -> None:
     """Validate a configuration, print it with every default filled in, and warn about what cannot work.
 
-    The configuration goes to stdout and the warnings to stderr. Ends with 2 if it cannot be used.
+    The configuration goes to stdout; the warnings, and what would change, to stderr. Ends with 2 if it cannot be used.
     """
     from shunter.picker import config
 
@@ -262,6 +281,9 @@ def check(
     click.echo(config.effective(plan), nl=False)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
+    if against is not None or decisions is not None:
+        for line in _or_complain(lambda: _hold_trial(plan, against, decisions)):
+            click.echo(line, err=True)
     sys.exit(1 if warnings and strict else 0)
 
 
@@ -341,6 +363,41 @@ def _fleet(snapshot: Path) -> "Fleet":
         return Roster(Ledger()).fleet(view, now_ns)
     finally:
         reader.close()
+
+
+def _hold_trial(plan: "Plan", against: str | None, decisions: BinaryIO | None) -> list[str]:
+    """Return what a configuration would change of what a running picker decided, or of what is in a file."""
+    from shunter.picker import config
+    from shunter.picker.core.precedents import read
+    from shunter.picker.core.retrial import report, retry
+
+    def decide(lines: Iterable[bytes], place: str, plan: "Plan") -> "Retrial":
+        return retry(read(lines, f"{place}: line"), plan.policy, random.Random(0))  # noqa: S311  no secret
+
+    told: list[str] = []
+    if against is not None:
+        page, in_force = (_fetch(f"{against.rstrip('/')}/debug/{name}") for name in (f"precedents?last={TRIED}", "config"))
+        lines = page.splitlines()
+        told += report(decide(lines, against, plan), decide(lines, against, config.load(in_force)))
+    if decisions is not None:
+        told += report(decide(decisions, decisions.name, plan))
+    return told
+
+
+def _fetch(url: str) -> bytes:
+    """Return a page of a running picker."""
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    from shunter.picker.errors import PickerError
+
+    if not url.startswith(("http://", "https://")):
+        raise PickerError(f"{url}: give the admin pages as http://HOST:PORT")
+    try:
+        with urlopen(url, timeout=FETCH_S) as page:  # noqa: S310  the scheme has been looked at
+            return page.read()
+    except (OSError, HTTPException) as error:
+        raise PickerError(f"{url}: {error}") from error
 
 
 def _source(file: Path | None, text: str | None, builtin: str | None, default: str | None = None) -> Callable[[], str]:

@@ -21,10 +21,11 @@ from shunter.lab.policies.radix import RadixTree
 from shunter.picker import config
 from shunter.picker.errors import ConfigError
 
-__all__ = ["BOUND", "OURS", "Policy", "find_policy", "policies"]
+__all__ = ["BOUND", "OURS", "Policy", "find_plan", "find_policy", "policies"]
 
 OURS = "shunter"
 BOUND = "clairvoyant"
+ENDINGS = (".yaml", ".yml")
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -49,19 +50,34 @@ def policies() -> dict[str, Policy]:
 
 def find_policy(name: str) -> Policy:
     """Return the policy of a name, or of a configuration in a .yaml file; raises TraceError."""
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(ENDINGS):
         path = Path(name)
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise TraceError(f"{path}: {error}") from error
-        return _configuration(path.stem, text, name)
+        return _configuration(path.stem, _read(path), name)
     known = policies()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
         raise TraceError(f"policy {name!r}: no such name, and not a .yaml file; {hint}")
     return known[name]
+
+
+def find_plan(name: str) -> config.Plan:
+    """Return the configuration of a name, or in a .yaml file; raises TraceError, also for policies that have none."""
+    known = {OURS: config.DEFAULT} | {each: config.read_builtin(each) for each in config.builtin_names()[1:]}
+    text = _read(Path(name)) if name.endswith(ENDINGS) else known.get(name)
+    if text is None:
+        raise TraceError(f"policy {name!r} has no configuration: give a .yaml file, or one of {', '.join(known)}")
+    try:
+        return config.load(text)
+    except ConfigError as error:
+        raise TraceError(f"{name}: {error}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"{path}: {error}") from error
 
 
 def _configurations() -> Iterator[Policy]:

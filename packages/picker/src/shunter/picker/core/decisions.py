@@ -163,9 +163,9 @@ class DecisionLog:
         """Return up to ``count`` entries, newest first."""
         return list(islice(reversed(self._entries.values()), count))
 
-    def before(self, ticket: int | None) -> Iterator[Entry]:
-        """Yield the entries that are older than ``ticket`` (None: all), newest first."""
-        return (entry for entry in reversed(self._entries.values()) if ticket is None or entry.ticket < ticket)
+    def before(self, at_s: float | None) -> Iterator[Entry]:
+        """Yield the entries from before a time (None: all), newest first."""
+        return (entry for entry in reversed(self._entries.values()) if at_s is None or entry.at_s < at_s)
 
     def find(self, request_id: str) -> Entry | None:
         """Return the newest entry of a request id."""

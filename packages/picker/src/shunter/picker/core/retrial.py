@@ -92,24 +92,27 @@ def retry(precedents: Iterable[Precedent], policy: Policy, dice: Dice) -> Retria
     )
 
 
-def report(retrial: Retrial) -> list[str]:
-    """Put it in words, a line each."""
+def report(retrial: Retrial, in_force: Retrial | None = None) -> list[str]:
+    """Put it in words, a line each; ``in_force`` is what the policy made of them that had decided them."""
     total = retrial.decisions
     if not total:
         return ["no recorded decisions to try it on"]
     moves = ", ".join(f"{was} → {to} {_percent(count, total)}" for was, to, count in retrial.moves[:MOVES_SHOWN])
     refused = f", {_percent(retrial.refused, total)} would be refused" if retrial.refused else ""
-    lines = [f"{_percent(retrial.changed, total)} of {total} picks would change{refused}{f'; most: {moves}' if moves else ''}"]
+    floor = f" ({_percent(in_force.changed, total)} by the one in force)" if in_force else ""
+    most = f"; most: {moves}" if moves else ""
+    lines = [f"{_percent(retrial.changed, total)} of {total} picks would change{floor}{refused}{most}"]
     width = max(map(len, retrial.picks))
     lines += [
         f"  {name:<{width}}  {_percent(before, total):>6} of picks, then {_percent(after, total):>6}"
         for name, (before, after) in retrial.picks.items()
     ]
     was, now = retrial.recorded, retrial.now
-    lines.append(
-        f"  where they go {100 * was.cached_share:.0f} % of the prompt is cached, then {100 * now.cached_share:.0f} %; "
-        f"{was.waiting:.1f} wait, then {now.waiting:.1f}; {was.in_flight:.1f} are in flight, then {now.in_flight:.1f}"
-    )
+    if retrial.refused < total:
+        lines.append(
+            f"  where they go {100 * was.cached_share:.0f} % of the prompt is cached, then {100 * now.cached_share:.0f} %; "
+            f"{was.waiting:.1f} wait, then {now.waiting:.1f}; {was.in_flight:.1f} are in flight, then {now.in_flight:.1f}"
+        )
     lines += [f"  {name}: {words}" for name, words in retrial.complaints.items()]
     return lines
 

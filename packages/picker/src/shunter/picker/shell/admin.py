@@ -6,7 +6,9 @@
     /readyz            200 when a worker is ready and the picker is not draining, else 503; JSON with the reasons, by worker
     /metrics           Prometheus text
     /debug/fleet       JSON: the endpoints as the picker sees them
-    /debug/decisions   JSON: the last decisions, newest first; ?last=N
+    /debug/decisions   JSON: the last decisions, newest first; ?last=N, or ?id=REQUEST_ID
+    /debug/precedents  lines of JSON: the last decisions with all that was known then, to decide them anew; ?last=N
+    /debug/trial       JSON: what the last reload would have changed of them; null if there was none
     /debug/workers     JSON: every worker, its process and where it listens
     /debug/config      YAML: the configuration in force, with every default
     /debug/stacks      text: where every thread and task is
@@ -29,6 +31,9 @@ __all__ = ["Admin"]
 # be killed before that.
 LAST_PAGES_S = 2.0
 
+# Decisions shown unless more are asked for: each takes a worker a tenth of a millisecond to put in words.
+SHOWN = 256
+
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -45,6 +50,8 @@ class Admin:
             "/metrics": self._numbers,
             "/debug/fleet": self._fleet,
             "/debug/decisions": self._decisions,
+            "/debug/precedents": self._precedents,
+            "/debug/trial": self._trial,
             "/debug/workers": self._workers,
             "/debug/config": self._config,
             "/debug/stacks": self._stacks,
@@ -87,10 +94,16 @@ class Admin:
         return _json(self._source.overview())
 
     async def _decisions(self, request: web.Request) -> web.Response:
-        asked = request.query.get("last", str(KEEP))
-        if not asked.isdecimal() or len(asked) > 9:
-            return _json({"error": f"last={asked}: give a number"}, status=400)
-        return _json({"now_s": time.monotonic(), "decisions": await self._source.decisions(int(asked))})
+        last = _last(request, SHOWN)
+        decisions = await self._source.decisions(last, request.query.get("id"))
+        return _json({"now_s": time.monotonic(), "decisions": decisions})
+
+    async def _precedents(self, request: web.Request) -> web.Response:
+        lines = await self._source.precedents(_last(request, KEEP))
+        return web.Response(body=b"".join(lines), content_type="application/x-ndjson")
+
+    async def _trial(self, _: web.Request) -> web.Response:
+        return _json(self._source.trial())
 
     async def _workers(self, _: web.Request) -> web.Response:
         return _json(self._source.workers())
@@ -100,6 +113,13 @@ class Admin:
 
     async def _stacks(self, _: web.Request) -> web.Response:
         return web.Response(text=await self._source.stacks())
+
+
+def _last(request: web.Request, default: int) -> int:
+    asked = request.query.get("last", str(default))
+    if not asked.isdecimal() or len(asked) > 9:
+        raise web.HTTPBadRequest(text=f"last={asked}: give a number\n")
+    return int(asked)
 
 
 def _json(value: object, status: int = 200) -> web.Response:

@@ -33,7 +33,7 @@ from shunter.picker.core.ledger import Key
 from shunter.picker.core.outcomes import Outcomes, outcome_of
 from shunter.picker.core.records import Record, Records
 from shunter.picker.errors import ConfigError, PickerError, RecordsError
-from shunter.picker.shell.control import Status
+from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat, watch
 from shunter.picker.shell.service import serve
 from shunter.snapshot import RingError, RingReader, RingWriter, SnapshotReader, Topology
@@ -125,9 +125,13 @@ class Collector:
         """Say how it is, to the supervisor."""
         return Status(streams=len(self._connections))
 
-    def explain(self, last: int) -> list[dict[str, Any]]:  # noqa: ARG002  a Service's signature
+    def explain(self, last: int, request_id: str | None) -> list[dict[str, Any]]:  # noqa: ARG002  a Service's signature
         """Return the last decisions: it makes none."""
         return []
+
+    def recall(self, most: int, before_s: float | None) -> Recalled:  # noqa: ARG002  as above
+        """Return decisions before a time: it made none."""
+        return Recalled()
 
     def _take(self, records: list[Record]) -> None:
         now_ns = time.monotonic_ns()

@@ -24,6 +24,8 @@ __all__ = [
     "Link",
     "Ping",
     "Question",
+    "Recall",
+    "Recalled",
     "Reply",
     "Stacks",
     "Status",
@@ -45,9 +47,17 @@ class Ping(_Message, frozen=True):
 
 
 class Decisions(_Message, frozen=True):
-    """Your last decisions? Answered by Decided."""
+    """Your last decisions, or those of one request? Answered by Decided."""
 
     last: int
+    request_id: str | None = None
+
+
+class Recall(_Message, frozen=True):
+    """What do you remember of your decisions before this time (monotonic; None: now)? Answered by Recalled, some at a time."""
+
+    most: int
+    before_s: float | None = None
 
 
 class Stacks(_Message, frozen=True):
@@ -85,14 +95,21 @@ class Decided(_Message, frozen=True):
     entries: tuple[dict[str, Any], ...] = ()
 
 
+class Recalled(_Message, frozen=True):
+    """Decisions as lines of JSON (``core.precedents``), newest first."""
+
+    lines: tuple[bytes, ...] = ()
+    before_s: float | None = None  # where to go on; None: these were the last
+
+
 class Traced(_Message, frozen=True):
     """Stacks as text."""
 
     text: str
 
 
-Question: TypeAlias = Ping | Decisions | Stacks | Drain
-Reply: TypeAlias = Hello | Failure | Status | Decided | Traced
+Question: TypeAlias = Ping | Decisions | Recall | Stacks | Drain
+Reply: TypeAlias = Hello | Failure | Status | Decided | Recalled | Traced
 Message: TypeAlias = Question | Reply
 
 _encoder = msgspec.msgpack.Encoder()
@@ -145,7 +162,7 @@ class Caller:
         """Return what the child says first; None if it never says anything."""
         return await self._hear()
 
-    def ask(self, question: Ping | Decisions | Stacks) -> "asyncio.Future[Reply | None]":
+    def ask(self, question: Ping | Decisions | Recall | Stacks) -> "asyncio.Future[Reply | None]":
         """Ask; the result is the reply, or None if the child is gone before it."""
         answer: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)

@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_port: int = 9090
     one_port: bool = False
     watch_config: bool = False
+    reload_max_change: float | None = None  # of the picks, 0 to 1: what would change more is not taken
     log_level: str = "info"
 
 

@@ -35,6 +35,7 @@ from shunter.picker.shell.control import (
     Hello,
     Link,
     Ping,
+    Recall,
     Reply,
     Stacks,
     Status,
@@ -140,7 +141,7 @@ class Child:
             return ("draining",)
         return self.status.hindrances if self.status is not None else ("starting",)
 
-    async def ask(self, question: Ping | Decisions | Stacks, deadline_s: float) -> Reply | None:
+    async def ask(self, question: Ping | Decisions | Recall | Stacks, deadline_s: float) -> Reply | None:
         """Ask it; None if it does not answer in time."""
         if not self.served or self.end.done():
             return None

@@ -6,9 +6,10 @@ import msgspec
 
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview
+from shunter.picker.core.retrial import Retrial
 from shunter.picker.core.tables import Tally
 
-__all__ = ["Source", "WorkerReport"]
+__all__ = ["Source", "Trial", "WorkerReport"]
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +25,16 @@ class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
     streams: int  # open when it was asked last
     certificate_expires_s: float | None  # since 1970; None without TLS
     restarts: dict[str, int]  # by reason, since the supervisor began
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What a changed configuration made of recorded decisions before it was taken, or not."""
+
+    at_s: float  # since 1970
+    taken: bool  # False: it would have changed more than it may
+    report: tuple[str, ...]  # the same as in the log
+    retrial: Retrial
+    in_force: Retrial  # what the configuration before made of the same decisions
 
 
 class Source(Protocol):
@@ -61,8 +72,16 @@ class Source(Protocol):
         """Return the configuration in force, with every default, as YAML."""
         ...
 
-    async def decisions(self, last: int) -> list[dict[str, Any]]:
-        """Return the last decisions of all, newest first."""
+    def trial(self) -> Trial | None:
+        """Return what the last reload would have changed; None if there was none."""
+        ...
+
+    async def decisions(self, last: int, request_id: str | None) -> list[dict[str, Any]]:
+        """Return the last decisions of all, or those of one request, newest first."""
+        ...
+
+    async def precedents(self, last: int) -> list[bytes]:
+        """Return about as many of the last decisions of all, as lines (``core.precedents``)."""
         ...
 
     async def stacks(self) -> str:

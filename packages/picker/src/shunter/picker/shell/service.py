@@ -30,6 +30,8 @@ from shunter.picker.shell.control import (
     Hello,
     Link,
     Ping,
+    Recall,
+    Recalled,
     Stacks,
     Status,
     Traced,
@@ -64,8 +66,12 @@ class Service(Protocol):
         """Say how you are."""
         ...
 
-    def explain(self, last: int) -> list[dict[str, Any]]:
-        """Return the last decisions, newest first, as plain data."""
+    def explain(self, last: int, request_id: str | None) -> list[dict[str, Any]]:
+        """Return the last decisions, or those of one request, newest first, as plain data."""
+        ...
+
+    def recall(self, most: int, before_s: float | None) -> Recalled:
+        """Return decisions before a time; at most so many, and as many as can be told at once."""
         ...
 
     async def drain(self, deadline_s: float) -> None:
@@ -109,8 +115,10 @@ async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
         match await link.receive():
             case Ping():
                 link.send(service.status())
-            case Decisions(last):
-                _send_decisions(link, service, last)
+            case Decisions(last, request_id):
+                _send(link, lambda: Decided(tuple(service.explain(last, request_id))), Decided())
+            case Recall(most, before_s):
+                _send(link, lambda: service.recall(most, before_s), Recalled())
             case Stacks():
                 link.send(Traced(trace()))
             case Drain():
@@ -119,12 +127,12 @@ async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
                 return
 
 
-def _send_decisions(link: Link, service: Service, last: int) -> None:
+def _send(link: Link, tell: Callable[[], Decided | Recalled], nothing: Decided | Recalled) -> None:
     try:
-        link.send(Decided(tuple(service.explain(last))))
+        link.send(tell())
     except Exception:  # the boundary: scores come from plugins, and may be what nobody can write down
         log.exception("the last decisions cannot be told")
-        link.send(Decided())
+        link.send(nothing)
 
 
 def trace() -> str:

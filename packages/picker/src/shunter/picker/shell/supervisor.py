@@ -12,6 +12,8 @@
 
 import asyncio
 import logging
+import math
+import random
 import signal
 import time
 from collections import Counter
@@ -23,19 +25,21 @@ from shunter.picker import config
 from shunter.picker.config.base_models import read_base_models
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview, look
+from shunter.picker.core.precedents import read
+from shunter.picker.core.retrial import report, retry
 from shunter.picker.core.tables import Tally
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell.admin import Admin
 from shunter.picker.shell.claim import Ports, claim_directory
 from shunter.picker.shell.collector import LearnedReader, collect
 from shunter.picker.shell.collector import Settings as CollectorSettings
-from shunter.picker.shell.control import Decided, Decisions, Stacks, Traced
+from shunter.picker.shell.control import Decided, Decisions, Recall, Recalled, Stacks, Traced
 from shunter.picker.shell.layout import Settings, address, lay_out, lay_out_collector
 from shunter.picker.shell.logs import log_to_stderr
 from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.post import Post
 from shunter.picker.shell.process import Child, spawn
-from shunter.picker.shell.report import WorkerReport
+from shunter.picker.shell.report import Trial, WorkerReport
 from shunter.picker.shell.seating import Seating
 from shunter.picker.shell.service import trace
 from shunter.picker.shell.worker import Settings as WorkerSettings
@@ -49,6 +53,9 @@ ANSWER_S = 1.0
 
 # Between looks at the configuration file.
 WATCH_S = 2.0
+
+# Recorded decisions, of all workers together, on which a new configuration is tried.
+TRIED = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +77,7 @@ class Supervisor:
         self._admin = Admin(self)
         self._reloads: Counter[str] = Counter()
         self._wanted = asyncio.Event()  # a reload is
+        self._trial: Trial | None = None
         self._draining = False
 
     async def start(self) -> None:
@@ -172,9 +180,20 @@ class Supervisor:
             log.warning("configuration: %s", note)
         return text
 
-    async def decisions(self, last: int) -> list[dict[str, Any]]:
-        """Return the last decisions of all workers, newest first."""
-        answers = await asyncio.gather(*[child.ask(Decisions(last), ANSWER_S) for child in self._children()])
+    def trial(self) -> Trial | None:
+        """Return what the last reload would have changed."""
+        return self._trial
+
+    async def precedents(self, last: int) -> list[bytes]:
+        """Return about as many of the last decisions of all workers, as lines."""
+        children = self._children()
+        each = math.ceil(last / max(1, len(children)))
+        return [line for lines in await asyncio.gather(*[_recall(child, each) for child in children]) for line in lines]
+
+    async def decisions(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
+        """Return the last decisions of all workers, or those of one request, newest first."""
+        question = Decisions(last, request_id)
+        answers = await asyncio.gather(*[child.ask(question, ANSWER_S) for child in self._children()])
         entries = [entry for answer in answers if isinstance(answer, Decided) for entry in answer.entries]
         return sorted(entries, key=lambda entry: -entry["at_s"])[:last]
 
@@ -249,10 +268,13 @@ class Supervisor:
     async def _reload(self) -> str:
         before = self._configuration
         try:
-            self._configuration = self._validated(self._read())
+            wanted = self._validated(self._read())
         except ConfigError as error:
             log.error("the configuration stays as it is: %s", error)  # noqa: TRY400  words, not a traceback
             return "rejected"
+        if wanted != before and self._settings.worker.role != "body-router" and not await self._try(wanted):
+            return "refused"
+        self._configuration = wanted
         for at, post in enumerate(self._posts):
             if not await post.relieve(self._settings.worker.drain_s):
                 self._configuration = before  # for all of them: two at once is what nobody asked for
@@ -260,6 +282,21 @@ class Supervisor:
                     await changed.relieve(self._settings.worker.drain_s)
                 return "failed"
         return "done"
+
+    async def _try(self, wanted: str) -> bool:
+        """Let the new configuration decide what was decided last; say what would change, and whether that is allowed."""
+        lines = await self.precedents(TRIED)
+        most = self._settings.reload_max_change
+        self._trial = trial = await asyncio.to_thread(_hold_trial, lines, self._configuration, wanted, most)
+        for line in trial.report:
+            log.info("dry run: %s", line)
+        if not trial.taken:
+            log.error(
+                "the configuration stays as it is: %.0f %% of picks would change, --reload-max-change allows %.0f %%",
+                100 * trial.retrial.share,
+                100 * (most or 0.0),
+            )
+        return trial.taken
 
     async def _watch_config(self) -> None:
         seen = self._configuration
@@ -273,6 +310,34 @@ class Supervisor:
                 seen = text
                 log.info("the configuration file has changed")
                 self.reload()
+
+
+async def _recall(child: Child, most: int) -> list[bytes]:
+    """Ask a worker for its last decisions, some at a time: it has requests to answer in between."""
+    lines: list[bytes] = []
+    before_s = None
+    while len(lines) < most:
+        answer = await child.ask(Recall(most - len(lines), before_s), ANSWER_S)
+        if not isinstance(answer, Recalled):
+            break
+        lines += answer.lines
+        before_s = answer.before_s
+        if before_s is None:
+            break
+    return lines
+
+
+def _hold_trial(lines: Sequence[bytes], in_force: str, wanted: str, most: float | None) -> Trial:
+    """Try a configuration, and for comparison the one in force, which remembers more than was recorded."""
+    precedents = list(read(lines))
+    old, new = (retry(precedents, config.load(each).policy, random.Random(0)) for each in (in_force, wanted))  # noqa: S311  no secret
+    return Trial(
+        at_s=time.time(),
+        taken=most is None or new.share <= most,
+        report=tuple(report(new, old)),
+        retrial=new,
+        in_force=old,
+    )
 
 
 def _report(post: Post) -> WorkerReport:

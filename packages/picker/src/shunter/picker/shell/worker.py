@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +25,10 @@ from shunter.picker.core.fleet import is_called
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.policy import Policy
+from shunter.picker.core.precedents import precedent, write
 from shunter.picker.core.session import Session
 from shunter.picker.shell.allocator import keep_large_blocks
-from shunter.picker.shell.control import Status
+from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat
 from shunter.picker.shell.service import ALONE_S, serve
 from shunter.picker.transport.health import Health
@@ -42,6 +44,9 @@ __all__ = ["Role", "Settings", "Worker", "work"]
 LOOK_S = 0.1
 # Peers' news are read before each choice. A worker without requests reads them too, lest it lag behind by a whole journal.
 CATCH_UP_S = 0.05
+
+# Recalled at once, of all decisions together: 1,000 candidates take 4 ms to write down.
+RECALL_CANDIDATES = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -155,9 +160,27 @@ class Worker:
             complaints[precise.producer] = doubt
         return Status(tuple(self.hindrances()), complaints, server.streams, server.certificate_expires_s)
 
-    def explain(self, last: int) -> list[dict[str, Any]]:
-        """Return the last decisions, newest first, as plain data."""
-        return [entry.explain() for entry in self.judge.decisions.latest(last)]
+    def explain(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
+        """Return the last decisions, or those of one request, newest first, as plain data."""
+        entries = self.judge.decisions.before(None)
+        wanted = entries if request_id is None else (each for each in entries if each.request_id == request_id)
+        return [entry.explain() for entry in islice(wanted, last)]
+
+    def recall(self, most: int, before_s: float | None = None) -> Recalled:
+        """Return decisions before a time, newest first; requests do not wait for more than some milliseconds meanwhile."""
+        told: list[bytes] = []
+        candidates = 0
+        for entry in self.judge.decisions.before(before_s):
+            if len(told) == most:
+                break
+            if candidates >= RECALL_CANDIDATES:
+                return Recalled(tuple(told), before_s)
+            before_s = entry.at_s
+            found = precedent(entry)
+            if found is not None:
+                candidates += len(found.fleet.endpoints)
+                told.append(write([found]))
+        return Recalled(tuple(told))
 
     def _choose_server(self, parking: Parking | None) -> Server:
         settings = self._settings

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from typing import TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -31,15 +32,16 @@ def fetch_fleet(admin: str) -> Fleet:
     return _page(admin, "/debug/fleet", Fleet)
 
 
-def fetch_decisions(admin: str, last: int) -> Decisions:
-    """Return the picker's last decisions; raise StackError if it does not answer."""
-    return _page(admin, f"/debug/decisions?last={last}", Decisions)
+def fetch_decisions(admin: str, last: int, request_id: str | None = None) -> Decisions:
+    """Return the picker's last decisions, or those of one request; raise StackError if it does not answer."""
+    wanted = {"last": last} | ({"id": request_id} if request_id is not None else {})
+    return _page(admin, f"/debug/decisions?{urlencode(wanted)}", Decisions)
 
 
 def decisions(name: str, last: int, request_id: str | None, *, as_json: bool = False) -> str:
     """Return the last decisions, newest last, on a line each, or all about the one of ``request_id``; or either as JSON."""
-    page = fetch_decisions(_admin(name), ALL if request_id else last)
-    found = [decision for decision in reversed(page.decisions) if request_id in {None, decision.request_id}]
+    page = fetch_decisions(_admin(name), last, request_id)
+    found = page.decisions[::-1]
     if not found:
         remedy = f" for x-request-id {request_id}; the picker forgets old ones" if request_id else " yet"
         raise StackError(f"no decision{remedy}")
