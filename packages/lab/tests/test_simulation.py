@@ -80,8 +80,14 @@ def test_a_turn_cannot_come_before_the_one_it_follows(bare_chooser):
         simulate([arrival], Fleet(engines=(PARAMS,)), bare_chooser(lambda _: 0))
 
 
+def test_one_id_cannot_be_two_texts(bare_chooser):
+    arrivals = [Arrival(prompt=(Segment(1, 16),), output=Segment(2, 4)), Arrival(prompt=(Segment(2, 5),), output=Segment(3, 4))]
+    with pytest.raises(LabError, match="arrival 1: segment 2 has 5 tokens here and 4 elsewhere; other tokens need another id"):
+        simulate(arrivals, Fleet(engines=(PARAMS,)), bare_chooser(lambda _: 0))
+
+
 def test_refusals_say_who_refused_what(bare_chooser):
-    arrivals = [*traffic(3, 0.0), *traffic(1, 0.0, prompt=9000)]
+    arrivals = [*traffic(3, 0.0), Arrival(prompt=(Segment(777, 9000),), output=Segment(778, 20))]
     engine = EngineParams(max_num_seqs=1, max_num_queued_reqs=1)
     chooser = bare_chooser(lambda index: Refused(429) if index == 0 else 0)
     run = simulate(arrivals, Fleet(engines=(engine,)), chooser)
@@ -110,7 +116,7 @@ def test_scrapes_are_as_old_as_the_fleet_says(bare_chooser):
 def test_no_scrape_is_missing_that_a_decision_could_have_seen(bare_chooser):
     """Scrapes that nobody looks at are left out, so that idle time costs nothing."""
     fleet = Fleet(engines=(PARAMS,), scrape_s=0.1)
-    arrivals = [*traffic(2, 100.0), Arrival(prompt=(Segment(1, 16),), output=Segment(2, 4), after=1, think_s=0.03)]
+    arrivals = [*traffic(2, 100.0), Arrival(prompt=(Segment(777, 16),), output=Segment(778, 4), after=1, think_s=0.03)]
     chooser = bare_chooser(lambda _: 0)
     simulate(arrivals, fleet, chooser)
     chosen = [told[2] for told in chooser.told if told[0] == "choose"]

@@ -121,7 +121,14 @@ class _Simulation:
         self._followers: dict[int, list[int]] = {}
         """Arrivals that come after the end of another one, by that one."""
         self._arriving: list[tuple[float, int]] = []
+        lengths: dict[int, int] = {}
         for index, arrival in enumerate(arrivals):
+            for segment in (*arrival.prompt, arrival.output):
+                if lengths.setdefault(segment.id, segment.tokens) != segment.tokens:
+                    raise LabError(
+                        f"arrival {index}: segment {segment.id} has {segment.tokens} tokens here and "
+                        f"{lengths[segment.id]} elsewhere; other tokens need another id"
+                    )
             if arrival.after is None:
                 self._arriving.append((arrival.at_s, index))
             elif arrival.after < index:
