@@ -63,6 +63,14 @@ def test_beyond_its_size_the_oldest_are_given_up(buffer):
     assert chronicle.names == len(late)
 
 
+def test_of_an_endpoint_that_holds_nothing_nothing_is_kept(buffer):
+    """Whoever has dropped all it held is not cleared when it goes."""
+    chronicle = Chronicle(LogWriter(buffer), SIZE)
+    for incarnation in range(100):
+        chronicle.tell([Held(0, incarnation, "gpu", 16, None, (1, 2)), Dropped(0, incarnation, "gpu", (2, 1))])
+    assert not chronicle._current
+
+
 def test_a_new_writer_voids_the_old_ones_word(buffer):
     Chronicle(LogWriter(buffer), SIZE).tell([Held(0, 1, "gpu", 16, None, (1,))])
     follower = World(buffer)

@@ -234,6 +234,18 @@ async def test_a_replay_socket_that_is_silent_holds_nobody_up_for_long(engine, f
     await until(lambda: world.strides() == 1)
 
 
+async def test_what_is_repeated_may_be_no_longer_than_what_is_published(engine, follow, world, until, monkeypatch):
+    monkeypatch.setattr("shunter.scraper.shell.kvevents.MAX_MESSAGE_BYTES", 10_000)
+    await engine.publish(stored(0) | {"more": "x" * 20_000}, silently=True)
+    follow(engine)
+    await engine.subscribed()
+    await until(lambda: engine.asked)
+    last = stored(0) | {"token_ids": list(range(64))}
+    await engine.publish(stored(1), last)
+    await until(lambda: world.look() >= set(names_of(range(64), 16)))
+    assert world.held == set(names_of(range(64), 16))
+
+
 async def test_an_engine_that_is_restarted_has_nothing(engine, follow, world, until):
     follow(engine)
     await engine.subscribed()

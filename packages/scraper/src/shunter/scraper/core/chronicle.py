@@ -80,12 +80,17 @@ class Chronicle:
         self._told.append(Told(self._serial, self._written_bytes, held))
 
     def _drop(self, dropped: Dropped) -> None:
-        current = self._current.get((dropped.slot, dropped.incarnation), {}).get(dropped.tier)
-        if current:
-            before = len(current)
-            for name in dropped.names:
-                current.pop(name, None)
-            self.names += len(current) - before
+        whose = dropped.slot, dropped.incarnation
+        tiers = self._current.get(whose, {})
+        current = tiers.get(dropped.tier, {})
+        before = len(current)
+        for name in dropped.names:
+            current.pop(name, None)
+        self.names += len(current) - before
+        if not current:
+            tiers.pop(dropped.tier, None)
+        if not tiers:
+            self._current.pop(whose, None)
 
     def _repeat(self) -> None:
         """Say again what has come to the horizon, many statements of one endpoint as one: single blocks are mostly frame."""

@@ -123,7 +123,6 @@ class Listener:
     async def run(self) -> None:
         """Follow until cancelled; then nothing is known of the endpoint any longer."""
         with self._socket(zmq.SUB) as subscriber:
-            subscriber.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
             subscriber.setsockopt(zmq.SUBSCRIBE, b"")
             monitor = subscriber.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
             poller = zmq.asyncio.Poller()
@@ -236,6 +235,7 @@ class Listener:
         try:
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.IPV6, 1)
+            socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
             yield socket
         finally:
             socket.close(linger=0)
