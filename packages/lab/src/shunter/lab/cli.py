@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 if TYPE_CHECKING:
+    import asyncio
+
     from shunter.lab.shell.server import LabServer
+    from shunter.lab.shell.sidecar import Sidecar
 
 __all__ = ["main"]
 
@@ -86,17 +89,86 @@ def serve(**options: Any) -> None:
 
 
 async def _serve(server: "LabServer", shutdown_timeout_s: float) -> None:
+    ended = _signalled()
+    await server.start()
+    broken = f", broken: {', '.join(fault.name for fault in server.faults)}" if server.faults else ""
+    click.echo(f"{server.fingerprint} serves {', '.join(server.models.names)} on {server.url}{broken}")
+    await ended.wait()
+    await server.stop(shutdown_timeout_s)
+
+
+def _signalled() -> "asyncio.Event":
+    """Return what is set when this process is told to end."""
     import asyncio
     import signal
 
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    await server.start()
-    broken = f", broken: {', '.join(fault.name for fault in server.faults)}" if server.faults else ""
-    click.echo(f"{server.fingerprint} serves {', '.join(server.models.names)} on {server.url}{broken}")
+    return ended
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free port.")
+@click.option("--model-server-host", default="127.0.0.1", show_default=True, help="Where the engine that decodes listens.")
+@click.option("--model-server-port", default=8200, show_default=True, type=click.IntRange(1, 65535), help="And at which port.")
+@click.option(
+    "--kv-connector",
+    "connector",
+    default="nixlv2",
+    show_default=True,
+    type=click.Choice(["nixlv2", "sglang"]),
+    help="How the engines hand over keys and values.",
+)
+@click.option("--bootstrap-port", type=click.IntRange(1, 65535), help="Where SGLang's prefillers wait.  [default: 8998]")
+@click.option("--prefill-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="[default: 60]")
+@click.option("--allow", multiple=True, metavar="HOST:PORT", help="Ask only these to prefill; repeatable.")
+@click.option(
+    "--snapshot",
+    type=click.Path(file_okay=False),
+    help="Directory of the scraper's snapshots: ask only endpoints of it.  [default: whomever the header names]",
+)
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Its own metrics; /metrics are the engine's.")
+def sidecar(
+    allow: tuple[str, ...], snapshot: str | None, bootstrap_port: int | None, prefill_timeout: float | None, **options: Any
+) -> None:
+    """Have prompts computed by other engines, in front of one that decodes, as x-prefiller-host-port says.
+
+    If no prefiller answers the engine does everything itself.
+    """
+    import asyncio
+    from pathlib import Path
+
+    import uvloop
+
+    from shunter.lab.errors import ParamsError
+    from shunter.lab.shell.sidecar import BOOTSTRAP_PORT, PREFILL_S, Sidecar, endpoints_of
+
+    if prefill_timeout is not None and not math.isfinite(prefill_timeout):
+        raise click.BadParameter(f"{prefill_timeout} is no number of seconds", param_hint="--prefill-timeout")
+    sources = [endpoints_of(Path(snapshot))] if snapshot else []
+    sources += [frozenset(allow).__contains__] if allow else []
+    try:
+        sidecar = Sidecar(
+            **options,
+            bootstrap_port=bootstrap_port or BOOTSTRAP_PORT,
+            prefill_timeout_s=prefill_timeout or PREFILL_S,
+            allowed=(lambda address: any(source(address) for source in sources)) if sources else None,
+        )
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_accompany(sidecar))
+    except ParamsError as error:
+        click.echo(f"shunter lab sidecar: {error}", err=True)
+        sys.exit(2)
+
+
+async def _accompany(sidecar: "Sidecar") -> None:
+    ended = _signalled()
+    await sidecar.start()
+    click.echo(f"sidecar of {sidecar.server} on {sidecar.url}")
     await ended.wait()
-    await server.stop(shutdown_timeout_s)
+    await sidecar.stop()
 
 
 @main.command()
@@ -178,6 +250,38 @@ def workloads() -> None:
         click.echo(f"{heading}:")
         for name, about in names.items():
             click.echo(f"  {name:{width}}  {about}")
+
+
+@main.command()
+@click.argument("decisions", type=click.File("rb"))
+@click.option(
+    "--policy", "policies", multiple=True, required=True, metavar="NAME|FILE", help="A picker's configuration; repeatable."
+)
+@click.option("--seed", default=1, show_default=True, help="Of the dice.")
+def replay(decisions: BinaryIO, policies: tuple[str, ...], seed: int) -> None:
+    """Decide recorded decisions anew by other policies: how many would go elsewhere, and what they would meet there.
+
+    DECISIONS are lines of JSON as a running picker writes them: `curl http://127.0.0.1:9090/debug/precedents`. Each is
+    decided from what was known then; what another choice would have changed for later requests, `shunter lab compare` tells.
+    """
+    from random import Random
+
+    from shunter.lab.errors import TraceError
+    from shunter.lab.policies import find_plan
+    from shunter.picker.core.precedents import read
+    from shunter.picker.core.retrial import report, retry
+    from shunter.picker.errors import PrecedentError
+
+    try:
+        plans = {name: find_plan(name) for name in policies}
+        precedents = list(read(decisions, f"{decisions.name}: line"))
+    except (TraceError, PrecedentError) as error:
+        click.echo(f"shunter lab replay: {error}", err=True)
+        sys.exit(2)
+    for name, plan in plans.items():
+        click.echo(f"{name}:")
+        for line in report(retry(precedents, plan.policy, Random(seed))):  # noqa: S311  no secret
+            click.echo(f"  {line}")
 
 
 @main.command("import")

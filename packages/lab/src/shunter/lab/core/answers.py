@@ -5,7 +5,7 @@ The one deliberate difference: `system_fingerprint`, which vLLM fills with its v
 where vLLM does, in its last event before `[DONE]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -54,8 +54,8 @@ class Answer(msgspec.Struct, frozen=True):
     created: int
     fingerprint: str
 
-    def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
-        """The JSON body of an answer that is not streamed."""
+    def whole(self, choices: Sequence[Choice], usage: Usage, transfer: Mapping[str, Any] | None = None) -> bytes:
+        """The JSON body of an answer that is not streamed; `transfer` is where to fetch what was computed."""
         return msgspec.json.encode(
             {
                 **self._head("chat.completion" if self.ask.chat else "text_completion"),
@@ -64,7 +64,7 @@ class Answer(msgspec.Struct, frozen=True):
                 "system_fingerprint": self.fingerprint,
                 "usage": usage.details(),
                 **({"prompt_logprobs": None, "prompt_token_ids": None} if self.ask.chat else {}),
-                "kv_transfer_params": None,
+                "kv_transfer_params": transfer,
             }
         )
 

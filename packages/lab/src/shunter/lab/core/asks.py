@@ -27,6 +27,13 @@ class _StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
+class _Transfer(msgspec.Struct):
+    """vLLM's `kv_transfer_params`, as NixlConnector has them; where the blocks are is of no interest here."""
+
+    do_remote_decode: bool | None = None
+    do_remote_prefill: bool | None = None
+
+
 class _Body(msgspec.Struct, kw_only=True):
     """What both kinds of request share; names are the API's."""
 
@@ -44,6 +51,7 @@ class _Body(msgspec.Struct, kw_only=True):
     cache_salt: str | None = None
     echo: bool | None = None
     logprobs: int | bool | None = None
+    kv_transfer_params: _Transfer | None = None
 
 
 class _CompletionBody(_Body):
@@ -84,6 +92,10 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     include_usage: bool
     continuous_usage: bool
+    gives: bool = False
+    """Somebody else decodes, and fetches what is computed here."""
+    takes: bool = False
+    """The prompt was computed by somebody else, and is fetched."""
 
     def scripts(self, context_tokens: int, nonce: str) -> list[Script]:
         """The answer to each prompt. The nonce makes sampled answers without a seed differ from call to call."""
@@ -169,6 +181,7 @@ def _ask(
     _check_options(body, max_tokens, context_tokens)
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     options = body.stream_options or _StreamOptions()
+    transfer = body.kv_transfer_params or _Transfer()
     return Ask(
         chat=chat,
         model=body.model or models.names[0],
@@ -185,6 +198,8 @@ def _ask(
         stream=bool(body.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),
+        gives=bool(transfer.do_remote_decode),
+        takes=bool(transfer.do_remote_prefill),
     )
 
 

@@ -307,13 +307,32 @@ class LabServer:
                 return await self._stream(request, answer, progress, tokens)
             while not progress.done:
                 progress.take(await tokens.get())
-            return json_response(answer.whole(progress.whole(), progress.usage()))
+            transfer = self._transfer(request_id, len(ask.prompts[0])) if ask.gives else None
+            return json_response(answer.whole(progress.whole(), progress.usage(), transfer))
         finally:
             del self._streams[serial]
             if not self._streams:
                 self._idle.set()
             for name in names:
                 self._clockwork.abort(name)
+
+    def _transfer(self, request_id: str, tokens: int) -> dict[str, Any]:
+        """What vLLM's NixlConnector answers a prefill with.
+
+        Nobody fetches anything: the decoder waits as long as it would take.
+        """
+        return {
+            "do_remote_prefill": True,
+            "do_remote_decode": False,
+            "remote_block_ids": [list(range(1, 1 + -(-tokens // self.params.block_size)))],
+            "remote_engine_id": self.fingerprint,
+            "remote_request_id": request_id,
+            "remote_host": self.host,
+            "remote_port": self.port,
+            "tp_size": 1,
+            "remote_num_tokens": tokens,
+            "transfer_mode": "pull",
+        }
 
     def _submit(self, name: str, ask: Ask, prompt: tuple[int, ...], script: Script, listener: Callable[[Token], None]) -> None:
         request = Request(
@@ -324,6 +343,7 @@ class LabServer:
             adapter=ask.adapter,
             cache_salt=ask.cache_salt,
             max_tokens=ask.max_tokens,
+            remote=ask.takes,
         )
         if self._announcer is not None:
             self._announcer.asked(request)

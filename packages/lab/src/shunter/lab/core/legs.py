@@ -1,0 +1,122 @@
+"""One request as two: what the engine that computes the prompt is asked, and what the one that decodes is.
+
+Both engines have to be told that they work for each other; each connector has members of its own for that:
+
+nixlv2  one after the other. Prefill: one token, not streamed, `kv_transfer_params` with `do_remote_decode`; its answer has the
+        `kv_transfer_params` with which the decoder finds the blocks (vLLM with NixlConnector)
+sglang  both at once, with the same `bootstrap_room`, where the two engines meet; the prefiller's answer is worth nothing
+
+Source: what llm-d's sidecar sends for its connectors of these names, and what vLLM 0.32 answers.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeAlias, cast
+
+import msgspec
+
+__all__ = [
+    "LIMITS",
+    "Body",
+    "Prefilled",
+    "meeting_body",
+    "prefill_body",
+    "read_addresses",
+    "read_body",
+    "read_prefilled",
+    "tell_cached",
+]
+
+Body: TypeAlias = dict[str, Any]
+
+# The members that limit an answer's length, by the path of the API.
+LIMITS: dict[str, Sequence[str]] = {
+    "/v1/chat/completions": ("max_tokens", "max_completion_tokens"),
+    "/v1/completions": ("max_tokens",),
+    "/v1/messages": ("max_tokens",),
+    "/v1/responses": ("max_output_tokens",),
+    "/inference/v1/generate": (),  # there they are in sampling_params
+}
+
+_REMOTE = ("remote_engine_id", "remote_block_ids", "remote_host", "remote_port")
+
+
+# Inside a JSON string its quotes would be escaped, so it is a member wherever it stands.
+_CACHED = re.compile(rb'("cached_tokens"\s*:\s*)\d+')
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+
+
+class Prefilled(msgspec.Struct):
+    """What a prefiller's answer is read for."""
+
+    kv_transfer_params: Body | None = None  # where the blocks are, in the engines' own words
+    usage: _Usage | None = None
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """How much of the prompt was cached; None if it does not tell."""
+        details = self.usage and (self.usage.prompt_tokens_details or self.usage.input_tokens_details)
+        return details.cached_tokens if details else None
+
+
+_body = msgspec.json.Decoder(Body)
+_prefilled = msgspec.json.Decoder(Prefilled)
+
+
+def read_body(data: bytes) -> Body | None:
+    """Return a request that can be divided: an object, of one prompt and one answer, for which one set of blocks is enough."""
+    try:
+        body = _body.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    prompt = body.get("prompt")
+    several = isinstance(prompt, list) and not all(isinstance(each, int) for each in cast("list[object]", prompt))
+    return None if several or body.get("n", 1) not in (1, None) else body
+
+
+def read_prefilled(data: bytes) -> Prefilled | None:
+    """Return what a prefiller answered, if it tells where the blocks are."""
+    try:
+        answer = _prefilled.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return answer if answer.kv_transfer_params else None
+
+
+def prefill_body(path: str, body: Body) -> Body:
+    """Return what the prefiller is asked (nixlv2): the same prompt and one token."""
+    leg = {name: value for name, value in body.items() if name != "stream_options"}
+    leg |= {"stream": False} | dict.fromkeys(LIMITS[path], 1)
+    if "min_tokens" in leg:
+        leg["min_tokens"] = 1
+    sampling = leg.get("sampling_params")
+    if isinstance(sampling, dict):
+        leg["sampling_params"] = sampling | {"max_tokens": 1, "min_tokens": 1}
+    leg["kv_transfer_params"] = {"do_remote_decode": True, "do_remote_prefill": False} | dict.fromkeys(_REMOTE)
+    return leg
+
+
+def meeting_body(body: Body, host: str, port: int, room: int) -> Body:
+    """Return what both are asked (sglang)."""
+    return body | {"bootstrap_host": host, "bootstrap_port": port, "bootstrap_room": room}
+
+
+def read_addresses(header: str) -> list[str]:
+    """Return the `host:port` of a header that lists some, best first."""
+    return [address for each in header.split(",") if (address := each.strip())]
+
+
+def tell_cached(data: bytes, cached: int) -> bytes:
+    """Return an answer, or a line of a stream, with the prefiller's number of cached tokens.
+
+    To the decoder all that it fetched was cached, which is not what a client wants to know.
+    """
+    return _CACHED.sub(rb"\g<1>%d" % cached, data)

@@ -1,0 +1,313 @@
+"""The sidecar of an engine that decodes: has prompts computed elsewhere first, where a header says by whom.
+
+A reverse proxy in front of one model server. A request whose header `x-prefiller-host-port` names engines, best first, becomes
+two (`core.legs`); any other, and every other path, goes through as it is. Whatever goes wrong with the prefillers, the request
+is answered all the same: the next one is asked, and in the end the own engine does everything. That costs time and not an
+answer; `shunter_sidecar_requests_total{outcome="fell_back"}` tells of it.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal, Self
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+from shunter.lab.core.answers import encode_error
+from shunter.lab.core.legs import (
+    LIMITS,
+    Body,
+    meeting_body,
+    prefill_body,
+    read_addresses,
+    read_body,
+    read_prefilled,
+    tell_cached,
+)
+from shunter.lab.errors import ApiError, ParamsError
+from shunter.lab.shell.wire import json_response, reset
+from shunter.snapshot import SnapshotReader
+
+__all__ = ["BOOTSTRAP_PORT", "PREFILL_S", "Connector", "Sidecar", "endpoints_of"]
+
+Connector = Literal["nixlv2", "sglang"]
+
+PREFILLER = "x-prefiller-host-port"
+STAGES = frozenset({PREFILLER, "x-encoder-hosts-ports", "x-data-parallel-host-port", "x-kv-cache-source-host-port"})
+
+# RFC 9110 section 7.6.1, and what a proxy writes anew.
+HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "proxy-connection", "host", "content-length"}
+)
+
+# An engine that is alive accepts a connection at once.
+CONNECT_S = 2.0
+# Long prompts behind a queue of long prompts take tens of seconds; beyond this the own engine would have been sooner.
+PREFILL_S = 60.0
+# As the lab server: a 10 MB prompt must pass.
+MAX_BODY_BYTES = 256 * 1024 * 1024
+# The port at which prefilling SGLang engines wait for those that decode.
+BOOTSTRAP_PORT = 8998
+
+
+class Sidecar:
+    """`async with Sidecar(8200) as sidecar`, or `start` and `stop`; then `port` is the real one."""
+
+    def __init__(
+        self,
+        model_server_port: int,
+        *,
+        model_server_host: str = "127.0.0.1",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        metrics_port: int | None = None,
+        connector: Connector = "nixlv2",
+        bootstrap_port: int = BOOTSTRAP_PORT,
+        prefill_timeout_s: float = PREFILL_S,
+        allowed: Callable[[str], bool] | None = None,
+    ) -> None:
+        """`allowed` says whether an address may be asked to prefill; None: any, for networks that nobody else can reach."""
+        self.host = host
+        self.port = port
+        self.metrics_port = metrics_port
+        self.server = f"http://{_bracket(model_server_host)}:{model_server_port}"
+        self._connector = connector
+        self._bootstrap_port = bootstrap_port
+        self._timeout = aiohttp.ClientTimeout(total=prefill_timeout_s, sock_connect=CONNECT_S)
+        self._allowed = allowed
+        self.registry = CollectorRegistry()
+        self._outcomes = Counter(
+            "shunter_sidecar_requests_total",
+            "Requests that may be divided, by outcome: local, disaggregated, fell_back, denied.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._prefill_s = Histogram(
+            "shunter_sidecar_prefill_seconds", "How long prefillers took, those that failed, too.", registry=self.registry
+        )
+        self._runners: list[web.AppRunner] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://{_bracket(self.host)}:{self.port}"
+
+    # Life.
+
+    async def start(self) -> None:
+        """Listen. A taken port is a ParamsError."""
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+        self._client = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+        try:
+            self.port = await self._listen(self.port, web.get("/health", _healthy), web.route("*", "/{path:.*}", self._handle))
+            if self.metrics_port is not None:
+                self.metrics_port = await self._listen(self.metrics_port, web.get("/metrics", self._show_metrics))
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End at once, whatever is under way."""
+        for runner in self._runners:
+            await runner.cleanup()
+        await self._client.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def _listen(self, port: int, *routes: web.RouteDef) -> int:
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.add_routes(routes)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5, handle_signals=False)
+        self._runners.append(runner)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self.host, port).start()
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ParamsError(
+                f"cannot listen on {self.host}:{port}: {reason}; choose another port (0 takes a free one)"
+            ) from error
+        return runner.addresses[0][1]
+
+    async def _show_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self.registry), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    # Requests.
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        try:
+            if request.method != "POST" or request.path not in LIMITS:
+                async with self._ask(request, request.content if request.can_read_body else None) as answer:
+                    return await _pass_on(request, answer)
+            return await self._serve(request)
+        except ApiError as error:
+            return json_response(encode_error(error), error.status)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request that may be divided."""
+        data = await request.read()
+        prefillers = read_addresses(request.headers.get(PREFILLER, ""))
+        body = read_body(data) if prefillers else None
+        if body is None:
+            self._outcomes.labels("local").inc()
+            return await self._decode(request, data)
+        if self._allowed is not None and not all(self._allowed(each) for each in prefillers):
+            self._outcomes.labels("denied").inc()
+            words = f"{', '.join(prefillers)}: no endpoint of the pool, so nothing is asked of it"
+            raise ApiError(403, words, kind="PermissionDeniedError")
+        divide = self._meet if self._connector == "sglang" else self._hand_over
+        for address in prefillers:
+            response = await divide(request, body, address)
+            if response is not None:
+                self._outcomes.labels("disaggregated").inc()
+                return response
+        self._outcomes.labels("fell_back").inc()
+        return await self._decode(request, data)
+
+    async def _decode(self, request: web.Request, data: bytes) -> web.StreamResponse:
+        async with self._ask(request, data) as answer:
+            return await _pass_on(request, answer)
+
+    async def _hand_over(self, request: web.Request, body: Body, address: str) -> web.StreamResponse | None:
+        """Have the prompt computed, then decode; None if either does not work out."""
+        data = await self._prefill(request, prefill_body(request.path, body), address)
+        prefilled = read_prefilled(data) if data is not None else None
+        if prefilled is None:
+            return None
+        leg = body | {"kv_transfer_params": prefilled.kv_transfer_params}
+        async with self._ask(request, msgspec.json.encode(leg)) as decoded:
+            if decoded.status >= 500:  # the blocks may be gone with the prefiller
+                return None
+            return await _pass_on(request, decoded, prefilled.cached_tokens)
+
+    async def _meet(self, request: web.Request, body: Body, address: str) -> web.StreamResponse | None:
+        """Let both compute at once; None if the prefiller fails before the answer begins."""
+        host = address.rpartition(":")[0].strip("[]")
+        leg = meeting_body(body, host, self._bootstrap_port, secrets.randbits(63))
+        async with asyncio.TaskGroup() as group:
+            prefill = group.create_task(self._prefill(request, leg, address))
+            decode = group.create_task(self._begin(request, leg))
+            try:
+                await asyncio.wait({prefill, decode}, return_when=asyncio.FIRST_COMPLETED)
+                if prefill.done() and prefill.result() is None:
+                    return None
+                answer = await decode
+                if answer is None or answer.status >= 500:
+                    return None
+                return await _pass_on(request, answer)
+            finally:
+                for task in (prefill, decode):
+                    task.cancel()
+                if decode.done() and not decode.cancelled() and (begun := decode.result()) is not None:
+                    begun.close()
+
+    async def _prefill(self, request: web.Request, leg: Body, address: str) -> bytes | None:
+        """Return the prefiller's answer; None if it has none."""
+        url, data = f"http://{address}{request.path_qs}", msgspec.json.encode(leg)
+        with self._prefill_s.time():
+            try:
+                async with self._client.post(url, data=data, headers=_forwarded(request), timeout=self._timeout) as answer:
+                    return await answer.read() if answer.status == 200 else None
+            except (aiohttp.ClientError, TimeoutError, ValueError):  # ValueError: of an address that is none
+                return None
+
+    async def _begin(self, request: web.Request, leg: Body) -> aiohttp.ClientResponse | None:
+        try:
+            return await self._client.post(
+                self.server + request.path_qs, data=msgspec.json.encode(leg), headers=_forwarded(request)
+            )
+        except aiohttp.ClientError:
+            return None
+
+    @asynccontextmanager
+    async def _ask(
+        self, request: web.Request, data: bytes | aiohttp.StreamReader | None
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """Ask the own engine."""
+        headers = _forwarded(request)
+        try:
+            answer = await self._client.request(
+                request.method, self.server + request.path_qs, data=data, headers=headers, allow_redirects=False
+            )
+        except aiohttp.ClientError as error:
+            words = f"the model server at {self.server} does not answer: {error}"
+            raise ApiError(502, words, kind="BadGatewayError") from error
+        async with answer:
+            yield answer
+
+
+def endpoints_of(directory: Path) -> Callable[[str], bool]:
+    """Return whether an address is an endpoint of the newest snapshot; before the first nothing is."""
+    reader = SnapshotReader(directory)
+
+    def known(address: str) -> bool:
+        view = reader.view(time.monotonic_ns())
+        return view is not None and any(address == each.authority for each in view.topology.endpoints)
+
+    return known
+
+
+async def _healthy(_: web.Request) -> web.Response:
+    return web.Response()
+
+
+def _forwarded(request: web.Request) -> dict[str, str]:
+    """Return a request's headers as an engine gets them; encodings are read here, and so only those that this proxy knows."""
+    dropped = HOP_BY_HOP | STAGES
+    return {name: value for name, value in request.headers.items() if name.lower() not in dropped}
+
+
+async def _pass_on(request: web.Request, answer: aiohttp.ClientResponse, cached: int | None = None) -> web.StreamResponse:
+    """Give the client an answer as it comes; with the number of ``cached`` tokens in place of the engine's own."""
+    headers = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
+    response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers)
+    if cached is None or "content-encoding" in answer.headers:
+        if answer.content_length is not None:
+            response.content_length = answer.content_length
+        await response.prepare(request)
+        await _pump(request, response, answer.content.iter_any())
+    elif answer.content_type == "text/event-stream":
+        await response.prepare(request)
+        await _pump(request, response, (tell_cached(line, cached) async for line in _lines(answer.content)))
+    else:
+        data = tell_cached(await answer.read(), cached)
+        response.content_length = len(data)
+        await response.prepare(request)
+        await response.write(data)
+    await response.write_eof()
+    return response
+
+
+async def _pump(request: web.Request, response: web.StreamResponse, pieces: AsyncIterable[bytes]) -> None:
+    """Give the client what comes; an answer that breaks off breaks off for the client, too."""
+    try:
+        async for data in pieces:
+            await response.write(data)
+    except aiohttp.ClientError:
+        reset(request)
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield what comes, whole lines at a time; an event of the API has its JSON in one line, whatever that is long."""
+    rest = b""
+    async for data in content.iter_any():
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
