@@ -29,6 +29,16 @@ def test_what_finds_no_room_is_counted_as_other(words):
     assert counts.counts() == {"a": 2, "b": 1, "other": 3}
 
 
+def test_names_too_long_for_their_row_are_one_if_they_begin_alike(words):
+    for times in (1, 2):
+        counts = NamedCounts(words, ROW)
+        counts.begin()
+        counts.add("a" * 30)
+        counts.add("a" * 31)
+        counts.add("b")
+        assert counts.counts() == {"a" * 24: 2 * times, "b": times}
+
+
 @given(st.lists(st.text(min_size=1).filter(lambda name: "\0" not in name)))
 def test_nothing_is_lost_whatever_the_names(names):
     counts = NamedCounts(memoryview(bytearray(8 * ROW * 3)).cast("Q"), ROW)
@@ -50,6 +60,14 @@ def test_rulings_of_all_seats_are_added_up():
         ("rule", "", "target-0"): 1,
         ("rule", "", "target-1"): 1,
     }
+
+
+def test_the_longest_names_that_kubernetes_allows_fit():
+    counters = Counters(bytearray(COUNTERS_BYTES))
+    counters.begin(1, pid=0, now_ns=0)
+    ruling = f"InferenceModelRewrite {'n' * 63}/{'r' * 253}", "m" * 256, "t" * 253
+    counters.ruled(*ruling)
+    assert counters.tally().rulings == {ruling: 1}
 
 
 def test_more_rulings_than_anybody_follows_are_others():

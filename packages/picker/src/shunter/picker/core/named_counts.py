@@ -38,10 +38,15 @@ class NamedCounts:
         return found
 
     def _enter(self, name: str) -> int:
-        places, most = self._places, len(self._words) // self._row
+        """Return where a name's count is, whatever of the name has room."""
+        places, most, size = self._places, len(self._words) // self._row, 8 * (self._row - 1)
+        encoded = name.encode()[:size]
+        name = encoded.decode("utf-8", "replace")
+        if name in places:
+            return places[name]
         if len(places) >= most - 1 and name != OTHER:
             return places.get(OTHER) or self._enter(OTHER)
-        first, size = self._row * len(places), 8 * (self._row - 1)
+        first = self._row * len(places)
         at = places[name] = first + self._row - 1
-        self._words[first:at] = memoryview(name.encode()[:size].ljust(size, b"\0")).cast("Q")
+        self._words[first:at] = memoryview(encoded.ljust(size, b"\0")).cast("Q")
         return at

@@ -74,7 +74,7 @@ QUEUE_AT = ROWS_AT + ROW * SLOTS
 # A rule, a model and what it became, by Kubernetes' and the API's limits at most 900 bytes; most are a tenth of that. More
 # than 64 at a time nobody follows.
 RULINGS = 64
-RULING_WORDS = 96
+RULING_WORDS = 128
 RULINGS_AT = QUEUE_AT + QUEUE_WORDS
 COUNTERS_BYTES = 8 * (RULINGS_AT + RULING_WORDS * RULINGS)
 
