@@ -168,6 +168,21 @@ def test_who_fails_again_is_left_out_for_longer(make_fleet):
     assert chances(run, fleet, 125.0)[1] == 0
 
 
+def test_what_was_sent_before_does_not_count_twice(make_fleet):
+    run, fleet = scheduler(filters=OUTLIERS), make_fleet({}, {}, {})
+    fail(run, fleet, 1, times=60)
+    assert chances(run, fleet, 109.0)[1] == 0
+    assert chances(run, fleet, 141.0)[1] == 100
+
+
+def test_who_is_gone_is_forgotten(make_fleet):
+    run = scheduler(filters=OUTLIERS)
+    for incarnation in range(1, 9):
+        fleet = make_fleet({}, {}, endpoints=[{"incarnation": incarnation}, {}])
+        fail(run, fleet, 0)
+    assert len(run.crew.find("outliers")._conduct) == 1
+
+
 def test_an_answer_by_somebody_else_is_a_failure_of_the_chosen_one(make_fleet):
     run, fleet = scheduler(filters=OUTLIERS), make_fleet({}, {}, {})
     fail(run, fleet, 1, status=200, served="10.0.0.3:8000")

@@ -107,6 +107,5 @@ def test_a_request_teaches_once_and_a_stranger_never():
 def test_who_is_gone_is_forgotten():
     speeds = Speeds()
     serve(speeds, HERE, 500, 4.0, 50)
-    serve(speeds, THERE, 50_000, 4.0, 50)
-    speeds.retain([THERE])
+    serve(speeds, (HERE[0], HERE[1] + 1), 50_000, 4.0, 50)
     assert speeds.prefill_per_s(HERE) == speeds.fleet.prefill_per_s.value

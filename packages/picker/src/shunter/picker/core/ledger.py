@@ -24,6 +24,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from shunter.picker.core.tenants import Tenants
+
 __all__ = ["Booking", "Key", "Ledger", "first_ticket", "life_of", "next_ticket"]
 
 Key = tuple[int, int]
@@ -92,7 +94,7 @@ class Ledger:
     def __init__(self, prefill_per_s: float = PREFILL_PER_S) -> None:
         """Start with nobody in flight; ``prefill_per_s`` tokens of prompts is what an engine of unknown speed gets through."""
         self._token_ns = 1e9 / prefill_per_s
-        self._paces: dict[Key, float] = {}  # ns per token, of those whose speed is known
+        self._paces = Tenants[float]()  # ns per token, of those whose speed is known
         self._by_ticket: dict[int, Booking] = {}
         self._by_endpoint: dict[Key, _Row] = {}  # an endpoint without any request has no entry
 
@@ -160,7 +162,8 @@ class Ledger:
 
     def pace(self, key: Key, prefill_per_s: float) -> None:
         """Take note of how many tokens of prompts per second one endpoint gets through."""
-        self._paces[key] = token_ns = 1e9 / prefill_per_s
+        token_ns = 1e9 / prefill_per_s
+        self._paces.put(key, token_ns)
         row = self._by_endpoint.get(key)
         if row is not None:
             row.token_ns = token_ns
@@ -178,7 +181,7 @@ class Ledger:
         key = booking.slot, booking.incarnation
         row = self._by_endpoint.get(key)
         if row is None:
-            row = self._by_endpoint[key] = _Row([], token_ns=self._paces.get(key, self._token_ns))
+            row = self._by_endpoint[key] = _Row([], token_ns=self._paces.get(key) or self._token_ns)
         booked_ns, prefill_tokens = booking.booked_ns, booking.prefill_tokens
         insort(row.times_ns, booked_ns)
         row.tokens += booking.tokens

@@ -14,12 +14,12 @@ else an engine does makes it look slower than it is. An endpoint of which nothin
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
 
 import msgspec
 
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import PREFILL_PER_S, Key
+from shunter.picker.core.tenants import Tenants
 
 __all__ = ["REQUEST_SHARE", "TOKEN_SHARE", "Pace", "Quantile", "Speeds", "crowding"]
 
@@ -87,7 +87,7 @@ class Speeds:
     def __init__(self) -> None:
         """Know nothing."""
         self.fleet = _pace(PREFILL_PER_S, ANSWER_S, FLEET_STEP)
-        self._paces: dict[Key, Pace] = {}
+        self._paces = Tenants[Pace]()
         self._open: OrderedDict[int, Open] = OrderedDict()
 
     def prefill_per_s(self, key: Key) -> float:
@@ -116,7 +116,8 @@ class Speeds:
             return None
         pace = self._paces.get(was.key)
         if pace is None:
-            pace = self._paces[was.key] = _pace(self.fleet.prefill_per_s.value, self.fleet.answer_s.value, ENDPOINT_STEP)
+            pace = _pace(self.fleet.prefill_per_s.value, self.fleet.answer_s.value, ENDPOINT_STEP)
+            self._paces.put(was.key, pace)
         if was.waiting_tokens >= FEWEST_TOKENS:
             rate = was.waiting_tokens / first_s
             self.fleet.prefill_per_s.add(rate)
@@ -126,11 +127,6 @@ class Speeds:
             self.fleet.answer_s.add(alone_s)
             pace.answer_s.add(alone_s)
         return was.key
-
-    def retain(self, live: Iterable[Key]) -> None:
-        """Forget the endpoints that are gone."""
-        for key in self._paces.keys() - set(live):
-            del self._paces[key]
 
 
 def crowding(requests: float, tokens: float) -> float:

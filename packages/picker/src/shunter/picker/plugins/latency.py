@@ -17,6 +17,7 @@ from shunter.picker.core.kinds import Dice, Header, Setting, Verdict
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.request import Request
 from shunter.picker.core.speeds import Speeds
+from shunter.picker.core.tenants import Tenants
 from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, Stability, register
 from shunter.picker.plugins.durations import duration_ns
 
@@ -111,7 +112,7 @@ class Predictor:
         self._name = name
         self._speeds = Speeds()
         self._usual_s = TOKEN_S  # per token of the last answers, whoever gave them
-        self._token_s: dict[Key, float] = {}  # of each endpoint's
+        self._token_s = Tenants[float]()  # of each endpoint's
         self._strictest: dict[Key, dict[int, float]] = {}  # endpoint → ticket → SLO of its tokens, in ms
         self._where: dict[int, Key] = {}  # ticket → endpoint, of those in the above
 
@@ -127,7 +128,7 @@ class Predictor:
         for endpoint, key, backlog, in_flight in zip(fleet.endpoints, fleet.keys, backlogs, fleet.in_flight, strict=True):
             waiting = backlog + max(0.0, tokens - share.get(endpoint.slot, 0.0) * known)
             ttft_ms = 1000 * waiting / speeds.prefill_per_s(key)
-            tpot_ms = 1000 * self._token_s.get(key, self._usual_s)
+            tpot_ms = 1000 * (self._token_s.get(key) or self._usual_s)
             neutral = not parameters.streaming_mode or (role and endpoint.labels.get(role) == "prefill")
             slo = min([tpot_slo, *self._strictest.get(key, {}).values()]) if tpot_slo else 0.0
             headroom_ms = 0.0 if neutral else slo * factor - tpot_ms
@@ -141,7 +142,7 @@ class Predictor:
         if expected is not None:
             key = (first.slot, first.incarnation)
             waiting = expected.ttft_ms / 1000 * self._speeds.prefill_per_s(key)  # nothing has been learnt since
-            self._speeds.began(request.ticket, key, waiting, expected.in_flight)
+            self._speeds.began(request.ticket, key, waiting, expected.in_flight + 1)
             if request.slo_tpot_ms:
                 self._strictest.setdefault(key, {})[request.ticket] = request.slo_tpot_ms
                 self._where[request.ticket] = key
@@ -152,8 +153,8 @@ class Predictor:
         seen, tokens = self._speeds.observe(ticket, outcome), outcome.completion_tokens or 0
         if seen is not None and tokens > 1 and outcome.first_token_s is not None and outcome.duration_s is not None:
             took_s = (outcome.duration_s - outcome.first_token_s) / (tokens - 1)
-            before_s = self._token_s.get(seen, self._usual_s)
-            self._token_s[seen] = before_s + (took_s - before_s) / ANSWERS_REMEMBERED
+            before_s = self._token_s.get(seen) or self._usual_s
+            self._token_s.put(seen, before_s + (took_s - before_s) / ANSWERS_REMEMBERED)
             self._usual_s += (took_s - self._usual_s) / ANSWERS_REMEMBERED
         if not outcome.lasts and (key := self._where.pop(ticket, None)) is not None:
             running = self._strictest[key]

@@ -11,6 +11,7 @@ from msgspec import Meta
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.kinds import Header, Setting, Verdict
 from shunter.picker.core.request import Request
+from shunter.picker.core.tenants import Tenants
 from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, register
 
 __all__ = ["Encoded", "EncodedMedia", "EncoderCache"]
@@ -72,7 +73,7 @@ class Encoders:
         self._most = max(1, parameters.cache_size_in_mb_per_server // ITEM_MB)
         self._name = setting.name
         self._tell = setting.tell
-        self._seen: dict[int, tuple[int, OrderedDict[int, None]]] = {}  # slot → incarnation, items, the oldest first
+        self._seen = Tenants[OrderedDict[int, None]]()  # items, the oldest first
 
     def produce(self, request: Request, fleet: Fleet) -> Encoded:
         """Return who has encoded what of the request's media."""
@@ -80,12 +81,10 @@ class Encoders:
             return NOTHING
         items = {xxhash.xxh3_64_intdigest(each.source): each.tokens for each in request.media}
         matched: dict[int, int] = {}
-        for slot, (incarnation, seen) in self._seen.items():
-            at = fleet.index.get(slot)
-            if at is None or fleet.endpoints[at].incarnation != incarnation:
-                continue
-            if tokens := sum([size for item, size in items.items() if item in seen]):
-                matched[slot] = tokens
+        for key in fleet.keys:
+            seen = self._seen.get(key)
+            if seen is not None and (tokens := sum([size for item, size in items.items() if item in seen])):
+                matched[key[0]] = tokens
         return Encoded(items, matched)
 
     def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[Header]]:
@@ -105,15 +104,16 @@ class Encoders:
         self._take(_told(data))
 
     def _take(self, told: Told) -> None:
-        incarnation, seen = self._seen.get(told.slot, (told.incarnation, OrderedDict[int, None]()))
-        if incarnation != told.incarnation:  # a new owner has encoded nothing
+        key = (told.slot, told.incarnation)
+        seen = self._seen.get(key)
+        if seen is None:
             seen = OrderedDict[int, None]()
+            self._seen.put(key, seen)
         for item in told.items:
             seen[item] = None
             seen.move_to_end(item)
         while len(seen) > self._most:
             seen.popitem(last=False)
-        self._seen[told.slot] = (told.incarnation, seen)
 
 
 @register("mm-embeddings-cache-scorer", Kind.SCORER)

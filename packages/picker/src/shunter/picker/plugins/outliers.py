@@ -12,6 +12,7 @@ from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.kinds import Header, Setting, Verdict
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.request import Request
+from shunter.picker.core.tenants import Tenants
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 from shunter.picker.plugins.durations import duration_ns
 
@@ -75,16 +76,16 @@ class Ejection:
         self._parameters = parameters
         self._base_ns, self._return_ns = duration_ns(parameters.base_ejection_time), duration_ns(parameters.return_time)
         self._setting = setting
-        self._conduct: dict[Key, Conduct] = {}
+        self._conduct = Tenants[Conduct]()
         self._open: OrderedDict[int, tuple[Key, str]] = OrderedDict()
-        self._out: set[Key] = set()  # who is left out, or on the way back
+        self._all_back_ns = 0  # from when on nobody is left out or on the way back
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that stay."""
-        everybody = range(len(fleet))
-        if not self._out:
+        everybody, now_ns = range(len(fleet)), request.at_ns
+        if now_ns >= self._all_back_ns:
             return everybody
-        left = [at for at in everybody if not self._leaves_out(fleet.key(at), request.at_ns)]
+        left = [at for at in everybody if not self._leaves_out(fleet.key(at), now_ns)]
         most = len(fleet) * self._parameters.max_ejection_percent // 100
         return left if left and len(fleet) - len(left) <= most else everybody
 
@@ -101,12 +102,16 @@ class Ejection:
         if outcome.status is None or ticket not in self._open:
             return
         key, authority = self._open.pop(ticket)
-        conduct = self._conduct.setdefault(key, Conduct())
+        conduct, now_ns = self._conduct.get(key), int(now_s * 1e9)
+        if conduct is None:
+            conduct = Conduct()
+            self._conduct.put(key, conduct)
+        if now_ns < conduct.until_ns:  # it was sent before, and tells nothing that is not known
+            return
         failed = outcome.status >= 500 or (outcome.served or authority) != authority
         conduct.seen += 1
         conduct.failing += (failed - conduct.failing) / min(conduct.seen, REMEMBERED)
         if conduct.seen >= self._parameters.min_requests and conduct.failing > self._parameters.failure_threshold:
-            now_ns = int(now_s * 1e9)
             well_since_ns = now_ns - conduct.until_ns - self._return_ns
             times = 1 if well_since_ns > 0 else min(conduct.times + 1, LONGEST)
             until_ns = now_ns + times * self._base_ns
@@ -119,14 +124,10 @@ class Ejection:
         self._eject((slot, incarnation), until_ns, times)
 
     def _eject(self, key: Key, until_ns: int, times: int) -> None:
-        self._conduct[key] = Conduct(until_ns=until_ns, times=times)
-        self._out.add(key)
+        self._conduct.put(key, Conduct(until_ns=until_ns, times=times))
+        self._all_back_ns = max(self._all_back_ns, until_ns + self._return_ns)
 
     def _leaves_out(self, key: Key, now_ns: int) -> bool:
-        if key not in self._out:
-            return False
-        back_ns = now_ns - self._conduct[key].until_ns
-        if back_ns >= self._return_ns:
-            self._out.discard(key)
-            return False
-        return back_ns < 0 or self._setting.dice.random() * self._return_ns >= back_ns
+        conduct = self._conduct.get(key)
+        back_ns = now_ns - conduct.until_ns if conduct is not None else self._return_ns
+        return back_ns < 0 or (back_ns < self._return_ns and self._setting.dice.random() * self._return_ns >= back_ns)
