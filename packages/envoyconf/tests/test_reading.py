@@ -72,6 +72,7 @@ OTHER = POOL.replace("name: a", "name: b")
             POOLS + f"{ROUTER}routes: [{{pool: a, models: [m, n]}}, {{pool: a, prefix: /v1, models: [n]}}]",
             "$.routes[1] (/v1) is never reached: routes[0] (/)",
         ),
+        (POOLS + "routes: [{pool: a}, {pool: a, models: [m]}]", "requests; put the one for fewer paths or models first"),
         (POOLS + "bodyRouter: {addresses: [x]}", "$.bodyRouter.addresses[0] 'x' must be host:port"),
         (POOLS + "listeners: [{}, {}]", "$.listeners[1].name 'http' is the name of listeners[0] already"),
         (POOLS + "listeners: [{}, {name: b}]", "$.listeners[1] would listen on port 8080 of 127.0.0.1, as listeners[0] does"),

@@ -140,6 +140,7 @@ def test_base_models_come_from_config_maps_with_the_label():
             CONFIG_MAP % ("a", "true", "m", "one: two"),
             "ConfigMap a: data.adapters is 'one: two'; it must be text that is a YAML list of names",
         ),
+        (CONFIG_MAP % ("a", "true", "m", "- 2001-99-99"), "ConfigMap a: data.adapters is '- 2001-99-99'; it must be"),
         (
             CONFIG_MAP % ("a", "true", "m", "- x") + CONFIG_MAP % ("b", "true", "n", "- x"),
             "ConfigMap b: 'x' belongs to 'm' already, here it is of 'n'; keep one",

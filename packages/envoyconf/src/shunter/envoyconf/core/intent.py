@@ -386,7 +386,7 @@ class Intent(Part, frozen=True):
                 if wider.covers(route):
                     raise IntentError(
                         f"routes[{index}] ({route.prefix}) is never reached: routes[{earlier}] ({wider.prefix}) takes its "
-                        "requests; put the longer prefix first",
+                        "requests; put the one for fewer paths or models first",
                     )
 
     def _check_places(self) -> None:

@@ -84,7 +84,7 @@ def _base_model(manifest: Manifest) -> BaseModel:
     listed = manifest.data.get("adapters") or ""
     try:
         adapters = msgspec.convert(yaml.safe_load(listed) or [], list[str])
-    except (msgspec.ValidationError, yaml.YAMLError, AttributeError) as error:  # the last one: it is not text at all
+    except Exception as error:  # what PyYAML raises, see below; of what is not text at all, AttributeError
         raise ConfigError(f"{place}: data.adapters is {listed!r}; it must be text that is a YAML list of names") from error
     return BaseModel(place, base.strip(), [each.strip() for each in adapters if each.strip()])
 
