@@ -10,11 +10,12 @@ import pytest
 from shunter.lab.compare import compare, tables
 from shunter.lab.compare.bound import alone, clairvoyant, pooled
 from shunter.lab.compare.knee import ATTAINMENT, CLOSE, find_knee
-from shunter.lab.compare.report import markdown, page, write
+from shunter.lab.compare.report import markdown, page, read, write
 from shunter.lab.compare.sweep import FIGURES, Row
 from shunter.lab.compare.verdict import verdicts
 from shunter.lab.core.machines import MACHINES
 from shunter.lab.core.params import EngineParams
+from shunter.lab.errors import LabError
 from shunter.lab.policies import find_policy
 from shunter.lab.workloads import find_workload
 
@@ -76,6 +77,13 @@ def test_a_difference_that_seeds_do_not_agree_on_holds():
     assert not judged(mine, paired)["ttft_p90_ms"].holds
 
 
+def test_quick_tokens_of_a_policy_that_lets_most_wait_do_not_count():
+    mine = row("shunter", tpot_p90_ms=70.0)
+    queues, works = row("queues", tpot_p90_ms=40.0, attainment=0.1), row("works", tpot_p90_ms=75.0)
+    assert judged(mine, queues, works)["tpot_p90_ms"].best == "works"
+    assert judged(mine, queues)["tpot_p90_ms"].best == "queues"
+
+
 def test_never_is_not_as_good_as_sometime():
     verdict = judged(row("shunter", ttft_p90_ms=inf), row("a", ttft_p90_ms=5.0))["ttft_p90_ms"]
     assert not verdict.holds
@@ -119,6 +127,19 @@ def test_the_report_is_written(tmp_path):
     assert "| shunter |" in (tmp_path / "deep/compare.md").read_text()
     assert page(rows, "x") == page(rows, "x")
     assert "never" in markdown(rows, "x")
+
+
+def test_a_report_is_read_back_and_joined_with_others(tmp_path):
+    rows = [row("shunter", ttft_p99_ms=inf, ttft_p99_ms_runs=[1.0, inf, 2.0]), row("a", knee_qps=3.0)]
+    write(rows, tmp_path)
+    assert read(tmp_path / "compare.json") == rows
+    lines = tmp_path / "lines.jsonl"
+    lines.write_bytes(b"\n".join(map(msgspec.json.encode, rows)))
+    assert read(lines) == rows
+    for content in (b"{}", b"[1]", b"nonsense", b'{"runs": 5}'):
+        lines.write_bytes(content)
+        with pytest.raises(LabError, match=r"lines\.jsonl: not the rows"):
+            read(lines)
 
 
 def test_alone_is_step_after_step():

@@ -235,6 +235,23 @@ def compare(
 
 
 @main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output", type=click.Path(file_okay=False), required=True, help="Directory for the report.")
+def report(files: tuple[str, ...], output: str) -> None:
+    """Make one report of several compare.json: workloads may be compared one by one, or on several machines."""
+    from pathlib import Path
+
+    from shunter.lab.compare.report import read, write
+    from shunter.lab.errors import LabError
+
+    try:
+        write([row for name in files for row in read(Path(name))], Path(output))
+    except (LabError, OSError) as error:
+        click.echo(f"shunter lab report: {error}", err=True)
+        sys.exit(2)
+
+
+@main.command()
 def workloads() -> None:
     """List the workloads and the policies that `compare` knows."""
     from shunter.lab.policies import policies

@@ -3,19 +3,19 @@
 import io
 from collections.abc import Sequence
 from html import escape
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from shunter.lab.compare.sweep import Row
+from shunter.lab.compare.sweep import FIGURES, Row
 from shunter.lab.compare.table import best_first, cells
 from shunter.lab.compare.verdict import Verdict, verdicts
 from shunter.lab.errors import LabError
 from shunter.lab.policies import BOUND, OURS
 
-__all__ = ["markdown", "page", "write"]
+__all__ = ["markdown", "page", "read", "write"]
 
 # The plots of a workload: figure, title.
 PANELS = (
@@ -43,6 +43,24 @@ def write(rows: Sequence[Row], directory: Path, command: str = "shunter lab comp
     (directory / "compare.json").write_bytes(b"[\n" + lines + b"\n]\n")
     (directory / "compare.md").write_text(markdown(rows, command))
     (directory / "compare.html").write_text(page(rows, command))
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a compare.json (or of a file with a row in each line); raises LabError."""
+    try:
+        content = path.read_bytes().strip()
+        found: Any = msgspec.json.decode(content if content.startswith(b"[") else b"[%b]" % b",".join(content.splitlines()))
+        return [msgspec.convert(_with_never(row), Row) for row in found]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise LabError(f"{path}: not the rows of a comparison: {error}") from error
+
+
+def _with_never(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: what never came is null in a file."""
+    figures = {name: inf if row.get(name) is None else row[name] for name in FIGURES}
+    half = {name: inf if value is None else value for name, value in row.get("half", {}).items()}
+    runs = {name: [inf if value is None else value for value in values] for name, values in row.get("runs", {}).items()}
+    return row | figures | {"half": half, "runs": runs}
 
 
 def markdown(rows: Sequence[Row], command: str) -> str:
@@ -128,7 +146,9 @@ def _plots(rows: Sequence[Row]) -> str:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
         raise LabError("the report needs matplotlib; install shunter-lab[report]") from error
-    shown: list[tuple[str, str]] = [(name, title) for name, title in PANELS if getattr(rows[0], name) is not None]
+    shown: list[tuple[str, str]] = [
+        (name, title) for name, title in PANELS if any(getattr(row, name) is not None for row in rows)
+    ]
     figure: Any = Figure(figsize=(3 * len(shown), 0.6 + 0.24 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     names = [row.policy for row in rows][::-1]
@@ -149,5 +169,5 @@ def _plots(rows: Sequence[Row]) -> str:
     return out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]
 
 
-def _finite(value: float) -> float:
-    return value if isfinite(value) else 0.0
+def _finite(value: float | None) -> float:
+    return value if value is not None and isfinite(value) else 0.0
