@@ -9,7 +9,17 @@ from click.testing import CliRunner
 from shunter.envoyconf import bootstrap, load_intent
 from shunter.picker import config
 from shunter.scraper.shell.files import Files
-from shunter.stack.core.plan import Engine, Plan, Ports, commands, curl, endpoints_file, envoy_intent, picker_config
+from shunter.stack.core.plan import (
+    Engine,
+    Plan,
+    Ports,
+    commands,
+    curl,
+    endpoints_file,
+    envoy_intent,
+    picker_config,
+    stages_config,
+)
 
 
 @pytest.fixture
@@ -38,6 +48,22 @@ def test_the_picker_accepts_its_configuration_and_names_two_fallbacks():
         "kv-cache-utilization-scorer": 2,
         "prefix-cache-scorer": 3,
     }
+
+
+def test_the_picker_accepts_the_configuration_of_stages():
+    policy = config.load(stages_config()).policy
+    assert policy.handler.name == "disagg-profile-handler"
+    assert [(profile.name, profile.filters[0].name) for profile in policy.profiles] == [
+        ("prefill", "prefill-filter"),
+        ("decode", "decode-filter"),
+    ]
+
+
+def test_a_server_behind_a_sidecar_is_started_before_it(plan):
+    decoder = msgspec.structs.replace(plan.engines[0], role="decode", behind=("-m", "server"))
+    plan = msgspec.structs.replace(plan, engines=(decoder,))
+    assert [*commands(plan, "/opt/envoy")][:2] == ["engine-0-server", "engine-0"]
+    assert b"llm-d.ai/role: decode" in endpoints_file(plan)
 
 
 @pytest.mark.parametrize("profile", ["lean", "usage", "full", "strict"])

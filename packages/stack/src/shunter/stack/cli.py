@@ -67,6 +67,11 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     "--engines", "count", type=click.IntRange(1, 64), default=3, show_default=True, help="How many model servers to start."
 )
 @click.option(
+    "--disaggregated",
+    is_flag=True,
+    help="Let prompts be computed by some engines and answered by others, behind sidecars: --engines of each, 2 by default.",
+)
+@click.option(
     "--backend",
     "backends",
     multiple=True,
@@ -144,6 +149,11 @@ def up(context: click.Context, **options: object) -> None:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = next(each.opts[0] for each in context.command.params if each.name == name)
             raise click.UsageError(f"{option} is {'not for' if options['backends'] else 'only for'} --backend servers")
+    if options["disaggregated"]:
+        if options["backends"] or options["engine"] != "lab":
+            raise click.UsageError("--disaggregated is for the lab's engines only")
+        if context.get_parameter_source("count") is not ParameterSource.COMMANDLINE:
+            options["count"] = 2
     from shunter.stack.errors import StackError
     from shunter.stack.shell.up import Wishes, run
 

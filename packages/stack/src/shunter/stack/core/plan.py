@@ -2,7 +2,7 @@
 
 import msgspec
 
-__all__ = ["Engine", "Plan", "Ports", "commands", "curl", "endpoints_file", "envoy_intent", "picker_config"]
+__all__ = ["Engine", "Plan", "Ports", "commands", "curl", "endpoints_file", "envoy_intent", "picker_config", "stages_config"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -19,13 +19,19 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """One model server; ``argv`` is what starts it after the interpreter's name, empty for one that runs already."""
+    """One model server; ``argv`` is what starts it after the interpreter's name, empty for one that runs already.
+
+    With a ``role`` it does a stage of each request only. One that decodes is behind a sidecar: that is what ``argv`` starts and
+    what listens at the port, and ``behind`` starts the server itself.
+    """
 
     name: str
     address: str
     port: int
     dialect: str
     argv: tuple[str, ...] = ()
+    role: str = ""
+    behind: tuple[str, ...] = ()
 
     @property
     def authority(self) -> str:
@@ -77,7 +83,8 @@ def endpoints_file(plan: Plan) -> bytes:
             "namespace": "default",
             "address": engine.address,
             "port": str(engine.port),
-            "labels": {"app": "engine", "llm-d.ai/engine-type": engine.dialect},
+            "labels": {"app": "engine", "llm-d.ai/engine-type": engine.dialect}
+            | ({"llm-d.ai/role": engine.role} if engine.role else {}),
         }
         for engine in plan.engines
     ]
@@ -102,6 +109,37 @@ def picker_config() -> bytes:
                         {"pluginRef": "max-score-picker"},
                     ],
                 }
+            ],
+        }
+    )
+
+
+def stages_config() -> bytes:
+    """Prefill and decode on engines of their own, as llm-d's guide has it: always, by load and cached prefix, and by load."""
+    profiles = {
+        "prefill": {"prefill-filter": None, "prefix-cache-scorer": 3, "active-request-scorer": 2},
+        "decode": {"decode-filter": None, "active-request-scorer": 1},
+    }
+    decider = "always-disagg-pd-decider"
+    return msgspec.yaml.encode(
+        {
+            "apiVersion": "llm-d.ai/v1alpha1",
+            "kind": "EndpointPickerConfig",
+            "plugins": [
+                {"type": decider},
+                {"type": "disagg-profile-handler", "parameters": {"deciders": {"prefill": decider}}},
+                *({"type": name} for name in dict.fromkeys(name for names in profiles.values() for name in names)),
+                {"type": "max-score-picker", "parameters": {"maxNumOfEndpoints": 3}},
+            ],
+            "schedulingProfiles": [
+                {
+                    "name": profile,
+                    "plugins": [
+                        *({"pluginRef": name} | ({"weight": weight} if weight else {}) for name, weight in plugins.items()),
+                        {"pluginRef": "max-score-picker"},
+                    ],
+                }
+                for profile, plugins in profiles.items()
             ],
         }
     )
@@ -135,7 +173,8 @@ def envoy_intent(plan: Plan) -> bytes:
 def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
     """Name → argv of every process, in the order in which they start; Python modules begin with ``-m``."""
     here, ports = plan.directory, plan.ports
-    started = {engine.name: engine.argv for engine in plan.engines if engine.argv}
+    started = {f"{engine.name}-server": engine.behind for engine in plan.engines if engine.behind}
+    started |= {engine.name: engine.argv for engine in plan.engines if engine.argv}
     return started | {
         "scraper": ("-m", "shunter.scraper", "run", "--endpoints", f"{here}/endpoints.yaml", "--snapshot", here),
         "picker": (

@@ -63,6 +63,7 @@ class Wishes(msgspec.Struct, frozen=True):
     speed: float
     any_port: bool
     once: bool
+    disaggregated: bool = False
     config: Path | None = None
     manifests: Path | None = None
 
@@ -102,11 +103,16 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
     upward = {option: port for option, port in upward.items() if not port or port != wishes.health_port}
     wanted |= dict(list(upward.items())[: wishes.workers])
     if not wishes.backends:
-        wanted |= {f"--engine-port + {n}": wishes.engine_port + n if wishes.engine_port else 0 for n in range(wishes.count)}
+        wanted |= {f"--engine-port + {n}": wishes.engine_port + n if wishes.engine_port else 0 for n in range(_servers(wishes))}
     free = list(ports.claim(dict.fromkeys(wanted, 0) if wishes.any_port else wanted).values())
     gateway, health, admin, envoy_admin, collector, *more = free
     pickers, for_engines = more[: wishes.workers], more[wishes.workers :]
-    engines, model = _backends(wishes) if wishes.backends else _engines(wishes, for_engines, directory)
+    if wishes.backends:
+        engines, model = _backends(wishes)
+    elif wishes.disaggregated:
+        engines, model = _stages(wishes, for_engines, directory), LAB_MODEL
+    else:
+        engines, model = _engines(wishes, for_engines, directory)
     return Plan(
         directory=str(directory),
         profile=wishes.profile,
@@ -120,10 +126,34 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
             envoy_admin=envoy_admin,
         ),
         engines=engines,
-        config=_read(wishes.config),
+        config=plans.stages_config() if wishes.disaggregated and wishes.config is None else _read(wishes.config),
         queue_s=_longest_queue_s(wishes.config),
         manifests=_read(wishes.manifests),
     )
+
+
+def _servers(wishes: Wishes) -> int:
+    """How many ports the engines need: each that decodes has two, its sidecar's and its own."""
+    return wishes.count * 3 if wishes.disaggregated else wishes.count
+
+
+def _stages(wishes: Wishes, free: list[int], directory: Path) -> tuple[Engine, ...]:
+    """As many engines that prefill as engines that decode, these with a sidecar each."""
+    count = wishes.count
+    serve = ("-m", "shunter.lab", "serve", "--model", LAB_MODEL, "--speed", str(wishes.speed), "--enable-prompt-tokens-details")
+    sidecar = ("-m", "shunter.lab", "sidecar", "--snapshot", str(directory))
+
+    def engine(role: str, n: int, port: int, behind: int | None = None) -> Engine:
+        name, own = f"{role}-{n}", ("--port", str(port))
+        if behind is None:
+            return Engine(name=name, address=plans.LOOPBACK, port=port, dialect="vllm", role=role, argv=(*serve, *own))
+        argv = (*sidecar, *own, "--model-server-port", str(behind))
+        server = (*serve, "--port", str(behind))
+        return Engine(name=name, address=plans.LOOPBACK, port=port, dialect="vllm", role=role, argv=argv, behind=server)
+
+    prefill = [engine("prefill", n, port) for n, port in enumerate(free[:count])]
+    pairs = zip(free[count : 2 * count], free[2 * count :], strict=True)
+    return (*prefill, *(engine("decode", n, port, behind) for n, (port, behind) in enumerate(pairs)))
 
 
 def _read(file: Path | None) -> bytes:
