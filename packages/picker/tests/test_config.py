@@ -1,5 +1,6 @@
 import contextlib
 import json
+import random
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from shunter.picker import config
 from shunter.picker.config.quantities import read_quantity
 from shunter.picker.core.flow import BandSettings
 from shunter.picker.core.formats import FORMATS, OPENAI, order
+from shunter.picker.core.policy import Crew
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, register, upstream
@@ -170,6 +172,8 @@ def test_a_single_parser_may_stand_under_its_former_name():
         ("- a", "$: the document is a list; an EndpointPickerConfig is an object with apiVersion and kind"),
         ("a: [", "not a YAML document: while parsing a flow node"),
         ("a: 1\nb: 2\na: 3", "not a YAML document: the key 'a' stands twice"),
+        (HEAD + "x: 1" + "0" * 19, f"not a YAML document: 1{'0' * 19} is not a number below 2**63"),
+        (HEAD + "x: -.inf", "not a YAML document: -.inf is not a number below 2**63"),
         (HEAD + "---\n", "not a YAML document: expected a single document in the stream"),
         ("a: \x00", "not a YAML document: unacceptable character #x0000"),
         ("kind: EndpointPickerConfig", "$: object missing required field `apiVersion`"),
@@ -233,7 +237,7 @@ def test_a_single_parser_may_stand_under_its_former_name():
         ),
         (
             HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-scorer, weight: .nan}",
-            "$.schedulingProfiles[0].plugins[0].weight: nan is not a finite number",
+            "not a YAML document: .nan is not a number below 2**63",
         ),
         (
             HEAD + "plugins: [{type: max-score-picker}, {type: random-picker}]",
@@ -581,6 +585,25 @@ def test_any_document_loads_or_is_explained(document):
         again = config.load(config.effective(plan))
         explained = "$" if (again.config, again.policy) == (plan.config, plan.policy) else "another plan"
     assert explained.startswith(("$", "not a YAML document"))
+
+
+odd = st.sampled_from([9e18, 2**63 - 1, 1e-300, 0, -1, "", "9" * 400 + "h", "9" * 400 + "Gi", "-1s", "٣s"]) | values
+given_parameters = st.sampled_from(sorted(CATALOGUE)).flatmap(
+    lambda name: st.tuples(
+        st.just(name), st.dictionaries(st.sampled_from([*CATALOGUE[name].plugin.__struct_encode_fields__, "x"]), odd)
+    )
+)
+
+
+@given(given_parameters)
+def test_any_parameters_let_a_plugin_start_or_are_explained(given_parameters):
+    name, parameters = given_parameters
+    document = {"apiVersion": "llm-d.ai/v1alpha1", "kind": "EndpointPickerConfig"}
+    document["plugins"] = [{"type": name, "parameters": parameters}]
+    with contextlib.suppress(ConfigError):
+        plan = config.load(json.dumps(document), find=lambda _: None)
+        Crew(plan.policy, random.Random(1), lambda _name, _data: None)
+        config.review(plan, "lean")
 
 
 @given(st.text() | st.binary())

@@ -191,6 +191,12 @@ def test_other_durations_are_refused(text):
         duration_ns(text)
 
 
+@pytest.mark.parametrize("text", ["9" * 400 + "h", "2562048h", "9223372037s"])
+def test_durations_longer_than_go_knows_are_refused(text):
+    with pytest.raises(ValueError, match="is longer than 292 years"):
+        duration_ns(text)
+
+
 def test_every_plugin_does_what_its_kinds_promise():
     for registration in CATALOGUE.values():
         assert registration.plugin.__doc__, registration.type_name

@@ -314,6 +314,10 @@ def test_a_policy_that_does_not_ask_for_it_has_nothing_of_it(make_view):
         ("{kvEventsConfig: {discoverPods: false}}", "kvEventsConfig.*the scraper connects to them"),
         ("{indexerConfig: {kvBlockIndexConfig: {redisConfig: {address: 'redis://r'}}}}", "kvBlockIndexConfig.*Redis"),
         ("{indexerConfig: {kvBlockIndexConfig: {costAwareMemoryConfig: {size: lots}}}}", "'lots' is not a size"),
+        (
+            "{indexerConfig: {kvBlockIndexConfig: {costAwareMemoryConfig: {size: '%s'}}}}" % ("9" * 400),
+            "is not a size",
+        ),
         ("{speculativeTTL: soon}", "'soon' is not a duration"),
         ("{kvEventConfig: {}}", "kvEventConfig: unknown field; did you mean 'kvEventsConfig'"),
     ],

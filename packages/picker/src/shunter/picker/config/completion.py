@@ -3,7 +3,6 @@
 Where the reference goes by the order of a map, it is the order of declaration here.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -136,8 +135,6 @@ class Completion:
                 weight = None
             elif weight is None:
                 weight = 1.0
-            elif not math.isfinite(weight):
-                raise ConfigError(f"{place}.weight: {weight} is not a finite number")
             if Kind.PICKER in kinds:
                 pickers.append(found.name)
             listed.append(ProfilePlugin(plugin_ref=found.name, weight=weight))

@@ -19,19 +19,32 @@ __all__ = ["did_you_mean", "explained", "read_scalar", "read_yaml"]
 T = TypeVar("T")
 
 FEW = 12  # names that a message can list without hiding its point
+MOST = (1 << 63) - 1  # a number may be: what Go reads into an int64
 LONGEST_VALUE = 80  # characters of a value that a message shows
 
 
 def read_yaml(text: str | bytes) -> Any:
     """Return what a YAML (or JSON) document holds; raise ConfigError."""
     try:
-        return UniqueKeys(text).get_single_data()
+        return StrictLoader(text).get_single_data()
     except Exception as error:  # PyYAML also lets through what int(), datetime and look-ups raise at odd values
         raise ConfigError(f"not a YAML document: {error}") from error
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is a mistake (PyYAML takes the last one), and so is half a surrogate pair."""
+class StrictLoader(yaml.SafeLoader):
+    """YAML in which three things are mistakes that PyYAML lets through.
+
+    A key that stands twice (it takes the last one), half a surrogate pair, and a number that is infinite, none at all (.nan) or
+    beyond 64 bits.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Refuse such a number."""
+        value: Any = super().construct_object(node, deep=deep)
+        if isinstance(value, int | float) and not -MOST <= value <= MOST:
+            text = str(cast("object", node.value))[:LONGEST_VALUE]
+            raise yaml.constructor.ConstructorError(None, None, f"{text} is not a number below 2**63", node.start_mark)
+        return value
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         """Refuse text that is not Unicode: nothing could write it out again."""

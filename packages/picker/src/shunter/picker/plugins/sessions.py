@@ -27,6 +27,9 @@ __all__ = ["SessionAffinity", "SessionAffinityFilter", "SessionAffinityScorer"]
 # A namespace has 63 characters, a pod's name 253: in Base64 423 of them. What is longer is no token.
 LONGEST_TOKEN = 512
 
+# For good, as far as anybody can tell: 30 years.
+LONGEST_S = 1e9
+
 # Of ids, which clients make up, this many are remembered: about 300 bytes each.
 MOST_SESSIONS = 50_000
 
@@ -64,7 +67,7 @@ class IdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     """Which ids there are and how long they are remembered without use."""
 
     sources: tuple[Source, ...] = (Source(header=SESSION_HEADER),)
-    eviction_ttl_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    eviction_ttl_seconds: Annotated[float, Meta(gt=0, le=LONGEST_S)] = 300.0
     eviction_sweep_seconds: Annotated[float, Meta(gt=0)] = 10.0  # without effect: what has expired is forgotten at once
 
 
