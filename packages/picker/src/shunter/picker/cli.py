@@ -118,6 +118,18 @@ def main() -> None:
     help="Keep the configuration if a new one would change more than this part of the last picks.",
 )
 @click.option(
+    "--shadow-config",
+    type=click.Path(path_type=Path),
+    help="An EndpointPickerConfig that decides a sample of requests too, without a say: /debug/shadow compares.",
+)
+@click.option(
+    "--shadow-sample",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="The part of requests that it decides.",
+)
+@click.option(
     "--transport",
     type=click.Choice(["native", "grpcio"]),
     default="native",
@@ -184,6 +196,8 @@ def run(
     runtime: Path | None,
     watch_config: bool,
     reload_max_change: float | None,
+    shadow_config: Path | None,
+    shadow_sample: float,
     transport: Literal["native", "grpcio"],
     body_bytes: int,
     buffered_bytes: int,
@@ -216,6 +230,8 @@ def run(
             snapshot=snapshot,
             role=role,
             serve_models=serve_models,
+            shadow=None if shadow_config is None else _or_complain(lambda: _shadow(shadow_config)),
+            shadow_sample=shadow_sample,
             host=host,
             health_port=health_port,
             transport=transport,
@@ -363,6 +379,19 @@ def _fleet(snapshot: Path) -> "Fleet":
         return Roster(Ledger()).fleet(view, now_ns)
     finally:
         reader.close()
+
+
+def _shadow(file: Path) -> str:
+    """Return the text of a configuration that can be used."""
+    from shunter.picker import config
+    from shunter.picker.errors import ConfigError
+
+    text = _source(file, None, None)()
+    try:
+        config.load(text)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    return text
 
 
 def _hold_trial(plan: "Plan", against: str | None, decisions: BinaryIO | None) -> list[str]:

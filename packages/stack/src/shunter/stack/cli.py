@@ -136,6 +136,11 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     help="YAML with further objects of the pool `engines`: InferenceObjective, InferenceModelRewrite.",
 )
 @click.option(
+    "--shadow-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Another configuration that decides every request too, without a say: `shunter explain --shadow`.",
+)
+@click.option(
     "--any-port", is_flag=True, help="Take any free port for everything (stack.json in the runtime directory tells which)."
 )
 @click.option("--once", is_flag=True, help="Start, prove that a request succeeds, print it, and end.")
@@ -186,14 +191,15 @@ def top(name: str, *, once: bool) -> None:
 @_named
 @click.option("--last", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many decisions; of one, all.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as a line of JSON for each decision.")
+@click.option("--shadow", is_flag=True, help="How the shadow configuration differs (shunter picker run --shadow-config).")
 @click.argument("request_id", required=False)
-def explain(name: str, last: int, request_id: str | None, *, as_json: bool) -> None:
+def explain(name: str, last: int, request_id: str | None, *, as_json: bool, shadow: bool) -> None:
     """Tell why the last requests went where they went, on a line each; of the one named REQUEST_ID, everything."""
     from shunter.stack.errors import StackError
-    from shunter.stack.shell.top import decisions
+    from shunter.stack.shell.top import compare_shadow, decisions
 
     try:
-        click.echo(decisions(name, last, request_id, as_json=as_json))
+        click.echo(compare_shadow(name) if shadow else decisions(name, last, request_id, as_json=as_json))
     except StackError as error:
         raise click.exceptions.Exit(_complain(error)) from error
 

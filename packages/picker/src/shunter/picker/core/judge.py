@@ -31,6 +31,7 @@ from shunter.picker.core.precise import Precise
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
 from shunter.picker.core.request import Request, read
 from shunter.picker.core.schedule import Scheduler
+from shunter.picker.core.shadow import Shadow
 from shunter.picker.core.splice import rewrite_model
 from shunter.picker.core.stages import book
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters
@@ -57,8 +58,8 @@ UNTOLD = LEFT = Outcome(complete=False)
 # Of the response: how long the request waited, in milliseconds; only with flow control (GIE digest §5.7).
 QUEUE_DURATION = "x-llm-d-flow-queue-duration-ms"
 
-# Under this name lobbies tell each other what waits; no plugin is called like that.
-LOBBY = "flowControl"
+# Under this name lobbies tell each other what waits; no plugin's begins with that character.
+LOBBY = "\0flowControl"
 
 
 # Of a plugin that waits for what it is never shown.
@@ -88,15 +89,17 @@ class FleetJudge:
         peers: Peers | None = None,
         blocks: Callable[[int], Batch | None] | None = None,
         serve_models: bool = False,
+        shadow: Shadow | None = None,
     ) -> None:
         """``view`` returns the newest snapshot at a time in ns; ``pool`` as in Roster; ``keep`` decisions are remembered.
 
         One of several workers has a ``life`` that no other ever had, ``counters`` begun with it, a ``journal`` for the others
         and theirs as ``peers``. ``blocks`` returns what is new in the scraper's log of who holds what, at a time in ns. With
-        ``serve_models`` it says itself what models there are.
+        ``serve_models`` it says itself what models there are. A ``shadow`` decides a sample too, without a say.
         """
         self.decisions = DecisionLog(keep)
-        self._remembers = keep > 0
+        self._remembers = keep > 0 or shadow is not None
+        self.shadow = shadow
         self.ledger = Ledger()
         if counters is None:
             counters = Counters(bytearray(COUNTERS_BYTES))
@@ -253,6 +256,8 @@ class FleetJudge:
             return self._refuse(TOO_DEEP, request, now_s)
         features = note(ward.fleet) if self._remembers else None
         self._log(request, now_s, verdict=verdict, features=features)
+        if self.shadow is not None and features is not None:
+            self.shadow.decide(request, features, verdict.decision)
         self._book(request, verdict)
         if body is not None:
             self.counters.rewrote()
@@ -305,12 +310,17 @@ class FleetJudge:
             self._journal.released(ticket)
         if outcome.completion_tokens is not None:
             self._answer_tokens += (outcome.completion_tokens - self._answer_tokens) / ANSWERS_REMEMBERED
-        self.decisions.close(ticket, outcome)
+        self._close(ticket, outcome, now_s)
 
     def measured(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Learn from how a request went, told by whoever saw it; it may have been released long ago."""
         self._scheduler.observe(ticket, outcome, now_s)
+        self._close(ticket, outcome, now_s)
+
+    def _close(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         self.decisions.close(ticket, outcome)
+        if self.shadow is not None:
+            self.shadow.close(ticket, outcome, now_s)
 
     def served(self, ticket: int, endpoint: str) -> None:
         """Move the booking, and what is remembered of the prompt, to who really serves it, if that is one of ours."""
@@ -332,6 +342,8 @@ class FleetJudge:
         """Index a new topology's rules and forget the endpoints that are gone."""
         self._topology = topology
         self._wards.adopt(topology)
+        kept = {id(ward.lobby) for ward in self._wards}
+        self._lobbies = {name: lobby for name, lobby in self._lobbies.items() if id(lobby) in kept}
         self._live = {endpoint.slot: endpoint.incarnation for endpoint in topology.endpoints} if topology else {}
         for index in self._prefixes.values():
             index.retain(self._live)

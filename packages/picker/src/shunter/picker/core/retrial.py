@@ -16,7 +16,7 @@ from shunter.picker.core.policy import Policy
 from shunter.picker.core.precedents import Precedent, meet
 from shunter.picker.core.schedule import Scheduler
 
-__all__ = ["Met", "Retrial", "report", "retry"]
+__all__ = ["Met", "Retrial", "as_good", "report", "retry"]
 
 # Totals are sums of floats: what is nearer than this is equal.
 EQUAL = 1e-9
@@ -77,7 +77,7 @@ def retry(precedents: Iterable[Precedent], policy: Policy, dice: Dice) -> Retria
         now.add(each, to)
         if to == each.chosen and each.outcome is not None:
             scheduler.observe(each.ticket, each.outcome, each.at_ns / 1e9)
-        if to != each.chosen and not _as_good(decision, each.chosen):
+        if to != each.chosen and not as_good(decision, each.chosen):
             changed += 1
             moves[each.chosen, to] += 1
     return Retrial(
@@ -117,8 +117,8 @@ def report(retrial: Retrial, in_force: Retrial | None = None) -> list[str]:
     return lines
 
 
-def _as_good(decision: Decision, authority: str) -> bool:
-    """Is this endpoint among the best?"""
+def as_good(decision: Decision, authority: str) -> bool:
+    """Tell whether an endpoint is among the best, between whom chance decides."""
     totals: Sequence[float] = decision.totals
     at = next((at for at, each in enumerate(decision.candidates) if each.authority == authority), None)
     return at is not None and bool(totals) and totals[at] >= max(totals) - EQUAL

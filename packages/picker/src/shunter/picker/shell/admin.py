@@ -9,6 +9,7 @@
     /debug/decisions   JSON: the last decisions, newest first; ?last=N, or ?id=REQUEST_ID
     /debug/precedents  lines of JSON: the last decisions with all that was known then, to decide them anew; ?last=N
     /debug/trial       JSON: what the last reload would have changed of them; null if there was none
+    /debug/shadow      JSON: what came of the shadow configuration
     /debug/workers     JSON: every worker, its process and where it listens
     /debug/config      YAML: the configuration in force, with every default
     /debug/stacks      text: where every thread and task is
@@ -21,6 +22,7 @@ import msgspec
 from aiohttp import web
 
 from shunter.picker.core.decisions import KEEP
+from shunter.picker.core.shadow import describe
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell.metrics import Metrics
 from shunter.picker.shell.report import Source
@@ -52,6 +54,7 @@ class Admin:
             "/debug/decisions": self._decisions,
             "/debug/precedents": self._precedents,
             "/debug/trial": self._trial,
+            "/debug/shadow": self._shadow,
             "/debug/workers": self._workers,
             "/debug/config": self._config,
             "/debug/stacks": self._stacks,
@@ -101,6 +104,10 @@ class Admin:
     async def _precedents(self, request: web.Request) -> web.Response:
         lines = await self._source.precedents(_last(request, KEEP))
         return web.Response(body=b"".join(lines), content_type="application/x-ndjson")
+
+    async def _shadow(self, _: web.Request) -> web.Response:
+        account = self._source.shadow()
+        return _json({"report": describe(account) if account is not None else [], "account": account})
 
     async def _trial(self, _: web.Request) -> web.Response:
         return _json(self._source.trial())

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from shunter.picker.core.shadow import Account
+
 __all__ = [
     "Caller",
     "Decided",
@@ -87,6 +89,7 @@ class Status(_Message, frozen=True):
     complaints: dict[str, str] = {}  # what plugins did wrong first, by name
     streams: int = 0
     certificate_expires_s: float | None = None  # since 1970
+    shadow: Account | None = None
 
 
 class Decided(_Message, frozen=True):

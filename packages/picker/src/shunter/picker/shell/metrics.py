@@ -72,6 +72,12 @@ class Metrics(Collector):
         yield from queue_families(tally.queue, self._source.pool())
         yield from _by_worker(self._source.workers())
         yield count_by("config_reloads", "Reloads of the configuration.", "result", self._source.reloads())
+        shadow = self._source.shadow()
+        if shadow is not None:
+            results = {"agreed": shadow.decided - shadow.differed, "differed": shadow.differed - shadow.refused}
+            results["refused"] = shadow.refused
+            yield count_by("shadow_decisions", "What the shadow configuration made of requests.", "result", results)
+            yield CounterMetricFamily("shunter_picker_shadow_seconds", "Time that workers spent on it.", shadow.spent_s)
         learned = self._source.learned()
         if learned is not None:
             yield from outcome_families(learned)

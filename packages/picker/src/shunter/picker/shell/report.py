@@ -7,6 +7,7 @@ import msgspec
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview
 from shunter.picker.core.retrial import Retrial
+from shunter.picker.core.shadow import Account
 from shunter.picker.core.tables import Tally
 
 __all__ = ["Source", "Trial", "WorkerReport"]
@@ -74,6 +75,10 @@ class Source(Protocol):
 
     def trial(self) -> Trial | None:
         """Return what the last reload would have changed; None if there was none."""
+        ...
+
+    def shadow(self) -> Account | None:
+        """Return what came of the second policy in all workers; None if there is none."""
         ...
 
     async def decisions(self, last: int, request_id: str | None) -> list[dict[str, Any]]:

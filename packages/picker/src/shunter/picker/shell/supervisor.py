@@ -27,6 +27,7 @@ from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview, look
 from shunter.picker.core.precedents import read
 from shunter.picker.core.retrial import report, retry
+from shunter.picker.core.shadow import Account, add_up
 from shunter.picker.core.tables import Tally
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell.admin import Admin
@@ -183,6 +184,12 @@ class Supervisor:
     def trial(self) -> Trial | None:
         """Return what the last reload would have changed."""
         return self._trial
+
+    def shadow(self) -> Account | None:
+        """Return what came of the second policy, as the workers said last."""
+        if self._settings.worker.shadow is None:
+            return None
+        return add_up(child.status.shadow for child in self._children() if child.status and child.status.shadow)
 
     async def precedents(self, last: int) -> list[bytes]:
         """Return about as many of the last decisions of all workers, as lines."""

@@ -27,6 +27,7 @@ from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.precedents import precedent, write
 from shunter.picker.core.session import Session
+from shunter.picker.core.shadow import Shadow
 from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat
@@ -72,6 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None  # of the dice, for a run that can be repeated
     role: Role = "endpoint-picker"
     serve_models: bool = False
+    shadow: str | None = None  # a configuration that decides too, without a say
+    shadow_sample: float = 0.0  # the part of requests, 0 to 1
 
 
 class Worker:
@@ -100,6 +103,7 @@ class Worker:
             peers=memory.peers if memory else None,
             blocks=MappedLogReader(settings.snapshot / BLOCK_LOG).read if policy.precise else None,
             serve_models=settings.serve_models,
+            shadow=_make_shadow(settings),
         )
         self._asked = (
             self.judge if bases is None else ModelNamer(bases, self.judge.counters, serve_models=settings.serve_models)
@@ -158,7 +162,8 @@ class Worker:
         server, complaints, precise = self._server, dict(self.judge.complaints), self.judge.precise
         if precise is not None and (doubt := precise.doubt):
             complaints[precise.producer] = doubt
-        return Status(tuple(self.hindrances()), complaints, server.streams, server.certificate_expires_s)
+        shadow = self.judge.shadow.account if self.judge.shadow is not None else None
+        return Status(tuple(self.hindrances()), complaints, server.streams, server.certificate_expires_s, shadow)
 
     def explain(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
         """Return the last decisions, or those of one request, newest first, as plain data."""
@@ -219,6 +224,13 @@ class Worker:
         while True:
             await asyncio.sleep(CATCH_UP_S)
             self.judge.catch_up(time.monotonic())
+
+
+def _make_shadow(settings: Settings) -> Shadow | None:
+    if settings.shadow is None:
+        return None
+    dice = random.Random(settings.seed)  # noqa: S311  no secret depends on it; its own, lest it changes what is drawn
+    return Shadow(config.load(settings.shadow).policy, dice, settings.shadow_sample, time.perf_counter)
 
 
 async def work(end: socket.socket, seat: Seat, settings: Settings, configuration: str) -> None:

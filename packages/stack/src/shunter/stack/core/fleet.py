@@ -2,7 +2,7 @@
 
 import msgspec
 
-__all__ = ["Decision", "Decisions", "Fleet", "Row", "explain", "mention", "table"]
+__all__ = ["Decision", "Decisions", "Fleet", "Row", "Shadow", "explain", "mention", "table"]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +101,12 @@ class Decisions(msgspec.Struct, frozen=True, kw_only=True):
 
     now_s: float
     decisions: tuple[Decision, ...]
+
+
+class Shadow(msgspec.Struct, frozen=True, kw_only=True):
+    """``/debug/shadow``."""
+
+    report: tuple[str, ...]
 
 
 COLUMNS = ("endpoint", "health", "age", "queue", "run", "KV %", "in flight", "picks", "hits")

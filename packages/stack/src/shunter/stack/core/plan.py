@@ -43,7 +43,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A whole stack. ``directory`` holds its files, rings, state and logs.
 
     ``config`` is the picker's (empty: ``picker_config``), which lets requests wait up to ``queue_s``; ``manifests`` is YAML for
-    the scraper beside the endpoints.
+    the scraper beside the endpoints; ``shadow`` a configuration that decides without a say (empty: none).
     """
 
     directory: str
@@ -54,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     config: bytes = b""
     queue_s: float = 0.0
     manifests: bytes = b""
+    shadow: bytes = b""
 
 
 # What Envoy grants a request that waits at most, in seconds, and how much longer than that it bears silence.
@@ -181,6 +182,7 @@ def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
             *("-m", "shunter.picker", "run", "--config", f"{here}/picker.yaml", "--snapshot", here),
             *("--runtime", f"{here}/picker", "--health-port", str(ports.health), "--admin-port", str(ports.admin)),
             *("--collector-port", str(ports.collector)),
+            *(("--shadow-config", f"{here}/shadow.yaml", "--shadow-sample", "1") if plan.shadow else ()),
             *(word for port in ports.picker for word in ("--port", str(port))),
         ),
         "envoy": (

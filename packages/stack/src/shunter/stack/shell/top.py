@@ -10,13 +10,13 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from shunter.stack.core.fleet import Decisions, Fleet, explain, mention, table
+from shunter.stack.core.fleet import Decisions, Fleet, Shadow, explain, mention, table
 from shunter.stack.core.plan import LOOPBACK
 from shunter.stack.core.screen import fit, printable
 from shunter.stack.errors import StackError
 from shunter.stack.shell import state, web
 
-__all__ = ["ALL", "Screen", "decisions", "fetch_decisions", "fetch_fleet", "watch"]
+__all__ = ["ALL", "Screen", "compare_shadow", "decisions", "fetch_decisions", "fetch_fleet", "watch"]
 
 # More than any picker keeps.
 ALL = 100_000
@@ -50,6 +50,14 @@ def decisions(name: str, last: int, request_id: str | None, *, as_json: bool = F
     whole = request_id is not None or last == 1
     lines = [line for each in found for line in (explain(each, page.now_s) if whole else [mention(each, page.now_s)])]
     return "\n".join(map(printable, lines))
+
+
+def compare_shadow(name: str) -> str:
+    """Return what the picker says of its shadow configuration."""
+    page = _page(_admin(name), "/debug/shadow", Shadow)
+    if not page.report:
+        raise StackError("the picker has no shadow configuration: start it with --shadow-config")
+    return "\n".join(page.report)
 
 
 def watch(name: str, *, once: bool) -> None:

@@ -66,6 +66,7 @@ class Wishes(msgspec.Struct, frozen=True):
     disaggregated: bool = False
     config: Path | None = None
     manifests: Path | None = None
+    shadow_config: Path | None = None
 
 
 def run(wishes: Wishes) -> int:
@@ -129,6 +130,7 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
         config=plans.stages_config() if wishes.disaggregated and wishes.config is None else _read(wishes.config),
         queue_s=_longest_queue_s(wishes.config),
         manifests=_read(wishes.manifests),
+        shadow=_read(wishes.shadow_config),
     )
 
 
@@ -276,6 +278,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         endpoints = self._directory / "endpoints.yaml"
         endpoints.write_bytes(plans.endpoints_file(plan))
         (self._directory / "picker.yaml").write_bytes(plan.config or plans.picker_config())
+        (self._directory / "shadow.yaml").write_bytes(plan.shadow)
         intent = plans.envoy_intent(plan)
         (self._directory / "intent.yaml").write_bytes(intent)
         try:

@@ -1,0 +1,185 @@
+"""A second policy that decides a sample of the requests too, and has no say: where it differs, and how those requests went.
+
+It decides upon a copy of what the first one met, with plugins of its own: nothing is booked, told or sent. What it knows of
+cached prefixes is what the first policy knows.
+
+The estimator: of streamed requests whose time to first token became known, the logarithms of the times are averaged by stratum,
+which is the power of two of the prompt's tokens that the endpoint had not cached. In each stratum the mean where both policies
+agreed is taken from the mean where they differed; the differences are averaged, weighted by how many differed. That is by how
+much first tokens were later where the shadow would have gone elsewhere. It is an association: it says where the policy in force
+does badly, not that the shadow would have done better. Both choose without chance but for ties, so no outcome of a choice that
+was not made is ever seen, and none can be weighted back by its propensity; and policies differ most when the pool is busy.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from shunter.picker.core.features import Features, restore
+from shunter.picker.core.judgement import Outcome, Refusal
+from shunter.picker.core.kinds import Decision, Dice
+from shunter.picker.core.policy import Policy
+from shunter.picker.core.prefix import Match
+from shunter.picker.core.request import Request
+from shunter.picker.core.retrial import as_good
+from shunter.picker.core.schedule import Scheduler
+
+__all__ = ["Account", "Shadow", "Stratum", "add_up", "describe"]
+
+# Decisions whose outcome is waited for; older ones never had a stream, or nobody tells.
+WAITING = 4_096
+
+# Of a stratum, on either side: two values are the fewest that have a spread.
+FEWEST = 2
+
+# Standard errors left and right of an estimate.
+CONFIDENCE = 1.96
+
+
+class Sum(msgspec.Struct):
+    """Logarithms of times to first token."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Add one."""
+        self.count += 1
+        self.total += value
+        self.squares += value * value
+
+    def join(self, other: "Sum") -> None:
+        """Add another's."""
+        self.count += other.count
+        self.total += other.total
+        self.squares += other.squares
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return self.total / self.count
+
+    @property
+    def error2(self) -> float:
+        """The square of the mean's standard error."""
+        return max(0.0, self.squares - self.total * self.mean) / (self.count - 1) / self.count
+
+
+class Stratum(msgspec.Struct):
+    """Requests of a size."""
+
+    agreed: Sum = msgspec.field(default_factory=Sum)
+    differed: Sum = msgspec.field(default_factory=Sum)
+
+
+class Account(msgspec.Struct):
+    """What came of it; accounts of workers add up."""
+
+    decided: int = 0
+    differed: int = 0
+    refused: int = 0  # of those
+    spent_s: float = 0.0  # of the worker's time
+    strata: dict[int, Stratum] = {}  # by the power of two of uncached tokens
+
+    def later(self) -> tuple[float, float] | None:
+        """Return by which factor first tokens were later where the policies differed, and by which it may be wrong (95 %)."""
+        known = [each for each in self.strata.values() if min(each.agreed.count, each.differed.count) >= FEWEST]
+        weight = sum(each.differed.count for each in known)
+        if not weight:
+            return None
+        mean = sum(each.differed.count * (each.differed.mean - each.agreed.mean) for each in known) / weight
+        error2 = sum(each.differed.count**2 * (each.differed.error2 + each.agreed.error2) for each in known) / weight**2
+        return math.exp(mean), math.exp(CONFIDENCE * math.sqrt(error2))
+
+
+class Shadow:
+    """A policy at work without a say."""
+
+    def __init__(self, policy: Policy, dice: Dice, sample: float, clock: Callable[[], float]) -> None:
+        """Decide the part ``sample`` of requests; ``clock`` says in seconds what that costs."""
+        self.account = Account()
+        self._scheduler = Scheduler(policy, dice, lambda _name, _data: None)
+        self._dice = dice
+        self._sample = sample
+        self._clock = clock
+        self._waiting: OrderedDict[int, tuple[int, bool]] = OrderedDict()  # ticket → stratum, did they differ
+
+    def decide(self, request: Request, features: Features, decision: Decision) -> None:
+        """Decide too, if it is in the sample."""
+        if self._dice.random() >= self._sample:
+            return
+        began_s = self._clock()
+        columns = features.columns()
+        fleet = restore(columns, request.at_ns)
+        met = decision.narrowed[0][1] if decision.narrowed else decision.candidates
+        fleet = fleet.narrow(fleet.among([each.authority for each in met]))
+        facts = {name: fact for name, fact in request.facts.items() if isinstance(fact, Match)}
+        request = msgspec.structs.replace(request, facts=facts)
+        verdict = self._scheduler.run(self._scheduler.identify(request), fleet)
+        account, chosen = self.account, decision.candidates[decision.chosen[0]]
+        account.decided += 1
+        if verdict is None or isinstance(verdict, Refusal):
+            differs = True
+            account.refused += 1
+        else:
+            mine = verdict.decision
+            differs = mine.candidates[mine.chosen[0]].slot != chosen.slot and not as_good(mine, chosen.authority)
+        account.differed += differs
+        uncached = request.prompt_tokens * (1.0 - request.prefix.share.get(chosen.slot, 0.0))
+        self._waiting[request.ticket] = int(uncached).bit_length(), differs
+        if len(self._waiting) > WAITING:
+            self._waiting.popitem(last=False)
+        account.spent_s += self._clock() - began_s
+
+    def close(self, ticket: int, outcome: Outcome, now_s: float) -> None:
+        """Learn how a request went; perhaps more than once, later with more."""
+        waiting = self._waiting.get(ticket)
+        if waiting is None:
+            return
+        stratum, differs = waiting
+        if not differs:
+            self._scheduler.observe(ticket, outcome, now_s)
+        if outcome.first_token_s is not None and outcome.first_token_s > 0:
+            del self._waiting[ticket]
+            found = self.account.strata.setdefault(stratum, Stratum())
+            (found.differed if differs else found.agreed).add(math.log(outcome.first_token_s))
+
+
+def add_up(accounts: Iterable[Account]) -> Account:
+    """Return all of them as one."""
+    total = Account()
+    for each in accounts:
+        total.decided += each.decided
+        total.differed += each.differed
+        total.refused += each.refused
+        total.spent_s += each.spent_s
+        for size, stratum in each.strata.items():
+            mine = total.strata.setdefault(size, Stratum())
+            mine.agreed.join(stratum.agreed)
+            mine.differed.join(stratum.differed)
+    return total
+
+
+def describe(account: Account) -> list[str]:
+    """Put it in words."""
+    if not account.decided:
+        return ["the shadow has decided nothing yet"]
+    share = 100 * account.differed / account.decided
+    lines = [f"the shadow would have gone elsewhere with {share:.1f} % of {account.decided} requests"]
+    if account.refused:
+        lines[0] += f", and refused {100 * account.refused / account.decided:.1f} %"
+    lines.append(f"it takes {1e6 * account.spent_s / account.decided:.0f} µs a request")
+    later = account.later()
+    measured = sum(each.agreed.count + each.differed.count for each in account.strata.values())
+    if later is None:
+        lines.append(f"first tokens: known of {measured} requests, too few on either side to compare")
+    else:
+        factor, error = later
+        lines.append(
+            f"where they differ first tokens came after {factor:.2f} times what they take where both agree "
+            f"({factor / error:.2f} to {factor * error:.2f}, prompts of a size compared, {measured} requests)"
+        )
+    return lines

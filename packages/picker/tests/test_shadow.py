@@ -1,0 +1,115 @@
+"""A shadow decides too, changes nothing, and is compared by what became of requests."""
+
+import itertools
+import math
+import random
+
+import pytest
+
+from shunter.picker import config
+from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.judgement import Ask, Outcome
+from shunter.picker.core.shadow import Account, Shadow, Stratum, Sum, add_up, describe
+
+CHAT = {":path": "/v1/chat/completions"}
+NOW_S = 100.0
+ROWS = [{"waiting": 3, "running": 1}, {"waiting": 1, "running": 9}, {"waiting": 0, "running": 9}]
+
+
+def body(text):
+    return b'{"model":"m","messages":[{"role":"user","content":"%s"}]}' % (str(text).encode() * 400)
+
+
+def policy(scorer, more=""):
+    document = f"apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: {scorer}\n{more}"
+    return config.load(document).policy
+
+
+@pytest.fixture
+def run(make_view):
+    """Decide forty requests with or without a shadow; the n-th to end took ``time_s(n)`` to its first token."""
+
+    def run(shadow, time_s=lambda _: 0.1, count=40):
+        view = make_view(*ROWS)
+        judge = FleetJudge(policy("queue-scorer"), lambda _: view, random.Random(1), shadow=shadow)
+        picks = []
+        for number in range(count):
+            picks.append(judge.decide(Ask(CHAT, body(number)), NOW_S))
+            if number % 2:
+                done = Outcome(complete=True, status=200, first_token_s=time_s(number))
+                judge.release(picks[-1].ticket, done, NOW_S)
+        return [pick.endpoints for pick in picks], judge
+
+    return run
+
+
+def make_shadow(made, sample=1.0):
+    ticks = itertools.count()
+    return Shadow(made, random.Random(9), sample, lambda: float(next(ticks)))
+
+
+def test_what_is_decided_is_the_same_with_and_without_a_shadow(run):
+    shadow = make_shadow(policy("expected-delay-scorer"))
+    assert run(None)[0] == run(shadow)[0]
+    assert shadow.account.decided == 40
+    assert shadow.account.spent_s == 40.0
+
+
+def test_the_same_policy_agrees(run):
+    shadow = make_shadow(policy("queue-scorer"))
+    run(shadow)
+    assert (shadow.account.differed, shadow.account.refused) == (0, 0)
+    assert sum(each.agreed.count for each in shadow.account.strata.values()) == 20
+
+
+def test_another_policy_differs_and_one_that_refuses_does_too(run):
+    other = make_shadow(policy("running-requests-size-scorer"))
+    run(other)
+    assert 0 < other.account.differed <= 40
+    nobody = make_shadow(policy("label-selector-filter", "  parameters: {matchLabels: {gpu: none}}\n- type: queue-scorer\n"))
+    run(nobody)
+    assert (nobody.account.differed, nobody.account.refused) == (40, 40)
+
+
+def test_only_a_sample_is_decided(run):
+    shadow = make_shadow(policy("queue-scorer"), sample=0.25)
+    run(shadow, count=400)
+    assert 60 < shadow.account.decided < 140
+
+
+def _sum(*values):
+    made = Sum()
+    for value in values:
+        made.add(math.log(value))
+    return made
+
+
+def test_times_are_compared_among_prompts_of_a_size():
+    # Long prompts take ten times as long, and there are more of them where the policies differ: that is not regret.
+    short = Stratum(agreed=_sum(*[0.1] * 9), differed=_sum(*[0.15] * 3))
+    long = Stratum(agreed=_sum(*[1.0] * 3), differed=_sum(*[1.5] * 9))
+    factor, error = Account(decided=24, differed=12, strata={5: short, 10: long}).later()
+    assert (factor, error) == pytest.approx((1.5, 1.0))
+
+
+def test_where_a_side_is_missing_nothing_is_claimed():
+    lonely = Account(decided=5, differed=5, strata={5: Stratum(differed=_sum(0.1, 0.2, 0.3))})
+    assert lonely.later() is None
+    assert describe(lonely)[-1] == "first tokens: known of 3 requests, too few on either side to compare"
+    assert describe(Account()) == ["the shadow has decided nothing yet"]
+
+
+def test_accounts_of_workers_add_up():
+    stratum = Stratum(agreed=_sum(0.1, 0.2), differed=_sum(0.2, 0.4))
+    one = Account(decided=4, differed=2, refused=1, spent_s=0.001, strata={3: stratum})
+    total = add_up([one, one])
+    assert (total.decided, total.differed, total.refused, total.strata[3].agreed.count) == (8, 4, 2, 4)
+    assert one.strata[3].agreed.count == 2
+    assert describe(total) == [
+        "the shadow would have gone elsewhere with 50.0 % of 8 requests, and refused 25.0 %",
+        "it takes 250 µs a request",
+        (
+            "where they differ first tokens came after 2.00 times what they take where both agree "
+            "(1.15 to 3.48, prompts of a size compared, 8 requests)"
+        ),
+    ]
