@@ -70,6 +70,21 @@ def test_a_picker_of_one_pool_serves_no_other(make_judge):
     assert judge.decide(ask("qwen"), NOW_S).message.endswith("test/llama; it serves default/llama only")
 
 
+def test_a_pool_that_is_deleted_is_forgotten_when_nobody_waits_for_it_any_longer(make_judge):
+    judge = make_judge(text=FLOW)
+    judge.decide(ask("llama"), NOW_S)
+    waits = judge.decide(ask("test/llama"), NOW_S)
+    assert isinstance(waits, Parked)
+    judge.show(pools=POOLS[1:2])
+    assert "does not know" in judge.decide(ask("llama"), NOW_S).message
+    assert [ward.name for ward in judge._wards] == [None, "test/llama"]
+    assert [ticket for ticket, _ in judge.dispatch(NOW_S + 3600)] == [waits.ticket]
+    judge.show(pools=POOLS[:2])
+    assert isinstance(judge.decide(ask("llama"), NOW_S + 3600), Pick | Parked)
+    assert [ward.name for ward in judge._wards] == [None, "llama"]
+    assert len(judge._lobbies) == 2
+
+
 def test_a_pool_without_endpoints_has_no_candidates(make_judge):
     assert make_judge().decide(ask("test/llama"), NOW_S).reason is DropReason.NO_ENDPOINTS
 
@@ -182,6 +197,17 @@ def test_workers_tell_each_other_of_all_pools(make_view):
     assert isinstance(judges[1].decide(ask("llama"), NOW_S), Pick)
     judges[0].release(pick.ticket, DONE, NOW_S)
     assert [pick.endpoints for _, pick in judges[1].dispatch(NOW_S)] == [("10.0.0.2:8000",)]
+
+
+def test_a_plugin_may_be_called_like_flow_control(make_view, monkeypatch):
+    buffer = bytearray(1 << 18)
+    Journal(LogWriter(buffer), 2).told("flowControl-affinity", b"words")
+    view = make_view(IDLE, endpoints=MEMBERS[:1], pools=POOLS)
+    judge = FleetJudge(config.load(FLOW).policy, lambda _now_ns: view, random.Random(1), peers=Peers([LogReader(buffer)], 1))
+    heard = []
+    monkeypatch.setattr(judge._scheduler, "hear", lambda *told: heard.append(told))
+    judge.catch_up(NOW_S)
+    assert heard == [("flowControl-affinity", b"words")]
 
 
 def test_before_the_first_snapshot_no_pool_is_blamed():

@@ -344,6 +344,8 @@ class FleetJudge:
         self._wards.adopt(topology)
         kept = {id(ward.lobby) for ward in self._wards}
         self._lobbies = {name: lobby for name, lobby in self._lobbies.items() if id(lobby) in kept}
+        kept = {id(ward.lobby) for ward in self._wards}
+        self._lobbies = {name: lobby for name, lobby in self._lobbies.items() if id(lobby) in kept}
         self._live = {endpoint.slot: endpoint.incarnation for endpoint in topology.endpoints} if topology else {}
         for index in self._prefixes.values():
             index.retain(self._live)

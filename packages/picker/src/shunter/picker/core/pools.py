@@ -79,8 +79,13 @@ class Wards:
         return ward
 
     def adopt(self, topology: Topology | None) -> None:
-        """Index a new topology's rules."""
+        """Index a new topology's rules; forget the pools that are gone, unless somebody waits there."""
         self._topology = topology
+        pools = topology.pools if topology else ()
+        for name, ward in list(self._others.items()):
+            awaited = ward.lobby is not None and len(ward.lobby)
+            if not awaited and not any(is_called(each, name) for each in pools):
+                del self._others[name]
         for ward in self:
             ward.rules = Rulebook(topology, ward.name)
             if ward.lobby is not None:
