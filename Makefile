@@ -55,7 +55,7 @@ types: $(VENV)/dev.stamp ## pyright, strict
 bench: $(VENV)/dev.stamp ## print the exposition, pick-path, plugin and transport tables
 	@$(BIN)/python hack/bench_exposition.py
 	@$(BIN)/python hack/bench_pick.py
-	@$(BIN)/python hack/bench_plugins.py
+	@$(BIN)/python -m hack.bench_plugins
 	@$(BIN)/python -m hack.bench picker --quick --only direct
 
 bench-inprocess: $(VENV)/dev.stamp ## the picker's core beside the reference loop, on recorded streams (20 seconds)

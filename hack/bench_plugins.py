@@ -1,8 +1,11 @@
-"""What each plugin costs by itself: µs of CPU per request at 10, 100 and 1,000 endpoints.
+"""What each plugin costs by itself, and each configuration as a whole: µs of CPU per request at 10, 100 and 1,000 endpoints.
 
 The scheduler asks a scorer of one column only where a booking touched it; its figure here is that of a whole fleet. The prompt
 has 4 blocks, which every tenth endpoint has cached; every endpoint is busy. Types that are named are measured alone, also those
 of other packages.
+
+A configuration's figure is the choice, from a request that has been read to the verdict. What the reference loop takes for a
+whole exchange of 1 KB (hack/bench/floor), measured in turns with it, stands beside: how fast this machine is at this minute.
 """
 
 import random
@@ -13,8 +16,10 @@ from functools import partial
 from statistics import median
 
 import msgspec
-from bench_pick import world
+from hack.bench.inprocess import compare
+from hack.bench_pick import world
 
+from shunter.picker import config
 from shunter.picker.config.loading import import_plugin
 from shunter.picker.core.fleet import Fleet, Roster
 from shunter.picker.core.kinds import Named, Profile
@@ -23,7 +28,7 @@ from shunter.picker.core.media import Media
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
-from shunter.picker.core.schedule import PEER
+from shunter.picker.core.schedule import PEER, Scheduler
 from shunter.picker.plugins import CATALOGUE, Kind
 from shunter.picker.plugins.latency import PRODUCER, Prediction
 from shunter.picker.plugins.pickers import MaxScore
@@ -34,6 +39,7 @@ __all__ = ["main"]
 
 ROUNDS = 5
 ROUND_S = 0.01  # of CPU
+FLOOR_TURNS = 3
 ENDPOINTS = (10, 100, 1000)
 NOW_NS = 100_000_000_000
 KINDS = (Kind.FILTER, Kind.SCORER, Kind.PICKER, Kind.PRODUCER, Kind.ADMITTER)
@@ -138,6 +144,20 @@ def cost_us(run: Callable[[], object]) -> float:
     return median(rounds)
 
 
+def print_configurations(fleets: list[Fleet]) -> None:
+    """Print what the configurations that come with the picker cost, beside the floor."""
+    print(f"{'CPU µs per choice':<34} {'':>8}" + "".join(f"{len(fleet):>9,}" for fleet in fleets) + "   of the floor")
+    for name in config.builtin_names():
+        floor_us = median(compare("1 KB", FLOOR_TURNS).floor_us)
+        costs = []
+        for fleet in fleets:
+            scheduler = Scheduler(config.load(config.read_builtin(name)).policy, random.Random(7), say_nothing)
+            costs.append(cost_us(partial(scheduler.run, asking(fleet), fleet)))
+        ratios = ", ".join(f"{cost / floor_us:.2f}" for cost in costs)
+        print(f"{name:<34} {'':>8}" + "".join(f"{cost:>9.1f}" for cost in costs) + f"   {ratios}", flush=True)
+    print()
+
+
 def main(types: list[str]) -> None:
     """Print the table."""
     for name in types:
@@ -146,6 +166,8 @@ def main(types: list[str]) -> None:
         if name not in CATALOGUE:
             raise SystemExit(f"no plugin has the type {name!r}")
     fleets = [busy(endpoints) for endpoints in ENDPOINTS]
+    if not types:
+        print_configurations(fleets)
     print(f"{'CPU µs per request':<34} {'asked to':>8}" + "".join(f"{endpoints:>9,}" for endpoints in ENDPOINTS))
     for name in types or sorted(name for name, entry in CATALOGUE.items() if set(entry.kinds) & set(KINDS)):
         runs = [calls(name, fleet, asking(fleet, cold=name in COLD)) for fleet in fleets]

@@ -30,6 +30,9 @@ FALLBACKS = 3
 # A handler that always wants one more profile must not keep the worker for ever. Encode, prefill and decode are three.
 MOST_RUNS = 16
 
+# Of so many that have a score there is no need to look at those that have none.
+ENOUGH = 32
+
 BOOKED = frozenset({"waiting", "running", "in_flight", "tokens_in_flight"})  # the columns that follow bookings
 TAKEN = float("-inf")
 
@@ -182,6 +185,8 @@ class Scheduler:
             else:
                 set_headers += mine
                 response_headers += theirs
+        if not set_headers and not response_headers:
+            return verdict
         return Verdict(verdict.decision, verdict.others, set_headers, response_headers, verdict.profile, verdict.prefill)
 
 
@@ -232,10 +237,20 @@ class Run:
             self._running = each.name
             scores.append((each, self._add(each, scorer.score(request, fleet), totals)))
         self._running = "the picker"
-        chosen = self.profile.picker.pick(totals, self._dice)
+        chosen = self._pick(totals, scores)
         if not chosen or not 0 <= min(chosen) <= max(chosen) < len(fleet):
             raise ValueError(f"picked the positions {list(chosen)} of {len(fleet)} candidates")
         return Decision(fleet.endpoints, chosen, totals, scores, narrowed)
+
+    def _pick(self, totals: Sequence[float], scores: Sequence[tuple[Weighted, Scores]]) -> Sequence[int]:
+        pick = self.profile.picker.pick
+        if len(scores) == 1:
+            weighted, some = scores[0]
+            if isinstance(some, Mapping) and len(some) >= ENOUGH and weighted.weight > 0.0 < min(some.values()):
+                # Nobody else has anything: of a thousand endpoints a few dozen remain to be looked at.
+                positions = list(some)
+                return [positions[at] for at in pick(list(some.values()), self._dice)]
+        return pick(totals, self._dice)
 
     def _add(self, scorer: Weighted, scores: Scores, totals: list[float]) -> Scores:
         """Add weighted scores to the totals and return them as they counted."""

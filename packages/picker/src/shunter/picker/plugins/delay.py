@@ -22,7 +22,7 @@ from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.kinds import Header, Scores, Setting, Verdict
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.request import Request
-from shunter.picker.core.speeds import REQUEST_SHARE, TOKEN_SHARE, Speeds, crowding
+from shunter.picker.core.speeds import REQUEST_SHARE, TOKEN_SHARE, Speeds
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
 __all__ = ["DELAY_SCORER", "Delay", "ExpectedDelay"]
@@ -105,11 +105,9 @@ class Delay:
             )
         ]
         known = dict(zip(range(begin, end), delays, strict=True)) if end - begin < total else None
-        index, place = fleet.index, delays if known is None else known
-        for slot, share in request.prefix.share.items():
-            at = index.get(slot)
-            if at is not None:
-                place[at] = self._delay(at, fleet, now_ns, request.prompt_tokens * (1.0 - share) + LEAST_TOKENS)
+        place = delays if known is None else known
+        if request.prefix.share:
+            self._favour(request, fleet, place)
         if self._adapters and request.target_model in self._adapters:
             for at in known or range(total):
                 place[at] += self._loading_ns(at, fleet, request.target_model)
@@ -169,13 +167,21 @@ class Delay:
         """What a token of a prompt takes, and an answer as far as it counts."""
         return 1e9 / self.speeds.prefill_per_s(key), ANSWER * 1e9 * self.speeds.answer_s(key)
 
-    def _delay(self, at: int, fleet: Fleet, now_ns: int, tokens: float) -> float:
-        n, until = fleet.in_flight[at] + self._foreign[at], fleet.busy_until_ns[at]
-        return (
-            (until - now_ns if until > now_ns else 0)
-            + tokens * self._token_ns[at] * (1.0 + STALL * (n + 1.0))
-            + self._answer_ns[at] * crowding(n, fleet.tokens_in_flight[at])
-        )
+    def _favour(self, request: Request, fleet: Fleet, delays: "list[float] | dict[int, float]") -> None:
+        """Enter the delays of those that have a part of the prompt cached."""
+        index, untils, in_flight, held = fleet.index, fleet.busy_until_ns, fleet.in_flight, fleet.tokens_in_flight
+        foreign, token_ns, answer_ns = self._foreign, self._token_ns, self._answer_ns
+        now_ns, prompt = request.at_ns, request.prompt_tokens
+        for slot, share in request.prefix.share.items():
+            at = index.get(slot)
+            if at is None:
+                continue
+            until, n = untils[at], in_flight[at] + foreign[at]
+            delays[at] = (
+                (until - now_ns if until > now_ns else 0)
+                + (prompt * (1.0 - share) + LEAST_TOKENS) * token_ns[at] * (1.0 + STALL * (n + 1.0))
+                + answer_ns[at] * (1.0 + REQUEST_SHARE * n + TOKEN_SHARE * held[at])
+            )
 
     def _loading_ns(self, at: int, fleet: Fleet, adapter: str) -> float:
         running, waiting, room = fleet.running_adapters[at], fleet.waiting_adapters[at], fleet.max_adapters[at]
