@@ -6,7 +6,7 @@ endpoints there are. Only who looks pays for putting the columns together again.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -19,9 +19,10 @@ __all__ = ["Columns", "Diary", "Features", "note", "restore"]
 FOLLOWING = ("waiting", "running", "in_flight", "tokens_in_flight", "busy_until_ns")  # the columns that follow bookings
 FIXED = tuple(name for name in COLUMNS if name not in (*FOLLOWING, "authorities"))
 
-# Where no scrape makes a new Fleet, a history would grow for ever: beyond so many changes an endpoint the columns are copied.
-CHANGES_PER_ENDPOINT = 4
-FEWEST_CHANGES = 256
+# Where no scrape makes a new Fleet, a history would grow for ever: beyond four changes an endpoint, each of
+# seven values, the columns are copied.
+CHANGES_PER_ENDPOINT = 4 * 7
+FEWEST_CHANGES = 256 * 7
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +45,32 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     cache_tokens: tuple[int | None, ...]
 
 
+class Page(msgspec.Struct):
+    """A Fleet's columns at some time, and what changed since."""
+
+    fixed: Sequence[Any]
+    start: Sequence[Sequence[Any]]
+    changes: list[Any]  # one after the other: a position, then the values of FOLLOWING and decode_tokens there
+
+
+class Features(msgspec.Struct, frozen=True, gc=False):
+    """A moment in a diary."""
+
+    page: Page
+    length: int  # of the changes that had happened
+
+    def columns(self) -> Columns:
+        """Put the columns together."""
+        following = [list(column) for column in self.page.start]
+        changes = iter(self.page.changes[: self.length])
+        for at, *values in zip(*[changes] * (1 + len(following)), strict=True):
+            for column, value in zip(following, values, strict=True):
+                column[at] = value
+        named = dict(zip(FIXED, self.page.fixed, strict=True))
+        named |= dict(zip((*FOLLOWING, "decode_tokens"), following, strict=True))
+        return Columns(**{name: tuple(column) for name, column in named.items()})
+
+
 class Diary:
     """A Keeper: writes down how one Fleet changes."""
 
@@ -51,60 +78,39 @@ class Diary:
         """Begin with the Fleet as it is. A Fleet that kept itself through its keepers would only be found by the collector."""
         self.touched: set[int] = set()
         self._most = FEWEST_CHANGES + CHANGES_PER_ENDPOINT * len(fleet)
+        self._decode_tokens = fleet.ledger.decode_tokens
+        self._following: tuple[list[Any], ...] = tuple([getattr(fleet, name) for name in FOLLOWING])
         self._begin(fleet)
 
-    def note(self, fleet: Fleet) -> "Features":
+    def note(self, fleet: Fleet) -> Features:
         """Return the features of the Fleet, which is always the same one, at this moment."""
+        changes = self._page.changes
         if self.touched:
             waiting, running, in_flight, tokens, busy = self._following
-            keys, expected, add = fleet.keys, self._decode_tokens, self._changes.append
+            keys, expected = fleet.keys, self._decode_tokens
             for at in self.touched:
-                add((at, waiting[at], running[at], in_flight[at], tokens[at], busy[at], expected(keys[at])))
+                changes += (at, waiting[at], running[at], in_flight[at], tokens[at], busy[at], expected(keys[at]))
             self.touched.clear()
-            if len(self._changes) > self._most:
+            if len(changes) > self._most:
                 self._begin(fleet)
-        return Features(self._fixed, self._start, self._changes, len(self._changes))
+                changes = self._page.changes
+        return Features(self._page, len(changes))
 
     def _begin(self, fleet: Fleet) -> None:
-        self._decode_tokens = expected = fleet.ledger.decode_tokens
-        self._fixed = tuple([getattr(fleet, name) for name in FIXED])
-        self._following: tuple[list[Any], ...] = tuple([getattr(fleet, name) for name in FOLLOWING])
+        expected = self._decode_tokens
         decode_tokens = [expected(fleet.key(at)) if count else 0 for at, count in enumerate(fleet.in_flight)]
-        self._start = (*[tuple(column) for column in self._following], decode_tokens)
-        self._changes: list[tuple[Any, ...]] = []  # position, then the values of FOLLOWING and decode_tokens there
-
-
-class Features(msgspec.Struct, frozen=True, gc=False):
-    """A moment in a diary."""
-
-    fixed: Sequence[Any]
-    start: Sequence[Sequence[Any]]
-    changes: Sequence[Sequence[Any]]  # of the diary; those before ``length`` had happened
-    length: int
-
-    @property
-    def endpoints(self) -> Sequence[Endpoint]:
-        """Who was there."""
-        return self.fixed[FIXED.index("endpoints")]
-
-    def columns(self) -> Columns:
-        """Put the columns together."""
-        following = [list(column) for column in self.start]
-        for at, *values in self.changes[: self.length]:
-            for column, value in zip(following, values, strict=True):
-                column[at] = value
-        named = dict(zip(FIXED, self.fixed, strict=True)) | dict(zip((*FOLLOWING, "decode_tokens"), following, strict=True))
-        return Columns(**{name: tuple(column) for name, column in named.items()})
+        fixed = tuple([getattr(fleet, name) for name in FIXED])
+        self._page = Page(fixed, (*[tuple(column) for column in self._following], decode_tokens), [])
 
 
 def note(fleet: Fleet) -> Features:
     """Return the features of a Fleet at this moment; one that lasts has a diary."""
     diary = fleet.keepers.get(Diary)
-    if not isinstance(diary, Diary):
+    if diary is None:
         diary = Diary(fleet)
         if fleet.lasting:
             fleet.keepers[Diary] = diary
-    return diary.note(fleet)
+    return cast("Diary", diary).note(fleet)
 
 
 def restore(columns: Columns, at_ns: int) -> Fleet:
