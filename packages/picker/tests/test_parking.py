@@ -24,8 +24,8 @@ class Judge:
         self.left.append(ticket)
 
 
-def session(parked=None, evictable=None):
-    return SimpleNamespace(parked=parked, evictable=evictable)
+def session(ticket, *, parked=True):
+    return SimpleNamespace(ticket=ticket, parked=parked)
 
 
 def pick(ticket):
@@ -35,8 +35,8 @@ def pick(ticket):
 async def test_nobody_is_asked_while_nobody_waits():
     judge = Judge()
     parking = Parking(judge, asyncio.get_running_loop().time)
-    parking.follow(session(evictable=1), lambda *_: None)
-    waiting = session(parked=2)
+    parking.follow(session(1, parked=False), lambda *_: None)
+    waiting = session(2)
     parking.follow(waiting, lambda *_: None)
     parking.leave(waiting)
     for _ in range(3):
@@ -47,7 +47,7 @@ async def test_nobody_is_asked_while_nobody_waits():
 async def test_who_is_gone_because_of_another_ones_verdict_is_given_back():
     judge = Judge()
     parking = Parking(judge, asyncio.get_running_loop().time)
-    first, second = session(parked=1), session(parked=2)
+    first, second = session(1), session(2)
     woken = asyncio.Event()
 
     def resume(*_):
@@ -66,8 +66,8 @@ async def test_a_session_that_breaks_does_not_hold_up_the_others(caplog):
     judge = Judge()
     parking = Parking(judge, asyncio.get_running_loop().time)
     woken = asyncio.Event()
-    parking.follow(session(parked=1), lambda *_: 1 / 0)
-    parking.follow(session(parked=2), lambda *_: woken.set())
+    parking.follow(session(1), lambda *_: 1 / 0)
+    parking.follow(session(2), lambda *_: woken.set())
     judge.ready = [pick(1), pick(2)]
     await woken.wait()
     assert "a session that waited failed" in caplog.text

@@ -25,11 +25,11 @@ def exchange(mode, *, parked, pieces=(BODY,), trailers=False, **stub):
     envoy = FakeEnvoy.before(judge, mode, BodyMode.NONE)
     envoy.request(pieces=pieces, trailers=trailers)
     if parked:
-        assert envoy.session.parked is not None
+        assert envoy.session.parked
         assert all(isinstance(reply, MoreTime) or reply.mutation is None for reply in envoy.replies), "nothing is decided"
         judge.open()
         envoy.resume(judge)
-    assert envoy.session.parked is None
+    assert not envoy.session.parked
     return envoy
 
 
@@ -110,7 +110,7 @@ def test_the_verdict_on_another_ticket_changes_nothing():
     envoy = FakeEnvoy.before(judge, BodyMode.BUFFERED)
     envoy.request(pieces=[BODY])
     assert envoy.session.resume(99, LATE, 1.0) == []
-    assert envoy.session.parked == 1
+    assert envoy.session.parked
 
 
 @pytest.mark.parametrize("mode", [BodyMode.FULL_DUPLEX_STREAMED, BodyMode.BUFFERED])
@@ -122,7 +122,7 @@ def test_bodies_that_wait_count_towards_the_memory_of_all_sessions(mode):
         session.feed(RequestHeaders([*JSON_POST], protocol=Protocol(mode, BodyMode.NONE)), 0.0)
         *_, last = session.feed(RequestBody(BODY, end_of_stream=True), 0.0) or [None]
     assert last.status == 503, "there is room for one body"
-    assert second.parked is None
+    assert not second.parked
     assert judges[1].left == ([1] if mode is BodyMode.BUFFERED else [])
     judges[0].open()
     ((ticket, verdict),) = judges[0].dispatch(1.0)
@@ -139,7 +139,7 @@ class TestEvicted:
         envoy.request(pieces=[BODY])
         if respond:
             envoy.send(ResponseHeaders([(":status", "200"), ("content-type", "text/event-stream")]))
-        judge.evicting[envoy.session.evictable] = EVICTED
+        judge.evicting[envoy.session.ticket] = EVICTED
         for ticket, verdict in judge.dispatch(2.0):
             envoy._obey(envoy.session.resume(ticket, verdict, 2.0))
         return envoy, judge

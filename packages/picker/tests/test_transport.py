@@ -371,6 +371,7 @@ class TestParked:
             await call.write(pb.ProcessingRequest(response_headers=pb.HttpHeaders(end_of_stream=True)))
             assert (await call.read()).WhichOneof("response") == "response_headers"
             assert picker.judge.left == [1]
+            assert len(picker.parking) == 0, "its timer has nobody to ask for"
 
     async def test_the_end_of_one_lets_the_next_one_go_on_at_once(self, running):
         async with self.waiting(running) as (picker, first):
@@ -419,7 +420,7 @@ class TestParked:
             assert await call.code() is grpc.StatusCode.OK
             await until(lambda: picker.judge.released)
             assert not picker.judge.outcome.complete
-            assert not picker.parking._evictable
+            assert not picker.parking._resumes
 
     async def test_one_that_fails_then_is_ended(self, running):
         async with self.waiting(running) as (picker, call):

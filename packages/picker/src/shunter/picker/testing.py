@@ -327,9 +327,9 @@ class FakeEnvoy:
     def _go_on(self) -> None:
         """Send what is left of the request, as far as Envoy would not wait for an answer."""
         half = self._halves[Side.REQUEST]
-        while self._unsent and self.immediate is None and self.session.parked is None:
+        while self._unsent and self.immediate is None and not self.session.parked:
             self.send(self._unsent.pop(0))
-        if self.immediate is None and self.session.parked is None:
+        if self.immediate is None and not self.session.parked:
             half.body, self._unseen = half.body + self._unseen, b""
             half.check()
 

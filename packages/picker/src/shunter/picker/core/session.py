@@ -220,22 +220,24 @@ class Session:
 
     Feed it events and send what it returns, in order; when ``ended`` is set, end the stream with status 0. Call ``close``
     when the stream is gone, however that came. ``feed`` raises nothing but ProtocolError, after which the session is closed.
-    While ``parked`` or ``evictable`` is set, call ``resume`` once the judge dispatches that ticket.
+    When the judge dispatches its ``ticket``, call ``resume``.
     """
 
     __slots__ = (
         *("_body", "_budget", "_headers", "_judge", "_limits", "_metadata", "_pick", "_protocol"),
-        *("_released", "_response", "_rows", "_states", "_waits", "ended", "evictable", "parked", "pool"),
+        *("_released", "_response", "_rows", "_states", "_waits", "ended", "evictable", "parked", "pool", "ticket"),
     )
 
     def __init__(self, judge: Judge, limits: Limits, budget: Budget) -> None:
         self.ended = False
         self.pool: str | None = None
         """Whose request it is, if the gateway said so when it opened the stream."""
-        self.parked: int | None = None
-        """The ticket of a request that waits for room."""
-        self.evictable: int | None = None
-        """The ticket of a request that was picked and may still be refused."""
+        self.ticket: int | None = None
+        """Of a request that has waited, or may be evicted; of others the judge has nothing more to say."""
+        self.parked = False
+        """Whether the request waits for room."""
+        self.evictable = False
+        """Whether it was picked and may still be refused."""
         self._waits = Step.CHOOSE, False  # how a parked request will be answered: step, end of stream
         self._judge = judge
         self._limits = limits
@@ -278,7 +280,7 @@ class Session:
             return self._answer_headers(event, step, now_s)
         if isinstance(event, RequestTrailers):
             return self._answer_trailers(event, step, now_s)
-        if self.parked is not None:
+        if self.parked:
             self._leave(now_s)
         replies = response.feed(event, now_s)
         if isinstance(event, ResponseHeaders) and response.served and self._pick:
@@ -306,10 +308,12 @@ class Session:
 
         An evicted one's client gets the refusal, or loses the connection if its response has begun; that one is released.
         """
-        if self.parked == ticket:
-            self.parked = None
+        if ticket != self.ticket:
+            return []
+        if self.parked:
+            self.parked = False
             return self._tell(verdict, *self._waits)
-        if self.ended or self._released or self.evictable != ticket or isinstance(verdict, Pick):
+        if self.ended or self._released or not self.evictable or isinstance(verdict, Pick):
             return []
         replies = [*(self._response.flush() if self._response else ()), refuse(verdict)]
         self._end(now_s, complete=False)
@@ -393,7 +397,7 @@ class Session:
         self, parked: Parked, step: Step, body: bytes | bytearray | None, now_s: float, *, end_of_stream: bool
     ) -> list[Reply]:
         """Wait; of the body, the whole of which is kept meanwhile, the budget knows."""
-        self.parked, self._waits = parked.ticket, (step, end_of_stream)
+        self.ticket, self.parked, self._waits = parked.ticket, True, (step, end_of_stream)
         if body is not None and step is not Step.CHOOSE_STREAM:
             if not self._budget.take(len(body)):
                 self._leave(now_s)
@@ -411,7 +415,7 @@ class Session:
             return self._turn_away(verdict)
         self._pick = verdict
         if verdict.evictable:
-            self.evictable = verdict.ticket
+            self.ticket, self.evictable = verdict.ticket, True
         if self._response:
             self._response.expect(verdict)
         rewritten = verdict.body
@@ -437,9 +441,9 @@ class Session:
 
     def _leave(self, now_s: float) -> None:
         """Wait no longer."""
-        if self.parked is not None:
-            self._judge.leave(self.parked, now_s)
-            self.parked = None
+        if self.parked and self.ticket is not None:
+            self.parked = False
+            self._judge.leave(self.ticket, now_s)
 
     def _refuse(self, refusal: Refusal, now_s: float) -> list[Reply]:
         """Refuse what the judge has not seen."""

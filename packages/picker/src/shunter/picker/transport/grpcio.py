@@ -193,7 +193,7 @@ class GrpcServer:
         session = stream.session
         while not session.ended:
             stream.reading = True
-            addressed = session.parked is not None or session.evictable is not None
+            addressed = session.parked or session.evictable
             message = await (self._wait(stream, context) if addressed else context.read())
             stream.reading = False
             if not isinstance(message, bytes):

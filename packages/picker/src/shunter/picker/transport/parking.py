@@ -23,8 +23,8 @@ class Parking:
         """Nobody waits yet."""
         self._judge = judge
         self._clock = clock
-        self._waiting: dict[int, Resume] = {}
-        self._evictable: dict[int, Resume] = {}
+        self._resumes: dict[int, Resume] = {}
+        self._waiting: set[int] = set()
         self._timer: asyncio.Handle | None = None
         self._hurried = False
 
@@ -33,20 +33,23 @@ class Parking:
         return len(self._waiting)
 
     def follow(self, session: Session, resume: Resume) -> None:
-        """Remember whom to call if the session waits or may be evicted; again and again does no harm."""
-        if session.parked is not None:
-            self._waiting[session.parked] = resume
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(TURN_S, self._turn)
-        elif session.evictable is not None:
-            self._evictable[session.evictable] = resume
+        """Remember whom to call if the judge may have something to say; to be called whenever the session has answered."""
+        ticket = session.ticket
+        if ticket is None:
+            return
+        self._resumes[ticket] = resume
+        if not session.parked:
+            self._waiting.discard(ticket)
+            return
+        self._waiting.add(ticket)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TURN_S, self._turn)
 
     def leave(self, session: Session) -> None:
         """Forget a session that is over, whatever it was; what it gives back may be what another one waits for."""
-        if session.parked is not None:
-            self._waiting.pop(session.parked, None)
-        if session.evictable is not None:
-            self._evictable.pop(session.evictable, None)
+        if session.ticket is not None:
+            self._resumes.pop(session.ticket, None)
+            self._waiting.discard(session.ticket)
         if self._waiting and self._timer is not None and not self._hurried:
             self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_soon(self._turn)
@@ -64,7 +67,8 @@ class Parking:
 
     def _dispatch(self, now_s: float) -> None:
         for ticket, verdict in self._judge.dispatch(now_s):
-            resume = self._waiting.pop(ticket, None) or self._evictable.pop(ticket, None)
+            resume = self._resumes.pop(ticket, None)
+            self._waiting.discard(ticket)
             if resume is None:  # it went away because of another one's verdict
                 self._judge.leave(ticket, now_s)
                 continue
