@@ -344,8 +344,6 @@ class FleetJudge:
         self._wards.adopt(topology)
         kept = {id(ward.lobby) for ward in self._wards}
         self._lobbies = {name: lobby for name, lobby in self._lobbies.items() if id(lobby) in kept}
-        kept = {id(ward.lobby) for ward in self._wards}
-        self._lobbies = {name: lobby for name, lobby in self._lobbies.items() if id(lobby) in kept}
         self._live = {endpoint.slot: endpoint.incarnation for endpoint in topology.endpoints} if topology else {}
         for index in self._prefixes.values():
             index.retain(self._live)
@@ -411,7 +409,7 @@ class FleetJudge:
         booking = book(request, verdict, self._expect_tokens(request))
         self._enter(request.ticket, booking)
         if self.precise is not None:
-            for name in {"", verdict.prefill}:
+            for name in dict.fromkeys(("", verdict.prefill)):
                 if (each := verdict.of(name)) is not None and each.chosen:
                     self.precise.booked(request, each.candidates[each.chosen[0]])
         prefix = request.prefix
