@@ -21,7 +21,7 @@ from shunter.picker.core.overview import look
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.queue_counters import OUTCOMES
 from shunter.picker.plugins.detectors import Concurrency, Utilization
-from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, RoundRobin, SloDeadline, StaticLimit
+from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, RoundRobin, SloDeadline, SoftReflectiveCeiling, StaticLimit
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.snapshot import Health, Objective, Pool
 
@@ -303,11 +303,47 @@ class TestEviction:
         judge.decide(ask("gold"), NOW_S + 1)
         assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == tickets[1::-1]
 
+    def test_the_ceilings_are_asked_for_once_a_turn(self, make_judge):
+        judge = make_judge(detector=Constant(0.67), limits=SoftReflectiveCeiling(), eviction=True)  # open in every other asking
+        assert isinstance(judge.decide(ask("gold"), NOW_S), Pick)
+        assert isinstance(judge.decide(ask("gold"), NOW_S), Pick)
+        assert isinstance(judge.decide(ask("free"), NOW_S), Parked)
+        judge.decide(ask("gold"), NOW_S)
+        assert [len(judge.dispatch(NOW_S + at)) for at in (1, 2)] == [0, 1]
+
+    def test_a_policy_that_breaks_then_costs_nobody_the_verdict(self, make_judge):
+        judge = make_judge(eviction=True, request_ttl_s=5.0)
+        judge.decide(ask("free"), NOW_S)
+        for later_s in (0.0, 1.0):
+            judge.decide(ask(), NOW_S + later_s)
+        judge._lobbies["flowControl"].gate._open = Broken().order
+        ((_, refusal),) = judge.dispatch(NOW_S + 5.5)
+        assert refusal.reason is DropReason.TTL_EXPIRED
+
     def test_without_it_nobody_is_evicted(self, make_judge):
         judge = make_judge()
         assert not judge.decide(ask("free"), NOW_S).evictable
         judge.decide(ask("gold"), NOW_S + 1)
         assert judge.dispatch(NOW_S + 1) == []
+
+
+class Constant:
+    """A detector that finds every endpoint equally full."""
+
+    def __init__(self, level):
+        self.level = level
+
+    def levels(self, fleet, now_ns, *, sent):
+        return [self.level] * len(fleet)
+
+
+class Ungrateful(GlobalStrict, frozen=True):
+    """A fairness policy whose line breaks when it is told what somebody got."""
+
+    def line(self):
+        line = super().line()
+        line.charge = Broken().order
+        return line
 
 
 class Broken:
@@ -331,11 +367,20 @@ def test_a_policy_that_breaks_later_holds_nobody_for_ever(make_judge):
     judge = make_judge(request_ttl_s=5.0)
     first = judge.decide(ask(), NOW_S).ticket
     judge.decide(ask(), NOW_S)
-    judge._lobbies["flowControl"].gate._open = Broken().order
+    judge._wards.default.lobby.gate._open = Broken().order
     judge.release(first, DONE, NOW_S + 1)
     assert judge.dispatch(NOW_S + 1) == []
     ((_, refusal),) = judge.dispatch(NOW_S + 5)
     assert refusal.reason is DropReason.TTL_EXPIRED
+
+
+def test_a_line_that_breaks_when_it_is_charged_holds_nobody_for_ever(make_judge):
+    judge = make_judge(fairness=Ungrateful(), request_ttl_s=5.0)
+    first = judge.decide(ask(), NOW_S).ticket
+    waiting = judge.decide(ask(), NOW_S)
+    judge.release(first, DONE, NOW_S + 1)
+    told = [ticket for at in (1, 5) for ticket, _ in judge.dispatch(NOW_S + at)]
+    assert told == [waiting.ticket]
 
 
 def test_a_turn_has_an_end(make_judge):
