@@ -236,6 +236,15 @@ def test_a_single_parser_may_stand_under_its_former_name():
             "$.schedulingProfiles[0].plugins[1].pluginRef: 'queue-scorer' stands in this profile already",
         ),
         (
+            HEAD + "plugins: [{type: session-affinity-scorer, parameters: {strategy: session_id, sessionIdConfig:"
+            " {sources: [{header: x}, {attribute: a, producer: sessions}]}}}]",
+            "$.plugins[0].parameters.sessionIdConfig.sources[].producer: no plugin is named 'sessions'",
+        ),
+        (
+            HEAD + "plugins: [{type: label-selector-filter, parameters: {matchExpressions: [{key: a, operator: In}]}}]",
+            "$.plugins[0].parameters.matchExpressions[0]: in needs values, found {'key': 'a', 'operator': 'In'}",
+        ),
+        (
             HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-scorer, weight: .nan}",
             "not a YAML document: .nan is not a number below 2**63",
         ),
@@ -552,6 +561,17 @@ def test_what_is_said_not_to_exist_does_not():
 
 def test_two_plans_share_nothing():
     assert config.load().policy.profile is not config.load().policy.profile
+
+
+@pytest.mark.parametrize("declared", ["", "{type: predicted-latency-producer, name: mine}, "])
+def test_a_filter_that_goes_by_predictions_has_who_predicts(declared):
+    plan = config.load(
+        HEAD + f"plugins: [{declared}{{type: prefix-cache-affinity-filter, parameters: {{ttftSource: latencyPredictor}}}}]"
+    )
+    [producer] = [each.name for each in plan.policy.producers]
+    assert plan.policy.profile.filters[0].plugin.latency_prediction_info_producer_name == producer
+    plain = config.load(HEAD + "plugins: [{type: prefix-cache-affinity-filter}]")
+    assert plain.policy.producers == ()
 
 
 def test_the_schema_knows_every_plugin_and_nothing_dangles():

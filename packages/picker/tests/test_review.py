@@ -44,6 +44,19 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
             "full",
             "$.plugins[0]: no profile lists 'queue-scorer', so it does nothing; list it, or remove it",
         ),
+        *(
+            (
+                HEAD + f"plugins: [{{type: {unused}}}]",
+                "full",
+                f"$.plugins[0]: nothing refers to '{unused}', so it does nothing;",
+            )
+            for unused in ("concurrency-detector", "edf-ordering-policy", "sglanghttp-parser")
+        ),
+        (
+            HEAD + "plugins: [{type: header-profile-handler}]\nschedulingProfiles: [{name: decoding}, {name: prefill}]",
+            "full",
+            "$.plugins[0].parameters.defaultProfile: no profile is named 'decode', so requests without the header EPP-Prof",
+        ),
         (
             HEAD + "plugins: [{type: approx-prefix-cache-producer}, {type: queue-scorer}]",
             "full",
@@ -94,6 +107,13 @@ def test_what_cannot_work_is_warned_of(text, profile, warning):
     [
         (HEAD + "plugins: [{type: session-affinity-scorer}]", "full"),
         (FLOW, "strict"),
+        (
+            FLOW + "plugins: [{type: edf-ordering-policy}, {type: concurrency-detector}, {type: sglanghttp-parser}]\n"
+            "flowControl: {saturationDetector: {pluginRef: concurrency-detector},"
+            " priorityBands: [{priority: 1, orderingPolicyRef: edf-ordering-policy}]}\n"
+            "requestHandler: {parsers: [{pluginRef: sglanghttp-parser}]}",
+            "strict",
+        ),
         (FLOW + "flowControl: {enableEviction: true}", "full"),
         (HEAD, "lean"),
     ],
@@ -113,8 +133,18 @@ def test_a_filter_that_leaves_nobody_of_those_there_are_is_warned_of(make_fleet,
     here, there = {"labels": {"zone": "here"}}, {"labels": {"zone": "there"}}
     assert list(config.review_fleet(plan, make_fleet({}, {}, endpoints=[here, there]), dice)) == []
     assert list(config.review_fleet(plan, make_fleet({}, {}, endpoints=[there, there]), dice)) == [
-        "$.schedulingProfiles[0]: 'label-selector-filter' leaves nobody of pod-0, pod-1; look at their labels"
+        "$.schedulingProfiles[0]: 'label-selector-filter' leaves nobody of pod-0, pod-1; look at their labels and load"
     ]
+
+
+def test_without_endpoints_nothing_is_said_of_filters(make_fleet, dice):
+    [warning] = config.review_fleet(config.load(LABELLED), make_fleet(), dice)
+    assert warning.startswith("$.schedulingProfiles: no endpoint is ready")
+
+
+def test_nobody_is_warned_of_what_he_did_not_write():
+    warnings = review(HEAD + "plugins: [{type: latency-scorer}]")
+    assert [each for each in warnings if "predicted-latency-producer" in each] == []
 
 
 def test_check_looks_at_the_endpoints_that_a_scraper_publishes(publish, tmp_path):

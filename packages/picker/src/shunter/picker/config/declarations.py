@@ -51,10 +51,11 @@ class Declaration(msgspec.Struct, frozen=True):
         """Yield each parameter that names another plugin, and what it says ("" if it says nothing)."""
         parameters = msgspec.to_builtins(self.plugin)
         for reference in self.plugin.all_references():
-            value: Any = parameters
-            for key in reference.parameter.split("."):
-                value = value and value.get(key)
-            yield reference, value or ""
+            by = reference.implied_by
+            if by is not None and parameters[by[0]] != by[1]:
+                reference = msgspec.structs.replace(reference, implied="")  # noqa: PLW2901  the same, here
+            for value in _values(parameters, reference.parameter):
+                yield reference, value
 
 
 class Declarations:
@@ -170,3 +171,16 @@ class Declarations:
         if type_name in upstream.TYPES:
             raise ConfigError(f"{place}: {type_name!r} is known to GIE or llm-d, and not here: {upstream.TYPES[type_name]}")
         raise ConfigError(f"{place}: no plugin has the type {type_name!r}{did_you_mean(type_name, CATALOGUE)}")
+
+
+def _values(parameters: Any, path: str) -> Iterator[str]:
+    """Yield what stands at a path, "" for nothing; of a list, such as ``sources[].producer``, what stands in each entry."""
+    key, _, rest = path.partition(".")
+    value: Any = cast("dict[str, Any]", parameters or {}).get(key.removesuffix("[]"))
+    if not rest:
+        yield value or ""
+    elif key.endswith("[]"):
+        for each in cast("list[Any]", value or []):
+            yield from _values(each, rest)
+    else:
+        yield from _values(value, rest)

@@ -1,6 +1,6 @@
 """From the text of a file to a plan, and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -23,6 +23,7 @@ class Plan(msgspec.Struct, frozen=True):
     config: EndpointPickerConfig
     policy: Policy
     notes: tuple[str, ...] = ()  # what the file says in a deprecated way, or in vain; each begins with its place
+    places: Mapping[str, str] = {}  # of the plugins that the file declares, by name
 
 
 def load(text: str | bytes = DEFAULT, *, find: Callable[[str], None] | None = None) -> Plan:
@@ -33,7 +34,9 @@ def load(text: str | bytes = DEFAULT, *, find: Callable[[str], None] | None = No
     modern = modernise(parse(text))
     complete = Completion(modern, find or import_plugin)
     policy = build(complete.config, complete.plugins, flows=complete.flows)
-    return Plan(complete.config, policy, tuple(modern.notes))
+    declared = (each for each in complete.plugins if each.place.startswith("$.plugins["))
+    places = {each.name: each.place.removesuffix(".parameters") for each in declared}
+    return Plan(complete.config, policy, tuple(modern.notes), places)
 
 
 def effective(plan: Plan) -> str:

@@ -69,6 +69,7 @@ def facts(registration: Registration) -> list[str]:
         found.append(f"Also a {' and a '.join(registration.kinds[1:])}.")
     for reference in plugin.all_references():
         implied = f"; empty: {reference.implied}" if reference.implied else ""
+        implied += f", if {' is '.join(reference.implied_by)}" if reference.implied_by else ""
         found.append(f"`{reference.parameter}` names a {reference.kind}{implied}.")
     needs: object = plugin.needs
     if isinstance(needs, tuple):

@@ -40,7 +40,7 @@ class StrictLoader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Refuse such a number."""
-        value: Any = super().construct_object(node, deep=deep)
+        value: Any = cast("Any", super()).construct_object(node, deep=deep)
         if isinstance(value, int | float) and not -MOST <= value <= MOST:
             text = str(cast("object", node.value))[:LONGEST_VALUE]
             raise yaml.constructor.ConstructorError(None, None, f"{text} is not a number below 2**63", node.start_mark)
@@ -93,7 +93,7 @@ def explained(
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a hint to begin with "; ": near matches if there are any, else all names if they are few."""
     names = sorted(set(names))
-    near = difflib.get_close_matches(name, names, n=3)
+    near = difflib.get_close_matches(name, names, n=3) or [each for each in names if name and name in each][:3]
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
     return f"; there are {', '.join(names)}" if 0 < len(names) <= FEW else ""

@@ -7,12 +7,14 @@ from typing import cast
 import msgspec
 
 from shunter.picker.config.loading import Plan
+from shunter.picker.config.reading import did_you_mean
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.kinds import Dice, Filter, Profile
 from shunter.picker.core.policy import Crew
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
 from shunter.picker.plugins.declared import ApproxPrefixCache
+from shunter.picker.plugins.handlers import HeaderProfile
 from shunter.picker.plugins.pickers import Random
 
 __all__ = ["PROFILES", "GatewayProfile", "review", "review_fleet"]
@@ -37,6 +39,8 @@ PROFILES: Mapping[str, GatewayProfile] = {
 
 FEW = 5  # endpoints that a warning names
 IN_PROFILES = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
+# What works, as far as it does here, wherever it is declared.
+ANYWHERE = (Kind.PRODUCER, Kind.HANDLER, Kind.ADMITTER, Kind.HOOK, Kind.SOURCE, Kind.EXTRACTOR)
 
 
 def review(plan: Plan, profile: str) -> list[str]:
@@ -46,6 +50,7 @@ def review(plan: Plan, profile: str) -> list[str]:
     return [
         *plan.notes,
         *_plugins(plan, profile),
+        *_handler(plan),
         *(each for at, one in enumerate(plan.policy.profiles) for each in _profile(one, f"$.schedulingProfiles[{at}]")),
         *_flow_control(plan, profile),
     ]
@@ -53,23 +58,33 @@ def review(plan: Plan, profile: str) -> list[str]:
 
 def review_fleet(plan: Plan, fleet: Fleet, dice: Dice) -> Iterator[str]:
     """Yield warnings about filters that a request without any properties does not get through, with the endpoints there are."""
+    if not len(fleet):
+        yield "$.schedulingProfiles: no endpoint is ready, so nobody gets anything; look at what the scraper sees"
+        return
     crew = Crew(plan.policy, dice, lambda _, __: None)
     for at, spec in enumerate(plan.policy.profiles):
         left = fleet
         for each in crew.staff(spec).filters:
-            kept = cast("Filter", each.plugin).keep(Request(headers={}), left)
+            try:
+                kept = cast("Filter", each.plugin).keep(Request(headers={}), left)
+            except Exception as error:  # noqa: BLE001  a plugin is foreign code
+                yield f"$.schedulingProfiles[{at}]: {each.name!r} failed: {error!r}; the picker would go on without the profile"
+                break
             if not kept:
                 names = ", ".join(endpoint.name for endpoint in left.endpoints[:FEW])
                 more = f" and {len(left) - FEW} more" if len(left) > FEW else ""
-                yield f"$.schedulingProfiles[{at}]: {each.name!r} leaves nobody of {names}{more}; look at their labels"
+                yield f"$.schedulingProfiles[{at}]: {each.name!r} leaves nobody of {names}{more}; look at their labels and load"
                 break
             left = left.narrow(kept)
 
 
 def _plugins(plan: Plan, profile: str) -> Iterator[str]:
     used = {each.name: each.plugin for each in plan.policy.plugins()}
-    for at, spec in enumerate(plan.config.plugins):
-        entry, place = CATALOGUE[spec.type], f"$.plugins[{at}]"
+    named = used.keys() | _references(msgspec.to_builtins(msgspec.structs.replace(plan.config, plugins=())))
+    for spec in plan.config.plugins:
+        if spec.name not in plan.places:  # nobody wrote it
+            continue
+        entry, place = CATALOGUE[spec.type], plan.places[spec.name]
         if entry.replacement:
             yield f"{place}.type: {spec.type!r} is deprecated; use {entry.replacement}"
         if entry.stability is Stability.ALPHA:
@@ -80,10 +95,34 @@ def _plugins(plan: Plan, profile: str) -> Iterator[str]:
             yield f"{place}: {spec.name!r} needs the {parts} of responses; profile {profile} does not show them, full does"
         if entry.kinds[0] in IN_PROFILES and spec.name not in used:
             yield f"{place}: no profile lists {spec.name!r}, so it does nothing; list it, or remove it"
+        elif entry.kinds[0] not in (*IN_PROFILES, *ANYWHERE) and spec.name not in named:
+            yield f"{place}: nothing refers to {spec.name!r}, so it does nothing; refer to it, or remove it"
         if issubclass(entry.plugin, ApproxPrefixCache) and spec.name not in plan.policy.prefixes:
             yield f"{place}: nobody reads what {spec.name!r} remembers; let a scorer name it, or remove it"
     if not plan.policy.formats and plan.policy.prefixes:
         yield "$.requestHandler.parsers: no parser reads prompts, so no prefix is ever cached; add openai-parser"
+
+
+def _references(section: object) -> set[str]:
+    """Return the names in all parameters …Ref of a section and of those inside."""
+    if isinstance(section, dict):
+        items = cast("dict[str, object]", section).items()
+        return {value for key, value in items if key.endswith("Ref") and isinstance(value, str)}.union(
+            *(_references(value) for _, value in items)
+        )
+    return set[str]().union(*map(_references, cast("list[object]", section))) if isinstance(section, list | tuple) else set()
+
+
+def _handler(plan: Plan) -> Iterator[str]:
+    handler, profiles = plan.policy.handler, [each.name for each in plan.policy.profiles]
+    if handler is not None and isinstance(handler.plugin, HeaderProfile) and len(profiles) > 1:
+        default = handler.plugin.default_profile
+        if default not in profiles:
+            place = plan.places.get(handler.name, "$.plugins")
+            yield (
+                f"{place}.parameters.defaultProfile: no profile is named {default!r}, so requests without the header "
+                f"{handler.plugin.header_name} are refused{did_you_mean(default, profiles)}"
+            )
 
 
 def _profile(profile: Profile, place: str) -> Iterator[str]:

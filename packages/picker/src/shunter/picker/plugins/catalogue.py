@@ -57,9 +57,10 @@ class Stability(StrEnum):
 class Reference(msgspec.Struct, frozen=True):
     """A parameter that names another plugin of the configuration."""
 
-    parameter: str  # as the configuration spells it; deciders.prefill is one inside another
+    parameter: str  # as the configuration spells it; deciders.prefill is one inside another, sources[].producer one of several
     kind: Kind
     implied: str = ""  # the type of which there will be one if the parameter is empty; none: empty means nobody
+    implied_by: tuple[str, str] | None = None  # only if this other parameter has this value
 
 
 # Parameters that mean the same in every plugin that has them; others are declared in ``references``.

@@ -21,13 +21,21 @@ from shunter.picker.core.tenants import Tenants
 from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, Stability, register
 from shunter.picker.plugins.durations import duration_ns
 
-__all__ = ["HeadroomTier", "LatencyScorer", "PredictedLatency", "Prediction", "SloAdmitter", "predictions"]
+__all__ = [
+    "LATENCY_PREDICTION",
+    "HeadroomTier",
+    "LatencyScorer",
+    "PredictedLatency",
+    "Prediction",
+    "SloAdmitter",
+    "predictions",
+]
 
 NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 PRODUCER = "predicted-latency-producer"
-FOLLOWING = (Reference("latencyPredictionInfoProducerName", Kind.PRODUCER, implied=PRODUCER),)
+LATENCY_PREDICTION = Reference("latencyPredictionInfoProducerName", Kind.PRODUCER, implied=PRODUCER)
 
 # A cache so empty has room whatever is predicted.
 NEARLY_EMPTY = 0.02
@@ -186,7 +194,7 @@ class LatencyScorer(Plugin, frozen=True):
     prefix_match_info_producer_name: str = ""  # empty: the one there is
 
     reads_prefix: ClassVar[bool] = True
-    references: ClassVar[tuple[Reference, ...]] = FOLLOWING
+    references: ClassVar[tuple[Reference, ...]] = (LATENCY_PREDICTION,)
 
     def score(self, request: Request, fleet: Fleet) -> Mapping[int, float]:
         """Score all candidates, or a group of them."""
@@ -254,7 +262,7 @@ class HeadroomTier(Plugin, frozen=True):
     epsilon_explore_neg: Fraction = 0.01
     latency_prediction_info_producer_name: str = ""
 
-    references: ClassVar[tuple[Reference, ...]] = FOLLOWING
+    references: ClassVar[tuple[Reference, ...]] = (LATENCY_PREDICTION,)
 
     def start(self, setting: Setting) -> "Tiers":
         """Return the filter at work."""
@@ -290,7 +298,7 @@ class SloAdmitter(Plugin, frozen=True):
 
     latency_prediction_info_producer_name: str = ""
 
-    references: ClassVar[tuple[Reference, ...]] = FOLLOWING
+    references: ClassVar[tuple[Reference, ...]] = (LATENCY_PREDICTION,)
 
     def admit(self, request: Request, fleet: Fleet) -> Refusal | None:
         """Return why not, or None."""

@@ -13,7 +13,7 @@ from shunter.picker.core.ledger import Key
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, register
 from shunter.picker.plugins.inflight import find_load
-from shunter.picker.plugins.latency import predictions
+from shunter.picker.plugins.latency import LATENCY_PREDICTION, predictions
 from shunter.snapshot import Endpoint
 
 __all__ = ["NoHitLru", "PrefixAffinity"]
@@ -56,7 +56,9 @@ class PrefixAffinity(Plugin, frozen=True):
     latency_prediction_info_producer_name: str = ""
 
     reads_prefix: ClassVar[bool] = True
-    references: ClassVar[tuple[Reference, ...]] = (Reference("latencyPredictionInfoProducerName", Kind.PRODUCER),)
+    references: ClassVar[tuple[Reference, ...]] = (
+        msgspec.structs.replace(LATENCY_PREDICTION, implied_by=("ttftSource", "latencyPredictor")),
+    )
 
     def start(self, setting: Setting) -> "Valve":
         """Return the filter at work."""

@@ -8,7 +8,7 @@ while.
 from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import xxhash
@@ -18,7 +18,7 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import ResponseHeader
 from shunter.picker.core.kinds import Header, Setting, Verdict
 from shunter.picker.core.request import Request
-from shunter.picker.plugins.catalogue import Kind, Plugin, register
+from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, register
 from shunter.picker.plugins.identities import SESSION_HEADER
 from shunter.snapshot import Endpoint
 
@@ -78,6 +78,8 @@ class SessionAffinity(Plugin, frozen=True):
     encoded_endpoint_header_config: TokenConfig = TokenConfig()
     session_id_config: IdConfig = IdConfig()
     profile_name: str = ""
+
+    references: ClassVar[tuple[Reference, ...]] = (Reference("sessionIdConfig.sources[].producer", Kind.PRODUCER),)
 
     @property
     def needs(self) -> Sequence[str]:
