@@ -141,6 +141,8 @@ def post(path, **fields):
         ("/inference/v1/generate", {"token_ids": [1, 2], "sampling_params": {"max_tokens": 6}}, pack(1, 2), 6),
         ("/generate", {"text": "hi", "sampling_params": {"max_new_tokens": 7}}, b'"hi', 7),
         ("/generate", {"input_ids": [[1], [2]], "sampling_params": [3]}, pack(1, 2), None),
+        ("/generate", {"text": None, "input_ids": [1, 2]}, pack(1, 2), None),
+        ("/score", {"text_2": "", "documents": ["d"]}, b'["d"', None),
         ("/generate", {}, b"", None),
         ("/v1/rerank", {"query": "q", "documents": ["a", "b"]}, b'["a", "b"', None),
         ("/score", {"text_1": "q", "text_2": ["a"]}, b'["a"', None),

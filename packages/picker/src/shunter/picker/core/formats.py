@@ -15,7 +15,7 @@ class Format(msgspec.Struct, frozen=True):
     """One kind of body, and the path suffix that announces it."""
 
     suffix: str
-    prompt: tuple[str, ...] = ()  # the fields that may hold the prompt: the first one that is there counts
+    prompt: tuple[str, ...] = ()  # the fields that may hold the prompt: the first one that is not empty counts
     output_limits: tuple[str, ...] = ()  # the same of the limit
     sampling_limit: str = ""  # the limit's name inside ``sampling_params``, where native bodies have it
     text: bool = True  # may the prompt be a string

@@ -181,17 +181,16 @@ def read(
         return _bad(f"request body is not the JSON expected here: {error}")
     if not parsed.model and form.model:
         return _bad("model not found in request body")
-    raw: msgspec.Raw = _ABSENT
+    raw, prompt = _ABSENT, _NOTHING
     for name in form.prompt:
-        raw = getattr(parsed, name)
-        if raw:
+        raw: msgspec.Raw = getattr(parsed, name)
+        if _filled(memoryview(raw), text=form.text):
+            prompt = memoryview(raw)
             break
-    prompt = memoryview(raw)
-    if not _filled(prompt, text=form.text):
+    else:
         if form.prompted:
             kinds = "a string or a list" if form.text else "a list"
             return _bad(f"{form.prompt[0]} must be {kinds} and not empty")
-        prompt = _NOTHING
     return _request(headers, parsed, form, prompt, find_media(raw, headers) if form.parts and may_hold_media(body) else ())
 
 
