@@ -17,7 +17,6 @@ from shunter.stack.core.plan import (
     curl,
     endpoints_file,
     envoy_intent,
-    picker_config,
     stages_config,
 )
 
@@ -38,16 +37,6 @@ def test_the_scraper_accepts_the_endpoints_file(plan, tmp_path):
     cluster = Files(path).load()
     assert [(m.host, m.port, m.dialect.name) for m in cluster.members] == [("127.0.0.1", 8101, "vllm"), ("::1", 8102, "sglang")]
     assert [pool.name for pool in cluster.pools] == ["engines"]
-
-
-def test_the_picker_accepts_its_configuration_and_names_two_fallbacks():
-    plan = config.load(picker_config())
-    assert plan.policy.profile.picker.max_num_of_endpoints == 3
-    assert {each.name: each.weight for each in plan.policy.profile.scorers} == {
-        "queue-scorer": 2,
-        "kv-cache-utilization-scorer": 2,
-        "prefix-cache-scorer": 3,
-    }
 
 
 def test_the_picker_accepts_the_configuration_of_stages():

@@ -2,7 +2,7 @@
 
 import msgspec
 
-__all__ = ["Engine", "Plan", "Ports", "commands", "curl", "endpoints_file", "envoy_intent", "picker_config", "stages_config"]
+__all__ = ["Engine", "Plan", "Ports", "commands", "curl", "endpoints_file", "envoy_intent", "stages_config"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -42,8 +42,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A whole stack. ``directory`` holds its files, rings, state and logs.
 
-    ``config`` is the picker's (empty: ``picker_config``), which lets requests wait up to ``queue_s``; ``manifests`` is YAML for
-    the scraper beside the endpoints; ``shadow`` a configuration that decides without a say (empty: none).
+    ``config`` is the picker's (empty: the one that comes with it), which lets requests wait up to ``queue_s``; ``manifests`` is
+    YAML for the scraper beside the endpoints; ``shadow`` a configuration that decides without a say (empty: none).
     """
 
     directory: str
@@ -91,28 +91,6 @@ def endpoints_file(plan: Plan) -> bytes:
     ]
     documents = [msgspec.yaml.encode(document) for document in (pool, {"endpoints": endpoints})]
     return b"\n---\n".join([*documents, plan.manifests] if plan.manifests else documents)
-
-
-def picker_config() -> bytes:
-    """The scheduling profile of llm-d's chart: queue 2, KV cache 2, cached prefix 3."""
-    scorers = {"queue-scorer": 2, "kv-cache-utilization-scorer": 2, "prefix-cache-scorer": 3}
-    return msgspec.yaml.encode(
-        {
-            "apiVersion": "llm-d.ai/v1alpha1",
-            "kind": "EndpointPickerConfig",
-            "plugins": [{"type": scorer} for scorer in scorers]
-            + [{"type": "max-score-picker", "parameters": {"maxNumOfEndpoints": 3}}],
-            "schedulingProfiles": [
-                {
-                    "name": "default",
-                    "plugins": [
-                        *({"pluginRef": scorer, "weight": weight} for scorer, weight in scorers.items()),
-                        {"pluginRef": "max-score-picker"},
-                    ],
-                }
-            ],
-        }
-    )
 
 
 def stages_config() -> bytes:

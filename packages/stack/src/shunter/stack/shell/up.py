@@ -17,6 +17,7 @@ from shunter.envoyconf.core.reading import load_intent
 from shunter.envoyconf.core.render import render
 from shunter.envoyconf.errors import EnvoyconfError
 from shunter.envoyconf.shell import envoy
+from shunter.picker.config import read_builtin
 from shunter.scraper.errors import ConfigError
 from shunter.scraper.shell.files import Files
 from shunter.snapshot import SnapshotError, runtime_directory
@@ -277,7 +278,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         shutil.rmtree(self._directory / "picker", ignore_errors=True)  # counters and prefixes of another run
         endpoints = self._directory / "endpoints.yaml"
         endpoints.write_bytes(plans.endpoints_file(plan))
-        (self._directory / "picker.yaml").write_bytes(plan.config or plans.picker_config())
+        (self._directory / "picker.yaml").write_bytes(plan.config or read_builtin("default").encode())
         (self._directory / "shadow.yaml").write_bytes(plan.shadow)
         intent = plans.envoy_intent(plan)
         (self._directory / "intent.yaml").write_bytes(intent)
