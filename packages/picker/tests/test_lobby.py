@@ -21,7 +21,14 @@ from shunter.picker.core.overview import look
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.queue_counters import OUTCOMES
 from shunter.picker.plugins.detectors import Concurrency, Utilization
-from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, RoundRobin, SloDeadline, SoftReflectiveCeiling, StaticLimit
+from shunter.picker.plugins.flow_policies import (
+    FirstCome,
+    GlobalStrict,
+    RoundRobin,
+    SloDeadline,
+    SoftReflectiveCeiling,
+    StaticLimit,
+)
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.snapshot import Health, Objective, Pool
 
@@ -316,7 +323,7 @@ class TestEviction:
         judge.decide(ask("free"), NOW_S)
         for later_s in (0.0, 1.0):
             judge.decide(ask(), NOW_S + later_s)
-        judge._lobbies["flowControl"].gate._open = Broken().order
+        judge._wards.default.lobby.gate._open = Broken().order
         ((_, refusal),) = judge.dispatch(NOW_S + 5.5)
         assert refusal.reason is DropReason.TTL_EXPIRED
 

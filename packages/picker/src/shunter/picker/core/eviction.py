@@ -5,6 +5,7 @@ sample. So no more than MOST_AT_ONCE go at a time, and nobody else before these 
 """
 
 from collections.abc import Sequence
+from heapq import nsmallest
 
 from shunter.picker.core.judgement import DropReason, Refusal
 
@@ -45,8 +46,8 @@ class Evictor:
         """Return whom to evict for somebody of this priority who waits."""
         if now_s < self._next_s:
             return ()
-        newest_first = [(theirs, ticket) for ticket, theirs in reversed(self._in_flight.items()) if theirs < priority]
-        chosen = [ticket for _, ticket in sorted(newest_first, key=lambda each: each[0])[:MOST_AT_ONCE]]
+        newest_first = [ticket for ticket in reversed(self._in_flight) if self._in_flight[ticket] < priority]
+        chosen = nsmallest(MOST_AT_ONCE, newest_first, key=self._in_flight.__getitem__)
         if chosen:
             self._leaving = set(chosen)
             self._next_s = now_s + LONGEST_S

@@ -85,6 +85,8 @@ class Gate:
         """Has what waits changed since ``claim`` was asked?"""
         self.bands: dict[int, Band] = {}
         """By priority, descending. What the settings list is always there."""
+        self.blocked: int | None = None
+        """The priority of whoever ``take`` found to wait for endpoints without room; None if it was nobody."""
         self._waiting: dict[int, Waiter] = {}  # by ticket, in the order of arrival
         self._size_bytes = 0  # of these
         self._claims: dict[int, Claim] = {}  # by life
@@ -124,17 +126,20 @@ class Gate:
 
     def take(self, room: Room, now_s: float) -> Waiter | None:
         """Return who may go on now, which is no longer waiting then; None if nobody may."""
+        self.blocked = None
         self._look(room, now_s)
-        priority = self.first()
+        priority = next((each for each, band in self.bands.items() if band.requests), None)
         if room.empty or priority is None:
             return None
-        band = self.bands[priority]
-        if self._claimed() > priority or not self._open(priority, room.saturation):
+        open_ = self._open(priority, room.saturation)
+        self.blocked = None if open_ else priority
+        if not open_ or self._claimed() > priority:
             return None
+        band = self.bands[priority]
         waiter = band.line.take(now_s)
         if waiter is not None:
+            band.line.charge(waiter.flow, waiter.tokens, now_s)  # of a policy that raises here it waits until it expires
             self._strike(waiter, band)
-            band.line.charge(waiter.flow, waiter.tokens, now_s)
         return waiter
 
     def expire(self, room: Room, now_s: float) -> Iterator[tuple[Waiter, Refusal]]:
@@ -150,15 +155,6 @@ class Gate:
                     break
                 self.leave(waiter.ticket)
                 yield waiter, DESERTED if room.empty else EXPIRED
-
-    def first(self) -> int | None:
-        """Return the highest priority that waits here; None if nobody does."""
-        return next((priority for priority, band in self.bands.items() if band.requests), None)
-
-    def blocked(self, room: Room) -> int | None:
-        """Return the highest priority that waits here, if it is endpoints without room that it waits for."""
-        priority = None if room.empty else self.first()
-        return None if priority is None or self._open(priority, room.saturation) else priority
 
     def leave(self, ticket: int) -> Waiter | None:
         """Strike a request out that waits no longer, and return it; None if it did not."""

@@ -229,7 +229,7 @@ class FleetJudge:
                 verdict = self._settle(ask, request, ward, now_s, waited_s=waited_s)
             self.decisions.waited(waiter.ticket, waited_s)
             yield waiter.ticket, verdict
-        for ticket in lobby.evict(ward.fleet, now_s):
+        for ticket in lobby.evict(now_s):
             self.counters.refused(DropReason.EVICTED.value)
             yield ticket, EVICTED
 

@@ -107,7 +107,7 @@ class Lobby:
             yield waiter, refusal
             waiter.content = None  # it may stand in its line for a while
         for _ in range(MOST_PER_TURN):
-            waiter = self._take(look(), now_s) if len(gate) else None
+            waiter = self._take(look(), now_s)
             if waiter is None:
                 break
             self._counters.end(waiter.priority, OUTCOMES[None], now_s - waiter.arrived_s)
@@ -119,12 +119,11 @@ class Lobby:
         if self.evictor is not None:
             self.evictor.end(ticket, now_s)
 
-    def evict(self, fleet: Fleet, now_s: float) -> Sequence[int]:
+    def evict(self, now_s: float) -> Sequence[int]:
         """Return the tickets of requests in flight that have to make room for who still waits after a turn."""
-        if self.evictor is None:
+        if self.evictor is None or self.gate.blocked is None:
             return ()
-        priority = self.gate.blocked(self._room(fleet, now_s))
-        return () if priority is None else self.evictor.choose(priority, now_s)
+        return self.evictor.choose(self.gate.blocked, now_s)
 
     def leave(self, ticket: int, now_s: float) -> Waiter | None:
         """Strike a request out that waits no longer, and return it; None if it did not."""
