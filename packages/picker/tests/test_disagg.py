@@ -15,7 +15,7 @@ from shunter.picker.core.ledger import Ledger
 from shunter.picker.core.prefix import Match, PrefixIndex, PrefixSettings
 from shunter.picker.core.request import Request
 from shunter.picker.errors import ConfigError
-from shunter.picker.plugins.deciders import PrefillUncached
+from shunter.picker.plugins.deciders import PrefillUncached, is_conditional
 from shunter.picker.testing import JSON_POST, FakeEnvoy, StubJudge
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, LogReader, LogWriter, Pool, Topology, View
 
@@ -183,6 +183,38 @@ def test_more_in_the_cache_never_makes_it_want_more(least, prompt, share, hashed
 
 class Here(msgspec.Struct):
     slot: int
+
+
+COORDINATED = """
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- type: header-profile-handler
+- {type: prefix-based-pd-decider, parameters: {nonCachedTokens: 500}}
+- type: active-request-scorer
+schedulingProfiles:
+- {name: decode, plugins: [{pluginRef: active-request-scorer}]}
+- {name: prefill, plugins: [{pluginRef: active-request-scorer}]}
+"""
+
+
+@pytest.mark.parametrize("made", [COORDINATED, configured(deciders={"prefill": "prefix-based-pd-decider"})])
+def test_who_would_decode_only_what_is_cached_is_told_of_a_miss(made):
+    judge = make_judge(("decode",), made)
+    conditional = {"prefer": "return=minimal, If-Available; wait=1"}
+    refusal = ask(judge, headers=conditional)
+    assert (refusal.status, refusal.code) == (412, "PreconditionFailed")
+    assert len(judge.ledger) == 0
+    assert isinstance(ask(judge, text("short"), headers=conditional), Pick)
+    assert isinstance(ask(judge), Pick), "unconditionally"
+    assert isinstance(ask(judge, headers=conditional), Pick), "now it is cached"
+    assert judge.complaints == {}
+
+
+@given(st.text())
+def test_preferences_are_read_whatever_they_are(header):
+    assert is_conditional(header + ",if-available")
+    assert is_conditional(header) <= ("if-available" in header.lower())
 
 
 def test_the_prompt_is_booked_where_it_is_computed_and_the_answer_where_it_is_given():

@@ -34,7 +34,7 @@ def build(config: EndpointPickerConfig, plugins: Declarations, *, flows: bool) -
     parsers = [plugins[ref.plugin_ref] for ref in (config.request_handler or RequestHandlerSpec()).parsers]
     handlers, admitters = plugins.of(Kind.HANDLER), plugins.of(Kind.ADMITTER)
     scheduling = [plugins[ref.plugin_ref] for profile in config.scheduling_profiles for ref in profile.plugins]
-    busy = [each for each in plugins.of(Kind.PRODUCER, Kind.HOOK) if each.works]
+    busy = [each for each in plugins.of(Kind.PRODUCER, Kind.HOOK, Kind.DECIDER) if each.works]
     needed = _with_references([*scheduling, *handlers, *admitters, *busy, detector], plugins)
     precise = _precise(needed, plugins)
     prefixes = _prefixes(needed, plugins) or ({precise.producer: PrefixSettings()} if precise else {})

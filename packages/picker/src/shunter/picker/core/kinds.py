@@ -13,6 +13,7 @@ The way of a request through them::
     Handler.profiles    says which profile runs next, until none does; each one is
                         Filter.keep …  →  Scorer.score …  →  Picker.pick
     Handler.settle      says which of the profiles names the endpoint
+    Confirmer.confirm   may refuse it after all, knowing the choice
     Follower.picked     knows the choice, may add headers to the request and to its response
     Observer.observe    learns how the request went
 
@@ -30,9 +31,9 @@ from shunter.picker.core.request import Request
 from shunter.snapshot import Endpoint
 
 __all__ = [
-    "Admitter", "ColumnScorer", "Decision", "Detector", "Dice", "Filter", "Follower", "Handler", "Header", "Hearer",
-    "Identifier", "Named", "Observer", "Picker", "Producer", "Profile", "Sampler", "Scorer", "Scores", "Screener", "Setting",
-    "Verdict", "Weighted",
+    "Admitter", "ColumnScorer", "Confirmer", "Decision", "Detector", "Dice", "Filter", "Follower", "Handler", "Header",
+    "Hearer", "Identifier", "Named", "Observer", "Picker", "Producer", "Profile", "Sampler", "Scorer", "Scores", "Screener",
+    "Setting", "Verdict", "Weighted",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -171,6 +172,14 @@ class Handler(Protocol):
 
         No name: nobody serves it.
         """
+        ...
+
+
+class Confirmer(Protocol):
+    """May refuse a request for what its choice is."""
+
+    def confirm(self, request: Request, verdict: "Verdict") -> Refusal | None:
+        """Return why not, or None."""
         ...
 
 

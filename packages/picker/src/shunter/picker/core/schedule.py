@@ -74,10 +74,11 @@ class Scheduler:
         self._admitters = [(each.name, crew.find(each.name)) for each in policy.admitters]
         self._identifiers = crew.able("identify")
         self._screeners = crew.able("screen")
+        self._confirmers = crew.able("confirm")
         self._followers = crew.able("picked")
         self._observers = crew.able("observe")
         self._hearers = dict(crew.able("hear"))
-        rest = (self._screeners, self._producers, self._admitters, self._followers)
+        rest = (self._screeners, self._producers, self._admitters, self._confirmers, self._followers)
         self._simple = self._handler is None and not any(rest)
 
     def identify(self, request: Request) -> Request:
@@ -120,7 +121,9 @@ class Scheduler:
                 if refusal is not None:
                     return refusal
         verdict = self._settle(request, fleet)
-        return self._follow(request, verdict) if verdict.decision.chosen else None
+        if not verdict.decision.chosen:
+            return None
+        return self._confirm(request, verdict) or self._follow(request, verdict)
 
     def saturation(self, fleet: Fleet, now_ns: int, *, sent: bool) -> float:
         """Return how full the pool is, 1 being full; by a detector that raises it is idle. For ``sent`` see Detector."""
@@ -173,6 +176,17 @@ class Scheduler:
                 if decision.chosen:
                     request.facts.setdefault(PEER, decision.candidates[decision.chosen[0]])
         raise RuntimeError(f"it wants profiles to run more than {MOST_RUNS} times")
+
+    def _confirm(self, request: Request, verdict: Verdict) -> Refusal | None:
+        for name, confirmer in self._confirmers:
+            try:
+                refusal = confirmer.confirm(request, verdict)
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised(name, error)
+            else:
+                if refusal is not None:
+                    return refusal
+        return None
 
     def _follow(self, request: Request, verdict: Verdict) -> Verdict:
         set_headers: list[Header] = list(verdict.set_headers)

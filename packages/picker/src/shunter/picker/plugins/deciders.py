@@ -7,6 +7,8 @@ from typing import Annotated, ClassVar, Protocol
 
 from msgspec import Meta
 
+from shunter.picker.core.judgement import Refusal
+from shunter.picker.core.kinds import Verdict
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 from shunter.snapshot import Endpoint
@@ -14,6 +16,8 @@ from shunter.snapshot import Endpoint
 __all__ = ["AlwaysPrefill", "Decider", "EncodeMedia", "PrefillUncached"]
 
 Count = Annotated[int, Meta(ge=0)]
+
+MISS = Refusal(412, "PreconditionFailed", "no decode worker has the requested KV cache")
 
 
 class Decider(Protocol):
@@ -38,7 +42,9 @@ class PrefillUncached(Plugin, frozen=True):
     """Long prompts of which the decoding endpoint has not cached much are computed by another one.
 
     That is: of at least promptTokens tokens, and at least nonCachedTokens of them not cached. nonCachedTokens 0 is never.
-    Source: GIE digest §5.3.
+    A coordinator that tries to decode first says so in the header ``Prefer: if-available`` (RFC 7240): its request is refused
+    with 412 where the prompt would better be computed elsewhere. For this the plugin need only be declared, whatever handler
+    there is. Source: GIE digest §5.3, and llm-d's plugin of that name.
     """
 
     non_cached_tokens: Count = 0
@@ -56,6 +62,14 @@ class PrefillUncached(Plugin, frozen=True):
         share = match.share.get(endpoint.slot, 0.0) if endpoint is not None else 0.0
         return prompt - share * min(match.tokens, prompt) >= least
 
+    def confirm(self, request: Request, verdict: Verdict) -> Refusal | None:
+        """Refuse to decode what would have to be computed first, if asked to."""
+        preferences = request.headers.get("prefer")
+        if preferences is None or not is_conditional(preferences):
+            return None
+        decision = verdict.decision
+        return MISS if self.wants(request, decision.candidates[decision.chosen[0]]) else None
+
 
 @register("always-disagg-multimodal-decider", Kind.DECIDER)
 class EncodeMedia(Plugin, frozen=True):
@@ -64,3 +78,9 @@ class EncodeMedia(Plugin, frozen=True):
     def wants(self, request: Request, endpoint: Endpoint | None) -> bool:  # noqa: ARG002  the request alone decides
         """Return whether there is anything to encode."""
         return bool(request.media)
+
+
+def is_conditional(preferences: str) -> bool:
+    """Tell whether ``if-available`` is among preferences: a list, each with parameters or without (RFC 7240)."""
+    names = (each.partition(";")[0].partition("=")[0] for each in preferences.split(","))
+    return any(name.strip().lower() == "if-available" for name in names)
