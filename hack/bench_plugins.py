@@ -113,7 +113,9 @@ def calls(type_name: str, fleet: Fleet, request: Request) -> Mapping[str, Callab
     """Return what the plugin is asked for each request, by what it is asked as; nothing if it has nothing to do."""
     plugin = msgspec.convert(PARAMETERS.get(type_name, {}), CATALOGUE[type_name].plugin)
     dice = random.Random(7)
-    policy = Policy(profiles=(Profile("default", MaxScore()),), others=(Named("it", plugin),))
+    implied = {each.implied for each in plugin.all_references() if each.implied}
+    others = [Named(name, msgspec.convert(PARAMETERS.get(name, {}), CATALOGUE[name].plugin)) for name in sorted(implied)]
+    policy = Policy(profiles=(Profile("default", MaxScore()),), others=(Named("it", plugin), *others))
     worker = Crew(policy, dice, say_nothing).find("it")
     totals = [dice.random() for _ in range(len(fleet))]
     found: dict[str, Callable[[], object]] = {}

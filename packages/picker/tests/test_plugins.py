@@ -3,6 +3,7 @@ from collections import Counter
 
 import msgspec
 import pytest
+from hack import bench_plugins
 
 from shunter.picker.core.kinds import ColumnScorer, Setting
 from shunter.picker.core.ledger import Booking, Ledger
@@ -208,6 +209,13 @@ def test_every_plugin_does_what_its_kinds_promise():
                 or hasattr(registration.plugin, "start")
                 or (kind is Kind.SCORER and hasattr(registration.plugin, "at"))
             ), (registration.type_name, kind)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, entry in CATALOGUE.items() if {*entry.kinds} & {*bench_plugins.KINDS}))
+def test_what_a_plugin_costs_can_be_measured(name):
+    fleet = bench_plugins.busy(3)
+    for call in bench_plugins.calls(name, fleet, bench_plugins.asking(fleet)).values():
+        call()
 
 
 def test_what_upstream_alone_has_is_not_in_the_catalogue():

@@ -82,11 +82,13 @@ def test_its_parameters_are_checked():
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_filter_gives_the_failing_a_rest(make_view):
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_filter_gives_the_failing_a_rest(make_view, shown):
     plan = config.load(HEAD + "plugins: [{type: rest-filter}, {type: max-score-picker}]")
     judge = judge_of(plan.policy, make_view({}, {}))
-    first = ask(judge)
-    judge.release(first.ticket, Outcome(complete=True, status=503), 101.0)
+    first, failed = ask(judge), Outcome(complete=True, status=503)
+    judge.release(first.ticket, failed if shown else Outcome(complete=True, lasts=True), 101.0)
+    judge.measured(first.ticket, failed, 101.0)
     for at_s in (102.0, 103.0, 104.0, 105.9):
         assert first.endpoints[0] not in ask(judge, at_s).endpoints
     assert set(ask(judge, 106.0).endpoints) == set(first.endpoints)
