@@ -142,6 +142,15 @@ async def test_its_decisions_are_plain_data_and_never_show_a_prompt(start, publi
     assert "horse" not in str(decision)
 
 
+async def test_it_records_its_decisions_until_it_has_ended(start, publish, ask_pick, tmp_path):
+    publish(7001)
+    worker, address = await start(record=tmp_path, record_sample=1.0)
+    await ask_pick(address)
+    await worker.drain(0)
+    (found,) = read((tmp_path / "decisions-0.ndjson").read_bytes().splitlines())
+    assert (found.request_id, found.chosen) == ("r-1", "127.0.0.1:7001")
+
+
 async def test_it_recalls_its_decisions_some_at_a_time(start, publish, ask_pick, monkeypatch):
     monkeypatch.setattr("shunter.picker.shell.worker.RECALL_CANDIDATES", 1)
     publish(7001)

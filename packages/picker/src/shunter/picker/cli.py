@@ -118,6 +118,18 @@ def main() -> None:
     help="Keep the configuration if a new one would change more than this part of the last picks.",
 )
 @click.option(
+    "--record-decisions",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write a sample of decisions into this directory, as lines of JSON; of each worker the last 64 to 128 MiB are kept.",
+)
+@click.option(
+    "--record-sample",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="The part of decisions that is written.",
+)
+@click.option(
     "--shadow-config",
     type=click.Path(path_type=Path),
     help="An EndpointPickerConfig that decides a sample of requests too, without a say: /debug/shadow compares.",
@@ -196,6 +208,8 @@ def run(
     runtime: Path | None,
     watch_config: bool,
     reload_max_change: float | None,
+    record_decisions: Path | None,
+    record_sample: float,
     shadow_config: Path | None,
     shadow_sample: float,
     transport: Literal["native", "grpcio"],
@@ -232,6 +246,8 @@ def run(
             serve_models=serve_models,
             shadow=None if shadow_config is None else _or_complain(lambda: _shadow(shadow_config)),
             shadow_sample=shadow_sample,
+            record=None if record_decisions is None else _or_complain(lambda: _directory(record_decisions)),
+            record_sample=record_sample,
             host=host,
             health_port=health_port,
             transport=transport,
@@ -379,6 +395,17 @@ def _fleet(snapshot: Path) -> "Fleet":
         return Roster(Ledger()).fleet(view, now_ns)
     finally:
         reader.close()
+
+
+def _directory(path: Path) -> Path:
+    """Return a directory that is there."""
+    from shunter.picker.errors import ConfigError
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--record-decisions {path}: {error.strerror}") from error
+    return path
 
 
 def _shadow(file: Path) -> str:

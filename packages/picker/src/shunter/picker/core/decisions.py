@@ -6,7 +6,7 @@ The log is bounded by count and by size. It keeps what the scheduler computed as
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -130,17 +130,33 @@ def enter(request: Request, now_s: float, verdict: Verdict | None, refusal: Refu
     )
 
 
+class Witness(Protocol):
+    """Follows a log, and may remember for longer."""
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry."""
+        ...
+
+    def close(self, ticket: int, outcome: Outcome) -> None:
+        """Learn how a request ended; perhaps more than once, later with more."""
+        ...
+
+
 class DecisionLog:
     """The last ``keep`` decisions by ticket, fewer if they had more than KEEP_CANDIDATES candidates together."""
 
     def __init__(self, keep: int = KEEP) -> None:
         """Keep none if ``keep`` is 0."""
         self._keep = keep
+        self.witnesses: list[Witness] = []
+        """Who learns of every entry and of every end."""
         self._entries: OrderedDict[int, Entry] = OrderedDict()  # a dict would look for its oldest among all that went before
         self._candidates = 0
 
     def add(self, entry: Entry) -> None:
         """Enter a decision; beyond the bounds the oldest ones are dropped."""
+        for witness in self.witnesses:
+            witness.add(entry)
         self._entries[entry.ticket] = entry
         self._candidates += entry.candidates
         while len(self._entries) > self._keep or (self._candidates > KEEP_CANDIDATES and len(self._entries) > 1):
@@ -149,6 +165,8 @@ class DecisionLog:
 
     def close(self, ticket: int, outcome: Outcome) -> None:
         """Add how the request ended, if its decision is still here."""
+        for witness in self.witnesses:
+            witness.close(ticket, outcome)
         entry = self._entries.get(ticket)
         if entry is not None:
             entry.outcome = outcome

@@ -26,11 +26,13 @@ from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.precedents import precedent, write
+from shunter.picker.core.recorder import Recorder
 from shunter.picker.core.session import Session
 from shunter.picker.core.shadow import Shadow
 from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat
+from shunter.picker.shell.recording import Recording
 from shunter.picker.shell.service import ALONE_S, serve
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
@@ -75,6 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     serve_models: bool = False
     shadow: str | None = None  # a configuration that decides too, without a say
     shadow_sample: float = 0.0  # the part of requests, 0 to 1
+    record: Path | None = None  # directory for decisions
+    record_sample: float = 0.0  # the part of them, 0 to 1
 
 
 class Worker:
@@ -105,6 +109,11 @@ class Worker:
             serve_models=settings.serve_models,
             shadow=_make_shadow(settings),
         )
+        self._recording: Recording | None = None
+        if settings.record is not None:
+            recorder = Recorder(random.Random(settings.seed), settings.record_sample)  # noqa: S311  as above
+            self.judge.decisions.witnesses.append(recorder)
+            self._recording = Recording(settings.record, seat.index if seat else 0, recorder)
         self._asked = (
             self.judge if bases is None else ModelNamer(bases, self.judge.counters, serve_models=settings.serve_models)
         )
@@ -121,6 +130,8 @@ class Worker:
         self.judge.catch_up(time.monotonic())
         port = await self._server.start(settings.host, settings.port, settings.health_port)
         self._watches.append(asyncio.create_task(self._follow_snapshot()))
+        if self._recording is not None:
+            self._watches.append(asyncio.create_task(self._recording.run()))
         if self._memory is not None or self.judge.precise is not None:
             self._watches.append(asyncio.create_task(self._follow_peers()))
         if self.judge.precise is not None:
@@ -137,6 +148,8 @@ class Worker:
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
         await self._server.drain(self._settings.drain_s if deadline_s is None else deadline_s)
+        if self._recording is not None:
+            await self._recording.finish()
         self._reader.close()
         if self._memory is not None:
             self._memory.close()

@@ -1,0 +1,104 @@
+"""Decisions reach a file with what became of them, and the file is bounded."""
+
+import asyncio
+import random
+
+import pytest
+
+from shunter.picker import config
+from shunter.picker.core.decisions import KEEP_CANDIDATES
+from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.judgement import Ask, Outcome
+from shunter.picker.core.precedents import read
+from shunter.picker.core.recorder import PATIENCE_S, Recorder
+from shunter.picker.shell import recording
+from shunter.picker.shell.recording import Recording
+
+CHAT = {":path": "/v1/chat/completions"}
+BODY = b'{"model":"m","messages":[{"role":"user","content":"confidential"}]}'
+DONE = Outcome(complete=True, status=200, first_token_s=0.1)
+NOW_S = 100.0
+PLENTY = 1 << 30
+
+
+@pytest.fixture
+def judge(make_view):
+    view = make_view({"waiting": 0}, {"waiting": 1})
+    return FleetJudge(config.load().policy, lambda _: view, random.Random(1), keep=2)
+
+
+@pytest.fixture
+def recorder(judge):
+    recorder = Recorder(random.Random(1), 1.0)
+    judge.decisions.witnesses.append(recorder)
+    return recorder
+
+
+def decide(judge, count=1):
+    return [judge.decide(Ask(CHAT, BODY), NOW_S).ticket for _ in range(count)]
+
+
+def test_a_decision_is_held_until_it_is_known_how_it_went(judge, recorder):
+    first, second = decide(judge, 2)
+    judge.release(first, Outcome(complete=True, duration_s=1.0), NOW_S)  # in lean that is all a worker sees
+    assert recorder.take(NOW_S, PLENTY) == []
+    judge.measured(first, DONE, NOW_S)
+    assert [(entry.ticket, entry.outcome) for entry in recorder.take(NOW_S, PLENTY)] == [(first, DONE)]
+    assert [entry.ticket for entry in recorder.take(NOW_S + PATIENCE_S, PLENTY)] == [second]
+
+
+def test_what_the_log_has_forgotten_is_still_recorded_with_its_end(judge, recorder):
+    tickets = decide(judge, 5)  # the log keeps two
+    for ticket in tickets:
+        judge.measured(ticket, DONE, NOW_S)
+    assert [entry.outcome for entry in recorder.take(NOW_S, PLENTY)] == [DONE] * 5
+
+
+def test_only_a_sample_is_held_and_a_refusal_never(judge):
+    recorder = Recorder(random.Random(1), 0.25)
+    judge.decisions.witnesses.append(recorder)
+    decide(judge, 200)
+    judge.decide(Ask(CHAT, b"no JSON"), NOW_S)
+    assert 25 < len(recorder.take(NOW_S + PATIENCE_S, PLENTY)) < 75
+
+
+def test_more_than_is_kept_is_written_before_its_time(judge, recorder, monkeypatch):
+    assert KEEP_CANDIDATES > 4
+    monkeypatch.setattr("shunter.picker.core.recorder.KEEP_CANDIDATES", 4)
+    tickets = decide(judge, 5)  # of two candidates each
+    assert [entry.ticket for entry in recorder.take(NOW_S, PLENTY)] == tickets[:3]
+
+
+def test_a_portion_is_bounded_by_candidates(judge, recorder):
+    decide(judge, 5)
+    assert [len(recorder.take(NOW_S + PATIENCE_S, 4)) for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_lines_are_appended_and_the_file_is_turned(judge, recorder, tmp_path, monkeypatch):
+    written = Recording(tmp_path, 3, recorder)
+    monkeypatch.setattr(recording, "FILE_BYTES", 1)
+    for _ in range(3):
+        decide(judge)
+        await written.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["decisions-3.1.ndjson", "decisions-3.ndjson"]
+    lines = [line for path in sorted(tmp_path.iterdir()) for line in path.read_bytes().splitlines()]
+    assert [each.ticket & 0xFF for each in read(lines)] == [2, 3]
+    assert not any(b"confidential" in line for line in lines)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+async def test_it_writes_by_itself_and_says_once_what_hinders_it(judge, recorder, tmp_path, monkeypatch, caplog, eventually):
+    monkeypatch.setattr(recording, "LOOK_S", 0.01)
+    written = Recording(tmp_path / "absent", 0, recorder)
+    writing = asyncio.create_task(written.run())
+
+    async def record(told):
+        judge.measured(decide(judge)[0], DONE, NOW_S)
+        return told()
+
+    await eventually(lambda: record(lambda: "No such file or directory" in caplog.text))
+    (tmp_path / "absent").mkdir()
+    await eventually(lambda: record((tmp_path / "absent" / "decisions-0.ndjson").exists))
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    assert caplog.text.count("decisions are not recorded") == 1
