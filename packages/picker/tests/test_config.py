@@ -339,6 +339,10 @@ def test_a_mistake_is_named_with_place_value_and_remedy(text, message):
             HEAD + "requestHandler: {parsers: [{pluginRef: openai-parser}]}\nparser: {pluginRef: openai-parser}",
             "$.parser: deprecated; requestHandler.parsers is given too, and counts; remove it",
         ),
+        (
+            HEAD + "plugins: [{type: active-request-scorer, parameters: {requestTimeout: 2m, idleThreshold: 1}}]",
+            "$.plugins[0].parameters.requestTimeout: ignored; a request counts until it ends; remove it",
+        ),
         (HEAD + "data: {}", "$.data: deprecated; it is called dataLayer"),
         (
             HEAD + "saturationDetector: {pluginRef: utilization-detector}",

@@ -150,6 +150,15 @@ def test_an_unused_session_is_forgotten(make_fleet):
     assert len(plugin.keep(asking("s", 119.1), fleet)) == 2
 
 
+def test_an_unused_session_is_not_revived_by_what_was_told_late(make_fleet):
+    told, fleet, plugin = [], make_fleet({}, {}), by_id(eviction_ttl_seconds=10)
+    give(by_id(lambda _, data: told.append(data)), fleet, 0, asking("old", 95))
+    give(plugin, fleet, 0, asking("new", 100))
+    plugin.hear(told[0])
+    give(plugin, fleet, 1, asking("old", 106))
+    assert list(plugin.keep(asking("old", 107), fleet)) == [1]
+
+
 def test_an_id_comes_from_the_first_source_that_has_one(make_fleet):
     fleet = make_fleet({}, {})
     plugin = by_id(sources=(Source(header="X-One"), Source(attribute="agent-identity"), Source(attribute="a", producer="p")))

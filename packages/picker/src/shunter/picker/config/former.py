@@ -23,6 +23,8 @@ __all__ = ["Modern", "modernise"]
 
 # Types of which only the name is another one now.
 RENAMED = {"kv-cache-scorer": "kv-cache-utilization-scorer", "tokenizer": "token-producer"}
+# Parameters that were dropped since, by type, and why they are not missed. Current releases still read and ignore them.
+DROPPED = {"active-request-scorer": {"requestTimeout": "a request counts until it ends"}}
 
 DETECTOR = "utilization-detector"
 
@@ -59,6 +61,11 @@ def _modernise_plugins(modern: Modern) -> None:
     memories: list[PluginSpec] = []
     for at, spec in enumerate(specs):
         place = f"$.plugins[{at}]"
+        for dropped, reason in DROPPED.get(spec.type, {}).items():
+            if dropped in (spec.parameters or {}):
+                modern.notes.append(f"{place}.parameters.{dropped}: ignored; {reason}; remove it")
+                left = {key: value for key, value in (spec.parameters or {}).items() if key != dropped}
+                specs[at] = msgspec.structs.replace(spec, parameters=left)
         if spec.type in RENAMED:
             modern.notes.append(f"{place}.type: {spec.type!r} is deprecated; it is called {RENAMED[spec.type]}")
             specs[at] = msgspec.structs.replace(spec, type=RENAMED[spec.type], name=spec.name or spec.type)

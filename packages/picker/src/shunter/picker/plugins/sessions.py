@@ -185,8 +185,8 @@ class ById(Affinity):
     def find(self, request: Request, fleet: Fleet) -> int | None:
         """Return the position of the endpoint that the session is bound to, if it is a candidate."""
         session = self._session(request)
-        binding = self._bound.get(session) if session is not None else None
-        if binding is None or binding.used_ns < request.at_ns - self._life_ns:
+        binding = self._binding(session, request.at_ns) if session is not None else None
+        if binding is None:
             return None
         at = fleet.index.get(binding.slot)
         return at if at is not None and fleet.endpoints[at].incarnation == binding.incarnation else None
@@ -197,7 +197,7 @@ class ById(Affinity):
         if session is None or decision is None or not decision.chosen:
             return (), ()
         self._forget(now_ns - self._life_ns)
-        binding = self._bound.get(session)
+        binding = self._binding(session, now_ns)
         told_ns = self._told_ns.get(session, 0)
         if binding is None or not any(
             (each.slot, each.incarnation) == (binding.slot, binding.incarnation) for each in decision.candidates
@@ -217,6 +217,11 @@ class ById(Affinity):
         known = self._bound.get(binding.session)
         if known is None or known.used_ns <= binding.used_ns:
             self._put(binding)
+
+    def _binding(self, session: bytes, now_ns: int) -> Binding | None:
+        """Return where a session is, if it is still remembered: what others told late stands behind what is newer."""
+        binding = self._bound.get(session)
+        return binding if binding is not None and binding.used_ns >= now_ns - self._life_ns else None
 
     def _session(self, request: Request) -> bytes | None:
         """The id of the request's session, shortened: clients may choose long ones."""
