@@ -1,5 +1,7 @@
 """A plan is complete: its files are what their readers accept, its commands are what the packages offer."""
 
+import math
+import re
 import shlex
 
 import msgspec
@@ -8,6 +10,8 @@ from click.testing import CliRunner
 
 from shunter.envoyconf import bootstrap, load_intent
 from shunter.picker import config
+from shunter.picker.core.events import BodyMode, MoreTime
+from shunter.picker.testing import FakeEnvoy, StubJudge
 from shunter.scraper.shell.files import Files
 from shunter.stack.core.plan import (
     Engine,
@@ -62,9 +66,20 @@ def test_envoyconf_accepts_the_intent(plan, profile):
 
 
 def test_envoy_waits_as_long_as_the_picker_may_let_requests_wait(plan):
-    for queue_s, wanted in ((0.0, (0, 300)), (60.0, (60, 300)), (600.0, (600, 610)), (float("inf"), (3500, 3510))):
+    for queue_s, wanted in ((0.0, (0, 300)), (60.0, (60, 300)), (600.0, (600, 602)), (float("inf"), (3598, 3600))):
         limits = load_intent(envoy_intent(msgspec.structs.replace(plan, queue_s=queue_s)).decode()).limits
         assert (limits.queue_seconds, limits.idle_timeout_seconds) == wanted
+
+
+def test_envoy_grants_whatever_the_picker_asks_for(plan):
+    for wait_s in (60.0, 3550.0, math.inf):
+        envoy = FakeEnvoy.before(StubJudge(park_s=wait_s), BodyMode.BUFFERED)
+        envoy.request(pieces=[b"{}"])
+        (asked,) = [reply.timeout_s for reply in envoy.replies if isinstance(reply, MoreTime)]
+        intent = load_intent(envoy_intent(msgspec.structs.replace(plan, queue_s=wait_s)).decode())
+        text = msgspec.json.encode(bootstrap(intent)).decode()
+        (granted,) = {float(found) for found in re.findall(r'"max_message_timeout":"([0-9.]+)s"', text)}
+        assert asked <= granted, "what is too much is not granted in part"
 
 
 def test_the_scraper_reads_manifests_beside_the_endpoints(plan, tmp_path):

@@ -22,6 +22,7 @@ from shunter.envoyconf.core.authority import check_address, check_authorities, c
 from shunter.envoyconf.errors import IntentError
 
 __all__ = [
+    "LONGEST_QUEUE_SECONDS",
     "Admin",
     "BodyRouter",
     "FailureMode",
@@ -277,9 +278,10 @@ class Limits(Part, frozen=True):
         Meta(
             ge=0,
             le=LONGEST_QUEUE_SECONDS,
-            description="Longest time that the picker's flow control lets a request wait, 0 without flow control: the longer "
-            "of its defaultRequestTTL and noEndpointRequestTTL. The picker asks for the time; what is not granted here ends "
-            "after pickTimeoutSeconds without a pick. Must be below idleTimeoutSeconds.",
+            description="Longest time that the picker's flow control lets a request wait, 0 without flow control: the longest "
+            "of its defaultRequestTTL (each band's too) and noEndpointRequestTTL. The picker asks for all of it at once; asked "
+            "for more than this Envoy grants nothing, and goes on after pickTimeoutSeconds without a pick. Must be below "
+            "idleTimeoutSeconds.",
         ),
     ] = 0
     retries: Annotated[

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from shunter.envoyconf.core.intent import LONGEST_QUEUE_SECONDS
+
 __all__ = ["Engine", "Plan", "Ports", "commands", "curl", "endpoints_file", "envoy_intent", "stages_config"]
 
 LOOPBACK = "127.0.0.1"
@@ -57,9 +59,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shadow: bytes = b""
 
 
-# What Envoy grants a request that waits at most, in seconds, and how much longer than that it bears silence.
-LONGEST_QUEUE_S = 3500.0
-IDLE_S, MARGIN_S = 300.0, 10.0
+# How long Envoy bears silence on a request, in seconds, and how much longer than a request may wait.
+IDLE_S, MARGIN_S = 300.0, 2.0
 
 
 def endpoints_file(plan: Plan) -> bytes:
@@ -126,7 +127,7 @@ def stages_config() -> bytes:
 
 def envoy_intent(plan: Plan) -> bytes:
     """What ``shunter envoyconf`` turns into Envoy's bootstrap."""
-    queue_s = min(plan.queue_s, LONGEST_QUEUE_S)
+    queue_s = min(plan.queue_s, LONGEST_QUEUE_SECONDS)
     return msgspec.yaml.encode(
         {
             "profile": plan.profile,
