@@ -22,9 +22,9 @@ __all__ = ["KEEP", "KEEP_CANDIDATES", "LONGEST_NAME", "DecisionLog", "Entry", "e
 # The last seconds under load, the last hours in a quiet pool; as many as a new configuration is tried on.
 KEEP = 1024
 
-# Of all decisions together. In a quiet pool each decision meets new load, so it has scores of its own: 110 bytes a candidate
-# were measured, which makes 7 MB. A pool of 1,000 endpoints has its last 65 decisions here.
-KEEP_CANDIDATES = 65_536
+# Of all decisions together. In a quiet pool each decision meets new load, so it has scores and a fleet of its own: 320 bytes a
+# candidate were measured, which makes 10 MB. A pool of 1,000 endpoints has its last 32 decisions here.
+KEEP_CANDIDATES = 32_768
 
 # Characters kept of a name that the client chose: a body may consist of little else than a model's name of many megabytes.
 LONGEST_NAME = 256
