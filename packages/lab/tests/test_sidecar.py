@@ -85,6 +85,14 @@ async def test_the_prompt_is_computed_by_one_engine_and_the_answer_given_by_anot
     assert outcomes(sidecar) == {"local": 1, "disaggregated": 1}
 
 
+async def test_who_prefills_may_be_said_by_the_newer_name(fleet, http):
+    prefiller, _, sidecar = await fleet()
+    headers = {"x-llm-d-prefiller-host-port": at(prefiller)}
+    async with http.post(sidecar.url + CHAT, json=BODY, headers=headers) as answer:
+        assert await text(answer)
+    assert outcomes(sidecar) == {"disaggregated": 1}
+
+
 async def test_a_stream_is_passed_on_as_it_comes(fleet, http):
     prefiller, decoder, sidecar = await fleet()
     async with ask(http, sidecar, at(prefiller), stream=True, stream_options={"include_usage": True}) as answer:

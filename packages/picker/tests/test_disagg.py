@@ -290,7 +290,11 @@ def test_a_fallback_that_serves_takes_the_answer_over_and_not_the_prompt():
 
 @pytest.mark.parametrize("mode", [BodyMode.BUFFERED, BodyMode.FULL_DUPLEX_STREAMED])
 def test_what_a_client_says_of_hosts_never_reaches_an_engine(mode):
-    forged = (("x-prefiller-host-port", "evil:1"), ("x-encoder-hosts-ports", "evil:2"), ("x-data-parallel-host-port", "evil:3"))
+    names = ("prefiller-host-port", "encoder-hosts-ports", "kv-cache-source-host-port")
+    forged = (
+        *[(f"x-{each}{name}", "evil:1") for name in names for each in ("", "llm-d-")],
+        ("x-data-parallel-host-port", "evil:3"),
+    )
     for fields in ({}, {"set_headers": (("x-prefiller-host-port", "10.0.0.1:8000"),)}):
         envoy = FakeEnvoy.before(StubJudge(endpoints=("10.0.0.9:8000",), **fields), mode)
         envoy.request(headers=(*JSON_POST, *forged), body=b'{"model": "m"}')

@@ -40,7 +40,7 @@ def test_who_computes_the_prompt_fetches_it():
     verdict = Verdict(Decision(PEERS[:1], [0]), {"prefill": Decision(PEERS[1:], [0])})
     assert P2pSource(prefill_profile_name="default").picked(request, verdict) == ((), ())
     headers, _ = P2pSource(prefill_profile_name="prefill").picked(request, verdict)
-    assert headers == (("x-kv-cache-source-host-port", "10.0.0.1:8000"),)
+    assert dict(headers) == dict.fromkeys(("x-llm-d-kv-cache-source-host-port", "x-kv-cache-source-host-port"), "10.0.0.1:8000")
 
 
 def test_a_short_prompt_is_computed():

@@ -48,9 +48,10 @@ USAGE = "shunter.usage"
 
 # Headers by which a client could steer a request to an address of its own choosing or past the picker. The first two name
 # an endpoint or a subset of them; the third pretends to be the gateway's report; the next two are set inside gateways by
-# body-based routing. The others name hosts that llm-d's sidecar connects to (prefill, encode, data-parallel rank, KV cache):
-# from a client that is request forgery. What a client may legitimately ask for stays: objective, fairness id, SLOs, model
-# rewrite, EPP-Profile, Prefer, test-epp-endpoint-selection (a picker obeys the last only if configured to).
+# body-based routing. The others, by the names they have had, name hosts that llm-d's sidecar connects to (prefill, encode,
+# data-parallel rank, KV cache): from a client that is request forgery. What a client may legitimately ask for stays:
+# objective, fairness id, SLOs, model rewrite, EPP-Profile, Prefer, test-epp-endpoint-selection (a picker obeys the last only
+# if configured to).
 PICKER_HEADERS = (
     DESTINATION,
     "x-gateway-destination-endpoint-subset",
@@ -58,9 +59,12 @@ PICKER_HEADERS = (
     MODEL,
     BASE_MODEL,
     "x-prefiller-url",
+    "x-llm-d-prefiller-host-port",
     "x-prefiller-host-port",
+    "x-llm-d-encoder-hosts-ports",
     "x-encoder-hosts-ports",
     "x-data-parallel-host-port",
+    "x-llm-d-kv-cache-source-host-port",
     "x-kv-cache-source-host-port",
 )
 

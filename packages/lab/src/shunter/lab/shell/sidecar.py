@@ -38,8 +38,18 @@ __all__ = ["BOOTSTRAP_PORT", "PREFILL_S", "Connector", "Sidecar", "endpoints_of"
 
 Connector = Literal["nixlv2", "sglang"]
 
-PREFILLER = "x-prefiller-host-port"
-STAGES = frozenset({PREFILLER, "x-encoder-hosts-ports", "x-data-parallel-host-port", "x-kv-cache-source-host-port"})
+# The older name first: a picker that writes only that one may let a client's header of the newer name pass.
+PREFILLER = ("x-prefiller-host-port", "x-llm-d-prefiller-host-port")
+STAGES = frozenset(
+    {
+        *PREFILLER,
+        "x-encoder-hosts-ports",
+        "x-llm-d-encoder-hosts-ports",
+        "x-data-parallel-host-port",
+        "x-kv-cache-source-host-port",
+        "x-llm-d-kv-cache-source-host-port",
+    }
+)
 
 # RFC 9110 section 7.6.1, and what a proxy writes anew.
 HOP_BY_HOP = frozenset(
@@ -157,7 +167,8 @@ class Sidecar:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         """Answer a request that may be divided."""
         data = await request.read()
-        prefillers = read_addresses(request.headers.get(PREFILLER, ""))
+        named = next((value for name in PREFILLER if (value := request.headers.get(name))), "")
+        prefillers = read_addresses(named)
         body = read_body(data) if prefillers else None
         if body is None:
             self._outcomes.labels("local").inc()

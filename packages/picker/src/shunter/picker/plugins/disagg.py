@@ -9,7 +9,8 @@ x-encoder-hosts-ports     who encode images, videos and recordings
 x-data-parallel-host-port which data-parallel rank is meant
 ========================= =========================================================================================
 
-A client cannot set them: what it sends under these names never reaches an engine.
+The first two are also told by their newer names, x-llm-d-prefiller-host-port and x-llm-d-encoder-hosts-ports: which of them a
+sidecar reads depends on its release. A client cannot set any: what it sends under these names never reaches an engine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ from shunter.snapshot import Endpoint
 
 __all__ = ["DataParallel", "Disaggregated", "HeadersHandler", "PrefillDecode", "PrefillHeaderHandler"]
 
-PREFILLER = "x-prefiller-host-port"
-ENCODERS = "x-encoder-hosts-ports"
+PREFILLER = ("x-llm-d-prefiller-host-port", "x-prefiller-host-port")
+ENCODERS = ("x-llm-d-encoder-hosts-ports", "x-encoder-hosts-ports")
 RANK = "x-data-parallel-host-port"
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -132,9 +133,9 @@ class ByStage:
         if decoder is None:
             return "", ()
         headers = [(RANK, decoder.authority)] if self._ranks else []
-        for header, stage in ((PREFILLER, stages.prefill), (ENCODERS, stages.encode)):
+        for spellings, stage in ((PREFILLER, stages.prefill), (ENCODERS, stages.encode)):
             if (names := _addresses(decided.get(stage))) and names[0] != decoder.authority:
-                headers.append((header, ",".join(names)))
+                headers += [(header, ",".join(names)) for header in spellings]
         return stages.decode, headers
 
 

@@ -11,7 +11,8 @@ from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 
 __all__ = ["P2pSource"]
 
-SOURCE = "x-kv-cache-source-host-port"
+# Its name, and the one it had before: which of them a sidecar reads depends on its release.
+SOURCE = ("x-llm-d-kv-cache-source-host-port", "x-kv-cache-source-host-port")
 
 
 @register("p2p-source-producer", Kind.HOOK, stability=Stability.ALPHA)
@@ -48,4 +49,4 @@ class P2pSource(Plugin, frozen=True):
         more = share.get(best.slot, 0.0) - share.get(chosen.slot, 0.0)
         if more * match.tokens < self.min_cached_token_delta:
             return (), ()
-        return ((SOURCE, best.authority),), ()
+        return [(header, best.authority) for header in SOURCE], ()
