@@ -16,6 +16,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shunter.picker.shell.layout import Settings
+from shunter.picker.shell.supervisor import Supervisor
+from shunter.picker.shell.worker import Settings as WorkerSettings
+
 DEADLINE_S = 30
 
 
@@ -266,6 +270,20 @@ async def test_a_new_configuration_is_tried_on_what_was_decided_last(run, ask_pi
     picker.signal(signal.SIGHUP)
     await eventually(lambda: reloaded("done"))
     assert "dry run: 0 % of 4 picks would change" in picker.text
+
+
+async def test_what_cannot_be_tried_is_said_and_does_not_end_the_supervisor(tmp_path, monkeypatch, caplog):
+    settings = Settings(worker=WorkerSettings(snapshot=tmp_path), workers=1, runtime=tmp_path)
+    texts = iter([configuration(), configuration("kv-cache-utilization-scorer")])
+    supervisor = Supervisor(settings, lambda: next(texts))
+
+    async def precedents(_):
+        return [b"no line of ours"]
+
+    monkeypatch.setattr(supervisor, "precedents", precedents)
+    assert [await supervisor._reload(), await supervisor._reload()] == ["done", "done"]
+    assert "cannot be tried on what was decided last: PrecedentError: line 1" in caplog.text
+    assert supervisor.trial() is None
 
 
 async def test_of_a_reload_that_fails_halfway_nothing_is_left(run, ask_pick, eventually, tmp_path):

@@ -294,7 +294,12 @@ class Supervisor:
         """Let the new configuration decide what was decided last; say what would change, and whether that is allowed."""
         lines = await self.precedents(TRIED)
         most = self._settings.reload_max_change
-        self._trial = trial = await asyncio.to_thread(_hold_trial, lines, self._configuration, wanted, most)
+        try:
+            trial = await asyncio.to_thread(_hold_trial, lines, self._configuration, wanted, most)
+        except Exception as error:  # noqa: BLE001  plugins are foreign code; a worker that cannot start says so itself
+            log.warning("the new configuration cannot be tried on what was decided last: %s: %s", type(error).__name__, error)
+            return True
+        self._trial = trial
         for line in trial.report:
             log.info("dry run: %s", line)
         if not trial.taken:
