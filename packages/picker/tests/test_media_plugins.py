@@ -135,6 +135,14 @@ def test_equals_take_turns(count):
     assert at_work(MaxScore(tie="random")) == MaxScore(tie="random")
 
 
+def test_profiles_that_share_a_picker_have_turns_of_their_own():
+    profiles = [Profile(name, MaxScore(), picker_name="it") for name in ("decode", "prefill")]
+    crew = Crew(Policy(profiles=tuple(profiles)), random.Random(1), lambda *_: None)
+    pickers = [crew.staff(each).picker for each in profiles]
+    chosen = [[picker.pick([1.0, 1.0], None)[0] for picker in pickers] for _ in range(2)]
+    assert [set(firsts) for firsts in zip(*chosen, strict=True)] == [{0, 1}, {0, 1}]
+
+
 def test_equals_take_turns_whoever_comes_behind_them():
     turns = at_work(MaxScore(max_num_of_endpoints=3))
     assert {turns.pick([1.0, 1.0, 0.5, 0.5], None)[0] for _ in range(2)} == {0, 1}

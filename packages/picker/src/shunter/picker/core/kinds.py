@@ -1,7 +1,8 @@
 """The kinds of plugins, as protocols, and the values that pass between them and the scheduler.
 
 A plugin is its parameters, and may keep nothing in them. One that has a memory of its own has a method ``start(setting)``: it
-is called once in each judge and returns the object that does the work there. Without it the parameters do the work themselves.
+is called once in each judge, of a picker once for each profile, and returns the object that does the work there. Without it the
+parameters do the work themselves.
 An object may be of several kinds at once; what it is used as, the configuration says.
 
 The way of a request through them::

@@ -47,12 +47,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Crew:
-    """A policy's plugins at work: each is started once, when it is first needed."""
+    """A policy's plugins at work: each is started when it is first needed, once; a picker once for each profile.
+
+    A picker chooses among the candidates of one profile, and whose turn it is among those has nothing to do with others.
+    """
 
     def __init__(self, policy: Policy, dice: Dice, tell: Callable[[str, bytes], None]) -> None:
         """``tell`` carries a plugin's name and words to the other workers."""
         self._plugins = {each.name: each.plugin for each in policy.plugins()}
         self._started: dict[str, Any] = {}
+        self._staffed: set[str] = set()  # names of pickers that a profile has
         self._dice = dice
         self._tell = tell
         self._profiles = tuple(each.name for each in policy.profiles)
@@ -62,10 +66,7 @@ class Crew:
     def find(self, name: str) -> Any:
         """Return a plugin at work; raise KeyError if the policy has none of that name."""
         if name not in self._started:
-            plugin = self._plugins[name]
-            start = getattr(plugin, "start", None)
-            setting = Setting(name, self._dice, self.find, partial(self._tell, name), self._profiles)
-            self._started[name] = start(setting) if start else plugin
+            self._started[name] = self._start(name)
         return self._started[name]
 
     def able(self, method: str) -> list[tuple[str, Any]]:
@@ -74,9 +75,18 @@ class Crew:
 
     def staff(self, profile: Profile) -> Profile:
         """Return the profile with the plugins that do the work."""
+        name = profile.picker_name
+        picker = self._start(name) if name in self._staffed else self.find(name)
+        self._staffed.add(name)
         return msgspec.structs.replace(
             profile,
-            picker=cast("Picker", self.find(profile.picker_name)),
+            picker=cast("Picker", picker),
             filters=tuple(Named(each.name, self.find(each.name)) for each in profile.filters),
             scorers=tuple(msgspec.structs.replace(each, plugin=self.find(each.name)) for each in profile.scorers),
         )
+
+    def _start(self, name: str) -> Any:
+        plugin = self._plugins[name]
+        start = getattr(plugin, "start", None)
+        setting = Setting(name, self._dice, self.find, partial(self._tell, name), self._profiles)
+        return start(setting) if start else plugin
