@@ -236,6 +236,14 @@ def tally_rows(judge):
     return [row for _, row in sorted(judge.counters.tally().by_endpoint.items())]
 
 
+def test_a_decision_counts_for_what_all_its_stages_keep():
+    judge = make_judge()
+    ask(judge, text(), IMAGE)
+    (entry,) = judge.decisions.latest()
+    assert entry.candidates == len(ROLES)
+    assert set(entry.explain()["others"]) == {"prefill", "encode"}
+
+
 def test_both_are_remembered_to_hold_the_prompt():
     judge = make_judge()
     decoder, prefiller, _ = stages(ask(judge))

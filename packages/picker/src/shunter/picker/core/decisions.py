@@ -71,8 +71,9 @@ class Entry(msgspec.Struct, gc=False):
 
     @property
     def candidates(self) -> int:
-        """How many there were to choose from."""
-        return len(self.decision.candidates) if self.decision is not None else 0
+        """How many there were to choose from, in all profiles."""
+        count = len(self.decision.candidates) if self.decision is not None else 0
+        return count + sum([len(each.candidates) for each in self.others.values()]) if self.others else count
 
     def explain(self, shown: int = SHOWN) -> dict[str, object]:
         """Return plain data (JSON types only): the request, the chosen endpoints and the best ``shown`` candidates' scores."""
