@@ -89,6 +89,13 @@ def test_as_a_filter_utilization_drops_who_is_full_unless_all_are(make_fleet):
     assert list(Utilization().keep(REQUEST, make_fleet(FULL, STALE))) == [0, 1]
 
 
+def test_as_a_filter_utilization_drops_whose_metrics_are_older_than_it_is_told(make_fleet):
+    fleet = make_fleet(ROOM, ROOM | {"sampled_ns": NOW_NS - 10**9})
+    asked = Request(headers={}, at_ns=NOW_NS)
+    assert list(Utilization(metrics_staleness_threshold="500ms").keep(asked, fleet)) == [0]
+    assert list(Utilization().keep(asked, fleet)) == [0, 1]
+
+
 def test_as_a_filter_concurrency_drops_who_is_full_even_if_all_are(make_fleet):
     fleet = make_fleet(ROOM, ROOM, ledger=booked(10, 9))
     assert list(Concurrency(max_concurrency=10).keep(REQUEST, fleet)) == [1]

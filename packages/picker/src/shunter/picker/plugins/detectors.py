@@ -33,8 +33,7 @@ class Utilization(Plugin, frozen=True):
     ``metricsStalenessThreshold`` narrows what counts as fresh; empty leaves it at the picker's own 5 s. The reference's
     default, 200 ms, suits its fixed scrape interval of 50 ms and not one that goes up to a second.
 
-    As a filter it drops who is stale by the picker's own 5 s or over its thresholds times (1 + headroom), and keeps all if
-    that leaves nobody.
+    As a filter it drops who is stale or over its thresholds times (1 + headroom), and keeps all if that leaves nobody.
     """
 
     queue_depth_threshold: NonNegative = 5.0
@@ -49,8 +48,6 @@ class Utilization(Plugin, frozen=True):
 
     def levels(self, fleet: Fleet, now_ns: int, *, sent: bool) -> Sequence[float | None]:
         """Return how full each endpoint is; with ``sent``, what was sent since the sample waits too."""
-        narrower = self.metrics_staleness_threshold
-        oldest_ns = now_ns - duration_ns(narrower) if narrower else 0
         unknown = 1.0 if self.staleness_policy == "saturated" else None
         depth, share = self.queue_depth_threshold, self.kv_cache_util_threshold
         # Flow control asks for each request, so a call for each endpoint would be dear.
@@ -60,20 +57,27 @@ class Utilization(Plugin, frozen=True):
             else (waiting / depth if waiting * share > usage * depth else usage / share)
             for waiting, usage in zip(fleet.waiting if sent else fleet.reported_waiting, fleet.kv_usage, strict=True)
         ]
-        if not all(fleet.fresh) or (narrower and min(fleet.sampled_ns, default=oldest_ns) < oldest_ns):
-            ages = zip(levels, fleet.fresh, fleet.sampled_ns, strict=True)
-            levels = [level if fresh and sampled_ns >= oldest_ns else unknown for level, fresh, sampled_ns in ages]
+        known = self._known(fleet, now_ns)
+        if not all(known):
+            levels = [level if fresh else unknown for level, fresh in zip(levels, known, strict=True)]
         if self.staleness_policy == "ledger" and all(level is None for level in levels):
             return [min(1.0, count / UNKNOWN_CONCURRENCY) for count in fleet.in_flight]
         return levels
 
-    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  load alone decides
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that have room; all if nobody has."""
         most = 1.0 + self.headroom
         depth, share = self.queue_depth_threshold * most, self.kv_cache_util_threshold * most
-        rows = zip(fleet.fresh, fleet.reported_waiting, fleet.kv_usage, strict=True)
+        rows = zip(self._known(fleet, request.at_ns), fleet.reported_waiting, fleet.kv_usage, strict=True)
         roomy = [at for at, (known, waiting, usage) in enumerate(rows) if known and waiting < depth and usage < share]
         return roomy or range(len(fleet))
+
+    def _known(self, fleet: Fleet, now_ns: int) -> Sequence[bool]:
+        """Return of whom the load is known and recent enough."""
+        if not self.metrics_staleness_threshold:
+            return fleet.fresh
+        oldest_ns = now_ns - duration_ns(self.metrics_staleness_threshold)
+        return [fresh and at_ns >= oldest_ns for fresh, at_ns in zip(fleet.fresh, fleet.sampled_ns, strict=True)]
 
 
 @register("concurrency-detector", Kind.DETECTOR, Kind.FILTER)

@@ -1,6 +1,7 @@
 """Durations as Kubernetes and Go write them: ``200ms``, ``1m30s``, ``1.5h``."""
 
 import re
+from functools import lru_cache
 
 __all__ = ["duration_ns"]
 
@@ -11,6 +12,7 @@ LONGEST_NS = (1 << 63) - 1  # as in Go
 LONGEST_TEXT = 40  # of a message
 
 
+@lru_cache  # some are asked for with every request
 def duration_ns(text: str) -> int:
     """Return nanoseconds; 0 for the empty text. Raises ValueError."""
     if _PART.sub("", text) and text != "0":
