@@ -459,10 +459,14 @@ def test_quantities_are_those_of_kubernetes(text, number):
     assert read_quantity(text) == number
 
 
+def test_more_than_kubernetes_counts_is_the_most_that_it_counts():
+    assert read_quantity("100E") == 2**63 - 1
+
+
 @given(st.text() | st.floats() | st.integers())
 def test_any_quantity_is_a_number_or_refused(value):
     with contextlib.suppress(ValueError):
-        assert read_quantity(value) >= 0
+        assert 0 <= read_quantity(value) < 2**63
 
 
 def test_plugins_that_refer_to_each_other_in_a_circle_are_refused(register_plugin):

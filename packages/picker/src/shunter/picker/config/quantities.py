@@ -14,8 +14,11 @@ _UNITS = {
 }
 
 
+_MOST = 2**63 - 1
+
+
 def read_quantity(value: float | str) -> int:
-    """Return a number of things, rounded up as Kubernetes does; raise ValueError."""
+    """Return a number of things, rounded up and at most 2**63 - 1 as in Kubernetes; raise ValueError."""
     found = _FORM.fullmatch(str(value))
     if not found:
         raise ValueError(f"{value!r} is not a quantity such as 5000, 10k, 1G or 4Gi")
@@ -23,4 +26,4 @@ def read_quantity(value: float | str) -> int:
     scaled = number * _UNITS[unit] if unit in _UNITS else number * Fraction(10) ** int(unit[1:])
     if scaled < 0:
         raise ValueError(f"{value!r} is below 0")
-    return -int(-scaled // 1)
+    return min(_MOST, -int(-scaled // 1))
