@@ -150,6 +150,7 @@ class TestTime:
         assert [waiter.ticket for waiter, _ in gate.expire(BUSY, 9.9)] == [3]
         assert [waiter.ticket for waiter, _ in gate.expire(BUSY, 10.0)] == [1]
         assert settings.longest_s == 10.0
+        assert make_settings(brief, request_ttl_s=10.0).longest_s == 1.0, "no band has the section's"
 
     def test_zero_is_for_ever(self):
         gate = Gate(make_settings(request_ttl_s=0.0))

@@ -88,6 +88,14 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
         (FLOW + "flowControl: {defaultRequestTTL: 5s}", "lean", "$.flowControl: requests may wait 5 s, and with profile lean"),
         (
             FLOW + "flowControl: {defaultRequestTTL: 0s}",
+            "lean",
+            (
+                "$.flowControl: requests may wait for ever, and with profile lean the gateway gives up before, unless its "
+                "configuration has limits.queueSeconds: 3598 (max_message_timeout)"
+            ),
+        ),
+        (
+            FLOW + "flowControl: {defaultRequestTTL: 0s}",
             "strict",
             "$.flowControl: with a time to live of 0 requests wait until",
         ),

@@ -98,11 +98,13 @@ class StubJudge:
         parked, self.parked = self.parked, {}
         return [*evicted.items(), *((ticket, self._settle(ticket, ask)) for ticket, ask in parked.items())]
 
-    def leave(self, ticket: int, now_s: float) -> None:
-        """Note who waits no longer."""
+    def leave(self, ticket: int, now_s: float, refusal: Refusal | None = None) -> None:
+        """Note who waits no longer, and why."""
         del now_s
         self.parked.pop(ticket, None)
         self.left.append(ticket)
+        if refusal is not None:
+            self.noted.append(refusal)
 
     def _settle(self, ticket: int, ask: Ask) -> Pick | Refusal:
         verdict = self._verdict(ask) if callable(self._verdict) else self._verdict

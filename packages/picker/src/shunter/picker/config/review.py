@@ -38,6 +38,7 @@ PROFILES: Mapping[str, GatewayProfile] = {
 }
 
 FEW = 5  # endpoints that a warning names
+LONGEST_QUEUE_S = 3598.0  # that limits.queueSeconds can be: of the hour that Envoy waits the last seconds are for the answer
 IN_PROFILES = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
 # What works, as far as it does here, wherever it is declared.
 ANYWHERE = (Kind.PRODUCER, Kind.HANDLER, Kind.ADMITTER, Kind.HOOK, Kind.SOURCE, Kind.EXTRACTOR)
@@ -146,10 +147,12 @@ def _flow_control(plan: Plan, profile: str) -> Iterator[str]:
         return
     if flow.longest_s == math.inf:
         yield "$.flowControl: with a time to live of 0 requests wait until their client gives up; mostly a mistake"
-    if PROFILES[profile].hurries and flow.longest_s < math.inf:
+    if PROFILES[profile].hurries:
+        wait = "for ever" if flow.longest_s == math.inf else f"{flow.longest_s:g} s"
         yield (
-            f"$.flowControl: requests may wait {flow.longest_s:g} s, and with profile {profile} the gateway gives up before, "
-            f"unless its configuration has limits.queueSeconds: {flow.longest_s:g} (max_message_timeout); or use profile strict"
+            f"$.flowControl: requests may wait {wait}, and with profile {profile} the gateway gives up before, unless its "
+            f"configuration has limits.queueSeconds: {min(flow.longest_s, LONGEST_QUEUE_S):g} (max_message_timeout); "
+            "or use profile strict"
         )
     if flow.eviction and not PROFILES[profile].stays:
         yield f"$.flowControl.enableEviction: with profile {profile} nobody can be evicted; use profile lean, usage or full"

@@ -71,7 +71,7 @@ class ModelNamer:
     def served(self, ticket: int, endpoint: str) -> None:
         """Nobody was chosen."""
 
-    def leave(self, ticket: int, now_s: float) -> None:
+    def leave(self, ticket: int, now_s: float, refusal: Refusal | None = None) -> None:
         """Nobody waits."""
 
     def dispatch(self, now_s: float) -> Sequence[tuple[int, Pick | Refusal]]:

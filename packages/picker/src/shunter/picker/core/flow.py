@@ -111,21 +111,21 @@ class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
     no_endpoint_ttl_s: float | None = None  # while it has none; None: as request_ttl_s
     eviction: bool = False  # may requests in flight of negative priority be evicted for others that wait?
 
-    def ttl_s(self, *, empty: bool, band: BandSettings | None = None) -> float:
+    def ttl_s(self, band: BandSettings, *, empty: bool) -> float:
         """Return how long a request of a band may wait, by whether the pool is ``empty``; infinity: for ever."""
-        ttl_s = self.request_ttl_s if band is None or band.request_ttl_s is None else band.request_ttl_s
+        ttl_s = self.request_ttl_s if band.request_ttl_s is None else band.request_ttl_s
         if empty and self.no_endpoint_ttl_s is not None:
             ttl_s = self.no_endpoint_ttl_s
         return ttl_s or math.inf
 
-    def longest_of(self, band: BandSettings | None) -> float:
+    def longest_of(self, band: BandSettings) -> float:
         """Return the longest that a request of a band is kept waiting; infinity: for ever."""
-        return max(self.ttl_s(empty=False, band=band), self.ttl_s(empty=True, band=band))
+        return max(self.ttl_s(band, empty=False), self.ttl_s(band, empty=True))
 
     @property
     def longest_s(self) -> float:
         """Return the longest that any request is kept waiting; infinity: for ever."""
-        return max(map(self.longest_of, (None, self.default, self.negative, *self.bands.values())))
+        return max(map(self.longest_of, (self.default, self.negative or self.default, *self.bands.values())))
 
     def band(self, priority: int) -> BandSettings:
         """Return the settings of a priority."""

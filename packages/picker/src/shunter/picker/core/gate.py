@@ -146,7 +146,7 @@ class Gate:
         """Yield those who have waited too long, with what to tell them."""
         self._look(room, now_s)
         for band in self.bands.values():
-            ttl_s = self.settings.ttl_s(empty=room.empty, band=band.settings)
+            ttl_s = self.settings.ttl_s(band.settings, empty=room.empty)
             longest_s = self.settings.longest_of(band.settings)
             while band.waiting:
                 waiter = next(iter(band.waiting.values()))

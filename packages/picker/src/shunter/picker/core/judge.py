@@ -233,16 +233,17 @@ class FleetJudge:
             self.counters.refused(DropReason.EVICTED.value)
             yield ticket, EVICTED
 
-    def leave(self, ticket: int, now_s: float) -> None:
-        """Forget a parked request; one that has just been dispatched is released."""
-        lobbies = self._lobbies.values()
-        waiter = next((waiter for lobby in lobbies if (waiter := lobby.leave(ticket, now_s)) is not None), None)
+    def leave(self, ticket: int, now_s: float, refusal: Refusal | None = None) -> None:
+        """Forget a parked request, for that ``refusal`` or because its client is gone; release one just dispatched."""
+        refused = refusal is not None
+        told = (lobby.leave(ticket, now_s, refused=refused) for lobby in self._lobbies.values())
+        waiter = next(filter(None, told), None)
         if waiter is None:
             self.release(ticket, LEFT, now_s)
         else:
             _, request = cast("tuple[Ask, Request]", waiter.content)
             waiter.content = None  # it may stand in its line for a while
-            self._refuse(GONE, request, now_s)
+            self._refuse(refusal or GONE, request, now_s)
 
     def _settle(self, ask: Ask, request: Request, ward: Ward, now_s: float, *, waited_s: float | None = None) -> Pick | Refusal:
         """Schedule and book one request, which has ``waited_s`` if there is flow control."""

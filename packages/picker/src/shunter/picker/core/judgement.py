@@ -105,8 +105,8 @@ class Judge(Protocol):
         """Return, by ticket, what becomes of parked requests whose time has come, and refusals of picks that were evictable."""
         ...
 
-    def leave(self, ticket: int, now_s: float) -> None:
-        """Forget a parked request; one that has just been dispatched is released."""
+    def leave(self, ticket: int, now_s: float, refusal: Refusal | None = None) -> None:
+        """Forget a parked request, for that ``refusal`` or because its client is gone; release one just dispatched."""
         ...
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:

@@ -9,6 +9,7 @@ from itertools import islice
 
 import msgspec
 
+from shunter.picker.core.decisions import LONGEST_NAME
 from shunter.picker.core.eviction import Evictor
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.flow import FlowSettings, Waiter
@@ -78,11 +79,11 @@ class Lobby:
         waiter = Waiter(
             ticket=request.ticket,
             priority=request.priority,
-            flow=request.fairness_id,
+            flow=request.fairness_id[:LONGEST_NAME],
             size_bytes=len(ask.body),
             tokens=request.prompt_tokens + 2 * answer_tokens,
             arrived_s=now_s,
-            deadline_s=now_s + settings.ttl_s(empty=False, band=settings.band(request.priority)),
+            deadline_s=now_s + settings.ttl_s(settings.band(request.priority), empty=False),
             ttft_slo_ms=request.slo_ttft_ms,
             content=(ask, request),
         )
@@ -125,11 +126,12 @@ class Lobby:
             return ()
         return self.evictor.choose(self.gate.blocked, now_s)
 
-    def leave(self, ticket: int, now_s: float) -> Waiter | None:
-        """Strike a request out that waits no longer, and return it; None if it did not."""
+    def leave(self, ticket: int, now_s: float, *, refused: bool = False) -> Waiter | None:
+        """Strike a request out whose client is gone, or that was ``refused``, and return it; None if it did not wait."""
         waiter = self.gate.leave(ticket)
         if waiter is not None:
-            self._counters.end(waiter.priority, "EvictedContextCancelled", now_s - waiter.arrived_s)
+            outcome = "EvictedOther" if refused else "EvictedContextCancelled"
+            self._counters.end(waiter.priority, outcome, now_s - waiter.arrived_s)
         self._announce(now_s)
         return waiter
 
@@ -148,9 +150,10 @@ class Lobby:
             return None
 
     def _room(self, fleet: Fleet, now_s: float) -> Room:
-        saturation = self._saturation(fleet, int(now_s * 1e9))
+        empty = not len(fleet)
+        saturation = 1.0 if empty else max(0.0, self._saturation(fleet, int(now_s * 1e9)))  # in this order NaN is 0
         self._counters.read(saturation)
-        return Room(saturation, empty=not len(fleet))
+        return Room(saturation, empty)
 
     def _announce(self, now_s: float) -> None:
         """Tell the others what waits here, when that has changed and before they cease to believe it."""

@@ -24,11 +24,17 @@ class Ward:
 
     __slots__ = ("lobby", "name", "roster", "rules")
 
-    def __init__(self, name: str | None, roster: Roster, rules: Rulebook, lobby: Lobby | None) -> None:
+    def __init__(self, name: str | None, roster: Roster, lobby: Lobby | None) -> None:
         self.name = name
         self.roster = roster
-        self.rules = rules
+        self.rules = Rulebook()
         self.lobby = lobby
+
+    def adopt(self, topology: Topology | None) -> None:
+        """Index a new topology's rules."""
+        self.rules = Rulebook(topology, self.name)
+        if self.lobby is not None:
+            self.lobby.gate.retain(self.rules.priorities)
 
     @property
     def fleet(self) -> Fleet:
@@ -55,7 +61,7 @@ class Wards:
         self._topology: Topology | None = None
         self._view: View | None = None
         self._now_ns = 0
-        self.default = Ward(name, Roster(ledger, pool=name, stale_after_ns=stale_after_ns), Rulebook(), make_lobby(name))
+        self.default = Ward(name, Roster(ledger, pool=name, stale_after_ns=stale_after_ns), make_lobby(name))
         self._others: dict[str, Ward] = {}
 
     def __iter__(self) -> Iterator[Ward]:
@@ -74,7 +80,8 @@ class Wards:
             if only is not None:
                 return self.default
             roster = Roster(self._ledger, pool=name, stale_after_ns=self._stale_after_ns)
-            ward = self._others[name] = Ward(name, roster, Rulebook(self._topology, name), self._make_lobby(name))
+            ward = self._others[name] = Ward(name, roster, self._make_lobby(name))
+            ward.adopt(self._topology)
             roster.fleet(self._view, self._now_ns)
         return ward
 
@@ -87,9 +94,7 @@ class Wards:
             if not awaited and not any(is_called(each, name) for each in pools):
                 del self._others[name]
         for ward in self:
-            ward.rules = Rulebook(topology, ward.name)
-            if ward.lobby is not None:
-                ward.lobby.gate.retain(ward.rules.priorities)
+            ward.adopt(topology)
 
     def look(self, view: View | None, now_ns: int) -> frozenset[Key]:
         """Bring everybody's fleet up to date; return who accepts no connections since."""

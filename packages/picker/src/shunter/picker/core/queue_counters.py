@@ -26,6 +26,7 @@ OUTCOMES = (
     "EvictedTTL",
     "EvictedNoEndpoints",
     "EvictedContextCancelled",
+    "EvictedOther",
 )
 DISPATCHED = 0
 
@@ -86,7 +87,7 @@ class QueueCounters:
 
     def read(self, saturation: float) -> None:
         """Take down how full the pool is."""
-        self._words[0] = int(min(max(saturation, 0.0), 1e6) * 1e6)
+        self._words[0] = int(min(saturation, 1e6) * 1e6)
 
     def wait(self, priority: int, requests: int, size_bytes: int, settings: BandSettings) -> None:
         """Count so many requests and bytes more that wait, or fewer."""

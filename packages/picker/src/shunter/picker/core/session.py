@@ -327,7 +327,6 @@ class Session:
         if self.ended:
             return []
         replies = self._response.flush() if self._response else []
-        self._leave(now_s)
         if self._pick is None and self._states[_RESPONSE] is _FRESH:
             replies = self._refuse(_SHUTTING_DOWN, now_s)
         self._end(now_s, complete=False)
@@ -400,7 +399,6 @@ class Session:
         self.ticket, self.parked, self._waits = parked.ticket, True, (step, end_of_stream)
         if body is not None and step is not Step.CHOOSE_STREAM:
             if not self._budget.take(len(body)):
-                self._leave(now_s)
                 return self._refuse(_SHORT_OF_MEMORY, now_s)
             self._body = body
         if self._protocol.request_body is BodyMode.FULL_DUPLEX_STREAMED:
@@ -439,15 +437,18 @@ class Session:
             subset = read_subset(self._metadata)  # a gateway may attach its hint to the first message only
         return self._judge.decide(Ask(self._headers, body or b"", subset, has_body=body is not None, pool=self.pool), now_s)
 
-    def _leave(self, now_s: float) -> None:
+    def _leave(self, now_s: float, refusal: Refusal | None = None) -> None:
         """Wait no longer."""
         if self.parked and self.ticket is not None:
             self.parked = False
-            self._judge.leave(self.ticket, now_s)
+            self._judge.leave(self.ticket, now_s, refusal)
 
     def _refuse(self, refusal: Refusal, now_s: float) -> list[Reply]:
-        """Refuse what the judge has not seen."""
-        self._judge.note(self._headers, refusal, now_s)
+        """Refuse what the judge has not decided."""
+        if self.parked:
+            self._leave(now_s, refusal)
+        else:
+            self._judge.note(self._headers, refusal, now_s)
         return self._turn_away(refusal)
 
     def _turn_away(self, refusal: Refusal) -> list[Reply]:
