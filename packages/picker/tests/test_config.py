@@ -242,7 +242,7 @@ def test_a_single_parser_may_stand_under_its_former_name():
         ),
         (
             HEAD + "plugins: [{type: label-selector-filter, parameters: {matchExpressions: [{key: a, operator: In}]}}]",
-            "$.plugins[0].parameters.matchExpressions[0]: in needs values, found {'key': 'a', 'operator': 'In'}",
+            "$.plugins[0].parameters.matchExpressions[0]: operator In needs values, found {'key': 'a', 'operator': 'In'}",
         ),
         (
             HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-scorer, weight: .nan}",

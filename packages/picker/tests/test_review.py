@@ -53,6 +53,11 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
             for unused in ("concurrency-detector", "edf-ordering-policy", "sglanghttp-parser")
         ),
         (
+            HEAD + "plugins: [{type: disagg-profile-handler}]\nschedulingProfiles: [{name: prefill}, {name: decode}]",
+            "full",
+            "$.schedulingProfiles[0]: 'disagg-profile-handler' never runs 'prefill'; name its decider or remove it",
+        ),
+        (
             HEAD + "plugins: [{type: header-profile-handler}]\nschedulingProfiles: [{name: decoding}, {name: prefill}]",
             "full",
             "$.plugins[0].parameters.defaultProfile: no profile is named 'decode', so requests without the header EPP-Prof",

@@ -14,6 +14,7 @@ from shunter.picker.core.policy import Crew
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
 from shunter.picker.plugins.declared import ApproxPrefixCache
+from shunter.picker.plugins.disagg import Disaggregated
 from shunter.picker.plugins.handlers import HeaderProfile
 from shunter.picker.plugins.pickers import Random
 
@@ -124,6 +125,10 @@ def _handler(plan: Plan) -> Iterator[str]:
                 f"{place}.parameters.defaultProfile: no profile is named {default!r}, so requests without the header "
                 f"{handler.plugin.header_name} are refused{did_you_mean(default, profiles)}"
             )
+    if handler is not None and isinstance(handler.plugin, Disaggregated):
+        for at, name in enumerate(profiles):
+            if name not in handler.plugin.profile_names:
+                yield f"$.schedulingProfiles[{at}]: {handler.name!r} never runs {name!r}; name its decider or remove it"
 
 
 def _profile(profile: Profile, place: str) -> Iterator[str]:

@@ -61,7 +61,7 @@ class Requirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Refuse what Kubernetes refuses."""
         if bool(self.values) != (self.operator in ("In", "NotIn")):
-            raise ValueError(f"{self.operator} {'has no' if self.values else 'needs'} values")
+            raise ValueError(f"operator {self.operator} {'has no' if self.values else 'needs'} values")
 
     def met_by(self, labels: Mapping[str, str]) -> bool:
         """As Kubernetes: a missing label satisfies NotIn."""
