@@ -16,12 +16,11 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, cast
 
-import msgspec
 from msgspec import Meta
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.request import Request
-from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
+from shunter.picker.plugins.catalogue import Kind, Part, Plugin, Stability, register
 
 __all__ = ["EndpointAttributeFilter", "EndpointAttributeScorer", "UtilizationFilter"]
 
@@ -49,7 +48,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class Condition(Part, frozen=True):
     """One signal and its upper limit, inclusive."""
 
     metric: Signal
@@ -78,14 +77,14 @@ class UtilizationFilter(Plugin, frozen=True):
         return kept if kept or not self.fallback_on_empty else range(len(fleet))
 
 
-class Threshold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Threshold(Part, frozen=True):
     """What a value is compared with, and how."""
 
     operator: Literal["LessThan", "LessThanOrEqual", "GreaterThan", "GreaterThanOrEqual", "Equal", "NotEqual"]
     value: float
 
 
-class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Window(Part, frozen=True):
     """From ``min`` to ``max``, both inclusive."""
 
     min: float
@@ -97,21 +96,21 @@ class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("min must be at most max")
 
 
-class Top(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class Top(Part, frozen=True):
     """So many of the highest, or of the lowest; whoever equals the last of them is among them."""
 
     k: Annotated[int, Meta(ge=1)]
     higher_is_better: bool = True
 
 
-class Percentile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class Percentile(Part, frozen=True):
     """From the value of that rank on: the ⌈percentile / 100 · n⌉-th of n in ascending order."""
 
     percentile: Annotated[float, Meta(ge=0, le=100)]
     higher_is_better: bool = True
 
 
-class Algorithm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class Algorithm(Part, frozen=True):
     """One of four, with the parameters of that one."""
 
     type: Literal["threshold", "range", "topK", "percentile"]
@@ -176,7 +175,7 @@ class EndpointAttributeFilter(Plugin, frozen=True):
         return kept if kept or not self.fallback_on_empty else range(len(fleet))
 
 
-class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Range(Part, frozen=True):
     """Fixed extremes; values beyond count as these."""
 
     min: float
@@ -188,11 +187,11 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("min must be less than max")
 
 
-class Adaptive(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Adaptive(Part, frozen=True):
     """The extremes are the candidates' own."""
 
 
-class Normalization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class Normalization(Part, frozen=True):
     """One of both; without any the range is adaptive."""
 
     fixed_range: Range | None = None
@@ -204,7 +203,7 @@ class Normalization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
             raise ValueError("fixedRange and adaptiveRange exclude each other; keep one")
 
 
-class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Line(Part, frozen=True):
     """Which end is good, and where the ends are."""
 
     type: Literal["linear_lower_is_better", "linear_higher_is_better"]

@@ -22,7 +22,7 @@ from typing import ClassVar, TypeVar
 
 import msgspec
 
-__all__ = ["CATALOGUE", "Kind", "Plugin", "Reference", "Registration", "Stability", "register"]
+__all__ = ["CATALOGUE", "Kind", "Part", "Plugin", "Reference", "Registration", "Stability", "register"]
 
 
 class Kind(StrEnum):
@@ -61,6 +61,10 @@ class Reference(msgspec.Struct, frozen=True):
     kind: Kind
     implied: str = ""  # the type of which there will be one if the parameter is empty; none: empty means nobody
     implied_by: tuple[str, str] | None = None  # only if this other parameter has this value
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """Base of what stands inside parameters."""
 
 
 # Parameters that mean the same in every plugin that has them; others are declared in ``references``.

@@ -10,7 +10,7 @@ from shunter.picker.core.judgement import ResponseHeader
 from shunter.picker.core.kinds import Header, Verdict
 from shunter.picker.core.request import Request
 from shunter.picker.core.saturation import DECODE, PREFILL, ROLE_LABEL
-from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
+from shunter.picker.plugins.catalogue import Kind, Part, Plugin, Stability, register
 
 __all__ = [
     "ByLabel", "ByLabelSelector", "Decode", "Encode", "LabelSelector", "NamedByHeader", "Prefill", "Requirement",
@@ -51,7 +51,7 @@ def _with_role(fleet: Fleet, roles: frozenset[str | None]) -> list[int]:
     return [at for at, endpoint in enumerate(fleet.endpoints) if endpoint.labels.get(ROLE_LABEL) in roles]
 
 
-class Requirement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Requirement(Part, frozen=True):
     """One ``matchExpressions`` entry of a Kubernetes label selector."""
 
     key: str

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from shunter.picker.core.holders import MAX_PAIRS, PAIR_BYTES, HoldersSettings
 from shunter.picker.core.precise import PreciseSettings
-from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
+from shunter.picker.plugins.catalogue import Kind, Part, Plugin, Stability, register
 from shunter.picker.plugins.durations import duration_ns
 
 __all__ = ["PrecisePrefixCache"]
@@ -26,11 +26,7 @@ _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*([KMGT]?)i?B?")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """Base of the parameters inside parameters."""
-
-
-class TokenProcessor(Part, frozen=True, kw_only=True):
+class TokenProcessor(Part, frozen=True):
     """How blocks are named: as the engines cut them, by xxh3. So none of this has an effect."""
 
     block_size_tokens: Positive = 16
@@ -39,7 +35,7 @@ class TokenProcessor(Part, frozen=True, kw_only=True):
     hash_algorithm: str = ""
 
 
-class InMemory(Part, frozen=True, kw_only=True):
+class InMemory(Part, frozen=True):
     """``size`` bounds what is remembered, in pairs of endpoint and 64 tokens; unset: 200,000 of 150 bytes each.
 
     The reference's ``podCacheSize``, endpoints per block, has no effect: they are bits of one number.
@@ -49,7 +45,7 @@ class InMemory(Part, frozen=True, kw_only=True):
     pod_cache_size: Positive = 10
 
 
-class CostAware(Part, frozen=True, kw_only=True):
+class CostAware(Part, frozen=True):
     """The same bound in bytes."""
 
     size: str = "2GiB"
@@ -66,7 +62,7 @@ class CostAware(Part, frozen=True, kw_only=True):
         return int(float(number) * _UNITS[unit])
 
 
-class BlockIndex(Part, frozen=True, kw_only=True):
+class BlockIndex(Part, frozen=True):
     """What bounds the index, and how it is watched."""
 
     in_memory_config: InMemory | None = None
@@ -85,14 +81,14 @@ class BlockIndex(Part, frozen=True, kw_only=True):
             )
 
 
-class Tier(Part, frozen=True, kw_only=True):
+class Tier(Part, frozen=True):
     """What a block in this kind of memory is worth."""
 
     name: str
     weight: Weight
 
 
-class Indexer(Part, frozen=True, kw_only=True):
+class Indexer(Part, frozen=True):
     """The index."""
 
     kv_block_index_config: BlockIndex = BlockIndex()
@@ -102,7 +98,7 @@ class Indexer(Part, frozen=True, kw_only=True):
     prefix_store_config: Any = None
 
 
-class PodDiscovery(Part, frozen=True, kw_only=True):
+class PodDiscovery(Part, frozen=True):
     """Whom to subscribe to: done by the scraper, for every endpoint of the pools."""
 
     pod_label_selector: str = "llm-d.ai/inference-serving=true"
@@ -111,7 +107,7 @@ class PodDiscovery(Part, frozen=True, kw_only=True):
     replay_socket_port: Port | None = None
 
 
-class KvEvents(Part, frozen=True, kw_only=True):
+class KvEvents(Part, frozen=True):
     """How events come: by the scraper, from every engine, in whichever of the dialects."""
 
     zmq_endpoint: str = ""

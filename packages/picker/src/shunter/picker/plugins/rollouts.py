@@ -5,14 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import DropReason, Refusal, ResponseHeader
 from shunter.picker.core.kinds import Dice, Header, Setting, Verdict
 from shunter.picker.core.request import Request
-from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
+from shunter.picker.plugins.catalogue import Kind, Part, Plugin, Stability, register
 from shunter.picker.plugins.filters import Requirement
 
 __all__ = ["RolloutScreener", "read_selector"]
@@ -27,10 +26,6 @@ REQUIREMENT = re.compile(
     r"\s*(?:(?P<absent>!)\s*(?P<no>[\w./-]+)|(?P<key>[\w./-]+)\s*"
     r"(?:(?P<equal>==?|!=)\s*(?P<value>[\w.-]*)|(?P<set>in|notin)\s*\(\s*(?P<values>[\w.,\s-]*)\))?)\s*(?:,|$)",
 )
-
-
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Base of the parameters inside parameters."""
 
 
 class Scope(Part, frozen=True):

@@ -18,7 +18,7 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import ResponseHeader
 from shunter.picker.core.kinds import Header, Setting, Verdict
 from shunter.picker.core.request import Request
-from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, register
+from shunter.picker.plugins.catalogue import Kind, Part, Plugin, Reference, register
 from shunter.picker.plugins.identities import SESSION_HEADER
 from shunter.snapshot import Endpoint
 
@@ -37,13 +37,13 @@ MOST_SESSIONS = 50_000
 TOLD_AFTER = 1 / 8
 
 
-class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class TokenConfig(Part, frozen=True):
     """Where the token travels."""
 
     header: str = "x-session-token"
 
 
-class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class Source(Part, frozen=True):
     """Where a session's id stands: in a header, or in what a producer found out (its name, or that of the attribute)."""
 
     header: str = ""
@@ -63,7 +63,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ca
         return found if isinstance(found, str) else None
 
 
-class IdConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class IdConfig(Part, frozen=True):
     """Which ids there are and how long they are remembered without use."""
 
     sources: tuple[Source, ...] = (Source(header=SESSION_HEADER),)
