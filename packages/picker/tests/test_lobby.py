@@ -217,6 +217,18 @@ def test_a_detector_that_makes_no_sense_harms_nothing(make_judge, level, saturat
     assert not judge.complaints
 
 
+def test_a_pool_that_nobody_asks_for_any_longer_is_seen_to_be_idle(make_judge):
+    judge = make_judge()
+    first = judge.decide(ask(), NOW_S).ticket
+    judge.decide(ask(), NOW_S)
+    assert judge.counters.tally().queue.saturation == 1.0
+    judge.release(first, DONE, NOW_S + 1)
+    ((second, _),) = judge.dispatch(NOW_S + 1)
+    judge.release(second, DONE, NOW_S + 2)
+    judge.catch_up(NOW_S + 2)
+    assert judge.counters.tally().queue.saturation == 0.0
+
+
 def test_an_empty_pool_is_full(make_judge):
     judge = make_judge(endpoints=0)
     judge.decide(ask(), NOW_S)

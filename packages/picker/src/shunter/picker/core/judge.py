@@ -176,6 +176,9 @@ class FleetJudge:
     def catch_up(self, now_s: float) -> None:
         """Follow the snapshot and the other workers; a judge that is not asked for long must do it now and then."""
         self.fleet(now_s)
+        if self._lobbies:  # how full they were when somebody was let in last says nothing of now
+            rooms = [ward.lobby.room(ward.fleet, now_s) for ward in self._wards if ward.lobby is not None]
+            self.counters.queue.read(max(room.saturation for room in rooms))
 
     def decide(self, ask: Ask, now_s: float) -> Pick | Refusal | Parked:
         """Choose for one request and book it on the chosen endpoint at once."""

@@ -88,7 +88,7 @@ class Lobby:
             content=(ask, request),
         )
         try:
-            verdict = self.gate.admit(waiter, self._room(fleet, now_s))
+            verdict = self.gate.admit(waiter, self.room(fleet, now_s))
         except Exception as error:  # noqa: BLE001  a policy is foreign code, and the request must go somewhere
             self._complain(error)
             verdict = None
@@ -103,7 +103,7 @@ class Lobby:
         ``look`` returns the fleet as it is at that moment.
         """
         gate = self.gate
-        for waiter, refusal in islice(gate.expire(self._room(look(), now_s), now_s), MOST_REFUSED_PER_TURN):
+        for waiter, refusal in islice(gate.expire(self.room(look(), now_s), now_s), MOST_REFUSED_PER_TURN):
             self._counters.end(waiter.priority, OUTCOMES[refusal], now_s - waiter.arrived_s)
             yield waiter, refusal
             waiter.content = None  # it may stand in its line for a while
@@ -142,18 +142,19 @@ class Lobby:
         except msgspec.MsgspecError:
             return
 
-    def _take(self, fleet: Fleet, now_s: float) -> Waiter | None:
-        try:
-            return self.gate.take(self._room(fleet, now_s), now_s)
-        except Exception as error:  # noqa: BLE001  as above; who waits is told so when its time is over
-            self._complain(error)
-            return None
-
-    def _room(self, fleet: Fleet, now_s: float) -> Room:
+    def room(self, fleet: Fleet, now_s: float) -> Room:
+        """See how it looks behind the gate, and take it down."""
         empty = not len(fleet)
         saturation = 1.0 if empty else max(0.0, self._saturation(fleet, int(now_s * 1e9)))  # in this order NaN is 0
         self._counters.read(saturation)
         return Room(saturation, empty)
+
+    def _take(self, fleet: Fleet, now_s: float) -> Waiter | None:
+        try:
+            return self.gate.take(self.room(fleet, now_s), now_s)
+        except Exception as error:  # noqa: BLE001  as above; who waits is told so when its time is over
+            self._complain(error)
+            return None
 
     def _announce(self, now_s: float) -> None:
         """Tell the others what waits here, when that has changed and before they cease to believe it."""
