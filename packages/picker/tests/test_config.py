@@ -245,6 +245,19 @@ def test_a_single_parser_may_stand_under_its_former_name():
             "$.plugins[0].parameters.matchExpressions[0]: operator In needs values, found {'key': 'a', 'operator': 'In'}",
         ),
         (
+            HEAD + "plugins: [{type: queue-scorer, parameters: {x: 1}}]",
+            "$.plugins[0].parameters.x: unknown field; there are none",
+        ),
+        (
+            HEAD + "plugins: [{type: session-affinity-scorer, parameters: {sessionIdConfig: {sources: [{heder: x}]}}}]",
+            "$.plugins[0].parameters.sessionIdConfig.sources[0].heder: unknown field; did you mean 'header'?",
+        ),
+        (
+            HEAD + "plugins: [{type: endpoint-attribute-filter, parameters: {attribute: waiting-queue,"
+            " algorithm: {type: range, range: {mim: 1, max: 2}}}}]",
+            "$.plugins[0].parameters.algorithm.range.mim: unknown field; did you mean 'min'?",
+        ),
+        (
             HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-scorer, weight: .nan}",
             "not a YAML document: .nan is not a number below 2**63",
         ),

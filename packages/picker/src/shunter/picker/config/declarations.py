@@ -84,7 +84,7 @@ class Declarations:
         try:
             plugin = msgspec.convert(parameters, registration.plugin)
         except msgspec.ValidationError as error:
-            mistake = explained(error, parameters, place + parameters_at, {"": registration.plugin})
+            mistake = explained(error, parameters, place + parameters_at, registration.plugin)
             if registration.kinds[0] in (Kind.SOURCE, Kind.EXTRACTOR):
                 raise ConfigError(f"{mistake} (the scraper reads the engines' metrics: configure it there)") from error
             raise mistake from error

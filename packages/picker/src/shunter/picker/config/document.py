@@ -1,6 +1,5 @@
 """The configuration file: its sections, and the JSON Schema that an editor can check it with."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -125,26 +124,6 @@ class EndpointPickerConfig(Section, frozen=True):
 
 CHOICES = {"$.apiVersion": (GROUP, NEXT_GROUP, FORMER_GROUP), "$.kind": ("EndpointPickerConfig",)}
 
-SECTIONS: Mapping[str, type[Section]] = {
-    "": EndpointPickerConfig,
-    ".plugins[]": PluginSpec,
-    ".schedulingProfiles[]": ProfileSpec,
-    ".schedulingProfiles[].plugins[]": ProfilePlugin,
-    ".requestHandler": RequestHandlerSpec,
-    ".requestHandler.parsers[]": PluginRef,
-    ".parser": PluginRef,
-    ".flowControl": FlowControlSpec,
-    ".flowControl.defaultPriorityBand": BandSpec,
-    ".flowControl.defaultNegativePriorityBand": BandSpec,
-    ".flowControl.priorityBands[]": BandSpec,
-    ".flowControl.saturationDetector": DetectorSpec,
-    ".saturationDetector": DetectorSpec,
-} | {
-    f".{layer}{path}": section
-    for layer in ("dataLayer", "data")
-    for path, section in (("", DataLayerSpec), (".sources[]", SourceSpec), (".sources[].extractors[]", PluginRef))
-}  # fmt: skip
-
 
 def parse(text: str | bytes) -> EndpointPickerConfig:
     """Return the file's content, each section well-formed; raise ConfigError."""
@@ -155,7 +134,7 @@ def parse(text: str | bytes) -> EndpointPickerConfig:
     try:
         return msgspec.convert(data, EndpointPickerConfig)
     except msgspec.ValidationError as error:
-        raise explained(error, data, "$", SECTIONS, CHOICES) from error
+        raise explained(error, data, "$", EndpointPickerConfig, CHOICES) from error
 
 
 def schema() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 import yaml
+from msgspec import inspect
 
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import upstream
@@ -66,13 +67,12 @@ def explained(
     error: msgspec.ValidationError,
     data: Any,
     root: str,
-    sections: Mapping[str, type[msgspec.Struct]],
+    section: type[msgspec.Struct],
     choices: Mapping[str, tuple[str, ...]] | None = None,
 ) -> ConfigError:
-    """Turn msgspec's message about ``data``, which stands at ``root``, into ours.
+    """Turn msgspec's message about ``data``, which stands at ``root`` and should be a ``section``, into ours.
 
-    ``sections`` says what belongs at a path below the root, written without indices (``.plugins[]``), ``choices`` what the few
-    fields with fixed values may be.
+    ``choices`` says what the few fields with fixed values may be, by their place.
     """
     what, _, path = str(error).partition(" - at `$")
     path = path.rstrip("`")
@@ -85,9 +85,7 @@ def explained(
     place = f"{root}{path}.{name}"
     if name in upstream.FIELDS:
         return ConfigError(f"{place}: llm-d knows this field, but Shunter cannot honour it: {upstream.FIELDS[name]}")
-    section = sections.get(re.sub(r"\[\d+\]", "[]", path))
-    fields = [field.encode_name for field in msgspec.structs.fields(section)] if section else []
-    return ConfigError(f"{place}: unknown field{did_you_mean(name, fields)}")
+    return ConfigError(f"{place}: unknown field{did_you_mean(name, _fields(section, path))}")
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -96,7 +94,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3) or [each for each in names if name and name in each][:3]
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
-    return f"; there are {', '.join(names)}" if 0 < len(names) <= FEW else ""
+    return f"; there are {', '.join(names) or 'none'}" if len(names) <= FEW else ""
 
 
 def read_scalar(read: Callable[[Any], T], value: object, place: str) -> T:
@@ -105,6 +103,19 @@ def read_scalar(read: Callable[[Any], T], value: object, place: str) -> T:
         return read(value)
     except ValueError as error:
         raise ConfigError(f"{place}: {error}") from error
+
+
+def _fields(section: type[msgspec.Struct], path: str) -> list[str]:
+    """Return the fields that there are at a path below a section."""
+    found = [inspect.type_info(section)]
+    for key in re.findall(r"[^.\[\]]+", path):
+        if key.isdecimal():
+            found = [each.item_type for each in found if isinstance(each, inspect.CollectionType)]
+        else:
+            fields = (field for each in found if isinstance(each, inspect.StructType) for field in each.fields)
+            found = [field.type for field in fields if field.encode_name == key]
+        found = [one for each in found for one in (each.types if isinstance(each, inspect.UnionType) else (each,))]
+    return [field.encode_name for each in found if isinstance(each, inspect.StructType) for field in each.fields]
 
 
 def _value(data: Any, path: str) -> str:
