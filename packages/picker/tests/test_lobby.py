@@ -303,6 +303,35 @@ def test_each_pool_has_a_queue_of_its_own_and_the_counters_have_all(make_view):
     assert judge.counters.tally().queue.bands[0].requests == 1
 
 
+def next_of(views):
+    """The last one goes; the first one stays."""
+    return views.pop() if len(views) > 1 else views[0]
+
+
+def test_a_pool_may_go_while_others_are_served(make_view):
+    one, other = Pool(name="a", namespace="n"), Pool(name="b", namespace="n")
+    both = make_view(IDLE, IDLE, endpoints=[{"pools": (0,)}, {"pools": (1,)}], pools=(one, other))
+    one = make_view(IDLE, endpoints=[{"pools": (0,)}], pools=(one,))
+    shown = [both]
+    judge = FleetJudge(make_policy(Concurrency(max_concurrency=1)), lambda _: next_of(shown), random.Random(1))
+    first, _, _ = (judge.decide(msgspec.structs.replace(ask(), pool=f"n/{name}"), NOW_S).ticket for name in "aab")
+    judge.release(first, DONE, NOW_S + 1)
+    shown[:] = [one, both]
+    assert len(judge.dispatch(NOW_S + 1)) == 1
+
+
+def test_a_priority_that_goes_while_its_last_request_does_is_counted_down(make_view):
+    with_, without = make_view(IDLE, objectives=OBJECTIVES), make_view(IDLE)
+    shown = [with_]
+    judge = FleetJudge(make_policy(Concurrency(max_concurrency=1)), lambda _: next_of(shown), random.Random(1))
+    first = judge.decide(ask("gold"), NOW_S).ticket
+    assert isinstance(judge.decide(ask("gold"), NOW_S), Parked)
+    judge.release(first, DONE, NOW_S + 1)
+    shown[:] = [without, with_, with_]  # to see who is late, to see who goes on, and then
+    assert len(judge.dispatch(NOW_S + 1)) == 1
+    assert judge.counters.tally().queue.bands[10].requests == 0
+
+
 def test_a_pool_that_is_asked_for_later_knows_its_priorities_from_the_first_request(make_view):
     pools = (Pool(name="pool", namespace="default"), Pool(name="other", namespace="default"))
     view = make_view(IDLE, endpoints=[{"pools": (0,)}], pools=pools, objectives=OBJECTIVES)

@@ -211,7 +211,7 @@ class FleetJudge:
     def dispatch(self, now_s: float) -> Sequence[tuple[int, Pick | Refusal]]:
         """Return, by ticket, what becomes of parked requests whose time has come."""
         told: list[tuple[int, Pick | Refusal]] = []
-        for ward in self._wards:
+        for ward in [*self._wards]:  # one may go meanwhile
             if ward.lobby is not None and len(ward.lobby):
                 told += self._turn(ward, ward.lobby, now_s)
         return told

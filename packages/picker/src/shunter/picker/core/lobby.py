@@ -165,8 +165,10 @@ class Lobby:
 
     def _count(self) -> None:
         """Tell the counters what has changed; they are those of other pools' lobbies too."""
-        for priority, band in self.gate.bands.items():
-            now, before = (band.requests, band.size_bytes), self._counted.get(priority, (0, 0))
+        gate = self.gate
+        for priority in gate.bands.keys() | self._counted.keys():  # a band may have gone since
+            band, before = gate.bands.get(priority), self._counted.get(priority, (0, 0))
+            now = (band.requests, band.size_bytes) if band is not None else (0, 0)
             if now != before:
                 self._counted[priority] = now
-                self._counters.wait(priority, now[0] - before[0], now[1] - before[1], band.settings)
+                self._counters.wait(priority, now[0] - before[0], now[1] - before[1], gate.settings.band(priority))
