@@ -103,6 +103,21 @@ def test_in_a_large_fleet_everybody_has_a_turn_and_who_has_the_prompt_is_always_
         assert first(run, ask(ticket=ticket, prefix=Match(tokens=4000, share={7: 1.0})), fleet) == 7
 
 
+def test_new_prompts_go_round_where_prompts_are_reused(make_fleet):
+    run, fleet = scheduler(), make_fleet({}, {}, {})
+    for ticket in range(200):
+        run.run(ask(ticket=ticket, prefix=Match(tokens=4000, share={0: 1.0})), fleet)
+    began = [first(run, ask(ticket=ticket), fleet) for ticket in range(300, 309)]
+    assert [began.count(slot) for slot in range(3)] == [3, 3, 3]
+    assert began[:3] == began[3:6] == began[6:]
+
+
+def test_new_prompts_go_where_they_wait_least_where_none_is_reused(make_fleet):
+    fleet = make_fleet({}, {}, {}, ledger=booked((0, 4000, 4000), (2, 4000, 4000)))
+    run = scheduler()
+    assert {first(run, ask(ticket=ticket), fleet) for ticket in range(9)} == {1}
+
+
 def priced(*prices):
     return [{"labels": {PRICE_LABEL: price} if price else {}} for price in prices]
 

@@ -12,10 +12,13 @@ switch: the larger seconds win. The speeds that turn tokens into seconds are lea
 
 Cached beginnings keep a request where they are for two reasons that the terms hold: computing them again is a wait for itself
 and, more so, a stall for others. That is the valve: the queue at the warm endpoint has to cost more than all of that.
+
+Where a prompt begins that nobody has cached, others that begin like it will follow. Seconds do not know of them; so such prompts
+go round: who got one lately counts as dearer, the more so the more prompts are reused at all.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import Outcome
@@ -43,11 +46,19 @@ LEAST_TOKENS = 16
 MOST_ASKED = 48
 ASKED_IN_TURN = 32
 
+# A prompt of which everybody lacks more than half is new. Who got a new one last counts as up to twice as dear for the next;
+# how much of prompts is cached somewhere is a running mean over so many.
+NEW = 0.5
+REUSE_REMEMBERED = 64
+
 # What loading an adapter takes where there is room for it: engines load from their host's memory in some 10 to 100 ms.
 LOAD_S = 0.1
 
 # Adapter names remembered; a model that is none costs nothing anywhere.
 MOST_ADAPTERS = 4096
+
+Delays: TypeAlias = list[float] | dict[int, float]
+"""By position, in ns."""
 
 
 @register(DELAY_SCORER, Kind.SCORER)
@@ -79,6 +90,9 @@ class Delay:
         self._foreign: list[float] = []  # requests there that are none of ours
         self._next = 0  # whose turn it is in a large fleet
         self._adapters: set[str] = set()  # names that were seen to be adapters
+        self._reuse = 0.0  # what part of a prompt is cached somewhere
+        self._new = 0  # the ticket of the last prompt that was not
+        self._began: dict[int, int] = {}  # who got such a one last, slot → ticket
 
     def score(self, request: Request, fleet: Fleet) -> Scores:
         """Score those who are asked."""
@@ -108,6 +122,10 @@ class Delay:
         place = delays if known is None else known
         if request.prefix.share:
             self._favour(request, fleet, place)
+        cached = max(request.prefix.share.values(), default=0.0)
+        self._reuse += (cached - self._reuse) / REUSE_REMEMBERED
+        if cached < NEW:
+            self._go_round(request, fleet, list(known or range(total)), place)
         if self._adapters and request.target_model in self._adapters:
             for at in known or range(total):
                 place[at] += self._loading_ns(at, fleet, request.target_model)
@@ -133,6 +151,8 @@ class Delay:
         fleet, decision = self._fleet, verdict.decision
         chosen = decision.candidates[decision.chosen[0]]
         at = fleet.index.get(chosen.slot) if fleet is not None else None
+        if self._new == request.ticket:
+            self._began[chosen.slot] = request.ticket
         if fleet is not None and at is not None and fleet.endpoints[at] is chosen:
             key = fleet.key(at)
             cached = request.prefix.share.get(chosen.slot, 0.0)
@@ -167,7 +187,7 @@ class Delay:
         """What a token of a prompt takes, and an answer as far as it counts."""
         return 1e9 / self.speeds.prefill_per_s(key), ANSWER * 1e9 * self.speeds.answer_s(key)
 
-    def _favour(self, request: Request, fleet: Fleet, delays: "list[float] | dict[int, float]") -> None:
+    def _favour(self, request: Request, fleet: Fleet, delays: Delays) -> None:
         """Enter the delays of those that have a part of the prompt cached."""
         index, untils, in_flight, held = fleet.index, fleet.busy_until_ns, fleet.in_flight, fleet.tokens_in_flight
         foreign, token_ns, answer_ns = self._foreign, self._token_ns, self._answer_ns
@@ -182,6 +202,14 @@ class Delay:
                 + (prompt * (1.0 - share) + LEAST_TOKENS) * token_ns[at] * (1.0 + STALL * (n + 1.0))
                 + answer_ns[at] * (1.0 + REQUEST_SHARE * n + TOKEN_SHARE * held[at])
             )
+
+    def _go_round(self, request: Request, fleet: Fleet, asked: list[int], delays: Delays) -> None:
+        """Make it dearer for those who got a new prompt lately."""
+        self._new, began, endpoints = request.ticket, self._began, fleet.endpoints
+        asked.sort(key=lambda at: (began.get(endpoints[at].slot, 0), endpoints[at].slot))
+        more = self._reuse / max(1, len(asked) - 1)
+        for rank, at in enumerate(asked):
+            delays[at] *= 1.0 + more * rank
 
     def _loading_ns(self, at: int, fleet: Fleet, adapter: str) -> float:
         running, waiting, room = fleet.running_adapters[at], fleet.waiting_adapters[at], fleet.max_adapters[at]
