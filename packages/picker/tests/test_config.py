@@ -291,8 +291,8 @@ def test_a_single_parser_may_stand_under_its_former_name():
             "$.plugins[0].parameters.lruCapacityPerServer: expected `int`, got `str`, found 'many'",
         ),
         (
-            HEAD + "saturationDetector: {queueDepthThreshold: -1}",
-            "$.flowControl.saturationDetector.queueDepthThreshold: expected `float` >= 0.0, found -1.0",
+            HEAD + "saturationDetector: {queueDepthThreshold: 0}",
+            "$.flowControl.saturationDetector.queueDepthThreshold: expected `float` > 0.0, found 0.0",
         ),
         (
             HEAD + "saturationDetector: {pluginRef: utilization-detector, queueDepthThreshold: 5}",

@@ -13,6 +13,7 @@ from shunter.picker.plugins.durations import duration_ns
 __all__ = ["Concurrency", "Utilization"]
 
 NonNegative = Annotated[float, Meta(ge=0)]
+Threshold = Annotated[float, Meta(gt=0)]  # whoever is at 0 of 0 would be full for ever
 Positive = Annotated[int, Meta(ge=1)]
 
 # Requests in flight that an endpoint of unknown load is taken to have room for; what the concurrency-detector assumes of all.
@@ -36,8 +37,8 @@ class Utilization(Plugin, frozen=True):
     As a filter it drops who is stale or over its thresholds times (1 + headroom), and keeps all if that leaves nobody.
     """
 
-    queue_depth_threshold: NonNegative = 5.0
-    kv_cache_util_threshold: NonNegative = 0.8
+    queue_depth_threshold: Threshold = 5.0
+    kv_cache_util_threshold: Threshold = 0.8
     metrics_staleness_threshold: str = ""
     staleness_policy: Literal["ledger", "ignore", "saturated"] = "ledger"
     headroom: NonNegative = 0.0
