@@ -13,8 +13,8 @@ switch: the larger seconds win. The speeds that turn tokens into seconds are lea
 Cached beginnings keep a request where they are for two reasons that the terms hold: computing them again is a wait for itself
 and, more so, a stall for others. That is the valve: the queue at the warm endpoint has to cost more than all of that.
 
-Where a prompt begins that nobody has cached, others that begin like it will follow. Seconds do not know of them; so such prompts
-go round: who got one lately counts as dearer, the more so the more prompts are reused at all.
+Where a prompt begins that nobody has cached, others that begin like it will follow. Seconds do not know of them; so such
+prompts go round: who got one lately counts as dearer, the more so the more prompts are reused at all.
 """
 
 from collections.abc import Sequence
