@@ -96,7 +96,7 @@ def picker():
     sections = {
         name: each for name, each in schema["$defs"].items() if name.endswith(("Spec", "Ref", "Config", "ProfilePlugin"))
     }
-    own = {each.__name__ for each in document.SECTIONS.values()}
+    own = {name for name, each in vars(document).items() if isinstance(each, type) and each.__module__ == document.__name__}
     text += fields({"$defs": {name: each for name, each in sections.items() if name in own}}, "EndpointPickerConfig")
     text += "\n## Plugins\n\nThe type is the name unless another one is given.\n"
     for kind, entries in manual.registrations_by_kind():
