@@ -159,7 +159,9 @@ def test_without_a_detector_nothing_is_saturated(make_fleet):
     assert scheduler().saturation(make_fleet({"waiting": 1e9}), NOW_NS, sent=False) == 0
 
 
-@given(st.lists(st.integers(0, 5).map(float), min_size=1, max_size=30), st.integers(1, 40), st.integers())
+@given(
+    st.lists(st.sampled_from([-math.inf, 0.0, 1.0, 2.0, math.inf]), min_size=1, max_size=30), st.integers(1, 40), st.integers()
+)
 def test_best_first_is_a_sort(totals, count, seed):
     chosen = best_first(totals, count, random.Random(seed))
     assert [totals[at] for at in chosen] == sorted(totals, reverse=True)[:count]

@@ -369,7 +369,7 @@ def best_first(totals: Sequence[float], count: int, equals: Sampler) -> list[int
             left[at] = TAKEN
             chosen.append(at)
             continue
-        tied = [at for at, total in enumerate(left) if total == highest]
+        tied = [at for at, total in enumerate(left) if total == highest and at not in chosen]  # some total may be TAKEN itself
         if not tied:  # only NaN, which equals nothing
             break
         tied = equals.sample(tied, min(len(tied), count - len(chosen)))
