@@ -298,4 +298,5 @@ async def test_envoy_routes_by_the_model_that_it_reads_itself(profile, fallback,
                 assert (status, text) == (200, first)
             else:
                 assert (status, json.loads(text)["error"]["code"]) == (404, "model_not_found")
-    assert [len(picker.asked) for picker in scene.pickers] == [7 if fallback else 2, 4]
+        assert await ask(envoy, {"model": "m2"}, **{"content-type": "application/x-www-form-urlencoded"}) == (200, second)
+    assert [len(picker.asked) for picker in scene.pickers] == [7 if fallback else 2, 5]

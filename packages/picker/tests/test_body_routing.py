@@ -89,6 +89,11 @@ def test_a_form_names_its_model_too(route):
     assert told(route(form, headers=headers)) == ("food-review", "llama")
 
 
+def test_json_is_read_also_if_curl_calls_it_a_form(route):
+    headers = [(":method", "POST"), (":path", "/"), ("content-type", "application/x-www-form-urlencoded")]
+    assert told(route(b'{"model": "food-review"}', headers=headers)) == ("food-review", "llama")
+
+
 def test_what_says_that_it_is_no_json_passes(route):
     headers = [(":method", "POST"), (":path", "/"), ("content-type", "application/grpc")]
     assert told(route(b"\0\0\0", headers=headers)) == (None, None)

@@ -15,6 +15,9 @@ from shunter.envoyconf.core.usage import JSON_TYPES
 
 __all__ = ["model_filters", "model_matches"]
 
+# What curl says of JSON unless it is told otherwise; no engine reads such forms.
+CURLS_TYPE = "application/x-www-form-urlencoded"
+
 
 def model_filters(intent: Intent) -> list[Resource]:
     """Return the filter that finds out the model, if a route asks for one; it belongs before those of the pickers."""
@@ -42,7 +45,7 @@ def _read() -> Resource:
     return extension(
         "envoy.filters.http.json_to_metadata/model",
         "extensions.filters.http.json_to_metadata.v3.JsonToMetadata",
-        request_rules={"rules": [rule], "allow_content_types_regex": {"regex": JSON_TYPES}},
+        request_rules={"rules": [rule], "allow_content_types_regex": {"regex": f"{JSON_TYPES}|{CURLS_TYPE}"}},
     )
 
 

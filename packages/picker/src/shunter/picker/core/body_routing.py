@@ -24,6 +24,9 @@ from shunter.picker.core.tables import Counters
 
 __all__ = ["ModelNamer"]
 
+# The second is what curl says of JSON unless it is told otherwise; no engine reads such forms.
+JSON_TYPES = ("json", "x-www-form-urlencoded")
+
 
 class Named(msgspec.Struct):
     """A JSON body, as far as it matters here."""
@@ -93,7 +96,7 @@ def _read_model(ask: Ask) -> str | Refusal | None:
         if boundary := find_boundary(kind):
             place = find_field(ask.body, boundary, "model")
             model = ask.body[place[0] : place[1]].decode() if place else None
-        elif "json" in kind.lower():
+        elif any(each in kind.lower() for each in JSON_TYPES):
             model = _named.decode(ask.body).model
         else:
             return None
