@@ -26,7 +26,10 @@ __all__ = ["Precise", "PreciseSettings", "Want"]
 # So many prompts in a row would hardly be evicted, or take longer than they are expected, each before it was announced.
 DOUBTS = 20
 
-SILENCE = "no engine announces what it has cached: switch KV events on, and tell the scraper their port (--kv-events-port)"
+SILENCE = (
+    "no engine has announced yet what it has cached; if they had requests, switch KV events on, and tell the scraper their port "
+    "(--kv-events-port)"
+)
 MISMATCH = (
     f"of {DOUBTS} prompts not one was announced by the engine it was sent to: its KV events and its /tokenize do not agree, or "
     "the scraper does not hear them; prompts are placed as if nothing were cached"
