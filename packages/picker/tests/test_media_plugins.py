@@ -119,6 +119,12 @@ def test_a_shared_beginning_may_be_enough(make_fleet):
     assert goes(bursts, asking(b"1234567x"), fleet) is None
 
 
+def test_a_new_owner_of_a_slot_has_no_part_in_a_burst(make_fleet):
+    bursts = at_work(BurstPrefix())
+    follow(bursts, make_fleet({}, {}), 1, asking(b"p"))
+    assert goes(bursts, asking(b"p"), make_fleet({}, {}, endpoints=[{}, {"incarnation": 2}])) is None
+
+
 def test_workers_follow_each_other(make_fleet):
     fleet, other = make_fleet({}, {}), at_work(BurstPrefix())
     follow(at_work(BurstPrefix(), lambda _, data: other.hear(data)), fleet, 1, asking(b"p"))

@@ -79,10 +79,13 @@ class Bursts:
         self._tell = setting.tell
         self._groups: OrderedDict[int, Group] = OrderedDict()  # the oldest first
 
-    def produce(self, request: Request, fleet: Fleet) -> Match:  # noqa: ARG002  the scorer knows the candidates
+    def produce(self, request: Request, fleet: Fleet) -> Match:
         """Return a full match of the endpoint that the request's group goes to."""
         group = self._groups.get(self._hash(request))
         if group is None or self._is_over(group, request.at_ns):
+            return NO_MATCH
+        at = fleet.index.get(group.slot)
+        if at is None or fleet.endpoints[at].incarnation != group.incarnation:
             return NO_MATCH
         return Match(tokens=request.prompt_tokens, blocks={group.slot: 1}, share={group.slot: 1.0})
 
