@@ -27,8 +27,8 @@ __all__ = ["Precise", "PreciseSettings", "Want"]
 DOUBTS = 20
 
 SILENCE = (
-    "no engine has announced yet what it has cached; if they had requests, switch KV events on, and tell the scraper their port "
-    "(--kv-events-port)"
+    "no engine has announced yet what it has cached; if they had requests, switch KV events on, and tell the scraper their "
+    "port (--kv-events-port)"
 )
 MISMATCH = (
     f"of {DOUBTS} prompts not one was announced by the engine it was sent to: its KV events and its /tokenize do not agree, or "
