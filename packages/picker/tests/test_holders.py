@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.picker.core.holders import Holders, HoldersSettings
+from shunter.picker.core.holders import MAX_TIERS, Holders, HoldersSettings
 from shunter.snapshot import Begun, Cleared, Dropped, Held, encode_statement
 
 
@@ -61,6 +61,13 @@ def test_block_sizes_that_nobody_has_any_longer_are_not_looked_for():
     assert holders.sizes == {16}
     holders.forget_all()
     assert not holders.sizes
+
+
+def test_an_engine_that_invents_tiers_does_not_make_matching_dear():
+    holders = told(*(held(0, at, tier=f"tier-{at}") for at in range(100)), held(0, 1000, tier="tier-1"))
+    assert len(holders._owners) == MAX_TIERS
+    assert holders.match([1000], 0)
+    assert holders.pairs == MAX_TIERS + 1
 
 
 def test_what_was_expected_is_over_also_where_nobody_asks():

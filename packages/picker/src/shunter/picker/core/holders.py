@@ -16,7 +16,7 @@ import msgspec
 
 from shunter.snapshot import Begun, Cleared, Dropped, Held, decode_statement
 
-__all__ = ["EXPECTED", "MAX_PAIRS", "PAIR_BYTES", "Holders", "HoldersSettings"]
+__all__ = ["EXPECTED", "MAX_PAIRS", "MAX_TIERS", "PAIR_BYTES", "Holders", "HoldersSettings"]
 
 EXPECTED = ""
 """The tier of blocks that were sent and not announced yet; what the scraper names tiers is never empty."""
@@ -31,6 +31,9 @@ MAX_PAIRS = 200_000
 
 # As many adapters are told apart from models; more names than that are a mistake, and bounded.
 MAX_ADAPTERS = 10_000
+
+# Each is looked at in every match; an engine has three.
+MAX_TIERS = 16
 
 
 class HoldersSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +186,8 @@ class Holders:
         return self._best if tier == EXPECTED else self._weights.get(tier, self._least)
 
     def _hold(self, slot: int, tier: str, names: Iterable[int], until_ns: int) -> None:
+        if tier != EXPECTED and tier not in self._owners and len(self._owners) >= MAX_TIERS:
+            return
         held = self._held.setdefault(slot, {}).setdefault(tier, {})
         owners = self._owners.setdefault(tier, {})
         bit, before = 1 << slot, len(held)
