@@ -118,6 +118,16 @@ def test_new_prompts_go_where_they_wait_least_where_none_is_reused(make_fleet):
     assert {first(run, ask(ticket=ticket), fleet) for ticket in range(9)} == {1}
 
 
+def test_it_says_what_binds_the_fleet(make_fleet):
+    run = scheduler()
+    for ticket in range(300):
+        run.run(ask(20_000, ticket=ticket), make_fleet({}, {}, ledger=booked((0, 90_000, 90_000), (1, 90_000, 90_000))))
+    assert run.reports()[DELAY_SCORER].startswith("bound by prompts (")
+    for ticket in range(300):
+        run.run(ask(20, ticket=ticket), make_fleet({}, {}, ledger=booked(*[(at % 2, 4_000, 0) for at in range(80)])))
+    assert run.reports()[DELAY_SCORER].startswith("bound by answers (")
+
+
 def priced(*prices):
     return [{"labels": {PRICE_LABEL: price} if price else {}} for price in prices]
 

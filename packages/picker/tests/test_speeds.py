@@ -63,6 +63,15 @@ def test_an_endpoint_that_becomes_slow_is_known_to_be_within_some_dozen_requests
     assert speeds.answer_s(HERE) > 1.5 * speeds.answer_s(THERE)
 
 
+def test_small_differences_are_none():
+    speeds = Speeds()
+    for _ in range(40):
+        serve(speeds, HERE, 9_500, 4.2, 10)
+        serve(speeds, THERE, 10_500, 3.8, 10)
+    assert speeds.prefill_per_s(HERE) == speeds.prefill_per_s(THERE)
+    assert speeds.answer_s(HERE) == speeds.answer_s(THERE)
+
+
 def test_one_request_that_waited_for_ever_changes_little():
     speeds = Speeds()
     serve(speeds, HERE, 16_000, 4.0, 300)

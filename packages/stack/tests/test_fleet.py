@@ -31,6 +31,11 @@ def test_what_waits_is_told_where_requests_may_wait():
     assert msgspec.json.decode(msgspec.json.encode(fleet), type=Fleet) == fleet
 
 
+def test_what_plugins_have_to_say_is_told():
+    fleet = Fleet(snapshot_age_s=0.1, reports={"expected-delay-scorer": "bound by prompts"})
+    assert table(fleet)[-1] == "expected-delay-scorer: bound by prompts"
+
+
 def test_an_old_snapshot_is_said_to_be_old():
     assert "nothing from the scraper for 9 s" in table(Fleet(snapshot_age_s=9.2))[-1]
     assert "nothing from the scraper for - s" in table(Fleet())[-1]

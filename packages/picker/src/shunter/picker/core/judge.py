@@ -316,6 +316,10 @@ class FleetJudge:
             self._answer_tokens += (outcome.completion_tokens - self._answer_tokens) / ANSWERS_REMEMBERED
         self._close(ticket, outcome, now_s)
 
+    def reports(self) -> dict[str, str]:
+        """Return what plugins have to say of themselves, by name."""
+        return self._scheduler.reports()
+
     def measured(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Learn from how a request went, told by whoever saw it; it may have been released long ago."""
         self._scheduler.observe(ticket, outcome, now_s)

@@ -33,8 +33,8 @@ from shunter.snapshot import Endpoint
 
 __all__ = [
     "Admitter", "ColumnScorer", "Confirmer", "Decision", "Detector", "Dice", "Filter", "Follower", "Handler", "Header",
-    "Hearer", "Identifier", "Named", "Observer", "Picker", "Producer", "Profile", "Sampler", "Scorer", "Scores", "Screener",
-    "Setting", "Verdict", "Weighted",
+    "Hearer", "Identifier", "Named", "Observer", "Picker", "Producer", "Profile", "Reporter", "Sampler", "Scorer", "Scores",
+    "Screener", "Setting", "Verdict", "Weighted",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -205,6 +205,14 @@ class Hearer(Protocol):
 
     def hear(self, data: bytes) -> None:
         """Take notice."""
+        ...
+
+
+class Reporter(Protocol):
+    """Has something to say of itself that people like to know."""
+
+    def report(self) -> str:
+        """Say it in a line."""
         ...
 
 

@@ -43,6 +43,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[Row, ...]
     queued: dict[int, int] | None = None  # requests that wait, by priority; None without flow control
     saturation: float | None = None  # of the pool, when flow control looked last
+    reports: dict[str, str] = {}  # what plugins of one worker have to say of themselves, by name
 
 
 def look(
@@ -53,6 +54,7 @@ def look(
     *,
     pool: str | None = None,
     complaints: Mapping[str, str] | None = None,
+    reports: Mapping[str, str] | None = None,
 ) -> Overview:
     """Put the newest snapshot and the account side by side; ``pool`` as in Roster."""
     rows: list[Row] = []
@@ -92,6 +94,7 @@ def look(
         endpoints=tuple(rows),
         queued={priority: bands[priority].requests for priority in sorted(bands, reverse=True)} if bands else None,
         saturation=tally.queue.saturation if bands else None,
+        reports=dict(reports or {}),
     )
 
 

@@ -143,6 +143,16 @@ class Scheduler:
             except Exception as error:  # noqa: BLE001  as above
                 self.complaints.raised(name, error)
 
+    def reports(self) -> dict[str, str]:
+        """Return what plugins have to say of themselves, by name."""
+        told: dict[str, str] = {}
+        for name, reporter in self.crew.able("report"):
+            try:
+                told[name] = reporter.report()
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised(name, error)
+        return told
+
     def hear(self, name: str, data: bytes) -> None:
         """Pass on what a plugin in another worker told; one that is not here (any more) misses nothing."""
         hearer = self._hearers.get(name)

@@ -37,7 +37,9 @@ ANSWER_S = 4.0  # before anything is known: some hundred tokens
 FLEET_STEP, ENDPOINT_STEP, LAST_STEP = 0.5, 0.1, 0.04
 STEP_FALLS = 0.97
 
-# An endpoint is never taken to be slower or faster than the fleet by more than this.
+# Endpoints of one kind are found to differ by so much, and it is noise: the one that seems the fastest would get all requests of
+# an idle fleet. Nor is an endpoint ever taken to be slower or faster than the fleet by more than the second.
+NOISE = 1.2
 FARTHEST = 8.0
 
 # Less says more about the time of a step and of the network than about the rate.
@@ -92,13 +94,13 @@ class Speeds:
 
     def prefill_per_s(self, key: Key) -> float:
         """Tokens of prompts that the endpoint gets through in a second."""
-        fleet, own = self.fleet.prefill_per_s.value, self._paces.get(key)
-        return fleet if own is None else min(max(own.prefill_per_s.value, fleet / FARTHEST), fleet * FARTHEST)
+        own = self._paces.get(key)
+        return _differing(own and own.prefill_per_s, self.fleet.prefill_per_s)
 
     def answer_s(self, key: Key) -> float:
         """What an answer of usual length takes after its first token when nobody else is there."""
-        fleet, own = self.fleet.answer_s.value, self._paces.get(key)
-        return fleet if own is None else min(max(own.answer_s.value, fleet / FARTHEST), fleet * FARTHEST)
+        own = self._paces.get(key)
+        return _differing(own and own.answer_s, self.fleet.answer_s)
 
     def began(self, ticket: int, key: Key, waiting_tokens: float, in_flight: float, held_tokens: float = 0.0) -> None:
         """Note what a request meets where it is sent, itself included; ``held_tokens`` are those of prompts in flight."""
@@ -132,6 +134,16 @@ class Speeds:
 def crowding(requests: float, tokens: float) -> float:
     """Return how many times as long a step takes with so many requests in flight, whose prompts have so many tokens."""
     return 1.0 + REQUEST_SHARE * requests + TOKEN_SHARE * tokens
+
+
+def _differing(own: Quantile | None, fleet: Quantile) -> float:
+    """Return the fleet's value, or the endpoint's as far as the difference is no noise, and likely."""
+    usual = fleet.value
+    if own is None:
+        return usual
+    if own.value > usual:
+        return min(max(usual, own.value / NOISE), usual * FARTHEST)
+    return max(min(usual, own.value * NOISE), usual / FARTHEST)
 
 
 def _pace(prefill_per_s: float, answer_s: float, step: float) -> Pace:

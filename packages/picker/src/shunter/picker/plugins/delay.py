@@ -25,7 +25,7 @@ from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.kinds import Header, Scores, Setting, Verdict
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.request import Request
-from shunter.picker.core.speeds import REQUEST_SHARE, TOKEN_SHARE, Speeds
+from shunter.picker.core.speeds import REQUEST_SHARE, TOKEN_SHARE, Speeds, crowding
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
 __all__ = ["DELAY_SCORER", "Delay", "ExpectedDelay"]
@@ -49,7 +49,7 @@ ASKED_IN_TURN = 32
 # A prompt of which everybody lacks more than half is new. Who got a new one last counts as up to twice as dear for the next;
 # how much of prompts is cached somewhere is a running mean over so many.
 NEW = 0.5
-REUSE_REMEMBERED = 64
+REMEMBERED = 64
 
 # What loading an adapter takes where there is room for it: engines load from their host's memory in some 10 to 100 ms.
 LOAD_S = 0.1
@@ -93,6 +93,7 @@ class Delay:
         self._reuse = 0.0  # what part of a prompt is cached somewhere
         self._new = 0  # the ticket of the last prompt that was not
         self._began: dict[int, int] = {}  # who got such a one last, slot → ticket
+        self._prompts = 0.5  # which part of the expected delay is prompts, of late
 
     def score(self, request: Request, fleet: Fleet) -> Scores:
         """Score those who are asked."""
@@ -123,7 +124,7 @@ class Delay:
         if request.prefix.share:
             self._favour(request, fleet, place)
         cached = max(request.prefix.share.values(), default=0.0)
-        self._reuse += (cached - self._reuse) / REUSE_REMEMBERED
+        self._reuse += (cached - self._reuse) / REMEMBERED
         if cached < NEW:
             self._go_round(request, fleet, list(known or range(total)), place)
         if self._adapters and request.target_model in self._adapters:
@@ -158,7 +159,10 @@ class Delay:
             cached = request.prefix.share.get(chosen.slot, 0.0)
             waiting = max(0, fleet.busy_until_ns[at] - request.at_ns) / self._token_ns[at]
             waiting += request.prompt_tokens * (1.0 - cached)
-            self.speeds.began(request.ticket, key, waiting, fleet.in_flight[at] + 1, fleet.tokens_in_flight[at])
+            n, held = fleet.in_flight[at] + 1, fleet.tokens_in_flight[at]
+            self.speeds.began(request.ticket, key, waiting, n, held)
+            prompts, answer = waiting * self._token_ns[at], self._answer_ns[at] / ANSWER * (crowding(n, held) - 1.0)
+            self._prompts += (prompts / max(1.0, prompts + answer) - self._prompts) / REMEMBERED
             fleet.ledger.pace(key, self.speeds.prefill_per_s(key))
         return (), ()
 
@@ -170,6 +174,16 @@ class Delay:
             at = self._fleet.index.get(key[0])
             if at is not None:
                 self._token_ns[at], self._answer_ns[at] = self._pace(key)
+
+    def report(self) -> str:
+        """Say what binds the fleet, and how fast it was found to be."""
+        fleet = self.speeds.fleet
+        bound = "prompts" if self._prompts > 0.5 else "answers"
+        return (
+            f"bound by {bound} ({self._prompts:.0%} of what requests lose is waiting for prompts, the rest is slower answers); "
+            f"an endpoint computes {fleet.prefill_per_s.value:,.0f} prompt tokens/s, "
+            f"and an answer alone takes {fleet.answer_s.value:.2f} s"
+        )
 
     def _align(self, fleet: Fleet) -> None:
         """Look up everybody's speed, and the adapters there are."""

@@ -90,6 +90,7 @@ class Status(_Message, frozen=True):
     streams: int = 0
     certificate_expires_s: float | None = None  # since 1970
     shadow: Account | None = None
+    reports: dict[str, str] = {}  # what plugins have to say of themselves, by name
 
 
 class Decided(_Message, frozen=True):

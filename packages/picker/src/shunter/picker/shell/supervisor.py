@@ -150,10 +150,16 @@ class Supervisor:
         """Show the fleet and the account at this moment."""
         now_ns = time.monotonic_ns()
         view = self._reader.view(now_ns)
-        complaints = {
-            name: words for child in self._children() if child.status for name, words in child.status.complaints.items()
-        }
-        return look(view, self._reader.trouble, self.tally(), now_ns, pool=self._settings.worker.pool, complaints=complaints)
+        told = [child.status for child in self._children() if child.status]
+        return look(
+            view,
+            self._reader.trouble,
+            self.tally(),
+            now_ns,
+            pool=self._settings.worker.pool,
+            complaints={name: words for status in told for name, words in status.complaints.items()},
+            reports={name: words for status in reversed(told) for name, words in status.reports.items()},
+        )
 
     def learned(self) -> Learned | None:
         """Return what the collector learnt."""

@@ -176,7 +176,9 @@ class Worker:
         if precise is not None and (doubt := precise.doubt):
             complaints[precise.producer] = doubt
         shadow = self.judge.shadow.account if self.judge.shadow is not None else None
-        return Status(tuple(self.hindrances()), complaints, server.streams, server.certificate_expires_s, shadow)
+        return Status(
+            tuple(self.hindrances()), complaints, server.streams, server.certificate_expires_s, shadow, self.judge.reports()
+        )
 
     def explain(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
         """Return the last decisions, or those of one request, newest first, as plain data."""

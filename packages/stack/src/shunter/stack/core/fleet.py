@@ -33,6 +33,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[Row, ...] = ()
     queued: dict[int, int] | None = None  # by priority; None without flow control
     saturation: float | None = None
+    reports: dict[str, str] = {}  # what plugins have to say of themselves, by name
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +127,7 @@ def table(fleet: Fleet) -> list[str]:
     if fleet.queued is not None:
         waiting = ", ".join(f"{count} of priority {priority}" for priority, count in fleet.queued.items() if count)
         lines.append(f"waiting {waiting or 0}; the pool is {100 * (fleet.saturation or 0.0):.0f} % full")
+    lines += [f"{name}: {words}" for name, words in fleet.reports.items()]
     if fleet.trouble:
         lines.append(f"snapshot: {fleet.trouble}")
     elif fleet.snapshot_age_s is None or fleet.snapshot_age_s > 3:
