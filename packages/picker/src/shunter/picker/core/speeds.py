@@ -37,8 +37,8 @@ ANSWER_S = 4.0  # before anything is known: some hundred tokens
 FLEET_STEP, ENDPOINT_STEP, LAST_STEP = 0.5, 0.1, 0.04
 STEP_FALLS = 0.97
 
-# Endpoints of one kind are found to differ by so much, and it is noise: the one that seems the fastest would get all requests of
-# an idle fleet. Nor is an endpoint ever taken to be slower or faster than the fleet by more than the second.
+# Endpoints of one kind are found to differ by so much, and it is noise: the one that seems the fastest would get all requests
+# of an idle fleet. Nor is an endpoint ever taken to be slower or faster than the fleet by more than the second.
 NOISE = 1.2
 FARTHEST = 8.0
 

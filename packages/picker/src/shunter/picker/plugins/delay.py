@@ -180,7 +180,7 @@ class Delay:
         fleet = self.speeds.fleet
         bound = "prompts" if self._prompts > 0.5 else "answers"
         return (
-            f"bound by {bound} ({self._prompts:.0%} of what requests lose is waiting for prompts, the rest is slower answers); "
+            f"bound by {bound} ({100 * self._prompts:.0f} % of what requests lose is waiting for prompts, the rest is slower answers); "
             f"an endpoint computes {fleet.prefill_per_s.value:,.0f} prompt tokens/s, "
             f"and an answer alone takes {fleet.answer_s.value:.2f} s"
         )
