@@ -179,11 +179,9 @@ class Delay:
         """Say what binds the fleet, and how fast it was found to be."""
         fleet = self.speeds.fleet
         bound = "prompts" if self._prompts > 0.5 else "answers"
-        return (
-            f"bound by {bound} ({100 * self._prompts:.0f} % of what requests lose is waiting for prompts, the rest is slower answers); "
-            f"an endpoint computes {fleet.prefill_per_s.value:,.0f} prompt tokens/s, "
-            f"and an answer alone takes {fleet.answer_s.value:.2f} s"
-        )
+        waiting = f"{100 * self._prompts:.0f} % of what requests lose is waiting for prompts, the rest is slower answers"
+        prompts, answer = f"{fleet.prefill_per_s.value:,.0f} prompt tokens/s", f"{fleet.answer_s.value:.2f} s"
+        return f"bound by {bound} ({waiting}); an endpoint computes {prompts}, and an answer alone takes {answer}"
 
     def _align(self, fleet: Fleet) -> None:
         """Look up everybody's speed, and the adapters there are."""
