@@ -45,8 +45,9 @@ FARTHEST = 8.0
 # Less says more about the time of a step and of the network than about the rate.
 FEWEST_TOKENS = 256
 
-# Requests in flight whose outcome is waited for; the oldest are given up. More than any worker has at once.
-MOST_OPEN = 65_536
+# Requests whose outcome is waited for; the oldest are given up. A worker has fewer in flight at once, and where no outcome is
+# ever told (lean without a collector) they must not cost much: this is 4 MB.
+MOST_OPEN = 16_384
 
 
 class Quantile:

@@ -28,7 +28,7 @@ REMEMBERED = 8
 LONGEST = 30
 
 # Requests in flight whose outcome is waited for; the oldest are given up.
-MOST_OPEN = 65_536
+MOST_OPEN = 16_384
 
 Ejected: TypeAlias = tuple[int, int, int, int]  # slot, incarnation, until (monotonic ns), for the how many-th time
 _decoder = msgspec.msgpack.Decoder(Ejected)
