@@ -6,7 +6,7 @@ import msgspec
 from hack.bench.engines import Engines
 from hack.bench.processes import Children, Trouble, free_ports
 
-from shunter.envoyconf.core.bootstrap import bootstrap
+from shunter.envoyconf.core.envoy.bootstrap import bootstrap
 from shunter.envoyconf.core.intent import Intent
 from shunter.envoyconf.core.render import render
 from shunter.envoyconf.errors import EnvoyconfError

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from shunter.envoyconf import load_intent
 from shunter.envoyconf.cli import main
-from shunter.envoyconf.core.listener import ACCESS_LOG_FIELDS
+from shunter.envoyconf.core.envoy.listener import ACCESS_LOG_FIELDS
 from shunter.envoyconf.shell import envoy
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

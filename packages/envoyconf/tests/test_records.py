@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from shunter.envoyconf.core.usage import PATHS
+from shunter.envoyconf.core.envoy.usage import PATHS
 
 pytestmark = pytest.mark.envoy
 

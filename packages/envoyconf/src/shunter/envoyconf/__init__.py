@@ -1,6 +1,6 @@
 """The plumbing: what an operator wants of a gateway becomes the configuration of an Envoy."""
 
-from shunter.envoyconf.core.bootstrap import bootstrap
+from shunter.envoyconf.core.envoy.bootstrap import bootstrap
 from shunter.envoyconf.core.intent import (
     Admin,
     BodyRouter,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 import msgspec
 
-from shunter.envoyconf.core.bootstrap import bootstrap
+from shunter.envoyconf.core.envoy.bootstrap import bootstrap
 from shunter.envoyconf.core.reading import load_intent
 from shunter.envoyconf.core.render import render
 from shunter.envoyconf.errors import EnvoyconfError

@@ -6,12 +6,12 @@ reads forms too, and knows which adapter belongs to which base model.
 
 from collections.abc import Iterator
 
-from shunter.envoyconf.core.ext_proc import REQUEST_ONLY
+from shunter.envoyconf.core.envoy.ext_proc import REQUEST_ONLY
+from shunter.envoyconf.core.envoy.retry import question_retries
+from shunter.envoyconf.core.envoy.usage import JSON_TYPES
 from shunter.envoyconf.core.intent import Intent, Limits, Route
 from shunter.envoyconf.core.names import BASE_MODEL, BODY_ROUTER, BODY_ROUTER_FILTER, MODEL, MODEL_NAMESPACE
 from shunter.envoyconf.core.protojson import Resource, duration, extension
-from shunter.envoyconf.core.retry import question_retries
-from shunter.envoyconf.core.usage import JSON_TYPES
 
 __all__ = ["model_filters", "model_matches"]
 

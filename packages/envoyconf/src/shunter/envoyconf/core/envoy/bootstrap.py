@@ -2,9 +2,9 @@
 
 from ipaddress import ip_address
 
-from shunter.envoyconf.core.cluster import body_router_cluster, collector_cluster, picker_cluster, pool_cluster
+from shunter.envoyconf.core.envoy.cluster import body_router_cluster, collector_cluster, picker_cluster, pool_cluster
+from shunter.envoyconf.core.envoy.listener import http_listener
 from shunter.envoyconf.core.intent import Admin, Intent
-from shunter.envoyconf.core.listener import http_listener
 from shunter.envoyconf.core.protojson import Resource, socket_address
 
 __all__ = ["admin_interface", "bootstrap"]

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from shunter.envoyconf.core.ext_proc import leave_out
+from shunter.envoyconf.core.envoy.ext_proc import leave_out
+from shunter.envoyconf.core.envoy.model import model_matches
+from shunter.envoyconf.core.envoy.retry import request_retries
 from shunter.envoyconf.core.intent import Intent, Route
-from shunter.envoyconf.core.model import model_matches
 from shunter.envoyconf.core.names import DESTINATION, SERVED, picker_filter_name, pool_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration, typed
-from shunter.envoyconf.core.retry import request_retries
 
 __all__ = ["pool_routes", "route_configuration"]
 
@@ -51,22 +51,22 @@ def pool_routes(route: Route, intent: Intent) -> Iterator[Resource]:
     request instead. Bodies are kept up to the limit for the picker and for retries: with Envoy's default of 1 MiB, measured,
     larger requests were not retried or ended in 507.
     """
-    limits = intent.limits
+    limits, pool = intent.limits, route.shares[0].name
     match: Resource = {"prefix": "/"} if route.prefix == "/" else {"path_separated_prefix": route.prefix}
     resource: Resource = {
-        "name": f"{route.pool}:{route.prefix}",
+        "name": f"{pool}:{route.prefix}",
         "match": match,
         "route": {
-            "cluster": pool_cluster_name(route.pool),
+            "cluster": pool_cluster_name(pool),
             "timeout": "0s",
             "idle_timeout": duration(limits.idle_timeout_seconds),
             "retry_policy": request_retries(limits.retries),
         },
         "request_body_buffer_limit": limits.body_bytes,
-        "typed_per_filter_config": leave_out(pool for pool in intent.pools if pool.name != route.pool)
+        "typed_per_filter_config": leave_out(each for each in intent.pools if each.name != pool)
         if intent.by_model
         # An empty configuration that enables the filter, which is disabled otherwise.
-        else {picker_filter_name(route.pool): typed("config.route.v3.FilterConfig", config={})},
+        else {picker_filter_name(pool): typed("config.route.v3.FilterConfig", config={})},
     }
     if intent.observability.served_header:
         header = {"key": SERVED, "value": "%UPSTREAM_HOST%"}
@@ -74,4 +74,4 @@ def pool_routes(route: Route, intent: Intent) -> Iterator[Resource]:
     if not route.by_model:
         yield resource
     for name, by_name in model_matches(route, intent):
-        yield {**resource, "name": f"{route.pool}:{route.prefix}:{name}", "match": {**match, **by_name}}
+        yield {**resource, "name": f"{pool}:{route.prefix}:{name}", "match": {**match, **by_name}}

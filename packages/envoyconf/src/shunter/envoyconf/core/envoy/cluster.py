@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from shunter.envoyconf.core.authority import is_ip, split_authority
+from shunter.envoyconf.core.envoy.tls import picker_transport_socket
 from shunter.envoyconf.core.intent import BodyRouter, Limits, Pool, Profile
 from shunter.envoyconf.core.names import (
     BODY_ROUTER,
@@ -15,7 +16,6 @@ from shunter.envoyconf.core.names import (
     pool_cluster_name,
 )
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
-from shunter.envoyconf.core.tls import picker_transport_socket
 
 __all__ = ["body_router_cluster", "collector_cluster", "picker_cluster", "pool_cluster"]
 

@@ -1,14 +1,14 @@
 """Listeners: what clients connect to, cleaned of picker headers, asked of the picker, routed and logged."""
 
-from shunter.envoyconf.core.ext_proc import end_by_record, picker_filter
+from shunter.envoyconf.core.envoy.ext_proc import end_by_record, picker_filter
+from shunter.envoyconf.core.envoy.local_reply import local_reply
+from shunter.envoyconf.core.envoy.model import model_filters
+from shunter.envoyconf.core.envoy.record import PERIODIC_SECONDS, record_log
+from shunter.envoyconf.core.envoy.route import route_configuration
+from shunter.envoyconf.core.envoy.usage import usage_filters
 from shunter.envoyconf.core.intent import Intent, Listener, Profile
-from shunter.envoyconf.core.local_reply import local_reply
-from shunter.envoyconf.core.model import model_filters
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
-from shunter.envoyconf.core.record import PERIODIC_SECONDS, record_log
-from shunter.envoyconf.core.route import route_configuration
-from shunter.envoyconf.core.usage import usage_filters
 
 __all__ = ["access_log", "http_connection_manager", "http_listener"]
 

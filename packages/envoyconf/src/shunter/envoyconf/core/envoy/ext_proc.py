@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from shunter.envoyconf.core.envoy.retry import question_retries
 from shunter.envoyconf.core.intent import FailureMode, Limits, Pool, Profile
 from shunter.envoyconf.core.names import (
     NAMESPACE,
@@ -11,7 +12,6 @@ from shunter.envoyconf.core.names import (
     picker_filter_name,
 )
 from shunter.envoyconf.core.protojson import Resource, duration, extension, typed
-from shunter.envoyconf.core.retry import question_retries
 
 __all__ = ["PROCESSING_MODES", "REQUEST_ONLY", "end_by_record", "leave_out", "picker_filter"]
 

@@ -1,0 +1,121 @@
+"""Anybody's YAML or JSON as plain values that know on which line they stand."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+import yaml
+
+from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["MAX_CHARACTERS", "Document", "Path", "load_documents", "spell"]
+
+# An Envoy Gateway CRD has 1.4 million; a configuration is smaller. More than this would only be read slowly.
+MAX_CHARACTERS = 8 << 20
+
+# Values in one file. Aliases can make a short text say more than any machine holds.
+MAX_VALUES = 1 << 20
+
+Path = tuple[str | int, ...]
+
+
+class Document(msgspec.Struct, frozen=True):
+    """One document of a file, with the lines of everything in it."""
+
+    body: Resource
+    file: str
+    lines: dict[Path, int]  # of keys and items, from 1; the document's own under ()
+
+    def line(self, path: Path) -> int:
+        """Return the line of a path, or of the nearest part of it that is there."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines[path]
+
+    @property
+    def kind(self) -> str:
+        """What Kubernetes object it is; empty for an Envoy bootstrap and for anything else."""
+        kind = self.body.get("kind")
+        return kind if isinstance(kind, str) and "apiVersion" in self.body else ""
+
+
+def spell(path: Path) -> str:
+    """Return a path as errors name it, such as ``$.spec.rules[0].name``."""
+    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+
+
+def load_documents(text: str, file: str) -> tuple[Document, ...]:
+    """Return the documents of a text; Kubernetes Lists are taken apart, empty documents left out.
+
+    Raises IntentError with file and line if it is not YAML, has a key twice, or a document is not a mapping.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise IntentError(f"{file}: {len(text)} characters; at most {MAX_CHARACTERS} are read")
+    try:
+        loader = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
+        nodes: list[yaml.Node | None] = [*yaml.compose_all(text, loader)]  # composed only: no tag is obeyed
+        return tuple(document for node in nodes if node is not None for document in _documents(node, file))
+    except IntentError:
+        raise
+    except yaml.YAMLError as error:
+        raise IntentError(f"{file}: not YAML: {error}") from None
+    except RecursionError:
+        raise IntentError(f"{file}: nested too deeply, or refers to itself") from None
+    except ValueError as error:  # the 31st of February and the like
+        raise IntentError(f"{file}: not YAML: {error}") from None
+
+
+def _documents(node: yaml.Node, file: str) -> Iterator[Document]:
+    reading = Reading(file)
+    body = reading.plain(node, ())
+    if not isinstance(body, dict):
+        raise IntentError(f"{file}:{reading.lines[()]}: a {type(body).__name__} where a mapping is expected")
+    resource = cast("Resource", body)
+    items = resource.get("items")
+    if not (str(resource.get("kind", "")).endswith("List") and isinstance(items, list)):
+        yield Document(resource, file, reading.lines)
+        return
+    for index, item in enumerate(cast("list[Any]", items)):
+        root: Path = ("items", index)
+        if not isinstance(item, dict):
+            raise IntentError(f"{file}:{reading.lines[root]}: a {type(item).__name__} where an object is expected")
+        lines = {path[2:]: line for path, line in reading.lines.items() if path[:2] == root}
+        yield Document(cast("Resource", item), file, lines)
+
+
+class Reading:
+    """A tree of YAML nodes on its way to plain values, noting lines."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.lines: dict[Path, int] = {}
+        self.constructor: Any = yaml.constructor.SafeConstructor()  # PyYAML's types say little of it
+
+    def plain(self, node: yaml.Node, path: Path) -> Any:
+        """Return the value of a node, and of everything in it."""
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if len(self.lines) > MAX_VALUES:
+            raise IntentError(f"{self.file}: more than {MAX_VALUES} values, aliases followed")
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(item, (*path, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        return self.constructor.construct_object(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            place = f"{self.file}:{key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise IntentError(f"{place}: a key must be text")
+            if key.value in seen:
+                raise IntentError(f"{place}: key {key.value!r} is there twice")
+            seen.add(key.value)
+        values: dict[str, Any] = {}
+        self.constructor.flatten_mapping(node)  # merge keys (<<): what is merged comes first, and may be overwritten
+        for key, value in node.value:
+            name = str(self.constructor.construct_object(key))
+            self.lines[(*path, name)] = key.start_mark.line + 1
+            values[name] = self.plain(value, (*path, name))
+        return values

@@ -1,0 +1,42 @@
+"""One intent, every gateway: each target's generator, and what it can do."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from shunter.envoyconf.core.envoy.bootstrap import bootstrap
+from shunter.envoyconf.core.intent import Intent, Profile
+from shunter.envoyconf.core.output import Artefact, Output, Settings
+from shunter.envoyconf.core.targets import EVERY_PROFILE, Means, Support, Target
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["MAKERS", "Maker", "generate"]
+
+
+class Maker(msgspec.Struct, frozen=True):
+    """How a target is generated, and which profiles it has."""
+
+    make: Callable[[Intent, Settings], Output]
+    support: Mapping[Profile, Support]
+
+
+def _envoy_static(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every maker's signature
+    return Output((Artefact("envoy", (bootstrap(intent),)),))
+
+
+MAKERS: dict[Target, Maker] = {
+    Target.ENVOY_STATIC: Maker(_envoy_static, EVERY_PROFILE),
+}
+
+
+def generate(intent: Intent, target: Target, settings: Settings | None = None) -> Output:
+    """Return what a gateway is to be given; raise IntentError for a profile that it cannot have."""
+    maker = MAKERS[target]
+    for pool, profile in intent.ways:
+        support = maker.support[profile]
+        if support.means is Means.IMPOSSIBLE:
+            nearest = f"; the nearest there is profile {support.nearest.value}" if support.nearest else ""
+            raise IntentError(
+                f"pool {pool.name}: {target.value} cannot have the profile {profile.value}: {support.why}{nearest}",
+            )
+    return maker.make(intent, settings or Settings())

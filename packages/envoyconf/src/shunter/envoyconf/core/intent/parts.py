@@ -1,0 +1,65 @@
+"""What every part of an intent is made of: the strict base, and the words that names, numbers and modes are."""
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["FailureMode", "HeaderName", "HostPattern", "Name", "Part", "Port", "Profile", "Seconds", "Text", "check_unique"]
+
+# `$` alone lets a final newline through.
+END = r"$(?!\n)"
+
+# What Kubernetes allows as a name, and harmless inside Envoy's statistics.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?" + END)]
+Text = Annotated[str, Meta(min_length=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+# An HTTP field name (RFC 9110, section 5.1) in lower case, as HTTP/2 has it.
+HeaderName = Annotated[str, Meta(pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+" + END)]
+
+# A host name, or one whose first label is a star, as in Gateway API.
+HostPattern = Annotated[str, Meta(pattern=r"^(\*|(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)" + END)]
+
+# Envoy counts in milliseconds and refuses to wait for an ext_proc message longer than an hour.
+Seconds = Annotated[float, Meta(ge=0.001, le=3600)]
+
+
+def check_unique(field: str, names: Iterable[str]) -> None:
+    """Raise IntentError if a name is there twice."""
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in seen:
+            raise IntentError(f"{field}[{index}].name {name!r} is the name of {field}[{seen[name]}] already")
+        seen[name] = index
+
+
+class Profile(Enum):
+    """How the picker and Envoy share the work."""
+
+    LEAN = "lean"
+    USAGE = "usage"
+    STRICT = "strict"
+    HEADERS = "headers"
+    FULL = "full"
+    NATIVE = "native"
+
+    @property
+    def asks(self) -> bool:
+        """Whether a picker is asked at all."""
+        return self is not Profile.NATIVE
+
+
+class FailureMode(Enum):
+    """What becomes of a request whose picker does not answer. The words are those of GIE's InferencePool."""
+
+    OPEN = "FailOpen"
+    CLOSE = "FailClose"
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
+    """Base of every part of an intent."""

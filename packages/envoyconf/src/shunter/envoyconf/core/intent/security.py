@@ -1,0 +1,85 @@
+"""Who may send requests, and how many: native filters of Envoy's, before any picker is asked."""
+
+from enum import Enum
+from typing import Annotated
+
+from msgspec import Meta
+
+from shunter.envoyconf.core.intent.parts import HeaderName, Name, Part, Text, check_unique
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["ApiKey", "Jwt", "Per", "RateLimit", "Security"]
+
+
+class Jwt(Part, frozen=True):
+    """An issuer of tokens that are let in (Authorization: Bearer)."""
+
+    name: Annotated[Name, Meta(description="What this issuer is called in Envoy's statistics and errors.")]
+    issuer: Annotated[Text, Meta(description="What a token's claim iss must be.")]
+    audiences: Annotated[
+        tuple[Text, ...],
+        Meta(description="One of which must be in a token's claim aud; any audience will do if there are none."),
+    ] = ()
+    jwks_file: Annotated[
+        Text | None,
+        Meta(description="JSON Web Key Set, a file of Envoy's machine. One that is replaced is read again."),
+    ] = None
+    jwks_uri: Annotated[
+        Text | None,
+        Meta(
+            description="Its URL instead, such as https://issuer.example.com/.well-known/jwks.json, read again every 5 minutes."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if (self.jwks_file is None) == (self.jwks_uri is None):
+            raise IntentError("one of jwksFile and jwksUri must be given: the keys by which the issuer's tokens are verified")
+
+
+class ApiKey(Part, frozen=True):
+    """A client that is let in by a key (Authorization: Bearer)."""
+
+    client: Annotated[Name, Meta(description="Who it is: in the access log, and the header x-client-id for the model servers.")]
+    key: Annotated[
+        Text | None,
+        Meta(description="The key itself; better not written here but taken from the environment: ${LLM_KEY_ALICE}."),
+    ] = None
+
+
+class Per(Enum):
+    """Over which time requests are counted."""
+
+    SECOND = "second"
+    MINUTE = "minute"
+    HOUR = "hour"
+
+
+class RateLimit(Part, frozen=True):
+    """How many requests are let in; the rest is answered 429, with Retry-After where Envoy knows how (1.40)."""
+
+    requests: Annotated[int, Meta(ge=1, description="How many, at most, and how many at once.")]
+    per: Annotated[Per, Meta(description="In which time.")] = Per.MINUTE
+    by: Annotated[
+        HeaderName | None,
+        Meta(
+            description="Header each of whose values is counted apart, such as x-client-id, which apiKeys sets. All requests "
+            "together if left out. Each Envoy counts for itself.",
+        ),
+    ] = None
+
+
+class Security(Part, frozen=True):
+    """Without any of these, everybody who reaches a listener is served."""
+
+    jwt: Annotated[tuple[Jwt, ...], Meta(description="Issuers of tokens; a token of any of them will do.")] = ()
+    api_keys: Annotated[tuple[ApiKey, ...], Meta(description="Clients with keys.")] = ()
+    api_keys_secret: Annotated[
+        Name | None,
+        Meta(description="In Kubernetes: name of the Secret whose keys are clients and whose values their API keys."),
+    ] = None
+    rate_limits: Annotated[tuple[RateLimit, ...], Meta(description="All of them hold.")] = ()
+
+    def __post_init__(self) -> None:
+        check_unique("jwt", (each.name for each in self.jwt))
+        if self.jwt and (self.api_keys or self.api_keys_secret):
+            raise IntentError("jwt and apiKeys would both want the header Authorization of every request; keep one")

@@ -1,0 +1,153 @@
+"""All that a gateway in front of model servers needs to be told, checked as a whole."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from shunter.envoyconf.core.intent.kubernetes import Kubernetes
+from shunter.envoyconf.core.intent.limits import Limits
+from shunter.envoyconf.core.intent.listening import Admin, Listener
+from shunter.envoyconf.core.intent.parts import FailureMode, HeaderName, Part, Profile, check_unique
+from shunter.envoyconf.core.intent.pools import BodyRouter, Pool
+from shunter.envoyconf.core.intent.routes import Route
+from shunter.envoyconf.core.intent.security import Security
+from shunter.envoyconf.core.intent.watching import Observability
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["Intent"]
+
+COLLECTOR_NEEDED = {
+    Profile.USAGE: "token counts are told to the collector only",
+    Profile.STRICT: "only the collector learns when a request ends",
+    Profile.HEADERS: "only the collector learns when a request ends",
+}
+
+
+class Intent(Part, frozen=True):
+    """All that a gateway in front of model servers needs to be told."""
+
+    pools: Annotated[tuple[Pool, ...], Meta(min_length=1, description="Groups of interchangeable model servers.")]
+    routes: Annotated[
+        tuple[Route, ...],
+        Meta(description="The first route that matches decides. May be left out if there is one pool: it takes everything."),
+    ] = ()
+    listeners: Annotated[
+        tuple[Listener, ...],
+        Meta(min_length=1, description="Where clients are served; one listener on 127.0.0.1:8080 if left out."),
+    ] = (Listener(),)
+    body_router: Annotated[
+        BodyRouter | None,
+        Meta(
+            description="Who names each request's model, for routes with models or baseModels, in headers that engines see "
+            "too. If left out, Envoy reads the model itself where a route asks for one.",
+        ),
+    ] = None
+    model_header: Annotated[
+        HeaderName | None,
+        Meta(
+            description="Header in which clients name the model. Routes with models go by it, and bodies are not read for it.",
+        ),
+    ] = None
+    profile: Annotated[
+        Profile,
+        Meta(
+            description="lean: the picker sees requests only; a picker that dies costs nobody anything. usage: as lean, and "
+            "Envoy reads the token counts out of responses (needs Envoy 1.38). strict: as lean, but no request goes anywhere "
+            "without a pick (needs failureMode FailClose). headers: the picker sees requests, and of responses the headers, "
+            "with the endpoint that served; nothing of it is cut when a picker dies. full: the picker sees every byte both "
+            "ways, as GIE demands; a picker that dies cuts the streams it carries. native: no picker is asked; sessions stay "
+            "on their model server, the rest goes where least is under way (headers and full need Envoy 1.38). A route may "
+            "have a profile of its own.",
+        ),
+    ] = Profile.LEAN
+    limits: Annotated[Limits, Meta(description="Sizes, times and counts.")] = Limits()
+    security: Annotated[Security, Meta(description="Who may send requests, and how many. By default everybody may.")] = (
+        Security()
+    )
+    observability: Annotated[Observability, Meta(description="What Envoy tells about requests.")] = Observability()
+    admin: Annotated[
+        Admin | None,
+        Meta(description="Envoy's admin interface. There is none if left out, since it can be used to stop Envoy."),
+    ] = None
+    kubernetes: Annotated[Kubernetes, Meta(description="Namespace, names and images, for gateways in Kubernetes.")] = (
+        Kubernetes()
+    )
+
+    def __post_init__(self) -> None:
+        check_unique("listeners", (listener.name for listener in self.listeners))
+        check_unique("pools", (pool.name for pool in self.pools))
+        self._check_places()
+        known = [pool.name for pool in self.pools]
+        if not self.routes and len(known) > 1:
+            raise IntentError(f"routes are missing: with several pools ({', '.join(known)}) say which requests go to which")
+        for index, route in enumerate(self.routes):
+            for place, share in enumerate(route.shares):
+                if share.name not in known:
+                    field = f"pools[{place}].name" if route.pools else "pool"
+                    raise IntentError(f"routes[{index}].{field} {share.name!r} is not a pool; pools: {', '.join(known)}")
+            if route.base_models and self.body_router is None:
+                raise IntentError(
+                    f"routes[{index}].baseModels: only a bodyRouter knows whose adapter a model is; add bodyRouter.addresses, "
+                    "or list the models"
+                )
+            for earlier, wider in enumerate(self.routes[:index]):
+                if wider.covers(route):
+                    raise IntentError(
+                        f"routes[{index}] ({route.prefix}) is never reached: routes[{earlier}] ({wider.prefix}) takes its "
+                        "requests; put the one for fewer paths or models first",
+                    )
+
+        self._check_ways()
+        if self.model_header and self.body_router:
+            raise IntentError("modelHeader and bodyRouter both say where the model is; keep one")
+
+    def _check_places(self) -> None:
+        """Raise IntentError if two are to listen at one place."""
+        wanted = [(f"listeners[{index}]", listener.address, listener.port) for index, listener in enumerate(self.listeners)]
+        wanted += [("admin", self.admin.address, self.admin.port)] if self.admin else []
+        taken: dict[tuple[str, int], str] = {}
+        for field, address, port in wanted:
+            other = taken.setdefault((address, port), field) if port else field
+            if other != field:
+                raise IntentError(f"{field} would listen on port {port} of {address}, as {other} does already")
+
+    def _check_ways(self) -> None:
+        """Raise IntentError if a picker lacks what a profile stands on."""
+        places = {pool.name: index for index, pool in enumerate(self.pools)}
+        for pool, profile in self.ways:
+            field = f"pools[{places[pool.name]}].picker"
+            if profile.asks and not pool.picker.addresses and not pool.selector:
+                raise IntentError(
+                    f"{field}.addresses is missing: give host:port of the picker's workers, or choose the profile native, "
+                    "which asks none",
+                )
+            if profile in COLLECTOR_NEEDED and pool.picker.collector is None:
+                raise IntentError(
+                    f"{field}.collector is missing: in the profile {profile.value} {COLLECTOR_NEEDED[profile]}; give host:port "
+                    "of the picker's --collector-port, or choose the profile lean",
+                )
+            if profile is Profile.STRICT and pool.picker.failure_mode is not FailureMode.CLOSE:
+                raise IntentError(
+                    f"{field}.failureMode must be FailClose in the profile strict, where nothing goes without a pick; "
+                    "for FailOpen choose the profile lean",
+                )
+
+    @property
+    def ways(self) -> tuple[tuple[Pool, Profile], ...]:
+        """Each pool with each profile in which a route leads to it, in the order of the pools, then of the profiles."""
+        wanted = {(share.name, self.profile_of(route)) for route in self.effective_routes for share in route.shares}
+        return tuple((pool, profile) for pool in self.pools for profile in Profile if (pool.name, profile) in wanted)
+
+    def profile_of(self, route: Route) -> Profile:
+        """Return how picker and Envoy share the work for a route's requests."""
+        return route.profile or self.profile
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the route depends on the model."""
+        return self.body_router is not None or any(route.by_model for route in self.routes)
+
+    @property
+    def effective_routes(self) -> tuple[Route, ...]:
+        """The routes, or the one that is meant if there are none."""
+        return self.routes or (Route(pool=self.pools[0].name),)

@@ -1,0 +1,3 @@
+"""Kubernetes: manifests become an intent, and an intent becomes the manifests of each gateway."""
+
+__all__: list[str] = []

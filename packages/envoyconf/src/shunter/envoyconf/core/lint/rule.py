@@ -1,0 +1,60 @@
+"""A rule is a value: its code never changes, it says what harm it prevents, and it yields findings with places and remedies."""
+
+from collections.abc import Callable, Iterable
+from enum import Enum
+
+import msgspec
+
+from shunter.envoyconf.core.documents import Document, Path
+from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version
+
+__all__ = ["Finding", "Fix", "Rule", "Severity", "Subject"]
+
+
+class Severity(Enum):
+    """Error: requests fail, go astray or get in. Warning: they will, under conditions that the message names."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """What is examined together: references between documents are followed, those that lead out of them are let be."""
+
+    documents: tuple[Document, ...]
+    envoy_version: Version = DEFAULT_VERSION
+
+
+class Fix(msgspec.Struct, frozen=True):
+    """A change that removes a finding and nothing else: what stands at the path afterwards (UNSET: nothing)."""
+
+    path: Path
+    value: object
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One place that breaks a rule."""
+
+    document: Document
+    path: Path
+    message: str  # what is there, and what comes of it, with the values
+    remedy: str  # what to write instead
+    fixes: tuple[Fix, ...] = ()
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """What must not be, and why.
+
+    ``check`` is total: whatever the documents hold, it yields findings or nothing.
+    """
+
+    code: str  # such as E02: E error, W warning, X the xDS server's own; never given to another rule
+    title: str  # one line
+    why: str  # what was observed, on which versions
+    check: Callable[[Subject], Iterable[Finding]]
+    source: str = ""  # an issue, a specification's section, or the page of Envoy's documentation
+
+    @property
+    def severity(self) -> Severity:
+        """What the first letter of the code says."""
+        return Severity.ERROR if self.code.startswith("E") else Severity.WARNING
