@@ -56,6 +56,13 @@ def test_a_request_goes_to_the_pool_that_the_gateway_names(make_judge):
     assert chosen(judge, None) == {"10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"}
 
 
+def test_a_pool_with_and_without_its_namespace_is_one(make_judge):
+    judge = make_judge(text=FLOW)
+    for name in ("qwen", "default/qwen", "qwen"):
+        judge.decide(ask(name), NOW_S)
+    assert [ward.name for ward in judge._wards] == [None, "default/qwen"]
+
+
 def test_a_pool_that_is_not_known_is_refused_in_words(make_judge):
     refusal = make_judge().decide(ask("mistral"), NOW_S)
     assert (refusal.status, refusal.reason) == (503, DropReason.NO_ENDPOINTS)
@@ -81,7 +88,7 @@ def test_a_pool_that_is_deleted_is_forgotten_when_nobody_waits_for_it_any_longer
     assert [ticket for ticket, _ in judge.dispatch(NOW_S + 3600)] == [waits.ticket]
     judge.show(pools=POOLS[:2])
     assert isinstance(judge.decide(ask("llama"), NOW_S + 3600), Pick | Parked)
-    assert [ward.name for ward in judge._wards] == [None, "llama"]
+    assert [ward.name for ward in judge._wards] == [None, "default/llama"]
     assert len(judge._lobbies) == 2
 
 
@@ -122,7 +129,7 @@ def test_what_an_endpoint_has_in_flight_counts_in_all_its_pools(make_judge):
     for pick in picks:
         judge.release(pick.ticket, DONE, NOW_S)
     in_flight = {ward.name: ward.fleet.in_flight for ward in judge._wards}
-    assert in_flight == {None: [shared, 0, 0], "qwen": [0, 0], "llama": [shared, 0]}
+    assert in_flight == {None: [shared, 0, 0], "default/qwen": [0, 0], "llama": [shared, 0]}
 
 
 def test_a_fallback_of_another_pool_is_followed(make_judge):

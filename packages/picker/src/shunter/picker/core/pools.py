@@ -62,7 +62,8 @@ class Wards:
         self._view: View | None = None
         self._now_ns = 0
         self.default = Ward(name, Roster(ledger, pool=name, stale_after_ns=stale_after_ns), make_lobby(name))
-        self._others: dict[str, Ward] = {}
+        self._others: dict[str, Ward] = {}  # by namespace/name, or by what several are called
+        self._called: dict[str, Ward] = {}  # the same, as requests name them while the topology is what it is
 
     def __iter__(self) -> Iterator[Ward]:
         """Yield the default one, then the others."""
@@ -71,7 +72,7 @@ class Wards:
 
     def find(self, name: str) -> Ward | None:
         """Return the pool of that name; None if there is none, or it is not ours to serve."""
-        ward = self._others.get(name)
+        ward = self._called.get(name)
         if ward is None:
             meant = [each for each in self._topology.pools if is_called(each, name)] if self._topology else []
             only = self.default.name
@@ -79,15 +80,21 @@ class Wards:
                 return None
             if only is not None:
                 return self.default
-            roster = Roster(self._ledger, pool=name, stale_after_ns=self._stale_after_ns)
-            ward = self._others[name] = Ward(name, roster, self._make_lobby(name))
-            ward.adopt(self._topology)
-            roster.fleet(self._view, self._now_ns)
+            full = name if len(meant) > 1 else f"{meant[0].namespace}/{meant[0].name}"
+            ward = self._called[name] = self._others.get(full) or self._open(full)
+        return ward
+
+    def _open(self, name: str) -> Ward:
+        roster = Roster(self._ledger, pool=name, stale_after_ns=self._stale_after_ns)
+        ward = self._others[name] = Ward(name, roster, self._make_lobby(name))
+        ward.adopt(self._topology)
+        roster.fleet(self._view, self._now_ns)
         return ward
 
     def adopt(self, topology: Topology | None) -> None:
         """Index a new topology's rules; forget the pools that are gone, unless somebody waits there."""
         self._topology = topology
+        self._called.clear()
         pools = topology.pools if topology else ()
         for name, ward in list(self._others.items()):
             awaited = ward.lobby is not None and len(ward.lobby)
