@@ -69,6 +69,12 @@ def test_base_models_are_read_before_anything_starts(tmp_path):
     assert "document 1 is no manifest" in done.stderr
 
 
+def test_a_body_router_has_no_pool(tmp_path):
+    done = shunter("run", "--role", "body-router", "--pool", "llama", "--runtime", str(tmp_path))
+    assert done.returncode == 2
+    assert "--pool is for endpoint pickers" in done.stderr
+
+
 def test_a_reload_that_is_asked_for_while_it_starts_ends_nothing(tmp_path):
     hang_up = (
         "import signal; from shunter.picker import cli; from shunter.picker.shell import supervisor;"

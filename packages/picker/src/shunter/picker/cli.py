@@ -234,6 +234,8 @@ def run(
     routes = role == "body-router"
     if snapshot is None and not routes:
         raise click.UsageError("Missing option '--snapshot': the directory into which the scraper publishes")
+    if routes and pool is not None:
+        raise click.UsageError("--pool is for endpoint pickers: a body-router names models and asks no pool; leave it out")
     ports = ports or ((9004,) if routes else (9002,))
     if health_port is None:
         health_port = 9005 if routes else 9003

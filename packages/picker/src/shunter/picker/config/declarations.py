@@ -99,7 +99,9 @@ class Declarations:
         if found is None:
             if ref in CATALOGUE:
                 raise ConfigError(f"{place}: {ref!r} is not declared; add {{type: {ref}}} to $.plugins")
-            raise ConfigError(f"{place}: no plugin is named {ref!r}{did_you_mean(ref, self._all)}")
+            known = {name: each.registration for name, each in self._all.items()} | (CATALOGUE if implicit else {})
+            fitting = [name for name, registration in known.items() if set(kinds) & set(registration.kinds)]
+            raise ConfigError(f"{place}: no plugin is named {ref!r}{did_you_mean(ref, fitting)}")
         if not set(kinds) & set(found.registration.kinds):
             wanted = " or ".join(kinds)
             raise ConfigError(f"{place}: {ref!r} is a {found.kind}, and what belongs here is a {wanted}")
