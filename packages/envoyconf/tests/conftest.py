@@ -21,8 +21,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from shunter.envoyconf import EnvoyMissingError, bootstrap, load_intent
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, TICKET
+from shunter.envoyconf.errors import ToolMissingError
 from shunter.envoyconf.shell import envoy
 from shunter.envoyconf.testing import running_envoy
+from shunter.envoyconf.testing_kube import running_kube
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +33,17 @@ def envoy_binary():
         return envoy.ensure()
     except EnvoyMissingError as error:
         pytest.skip(f"no Envoy: {str(error).splitlines()[0]}")
+
+
+@pytest.fixture(scope="session")
+def kube():
+    """A Kubernetes API with all CRDs that are here, in six seconds."""
+    with contextlib.ExitStack() as stack:
+        try:
+            running = stack.enter_context(running_kube())
+        except ToolMissingError as error:
+            pytest.skip(str(error))
+        yield running
 
 
 class Upstream:

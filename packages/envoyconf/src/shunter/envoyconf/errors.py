@@ -3,12 +3,21 @@
 ::
 
     EnvoyconfError
-    ├── IntentError           the intent cannot be used; the message has path, value and remedy
-    ├── EnvoyMissingError     no Envoy binary to be had; the message says what was tried and what helps
-    └── EnvoyRefusedError     the real Envoy does not accept a configuration
+    ├── IntentError             the intent cannot be used; the message has path, value and remedy
+    ├── EnvoyMissingError       no Envoy binary to be had; the message says what was tried and what helps
+    ├── EnvoyRefusedError       the real Envoy does not accept a configuration
+    ├── ToolMissingError        no program or file that a test stands on; the message says where to put it
+    └── KubernetesRefusedError  the real Kubernetes API does not accept an object
 """
 
-__all__ = ["EnvoyMissingError", "EnvoyRefusedError", "EnvoyconfError", "IntentError"]
+__all__ = [
+    "EnvoyMissingError",
+    "EnvoyRefusedError",
+    "EnvoyconfError",
+    "IntentError",
+    "KubernetesRefusedError",
+    "ToolMissingError",
+]
 
 
 class EnvoyconfError(Exception):
@@ -33,3 +42,11 @@ class EnvoyRefusedError(EnvoyconfError):
         super().__init__(f"{resource}: {message}" if resource else message)
         self.message = message
         self.resource = resource
+
+
+class ToolMissingError(EnvoyconfError):
+    """A program, or files, that a test stands on are not here."""
+
+
+class KubernetesRefusedError(EnvoyconfError):
+    """The words of kubectl or of the API server."""

@@ -1,0 +1,228 @@
+"""A real Kubernetes API for tests: etcd and kube-apiserver on loopback, with every CRD that is here, gone afterwards.
+
+There are no nodes and no controllers: objects are checked, defaulted and kept exactly as in a cluster, and nothing comes of
+them. That is what a controller under test and ``kubectl apply --dry-run=server`` need.
+
+Programs are looked for in ``bin`` of the tools directory (``$SHUNTER_TOOLS_DIR``, see `shunter.envoyconf.shell.envoy`), by
+their own names or as the program ``kube`` which is all of them in one, then on ``PATH``; CRDs in ``crds`` of the tools
+directory.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trustme
+
+from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
+from shunter.envoyconf.shell.envoy import tools_dir
+
+__all__ = ["RunningKube", "find_crds", "find_tool", "running_kube"]
+
+# Four seconds on an idle machine; two minutes are for one with a test on every core.
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 20
+POLL_S = 0.05
+
+# All CRDs in one call take ten seconds on an idle machine.
+KUBECTL_TIMEOUT_S = 180
+
+# What a Service would get an address of; nothing routes it.
+SERVICE_NETWORK = "10.96.0.0/16"
+
+
+def find_tool(name: str) -> Path:
+    """Return the program of that name; raise ToolMissingError with what helps. It must be started under its name."""
+    binaries = tools_dir() / "bin"
+    found = shutil.which(name, path=binaries) or shutil.which("kube", path=binaries) or shutil.which(name)
+    if found is None:
+        raise ToolMissingError(
+            f"no {name}: put it into {binaries}, or on PATH; envtest's archive has etcd, kube-apiserver and kubectl"
+        )
+    return Path(found)
+
+
+def find_crds(prefix: str = "") -> tuple[Path, ...]:
+    """Return the files with CRDs whose names begin so; raise ToolMissingError if there are none."""
+    files = tuple(sorted((tools_dir() / "crds").glob(f"{prefix}*.yaml")))
+    if not files:
+        raise ToolMissingError(
+            f"no CRDs: put {prefix}*.yaml of Gateway API, GIE and the gateways' projects into {tools_dir() / 'crds'}"
+        )
+    return files
+
+
+class RunningKube(msgspec.Struct, frozen=True):
+    """An API server whose administrator one is."""
+
+    server: str  # https://127.0.0.1:port
+    kubeconfig: Path
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """Return what kubectl prints; raise KubernetesRefusedError with its words if it fails."""
+        done = subprocess.run(  # noqa: S603 # our own arguments to the tool that was looked for
+            ["kubectl", "--kubeconfig", str(self.kubeconfig), *arguments],  # noqa: S607 # a name: the executable is below
+            executable=find_tool("kubectl"),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=KUBECTL_TIMEOUT_S,
+            check=False,
+            env=os.environ | {"HOME": str(self.kubeconfig.parent)},  # where it keeps what it discovered
+        )
+        if done.returncode:
+            raise KubernetesRefusedError(done.stderr.strip())
+        return done.stdout
+
+    def apply(self, documents: Iterable[dict[str, Any]], *, dry_run: bool = False) -> str:
+        """Create or change objects, or only have them checked; raise KubernetesRefusedError if any is refused."""
+        objects = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
+        flags = ["--dry-run=server"] if dry_run else []
+        return self.kubectl("apply", "--server-side", "--force-conflicts", *flags, "-f", "-", stdin=json.dumps(objects))
+
+
+@contextlib.contextmanager
+def running_kube(crds: Iterable[Path] | None = None) -> Generator[RunningKube]:
+    """Run an API server that knows the CRDs of these files, or of all that are here.
+
+    Raises ToolMissingError if a program or the CRDs are missing, KubernetesRefusedError if the server does not get ready.
+    """
+    crds = find_crds() if crds is None else crds
+    etcd, apiserver = find_tool("etcd"), find_tool("kube-apiserver")
+    with tempfile.TemporaryDirectory(prefix="shunter-kube-") as name, contextlib.ExitStack() as stack:
+        directory = Path(name)
+        authority, token = _write_secrets(directory)
+        ports = _free_ports(3)
+        client, peer = (f"http://127.0.0.1:{port}" for port in ports[:2])
+        started = stack.enter_context(
+            _process(
+                directory,
+                etcd,
+                ("etcd", "--data-dir=etcd-data", "--unsafe-no-fsync", "--log-level=warn", "--name=default"),
+                (f"--listen-client-urls={client}", f"--advertise-client-urls={client}"),
+                (f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"),
+                (f"--initial-cluster=default={peer}",),
+            )
+        )
+        server = stack.enter_context(
+            _process(
+                directory,
+                apiserver,
+                ("kube-apiserver", f"--etcd-servers={client}", f"--secure-port={ports[2]}", "--bind-address=127.0.0.1"),
+                ("--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none", "--profiling=false"),
+                ("--tls-cert-file=server.pem", "--tls-private-key-file=server.key", "--token-auth-file=tokens.csv"),
+                ("--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=server.key"),
+                ("--service-account-signing-key-file=server.key", f"--service-cluster-ip-range={SERVICE_NETWORK}"),
+                ("--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount"),
+            )
+        )
+        kube = RunningKube(f"https://127.0.0.1:{ports[2]}", _write_kubeconfig(directory, ports[2], authority, token))
+        trust = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+        try:
+            _await(lambda: _is_ready(kube, trust, (started, server)), "the API server is not ready")
+        except KubernetesRefusedError as error:
+            words = "\n".join(path.read_text(errors="replace")[-1000:] for path in sorted(directory.glob("*.log")))
+            raise KubernetesRefusedError(f"{error}:\n{words}") from None
+        if files := [flag for path in crds for flag in ("-f", str(path))]:
+            kube.kubectl("create", *files)  # apply would keep a copy in an annotation, which is too large for some
+            _await(lambda: _all_established(kube), "the CRDs are not established")
+        yield kube
+
+
+def _write_secrets(directory: Path) -> tuple[trustme.CA, str]:
+    """Write a certificate for the server, whose key signs service accounts' tokens too, and a token of an administrator."""
+    authority, token = trustme.CA(), secrets.token_hex()
+    certificate = authority.issue_cert("127.0.0.1", "localhost", "kubernetes.default.svc")
+    (directory / "server.pem").write_bytes(b"".join(each.bytes() for each in certificate.cert_chain_pems))
+    key = directory / "server.key"
+    key.touch(0o600)
+    key.write_bytes(certificate.private_key_pem.bytes())
+    tokens = directory / "tokens.csv"
+    tokens.touch(0o600)
+    tokens.write_text(f"{token},admin,admin,system:masters\n")
+    return authority, token
+
+
+def _write_kubeconfig(directory: Path, port: int, authority: trustme.CA, token: str) -> Path:
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    path = directory / "kubeconfig"
+    path.touch(0o600)
+    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": str(directory / "ca.pem")}
+    path.write_text(
+        json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "test",
+                "clusters": [{"name": "test", "cluster": cluster}],
+                "users": [{"name": "admin", "user": {"token": token}}],
+                "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            }
+        )
+    )
+    return path
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports that nobody has; held together so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextlib.contextmanager
+def _process(directory: Path, program: Path, *arguments: tuple[str, ...]) -> Generator[subprocess.Popen[bytes]]:
+    command = [argument for some in arguments for argument in some]
+    with (directory / f"{command[0]}.log").open("wb") as log:
+        process = subprocess.Popen(command, executable=program, stdout=log, stderr=log, cwd=directory)  # noqa: S603 # ours
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise KubernetesRefusedError(f"{otherwise} after {START_TIMEOUT_S} s")
+        time.sleep(POLL_S)
+
+
+def _is_ready(kube: RunningKube, trust: ssl.SSLContext, processes: tuple[subprocess.Popen[bytes], ...]) -> bool:
+    if codes := [process.returncode for process in processes if process.poll() is not None]:
+        raise KubernetesRefusedError(f"the API server is not ready, but ended with exit code {codes[0]}")
+    with (
+        contextlib.suppress(OSError),  # not yet listening, or not yet ready (500)
+        urllib.request.urlopen(f"{kube.server}/readyz", context=trust, timeout=5),  # noqa: S310 # https to our own child
+    ):
+        return True
+    return False
+
+
+def _all_established(kube: RunningKube) -> bool:
+    """Ask once for all of them: ``kubectl wait`` takes five seconds to look at forty."""
+    definitions = json.loads(kube.kubectl("get", "crd", "-o", "json"))["items"]
+    return all(
+        any(each["type"] == "Established" and each["status"] == "True" for each in one.get("status", {}).get("conditions", ()))
+        for one in definitions
+    )
