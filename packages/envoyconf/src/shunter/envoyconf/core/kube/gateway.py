@@ -1,0 +1,184 @@
+"""What every Gateway API gateway is told alike: a Gateway with the intent's listeners, an HTTPRoute for each of its routes.
+
+In an intent the first route that matches decides; with Gateway API it is the most specific one: by host name, then by the
+length of the path, then by the number of headers. Where the two would choose differently nothing is generated. Of routes that
+are as specific as each other the older decides, then the first by name; so those created together are named in order, and a
+model that an earlier route of the same path takes is left out of the later one.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from shunter.envoyconf.core.intent import Intent, Listener, Route
+from shunter.envoyconf.core.names import BASE_MODEL, MODEL
+from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.errors import IntentError
+
+__all__ = [
+    "GATEWAY_API",
+    "gateway",
+    "gateway_class",
+    "http_route",
+    "kubernetes_object",
+    "model_header",
+    "reference_grant",
+    "route_name",
+]
+
+GATEWAY_API = "gateway.networking.k8s.io"
+
+# Of the HTTPRoute's schema (Gateway API 1.6): matches of one rule, and of all rules together.
+RULE_MATCHES = 64
+ROUTE_MATCHES = 128
+
+
+def kubernetes_object(api_version: str, kind: str, name: str, namespace: str | None = None, **fields: Any) -> Resource:
+    """Return an object, its metadata first."""
+    metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields}
+
+
+def gateway_class(name: str, controller: str, parameters: Resource | None = None) -> Resource:
+    """Return a GatewayClass, for installations that do not bring one."""
+    spec: Resource = {"controllerName": controller} | ({"parametersRef": parameters} if parameters else {})
+    return kubernetes_object(f"{GATEWAY_API}/v1", "GatewayClass", name, spec=spec)
+
+
+def gateway(intent: Intent, class_name: str, **fields: Any) -> Resource:
+    """Return the Gateway: one listener for each host name of each of the intent's; ``fields`` go beside them into its spec.
+
+    What the intent says of addresses is not for Kubernetes, where a Service makes them.
+    """
+    names = intent.kubernetes
+    listeners = [each for index, listener in enumerate(intent.listeners) for each in _listeners(index, listener)]
+    spec = {"gatewayClassName": names.gateway_class or class_name, **fields, "listeners": listeners}
+    return kubernetes_object(f"{GATEWAY_API}/v1", "Gateway", names.gateway, names.namespace, spec=spec)
+
+
+def model_header(intent: Intent) -> str | None:
+    """Return the header that has the model when routes are matched; None if the gateway would have to read bodies for it."""
+    return MODEL if intent.body_router else intent.model_header
+
+
+def route_name(intent: Intent, index: int) -> str:
+    """Return the name of the HTTPRoute of the intent's route with that index."""
+    return f"{intent.kubernetes.gateway}-{index:02}"
+
+
+def http_route(intent: Intent, index: int, backends: list[Resource], *, header: str | None, **fields: Any) -> Resource:
+    """Return the HTTPRoute of the intent's route with that index.
+
+    ``header`` is where the model is; ``fields`` go into each rule, such as timeouts. Raises IntentError for what Gateway API
+    cannot say, or would decide differently.
+    """
+    route = intent.effective_routes[index]
+    names = intent.kubernetes
+    spec: Resource = {"parentRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": names.gateway}]}
+    if hosts := [host for host in route.hosts if host != "*"]:
+        spec["hostnames"] = hosts
+    matches = list(_matches(intent, index, header))
+    if not matches:
+        raise IntentError(f"routes[{index}] is never reached: each of its models goes where an earlier route sends it")
+    if len(matches) > ROUTE_MATCHES:
+        raise IntentError(f"routes[{index}] names {len(matches)} models; an HTTPRoute holds {ROUTE_MATCHES}: divide it")
+    spec["rules"] = [
+        {"matches": matches[start : start + RULE_MATCHES], **fields, "backendRefs": backends}
+        for start in range(0, len(matches), RULE_MATCHES)
+    ]
+    return kubernetes_object(f"{GATEWAY_API}/v1", "HTTPRoute", route_name(intent, index), names.namespace, spec=spec)
+
+
+def reference_grant(namespace: str, to: tuple[str, str, str], *, from_namespace: str) -> Resource:
+    """Return the permission for HTTPRoutes of a namespace to refer to an object of another: ``to`` is its group, kind, name.
+
+    In the version v1beta1, which clusters serve and store; v1 only those of Gateway API 1.5 or newer know.
+    """
+    group, kind, name = to
+    spec = {
+        "from": [{"group": GATEWAY_API, "kind": "HTTPRoute", "namespace": from_namespace}],
+        "to": [{"group": group, "kind": kind, "name": name}],
+    }
+    return kubernetes_object(f"{GATEWAY_API}/v1beta1", "ReferenceGrant", f"{name}-{from_namespace}", namespace, spec=spec)
+
+
+def _listeners(index: int, listener: Listener) -> Iterator[Resource]:
+    field = f"listeners[{index}]"
+    if listener.port == 0:
+        raise IntentError(f"{field}.port 0 lets a kernel choose, which Gateways cannot: give a port from 1 to 65535")
+    resource: Resource = {"port": listener.port, "protocol": "HTTP"}
+    if tls := listener.tls:
+        if tls.secret is None:
+            raise IntentError(f"{field}.tls.secret is missing: gateways in Kubernetes are told a Secret, not files")
+        if tls.client_ca_file:
+            raise IntentError(
+                f"{field}.tls.clientCaFile is a file of Envoy's machine, which no gateway in Kubernetes reads; leave it out",
+            )
+        resource |= {"protocol": "HTTPS", "tls": {"mode": "Terminate", "certificateRefs": [{"name": tls.secret}]}}
+    for place, host in enumerate(listener.hosts):
+        name = listener.name if len(listener.hosts) == 1 else f"{listener.name}-{place}"
+        hostname = {} if host == "*" else {"hostname": host}
+        yield {"name": name, **hostname, **resource, "allowedRoutes": {"namespaces": {"from": "Same"}}}
+
+
+def _matches(intent: Intent, index: int, header: str | None) -> Iterator[Resource]:
+    """Yield the matches of a route, which are alternatives."""
+    routes = intent.effective_routes
+    route = routes[index]
+    path = {"path": {"type": "PathPrefix", "value": route.prefix}}
+    if not route.by_model:
+        yield path
+    if route.models and header is None:
+        raise IntentError(
+            f"routes[{index}].models: this gateway does not read bodies; give modelHeader if clients name the model in a "
+            "header, or a bodyRouter",
+        )
+    taken: set[str] = set()
+    for earlier, other in enumerate(routes[:index]):
+        _check_order(earlier, other, index, route)
+        if other.prefix == route.prefix and set(other.hosts) == set(route.hosts):
+            taken |= {*other.models}
+    for name in route.models:
+        if name not in taken:
+            yield path | {"headers": [{"type": "Exact", "name": header, "value": name}]}
+    for name in route.base_models:
+        yield path | {"headers": [{"type": "Exact", "name": BASE_MODEL, "value": name}]}
+
+
+def _check_order(earlier: int, first: Route, later: int, second: Route) -> None:
+    """Raise IntentError if a request is for the earlier route by the intent's order, and for the later one by Gateway API's."""
+    if not _nested(first.prefix, second.prefix) or not _share_models(first, second):
+        return
+    for ours in first.hosts or ("*",):
+        for theirs in second.hosts or ("*",):
+            if _overlap(ours, theirs) and _rank(theirs, second) > _rank(ours, first):
+                raise IntentError(
+                    f"routes[{earlier}] ({first.prefix}) comes before routes[{later}] ({second.prefix}), but of two routes for "
+                    "a request Gateway API takes the one with the more specific host, then the longer path, then the model: "
+                    "put that one first, or keep their requests apart",
+                )
+
+
+def _rank(host: str, route: Route) -> tuple[bool, int, int, bool]:
+    """Return what Gateway API goes by, the larger the sooner."""
+    return not host.startswith("*"), len(host), len(route.prefix), route.by_model
+
+
+def _nested(first: str, second: str) -> bool:
+    short, long = sorted((first.rstrip("/"), second.rstrip("/")), key=len)
+    return f"{long}/".startswith(f"{short}/")
+
+
+def _share_models(first: Route, second: Route) -> bool:
+    if not first.by_model or not second.by_model:
+        return True
+    # An adapter may be named by one route and be of the other's base model.
+    crossed = bool(first.base_models and second.models) or bool(first.models and second.base_models)
+    return crossed or not {*first.models, *first.base_models}.isdisjoint({*second.models, *second.base_models})
+
+
+def _overlap(first: str, second: str) -> bool:
+    """Say whether there is a host that both patterns match."""
+    if not first.startswith("*"):
+        first, second = second, first
+    suffix = first.removeprefix("*")
+    return second.endswith(suffix) or (second.startswith("*") and suffix.endswith(second.removeprefix("*"))) or first == second
