@@ -23,6 +23,7 @@ class Subject(msgspec.Struct, frozen=True):
 
     documents: tuple[Document, ...]
     envoy_version: Version = DEFAULT_VERSION
+    namespace: str = "default"  # of Kubernetes objects that name none, as `kubectl -n` has it
 
 
 class Fix(msgspec.Struct, frozen=True):

@@ -1,0 +1,66 @@
+"""A place in somebody's document: asked for what is not there, it answers with nothing rather than with an error."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+
+from shunter.envoyconf.core.documents import Document, Path
+
+__all__ = ["Cursor"]
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """A document, a path in it, and what stands there: None if nothing does."""
+
+    document: Document
+    path: Path
+    value: Any
+
+    @classmethod
+    def root(cls, document: Document) -> "Cursor":
+        """Return the place of a whole document."""
+        return cls(document, (), document.body)
+
+    def __getitem__(self, step: str | int) -> "Cursor":
+        value = None
+        if isinstance(step, str) and isinstance(self.value, dict):
+            value = cast("dict[str, Any]", self.value).get(step)
+        elif isinstance(step, int) and isinstance(self.value, list) and 0 <= step < len(cast("list[Any]", self.value)):
+            value = cast("list[Any]", self.value)[step]
+        return Cursor(self.document, (*self.path, step), value)
+
+    def at(self, *steps: str | int) -> "Cursor":
+        """Return the place that several steps lead to."""
+        place = self
+        for step in steps:
+            place = place[step]
+        return place
+
+    def __bool__(self) -> bool:
+        return self.value is not None
+
+    def __iter__(self) -> Iterator["Cursor"]:
+        """The items of a list; nothing else has any."""
+        for index in range(len(cast("list[Any]", self.value)) if isinstance(self.value, list) else 0):
+            yield self[index]
+
+    def fields(self) -> Iterator[tuple[str, "Cursor"]]:
+        """The fields of a mapping; nothing else has any."""
+        for name in cast("dict[str, Any]", self.value) if isinstance(self.value, dict) else ():
+            yield name, self[name]
+
+    @property
+    def text(self) -> str:
+        """What stands there if it is text; else nothing."""
+        return self.value if isinstance(self.value, str) else ""
+
+    @property
+    def number(self) -> int | None:
+        """What stands there if it is a whole number."""
+        return self.value if isinstance(self.value, int) and not isinstance(self.value, bool) else None
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What stands there if it is a mapping of texts, such as labels; of a mapping of anything, its texts."""
+        return {name: field.text for name, field in self.fields() if isinstance(field.value, str)}

@@ -1,0 +1,286 @@
+"""Rules about an InferencePool: its version, its picker, the Pods that it selects."""
+
+from collections.abc import Iterator
+
+from shunter.envoyconf.core.cursor import Cursor
+from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, Manifest, Manifests, Reference, is_selected, refer
+from shunter.envoyconf.core.lint.manifest_rule import found, looking_at, meant
+from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
+
+__all__ = ["POOL_RULES", "picker_of", "pools", "selector_of", "target_ports"]
+
+# Of the kinds that GIE 1.0 and its successors still serve in the old group, where their CRDs are installed.
+SERVED_IN_OLD_GROUP = {"InferenceObjective", "InferenceModelRewrite", "InferencePoolImport"}
+
+# What makes a container a model server, in its image or its command.
+ENGINES = ("vllm", "sglang", "tritonserver", "trtllm", "text-generation-inference", "llama-server", "lmdeploy", "jetstream")
+
+# Of Pods that a pool must not send requests to, though they are often labelled like its model servers.
+PICKER_WORDS = ("epp", "endpoint-picker", "shunter")
+
+# Engines that speak HTTP/1.1, and no HTTP/2 without TLS.
+HTTP1_ENGINES = ("vllm", "sglang", "llama-server", "text-generation-inference")
+
+
+def pools(manifests: Manifests) -> Iterator[Manifest]:
+    """Yield the InferencePools of every version."""
+    return manifests.of("InferencePool")
+
+
+def selector_of(pool: Manifest) -> dict[str, str]:
+    """Return the labels of its Pods; v1alpha2 has them without matchLabels."""
+    selector = pool.spec["selector"]
+    return selector["matchLabels"].labels if pool.group != INFERENCE_OLD else selector.labels
+
+
+def target_ports(pool: Manifest) -> list[int]:
+    """Return the ports of its Pods."""
+    listed = [port["number"].number for port in pool.spec["targetPorts"]]
+    return [port for port in (*listed, pool.spec["targetPortNumber"].number) if port is not None]
+
+
+def picker_of(pool: Manifest) -> Reference | None:
+    """Return its picker: endpointPickerRef, or extensionRef as v1alpha2 calls it."""
+    at = pool.spec["endpointPickerRef"] or pool.spec["extensionRef"]
+    return refer(at, pool.namespace) if at else None
+
+
+def _old_versions(manifests: Manifests) -> Iterator[Finding]:
+    for each in manifests.all:
+        if each.group != INFERENCE_OLD or each.kind in SERVED_IN_OLD_GROUP:
+            continue
+        at = each.root["apiVersion"]
+        yield found(
+            at,
+            f"{each.kind} of {at.text}: gateways and pickers of GIE 1.0 or newer do not read it, and its CRD is gone since",
+            f"write {INFERENCE}/v1, which `shunter envoyconf migrate` does",
+        )
+    for pool in manifests.of("InferencePool", group=INFERENCE):
+        for old, new in (("targetPortNumber", "targetPorts: [{number: …}]"), ("extensionRef", "endpointPickerRef")):
+            if pool.spec[old]:
+                yield found(
+                    pool.spec[old],
+                    f"{old} is a field of v1alpha2; v1 does not know it",
+                    f"write {new}, which `shunter envoyconf migrate` does",
+                )
+
+
+def _port_missing(manifests: Manifests) -> Iterator[Finding]:
+    for pool in manifests.of("InferencePool", group=INFERENCE):
+        reference = picker_of(pool)
+        if not reference or reference.kind != "Service" or reference.at["port"]["number"]:
+            continue
+        ports = [port for service in manifests.of("Service") if service.place == reference.place for port in _ports(service)]
+        fixes = (Fix((*reference.at.path, "port"), {"number": ports[0]}),) if len(ports) == 1 else ()
+        yield found(
+            reference.at,
+            "endpointPickerRef names a Service without port.number: the API server refuses the pool, since v1 infers no 9002",
+            "add port: {number: 9002}, or the port that the Service gives to the picker's",
+            *fixes,
+        )
+
+
+def _ports(service: Manifest) -> list[int]:
+    return [number for port in service.spec["ports"] if (number := port["port"].number) is not None]
+
+
+def _picker_missing(manifests: Manifests) -> Iterator[Finding]:
+    for pool in pools(manifests):
+        reference = picker_of(pool)
+        if not reference or reference.kind != "Service" or not reference.name:
+            continue
+        if manifests.lacks(reference):
+            yield found(
+                reference.at["name"],
+                f"the picker {reference} is not among the Services of that namespace: no request can be given a pick"
+                f"{meant(reference.name, manifests.neighbours(reference))}",
+                "name the Service of the endpoint picker",
+            )
+        service = manifests.find(reference)
+        if not service:
+            continue
+        if service.spec["type"].text == "ExternalName":
+            yield found(
+                reference.at["name"],
+                f"the picker {reference} is an ExternalName Service, which no implementation may follow (CVE-2021-25740)",
+                "give the picker a Service with a selector",
+            )
+        port = reference.at["port"]["number"]
+        if port.number is not None and _ports(service) and port.number not in _ports(service):
+            yield found(
+                port,
+                f"the picker {reference} has no port {port.number}, but {', '.join(map(str, _ports(service)))}: nobody answers",
+                "give the Service's port, which need not be the container's",
+            )
+
+
+def _strangers(manifests: Manifests) -> Iterator[Finding]:
+    for pool in pools(manifests):
+        selector = selector_of(pool)
+        for workload, template in manifests.workloads(pool.namespace):
+            if is_selected(template, selector) and (what := _stranger(template, target_ports(pool))):
+                yield found(
+                    pool.spec["selector"],
+                    f"the pool's labels are also those of {workload}, {what}: requests are sent to Pods that cannot answer them",
+                    "select by a label that only the model servers have",
+                )
+
+
+def _stranger(template: Cursor, ports: list[int]) -> str:
+    """Return what a workload is, if it is no model server that a pool may send requests to."""
+    containers = list(template.at("spec", "containers"))
+    words = " ".join(_words(each) for each in containers)
+    if any(engine in words for engine in ENGINES):
+        return ""
+    declared = [port["containerPort"].number for each in containers for port in each["ports"]]
+    picker = any(word in words for word in PICKER_WORDS) and not any(port in declared for port in ports)
+    return "which is a picker" if picker else ""
+
+
+def _words(container: Cursor) -> str:
+    texts = [container["image"].text, *(each.text for each in container["command"]), *(each.text for each in container["args"])]
+    return " ".join(texts).lower()
+
+
+def _unserved_ports(manifests: Manifests) -> Iterator[Finding]:
+    for pool in pools(manifests):
+        selector, wanted = selector_of(pool), target_ports(pool)
+        for workload, template in manifests.workloads(pool.namespace):
+            declared = [port["containerPort"].number for each in template.at("spec", "containers") for port in each["ports"]]
+            if not declared or not is_selected(template, selector):
+                continue
+            if wanted and not any(port in declared for port in wanted):
+                at = pool.spec["targetPorts"] or pool.spec["targetPortNumber"]
+                yield found(
+                    at,
+                    f"no container of {workload} declares port {' or '.join(map(str, wanted))}, but "
+                    f"{', '.join(map(str, declared))}: its Pods are asked where nobody listens, or left out without a word",
+                    "give the port on which the model server listens",
+                )
+
+
+def _nobody_selected(manifests: Manifests) -> Iterator[Finding]:
+    for pool in pools(manifests):
+        selector, ports = selector_of(pool), target_ports(pool)
+        workloads = list(manifests.workloads(pool.namespace))
+        if not selector or any(is_selected(template, selector) for _, template in workloads):
+            continue
+        for workload, template in workloads:
+            declared = [port["containerPort"].number for each in template.at("spec", "containers") for port in each["ports"]]
+            if any(port in declared for port in ports):
+                labels = ", ".join(f"{key}: {value}" for key, value in template.at("metadata", "labels").labels.items())
+                yield found(
+                    pool.spec["selector"],
+                    f"nobody is selected; {workload} serves port {ports[0]}, but its Pods have the labels {labels or 'none'}",
+                    "give labels that its Pod template has (not those of the workload itself)",
+                )
+                break
+
+
+def _protocol(manifests: Manifests) -> Iterator[Finding]:
+    for pool in pools(manifests):
+        if pool.spec["appProtocol"].text != "kubernetes.io/h2c":
+            continue
+        for workload, template in manifests.workloads(pool.namespace):
+            if not is_selected(template, selector_of(pool)):
+                continue
+            words = " ".join(_words(each) for each in template.at("spec", "containers"))
+            if (engine := next((each for each in HTTP1_ENGINES if each in words), None)) and "grpc" not in words:
+                at = pool.spec["appProtocol"]
+                yield found(
+                    at,
+                    f"appProtocol kubernetes.io/h2c, but {workload} runs {engine}, whose server speaks HTTP/1.1: each request "
+                    "ends in a protocol error",
+                    "leave appProtocol out",
+                    Fix(at.path, "http"),
+                )
+
+
+def _pool_references(manifests: Manifests) -> Iterator[Finding]:
+    for each in manifests.of("InferenceObjective", "InferenceModelRewrite", "InferenceModel"):
+        at = each.spec["poolRef"]
+        reference = refer(at, each.namespace, INFERENCE if each.kind != "InferenceModel" else INFERENCE_OLD, "InferencePool")
+        if not at or manifests.find(reference):
+            continue
+        named = [pool for pool in pools(manifests) if pool.place == reference.place]
+        if named:
+            yield found(
+                at,
+                f"poolRef means an InferencePool of {reference.group}, the one called {reference.name} is of {named[0].group}: "
+                "pickers leave this object out without a word",
+                f"write group: {named[0].group}",
+                Fix((*at.path, "group"), named[0].group),
+            )
+        elif manifests.lacks(reference):
+            yield found(
+                at["name"],
+                f"there is no {reference}: pickers leave this object out without a word"
+                f"{meant(reference.name, manifests.neighbours(reference))}",
+                "name the pool whose requests it is about",
+            )
+
+
+POOL_RULES: tuple[Rule, ...] = (
+    Rule(
+        code="E38",
+        title="an API version that nobody reads any more",
+        why="GIE 1.0 moved InferencePool to inference.networking.k8s.io/v1, and InferenceModel became InferenceObjective and "
+        "InferenceModelRewrite. Gateways watch the new kinds only: the old objects are stored, if their CRDs are still "
+        "installed, and nothing comes of them.",
+        check=looking_at(_old_versions),
+        source="GIE 1.0 migration guide; kserve #5050, GIE #1530",
+    ),
+    Rule(
+        code="E39",
+        title="a picker without its port",
+        why="The port was inferred in v1alpha2 (9002); v1 requires it of a Service, by a rule of the CRD.",
+        check=looking_at(_port_missing),
+        source="InferencePool v1, CEL of spec.endpointPickerRef",
+    ),
+    Rule(
+        code="E40",
+        title="a picker's Service that is not there, or cannot be used",
+        why="A gateway that cannot resolve the picker answers every request of the pool 500, or drops the picker without a "
+        "word if it may fail open. Implementations must not follow ExternalName Services.",
+        check=looking_at(_picker_missing),
+        source="InferencePool v1, spec.endpointPickerRef",
+    ),
+    Rule(
+        code="W41",
+        title="a pool that selects Pods which are no model servers",
+        why="Charts label everything of a release alike. A picker that is selected by its own pool is asked for completions.",
+        check=looking_at(_strangers),
+        source="llm-d #2212",
+    ),
+    Rule(
+        code="W42",
+        title="a pool's port that no container declares",
+        why="Pickers drop Pods without such a container port, some of them silently; those who keep them send requests to a port "
+        "where nobody listens.",
+        check=looking_at(_unserved_ports),
+        source="GIE #2562",
+    ),
+    Rule(
+        code="W43",
+        title="HTTP/2 to model servers that speak HTTP/1.1",
+        why="appProtocol kubernetes.io/h2c makes gateways speak HTTP/2 without TLS; vLLM's, SGLang's and llama.cpp's OpenAI "
+        "servers do not understand it.",
+        check=looking_at(_protocol),
+        source="InferencePool v1, spec.appProtocol",
+    ),
+    Rule(
+        code="W85",
+        title="a pool that selects nobody",
+        why="Labels of a workload are not those of its Pods; a pool without Pods answers 503, and no status says why.",
+        check=looking_at(_nobody_selected),
+        source="InferencePool v1, spec.selector",
+    ),
+    Rule(
+        code="E87",
+        title="an objective or a rewrite for a pool that is not there",
+        why="Pickers look at objects whose poolRef has their pool's name and group; others are left out, so priorities and "
+        "rewrites do nothing.",
+        check=looking_at(_pool_references),
+        source="InferenceObjective v1alpha2, spec.poolRef",
+    ),
+)
