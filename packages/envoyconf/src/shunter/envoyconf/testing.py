@@ -79,7 +79,7 @@ async def _ready(process: Process, directory: Path) -> RunningEnvoy:
                     admin = (directory / "admin").read_text()
                     await asyncio.to_thread(_get, f"http://{admin}/ready")
                     statuses = json.loads(await asyncio.to_thread(_get, f"http://{admin}/listeners?format=json"))
-                    listeners = {each["name"]: _authority(each) for each in statuses["listener_statuses"]}
+                    listeners = {each["name"]: _authority(each) for each in statuses["listener_statuses"] if _is_outside(each)}
                     return RunningEnvoy(listeners=listeners, admin=admin, directory=directory, process=process)
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
@@ -95,6 +95,11 @@ async def _stop(process: Process) -> None:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def _is_outside(status: dict[str, Any]) -> bool:
+    """Say whether a listener has an address; one that serves Envoy itself has none."""
+    return "socket_address" in status["local_address"]
 
 
 def _authority(status: dict[str, Any]) -> str:
