@@ -6,15 +6,16 @@ __all__ = [
     "BODY_ROUTER_FILTER",
     "DESTINATION",
     "MODEL",
-    "MODEL_NAMESPACE",
     "NAMESPACE",
     "OWN_NAMESPACE",
     "PICKER_HEADERS",
     "POOL",
+    "REQUEST_NAMESPACE",
     "SERVED",
     "TICKET",
     "USAGE",
     "collector_cluster_name",
+    "native_cluster_name",
     "picker_cluster_name",
     "picker_filter_name",
     "pool_cluster_name",
@@ -31,8 +32,8 @@ BASE_MODEL = "x-gateway-base-model-name"
 BODY_ROUTER = "body-router"
 BODY_ROUTER_FILTER = "envoy.filters.http.ext_proc/body-router"
 
-# Where Envoy keeps the model that it read out of a body itself.
-MODEL_NAMESPACE = "shunter.request"
+# Where Envoy keeps what it read out of a body itself: the model, a session's key.
+REQUEST_NAMESPACE = "shunter.request"
 
 # Metadata of the call to a picker that serves several pools: whose request this is.
 POOL = "x-shunter-pool"
@@ -40,7 +41,7 @@ POOL = "x-shunter-pool"
 # Our picker's number for a request, in the same namespace: joins the access log to the picker's decisions.
 TICKET = "id"
 
-# What Envoy tells the picker of itself.
+# What Envoy tells the picker and its collector of itself.
 OWN_NAMESPACE = "shunter"
 
 # Where Envoy keeps what it read of a response's token usage.
@@ -74,6 +75,11 @@ def pool_cluster_name(pool: str) -> str:
     return f"pool/{pool}"
 
 
+def native_cluster_name(pool: str, *, keyed: bool) -> str:
+    """Return the name of a pool's cluster that asks nobody: for requests that have a key, or for those that have none."""
+    return f"native/{pool}/keyed" if keyed else f"native/{pool}"
+
+
 def picker_cluster_name(pool: str) -> str:
     """Return the name of the cluster of a pool's pickers."""
     return f"picker/{pool}"
@@ -84,6 +90,6 @@ def collector_cluster_name(pool: str) -> str:
     return f"collector/{pool}"
 
 
-def picker_filter_name(pool: str) -> str:
-    """Return the name of the HTTP filter that asks a pool's picker."""
-    return f"envoy.filters.http.ext_proc/{pool}"
+def picker_filter_name(pool: str, profile: str | None = None) -> str:
+    """Return the name of the HTTP filter that asks a pool's picker, in one profile if the pool has several."""
+    return f"envoy.filters.http.ext_proc/{pool}/{profile}" if profile else f"envoy.filters.http.ext_proc/{pool}"

@@ -2,26 +2,43 @@
 
 from ipaddress import ip_address
 
-from shunter.envoyconf.core.envoy.cluster import body_router_cluster, collector_cluster, picker_cluster, pool_cluster
+from shunter.envoyconf.core.envoy.cluster import (
+    body_router_cluster,
+    collector_cluster,
+    native_clusters,
+    picker_cluster,
+    pool_cluster,
+)
 from shunter.envoyconf.core.envoy.listener import http_listener
-from shunter.envoyconf.core.intent import Admin, Intent
+from shunter.envoyconf.core.intent import Admin, Intent, Profile
+from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.protojson import Resource, socket_address
 
-__all__ = ["admin_interface", "bootstrap"]
+__all__ = ["admin_interface", "bootstrap", "clusters"]
 
 # What a monitoring system outside needs; everything else of the admin interface can read secrets or stop Envoy.
 PUBLIC_ADMIN_PATHS = ("/ready", "/stats/prometheus")
 
 
-def bootstrap(intent: Intent) -> Resource:
+def bootstrap(intent: Intent, settings: Settings | None = None) -> Resource:  # noqa: ARG001 # what an older Envoy lacks
     """Return the bootstrap in protobuf's JSON form; equal intents give equal bootstraps, down to the order of keys."""
-    clusters = [pool_cluster(pool, intent.profile, intent.limits) for pool in intent.pools]
-    clusters += [picker_cluster(pool, intent.profile, intent.limits) for pool in intent.pools]
-    clusters += [body_router_cluster(intent.body_router, intent.limits)] if intent.body_router else []
-    clusters += [collector_cluster(pool, intent.limits) for pool in intent.pools if pool.picker.collector]
     resource: Resource = {"admin": admin_interface(intent.admin)} if intent.admin else {}
     listeners = [http_listener(listener, intent) for listener in intent.listeners]
-    return resource | {"static_resources": {"listeners": listeners, "clusters": clusters}}
+    return resource | {"static_resources": {"listeners": listeners, "clusters": clusters(intent)}}
+
+
+def clusters(intent: Intent) -> list[Resource]:
+    """Return the clusters of whatever some route leads to."""
+    asked = [pool for pool in intent.pools if any(profile.asks for profile in intent.profiles_of(pool))]
+    native = [pool for pool in intent.pools if Profile.NATIVE in intent.profiles_of(pool)]
+    told = [pool for pool in intent.pools if pool.picker.collector and intent.profiles_of(pool)]
+    return [
+        *(pool_cluster(pool, intent) for pool in asked),
+        *(cluster for pool in native for cluster in native_clusters(pool, intent)),
+        *(picker_cluster(pool, intent) for pool in asked),
+        *([body_router_cluster(intent.body_router, intent.limits)] if intent.body_router else []),
+        *(collector_cluster(pool, intent.limits) for pool in told),
+    ]
 
 
 def admin_interface(admin: Admin) -> Resource:

@@ -4,20 +4,23 @@ from collections.abc import Iterable
 from typing import Any
 
 from shunter.envoyconf.core.authority import is_ip, split_authority
+from shunter.envoyconf.core.envoy.ext_proc import STREAMS_BODIES, TELLS_SERVED
 from shunter.envoyconf.core.envoy.tls import picker_transport_socket
-from shunter.envoyconf.core.intent import BodyRouter, Limits, Pool, Profile
+from shunter.envoyconf.core.intent import BodyRouter, Intent, Limits, Pool, Profile
 from shunter.envoyconf.core.names import (
     BODY_ROUTER,
     DESTINATION,
     NAMESPACE,
     SERVED,
     collector_cluster_name,
+    native_cluster_name,
     picker_cluster_name,
     pool_cluster_name,
 )
+from shunter.envoyconf.core.places import endpoint_authorities, picker_authorities
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 
-__all__ = ["body_router_cluster", "collector_cluster", "picker_cluster", "pool_cluster"]
+__all__ = ["body_router_cluster", "collector_cluster", "native_clusters", "picker_cluster", "pool_cluster"]
 
 # Each live request holds a stream to its picker and one to its endpoint, so Envoy's default of 1024 would be a cap on the
 # gateway; an overflowing picker cluster answers 500. Load is limited where it is understood, in the picker. Retries are
@@ -40,8 +43,25 @@ HEALTH_CHECK: Resource = {
     "grpc_health_check": {"service_name": "envoy.service.ext_proc.v3.ExternalProcessor"},
 }
 
+# How much more than its share of what is under way an endpoint may have before its sessions go to the next one.
+BALANCE_PERCENT = 125
 
-def pool_cluster(pool: Pool, profile: Profile, limits: Limits) -> Resource:
+# Two connections in a row that fail: the endpoint is left out for 5 s, then for 10, and so on. An engine that answers 5xx is
+# not: the prompt that breaks one breaks the next.
+OUTLIERS: Resource = {
+    "split_external_local_origin_errors": True,
+    "consecutive_local_origin_failure": 2,
+    "enforcing_consecutive_5xx": 0,
+    "enforcing_consecutive_gateway_failure": 0,
+    "enforcing_success_rate": 0,
+    "enforcing_local_origin_success_rate": 0,
+    "base_ejection_time": "5s",
+    "interval": "1s",
+    "max_ejection_percent": 100,
+}
+
+
+def pool_cluster(pool: Pool, intent: Intent) -> Resource:
     """Return the cluster of a pool's endpoints.
 
     override_host takes the picker's ordered list from dynamic metadata, which no client can write, and moves one entry on
@@ -53,32 +73,49 @@ def pool_cluster(pool: Pool, profile: Profile, limits: Limits) -> Resource:
         "override_host_sources": [{"metadata": _metadata_key(DESTINATION)}],
         "fallback_policy": _policies("least_request", "LeastRequest"),
     }
-    if profile is Profile.FULL:
+    if TELLS_SERVED & {*intent.profiles_of(pool)}:
         # The last attempt's endpoint, forwarded to the picker with the response headers (Envoy 1.38).
         fields["selected_host_key"] = _metadata_key(SERVED)
     return {
-        **_endpoints(pool_cluster_name(pool.name), pool.endpoints, limits),
-        "typed_extension_protocol_options": _http_protocol(
-            common_http_protocol_options={"idle_timeout": duration(POOL_IDLE_SECONDS)},
-            explicit_http_config={"http_protocol_options": {}},
-        ),
+        **_model_servers(pool_cluster_name(pool.name), pool, intent),
         "load_balancing_policy": _policies("override_host", "OverrideHost", **fields),
     }
 
 
-def picker_cluster(pool: Pool, profile: Profile, limits: Limits) -> Resource:
+def native_clusters(pool: Pool, intent: Intent) -> list[Resource]:
+    """Return the two clusters of the profile native, over the same endpoints: requests without a key, and those with one.
+
+    Nobody picks, so Envoy itself has to notice which endpoints are gone.
+    """
+    keyed = {"hash_balance_factor": BALANCE_PERCENT}
+    policies = {
+        False: _policies("least_request", "LeastRequest"),
+        True: _policies("ring_hash", "RingHash", consistent_hashing_lb_config=keyed),
+    }
+    return [
+        {
+            **_model_servers(native_cluster_name(pool.name, keyed=keyed), pool, intent),
+            "outlier_detection": OUTLIERS,
+            "load_balancing_policy": policy,
+        }
+        for keyed, policy in policies.items()
+    ]
+
+
+def picker_cluster(pool: Pool, intent: Intent) -> Resource:
     """Return the cluster of a pool's picker workers: gRPC, so HTTP/2.
 
-    In the profile full a request fails open only if Envoy knows that there is no picker before it sends the first part of
-    the body. Measured: with a refused connection and failure_mode_allow a GET was answered 200 but a POST 500; with the
+    Where bodies are streamed to the picker a request fails open only if Envoy knows that there is no picker before it sends
+    the first part. Measured: with a refused connection and failure_mode_allow a GET was answered 200 but a POST 500; with the
     health check and no panic mode (which would send to dead workers when most are dead) the POST was answered 200 too.
     In lean the body stays in Envoy until the picker has answered, and retries find the living worker: no check needed.
+    In strict nothing fails open, and retries find the living worker too.
     """
-    cluster = _endpoints(picker_cluster_name(pool.name), pool.picker.addresses, limits)
+    cluster = _endpoints(picker_cluster_name(pool.name), picker_authorities(pool, intent.kubernetes), intent.limits)
     cluster["typed_extension_protocol_options"] = _http_protocol(explicit_http_config={"http2_protocol_options": {}})
     if pool.picker.tls is not None:
         cluster["transport_socket"] = picker_transport_socket(pool.picker.tls)
-    if profile is Profile.FULL:
+    if (STREAMS_BODIES - {Profile.STRICT}) & {*intent.profiles_of(pool)}:
         cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
         cluster["health_checks"] = [HEALTH_CHECK]
     return cluster
@@ -97,6 +134,17 @@ def collector_cluster(pool: Pool, limits: Limits) -> Resource:
     """Return the cluster of a pool's collector: one process, to which records go over TCP."""
     assert pool.picker.collector is not None  # noqa: S101 # the caller's promise
     return _endpoints(collector_cluster_name(pool.name), [pool.picker.collector], limits)
+
+
+def _model_servers(name: str, pool: Pool, intent: Intent) -> Resource:
+    protocol = "http2_protocol_options" if pool.http2 else "http_protocol_options"
+    return {
+        **_endpoints(name, endpoint_authorities(pool, intent.kubernetes), intent.limits),
+        "typed_extension_protocol_options": _http_protocol(
+            common_http_protocol_options={"idle_timeout": duration(POOL_IDLE_SECONDS)},
+            explicit_http_config={protocol: {}},
+        ),
+    }
 
 
 def _endpoints(name: str, authorities: Iterable[str], limits: Limits) -> Resource:

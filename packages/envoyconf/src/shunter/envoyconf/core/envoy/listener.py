@@ -1,12 +1,10 @@
 """Listeners: what clients connect to, cleaned of picker headers, asked of the picker, routed and logged."""
 
-from shunter.envoyconf.core.envoy.ext_proc import end_by_record, picker_filter
+from shunter.envoyconf.core.envoy.chain import http_filters
 from shunter.envoyconf.core.envoy.local_reply import local_reply
-from shunter.envoyconf.core.envoy.model import model_filters
 from shunter.envoyconf.core.envoy.record import PERIODIC_SECONDS, record_log
 from shunter.envoyconf.core.envoy.route import route_configuration
-from shunter.envoyconf.core.envoy.usage import usage_filters
-from shunter.envoyconf.core.intent import Intent, Listener, Profile
+from shunter.envoyconf.core.intent import Intent, Listener
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 
@@ -40,7 +38,7 @@ ACCESS_LOG_FIELDS = {
 
 def http_listener(listener: Listener, intent: Intent) -> Resource:
     """Return one listener with all routes."""
-    manager = http_connection_manager(listener.name, intent)
+    manager = http_connection_manager(listener, intent)
     return {
         "name": listener.name,
         "address": socket_address(listener.address, listener.port),
@@ -48,20 +46,20 @@ def http_listener(listener: Listener, intent: Intent) -> Resource:
     }
 
 
-def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
+def http_connection_manager(listener: Listener, intent: Intent) -> Resource:
     """Return the HTTP connection manager.
 
     A client's x-request-id is kept, and every response carries one: it is what joins a complaint to the access log, to the
     picker's decision and to the engine's own log. Only correlation depends on it.
 
-    Picker headers are removed before anything looks at a request. Their spellings with underscores are refused, since
-    servers of the CGI school take the two for the same.
+    Picker headers are removed before anything looks at a request, but the one in which clients are to name the model. Their
+    spellings with underscores are refused, since servers of the CGI school take the two for the same.
     """
-    records = [record_log(pool, intent.profile) for pool in intent.pools if pool.picker.collector]
+    records = [record_log(pool, intent) for pool in intent.pools if pool.picker.collector and intent.profiles_of(pool)]
     periodic: Resource = {"access_log_options": {"access_log_flush_interval": duration(PERIODIC_SECONDS)}} if records else {}
     return typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=stat_prefix,
+        stat_prefix=listener.name,
         use_remote_address=True,
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
@@ -74,20 +72,14 @@ def http_connection_manager(stat_prefix: str, intent: Intent) -> Resource:
             extension(
                 "envoy.http.early_header_mutation.header_mutation",
                 "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                mutations=[{"remove": header} for header in PICKER_HEADERS],
+                mutations=[{"remove": header} for header in PICKER_HEADERS if header != intent.model_header],
             ),
         ],
         local_reply_config=local_reply(by_model=intent.by_model),
         access_log=[*access_log(intent.observability.access_log), *records],
         **periodic,
-        route_config=route_configuration(intent),
-        http_filters=[
-            *([end_by_record()] if intent.profile is Profile.STRICT else ()),
-            *model_filters(intent),
-            *(picker_filter(pool, intent.profile, intent.limits, disabled=not intent.by_model) for pool in intent.pools),
-            *(usage_filters() if intent.profile is Profile.USAGE else ()),
-            extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router"),
-        ],
+        route_config=route_configuration(intent, listener.hosts),
+        http_filters=http_filters(intent),
     )
 
 

@@ -5,11 +5,23 @@ listens. Measured, with all receivers down for 0.5 to 3 s: fluentd lost 0 of 124
 called them written, OpenTelemetry 481 of 1118. It is also the cheapest to read.
 """
 
-from shunter.envoyconf.core.intent import Pool, Profile
-from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, TICKET, USAGE, collector_cluster_name, pool_cluster_name
+from collections.abc import Iterable
+
+from shunter.envoyconf.core.envoy.ext_proc import ENDS_BY_RECORD
+from shunter.envoyconf.core.intent import Intent, Pool, Profile
+from shunter.envoyconf.core.names import (
+    DESTINATION,
+    NAMESPACE,
+    OWN_NAMESPACE,
+    TICKET,
+    USAGE,
+    collector_cluster_name,
+    native_cluster_name,
+    pool_cluster_name,
+)
 from shunter.envoyconf.core.protojson import Resource, duration, extension
 
-__all__ = ["PERIODIC_SECONDS", "record_fields", "record_log"]
+__all__ = ["PERIODIC_SECONDS", "record_fields", "record_log", "release_metadata"]
 
 # How often Envoy tells of requests that last, so that a collector knows whom the requests of a dead worker still occupy.
 PERIODIC_SECONDS = 1
@@ -46,17 +58,27 @@ USAGE_FIELDS = {
     name: f"%DYNAMIC_METADATA({USAGE}:{name})%" for name in ("prompt", "completion", "cached", "cache_read", "cache_write")
 }
 
-# Where the end of the stream is not the end of the request, the collector has to release it.
-RELEASES = {"releases": "yes"}
+# Where the end of the stream is not the end of the request, the collector has to release it: the route says so.
+RELEASES = {"releases": f"%METADATA(ROUTE:{OWN_NAMESPACE}:releases)%"}
 
 
-def record_fields(profile: Profile) -> dict[str, str]:
-    """Return the fields of a record."""
-    return FIELDS | (USAGE_FIELDS if profile is Profile.USAGE else {}) | (RELEASES if profile is Profile.STRICT else {})
+def release_metadata(profile: Profile) -> Resource:
+    """Return what a route says of itself for the record to tell."""
+    return {"metadata": {"filter_metadata": {OWN_NAMESPACE: {"releases": "yes"}}}} if profile in ENDS_BY_RECORD else {}
 
 
-def record_log(pool: Pool, profile: Profile) -> Resource:
+def record_fields(profiles: Iterable[Profile]) -> dict[str, str]:
+    """Return the fields of a record, for a pool whose requests go in these profiles."""
+    met = {*profiles}
+    return FIELDS | (USAGE_FIELDS if Profile.USAGE in met else {}) | (RELEASES if met & ENDS_BY_RECORD else {})
+
+
+def record_log(pool: Pool, intent: Intent) -> Resource:
     """Return the access logger for one pool's requests; each pool's collector hears of its own only."""
+    profiles = intent.profiles_of(pool)
+    clusters = [pool_cluster_name(pool.name)] if any(profile.asks for profile in profiles) else []
+    if Profile.NATIVE in profiles:
+        clusters += [native_cluster_name(pool.name, keyed=keyed) for keyed in (False, True)]
     cluster = collector_cluster_name(pool.name)
     named = extension(
         "envoy.access_loggers.fluentd",
@@ -67,11 +89,11 @@ def record_log(pool: Pool, profile: Profile) -> Resource:
         buffer_flush_interval=duration(FLUSH_SECONDS),
         buffer_size_bytes=BUFFER_BYTES,
         retry_options=RECONNECT,
-        record=record_fields(profile),
+        record=record_fields(profiles),
     )
     served_here = extension(
         "envoy.access_loggers.extension_filters.cel",
         "extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-        expression=f"xds.cluster_name == '{pool_cluster_name(pool.name)}'",
+        expression=f"xds.cluster_name in {clusters}",
     )
     return {**named, "filter": {"extension_filter": served_here}}

@@ -1,31 +1,41 @@
-"""Routes: a path prefix, and a model if that is asked for, lead to a pool and turn its picker on."""
+"""Routes: host, path, and a model if that is asked for, lead to a pool or several and turn their pickers on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from shunter.envoyconf.core.envoy.ext_proc import leave_out
+from shunter.envoyconf.core.envoy.affinity import key_places
+from shunter.envoyconf.core.envoy.chain import pool_switches, route_switches
+from shunter.envoyconf.core.envoy.hosts import ANY, virtual_hosts
 from shunter.envoyconf.core.envoy.model import model_matches
+from shunter.envoyconf.core.envoy.record import release_metadata
 from shunter.envoyconf.core.envoy.retry import request_retries
-from shunter.envoyconf.core.intent import Intent, Route
-from shunter.envoyconf.core.names import DESTINATION, SERVED, picker_filter_name, pool_cluster_name
-from shunter.envoyconf.core.protojson import Resource, duration, typed
+from shunter.envoyconf.core.intent import Intent, Profile, Route
+from shunter.envoyconf.core.names import DESTINATION, SERVED, native_cluster_name, pool_cluster_name
+from shunter.envoyconf.core.protojson import Resource, duration
 
 __all__ = ["pool_routes", "route_configuration"]
 
 
-def route_configuration(intent: Intent) -> Resource:
-    """Return all routes, in the intent's order, for every host name."""
+def route_configuration(intent: Intent, hosts: Sequence[str] = (ANY,)) -> Resource:
+    """Return the routes of listeners that serve these host names; a port that clients name beside them does not count."""
+    resources = [
+        {
+            "name": "all" if ANY in domains else domains[0],
+            "domains": domains,
+            "routes": [
+                *(each for route in routes for each in pool_routes(route, intent)),
+                *([no_pool(intent)] if intent.by_model else ()),
+            ],
+        }
+        for domains, routes in virtual_hosts(hosts, intent.effective_routes)
+    ]
+    if intent.reads_model and not any(ANY in each["domains"] for each in resources):
+        # Without a route every picker would be asked, since none is told to leave the request alone.
+        resources.append({"name": "none", "domains": [ANY], "routes": [no_pool(intent)]})
+    by_name = any(domain != ANY for each in resources for domain in each["domains"])
     return {
-        "name": "routes",
-        "virtual_hosts": [
-            {
-                "name": "all",
-                "domains": ["*"],
-                "routes": [
-                    *(each for route in intent.effective_routes for each in pool_routes(route, intent)),
-                    *([no_pool(intent)] if intent.by_model else ()),
-                ],
-            },
-        ],
+        "name": "routes" if tuple(hosts) == (ANY,) else f"routes/{','.join(hosts)}",
+        "virtual_hosts": resources,
+        **({"ignore_port_in_host_matching": True} if by_name else {}),
     }
 
 
@@ -40,38 +50,71 @@ def no_pool(intent: Intent) -> Resource:
         "match": {"prefix": "/"},
         "route": {"cluster_header": DESTINATION, "cluster_not_found_response_code": "NOT_FOUND"},
         "request_body_buffer_limit": intent.limits.body_bytes,
-        "typed_per_filter_config": leave_out(intent.pools),
+        "typed_per_filter_config": pool_switches(intent),
     }
 
 
 def pool_routes(route: Route, intent: Intent) -> Iterator[Resource]:
-    """Yield one route for each model, or the only one if it is for all.
+    """Yield one route for each model, or the only one if it is for all; in the profile native, before it one for each key.
 
     There is no timeout on the whole of a response: it would cut long streams (Envoy's default is 15 s). Silence ends a
     request instead. Bodies are kept up to the limit for the picker and for retries: with Envoy's default of 1 MiB, measured,
     larger requests were not retried or ended in 507.
     """
-    limits, pool = intent.limits, route.shares[0].name
+    limits, profile = intent.limits, intent.profile_of(route)
+    pools = "+".join(share.name for share in route.shares)
     match: Resource = {"prefix": "/"} if route.prefix == "/" else {"path_separated_prefix": route.prefix}
-    resource: Resource = {
-        "name": f"{pool}:{route.prefix}",
-        "match": match,
-        "route": {
-            "cluster": pool_cluster_name(pool),
-            "timeout": "0s",
-            "idle_timeout": duration(limits.idle_timeout_seconds),
-            "retry_policy": request_retries(limits.retries),
-        },
-        "request_body_buffer_limit": limits.body_bytes,
-        "typed_per_filter_config": leave_out(each for each in intent.pools if each.name != pool)
-        if intent.by_model
-        # An empty configuration that enables the filter, which is disabled otherwise.
-        else {picker_filter_name(pool): typed("config.route.v3.FilterConfig", config={})},
+    matches = [] if route.by_model else [(f"{pools}:{route.prefix}", match)]
+    matches += [(f"{pools}:{route.prefix}:{name}", _both(match, named)) for name, named in model_matches(route, intent)]
+    keys = [*key_places(route.affinity)] if profile is Profile.NATIVE else []
+
+    action: Resource = {
+        "timeout": "0s",
+        "idle_timeout": duration(limits.idle_timeout_seconds),
+        "retry_policy": request_retries(limits.retries),
     }
+    rest: Resource = {
+        "request_body_buffer_limit": limits.body_bytes,
+        "typed_per_filter_config": route_switches(route, intent),
+        **release_metadata(profile),
+    }
+    if len(route.shares) == 1:
+        rest["typed_per_filter_config"] |= pool_switches(intent, pools, profile)
     if intent.observability.served_header:
         header = {"key": SERVED, "value": "%UPSTREAM_HOST%"}
-        resource["response_headers_to_add"] = [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
-    if not route.by_model:
-        yield resource
-    for name, by_name in model_matches(route, intent):
-        yield {**resource, "name": f"{pool}:{route.prefix}:{name}", "match": {**match, **by_name}}
+        rest["response_headers_to_add"] = [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+    plain, keyed = (_destination(route, intent, keyed=keyed) for keyed in (False, True))
+    for name, matched in matches:
+        for key, having, policy in keys:
+            hashed = {**keyed, **action, "hash_policy": [policy]}
+            yield {"name": f"{name} by {key}", "match": _both(matched, having), "route": hashed, **rest}
+        yield {"name": name, "match": matched, "route": {**plain, **action}, **rest}
+
+
+def _destination(route: Route, intent: Intent, *, keyed: bool) -> Resource:
+    """Return where requests go: to one cluster, or to several by weight, each of which turns its own pool's picker on.
+
+    Turned on by the route, one picker would be asked for all pools. Which pool a request with a key meets depends on its
+    key alone: a session that changed pools would find nothing of its own there.
+    """
+    profile = intent.profile_of(route)
+    names = {
+        share.name: pool_cluster_name(share.name) if profile.asks else native_cluster_name(share.name, keyed=keyed)
+        for share in route.shares
+    }
+    if len(names) == 1:
+        return {"cluster": next(iter(names.values()))}
+    weighted = [
+        {
+            "name": names[share.name],
+            "weight": share.weight,
+            "typed_per_filter_config": pool_switches(intent, share.name, profile),
+        }
+        for share in route.shares
+    ]
+    return {"weighted_clusters": {"clusters": weighted, **({"use_hash_policy": True} if keyed else {})}}
+
+
+def _both(match: Resource, other: Resource) -> Resource:
+    """Return what matches requests that both match: lists of conditions are joined."""
+    return match | {kind: [*match.get(kind, ()), *conditions] for kind, conditions in other.items()}

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from shunter.envoyconf.core.names import USAGE
 from shunter.envoyconf.core.protojson import Resource, extension
 
-__all__ = ["PATHS", "usage_filters"]
+__all__ = ["JSON_TYPES", "PATHS", "USAGE_FILTERS", "usage_filters"]
+
+USAGE_FILTERS = ("envoy.filters.http.json_to_metadata", "envoy.filters.http.sse_to_metadata")
 
 Paths = dict[str, tuple[tuple[str, ...], ...]]
 

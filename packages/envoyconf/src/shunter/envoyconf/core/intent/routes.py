@@ -10,6 +10,7 @@ from shunter.envoyconf.errors import IntentError
 
 __all__ = ["Affinity", "Rewrite", "Route", "Share"]
 
+ANY_HOST = ("*",)
 PATH_PREFIX = re.compile(r"/|(/[^\s/?#]+)+")
 
 Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -114,7 +115,7 @@ class Route(Part, frozen=True):
 
     def covers(self, other: "Route") -> bool:
         """Say whether this route matches whatever the other one does."""
-        if self.hosts and not ({*other.hosts} and {*other.hosts} <= {*self.hosts}):
+        if not {*(other.hosts or ANY_HOST)} <= {*(self.hosts or ANY_HOST)}:  # else the more exact host goes first
             return False
         if not (self.prefix == "/" or f"{other.prefix}/".startswith(f"{self.prefix}/")):
             return False

@@ -12,6 +12,7 @@ from shunter.envoyconf.core.intent.pools import BodyRouter, Pool
 from shunter.envoyconf.core.intent.routes import Route
 from shunter.envoyconf.core.intent.security import Security
 from shunter.envoyconf.core.intent.watching import Observability
+from shunter.envoyconf.core.names import MODEL, PICKER_HEADERS
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["Intent"]
@@ -100,6 +101,8 @@ class Intent(Part, frozen=True):
         self._check_ways()
         if self.model_header and self.body_router:
             raise IntentError("modelHeader and bodyRouter both say where the model is; keep one")
+        if self.model_header in {*PICKER_HEADERS} - {MODEL}:
+            raise IntentError(f"modelHeader {self.model_header!r} is a header that is never taken from clients; use another")
 
     def _check_places(self) -> None:
         """Raise IntentError if two are to listen at one place."""
@@ -142,10 +145,19 @@ class Intent(Part, frozen=True):
         """Return how picker and Envoy share the work for a route's requests."""
         return route.profile or self.profile
 
+    def profiles_of(self, pool: Pool) -> tuple[Profile, ...]:
+        """Return how picker and Envoy share the work for a pool's requests, one profile a way that leads there."""
+        return tuple(profile for owner, profile in self.ways if owner.name == pool.name)
+
     @property
     def by_model(self) -> bool:
         """Whether the route depends on the model."""
         return self.body_router is not None or any(route.by_model for route in self.routes)
+
+    @property
+    def reads_model(self) -> bool:
+        """Whether it does, and the model stands in the body: then no request's route is known when its headers come."""
+        return self.by_model and self.model_header is None
 
     @property
     def effective_routes(self) -> tuple[Route, ...]:

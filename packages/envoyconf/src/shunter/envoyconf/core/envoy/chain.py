@@ -1,0 +1,56 @@
+"""The HTTP filters of a listener in their order, and which of them each route has.
+
+A filter that only some routes want is off until a route turns it on. Envoy decides once, when a request's headers have come,
+which filters there will be. Where the model stands in the body no route is known by then: so every filter is on, and those
+of the pickers, the only ones that look at the route when their turn comes, are told by it to leave the request alone.
+"""
+
+from collections.abc import Iterable
+
+from shunter.envoyconf.core.envoy.body import BODY_FILTER, KEYS_FILTER, body_filters
+from shunter.envoyconf.core.envoy.ext_proc import ENDS_BY_RECORD, end_by_record, filter_name, picker_filter
+from shunter.envoyconf.core.envoy.model import body_router_filter
+from shunter.envoyconf.core.envoy.usage import USAGE_FILTERS, usage_filters
+from shunter.envoyconf.core.intent import Intent, Profile, Route
+from shunter.envoyconf.core.protojson import Resource, extension, typed
+
+__all__ = ["http_filters", "pool_switches", "route_switches"]
+
+
+def http_filters(intent: Intent) -> list[Resource]:
+    """Return all filters, the router last."""
+    profiles = {profile for _, profile in intent.ways}
+    optional = [
+        *body_filters(intent),
+        *(picker_filter(pool, profile, intent) for pool, profile in intent.ways if profile.asks),
+        *(usage_filters() if Profile.USAGE in profiles else ()),
+    ]
+    return [
+        *([end_by_record()] if profiles & ENDS_BY_RECORD else ()),
+        *([body_router_filter(intent.limits)] if intent.body_router else ()),
+        *(optional if intent.reads_model else ({**each, "disabled": True} for each in optional)),
+        extension("envoy.filters.http.router", "extensions.filters.http.router.v3.Router"),
+    ]
+
+
+def route_switches(route: Route, intent: Intent) -> Resource:
+    """Return what a route turns on for all of its pools."""
+    profile = intent.profile_of(route)
+    wanted: tuple[str, ...] = USAGE_FILTERS if profile is Profile.USAGE else ()
+    if profile is Profile.NATIVE and route.affinity.body:
+        wanted = BODY_FILTER, KEYS_FILTER
+    return {} if intent.reads_model else _on(wanted)
+
+
+def pool_switches(intent: Intent, pool: str | None = None, profile: Profile | None = None) -> Resource:
+    """Return what turns on the picker of one pool in one profile and no other; by default, none."""
+    names = {(owner.name, each): filter_name(owner, each, intent) for owner, each in intent.ways if each.asks}
+    if not intent.reads_model:
+        return _on(name for way, name in names.items() if way == (pool, profile))
+    left_out = typed("extensions.filters.http.ext_proc.v3.ExtProcPerRoute", disabled=True)
+    return {name: left_out for way, name in names.items() if way != (pool, profile)}
+
+
+def _on(names: Iterable[str]) -> Resource:
+    """Return an empty configuration for each filter, which enables it."""
+    return {name: typed("config.route.v3.FilterConfig", config={}) for name in names}

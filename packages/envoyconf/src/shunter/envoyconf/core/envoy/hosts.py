@@ -1,0 +1,48 @@
+"""Which host names a listener serves, and which routes each of them has.
+
+As in Gateway API: a route's hosts meet the listener's, and where several routes match a request, the one whose host is more
+exact goes first: a name before a wildcard, a longer wildcard before a shorter one. Among equals the intent's order decides.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from shunter.envoyconf.core.intent import Route
+
+__all__ = ["ANY", "hosts_of", "meet", "virtual_hosts"]
+
+ANY = "*"
+
+
+def meet(one: str, other: str) -> str | None:
+    """Return the pattern of the names that both patterns match, None if there are none."""
+    for narrow, wide in ((one, other), (other, one)):
+        if wide in (ANY, narrow) or (wide.startswith("*.") and narrow.endswith(wide[1:])):
+            return narrow
+    return None
+
+
+def hosts_of(route: Route) -> Sequence[str]:
+    """Return the patterns of a route's host names."""
+    return route.hosts or (ANY,)
+
+
+def virtual_hosts(served: Iterable[str], routes: Sequence[Route]) -> Iterator[tuple[list[str], list[Route]]]:
+    """Yield patterns of host names with the routes that requests for them may take, the first that matches first.
+
+    ``served`` are those of the listener. A name matches one pattern, the most exact, as Envoy has it.
+    """
+    patterns = {met for host in served for route in routes for each in hosts_of(route) if (met := meet(host, each))}
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for pattern in sorted(patterns, key=_exactness, reverse=True):
+        ranks = {
+            index: max(_exactness(each) for each in hosts_of(route) if meet(each, pattern) == pattern)
+            for index, route in enumerate(routes)
+            if any(meet(each, pattern) == pattern for each in hosts_of(route))
+        }
+        groups.setdefault(tuple(sorted(ranks, key=ranks.__getitem__, reverse=True)), []).append(pattern)
+    for order, domains in groups.items():
+        yield domains, [routes[index] for index in order]
+
+
+def _exactness(pattern: str) -> tuple[bool, int, str]:
+    return not pattern.startswith(ANY), len(pattern), pattern
