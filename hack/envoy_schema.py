@@ -1,0 +1,42 @@
+"""Write the schema of Envoy's API, read out of Envoy binaries, where envoyconf reads it.
+
+``python hack/envoy_schema.py`` takes the binaries that are in the tools directory, where ``shunter envoyconf fetch-envoy
+--version …`` puts them. The schema is that of the default version; the others say since when each part of it is there.
+"""
+
+import json
+import lzma
+import sys
+from pathlib import Path
+
+import shunter.envoyconf.core.schema as home
+from shunter.envoyconf.core.schema.extraction import descriptors_in, introductions
+from shunter.envoyconf.shell import envoy
+
+ROOM = Path(home.__file__).parent
+
+
+def minor(version):
+    return ".".join(version.split(".")[:2])
+
+
+def main():
+    versions = [path.parent.name for path in (envoy.tools_dir() / "envoy").glob("*.*.*/envoy")]
+    oldest_first = sorted(versions, key=lambda version: [*map(int, version.split("."))])
+    schemas = {
+        minor(each): descriptors_in((envoy.tools_dir() / "envoy" / each / "envoy").read_bytes()) for each in oldest_first
+    }
+    if minor(envoy.VERSION) not in schemas:
+        sys.exit(f"no Envoy {envoy.VERSION} here: shunter envoyconf fetch-envoy")
+    schema = schemas[minor(envoy.VERSION)]
+    data = schema.SerializeToString(deterministic=True)
+    path = ROOM / f"envoy-{minor(envoy.VERSION)}.binpb.xz"
+    path.write_bytes(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
+    since = introductions(schemas)
+    (ROOM / "since.json").write_text(json.dumps(since, indent=1) + "\n")
+    print(f"{path.name}: {len(schema.file)} files, {len(data)} bytes, {path.stat().st_size} compressed")
+    print(f"since.json: {', '.join(f'{len(parts)} new in {version}' for version, parts in since.items())}")
+
+
+if __name__ == "__main__":
+    main()

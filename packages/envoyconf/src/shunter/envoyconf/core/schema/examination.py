@@ -1,0 +1,274 @@
+"""What is wrong with a resource in protobuf's JSON form: every place, by its path, with what to write instead.
+
+Found is what makes Envoy refuse a resource when it reads it: fields, choices and types that are not known, values of another
+kind, values outside the limits of Envoy's API, and all of that inside each extension's configuration (Any). Not found is what
+only the extension itself objects to, such as a cluster that is not there; Envoy's own validation mode tells that.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+
+from shunter.envoyconf.core.documents import Path
+from shunter.envoyconf.core.schema.catalogue import Schema
+from shunter.envoyconf.core.schema.rules import FREE, NANOSECONDS, Rules
+from shunter.envoyconf.core.schema.scalars import NOTHING, read, spelt
+from shunter.envoyconf.core.schema.shapes import Field, Kind, Shape
+from shunter.envoyconf.core.spelling import suggest
+from shunter.envoyconf.core.versions import Version
+
+__all__ = ["Problem", "notes", "problems"]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One place where a resource is not what Envoy's API says, and what helps."""
+
+    path: Path
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.remedy}" if self.remedy else self.text
+
+
+def problems(schema: Schema, resource: object, name: str, version: Version | None = None) -> tuple[Problem, ...]:
+    """Return why Envoy refuses a resource as a message of that name; with a version, also what that Envoy does not have yet."""
+    examination = Examination(schema, version)
+    examination.message(resource, schema.shape(name), ())
+    return tuple(examination.problems)
+
+
+def notes(schema: Schema, resource: object, name: str) -> tuple[Problem, ...]:
+    """Return what Envoy takes but is deprecated, or by Envoy's own word not finished."""
+    examination = Examination(schema, None)
+    examination.message(resource, schema.shape(name), ())
+    return tuple(examination.notes)
+
+
+ANY = "google.protobuf.Any"
+
+# The messages that JSON writes in a form of their own (protobuf's JSON mapping), and how that form is named.
+TEXTS = {
+    "google.protobuf.Duration": "a duration in seconds, such as 0.25s",
+    "google.protobuf.Timestamp": "a time, such as 2026-01-31T12:00:00Z",
+    "google.protobuf.FieldMask": "a list of fields with commas",
+}
+WRAPPERS = frozenset(
+    f"google.protobuf.{name}Value"
+    for name in ("Bool", "Bytes", "Double", "Float", "Int32", "Int64", "String", "UInt32", "UInt64")
+)
+# Another message written as an object, by those who do not have its descriptors.
+TYPED_STRUCTS = frozenset({"xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"})
+FREE_FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "google.protobuf.Struct": ("an object", lambda value: isinstance(value, dict)),
+    "google.protobuf.ListValue": ("a list", lambda value: isinstance(value, list)),
+    "google.protobuf.Value": ("a value", lambda _: True),
+}
+
+
+SHOWN: dict[type, str] = {dict: "an object", list: "a list", type(None): "null"}
+
+
+class Examination:
+    """A walk along a resource and the shapes of its messages; every method is total."""
+
+    def __init__(self, schema: Schema, version: Version | None) -> None:
+        self._schema = schema
+        self._version = version
+        self.problems: list[Problem] = []
+        self.notes: list[Problem] = []
+
+    def message(self, value: object, shape: Shape, path: Path, *, skip: bool = False, envelope: bool = False) -> None:
+        """Examine one message; ``skip`` leaves the limits of its values out, ``envelope`` lets it say its own @type."""
+        if not isinstance(value, dict):
+            self._mistaken(value, "an object", path)
+            return
+        written: dict[str, str] = {}
+        for key, part in cast("dict[Any, Any]", value).items():
+            if envelope and key == "@type":
+                continue
+            field = shape.fields.get(key)
+            if field is None:
+                self._problem((*path, str(key)), f"unknown field {key!r} in {shape.full_name}", suggest(str(key), shape.names))
+            elif field.name in written:
+                self._problem((*path, key), f"the same field as {written[field.name]!r}", "keep one")
+            elif part is not None or (field.message and field.message.full_name == "google.protobuf.Value"):
+                written[field.name] = key
+                self._mark(field, (*path, key))
+        for name, members in shape.alternatives.items():
+            self._alternatives(name, [written[each] for each in members if each in written], members, shape, path, skip=skip)
+        for name, field in {field.name: field for field in shape.fields.values()}.items():
+            if name in written:
+                rules = FREE if skip else field.rules
+                key = written[name]
+                self._field(cast("dict[Any, Any]", value)[key], field, rules, (*path, key))
+            elif not skip:
+                self._absent(field, path)
+
+    def _alternatives(
+        self, name: str, given: list[str], members: tuple[str, ...], shape: Shape, path: Path, *, skip: bool
+    ) -> None:
+        if len(given) > 1:
+            self._problem((*path, given[1]), f"{' and '.join(given)} are alternatives", "keep one")
+        elif not given and name in shape.demanded and not skip:
+            self._problem(path, f"{name} is missing in {shape.full_name}", f"give one of {', '.join(members)}")
+
+    def _absent(self, field: Field, path: Path) -> None:
+        """Hold the zero that an absent field stands for against its constraints."""
+        rules = field.rules
+        if field.alternative:
+            return
+        if rules.required:
+            self._problem(path, f"{field.name} is missing", "it is required")
+        elif field.values or field.repeated:
+            self._check([], rules, path, f"{field.name} is missing: it ")
+        elif not field.presence:
+            zero = {Kind.STRING: "", Kind.BYTES: b"", Kind.BOOL: False}.get(field.kind, 0)
+            self._check(zero, rules, path, f"{field.name} is missing: it ")
+
+    def _mark(self, field: Field, path: Path) -> None:
+        """Note what a field is not yet, or no longer."""
+        self._new(field.full_name, path)
+        if field.disallowed:
+            self._problem(
+                path, f"{field.name} is deprecated, and Envoy refuses it", "see its documentation for what replaced it"
+            )
+        elif field.deprecated:
+            self.notes.append(Problem(path, f"{field.name} is deprecated"))
+        if field.unfinished:
+            self.notes.append(Problem(path, f"{field.name} is work in progress, and may change without notice"))
+
+    def _new(self, full_name: str, path: Path) -> None:
+        since = self._schema.since.get(full_name)
+        if self._version and since and since > self._version:
+            name = full_name.rpartition(".")[2] if path and path[-1] != "@type" else full_name
+            self._problem(
+                path, f"{name} is there since Envoy {since}; this is for {self._version}", "leave it out, or use a newer Envoy"
+            )
+
+    def _field(self, value: object, field: Field, rules: Rules, path: Path) -> None:
+        if field.values and field.keys:
+            self._map(value, field.keys, field.values, rules, path)
+        elif field.repeated:
+            if isinstance(value, list):
+                items = rules.items or FREE
+                read = [self._value(item, field, items, (*path, place)) for place, item in enumerate(cast("list[Any]", value))]
+                self._check(read, rules, path)
+            else:
+                self._mistaken(value, "a list", path)
+        else:
+            self._value(value, field, rules, path)
+
+    def _map(self, value: object, keys: Field, values: Field, rules: Rules, path: Path) -> None:
+        if not isinstance(value, dict):
+            self._mistaken(value, "an object", path)
+            return
+        entries = cast("dict[str, Any]", value)
+        for key, part in entries.items():
+            self._value(key, keys, rules.keys or FREE, (*path, key))
+            self._value(part, values, rules.values or FREE, (*path, key))
+        self._check(entries, rules, path)
+
+    def _value(self, value: object, field: Field, rules: Rules, path: Path) -> Any:
+        """Examine one value and hold it against its constraints; return it as Python has it, or NOTHING."""
+        if field.kind is Kind.MESSAGE:
+            return self._embedded(value, cast("Any", field.message).full_name, rules, path)
+        known = self._scalar(value, field, path)
+        if known is not NOTHING:
+            self._check(known, rules, path, f"{value!r} ")
+            if rules.defined_only and known not in {choice.number for choice in field.choices.values()}:
+                self._problem(path, f"{known} is not a choice", suggest(str(value), field.choices))
+        return known
+
+    def _embedded(self, value: object, name: str, rules: Rules, path: Path) -> Any:
+        if name == ANY:
+            self._any(value, path)
+        elif name in TEXTS:
+            return self._text(value, name, rules, path)
+        elif name in WRAPPERS:
+            return self._value(value, self._schema.shape(name).fields["value"], rules, path)
+        elif name in FREE_FORMS:
+            form, fits = FREE_FORMS[name]
+            if not fits(value):
+                self._mistaken(value, form, path)
+        else:
+            self.message(value, self._schema.shape(name), path, skip=rules.skip)
+        return NOTHING
+
+    def _text(self, value: object, name: str, rules: Rules, path: Path) -> Any:
+        if not isinstance(value, str):
+            self._mistaken(value, TEXTS[name], path)
+            return NOTHING
+        message = self._schema.message(name)()
+        try:
+            message.FromJsonString(value)
+        except (ValueError, AttributeError):
+            self._mistaken(value, TEXTS[name], path)
+            return NOTHING
+        if name != "google.protobuf.Duration":
+            return NOTHING
+        self._check(message.seconds * NANOSECONDS + message.nanos, rules, path, f"{value!r} ")
+        return NOTHING
+
+    def _any(self, value: object, path: Path) -> None:
+        """Examine the configuration of an extension as the message that it says it is."""
+        if not isinstance(value, dict):
+            self._mistaken(value, "an object", path)
+            return
+        content = cast("dict[str, Any]", value)
+        url = content.get("@type")
+        if not content:
+            return
+        if not isinstance(url, str):
+            self._problem(path, "@type is missing", "say which message this is: type.googleapis.com/envoy.…")
+            return
+        name = url.rpartition("/")[2]
+        place = (*path, "@type")
+        try:
+            shape = self._schema.shape(name)
+        except KeyError:
+            self._problem(place, f"no message is called {name!r}", suggest(name, self._schema.names))
+            return
+        self._new(name, place)
+        if shape.unfinished:
+            self.notes.append(Problem(path, f"{name} is work in progress, and may change without notice"))
+        if name == ANY or name in TEXTS or name in WRAPPERS or name in FREE_FORMS:
+            self._embedded(content.get("value"), name, FREE, (*path, "value"))
+        else:
+            self.message(content, shape, path, envelope=True)
+        if name in TYPED_STRUCTS and isinstance(content.get("type_url"), str) and isinstance(content.get("value"), dict):
+            self._any({**content["value"], "@type": content["type_url"]}, (*path, "value"))
+
+    def _scalar(self, value: object, field: Field, path: Path) -> Any:
+        known = read(value, field)
+        if known is NOTHING and field.kind is Kind.ENUM and isinstance(value, str):
+            self._problem(path, f"{value!r} is not a choice", suggest(value, field.choices))
+        elif known is NOTHING:
+            self._mistaken(value, spelt(field), path)
+        elif field.kind is Kind.ENUM:
+            self._mark_choice(field, known, path)
+        return known
+
+    def _mark_choice(self, field: Field, number: int, path: Path) -> None:
+        for name, choice in field.choices.items():
+            if choice.number == number:
+                self._new(choice.full_name, path)
+                if choice.disallowed:
+                    self._problem(path, f"{name} is deprecated, and Envoy refuses it", "choose another")
+                elif choice.deprecated:
+                    self.notes.append(Problem(path, f"{name} is deprecated"))
+
+    def _check(self, value: Any, rules: Rules, path: Path, subject: str = "") -> None:
+        if rules.ignore_empty and not value:
+            return
+        for check in rules.checks:
+            if not check.holds(value):
+                self._problem(path, subject + check.demand)
+
+    def _mistaken(self, value: object, wanted: str, path: Path) -> None:
+        shown = SHOWN.get(type(value)) or repr(value)
+        self._problem(path, f"{shown} where {wanted} belongs")
+
+    def _problem(self, path: Path, text: str, remedy: str = "") -> None:
+        self.problems.append(Problem(path, text, remedy))

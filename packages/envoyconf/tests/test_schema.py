@@ -1,0 +1,168 @@
+"""What Envoy's own schema says of a resource: every place that Envoy would refuse, and nothing that it takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from envoy.config.bootstrap.v3 import bootstrap_pb2
+
+from shunter.envoyconf.core.documents import spell
+from shunter.envoyconf.core.schema import envoy_schema, problems
+
+BOOTSTRAP = "envoy.config.bootstrap.v3.Bootstrap"
+CLUSTER = "envoy.config.cluster.v3.Cluster"
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.bootstrap.yaml"))
+TYPE = "type.googleapis.com/"
+
+
+def load(path):
+    return yaml.safe_load(path.read_text())
+
+
+def told(resource, name=BOOTSTRAP, **more):
+    return [f"{spell(each.path)}: {each}" for each in problems(envoy_schema(), resource, name, **more)]
+
+
+def canonical(resource):
+    return json.dumps(resource, sort_keys=True)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_nothing_is_wrong_with_a_golden_bootstrap(path):
+    assert told(load(path)) == []
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_what_is_encoded_is_what_is_decoded(path):
+    schema = envoy_schema()
+    once = schema.decode(schema.encode(load(path), BOOTSTRAP).SerializeToString(), BOOTSTRAP)
+    again = schema.decode(schema.encode(once, BOOTSTRAP).SerializeToString(), BOOTSTRAP)
+    assert canonical(once) == canonical(again)
+    assert told(once) == []
+
+
+def test_it_lives_beside_another_idea_of_the_same_messages():
+    assert envoy_schema().message(BOOTSTRAP) is not bootstrap_pb2.Bootstrap
+    assert bootstrap_pb2.Bootstrap.DESCRIPTOR.full_name == BOOTSTRAP
+
+
+def test_a_resource_is_packed_with_its_type():
+    packed = envoy_schema().pack({"name": "a"}, CLUSTER)
+    assert packed.type_url == TYPE + CLUSTER
+    assert envoy_schema().decode(packed.value, CLUSTER) == {"name": "a"}
+
+
+def test_an_unknown_message_is_a_key_error():
+    with pytest.raises(KeyError):
+        envoy_schema().message("envoy.Nothing")
+
+
+ADDRESS = "envoy.config.core.v3.SocketAddress"
+EXTENSION = "envoy.config.core.v3.TypedExtensionConfig"
+HOST = "envoy.config.route.v3.VirtualHost"
+ROUTER = {"@type": TYPE + "envoy.extensions.filters.http.router.v3.Router"}
+SOCKET = {"address": "127.0.0.1", "port_value": 80}
+
+
+@pytest.mark.parametrize(
+    ("resource", "name", "message"),
+    [
+        # names
+        (
+            {"cluster": 1},
+            BOOTSTRAP,
+            "$.cluster: unknown field 'cluster' in envoy.config.bootstrap.v3.Bootstrap; did you mean clus",
+        ),
+        (
+            {"xyzzy": 1},
+            "google.rpc.Status",
+            "$.xyzzy: unknown field 'xyzzy' in google.rpc.Status; known: code, message, details",
+        ),
+        (
+            {"name": "a", "altStatName": "b", "alt_stat_name": "c"},
+            CLUSTER,
+            "$.alt_stat_name: the same field as 'altStatName'; keep one",
+        ),
+        ({"name": "a", "type": "EDSS"}, CLUSTER, "$.type: 'EDSS' is not a choice; did you mean EDS?"),
+        ({"name": "a", "type": 77}, CLUSTER, "$.type: 77 is not a choice"),
+        ({"@type": 1}, BOOTSTRAP, "$.@type: unknown field '@type'"),
+        # kinds of values
+        ([], BOOTSTRAP, "$: a list where an object belongs"),
+        ({"name": 7}, CLUSTER, "$.name: 7 where text belongs"),
+        (
+            {"name": "a", "connect_timeout": 5},
+            CLUSTER,
+            "$.connect_timeout: 5 where a duration in seconds, such as 0.25s belongs",
+        ),
+        ({"name": "a", "connect_timeout": "5"}, CLUSTER, "$.connect_timeout: '5' where a duration"),
+        ({"name": "a", "health_checks": {}}, CLUSTER, "$.health_checks: an object where a list belongs"),
+        ({"name": "a", "health_checks": [None]}, CLUSTER, "$.health_checks[0]: null where an object belongs"),
+        (
+            {"name": "a", "metadata": {"filter_metadata": []}},
+            CLUSTER,
+            "$.metadata.filter_metadata: a list where an object belongs",
+        ),
+        (
+            {"name": "a", "metadata": {"filter_metadata": {"b": 1}}},
+            CLUSTER,
+            "$.metadata.filter_metadata.b: 1 where an object belongs",
+        ),
+        ({"name": "a", "ignore_health_on_host_removal": "yes"}, CLUSTER, ": 'yes' where true or false belongs"),
+        ({**SOCKET, "port_value": -1}, ADDRESS, "-1 where a whole number from 0 to 4294967295"),
+        ({**SOCKET, "port_value": "80a"}, ADDRESS, "'80a' where a whole number"),
+        ({**SOCKET, "port_value": True}, ADDRESS, "True where a whole number"),
+        ({"value": "many"}, "envoy.type.v3.Percent", "$.value: 'many' where a number belongs"),
+        ({"inline_bytes": "?"}, "envoy.config.core.v3.DataSource", "$.inline_bytes: '?' where base64 text belongs"),
+        # protoc-gen-validate
+        ({}, CLUSTER, "$: name is missing: it must not be empty"),
+        ({"name": ""}, CLUSTER, "$.name: '' must not be empty"),
+        ({"name": "a", "connect_timeout": "0s"}, CLUSTER, "$.connect_timeout: '0s' must be greater than 0s"),
+        ({**SOCKET, "port_value": 65536}, ADDRESS, "$.port_value: 65536 must be at most 65535"),
+        ({"address": "a"}, ADDRESS, "$: port_specifier is missing in envoy.config.core.v3.SocketAddress"),
+        ({**SOCKET, "named_port": "b"}, ADDRESS, "$.named_port: port_value and named_port are alternatives"),
+        ({"name": "a"}, HOST, "$: domains is missing: it must not be empty"),
+        ({"name": "a", "domains": ["\n"]}, HOST, "$.domains[0]: '\\n' must be fit for a header's value"),
+        (
+            {"header": {}, "append": True},
+            "envoy.config.core.v3.HeaderValueOption",
+            "$.header: key is missing: it must not be empty",
+        ),
+        ({"value": 101}, "envoy.type.v3.Percent", "$.value: 101 must be at most 100"),
+        # inside extensions
+        ({"name": "a"}, EXTENSION, "$: typed_config is missing; it is required"),
+        ({"name": "a", "typed_config": {"a": 1}}, EXTENSION, "$.typed_config: @type is missing"),
+        (
+            {"name": "a", "typed_config": {"@type": TYPE + "envoy.extensions.filters.http.router.v3.Ruoter"}},
+            EXTENSION,
+            "$.typed_config.@type: no message is called 'envoy.extensions.filters.http.router.v3.Ruoter'; did you mean envoy.",
+        ),
+        (
+            {"name": "a", "typed_config": {**ROUTER, "dynamic_stat": True}},
+            EXTENSION,
+            "$.typed_config.dynamic_stat: unknown field 'dynamic_stat' in envoy.extensions.filters.http.router.v3.Router; did you",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(resource, name, message):
+    found = told(resource, name)
+    assert message in found[0]
+
+
+@pytest.mark.parametrize(
+    ("resource", "name"),
+    [
+        ({"name": "a", "connectTimeout": "0.25s", "type": None}, CLUSTER),
+        ({"name": "a", "type": 3, "per_connection_buffer_limit_bytes": "32768"}, CLUSTER),
+        ({**SOCKET, "port_value": 80.0}, ADDRESS),
+        ({"inline_bytes": "-_8"}, "envoy.config.core.v3.DataSource"),
+        ({"value": "1e1"}, "envoy.type.v3.Percent"),
+        ({"name": "a", "typed_config": {}}, EXTENSION),
+        ({"name": "a", "typed_config": {**ROUTER, "dynamic_stats": False}}, EXTENSION),
+        ({"name": "a", "typed_config": {"@type": TYPE + "google.protobuf.Struct", "value": {"b": None}}}, EXTENSION),
+        ({"name": "a", "metadata": {"filter_metadata": {"b": {"c": [None, 1]}}}}, CLUSTER),
+    ],
+)
+def test_what_envoy_takes_is_let_be(resource, name):
+    assert told(resource, name) == []
+    envoy_schema().encode(resource, name)
