@@ -9,7 +9,7 @@ from shunter.picker.core.policy import Policy
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import Scheduler
-from shunter.picker.plugins.delay import DELAY_SCORER, MOST_ASKED, ExpectedDelay
+from shunter.picker.plugins.delay import DELAY_SCORER, MOST_ASKED, MOST_BEGINNINGS, Beginnings, ExpectedDelay
 from shunter.picker.plugins.outliers import OutlierEjection
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.picker.plugins.price import PRICE_LABEL, Price
@@ -52,6 +52,30 @@ def test_a_queue_that_costs_more_than_computing_it_again_breaks_the_affinity(mak
     short, long = booked((1, 2000, 2000)), booked((1, 20_000, 20_000))
     assert first(scheduler(), request, make_fleet({}, {}, ledger=short)) == 1
     assert first(scheduler(), request, make_fleet({}, {}, ledger=long)) == 0
+
+
+def test_a_beginning_that_several_in_flight_share_is_worth_a_further_copy(make_fleet):
+    fleet = make_fleet({"running": 6.0}, {}, ledger=booked((0, 1, 1)))
+    prefix = Match(hashes=(7, 8), tokens=4000, blocks={0: 2}, share={0: 1.0})
+    another = Match(hashes=(7, 9), tokens=4000, blocks={0: 2}, share={0: 1.0})
+    run = scheduler()
+    scorer = run.crew.find(DELAY_SCORER)
+    before = scorer.score(ask(prefix=prefix), fleet)
+    for ticket in range(3):
+        first(run, ask(ticket=ticket, prefix=prefix), fleet)
+    shared = scorer.score(ask(prefix=prefix), fleet)
+    assert shared[1] / shared[0] > before[1] / before[0]
+    assert scorer.score(ask(prefix=another), fleet) == before
+    for ticket in range(3):
+        run.observe(ticket, Outcome(complete=True), 100.0)
+    assert scorer.score(ask(prefix=prefix), fleet) == before
+
+
+def test_beginnings_of_requests_whose_end_nobody_tells_are_forgotten():
+    beginnings, match = Beginnings(), Match(hashes=(7,), tokens=64, blocks={0: 1}, share={0: 1.0})
+    for ticket in range(MOST_BEGINNINGS + 5):
+        beginnings.add(ticket, match)
+    assert beginnings.count(match) == MOST_BEGINNINGS
 
 
 def test_prompts_are_worked_off_with_time(make_fleet):

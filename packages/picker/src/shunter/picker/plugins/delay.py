@@ -13,10 +13,14 @@ switch: the larger seconds win. The speeds that turn tokens into seconds are lea
 Cached beginnings keep a request where they are for two reasons that the terms hold: computing them again is a wait for itself
 and, more so, a stall for others. That is the valve: the queue at the warm endpoint has to cost more than all of that.
 
+What several that are in flight begin with, others will begin with, too, and a further copy of it serves them all. So its stall
+counts the less, the more of them there are. A conversation has one request in flight at a time, and stays where it is.
+
 Where a prompt begins that nobody has cached, others that begin like it will follow. Seconds do not know of them; so such
 prompts go round: who got one lately counts as dearer, the more so the more prompts are reused at all.
 """
 
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
 
@@ -24,6 +28,7 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.kinds import Header, Scores, Setting, Verdict
 from shunter.picker.core.ledger import Key
+from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.core.speeds import REQUEST_SHARE, TOKEN_SHARE, Speeds, crowding
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
@@ -57,6 +62,9 @@ LOAD_S = 0.1
 # Adapter names remembered; a model that is none costs nothing anywhere.
 MOST_ADAPTERS = 4096
 
+# Requests in flight whose beginnings are remembered; a worker has fewer.
+MOST_BEGINNINGS = 16_384
+
 Delays: TypeAlias = list[float] | dict[int, float]
 """By position, in ns."""
 
@@ -67,8 +75,9 @@ class ExpectedDelay(Plugin, frozen=True):
 
     Delay in seconds = wait + 0.15 · stall + 0.02 · answer, with B the time until the prompts in flight are computed, u the
     uncached tokens of this one, R the endpoint's learnt rate, T its learnt time of an answer alone, n the requests and c the
-    prompt tokens in flight: wait = B + u / R; stall = (n + 1) · u / R; answer = T · (1 + 0.018 · n + 0.0000075 · c). An adapter
-    that is not loaded adds 0.1 s, or T where there is no room for it. Rates and times are learnt: nothing is to be calibrated.
+    prompt tokens in flight: wait = B + u / R; stall = (n + 1) · u / R; answer = T · (1 + 0.018 · n + 0.0000075 · c). Of
+    tokens cached elsewhere, with which h others in flight begin, 1 / (1 + h) counts in the stall. An adapter that is not
+    loaded adds 0.1 s, or T where there is no room for it. Rates and times are learnt: nothing is to be calibrated.
     """
 
     reads_prefix: ClassVar[bool] = True
@@ -93,6 +102,7 @@ class Delay:
         self._reuse = 0.0  # what part of a prompt is cached somewhere
         self._new = 0  # the ticket of the last prompt that was not
         self._began: dict[int, int] = {}  # who got such a one last, slot → ticket
+        self._beginnings = Beginnings()
         self._prompts = 0.5  # which part of the expected delay is prompts, of late
 
     def score(self, request: Request, fleet: Fleet) -> Scores:
@@ -105,9 +115,12 @@ class Delay:
             begin, end = self._next, min(total, self._next + ASKED_IN_TURN)
             self._next = end % total
         now_ns, whole = request.at_ns, request.prompt_tokens + LEAST_TOKENS
+        stalling, cached = STALL * whole, max(request.prefix.share.values(), default=0.0)
+        if cached and (others := self._beginnings.count(request.prefix)):
+            stalling -= STALL * request.prompt_tokens * cached * others / (1 + others)
         delays = [
             (until - now_ns if until > now_ns else 0)
-            + whole * token * (1.0 + STALL * (n + foreign + 1.0))
+            + token * (whole + stalling * (n + foreign + 1.0))
             + answer * (1.0 + REQUEST_SHARE * (n + foreign) + TOKEN_SHARE * held)
             for until, n, held, foreign, token, answer in zip(
                 fleet.busy_until_ns[begin:end],
@@ -123,7 +136,6 @@ class Delay:
         place = delays if known is None else known
         if request.prefix.share:
             self._favour(request, fleet, place)
-        cached = max(request.prefix.share.values(), default=0.0)
         self._reuse += (cached - self._reuse) / REMEMBERED
         if cached < NEW:
             self._go_round(request, fleet, list(known or range(total)), place)
@@ -152,6 +164,7 @@ class Delay:
         fleet, decision = self._fleet, verdict.decision
         chosen = decision.candidates[decision.chosen[0]]
         at = fleet.index.get(chosen.slot) if fleet is not None else None
+        self._beginnings.add(request.ticket, request.prefix)
         if self._new == request.ticket:
             self._began[chosen.slot] = request.ticket
         if fleet is not None and at is not None and fleet.endpoints[at] is chosen:
@@ -169,6 +182,7 @@ class Delay:
     def observe(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Learn from how a request went."""
         del now_s
+        self._beginnings.remove(ticket)
         key = self.speeds.observe(ticket, outcome)
         if key is not None and self._fleet is not None:
             at = self._fleet.index.get(key[0])
@@ -228,3 +242,39 @@ class Delay:
         if adapter in running or room is None:
             return 0.0
         return LOAD_S * 1e9 if len(running) + len(waiting) < room else self._answer_ns[at] / ANSWER
+
+
+class Beginnings:
+    """How many requests in flight begin alike: what somebody has cached of them ends with the same block."""
+
+    __slots__ = ("_by_ticket", "_counts")
+
+    def __init__(self) -> None:
+        self._by_ticket: OrderedDict[int, int] = OrderedDict()
+        self._counts: Counter[int] = Counter()
+
+    def add(self, ticket: int, match: Match) -> None:
+        """Remember a request that is sent; the oldest are forgotten if there are too many."""
+        if (last := _last(match)) is not None:
+            self._by_ticket[ticket] = last
+            self._counts[last] += 1
+            if len(self._by_ticket) > MOST_BEGINNINGS:
+                self.remove(next(iter(self._by_ticket)))
+
+    def remove(self, ticket: int) -> None:
+        """Forget one that has ended."""
+        if (last := self._by_ticket.pop(ticket, None)) is not None:
+            self._counts[last] -= 1
+            if not self._counts[last]:
+                del self._counts[last]
+
+    def count(self, match: Match) -> int:
+        """Return how many in flight begin like this prompt, of which somebody has a part."""
+        last = _last(match)
+        return 0 if last is None else self._counts.get(last, 0)
+
+
+def _last(match: Match) -> int | None:
+    """Return the last block of a prompt that somebody has; None where nobody has any, or blocks have no hashes."""
+    known = max(match.blocks.values(), default=0)
+    return match.hashes[known - 1] if 0 < known <= len(match.hashes) else None
