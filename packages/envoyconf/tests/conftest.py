@@ -55,11 +55,14 @@ class Upstream:
         self.pieces = None  # or what a response consists of, each waiting for one more `go`
         self.type = "text/plain"
         self.go = asyncio.Semaphore(0)
+        self.held = False  # whether even the response's headers wait
 
     async def answer(self, request):
         self.requests.append((request.path, dict(request.headers), await request.read()))
         if self.pieces is None:
             return web.Response(status=self.status, text=self.authority)
+        while self.held:
+            await self.go.acquire()
         response = web.StreamResponse(status=self.status, headers={"content-type": self.type})
         await response.prepare(request)
         for piece in self.pieces:
@@ -203,12 +206,12 @@ class Scene:
     def bootstrap(self, *, endpoints=None, picker=None, failure_mode=None, collector=None, profile="lean", **fields):
         """Build the bootstrap for one pool, by default with both model servers and the first picker, on a free port.
 
-        A profile gets what it demands: strict a failure mode, strict and usage a collector, which is nobody by default.
+        A profile gets what it demands: strict a failure mode; it, headers and usage a collector, which is nobody by default.
         """
         asked = {
             "addresses": [picker or self.pickers[0].address],
             "failureMode": failure_mode or ("FailClose" if profile == "strict" else "FailOpen"),
-            "collector": collector or (self.nobody if profile in {"usage", "strict"} else None),
+            "collector": collector or (self.nobody if profile in {"usage", "strict", "headers"} else None),
         }
         endpoints = endpoints or [each.authority for each in self.upstreams]
         pool = {"name": "llama", "endpoints": endpoints, "picker": asked}

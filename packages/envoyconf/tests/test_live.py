@@ -15,8 +15,8 @@ from shunter.envoyconf.core.names import DESTINATION, PICKER_HEADERS, SERVED
 
 pytestmark = pytest.mark.envoy
 
-all_profiles = pytest.mark.parametrize("profile", ["lean", "usage", "strict", "full"])
-fails_open = pytest.mark.parametrize("profile", ["lean", "usage", "full"])
+all_profiles = pytest.mark.parametrize("profile", ["lean", "usage", "strict", "headers", "full"])
+fails_open = pytest.mark.parametrize("profile", ["lean", "usage", "headers", "full"])
 
 
 async def logged(envoy, count):

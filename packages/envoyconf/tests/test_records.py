@@ -9,7 +9,7 @@ from shunter.envoyconf.core.envoy.usage import PATHS
 
 pytestmark = pytest.mark.envoy
 
-told = pytest.mark.parametrize("profile", ["lean", "usage", "strict", "full"])
+told = pytest.mark.parametrize("profile", ["lean", "usage", "strict", "headers", "full"])
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def test_a_request_is_told_of_at_its_end(profile, scene, collector):
         await scene.ask(envoy, "/v1/completions?key=secret")
         (record,) = await collector.hear(1)
     assert record.pop("duration_ms") * 1000 + 1000 > record.pop("first_us") > 0
-    assert (record.pop("releases", None) == "yes") is (profile == "strict")
+    assert (record.pop("releases", None) == "yes") is (profile in {"strict", "headers"})
     assert {name for name in PATHS if record.pop(name, "absent") is None} == (set(PATHS) if profile == "usage" else set())
     assert record == {
         "type": "DownstreamEnd",
