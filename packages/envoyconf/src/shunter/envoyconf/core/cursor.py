@@ -23,11 +23,7 @@ class Cursor(msgspec.Struct, frozen=True):
         return cls(document, (), document.body)
 
     def __getitem__(self, step: str | int) -> "Cursor":
-        value = None
-        if isinstance(step, str) and isinstance(self.value, dict):
-            value = cast("dict[str, Any]", self.value).get(step)
-        elif isinstance(step, int) and isinstance(self.value, list) and 0 <= step < len(cast("list[Any]", self.value)):
-            value = cast("list[Any]", self.value)[step]
+        value = self._fields.get(step) if isinstance(step, str) else next(iter(self._items[step : step + 1]), None)
         return Cursor(self.document, (*self.path, step), value)
 
     def at(self, *steps: str | int) -> "Cursor":
@@ -42,13 +38,23 @@ class Cursor(msgspec.Struct, frozen=True):
 
     def __iter__(self) -> Iterator["Cursor"]:
         """The items of a list; nothing else has any."""
-        for index in range(len(cast("list[Any]", self.value)) if isinstance(self.value, list) else 0):
+        for index in range(len(self._items)):
             yield self[index]
 
     def fields(self) -> Iterator[tuple[str, "Cursor"]]:
         """The fields of a mapping; nothing else has any."""
-        for name in cast("dict[str, Any]", self.value) if isinstance(self.value, dict) else ():
+        for name in self._fields:
             yield name, self[name]
+
+    @property
+    def _items(self) -> list[Any]:
+        value: object = self.value
+        return cast("list[Any]", value) if isinstance(value, list) else []
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        value: object = self.value
+        return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
     @property
     def text(self) -> str:

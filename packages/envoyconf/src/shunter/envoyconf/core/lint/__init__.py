@@ -1,6 +1,14 @@
 """What goes wrong in gateways before models, as rules over anybody's Envoy bootstraps and Kubernetes manifests."""
 
 from shunter.envoyconf.core.lint.envoy import admin_rules, extension_rules
+from shunter.envoyconf.core.lint.kube import (
+    envoy_gateway_rules,
+    mesh_rules,
+    picker_rules,
+    pool_rules,
+    route_rules,
+    traffic_rules,
+)
 from shunter.envoyconf.core.lint.rule import Rule
 
 __all__ = ["RULES"]
@@ -9,4 +17,10 @@ __all__ = ["RULES"]
 RULES: tuple[Rule, ...] = (
     *admin_rules.RULES,
     *extension_rules.RULES,
+    *pool_rules.RULES,
+    *route_rules.RULES,
+    *picker_rules.RULES,
+    *envoy_gateway_rules.RULES,
+    *traffic_rules.RULES,
+    *mesh_rules.RULES,
 )

@@ -14,9 +14,10 @@ def examine(
     documents: Iterable[Document],
     envoy_version: Version = DEFAULT_VERSION,
     rules: Iterable[Rule] = RULES,
+    namespace: str = "default",
 ) -> list[tuple[Rule, Finding]]:
     """Return what breaks which rule, by file, line and code. A rule finds a place once, by however many ways it comes there."""
-    subject = Subject(tuple(documents), envoy_version)
+    subject = Subject(tuple(documents), envoy_version, namespace)
     found: dict[tuple[str, int, Path], tuple[Rule, Finding]] = {}
     for rule in rules:
         for finding in rule.check(subject):

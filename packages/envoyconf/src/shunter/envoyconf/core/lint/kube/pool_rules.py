@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, Manifest, Manifests, Reference, is_selected, refer
-from shunter.envoyconf.core.lint.manifest_rule import found, looking_at, meant
+from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 
-__all__ = ["POOL_RULES", "picker_of", "pools", "selector_of", "target_ports"]
+__all__ = ["RULES", "picker_of", "pools", "selector_of", "target_ports"]
 
 # Of the kinds that GIE 1.0 and its successors still serve in the old group, where their CRDs are installed.
 SERVED_IN_OLD_GROUP = {"InferenceObjective", "InferenceModelRewrite", "InferencePoolImport"}
@@ -121,7 +121,8 @@ def _strangers(manifests: Manifests) -> Iterator[Finding]:
             if is_selected(template, selector) and (what := _stranger(template, target_ports(pool))):
                 yield found(
                     pool.spec["selector"],
-                    f"the pool's labels are also those of {workload}, {what}: requests are sent to Pods that cannot answer them",
+                    f"the pool's labels are also those of {workload}, {what}: requests are sent to Pods that cannot answer "
+                    "them",
                     "select by a label that only the model servers have",
                 )
 
@@ -220,7 +221,7 @@ def _pool_references(manifests: Manifests) -> Iterator[Finding]:
             )
 
 
-POOL_RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (
     Rule(
         code="E38",
         title="an API version that nobody reads any more",
@@ -255,7 +256,8 @@ POOL_RULES: tuple[Rule, ...] = (
     Rule(
         code="W42",
         title="a pool's port that no container declares",
-        why="Pickers drop Pods without such a container port, some of them silently; those who keep them send requests to a port "
+        why="Pickers drop Pods without such a container port, some of them silently; those who keep them send requests to a "
+        "port "
         "where nobody listens.",
         check=looking_at(_unserved_ports),
         source="GIE #2562",

@@ -1,0 +1,290 @@
+"""Rules about how a gateway reaches a picker: TLS, replicas, and what the picker may read."""
+
+from collections.abc import Iterator
+from enum import Enum
+from itertools import pairwise
+
+from shunter.envoyconf.core.cursor import Cursor
+from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, ISTIO, LLM_D, Manifest, Manifests, Reference, refer
+from shunter.envoyconf.core.kube.platforms import Platform, platform, rules
+from shunter.envoyconf.core.lint.kube.findings import found, looking_at
+from shunter.envoyconf.core.lint.kube.pool_rules import picker_of, pools
+from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
+
+__all__ = ["RULES", "Speech", "backend_service", "pickers", "speech_of"]
+
+
+class Speech(Enum):
+    """What a picker speaks."""
+
+    TLS = "TLS"
+    CLEAR = "no TLS"
+
+
+# Flags of the reference picker (GIE 0.3 had the second form), whose default is TLS with a certificate of its own.
+SECURE_FLAGS = ("--secure-serving", "-secure-serving", "--secureServing", "-secureServing")
+REFERENCE_FLAGS = (
+    "--pool-name",
+    "-poolName",
+    "--poolName",
+    "--pool-group",
+    "--pool-namespace",
+    "--poolNamespace",
+    *SECURE_FLAGS,
+)
+SHUNTER_TLS_FLAG = "--tls-cert-file"
+
+
+def pickers(manifests: Manifests) -> Iterator[tuple[Manifest, Manifest, Cursor]]:
+    """Yield the workloads that are known to be pickers: Service, workload, container."""
+    named = {reference.place for pool in pools(manifests) if (reference := picker_of(pool))}
+    for service in manifests.of("Service"):
+        for workload, template in manifests.behind(service):
+            for container in template.at("spec", "containers"):
+                flags = _flags(container)
+                if _is_reference(flags) or _is_shunter(flags) or (service.place in named and flags):
+                    yield service, workload, container
+
+
+def speech_of(container: Cursor) -> Speech | None:
+    """Return what a picker speaks by its command line; None if it is none of those that are known."""
+    flags = _flags(container)
+    if _is_shunter(flags):
+        return Speech.TLS if any(flag.startswith(SHUNTER_TLS_FLAG) for flag in flags) else Speech.CLEAR
+    if not _is_reference(flags):
+        return None
+    for index, flag in enumerate(flags):
+        name, _, value = flag.partition("=")
+        if name in SECURE_FLAGS:
+            value = value or (flags[index + 1] if index + 1 < len(flags) else "")
+            return Speech.CLEAR if value.lower() in ("false", "f", "0") else Speech.TLS
+    return Speech.TLS
+
+
+def _flags(container: Cursor) -> list[str]:
+    return [str(each.value) for each in (*container["command"], *container["args"])]
+
+
+def _is_reference(flags: list[str]) -> bool:
+    return any(flag.partition("=")[0] in REFERENCE_FLAGS for flag in flags)
+
+
+def _is_shunter(flags: list[str]) -> bool:
+    words = " ".join(flags).split()
+    return any(pair in (("picker", "run"), ("shunter-picker", "run")) for pair in pairwise(words))
+
+
+def backend_service(manifests: Manifests, backend: Manifest) -> Manifest | None:
+    """Return the Service of this cluster that an Envoy Gateway Backend names, if it is given."""
+    for endpoint in backend.spec["endpoints"]:
+        name, _, rest = endpoint.at("fqdn", "hostname").text.partition(".")
+        namespace = rest.partition(".")[0] or backend.namespace
+        if service := manifests.find(refer(_named(endpoint, name, namespace), backend.namespace)):
+            return service
+    return None
+
+
+def _named(at: Cursor, name: str, namespace: str) -> Cursor:
+    return Cursor(at.document, at.path, {"name": name, "namespace": namespace})
+
+
+def _speech_by_service(manifests: Manifests) -> dict[tuple[str, str, str], Speech]:
+    return {service.place: speech for service, _, container in pickers(manifests) if (speech := speech_of(container))}
+
+
+def _spoken_to(manifests: Manifests) -> Iterator[tuple[Manifest, Cursor, Speech, str]]:
+    """Yield how gateways are told to speak to Services: the Service, where it is said, what they speak, the remedy."""
+    for policy in manifests.of("EnvoyExtensionPolicy"):
+        for extension in policy.spec["extProc"]:
+            for at in extension["backendRefs"]:
+                target = manifests.find(refer(at, policy.namespace))
+                if target is None:
+                    continue
+                if target.kind == "Service" and not _validated(manifests, target):
+                    yield (
+                        target,
+                        at,
+                        Speech.CLEAR,
+                        "refer to a Backend with tls: {insecureSkipVerify: true, alpnProtocols: [h2]}",
+                    )
+                elif target.kind == "Backend" and (service := backend_service(manifests, target)):
+                    tls = target.spec["tls"]
+                    speech = Speech.TLS if tls or _validated(manifests, target) else Speech.CLEAR
+                    yield service, tls or target.spec, speech, "give the Backend tls, or take it away"
+    for rule in manifests.of("DestinationRule"):
+        if service := _hosted(manifests, rule):
+            tls = rule.spec.at("trafficPolicy", "tls")
+            mode = tls["mode"]
+            speech = Speech.TLS if mode.text in ("SIMPLE", "MUTUAL") else Speech.CLEAR
+            if mode:
+                yield service, mode, speech, "set tls.mode to SIMPLE, or to DISABLE"
+
+
+def _hosted(manifests: Manifests, rule: Manifest) -> Manifest | None:
+    name, _, rest = rule.spec["host"].text.partition(".")
+    namespace = rest.partition(".")[0] or rule.namespace
+    return manifests.find(refer(_named(rule.spec["host"], name, namespace), rule.namespace))
+
+
+def _validated(manifests: Manifests, target: Manifest) -> bool:
+    """Say whether a BackendTLSPolicy makes gateways speak TLS to a Service or Backend."""
+    for policy in manifests.of("BackendTLSPolicy"):
+        for each in policy.spec["targetRefs"]:
+            if refer(each, policy.namespace).place == target.place:
+                return True
+    return False
+
+
+def _mismatch(manifests: Manifests) -> Iterator[Finding]:
+    spoken = _speech_by_service(manifests)
+    for service, at, speech, remedy in _spoken_to(manifests):
+        expected = spoken.get(service.place)
+        if expected and expected is not speech:
+            yield found(
+                at,
+                f"the gateway speaks {speech.value} to {service}, whose picker speaks {expected.value}: no request gets a pick",
+                f"{remedy}; or change the picker's flags",
+            )
+    for routed in rules(manifests):
+        if platform(manifests, routed.route) is not Platform.AI_GATEWAY:
+            continue
+        for pool in routed.pools:
+            target = manifests.find(pool)
+            picker = picker_of(target) if target else None
+            if picker and spoken.get(picker.place) is Speech.CLEAR:
+                yield found(
+                    picker.at,
+                    f"AI Gateway speaks TLS to every picker, the one of {picker} does not: every request is answered 500",
+                    "start the picker with TLS (the reference picker's default; `shunter picker run --tls-cert-file …`)",
+                )
+
+
+def _no_destination_rule(manifests: Manifests) -> Iterator[Finding]:
+    spoken = _speech_by_service(manifests)
+    told = {service.place for rule in manifests.of("DestinationRule") if (service := _hosted(manifests, rule))}
+    for routed in rules(manifests):
+        if platform(manifests, routed.route) is not Platform.ISTIO:
+            continue
+        for pool in routed.pools:
+            target = manifests.find(pool)
+            picker = picker_of(target) if target else None
+            if picker and spoken.get(picker.place) is Speech.TLS and picker.place not in told:
+                yield found(
+                    picker.at,
+                    f"the picker of {picker} serves TLS, and no DestinationRule tells Istio so: it is spoken to in the clear "
+                    "and "
+                    "every request fails",
+                    f"add a {ISTIO}/v1 DestinationRule for host {picker.name}.{picker.namespace}.svc.cluster.local with "
+                    "trafficPolicy.tls: {mode: SIMPLE, insecureSkipVerify: true}",
+                )
+
+
+def _rival_replicas(manifests: Manifests) -> Iterator[Finding]:
+    """The reference picker's replicas decide without each other's load unless one of them leads."""
+    for _, workload, container in pickers(manifests):
+        replicas = workload.spec["replicas"]
+        flags = _flags(container)
+        leads = any(flag.startswith(("--ha-enable-leader-election", "--haEnableLeaderElection")) for flag in flags)
+        if _is_reference(flags) and not _is_shunter(flags) and (replicas.number or 0) > 1 and not leads:
+            yield found(
+                replicas,
+                f"{replicas.value} replicas of a picker that is not told to elect a leader: each knows a part of the requests "
+                "under way and of the cached prefixes, and chooses as if that were all",
+                "add --ha-enable-leader-election, or set replicas to 1",
+                Fix(replicas.path, 1),
+            )
+
+
+# What a picker reads of the API server: the core it cannot do without, and what it also watches.
+NEEDED = (("", "pods"), (INFERENCE, "inferencepools"), (LLM_D, "inferenceobjectives"))
+
+
+def _rights(manifests: Manifests) -> Iterator[Finding]:
+    for _, workload, container in pickers(manifests):
+        if not _is_reference(_flags(container)) or _is_shunter(_flags(container)):
+            continue
+        account = workload.spec.at("template", "spec", "serviceAccountName").text or "default"
+        roles = list(_roles(manifests, account, workload.namespace))
+        if not roles:
+            continue
+        missing = [f"{resource}.{group}".rstrip(".") for group, resource in NEEDED if not _may_read(roles, group, resource)]
+        if missing:
+            yield found(
+                roles[0].root["rules"],
+                f"{workload} runs as {account}, which may not list and watch {', '.join(missing)}: the picker never "
+                "becomes ready, or knows no priorities",
+                "allow get, list and watch on them",
+            )
+
+
+def _roles(manifests: Manifests, account: str, namespace: str) -> Iterator[Manifest]:
+    for binding in manifests.of("RoleBinding", "ClusterRoleBinding"):
+        if binding.kind == "RoleBinding" and binding.namespace != namespace:
+            continue
+        bound = any(each["kind"].text == "ServiceAccount" and each["name"].text == account for each in binding.root["subjects"])
+        kind, name = binding.root.at("roleRef", "kind").text, binding.root.at("roleRef", "name").text
+        for role in manifests.of(kind) if bound else ():
+            if role.name == name and role.namespace in ("", namespace):
+                yield role
+
+
+def _may_read(roles: list[Manifest], group: str, resource: str) -> bool:
+    groups = {group, "*", *((INFERENCE_OLD,) if group == LLM_D else ())}
+    for role in roles:
+        for rule in role.root["rules"]:
+            grants = {each.value for each in rule["apiGroups"]} & groups
+            reads = {each.value for each in rule["verbs"]}
+            if (
+                grants
+                and {each.value for each in rule["resources"]} & {resource, "*"}
+                and ({"list", "watch"} <= reads or "*" in reads)
+            ):
+                return True
+    return False
+
+
+def picker_reference(manifests: Manifests, reference: Reference) -> bool:
+    """Say whether an ext_proc server is known to be a picker, rather than anything else that looks at requests."""
+    named = {each.place for pool in pools(manifests) if (each := picker_of(pool))}
+    target = manifests.find(reference)
+    service = backend_service(manifests, target) if target and target.kind == "Backend" else target
+    places = {each.place for each in (reference, service) if each}
+    known = {service.place for service, _, _ in pickers(manifests)}
+    return bool(places & (named | known)) or any(word in reference.name for word in ("epp", "endpoint-picker", "picker"))
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        code="E09",
+        title="TLS to a picker that speaks none, or the reverse",
+        why="The reference picker serves TLS unless it is started with --secure-serving=false; Shunter's unless it is given "
+        "--tls-cert-file does not. Envoy then reports gRPC status 14 for every request, and fails it or lets it pass without a "
+        "pick. AI Gateway speaks TLS to every picker.",
+        check=looking_at(_mismatch),
+        source="kserve #5716, kgateway #11429",
+    ),
+    Rule(
+        code="E58",
+        title="a picker with TLS that Istio speaks to in the clear",
+        why="Istio's Envoys open plain HTTP/2 to the picker unless a DestinationRule says otherwise. (istiod itself needs "
+        "ENABLE_GATEWAY_API_INFERENCE_EXTENSION=true in its environment, which no manifest of a gateway shows.)",
+        check=looking_at(_no_destination_rule),
+        source="Istio, Gateway API Inference Extension task",
+    ),
+    Rule(
+        code="W64",
+        title="a picker that may not read what it watches",
+        why="The reference picker lists and watches Pods, InferencePools and InferenceObjectives; one that may not is never "
+        "ready.",
+        check=looking_at(_rights),
+        source="istio.io #17528",
+    ),
+    Rule(
+        code="W88",
+        title="replicas of a picker that know nothing of each other",
+        why="The reference picker keeps its account of requests in memory. Without election all replicas decide, each by what "
+        "it sent itself.",
+        check=looking_at(_rival_replicas),
+        source="llm-d #2051",
+    ),
+)

@@ -1,0 +1,274 @@
+"""Rules about the time, the size and the headers of requests to pools, on the gateways that have defaults of their own."""
+
+import re
+from collections.abc import Iterator
+
+from msgspec import UNSET
+
+from shunter.envoyconf.core.cursor import Cursor
+from shunter.envoyconf.core.kube.manifests import Manifest, Manifests
+from shunter.envoyconf.core.kube.platforms import Platform, parents, platform, rules, targets
+from shunter.envoyconf.core.lint.kube.envoy_gateway_rules import asked, attached
+from shunter.envoyconf.core.lint.kube.findings import found, looking_at
+from shunter.envoyconf.core.lint.kube.picker_rules import picker_reference
+from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
+from shunter.envoyconf.core.names import DESTINATION
+
+__all__ = ["RULES"]
+
+# What Envoy Gateway and AI Gateway give a connection to buffer unless told otherwise.
+DEFAULT_BUFFER_BYTES = 32 << 10
+
+# A prompt of this size is usual; smaller limits cut some.
+SMALLEST_BUFFER_BYTES = 1 << 20
+
+GKE_DEFAULT_TIMEOUT_S = 30
+
+# A long answer takes minutes; whoever allows more than ten means that nothing is to be cut.
+SHORT_ANSWER_S = 600
+
+UNITS = {"": 1, "k": 1000, "Ki": 1 << 10, "M": 10**6, "Mi": 1 << 20, "G": 10**9, "Gi": 1 << 30}
+
+
+def _bytes(at: Cursor) -> int | None:
+    """Return what a quantity such as 50Mi is; None if it is none."""
+    match = re.fullmatch(r"(\d{1,15})(Ki|Mi|Gi|k|M|G|)", str(at.value))
+    return int(match[1]) * UNITS[match[2]] if match and at else None
+
+
+def _seconds(at: Cursor) -> float | None:
+    """Return what a Gateway API duration such as 1m30s is; None if it is none."""
+    if not re.fullmatch(r"(\d{1,5}(h|m|s|ms)){1,4}", at.text):
+        return None
+    parts: list[tuple[str, str]] = re.findall(r"(\d+)(h|ms|m|s)", at.text)
+    return sum(int(number) * {"h": 3600, "m": 60, "s": 1, "ms": 0.001}[unit] for number, unit in parts)
+
+
+def _of_client(manifests: Manifests, gateway: Manifest) -> list[Manifest]:
+    """Return the ClientTrafficPolicies of a Gateway."""
+    policies = manifests.of("ClientTrafficPolicy")
+    return [policy for policy in policies if any(target.place == gateway.place for target in targets(policy))]
+
+
+def _steerable(manifests: Manifests) -> Iterator[tuple[Manifest, Cursor, str]]:
+    """Yield Gateways that send requests where the destination header says: where that is said, and how far it reaches."""
+    for routed in rules(manifests):
+        where = platform(manifests, routed.route)
+        for gateway in parents(manifests, routed.route):
+            if where is Platform.AI_GATEWAY and routed.pools:
+                yield gateway, routed.rule, "to any address"
+            for policy in attached(manifests, "BackendTrafficPolicy", routed):
+                for each in policy.spec.at("loadBalancer", "endpointOverride", "extractFrom"):
+                    if each["header"].text.lower() == DESTINATION:
+                        yield gateway, each["header"], "to any endpoint of the pool, past the picker"
+
+
+def _spoofable(manifests: Manifests) -> Iterator[Finding]:
+    for gateway, at, reach in _steerable(manifests):
+        policies = _of_client(manifests, gateway)
+        removed = {
+            each.text.lower() for policy in policies for each in policy.spec.at("headers", "earlyRequestHeaders", "remove")
+        }
+        if DESTINATION not in removed:
+            yield found(
+                at,
+                f"no ClientTrafficPolicy of {gateway} removes {DESTINATION} from clients' requests: whoever sends it steers "
+                "them "
+                f"{reach}, when the picker sets none",
+                f"add a ClientTrafficPolicy for the Gateway with headers.earlyRequestHeaders.remove: [{DESTINATION}]",
+            )
+
+
+def _small_buffers(manifests: Manifests) -> Iterator[Finding]:
+    buffered = {each.policy.place for each in asked(manifests) if "Buffered" in each.bodies}
+    for routed in rules(manifests):
+        pool_of_ai_gateway = platform(manifests, routed.route) is Platform.AI_GATEWAY and routed.pools
+        reads_body = any(each.place in buffered for each in attached(manifests, "EnvoyExtensionPolicy", routed))
+        if not pool_of_ai_gateway and not reads_body:
+            continue
+        for gateway in parents(manifests, routed.route):
+            limits = [policy.spec.at("connection", "bufferLimit") for policy in _of_client(manifests, gateway)]
+            sizes = [size for limit in limits if (size := _bytes(limit)) is not None]
+            if max(sizes, default=DEFAULT_BUFFER_BYTES) < SMALLEST_BUFFER_BYTES:
+                yield found(
+                    next((limit for limit in limits if limit), routed.rule),
+                    f"{gateway} buffers {max(sizes, default=DEFAULT_BUFFER_BYTES)} bytes of a request, which is held until the "
+                    "picker has seen all of it: longer prompts are answered 413",
+                    "set connection.bufferLimit of a ClientTrafficPolicy for the Gateway to the largest prompt, such as 50Mi",
+                )
+
+
+def _lost_retries(manifests: Manifests) -> Iterator[Finding]:
+    for routed in rules(manifests):
+        for policy in attached(manifests, "BackendTrafficPolicy", routed):
+            retry = policy.spec["retry"]
+            limits = [policy.spec.at("connection", "bufferLimit")]
+            limits += [
+                each.spec.at("connection", "bufferLimit")
+                for gateway in parents(manifests, routed.route)
+                for each in _of_client(manifests, gateway)
+            ]
+            sizes = [size for limit in limits if (size := _bytes(limit)) is not None]
+            if retry and retry["numRetries"].number != 0 and max(sizes, default=DEFAULT_BUFFER_BYTES) < SMALLEST_BUFFER_BYTES:
+                yield found(
+                    retry,
+                    f"retries, but a buffer of {max(sizes, default=DEFAULT_BUFFER_BYTES)} bytes: Envoy tries no longer prompt "
+                    "again, "
+                    "and says nothing",
+                    "set connection.bufferLimit, here and in a ClientTrafficPolicy for the Gateway, to the largest prompt, "
+                    "such as 16Mi",
+                    *(() if _bytes(limits[0]) else (Fix(limits[0].path, "16Mi"),)),
+                )
+
+
+def _cut_streams(manifests: Manifests) -> Iterator[Finding]:
+    pickers = {
+        asking.policy.place for asking in asked(manifests) if any(picker_reference(manifests, each) for each in asking.backends)
+    }
+    for routed in rules(manifests):
+        where = platform(manifests, routed.route)
+        if where not in (Platform.ENVOY_GATEWAY, Platform.AI_GATEWAY):
+            continue
+        policies = attached(manifests, "EnvoyExtensionPolicy", routed)
+        if not routed.pools and not any(each.place in pickers for each in policies):
+            continue
+        stated = routed.rule.at("timeouts", "request")
+        others = [
+            policy.spec.at("timeout", "http", "requestTimeout")
+            for policy in attached(manifests, "BackendTrafficPolicy", routed)
+        ]
+        given = [each for each in (stated, *others) if each]
+        default = "60 s" if routed.route.kind == "AIGatewayRoute" else "15 s"
+        if not given:
+            yield found(
+                routed.rule,
+                f"no timeout is given, so {where.value if where else ''} ends every answer after {default}, also one that is "
+                "being streamed",
+                "add timeouts: {request: 0s}; the stream's idle timeout ends those that hang",
+                Fix((*routed.rule.path, "timeouts", "request"), "0s"),
+            )
+        elif (seconds := _seconds(given[0])) and seconds <= SHORT_ANSWER_S:
+            yield found(
+                given[0],
+                f"answers end after {given[0].value}, also those that are being streamed",
+                "set it to 0s; the stream's idle timeout ends those that hang",
+                Fix(given[0].path, "0s"),
+            )
+
+
+def _gke_timeouts(manifests: Manifests) -> Iterator[Finding]:
+    for routed in rules(manifests):
+        at = routed.rule["timeouts"]
+        if at and platform(manifests, routed.route) is Platform.GKE:
+            yield found(
+                at,
+                "GKE's gateways know no timeouts of HTTPRoutes: the route is refused, or they do nothing",
+                "leave them out; timeoutSec of a GCPBackendPolicy for the pool does it",
+                Fix(at.path, UNSET),
+            )
+
+
+def _gke_pools(manifests: Manifests) -> Iterator[tuple[Cursor, Manifest]]:
+    for routed in rules(manifests):
+        if platform(manifests, routed.route) is Platform.GKE:
+            for reference in routed.pools:
+                if pool := manifests.find(reference):
+                    yield reference.at, pool
+
+
+def _gke_health(manifests: Manifests) -> Iterator[Finding]:
+    for policy in manifests.of("HealthCheckPolicy"):
+        for name, check in policy.spec.at("default", "config").fields():
+            if check["port"] and check["portSpecification"].text != "USE_FIXED_PORT":
+                yield found(
+                    check["port"],
+                    f"{name} has a port without portSpecification: USE_FIXED_PORT: the API server refuses the policy, the "
+                    "pool is "
+                    "checked at / and is never healthy",
+                    "add portSpecification: USE_FIXED_PORT",
+                    Fix((*check.path, "portSpecification"), "USE_FIXED_PORT"),
+                )
+    held = {target.place for policy in manifests.of("HealthCheckPolicy") for target in targets(policy)}
+    for at, pool in _gke_pools(manifests):
+        if pool.place not in held:
+            yield found(
+                at,
+                f"{pool} has no HealthCheckPolicy: GKE asks its Pods for /, which model servers answer 404, and finds none "
+                "healthy",
+                "add a HealthCheckPolicy for the pool with httpHealthCheck: {requestPath: /health, port: …, portSpecification: "
+                "USE_FIXED_PORT}",
+            )
+
+
+def _gke_limit(manifests: Manifests) -> Iterator[Finding]:
+    timeouts = {
+        target.place: policy.spec.at("default", "timeoutSec")
+        for policy in manifests.of("GCPBackendPolicy")
+        for target in targets(policy)
+    }
+    for at, pool in _gke_pools(manifests):
+        if not timeouts.get(pool.place):
+            yield found(
+                at,
+                f"{pool} has no GCPBackendPolicy with timeoutSec: GKE ends answers after {GKE_DEFAULT_TIMEOUT_S} s, also "
+                "those that "
+                "are being streamed",
+                "add a GCPBackendPolicy for the pool with default.timeoutSec: 3600",
+            )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        code="E59",
+        title="GKE: a pool whose health nobody can tell",
+        why="The CRD's rule wants portSpecification beside port, which older examples lack; without a policy GKE asks for /.",
+        check=looking_at(_gke_health),
+        source="HealthCheckPolicy networking.gke.io/v1, CEL",
+    ),
+    Rule(
+        code="W60",
+        title="GKE: timeouts of an HTTPRoute",
+        why="GKE's gateway controllers do not support them.",
+        check=looking_at(_gke_timeouts),
+        source="GKE Gateway, supported fields",
+    ),
+    Rule(
+        code="E70",
+        title="Envoy Gateway, AI Gateway: clients choose the endpoint",
+        why="Seen on both: where the picker sets no destination (it failed open, answered without one, closed its stream) the "
+        "client's own header counts. Envoy Gateway heeds it for members of the pool, AI Gateway for any address.",
+        check=looking_at(_spoofable),
+        source="ClientTrafficPolicy, spec.headers.earlyRequestHeaders",
+    ),
+    Rule(
+        code="E71",
+        title="Envoy Gateway, AI Gateway: prompts above 32 KiB are refused",
+        why="Seen on AI Gateway 1.0.0: 413 for longer prompts until a ClientTrafficPolicy raises the limit; Envoy does the "
+        "same "
+        "wherever a body is buffered for a picker.",
+        check=looking_at(_small_buffers),
+        source="ClientTrafficPolicy, spec.connection.bufferLimit; AI Gateway #827",
+    ),
+    Rule(
+        code="W72",
+        title="Envoy Gateway: retries that end at 32 KiB",
+        why="Envoy keeps a body for another attempt only as long as it fits the buffer, and gives up retrying without a word.",
+        check=looking_at(_lost_retries),
+        source="BackendTrafficPolicy, spec.connection.bufferLimit",
+    ),
+    Rule(
+        code="E82",
+        title="Envoy Gateway, AI Gateway: streamed answers are cut",
+        why="A route's timeout counts the whole answer. Envoy's default is 15 s, AI Gateway's 60 s; a stream that is cut looks "
+        "like a complete answer with status 200.",
+        check=looking_at(_cut_streams),
+        source="HTTPRoute, spec.rules.timeouts; nvcf #1060",
+    ),
+    Rule(
+        code="W86",
+        title="GKE: answers end after 30 seconds",
+        why="The default of Google's backend services; it counts the whole answer.",
+        check=looking_at(_gke_limit),
+        source="GCPBackendPolicy, spec.default.timeoutSec",
+    ),
+)
