@@ -88,7 +88,13 @@ def main() -> None:
     "--collector-port",
     type=PORT,
     show_default="no collector",
-    help="Take Envoy's records of requests here, on loopback: times, tokens, and the account of dead workers' requests.",
+    help="Take Envoy's records of requests here: times, tokens, and the account of dead workers' requests.",
+)
+@click.option(
+    "--collector-host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address for them. Whoever reaches it is believed: let nobody do so but gateways.",
 )
 @click.option("--one-port", is_flag=True, help="All workers on --port, for gateways that know a single one.")
 @click.option(
@@ -202,6 +208,7 @@ def run(
     admin_port: int,
     workers: int | None,
     collector_port: int | None,
+    collector_host: str,
     one_port: bool,
     max_streams: int | None,
     max_age_s: float | None,
@@ -262,7 +269,9 @@ def run(
         ),
         ports=ports,
         workers=workers or max(len(ports), len(os.sched_getaffinity(0)) - 1),
-        collector=None if collector_port is None else collector.Settings(snapshot=snapshot, port=collector_port, pool=pool),
+        collector=None
+        if collector_port is None
+        else collector.Settings(snapshot=snapshot, host=collector_host, port=collector_port, pool=pool),
         runtime=runtime,
         admin_host=admin_host,
         admin_port=admin_port,

@@ -9,9 +9,9 @@ not published: about a quarter of a second, and figures only, for bookings are i
     Envoy ──fluentd, TCP──> Records ──> Outcomes ──> ring `learned` ──> metrics
                                └──────> Adoption ──> journal of our seat ──> every worker's account
 
-It listens on loopback and believes what it is told there: a local peer can spoil figures and, by naming tickets, the account of
-requests in flight. It cannot make this process large: connections, the bytes each may keep, rows and adopted requests are
-bounded.
+It listens on loopback unless told otherwise and believes what it is told: a peer can spoil figures and, by naming tickets, the
+account of requests in flight. It cannot make this process large: connections, the bytes each may keep, rows and adopted
+requests are bounded.
 """
 
 import asyncio
