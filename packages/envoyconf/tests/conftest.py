@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import inspect
 import io
 import json
 import socket
@@ -232,3 +233,15 @@ class Scene:
 async def scene(envoy_binary):
     async with Scene(envoy_binary).set() as scene:
         yield scene
+
+
+@pytest.fixture
+def until():
+    """Wait for a condition, a plain function or one to be awaited."""
+
+    async def wait(condition):
+        async with asyncio.timeout(20):
+            while not (await met if inspect.isawaitable(met := condition()) else met):
+                await asyncio.sleep(0.02)
+
+    return wait

@@ -4,6 +4,7 @@ __all__ = [
     "BASE_MODEL",
     "BODY_ROUTER",
     "BODY_ROUTER_FILTER",
+    "CLIENT",
     "DESTINATION",
     "MODEL",
     "NAMESPACE",
@@ -34,6 +35,9 @@ BODY_ROUTER_FILTER = "envoy.filters.http.ext_proc/body-router"
 
 # Where Envoy keeps what it read out of a body itself: the model, a session's key.
 REQUEST_NAMESPACE = "shunter.request"
+
+# Who a request is from, as its key or token says: for limits, the access log and the model servers.
+CLIENT = "x-client-id"
 
 # Metadata of the call to a picker that serves several pools: whose request this is.
 POOL = "x-shunter-pool"

@@ -10,6 +10,7 @@ from shunter.envoyconf.core.envoy.cluster import (
     pool_cluster,
 )
 from shunter.envoyconf.core.envoy.listener import http_listener
+from shunter.envoyconf.core.envoy.security import security_clusters
 from shunter.envoyconf.core.intent import Admin, Intent, Profile
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.protojson import Resource, socket_address
@@ -20,10 +21,11 @@ __all__ = ["admin_interface", "bootstrap", "clusters"]
 PUBLIC_ADMIN_PATHS = ("/ready", "/stats/prometheus")
 
 
-def bootstrap(intent: Intent, settings: Settings | None = None) -> Resource:  # noqa: ARG001 # what an older Envoy lacks
+def bootstrap(intent: Intent, settings: Settings | None = None) -> Resource:
     """Return the bootstrap in protobuf's JSON form; equal intents give equal bootstraps, down to the order of keys."""
+    version = (settings or Settings()).envoy_version
     resource: Resource = {"admin": admin_interface(intent.admin)} if intent.admin else {}
-    listeners = [http_listener(listener, intent) for listener in intent.listeners]
+    listeners = [http_listener(listener, intent, version) for listener in intent.listeners]
     return resource | {"static_resources": {"listeners": listeners, "clusters": clusters(intent)}}
 
 
@@ -38,6 +40,7 @@ def clusters(intent: Intent) -> list[Resource]:
         *(picker_cluster(pool, intent) for pool in asked),
         *([body_router_cluster(intent.body_router, intent.limits)] if intent.body_router else []),
         *(collector_cluster(pool, intent.limits) for pool in told),
+        *security_clusters(intent.security, intent.limits),
     ]
 
 

@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from shunter.envoyconf.core.envoy.body import BODY_FILTER, KEYS_FILTER, body_filters
 from shunter.envoyconf.core.envoy.ext_proc import ENDS_BY_RECORD, end_by_record, filter_name, picker_filter
 from shunter.envoyconf.core.envoy.model import body_router_filter
+from shunter.envoyconf.core.envoy.security import security_filters
 from shunter.envoyconf.core.envoy.usage import USAGE_FILTERS, usage_filters
 from shunter.envoyconf.core.intent import Intent, Profile, Route
 from shunter.envoyconf.core.protojson import Resource, extension, typed
+from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version
 
 __all__ = ["http_filters", "pool_switches", "route_switches"]
 
 
-def http_filters(intent: Intent) -> list[Resource]:
-    """Return all filters, the router last."""
+def http_filters(intent: Intent, version: Version = DEFAULT_VERSION) -> list[Resource]:
+    """Return all filters: first those that may refuse a request, the router last."""
     profiles = {profile for _, profile in intent.ways}
     optional = [
         *body_filters(intent),
@@ -26,6 +28,7 @@ def http_filters(intent: Intent) -> list[Resource]:
         *(usage_filters() if Profile.USAGE in profiles else ()),
     ]
     return [
+        *security_filters(intent.security, version),
         *([end_by_record()] if profiles & ENDS_BY_RECORD else ()),
         *([body_router_filter(intent.limits)] if intent.body_router else ()),
         *(optional if intent.reads_model else ({**each, "disabled": True} for each in optional)),

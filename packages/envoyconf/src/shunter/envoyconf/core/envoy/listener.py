@@ -5,8 +5,9 @@ from shunter.envoyconf.core.envoy.local_reply import local_reply
 from shunter.envoyconf.core.envoy.record import PERIODIC_SECONDS, record_log
 from shunter.envoyconf.core.envoy.route import route_configuration
 from shunter.envoyconf.core.intent import Intent, Listener
-from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
+from shunter.envoyconf.core.names import CLIENT, DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
+from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version
 
 __all__ = ["access_log", "http_connection_manager", "http_listener"]
 
@@ -36,9 +37,9 @@ ACCESS_LOG_FIELDS = {
 }
 
 
-def http_listener(listener: Listener, intent: Intent) -> Resource:
+def http_listener(listener: Listener, intent: Intent, version: Version = DEFAULT_VERSION) -> Resource:
     """Return one listener with all routes."""
-    manager = http_connection_manager(listener, intent)
+    manager = http_connection_manager(listener, intent, version)
     return {
         "name": listener.name,
         "address": socket_address(listener.address, listener.port),
@@ -46,15 +47,18 @@ def http_listener(listener: Listener, intent: Intent) -> Resource:
     }
 
 
-def http_connection_manager(listener: Listener, intent: Intent) -> Resource:
+def http_connection_manager(listener: Listener, intent: Intent, version: Version = DEFAULT_VERSION) -> Resource:
     """Return the HTTP connection manager.
 
     A client's x-request-id is kept, and every response carries one: it is what joins a complaint to the access log, to the
     picker's decision and to the engine's own log. Only correlation depends on it.
 
     Picker headers are removed before anything looks at a request, but the one in which clients are to name the model. Their
-    spellings with underscores are refused, since servers of the CGI school take the two for the same.
+    spellings with underscores are refused, since servers of the CGI school take the two for the same. So is x-client-id, where
+    it says who was let in.
     """
+    known = intent.security.knows_clients
+    removed = [header for header in PICKER_HEADERS if header != intent.model_header] + ([CLIENT] if known else [])
     records = [record_log(pool, intent) for pool in intent.pools if pool.picker.collector and intent.profiles_of(pool)]
     periodic: Resource = {"access_log_options": {"access_log_flush_interval": duration(PERIODIC_SECONDS)}} if records else {}
     return typed(
@@ -72,22 +76,26 @@ def http_connection_manager(listener: Listener, intent: Intent) -> Resource:
             extension(
                 "envoy.http.early_header_mutation.header_mutation",
                 "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                mutations=[{"remove": header} for header in PICKER_HEADERS if header != intent.model_header],
+                mutations=[{"remove": header} for header in removed],
             ),
         ],
-        local_reply_config=local_reply(by_model=intent.by_model),
-        access_log=[*access_log(intent.observability.access_log), *records],
+        local_reply_config=local_reply(by_model=intent.by_model, security=intent.security),
+        access_log=[*access_log(intent.observability.access_log, known=known), *records],
         **periodic,
         route_config=route_configuration(intent, listener.hosts),
-        http_filters=http_filters(intent),
+        http_filters=http_filters(intent, version),
     )
 
 
-def access_log(target: str) -> list[Resource]:
-    """Return the access loggers for people: none, standard output, or a file. A request is told of once, at its end."""
+def access_log(target: str, *, known: bool = False) -> list[Resource]:
+    """Return the access loggers for people: none, standard output, or a file. A request is told of once, at its end.
+
+    ``known``: is it certain from whom a request is.
+    """
     if target == "none":
         return []
-    fields: Resource = {"log_format": {"json_format": ACCESS_LOG_FIELDS}}
+    told = ACCESS_LOG_FIELDS | ({"client": f"%REQ({CLIENT.upper()})%"} if known else {})
+    fields: Resource = {"log_format": {"json_format": told}}
     if target == "stdout":
         logger = extension("envoy.access_loggers.stdout", "extensions.access_loggers.stream.v3.StdoutAccessLog", **fields)
     else:

@@ -2,9 +2,11 @@
 
 from enum import Enum
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from shunter.envoyconf.core.authority import check_host
 from shunter.envoyconf.core.intent.parts import HeaderName, Name, Part, Text, check_unique
 from shunter.envoyconf.errors import IntentError
 
@@ -12,7 +14,7 @@ __all__ = ["ApiKey", "Jwt", "Per", "RateLimit", "Security"]
 
 
 class Jwt(Part, frozen=True):
-    """An issuer of tokens that are let in (Authorization: Bearer)."""
+    """An issuer of tokens that are let in (Authorization: Bearer). Model servers get their claim sub as x-client-id instead."""
 
     name: Annotated[Name, Meta(description="What this issuer is called in Envoy's statistics and errors.")]
     issuer: Annotated[Text, Meta(description="What a token's claim iss must be.")]
@@ -22,7 +24,10 @@ class Jwt(Part, frozen=True):
     ] = ()
     jwks_file: Annotated[
         Text | None,
-        Meta(description="JSON Web Key Set, a file of Envoy's machine. One that is replaced is read again."),
+        Meta(
+            description="JSON Web Key Set, a file of Envoy's machine, which is read when Envoy starts; use jwksUri for keys "
+            "that change.",
+        ),
     ] = None
     jwks_uri: Annotated[
         Text | None,
@@ -34,10 +39,19 @@ class Jwt(Part, frozen=True):
     def __post_init__(self) -> None:
         if (self.jwks_file is None) == (self.jwks_uri is None):
             raise IntentError("one of jwksFile and jwksUri must be given: the keys by which the issuer's tokens are verified")
+        if self.jwks_uri is not None:
+            try:
+                url = urlsplit(self.jwks_uri)
+                host = url.hostname if url.scheme in {"http", "https"} and url.port != 0 else None
+                check_host("jwksUri", host or "")
+            except ValueError:
+                raise IntentError(
+                    f"jwksUri {self.jwks_uri!r} must be a URL, such as https://issuer.example.com/.well-known/jwks.json"
+                ) from None
 
 
 class ApiKey(Part, frozen=True):
-    """A client that is let in by a key (Authorization: Bearer)."""
+    """A client that is let in by a key (Authorization: Bearer, or x-api-key); it may have several."""
 
     client: Annotated[Name, Meta(description="Who it is: in the access log, and the header x-client-id for the model servers.")]
     key: Annotated[
@@ -62,8 +76,8 @@ class RateLimit(Part, frozen=True):
     by: Annotated[
         HeaderName | None,
         Meta(
-            description="Header each of whose values is counted apart, such as x-client-id, which apiKeys sets. All requests "
-            "together if left out. Each Envoy counts for itself.",
+            description="Header each of whose values is counted apart, such as x-client-id, which jwt and apiKeys set. All "
+            "requests together if left out. Each listener of each Envoy counts for itself.",
         ),
     ] = None
 
@@ -83,3 +97,13 @@ class Security(Part, frozen=True):
         check_unique("jwt", (each.name for each in self.jwt))
         if self.jwt and (self.api_keys or self.api_keys_secret):
             raise IntentError("jwt and apiKeys would both want the header Authorization of every request; keep one")
+        keys = [each.key for each in self.api_keys if each.key is not None]
+        if len(set(keys)) < len(keys):
+            raise IntentError(
+                "apiKeys has one key twice: whose requests would they be?"
+            )  # the key itself belongs in no message
+
+    @property
+    def knows_clients(self) -> bool:
+        """Whether only those are let in who can say who they are."""
+        return bool(self.jwt or self.api_keys or self.api_keys_secret)
