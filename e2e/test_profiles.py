@@ -13,8 +13,8 @@ from shunter.stack.testing import running_stack
 
 pytestmark = pytest.mark.envoy
 
-PROFILES = ["lean", "usage", "strict", "full"]
-REQUEST_ONLY = ["lean", "usage", "strict"]
+PROFILES = ["lean", "usage", "strict", "headers", "full"]
+REQUEST_ONLY = ["lean", "usage", "strict", "headers"]
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
 )
 @click.option(
     "--profile",
-    type=click.Choice(["lean", "usage", "full", "strict"]),
+    type=click.Choice(["lean", "usage", "strict", "headers", "full", "native"]),
     default="lean",
     show_default=True,
     help="How picker and Envoy share the work.",
