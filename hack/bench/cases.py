@@ -24,6 +24,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: int = 0  # between them
     endpoints: int = 10
     direct: bool = False
+    users: bool = False  # say in the body whose they are
     beside_bytes: int = 0  # of a prompt that is sent again and again beside the others
     scrape_ms: int | None = None  # between scrapes of an endpoint; else what the subject does by itself
 

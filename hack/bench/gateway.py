@@ -1,10 +1,9 @@
 """Envoy in front of it all, with the configuration that envoyconf generates: the same for every picker."""
 
-from collections.abc import Mapping
-
 import msgspec
 from hack.bench.engines import Engines
 from hack.bench.processes import Children, Trouble, free_ports
+from hack.bench.subjects import Picker
 
 from shunter.envoyconf.core.envoy.bootstrap import bootstrap
 from shunter.envoyconf.core.intent import Intent
@@ -18,13 +17,14 @@ __all__ = ["start"]
 NOBODY = {"addresses": ["127.0.0.1:9"]}
 
 
-def start(children: Children, engines: Engines, picker: Mapping[str, object] | None, profile: str) -> tuple[int, int]:
-    """Return the gateway's port and Envoy's pid. ``picker`` is that of an intent; without one, Envoy's own choice."""
+def start(children: Children, engines: Engines, picker: Picker | None) -> tuple[int, int]:
+    """Return the gateway's port and Envoy's pid; without a picker, Envoy's own choice is all there is."""
     [port] = free_ports(1)
     intent = {
-        "profile": profile,
+        "profile": picker.profile if picker else "full",
         "listeners": [{"port": port}],
-        "pools": [{"name": "bench", "endpoints": engines.authorities, "picker": picker or NOBODY}],
+        "pools": [{"name": "bench", "endpoints": engines.authorities, "picker": picker.intent if picker else NOBODY}],
+        "routes": [{"pool": "bench", "affinity": picker.affinity if picker else {}}],
         "observability": {"accessLog": "none"},
     }
     try:

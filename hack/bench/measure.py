@@ -50,7 +50,7 @@ def measure(case: Case, subject: str, times: Times, subjects: Mapping[str, Start
             return _idle(picker, servers, times)
         port, envoy = picker.front, ()
         if not (load.direct or port):
-            port, *envoy = gateway.start(children, servers, picker.intent if picker.ports else None, picker.profile)
+            port, *envoy = gateway.start(children, servers, picker if picker.profile == "native" or picker.ports else None)
         time.sleep(times.settle)  # connections and first scrapes belong to the start, not to the idle rate
         roots = (*picker.roots, *picker.scrapers) if case.everything else picker.roots
         idle_per_s = 0.0 if case.everything else _rate(roots, times.idle)
@@ -129,9 +129,9 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 
 @functools.cache
 def _requests(load: Load) -> Path:
-    path = Path(_scratch().name) / f"requests-{load.prompt_bytes}-{load.chunks}"
+    path = Path(_scratch().name) / f"requests-{load.prompt_bytes}-{load.chunks}-{load.users}"
     with path.open("wb") as file:
-        for body in streams.prompts(load.prompt_bytes, load.prompts, stream=load.chunks is not None):
+        for body in streams.prompts(load.prompt_bytes, load.prompts, stream=load.chunks is not None, user=load.users):
             request = HEAD.format(len(body)).encode() + body
             file.write(struct.pack("<I", len(request)) + request)
     return path

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 from hack.bench.cases import CLOSED, STREAMED, Case, Load
 from hack.bench.engines import Engines
 from hack.bench.processes import Children, Unavailable, free_ports
 from hack.bench.streams import MODEL
-from hack.bench.subjects import Picker, Start, shunter
+from hack.bench.subjects import Picker, Start, native, shunter
 
 from shunter.envoyconf.shell.envoy import tools_dir
 
@@ -84,6 +85,8 @@ def litellm(children: Children, case: Case, engines: Engines) -> Picker:
 PEERS: dict[str, Start] = {
     "shunter, lean": shunter("native", "lean"),
     "shunter, full": shunter("native", "full"),
+    "shunter, native": native(),
+    "shunter, native, no key": native(body=[]),
     "sglang-router": router("sglang-router", "cache_aware", "launch"),
     "vllm-router": router("vllm-router", "cache_aware"),
     "vllm-router, power of two": router("vllm-router", "power_of_two"),
@@ -93,5 +96,9 @@ PEERS: dict[str, Start] = {
 EVERYBODY = ("none", *PEERS)
 PEER_CASES = tuple(
     Case(load=load, subjects=EVERYBODY, everything=True, quick=True)
-    for load in (Load(name="1 KB, 200/s", rate=200, at_once=64), CLOSED, STREAMED)
+    for load in (
+        Load(name="1 KB, 200/s", rate=200, at_once=64, users=True),
+        msgspec.structs.replace(CLOSED, users=True),
+        msgspec.structs.replace(STREAMED, users=True),
+    )
 )

@@ -61,8 +61,8 @@ class Step(msgspec.Struct, frozen=True):
     final: bool
 
 
-def prompts(size_bytes: int, count: int, *, stream: bool = False) -> list[bytes]:
-    """Chat requests of this size; those of a group begin alike."""
+def prompts(size_bytes: int, count: int, *, stream: bool = False, user: bool = False) -> list[bytes]:
+    """Chat requests of this size; those of a group begin alike, and may be one user's."""
     dice = random.Random(size_bytes)
     words = ["".join(dice.choices("etaoinshrdlucmfwypvbgkq", k=dice.randint(2, 9))) for _ in range(5000)]
 
@@ -74,6 +74,8 @@ def prompts(size_bytes: int, count: int, *, stream: bool = False) -> list[bytes]
         if at % GROUPS == 0:
             system = text(int(size_bytes * SHARED))
         request = {"model": MODEL, "max_tokens": 64, "temperature": 0.7, "messages": [{"role": "system", "content": system}]}
+        if user:
+            request["user"] = f"user-{at // GROUPS}"
         if stream:
             request |= {"stream": True, "stream_options": {"include_usage": True}}
         left = size_bytes - len(json.dumps(request, separators=(",", ":"))) - 32

@@ -11,7 +11,7 @@ from hack.bench.engines import Engines
 from hack.bench.processes import Children, free_ports
 from hack.bench.programs import reference_picker
 
-__all__ = ["SUBJECTS", "Picker", "Start", "shunter"]
+__all__ = ["SUBJECTS", "Picker", "Start", "native", "shunter"]
 
 SCRAPE_MS = 50
 
@@ -29,6 +29,7 @@ class Picker(msgspec.Struct, frozen=True, kw_only=True):
     profile: str = "full"
     tls: dict[str, str] | None = None
     collector: str | None = None
+    affinity: dict[str, object] = {}
 
     @property
     def intent(self) -> dict[str, object]:
@@ -99,6 +100,16 @@ def shunter(transport: str, profile: str | None = None) -> Start:
             tls=tls,
             collector=f"127.0.0.1:{collector}" if collected else None,
         )
+
+    return start
+
+
+def native(**affinity: object) -> Start:
+    """Nobody to ask: Envoy keeps what has a key together and sends the rest where least is under way."""
+
+    def start(children: Children, case: Case, engines: Engines) -> Picker:
+        del children, case, engines
+        return Picker(roots=(), profile="native", affinity=affinity)
 
     return start
 
