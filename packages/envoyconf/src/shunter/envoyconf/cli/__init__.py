@@ -10,6 +10,8 @@ from typing import IO, Literal
 
 import click
 
+from shunter.envoyconf.cli.lint import lint
+
 # The rest is imported by the commands that need it: printing help takes no YAML.
 __all__ = ["main"]
 
@@ -26,6 +28,9 @@ intent_file = click.option(
 @click.group()
 def main() -> None:
     """Turn what you want of a gateway into the configuration of an Envoy."""
+
+
+main.add_command(lint)
 
 
 @main.command()

@@ -1,5 +1,6 @@
 """What goes wrong in gateways before models, as rules over anybody's Envoy bootstraps and Kubernetes manifests."""
 
+from shunter.envoyconf.core.lint import suppress
 from shunter.envoyconf.core.lint.envoy import admin_rules, extension_rules
 from shunter.envoyconf.core.lint.kube import (
     envoy_gateway_rules,
@@ -23,4 +24,5 @@ RULES: tuple[Rule, ...] = (
     *envoy_gateway_rules.RULES,
     *traffic_rules.RULES,
     *mesh_rules.RULES,
+    *suppress.RULES,
 )

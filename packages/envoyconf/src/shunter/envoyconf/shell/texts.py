@@ -1,0 +1,61 @@
+"""Texts from files, directories and standard input; and a file replaced as a whole or not at all."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["STDIN", "read_texts", "replace_text"]
+
+STDIN = "<stdin>"
+ENDINGS = {".yaml", ".yml", ".json"}
+
+
+def read_texts(sources: Iterable[str]) -> dict[str, str]:
+    """Return the texts by file: of each FILE, of the YAML and JSON files below each DIR in order, of standard input for ``-``.
+
+    Raises IntentError for what cannot be read.
+    """
+    texts: dict[str, str] = {}
+    for source in sources:
+        if source == "-":
+            texts[STDIN] = sys.stdin.read()
+            continue
+        for path in _files(Path(source)):
+            try:
+                # Line ends stay as they are: what is written back differs in nothing that was not asked for.
+                with path.open(encoding="utf-8", newline="") as file:
+                    texts[str(path)] = file.read()
+            except UnicodeDecodeError as error:
+                raise IntentError(f"{path} is not UTF-8: {error}") from None
+            except OSError as error:
+                raise IntentError(f"cannot read {path}: {error.strerror}") from None
+    return texts
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    found = sorted(each for each in path.rglob("*") if each.suffix in ENDINGS and each.is_file())
+    if not found:
+        raise IntentError(f"no file below {path} ends in {', '.join(sorted(ENDINGS))}")
+    yield from found
+
+
+def replace_text(path: str, text: str) -> None:
+    """Put a text into the place of a file, keeping its mode; whoever reads it meanwhile sees the old one or the new one."""
+    target = Path(path).resolve()
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        temporary.chmod(target.stat().st_mode & 0o7777)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise IntentError(f"cannot write {path}: {error.strerror}") from None
