@@ -60,10 +60,10 @@ class Upstream:
 
     async def answer(self, request):
         self.requests.append((request.path, dict(request.headers), await request.read()))
-        if self.pieces is None:
-            return web.Response(status=self.status, text=self.authority)
         while self.held:
             await self.go.acquire()
+        if self.pieces is None:
+            return web.Response(status=self.status, text=self.authority)
         response = web.StreamResponse(status=self.status, headers={"content-type": self.type})
         await response.prepare(request)
         for piece in self.pieces:

@@ -4,8 +4,8 @@ In Kubernetes a pool ``llama`` has these objects, all in one namespace, under th
 
 =================  ==================================================================================================
 ``llama``          the InferencePool; a headless Service of the model servers, which Envoys outside its API look up
-``llama-picker``   Deployment, ServiceAccount, Role, RoleBinding, ConfigMap, PodDisruptionBudget and Service of the picker
-                   (ports grpc 9002, health 9003, metrics 9090, records 24224)
+``llama-picker``   Deployment, ServiceAccount, ConfigMap, PodDisruptionBudget and Service of the picker
+                   (ports grpc 9002, health 9003, metrics 9090; records 24224 if the intent names a collector)
 =================  ==================================================================================================
 """
 

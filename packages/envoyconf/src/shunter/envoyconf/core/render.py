@@ -25,7 +25,7 @@ class Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        style = "'" if AMBIGUOUS.fullmatch(text) else None
+        style = "|" if "\n" in text else "'" if AMBIGUOUS.fullmatch(text) else None
         return yaml.ScalarNode("tag:yaml.org,2002:str", text, style=style)
 
 

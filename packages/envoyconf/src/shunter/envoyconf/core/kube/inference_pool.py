@@ -1,0 +1,141 @@
+"""What every gateway that knows InferencePools is told alike: the pools, and which routes lead to them.
+
+Such a gateway asks the picker that an InferencePool names, in both directions and to the last byte (the profile full), and
+has no means to ask it otherwise. It knows a pool's model servers by their Pods' labels and its picker as one port of one
+Service in the pool's namespace.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from shunter.envoyconf.core.authority import split_authority
+from shunter.envoyconf.core.intent import Intent, Limits, Observability, Profile, Security
+from shunter.envoyconf.core.kube.gateway import http_route, kubernetes_object, model_header
+from shunter.envoyconf.core.places import PICKER_PORT, picker_service
+from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.core.targets import Means, Support
+from shunter.envoyconf.errors import IntentError
+
+__all__ = [
+    "INFERENCE",
+    "full_only",
+    "inference_pool",
+    "inference_pools",
+    "pool_reference",
+    "pool_routes",
+    "refuse",
+    "unheeded",
+]
+
+INFERENCE = "inference.networking.k8s.io"
+
+ALWAYS_ASKS = "an InferencePool's picker is asked for each request"
+
+
+def full_only(why: str) -> dict[Profile, Support]:
+    """Return the row of a gateway that asks the picker in the profile full, and why it does so in no other."""
+    row = {profile: Support(Means.IMPOSSIBLE, why, Profile.FULL) for profile in Profile}
+    row[Profile.NATIVE] = Support(Means.IMPOSSIBLE, ALWAYS_ASKS, Profile.FULL)
+    row[Profile.FULL] = Support(Means.NATIVE)
+    return row
+
+
+def inference_pools(intent: Intent) -> list[Resource]:
+    """Return all of them."""
+    return [inference_pool(intent, index) for index in range(len(intent.pools))]
+
+
+def inference_pool(intent: Intent, index: int) -> Resource:
+    """Return the InferencePool of the intent's pool with that index; raise IntentError for what it cannot say.
+
+    The failure mode is written out always: GIE's default is to fail, and a gateway was seen to refuse a pool without it.
+    """
+    pool = intent.pools[index]
+    if not pool.selector:
+        raise IntentError(
+            f"pools[{index}].selector is missing: an InferencePool knows model servers by the labels of their Pods, not by "
+            "address",
+        )
+    service, port = _picker(intent, index)
+    spec: Resource = {
+        "selector": {"matchLabels": pool.selector},
+        "targetPorts": [{"number": number} for number in pool.target_ports],
+        **({"appProtocol": "kubernetes.io/h2c"} if pool.http2 else {}),
+        "endpointPickerRef": {
+            "group": "",
+            "kind": "Service",
+            "name": service,
+            "port": {"number": port},
+            "failureMode": pool.picker.failure_mode.value,
+        },
+    }
+    return kubernetes_object(f"{INFERENCE}/v1", "InferencePool", pool.name, intent.kubernetes.namespace, spec=spec)
+
+
+def pool_reference(name: str, weight: int | None = None) -> Resource:
+    """Return a backendRef to an InferencePool, with its weight if it has one."""
+    weighed = {} if weight is None else {"weight": weight}
+    return {"group": INFERENCE, "kind": "InferencePool", "name": name} | weighed
+
+
+def pool_routes(intent: Intent, **fields: Any) -> list[Resource]:
+    """Return an HTTPRoute for each of the intent's routes; ``fields`` go into each rule, such as timeouts."""
+    routes: list[Resource] = []
+    for index, route in enumerate(intent.effective_routes):
+        weighed = len(route.shares) > 1
+        backends = [pool_reference(share.name, share.weight if weighed else None) for share in route.shares]
+        routes.append(http_route(intent, index, backends, header=model_header(intent), **fields))
+    return routes
+
+
+def refuse(intent: Intent, gateway: str, instead: Mapping[str, str]) -> None:
+    """Raise IntentError for wishes that must not be left out silently; ``instead`` says of each how else it comes true."""
+    wanted = {
+        "security": intent.security != Security(),
+        "bodyRouter": intent.body_router is not None,
+        "overflow": any(pool.overflow for pool in intent.pools),
+    }
+    for field, remedy in instead.items():
+        if wanted[field]:
+            raise IntentError(
+                f"{field}: {gateway} would not be told of it by what is generated here; {remedy}, and leave it out"
+            )
+
+
+def unheeded(intent: Intent, gateway: str, heeded: Collection[str] = ()) -> Iterator[str]:
+    """Yield a warning for each limit and each thing to watch that has no place in a gateway's API, except those that have."""
+    for part, given, plain in (
+        ("limits", intent.limits, Limits()),
+        ("observability", intent.observability, Observability()),
+    ):
+        usual: dict[str, object] = msgspec.to_builtins(plain)
+        for field, value in msgspec.to_builtins(given).items():
+            if value != usual[field] and f"{part}.{field}" not in heeded:
+                yield f"{part}.{field}: {gateway} has no place for it; what it does by itself holds"
+    for index, pool in enumerate(intent.pools):
+        if pool.picker.collector is not None:
+            yield f"pools[{index}].picker.collector: {gateway} sends no records, and need not: the picker sees the responses"
+
+
+def _picker(intent: Intent, index: int) -> tuple[str, int]:
+    """Return the name and port of the Service where a pool's picker is."""
+    pool = intent.pools[index]
+    addresses = pool.picker.addresses
+    if not addresses:
+        return picker_service(pool), PICKER_PORT
+    field = f"pools[{index}].picker.addresses"
+    if len(addresses) != 1:
+        raise IntentError(f"{field} are {len(addresses)}, but an InferencePool names one Service and port; give that")
+    (address,) = addresses
+    host, port = split_authority(address)
+    names = intent.kubernetes
+    service, _, rest = host.rstrip(".").partition(".")
+    here = (names.namespace, f"{names.namespace}.svc", f"{names.namespace}.svc.{names.cluster_domain}")
+    if rest not in ("", *here):
+        raise IntentError(
+            f"{field}[0] {address!r} must be a Service in the namespace {names.namespace}, where the InferencePool is, "
+            f"such as {picker_service(pool)}.{names.namespace}.svc:{PICKER_PORT}",
+        )
+    return service, port
