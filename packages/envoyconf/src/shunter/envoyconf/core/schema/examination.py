@@ -5,12 +5,14 @@ kind, values outside the limits of Envoy's API, and all of that inside each exte
 only the extension itself objects to, such as a cluster that is not there; Envoy's own validation mode tells that.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import msgspec
 
 from shunter.envoyconf.core.documents import Path
+from shunter.envoyconf.core.schema import scalars
 from shunter.envoyconf.core.schema.catalogue import Schema
 from shunter.envoyconf.core.schema.rules import FREE, NANOSECONDS, Rules
 from shunter.envoyconf.core.schema.scalars import NOTHING, read, spelt
@@ -49,24 +51,33 @@ def notes(schema: Schema, resource: object, name: str) -> tuple[Problem, ...]:
 ANY = "google.protobuf.Any"
 
 # The messages that JSON writes in a form of their own (protobuf's JSON mapping), and how that form is named.
+DURATION = "google.protobuf.Duration"
 TEXTS = {
-    "google.protobuf.Duration": "a duration in seconds, such as 0.25s",
-    "google.protobuf.Timestamp": "a time, such as 2026-01-31T12:00:00Z",
-    "google.protobuf.FieldMask": "a list of fields with commas",
+    DURATION: ("a duration in seconds, such as 0.25s", scalars.DURATION),
+    "google.protobuf.Timestamp": (
+        "a time, such as 2026-01-31T12:00:00Z",
+        re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)"),
+    ),
+    "google.protobuf.FieldMask": ("names of fields, with commas", re.compile(r"[\w.,]*")),
 }
+
+# protobuf's limit; a duration in years means a mistake anyhow.
+LONGEST_DURATION_S = 315_576_000_000
 WRAPPERS = frozenset(
     f"google.protobuf.{name}Value"
     for name in ("Bool", "Bytes", "Double", "Float", "Int32", "Int64", "String", "UInt32", "UInt64")
 )
 # Another message written as an object, by those who do not have its descriptors.
 TYPED_STRUCTS = frozenset({"xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"})
+STRUCT = "google.protobuf.Struct"
 FREE_FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "google.protobuf.Struct": ("an object", lambda value: isinstance(value, dict)),
+    STRUCT: ("an object", lambda value: isinstance(value, dict)),
     "google.protobuf.ListValue": ("a list", lambda value: isinstance(value, list)),
     "google.protobuf.Value": ("a value", lambda _: True),
 }
 
 
+ZEROES = {Kind.MESSAGE: dict[str, object](), Kind.STRING: "", Kind.BYTES: "", Kind.BOOL: False}
 SHOWN: dict[type, str] = {dict: "an object", list: "a list", type(None): "null"}
 
 
@@ -92,7 +103,7 @@ class Examination:
             if field is None:
                 self._problem((*path, str(key)), f"unknown field {key!r} in {shape.full_name}", suggest(str(key), shape.names))
             elif field.name in written:
-                self._problem((*path, key), f"the same field as {written[field.name]!r}", "keep one")
+                self.notes.append(Problem((*path, key), f"the same field as {written[field.name]!r}", "keep one"))
             elif part is not None or (field.message and field.message.full_name == "google.protobuf.Value"):
                 written[field.name] = key
                 self._mark(field, (*path, key))
@@ -124,8 +135,7 @@ class Examination:
         elif field.values or field.repeated:
             self._check([], rules, path, f"{field.name} is missing: it ")
         elif not field.presence:
-            zero = {Kind.STRING: "", Kind.BYTES: b"", Kind.BOOL: False}.get(field.kind, 0)
-            self._check(zero, rules, path, f"{field.name} is missing: it ")
+            self._check(_zero(field), rules, path, f"{field.name} is missing: it ")
 
     def _mark(self, field: Field, path: Path) -> None:
         """Note what a field is not yet, or no longer."""
@@ -151,12 +161,8 @@ class Examination:
         if field.values and field.keys:
             self._map(value, field.keys, field.values, rules, path)
         elif field.repeated:
-            if isinstance(value, list):
-                items = rules.items or FREE
-                read = [self._value(item, field, items, (*path, place)) for place, item in enumerate(cast("list[Any]", value))]
-                self._check(read, rules, path)
-            else:
-                self._mistaken(value, "a list", path)
+            items = [self._value(item, field, rules.items or FREE, place) for place, item in _items(value, field, path)]
+            self._check(items, rules, path)
         else:
             self._value(value, field, rules, path)
 
@@ -167,7 +173,7 @@ class Examination:
         entries = cast("dict[str, Any]", value)
         for key, part in entries.items():
             self._value(key, keys, rules.keys or FREE, (*path, key))
-            self._value(part, values, rules.values or FREE, (*path, key))
+            self._value(_zero(values) if part is None else part, values, rules.values or FREE, (*path, key))
         self._check(entries, rules, path)
 
     def _value(self, value: object, field: Field, rules: Rules, path: Path) -> Any:
@@ -184,8 +190,10 @@ class Examination:
     def _embedded(self, value: object, name: str, rules: Rules, path: Path) -> Any:
         if name == ANY:
             self._any(value, path)
+        elif name in TEXTS.keys() | WRAPPERS and FREE_FORMS[STRUCT][1](value):  # Envoy reads their plain form, too
+            self.message(value, self._schema.shape(name), path)
         elif name in TEXTS:
-            return self._text(value, name, rules, path)
+            self._text(value, name, rules, path)
         elif name in WRAPPERS:
             return self._value(value, self._schema.shape(name).fields["value"], rules, path)
         elif name in FREE_FORMS:
@@ -196,20 +204,19 @@ class Examination:
             self.message(value, self._schema.shape(name), path, skip=rules.skip)
         return NOTHING
 
-    def _text(self, value: object, name: str, rules: Rules, path: Path) -> Any:
-        if not isinstance(value, str):
-            self._mistaken(value, TEXTS[name], path)
-            return NOTHING
-        message = self._schema.message(name)()
-        try:
-            message.FromJsonString(value)
-        except (ValueError, AttributeError):
-            self._mistaken(value, TEXTS[name], path)
-            return NOTHING
-        if name != "google.protobuf.Duration":
-            return NOTHING
-        self._check(message.seconds * NANOSECONDS + message.nanos, rules, path, f"{value!r} ")
-        return NOTHING
+    def _text(self, value: Any, name: str, rules: Rules, path: Path) -> None:
+        if not isinstance(value, str) or not TEXTS[name][1].fullmatch(value):
+            self._mistaken(value, TEXTS[name][0], path)
+        elif name == DURATION:
+            self._duration(value, rules, path)
+
+    def _duration(self, value: str, rules: Rules, path: Path) -> None:
+        sign, seconds, fraction = cast("re.Match[str]", scalars.DURATION.fullmatch(value)).groups()
+        if int(seconds) > LONGEST_DURATION_S:
+            self._problem(path, f"{value!r} is more than 10,000 years")
+            return
+        nanoseconds = int(seconds) * NANOSECONDS + int((fraction or "").ljust(9, "0"))
+        self._check(-nanoseconds if sign else nanoseconds, rules, path, f"{value!r} ")
 
     def _any(self, value: object, path: Path) -> None:
         """Examine the configuration of an extension as the message that it says it is."""
@@ -223,8 +230,11 @@ class Examination:
         if not isinstance(url, str):
             self._problem(path, "@type is missing", "say which message this is: type.googleapis.com/envoy.…")
             return
-        name = url.rpartition("/")[2]
+        host, _, name = url.rpartition("/")
         place = (*path, "@type")
+        if not host:
+            self._problem(place, f"{url!r} is no type URL", f"write type.googleapis.com/{url}")
+            return
         try:
             shape = self._schema.shape(name)
         except KeyError:
@@ -272,3 +282,17 @@ class Examination:
 
     def _problem(self, path: Path, text: str, remedy: str = "") -> None:
         self.problems.append(Problem(path, text, remedy))
+
+
+def _items(value: object, field: Field, path: Path) -> Iterator[tuple[Path, object]]:
+    """Yield what a list holds; Envoy takes one thing for a list of it, looks into lists in lists, and null for zero."""
+    if isinstance(value, list):
+        for place, item in enumerate(cast("list[object]", value)):
+            yield from _items(_zero(field) if item is None else item, field, (*path, place))
+    else:
+        yield path, value
+
+
+def _zero(field: Field) -> object:
+    """Return what a field is that says nothing."""
+    return ZEROES.get(field.kind, 0)

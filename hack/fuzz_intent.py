@@ -1,0 +1,19 @@
+"""Fuzz target: any text is an Intent with a bootstrap that is right by Envoy's schema, or an IntentError that names a place."""
+
+from pathlib import Path
+
+from shunter.envoyconf import IntentError, bootstrap, load_intent
+from shunter.envoyconf.core.schema import envoy_schema, problems
+
+GOLDEN = Path(__file__).resolve().parents[1] / "packages" / "envoyconf" / "tests" / "golden"
+CORPUS = [path.read_bytes() for path in sorted(GOLDEN.glob("*.intent.yaml"))]
+
+
+def target(data):
+    message = "$"
+    try:
+        resource = bootstrap(load_intent(data.decode(errors="replace")))
+        assert problems(envoy_schema(), resource, "envoy.config.bootstrap.v3.Bootstrap") == ()
+    except IntentError as error:
+        message = str(error)
+    assert message.startswith(("$", "not YAML")), f"no place is named: {message}"
