@@ -69,6 +69,8 @@ def load_documents(text: str, file: str) -> tuple[Document, ...]:
 def _documents(node: yaml.Node, file: str) -> Iterator[Document]:
     reading = Reading(file)
     body = reading.plain(node, ())
+    if body is None:  # between two separators there are only comments
+        return
     if not isinstance(body, dict):
         raise IntentError(f"{file}:{reading.lines[()]}: a {type(body).__name__} where a mapping is expected")
     resource = cast("Resource", body)

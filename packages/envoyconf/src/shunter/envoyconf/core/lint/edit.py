@@ -95,6 +95,8 @@ class _Editor:
         step, rest = path[0], path[1:]
         children = self._children(node)
         place = self._place(node, step)
+        if place is not None and children[place][1].start_mark.index < children[place][0]:  # an alias of what stands elsewhere
+            raise UnclearError
         if place is not None and rest and not _is_null(children[place][1]):
             return self.cut(children[place][1], rest, value)
         if place is not None and value is UNSET:
@@ -109,20 +111,12 @@ class _Editor:
         return self._insertion(node, children, step, whole)
 
     def _children(self, node: yaml.Node) -> list[tuple[int, yaml.Node]]:
-        """Return where each entry begins, and its value. Raises UnclearError if one is an alias of something elsewhere."""
-        pairs: list[tuple[yaml.Node, yaml.Node]]
+        """Return where each entry begins, and its value."""
         if isinstance(node, yaml.MappingNode):
-            pairs = node.value
-        elif isinstance(node, yaml.SequenceNode):
-            pairs = [(item, item) for item in node.value]
-        else:
-            raise UnclearError
-        last = node.start_mark.index
-        for key, value in pairs:
-            if key.start_mark.index < last or value.start_mark.index < key.start_mark.index:
-                raise UnclearError
-            last = value.start_mark.index
-        return [(key.start_mark.index, value) for key, value in pairs]
+            return [(key.start_mark.index, value) for key, value in node.value]
+        if isinstance(node, yaml.SequenceNode):
+            return [(item.start_mark.index, item) for item in node.value]
+        raise UnclearError
 
     def _place(self, node: yaml.Node, step: str | int) -> int | None:
         if isinstance(node, yaml.MappingNode) and isinstance(step, str):

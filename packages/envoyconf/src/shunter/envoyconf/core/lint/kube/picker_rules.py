@@ -255,7 +255,7 @@ def picker_reference(manifests: Manifests, reference: Reference) -> bool:
 
 RULES: tuple[Rule, ...] = (
     Rule(
-        code="E09",
+        code="E92",
         title="TLS to a picker that speaks none, or the reverse",
         why="The reference picker serves TLS unless it is started with --secure-serving=false; Shunter's unless it is given "
         "--tls-cert-file does not. Envoy then reports gRPC status 14 for every request, and fails it or lets it pass without a "
