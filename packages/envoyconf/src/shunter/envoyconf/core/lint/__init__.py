@@ -1,7 +1,17 @@
 """What goes wrong in gateways before models, as rules over anybody's Envoy bootstraps and Kubernetes manifests."""
 
 from shunter.envoyconf.core.lint import suppress
-from shunter.envoyconf.core.lint.envoy import admin_rules, extension_rules
+from shunter.envoyconf.core.lint.envoy import (
+    admin_rules,
+    extension_rules,
+    metadata_rules,
+    question_rules,
+    retry_rules,
+    routing_rules,
+    security_rules,
+    server_rules,
+    timing_rules,
+)
 from shunter.envoyconf.core.lint.kube import (
     envoy_gateway_rules,
     mesh_rules,
@@ -18,6 +28,13 @@ __all__ = ["RULES"]
 RULES: tuple[Rule, ...] = (
     *admin_rules.RULES,
     *extension_rules.RULES,
+    *metadata_rules.RULES,
+    *question_rules.RULES,
+    *retry_rules.RULES,
+    *routing_rules.RULES,
+    *security_rules.RULES,
+    *server_rules.RULES,
+    *timing_rules.RULES,
     *pool_rules.RULES,
     *route_rules.RULES,
     *picker_rules.RULES,

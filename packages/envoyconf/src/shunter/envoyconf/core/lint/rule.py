@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import cached_property
 
 import msgspec
 
 from shunter.envoyconf.core.documents import Document, Path
+from shunter.envoyconf.core.lint.envoy.view import Envoy, view
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version
 
 __all__ = ["Finding", "Fix", "Rule", "Severity", "Subject"]
@@ -18,11 +20,17 @@ class Severity(Enum):
     WARNING = "warning"
 
 
-class Subject(msgspec.Struct, frozen=True):
+class Subject(msgspec.Struct, frozen=True, dict=True):
     """What is examined together: references between documents are followed, those that lead out of them are let be."""
 
     documents: tuple[Document, ...]
     envoy_version: Version = DEFAULT_VERSION
+
+    @cached_property
+    def envoys(self) -> tuple[Envoy, ...]:
+        """The Envoys that the documents configure; read once for all rules."""
+        return view(self.documents)
+
     namespace: str = "default"  # of Kubernetes objects that name none, as `kubectl -n` has it
 
 

@@ -51,6 +51,12 @@ class Node(msgspec.Struct, frozen=True):
             path = (*path, name)
         return Node(self.document, path, value)
 
+    def entry(self, key: str) -> "Node":
+        """Return the value of a map's key, which is a name and has one spelling."""
+        value = self.value
+        found = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
+        return Node(self.document, (*self.path, key), found)
+
     def items(self) -> Iterator["Node"]:
         """Yield the items of a list."""
         value = self.value

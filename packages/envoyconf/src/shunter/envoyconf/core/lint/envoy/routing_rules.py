@@ -1,0 +1,205 @@
+"""Rules for routes and the filters that they mean: by weight, by model, by name."""
+
+from collections.abc import Iterator
+
+from msgspec import UNSET
+
+from shunter.envoyconf.core.lint.envoy.findings import found, of_envoys, of_managers, of_pool_routes
+from shunter.envoyconf.core.lint.envoy.models import asks_for_model, body_routers, picker
+from shunter.envoyconf.core.lint.envoy.node import Node
+from shunter.envoyconf.core.lint.envoy.view import Envoy, Manager, Route
+from shunter.envoyconf.core.lint.rule import Finding, Rule
+from shunter.envoyconf.core.spelling import suggest
+
+__all__ = ["RULES"]
+
+PATH_MATCHES = ("prefix", "path", "path_separated_prefix", "safe_regex", "path_match_policy")
+
+
+def one_picker_for_several(route: Route) -> Iterator[Finding]:
+    asked: dict[tuple[object, ...], set[str]] = {}
+    for branch in route.branches:
+        if branch.followers and (question := picker(branch)):
+            asked.setdefault(question.identity, set()).add(branch.followers[0].name)
+    for clusters in asked.values():
+        if len(clusters) > 1:
+            names = " and ".join(sorted(clusters))
+            yield found(
+                route.action.at("weighted_clusters"),
+                f"one picker is asked for {names}: Envoy has chosen the cluster by weight before, so a pick of the other's "
+                "endpoints is not followed",
+                "give each entry of weighted_clusters its own picker, in its typed_per_filter_config",
+            )
+
+
+def picker_before_model(envoy: Envoy) -> Iterator[Finding]:
+    for manager, routes in _managers(envoy):
+        order = [each.node.path for each in manager.filters]
+        pickers = {
+            question.filter.node.path: question.filter
+            for route in routes
+            for branch in route.branches
+            if branch.followers and (question := picker(branch))
+        }
+        for router in body_routers(manager, routes):
+            for path, each in pickers.items():
+                if order.index(path) < order.index(router.node.path):
+                    yield found(
+                        each.node,
+                        f"the picker's filter {each.name!r} comes before {router.name!r}, which finds out the model: it is "
+                        "asked "
+                        "for the route that a request has without one, or not at all",
+                        f"put {router.name!r} first",
+                    )
+
+
+def route_kept(envoy: Envoy) -> Iterator[Finding]:
+    for manager, routes in _managers(envoy):
+        for router in body_routers(manager, routes):
+            action = router.config.at("route_cache_action")
+            kept = router.config.at("disable_clear_route_cache")
+            if action.choice(("DEFAULT", "CLEAR", "RETAIN")) == "RETAIN" or kept.is_true:
+                yield found(
+                    action if action.text == "RETAIN" else kept,
+                    f"the route is chosen before {router.name!r} finds out the model, and kept: no route that asks for a "
+                    "model is "
+                    "ever taken",
+                    "set route_cache_action: CLEAR",
+                    (action, "CLEAR"),
+                    (kept, UNSET),
+                )
+
+
+def silent_default(envoy: Envoy) -> Iterator[Finding]:
+    for host in {id(route.host.value): route.host for route in envoy.routes}.values():
+        paths: list[object] = []  # of routes that ask for a model
+        for route in (each for each in envoy.routes if each.host.value is host.value):
+            if asks_for_model(route):
+                paths.append(_path(route))
+            elif paths and route.to_pool and (_path(route) in paths or _path(route) == ("prefix", "/")):
+                yield found(
+                    route.node,
+                    "requests whose model no route before this one knows, or that name none, go to "
+                    f"{route.branches[0].place.text!r}: a misspelt model is answered by another one, or by its server's 404",
+                    "answer 404 here; or keep it, if unknown models are meant to go there",
+                )
+                break
+
+
+def _path(route: Route) -> object:
+    """Return the part of a route's match that is about the path."""
+    match = route.node.at("match")
+    return next(((kind, node.value) for kind in PATH_MATCHES if (node := match.at(kind))), None)
+
+
+def unknown_filter(envoy: Envoy) -> Iterator[Finding]:
+    # A route configuration may be used by several connection managers: one that has the filter is enough.
+    scopes: dict[int, tuple[Node, set[str]]] = {}
+    for route in envoy.routes:
+        if route.manager:
+            upstream = [
+                each for branch in route.branches for cluster in branch.clusters for each in _upstream_filters(cluster.node)
+            ]
+            names = {each.name for each in route.manager.filters} | set(upstream)
+            entries = list(route.action.at("weighted_clusters", "clusters").items())
+            for scope in (*route.scopes, *entries):
+                scopes.setdefault(id(scope.value), (scope, set()))[1].update(names)
+    for scope, names in scopes.values():
+        for name, entry in scope.at("typed_per_filter_config").entries():
+            if name not in names and not entry.at("is_optional").is_true:
+                yield found(
+                    entry,
+                    f"no filter is called {name!r}: Envoy ignores this without a word",
+                    suggest(name, sorted(names)),
+                )
+
+
+def _upstream_filters(cluster: Node) -> Iterator[str]:
+    for _, options in cluster.at("typed_extension_protocol_options").entries():
+        for each in options.message.at("http_filters").items():
+            yield each.at("name").text
+
+
+def same_name(manager: Manager) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for each in manager.filters:
+        if each.name in seen and any(other.asks for other in manager.filters if other.name == each.name):
+            yield found(
+                each.node.at("name"),
+                f"another filter is called {each.name!r} already: what a route says to that name goes to both",
+                "give each filter a name of its own, such as envoy.filters.http.ext_proc/llama",
+            )
+        seen.add(each.name)
+
+
+def unknown_cluster(envoy: Envoy) -> Iterator[Finding]:
+    for route in envoy.routes:
+        for branch in route.branches:
+            if envoy.resources.is_whole and not branch.clusters and branch.place.text:
+                yield found(
+                    branch.place,
+                    f"there is no cluster {branch.place.text!r}: these requests are answered 503 with an empty body. Envoy "
+                    "looks "
+                    "only at routes that are written into a listener, and there only unless validate_clusters is false",
+                    suggest(branch.place.text, sorted(envoy.clusters)),
+                )
+
+
+def _managers(envoy: Envoy) -> Iterator[tuple[Manager, list[Route]]]:
+    for manager in envoy.managers:
+        yield manager, [route for route in envoy.routes if route.manager is manager]
+
+
+RULES = (
+    Rule(
+        "E29",
+        "One picker for pools among which weights decide",
+        "Envoy divides by weight before it asks. Seen on 1.40.0: with the picker in the weighted cluster's "
+        "typed_per_filter_config "
+        "60 of 60 requests met their own cluster's picker; a picker of the whole route is asked for both.",
+        of_pool_routes(one_picker_for_several),
+        "istio/istio#61594",
+    ),
+    Rule(
+        "E30",
+        "The picker is asked before the model is known",
+        "Filters run in their order. Seen on 1.40.0: a picker's filter before the body router was never asked on the right "
+        "route.",
+        of_envoys(picker_before_model),
+    ),
+    Rule(
+        "E31",
+        "The model is found out and not obeyed",
+        "A route is chosen when the headers have come, and again only if the cache is cleared. Seen on 1.40.0: with RETAIN the "
+        "first route won, a 404.",
+        of_envoys(route_kept),
+        "Envoy API, ext_proc ExternalProcessor.route_cache_action",
+    ),
+    Rule(
+        "W32",
+        "Requests for unknown models end up somewhere",
+        "A route without a model, after those with one, takes what they do not: also what a client misspelt.",
+        of_envoys(silent_default),
+    ),
+    Rule(
+        "E33",
+        "A route speaks to a filter that is not there",
+        "Seen on 1.40.0: typed_per_filter_config under a name that no filter has is ignored, in --mode validate too; a "
+        "picker that "
+        "is disabled by default stays so.",
+        of_envoys(unknown_filter),
+    ),
+    Rule(
+        "E34",
+        "Two filters with one name",
+        "Seen on 1.40.0: Envoy takes it, and what a route says applies to both.",
+        of_managers(same_name),
+    ),
+    Rule(
+        "E35",
+        "A route to a cluster that is not there",
+        "Seen on 1.40.0: in routes that come by RDS, and with validate_clusters false, Envoy takes it and answers 503.",
+        of_envoys(unknown_cluster),
+        "Envoy API, RouteConfiguration.validate_clusters",
+    ),
+)
