@@ -4,6 +4,7 @@ from shunter.envoyconf.core.envoy.chain import http_filters
 from shunter.envoyconf.core.envoy.local_reply import local_reply
 from shunter.envoyconf.core.envoy.record import PERIODIC_SECONDS, record_log
 from shunter.envoyconf.core.envoy.route import route_configuration
+from shunter.envoyconf.core.envoy.tls import listener_transport_socket
 from shunter.envoyconf.core.intent import Intent, Listener
 from shunter.envoyconf.core.names import CLIENT, DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
@@ -38,13 +39,13 @@ ACCESS_LOG_FIELDS = {
 
 
 def http_listener(listener: Listener, intent: Intent, version: Version = DEFAULT_VERSION) -> Resource:
-    """Return one listener with all routes."""
+    """Return one listener with the routes of its host names."""
     manager = http_connection_manager(listener, intent, version)
-    return {
-        "name": listener.name,
-        "address": socket_address(listener.address, listener.port),
-        "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}],
-    }
+    chain: Resource = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    if listener.tls:
+        chain["transport_socket"] = listener_transport_socket(listener)
+    address = socket_address(listener.address, listener.port)
+    return {"name": listener.name, "address": address, "filter_chains": [chain]}
 
 
 def http_connection_manager(listener: Listener, intent: Intent, version: Version = DEFAULT_VERSION) -> Resource:

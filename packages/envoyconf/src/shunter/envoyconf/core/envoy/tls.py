@@ -1,10 +1,44 @@
-"""TLS from Envoy to a picker: whom Envoy trusts there, and as whom it comes."""
+"""TLS from clients to Envoy and from Envoy to a picker: whom Envoy trusts there, and as whom it appears."""
+
+from pathlib import PurePosixPath
 
 from shunter.envoyconf.core.authority import is_ip
-from shunter.envoyconf.core.intent import PickerTls
+from shunter.envoyconf.core.intent import Listener, PickerTls
 from shunter.envoyconf.core.protojson import Resource, extension
+from shunter.envoyconf.errors import IntentError
 
-__all__ = ["picker_transport_socket"]
+__all__ = ["listener_transport_socket", "picker_transport_socket"]
+
+
+def listener_transport_socket(listener: Listener) -> Resource:
+    """Return the transport socket of a listener with TLS; HTTP/2 for clients that offer it, TLS 1.2 and 1.3.
+
+    Measured on Envoy 1.36 and 1.40: files of a static bootstrap are read once, whatever is said of their directory. Delivered
+    as a secret the same certificate is read again when something in its directory is renamed, as Kubernetes and careful
+    programs replace files; connections that are open keep the one they were made with.
+    """
+    tls = listener.tls
+    if tls is None or tls.cert_file is None or tls.key_file is None:
+        raise IntentError(
+            f"listener {listener.name}: tls.certFile and tls.keyFile are missing: an Envoy reads files; tls.secret is for "
+            "gateways in Kubernetes"
+        )
+    context: Resource = {
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_certificates": [
+            {
+                "certificate_chain": {"filename": tls.cert_file},
+                "private_key": {"filename": tls.key_file},
+                "watched_directory": {"path": str(PurePosixPath(tls.cert_file).parent)},
+            }
+        ],
+    }
+    fields: Resource = {"common_tls_context": context}
+    if tls.client_ca_file:
+        watched = {"path": str(PurePosixPath(tls.client_ca_file).parent)}
+        context["validation_context"] = {"trusted_ca": {"filename": tls.client_ca_file}, "watched_directory": watched}
+        fields["require_client_certificate"] = True
+    return extension("envoy.transport_sockets.tls", "extensions.transport_sockets.tls.v3.DownstreamTlsContext", **fields)
 
 
 def picker_transport_socket(tls: PickerTls) -> Resource:
