@@ -6,9 +6,9 @@ import msgspec
 
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import Manifest, Manifests, Reference, refer
+from shunter.envoyconf.core.kube.pickers import names_a_picker
 from shunter.envoyconf.core.kube.platforms import RoutedRule, parents, rules, targets
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
-from shunter.envoyconf.core.lint.kube.picker_rules import picker_reference
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 from shunter.envoyconf.core.names import NAMESPACE
 
@@ -44,7 +44,7 @@ def asked(manifests: Manifests) -> Iterator[Asking]:
 def _pickers(manifests: Manifests) -> Iterator[Asking]:
     for asking in asked(manifests):
         writes = [each.text for each in asking.at.at("metadata", "writableNamespaces")]
-        if NAMESPACE in writes or any(picker_reference(manifests, each) for each in asking.backends):
+        if NAMESPACE in writes or any(names_a_picker(manifests, each) for each in asking.backends):
             yield asking
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from shunter.envoyconf.core.kube.manifests import Manifest, Manifests
+from shunter.envoyconf.core.kube.pickers import picker_of
 from shunter.envoyconf.core.kube.platforms import Platform, RoutedRule, platform, rules
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at
-from shunter.envoyconf.core.lint.kube.pool_rules import picker_of
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 
 __all__ = ["RULES"]

@@ -1,95 +1,26 @@
 """Rules about how a gateway reaches a picker: TLS, replicas, and what the picker may read."""
 
 from collections.abc import Iterator
-from enum import Enum
-from itertools import pairwise
 
 from shunter.envoyconf.core.cursor import Cursor
-from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, ISTIO, LLM_D, Manifest, Manifests, Reference, refer
+from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, ISTIO, LLM_D, Manifest, Manifests, refer
+from shunter.envoyconf.core.kube.pickers import (
+    Speech,
+    backend_service,
+    flags_of,
+    is_reference_picker,
+    is_shunter_picker,
+    is_told_of_tls,
+    picker_of,
+    pickers,
+    service_of,
+    speech_by_service,
+)
 from shunter.envoyconf.core.kube.platforms import Platform, platform, rules
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at
-from shunter.envoyconf.core.lint.kube.pool_rules import picker_of, pools
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 
-__all__ = ["RULES", "Speech", "backend_service", "pickers", "speech_of"]
-
-
-class Speech(Enum):
-    """What a picker speaks."""
-
-    TLS = "TLS"
-    CLEAR = "no TLS"
-
-
-# Flags of the reference picker (GIE 0.3 had the second form), whose default is TLS with a certificate of its own.
-SECURE_FLAGS = ("--secure-serving", "-secure-serving", "--secureServing", "-secureServing")
-REFERENCE_FLAGS = (
-    "--pool-name",
-    "-poolName",
-    "--poolName",
-    "--pool-group",
-    "--pool-namespace",
-    "--poolNamespace",
-    *SECURE_FLAGS,
-)
-SHUNTER_TLS_FLAG = "--tls-cert-file"
-
-
-def pickers(manifests: Manifests) -> Iterator[tuple[Manifest, Manifest, Cursor]]:
-    """Yield the workloads that are known to be pickers: Service, workload, container."""
-    named = {reference.place for pool in pools(manifests) if (reference := picker_of(pool))}
-    for service in manifests.of("Service"):
-        for workload, template in manifests.behind(service):
-            for container in template.at("spec", "containers"):
-                flags = _flags(container)
-                if _is_reference(flags) or _is_shunter(flags) or (service.place in named and flags):
-                    yield service, workload, container
-
-
-def speech_of(container: Cursor) -> Speech | None:
-    """Return what a picker speaks by its command line; None if it is none of those that are known."""
-    flags = _flags(container)
-    if _is_shunter(flags):
-        return Speech.TLS if any(flag.startswith(SHUNTER_TLS_FLAG) for flag in flags) else Speech.CLEAR
-    if not _is_reference(flags):
-        return None
-    for index, flag in enumerate(flags):
-        name, _, value = flag.partition("=")
-        if name in SECURE_FLAGS:
-            value = value or (flags[index + 1] if index + 1 < len(flags) else "")
-            return Speech.CLEAR if value.lower() in ("false", "f", "0") else Speech.TLS
-    return Speech.TLS
-
-
-def _flags(container: Cursor) -> list[str]:
-    return [str(each.value) for each in (*container["command"], *container["args"])]
-
-
-def _is_reference(flags: list[str]) -> bool:
-    return any(flag.partition("=")[0] in REFERENCE_FLAGS for flag in flags)
-
-
-def _is_shunter(flags: list[str]) -> bool:
-    words = " ".join(flags).split()
-    return any(pair in (("picker", "run"), ("shunter-picker", "run")) for pair in pairwise(words))
-
-
-def backend_service(manifests: Manifests, backend: Manifest) -> Manifest | None:
-    """Return the Service of this cluster that an Envoy Gateway Backend names, if it is given."""
-    for endpoint in backend.spec["endpoints"]:
-        name, _, rest = endpoint.at("fqdn", "hostname").text.partition(".")
-        namespace = rest.partition(".")[0] or backend.namespace
-        if service := manifests.find(refer(_named(endpoint, name, namespace), backend.namespace)):
-            return service
-    return None
-
-
-def _named(at: Cursor, name: str, namespace: str) -> Cursor:
-    return Cursor(at.document, at.path, {"name": name, "namespace": namespace})
-
-
-def _speech_by_service(manifests: Manifests) -> dict[tuple[str, str, str], Speech]:
-    return {service.place: speech for service, _, container in pickers(manifests) if (speech := speech_of(container))}
+__all__ = ["RULES"]
 
 
 def _spoken_to(manifests: Manifests) -> Iterator[tuple[Manifest, Cursor, Speech, str]]:
@@ -100,7 +31,7 @@ def _spoken_to(manifests: Manifests) -> Iterator[tuple[Manifest, Cursor, Speech,
                 target = manifests.find(refer(at, policy.namespace))
                 if target is None:
                     continue
-                if target.kind == "Service" and not _validated(manifests, target):
+                if target.kind == "Service" and not is_told_of_tls(manifests, target):
                     yield (
                         target,
                         at,
@@ -109,7 +40,7 @@ def _spoken_to(manifests: Manifests) -> Iterator[tuple[Manifest, Cursor, Speech,
                     )
                 elif target.kind == "Backend" and (service := backend_service(manifests, target)):
                     tls = target.spec["tls"]
-                    speech = Speech.TLS if tls or _validated(manifests, target) else Speech.CLEAR
+                    speech = Speech.TLS if tls or is_told_of_tls(manifests, target) else Speech.CLEAR
                     yield service, tls or target.spec, speech, "give the Backend tls, or take it away"
     for rule in manifests.of("DestinationRule"):
         if service := _hosted(manifests, rule):
@@ -121,22 +52,11 @@ def _spoken_to(manifests: Manifests) -> Iterator[tuple[Manifest, Cursor, Speech,
 
 
 def _hosted(manifests: Manifests, rule: Manifest) -> Manifest | None:
-    name, _, rest = rule.spec["host"].text.partition(".")
-    namespace = rest.partition(".")[0] or rule.namespace
-    return manifests.find(refer(_named(rule.spec["host"], name, namespace), rule.namespace))
-
-
-def _validated(manifests: Manifests, target: Manifest) -> bool:
-    """Say whether a BackendTLSPolicy makes gateways speak TLS to a Service or Backend."""
-    for policy in manifests.of("BackendTLSPolicy"):
-        for each in policy.spec["targetRefs"]:
-            if refer(each, policy.namespace).place == target.place:
-                return True
-    return False
+    return service_of(manifests, rule.spec["host"], rule.namespace)
 
 
 def _mismatch(manifests: Manifests) -> Iterator[Finding]:
-    spoken = _speech_by_service(manifests)
+    spoken = speech_by_service(manifests)
     for service, at, speech, remedy in _spoken_to(manifests):
         expected = spoken.get(service.place)
         if expected and expected is not speech:
@@ -160,7 +80,7 @@ def _mismatch(manifests: Manifests) -> Iterator[Finding]:
 
 
 def _no_destination_rule(manifests: Manifests) -> Iterator[Finding]:
-    spoken = _speech_by_service(manifests)
+    spoken = speech_by_service(manifests)
     told = {service.place for rule in manifests.of("DestinationRule") if (service := _hosted(manifests, rule))}
     for routed in rules(manifests):
         if platform(manifests, routed.route) is not Platform.ISTIO:
@@ -183,9 +103,9 @@ def _rival_replicas(manifests: Manifests) -> Iterator[Finding]:
     """The reference picker's replicas decide without each other's load unless one of them leads."""
     for _, workload, container in pickers(manifests):
         replicas = workload.spec["replicas"]
-        flags = _flags(container)
+        flags = flags_of(container)
         leads = any(flag.startswith(("--ha-enable-leader-election", "--haEnableLeaderElection")) for flag in flags)
-        if _is_reference(flags) and not _is_shunter(flags) and (replicas.number or 0) > 1 and not leads:
+        if is_reference_picker(flags) and not is_shunter_picker(flags) and (replicas.number or 0) > 1 and not leads:
             yield found(
                 replicas,
                 f"{replicas.value} replicas of a picker that is not told to elect a leader: each knows a part of the requests "
@@ -201,7 +121,7 @@ NEEDED = (("", "pods"), (INFERENCE, "inferencepools"), (LLM_D, "inferenceobjecti
 
 def _rights(manifests: Manifests) -> Iterator[Finding]:
     for _, workload, container in pickers(manifests):
-        if not _is_reference(_flags(container)) or _is_shunter(_flags(container)):
+        if not is_reference_picker(flags_of(container)) or is_shunter_picker(flags_of(container)):
             continue
         account = workload.spec.at("template", "spec", "serviceAccountName").text or "default"
         roles = list(_roles(manifests, account, workload.namespace))
@@ -241,16 +161,6 @@ def _may_read(roles: list[Manifest], group: str, resource: str) -> bool:
             ):
                 return True
     return False
-
-
-def picker_reference(manifests: Manifests, reference: Reference) -> bool:
-    """Say whether an ext_proc server is known to be a picker, rather than anything else that looks at requests."""
-    named = {each.place for pool in pools(manifests) if (each := picker_of(pool))}
-    target = manifests.find(reference)
-    service = backend_service(manifests, target) if target and target.kind == "Backend" else target
-    places = {each.place for each in (reference, service) if each}
-    known = {service.place for service, _, _ in pickers(manifests)}
-    return bool(places & (named | known)) or any(word in reference.name for word in ("epp", "endpoint-picker", "picker"))
 
 
 RULES: tuple[Rule, ...] = (

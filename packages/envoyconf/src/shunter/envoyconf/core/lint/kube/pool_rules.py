@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from shunter.envoyconf.core.cursor import Cursor
-from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, Manifest, Manifests, Reference, is_selected, refer
+from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, Manifest, Manifests, is_selected, refer
+from shunter.envoyconf.core.kube.pickers import picker_of, pools, selector_of, target_ports
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 
-__all__ = ["RULES", "picker_of", "pools", "selector_of", "target_ports"]
+__all__ = ["RULES"]
 
 # Of the kinds that GIE 1.0 and its successors still serve in the old group, where their CRDs are installed.
 SERVED_IN_OLD_GROUP = {"InferenceObjective", "InferenceModelRewrite", "InferencePoolImport"}
@@ -20,29 +21,6 @@ PICKER_WORDS = ("epp", "endpoint-picker", "shunter")
 
 # Engines that speak HTTP/1.1, and no HTTP/2 without TLS.
 HTTP1_ENGINES = ("vllm", "sglang", "llama-server", "text-generation-inference")
-
-
-def pools(manifests: Manifests) -> Iterator[Manifest]:
-    """Yield the InferencePools of every version."""
-    return manifests.of("InferencePool")
-
-
-def selector_of(pool: Manifest) -> dict[str, str]:
-    """Return the labels of its Pods; v1alpha2 has them without matchLabels."""
-    selector = pool.spec["selector"]
-    return selector["matchLabels"].labels if pool.group != INFERENCE_OLD else selector.labels
-
-
-def target_ports(pool: Manifest) -> list[int]:
-    """Return the ports of its Pods."""
-    listed = [port["number"].number for port in pool.spec["targetPorts"]]
-    return [port for port in (*listed, pool.spec["targetPortNumber"].number) if port is not None]
-
-
-def picker_of(pool: Manifest) -> Reference | None:
-    """Return its picker: endpointPickerRef, or extensionRef as v1alpha2 calls it."""
-    at = pool.spec["endpointPickerRef"] or pool.spec["extensionRef"]
-    return refer(at, pool.namespace) if at else None
 
 
 def _old_versions(manifests: Manifests) -> Iterator[Finding]:

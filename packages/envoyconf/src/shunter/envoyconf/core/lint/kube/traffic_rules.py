@@ -7,10 +7,10 @@ from msgspec import UNSET
 
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import Manifest, Manifests
+from shunter.envoyconf.core.kube.pickers import names_a_picker
 from shunter.envoyconf.core.kube.platforms import Platform, parents, platform, rules, targets
 from shunter.envoyconf.core.lint.kube.envoy_gateway_rules import asked, attached
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at
-from shunter.envoyconf.core.lint.kube.picker_rules import picker_reference
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 from shunter.envoyconf.core.names import DESTINATION
 
@@ -123,7 +123,7 @@ def _lost_retries(manifests: Manifests) -> Iterator[Finding]:
 
 def _cut_streams(manifests: Manifests) -> Iterator[Finding]:
     pickers = {
-        asking.policy.place for asking in asked(manifests) if any(picker_reference(manifests, each) for each in asking.backends)
+        asking.policy.place for asking in asked(manifests) if any(names_a_picker(manifests, each) for each in asking.backends)
     }
     for routed in rules(manifests):
         where = platform(manifests, routed.route)
