@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shunter.envoyconf import IntentError, bootstrap
 from shunter.envoyconf.core.intent import Intent, Limits, Listener, Picker, PickerTls, Pool, Profile
-from shunter.envoyconf.core.kube.install import PICKER_CONFIG, installation
+from shunter.envoyconf.core.kube.install import installation, picker_config
 from shunter.envoyconf.errors import KubernetesRefusedError
 from shunter.envoyconf.testing import running_envoy
 
@@ -113,7 +113,7 @@ def test_a_name_that_no_service_can_have_is_refused(kube, name):
 
 def test_the_configuration_is_the_pickers_default():
     printed = subprocess.run([shunter(), "picker", "builtins", "default"], capture_output=True, text=True, check=True).stdout
-    assert yaml.safe_load(printed) == PICKER_CONFIG
+    assert yaml.safe_load(printed) == picker_config()
 
 
 def test_larger_bodies_get_more_memory():

@@ -5,7 +5,7 @@ has no means to ask it otherwise. It knows a pool's model servers by their Pods'
 Service in the pool's namespace.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from shunter.envoyconf.core.authority import split_authority
 from shunter.envoyconf.core.intent import Intent, Limits, Observability, Profile, Security
 from shunter.envoyconf.core.kube.gateway import http_route, kubernetes_object, model_header
-from shunter.envoyconf.core.places import PICKER_PORT, picker_service
+from shunter.envoyconf.core.places import picker_authorities
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.targets import Means, Support
 from shunter.envoyconf.errors import IntentError
@@ -23,10 +23,13 @@ __all__ = [
     "full_only",
     "inference_pool",
     "inference_pools",
+    "one_pool",
     "pool_reference",
     "pool_routes",
     "refuse",
+    "service_of",
     "unheeded",
+    "untold",
 ]
 
 INFERENCE = "inference.networking.k8s.io"
@@ -58,7 +61,7 @@ def inference_pool(intent: Intent, index: int) -> Resource:
             f"pools[{index}].selector is missing: an InferencePool knows model servers by the labels of their Pods, not by "
             "address",
         )
-    service, port = _picker(intent, index)
+    service, port = service_of(intent, f"pools[{index}].picker.addresses", picker_authorities(pool, intent.kubernetes))
     spec: Resource = {
         "selector": {"matchLabels": pool.selector},
         "targetPorts": [{"number": number} for number in pool.target_ports],
@@ -119,23 +122,37 @@ def unheeded(intent: Intent, gateway: str, heeded: Collection[str] = ()) -> Iter
             yield f"pools[{index}].picker.collector: {gateway} sends no records, and need not: the picker sees the responses"
 
 
-def _picker(intent: Intent, index: int) -> tuple[str, int]:
-    """Return the name and port of the Service where a pool's picker is."""
-    pool = intent.pools[index]
-    addresses = pool.picker.addresses
-    if not addresses:
-        return picker_service(pool), PICKER_PORT
-    field = f"pools[{index}].picker.addresses"
+def untold(intent: Intent, gateway: str, *, always_tls: bool = False, one_choice: bool = False) -> Iterator[str]:
+    """Yield what a gateway expects of pickers, for those that are installed by others and can only be told by a person."""
+    for index, pool in enumerate(intent.pools):
+        picker, field = pool.picker, f"pools[{index}].picker"
+        if always_tls and picker.tls is not None and (picker.tls.ca_file or picker.tls.cert_file):
+            yield f"{field}.tls: {gateway} trusts any certificate of a picker's and shows none"
+        if picker.addresses and always_tls and picker.tls is None:
+            yield f"{field}: {gateway} speaks TLS to it; start it with --tls-cert-file and --tls-key-file"
+        if picker.addresses and one_choice:
+            yield f"{field}: {gateway} takes one address, no list; give its max-score-picker maxNumOfEndpoints: 1"
+
+
+def one_pool(intent: Intent, why: str) -> None:
+    """Raise IntentError if a route divides its requests among pools."""
+    for index, route in enumerate(intent.effective_routes):
+        if len(route.shares) > 1:
+            raise IntentError(
+                f"routes[{index}].pools: {why}, and these are {len(route.shares)}; give it one, or divide by models or paths",
+            )
+
+
+def service_of(intent: Intent, field: str, addresses: Sequence[str]) -> tuple[str, int]:
+    """Return name and port of the Service that is meant by addresses; raise IntentError if it is not one, or not here."""
     if len(addresses) != 1:
-        raise IntentError(f"{field} are {len(addresses)}, but an InferencePool names one Service and port; give that")
-    (address,) = addresses
-    host, port = split_authority(address)
+        raise IntentError(f"{field} are {len(addresses)}, but a reference names one Service and port; give that")
+    host, port = split_authority(addresses[0])
     names = intent.kubernetes
     service, _, rest = host.rstrip(".").partition(".")
-    here = (names.namespace, f"{names.namespace}.svc", f"{names.namespace}.svc.{names.cluster_domain}")
-    if rest not in ("", *here):
+    if rest not in ("", names.namespace, f"{names.namespace}.svc", f"{names.namespace}.svc.{names.cluster_domain}"):
         raise IntentError(
-            f"{field}[0] {address!r} must be a Service in the namespace {names.namespace}, where the InferencePool is, "
-            f"such as {picker_service(pool)}.{names.namespace}.svc:{PICKER_PORT}",
+            f"{field}[0] {addresses[0]!r} must be a Service in the namespace {names.namespace}, where everything else is, "
+            f"such as {service}.{names.namespace}.svc:{port}",
         )
     return service, port

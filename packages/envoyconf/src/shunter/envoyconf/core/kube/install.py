@@ -31,7 +31,7 @@ from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.render import HEADER, render
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["PICKER_CONFIG", "installation", "pool_service", "tls_secret"]
+__all__ = ["installation", "picker_config", "pool_service", "tls_secret"]
 
 # A label in DNS. (Before Kubernetes 1.36 it could not begin with a digit; its API says so.)
 SERVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -60,30 +60,14 @@ LEAVING_S = 5
 DRAIN_S = 30
 GRACE_S = LEAVING_S + DRAIN_S + 10
 
-# The picker's built-in default, written out as the place to change it. (A configuration without plugins would choose blindly.)
-PICKER_CONFIG: Resource = {
-    "apiVersion": "llm-d.ai/v1alpha1",
-    "kind": "EndpointPickerConfig",
-    "plugins": [{"type": "outlier-ejection-filter"}, {"type": "expected-delay-scorer"}, {"type": "max-score-picker"}],
-    "schedulingProfiles": [
-        {
-            "name": "default",
-            "plugins": [
-                {"pluginRef": "outlier-ejection-filter"},
-                {"pluginRef": "expected-delay-scorer"},
-                {"pluginRef": "max-score-picker"},
-            ],
-        },
-    ],
-}
 
-
-def installation(intent: Intent, *, always_tls: bool = False) -> tuple[Artefact, ...]:
+def installation(intent: Intent, *, always_tls: bool = False, one_choice: bool = False) -> tuple[Artefact, ...]:
     """Return what is to be applied beside a gateway's own objects: Services of the model servers, and pickers.
 
     Pools whose pickers have addresses in the intent have them already. ``always_tls`` is for gateways that speak TLS to a
     picker whatever the intent says. They, and an intent that trusts anybody (``tls: {}``), are shown a certificate that each
-    Pod makes for itself; others, that of the Secret which `tls_secret` names.
+    Pod makes for itself; others, that of the Secret which `tls_secret` names. ``one_choice`` is for gateways that do not
+    understand a list of endpoints.
     """
     asked = {pool.name for pool, profile in intent.ways if profile.asks}
     for index, pool in enumerate(intent.pools):
@@ -97,7 +81,7 @@ def installation(intent: Intent, *, always_tls: bool = False) -> tuple[Artefact,
         each
         for pool in intent.pools
         if pool.name in asked and not pool.picker.addresses
-        for each in _picker(intent, pool, tls=always_tls or pool.picker.tls is not None)
+        for each in _picker(intent, pool, tls=always_tls or pool.picker.tls is not None, one_choice=one_choice)
     )
     artefacts = (Artefact("models", services), Artefact("picker", pickers))
     return tuple(artefact for artefact in artefacts if artefact.documents)
@@ -110,6 +94,18 @@ def pool_service(intent: Intent, pool: Pool) -> Resource:
     return _object(intent, "v1", "Service", pool.name, spec={"clusterIP": "None", "selector": pool.selector, "ports": ports})
 
 
+def picker_config(*, one_choice: bool = False) -> Resource:
+    """Return the picker's built-in default, written out as the place to change it. (Without plugins it chooses blindly.)"""
+    single = {"parameters": {"maxNumOfEndpoints": 1}} if one_choice else {}
+    plugins = ("outlier-ejection-filter", "expected-delay-scorer", "max-score-picker")
+    return {
+        "apiVersion": "llm-d.ai/v1alpha1",
+        "kind": "EndpointPickerConfig",
+        "plugins": [{"type": plugin, **(single if plugin == "max-score-picker" else {})} for plugin in plugins],
+        "schedulingProfiles": [{"name": "default", "plugins": [{"pluginRef": plugin} for plugin in plugins]}],
+    }
+
+
 def tls_secret(pool: Pool) -> str | None:
     """Return the name of the kubernetes.io/tls Secret with the picker's certificate, if gateways are to verify that."""
     return f"{picker_service(pool)}-tls" if pool.picker.tls is not None and pool.picker.tls.ca_file else None
@@ -119,23 +115,23 @@ def _object(intent: Intent, api_version: str, kind: str, name: str, **fields: An
     return kubernetes_object(api_version, kind, name, intent.kubernetes.namespace, **fields)
 
 
-def _picker(intent: Intent, pool: Pool, *, tls: bool) -> Iterator[Resource]:
+def _picker(intent: Intent, pool: Pool, *, tls: bool, one_choice: bool) -> Iterator[Resource]:
     name = picker_service(pool)
     labels = {"app.kubernetes.io/name": "shunter-picker", "app.kubernetes.io/instance": name}
     budget = {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
     yield _object(intent, "v1", "ServiceAccount", name, automountServiceAccountToken=False)
-    yield _object(intent, "v1", "ConfigMap", name, data=_configuration(intent, pool))
+    yield _object(intent, "v1", "ConfigMap", name, data=_configuration(intent, pool, one_choice=one_choice))
     yield _object(intent, "apps/v1", "Deployment", name, spec=_deployment(intent, pool, labels, tls=tls))
     yield _object(intent, "v1", "Service", name, spec={"selector": labels, "ports": _service_ports(pool, tls=tls)})
     yield _object(intent, "policy/v1", "PodDisruptionBudget", name, spec=budget)
 
 
-def _configuration(intent: Intent, pool: Pool) -> dict[str, str]:
+def _configuration(intent: Intent, pool: Pool, *, one_choice: bool) -> dict[str, str]:
     """Return the files that the two processes read; both follow their changes."""
     entry = {"namespace": intent.kubernetes.namespace, "address": service_host(pool.name, intent.kubernetes), "pool": pool.name}
     endpoints = [{"name": f"{pool.name}-{port}", **entry, "port": port} for port in pool.target_ports]
     documents = ({"endpoints": endpoints}, inference_pool(intent, intent.pools.index(pool)))
-    return {"endpoints.yaml": "---\n".join(map(_text, documents)), "picker.yaml": _text(PICKER_CONFIG)}
+    return {"endpoints.yaml": "---\n".join(map(_text, documents)), "picker.yaml": _text(picker_config(one_choice=one_choice))}
 
 
 def _text(document: Resource) -> str:

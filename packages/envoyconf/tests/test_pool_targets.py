@@ -1,0 +1,240 @@
+"""Gateways that know InferencePools: what each is told, what it is refused, and that real definitions and a real API agree."""
+
+import functools
+import json
+
+import pytest
+
+from shunter.envoyconf import IntentError, load_intent
+from shunter.envoyconf.core.generate import generate
+from shunter.envoyconf.core.intent import Profile
+from shunter.envoyconf.core.targets import Target
+from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
+from shunter.envoyconf.testing_crds import load_definitions
+from shunter.envoyconf.testing_kube import find_crds
+
+TARGETS = (Target.ISTIO, Target.AGENTGATEWAY, Target.GKE)
+
+
+def intent(**fields):
+    plain = {"profile": "full", "pools": [{"name": "llama", "selector": {"app": "vllm"}}]}
+    return load_intent(json.dumps(plain | fields))
+
+
+TWO = [
+    {"name": "llama", "selector": {"app": "llama"}, "targetPorts": [8000, 8001]},
+    {"name": "qwen", "selector": {"app": "qwen"}},
+]
+TLS = {
+    "listeners": [{"name": "https", "port": 443, "hosts": ["llm.example.com", "*.llm.example.com"], "tls": {"secret": "llm"}}]
+}
+EXAMPLES = {
+    "one pool": intent(),
+    "hosts and TLS": intent(
+        **TLS, routes=[{"pool": "llama", "hosts": ["llm.example.com"], "prefix": "/v1"}, {"pool": "llama"}]
+    ),
+    "models in a header": intent(
+        pools=TWO,
+        modelHeader="x-model",
+        routes=[{"pool": "llama", "models": ["llama-3-8b"]}, {"pool": "qwen", "models": ["qwen"]}],
+    ),
+    "a picker with TLS": intent(
+        pools=[{"name": "llama", "selector": {"app": "vllm"}, "http2": True, "picker": {"tls": {}, "failureMode": "FailClose"}}]
+    ),
+    "limits": intent(limits={"bodyBytes": 1 << 26, "idleTimeoutSeconds": 900.5, "retries": 0}),
+}
+WEIGHTED = intent(pools=TWO, routes=[{"pools": [{"name": "llama", "weight": 9}, {"name": "qwen"}]}])
+ROUTER = intent(
+    pools=TWO,
+    bodyRouter={"addresses": ["body-router:9004"], "tls": {}},
+    routes=[{"pool": "llama", "baseModels": ["llama-3-8b"]}, {"pool": "qwen"}],
+)
+
+CASES = [pytest.param(target, each, id=f"{target.value}, {name}") for target in TARGETS for name, each in EXAMPLES.items()]
+CASES += [pytest.param(target, WEIGHTED, id=f"{target.value}, weights") for target in (Target.AGENTGATEWAY, Target.GKE)]
+CASES += [pytest.param(target, ROUTER, id=f"{target.value}, body router") for target in (Target.ISTIO, Target.GKE)]
+
+
+def only(kind, output):
+    found = [each for each in output.documents if each["kind"] == kind]
+    assert len(found) == 1, [each["kind"] for each in output.documents]
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def definitions():
+    try:
+        return load_definitions(find_crds())
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(("target", "intent"), CASES)
+def test_the_definitions_have_no_objection(target, intent, definitions):
+    for document in generate(intent, target).documents:
+        if (document["apiVersion"], document["kind"]) in definitions:
+            assert definitions.examine(document).problems == (), document
+
+
+@pytest.mark.parametrize(("target", "intent"), CASES)
+def test_the_real_api_accepts_everything(target, intent, kube):
+    kube.apply(generate(intent, target).documents, dry_run=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_same_intent_gives_the_same_documents_in_the_same_order(target):
+    assert repr(generate(intent(), target)) == repr(generate(intent(), target))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("profile", [profile for profile in Profile if profile is not Profile.FULL])
+def test_another_profile_than_full_is_refused_and_full_named(target, profile):
+    pool = {"name": "llama", "selector": {"app": "vllm"}, "picker": {"failureMode": "FailClose", "collector": "c:1"}}
+    with pytest.raises(IntentError, match=f"{target.value} cannot have the profile {profile.value}: .*; the nearest .* full"):
+        generate(intent(profile=profile.value, pools=[pool]), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_model_servers_by_address_alone_are_refused(target):
+    pool = {"name": "llama", "endpoints": ["10.0.0.1:8000"], "picker": {"addresses": ["p:9002"]}}
+    with pytest.raises(IntentError, match=r"pools\[0\]\.selector is missing: an InferencePool"):
+        generate(intent(pools=[pool]), target)
+
+
+@pytest.mark.parametrize("target", [Target.ISTIO])
+def test_gateways_with_one_picker_a_rule_are_given_one_pool_a_rule(target):
+    with pytest.raises(IntentError, match=r"routes\[0\]\.pools: .*, and these are 2; give it one"):
+        generate(WEIGHTED, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("addresses", "words"),
+    [
+        (["p.default.svc:9002", "q.default.svc:9002"], r"addresses are 2, but a reference names one Service and port"),
+        (["p.other.svc:9002"], r"'p.other.svc:9002' must be a Service in the namespace default"),
+        (["10.0.0.7:9002"], "must be a Service in the namespace default"),
+    ],
+)
+def test_a_picker_that_is_no_service_of_the_namespace_is_refused(target, addresses, words):
+    pool = {"name": "llama", "selector": {"app": "vllm"}, "picker": {"addresses": addresses}}
+    with pytest.raises(IntentError, match=words):
+        generate(intent(pools=[pool]), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_pickers_service_may_be_named_in_every_form(target):
+    for host in ("p", "p.default", "p.default.svc", "p.default.svc.cluster.local", "p.default.svc.cluster.local."):
+        pool = {"name": "llama", "selector": {"app": "vllm"}, "picker": {"addresses": [f"{host}:9012"]}}
+        output = generate(intent(pools=[pool]), target)
+        reference = only("InferencePool", output)["spec"]["endpointPickerRef"]
+        assert (reference["name"], reference["port"]) == ("p", {"number": 9012})
+        assert not [each for each in output.documents if each["kind"] == "Deployment"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_failure_mode_is_never_left_to_a_default(target):
+    assert only("InferencePool", generate(intent(), target))["spec"]["endpointPickerRef"]["failureMode"] == "FailOpen"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_is_not_generated_is_never_left_out_silently(target):
+    overflow = {"name": "llama", "selector": {"app": "vllm"}, "overflow": {"address": "api.example.com:443"}}
+    with pytest.raises(
+        IntentError, match=r"overflow: .* would not be told of it by what is generated here; .*, and leave it out"
+    ):
+        generate(intent(pools=[overflow]), target)
+    with pytest.raises(IntentError, match=r"security.*, and leave (it|them) out"):
+        generate(intent(security={"rateLimits": [{"requests": 5}]}), target)
+    warnings = generate(intent(limits={"retries": 0}, observability={"servedHeader": True}), target).warnings
+    assert any(each.startswith("limits.retries: ") for each in warnings)
+    assert any(each.startswith("observability.servedHeader: ") for each in warnings)
+
+
+@pytest.mark.parametrize("target", [Target.AGENTGATEWAY, Target.GKE])
+def test_gateways_that_always_speak_tls_get_a_picker_that_does(target):
+    output = generate(intent(), target)
+    command = only("Deployment", output)["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert any(word.startswith("--tls-cert-file=") for word in command)
+    elsewhere = {"name": "llama", "selector": {"app": "vllm"}, "picker": {"addresses": ["p:9002"]}}
+    assert any("speaks TLS to it" in each for each in generate(intent(pools=[elsewhere]), target).warnings)
+
+
+@pytest.mark.parametrize("target", [Target.AGENTGATEWAY, Target.GKE])
+def test_gateways_that_take_one_address_get_one(target):
+    assert "maxNumOfEndpoints: 1" in only("ConfigMap", generate(intent(), target))["data"]["picker.yaml"]
+
+
+def test_istio_gets_a_list():
+    assert "maxNumOfEndpoints" not in only("ConfigMap", generate(intent(), Target.ISTIO))["data"]["picker.yaml"]
+
+
+def test_istio_is_told_how_to_speak_tls_to_a_picker_only_if_it_speaks_that():
+    assert not [each for each in generate(intent(), Target.ISTIO).documents if each["kind"] == "DestinationRule"]
+    tls = functools.partial(dict, name="llama", selector={"app": "vllm"})
+    trusting = generate(intent(pools=[tls(picker={"tls": {}})]), Target.ISTIO)
+    rule = only("DestinationRule", trusting)["spec"]
+    assert rule == {
+        "host": "llama-picker.default.svc.cluster.local",
+        "trafficPolicy": {"tls": {"mode": "SIMPLE", "insecureSkipVerify": True}},
+    }
+    verified = {"caFile": "/ca.pem", "serverName": "llama-picker.default.svc", "certFile": "/c.pem", "keyFile": "/k.pem"}
+    rule = only("DestinationRule", generate(intent(pools=[tls(picker={"tls": verified})]), Target.ISTIO))["spec"]
+    assert rule["trafficPolicy"]["tls"] == {
+        "mode": "MUTUAL",
+        "clientCertificate": "/c.pem",
+        "privateKey": "/k.pem",
+        "caCertificates": "/ca.pem",
+        "sni": "llama-picker.default.svc",
+        "subjectAltNames": ["llama-picker.default.svc"],
+    }
+
+
+def test_istios_rules_have_no_filter_that_would_drop_the_picker():
+    for example in (*EXAMPLES.values(), ROUTER):
+        for document in generate(example, Target.ISTIO).documents:
+            if document["kind"] == "HTTPRoute":
+                assert all("filters" not in rule for rule in document["spec"]["rules"])
+
+
+def test_gke_checks_and_ends_no_earlier_than_the_intent_says():
+    output = generate(EXAMPLES["limits"], Target.GKE)
+    check = only("HealthCheckPolicy", output)["spec"]["default"]["config"]["httpHealthCheck"]
+    assert check == {"requestPath": "/health", "portSpecification": "USE_FIXED_PORT", "port": 8000}
+    assert only("GCPBackendPolicy", output)["spec"]["default"]["timeoutSec"] == 901
+    assert all("timeouts" not in rule for rule in only("HTTPRoute", output)["spec"]["rules"])
+
+
+BROKEN = {
+    "an unknown field": ("InferencePool", lambda spec: spec.update(targetPortNumber=8000), "targetPortNumber"),
+    "a value that is none": (
+        "InferencePool",
+        lambda spec: spec["endpointPickerRef"].update(failureMode="FailSoft"),
+        "FailSoft",
+    ),
+    "a port twice": ("InferencePool", lambda spec: spec.update(targetPorts=[{"number": 1}, {"number": 1}]), "unique"),
+    "a Service without port": ("InferencePool", lambda spec: spec["endpointPickerRef"].pop("port"), "port is required"),
+    "weights below zero": ("HTTPRoute", lambda spec: spec["rules"][0]["backendRefs"][0].update(weight=-1), "-1"),
+    "a listener twice": ("Gateway", lambda spec: spec.update(listeners=spec["listeners"] * 2), "(unique|uplicate)"),
+    "health checks that overlap": (
+        "HealthCheckPolicy",
+        lambda spec: spec["default"].update(checkIntervalSec=1, timeoutSec=2),
+        "checkIntervalSec",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "damage", "words"), BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_broken_is_refused_by_definitions_and_by_the_real_api_alike(kind, damage, words, definitions, kube):
+    document = only(kind, generate(intent(), Target.GKE))
+    damage(document["spec"])
+    with pytest.raises(KubernetesRefusedError, match=words):
+        kube.apply([document], dry_run=True)
+    verdict = definitions.examine(document)
+    assert verdict.problems or verdict.unknown_rules, "a rule with a ternary is beyond cel-python, and is said to be"
+
+
+def test_a_rule_that_cannot_be_asked_is_named(definitions):
+    document = only("HealthCheckPolicy", generate(intent(), Target.GKE))
+    del document["spec"]["default"]["config"]["httpHealthCheck"]["portSpecification"]
+    assert any("portSpecification" in each for each in definitions.examine(document).unknown_rules)
