@@ -448,7 +448,7 @@ class Talk(RuleBasedStateMachine):
         self.state = serve(["a", "z"], z="new", a="new", z_eps="new", a_eps="new", http="new")
         self.stream.aim(self.state)
         run(self.stream, self.client)
-        assert self.stream.idle
+        assert all(self.stream.current(kind) for kind in self.stream.channels)
         assert versions(self.client) == goal(self.state)
 
 

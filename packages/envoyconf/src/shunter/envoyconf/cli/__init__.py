@@ -11,6 +11,7 @@ from typing import IO, Literal
 import click
 
 from shunter.envoyconf.cli.lint import lint
+from shunter.envoyconf.cli.serve import serve
 
 # The rest is imported by the commands that need it: printing help takes no YAML.
 __all__ = ["main"]
@@ -31,6 +32,7 @@ def main() -> None:
 
 
 main.add_command(lint)
+main.add_command(serve)
 
 
 @main.command()

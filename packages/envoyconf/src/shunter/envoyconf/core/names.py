@@ -20,6 +20,7 @@ __all__ = [
     "picker_cluster_name",
     "picker_filter_name",
     "pool_cluster_name",
+    "pool_of_cluster",
 ]
 
 # GIE's endpoint picker protocol 1.0: the pick, as a request header and as dynamic metadata, and what became of it.
@@ -97,3 +98,9 @@ def collector_cluster_name(pool: str) -> str:
 def picker_filter_name(pool: str, profile: str | None = None) -> str:
     """Return the name of the HTTP filter that asks a pool's picker, in one profile if the pool has several."""
     return f"envoy.filters.http.ext_proc/{pool}/{profile}" if profile else f"envoy.filters.http.ext_proc/{pool}"
+
+
+def pool_of_cluster(cluster: str) -> str | None:
+    """Return whose model servers are in a cluster; None if there are others in it."""
+    kind, _, rest = cluster.partition("/")
+    return rest.partition("/")[0] if kind in ("pool", "native") else None

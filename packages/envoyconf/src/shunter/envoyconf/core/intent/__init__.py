@@ -10,6 +10,7 @@ Everything has a default but the pools. A field says in its description what it 
 comes from a file or from Python.
 """
 
+from shunter.envoyconf.core.intent.control_plane import ControlPlane
 from shunter.envoyconf.core.intent.kubernetes import Kubernetes
 from shunter.envoyconf.core.intent.limits import LONGEST_QUEUE_SECONDS, Limits
 from shunter.envoyconf.core.intent.listening import Admin, Listener, ListenerTls
@@ -26,6 +27,7 @@ __all__ = [
     "Affinity",
     "ApiKey",
     "BodyRouter",
+    "ControlPlane",
     "FailureMode",
     "Intent",
     "Jwt",

@@ -100,7 +100,10 @@ class BodyRouter(Part, frozen=True):
 
 
 class Overflow(Part, frozen=True):
-    """A hosted provider that speaks OpenAI's API and takes requests which the pool answers 429 or 503."""
+    """A hosted provider that takes requests which the pool answers 429 or 503 (needs Envoy 1.37).
+
+    It must know the pool's models by the same names: Envoy does not rewrite bodies.
+    """
 
     address: Annotated[str, Meta(description="host:port, such as api.openai.com:443.")]
     tls: Annotated[bool, Meta(description="Whether it is spoken to in TLS, its name verified.")] = True
@@ -111,13 +114,17 @@ class Overflow(Part, frozen=True):
     credential_file: Annotated[
         Text | None,
         Meta(
-            description="File with the API key, sent as Authorization: Bearer and to nobody else; Envoy reads it. A file of "
-            "Envoy's machine; one that is replaced is read again.",
+            description="File with the API key, sent to the provider as Authorization: Bearer and to nobody else. A file of "
+            "Envoy's machine, which reads it when it starts; it must not end with a newline. Without one no key is sent.",
         ),
     ] = None
     statuses: Annotated[
         tuple[Annotated[int, Meta(ge=400, le=599)], ...],
-        Meta(min_length=1, description="Which answers of the pool send a request there; no connection does, too."),
+        Meta(
+            min_length=1,
+            description="Which answers of all model servers that are tried send a request there; no connection and 503 always "
+            "do.",
+        ),
     ] = (429, 503)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from shunter.envoyconf.core.intent.control_plane import ControlPlane
 from shunter.envoyconf.core.intent.kubernetes import Kubernetes
 from shunter.envoyconf.core.intent.limits import Limits
 from shunter.envoyconf.core.intent.listening import Admin, Listener
@@ -70,6 +71,9 @@ class Intent(Part, frozen=True):
         Admin | None,
         Meta(description="Envoy's admin interface. There is none if left out, since it can be used to stop Envoy."),
     ] = None
+    control_plane: Annotated[ControlPlane, Meta(description="Who configures Envoys while they run, for the target xds.")] = (
+        ControlPlane()
+    )
     kubernetes: Annotated[Kubernetes, Meta(description="Namespace, names and images, for gateways in Kubernetes.")] = (
         Kubernetes()
     )

@@ -52,13 +52,18 @@ class Stream:
         self._late: dict[str, Item] = {}  # endpoints that are gone, of clusters that are not yet
         self._nonces = 0
 
-    def receive(self, request: Request) -> None:
-        """Take a request; raise SubscriptionError if it asks for too much."""
+    def receive(self, request: Request) -> bool | None:
+        """Take a request, and say whether it accepts or refuses a response, if it answers one.
+
+        Raises SubscriptionError if it asks for too much.
+        """
         first = request.kind not in self.channels
         channel = self.channels.setdefault(request.kind, Channel(request.kind))
+        answers = channel.waiting is not None and channel.waiting.nonce == request.nonce
         self._form.subscribe(channel, request, first=first)
         if first and request.kind is Kind.ENDPOINTS:
             channel.due, self._again = self._again, channel.due
+        return request.error is None if answers else None
 
     def aim(self, goal: State) -> None:
         """From now on bring the client to this state."""
@@ -85,10 +90,11 @@ class Stream:
                 return None
         return None
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is on its way; where nothing is to be sent either, the client has all it can have."""
-        return not any(channel.waiting for channel in self.channels.values())
+    def current(self, kind: Kind) -> bool:
+        """Whether the client has accepted all that it asked for of a kind."""
+        channel = self.channels[kind]
+        wanted = self._wanted(channel)
+        return not (channel.waiting or channel.refuses(wanted) or channel.changed(wanted))
 
     def _free(self, kind: Kind) -> Channel | None:
         """Return the channel of a kind, if it was asked for and no response is on its way."""

@@ -1,0 +1,79 @@
+"""``serve``: the control plane of Envoys that are configured while they run."""
+
+from pathlib import Path
+
+import click
+
+__all__ = ["serve"]
+
+
+@click.command()
+@click.option(
+    "-f",
+    "--file",
+    "sources",
+    multiple=True,
+    required=True,
+    metavar="FILE|DIR",
+    help="The intent; a change is taken up when it is valid, else shown on the status pages.",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to serve Envoys on; others than loopback want TLS."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=18000, show_default=True, help="Port to serve Envoys on.")
+@click.option("--status-host", default="127.0.0.1", show_default=True, help="Address of the status pages and metrics.")
+@click.option(
+    "--status-port",
+    type=click.IntRange(0, 65535),
+    default=18001,
+    show_default=True,
+    help="Port of the status pages and metrics.",
+)
+@click.option(
+    "--snapshot",
+    type=click.Path(path_type=Path),
+    help="Directory into which a scraper publishes: endpoints follow it.  [default: those of the intent]",
+)
+@click.option("--envoy-version", help="The oldest Envoy that is served, such as 1.38.  [default: the newest that is known]")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM file of the certificate; replaced ones are taken up.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file of its key.")
+@click.option(
+    "--client-ca", type=click.Path(path_type=Path), help="PEM file of the CAs that must have signed an Envoy's certificate."
+)
+def serve(
+    sources: tuple[str, ...],
+    host: str,
+    port: int,
+    status_host: str,
+    status_port: int,
+    snapshot: Path | None,
+    envoy_version: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    client_ca: Path | None,
+) -> None:
+    """Configure Envoys while they run: the intent's resources by xDS, endpoints as the scraper sees them.
+
+    Envoys are started with what `generate --target xds` prints. They lose nothing when this ends, and take up what has
+    changed when it is back.
+    """
+    import asyncio
+
+    from shunter.envoyconf.core.output import Settings
+    from shunter.envoyconf.core.versions import DEFAULT_VERSION, parse_version
+    from shunter.envoyconf.errors import EnvoyconfError, IntentError
+    from shunter.envoyconf.shell.ads import Keys
+    from shunter.envoyconf.shell.plane import Place, run
+
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key are of no use without each other")
+    if client_ca and not tls_cert:
+        raise click.UsageError("--client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")
+    keys = Keys(tls_cert, tls_key, client_ca) if tls_cert and tls_key else None
+    place = Place(host=host, port=port, status_host=status_host, status_port=status_port, keys=keys)
+    try:
+        settings = Settings(envoy_version=parse_version(envoy_version) if envoy_version else DEFAULT_VERSION)
+        asyncio.run(run(sources, place, snapshot, settings, lambda line: click.echo(line, err=True)))
+    except EnvoyconfError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2 if isinstance(error, IntentError) else 1) from None

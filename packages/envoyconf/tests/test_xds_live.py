@@ -1,0 +1,105 @@
+"""The control plane beside real Envoys: what they are given, and that no request is lost while it changes."""
+
+import itertools
+import json
+
+import pytest
+
+from shunter.envoyconf import load_intent
+from shunter.envoyconf.core.envoy.dynamic import divide
+from shunter.envoyconf.core.envoy.remote import from_control_plane, remote_bootstrap
+from shunter.envoyconf.core.output import Settings
+from shunter.envoyconf.core.schema import envoy_schema
+from shunter.envoyconf.core.versions import Version
+from shunter.envoyconf.core.xds.members import Member
+from shunter.envoyconf.shell import envoy
+from shunter.envoyconf.shell.ads import Server
+from shunter.envoyconf.testing import running_envoy
+
+pytestmark = pytest.mark.envoy
+
+SETTINGS = Settings(envoy_version=Version(1, 36))
+both_forms = pytest.mark.parametrize("form", ["DELTA_GRPC", "GRPC"])
+
+
+class Plane:
+    """A control plane whose intent is changed by hand, and Envoys of it."""
+
+    def __init__(self, scene):
+        self.scene = scene
+        self.clock = itertools.count()
+        self.server = None
+        self.port = 0
+
+    async def start(self):
+        self.server = Server(envoy_schema(), lambda: float(next(self.clock)))
+
+    async def listen(self):
+        self.port = await self.server.start("127.0.0.1", self.port)
+
+    def intent(self, *, pools=("llama",), **fields):
+        scene = self.scene
+        every = [
+            {
+                "name": name,
+                "endpoints": [scene.upstreams[number % 2].authority],
+                "picker": {"addresses": [scene.pickers[0].address]},
+            }
+            for number, name in enumerate(pools)
+        ]
+        routes = [{"pool": name, "prefix": f"/{name}"} for name in pools[1:]] + [{"pool": pools[0]}]
+        plane = {"addresses": [f"127.0.0.1:{self.port or 1}"]}
+        whole = {"pools": every, "routes": routes, "listeners": [{"port": 0}], "controlPlane": plane}
+        return load_intent(json.dumps(whole | fields))
+
+    def serve(self, **fields):
+        self.server.replace(divide(self.intent(**fields), SETTINGS, from_control_plane))
+
+    def bootstrap(self, form, node="one", **fields):
+        resource = remote_bootstrap(self.intent(**fields), SETTINGS)
+        resource["dynamic_resources"]["ads_config"]["api_type"] = form
+        resource["node"]["id"] = node
+        return resource
+
+    def current(self, *nodes):
+        """Say whether these have accepted everything."""
+        seen = {each.node.id: each for each in self.server.report().clients if each.connected}
+        return all(node in seen and all(held.current for held in seen[node].kinds.values()) for node in nodes)
+
+
+@pytest.fixture
+async def plane(scene):
+    plane = Plane(scene)
+    await plane.start()
+    plane.serve()
+    await plane.listen()
+    yield plane
+    await plane.server.stop()
+
+
+@pytest.fixture(params=["1.36.2", "1.40.0"])
+def binary(request, monkeypatch):
+    monkeypatch.delenv("ENVOY_PATH", raising=False)
+    return envoy.find(request.param) or pytest.skip(f"not here: shunter envoyconf fetch-envoy --version {request.param}")
+
+
+@both_forms
+async def test_envoy_takes_up_endpoints_routes_and_pools(form, binary, plane, scene, until):
+    async with running_envoy(plane.bootstrap(form), binary) as gateway:
+        assert (await scene.ask(gateway))[:2] == (200, scene.upstreams[0].authority)
+        await until(lambda: plane.current("one"))
+        host, port = scene.upstreams[1].authority.split(":")
+        plane.server.move({"pool/llama": [Member(host, int(port))]})
+        await until(lambda: plane.current("one"))
+        assert (await scene.ask(gateway))[1] == scene.upstreams[1].authority
+        plane.serve(pools=("llama", "qwen"))
+        await until(lambda: plane.current("one"))
+        assert (await scene.ask(gateway, "/qwen/v1/models"))[:2] == (200, scene.upstreams[1].authority)
+        assert (await scene.ask(gateway))[1] == scene.upstreams[0].authority
+        plane.serve(pools=("llama",))
+        await until(lambda: plane.current("one"))
+        assert (await scene.ask(gateway, "/qwen/v1/models"))[:2] == (200, scene.upstreams[0].authority)
+    report = plane.server.report()
+    assert report.refused == {}
+    assert not report.clients[0].connected
+    assert report.clients[0].node.version == binary.parent.name
