@@ -16,4 +16,4 @@ def target(data):
         assert problems(envoy_schema(), resource, "envoy.config.bootstrap.v3.Bootstrap") == ()
     except IntentError as error:
         message = str(error)
-    assert message.startswith(("$", "not YAML")), f"no place is named: {message}"
+    assert message.startswith(("$", "intent:")), f"no place is named: {message}"

@@ -44,7 +44,7 @@ def test_generate_writes_a_file(run, tmp_path):
     [
         (b"pool: []", "Error: $: unknown field 'pool'; did you mean pools"),
         (b"pools: \xff", "the intent is not UTF-8"),
-        (b"pools: \0", "Error: not YAML"),
+        (b"pools: \0", "Error: intent: not YAML"),
     ],
 )
 def test_a_bad_intent_is_exit_code_2(command, stdin, message, run):

@@ -22,8 +22,8 @@ OTHER = POOL.replace("name: a", "name: b")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "$: expected `object`, got `null`"),
-        ("- pools", "$: expected `object`, got `array`"),
+        ("", "intent: nothing is there; an intent begins with pools"),
+        ("- pools", "intent:1: a list where a mapping is expected"),
         ("pools: [", "not YAML"),
         ("pools: 2026-02-31", "not YAML"),
         (POOLS + POOLS, "key 'pools' is there twice"),
@@ -87,8 +87,9 @@ OTHER = POOL.replace("name: a", "name: b")
         (POOLS + "limits: {queueSeconds: 600}", "$.limits.queueSeconds 600 is not below idleTimeoutSeconds 300, after which"),
         (POOLS + "limits: {bodyBytes: 1}", "$.limits.bodyBytes: expected `int` >= 1048576 (it is 1)"),
         (POOLS + "limits: {idleTimeoutSeconds: 5m}", "$.limits.idleTimeoutSeconds: expected `float`, got `str` (it is '5m')"),
-        ("[" * 2000, "$: nested too deeply"),
-        ("&a [*a]", "$: expected `object`, got `array`"),
+        ("[" * 2000, "intent:1: not YAML: while increasing flow level, exceeded maximum nesting depth"),
+        ("&a [*a]", "intent: nested too deeply, or refers to itself"),
+        (POOLS + "---\n" + POOLS, "intent:3: a second document; one intent is read at a time"),
         ("#" * (MAX_INTENT_CHARACTERS + 1), f"an intent has at most {MAX_INTENT_CHARACTERS}"),
     ],
 )
@@ -96,6 +97,83 @@ def test_a_bad_intent_is_refused_with_place_value_and_remedy(text, message):
     with pytest.raises(IntentError) as refusal:
         load_intent(text)
     assert message in str(refusal.value)
+
+
+def test_an_error_names_the_line_if_there_is_a_file():
+    with pytest.raises(IntentError, match=r"^gateway\.yaml:4: \$\.limits\.retries: expected `int` <= 10 \(it is 11\)"):
+        load_intent(POOLS + "limits:\n  # more\n  retries: 11\n", "gateway.yaml")
+    with pytest.raises(IntentError, match=r"^gateway\.yaml:2: key 'pools' is there twice"):
+        load_intent(POOLS + POOLS, "gateway.yaml")
+
+
+VARIABLES = """
+pools:
+- {name: a, endpoints: ["${HOST}:80"], picker: {addresses: ["10.0.0.2:${PORT:-9002}"]}}
+limits:
+  retries: ${RETRIES}
+observability:
+  accessLog: "${NAME:-}$$${NAME}$x"
+"""
+
+
+def test_variables_in_values_are_replaced():
+    environment = {"HOST": "10.0.0.1", "RETRIES": "7", "NAME": "7", "PORT": ""}
+    intent = load_intent(VARIABLES, environment=environment)
+    assert intent.pools[0].endpoints == ("10.0.0.1:80",)
+    assert intent.pools[0].picker.addresses == ("10.0.0.2:9002",)
+    assert intent.limits.retries == 7
+    assert intent.observability.access_log == "7$7$x"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (POOLS + "profile: ${A}", "gateway.yaml:2: $.profile: ${A} is not set; set it, or give a default: ${A:-…}"),
+        (POOLS + "profile: ${", "gateway.yaml:2: $.profile: ${ begins a variable: write ${NAME} or ${NAME:-default}, or $${"),
+        (POOLS + "profile: ${1}", "gateway.yaml:2: $.profile: ${ begins a variable"),
+        (POOLS + "profile: ${B}", "gateway.yaml:2: $.profile: 'lean\\\\nadmin: {port: 1}' is not a choice"),
+        (POOLS + "${C}: lean", "unknown field '${C}'"),
+    ],
+)
+def test_a_variable_that_cannot_be_replaced_is_named_with_its_place(text, message):
+    with pytest.raises(IntentError) as error:
+        load_intent(text, "gateway.yaml", {"B": "lean\nadmin: {port: 1}", "C": "profile"})
+    assert message in str(error.value)
+
+
+@given(st.text(min_size=1))
+def test_no_variable_can_add_a_field(value):
+    text = POOLS + 'observability:\n  accessLog: "${VALUE}"'
+    assert load_intent(text, environment={"VALUE": value}).observability.access_log == value
+
+
+def test_a_value_is_set_in_the_place_of_another():
+    changes = [
+        "limits.retries=4",
+        "pools[0].name=b",
+        'pools[0].endpoints=["10.0.0.9:1"]',
+        "$.pools[0].endpoints[1]='10.0.0.9:2'",
+    ]
+    intent = load_intent(POOLS, changes=changes)
+    assert (intent.limits.retries, intent.pools[0].name) == (4, "b")
+    assert intent.pools[0].endpoints == ("10.0.0.9:1", "10.0.0.9:2")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("limits", "--set 'limits' must be like limits.retries=3"),
+        ("limits.retries=[", "--set limits.retries: '[' is not YAML"),
+        ("limits.retries=eleven", "$.limits.retries: expected `int`, got `str` (it is 'eleven')"),
+        ("limit.retries=1", "$: unknown field 'limit'; did you mean limits"),
+        ("pools[2].name=b", "--set $.pools[2]: $.pools has 1 items, from [0] on"),
+        ("pools[0].name.b=1", "--set $.pools[0].name.b: $.pools[0].name has no fields"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_named(change, message):
+    with pytest.raises(IntentError) as error:
+        load_intent(POOLS, changes=[change])
+    assert str(error.value).startswith(message)
 
 
 def test_a_struct_refuses_itself_in_python_too():

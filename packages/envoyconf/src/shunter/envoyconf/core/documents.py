@@ -1,12 +1,13 @@
 """Anybody's YAML or JSON as plain values that know on which line they stand."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
 import yaml
 
 from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.core.substitution import expanded
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["MAX_CHARACTERS", "Document", "Path", "load_documents", "spell"]
@@ -45,29 +46,36 @@ def spell(path: Path) -> str:
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
 
 
-def load_documents(text: str, file: str) -> tuple[Document, ...]:
+def load_documents(text: str, file: str, environment: Mapping[str, str] | None = None) -> tuple[Document, ...]:
     """Return the documents of a text; Kubernetes Lists are taken apart, empty documents left out.
 
-    Raises IntentError with file and line if it is not YAML, has a key twice, or a document is not a mapping.
+    With an environment, variables in values are replaced (see ``substitution``). Raises IntentError with file and line if the
+    text is not YAML, a key is there twice, a document is not a mapping, or a variable is not set.
     """
     if len(text) > MAX_CHARACTERS:
         raise IntentError(f"{file}: {len(text)} characters; at most {MAX_CHARACTERS} are read")
     try:
         loader = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
         nodes: list[yaml.Node | None] = [*yaml.compose_all(text, loader)]  # composed only: no tag is obeyed
-        return tuple(document for node in nodes if node is not None for document in _documents(node, file))
+        return tuple(
+            document for node in nodes if node is not None for document in _documents(node, Reading(file, environment))
+        )
     except IntentError:
         raise
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise IntentError(f"{file}{line}: not YAML: {what}") from None
     except yaml.YAMLError as error:
-        raise IntentError(f"{file}: not YAML: {error}") from None
+        raise IntentError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise IntentError(f"{file}: nested too deeply, or refers to itself") from None
     except ValueError as error:  # the 31st of February and the like
         raise IntentError(f"{file}: not YAML: {error}") from None
 
 
-def _documents(node: yaml.Node, file: str) -> Iterator[Document]:
-    reading = Reading(file)
+def _documents(node: yaml.Node, reading: "Reading") -> Iterator[Document]:
+    file = reading.file
     body = reading.plain(node, ())
     if body is None:  # between two separators there are only comments
         return
@@ -89,8 +97,9 @@ def _documents(node: yaml.Node, file: str) -> Iterator[Document]:
 class Reading:
     """A tree of YAML nodes on its way to plain values, noting lines."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, environment: Mapping[str, str] | None) -> None:
         self.file = file
+        self.environment = environment
         self.lines: dict[Path, int] = {}
         self.constructor: Any = yaml.constructor.SafeConstructor()  # PyYAML's types say little of it
 
@@ -103,7 +112,15 @@ class Reading:
             return [self.plain(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
-        return self.constructor.construct_object(node)
+        return self.constructor.construct_object(self._scalar(node, path))
+
+    def _scalar(self, node: yaml.Node, path: Path) -> yaml.Node:
+        if self.environment is None or not isinstance(node, yaml.ScalarNode):
+            return node
+        try:
+            return expanded(node, self.environment)
+        except IntentError as error:
+            raise IntentError(f"{self.file}:{node.start_mark.line + 1}: {spell(path)}: {error}") from None
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         seen: set[str] = set()

@@ -1,18 +1,19 @@
 """YAML text becomes an Intent, or an error that names place, value and remedy."""
 
 import re
-from collections import Counter
-from collections.abc import Hashable
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import msgspec
 import yaml
 
+from shunter.envoyconf.core.documents import Document, Path, load_documents, spell
 from shunter.envoyconf.core.intent import Intent
+from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.core.spelling import suggest
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["MAX_INTENT_CHARACTERS", "intent_schema", "load_intent"]
+__all__ = ["MAX_INTENT_CHARACTERS", "intent_schema", "load_intent", "read_intent"]
 
 # A thousand endpoints take thirty thousand. More than this is some other file, and would only be read slowly.
 MAX_INTENT_CHARACTERS = 1 << 20
@@ -21,38 +22,81 @@ STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 INVALID_CHOICE = re.compile(r"Invalid enum value '(.*)'", re.DOTALL)
 
+# The place that a message begins with.
+PLACE = re.compile(r"\$(?:\.\w+|\[\d+\])*")
 
-class Loader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys and forgets the other; a forgotten ``pools`` is worth an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := [key for key, count in keys.items() if count > 1]:
-            raise yaml.MarkedYAMLError(problem=f"key {twice[0]!r} is there twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep=deep)
+# What `--set` is given: a path of at least one step, and a value in YAML.
+CHANGE = re.compile(r"\$?\.?(\w+(?:\.\w+|\[\d+\])*)=(.*)", re.DOTALL)
 
 
-def load_intent(text: str) -> Intent:
-    """Return the Intent that a YAML (or JSON) text states; raise IntentError if it states none or a bad one."""
+def load_intent(text: str, file: str = "", environment: Mapping[str, str] | None = None, changes: Iterable[str] = ()) -> Intent:
+    """Return the Intent that a YAML (or JSON) text states; raise IntentError if it states none or a bad one.
+
+    With an environment, variables in values are replaced (see ``substitution``); changes such as ``limits.retries=3`` then
+    take the place of what is there.
+    """
+    name = file or "intent"
     if len(text) > MAX_INTENT_CHARACTERS:
-        raise IntentError(f"$: {len(text)} characters; an intent has at most {MAX_INTENT_CHARACTERS}")
-    plain: Any = None
+        raise IntentError(f"{name}: {len(text)} characters; an intent has at most {MAX_INTENT_CHARACTERS}")
+    documents = load_documents(text, name, environment)
+    if not documents:
+        raise IntentError(f"{name}: nothing is there; an intent begins with pools")
+    if len(documents) > 1:
+        raise IntentError(f"{name}:{documents[1].line(())}: a second document; one intent is read at a time")
+    return read_intent(msgspec.structs.replace(documents[0], file=file), changes)
+
+
+def read_intent(document: Document, changes: Iterable[str] = ()) -> Intent:
+    """Return the Intent that a document states, with changes; its errors begin with file and line if it has a file."""
+    body = document.body
     try:
-        plain = Loader(text).get_single_data()
-        return msgspec.convert(plain, Intent)
-    except yaml.YAMLError as error:
-        raise IntentError(f"not YAML: {error}") from None
+        for each in changes:
+            body = _changed(body, each)
+        return msgspec.convert(body, Intent)
     except msgspec.ValidationError as error:
-        raise IntentError(_explain(error, plain)) from None
-    except RecursionError:
-        raise IntentError("$: nested too deeply") from None
-    except ValueError as error:  # PyYAML on the 31st of February and the like
-        raise IntentError(f"not YAML: {error}") from None
+        raise IntentError(_placed(_explain(error, body), document)) from None
 
 
 def intent_schema() -> dict[str, Any]:
     """Return the JSON Schema of an intent."""
     return msgspec.json.schema(Intent)
+
+
+def _changed(body: Resource, change: str) -> Resource:
+    """Return a copy of a mapping with one value in another's place; a list may grow by one."""
+    if not (parts := CHANGE.fullmatch(change)):
+        raise IntentError(f"--set {change!r} must be like limits.retries=3 or pools[0].name=llama")
+    path: Path = tuple(name or int(index) for name, index in STEP.findall("." + parts[1]))
+    try:
+        value: Any = yaml.safe_load(parts[2])
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise IntentError(f"--set {parts[1]}: {parts[2]!r} is not YAML; put text with signs in it in quotes") from None
+    return cast("Resource", _with(body, path, value, ()))
+
+
+def _with(old: Any, path: Path, value: Any, done: Path) -> Any:
+    if not path:
+        return value
+    step, rest = path[0], path[1:]
+    if isinstance(step, str):
+        if not isinstance(old, dict | None):
+            raise IntentError(f"--set {spell((*done, step))}: {spell(done)} has no fields")
+        fields: dict[str, Any] = {**(cast("dict[str, Any]", old or {}))}
+        return fields | {step: _with(fields.get(step), rest, value, (*done, step))}
+    items = [*cast("list[Any]", old or [])] if isinstance(old, list | None) else []
+    if step > len(items):
+        raise IntentError(f"--set {spell((*done, step))}: {spell(done)} has {len(items)} items, from [0] on")
+    part = _with(items[step] if step < len(items) else None, rest, value, (*done, step))
+    return [*items[:step], part, *items[step + 1 :]]
+
+
+def _placed(message: str, document: Document) -> str:
+    """Return a message that begins with a path, with file and line before it."""
+    place = PLACE.match(message)
+    if not document.file or place is None:
+        return message
+    path: Path = tuple(name or int(index) for name, index in STEP.findall(place[0]))
+    return f"{document.file}:{document.line(path)}: {message}"
 
 
 def _explain(error: msgspec.ValidationError, plain: object) -> str:
@@ -64,9 +108,9 @@ def _explain(error: msgspec.ValidationError, plain: object) -> str:
         return f"{path}.{reason}"
     value, fields, choices, purpose = _look_up(path, plain)
     if unknown := UNKNOWN_FIELD.fullmatch(reason):
-        return f"{path}: unknown field {unknown[1]!r}; {_suggest(unknown[1], fields)}"
+        return f"{path}: unknown field {unknown[1]!r}; {suggest(unknown[1], fields)}"
     if invalid := INVALID_CHOICE.fullmatch(reason):
-        return f"{path}: {invalid[1]!r} is not a choice; {_suggest(invalid[1], choices)}"
+        return f"{path}: {invalid[1]!r} is not a choice; {suggest(invalid[1], choices)}"
     got = "" if isinstance(value, dict | list) else f" (it is {value!r})"
     return f"{path}: {reason[:1].lower()}{reason[1:]}{got}{purpose and '. ' + purpose}"
 
@@ -91,8 +135,3 @@ def _resolved(node: Any, schema: Any) -> Any:
         if reference := option.get("$ref"):
             return schema["$defs"][reference.rpartition("/")[2]]
     return node
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    near = get_close_matches(word, known, n=2, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
