@@ -1,10 +1,9 @@
 """What becomes of the headers that clients send, before a picker is asked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from shunter.envoyconf.core.lint.envoy.node import Node, walk
 from shunter.envoyconf.core.lint.envoy.view import HttpFilter, Manager
-from shunter.envoyconf.core.names import PICKER_HEADERS
 from shunter.envoyconf.core.protojson import extension
 
 __all__ = ["additions", "cleaning", "removed_always", "removed_if_external"]
@@ -53,16 +52,17 @@ def removed_if_external(manager: Manager, header: str) -> bool:
     return header in {each.lower() for each in manager.routing.at("internal_only_headers").texts}
 
 
-def cleaning(manager: Manager, header: str) -> tuple[Node, object]:
-    """Return what has Envoy remove every picker header, and this one, before anything looks at a request."""
+def cleaning(manager: Manager, headers: Iterable[str]) -> list[tuple[Node, object]]:
+    """Return what has Envoy remove headers before anything looks at a request."""
+    removals = [{"remove": header} for header in headers]
     extensions = manager.node.at("early_header_mutation_extensions")
-    headers = dict.fromkeys((*PICKER_HEADERS, header))
-    mutation = extension(
-        "envoy.http.early_header_mutation.header_mutation",
-        EARLY_MUTATION.removeprefix("envoy."),
-        mutations=[{"remove": each} for each in headers],
-    )
-    return extensions, [*(each.value for each in extensions.items()), mutation]
+    for each in extensions.items():
+        if (typed := each.at("typed_config")).type == EARLY_MUTATION:
+            mutations = typed.message.at("mutations")
+            return [(mutations.item(mutations.length + number), removal) for number, removal in enumerate(removals)]
+    message = EARLY_MUTATION.removeprefix("envoy.")
+    mutation = extension("envoy.http.early_header_mutation.header_mutation", message, mutations=removals)
+    return [(extensions.item(extensions.length), mutation)]
 
 
 def additions(filters: tuple[HttpFilter, ...], scopes: tuple[Node, ...]) -> Iterator[tuple[str, Node]]:

@@ -57,12 +57,20 @@ class Node(msgspec.Struct, frozen=True):
         found = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
         return Node(self.document, (*self.path, key), found)
 
+    @property
+    def length(self) -> int:
+        """How many items the list has that stands here."""
+        value = self.value
+        return len(cast("list[Any]", value)) if isinstance(value, list) else 0
+
+    def item(self, index: int) -> "Node":
+        """Return an item of the list that stands here; behind the last one it is empty."""
+        return Node(self.document, (*self.path, index), self.value[index] if index < self.length else None)
+
     def items(self) -> Iterator["Node"]:
         """Yield the items of a list."""
-        value = self.value
-        if isinstance(value, list):
-            for index, item in enumerate(cast("list[Any]", value)):
-                yield Node(self.document, (*self.path, index), item)
+        for index in range(self.length):
+            yield self.item(index)
 
     def entries(self) -> Iterator[tuple[str, "Node"]]:
         """Yield the entries of a map."""

@@ -108,7 +108,6 @@ def modes_without_effect(question: Question) -> Iterator[Finding]:
             "with observability_mode nobody waits for the picker's answers, and in FULL_DUPLEX_STREAMED it is sent no body: "
             "there is no pick",
             "leave it out; to try a picker beside another, mirror requests to it",
-            (observing, UNSET),
         )
     for which in ("request_body_mode", "response_body_mode"):
         if question.mode(which) == "GRPC":

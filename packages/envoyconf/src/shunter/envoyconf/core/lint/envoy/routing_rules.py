@@ -58,15 +58,15 @@ def route_kept(envoy: Envoy) -> Iterator[Finding]:
         for router in body_routers(manager, routes):
             action = router.config.at("route_cache_action")
             kept = router.config.at("disable_clear_route_cache")
-            if action.choice(("DEFAULT", "CLEAR", "RETAIN")) == "RETAIN" or kept.is_true:
+            if (is_retained := action.choice(("DEFAULT", "CLEAR", "RETAIN")) == "RETAIN") or kept.is_true:
                 yield found(
-                    action if action.text == "RETAIN" else kept,
+                    action if is_retained else kept,
                     f"the route is chosen before {router.name!r} finds out the model, and kept: no route that asks for a "
                     "model is "
                     "ever taken",
                     "set route_cache_action: CLEAR",
                     (action, "CLEAR"),
-                    (kept, UNSET),
+                    *([(kept, UNSET)] if kept else []),
                 )
 
 

@@ -39,7 +39,7 @@ def steered_by_clients(envoy: Envoy) -> Iterator[Finding]:
                     "picker does not overwrite it (it is down, closes its stream, is not asked on a route) the client chooses "
                     + ("any host and port that Envoy reaches" if anywhere else "the endpoint, past the picker"),
                     f"remove {header} in early_header_mutation_extensions, or take the pick from dynamic metadata",
-                    cleaning(manager, header),
+                    *cleaning(manager, [header]),
                 )
 
 
@@ -56,7 +56,7 @@ def clients_value_first(envoy: Envoy) -> Iterator[Finding]:
                         f"{header} is appended to the one that a client sent, and the first value counts: the client's",
                         "set append_action: OVERWRITE_IF_EXISTS_OR_ADD, or remove the header from requests first",
                         (option.at("append_action"), "OVERWRITE_IF_EXISTS_OR_ADD"),
-                        (option.at("append"), UNSET),
+                        *([(option.at("append"), UNSET)] if option.at("append") else []),
                     )
 
 
@@ -74,7 +74,7 @@ def trusted_clients(envoy: Envoy) -> Iterator[Finding]:
                 f"internal_only_headers keeps {guarded[0]} from external clients only, and these ranges say who is internal: "
                 "whoever comes from them, or through a proxy in them, may send it",
                 "remove the header in early_header_mutation_extensions, which asks nobody where a request comes from",
-                cleaning(manager, guarded[0]),
+                *cleaning(manager, guarded),
             )
 
 
@@ -111,7 +111,7 @@ def forged_headers(envoy: Envoy) -> Iterator[Finding]:
                 "what is behind this proxy takes them for the gateway's word: a subset of endpoints, a model, hosts for "
                 "llm-d's sidecar to connect to",
                 f"remove in early_header_mutation_extensions: {', '.join(kept)}",
-                cleaning(manager, kept[0]),
+                *cleaning(manager, kept),
             )
 
 
