@@ -8,10 +8,17 @@ from shunter.envoyconf.core.envoy.cluster import (
     native_clusters,
     picker_cluster,
     pool_cluster,
+    pool_clusters,
 )
 from shunter.envoyconf.core.envoy.listener import http_listener
+from shunter.envoyconf.core.envoy.overflow import (
+    INTERNAL_LISTENERS,
+    overflow_clusters,
+    overflow_listener,
+    overflow_secrets,
+)
 from shunter.envoyconf.core.envoy.security import security_clusters
-from shunter.envoyconf.core.intent import Admin, Intent, Profile
+from shunter.envoyconf.core.intent import Admin, Intent, Pool, Profile
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.protojson import Resource, socket_address
 
@@ -25,8 +32,18 @@ def bootstrap(intent: Intent, settings: Settings | None = None) -> Resource:
     """Return the bootstrap in protobuf's JSON form; equal intents give equal bootstraps, down to the order of keys."""
     version = (settings or Settings()).envoy_version
     resource: Resource = {"admin": admin_interface(intent.admin)} if intent.admin else {}
+    spilling = _spilling(intent)
+    resource |= {"bootstrap_extensions": [INTERNAL_LISTENERS]} if spilling else {}
+    secrets = overflow_secrets(spilling, version)
     listeners = [http_listener(listener, intent, version) for listener in intent.listeners]
-    return resource | {"static_resources": {"listeners": listeners, "clusters": clusters(intent)}}
+    listeners += [overflow_listener(pool, intent.limits) for pool in spilling]
+    return resource | {
+        "static_resources": {
+            "listeners": listeners,
+            "clusters": clusters(intent),
+            **({"secrets": secrets} if secrets else {}),
+        }
+    }
 
 
 def clusters(intent: Intent) -> list[Resource]:
@@ -40,8 +57,14 @@ def clusters(intent: Intent) -> list[Resource]:
         *(picker_cluster(pool, intent) for pool in asked),
         *([body_router_cluster(intent.body_router, intent.limits)] if intent.body_router else []),
         *(collector_cluster(pool, intent.limits) for pool in told),
+        *(each for pool in _spilling(intent) for each in overflow_clusters(pool, pool_clusters(pool, intent), intent.limits)),
         *security_clusters(intent.security, intent.limits),
     ]
+
+
+def _spilling(intent: Intent) -> list[Pool]:
+    """Return the pools that have an overflow, if requests come there at all."""
+    return [pool for pool in intent.pools if pool.overflow and intent.profiles_of(pool)]
 
 
 def admin_interface(admin: Admin) -> Resource:

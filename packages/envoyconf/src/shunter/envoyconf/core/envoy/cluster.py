@@ -20,7 +20,15 @@ from shunter.envoyconf.core.names import (
 from shunter.envoyconf.core.places import endpoint_authorities, picker_authorities
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 
-__all__ = ["body_router_cluster", "collector_cluster", "native_clusters", "picker_cluster", "pool_cluster"]
+__all__ = [
+    "CIRCUIT_BREAKERS",
+    "body_router_cluster",
+    "collector_cluster",
+    "native_clusters",
+    "picker_cluster",
+    "pool_cluster",
+    "pool_clusters",
+]
 
 # Each live request holds a stream to its picker and one to its endpoint, so Envoy's default of 1024 would be a cap on the
 # gateway; an overflowing picker cluster answers 500. Load is limited where it is understood, in the picker. Retries are
@@ -59,6 +67,13 @@ OUTLIERS: Resource = {
     "interval": "1s",
     "max_ejection_percent": 100,
 }
+
+
+def pool_clusters(pool: Pool, intent: Intent) -> list[str]:
+    """Return the names of the clusters in which a pool's model servers are, whichever the routes lead to."""
+    profiles = intent.profiles_of(pool)
+    asked = [pool_cluster_name(pool.name)] if any(profile.asks for profile in profiles) else []
+    return asked + [native_cluster_name(pool.name, keyed=keyed) for keyed in (False, True) if Profile.NATIVE in profiles]
 
 
 def pool_cluster(pool: Pool, intent: Intent) -> Resource:

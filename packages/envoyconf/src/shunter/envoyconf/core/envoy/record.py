@@ -7,7 +7,9 @@ called them written, OpenTelemetry 481 of 1118. It is also the cheapest to read.
 
 from collections.abc import Iterable
 
+from shunter.envoyconf.core.envoy.cluster import pool_clusters
 from shunter.envoyconf.core.envoy.ext_proc import ENDS_BY_RECORD
+from shunter.envoyconf.core.envoy.overflow import target_cluster_name
 from shunter.envoyconf.core.intent import Intent, Pool, Profile
 from shunter.envoyconf.core.names import (
     DESTINATION,
@@ -16,8 +18,6 @@ from shunter.envoyconf.core.names import (
     TICKET,
     USAGE,
     collector_cluster_name,
-    native_cluster_name,
-    pool_cluster_name,
 )
 from shunter.envoyconf.core.protojson import Resource, duration, extension
 
@@ -76,9 +76,7 @@ def record_fields(profiles: Iterable[Profile]) -> dict[str, str]:
 def record_log(pool: Pool, intent: Intent) -> Resource:
     """Return the access logger for one pool's requests; each pool's collector hears of its own only."""
     profiles = intent.profiles_of(pool)
-    clusters = [pool_cluster_name(pool.name)] if any(profile.asks for profile in profiles) else []
-    if Profile.NATIVE in profiles:
-        clusters += [native_cluster_name(pool.name, keyed=keyed) for keyed in (False, True)]
+    clusters = [target_cluster_name(pool, name) for name in pool_clusters(pool, intent)]
     cluster = collector_cluster_name(pool.name)
     named = extension(
         "envoy.access_loggers.fluentd",

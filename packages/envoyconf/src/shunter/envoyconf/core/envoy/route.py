@@ -6,9 +6,10 @@ from shunter.envoyconf.core.envoy.affinity import key_places
 from shunter.envoyconf.core.envoy.chain import pool_switches, route_switches
 from shunter.envoyconf.core.envoy.hosts import ANY, virtual_hosts
 from shunter.envoyconf.core.envoy.model import model_matches
+from shunter.envoyconf.core.envoy.overflow import overflow_retries, target_cluster_name
 from shunter.envoyconf.core.envoy.record import release_metadata
 from shunter.envoyconf.core.envoy.retry import request_retries
-from shunter.envoyconf.core.intent import Intent, Profile, Route
+from shunter.envoyconf.core.intent import Intent, Pool, Profile, Route
 from shunter.envoyconf.core.names import DESTINATION, SERVED, native_cluster_name, pool_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration
 
@@ -71,7 +72,7 @@ def pool_routes(route: Route, intent: Intent) -> Iterator[Resource]:
     action: Resource = {
         "timeout": "0s",
         "idle_timeout": duration(limits.idle_timeout_seconds),
-        "retry_policy": request_retries(limits.retries),
+        "retry_policy": overflow_retries(request_retries(limits.retries), _pools(route, intent)),
     }
     rest: Resource = {
         "request_body_buffer_limit": limits.body_bytes,
@@ -99,8 +100,10 @@ def _destination(route: Route, intent: Intent, *, keyed: bool) -> Resource:
     """
     profile = intent.profile_of(route)
     names = {
-        share.name: pool_cluster_name(share.name) if profile.asks else native_cluster_name(share.name, keyed=keyed)
-        for share in route.shares
+        pool.name: target_cluster_name(
+            pool, pool_cluster_name(pool.name) if profile.asks else native_cluster_name(pool.name, keyed=keyed)
+        )
+        for pool in _pools(route, intent)
     }
     if len(names) == 1:
         return {"cluster": next(iter(names.values()))}
@@ -113,6 +116,12 @@ def _destination(route: Route, intent: Intent, *, keyed: bool) -> Resource:
         for share in route.shares
     ]
     return {"weighted_clusters": {"clusters": weighted, **({"use_hash_policy": True} if keyed else {})}}
+
+
+def _pools(route: Route, intent: Intent) -> list[Pool]:
+    """Return the pools of a route."""
+    names = {share.name for share in route.shares}
+    return [pool for pool in intent.pools if pool.name in names]
 
 
 def _both(match: Resource, other: Resource) -> Resource:
