@@ -111,7 +111,7 @@ def test_a_target_that_is_not_there_exits_3_and_still_reports(tmp_path, unused_t
         (["run", "http://h:1", "--select", "ms.metric"], "did you mean ms.metrics"),
         (["run", "http://h:1", "--metric", "queue"], "want ROLE=FAMILY"),
         (["run", "http://h:1", "--metrics-url", "h:1"], "want http://HOST:PORT"),
-        (["run", "http://h:1", "--report", "r.html"], ".yaml, .xml, .ndjson"),
+        (["run", "http://h:1", "--report", "r.pdf"], ".yaml, .xml, .ndjson, .html, .md"),
         (["run", "http://h:1", "--report", "no/such/dir/r.xml"], "there is no directory"),
         (["run", "http://h:1", "--implementation", "a=b"], "KEY one of organization"),
         (["run", "http://h:1", "--metric", "kv=a", "--metric", "kv=b"], "kv is a already"),

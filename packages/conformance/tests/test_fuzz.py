@@ -89,6 +89,9 @@ class FuzzedTarget:
     async def metrics(self):
         return await self.get("/metrics")
 
+    def plot(self, name, points):
+        pass
+
 
 @settings(max_examples=300)
 @given(st.none() | ANSWER, st.lists(st.none() | ANSWER, min_size=1, max_size=4))

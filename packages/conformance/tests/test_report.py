@@ -1,6 +1,8 @@
 """Reports say what the events say, in the shapes that others read."""
 
 import json
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.conformance.core.case import Level
-from shunter.conformance.core.events import CaseFinished, CaseStarted, Finished, Planned, Started, conclude
+from shunter.conformance.core.events import CaseFinished, CaseStarted, Finished, Planned, Started, Timeline, conclude
 from shunter.conformance.core.exchange import EVIDENCE_BODY_CHARS, Exchange, evidence, printable
 from shunter.conformance.core.narration import LABELS, narrate, summarise
 from shunter.conformance.core.report import REPORTS, conformance_report, junit, ndjson, parse_implementation
@@ -33,7 +35,18 @@ SEEN = evidence(
     )
 )
 FINDINGS = (
-    CaseFinished(id="ms.a.passed", level=Level.MUST, verdict=Verdict.PASSED, duration_s=0.01, observed="HTTP 200"),
+    CaseFinished(
+        id="ms.a.passed",
+        level=Level.MUST,
+        verdict=Verdict.PASSED,
+        duration_s=0.01,
+        observed="HTTP 200",
+        timelines=(
+            Timeline("queue <q>", ((0.0, 0.0), (0.5, 3.0), (1.0, 1.0))),
+            Timeline("kv", ((0.0, 0.25),)),
+            Timeline("none", ()),
+        ),
+    ),
     CaseFinished(
         id="ms.a.failed",
         level=Level.MUST,
@@ -179,3 +192,27 @@ def test_events_survive_the_way_through_ndjson():
 def test_what_an_implementation_has_not_is_refused(pair):
     with pytest.raises(UsageError, match="want KEY=VALUE"):
         parse_implementation([pair])
+
+
+class Tags(HTMLParser):
+    """The elements of a page, as a browser finds them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.seen = Counter()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen[tag] += 1
+        self.seen.update(f"@{name}" for name, _ in attrs)
+
+
+@given(st.text(), st.text())
+def test_no_text_of_a_server_becomes_an_element_of_the_page(said, body):
+    def seen(said, body):
+        finding = msgspec.structs.replace(
+            FINDINGS[1], actual=said, expected="x", evidence=(msgspec.structs.replace(SEEN, body=body),)
+        )
+        return Tags(REPORTS[".html"]([STARTED, finding], {"project": f"p{said}"})).seen
+
+    assert seen(f"x{said}", f"x{body}") == seen("x", "x")

@@ -1,8 +1,9 @@
-"""The command line of the exam: `run`, `list` and `explain`."""
+"""The command line of the exam: `run`, `report`, `compare`, `list` and `explain`."""
 
 import asyncio
 import sys
 from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ def main() -> None:
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     multiple=True,
-    help="Write a report: .yaml (ConformanceReport), .xml (JUnit) or .ndjson (every event).",
+    help="Write a report: .yaml (ConformanceReport), .html (for people), .xml (JUnit), .md (a CI's step summary) or .ndjson "
+    "(every event, from which `report` makes the others).",
 )
 @click.option(
     "--implementation",
@@ -71,6 +73,13 @@ def main() -> None:
     show_default=True,
     help="How long to wait for any complete answer.",
 )
+@click.option(
+    "--waivers",
+    "waivers_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Failures to put up with: YAML, waivers: [{id, reason, until}].",
+)
 @click.option("--dry-run", is_flag=True, help="Only show which cases would run.")
 def run(
     url: str,
@@ -84,6 +93,7 @@ def run(
     reports: tuple[Path, ...],
     implementation: tuple[str, ...],
     timeout_s: float,
+    waivers_file: Path | None,
     dry_run: bool,
 ) -> None:
     """Examine the model server at URL.
@@ -96,6 +106,7 @@ def run(
     from shunter.conformance.core.profile import parse_signals
     from shunter.conformance.core.report import REPORTS, parse_implementation
     from shunter.conformance.core.verdict import exit_code
+    from shunter.conformance.core.waivers import expired, load_waivers
     from shunter.conformance.sections import CASES
     from shunter.conformance.shell.runner import examine
 
@@ -103,6 +114,9 @@ def run(
     about = parse_implementation(implementation)
     for path in reports:
         _check_report(path, REPORTS)
+    waivers = load_waivers(_read(waivers_file), str(waivers_file), {case.id for case in CASES}) if waivers_file else ()
+    for waiver in expired(waivers, datetime.now(UTC).date()):
+        click.echo(f"the waiver of {waiver.id} ended on {waiver.until}, and counts no longer", err=True)
     exam = examine(
         url,
         cases=cases,
@@ -111,6 +125,7 @@ def run(
         metrics_url=metrics_url,
         health_path=health_path,
         signals=parse_signals(metrics),
+        waivers=waivers,
         timeout_s=timeout_s,
     )
     if dry_run:
@@ -133,6 +148,54 @@ def run(
         _write(path, REPORTS[path.suffix](events, about))
     findings = [(event.level, event.verdict) for event in events if isinstance(event, CaseFinished)]
     raise SystemExit(EXIT_INTERRUPTED if interrupted else exit_code(findings))
+
+
+@main.command()
+@click.argument("source", metavar="RUN.ndjson", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    required=True,
+    help="What to write; the suffix chooses the form, as for `run --report`.",
+)
+@click.option("--implementation", metavar="KEY=VALUE", multiple=True, help="As for `run`.")
+def report(source: Path, outputs: tuple[Path, ...], implementation: tuple[str, ...]) -> None:
+    """Make other reports of an exam that is over."""
+    from shunter.conformance.core.comparison import read_events
+    from shunter.conformance.core.events import Started
+    from shunter.conformance.core.report import REPORTS, parse_implementation
+
+    about = parse_implementation(implementation)
+    for path in outputs:
+        _check_report(path, REPORTS)
+    events = read_events(_read(source), str(source))
+    if not any(isinstance(event, Started) for event in events):
+        raise UsageError(f"{source}: there is no exam in it")
+    for path in outputs:
+        _write(path, REPORTS[path.suffix](events, about))
+
+
+@main.command()
+@click.argument("before", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("after", type=click.Path(path_type=Path, dir_okay=False))
+def compare(before: Path, after: Path) -> None:
+    """Say what changed from one report to another (.yaml or .ndjson).
+
+    Exit code: 0 nothing got worse, 1 something did, or a MUST fails that was not asked before; 2 wrong usage.
+    """
+    from shunter.conformance.core import comparison
+
+    read = [comparison.read_findings(_read(path), str(path)) for path in (before, after)]
+    differences = comparison.compare(*read)
+    for line in comparison.describe(differences):
+        click.echo(line)
+    worse = len(comparison.regressions(differences))
+    click.echo(f"{len(differences)} of {len({*read[0], *read[1]})} cases differ, {worse} for the worse")
+    raise SystemExit(1 if worse else 0)
 
 
 @main.command("list")
@@ -175,6 +238,15 @@ def _check_report(path: Path, suffixes: "Iterable[str]") -> None:
         raise UsageError(f"--report {path}: want a file name that ends in {', '.join(suffixes)}")
     if not path.parent.is_dir():
         raise UsageError(f"--report {path}: there is no directory {path.parent}")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8") from None
 
 
 def _write(path: Path, text: str) -> None:

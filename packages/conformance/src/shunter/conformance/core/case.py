@@ -84,6 +84,10 @@ class Target(Protocol):
         """GET the metrics page, wherever the profile or the examiner says it is; raises Unanswered."""
         ...
 
+    def plot(self, name: str, points: Sequence[tuple[float, float]]) -> None:
+        """Keep what a gauge said over time, in seconds since the case began, for whoever reads the report."""
+        ...
+
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """One requirement and the way to check it.

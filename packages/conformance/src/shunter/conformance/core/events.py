@@ -12,7 +12,7 @@ from shunter.conformance.core.case import Level
 from shunter.conformance.core.exchange import Evidence
 from shunter.conformance.core.verdict import Verdict
 
-__all__ = ["CaseFinished", "CaseStarted", "Event", "Finished", "Planned", "Started", "conclude"]
+__all__ = ["CaseFinished", "CaseStarted", "Event", "Finished", "Planned", "Started", "Timeline", "conclude"]
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
@@ -52,6 +52,13 @@ class CaseStarted(_Event, frozen=True, tag="case-started"):
     id: str
 
 
+class Timeline(msgspec.Struct, frozen=True):
+    """What a gauge said while a case ran: seconds since the case began, and the value."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
 class CaseFinished(_Event, frozen=True, tag="case-finished"):
     """A verdict and its grounds: `observed` when met, `expected` and `actual` when not, `reason` for all others."""
 
@@ -64,6 +71,7 @@ class CaseFinished(_Event, frozen=True, tag="case-finished"):
     actual: str = ""
     reason: str = ""
     evidence: tuple[Evidence, ...] = ()
+    timelines: tuple[Timeline, ...] = ()
 
 
 class Finished(_Event, frozen=True, tag="finished"):

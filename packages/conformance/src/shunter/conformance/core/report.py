@@ -1,4 +1,4 @@
-"""Reports as pure functions of the events: ConformanceReport (YAML), JUnit (XML), and every event (NDJSON)."""
+"""Reports as pure functions of the events: ConformanceReport (YAML), JUnit (XML), every event (NDJSON), and the others."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,8 @@ import yaml
 from shunter.conformance.core.case import Level
 from shunter.conformance.core.events import CaseFinished, Event, Finished, Planned, Started
 from shunter.conformance.core.exchange import printable
+from shunter.conformance.core.page import page
+from shunter.conformance.core.step_summary import step_summary
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
 
@@ -149,5 +151,7 @@ REPORTS: dict[str, Report] = {
     ".yaml": conformance_report,
     ".xml": lambda events, _: junit(events),
     ".ndjson": lambda events, _: ndjson(events),
+    ".html": page,
+    ".md": step_summary,
 }
 """What a file's suffix asks for."""

@@ -118,12 +118,16 @@ async def sample_load(target: Target) -> list[Page]:
     fewest, most = LOAD_TOKENS
     tokens = max(fewest, min(most, round(LOAD_S / target.step_s))) if target.step_s else fewest
     fields = {"max_tokens": tokens} if target.profile.lack((IGNORE_EOS,)) else {"max_tokens": tokens, "ignore_eos": True}
+    clock = asyncio.get_running_loop().time
+    begin_s = clock()
     exchanges: list[Exchange] = []
+    times_s: list[float] = []
     while len(exchanges) < LOAD_PAGES:
         load = asyncio.gather(*(ask_completion(target, **fields) for _ in range(LOAD_REQUESTS)))
         pause_s = SAMPLE_PERIOD_S
         try:
             while not load.done():
+                times_s.append(clock() - begin_s)
                 exchanges.append(await target.metrics())
                 await asyncio.wait({load}, timeout=pause_s)
                 pause_s *= PAUSE_GROWTH
@@ -134,8 +138,13 @@ async def sample_load(target: Target) -> list[Page]:
         finally:
             load.cancel()
             await asyncio.gather(load, return_exceptions=True)
+    times_s.append(clock() - begin_s)
     exchanges.append(await target.metrics())
-    return [read_metrics(exchange) for exchange in exchanges]
+    pages = [read_metrics(exchange) for exchange in exchanges]
+    for role, signal in target.profile.signals.items():
+        told = [(at_s, sum(series.value for series in page.find(signal))) for at_s, page in zip(times_s, pages, strict=True)]
+        target.plot(f"{role} ({signal})", [(at_s, value) for at_s, value in told if math.isfinite(value)])
+    return pages
 
 
 async def load_values(target: Target) -> str:

@@ -13,6 +13,7 @@ from shunter.conformance.core.events import CaseFinished, CaseStarted, Event, Fi
 from shunter.conformance.core.exchange import evidence
 from shunter.conformance.core.profile import Profile, Role, Signal, find_profile
 from shunter.conformance.core.verdict import Verdict, judge
+from shunter.conformance.core.waivers import Waiver, apply_waivers
 from shunter.conformance.errors import Mismatch, Skip, Unanswered, UsageError
 from shunter.conformance.sections import CASES
 from shunter.conformance.shell.survey import Plan, SurveyedTarget, survey
@@ -33,6 +34,7 @@ def examine(
     metrics_url: str | None = None,
     health_path: str | None = None,
     signals: Mapping[Role, Signal] | None = None,
+    waivers: Sequence[Waiver] = (),
     timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> AsyncGenerator[Event]:
     """Examine the server at `url`; whatever is None is found out. Raises UsageError at once, or never.
@@ -51,20 +53,22 @@ def examine(
         health_path=health_path,
         signals=dict(signals or {}),
     )
-    return _run(plan, cases, timeout_s)
+    return _run(plan, cases, waivers, timeout_s)
 
 
-async def _run(plan: Plan, cases: Sequence[Case], timeout_s: float) -> AsyncGenerator[Event]:
+async def _run(plan: Plan, cases: Sequence[Case], waivers: Sequence[Waiver], timeout_s: float) -> AsyncGenerator[Event]:
     clock = asyncio.get_running_loop().time
     start_s = clock()
     async with Wire(timeout_s) as wire:
         gone = await unreachable(plan.url)
         target = SurveyedTarget(wire, plan) if gone else await survey(wire, plan)
+        target.profile = apply_waivers(target.profile, waivers, datetime.now(UTC).date())
         yield _started(target, cases)
         verdicts: dict[str, Verdict] = {}
         for case in cases:
             yield CaseStarted(id=case.id)
             wire.transcript.clear()
+            target.timelines.clear()
             case_start_s = clock()
             finished = await _judge(case, target, verdicts, gone)
             verdicts[case.id] = finished.verdict
@@ -105,6 +109,7 @@ async def _judge(case: Case, target: SurveyedTarget, verdicts: Mapping[str, Verd
         actual=actual,
         reason=f"{known.reason} ({known.reference})" if known else "",
         evidence=tuple(evidence(exchange) for exchange in target.wire.transcript[-MAX_EVIDENCE:]),
+        timelines=tuple(target.timelines),
     )
 
 

@@ -5,11 +5,13 @@ before the first request.
 """
 
 import statistics
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
 
 from shunter.conformance.core.case import Bound
+from shunter.conformance.core.events import Timeline
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.profile import GENERIC, Profile, Role, Signal, detect
 from shunter.conformance.errors import ConformanceError, Skip, Unanswered
@@ -58,6 +60,7 @@ class SurveyedTarget:
         self.served: tuple[str, ...] = ()
         self.first_page: Exchange | None = None
         self.calibration = Calibration()
+        self.timelines: list[Timeline] = []
         self._plan = plan
 
     @property
@@ -95,6 +98,9 @@ class SurveyedTarget:
 
     async def metrics(self) -> Exchange:
         return await self.wire.exchange("GET", self.metrics_url)
+
+    def plot(self, name: str, points: Sequence[tuple[float, float]]) -> None:
+        self.timelines.append(Timeline(name, tuple((round(seconds, 4), value) for seconds, value in points)))
 
 
 async def survey(wire: Wire, plan: Plan) -> SurveyedTarget:
