@@ -1,0 +1,105 @@
+"""Example intents as every Kubernetes gateway's objects: the real definitions and a real API have no objection.
+
+Both are shown to refuse what is broken.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from shunter.envoyconf import IntentError, load_intent
+from shunter.envoyconf.core.generate import MAKERS, generate
+from shunter.envoyconf.core.targets import Target
+from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
+from shunter.envoyconf.testing_crds import load_definitions
+from shunter.envoyconf.testing_kube import find_crds
+
+EXAMPLES = Path(__file__).parent / "kubernetes"
+NAMES = sorted(path.name.removesuffix(".intent.yaml") for path in EXAMPLES.glob("*.intent.yaml"))
+TARGETS = [target for target in MAKERS if target not in {Target.ENVOY_STATIC, Target.ENVOY_FS, Target.XDS}]
+
+# What a gateway has no means for; it says so instead.
+REFUSED = {
+    (Target.AIGW, "weighted"): "one InferencePool",
+    (Target.ISTIO, "weighted"): "one picker for each rule",
+    (Target.AIGW, "body-router"): "reads the models itself",
+    (Target.AGENTGATEWAY, "body-router"): "AgentgatewayPolicy",
+    (Target.ENVOY_GATEWAY, "body-router"): "envoy-gateway-patch",
+    (Target.ENVOY_GATEWAY, "models-in-bodies"): "does not read bodies",
+    (Target.ISTIO, "models-in-bodies"): "does not read bodies",
+    (Target.AGENTGATEWAY, "models-in-bodies"): "does not read bodies",
+    (Target.GKE, "models-in-bodies"): "does not read bodies",
+}
+PAIRS = [(target, name) for target in TARGETS for name in NAMES]
+ACCEPTED = [pytest.param(*pair, id=f"{pair[0].value}, {pair[1]}") for pair in PAIRS if pair not in REFUSED]
+
+
+def load(name):
+    return load_intent((EXAMPLES / f"{name}.intent.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def definitions():
+    try:
+        return load_definitions(find_crds())
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(("target", "name"), ACCEPTED)
+def test_the_definitions_have_no_objection(target, name, definitions):
+    for document in generate(load(name), target).documents:
+        if (document["apiVersion"], document["kind"]) in definitions:
+            assert definitions.examine(document).problems == (), document
+
+
+@pytest.mark.parametrize(("target", "name"), ACCEPTED)
+def test_the_real_api_accepts_everything(target, name, kube):
+    kube.apply(generate(load(name), target).documents, dry_run=True)
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair in REFUSED], ids=lambda pair: f"{pair[0].value}, {pair[1]}")
+def test_what_a_gateway_has_no_means_for_is_refused_in_words(pair):
+    target, name = pair
+    with pytest.raises(IntentError, match=REFUSED[pair]):
+        generate(load(name), target)
+
+
+def only(kind, output):
+    (found,) = [each for each in output.documents if each["kind"] == kind]
+    return found
+
+
+BROKEN = {
+    "an unknown field": ("InferencePool", lambda spec: spec.update(targetPortNumber=8000), "targetPortNumber"),
+    "a value that is none": (
+        "InferencePool",
+        lambda spec: spec["endpointPickerRef"].update(failureMode="FailSoft"),
+        "FailSoft",
+    ),
+    "a port twice": ("InferencePool", lambda spec: spec.update(targetPorts=[{"number": 1}, {"number": 1}]), "unique"),
+    "a Service without port": ("InferencePool", lambda spec: spec["endpointPickerRef"].pop("port"), "port is required"),
+    "weights below zero": ("HTTPRoute", lambda spec: spec["rules"][0]["backendRefs"][0].update(weight=-1), "-1"),
+    "a listener twice": ("Gateway", lambda spec: spec.update(listeners=spec["listeners"] * 2), "(unique|uplicate)"),
+    "health checks that overlap": (
+        "HealthCheckPolicy",
+        lambda spec: spec["default"].update(checkIntervalSec=1, timeoutSec=2),
+        "checkIntervalSec",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "damage", "words"), BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_broken_is_refused_by_definitions_and_by_the_real_api_alike(kind, damage, words, definitions, kube):
+    document = only(kind, generate(load("one-pool"), Target.GKE))
+    damage(document["spec"])
+    with pytest.raises(KubernetesRefusedError, match=words):
+        kube.apply([document], dry_run=True)
+    verdict = definitions.examine(document)
+    assert verdict.problems or verdict.unknown_rules, "a rule with a ternary is beyond cel-python, and is said to be"
+
+
+def test_a_rule_that_cannot_be_asked_is_named(definitions):
+    document = only("HealthCheckPolicy", generate(load("one-pool"), Target.GKE))
+    del document["spec"]["default"]["config"]["httpHealthCheck"]["portSpecification"]
+    assert any("portSpecification" in each for each in definitions.examine(document).unknown_rules)
