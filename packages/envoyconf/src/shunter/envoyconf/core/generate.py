@@ -7,6 +7,8 @@ import msgspec
 from shunter.envoyconf.core.envoy.bootstrap import bootstrap
 from shunter.envoyconf.core.intent import Intent, Profile
 from shunter.envoyconf.core.kube import agentgateway, gke, istio
+from shunter.envoyconf.core.kube.envoy_gateway import SUPPORT as ENVOY_GATEWAY_SUPPORT
+from shunter.envoyconf.core.kube.envoy_gateway import envoy_gateway
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.targets import EVERY_PROFILE, Means, Support, Target
 from shunter.envoyconf.errors import IntentError
@@ -27,6 +29,7 @@ def _envoy_static(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001
 
 MAKERS: dict[Target, Maker] = {
     Target.ENVOY_STATIC: Maker(_envoy_static, EVERY_PROFILE),
+    Target.ENVOY_GATEWAY: Maker(envoy_gateway, ENVOY_GATEWAY_SUPPORT),
     Target.ISTIO: Maker(istio.istio, istio.SUPPORT),
     Target.AGENTGATEWAY: Maker(agentgateway.agentgateway, agentgateway.SUPPORT),
     Target.GKE: Maker(gke.gke, gke.SUPPORT),

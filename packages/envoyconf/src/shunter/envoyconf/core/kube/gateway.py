@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shunter.envoyconf.core.intent import Intent, Listener, Route
+from shunter.envoyconf.core.kube.split import REQUEST_ID, Part
 from shunter.envoyconf.core.names import BASE_MODEL, MODEL
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.errors import IntentError
@@ -30,6 +31,8 @@ GATEWAY_API = "gateway.networking.k8s.io"
 # Of the HTTPRoute's schema (Gateway API 1.6): matches of one rule, and of all rules together.
 RULE_MATCHES = 64
 ROUTE_MATCHES = 128
+
+WHOLE = Part(())
 
 
 def kubernetes_object(api_version: str, kind: str, name: str, namespace: str | None = None, **fields: Any) -> Resource:
@@ -60,13 +63,15 @@ def model_header(intent: Intent) -> str | None:
     return MODEL if intent.body_router else intent.model_header
 
 
-def route_name(intent: Intent, index: int) -> str:
-    """Return the name of the HTTPRoute of the intent's route with that index."""
-    return f"{intent.kubernetes.gateway}-{index:02}"
+def route_name(intent: Intent, index: int, part: Part = WHOLE) -> str:
+    """Return the name of the HTTPRoute of the intent's route with that index, or of a part of it."""
+    return f"{intent.kubernetes.gateway}-{index:02}{part.suffix}"
 
 
-def http_route(intent: Intent, index: int, backends: list[Resource], *, header: str | None, **fields: Any) -> Resource:
-    """Return the HTTPRoute of the intent's route with that index.
+def http_route(
+    intent: Intent, index: int, backends: list[Resource], *, header: str | None, part: Part = WHOLE, **fields: Any
+) -> Resource:
+    """Return the HTTPRoute of the intent's route with that index, or of a part of it.
 
     ``header`` is where the model is; ``fields`` go into each rule, such as timeouts. Raises IntentError for what Gateway API
     cannot say, or would decide differently.
@@ -76,7 +81,10 @@ def http_route(intent: Intent, index: int, backends: list[Resource], *, header: 
     spec: Resource = {"parentRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": names.gateway}]}
     if hosts := [host for host in route.hosts if host != "*"]:
         spec["hostnames"] = hosts
-    matches = list(_matches(intent, index, header))
+    some: list[Resource] = (
+        [{"type": "RegularExpression", "name": REQUEST_ID, "value": part.pattern}] if part.pattern is not None else []
+    )
+    matches = list(_matches(intent, index, header, some))
     if not matches:
         raise IntentError(f"routes[{index}] is never reached: each of its models goes where an earlier route sends it")
     if len(matches) > ROUTE_MATCHES:
@@ -85,7 +93,7 @@ def http_route(intent: Intent, index: int, backends: list[Resource], *, header: 
         {"matches": matches[start : start + RULE_MATCHES], **fields, "backendRefs": backends}
         for start in range(0, len(matches), RULE_MATCHES)
     ]
-    return kubernetes_object(f"{GATEWAY_API}/v1", "HTTPRoute", route_name(intent, index), names.namespace, spec=spec)
+    return kubernetes_object(f"{GATEWAY_API}/v1", "HTTPRoute", route_name(intent, index, part), names.namespace, spec=spec)
 
 
 def reference_grant(namespace: str, to: tuple[str, str, str], *, from_namespace: str) -> Resource:
@@ -120,13 +128,13 @@ def _listeners(index: int, listener: Listener) -> Iterator[Resource]:
         yield {"name": name, **hostname, **resource, "allowedRoutes": {"namespaces": {"from": "Same"}}}
 
 
-def _matches(intent: Intent, index: int, header: str | None) -> Iterator[Resource]:
-    """Yield the matches of a route, which are alternatives."""
+def _matches(intent: Intent, index: int, header: str | None, some: list[Resource]) -> Iterator[Resource]:
+    """Yield the matches of a route, which are alternatives; ``some``: matches of other headers."""
     routes = intent.effective_routes
     route = routes[index]
-    path = {"path": {"type": "PathPrefix", "value": route.prefix}}
+    path: Resource = {"path": {"type": "PathPrefix", "value": route.prefix}}
     if not route.by_model:
-        yield path
+        yield path | ({"headers": some} if some else {})
     if route.models and header is None:
         raise IntentError(
             f"routes[{index}].models: this gateway does not read bodies; give modelHeader if clients name the model in a "
@@ -139,9 +147,9 @@ def _matches(intent: Intent, index: int, header: str | None) -> Iterator[Resourc
             taken |= {*other.models}
     for name in route.models:
         if name not in taken:
-            yield path | {"headers": [{"type": "Exact", "name": header, "value": name}]}
+            yield path | {"headers": [{"type": "Exact", "name": header, "value": name}, *some]}
     for name in route.base_models:
-        yield path | {"headers": [{"type": "Exact", "name": BASE_MODEL, "value": name}]}
+        yield path | {"headers": [{"type": "Exact", "name": BASE_MODEL, "value": name}, *some]}
 
 
 def _check_order(earlier: int, first: Route, later: int, second: Route) -> None:

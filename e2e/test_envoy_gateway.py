@@ -1,0 +1,234 @@
+"""The real Envoy Gateway, given our manifests as files: what its Envoy then does with requests and our real pickers."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+import trustme
+
+from shunter.envoyconf import load_intent, render
+from shunter.envoyconf.core.generate import generate
+from shunter.envoyconf.core.targets import Target
+from shunter.envoyconf.shell import envoy
+from shunter.envoyconf.testing_gateway import RunningGateway, find_envoy_gateway, own_network, running_gateway
+from shunter.stack.shell.top import ALL, fetch_decisions
+from shunter.stack.testing import Running, running_stack
+
+pytestmark = pytest.mark.envoy
+
+PORT = 10080
+
+
+@dataclass(frozen=True)
+class Site:
+    """A stack whose endpoints and pickers are behind an Envoy Gateway too."""
+
+    stack: Running
+    gateway: RunningGateway
+    tls_admin: str
+    url: str = f"http://127.0.0.1:{PORT}"
+
+    @property
+    def names(self):
+        """Endpoint → what its model server calls itself."""
+        return {each.authority: f"lab-{each.port}" for each in self.stack.state.plan.engines}
+
+    @property
+    def pickers(self):
+        """Case → the admin pages of the picker that is asked."""
+        stack = f"127.0.0.1:{self.stack.state.plan.ports.admin}"
+        return {"lean": stack, "tls": self.tls_admin, "full": self.tls_admin}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def tls_picker(directory, scratch):
+    """Another picker over the same snapshots, which speaks TLS only."""
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(scratch / "picker.pem")
+    port, admin = free_port(), free_port()
+    command = [sys.executable, "-m", "shunter.picker", "run", "--snapshot", directory, "--runtime", scratch / "runtime"]
+    command += ["--port", port, "--health-port", free_port(), "--admin-port", admin, "--workers", 1]
+    command += ["--tls-cert-file", scratch / "picker.pem", "--tls-key-file", scratch / "picker.pem"]
+    with (scratch / "picker.log").open("wb") as log:
+        process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
+        try:
+            yield f"127.0.0.1:{port}", f"127.0.0.1:{admin}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def intent(stack, tls, hung):
+    engines = [engine.authority for engine in stack.state.plan.engines]
+    workers = [f"127.0.0.1:{port}" for port in stack.state.plan.ports.picker]
+    nobody = [f"127.0.0.1:{free_port()}"]
+
+    def pool(name, addresses, mode="FailOpen", **picker):
+        return {"name": name, "endpoints": engines, "picker": {"addresses": addresses, "failureMode": mode, **picker}}
+
+    pools = [
+        pool("lean", workers),
+        pool("tls", [tls], "FailClose", tls={}),
+        pool("dead", nobody),
+        pool("closed", nobody, "FailClose"),
+        pool("hung", [hung]),
+        pool("native", []),
+    ]
+    return {
+        "kubernetes": {"namespace": "llm"},
+        "listeners": [{"port": PORT}],
+        "pools": pools,
+        "routes": [
+            {"hosts": ["full.test"], "pool": "tls", "profile": "full"},
+            {"hosts": ["native.test"], "pool": "native", "profile": "native", "affinity": {"body": []}},
+            *({"hosts": [f"{each}.test"], "pool": each} for each in ("lean", "tls", "dead", "closed", "hung")),
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    controller, binary = find_envoy_gateway(), envoy.find()
+    if not controller or not binary:
+        pytest.skip("no Envoy Gateway: put envoy-gateway 1.9 into $SHUNTER_TOOLS_DIR/bin, or on PATH")
+    with contextlib.ExitStack() as resources:
+        try:
+            resources.enter_context(own_network())
+        except PermissionError:
+            pytest.skip("no network namespace: Envoy Gateway has fixed ports, and only root can give it a network of its own")
+        stack = resources.enter_context(running_stack("--speed", "20"))
+        tls, admin = resources.enter_context(tls_picker(stack.directory, tmp_path_factory.mktemp("tls")))
+        deaf = resources.enter_context(socket.create_server(("127.0.0.1", 0)))  # connections come about, and that is all
+        asked = intent(stack, tls, f"127.0.0.1:{deaf.getsockname()[1]}")
+        made = generate(load_intent(render(asked, "json")), Target.ENVOY_GATEWAY)
+        gateway = resources.enter_context(running_gateway(made.documents, controller, binary))
+        yield Site(stack, gateway, admin)
+
+
+@pytest.fixture
+def ask(site, connect, eventually):
+    client = connect(site.stack)
+
+    async def ask(case, prompt="which track?", headers=None, **more):
+        headers = {"host": f"{case}.test"} | (headers or {})
+        return await client.chat(prompt, url=site.url, headers=headers, **more)
+
+    async def decision(request_id, picker):
+        def find():
+            return [each for each in fetch_decisions(picker, ALL).decisions if each.request_id == request_id]
+
+        (found,) = await eventually(find)
+        return found
+
+    ask.decision = decision
+    return ask
+
+
+async def test_everything_is_accepted(site):
+    # There is no Service here that would give the Gateway an address.
+    refused = {each for each in site.gateway.conditions() if each.status != "True" and each.reason != "AddressNotAssigned"}
+    assert refused == set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("case", ["lean", "tls", "full"])
+async def test_who_is_picked_answers(site, ask, case, stream):
+    for n in range(4):
+        reply = await ask(case, f"{case} {n}", stream=stream)
+        decision = await ask.decision(reply.request_id, site.pickers[case])
+        assert reply.status == 200
+        assert reply.fingerprint == site.names[decision.chosen[0]]
+
+
+async def test_a_body_of_three_megabytes_reaches_picker_and_model_server(site, ask):
+    reply = await ask("lean", metadata={"filler": "x" * (3 << 20)})
+    decision = await ask.decision(reply.request_id, site.pickers["lean"])
+    assert (reply.status, reply.fingerprint) == (200, site.names[decision.chosen[0]])
+
+
+@pytest.mark.parametrize("case", ["dead", "hung"])
+async def test_without_an_answer_from_the_picker_requests_go_on(ask, case):
+    replies = await asyncio.gather(*(ask(case, f"{case} {n}") for n in range(6)))
+    assert {reply.status for reply in replies} == {200}
+    assert len({reply.fingerprint for reply in replies}) > 1
+
+
+async def test_failing_closed_without_a_picker_is_503(ask):
+    assert (await ask("closed")).status == 503
+
+
+@pytest.mark.parametrize("case", ["lean", "dead", "native"])
+async def test_a_client_cannot_choose_its_model_server(site, ask, case):
+    wanted = site.stack.state.plan.engines[0]
+    spoofed = {"x-gateway-destination-endpoint": wanted.authority}
+    replies = [await ask(case, f"spoofed {n}", headers=spoofed) for n in range(12)]
+    assert {reply.status for reply in replies} == {200}
+    assert len({reply.fingerprint for reply in replies}) > 1
+
+
+async def test_in_the_profile_native_nobody_is_asked(site, ask):
+    replies = [await ask("native", f"native {n}") for n in range(9)]
+    assert {reply.status for reply in replies} == {200}
+    assert len({reply.fingerprint for reply in replies}) > 1
+    assert not {reply.request_id for reply in replies} & {each.request_id for each in site.stack.decisions()}
+
+
+async def test_the_load_of_a_request_is_released_when_it_ends_without_records(site, ask, eventually):
+    """Nothing but the end of the stream tells the picker; while a response is under way it counts."""
+
+    def in_flight():
+        return sum(row.in_flight for row in site.stack.fleet().endpoints)
+
+    await eventually(lambda: in_flight() == 0)
+    asked = [asyncio.create_task(ask("lean", f"long {n}", stream=True, max_tokens=400, ignore_eos=True)) for n in range(4)]
+    await eventually(lambda: in_flight() == 4)
+    assert {reply.status for reply in await asyncio.gather(*asked)} == {200}
+    await eventually(lambda: in_flight() == 0)
+
+
+async def test_a_picker_that_is_killed_takes_no_stream_with_it(site, ask, eventually):
+    asked = [asyncio.create_task(ask("lean", f"killed {n}", stream=True, max_tokens=400, ignore_eos=True)) for n in range(8)]
+    await eventually(lambda: sum(row.in_flight for row in site.stack.fleet().endpoints) == 8)
+    killed = {worker["pid"] for worker in site.stack.workers()}
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    assert (await ask("lean", "just after")).status == 200
+    assert {reply.status for reply in await asyncio.gather(*asked)} == {200}
+
+    def back():
+        workers = site.stack.workers()
+        return all(worker["ready"] for worker in workers) and killed.isdisjoint(worker["pid"] for worker in workers)
+
+    await eventually(back)
+
+
+async def test_the_first_of_a_list_may_be_dead(site, ask, eventually):
+    shared = "the same long beginning " * 100
+    first = await ask("lean", shared)
+    dead = next(each for each in site.stack.state.plan.engines if site.names[each.authority] == first.fingerprint)
+    scraper, server = site.stack.state.pids["scraper"], site.stack.state.pids[dead.name]
+    os.kill(scraper, signal.SIGSTOP)  # the picker does not know yet
+    try:
+        os.kill(server, signal.SIGKILL)
+        await eventually(lambda: f"{dead.name} was ended by SIGKILL" in site.stack.output)
+        reply = await ask("lean", shared + "again")  # its cached prefix still speaks for the dead one
+    finally:
+        os.kill(scraper, signal.SIGCONT)
+    decision = await ask.decision(reply.request_id, site.pickers["lean"])
+    assert decision.chosen[0] == dead.authority
+    assert (reply.status, reply.fingerprint) == (200, site.names[decision.chosen[1]])
+    for case, picker in site.pickers.items():  # leave when it is known to be dead
+        while dead.authority in (await ask.decision((await ask(case, shared)).request_id, picker)).chosen:
+            pass

@@ -1,0 +1,88 @@
+"""Backends of Envoy Gateway: model servers, pickers and collectors that are no Services of the Gateway's namespace."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from shunter.envoyconf.core.authority import is_ip, split_authority
+from shunter.envoyconf.core.intent import Intent, Pool
+from shunter.envoyconf.core.kube.gateway import kubernetes_object
+from shunter.envoyconf.core.kube.install import tls_secret
+from shunter.envoyconf.core.places import PICKER_PORT, picker_authorities, picker_service, service_host
+from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["BACKEND", "ENVOY_GATEWAY", "backend", "backends", "gateway_object", "picker_references", "pool_references"]
+
+ENVOY_GATEWAY = "gateway.envoyproxy.io"
+
+# What a reference to a Backend begins with.
+BACKEND: Resource = {"group": ENVOY_GATEWAY, "kind": "Backend"}
+
+
+def gateway_object(kind: str, name: str, intent: Intent, spec: Resource) -> Resource:
+    """Return an object of one of Envoy Gateway's kinds."""
+    return kubernetes_object(f"{ENVOY_GATEWAY}/v1alpha1", kind, name, intent.kubernetes.namespace, spec=spec)
+
+
+def pool_references(pool: Pool) -> list[Resource]:
+    """Return references to a pool's model servers: their Service once for each port, or a Backend."""
+    if pool.selector:
+        return [{"kind": "Service", "name": pool.name, "port": port} for port in pool.target_ports]
+    return [BACKEND | {"name": pool.name}]
+
+
+def picker_references(pool: Pool) -> list[Resource]:
+    """Return references to a pool's picker: its Service, or a Backend where it has other addresses or TLS."""
+    name = picker_service(pool)
+    if _picker_is_a_service(pool):
+        return [{"kind": "Service", "name": name, "port": PICKER_PORT}]
+    return [BACKEND | {"name": name}]
+
+
+def backends(intent: Intent) -> Iterable[Resource]:
+    """Yield a Backend for each pool and each picker that is more than a Service of the namespace."""
+    asked = {pool.name for pool, profile in intent.ways if profile.asks}
+    for index, pool in enumerate(intent.pools):
+        if not pool.selector:
+            yield backend(pool.name, intent, pool.endpoints, h2c=pool.http2)
+        if pool.name in asked and not _picker_is_a_service(pool):
+            tls = _picker_tls(intent, index)
+            yield backend(picker_service(pool), intent, picker_authorities(pool, intent.kubernetes), h2c=True, **tls)
+
+
+def backend(name: str, intent: Intent, authorities: Iterable[str], *, h2c: bool = False, **fields: Any) -> Resource:
+    """Return a Backend; ``h2c`` is for HTTP/2 that is not negotiated."""
+    places = [split_authority(authority) for authority in authorities]
+    if len({is_ip(host) for host, _ in places}) > 1:
+        raise IntentError(f"{name}: a Backend of Envoy Gateway has IP addresses or host names, not both; write all of one kind")
+    endpoints = [
+        {"ip": {"address": host, "port": port}} if is_ip(host) else {"fqdn": {"hostname": host, "port": port}}
+        for host, port in places
+    ]
+    protocols = {"appProtocols": [f"{ENVOY_GATEWAY}/h2c"]} if h2c else {}
+    return gateway_object("Backend", name, intent, {**protocols, "endpoints": endpoints, **fields})
+
+
+def _picker_is_a_service(pool: Pool) -> bool:
+    return not pool.picker.addresses and pool.picker.tls is None
+
+
+def _picker_tls(intent: Intent, index: int) -> Resource:
+    """Return how a picker is spoken to in TLS.
+
+    ALPN is written out: without it picks would work, since Envoy takes HTTP/2 for granted, but a health check would fail for
+    ever and a picker may hang up.
+    """
+    pool = intent.pools[index]
+    tls = pool.picker.tls
+    if tls is None:
+        return {}
+    if tls.cert_file:
+        raise IntentError(
+            f"pools[{index}].picker.tls.certFile is a file of Envoy's machine, not for gateways in Kubernetes; leave it out"
+        )
+    if (secret := tls_secret(pool)) is None:
+        return {"tls": {"insecureSkipVerify": True, "alpnProtocols": ["h2"]}}
+    name = tls.server_name or service_host(picker_service(pool), intent.kubernetes)
+    authorities = [{"group": "", "kind": "Secret", "name": secret}]
+    return {"tls": {"caCertificateRefs": authorities, "sni": name, "alpnProtocols": ["h2"]}}

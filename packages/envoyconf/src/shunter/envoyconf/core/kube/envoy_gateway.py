@@ -1,0 +1,141 @@
+"""Target ``envoy-gateway``: an intent as manifests for Envoy Gateway 1.9, by its own kinds alone.
+
+===================  ============================  =======================================================================
+Gateway              one                           the intent's listeners; beside it EnvoyProxy and ClientTrafficPolicy
+HTTPRoute            each route                    beside it a BackendTrafficPolicy of the same name
+EnvoyExtensionPolicy each pool and profile         asks the picker of the routes that lead there
+Backend, Service     each pool, each picker        where they are not Services already
+===================  ============================  =======================================================================
+"""
+
+from collections.abc import Iterator
+
+from shunter.envoyconf.core.intent import FailureMode, Intent, Profile, Share
+from shunter.envoyconf.core.kube.admission import security_objects, withheld
+from shunter.envoyconf.core.kube.backends import ENVOY_GATEWAY, backend, backends, pool_references
+from shunter.envoyconf.core.kube.gateway import gateway, gateway_class, http_route, model_header
+from shunter.envoyconf.core.kube.inference_pool import refuse
+from shunter.envoyconf.core.kube.install import installation
+from shunter.envoyconf.core.kube.policies import (
+    client_traffic_policy,
+    envoy_proxy,
+    extension_policy,
+    route_traffic_policy,
+    tracing_backend,
+)
+from shunter.envoyconf.core.kube.split import divided, parts
+from shunter.envoyconf.core.names import SERVED
+from shunter.envoyconf.core.output import Artefact, Output, Settings
+from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.core.targets import Means, Support
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["CLASS", "CONTROLLER", "SUPPORT", "envoy_gateway", "manifests", "warnings"]
+
+# Envoy Gateway brings no GatewayClass; this is what the one is called that is made if the intent names none.
+CLASS = "envoy-gateway"
+CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
+
+NO_RECORDS = "an EnvoyProxy cannot send records, and without them nobody would learn"
+
+SUPPORT: dict[Profile, Support] = {
+    Profile.LEAN: Support(
+        Means.NATIVE,
+        "the end of a request ends the picker's stream on Envoy 1.39 and newer; there are no records of it, so the picker "
+        "learns speeds from scrapes alone",
+    ),
+    Profile.USAGE: Support(Means.IMPOSSIBLE, f"{NO_RECORDS} of tokens", Profile.LEAN),
+    Profile.STRICT: Support(
+        Means.IMPOSSIBLE,
+        f"{NO_RECORDS} of a request's end; nearest is lean with failureMode FailClose, where a picker that dies takes the "
+        "requests with it that it was asked about",
+        Profile.LEAN,
+    ),
+    Profile.HEADERS: Support(
+        Means.IMPOSSIBLE, f"{NO_RECORDS} of a request's end, nor is the picker told who served", Profile.FULL
+    ),
+    Profile.FULL: Support(
+        Means.NATIVE, "with failureMode FailClose only; the picker sees every byte, but is not told in metadata who served"
+    ),
+    Profile.NATIVE: Support(
+        Means.NATIVE, "by header or cookie, with Maglev, whose load is not bounded; bodies are not read, weights are fixed"
+    ),
+}
+
+
+def envoy_gateway(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every maker's signature
+    """Return the manifests, with those of the model servers' Services and of the pickers."""
+    refuse(intent, "Envoy Gateway", {"bodyRouter": PATCHED, "overflow": PATCHED})
+    return Output((Artefact("gateway", tuple(manifests(intent))), *installation(intent)), tuple(warnings(intent)))
+
+
+PATCHED = "take the target envoy-gateway-patch or an Envoy of your own"
+
+
+def manifests(intent: Intent) -> Iterator[Resource]:
+    """Yield what makes the Gateway."""
+    _check_failure_modes(intent)
+    names = intent.kubernetes
+    if names.gateway_class is None:
+        yield gateway_class(CLASS, CONTROLLER)
+    yield envoy_proxy(intent)
+    parameters = {"group": ENVOY_GATEWAY, "kind": "EnvoyProxy", "name": names.gateway}
+    yield gateway(intent, CLASS, infrastructure={"parametersRef": parameters})
+    yield client_traffic_policy(intent)
+    yield from security_objects(intent)
+    filters = [*withheld(intent), *([_tell_served()] if intent.observability.served_header else ())]
+    fields: Resource = {"filters": filters} if filters else {}
+    for index in range(len(intent.effective_routes)):
+        for part in parts(intent, index):
+            refs = list(_references(intent, part.shares))
+            timeouts = {"request": "0s", "backendRequest": "0s"}
+            yield http_route(intent, index, refs, header=model_header(intent), part=part, timeouts=timeouts, **fields)
+            yield route_traffic_policy(intent, index, part)
+    for pool, profile in intent.ways:
+        if profile.asks:
+            yield extension_policy(intent, pool, profile)
+    yield from backends(intent)
+    if tracing := intent.observability.tracing:
+        yield backend(tracing_backend(intent), intent, [tracing.collector], h2c=True)
+
+
+def warnings(intent: Intent) -> Iterator[str]:
+    """Yield what is otherwise than the intent has it elsewhere."""
+    if any(document["kind"] == "Backend" for document in backends(intent)) or intent.observability.tracing:
+        yield "Backends: Envoy Gateway heeds them only with extensionApis.enableBackend: true in its configuration"
+    for index, pool in enumerate(intent.pools):
+        if pool.picker.collector:
+            yield f"pools[{index}].picker.collector: {NO_RECORDS}; the target envoy-gateway-patch has them sent"
+    for index, route in enumerate(intent.effective_routes):
+        field, affinity = f"routes[{index}]", route.affinity
+        if divided(intent, route):
+            yield f"{field}.pools: requests are divided by their x-request-id, which therefore is always Envoy's own"
+        if not intent.profile_of(route).asks:
+            if affinity.header and affinity.cookie:
+                yield f"{field}.affinity.cookie: Envoy Gateway looks at one thing only, the header {affinity.header}"
+            if affinity.body:
+                yield f"{field}.affinity.body: Envoy Gateway reads no bodies; requests without the header or cookie go anywhere"
+    if intent.security.rate_limits and len(intent.effective_routes) > 1:
+        yield "security.rateLimits: each route counts for itself"
+
+
+def _references(intent: Intent, shares: tuple[Share, ...]) -> Iterator[Resource]:
+    pools = {pool.name: pool for pool in intent.pools}
+    for share in shares:
+        for reference in pool_references(pools[share.name]):
+            yield reference | ({"weight": share.weight} if len(shares) > 1 else {})
+
+
+def _tell_served() -> Resource:
+    header = {"name": SERVED, "value": "%UPSTREAM_HOST%"}
+    return {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [header]}}
+
+
+def _check_failure_modes(intent: Intent) -> None:
+    for index, pool in enumerate(intent.pools):
+        full = any(each.name == pool.name and profile is Profile.FULL for each, profile in intent.ways)
+        if full and pool.picker.failure_mode is FailureMode.OPEN:
+            raise IntentError(
+                f"pools[{index}].picker.failureMode must be FailClose in the profile full: Envoy Gateway refuses to fail open "
+                "there, since requests of which the picker was sent a part fail anyway; for FailOpen choose the profile lean"
+            )

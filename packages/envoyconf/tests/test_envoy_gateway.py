@@ -1,0 +1,211 @@
+"""Envoy Gateway by its own kinds: what it is told, what it is refused, and that its definitions agree."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shunter.envoyconf import IntentError, load_intent
+from shunter.envoyconf.core.generate import generate
+from shunter.envoyconf.core.kube.policies import go_duration, quantity
+from shunter.envoyconf.core.kube.split import id_patterns
+from shunter.envoyconf.core.names import PICKER_HEADERS
+from shunter.envoyconf.core.targets import Target
+from shunter.envoyconf.errors import ToolMissingError
+from shunter.envoyconf.testing_crds import load_definitions
+from shunter.envoyconf.testing_kube import find_crds
+
+LLAMA = {"name": "llama", "selector": {"app": "llama"}, "targetPorts": [8000, 8001]}
+QWEN = {"name": "qwen", "endpoints": ["10.0.0.7:8000"], "picker": {"addresses": ["10.0.0.8:9002"], "failureMode": "FailClose"}}
+TWO = [{"name": "llama", "weight": 3}, {"name": "qwen", "weight": 1}]
+
+EXAMPLES = {
+    "one pool": {},
+    "full": {"profile": "full", "pools": [QWEN]},
+    "pickers in TLS": {
+        "pools": [
+            LLAMA | {"picker": {"tls": {}}},
+            QWEN | {"picker": {"addresses": ["picker.llm.svc:9002"], "tls": {"caFile": "ca.pem", "serverName": "picker"}}},
+        ],
+        "routes": [{"pool": "llama", "hosts": ["a.example"]}, {"pool": "qwen", "hosts": ["*.example"]}],
+    },
+    "weights": {"pools": [LLAMA, QWEN], "routes": [{"pools": TWO}]},
+    "weights beside a model": {
+        "pools": [LLAMA, QWEN],
+        "modelHeader": "x-model",
+        "routes": [{"pool": "llama", "models": ["a"]}, {"pools": TWO}],
+    },
+    "native": {
+        "profile": "native",
+        "pools": [LLAMA, QWEN],
+        "routes": [
+            {"prefix": "/a", "pool": "llama", "affinity": {"header": "x-session"}},
+            {"prefix": "/b", "pool": "llama", "affinity": {"cookie": "session"}},
+            {"pools": TWO},
+        ],
+    },
+    "API keys and limits": {
+        "security": {
+            "apiKeys": [{"client": "alice", "key": "secret"}],
+            "rateLimits": [{"requests": 9}, {"requests": 1, "per": "second", "by": "x-client-id"}],
+        },
+    },
+    "tokens": {
+        "security": {"jwt": [{"name": "us", "issuer": "https://us", "jwksUri": "https://us/keys", "audiences": ["llm"]}]}
+    },
+    "watching": {
+        "observability": {
+            "accessLog": "none",
+            "servedHeader": True,
+            "tracing": {"collector": "otel:4317", "samplePercent": 0.1},
+        },
+        "listeners": [{"port": 443, "hosts": ["llm.example"], "tls": {"secret": "shown"}}],
+        "kubernetes": {"gatewayClass": "mine"},
+    },
+}
+
+
+def output(**fields):
+    return generate(load_intent(json.dumps({"pools": [LLAMA]} | fields)), Target.ENVOY_GATEWAY)
+
+
+def made(kind, **fields):
+    return [each for each in output(**fields).documents if each["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def definitions():
+    try:
+        return load_definitions(find_crds())
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_envoy_gateways_own_definitions_agree(example, definitions):
+    for document in output(**EXAMPLES[example]).documents:
+        if (document["apiVersion"], document["kind"]) in definitions:
+            verdict = definitions.examine(document)
+            assert (verdict.problems, verdict.unknown_rules) == ((), ()), document
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_real_api_takes_everything(example, kube):
+    kube.apply(output(**EXAMPLES[example]).documents, dry_run=True)
+
+
+def test_every_reference_meets_an_object():
+    for fields in EXAMPLES.values():
+        documents = output(**fields).documents
+        here = {(each["kind"], each["metadata"]["name"]) for each in documents}
+        for document in documents:
+            spec = json.dumps(document.get("spec", {}))
+            for kind in ("Backend", "HTTPRoute", "Gateway", "EnvoyProxy"):
+                for name in re.findall(rf'"kind": "{kind}", "name": "([^"]+)"', spec):
+                    assert (kind, name) in here
+
+
+def test_clients_cannot_name_a_model_server_and_long_prompts_are_kept():
+    (policy,) = made("ClientTrafficPolicy", limits={"bodyBytes": 64 << 20})
+    assert policy["spec"]["headers"]["earlyRequestHeaders"]["remove"] == list(PICKER_HEADERS)
+    assert policy["spec"]["connection"] == {"bufferLimit": "64Mi"}
+
+
+def test_status_codes_are_retried_by_the_trigger_without_which_they_mean_nothing():
+    (policy,) = made("BackendTrafficPolicy")
+    assert policy["spec"]["retry"]["retryOn"]["httpStatusCodes"] == [503]
+    assert "retriable-status-codes" in policy["spec"]["retry"]["retryOn"]["triggers"]
+
+
+def test_a_picker_in_tls_is_spoken_to_in_http2_by_name():
+    backends = {each["metadata"]["name"]: each["spec"] for each in made("Backend", **EXAMPLES["pickers in TLS"])}
+    assert backends["llama-picker"]["tls"] == {"insecureSkipVerify": True, "alpnProtocols": ["h2"]}
+    assert backends["qwen-picker"]["tls"]["alpnProtocols"] == ["h2"]
+    assert backends["qwen-picker"]["tls"]["sni"] == "picker"
+
+
+def test_each_share_has_a_route_and_a_picker_of_its_own():
+    routes = {each["metadata"]["name"]: each["spec"]["rules"][0] for each in made("HTTPRoute", **EXAMPLES["weights"])}
+    asked = {
+        each["spec"]["targetRefs"][0]["name"]: each["spec"]["extProc"][0]["backendRefs"][0]["name"]
+        for each in made("EnvoyExtensionPolicy", **EXAMPLES["weights"])
+    }
+    assert asked == {"inference-gateway-00-llama": "llama-picker", "inference-gateway-00-qwen": "qwen-picker"}
+    assert [ref["name"] for ref in routes["inference-gateway-00-qwen"]["backendRefs"]] == ["qwen"]
+    (policy,) = made("ClientTrafficPolicy", **EXAMPLES["weights"])
+    assert policy["spec"]["headers"]["requestID"] == "Generate", "a client's own would not be random"
+
+
+def test_a_route_for_a_model_stays_more_specific_than_a_part_of_one_for_all():
+    model, *shares = made("HTTPRoute", **EXAMPLES["weights beside a model"])
+    assert len(model["spec"]["rules"][0]["matches"][0]["headers"]) == 2
+    assert {len(each["spec"]["rules"][0]["matches"][0]["headers"]) for each in shares} == {1}
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 1_000_000), min_size=2, max_size=16))
+def test_ids_are_divided_as_the_weights_say(weights):
+    patterns = [re.compile(pattern) for pattern in id_patterns(weights)]
+    taken = Counter()
+    for number in range(4096):
+        (place,) = (place for place, each in enumerate(patterns) if each.fullmatch(f"{number:03x}0e2b1-4f7a"))
+        taken[place] += 1
+    for place, weight in enumerate(weights):
+        assert taken[place] >= 1
+        assert abs(taken[place] - 4096 * weight / sum(weights)) <= 1 + len(weights)
+
+
+@given(
+    st.text(st.characters(exclude_characters="\n\r\0", max_codepoint=255)), st.lists(st.integers(1, 99), min_size=2, max_size=5)
+)
+def test_an_id_of_any_form_goes_somewhere(request_id, weights):
+    assert any(re.fullmatch(pattern, request_id) for pattern in id_patterns(weights))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"profile": "full"}, r"pools\[0\]\.picker\.failureMode must be FailClose"),
+        ({"profile": "usage", "pools": [LLAMA | {"picker": {"collector": "a:1"}}]}, "nearest there is profile lean"),
+        ({"routes": [{"pool": "llama", "models": ["a"]}]}, r"routes\[0\]\.models.*modelHeader"),
+        ({"pools": [LLAMA | {"overflow": {"address": "a:443"}}]}, "overflow.*envoy-gateway-patch"),
+        ({"bodyRouter": {"addresses": ["a:9004"]}}, "bodyRouter.*envoy-gateway-patch"),
+        ({"pools": [LLAMA | {"endpoints": [], "picker": {"tls": {"certFile": "a", "keyFile": "b"}}}]}, r"tls\.certFile"),
+        ({"pools": [QWEN | {"endpoints": ["a:1", "10.0.0.1:1"]}]}, "all of one kind"),
+        ({"security": {"jwt": [{"name": "us", "issuer": "us", "jwksFile": "keys"}]}}, "jwksFile.*jwksUri"),
+        ({"security": {"apiKeys": [{"client": "a", "key": "1"}, {"client": "a", "key": "2"}]}}, "has a key already"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_with_place_and_remedy(fields, words):
+    with pytest.raises(IntentError, match=words):
+        output(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"pools": [QWEN]}, "enableBackend"),
+        ({"pools": [LLAMA | {"picker": {"collector": "a:1"}}]}, "collector"),
+        ({"profile": "native"}, "reads no bodies"),
+        (EXAMPLES["weights"], "x-request-id"),
+    ],
+)
+def test_what_is_otherwise_there_is_told(fields, words):
+    assert any(words in warning for warning in output(**fields).warnings)
+
+
+def test_nothing_to_warn_of_in_the_plain_case():
+    assert output().warnings == ()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (2, "2s"), (0.025, "25ms"), (3599.5, "3599s500ms")])
+def test_durations_are_gateway_apis(seconds, text):
+    assert go_duration(seconds) == text
+
+
+@pytest.mark.parametrize(("size", "text"), [(1 << 30, "1Gi"), (32 << 20, "32Mi"), (1536 << 10, "1536Ki"), (1048577, "1048577")])
+def test_sizes_are_kubernetes_quantities(size, text):
+    assert quantity(size) == text
