@@ -1,13 +1,14 @@
 """A place in somebody's document: asked for what is not there, it answers with nothing rather than with an error."""
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import msgspec
 
 from shunter.envoyconf.core.documents import Document, Path
+from shunter.envoyconf.errors import IntentError
 
-__all__ = ["Cursor"]
+__all__ = ["Cursor", "place", "refuse"]
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -70,3 +71,13 @@ class Cursor(msgspec.Struct, frozen=True):
     def labels(self) -> dict[str, str]:
         """What stands there if it is a mapping of texts, such as labels; of a mapping of anything, its texts."""
         return {name: field.text for name, field in self.fields() if isinstance(field.value, str)}
+
+
+def place(at: Cursor) -> str:
+    """Return file and line."""
+    return f"{at.document.file}:{at.document.line(at.path)}"
+
+
+def refuse(at: Cursor, message: str) -> NoReturn:
+    """Raise IntentError about a place."""
+    raise IntentError(f"{place(at)}: {message}")

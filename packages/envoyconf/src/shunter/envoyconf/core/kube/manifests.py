@@ -131,6 +131,21 @@ class Manifests:
         """Return the names that could have been meant."""
         return [each.name for each in self.of(reference.kind) if each.namespace == reference.namespace]
 
+    def grants(self, user: tuple[str, str, str], reference: Reference) -> bool:
+        """Say whether a ReferenceGrant lets objects of a group, kind and namespace refer to what is meant."""
+        for grant in self.of("ReferenceGrant"):
+            invited = any(
+                (each["group"].text, each["kind"].text, each["namespace"].text) == user for each in grant.spec["from"]
+            )
+            opened = any(
+                (each["group"].text, each["kind"].text) == (reference.group, reference.kind)
+                and each["name"].text in ("", reference.name)
+                for each in grant.spec["to"]
+            )
+            if grant.namespace == reference.namespace and invited and opened:
+                return True
+        return False
+
     def workloads(self, namespace: str) -> Iterator[tuple[Manifest, Cursor]]:
         """Yield what makes Pods in a namespace, each with its Pod template."""
         for each in self.of("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"):

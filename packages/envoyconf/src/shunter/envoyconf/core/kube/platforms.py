@@ -103,12 +103,21 @@ def _of_gateway(manifests: Manifests, gateway: Manifest) -> Platform | None:
         for route in manifests.of("HTTPRoute", "GRPCRoute", "AIGatewayRoute")
         if any(parent.place == gateway.place for parent in parents(manifests, route))
     ]
-    if any(route.group == AI_GATEWAY for route in routes):
+    if any(route.group == AI_GATEWAY for route in routes) or _asks_ai_gateway(manifests, routes):
         return Platform.AI_GATEWAY
     served = {gateway.place, *(route.place for route in routes)}
     if any(target.place in served for policy in _policies(manifests) for target in targets(policy)):
         return Platform.ENVOY_GATEWAY
     return found
+
+
+def _asks_ai_gateway(manifests: Manifests, routes: list[Manifest]) -> bool:
+    """Say whether a pool of these routes has an annotation that only AI Gateway reads."""
+    names = {
+        refer(each, route.namespace).place for route in routes for rule in route.spec["rules"] for each in rule["backendRefs"]
+    }
+    annotated = (pool.metadata["annotations"].labels for pool in manifests.of("InferencePool") if pool.place in names)
+    return any(name.startswith(f"{AI_GATEWAY}/") for annotations in annotated for name in annotations)
 
 
 def _policies(manifests: Manifests) -> Iterator[Manifest]:

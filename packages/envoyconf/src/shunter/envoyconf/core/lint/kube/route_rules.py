@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from msgspec import UNSET
 
 from shunter.envoyconf.core.kube.manifests import AI_GATEWAY, GATEWAY_API, INFERENCE, Manifests, Reference, refer
-from shunter.envoyconf.core.kube.platforms import Platform, RoutedRule, platform, rules
+from shunter.envoyconf.core.kube.platforms import Platform, platform, rules
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 
@@ -68,7 +68,8 @@ def _pool_missing(manifests: Manifests) -> Iterator[Finding]:
 def _no_grant(manifests: Manifests) -> Iterator[Finding]:
     for routed in rules(manifests):
         for backend in routed.backends:
-            if backend.namespace == routed.route.namespace or _granted(manifests, routed, backend):
+            user = (routed.route.group, routed.route.kind, routed.route.namespace)
+            if backend.namespace == routed.route.namespace or manifests.grants(user, backend):
                 continue
             if routed.route.kind == "AIGatewayRoute" and backend.is_pool:
                 yield found(
@@ -87,27 +88,6 @@ def _no_grant(manifests: Manifests) -> Iterator[Finding]:
                     f"{{group: {routed.route.group}, kind: {routed.route.kind}, "
                     f"namespace: {routed.route.namespace}}} to {{group: {backend.group}, kind: {backend.kind}}}",
                 )
-
-
-def _granted(manifests: Manifests, routed: RoutedRule, backend: Reference) -> bool:
-    for grant in manifests.of("ReferenceGrant"):
-        if grant.namespace != backend.namespace:
-            continue
-        invited = any(
-            each["group"].text == routed.route.group
-            and each["kind"].text == routed.route.kind
-            and each["namespace"].text == routed.route.namespace
-            for each in grant.spec["from"]
-        )
-        opened = any(
-            each["group"].text == backend.group
-            and each["kind"].text == backend.kind
-            and each["name"].text in ("", backend.name)
-            for each in grant.spec["to"]
-        )
-        if invited and opened:
-            return True
-    return False
 
 
 def _young_grants(manifests: Manifests) -> Iterator[Finding]:

@@ -1,6 +1,5 @@
 """Rules about the time, the size and the headers of requests to pools, on the gateways that have defaults of their own."""
 
-import re
 from collections.abc import Iterator
 
 from msgspec import UNSET
@@ -9,6 +8,7 @@ from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import Manifest, Manifests
 from shunter.envoyconf.core.kube.pickers import names_a_picker
 from shunter.envoyconf.core.kube.platforms import Platform, parents, platform, rules, targets
+from shunter.envoyconf.core.kube.quantities import read_bytes, read_seconds
 from shunter.envoyconf.core.lint.kube.envoy_gateway_rules import asked, attached
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
@@ -26,22 +26,6 @@ GKE_DEFAULT_TIMEOUT_S = 30
 
 # A long answer takes minutes; whoever allows more than ten means that nothing is to be cut.
 SHORT_ANSWER_S = 600
-
-UNITS = {"": 1, "k": 1000, "Ki": 1 << 10, "M": 10**6, "Mi": 1 << 20, "G": 10**9, "Gi": 1 << 30}
-
-
-def _bytes(at: Cursor) -> int | None:
-    """Return what a quantity such as 50Mi is; None if it is none."""
-    match = re.fullmatch(r"(\d{1,15})(Ki|Mi|Gi|k|M|G|)", str(at.value))
-    return int(match[1]) * UNITS[match[2]] if match and at else None
-
-
-def _seconds(at: Cursor) -> float | None:
-    """Return what a Gateway API duration such as 1m30s is; None if it is none."""
-    if not re.fullmatch(r"(\d{1,5}(h|m|s|ms)){1,4}", at.text):
-        return None
-    parts: list[tuple[str, str]] = re.findall(r"(\d+)(h|ms|m|s)", at.text)
-    return sum(int(number) * {"h": 3600, "m": 60, "s": 1, "ms": 0.001}[unit] for number, unit in parts)
 
 
 def _of_client(manifests: Manifests, gateway: Manifest) -> list[Manifest]:
@@ -88,7 +72,7 @@ def _small_buffers(manifests: Manifests) -> Iterator[Finding]:
             continue
         for gateway in parents(manifests, routed.route):
             limits = [policy.spec.at("connection", "bufferLimit") for policy in _of_client(manifests, gateway)]
-            sizes = [size for limit in limits if (size := _bytes(limit)) is not None]
+            sizes = [size for limit in limits if (size := read_bytes(limit)) is not None]
             if max(sizes, default=DEFAULT_BUFFER_BYTES) < SMALLEST_BUFFER_BYTES:
                 yield found(
                     next((limit for limit in limits if limit), routed.rule),
@@ -108,7 +92,7 @@ def _lost_retries(manifests: Manifests) -> Iterator[Finding]:
                 for gateway in parents(manifests, routed.route)
                 for each in _of_client(manifests, gateway)
             ]
-            sizes = [size for limit in limits if (size := _bytes(limit)) is not None]
+            sizes = [size for limit in limits if (size := read_bytes(limit)) is not None]
             if retry and retry["numRetries"].number != 0 and max(sizes, default=DEFAULT_BUFFER_BYTES) < SMALLEST_BUFFER_BYTES:
                 yield found(
                     retry,
@@ -117,7 +101,7 @@ def _lost_retries(manifests: Manifests) -> Iterator[Finding]:
                     "and says nothing",
                     "set connection.bufferLimit, here and in a ClientTrafficPolicy for the Gateway, to the largest prompt, "
                     "such as 16Mi",
-                    *(() if _bytes(limits[0]) else (Fix(limits[0].path, "16Mi"),)),
+                    *(() if read_bytes(limits[0]) else (Fix(limits[0].path, "16Mi"),)),
                 )
 
 
@@ -147,7 +131,7 @@ def _cut_streams(manifests: Manifests) -> Iterator[Finding]:
                 "add timeouts: {request: 0s}; the stream's idle timeout ends those that hang",
                 Fix((*routed.rule.path, "timeouts", "request"), "0s"),
             )
-        elif (seconds := _seconds(given[0])) and seconds <= SHORT_ANSWER_S:
+        elif (seconds := read_seconds(given[0])) and seconds <= SHORT_ANSWER_S:
             yield found(
                 given[0],
                 f"answers end after {given[0].value}, also those that are being streamed",
