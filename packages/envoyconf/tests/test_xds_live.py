@@ -1,5 +1,6 @@
 """The control plane beside real Envoys: what they are given, and that no request is lost while it changes."""
 
+import asyncio
 import itertools
 import json
 
@@ -11,6 +12,7 @@ from shunter.envoyconf.core.envoy.remote import from_control_plane, remote_boots
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.schema import envoy_schema
 from shunter.envoyconf.core.versions import Version
+from shunter.envoyconf.core.xds.kinds import Kind
 from shunter.envoyconf.core.xds.members import Member
 from shunter.envoyconf.shell import envoy
 from shunter.envoyconf.shell.ads import Server
@@ -103,3 +105,68 @@ async def test_envoy_takes_up_endpoints_routes_and_pools(form, binary, plane, sc
     assert report.refused == {}
     assert not report.clients[0].connected
     assert report.clients[0].node.version == binary.parent.name
+
+
+async def test_what_envoy_refuses_is_shown_and_changes_nothing(binary, plane, scene, until):
+    async with running_envoy(plane.bootstrap("DELTA_GRPC"), binary) as gateway:
+        await until(lambda: plane.current("one"))
+        good = divide(plane.intent(), SETTINGS, from_control_plane)
+        bad = divide(plane.intent(pools=("llama", "qwen")), SETTINGS, from_control_plane)
+        bad.resources[Kind.CLUSTER]["pool/qwen"]["lb_policy"] = "CLUSTER_PROVIDED"  # which no EDS cluster does
+        del bad.resources[Kind.CLUSTER]["pool/qwen"]["load_balancing_policy"]
+        plane.server.replace(bad)
+        await until(lambda: plane.server.report().refused)
+        (seen,) = plane.server.report().clients
+        assert "pool/qwen" in seen.kinds["CDS"].refused
+        assert not seen.kinds["RDS"].current
+        assert (await scene.ask(gateway, "/qwen/v1/models"))[:2] == (200, scene.upstreams[0].authority)
+        plane.server.replace(good)
+        await until(lambda: plane.current("one"))
+        assert plane.server.report().clients[0].kinds["CDS"].refused is None
+
+
+@both_forms
+async def test_no_stream_ends_and_no_request_fails_while_everything_changes(form, plane, scene, until):
+    busy, idle = scene.upstreams
+    busy.pieces = [b"data: %d\n\n" % number for number in range(3)]
+    async with running_envoy(plane.bootstrap(form), await asyncio.to_thread(envoy.ensure)) as gateway:
+        streams = [asyncio.create_task(scene.ask(gateway)) for _ in range(8)]
+        await until(lambda: len(busy.requests) == 8)
+        busy.pieces = None
+        failed, stop = [], asyncio.Event()
+
+        async def ask_on():
+            while not stop.is_set():
+                for path in ("/v1/chat/completions", "/qwen/v1/models"):
+                    status, text, _ = await scene.ask(gateway, path)
+                    if status != 200:
+                        failed.append((path, status, text))
+
+        asking = asyncio.create_task(ask_on())
+        host, port = idle.authority.split(":")
+        changes = [
+            lambda: plane.server.move({"pool/llama": [Member(host, int(port))]}),
+            lambda: plane.serve(pools=("llama", "qwen")),
+            lambda: plane.serve(pools=("qwen", "llama")),
+            lambda: plane.serve(pools=("llama", "qwen"), limits={"connectTimeoutSeconds": 1}),
+            lambda: plane.serve(pools=("llama", "qwen", "phi")),
+            lambda: plane.serve(pools=("phi", "llama")),
+            lambda: plane.serve(pools=("llama",)),
+        ]
+        for change in changes:
+            change()
+            await until(lambda: plane.current("one"))
+            busy.go.release()  # for one piece of one stream
+        await plane.server.stop()
+        await plane.start()
+        plane.serve(pools=("llama", "qwen") if form == "DELTA_GRPC" else ("llama",))
+        await plane.listen()
+        await until(lambda: plane.current("one"))
+        stop.set()
+        await asking
+        for _ in range(24):
+            busy.go.release()
+        answers = await asyncio.gather(*streams)
+    assert failed == []
+    assert [(status, text) for status, text, _ in answers] == [(200, "data: 0\n\ndata: 1\n\ndata: 2\n\n")] * 8
+    assert plane.server.report().refused == {}

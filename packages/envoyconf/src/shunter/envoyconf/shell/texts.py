@@ -3,14 +3,15 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["STDIN", "read_texts", "replace_text"]
+__all__ = ["STDIN", "read_texts", "replace_text", "write_texts"]
 
 STDIN = "<stdin>"
+READABLE = 0o644
 ENDINGS = {".yaml", ".yml", ".json"}
 
 
@@ -49,13 +50,24 @@ def _files(path: Path) -> Iterator[Path]:
 def replace_text(path: str, text: str) -> None:
     """Put a text into the place of a file, keeping its mode; whoever reads it meanwhile sees the old one or the new one."""
     target = Path(path).resolve()
+    mode = target.stat().st_mode & 0o7777 if target.exists() else READABLE
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-        temporary.chmod(target.stat().st_mode & 0o7777)
+        temporary.chmod(mode)
         temporary.replace(target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise IntentError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_texts(directory: Path, texts: Mapping[str, str]) -> None:
+    """Write files into a directory, which is made if need be; each appears, or takes another's place, as a whole."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            replace_text(str(directory / name), text)
+    except OSError as error:
+        raise IntentError(f"cannot write to {directory}: {error.strerror}") from None

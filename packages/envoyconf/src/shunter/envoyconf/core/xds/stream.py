@@ -96,6 +96,11 @@ class Stream:
         wanted = self._wanted(channel)
         return not (channel.waiting or channel.refuses(wanted) or channel.changed(wanted))
 
+    def refused(self, kind: Kind) -> str | None:
+        """Return why the client does not take what it should have of a kind, in its own words; None if it does."""
+        channel = self.channels[kind]
+        return channel.error if channel.refuses(self._wanted(channel)) else None
+
     def _free(self, kind: Kind) -> Channel | None:
         """Return the channel of a kind, if it was asked for and no response is on its way."""
         channel = self.channels.get(kind)
