@@ -27,7 +27,7 @@ OLDEST_VERIFIED = Version(1, 36)
 class Feature(Enum):
     """A field or filter that not every verified Envoy has: what it is called there, and since which version it works."""
 
-    CREDENTIAL_PREFIX = ("injected_credentials.generic.header_value_prefix", Version(1, 37))
+    COMPOSITE_CLUSTER = ("envoy.clusters.composite", Version(1, 37))
     ADMIN_PATHS = ("admin.allow_paths", Version(1, 37))
     FIRST_BODY_BYTE = ("%COMMON_DURATION(…:US_RX_BODY_BEG…)%", Version(1, 37))
     ROUTE_BODY_LIMIT = ("request_body_buffer_limit above 1 MiB", Version(1, 37))
