@@ -5,12 +5,13 @@ import json
 
 import pytest
 
-from shunter.envoyconf import IntentError, load_intent
+from shunter.envoyconf import IntentError, bootstrap, load_intent, render
 from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.intent import Profile
 from shunter.envoyconf.core.targets import Target
+from shunter.envoyconf.shell import envoy
 
-TARGETS = (Target.ISTIO, Target.AGENTGATEWAY, Target.GKE)
+TARGETS = (Target.AIGW, Target.ISTIO, Target.AGENTGATEWAY, Target.GKE)
 
 
 def intent(**fields):
@@ -20,7 +21,10 @@ def intent(**fields):
 
 TWO = [{"name": "llama", "selector": {"app": "llama"}}, {"name": "qwen", "selector": {"app": "qwen"}}]
 WEIGHTED = intent(pools=TWO, routes=[{"pools": [{"name": "llama", "weight": 9}, {"name": "qwen"}]}])
-ROUTER = intent(pools=TWO, bodyRouter={"addresses": ["b:9004"]}, routes=[{"pool": "llama", "models": ["a"]}, {"pool": "qwen"}])
+BY_MODEL = intent(pools=TWO, routes=[{"pool": "llama", "models": ["a", "b"]}, {"pool": "qwen", "models": ["q"]}])
+ROUTER = intent(
+    pools=TWO, bodyRouter={"addresses": ["body-router:9004"]}, routes=[{"pool": "llama", "models": ["a"]}, {"pool": "qwen"}]
+)
 
 
 def only(kind, output):
@@ -49,7 +53,7 @@ def test_model_servers_by_address_alone_are_refused(target):
         generate(intent(pools=[pool]), target)
 
 
-@pytest.mark.parametrize("target", [Target.ISTIO])
+@pytest.mark.parametrize("target", [Target.AIGW, Target.ISTIO])
 def test_gateways_with_one_picker_a_rule_are_given_one_pool_a_rule(target):
     with pytest.raises(IntentError, match=r"routes\[0\]\.pools: .*, and these are 2; give it one"):
         generate(WEIGHTED, target)
@@ -99,7 +103,7 @@ def test_what_is_not_generated_is_never_left_out_silently(target):
     assert any(each.startswith("observability.servedHeader: ") for each in warnings)
 
 
-@pytest.mark.parametrize("target", [Target.AGENTGATEWAY, Target.GKE])
+@pytest.mark.parametrize("target", [Target.AIGW, Target.AGENTGATEWAY, Target.GKE])
 def test_gateways_that_always_speak_tls_get_a_picker_that_does(target):
     output = generate(intent(), target)
     command = only("Deployment", output)["spec"]["template"]["spec"]["containers"][0]["command"]
@@ -108,7 +112,7 @@ def test_gateways_that_always_speak_tls_get_a_picker_that_does(target):
     assert any("speaks TLS to it" in each for each in generate(intent(pools=[elsewhere]), target).warnings)
 
 
-@pytest.mark.parametrize("target", [Target.AGENTGATEWAY, Target.GKE])
+@pytest.mark.parametrize("target", [Target.AIGW, Target.AGENTGATEWAY, Target.GKE])
 def test_gateways_that_take_one_address_get_one(target):
     assert "maxNumOfEndpoints: 1" in only("ConfigMap", generate(intent(), target))["data"]["picker.yaml"]
 
@@ -138,11 +142,57 @@ def test_istio_is_told_how_to_speak_tls_to_a_picker_only_if_it_speaks_that():
     }
 
 
+@pytest.mark.envoy
+def test_the_filter_that_istio_is_to_insert_is_one_that_envoy_accepts(envoy_binary):
+    output = generate(ROUTER, Target.ISTIO)
+    value = only("EnvoyFilter", output)["spec"]["configPatches"][0]["patch"]["value"]
+    pools = [{"name": each["name"], "endpoints": ["127.0.0.1:1"], "picker": {"addresses": ["127.0.0.1:2"]}} for each in TWO]
+    resource = bootstrap(load_intent(json.dumps({"pools": pools, "routes": [{"pool": "llama"}]})))
+    (chain,) = resource["static_resources"]["listeners"][0]["filter_chains"]
+    chain["filters"][0]["typed_config"]["http_filters"].insert(0, value)
+    name = value["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
+    assert name == "outbound|9004||body-router.default.svc.cluster.local"
+    resource["static_resources"]["clusters"].append({"name": name, "type": "STATIC"})
+    envoy.validate(render(resource), envoy_binary)
+
+
 def test_istios_rules_have_no_filter_that_would_drop_the_picker():
     for example in (intent(), ROUTER):
         for document in generate(example, Target.ISTIO).documents:
             if document["kind"] == "HTTPRoute":
                 assert all("filters" not in rule for rule in document["spec"]["rules"])
+
+
+def test_ai_gateway_always_removes_what_clients_could_steer_by_and_buffers_whole_prompts():
+    for example in (intent(), BY_MODEL):
+        spec = only("ClientTrafficPolicy", generate(example, Target.AIGW))["spec"]
+        assert "x-gateway-destination-endpoint" in spec["headers"]["earlyRequestHeaders"]["remove"]
+        assert spec["connection"]["bufferLimit"] == "32Mi"
+
+
+def test_ai_gateway_goes_by_models_with_its_own_routes():
+    output = generate(BY_MODEL, Target.AIGW)
+    routes = [each for each in output.documents if each["kind"] == "AIGatewayRoute"]
+    matched = [match for route in routes for rule in route["spec"]["rules"] for match in rule["matches"]]
+    assert [match["headers"][0]["value"] for match in matched] == ["a", "b", "q"]
+    assert {match["headers"][0]["name"] for match in matched} == {"x-ai-eg-model"}
+    assert not [each for each in output.documents if each["kind"] == "HTTPRoute"]
+
+
+@pytest.mark.parametrize(
+    ("routes", "words"),
+    [
+        ([{"pool": "llama", "models": ["a"]}, {"pool": "qwen"}], r"routes\[1\]\.models are missing: .* answers 404"),
+        ([{"pool": "llama", "models": ["a"], "prefix": "/v1"}], r"routes\[0\]\.prefix '/v1': .* knows no paths"),
+    ],
+)
+def test_what_ai_gateway_would_answer_404_is_refused(routes, words):
+    with pytest.raises(IntentError, match=words):
+        generate(intent(pools=TWO, routes=routes), Target.AIGW)
+
+
+def test_ai_gateway_is_said_to_fail_closed():
+    assert any("failureMode" in each for each in generate(intent(), Target.AIGW).warnings)
 
 
 def test_gke_checks_and_ends_no_earlier_than_the_intent_says():

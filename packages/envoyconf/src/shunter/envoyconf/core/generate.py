@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from shunter.envoyconf.core.envoy.bootstrap import bootstrap
+from shunter.envoyconf.core.envoy.gates import fallbacks
+from shunter.envoyconf.core.envoy.remote import make_xds
 from shunter.envoyconf.core.intent import Intent, Profile
-from shunter.envoyconf.core.kube import agentgateway, gke, istio
+from shunter.envoyconf.core.kube import agentgateway, aigw, gke, istio
 from shunter.envoyconf.core.kube.envoy_gateway import SUPPORT as ENVOY_GATEWAY_SUPPORT
 from shunter.envoyconf.core.kube.envoy_gateway import envoy_gateway
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.targets import EVERY_PROFILE, Means, Support, Target
+from shunter.envoyconf.core.xds.files import make_files
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["MAKERS", "Maker", "generate"]
@@ -23,13 +26,17 @@ class Maker(msgspec.Struct, frozen=True):
     support: Mapping[Profile, Support]
 
 
-def _envoy_static(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every maker's signature
-    return Output((Artefact("envoy", (bootstrap(intent),)),))
+def _envoy_static(intent: Intent, settings: Settings) -> Output:
+    warnings = tuple(fallbacks(intent, settings.envoy_version))
+    return Output((Artefact("envoy", (bootstrap(intent, settings),)),), warnings)
 
 
 MAKERS: dict[Target, Maker] = {
     Target.ENVOY_STATIC: Maker(_envoy_static, EVERY_PROFILE),
+    Target.ENVOY_FS: Maker(make_files, EVERY_PROFILE),
+    Target.XDS: Maker(make_xds, EVERY_PROFILE),
     Target.ENVOY_GATEWAY: Maker(envoy_gateway, ENVOY_GATEWAY_SUPPORT),
+    Target.AIGW: Maker(aigw.aigw, aigw.SUPPORT),
     Target.ISTIO: Maker(istio.istio, istio.SUPPORT),
     Target.AGENTGATEWAY: Maker(agentgateway.agentgateway, agentgateway.SUPPORT),
     Target.GKE: Maker(gke.gke, gke.SUPPORT),
