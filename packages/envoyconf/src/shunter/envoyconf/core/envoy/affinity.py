@@ -7,7 +7,7 @@ before the one for requests without a key.
 import re
 from collections.abc import Iterator
 
-from shunter.envoyconf.core.envoy.body import key_object, read_match
+from shunter.envoyconf.core.envoy.body import KEY_MATCH, KEY_OBJECT
 from shunter.envoyconf.core.intent import Affinity
 from shunter.envoyconf.core.protojson import Resource
 
@@ -21,5 +21,5 @@ def key_places(affinity: Affinity) -> Iterator[tuple[str, Resource, Resource]]:
     if cookie := affinity.cookie:
         named = {"safe_regex": {"regex": rf"(.*;\s*)?{re.escape(cookie)}=.*"}}
         yield cookie, {"headers": [{"name": "cookie", "string_match": named}]}, {"cookie": {"name": cookie}}
-    for field in affinity.body:
-        yield field, read_match(field, {"present_match": True}), {"filter_state": {"key": key_object(field)}}
+    if affinity.body:
+        yield "body", KEY_MATCH, {"filter_state": {"key": KEY_OBJECT}}

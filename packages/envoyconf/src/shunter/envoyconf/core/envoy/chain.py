@@ -7,7 +7,7 @@ of the pickers, the only ones that look at the route when their turn comes, are 
 
 from collections.abc import Iterable
 
-from shunter.envoyconf.core.envoy.body import BODY_FILTER, KEYS_FILTER, body_filters
+from shunter.envoyconf.core.envoy.body import BODY_FILTER, KEY_FILTER, body_filters
 from shunter.envoyconf.core.envoy.ext_proc import ENDS_BY_RECORD, end_by_record, filter_name, picker_filter
 from shunter.envoyconf.core.envoy.model import body_router_filter
 from shunter.envoyconf.core.envoy.security import security_filters
@@ -41,7 +41,7 @@ def route_switches(route: Route, intent: Intent) -> Resource:
     profile = intent.profile_of(route)
     wanted: tuple[str, ...] = USAGE_FILTERS if profile is Profile.USAGE else ()
     if profile is Profile.NATIVE and route.affinity.body:
-        wanted = BODY_FILTER, KEYS_FILTER
+        wanted = BODY_FILTER, KEY_FILTER
     return {} if intent.reads_model else _on(wanted)
 
 

@@ -5,7 +5,7 @@ A body router reads forms too, and knows which adapter belongs to which base mod
 
 from collections.abc import Iterator
 
-from shunter.envoyconf.core.envoy.body import read_match
+from shunter.envoyconf.core.envoy.body import model_match
 from shunter.envoyconf.core.envoy.ext_proc import REQUEST_ONLY
 from shunter.envoyconf.core.envoy.retry import question_retries
 from shunter.envoyconf.core.intent import Intent, Limits, Route
@@ -20,7 +20,7 @@ def model_matches(route: Route, intent: Intent) -> Iterator[tuple[str, Resource]
     header = intent.model_header or (MODEL if intent.body_router else None)
     for name in route.models:
         value = {"exact": name}
-        yield name, _in_header(header, value) if header else read_match("model", {"string_match": value})
+        yield name, _in_header(header, value) if header else model_match(value)
     for name in route.base_models:
         yield name, _in_header(BASE_MODEL, {"exact": name})
 

@@ -9,7 +9,19 @@ from msgspec import Meta
 
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["FailureMode", "HeaderName", "HostPattern", "Name", "Part", "Port", "Profile", "Seconds", "Text", "check_unique"]
+__all__ = [
+    "CookieName",
+    "FailureMode",
+    "HeaderName",
+    "HostPattern",
+    "Name",
+    "Part",
+    "Port",
+    "Profile",
+    "Seconds",
+    "Text",
+    "check_unique",
+]
 
 # `$` alone lets a final newline through.
 END = r"$(?!\n)"
@@ -21,6 +33,9 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 
 # An HTTP field name (RFC 9110, section 5.1) in lower case, as HTTP/2 has it.
 HeaderName = Annotated[str, Meta(pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+" + END)]
+
+# RFC 6265, section 4.1.1: a token, in which case counts.
+CookieName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+" + END)]
 
 # A host name, or one whose first label is a star, as in Gateway API.
 HostPattern = Annotated[str, Meta(pattern=r"^(\*|(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)" + END)]

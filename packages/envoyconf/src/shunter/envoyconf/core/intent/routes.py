@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shunter.envoyconf.core.intent.parts import HeaderName, HostPattern, Name, Part, Profile, Text, check_unique
+from shunter.envoyconf.core.intent.parts import CookieName, HeaderName, HostPattern, Name, Part, Profile, Text, check_unique
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["Affinity", "Rewrite", "Route", "Share"]
@@ -34,7 +34,7 @@ class Affinity(Part, frozen=True):
     """Where the key is that requests of one session share. The first that is there counts: header, cookie, then body."""
 
     header: Annotated[HeaderName | None, Meta(description="Name of a header with the key, such as x-session-id.")] = None
-    cookie: Annotated[Text | None, Meta(description="Name of a cookie with the key.")] = None
+    cookie: Annotated[CookieName | None, Meta(description="Name of a cookie with the key.")] = None
     body: Annotated[
         tuple[Text, ...],
         Meta(

@@ -1,5 +1,6 @@
 """All that a gateway in front of model servers needs to be told, checked as a whole."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from msgspec import Meta
@@ -139,6 +140,13 @@ class Intent(Part, frozen=True):
                     "for FailOpen choose the profile lean",
                 )
 
+        for index, fields in self._key_fields:
+            if fields != self.key_fields:
+                raise IntentError(
+                    f"routes[{index}].affinity.body {list(fields)} is not that of an earlier route, {list(self.key_fields)}: "
+                    "Envoy looks for keys in one list of fields; give both the same, or [] where bodies need not be read"
+                )
+
     @property
     def ways(self) -> tuple[tuple[Pool, Profile], ...]:
         """Each pool with each profile in which a route leads to it, in the order of the pools, then of the profiles."""
@@ -152,6 +160,17 @@ class Intent(Part, frozen=True):
     def profiles_of(self, pool: Pool) -> tuple[Profile, ...]:
         """Return how picker and Envoy share the work for a pool's requests, one profile a way that leads there."""
         return tuple(profile for owner, profile in self.ways if owner.name == pool.name)
+
+    @property
+    def key_fields(self) -> tuple[str, ...]:
+        """The fields of a body in which routes of the profile native look for a key, all of them in the same."""
+        return next((fields for _, fields in self._key_fields), ())
+
+    @property
+    def _key_fields(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        for index, route in enumerate(self.effective_routes):
+            if route.affinity.body and self.profile_of(route) is Profile.NATIVE:
+                yield index, route.affinity.body
 
     @property
     def by_model(self) -> bool:
