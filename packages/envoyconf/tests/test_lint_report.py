@@ -203,7 +203,7 @@ def test_exit_code_is_by_severity(text, fail_on, code):
         (["--target", "nginx"], POOL, "targets: envoy-static"),
         (["--diff"], POOL, "give both"),
         (["-f", "/nowhere.yaml"], None, "cannot read /nowhere.yaml"),
-        ([], "a: [", "<stdin>: not YAML"),
+        ([], "a: [", "not YAML"),
         ([], "pools: [{name: a}]", "endpoints are missing"),
     ],
 )

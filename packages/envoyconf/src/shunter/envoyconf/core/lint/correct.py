@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 
 from shunter.envoyconf.core.documents import Document, Path, load_documents
-from shunter.envoyconf.core.lint.edit import change
+from shunter.envoyconf.core.edit import change
 from shunter.envoyconf.core.lint.rule import Finding, Rule
 from shunter.envoyconf.core.lint.suppress import sort_out, suppressions
 
@@ -47,7 +47,7 @@ def correct(texts: Mapping[str, str], look: Look) -> tuple[dict[str, str], list[
 def _apply(text: str, index: int, finding: Finding) -> str | None:
     edited: str | None = text
     for fix in finding.fixes:
-        edited = change(edited, index, fix) if edited is not None else None
+        edited = change(edited, index, fix.path, fix.value) if edited is not None else None
     return edited
 
 

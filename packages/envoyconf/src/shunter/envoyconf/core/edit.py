@@ -7,7 +7,7 @@ those of whoever wrote it. What comes out is read again, and has to say the same
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
@@ -15,10 +15,9 @@ import yaml
 from msgspec import UNSET
 
 from shunter.envoyconf.core.documents import Path, load_documents
-from shunter.envoyconf.core.lint.rule import Fix
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["change"]
+__all__ = ["change", "rename"]
 
 
 class UnclearError(Exception):
@@ -33,14 +32,27 @@ class Cut(NamedTuple):
     text: str
 
 
-def change(text: str, index: int, fix: Fix) -> str | None:
-    """Return a text with one value of its document number ``index`` changed; None if that cannot be done with certainty."""
+def change(text: str, index: int, path: Path, value: object) -> str | None:
+    """Return a text with one value of its document number ``index`` changed; None if that cannot be done with certainty.
+
+    ``value`` is what stands at the path afterwards; UNSET if nothing does.
+    """
+    return _edited(text, index, lambda editor, root: editor.cut(root, path, value), lambda body: _changed(body, path, value))
+
+
+def rename(text: str, index: int, path: Path, name: str) -> str | None:
+    """Return a text in which the field at a path is called otherwise; None if that cannot be done with certainty."""
+    return _edited(text, index, lambda editor, root: editor.key(root, path, name), lambda body: _renamed(body, path, name))
+
+
+def _edited(text: str, index: int, cut: Callable[["_Editor", yaml.Node], Cut], expect: Callable[[Any], Any]) -> str | None:
+    """Return a text with a cut made, if it then says what is expected of it."""
     try:
         root = next(node for number, node in enumerate(_roots(text)) if number == index)
-        cut = _Editor(text).cut(root, fix.path, fix.value)
-        edited = text[: cut.start] + cut.text + text[cut.end :]
+        start, end, between = cut(_Editor(text), root)
+        edited = text[:start] + between + text[end:]
         expected = [document.body for document in load_documents(text, "")]
-        expected[index] = _changed(expected[index], fix.path, fix.value)
+        expected[index] = expect(expected[index])
         done = [document.body for document in load_documents(edited, "")] == expected
     except (UnclearError, StopIteration, LookupError, TypeError, IntentError, yaml.YAMLError):
         return None
@@ -77,6 +89,14 @@ def _changed(body: Any, path: Path, value: object) -> Any:
     return body
 
 
+def _renamed(body: Any, path: Path, name: str) -> Any:
+    """Return plain values with the field at a path called otherwise."""
+    value = body
+    for step in path:
+        value = value[step]
+    return _changed(_changed(body, path, UNSET), (*path[:-1], name), value)
+
+
 def _entered(holder: Any, step: str | int, following: str | int) -> Any:
     """Return what stands at a step; where nothing does, an empty value that the following step fits."""
     fields: Any = holder
@@ -110,6 +130,18 @@ class _Editor:
             return self._replacement(children[place][1], whole)
         return self._insertion(node, children, step, whole)
 
+    def key(self, node: yaml.Node, path: Path, name: str) -> Cut:
+        """Return the cut that calls the field at a path below a node otherwise."""
+        place = self._place(node, path[0])
+        if place is None or not isinstance(node, yaml.MappingNode | yaml.SequenceNode):
+            raise UnclearError
+        if len(path) > 1:
+            return self.key(self._children(node)[place][1], path[1:], name)
+        if not isinstance(node, yaml.MappingNode):
+            raise UnclearError
+        key = node.value[place][0]
+        return Cut(key.start_mark.index, key.end_mark.index, self._flow(name))
+
     def _children(self, node: yaml.Node) -> list[tuple[int, yaml.Node]]:
         """Return where each entry begins, and its value."""
         if isinstance(node, yaml.MappingNode):
@@ -127,6 +159,8 @@ class _Editor:
 
     def _replacement(self, node: yaml.Node, value: object) -> Cut:
         start, end = node.start_mark.index, self._end(node)
+        if isinstance(node, yaml.CollectionNode) and not node.flow_style and value not in (None, [], {}):
+            return Cut(start, end, self._block(value, node.start_mark.column))
         return Cut(start, end, f"{' ' if start == end else ''}{self._flow(value)}")
 
     def _insertion(self, node: yaml.Node, children: list[tuple[int, yaml.Node]], step: str | int, value: object) -> Cut:
@@ -139,10 +173,18 @@ class _Editor:
             return Cut(end, end, f", {f'{self._flow(step)}: ' if named else ''}{self._flow(value)}")
         # A block sequence begins with its first dash; of a mapping, the first key does.
         column = node.start_mark.column
-        block = yaml.safe_dump({step: value} if named else [value], sort_keys=False, width=1 << 20).rstrip("\n")
+        block = self._block({step: value} if named else [value], column)
         line_end = self._line_end(end)
-        newline = "\r\n" if "\r\n" in self.text else "\n"
-        return Cut(line_end, line_end, "".join(f"{newline}{' ' * column}{line}" for line in block.split("\n")))
+        return Cut(line_end, line_end, f"{self._newline}{' ' * column}{block}")
+
+    def _block(self, value: object, column: int) -> str:
+        """Return a value in as many lines as it has, of which all but the first are indented."""
+        lines = yaml.safe_dump(value, sort_keys=False, default_flow_style=False, width=1 << 20).rstrip("\n").split("\n")
+        return f"{self._newline}{' ' * column}".join(lines)
+
+    @property
+    def _newline(self) -> str:
+        return "\r\n" if "\r\n" in self.text else "\n"
 
     def _removal(self, node: yaml.Node, children: list[tuple[int, yaml.Node]], place: int) -> Cut:
         if len(children) == 1:

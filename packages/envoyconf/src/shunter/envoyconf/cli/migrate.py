@@ -1,0 +1,49 @@
+"""``migrate``: objects of old API versions become those of today, comments and order as they are."""
+
+import sys
+from difflib import unified_diff
+
+import click
+
+__all__ = ["migrate"]
+
+
+@click.command()
+@click.option(
+    "-f", "--file", "sources", multiple=True, metavar="FILE|DIR|-", help="Kubernetes manifests.  [default: what is piped in]"
+)
+@click.option("--write", is_flag=True, help="Rewrite the files; otherwise only the difference is shown.")
+@click.option(
+    "--objective-group",
+    type=click.Choice(["llm-d.ai", "inference.networking.x-k8s.io"]),
+    default="llm-d.ai",
+    show_default=True,
+    help="Group of InferenceObjective and InferenceModelRewrite; pickers of GIE 1.0 to 1.5 read the second only.",
+)
+def migrate(sources: tuple[str, ...], *, write: bool, objective_group: str) -> None:
+    """Bring InferencePool v1alpha2, InferenceModel, ReferenceGrant and others to the API versions of today.
+
+    Shows the difference; of what is piped in, prints all of it. What has to be done by hand is told on standard error.
+    Exit codes: 0 done; 2 usage, or a file that cannot be read.
+    """
+    from shunter.envoyconf.core.kube.migrate import migrate as migrated
+    from shunter.envoyconf.errors import IntentError
+    from shunter.envoyconf.shell.texts import STDIN, read_texts, replace_text
+
+    if not sources and sys.stdin.isatty():
+        raise click.UsageError("nothing to migrate: give -f FILE, or pipe something in")
+    try:
+        for file, text in read_texts(sources or ("-",)).items():
+            result = migrated(text, file, objective_group)
+            if file == STDIN:
+                click.echo(result.text, nl=False)
+            elif result.text != text:
+                lines = unified_diff(text.splitlines(), result.text.splitlines(), file, file, lineterm="")
+                click.echo("".join(f"{line}\n" for line in lines), nl=False)
+                if write:
+                    replace_text(file, result.text)
+            for note in result.notes:
+                click.echo(f"Note: {note}", err=True)
+    except IntentError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
