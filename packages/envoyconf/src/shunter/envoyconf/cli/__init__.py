@@ -11,6 +11,7 @@ from typing import IO, Literal
 import click
 
 from shunter.envoyconf.cli.lint import lint
+from shunter.envoyconf.cli.migrate import migrate
 from shunter.envoyconf.cli.serve import serve
 
 # The rest is imported by the commands that need it: printing help takes no YAML.
@@ -32,6 +33,7 @@ def main() -> None:
 
 
 main.add_command(lint)
+main.add_command(migrate)
 main.add_command(serve)
 
 
