@@ -96,8 +96,9 @@ def test_what_is_not_generated_is_never_left_out_silently(target):
         IntentError, match=r"overflow: .* would not be told of it by what is generated here; .*, and leave it out"
     ):
         generate(intent(pools=[overflow]), target)
-    with pytest.raises(IntentError, match=r"security.*, and leave (it|them) out"):
-        generate(intent(security={"rateLimits": [{"requests": 5}]}), target)
+    if target is not Target.AIGW:  # it is told, by Envoy Gateway's policies
+        with pytest.raises(IntentError, match=r"security: .*, and leave it out"):
+            generate(intent(security={"rateLimits": [{"requests": 5}]}), target)
     warnings = generate(intent(limits={"retries": 0}, observability={"servedHeader": True}), target).warnings
     assert any(each.startswith("limits.retries: ") for each in warnings)
     assert any(each.startswith("observability.servedHeader: ") for each in warnings)
@@ -168,6 +169,15 @@ def test_ai_gateway_always_removes_what_clients_could_steer_by_and_buffers_whole
         spec = only("ClientTrafficPolicy", generate(example, Target.AIGW))["spec"]
         assert "x-gateway-destination-endpoint" in spec["headers"]["earlyRequestHeaders"]["remove"]
         assert spec["connection"]["bufferLimit"] == "32Mi"
+
+
+def test_ai_gateway_is_told_whom_to_let_in_and_how_often():
+    security = {"apiKeys": [{"client": "alice", "key": "secret"}], "rateLimits": [{"requests": 5}]}
+    output = generate(intent(security=security), Target.AIGW)
+    assert only("BackendTrafficPolicy", output)["spec"]["rateLimit"]["local"]["rules"] == [
+        {"limit": {"requests": 5, "unit": "Minute"}}
+    ]
+    assert "apiKeyAuth" in only("SecurityPolicy", output)["spec"]
 
 
 def test_ai_gateway_goes_by_models_with_its_own_routes():

@@ -13,10 +13,10 @@ come in one piece: that is none of our profiles.
 from collections.abc import Iterator
 
 from shunter.envoyconf.core.intent import FailureMode, Intent, Profile
-from shunter.envoyconf.core.kube.admission import security_objects, withheld
-from shunter.envoyconf.core.kube.backends import ENVOY_GATEWAY, backend
+from shunter.envoyconf.core.kube.admission import rate_limits, security_objects, withheld
+from shunter.envoyconf.core.kube.backends import ENVOY_GATEWAY, backend, gateway_object
 from shunter.envoyconf.core.kube.envoy_gateway import CLASS, CONTROLLER
-from shunter.envoyconf.core.kube.gateway import gateway, gateway_class, http_route
+from shunter.envoyconf.core.kube.gateway import GATEWAY_API, gateway, gateway_class, http_route
 from shunter.envoyconf.core.kube.inference_pool import (
     full_only,
     inference_pools,
@@ -28,7 +28,13 @@ from shunter.envoyconf.core.kube.inference_pool import (
     untold,
 )
 from shunter.envoyconf.core.kube.install import installation
-from shunter.envoyconf.core.kube.policies import client_traffic_policy, envoy_proxy, go_duration, tracing_backend
+from shunter.envoyconf.core.kube.policies import (
+    CIRCUIT_BREAKER,
+    client_traffic_policy,
+    envoy_proxy,
+    go_duration,
+    tracing_backend,
+)
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.targets import Support
@@ -58,8 +64,6 @@ def aigw(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every 
     """Return the manifests, with those of the model servers' Services and of the pickers."""
     refuse(intent, NAME, INSTEAD)
     one_pool(intent, "AI Gateway lets a rule have one InferencePool")
-    if intent.security.rate_limits:
-        raise IntentError("security.rateLimits: attach a BackendTrafficPolicy to the routes, and leave them out here")
     artefacts = (Artefact("gateway", tuple(_gateway(intent))), *installation(intent, always_tls=True, one_choice=True))
     return Output(artefacts, tuple(_warnings(intent)))
 
@@ -72,11 +76,19 @@ def _gateway(intent: Intent) -> Iterator[Resource]:
     parameters = {"group": ENVOY_GATEWAY, "kind": "EnvoyProxy", "name": names.gateway}
     yield gateway(intent, CLASS, infrastructure={"parametersRef": parameters})
     yield client_traffic_policy(intent)
+    yield _traffic_policy(intent)
     yield from security_objects(intent)
     yield from inference_pools(intent)
     yield from _routes(intent)
     if tracing := intent.observability.tracing:
         yield backend(tracing_backend(intent), intent, [tracing.collector], h2c=True)
+
+
+def _traffic_policy(intent: Intent) -> Resource:
+    """Return what holds for all routes: Envoy's 1024 requests at once are too few, and rate limits if there are any."""
+    gateways = [{"group": GATEWAY_API, "kind": "Gateway", "name": intent.kubernetes.gateway}]
+    spec = {"targetRefs": gateways, "circuitBreaker": CIRCUIT_BREAKER, **rate_limits(intent)}
+    return gateway_object("BackendTrafficPolicy", intent.kubernetes.gateway, intent, spec)
 
 
 def _routes(intent: Intent) -> list[Resource]:
@@ -115,6 +127,8 @@ def _warnings(intent: Intent) -> Iterator[str]:
                 f"pools[{index}].picker.failureMode: AI Gateway 1.0 fails requests whose picker does not answer (500), "
                 "FailOpen or not"
             )
+    if intent.security.rate_limits and len(intent.effective_routes) > 1:
+        yield "security.rateLimits: each route counts for itself"
     if intent.security.jwt and any(route.models for route in intent.routes):
         yield "security.jwt: an AIGatewayRoute cannot keep clients' tokens from the model servers"
     if intent.observability.tracing:

@@ -15,6 +15,7 @@ from shunter.envoyconf.core.names import CLIENT, DESTINATION, NAMESPACE, PICKER_
 from shunter.envoyconf.core.protojson import Resource
 
 __all__ = [
+    "CIRCUIT_BREAKER",
     "client_traffic_policy",
     "envoy_proxy",
     "extension_policy",
