@@ -54,8 +54,8 @@ class Plane:
         whole = {"pools": every, "routes": routes, "listeners": [{"port": 0}], "controlPlane": plane}
         return load_intent(json.dumps(whole | fields))
 
-    def serve(self, **fields):
-        self.server.replace(divide(self.intent(**fields), SETTINGS, from_control_plane))
+    async def serve(self, **fields):
+        await self.server.replace(divide(self.intent(**fields), SETTINGS, from_control_plane))
 
     def bootstrap(self, form, node="one", **fields):
         resource = remote_bootstrap(self.intent(**fields), SETTINGS)
@@ -73,7 +73,7 @@ class Plane:
 async def plane(scene):
     plane = Plane(scene)
     await plane.start()
-    plane.serve()
+    await plane.serve()
     await plane.listen()
     yield plane
     await plane.server.stop()
@@ -91,14 +91,14 @@ async def test_envoy_takes_up_endpoints_routes_and_pools(form, binary, plane, sc
         assert (await scene.ask(gateway))[:2] == (200, scene.upstreams[0].authority)
         await until(lambda: plane.current("one"))
         host, port = scene.upstreams[1].authority.split(":")
-        plane.server.move({"pool/llama": [Member(host, int(port))]})
+        await plane.server.move({"pool/llama": [Member(host, int(port))]})
         await until(lambda: plane.current("one"))
         assert (await scene.ask(gateway))[1] == scene.upstreams[1].authority
-        plane.serve(pools=("llama", "qwen"))
+        await plane.serve(pools=("llama", "qwen"))
         await until(lambda: plane.current("one"))
         assert (await scene.ask(gateway, "/qwen/v1/models"))[:2] == (200, scene.upstreams[1].authority)
         assert (await scene.ask(gateway))[1] == scene.upstreams[0].authority
-        plane.serve(pools=("llama",))
+        await plane.serve(pools=("llama",))
         await until(lambda: plane.current("one"))
         assert (await scene.ask(gateway, "/qwen/v1/models"))[:2] == (200, scene.upstreams[0].authority)
     report = plane.server.report()
@@ -114,13 +114,13 @@ async def test_what_envoy_refuses_is_shown_and_changes_nothing(binary, plane, sc
         bad = divide(plane.intent(pools=("llama", "qwen")), SETTINGS, from_control_plane)
         bad.resources[Kind.CLUSTER]["pool/qwen"]["lb_policy"] = "CLUSTER_PROVIDED"  # which no EDS cluster does
         del bad.resources[Kind.CLUSTER]["pool/qwen"]["load_balancing_policy"]
-        plane.server.replace(bad)
+        await plane.server.replace(bad)
         await until(lambda: plane.server.report().refused)
         (seen,) = plane.server.report().clients
         assert "pool/qwen" in seen.kinds["CDS"].refused
         assert not seen.kinds["RDS"].current
         assert (await scene.ask(gateway, "/qwen/v1/models"))[:2] == (200, scene.upstreams[0].authority)
-        plane.server.replace(good)
+        await plane.server.replace(good)
         await until(lambda: plane.current("one"))
         assert plane.server.report().clients[0].kinds["CDS"].refused is None
 
@@ -154,12 +154,12 @@ async def test_no_stream_ends_and_no_request_fails_while_everything_changes(form
             lambda: plane.serve(pools=("llama",)),
         ]
         for change in changes:
-            change()
+            await change()
             await until(lambda: plane.current("one"))
             busy.go.release()  # for one piece of one stream
         await plane.server.stop()
         await plane.start()
-        plane.serve(pools=("llama", "qwen") if form == "DELTA_GRPC" else ("llama",))
+        await plane.serve(pools=("llama", "qwen") if form == "DELTA_GRPC" else ("llama",))
         await plane.listen()
         await until(lambda: plane.current("one"))
         stop.set()

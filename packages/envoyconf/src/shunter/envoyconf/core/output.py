@@ -15,6 +15,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for beside the intent."""
 
     envoy_version: Version = DEFAULT_VERSION
+    directory: str = "/etc/envoy"  # where an Envoy of the target envoy-fs finds its files
     xds_names: Annotated[int, Meta(ge=1, le=2)] = 1  # Envoy Gateway's XDSNameScheme, for patches
 
 

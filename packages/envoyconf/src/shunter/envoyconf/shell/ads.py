@@ -21,7 +21,7 @@ from shunter.envoyconf.core.xds.channel import SubscriptionError
 from shunter.envoyconf.core.xds.encoding import encode_state
 from shunter.envoyconf.core.xds.kinds import Kind
 from shunter.envoyconf.core.xds.members import Member, assignment_item
-from shunter.envoyconf.core.xds.report import Held, Report, Seen
+from shunter.envoyconf.core.xds.report import Held, Report, Seen, describe_trouble
 from shunter.envoyconf.core.xds.state import EMPTY, State
 from shunter.envoyconf.core.xds.stream import Form, Stream
 from shunter.envoyconf.core.xds.wire import Node, Wire, WireError
@@ -102,11 +102,11 @@ class Server:
         self._sent, self._accepted, self._refused = Counter[str](), Counter[str](), Counter[str]()
         self._server: Any = None
 
-    def replace(self, division: Division) -> None:
+    async def replace(self, division: Division) -> None:
         """From now on serve this; raise IntentError if something refers to what is not there."""
         self._serve(encode_state(division.resources, self._schema))
 
-    def move(self, members: Mapping[str, Sequence[Member]]) -> None:
+    async def move(self, members: Mapping[str, Sequence[Member]]) -> None:
         """From now on serve these endpoints, by the names of their load assignments, and all else as before."""
         items = [assignment_item(name, each, self._schema) for name, each in members.items()]
         self._serve(self.state.replace(Kind.ENDPOINTS, items))
@@ -151,7 +151,7 @@ class Server:
             sent=dict(self._sent),
             accepted=dict(self._accepted),
             refused=dict(self._refused),
-            trouble=tuple(f"{whose}: {why}" for whose, why in self.trouble.items()),
+            trouble=describe_trouble(self.trouble),
         )
 
     def _services(self) -> list[Any]:

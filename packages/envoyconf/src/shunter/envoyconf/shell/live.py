@@ -46,13 +46,13 @@ SILENT_SCRAPER_S = 10.0
 class Outlet(Protocol):
     """Who passes on what is to be served."""
 
-    trouble: dict[str, str]
+    trouble: dict[str, str]  # why something newer is not served, by whose doing
 
-    def replace(self, division: Division) -> None:
+    async def replace(self, division: Division) -> None:
         """Serve this; raise IntentError if it cannot be."""
         ...
 
-    def move(self, members: Mapping[str, Sequence[Member]]) -> None:
+    async def move(self, members: Mapping[str, Sequence[Member]]) -> None:
         """Serve these endpoints, by the names of their load assignments; all else stays."""
         ...
 
@@ -91,7 +91,7 @@ class Live:
         while self._reader and not self._look() and time.monotonic() < deadline_s:  # noqa: ASYNC110 # memory rings no bell
             await asyncio.sleep(SNAPSHOT_PERIOD_S)
         self._gather()
-        self._outlet.replace(self._divide(self._intent))
+        await self._outlet.replace(self._divide(self._intent))
         self._outlet.trouble.pop("intent", None)
 
     async def run(self) -> None:
@@ -102,36 +102,36 @@ class Live:
             if time.monotonic() - files_s >= FILES_PERIOD_S:
                 files_s = time.monotonic()
                 if self._watch.changed():
-                    self._reload()
+                    await self._reload()
             if self._look():
-                self._follow()
+                await self._follow()
 
     def close(self) -> None:
         """Let go of the snapshot."""
         if self._reader:
             self._reader.close()
 
-    def _reload(self) -> None:
+    async def _reload(self) -> None:
         """Take the intent anew, or say why not."""
         before, members = self._intent, self._members
         try:
             self._intent = self._read()
             self._gather()
-            self._outlet.replace(self._divide(self._intent))
+            await self._outlet.replace(self._divide(self._intent))
         except IntentError as error:
             self._intent, self._members = before, members
             self._outlet.trouble["intent"] = str(error)
         else:
             self._outlet.trouble.pop("intent", None)
 
-    def _follow(self) -> None:
+    async def _follow(self) -> None:
         """Pass on endpoints that have moved."""
         before = self._members
         self._gather()
         if before.keys() != self._members.keys():  # a pool became known, or is no longer: its clusters change
-            self._reload()
+            await self._reload()
         elif moved := {pool_load_assignment(name): each for name, each in self._members.items() if before[name] != each}:
-            self._outlet.move(moved)
+            await self._outlet.move(moved)
 
     def _divide(self, intent: Intent) -> Division:
         """Return the intent's resources, all held against Envoy's schema."""

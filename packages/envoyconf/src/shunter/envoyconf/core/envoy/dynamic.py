@@ -29,7 +29,7 @@ Members = Mapping[str, Sequence[Member]]
 class Division(msgspec.Struct, frozen=True):
     """What became of a bootstrap."""
 
-    rest: Resource  # what cannot change while Envoy runs: the bootstrap without listeners and clusters
+    rest: Resource  # what cannot change while Envoy runs: the bootstrap without listeners and clusters, with a node
     resources: dict[Kind, dict[str, Resource]]
 
 
@@ -52,7 +52,8 @@ def divide(intent: Intent, settings: Settings, source: Source, live: Members | N
         resources[Kind.LISTENER][listener["name"]] = divided
         resources[Kind.ROUTES] |= {routes["name"]: routes for routes in found}
     remains = {key: value for key, value in static.items() if key not in ("clusters", "listeners")}
-    rest = {key: value for key, value in whole.items() if key != "static_resources"}
+    name = intent.control_plane.cluster
+    rest = {"node": {"id": name, "cluster": name}} | {key: value for key, value in whole.items() if key != "static_resources"}
     return Division(rest | ({"static_resources": remains} if remains else {}), resources)
 
 

@@ -51,7 +51,6 @@ def remote_bootstrap(intent: Intent, settings: Settings) -> Resource:
     }
     static: Resource = rest.pop("static_resources", {})
     return {
-        "node": {"id": plane.cluster, "cluster": plane.cluster},
         **rest,
         "dynamic_resources": {
             "ads_config": {

@@ -1,13 +1,13 @@
 """What the control plane tells about itself: a page for people, JSON and Prometheus text for machines."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from shunter.envoyconf.core.xds.kinds import Kind
 from shunter.envoyconf.core.xds.wire import Node
 
-__all__ = ["Held", "Report", "Seen", "render_metrics", "render_page"]
+__all__ = ["Held", "Report", "Seen", "describe_trouble", "render_metrics", "render_page"]
 
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
@@ -34,18 +34,23 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything at once."""
 
-    versions: dict[str, str]  # of what is served, by Kind.short
-    clients: tuple[Seen, ...]
-    sent: dict[str, int]  # responses
-    accepted: dict[str, int]
-    refused: dict[str, int]
+    versions: dict[str, str] = {}  # of what is served, by Kind.short
+    clients: tuple[Seen, ...] = ()
+    sent: dict[str, int] = {}  # responses, by Kind.short
+    accepted: dict[str, int] = {}
+    refused: dict[str, int] = {}
     trouble: tuple[str, ...] = ()  # why something newer is not served
+
+
+def describe_trouble(trouble: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what is wrong in lines, given by whose doing."""
+    return tuple(f"{whose}: {why}" for whose, why in trouble.items())
 
 
 def render_page(report: Report) -> str:
     """Return lines for people."""
     lines = [f"trouble: {each}" for each in report.trouble] or ["all is well"]
-    lines.append("serving: " + "  ".join(f"{kind} {version}" for kind, version in report.versions.items()))
+    lines += ["serving: " + "  ".join(f"{kind} {version}" for kind, version in report.versions.items())] * bool(report.versions)
     for seen in report.clients:
         state = f"last heard of {seen.silent_s:.0f} s ago" if seen.connected else f"gone for {seen.silent_s:.0f} s"
         lines.append(f"\n{seen.node.id} ({seen.node.cluster} {seen.node.version}, {seen.peer}, {seen.form}): {state}")
