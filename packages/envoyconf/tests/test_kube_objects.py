@@ -25,6 +25,7 @@ REFUSED = {
     (Target.AIGW, "body-router"): "reads the models itself",
     (Target.AGENTGATEWAY, "body-router"): "AgentgatewayPolicy",
     (Target.ENVOY_GATEWAY, "body-router"): "envoy-gateway-patch",
+    (Target.ENVOY_GATEWAY, "fail-open"): "must be FailClose in the profile full",
     (Target.ENVOY_GATEWAY, "models-in-bodies"): "does not read bodies",
     (Target.ISTIO, "models-in-bodies"): "does not read bodies",
     (Target.AGENTGATEWAY, "models-in-bodies"): "does not read bodies",
