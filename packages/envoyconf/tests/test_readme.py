@@ -22,10 +22,33 @@ def test_the_intent_is_one():
     assert load_intent(block("yaml")).observability.served_header
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A directory with the files that the commands name."""
+    (tmp_path / "intent.yaml").write_text(block("yaml"))
+    (tmp_path / "wrong.yaml").write_text(block("yaml") + "limits: {idleTimeout: 5}\n")
+    monkeypatch.chdir(tmp_path)
+
+
+def commands(verb):
+    """Return each command of the README that begins so, and what it shows to be printed, as one text."""
+    shown = re.findall(rf"^\$ shunter envoyconf ({verb}\b[^\n]*)\n((?:(?!\$ |```).*\n)*)", README, re.MULTILINE)
+    return [(line.partition(" > ")[0].split(), printed) for line, printed in shown]
+
+
+@pytest.mark.usefixtures("here")
 def test_the_error_is_the_one_printed():
-    wrong = block("yaml") + "limits: {idleTimeout: 5}\n"
-    result = CliRunner().invoke(main, ["generate"], input=wrong)
-    assert result.stderr in README
+    ((arguments, printed),) = [each for each in commands("generate") if "wrong.yaml" in each[0]]
+    assert CliRunner().invoke(main, arguments).stderr == printed
+
+
+@pytest.mark.envoy
+@pytest.mark.usefixtures("here")
+def test_the_verdict_is_the_one_printed(envoy_binary):
+    ((arguments, printed),) = commands("validate")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0
+    assert result.stderr == printed.replace(f"~/.cache/shunter/tools/envoy/{envoy.VERSION}/envoy", str(envoy_binary))
 
 
 def test_the_access_log_has_these_fields():

@@ -23,7 +23,7 @@ def read_texts(sources: Iterable[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for source in sources:
         if source == "-":
-            texts[STDIN] = sys.stdin.read()
+            texts[STDIN] = _piped()
             continue
         for path in _files(Path(source)):
             try:
@@ -35,6 +35,13 @@ def read_texts(sources: Iterable[str]) -> dict[str, str]:
             except OSError as error:
                 raise IntentError(f"cannot read {path}: {error.strerror}") from None
     return texts
+
+
+def _piped() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise IntentError(f"{STDIN} is not UTF-8: {error}") from None
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -53,6 +53,19 @@ def check_unique(field: str, names: Iterable[str]) -> None:
         seen[name] = index
 
 
+# What each profile is, in the words of explain and of the schema.
+PROFILES = {
+    "lean": "the picker sees requests only; a picker that dies costs nobody anything.",
+    "usage": "as lean, and Envoy reads the token counts out of responses (needs Envoy 1.38).",
+    "strict": "as lean, but no request goes anywhere without a pick (needs failureMode FailClose).",
+    "headers": "the picker sees requests, and of responses the headers, with the endpoint that served; a picker that dies "
+    "fails requests whose response has not begun, and cuts none that has (needs Envoy 1.38).",
+    "full": "the picker sees every byte both ways, as GIE demands; a picker that dies cuts the streams it carries "
+    "(needs Envoy 1.38).",
+    "native": "no picker is asked; sessions stay on their model server, the rest goes where least is under way.",
+}
+
+
 class Profile(Enum):
     """How the picker and Envoy share the work."""
 
@@ -62,6 +75,11 @@ class Profile(Enum):
     HEADERS = "headers"
     FULL = "full"
     NATIVE = "native"
+
+    @property
+    def about(self) -> str:
+        """What it is, in a sentence."""
+        return PROFILES[self.value]
 
     @property
     def asks(self) -> bool:

@@ -54,13 +54,8 @@ class Intent(Part, frozen=True):
     profile: Annotated[
         Profile,
         Meta(
-            description="lean: the picker sees requests only; a picker that dies costs nobody anything. usage: as lean, and "
-            "Envoy reads the token counts out of responses (needs Envoy 1.38). strict: as lean, but no request goes anywhere "
-            "without a pick (needs failureMode FailClose). headers: the picker sees requests, and of responses the headers, "
-            "with the endpoint that served; nothing of it is cut when a picker dies. full: the picker sees every byte both "
-            "ways, as GIE demands; a picker that dies cuts the streams it carries. native: no picker is asked; sessions stay "
-            "on their model server, the rest goes where least is under way (headers and full need Envoy 1.38). A route may "
-            "have a profile of its own.",
+            description=" ".join(f"{profile.value}: {profile.about}" for profile in Profile)
+            + " A route may have a profile of its own.",
         ),
     ] = Profile.LEAN
     limits: Annotated[Limits, Meta(description="Sizes, times and counts.")] = Limits()

@@ -1,0 +1,61 @@
+"""``explain``, ``targets``, ``schema`` and ``init``: what there is to know before anything is generated."""
+
+import click
+
+from shunter.envoyconf.cli.asking import plain_errors
+
+__all__ = ["explain", "init", "schema", "targets"]
+
+# What editors with a YAML language server look for in the first lines.
+STARTER = """\
+# yaml-language-server: $schema=./intent.schema.json
+# Made by: shunter envoyconf init. The schema beside it: shunter envoyconf schema > intent.schema.json
+pools:
+- name: llama
+  endpoints: ["127.0.0.1:8001", "127.0.0.1:8002"]  # the model servers
+  picker:
+    addresses: ["127.0.0.1:9002"]  # shunter picker run
+observability:
+  servedHeader: true  # which model server answered; shows internal addresses to clients
+admin:
+  port: 9901  # on loopback only
+"""
+
+
+@click.command()
+@click.argument("word", metavar="FIELD|PROFILE|TARGET|CODE")
+def explain(word: str) -> None:
+    """Say what a field of the intent, a profile, a target or a rule of the linter is, and why.
+
+    A field by its path, such as limits.retries, or by its name; what is spelt wrong is met with what is spelt alike.
+    """
+    from shunter.envoyconf.core import manual
+
+    with plain_errors():
+        click.echo(manual.explain(word), nl=False)
+
+
+@click.command()
+def targets() -> None:
+    """Print which gateway can do which profile: by its own means, by a patch, or not at all."""
+    from shunter.envoyconf.core.manual import support_table
+
+    rows = support_table()
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of an intent, with the meaning and default of every field."""
+    from shunter.envoyconf.core.reading import intent_schema
+    from shunter.envoyconf.core.render import render
+
+    click.echo(render(intent_schema(), "json"), nl=False)
+
+
+@click.command()
+def init() -> None:
+    """Print an intent to begin with; editors complete it with the help of the schema that its first line names."""
+    click.echo(STARTER, nl=False)

@@ -1,0 +1,36 @@
+"""``run``: an Envoy with what an intent says, in the foreground."""
+
+import click
+
+from shunter.envoyconf.cli.asking import Request, asks, ensure_envoy, tell
+
+__all__ = ["run"]
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@asks
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENVOY ARGUMENTS]")
+def run(request: Request, arguments: tuple[str, ...]) -> None:
+    """Generate a bootstrap, hold it against Envoy's schema and run an Envoy with it, fetched if there is none.
+
+    What follows -- is for Envoy, such as `-- --log-level debug`. Envoy takes the place of this process. The exit code is 1 if
+    the schema refuses the bootstrap or there is no Envoy to be had, 2 if the intent cannot be used, else Envoy's own.
+    """
+    from shunter.envoyconf.core.documents import load_documents
+    from shunter.envoyconf.core.forms import as_text
+    from shunter.envoyconf.core.validation import check_schema
+    from shunter.envoyconf.errors import EnvoyRefusedError, IntentError
+    from shunter.envoyconf.shell import envoy
+    from shunter.envoyconf.shell.launch import launch
+
+    output = request.output()
+    if any("kind" in each for each in output.documents):
+        raise IntentError(f"target {request.target} is for Kubernetes; an Envoy is run with envoy-static")
+    text = as_text(output, "json")
+    verdict = check_schema(load_documents(text, "bootstrap"), request.settings().envoy_version)
+    if verdict.errors:
+        raise EnvoyRefusedError("\n".join(verdict.errors))
+    full = envoy.full_version(request.envoy_version) if request.envoy_version else None
+    binary = ensure_envoy(full)
+    tell(f"running {binary}")
+    launch(text, binary, arguments)

@@ -1,0 +1,52 @@
+"""Texts become one intent, whether they state it or are Kubernetes manifests that amount to one."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from shunter.envoyconf.core.documents import Document, load_documents
+from shunter.envoyconf.core.intent import Intent
+from shunter.envoyconf.core.kube.reading import intent_from
+from shunter.envoyconf.core.reading import load_intent
+from shunter.envoyconf.errors import IntentError
+
+__all__ = ["Assembled", "assemble", "is_intent"]
+
+
+class Assembled(msgspec.Struct, frozen=True):
+    """The intent, and what of the manifests it has no word for."""
+
+    intent: Intent
+    notes: tuple[str, ...] = ()
+
+
+def is_intent(document: Document) -> bool:
+    """Whether a document states an intent, rightly or wrongly: nothing else has pools at its root."""
+    return "pools" in document.body and not document.kind
+
+
+def assemble(
+    texts: Mapping[str, str],
+    environment: Mapping[str, str] | None = None,
+    changes: Iterable[str] = (),
+    namespace: str = "default",
+) -> Assembled:
+    """Return the intent of texts by file: of one that states it, or of the manifests that all others are.
+
+    Variables and changes are for a stated intent. Raises IntentError, as there must be one or the other.
+    """
+    documents = {file: load_documents(text, file) for file, text in texts.items()}
+    manifests = [each for found in documents.values() for each in found if each.kind]
+    stated = [file for file, found in documents.items() if not all(each.kind for each in found) or not found]
+    if len(stated) > 1:
+        raise IntentError(f"{stated[1]}: a second intent, beside {stated[0]}; one is read at a time")
+    if manifests and stated:
+        raise IntentError(f"{stated[0]} is an intent and {manifests[0].file} a Kubernetes object; give one or the other")
+    if manifests:
+        if changed := [*changes]:
+            raise IntentError(f"--set {changed[0]}: manifests are read as they are; `import` makes an intent of them")
+        read = intent_from(manifests, namespace)
+        return Assembled(read.intent, read.notes)
+    if not stated:
+        raise IntentError("nothing to read an intent from: give -f FILE")
+    return Assembled(load_intent(texts[stated[0]], stated[0], environment, changes))
