@@ -40,9 +40,7 @@ def test_noise_of_a_twentieth_moves_nobody_who_has_come_to_rest(fleet, noise):
             return fleet
         factors = (noise[(number + index) % len(noise)] for index in range(len(fleet)))
         return {
-            key: Reading(
-                waiting=None if each.waiting is None else each.waiting * factor, running=each.running, speed=each.speed
-            )
+            key: Reading(waiting=each.waiting and each.waiting * factor, running=each.running, speed=each.speed)
             for (key, each), factor in zip(fleet.items(), factors, strict=True)
         }
 
