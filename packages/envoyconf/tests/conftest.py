@@ -86,6 +86,7 @@ class FakePicker(pb_grpc.ExternalProcessorServicer):
     def __init__(self):
         self.pick = ""
         self.asked = []  # what each stream was sent, as dicts
+        self.called = []  # and the metadata of its call
 
     def named(self):
         option = HeaderValueOption(header=HeaderValue(key=DESTINATION, raw_value=self.pick.encode()))
@@ -95,6 +96,7 @@ class FakePicker(pb_grpc.ExternalProcessorServicer):
     async def Process(self, messages, context):
         seen = []
         self.asked.append(seen)
+        self.called.append(dict(context.invocation_metadata()))
         body, duplex = b"", False
         async for message in messages:
             seen.append(MessageToDict(message))
@@ -241,7 +243,7 @@ def until():
 
     async def wait(condition):
         async with asyncio.timeout(20):
-            while not (await met if inspect.isawaitable(met := condition()) else met):
+            while not (await met if inspect.isawaitable(met := condition()) else met):  # noqa: ASYNC110 # files have no events
                 await asyncio.sleep(0.02)
 
     return wait

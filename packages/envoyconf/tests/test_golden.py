@@ -13,22 +13,6 @@ from shunter.envoyconf.shell import envoy
 
 GOLDEN = Path(__file__).parent / "golden"
 INTENTS = sorted(path.name.removesuffix(".intent.yaml") for path in GOLDEN.glob("*.intent.yaml"))
-# The profile full needs selected_host_key, usage sse_to_metadata.
-OLDEST = {
-    "minimal": (1, 37),
-    "models": (1, 37),
-    "named": (1, 37),
-    "strict": (1, 37),
-    "usage": (1, 38),
-    "full": (1, 38),
-    "everything": (1, 38),
-}
-SUPPORTED = [
-    (name, version)
-    for version in envoy.WHEELS
-    for name in INTENTS
-    if tuple(map(int, version.split(".")))[:2] >= OLDEST[name] and version != envoy.VERSION
-]
 
 
 def load(name):
@@ -48,16 +32,6 @@ def test_the_bootstrap_is_the_golden_one(name):
 @pytest.mark.parametrize("name", INTENTS)
 def test_envoy_accepts_the_golden_bootstrap(name, envoy_binary):
     envoy.validate((GOLDEN / f"{name}.bootstrap.yaml").read_text(), envoy_binary)
-
-
-@pytest.mark.envoy
-@pytest.mark.parametrize(("name", "version"), SUPPORTED)
-def test_older_envoys_accept_it_too(name, version, monkeypatch):
-    monkeypatch.delenv("ENVOY_PATH", raising=False)
-    binary = envoy.find(version)
-    if binary is None:
-        pytest.skip(f"not here: shunter envoyconf fetch-envoy --version {version}")
-    envoy.validate((GOLDEN / f"{name}.bootstrap.yaml").read_text(), binary)
 
 
 def test_everything_leaves_no_default():

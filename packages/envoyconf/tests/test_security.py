@@ -9,8 +9,6 @@ import time
 import pytest
 
 from shunter.envoyconf import IntentError, bootstrap, load_intent
-from shunter.envoyconf.core.envoy.security import security_warnings
-from shunter.envoyconf.core.versions import Version
 
 pytestmark = pytest.mark.envoy
 
@@ -160,16 +158,6 @@ async def test_requests_without_the_header_share_a_bucket_of_the_same_size(scene
     async with scene.envoy(scene.bootstrap(security={"rateLimits": limits})) as envoy:
         for headers in (None, {"x-tenant": "a"}, {"x-tenant": "b"}):
             assert [(await scene.ask(envoy, headers=headers))[0] for _ in range(3)] == [200, 200, 429]
-
-
-def test_an_older_envoy_says_no_retry_after_and_we_say_so():
-    security = load_intent(
-        '{"pools": [{"name": "a", "endpoints": ["h:1"], "picker": {"addresses": ["h:2"]}}],'
-        ' "security": {"rateLimits": [{"requests": 1}]}}'
-    ).security
-    assert [*security_warnings(security, Version(1, 40))] == []
-    (warning,) = security_warnings(security, Version(1, 39))
-    assert "without Retry-After" in warning
 
 
 @pytest.mark.parametrize(

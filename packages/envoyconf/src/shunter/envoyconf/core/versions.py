@@ -28,9 +28,11 @@ class Feature(Enum):
     """A field or filter that not every verified Envoy has: what it is called there, and since which version it works."""
 
     COMPOSITE_CLUSTER = ("envoy.clusters.composite", Version(1, 37))
+    PATH_TAG = ("tracing.custom_tags.value", Version(1, 37))
     ADMIN_PATHS = ("admin.allow_paths", Version(1, 37))
     FIRST_BODY_BYTE = ("%COMMON_DURATION(…:US_RX_BODY_BEG…)%", Version(1, 37))
     ROUTE_BODY_LIMIT = ("request_body_buffer_limit above 1 MiB", Version(1, 37))
+    FILTER_STATE_KEY = ("set_filter_state.factory_key", Version(1, 38))
     SELECTED_HOST = ("override_host.selected_host_key", Version(1, 38))
     SSE_TO_METADATA = ("envoy.filters.http.sse_to_metadata", Version(1, 38))
     RETRY_AFTER = ("local_ratelimit.enable_retry_after_header", Version(1, 40))

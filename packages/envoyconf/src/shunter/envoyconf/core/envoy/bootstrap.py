@@ -10,6 +10,7 @@ from shunter.envoyconf.core.envoy.cluster import (
     pool_cluster,
     pool_clusters,
 )
+from shunter.envoyconf.core.envoy.gates import check_features
 from shunter.envoyconf.core.envoy.listener import http_listener
 from shunter.envoyconf.core.envoy.overflow import (
     INTERNAL_LISTENERS,
@@ -18,6 +19,7 @@ from shunter.envoyconf.core.envoy.overflow import (
     overflow_secrets,
 )
 from shunter.envoyconf.core.envoy.security import security_clusters
+from shunter.envoyconf.core.envoy.tracing import tracing_clusters
 from shunter.envoyconf.core.intent import Admin, Intent, Pool, Profile
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.protojson import Resource, socket_address
@@ -29,12 +31,16 @@ PUBLIC_ADMIN_PATHS = ("/ready", "/stats/prometheus")
 
 
 def bootstrap(intent: Intent, settings: Settings | None = None) -> Resource:
-    """Return the bootstrap in protobuf's JSON form; equal intents give equal bootstraps, down to the order of keys."""
+    """Return the bootstrap in protobuf's JSON form; equal intents give equal bootstraps, down to the order of keys.
+
+    Raises IntentError for what that version of Envoy cannot do.
+    """
     version = (settings or Settings()).envoy_version
+    check_features(intent, version)
     resource: Resource = {"admin": admin_interface(intent.admin)} if intent.admin else {}
     spilling = _spilling(intent)
     resource |= {"bootstrap_extensions": [INTERNAL_LISTENERS]} if spilling else {}
-    secrets = overflow_secrets(spilling, version)
+    secrets = overflow_secrets(spilling)
     listeners = [http_listener(listener, intent, version) for listener in intent.listeners]
     listeners += [overflow_listener(pool, intent.limits) for pool in spilling]
     return resource | {
@@ -58,6 +64,7 @@ def clusters(intent: Intent) -> list[Resource]:
         *([body_router_cluster(intent.body_router, intent.limits)] if intent.body_router else []),
         *(collector_cluster(pool, intent.limits) for pool in told),
         *(each for pool in _spilling(intent) for each in overflow_clusters(pool, pool_clusters(pool, intent), intent.limits)),
+        *tracing_clusters(intent.observability.tracing, intent.limits),
         *security_clusters(intent.security, intent.limits),
     ]
 

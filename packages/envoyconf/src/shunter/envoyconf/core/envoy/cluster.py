@@ -24,6 +24,7 @@ __all__ = [
     "CIRCUIT_BREAKERS",
     "body_router_cluster",
     "collector_cluster",
+    "grpc_cluster",
     "native_clusters",
     "picker_cluster",
     "pool_cluster",
@@ -129,8 +130,7 @@ def picker_cluster(pool: Pool, intent: Intent) -> Resource:
     In lean the body stays in Envoy until the picker has answered, and retries find the living worker: no check needed.
     In strict nothing fails open, and retries find the living worker too.
     """
-    cluster = _endpoints(picker_cluster_name(pool.name), picker_authorities(pool, intent.kubernetes), intent.limits)
-    cluster["typed_extension_protocol_options"] = _http_protocol(explicit_http_config={"http2_protocol_options": {}})
+    cluster = grpc_cluster(picker_cluster_name(pool.name), picker_authorities(pool, intent.kubernetes), intent.limits)
     if pool.picker.tls is not None:
         cluster["transport_socket"] = picker_transport_socket(pool.picker.tls)
     if (STREAMS_BODIES - {Profile.STRICT}) & {*intent.profiles_of(pool)}:
@@ -141,8 +141,7 @@ def picker_cluster(pool: Pool, intent: Intent) -> Resource:
 
 def body_router_cluster(router: BodyRouter, limits: Limits) -> Resource:
     """Return the cluster of the body router's workers."""
-    cluster = _endpoints(BODY_ROUTER, router.addresses, limits)
-    cluster["typed_extension_protocol_options"] = _http_protocol(explicit_http_config={"http2_protocol_options": {}})
+    cluster = grpc_cluster(BODY_ROUTER, router.addresses, limits)
     if router.tls is not None:
         cluster["transport_socket"] = picker_transport_socket(router.tls)
     return cluster
@@ -152,6 +151,13 @@ def collector_cluster(pool: Pool, limits: Limits) -> Resource:
     """Return the cluster of a pool's collector: one process, to which records go over TCP."""
     assert pool.picker.collector is not None  # noqa: S101 # the caller's promise
     return _endpoints(collector_cluster_name(pool.name), [pool.picker.collector], limits)
+
+
+def grpc_cluster(name: str, authorities: Iterable[str], limits: Limits) -> Resource:
+    """Return a cluster of gRPC servers, which speak HTTP/2."""
+    cluster = _endpoints(name, authorities, limits)
+    cluster["typed_extension_protocol_options"] = _http_protocol(explicit_http_config={"http2_protocol_options": {}})
+    return cluster
 
 
 def _model_servers(name: str, pool: Pool, intent: Intent) -> Resource:

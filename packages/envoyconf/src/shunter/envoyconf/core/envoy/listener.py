@@ -2,13 +2,14 @@
 
 from shunter.envoyconf.core.envoy.chain import http_filters
 from shunter.envoyconf.core.envoy.local_reply import local_reply
-from shunter.envoyconf.core.envoy.record import PERIODIC_SECONDS, record_log
+from shunter.envoyconf.core.envoy.record import PERIODIC_SECONDS, known_fields, record_log
 from shunter.envoyconf.core.envoy.route import route_configuration
 from shunter.envoyconf.core.envoy.tls import listener_transport_socket
+from shunter.envoyconf.core.envoy.tracing import trace_configuration
 from shunter.envoyconf.core.intent import Intent, Listener
 from shunter.envoyconf.core.names import CLIENT, DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
-from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version
+from shunter.envoyconf.core.versions import DEFAULT_VERSION, Feature, Version
 
 __all__ = ["access_log", "http_connection_manager", "http_listener"]
 
@@ -45,7 +46,10 @@ def http_listener(listener: Listener, intent: Intent, version: Version = DEFAULT
     if listener.tls:
         chain["transport_socket"] = listener_transport_socket(listener)
     address = socket_address(listener.address, listener.port)
-    return {"name": listener.name, "address": address, "filter_chains": [chain]}
+    resource: Resource = {"name": listener.name, "address": address, "filter_chains": [chain]}
+    if not Feature.ROUTE_BODY_LIMIT.in_version(version):  # a route's limit only lowers this one there
+        resource["per_connection_buffer_limit_bytes"] = intent.limits.body_bytes
+    return resource
 
 
 def http_connection_manager(listener: Listener, intent: Intent, version: Version = DEFAULT_VERSION) -> Resource:
@@ -60,7 +64,7 @@ def http_connection_manager(listener: Listener, intent: Intent, version: Version
     """
     known = intent.security.knows_clients
     removed = [header for header in PICKER_HEADERS if header != intent.model_header] + ([CLIENT] if known else [])
-    records = [record_log(pool, intent) for pool in intent.pools if pool.picker.collector and intent.profiles_of(pool)]
+    records = [record_log(pool, intent, version) for pool in intent.pools if pool.picker.collector and intent.profiles_of(pool)]
     periodic: Resource = {"access_log_options": {"access_log_flush_interval": duration(PERIODIC_SECONDS)}} if records else {}
     return typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -81,21 +85,22 @@ def http_connection_manager(listener: Listener, intent: Intent, version: Version
             ),
         ],
         local_reply_config=local_reply(by_model=intent.by_model, security=intent.security),
-        access_log=[*access_log(intent.observability.access_log, known=known), *records],
+        access_log=[*access_log(intent.observability.access_log, version, known=known), *records],
         **periodic,
+        **trace_configuration(intent.observability.tracing, version),
         route_config=route_configuration(intent, listener.hosts),
         http_filters=http_filters(intent, version),
     )
 
 
-def access_log(target: str, *, known: bool = False) -> list[Resource]:
+def access_log(target: str, version: Version = DEFAULT_VERSION, *, known: bool = False) -> list[Resource]:
     """Return the access loggers for people: none, standard output, or a file. A request is told of once, at its end.
 
     ``known``: is it certain from whom a request is.
     """
     if target == "none":
         return []
-    told = ACCESS_LOG_FIELDS | ({"client": f"%REQ({CLIENT.upper()})%"} if known else {})
+    told = known_fields(ACCESS_LOG_FIELDS | ({"client": f"%REQ({CLIENT.upper()})%"} if known else {}), version)
     fields: Resource = {"log_format": {"json_format": told}}
     if target == "stdout":
         logger = extension("envoy.access_loggers.stdout", "extensions.access_loggers.stream.v3.StdoutAccessLog", **fields)

@@ -25,7 +25,6 @@ from shunter.envoyconf.core.envoy.local_reply import local_reply
 from shunter.envoyconf.core.envoy.outside import outside_cluster
 from shunter.envoyconf.core.intent import Limits, Overflow, Pool
 from shunter.envoyconf.core.protojson import Resource, duration, extension, typed
-from shunter.envoyconf.core.versions import Feature, Version, require
 
 __all__ = [
     "INTERNAL_LISTENERS",
@@ -141,19 +140,10 @@ def overflow_listener(pool: Pool, limits: Limits) -> Resource:
     }
 
 
-def overflow_secrets(pools: Iterable[Pool], version: Version) -> list[Resource]:
-    """Return the providers' keys; raise IntentError if that Envoy knows no overflow."""
-    secrets: list[Resource] = []
-    for pool in pools:
-        require(
-            Feature.COMPOSITE_CLUSTER,
-            version,
-            f"overflow of pool {pool.name}",
-            "Use a newer Envoy, or leave overflow out and let clients go elsewhere.",
-        )
-        if file := _overflow(pool).credential_file:
-            secrets.append({"name": _name(pool), "generic_secret": {"secret": {"filename": file}}})
-    return secrets
+def overflow_secrets(pools: Iterable[Pool]) -> list[Resource]:
+    """Return the providers' keys."""
+    files = {_name(pool): _overflow(pool).credential_file for pool in pools}
+    return [{"name": name, "generic_secret": {"secret": {"filename": file}}} for name, file in files.items() if file]
 
 
 def overflow_retries(policy: Resource, pools: Iterable[Pool]) -> Resource:

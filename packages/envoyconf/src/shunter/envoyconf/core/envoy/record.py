@@ -20,8 +20,9 @@ from shunter.envoyconf.core.names import (
     collector_cluster_name,
 )
 from shunter.envoyconf.core.protojson import Resource, duration, extension
+from shunter.envoyconf.core.versions import DEFAULT_VERSION, Feature, Version
 
-__all__ = ["PERIODIC_SECONDS", "record_fields", "record_log", "release_metadata"]
+__all__ = ["PERIODIC_SECONDS", "known_fields", "record_fields", "record_log", "release_metadata"]
 
 # How often Envoy tells of requests that last, so that a collector knows whom the requests of a dead worker still occupy.
 PERIODIC_SECONDS = 1
@@ -67,13 +68,21 @@ def release_metadata(profile: Profile) -> Resource:
     return {"metadata": {"filter_metadata": {OWN_NAMESPACE: {"releases": "yes"}}}} if profile in ENDS_BY_RECORD else {}
 
 
-def record_fields(profiles: Iterable[Profile]) -> dict[str, str]:
+def record_fields(profiles: Iterable[Profile], version: Version = DEFAULT_VERSION) -> dict[str, str]:
     """Return the fields of a record, for a pool whose requests go in these profiles."""
     met = {*profiles}
-    return FIELDS | (USAGE_FIELDS if Profile.USAGE in met else {}) | (RELEASES if met & ENDS_BY_RECORD else {})
+    fields = FIELDS | (USAGE_FIELDS if Profile.USAGE in met else {}) | (RELEASES if met & ENDS_BY_RECORD else {})
+    return known_fields(fields, version)
 
 
-def record_log(pool: Pool, intent: Intent) -> Resource:
+def known_fields(fields: dict[str, str], version: Version) -> dict[str, str]:
+    """Return the fields that this Envoy can fill."""
+    if Feature.FIRST_BODY_BYTE.in_version(version):
+        return fields
+    return {name: value for name, value in fields.items() if "US_RX_BODY_BEG" not in value}
+
+
+def record_log(pool: Pool, intent: Intent, version: Version = DEFAULT_VERSION) -> Resource:
     """Return the access logger for one pool's requests; each pool's collector hears of its own only."""
     profiles = intent.profiles_of(pool)
     clusters = [target_cluster_name(pool, name) for name in pool_clusters(pool, intent)]
@@ -87,7 +96,7 @@ def record_log(pool: Pool, intent: Intent) -> Resource:
         buffer_flush_interval=duration(FLUSH_SECONDS),
         buffer_size_bytes=BUFFER_BYTES,
         retry_options=RECONNECT,
-        record=record_fields(profiles),
+        record=record_fields(profiles, version),
     )
     served_here = extension(
         "envoy.access_loggers.extension_filters.cel",

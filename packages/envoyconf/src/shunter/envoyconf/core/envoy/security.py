@@ -19,7 +19,7 @@ from shunter.envoyconf.core.protojson import Resource, duration, extension
 from shunter.envoyconf.core.versions import Feature, Version
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["security_clusters", "security_filters", "security_warnings"]
+__all__ = ["security_clusters", "security_filters"]
 
 # OpenAI's clients send a bearer token, Anthropic's x-api-key.
 KEY_HEADERS = ("authorization", "x-api-key")
@@ -50,15 +50,6 @@ def security_clusters(security: Security, limits: Limits) -> Iterator[Resource]:
             tls = url.scheme == "https"
             host, port = url.hostname or "", url.port or (443 if tls else 80)
             yield outside_cluster(_jwks_cluster_name(jwt), host, port, limits.connect_timeout_seconds, tls=tls)
-
-
-def security_warnings(security: Security, version: Version) -> Iterator[str]:
-    """Yield what this Envoy does less well."""
-    if security.rate_limits and not Feature.RETRY_AFTER.in_version(version):
-        yield (
-            f"security.rateLimits: Envoy {version} answers 429 without Retry-After, so that clients guess when to come back; "
-            f"{Feature.RETRY_AFTER.since} says it"
-        )
 
 
 def _jwt_filter(issuers: tuple[Jwt, ...]) -> Resource:

@@ -48,5 +48,8 @@ class Observability(Part, frozen=True):
     ] = False
     tracing: Annotated[
         Tracing | None,
-        Meta(description="Where Envoy sends a span of each sampled request; nowhere if left out. The picker joins the trace."),
+        Meta(
+            description="Where Envoy sends spans of sampled requests; nowhere if left out. Pickers and model servers are told "
+            "the trace.",
+        ),
     ] = None
