@@ -10,6 +10,7 @@ from shunter.envoyconf.cli.asking import ensure_envoy, plain_errors
 from shunter.envoyconf.cli.diff import diff
 from shunter.envoyconf.cli.explain import explain, init, schema, targets
 from shunter.envoyconf.cli.generate import generate
+from shunter.envoyconf.cli.import_ import import_
 from shunter.envoyconf.cli.lint import lint
 from shunter.envoyconf.cli.migrate import migrate
 from shunter.envoyconf.cli.run import run
@@ -33,5 +34,5 @@ def fetch_envoy(version: str | None) -> None:
         click.echo(ensure_envoy(version))
 
 
-for command in (diff, explain, generate, init, lint, migrate, run, schema, serve, targets, validate):
+for command in (diff, explain, generate, import_, init, lint, migrate, run, schema, serve, targets, validate):
     main.add_command(command)

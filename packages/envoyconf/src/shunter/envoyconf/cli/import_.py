@@ -1,0 +1,66 @@
+"""``import``: an existing Envoy bootstrap, or manifests, become an intent as far as there are words for it."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from shunter.envoyconf.core.documents import Document
+
+__all__ = ["import_"]
+
+
+@click.command("import")
+@click.option(
+    "-f",
+    "--file",
+    "sources",
+    multiple=True,
+    metavar="FILE|DIR|-",
+    help="An Envoy's bootstrap, config dump or resources; or Kubernetes manifests.  [default: what is piped in]",
+)
+@click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of objects that name none.")
+def import_(sources: tuple[str, ...], namespace: str) -> None:
+    """Print the intent of an existing configuration; say what of it is lost, and what is wrong with it.
+
+    Exit codes: 0 an intent that can be used; 1 one that lacks what the configuration does not tell; 2 usage, or nothing that
+    could be an intent.
+    """
+    from shunter.envoyconf.core.documents import Document, load_documents
+    from shunter.envoyconf.core.lint.examine import examine
+    from shunter.envoyconf.core.lint.report import Report, summary
+    from shunter.envoyconf.core.reading import read_intent
+    from shunter.envoyconf.core.render import HEADER, render
+    from shunter.envoyconf.errors import IntentError
+    from shunter.envoyconf.shell.texts import read_texts
+
+    if not sources and sys.stdin.isatty():
+        raise click.UsageError("nothing to import: give -f FILE, or pipe something in")
+    try:
+        documents = [each for file, text in read_texts(sources or ("-",)).items() for each in load_documents(text, file)]
+        plain, notes = _read(documents, namespace)
+    except IntentError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(2) from None
+    click.echo(render(plain).removeprefix(HEADER), nl=False)
+    for note in notes:
+        click.echo(f"Lost: {note}", err=True)
+    if found := examine(documents, namespace=namespace):
+        click.echo(f"Wrong with it: {summary(Report(found))}; `shunter envoyconf lint` tells each", err=True)
+    try:
+        read_intent(Document(plain, "", {(): 1}))
+    except IntentError as error:
+        click.echo(f"Incomplete: {error}", err=True)
+        raise SystemExit(1) from None
+
+
+def _read(documents: "list[Document]", namespace: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    from shunter.envoyconf.core.importing import import_envoy
+    from shunter.envoyconf.core.kube.reading import intent_from
+
+    if any(document.kind for document in documents):
+        reading = intent_from(documents, namespace)
+        return reading.plain, reading.notes
+    imported = import_envoy(documents)
+    return imported.plain, imported.notes

@@ -1,0 +1,177 @@
+"""An Envoy's configuration comes back as the intent that it could have been generated from; what is lost is told."""
+
+import contextlib
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter.envoyconf import IntentError, bootstrap, load_intent, render
+from shunter.envoyconf.cli import main
+from shunter.envoyconf.core.documents import Document, load_documents
+from shunter.envoyconf.core.importing import import_envoy
+from shunter.envoyconf.core.reading import read_intent
+
+POOLS = """\
+pools:
+- name: llama
+  endpoints: ["10.0.0.1:8000", "[fd00::7]:8000", "vllm.llm.svc:8000"]
+  picker:
+    addresses: ["127.0.0.1:9002", "127.0.0.1:9012"]
+    collector: 127.0.0.1:9100
+    failureMode: FailClose
+    tls: {caFile: /ca.pem, serverName: epp.local}
+- name: qwen
+  endpoints: ["10.0.0.2:8000"]
+  http2: true
+  picker: {addresses: ["127.0.0.1:9003"], collector: "127.0.0.1:9101", failureMode: FailClose}
+"""
+REST = """\
+listeners: [{name: http, address: 0.0.0.0, port: 80}]
+routes:
+- {pool: qwen, models: [qwen, qwen-2], prefix: /v1}
+- {pools: [{name: llama, weight: 9}, {name: qwen, weight: 1}], hosts: [a.example.com]}
+- {pool: llama}
+limits: {retries: 3, bodyBytes: 2097152, idleTimeoutSeconds: 77, connectTimeoutSeconds: 0.5}
+admin: {port: 9901}
+"""
+
+
+def imported(text):
+    return import_envoy(load_documents(text, "envoy.yaml"))
+
+
+def generated(text):
+    return render(bootstrap(load_intent(text)))
+
+
+@pytest.mark.parametrize("profile", ["lean", "strict", "headers", "full"])
+def test_what_was_generated_comes_back(profile):
+    intent = load_intent(f"{POOLS}{REST}profile: {profile}\n")
+    back = read_intent(Document(imported(render(bootstrap(intent))).plain, "", {(): 1}))
+    assert sorted(back.pools, key=lambda pool: pool.name) == list(intent.pools)
+    assert back.profile is intent.profile
+    assert (back.listeners, back.admin) == (intent.listeners, intent.admin)
+    for limit in ("retries", "body_bytes", "idle_timeout_seconds", "connect_timeout_seconds"):
+        assert getattr(back.limits, limit) == getattr(intent.limits, limit)
+    # What every host is served, each host that is named is served, too.
+    assert {*intent.routes} <= {*back.routes}
+
+
+def test_an_import_of_an_import_is_the_same():
+    once = imported(generated(POOLS + REST)).plain
+    assert imported(render(bootstrap(read_intent(Document(once, "", {(): 1}))))).plain == once
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "note"),
+    [
+        ("timeout: 0s", "timeout: 60s", "the route's timeout is left out"),
+        ("prefix: /\n", "safe_regex: {regex: .*}\n", "is left out"),
+    ],
+)
+def test_what_is_lost_is_told_with_its_line(before, after, note):
+    text = generated(POOLS + REST)
+    assert before in text
+    notes = imported(text.replace(before, after)).notes
+    assert any(note in each for each in notes)
+    assert all(each.startswith("envoy.yaml:") and each.split(":")[1].isdigit() for each in notes)
+
+
+def test_what_a_filter_does_that_an_intent_has_no_word_for_is_told():
+    config = bootstrap(load_intent(POOLS + REST))
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    lua = {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"}
+    manager["http_filters"].insert(0, {"name": "mine", "typed_config": lua})
+    assert any("the filter mine is left out" in note for note in imported(json.dumps(config)).notes)
+
+
+def test_a_cluster_without_endpoints_is_incomplete_and_says_of_what():
+    text = """\
+static_resources:
+  listeners:
+  - name: main
+    address: {socket_address: {address: 0.0.0.0, port_value: 8081}}
+    filter_chains:
+    - filters:
+      - name: hcm
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: x
+          http_filters:
+          - name: ext
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
+              grpc_service: {envoy_grpc: {cluster_name: epp}}
+              processing_mode: {request_body_mode: FULL_DUPLEX_STREAMED, response_body_mode: FULL_DUPLEX_STREAMED}
+          - name: router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{match: {prefix: /}, route: {cluster: Original Destination, timeout: 86400s}}]
+  clusters:
+  - name: Original Destination
+    type: ORIGINAL_DST
+    original_dst_lb_config: {use_http_header: true, http_header_name: x-gateway-destination-endpoint}
+  - name: epp
+    type: STATIC
+    load_assignment:
+      cluster_name: epp
+      endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.9, port_value: 9002}}}}]}]
+"""
+    result = CliRunner().invoke(main, ["import"], input=text)
+    assert result.exit_code == 1
+    assert "goes wherever the picker says" in result.stderr
+    assert "Incomplete: $.pools[0].endpoints are missing" in result.stderr
+    plain = yaml.safe_load(result.stdout)
+    assert plain["pools"][0]["name"] == "original-destination"
+    assert plain["pools"][0]["picker"] == {"addresses": ["10.0.0.9:9002"], "failureMode": "FailClose"}
+    assert plain["profile"] == "full"
+
+
+def test_the_command_prints_an_intent_of_manifests_too():
+    text = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: all}
+spec: {rules: [{timeouts: {request: 9s}, backendRefs: [{group: inference.networking.k8s.io, kind: InferencePool, name: a}]}]}
+---
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {name: a}
+spec: {selector: {matchLabels: {app: a}}, targetPorts: [{number: 80}], endpointPickerRef: {name: b, port: {number: 9002}}}
+"""
+    result = CliRunner().invoke(main, ["import"], input=text)
+    assert result.exit_code == 0
+    assert load_intent(result.stdout).pools[0].picker.addresses == ("b.default.svc.cluster.local:9002",)
+    assert "Lost: <stdin>:4: timeouts.request 9s is left out" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: 1", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"])
+def test_what_is_no_gateway_is_one_message_and_exit_code_2(text):
+    result = CliRunner().invoke(main, ["import"], input=text)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: ")
+
+
+ORIGINAL = json.dumps(bootstrap(load_intent(POOLS + REST)))
+words = st.sampled_from([None, "", "a", 0, -1, True, [], {}, [{}], "10.0.0.1"])
+
+
+@given(st.data())
+def test_a_configuration_with_anything_anywhere_is_imported_or_refused(data):
+    body = json.loads(ORIGINAL)
+    here = body
+    while True:
+        step = data.draw(st.sampled_from(list(here) if isinstance(here, dict) else range(len(here))))
+        if not isinstance(here[step], dict | list) or not here[step] or data.draw(st.integers(0, 7)) == 0:
+            here[step] = data.draw(words)
+            break
+        here = here[step]
+    with contextlib.suppress(IntentError):
+        import_envoy([Document(body, "envoy.yaml", {(): 1})])
