@@ -27,8 +27,7 @@ class Maker(msgspec.Struct, frozen=True):
 
 
 def _envoy_static(intent: Intent, settings: Settings) -> Output:
-    warnings = tuple(fallbacks(intent, settings.envoy_version))
-    return Output((Artefact("envoy", (bootstrap(intent, settings),)),), warnings)
+    return Output((Artefact("envoy", (bootstrap(intent, settings),)),))
 
 
 MAKERS: dict[Target, Maker] = {
@@ -43,6 +42,10 @@ MAKERS: dict[Target, Maker] = {
 }
 
 
+# Where the version of Envoy is the operator's choice, and not the gateway's.
+PLAIN_ENVOYS = (Target.ENVOY_STATIC, Target.ENVOY_FS, Target.XDS)
+
+
 def generate(intent: Intent, target: Target, settings: Settings | None = None) -> Output:
     """Return what a gateway is to be given; raise IntentError for a profile that it cannot have."""
     maker = MAKERS[target]
@@ -53,4 +56,8 @@ def generate(intent: Intent, target: Target, settings: Settings | None = None) -
             raise IntentError(
                 f"pool {pool.name}: {target.value} cannot have the profile {profile.value}: {support.why}{nearest}",
             )
-    return maker.make(intent, settings or Settings())
+    settings = settings or Settings()
+    output = maker.make(intent, settings)
+    if target in PLAIN_ENVOYS:
+        output = msgspec.structs.replace(output, warnings=(*output.warnings, *fallbacks(intent, settings.envoy_version)))
+    return output
