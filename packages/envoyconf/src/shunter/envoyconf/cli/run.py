@@ -13,8 +13,8 @@ __all__ = ["run"]
 def run(request: Request, arguments: tuple[str, ...]) -> None:
     """Generate a bootstrap, hold it against Envoy's schema and run an Envoy with it, fetched if there is none.
 
-    What follows -- is for Envoy, such as `-- --log-level debug`. Envoy takes the place of this process. The exit code is 1 if
-    the schema refuses the bootstrap or there is no Envoy to be had, 2 if the intent cannot be used, else Envoy's own.
+    What follows -- is for Envoy, such as `-- --log-level debug`. Signals are passed on. The exit code is 1 if the schema
+    refuses the bootstrap or there is no Envoy to be had, 2 if the intent cannot be used, else Envoy's own.
     """
     from shunter.envoyconf.core.documents import load_documents
     from shunter.envoyconf.core.forms import as_text
@@ -26,11 +26,11 @@ def run(request: Request, arguments: tuple[str, ...]) -> None:
     output = request.output()
     if any("kind" in each for each in output.documents):
         raise IntentError(f"target {request.target} is for Kubernetes; an Envoy is run with envoy-static")
-    text = as_text(output, "json")
+    text = as_text(output)
     verdict = check_schema(load_documents(text, "bootstrap"), request.settings().envoy_version)
     if verdict.errors:
         raise EnvoyRefusedError("\n".join(verdict.errors))
     full = envoy.full_version(request.envoy_version) if request.envoy_version else None
     binary = ensure_envoy(full)
     tell(f"running {binary}")
-    launch(text, binary, arguments)
+    raise SystemExit(launch(text, binary, arguments))

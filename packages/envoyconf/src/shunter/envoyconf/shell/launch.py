@@ -1,26 +1,49 @@
-"""An Envoy takes the place of this process: signals and exit codes need nobody to pass them on, and nothing is left behind."""
+"""An Envoy in the foreground: what is to end us ends it, and its exit code is ours.
 
-import os
+It cannot take our place by exec: its configuration is in a file that somebody has to remove, since Envoy takes none from memory
+(it refuses paths below /proc), and one among the arguments is limited to 128 KiB and there for all to see, with its keys.
+"""
+
+import signal
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
 
 from shunter.envoyconf.errors import EnvoyMissingError
 
 __all__ = ["launch"]
 
+# What terminals and supervisors send to end a program.
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-def launch(config: str, binary: Path, arguments: Sequence[str] = ()) -> NoReturn:
-    """Become an Envoy with a configuration in JSON, which no file system gets to see: it may hold keys.
 
-    The configuration is in memory that goes with the process. A file without an ending is JSON to Envoy.
+def launch(config: str, binary: Path, arguments: Sequence[str] = ()) -> int:
+    """Run an Envoy until it ends and return its exit code; one that a signal ended has 128 and more, as shells count.
+
+    Nothing hands over to such an Envoy, so hot restart is off, and several can run side by side.
     """
-    handle = os.memfd_create("bootstrap", 0)  # 0: it stays open over exec
-    with os.fdopen(os.dup(handle), "w", encoding="utf-8") as memory:
-        memory.write(config)
-    try:
-        # The operator's own binary and arguments.
-        os.execv(binary, [str(binary), "-c", f"/proc/self/fd/{handle}", *arguments])  # noqa: S606 # as above
-    except OSError as error:
-        os.close(handle)
-        raise EnvoyMissingError(f"{binary} cannot be run: {error.strerror}") from error
+    with tempfile.TemporaryDirectory(prefix="shunter-envoyconf-") as scratch:
+        path = Path(scratch) / "bootstrap.yaml"
+        path.write_text(config)
+        command = [str(binary), "-c", str(path), "--disable-hot-restart", *arguments]
+        try:
+            # The operator's own binary and arguments. In a process group of its own, so that Ctrl-C comes once: through us.
+            envoy = subprocess.Popen(command, process_group=0)  # noqa: S603 # as above
+        except OSError as error:
+            raise EnvoyMissingError(f"{binary} cannot be run: {error.strerror}") from error
+
+        def forward(number: int, _: FrameType | None) -> None:
+            envoy.send_signal(number)
+
+        before = {number: signal.signal(number, forward) for number in FORWARDED}
+        try:
+            code = envoy.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if envoy.poll() is None:
+                envoy.kill()
+                envoy.wait()
+    return code if code >= 0 else 128 - code
