@@ -1,6 +1,8 @@
 """Real stacks for the end-to-end tests, and a client that sees what a user would see."""
 
 import asyncio
+import contextlib
+import functools
 import io
 import json
 import secrets
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
+from shunter.envoyconf.shell import envoy
+from shunter.envoyconf.testing_gateway import find_envoy_gateway, own_network, running_gateway
 from shunter.stack.testing import Running, running_stack
 
 DEADLINE_S = 30
@@ -123,6 +127,20 @@ def full():
 def stack(request):
     """Both, one after the other."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def envoy_gateway():
+    """Run the real Envoy Gateway: ``with envoy_gateway(documents)``. The module's tests are in a network of their own."""
+    controller, binary = find_envoy_gateway(), envoy.find()
+    if not controller or not binary:
+        pytest.skip("no Envoy Gateway: put envoy-gateway 1.9 into $SHUNTER_TOOLS_DIR/bin, or on PATH")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(own_network())
+        except PermissionError:
+            pytest.skip("no network namespace: Envoy Gateway has fixed ports, and only root can give it a network of its own")
+        yield functools.partial(running_gateway, controller=controller, envoy=binary)
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ import trustme
 from shunter.envoyconf import load_intent, render
 from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.targets import Target
-from shunter.envoyconf.shell import envoy
-from shunter.envoyconf.testing_gateway import RunningGateway, find_envoy_gateway, own_network, running_gateway
+from shunter.envoyconf.testing_gateway import RunningGateway
 from shunter.stack.shell.top import ALL, fetch_decisions
 from shunter.stack.testing import Running, running_stack
 
@@ -99,22 +98,14 @@ def intent(stack, tls, hung):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    controller, binary = find_envoy_gateway(), envoy.find()
-    if not controller or not binary:
-        pytest.skip("no Envoy Gateway: put envoy-gateway 1.9 into $SHUNTER_TOOLS_DIR/bin, or on PATH")
+def site(envoy_gateway, tmp_path_factory):
     with contextlib.ExitStack() as resources:
-        try:
-            resources.enter_context(own_network())
-        except PermissionError:
-            pytest.skip("no network namespace: Envoy Gateway has fixed ports, and only root can give it a network of its own")
         stack = resources.enter_context(running_stack("--speed", "20"))
         tls, admin = resources.enter_context(tls_picker(stack.directory, tmp_path_factory.mktemp("tls")))
         deaf = resources.enter_context(socket.create_server(("127.0.0.1", 0)))  # connections come about, and that is all
         asked = intent(stack, tls, f"127.0.0.1:{deaf.getsockname()[1]}")
         made = generate(load_intent(render(asked, "json")), Target.ENVOY_GATEWAY)
-        gateway = resources.enter_context(running_gateway(made.documents, controller, binary))
-        yield Site(stack, gateway, admin)
+        yield Site(stack, resources.enter_context(envoy_gateway(made.documents)), admin)
 
 
 @pytest.fixture

@@ -111,17 +111,20 @@ def own_network() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def running_gateway(documents: Iterable[Resource], controller: Path, envoy: Path) -> Generator[RunningGateway]:
+def running_gateway(
+    documents: Iterable[Resource], controller: Path, envoy: Path, *, flags: Iterable[str] = ()
+) -> Generator[RunningGateway]:
     """Run the controller with manifests until its Envoy listens on every port of every Gateway among them.
 
-    They are told that Envoy is a process here rather than a Deployment. AssertionError with the controller's last words if
-    it ends before, or nothing listens in time.
+    ``flags`` are runtime flags that are off by default, such as XDSNameSchemeV2. The manifests are told that Envoy is a
+    process here rather than a Deployment. AssertionError with the controller's last words if it ends before, or nothing
+    listens in time.
     """
     manifests = [_on_this_machine(each) for each in documents]
     ports = {each["port"] for gateway in manifests if gateway["kind"] == "Gateway" for each in gateway["spec"]["listeners"]}
     with tempfile.TemporaryDirectory(prefix="shunter-eg-") as name:
         directory = Path(name)
-        _furnish(directory, manifests, envoy)
+        _furnish(directory, manifests, envoy, flags)
         certificates = (str(controller), "certgen", "--local", "--config-home", f"{name}/config")
         server = (str(controller), "server", "--config-path", f"{name}/gateway.json")
         with (directory / "log").open("wb") as log:
@@ -162,7 +165,7 @@ def _on_this_machine(document: Resource) -> Resource:
     return document | {"spec": document["spec"] | {"provider": provider}}
 
 
-def _furnish(directory: Path, manifests: list[Resource], envoy: Path) -> None:
+def _furnish(directory: Path, manifests: list[Resource], envoy: Path, flags: Iterable[str]) -> None:
     # Where it would otherwise put an Envoy that it fetches.
     binary = directory / "data" / "envoy-versions" / VERSION / "bin" / "envoy"
     for each in (binary.parent, directory / "manifests", directory / "config"):
@@ -182,6 +185,7 @@ def _furnish(directory: Path, manifests: list[Resource], envoy: Path) -> None:
             },
         },
         "extensionApis": {"enableBackend": True, "enableEnvoyPatchPolicy": True},
+        "runtimeFlags": {"enabled": list(flags)},
     }
     (directory / "gateway.json").write_text(json.dumps(configuration))
 

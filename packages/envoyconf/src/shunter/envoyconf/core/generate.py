@@ -11,6 +11,8 @@ from shunter.envoyconf.core.intent import Intent, Profile
 from shunter.envoyconf.core.kube import agentgateway, aigw, gke, istio
 from shunter.envoyconf.core.kube.envoy_gateway import SUPPORT as ENVOY_GATEWAY_SUPPORT
 from shunter.envoyconf.core.kube.envoy_gateway import envoy_gateway
+from shunter.envoyconf.core.kube.envoy_gateway_patch import SUPPORT as PATCH_SUPPORT
+from shunter.envoyconf.core.kube.envoy_gateway_patch import envoy_gateway_patch
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.targets import EVERY_PROFILE, Means, Support, Target
 from shunter.envoyconf.core.xds.files import make_files
@@ -35,6 +37,7 @@ MAKERS: dict[Target, Maker] = {
     Target.ENVOY_FS: Maker(make_files, EVERY_PROFILE),
     Target.XDS: Maker(make_xds, EVERY_PROFILE),
     Target.ENVOY_GATEWAY: Maker(envoy_gateway, ENVOY_GATEWAY_SUPPORT),
+    Target.ENVOY_GATEWAY_PATCH: Maker(envoy_gateway_patch, PATCH_SUPPORT),
     Target.AIGW: Maker(aigw.aigw, aigw.SUPPORT),
     Target.ISTIO: Maker(istio.istio, istio.SUPPORT),
     Target.AGENTGATEWAY: Maker(agentgateway.agentgateway, agentgateway.SUPPORT),

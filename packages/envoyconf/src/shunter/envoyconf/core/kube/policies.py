@@ -6,7 +6,7 @@ there is one.
 
 from shunter.envoyconf.core.envoy.cluster import POOL_IDLE_SECONDS
 from shunter.envoyconf.core.envoy.listener import ACCESS_LOG_FIELDS, REQUEST_HEADERS_SECONDS
-from shunter.envoyconf.core.intent import FailureMode, Intent, Limits, Pool, Profile, Route, Security
+from shunter.envoyconf.core.intent import FailureMode, Intent, Limits, Pool, Profile, Route
 from shunter.envoyconf.core.kube.admission import LIMITS_FIRST, rate_limits
 from shunter.envoyconf.core.kube.backends import BACKEND, gateway_object, picker_references
 from shunter.envoyconf.core.kube.gateway import GATEWAY_API, route_name
@@ -64,7 +64,7 @@ def policy_name(pool: Pool, profile: Profile) -> str:
 def envoy_proxy(intent: Intent) -> Resource:
     """Return what the Envoys of the Gateway are told at start: access log, tracing, the order of filters."""
     names, watching = intent.kubernetes, intent.observability
-    known = intent.security != Security()
+    known = intent.security.knows_clients
     if watching.access_log == "none":
         log: Resource = {"disable": True}
     else:
@@ -99,11 +99,13 @@ def client_traffic_policy(intent: Intent) -> Resource:
     Envoy Gateway takes the pick out of a request header, and its Envoys keep 32 KiB of a body: without this policy a client
     could name its own model server, and longer prompts would neither reach a picker that needs them whole nor be tried again.
     """
+    known = intent.security.knows_clients
+    removed = [header for header in PICKER_HEADERS if header != intent.model_header] + ([CLIENT] if known else [])
     spec = {
         "targetRefs": [_gateway_reference(intent)],
         "connection": {"bufferLimit": quantity(intent.limits.body_bytes)},
         "headers": {
-            "earlyRequestHeaders": {"remove": [*PICKER_HEADERS, *([CLIENT] if intent.security != Security() else ())]},
+            "earlyRequestHeaders": {"remove": removed},
             # Servers of the CGI school take x_gateway_… for x-gateway-…
             "withUnderscoresAction": "RejectRequest",
             # A client's is kept: it joins a complaint to the access log and to the picker's decision. But not where routes
