@@ -9,10 +9,10 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos e2e fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos e2e envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Shunter needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
@@ -85,6 +85,9 @@ lab-wire: $(VENV)/dev.stamp ## the lab's ranking beside a real Envoy's, picker's
 
 chaos: $(VENV)/dev.stamp ## kill, stop and restart everything under load, in every profile, into docs/chaos.md (13 minutes; ARGS=--quick: 2)
 	@$(BIN)/python -m hack.chaos $(ARGS)
+
+envoyconf-matrix: $(VENV)/dev.stamp ## try what envoyconf generates on every Envoy, into build/envoyconf-matrix.json and docs/gateway/matrix.md (10 minutes)
+	@$(BIN)/python -m hack.matrix $(ARGS)
 
 fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (ENGINE=atheris: led by coverage; ARGS="wire --seconds 9" …)
 	@$(BIN)/python hack/fuzz.py $(addprefix --engine ,$(ENGINE)) $(ARGS)

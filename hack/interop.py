@@ -31,10 +31,6 @@ from shunter.picker.transport.tls import Tls
 ROOT = Path(__file__).resolve().parents[1]
 CLIENT = ROOT / "hack" / "interop"
 
-# No profile of ours supports it (it answers 413 above 1 MiB whatever a route says), but the transport has to serve it: gateways
-# that are built upon it ask pickers too.
-envoy.WHEELS.setdefault("1.36.2", ("c75488ad0be907f077883691aa3832a79b509c1f6c993b420683e90793e13efc",))
-
 NAME = "picker.example"
 AGE_S = 0.5
 

