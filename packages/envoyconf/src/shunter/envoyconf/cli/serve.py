@@ -34,6 +34,11 @@ __all__ = ["serve"]
     type=click.Path(path_type=Path),
     help="Directory into which a scraper publishes: endpoints follow it.  [default: those of the intent]",
 )
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the files of the target envoy-fs here up to date for Envoys of this machine, instead of serving by network.",
+)
 @click.option("--envoy-version", help="The oldest Envoy that is served, such as 1.38.  [default: the newest that is known]")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM file of the certificate; replaced ones are taken up.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file of its key.")
@@ -47,6 +52,7 @@ def serve(
     status_host: str,
     status_port: int,
     snapshot: Path | None,
+    directory: Path | None,
     envoy_version: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -70,7 +76,7 @@ def serve(
     if client_ca and not tls_cert:
         raise click.UsageError("--client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")
     keys = Keys(tls_cert, tls_key, client_ca) if tls_cert and tls_key else None
-    place = Place(host=host, port=port, status_host=status_host, status_port=status_port, keys=keys)
+    place = Place(host=host, port=port, keys=keys, status_host=status_host, status_port=status_port, directory=directory)
     try:
         settings = Settings(envoy_version=parse_version(envoy_version) if envoy_version else DEFAULT_VERSION)
         asyncio.run(run(sources, place, snapshot, settings, lambda line: click.echo(line, err=True)))

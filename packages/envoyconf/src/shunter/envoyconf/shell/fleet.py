@@ -4,13 +4,15 @@ from collections.abc import Hashable
 
 from shunter.envoyconf.core.intent import Intent, Pool, Profile
 from shunter.envoyconf.core.xds.members import Member
-from shunter.envoyconf.core.xds.weights import Reading, Weights
-from shunter.snapshot import Endpoint, Health, LoadRow, Topology, View
+from shunter.envoyconf.core.xds.weights import USUAL_WEIGHT, Reading, Weights
+from shunter.snapshot import Health, Load, Topology, View
 
 __all__ = ["Fleet"]
 
 # Weights change no more often than this, and an endpoint's own far less.
 PERIOD_S = 0.1
+
+UNKNOWN = Reading()
 
 
 class Fleet:
@@ -28,7 +30,7 @@ class Fleet:
         """
         weigh = now_s - self._weighed_s >= PERIOD_S
         self._weighed_s = now_s if weigh else self._weighed_s
-        rows = {(row.slot, row.incarnation): row for row in view.load.rows()} if weigh else {}
+        readings = _readings(view.load) if weigh else {}
         found: dict[str, tuple[Member, ...]] = {}
         for pool in intent.pools:
             number = _number(pool, view.topology)
@@ -36,25 +38,27 @@ class Fleet:
                 continue
             endpoints = [each for each in view.topology.endpoints if each.ready and number in each.pools]
             weights: dict[Hashable, int] = {}
+            usual = 1
             if Profile.NATIVE in intent.profiles_of(pool):
-                weights = self._weigh(pool.name, endpoints, rows, now_s) if weigh else self._last.get(pool.name, {})
-            places = {(each.address, each.port): weights.get((each.slot, each.incarnation), 1) for each in endpoints}
+                if weigh:
+                    known: dict[Hashable, Reading] = {
+                        key: readings.get(key, UNKNOWN) for each in endpoints if (key := (each.slot, each.incarnation))
+                    }
+                    self._last[pool.name] = self._weights.setdefault(pool.name, Weights()).update(known, now_s)
+                weights, usual = self._last.get(pool.name, {}), USUAL_WEIGHT
+            places = {(each.address, each.port): weights.get((each.slot, each.incarnation), usual) for each in endpoints}
             found[pool.name] = tuple(Member(address, port, weight) for (address, port), weight in sorted(places.items()))
         return found
 
-    def _weigh(
-        self, pool: str, endpoints: list[Endpoint], rows: dict[tuple[int, int], LoadRow], now_s: float
-    ) -> dict[Hashable, int]:
-        readings: dict[Hashable, Reading] = {}
-        for each in endpoints:
-            row = rows.get((each.slot, each.incarnation))
-            readings[each.slot, each.incarnation] = (
-                Reading(waiting=row.waiting, running=row.running, kv_usage=row.kv_usage)
-                if row and row.health is Health.FRESH
-                else Reading()
-            )
-        self._last[pool] = self._weights.setdefault(pool, Weights()).update(readings, now_s)
-        return self._last[pool]
+
+def _readings(load: Load) -> dict[Hashable, Reading]:
+    """Return what is known of each endpoint. Row by row it takes ten times as long."""
+    columns = zip(load.slot, load.incarnation, load.health, load.waiting, load.running, load.kv_usage, strict=True)
+    return {
+        (slot, incarnation): Reading(waiting=waiting, running=running, kv_usage=kv_usage)
+        for slot, incarnation, health, waiting, running, kv_usage in columns
+        if health is Health.FRESH
+    }
 
 
 def _number(pool: Pool, topology: Topology) -> int | None:

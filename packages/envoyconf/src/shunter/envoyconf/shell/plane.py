@@ -1,6 +1,7 @@
-"""A control plane as a whole: server, status pages, and what follows the intent and the snapshot, until told to stop."""
+"""A control plane as a whole: it follows intent and snapshot, passes them on and shows how it is, until told to stop."""
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -9,12 +10,12 @@ from pathlib import Path
 import msgspec
 
 from shunter.envoyconf.core.envoy.remote import from_control_plane
-from shunter.envoyconf.core.intent import Intent
 from shunter.envoyconf.core.output import Settings
-from shunter.envoyconf.core.reading import load_intent
 from shunter.envoyconf.core.schema import envoy_schema
-from shunter.envoyconf.errors import IntentError
+from shunter.envoyconf.core.sources import assemble
+from shunter.envoyconf.core.xds.files import from_files
 from shunter.envoyconf.shell.ads import Keys, Server
+from shunter.envoyconf.shell.directory import Directory
 from shunter.envoyconf.shell.live import Live
 from shunter.envoyconf.shell.status import StatusPages
 from shunter.envoyconf.shell.texts import read_texts
@@ -23,13 +24,14 @@ __all__ = ["Place", "run"]
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where it listens, and who it is there."""
+    """Where it listens and who it is there, or which directory it keeps."""
 
     host: str = "127.0.0.1"
     port: int = 0
+    keys: Keys | None = None
     status_host: str = "127.0.0.1"
     status_port: int = 0
-    keys: Keys | None = None
+    directory: Path | None = None  # instead of listening
 
 
 async def run(
@@ -37,21 +39,22 @@ async def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT; raise IntentError if the intent cannot be used or a port cannot be had.
 
-    ``say`` is told where it listens.
+    ``say`` is told where Envoys are served and where the status pages are, once both are so.
     """
     schema = envoy_schema()
     server = Server(schema, time.monotonic)
-    pages = StatusPages(server.report)
+    directory = Directory(place.directory) if place.directory else None
+    outlet = directory or server
+    pages = StatusPages(outlet.report)
     live = Live(
-        lambda: read_intent(sources),
+        lambda: assemble(read_texts(sources), os.environ).intent,
         [Path(source) for source in sources],
-        server,
+        outlet,
         schema=schema,
-        source=from_control_plane,
+        source=from_files(str(directory.place)) if directory else from_control_plane,
         settings=settings,
         snapshot=snapshot,
     )
-    server.trouble["intent"] = "not read yet"
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -59,10 +62,8 @@ async def run(
     try:
         status_port = await pages.start(place.status_host, place.status_port)
         await live.start()
-        port = await server.start(place.host, place.port, place.keys)
-        say(
-            f"Envoys are served on {_authority(place.host, port)}, status pages on {_authority(place.status_host, status_port)}"
-        )
+        where = f"in {directory.place}" if directory else await _listen(server, place)
+        say(f"Envoys are served {where}, status pages on {_authority(place.status_host, status_port)}")
         following = asyncio.create_task(live.run())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -77,13 +78,8 @@ async def run(
         live.close()
 
 
-def read_intent(sources: Sequence[str]) -> Intent:
-    """Return the intent that one file states; raise IntentError if it states none."""
-    texts = read_texts(sources)
-    if len(texts) != 1:
-        raise IntentError(f"{', '.join(texts)}: an intent is one file")
-    (text,) = texts.values()
-    return load_intent(text)
+async def _listen(server: Server, place: Place) -> str:
+    return f"on {_authority(place.host, await server.start(place.host, place.port, place.keys))}"
 
 
 def _authority(host: str, port: int) -> str:

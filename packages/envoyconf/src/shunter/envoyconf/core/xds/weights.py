@@ -12,12 +12,13 @@ from statistics import median
 
 import msgspec
 
-__all__ = ["LADDER", "Reading", "Weights"]
+__all__ = ["LADDER", "USUAL_WEIGHT", "Reading", "Weights"]
 
 # The usual endpoint's weight is in the middle. The best gets four times as much, the worst a quarter: an engine whose queue
 # is long empties it in seconds, and one that got nothing would never be known to have recovered.
 LADDER = (4, 5, 7, 9, 12, 16, 21, 28, 37, 49, 64)
-USUAL = LADDER.index(16)
+USUAL_WEIGHT = 16
+USUAL = LADDER.index(USUAL_WEIGHT)
 
 # Between changes of one endpoint. Engines' gauges are read up to 20 times a second, and requests last for seconds.
 HOLD_S = 1.0
