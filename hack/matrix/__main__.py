@@ -1,22 +1,28 @@
 """Try everything that is generated on everything it is generated for; write the rows and the page."""
 
+import importlib
+import pkgutil
 import sys
 from pathlib import Path
 
 import click
-from hack.matrix import accepted, live, page
+from hack.matrix import page
 from hack.matrix.rows import Rows, Suite
 
 from shunter.envoyconf.shell import envoy
 
 ROWS = Path("build/envoyconf-matrix.json")
 
-# A suite has a module here, and takes down its rows itself.
-SUITES: dict[str, Suite] = {"accepted": accepted.run, "live": live.run}
+
+def suites() -> dict[str, Suite]:
+    """Return the suites by their modules here: those that have a function of that name."""
+    names = [each.name for each in pkgutil.iter_modules([str(Path(__file__).parent)]) if each.name != "__main__"]
+    modules = {name: importlib.import_module(f"hack.matrix.{name}") for name in sorted(names)}
+    return {name: module.suite for name, module in modules.items() if hasattr(module, "suite")}
 
 
 @click.command()
-@click.option("--only", multiple=True, type=click.Choice([*SUITES]), help="Suites to run; all if none is given.")
+@click.option("--only", multiple=True, metavar="NAME", help="Suites to run; all if none is given.")
 @click.option("--version", "versions", multiple=True, help="Envoys to run on; all that are here if none is given.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=ROWS, show_default=True, help="Where the rows go.")
 def main(only: tuple[str, ...], versions: tuple[str, ...], output: Path) -> None:
@@ -26,8 +32,11 @@ def main(only: tuple[str, ...], versions: tuple[str, ...], output: Path) -> None
         if not envoy.find(version):
             click.echo(f"not here: shunter envoyconf fetch-envoy --version {version}", err=True)
     rows = Rows(click.echo)
-    for name in only or SUITES:
-        SUITES[name](rows.record, versions)
+    found = suites()
+    for name in only or found:
+        if name not in found:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(found)}", param_hint="--only")
+        found[name](rows.record, versions)
     rows.write(output)
     if not only:
         page.write(rows)

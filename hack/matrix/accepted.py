@@ -9,12 +9,12 @@ from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.versions import parse_version
 from shunter.envoyconf.shell import envoy
 
-__all__ = ["run"]
+__all__ = ["suite"]
 
 GOLDEN = Path(__file__).parents[2] / "packages" / "envoyconf" / "tests" / "golden"
 
 
-def run(record: Record, versions: tuple[str, ...]) -> None:
+def suite(record: Record, versions: tuple[str, ...]) -> None:
     """Take down every intent on every version."""
     for path in sorted(GOLDEN.glob("*.intent.yaml")):
         intent, name = load_intent(path.read_text()), path.name.removesuffix(".intent.yaml")

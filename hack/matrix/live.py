@@ -10,7 +10,7 @@ from hack.matrix.stage import set_stage
 from shunter.envoyconf import EnvoyRefusedError, FailureMode, IntentError, Profile
 from shunter.envoyconf.core.protojson import Resource
 
-__all__ = ["kept", "run", "try_way"]
+__all__ = ["kept", "suite", "try_way"]
 
 # Killed comes before dead: then the picker is alive in between without being waited for.
 ORDER = (State.HEALTHY, State.KILLED, State.HUNG, State.DEAD)
@@ -54,7 +54,7 @@ async def try_way(
         note(f"{failure.value}: all", ok=False, detail=f"{type(error).__name__}: {error}")
 
 
-def run(record: Record, versions: tuple[str, ...]) -> None:
+def suite(record: Record, versions: tuple[str, ...]) -> None:
     """Take down everything."""
     for version in versions:
         for profile, failure in WAYS:
