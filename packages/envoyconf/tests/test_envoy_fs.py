@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.envoyconf import load_intent
+from shunter.envoyconf.cli import main
 from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.targets import Target
@@ -110,3 +112,19 @@ async def test_envoy_follows_the_files_without_losing_a_request(scene, tmp_path,
         await asking
     assert failed == []
     assert {path.stem for path in place.iterdir()} == {"envoy", "cds", "lds", "eds.pool_qwen", "eds.picker_qwen", "rds.routes"}
+
+
+def test_generate_takes_away_what_it_wrote_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SETTLE_S", 0)
+    place = tmp_path / "files"
+    place.mkdir()
+    (place / "notes.yaml").write_text("mine: true\n")
+    for pools in ("llama", "qwen"):
+        pool = {"name": pools, "endpoints": ["10.0.0.1:80"], "picker": {"addresses": ["10.0.0.2:80"]}}
+        (tmp_path / "intent.yaml").write_text(json.dumps({"pools": [pool]}))
+        command = ["generate", "-f", str(tmp_path / "intent.yaml"), "--target", "envoy-fs", "-o", f"dir={place}"]
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+    assert {path.stem for path in place.glob("eds.*")} == {"eds.pool_qwen", "eds.picker_qwen"}
+    assert (place / "notes.yaml").exists()
+    assert f"path: {place}/cds.yaml" in (place / "envoy.yaml").read_text()

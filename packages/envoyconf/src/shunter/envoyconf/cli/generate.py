@@ -22,9 +22,12 @@ __all__ = ["generate"]
 )
 def generate(request: Request, form: str) -> None:
     """Print what a gateway is to be given for an intent."""
+    import asyncio
+
     from shunter.envoyconf.core.forms import Form, as_files, as_text
     from shunter.envoyconf.core.kube import kustomize
     from shunter.envoyconf.core.render import render
+    from shunter.envoyconf.shell.directory import Directory
     from shunter.envoyconf.shell.texts import write_texts
 
     kind, _, place = form.partition("=")
@@ -40,5 +43,8 @@ def generate(request: Request, form: str) -> None:
     files = as_files(output)
     if kind == "kustomize":
         files[kustomize.FILE] = render(kustomize.kustomization(output))
-    write_texts(Path(place), files)
+    if request.target == "envoy-fs":  # an Envoy may be watching
+        asyncio.run(Directory(Path(place)).update(output))
+    else:
+        write_texts(Path(place), files)
     tell(f"wrote {', '.join(files)} to {place}")

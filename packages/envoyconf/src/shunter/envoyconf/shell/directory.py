@@ -9,7 +9,7 @@ from shunter.envoyconf.core.envoy.dynamic import Division
 from shunter.envoyconf.core.forms import as_files
 from shunter.envoyconf.core.output import Artefact, Output
 from shunter.envoyconf.core.protojson import Resource
-from shunter.envoyconf.core.xds.files import BOOTSTRAP, division_output, member_artefact, stages
+from shunter.envoyconf.core.xds.files import division_output, is_ours, member_artefact, stages
 from shunter.envoyconf.core.xds.members import Member
 from shunter.envoyconf.core.xds.report import Report, describe_trouble
 from shunter.envoyconf.shell.texts import read_texts, write_texts
@@ -28,7 +28,7 @@ class Directory:
         """Take a directory that need not exist; Envoy must find it under this path. Raises IntentError if it cannot be read."""
         self.place = place.resolve()
         self.trouble: dict[str, str] = {}
-        texts = read_texts([str(path) for path in sorted(self.place.glob("*.yaml"))])
+        texts = read_texts([str(path) for path in sorted(self.place.glob("*.yaml")) if is_ours(path.stem)])
         self._there: dict[str, Resource] = {
             Path(name).stem: document.body for name, text in texts.items() for document in load_documents(text, name)
         }
@@ -48,8 +48,7 @@ class Directory:
     async def update(self, output: Output) -> None:
         """Bring the directory to the state that these files are; take away those of former ones."""
         new = {artefact.name: artefact.documents[0] for artefact in output.artefacts}
-        old = {stem: document for stem, document in self._there.items() if stem == BOOTSTRAP or "resources" in document}
-        for stage in stages(old, new):
+        for stage in stages(dict(self._there), new):
             if stage.wait:
                 await asyncio.sleep(SETTLE_S)
             self._write(Output(tuple(Artefact(stem, (document,)) for stem, document in stage.written.items())))

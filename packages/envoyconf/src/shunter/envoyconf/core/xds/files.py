@@ -26,7 +26,7 @@ from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.xds.kinds import Kind
 from shunter.envoyconf.core.xds.members import Member, assignment
 
-__all__ = ["BOOTSTRAP", "Stage", "division_output", "from_files", "make_files", "member_artefact", "stages"]
+__all__ = ["BOOTSTRAP", "Stage", "division_output", "from_files", "is_ours", "make_files", "member_artefact", "stages"]
 
 # The file of what Envoy is started with, without its ending.
 BOOTSTRAP = "envoy"
@@ -80,6 +80,11 @@ def from_files(directory: str) -> Source:
         }
 
     return source
+
+
+def is_ours(stem: str) -> bool:
+    """Whether a file in the directory is one of these, so that it may be taken away."""
+    return stem == BOOTSTRAP or stem.partition(".")[0] in {kind.short.lower() for kind in Kind}
 
 
 def stages(old: Mapping[str, Resource], new: Mapping[str, Resource]) -> Iterator[Stage]:
