@@ -1,6 +1,7 @@
 """Kubernetes objects as they refer to each other: who is meant by a reference, and whether it can be known that nobody is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ __all__ = [
     "is_selected",
     "refer",
 ]
+
+T = TypeVar("T")
 
 GATEWAY_API = "gateway.networking.k8s.io"
 INFERENCE = "inference.networking.k8s.io"
@@ -106,8 +109,19 @@ class Manifests:
     def __init__(self, documents: Iterable[Document], namespace: str = "default") -> None:
         self.all = tuple(_manifest(document, namespace) for document in documents if document.kind)
         self._by_kind: dict[str, list[Manifest]] = {}
+        self._by_place: dict[tuple[str, str, str], list[Manifest]] = {}
+        self._names: dict[tuple[str, str], list[str]] = {}
+        self._known: dict[Hashable, Any] = {}
         for manifest in self.all:
             self._by_kind.setdefault(manifest.kind, []).append(manifest)
+            self._by_place.setdefault(manifest.place, []).append(manifest)
+            self._names.setdefault((manifest.kind, manifest.namespace), []).append(manifest.name)
+
+    def remember(self, key: Hashable, find: Callable[[], T]) -> T:
+        """Return what is found, which is looked for once: rules ask the same of every route."""
+        if key not in self._known:
+            self._known[key] = find()
+        return self._known[key]
 
     def of(self, *kinds: str, group: str | None = None) -> Iterator[Manifest]:
         """Yield the objects of some kinds, of a group if one is given."""
@@ -116,20 +130,22 @@ class Manifests:
 
     def find(self, reference: Reference) -> Manifest | None:
         """Return the object that is meant; None if it is not among these."""
-        candidates = self.of(reference.kind, group=reference.group)
-        return next((each for each in candidates if each.place == reference.place), None)
+        return next((each for each in self.called(reference) if each.group == reference.group), None)
+
+    def called(self, reference: Reference) -> list[Manifest]:
+        """Return the objects of that kind, namespace and name, whatever their group."""
+        return self._by_place.get(reference.place, [])
 
     def lacks(self, reference: Reference) -> bool:
         """Say whether nobody is meant: it is not here, though others of its kind and namespace are.
 
         Where none of them are, they are given somewhere else, and nothing can be said.
         """
-        neighbours = [each for each in self.of(reference.kind) if each.namespace == reference.namespace]
-        return bool(neighbours) and all(each.name != reference.name for each in neighbours)
+        return bool(self.neighbours(reference)) and not self.called(reference)
 
     def neighbours(self, reference: Reference) -> list[str]:
         """Return the names that could have been meant."""
-        return [each.name for each in self.of(reference.kind) if each.namespace == reference.namespace]
+        return self._names.get((reference.kind, reference.namespace), [])
 
     def grants(self, user: tuple[str, str, str], reference: Reference) -> bool:
         """Say whether a ReferenceGrant lets objects of a group, kind and namespace refer to what is meant."""
@@ -148,17 +164,18 @@ class Manifests:
 
     def workloads(self, namespace: str) -> Iterator[tuple[Manifest, Cursor]]:
         """Yield what makes Pods in a namespace, each with its Pod template."""
+        by_namespace = self.remember("workloads", lambda: _by_namespace(self._workloads()))
+        yield from by_namespace.get(namespace, ())
+
+    def _workloads(self) -> Iterator[tuple[Manifest, Cursor]]:
         for each in self.of("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"):
-            if each.namespace == namespace:
-                yield each, each.spec["template"]
+            yield each, each.spec["template"]
         for each in self.of("LeaderWorkerSet"):
-            if each.namespace == namespace:
-                for template in ("leaderTemplate", "workerTemplate"):
-                    if found := each.spec.at("leaderWorkerTemplate", template):
-                        yield each, found
+            for template in ("leaderTemplate", "workerTemplate"):
+                if found := each.spec.at("leaderWorkerTemplate", template):
+                    yield each, found
         for each in self.of("Pod"):
-            if each.namespace == namespace:
-                yield each, each.root
+            yield each, each.root
 
     def behind(self, service: Manifest) -> Iterator[tuple[Manifest, Cursor]]:
         """Yield what makes the Pods of a Service."""
@@ -166,6 +183,13 @@ class Manifests:
         for workload, template in self.workloads(service.namespace):
             if is_selected(template, selector):
                 yield workload, template
+
+
+def _by_namespace(workloads: Iterable[tuple[Manifest, Cursor]]) -> dict[str, list[tuple[Manifest, Cursor]]]:
+    found: dict[str, list[tuple[Manifest, Cursor]]] = {}
+    for workload, template in workloads:
+        found.setdefault(workload.namespace, []).append((workload, template))
+    return found
 
 
 def is_selected(template: Cursor, selector: dict[str, str]) -> bool:

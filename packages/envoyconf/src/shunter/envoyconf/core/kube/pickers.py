@@ -47,8 +47,12 @@ REFERENCE_FLAGS = (
 SHUNTER_TLS_FLAG = "--tls-cert-file"
 
 
-def pickers(manifests: Manifests) -> Iterator[tuple[Manifest, Manifest, Cursor]]:
-    """Yield the workloads that are known to be pickers: Service, workload, container."""
+def pickers(manifests: Manifests) -> list[tuple[Manifest, Manifest, Cursor]]:
+    """Return the workloads that are known to be pickers: Service, workload, container."""
+    return manifests.remember("pickers", lambda: list(_pickers(manifests)))
+
+
+def _pickers(manifests: Manifests) -> Iterator[tuple[Manifest, Manifest, Cursor]]:
     named = {reference.place for pool in pools(manifests) if (reference := picker_of(pool))}
     for service in manifests.of("Service"):
         for workload, template in manifests.behind(service):
@@ -138,9 +142,17 @@ def picker_of(pool: Manifest) -> Reference | None:
 
 def names_a_picker(manifests: Manifests, reference: Reference) -> bool:
     """Say whether an ext_proc server is known to be a picker, rather than anything else that looks at requests."""
-    named = {each.place for pool in pools(manifests) if (each := picker_of(pool))}
     target = manifests.find(reference)
     service = backend_service(manifests, target) if target and target.kind == "Backend" else target
     places = {each.place for each in (reference, service) if each}
-    known = {service.place for service, _, _ in pickers(manifests)}
-    return bool(places & (named | known)) or any(word in reference.name for word in ("epp", "endpoint-picker", "picker"))
+    known = manifests.remember("places of pickers", lambda: _places(manifests))
+    return not places.isdisjoint(known) or any(word in reference.name for word in PICKER_NAMES)
+
+
+# By what pickers are called where nothing else tells.
+PICKER_NAMES = ("epp", "endpoint-picker", "picker")
+
+
+def _places(manifests: Manifests) -> set[tuple[str, str, str]]:
+    named = {each.place for pool in pools(manifests) if (each := picker_of(pool))}
+    return named | {service.place for service, _, _ in pickers(manifests)}

@@ -8,7 +8,7 @@ import msgspec
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import AI_GATEWAY, ENVOY_GATEWAY, GATEWAY_API, Manifest, Manifests, Reference, refer
 
-__all__ = ["Platform", "RoutedRule", "parents", "platform", "rules", "targets"]
+__all__ = ["Platform", "RoutedRule", "parents", "platform", "policies_by_target", "rules", "targets"]
 
 
 class Platform(Enum):
@@ -53,8 +53,12 @@ class RoutedRule(msgspec.Struct, frozen=True):
         return tuple(each for each in self.backends if each.is_pool)
 
 
-def rules(manifests: Manifests) -> Iterator[RoutedRule]:
-    """Yield the rules of all HTTPRoutes, GRPCRoutes and AIGatewayRoutes."""
+def rules(manifests: Manifests) -> list[RoutedRule]:
+    """Return the rules of all HTTPRoutes, GRPCRoutes and AIGatewayRoutes."""
+    return manifests.remember("rules", lambda: list(_rules(manifests)))
+
+
+def _rules(manifests: Manifests) -> Iterator[RoutedRule]:
     for route in manifests.of("HTTPRoute", "GRPCRoute", "AIGatewayRoute"):
         kind = "AIServiceBackend" if route.kind == "AIGatewayRoute" else "Service"
         for rule in route.spec["rules"]:
@@ -78,16 +82,33 @@ def targets(policy: Manifest) -> Iterator[Reference]:
             yield refer(target, policy.namespace, GATEWAY_API, "")
 
 
+def policies_by_target(manifests: Manifests) -> dict[tuple[str, str, str], list[tuple[Manifest, str]]]:
+    """Return the policies of Envoy Gateway that are attached to each object by name, each with the section that it is for."""
+
+    def find() -> dict[tuple[str, str, str], list[tuple[Manifest, str]]]:
+        attached: dict[tuple[str, str, str], list[tuple[Manifest, str]]] = {}
+        for policy in manifests.all:
+            if policy.group == ENVOY_GATEWAY and policy.kind.endswith("Policy"):
+                for target in targets(policy):
+                    attached.setdefault(target.place, []).append((policy, target.at["sectionName"].text))
+        return attached
+
+    return manifests.remember("policies", find)
+
+
 def platform(manifests: Manifests, what: Manifest) -> Platform | None:
     """Return what programs a Gateway or the Gateways of a route; None if that cannot be seen."""
+    return manifests.remember(("platform", what.place), lambda: _platform(manifests, what))
+
+
+def _platform(manifests: Manifests, what: Manifest) -> Platform | None:
     if what.kind == "AIGatewayRoute":
         return Platform.AI_GATEWAY
     gateways = [what] if what.kind == "Gateway" else list(parents(manifests, what))
-    known = [found for gateway in gateways if (found := _of_gateway(manifests, gateway))]
-    if known:
-        return known[0]
-    attached = {target.place for policy in _policies(manifests) for target in targets(policy)}
-    return Platform.ENVOY_GATEWAY if what.place in attached else None
+    for gateway in gateways:
+        if found := manifests.remember(("gateway", gateway.place), lambda gateway=gateway: _of_gateway(manifests, gateway)):
+            return found
+    return Platform.ENVOY_GATEWAY if what.place in policies_by_target(manifests) else None
 
 
 def _of_gateway(manifests: Manifests, gateway: Manifest) -> Platform | None:
@@ -105,8 +126,8 @@ def _of_gateway(manifests: Manifests, gateway: Manifest) -> Platform | None:
     ]
     if any(route.group == AI_GATEWAY for route in routes) or _asks_ai_gateway(manifests, routes):
         return Platform.AI_GATEWAY
-    served = {gateway.place, *(route.place for route in routes)}
-    if any(target.place in served for policy in _policies(manifests) for target in targets(policy)):
+    attached = policies_by_target(manifests)
+    if gateway.place in attached or any(route.place in attached for route in routes):
         return Platform.ENVOY_GATEWAY
     return found
 
@@ -118,7 +139,3 @@ def _asks_ai_gateway(manifests: Manifests, routes: list[Manifest]) -> bool:
     }
     annotated = (pool.metadata["annotations"].labels for pool in manifests.of("InferencePool") if pool.place in names)
     return any(name.startswith(f"{AI_GATEWAY}/") for annotations in annotated for name in annotations)
-
-
-def _policies(manifests: Manifests) -> Iterator[Manifest]:
-    return (each for each in manifests.all if each.group == ENVOY_GATEWAY and each.kind.endswith("Policy"))

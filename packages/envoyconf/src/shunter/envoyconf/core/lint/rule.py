@@ -7,6 +7,7 @@ from functools import cached_property
 import msgspec
 
 from shunter.envoyconf.core.documents import Document, Path
+from shunter.envoyconf.core.kube.manifests import Manifests
 from shunter.envoyconf.core.lint.envoy.view import Envoy, view
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version
 
@@ -26,12 +27,17 @@ class Subject(msgspec.Struct, frozen=True, dict=True):
     documents: tuple[Document, ...]
     envoy_version: Version = DEFAULT_VERSION
 
+    namespace: str = "default"  # of Kubernetes objects that name none, as `kubectl -n` has it
+
     @cached_property
     def envoys(self) -> tuple[Envoy, ...]:
         """The Envoys that the documents configure; read once for all rules."""
         return view(self.documents)
 
-    namespace: str = "default"  # of Kubernetes objects that name none, as `kubectl -n` has it
+    @cached_property
+    def manifests(self) -> Manifests:
+        """The Kubernetes objects among them; put together once for all rules."""
+        return Manifests(self.documents, self.namespace)
 
 
 class Fix(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import msgspec
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import Manifest, Manifests, Reference, refer
 from shunter.envoyconf.core.kube.pickers import names_a_picker
-from shunter.envoyconf.core.kube.platforms import RoutedRule, parents, rules, targets
+from shunter.envoyconf.core.kube.platforms import RoutedRule, parents, policies_by_target, rules, targets
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 from shunter.envoyconf.core.names import NAMESPACE
@@ -34,8 +34,12 @@ class Asking(msgspec.Struct, frozen=True):
         return mode.at("request", "body").text, mode.at("response", "body").text
 
 
-def asked(manifests: Manifests) -> Iterator[Asking]:
-    """Yield the ext_proc servers of all policies."""
+def asked(manifests: Manifests) -> list[Asking]:
+    """Return the ext_proc servers of all policies."""
+    return manifests.remember("asked", lambda: list(_asked(manifests)))
+
+
+def _asked(manifests: Manifests) -> Iterator[Asking]:
     for policy in manifests.of("EnvoyExtensionPolicy"):
         for at in policy.spec["extProc"]:
             yield Asking(policy, at, tuple(refer(each, policy.namespace) for each in at["backendRefs"]))
@@ -50,15 +54,10 @@ def _pickers(manifests: Manifests) -> Iterator[Asking]:
 
 def attached(manifests: Manifests, kind: str, routed: RoutedRule) -> list[Manifest]:
     """Return the policies of a kind that hold for a rule: its own, its route's, or its Gateways'."""
-    wanted = {routed.route.place, *(gateway.place for gateway in parents(manifests, routed.route))}
-    section = routed.rule["name"].text
-    chosen: list[Manifest] = []
-    for policy in manifests.of(kind):
-        for target in targets(policy):
-            named = target.at["sectionName"].text
-            if target.place in wanted and (not named or target.kind == "Gateway" or named == section):
-                chosen.append(policy)
-    return chosen
+    by_target = policies_by_target(manifests)
+    own = [each for each in by_target.get(routed.route.place, ()) if each[1] in ("", routed.rule["name"].text)]
+    own += [each for gateway in parents(manifests, routed.route) for each in by_target.get(gateway.place, ())]
+    return [policy for policy, _ in own if policy.kind == kind]
 
 
 def _impossible(manifests: Manifests) -> Iterator[Finding]:

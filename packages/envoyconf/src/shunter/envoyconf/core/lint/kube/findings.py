@@ -19,7 +19,7 @@ def looking_at(check: Callable[[Manifests], Iterable[Finding]]) -> Callable[[Sub
     """Return the check of a rule that looks at Kubernetes objects only."""
 
     def examine(subject: Subject) -> Iterator[Finding]:
-        yield from check(Manifests(subject.documents, subject.namespace))
+        yield from check(subject.manifests)
 
     return examine
 

@@ -7,7 +7,7 @@ from msgspec import UNSET
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import Manifest, Manifests
 from shunter.envoyconf.core.kube.pickers import names_a_picker
-from shunter.envoyconf.core.kube.platforms import Platform, parents, platform, rules, targets
+from shunter.envoyconf.core.kube.platforms import Platform, parents, platform, policies_by_target, rules, targets
 from shunter.envoyconf.core.kube.quantities import read_bytes, read_seconds
 from shunter.envoyconf.core.lint.kube.envoy_gateway_rules import asked, attached
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at
@@ -30,8 +30,8 @@ SHORT_ANSWER_S = 600
 
 def _of_client(manifests: Manifests, gateway: Manifest) -> list[Manifest]:
     """Return the ClientTrafficPolicies of a Gateway."""
-    policies = manifests.of("ClientTrafficPolicy")
-    return [policy for policy in policies if any(target.place == gateway.place for target in targets(policy))]
+    attached = policies_by_target(manifests).get(gateway.place, ())
+    return [policy for policy, _ in attached if policy.kind == "ClientTrafficPolicy"]
 
 
 def _steerable(manifests: Manifests) -> Iterator[tuple[Manifest, Cursor, str]]:
