@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from shunter.envoyconf import IntentError
+from shunter.envoyconf.core.comparison import compare
 from shunter.envoyconf.core.documents import load_documents
 from shunter.envoyconf.core.schema import envoy_schema, notes, problems
 
@@ -23,6 +24,7 @@ def target(data):
     except IntentError as error:
         message = str(error)
     assert message.startswith("file.yaml"), f"the file is not named: {message}"
+    assert compare(documents, documents) == []
     for document in documents:
         for each in (*problems(envoy_schema(), document.body, BOOTSTRAP), *notes(envoy_schema(), document.body, BOOTSTRAP)):
             assert document.line(each.path) >= 1

@@ -1,5 +1,5 @@
 """Write docs/reference/ from the code: the commands, the intent, the picker's configuration and plugins, the exam, the faults,
-the transport's limits.
+the transport's limits; and docs/gateway/targets.md, which gateway can do what.
 
 ``--check`` writes nothing and fails if a page is not what the code says.
 """
@@ -17,6 +17,8 @@ import msgspec
 
 from shunter.conformance.sections import CASES
 from shunter.envoyconf import intent_schema
+from shunter.envoyconf.core import manual as manual_of_gateways
+from shunter.envoyconf.core.generate import MAKERS
 from shunter.lab.faults import FAULTS
 from shunter.picker import config, transport
 from shunter.picker.config import document, manual
@@ -162,7 +164,32 @@ def constants(module):
             comment, above = "", True
 
 
-PAGES = {"cli": commands, "intent": intent, "picker": picker, "conformance": exam, "faults": faults, "limits": limits}
+def targets():
+    text = "# Which gateway can do which profile\n\n`shunter envoyconf targets` prints this table, `shunter envoyconf explain TARGET` one row with its reasons.\n"
+    text += "A profile that a target cannot have is an error (exit code 2) that names the nearest one.\n\n"
+    head, *rows = manual_of_gateways.support_table()
+    text += f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    text += "\n## The targets\n\n| target | what is generated |\n|---|---|\n"
+    text += "".join(f"| `{target.value}` | {target.about} |\n" for target in MAKERS)
+    text += "\n## Why\n\n| target | profiles | | reason | nearest |\n|---|---|---|---|---|\n"
+    for target, maker in MAKERS.items():
+        for support in dict.fromkeys(each for each in maker.support.values() if each.why):
+            profiles = ", ".join(f"`{profile.value}`" for profile, each in maker.support.items() if each == support)
+            nearest = f"`{support.nearest.value}`" if support.nearest else ""
+            sign = manual_of_gateways.SIGNS[support.means]
+            text += f"| `{target.value}` | {profiles} | {sign} | {support.why.replace('|', '&#124;')} | {nearest} |\n"
+    return text
+
+
+PAGES = {
+    "cli": commands,
+    "intent": intent,
+    "picker": picker,
+    "conformance": exam,
+    "faults": faults,
+    "limits": limits,
+    "../gateway/targets": targets,
+}
 
 
 def main():
