@@ -81,7 +81,7 @@ def test_a_pickers_service_may_be_named_in_every_form(target):
         output = generate(intent(pools=[pool]), target)
         reference = only("InferencePool", output)["spec"]["endpointPickerRef"]
         assert (reference["name"], reference["port"]) == ("p", {"number": 9012})
-        assert not [each for each in output.documents if each["kind"] == "Deployment"]
+        assert not [each for each in output.documents if each["kind"] in {"Deployment", "Service"}]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -92,12 +92,10 @@ def test_a_failure_mode_is_never_left_to_a_default(target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_not_generated_is_never_left_out_silently(target):
     overflow = {"name": "llama", "selector": {"app": "vllm"}, "overflow": {"address": "api.example.com:443"}}
-    with pytest.raises(
-        IntentError, match=r"overflow: .* would not be told of it by what is generated here; .*, and leave it out"
-    ):
+    with pytest.raises(IntentError, match=r"pools\[0\]\.overflow: .* would not be told of it .*\. Leave it out; "):
         generate(intent(pools=[overflow]), target)
     if target is not Target.AIGW:  # it is told, by Envoy Gateway's policies
-        with pytest.raises(IntentError, match=r"security: .*, and leave it out"):
+        with pytest.raises(IntentError, match=r"security: .* would not be told of it .*\. Leave it out; "):
             generate(intent(security={"rateLimits": [{"requests": 5}]}), target)
     warnings = generate(intent(limits={"retries": 0}, observability={"servedHeader": True}), target).warnings
     assert any(each.startswith("limits.retries: ") for each in warnings)

@@ -33,4 +33,6 @@ def agentgateway(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 
     refuse(intent, NAME, INSTEAD)
     documents = (gateway(intent, CLASS), *inference_pools(intent), *pool_routes(intent))
     warnings = (*unheeded(intent, NAME, {"limits.bodyBytes"}), *untold(intent, NAME, always_tls=True, one_choice=True))
-    return Output((Artefact("gateway", documents), *installation(intent, always_tls=True, one_choice=True)), warnings)
+    return Output(
+        (Artefact("gateway", documents), *installation(intent, by_name=False, always_tls=True, one_choice=True)), warnings
+    )

@@ -49,6 +49,9 @@ SUPPORT: dict[Profile, Support] = full_only("AI Gateway streams requests and res
 # Where AI Gateway puts the model that it read out of a body.
 MODEL = "x-ai-eg-model"
 
+# How it asks a pool's picker: its default, written out.
+BODY_MODE = "aigateway.envoyproxy.io/processing-body-mode"
+
 HEEDED = {"limits.bodyBytes", "limits.idleTimeoutSeconds", "observability.accessLog", "observability.tracing"}
 
 INSTEAD = {
@@ -64,7 +67,10 @@ def aigw(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every 
     """Return the manifests, with those of the model servers' Services and of the pickers."""
     refuse(intent, NAME, INSTEAD)
     one_pool(intent, "AI Gateway lets a rule have one InferencePool")
-    artefacts = (Artefact("gateway", tuple(_gateway(intent))), *installation(intent, always_tls=True, one_choice=True))
+    artefacts = (
+        Artefact("gateway", tuple(_gateway(intent))),
+        *installation(intent, by_name=False, always_tls=True, one_choice=True),
+    )
     return Output(artefacts, tuple(_warnings(intent)))
 
 
@@ -78,7 +84,9 @@ def _gateway(intent: Intent) -> Iterator[Resource]:
     yield client_traffic_policy(intent)
     yield _traffic_policy(intent)
     yield from security_objects(intent)
-    yield from inference_pools(intent)
+    for pool in inference_pools(intent):
+        pool["metadata"]["annotations"] = {BODY_MODE: "duplex"}
+        yield pool
     yield from _routes(intent)
     if tracing := intent.observability.tracing:
         yield backend(tracing_backend(intent), intent, [tracing.collector], h2c=True)

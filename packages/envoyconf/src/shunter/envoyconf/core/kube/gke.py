@@ -54,7 +54,7 @@ def gke(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every m
     for pool in intent.pools:
         documents += [_health_check(intent, pool), _backend_policy(intent, pool)]
     documents += _body_routing(intent)
-    artefacts = (Artefact("gateway", tuple(documents)), *installation(intent, always_tls=True, one_choice=True))
+    artefacts = (Artefact("gateway", tuple(documents)), *installation(intent, by_name=False, always_tls=True, one_choice=True))
     return Output(artefacts, tuple(_warnings(intent)))
 
 

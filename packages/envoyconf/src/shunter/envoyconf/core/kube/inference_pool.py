@@ -95,16 +95,15 @@ def pool_routes(intent: Intent, **fields: Any) -> list[Resource]:
 
 def refuse(intent: Intent, gateway: str, instead: Mapping[str, str]) -> None:
     """Raise IntentError for wishes that must not be left out silently; ``instead`` says of each how else it comes true."""
+    overflowing = [index for index, pool in enumerate(intent.pools) if pool.overflow]
     wanted = {
-        "security": intent.security != Security(),
-        "bodyRouter": intent.body_router is not None,
-        "overflow": any(pool.overflow for pool in intent.pools),
+        "security": "security" if intent.security != Security() else None,
+        "bodyRouter": "bodyRouter" if intent.body_router else None,
+        "overflow": f"pools[{overflowing[0]}].overflow" if overflowing else None,
     }
     for field, remedy in instead.items():
-        if wanted[field]:
-            raise IntentError(
-                f"{field}: {gateway} would not be told of it by what is generated here; {remedy}, and leave it out"
-            )
+        if place := wanted[field]:
+            raise IntentError(f"{place}: {gateway} would not be told of it by what is generated here. Leave it out; {remedy}")
 
 
 def unheeded(intent: Intent, gateway: str, heeded: Collection[str] = ()) -> Iterator[str]:

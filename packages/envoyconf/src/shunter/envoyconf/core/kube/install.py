@@ -61,10 +61,13 @@ DRAIN_S = 30
 GRACE_S = LEAVING_S + DRAIN_S + 10
 
 
-def installation(intent: Intent, *, always_tls: bool = False, one_choice: bool = False) -> tuple[Artefact, ...]:
+def installation(
+    intent: Intent, *, by_name: bool = True, always_tls: bool = False, one_choice: bool = False
+) -> tuple[Artefact, ...]:
     """Return what is to be applied beside a gateway's own objects: Services of the model servers, and pickers.
 
-    Pools whose pickers have addresses in the intent have them already. ``always_tls`` is for gateways that speak TLS to a
+    Pools whose pickers have addresses in the intent have them already, and need no Service then unless the gateway itself
+    finds model servers by that (``by_name``). ``always_tls`` is for gateways that speak TLS to a
     picker whatever the intent says. They, and an intent that trusts anybody (``tls: {}``), are shown a certificate that each
     Pod makes for itself; others, that of the Secret which `tls_secret` names. ``one_choice`` is for gateways that do not
     understand a list of endpoints.
@@ -76,11 +79,11 @@ def installation(intent: Intent, *, always_tls: bool = False, one_choice: bool =
                 f"pools[{index}].name {pool.name!r} must have no dots and at most "
                 f"{63 - len(picker_service(pool)) + len(pool.name)} characters: {picker_service(pool)} is a Service",
             )
-    services = tuple(pool_service(intent, pool) for pool in intent.pools if pool.selector)
+    installed = [pool for pool in intent.pools if pool.name in asked and not pool.picker.addresses]
+    services = tuple(pool_service(intent, pool) for pool in intent.pools if pool.selector and (by_name or pool in installed))
     pickers = tuple(
         each
-        for pool in intent.pools
-        if pool.name in asked and not pool.picker.addresses
+        for pool in installed
         for each in _picker(intent, pool, tls=always_tls or pool.picker.tls is not None, one_choice=one_choice)
     )
     artefacts = (Artefact("models", services), Artefact("picker", pickers))

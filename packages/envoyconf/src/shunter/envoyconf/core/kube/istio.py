@@ -56,7 +56,7 @@ def istio(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every
             documents.append(_destination_rule(intent, service, pool.picker.tls))
     documents += _body_routing(intent)
     warnings = (*unheeded(intent, NAME, {"limits.bodyBytes"}), *untold(intent, NAME))
-    return Output((Artefact("gateway", tuple(documents)), *installation(intent)), warnings)
+    return Output((Artefact("gateway", tuple(documents)), *installation(intent, by_name=False)), warnings)
 
 
 def _check_names(intent: Intent) -> None:
