@@ -4,7 +4,7 @@ import json
 from typing import Literal
 
 from shunter.envoyconf.core.output import Output
-from shunter.envoyconf.core.render import HEADER, render
+from shunter.envoyconf.core.render import render
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["Form", "as_files", "as_text"]
@@ -25,12 +25,9 @@ def as_text(output: Output, form: Form = "yaml") -> str:
         raise IntentError(f"these are several files ({names}), and Envoy reads one at a time; use -o dir=DIR")
     if form == "json":
         return json.dumps({"apiVersion": "v1", "kind": "List", "items": documents}, indent=2) + "\n"
-    return HEADER + "---\n".join(render(each).removeprefix(HEADER) for each in documents)
+    return render(documents)
 
 
 def as_files(output: Output) -> dict[str, str]:
     """Return a YAML file for each artefact, by name."""
-    return {
-        f"{artefact.name}.yaml": HEADER + "---\n".join(render(each).removeprefix(HEADER) for each in artefact.documents)
-        for artefact in output.artefacts
-    }
+    return {f"{artefact.name}.yaml": render(artefact.documents) for artefact in output.artefacts}

@@ -2,9 +2,14 @@
 
 import json
 import re
-from typing import Any, Literal
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, cast
 
 import yaml
+
+from shunter.envoyconf.core.comments import comments
+from shunter.envoyconf.core.protojson import Resource
 
 __all__ = ["HEADER", "render"]
 
@@ -16,6 +21,11 @@ AMBIGUOUS = re.compile(
     r"[YyNn]|[-+]?\.?(inf|nan)|[-+]?\.?[0-9][0-9A-F_XPO+-]*\.?[0-9A-F_P+-]*",
     re.IGNORECASE,
 )
+
+WIDTH = 120
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Path = tuple[str | int, ...]
 
 
 class Dumper(yaml.SafeDumper):
@@ -32,8 +42,39 @@ class Dumper(yaml.SafeDumper):
 Dumper.add_representer(str, Dumper.represent_text)
 
 
-def render(resource: dict[str, Any], form: Literal["yaml", "json"] = "yaml") -> str:
-    """Return the text of a resource, with a header where the form knows comments."""
+def render(resources: Resource | Iterable[Resource], form: Literal["yaml", "json"] = "yaml") -> str:
+    """Return the text of a resource, or of several in one stream.
+
+    YAML has a header, and says why values are there: each reason once, where it is first met.
+    """
+    documents = [cast("Resource", resources)] if isinstance(resources, dict) else [*resources]
     if form == "json":
-        return json.dumps(resource, indent=2) + "\n"
-    return HEADER + yaml.dump(resource, Dumper=Dumper, sort_keys=False, width=120)
+        return "".join(json.dumps(document, indent=2) + "\n" for document in documents)
+    said: set[str] = set()
+    return HEADER + "---\n".join(_explained(document, said) for document in documents)
+
+
+def _explained(document: Resource, said: set[str]) -> str:
+    """Return YAML with a comment above each line that begins with a commented key."""
+    text = yaml.dump(document, Dumper=Dumper, sort_keys=False, width=WIDTH)
+    if not (found := dict(comments(document, said))):
+        return text
+    lines = text.split("\n")
+    places = _places(yaml.compose(text, LOADER), ())
+    for line, path in sorted(((line, path) for path, line in places if path in found), reverse=True):
+        indent = " " * (len(lines[line]) - len(lines[line].lstrip(" ")))
+        words = textwrap.wrap(found[path], WIDTH - len(indent) - 2)
+        lines[line:line] = [f"{indent}# {each}" for each in words]
+    return "\n".join(lines)
+
+
+def _places(node: Any, path: Path) -> Iterator[tuple[Path, int]]:
+    """Yield each key's path and line."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            below = (*path, key.value)
+            yield below, key.start_mark.line
+            yield from _places(value, below)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _places(item, (*path, index))
