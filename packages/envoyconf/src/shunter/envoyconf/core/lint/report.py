@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from shunter.envoyconf.core.lint.rule import Finding, Rule, Severity
 from shunter.envoyconf.core.lint.suppress import Silenced
 
 __all__ = ["Report", "as_json", "as_sarif", "as_text", "describe", "summary"]
+
+COLUMNS = 120
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -36,11 +39,16 @@ def as_text(report: Report) -> str:
     for rule, finding in report.found:
         lines = [f"{_place(finding)}: {rule.severity.value} {rule.code}: {finding.message}"]
         if rule.code not in told:
-            lines.append(f"    why: {rule.why}")
-        lines.append(f"    do:  {finding.remedy}{' (--fix does)' if finding.fixes else ''}")
+            lines.append(_folded("why", rule.why))
+        lines.append(_folded("do", f"{finding.remedy}{' (--fix does)' if finding.fixes else ''}"))
         told.add(rule.code)
         paragraphs.append("\n".join(lines))
     return "".join(f"{paragraph}\n" for paragraph in paragraphs)
+
+
+def _folded(label: str, text: str) -> str:
+    """Return what is said about a finding; the finding itself is one line, which editors and grep take apart."""
+    return fill(text, COLUMNS, initial_indent=f"    {label + ':':5}", subsequent_indent=" " * 9, break_on_hyphens=False)
 
 
 def summary(report: Report) -> str:

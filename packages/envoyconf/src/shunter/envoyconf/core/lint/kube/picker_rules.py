@@ -18,7 +18,7 @@ from shunter.envoyconf.core.kube.pickers import (
 )
 from shunter.envoyconf.core.kube.platforms import Platform, platform, rules
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at
-from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
+from shunter.envoyconf.core.lint.rule import Finding, Rule
 
 __all__ = ["RULES"]
 
@@ -111,7 +111,6 @@ def _rival_replicas(manifests: Manifests) -> Iterator[Finding]:
                 f"{replicas.value} replicas of a picker that is not told to elect a leader: each knows a part of the requests "
                 "under way and of the cached prefixes, and chooses as if that were all",
                 "add --ha-enable-leader-election, or set replicas to 1",
-                Fix(replicas.path, 1),
             )
 
 

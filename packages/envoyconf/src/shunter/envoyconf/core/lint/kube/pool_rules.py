@@ -13,6 +13,8 @@ __all__ = ["RULES"]
 # Of the kinds that GIE 1.0 and its successors still serve in the old group, where their CRDs are installed.
 SERVED_IN_OLD_GROUP = {"InferenceObjective", "InferenceModelRewrite", "InferencePoolImport"}
 
+SUCCESSORS = {"InferenceModel": "an InferenceObjective, and an InferenceModelRewrite for its targets"}
+
 # What makes a container a model server, in its image or its command.
 ENGINES = ("vllm", "sglang", "tritonserver", "trtllm", "text-generation-inference", "llama-server", "lmdeploy", "jetstream")
 
@@ -31,7 +33,7 @@ def _old_versions(manifests: Manifests) -> Iterator[Finding]:
         yield found(
             at,
             f"{each.kind} of {at.text}: gateways and pickers of GIE 1.0 or newer do not read it, and its CRD is gone since",
-            f"write {INFERENCE}/v1, which `shunter envoyconf migrate` does",
+            f"write {SUCCESSORS.get(each.kind, f'{INFERENCE}/v1')}, which `shunter envoyconf migrate` does",
         )
     for pool in manifests.of("InferencePool", group=INFERENCE):
         for old, new in (("targetPortNumber", "targetPorts: [{number: …}]"), ("extensionRef", "endpointPickerRef")):
@@ -176,9 +178,9 @@ def _protocol(manifests: Manifests) -> Iterator[Finding]:
 
 
 def _pool_references(manifests: Manifests) -> Iterator[Finding]:
-    for each in manifests.of("InferenceObjective", "InferenceModelRewrite", "InferenceModel"):
+    for each in manifests.of("InferenceObjective", "InferenceModelRewrite"):
         at = each.spec["poolRef"]
-        reference = refer(at, each.namespace, INFERENCE if each.kind != "InferenceModel" else INFERENCE_OLD, "InferencePool")
+        reference = refer(at, each.namespace, INFERENCE, "InferencePool")
         if not at or manifests.find(reference):
             continue
         named = [pool for pool in pools(manifests) if pool.place == reference.place]
