@@ -10,7 +10,7 @@ from hack.matrix.stage import set_stage
 from shunter.envoyconf import EnvoyRefusedError, FailureMode, IntentError, Profile
 from shunter.envoyconf.core.protojson import Resource
 
-__all__ = ["kept", "suite", "try_way"]
+__all__ = ["ORDER", "kept", "suite", "try_way"]
 
 # Killed comes before dead: then the picker is alive in between without being waited for.
 ORDER = (State.HEALTHY, State.KILLED, State.HUNG, State.DEAD)
@@ -28,6 +28,7 @@ async def try_way(
     failure: FailureMode,
     *,
     sizes: Collection[str] = tuple(SIZES),
+    states: Collection[State] = ORDER,
     spoil: Callable[[Resource], None] = lambda _: None,
 ) -> None:
     """Take down the cells of a profile in a failure mode; of a version that cannot have it, that this was said.
@@ -41,7 +42,7 @@ async def try_way(
     try:
         async with set_stage(profile, failure, version, spoil) as stage:
             every = [cell for cell in cells(profile) if cell.size in sizes]
-            for state in ORDER:
+            for state in states:
                 if these := [cell for cell in every if cell.state is state]:
                     for cell, observed in (await stage.outcomes(state, these)).items():
                         promised = promise(profile, failure, version, cell)

@@ -36,9 +36,10 @@ SETTLED_POLLS = 10
 # The collector: records are not what is looked at here.
 NOBODY = "127.0.0.1:9"
 
-# Silence that ends a request whose picker hangs, after twice this time; and how long lean waits for a pick.
-IDLE_S = 1.5
-PICK_S = 0.5
+# Silence that ends a request whose picker hangs, after twice this time; and how long lean waits for a pick. Shorter ones were
+# exceeded by healthy pickers on a busy machine.
+IDLE_S = 4
+PICK_S = 2
 
 STATUSES = {413: Outcome.TOO_LARGE, 503: Outcome.REFUSED, 504: Outcome.TIMEOUT}
 
