@@ -9,7 +9,7 @@ import pytest
 
 from shunter.envoyconf import IntentError, load_intent, render
 from shunter.envoyconf.core.documents import load_documents
-from shunter.envoyconf.core.generate import MAKERS, generate
+from shunter.envoyconf.core.generate import MAKERS, PLAIN_ENVOYS, generate
 from shunter.envoyconf.core.lint.examine import examine
 from shunter.envoyconf.core.targets import Target
 from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
@@ -18,7 +18,7 @@ from shunter.envoyconf.testing_kube import find_crds
 
 EXAMPLES = Path(__file__).parent / "kubernetes"
 NAMES = sorted(path.name.removesuffix(".intent.yaml") for path in EXAMPLES.glob("*.intent.yaml"))
-TARGETS = [target for target in MAKERS if target not in {Target.ENVOY_STATIC, Target.ENVOY_FS, Target.XDS}]
+TARGETS = [target for target in MAKERS if target not in PLAIN_ENVOYS]
 
 # What a gateway has no means for; it says so instead.
 REFUSED = {
