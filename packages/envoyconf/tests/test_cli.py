@@ -194,6 +194,22 @@ def test_validate_asks_envoy(run, envoy_binary):
 
 
 @pytest.mark.envoy
+@pytest.mark.parametrize("target", [Target.ENVOY_FS, Target.XDS], ids=lambda target: target.value)
+@pytest.mark.usefixtures("envoy_binary")
+def test_validate_asks_envoy_about_what_it_is_to_watch(target, run):
+    result = run("validate", "-f", FULL, "--target", target.value)
+    assert (result.exit_code, "Envoy: accepted by" in result.stderr) == (0, True), result.stderr
+
+
+def test_what_is_let_be_for_a_reason_does_not_fail(run, tmp_path):
+    public = BOOTSTRAP.read_text() + "admin: {address: {socket_address: {address: 0.0.0.0, port_value: 9901}}}"
+    assert "W26" in run("validate", stdin=public).stderr
+    result = run("validate", stdin=public + "  # shunter-lint: ignore=W26 nobody else is on this network\n")
+    assert "W26" not in result.stderr
+    assert "1 let be for a reason" in result.stderr
+
+
+@pytest.mark.envoy
 def test_fetch_envoy_prints_the_path(run, envoy_binary):
     assert run("fetch-envoy").stdout == f"{envoy_binary}\n"
 

@@ -1,5 +1,7 @@
 """``validate``: everything that can be known of a configuration before it is in force, layer by layer."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -7,8 +9,6 @@ import click
 from shunter.envoyconf.cli.asking import Request, asks, chosen_target, ensure_envoy, tell, warn
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from shunter.envoyconf.core.documents import Document
     from shunter.envoyconf.core.versions import Version
 
@@ -23,9 +23,18 @@ def validate(request: Request, *, require_envoy: bool) -> None:
 
     Says which of the three looked at it. Exit codes: 0 nothing is wrong; 1 something is; 2 it cannot be read.
     """
+    texts = request.texts()
+    with TemporaryDirectory(prefix="shunter-envoyconf-") as scratch:
+        refused = _refused(request, texts, Path(scratch), require_envoy=require_envoy)
+    if refused:
+        raise SystemExit(1)
+
+
+def _refused(request: Request, texts: dict[str, str], scratch: Path, *, require_envoy: bool) -> bool:
+    """Ask everybody, and return whether anybody refuses anything. What Envoy is to watch is put into ``scratch``."""
     from shunter.envoyconf.core.validation import check_schema
 
-    documents = _documents(request)
+    documents = _documents(request, texts, scratch)
     version = request.settings().envoy_version
     configurations = [each for each in documents if not each.kind]
     refused = False
@@ -40,26 +49,27 @@ def validate(request: Request, *, require_envoy: bool) -> None:
         )
     if len(documents) > len(configurations):
         tell("schema of Kubernetes: not asked; kubectl apply --dry-run=server does")
-    refused = _lint(documents, version, request.namespace) or refused
+    refused = _lint(documents, texts, version, request.namespace) or refused
     if configurations and not refused:
         refused = _ask_envoy(configurations, request.envoy_version, require=require_envoy)
-    if refused:
-        raise SystemExit(1)
+    return refused
 
 
-def _documents(request: Request) -> "list[Document]":
+def _documents(request: Request, texts: dict[str, str], scratch: Path) -> "list[Document]":
     """Return the documents of all sources; of an intent those that are generated from it."""
     from shunter.envoyconf.core.documents import load_documents
     from shunter.envoyconf.core.forms import as_files
     from shunter.envoyconf.core.sources import is_intent
+    from shunter.envoyconf.shell.texts import write_texts
 
-    texts = request.texts()
     documents = [each for file, text in texts.items() for each in load_documents(text, file)]
     stated = sorted({each.file for each in documents if is_intent(each)})
     found = [each for each in documents if each.file not in stated]
     for file in stated:
         target = chosen_target(request.target)
-        for name, text in as_files(request.output({file: texts[file]})).items():
+        files = as_files(request.output({file: texts[file]}, scratch))
+        write_texts(scratch, files)
+        for name, text in files.items():
             found += load_documents(text, f"{file} → {target.value}/{name}")
     return found
 
@@ -68,13 +78,15 @@ def _count(number: int, thing: str) -> str:
     return f"{number or 'no'} {thing}{'' if number == 1 else 's'}"
 
 
-def _lint(documents: "list[Document]", version: "Version", namespace: str) -> bool:
+def _lint(documents: "list[Document]", texts: dict[str, str], version: "Version", namespace: str) -> bool:
     """Tell what the linter finds; return whether any of it is an error."""
     from shunter.envoyconf.core.lint.examine import examine
     from shunter.envoyconf.core.lint.report import Report, as_text, summary
     from shunter.envoyconf.core.lint.rule import Severity
+    from shunter.envoyconf.core.lint.suppress import sort_out, suppressions
 
-    report = Report(examine(documents, version, namespace=namespace))
+    reasons = [each for file, text in texts.items() for each in suppressions(text, file)]
+    report = Report(*sort_out(examine(documents, version, namespace=namespace), reasons))
     click.echo(as_text(report), nl=False, err=True)
     tell(f"lint: {summary(report)}")
     return report.worst() is Severity.ERROR
@@ -89,7 +101,7 @@ def _ask_envoy(documents: "list[Document]", version: str | None, *, require: boo
 
     bootstraps = [each for each in documents if is_bootstrap(each)]
     full = envoy.full_version(version) if version else None
-    binary: Path | None = ensure_envoy(full) if require else envoy.find(full)
+    binary = ensure_envoy(full) if require else envoy.find(full)
     if binary is None:
         tell(f"Envoy: not asked, there is none here; shunter envoyconf fetch-envoy{f' --version {full}' if full else ''}")
         return False

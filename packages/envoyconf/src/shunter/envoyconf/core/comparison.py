@@ -11,6 +11,7 @@ from difflib import unified_diff
 from typing import cast
 
 import yaml
+from google.protobuf import json_format
 
 from shunter.envoyconf.core.documents import Document
 from shunter.envoyconf.core.protojson import Resource
@@ -88,7 +89,7 @@ def _without_defaults(document: Document) -> Resource:
     schema = envoy_schema()
     try:
         message = schema.encode(document.body, BOOTSTRAP)
-    except ValueError:  # one of the habits that Envoy's parser has and Python's has not
+    except json_format.Error:  # one of the habits that Envoy's parser has and Python's has not
         return document.body
     body = schema.decode(message.SerializeToString(deterministic=True), BOOTSTRAP)
     node = {key: value for key, value in _fields(body.pop("node", None)).items() if key not in ENVOYS_NODE}
