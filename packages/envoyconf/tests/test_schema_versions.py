@@ -43,7 +43,7 @@ def test_what_each_version_brought_is_known():
 
 
 @pytest.mark.envoy
-@pytest.mark.parametrize("version", VERSIONS[2:])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_what_is_generated_for_a_version_fits_its_schema(version):
     schema = Schema(descriptors(version))
     fitting = 0
