@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from shunter.envoyconf import IntentError, bootstrap
 from shunter.envoyconf.core.intent import Intent, Limits, Listener, Picker, PickerTls, Pool, Profile
 from shunter.envoyconf.core.kube.install import installation, picker_config
+from shunter.envoyconf.core.names import DESTINATION, pool_cluster_name
 from shunter.envoyconf.errors import KubernetesRefusedError
 from shunter.envoyconf.testing import running_envoy
 
@@ -184,28 +185,56 @@ async def is_serving(port, service):
         return False
 
 
-@pytest.mark.envoy
-async def test_its_command_lines_serve_a_gateway_over_tls(tmp_path, envoy_binary, until):
+@contextlib.asynccontextmanager
+async def model_server():
     async def serve(request):
         return web.Response(text=METRICS if request.path == "/metrics" else "{}")
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", serve)
     async with TestServer(app, host="127.0.0.1") as server:
-        installed = intent(target_ports=(server.port,), collector="llama-picker.default.svc:24224")
-        pod = LocalPod(tmp_path, objects(installed, always_tls=True))
+        yield server.port
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("one_choice", [False, True], ids=["a list", "one choice"])
+async def test_its_command_lines_serve_a_gateway_over_tls(one_choice, tmp_path, envoy_binary, until):
+    async with model_server() as first, model_server() as second:
+        installed = intent(target_ports=(first, second), collector="llama-picker.default.svc:24224")
+        pod = LocalPod(tmp_path, objects(installed, always_tls=True, one_choice=one_choice))
         async with pod.running(lambda text: text.replace("llama.default.svc.cluster.local", "localhost")):
             await until(lambda: is_serving(pod.health, "readiness"))
             assert await is_serving(pod.health, "liveness")
 
             tls = PickerTls(ca_file=f"{tmp_path}/etc/shunter-tls/tls.crt", server_name=NAME)
             asked = Picker(addresses=(f"127.0.0.1:{pod.grpc}",), tls=tls, collector=f"127.0.0.1:{pod.records}")
-            pool = Pool(name="llama", endpoints=(f"127.0.0.1:{server.port}",), picker=asked)
+            places = {f"127.0.0.1:{port}" for port in (first, second)}
+            pool = Pool(name="llama", endpoints=tuple(sorted(places)), picker=asked)
             resource = bootstrap(Intent(pools=(pool,), profile=Profile.FULL, listeners=(Listener(port=0),)))
-            async with running_envoy(resource, envoy_binary) as envoy, aiohttp.ClientSession() as client:
-                answer = await client.post(f"{envoy.url}/v1/completions", json={"model": "m", "prompt": "Hi"})
-                assert answer.status == 200
-                await until(envoy.access_log)
-                assert envoy.access_log()[0]["pick"] == f"127.0.0.1:{server.port}"
+            async with aiohttp.ClientSession() as client:
+                async with running_envoy(resource, envoy_binary) as envoy:
+                    answer = await client.post(f"{envoy.url}/v1/completions", json={"model": "m", "prompt": "Hi"})
+                    assert answer.status == 200
+                    await until(envoy.access_log)
+                    picked = envoy.access_log()[0]["pick"].split(",")
+                    assert len(picked) == (1 if one_choice else 2)
+                    assert {*picked} <= places
+                # A gateway that connects to whatever the picker's header says, as AI Gateway does, takes one address.
+                async with running_envoy(following_the_header(resource), envoy_binary) as envoy:
+                    answer = await client.post(f"{envoy.url}/v1/completions", json={"model": "m", "prompt": "Hi"})
+                    assert answer.status == (200 if one_choice else 503)
                 metrics = await (await client.get(f"http://127.0.0.1:{pod.admin}/metrics")).text()
                 assert 'shunter_picker_picks_total{endpoint="' in metrics
+
+
+def following_the_header(resource):
+    changed = copy.deepcopy(resource)
+    clusters = changed["static_resources"]["clusters"]
+    (pool,) = [each for each in clusters if each["name"] == pool_cluster_name("llama")]
+    clusters[clusters.index(pool)] = {
+        "name": pool["name"],
+        "type": "ORIGINAL_DST",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "original_dst_lb_config": {"use_http_header": True, "http_header_name": DESTINATION},
+    }
+    return changed
