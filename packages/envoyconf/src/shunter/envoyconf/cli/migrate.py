@@ -37,11 +37,12 @@ def migrate(sources: tuple[str, ...], *, write: bool, objective_group: str) -> N
             result = migrated(text, file, objective_group)
             if file == STDIN:
                 click.echo(result.text, nl=False)
+            elif result.text != text and write:
+                replace_text(file, result.text)
+                click.echo(f"rewrote {file}", err=True)
             elif result.text != text:
                 lines = unified_diff(text.splitlines(), result.text.splitlines(), file, file, lineterm="")
                 click.echo("".join(f"{line}\n" for line in lines), nl=False)
-                if write:
-                    replace_text(file, result.text)
             for note in result.notes:
                 click.echo(f"Note: {note}", err=True)
     except IntentError as error:

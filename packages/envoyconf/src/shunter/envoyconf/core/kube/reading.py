@@ -129,7 +129,8 @@ class _Reader:
                 if not secret:
                     refuse(at, "an HTTPS listener without certificateRefs: name the Secret of its certificate")
                 together[key]["tls"] = {"secret": secret}
-        yield from together.values()
+        for plain in together.values():
+            yield plain if plain["hosts"] != ["*"] else {field: value for field, value in plain.items() if field != "hosts"}
 
     def _routes(self, gateway: Manifest | None) -> list[dict[str, Any]]:
         found: list[tuple[tuple[int, ...], dict[str, Any]]] = []

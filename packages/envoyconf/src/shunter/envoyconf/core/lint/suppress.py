@@ -144,7 +144,7 @@ def _unreasoned_annotations(subject: Subject) -> Iterator[Finding]:
 
 UNREASONED = Rule(
     code="W89",
-    title="a finding that is to be let be without a reason",
+    title="A finding that is to be let be without a reason",
     why="Whoever reads the configuration next cannot know whether the reason still holds.",
     check=_unreasoned_annotations,
 )

@@ -174,7 +174,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="E58",
-        title="a picker with TLS that Istio speaks to in the clear",
+        title="A picker with TLS that Istio speaks to in the clear",
         why="Istio's Envoys open plain HTTP/2 to the picker unless a DestinationRule says otherwise. (istiod itself needs "
         "ENABLE_GATEWAY_API_INFERENCE_EXTENSION=true in its environment, which no manifest of a gateway shows.)",
         check=looking_at(_no_destination_rule),
@@ -182,7 +182,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="W64",
-        title="a picker that may not read what it watches",
+        title="A picker that may not read what it watches",
         why="The reference picker lists and watches Pods, InferencePools and InferenceObjectives; one that may not is never "
         "ready.",
         check=looking_at(_rights),
@@ -190,7 +190,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="W88",
-        title="replicas of a picker that know nothing of each other",
+        title="Replicas of a picker that know nothing of each other",
         why="The reference picker keeps its account of requests in memory. Without election all replicas decide, each by what "
         "it sent itself.",
         check=looking_at(_rival_replicas),

@@ -204,7 +204,7 @@ def _pool_references(manifests: Manifests) -> Iterator[Finding]:
 RULES: tuple[Rule, ...] = (
     Rule(
         code="E38",
-        title="an API version that nobody reads any more",
+        title="An API version that nobody reads any more",
         why="GIE 1.0 moved InferencePool to inference.networking.k8s.io/v1, and InferenceModel became InferenceObjective and "
         "InferenceModelRewrite. Gateways watch the new kinds only: the old objects are stored, if their CRDs are still "
         "installed, and nothing comes of them.",
@@ -213,14 +213,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="E39",
-        title="a picker without its port",
+        title="A picker without its port",
         why="The port was inferred in v1alpha2 (9002); v1 requires it of a Service, by a rule of the CRD.",
         check=looking_at(_port_missing),
         source="InferencePool v1, CEL of spec.endpointPickerRef",
     ),
     Rule(
         code="E40",
-        title="a picker's Service that is not there, or cannot be used",
+        title="A picker's Service that is not there, or cannot be used",
         why="A gateway that cannot resolve the picker answers every request of the pool 500, or drops the picker without a "
         "word if it may fail open. Implementations must not follow ExternalName Services.",
         check=looking_at(_picker_missing),
@@ -228,14 +228,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="W41",
-        title="a pool that selects Pods which are no model servers",
+        title="A pool that selects Pods which are no model servers",
         why="Charts label everything of a release alike. A picker that is selected by its own pool is asked for completions.",
         check=looking_at(_strangers),
         source="llm-d #2212",
     ),
     Rule(
         code="W42",
-        title="a pool's port that no container declares",
+        title="A pool's port that no container declares",
         why="Pickers drop Pods without such a container port, some of them silently; those who keep them send requests to a "
         "port "
         "where nobody listens.",
@@ -252,14 +252,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="W85",
-        title="a pool that selects nobody",
+        title="A pool that selects nobody",
         why="Labels of a workload are not those of its Pods; a pool without Pods answers 503, and no status says why.",
         check=looking_at(_nobody_selected),
         source="InferencePool v1, spec.selector",
     ),
     Rule(
         code="E87",
-        title="an objective or a rewrite for a pool that is not there",
+        title="An objective or a rewrite for a pool that is not there",
         why="Pickers look at objects whose poolRef has their pool's name and group; others are left out, so priorities and "
         "rewrites do nothing.",
         check=looking_at(_pool_references),

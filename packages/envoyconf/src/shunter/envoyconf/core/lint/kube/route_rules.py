@@ -185,7 +185,7 @@ def _extended(manifests: Manifests) -> bool:
 RULES: tuple[Rule, ...] = (
     Rule(
         code="W36",
-        title="a port beside an InferencePool",
+        title="A port beside an InferencePool",
         why="Gateway API's references have a port for Services. Of a pool it means nothing, and whoever changes it waits in "
         "vain.",
         check=looking_at(_port_ignored),
@@ -193,7 +193,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="E37",
-        title="a reference into another namespace that nobody grants",
+        title="A reference into another namespace that nobody grants",
         why="Gateway API lets a route refer into another namespace only by a ReferenceGrant there. AI Gateway looks for pools "
         "in "
         "the route's namespace whatever the reference says.",
@@ -202,7 +202,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="E54",
-        title="an InferencePool behind an Envoy Gateway that has no extension for it",
+        title="An InferencePool behind an Envoy Gateway that has no extension for it",
         why="Envoy Gateway 1.9.1 answered 500 and said InvalidKind in the route's status. The version must be the pool's: AI "
         "Gateway 1.0.0 lists v1alpha2.",
         check=looking_at(_refused_pool),
@@ -210,28 +210,28 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="E57",
-        title="an InferencePool behind kgateway's Envoys",
+        title="An InferencePool behind kgateway's Envoys",
         why="kgateway deprecated inference support in its Envoys in 2.1 and removed it in 2.2; agentgateway has it.",
         check=looking_at(_kgateway),
         source="kgateway #12442, #12689",
     ),
     Rule(
         code="W61",
-        title="a ReferenceGrant in a version that older clusters lack",
+        title="A ReferenceGrant in a version that older clusters lack",
         why="Clusters store v1beta1, and every release serves it; v1 came with Gateway API 1.5.",
         check=looking_at(_young_grants),
         source="Gateway API, ReferenceGrant CRD",
     ),
     Rule(
         code="E75",
-        title="several InferencePools in one rule",
+        title="Several InferencePools in one rule",
         why="AI Gateway's CRD allows one pool in a rule. Istio gives ext_proc its picker per rule: two pools share one.",
         check=looking_at(_several_pools),
         source="AI Gateway 1.0 CRD; Istio #61594",
     ),
     Rule(
         code="E84",
-        title="an InferencePool that is meant, but not named as one",
+        title="An InferencePool that is meant, but not named as one",
         why="group and kind of a reference have defaults of their own (the core API, Service): one without the other names "
         "something that does not exist.",
         check=looking_at(_group_missing),
@@ -239,14 +239,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="E90",
-        title="a route to a pool that is not there",
+        title="A route to a pool that is not there",
         why="A reference that cannot be resolved is answered 500 (BackendNotFound in the route's status).",
         check=looking_at(_pool_missing),
         source="Gateway API, HTTPRoute",
     ),
     Rule(
         code="W91",
-        title="an InferencePool behind Envoy Gateway, where AI Gateway is not to be seen",
+        title="An InferencePool behind Envoy Gateway, where AI Gateway is not to be seen",
         why="Envoy Gateway 1.9.1 answered 500 and said InvalidKind in the route's status; AI Gateway teaches it the kind.",
         check=looking_at(_doubtful_pool),
         source="kserve #4833",
