@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from difflib import unified_diff
-from typing import cast
+from typing import Any, cast
 
 import yaml
 from google.protobuf import json_format
@@ -19,6 +19,9 @@ from shunter.envoyconf.core.schema import envoy_schema, problems
 from shunter.envoyconf.core.validation import BOOTSTRAP, is_bootstrap
 
 __all__ = ["compare", "loaded_bootstrap"]
+
+# libyaml's, where PyYAML has it: five times as fast.
+DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 # What the API server and kubectl write into objects, in metadata and beside it.
 SERVERS_METADATA = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid")
@@ -72,7 +75,7 @@ def _named(documents: Iterable[Document], namespace: str) -> dict[str, str]:
 def _text(document: Document) -> str:
     body = _without_servers(document.body) if document.kind else _without_defaults(document)
     plain = json.loads(json.dumps(body, default=str))  # no aliases, no dates: equal values give equal text
-    return yaml.safe_dump(plain, width=120, sort_keys=True)
+    return yaml.dump(plain, Dumper=DUMPER, width=120, sort_keys=True)
 
 
 def _without_servers(body: Resource) -> Resource:
