@@ -206,8 +206,12 @@ class Scene:
             self.client = await stack.enter_async_context(aiohttp.ClientSession())
             yield self
 
-    def bootstrap(self, *, endpoints=None, picker=None, failure_mode=None, collector=None, profile="lean", **fields):
-        """Build the bootstrap for one pool, by default with both model servers and the first picker, on a free port.
+    def bootstrap(self, **fields):
+        """Build the bootstrap of ``intent``."""
+        return bootstrap(self.intent(**fields))
+
+    def intent(self, *, endpoints=None, picker=None, failure_mode=None, collector=None, profile="lean", **fields):
+        """Read an intent of one pool, by default with both model servers and the first picker, on a free port.
 
         A profile gets what it demands: strict a failure mode; it, headers and usage a collector, which is nobody by default.
         """
@@ -219,7 +223,7 @@ class Scene:
         endpoints = endpoints or [each.authority for each in self.upstreams]
         pool = {"name": "llama", "endpoints": endpoints, "picker": asked}
         fields["profile"] = profile
-        return bootstrap(load_intent(json.dumps({"pools": [pool], "listeners": [{"port": 0}]} | fields)))
+        return load_intent(json.dumps({"pools": [pool], "listeners": [{"port": 0}]} | fields))
 
     def envoy(self, resource):
         return running_envoy(resource, self.binary)

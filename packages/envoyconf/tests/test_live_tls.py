@@ -1,7 +1,7 @@
 """TLS to clients on a real Envoy: protocols, client certificates, and certificates that are replaced."""
 
 import asyncio
-import json
+import contextlib
 import ssl
 
 import aiohttp
@@ -9,10 +9,15 @@ import pytest
 import trustme
 
 from shunter.envoyconf import IntentError
+from shunter.envoyconf.core.envoy.dynamic import divide
+from shunter.envoyconf.core.envoy.remote import from_control_plane, remote_bootstrap
+from shunter.envoyconf.core.output import Settings
+from shunter.envoyconf.core.schema import envoy_schema
+from shunter.envoyconf.core.xds.files import make_files
+from shunter.envoyconf.shell.ads import Server
+from shunter.envoyconf.shell.directory import Directory
 
 pytestmark = pytest.mark.envoy
-
-SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 
 
 class Files:
@@ -82,25 +87,40 @@ async def test_who_has_no_certificate_of_the_clients_ca_is_sent_away(scene, file
     assert sum(len(each.requests) for each in scene.upstreams) == 1
 
 
-async def test_a_certificate_that_is_a_secret_is_replaced_under_way(scene, files):
-    """And one that is not stays what it was when Envoy started."""
-    resource = scene.bootstrap(listeners=[files.listener() | {"name": "http"}, files.listener() | {"name": "static"}])
-    resource["node"] = {"id": "test", "cluster": "test"}
-    common = resource["static_resources"]["listeners"][0]["filter_chains"][0]["transport_socket"]["typed_config"]
-    (certificate,) = common["common_tls_context"].pop("tls_certificates")
-    secret = files.directory / "secret.json"
-    secret.write_text(json.dumps({"resources": [{"@type": SECRET, "name": "http", "tls_certificate": certificate}]}))
-    common["common_tls_context"]["tls_certificate_sds_secret_configs"] = [
-        {"name": "http", "sds_config": {"path_config_source": {"path": str(secret)}}}
-    ]
-    async with scene.envoy(resource) as envoy:
-        assert await greet(envoy, files.client()) == (None, "one.example")
+@contextlib.asynccontextmanager
+async def delivered(way, scene, files):
+    """Yield what an Envoy is started with that gets its listener in some way."""
+    listener = files.listener(clientCaFile=f"{files.directory}/ca.crt")
+    if way == "static":
+        yield scene.bootstrap(listeners=[listener])
+    elif way == "files":
+        directory = Directory(files.directory / "envoy")
+        output = make_files(scene.intent(listeners=[listener]), Settings(directory=str(directory.place)))
+        await directory.update(output)
+        yield output.artefacts[0].documents[0]
+    else:
+        server = Server(envoy_schema(), lambda: 0.0)
+        plane = {"addresses": [f"127.0.0.1:{await server.start('127.0.0.1', 0)}"]}
+        intent = scene.intent(listeners=[listener], controlPlane=plane)
+        await server.replace(divide(intent, Settings(), from_control_plane))
+        yield remote_bootstrap(intent, Settings())
+        await server.stop()
+
+
+@pytest.mark.parametrize("way", ["static", "files", "xds"])
+async def test_a_certificate_that_is_replaced_is_shown_where_it_is_a_secret(way, scene, files):
+    """In a static bootstrap it stays what it was when Envoy started."""
+    client = files.client()
+    files.authority.issue_cert("client.example").configure_cert(client)
+    async with delivered(way, scene, files) as resource, scene.envoy(resource) as envoy:
+        assert await greet(envoy, client) == (None, "one.example")
         files.issue("two.example")
-        async with asyncio.timeout(20):
-            while await greet(envoy, files.client()) != (None, "two.example"):  # noqa: ASYNC110 # Envoy tells nobody
-                await asyncio.sleep(0.05)
-        envoy.listeners["http"] = envoy.listeners["static"]
-        assert await greet(envoy, files.client()) == (None, "one.example")
+        if way == "static":
+            assert await greet(envoy, client) == (None, "one.example")
+        else:
+            async with asyncio.timeout(20):
+                while await greet(envoy, client) != (None, "two.example"):  # noqa: ASYNC110 # Envoy tells nobody
+                    await asyncio.sleep(0.05)
 
 
 def test_an_envoy_needs_files(scene):

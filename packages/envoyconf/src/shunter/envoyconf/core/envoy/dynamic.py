@@ -2,7 +2,8 @@
 
 What changes often is kept away from what is costly to change. Endpoints are resources of their own, so are routes: a pod
 that comes or goes touches endpoints only, another weight of a route only routes. A listener that changes is drained with all
-its streams; a picker's cluster that changes ends, in the profile full, the streams it carries.
+its streams; a picker's cluster that changes ends, in the profile full, the streams it carries. Clusters of collectors cannot
+change: Envoy's records (fluentd) go to none that it did not have when it was started.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ import msgspec
 
 from shunter.envoyconf.core.envoy.bootstrap import bootstrap
 from shunter.envoyconf.core.intent import Intent
-from shunter.envoyconf.core.names import pool_cluster_name, pool_of_cluster
+from shunter.envoyconf.core.names import collector_cluster_name, pool_cluster_name, pool_of_cluster
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.xds.kinds import Kind
@@ -24,6 +25,13 @@ __all__ = ["Division", "Source", "divide", "pool_load_assignment"]
 Source = Callable[[Kind, str], Resource]
 
 Members = Mapping[str, Sequence[Member]]
+
+# What of a listener's TLS is a secret, in the context and as a secret of its own; how the secret is called, before the name of
+# the listener; and what refers to it. Its files are read again when they are replaced, which those in a context are not.
+SECRETS = {
+    "tls_certificates": ("tls_certificate", "certificate/", "tls_certificate_sds_secret_configs"),
+    "validation_context": ("validation_context", "clients/", "validation_context_sds_secret_config"),
+}
 
 
 class Division(msgspec.Struct, frozen=True):
@@ -42,7 +50,10 @@ def divide(intent: Intent, settings: Settings, source: Source, live: Members | N
     whole = bootstrap(intent, settings)
     static = cast("Resource", whole["static_resources"])
     resources: dict[Kind, dict[str, Resource]] = {kind: {} for kind in Kind}
+    collectors = [each for each in static["clusters"] if each["name"].startswith(collector_cluster_name(""))]
     for cluster in static["clusters"]:
+        if cluster in collectors:
+            continue
         divided, endpoints = _divide_cluster(cluster, source, live or {})
         resources[Kind.CLUSTER][cluster["name"]] = divided
         if endpoints:
@@ -51,7 +62,9 @@ def divide(intent: Intent, settings: Settings, source: Source, live: Members | N
         divided, found = _divide_listener(listener, source)
         resources[Kind.LISTENER][listener["name"]] = divided
         resources[Kind.ROUTES] |= {routes["name"]: routes for routes in found}
+        resources[Kind.SECRET] |= {secret["name"]: secret for secret in _secrets(listener)}
     remains = {key: value for key, value in static.items() if key not in ("clusters", "listeners")}
+    remains |= {"clusters": collectors} if collectors else {}
     name = intent.control_plane.cluster
     rest = {"node": {"id": name, "cluster": name}} | {key: value for key, value in whole.items() if key != "static_resources"}
     return Division(rest | ({"static_resources": remains} if remains else {}), resources)
@@ -93,5 +106,32 @@ def _divide_listener(listener: Resource, source: Source) -> tuple[Resource, list
             manager["rds"] = {"config_source": source(Kind.ROUTES, routes["name"]), "route_config_name": routes["name"]}
         return {**each, "typed_config": manager}
 
-    chains = [{**chain, "filters": [divided(each) for each in chain["filters"]]} for chain in listener["filter_chains"]]
+    chains = [
+        {**chain, "filters": [divided(each) for each in chain["filters"]], **_refer_to_secrets(chain, listener["name"], source)}
+        for chain in listener["filter_chains"]
+    ]
     return {**listener, "filter_chains": chains}, found
+
+
+def _secrets(listener: Resource) -> list[Resource]:
+    """Return the secrets of a listener: one certificate, and whom it trusts."""
+    return [
+        {"name": prefix + listener["name"], kind: found[0] if isinstance(found, list) else found}
+        for chain in listener["filter_chains"]
+        if "transport_socket" in chain
+        for field, (kind, prefix, _) in SECRETS.items()
+        if (found := chain["transport_socket"]["typed_config"]["common_tls_context"].get(field))
+    ]
+
+
+def _refer_to_secrets(chain: Resource, name: str, source: Source) -> Resource:
+    """Return the chain's transport socket, if it has one, with names for what are secrets."""
+    if "transport_socket" not in chain:
+        return {}
+    socket = chain["transport_socket"]
+    config, context = socket["typed_config"], dict(socket["typed_config"]["common_tls_context"])
+    for field, (_, prefix, reference) in SECRETS.items():
+        if found := context.pop(field, None):
+            named = {"name": prefix + name, "sds_config": source(Kind.SECRET, prefix + name)}
+            context[reference] = [named] if isinstance(found, list) else named
+    return {"transport_socket": {**socket, "typed_config": {**config, "common_tls_context": context}}}

@@ -14,8 +14,8 @@ __all__ = ["Admin", "Listener", "ListenerTls"]
 class ListenerTls(Part, frozen=True):
     """The certificate that a listener shows, and whom it lets in.
 
-    Where Envoy reads files (static, file system, xDS) it is told paths of its own machine, and follows their replacement;
-    Kubernetes gateways are told the Secret.
+    Where Envoy reads files it is told paths of its own machine. With the targets envoy-fs and xds it follows their replacement;
+    with envoy-static it reads them when it starts. Kubernetes gateways are told the Secret.
     """
 
     cert_file: Annotated[Text | None, Meta(description="PEM file of the certificate chain.")] = None

@@ -5,6 +5,7 @@
     envoy.yaml               what Envoy is started with
     cds.yaml, lds.yaml       all clusters, all listeners
     eds.NAME.yaml            the endpoints of a pool, the addresses of a picker
+    sds.NAME.yaml            which files a listener's certificate is in
     rds.NAME.yaml            the routes of listeners
 
 Envoy takes up a file when another is renamed into its place, and never sees half of one. What it cannot see is that several
