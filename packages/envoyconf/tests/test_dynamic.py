@@ -76,6 +76,14 @@ def test_the_bootstrap_is_one_that_envoy_reads():
     assert [each["name"] for each in resource["static_resources"]["clusters"]] == ["control-plane"]
 
 
+def test_collectors_are_there_from_the_start():
+    picker = {"addresses": ["10.0.0.9:9002"], "collector": "10.0.0.9:24224"}
+    told = intent(pool={"picker": picker})
+    static = remote_bootstrap(told, Settings())["static_resources"]["clusters"]
+    assert [each["name"] for each in static] == ["control-plane", "collector/llama"]
+    assert "collector/llama" not in divide(told, Settings(), from_control_plane).resources[Kind.CLUSTER]
+
+
 def test_a_control_plane_is_named_by_host_and_port():
     with pytest.raises(IntentError, match=r"controlPlane.addresses\[0\] 'nowhere' must be host:port"):
         intent(controlPlane={"addresses": ["nowhere"]})

@@ -170,3 +170,42 @@ async def test_no_stream_ends_and_no_request_fails_while_everything_changes(form
     assert failed == []
     assert [(status, text) for status, text, _ in answers] == [(200, "data: 0\n\ndata: 1\n\ndata: 2\n\n")] * 8
     assert plane.server.report().refused == {}
+
+
+async def test_whatever_an_intent_can_say_is_accepted(plane, scene, until):
+    collector, listener = (
+        {"collector": scene.nobody, "addresses": [scene.nobody]},
+        {"name": "llm", "port": 0, "hosts": ["*.llm.test"]},
+    )
+    pools = [
+        {
+            "name": "llama",
+            "endpoints": [scene.upstreams[0].authority],
+            "picker": collector,
+            "overflow": {"address": "llm.example.com:443"},
+        },
+        {"name": "qwen", "endpoints": [scene.upstreams[1].authority], "picker": collector},
+    ]
+    shares = [{"name": "llama", "weight": 9}, {"name": "qwen"}]
+    routes = [
+        {"pool": "qwen", "prefix": "/native", "profile": "native"},
+        {"pool": "qwen", "prefix": "/full", "profile": "full", "hosts": ["full.llm.test"]},
+        {"pools": shares, "models": ["a", "b"]},
+        {"pool": "llama"},
+    ]
+    fields = {
+        "pools": pools,
+        "routes": routes,
+        "listeners": [{"port": 0}, listener],
+        "profile": "usage",
+        "security": {"apiKeys": [{"client": "alice", "key": "secret"}], "rateLimits": [{"requests": 5, "by": "x-client-id"}]},
+        "observability": {"tracing": {"collector": scene.nobody}},
+    }
+    intent, newest = load_intent(json.dumps(fields)), Settings()
+    await plane.server.replace(divide(intent, newest, from_control_plane))
+    bootstrap = remote_bootstrap(
+        load_intent(json.dumps(fields | {"controlPlane": {"addresses": [f"127.0.0.1:{plane.port}"]}})), newest
+    )
+    async with running_envoy(bootstrap, scene.binary):
+        await until(lambda: plane.current("shunter"))
+    assert plane.server.report().refused == {}

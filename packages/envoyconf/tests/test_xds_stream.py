@@ -317,6 +317,17 @@ def test_no_route_leads_to_a_refused_cluster(form):
     assert "RDS" not in [kind for kind, _, _ in sent(stream, client)]
 
 
+@both_forms
+def test_no_route_relies_on_a_refused_listener(form):
+    stream, client = settled(form, serve(["a"]))
+    bad = serve(["a", "b"], http="bad")
+    client.bad.add(bad.of(Kind.LISTENER)["http"].version)
+    stream.aim(bad)
+    assert [kind for kind, _, _ in sent(stream, client)] == ["CDS", "EDS", "LDS"]
+    stream.aim(serve(["a", "b"], http="good"))
+    assert [kind for kind, _, _ in sent(stream, client)] == ["LDS", "RDS"]
+
+
 def test_a_client_that_comes_back_is_sent_the_difference():
     _, client = settled(Form.DELTA, serve(["a", "b", "c"]))
     stream = Stream(Form.DELTA, serve(["a", "b", "c"], b_eps="moved"))

@@ -62,7 +62,10 @@ def remote_bootstrap(intent: Intent, settings: Settings) -> Resource:
             "cds_config": AGGREGATED,
             "lds_config": AGGREGATED,
         },
-        "static_resources": {**static, "clusters": [_cluster(plane, intent.limits.connect_timeout_seconds)]},
+        "static_resources": {
+            **static,
+            "clusters": [_cluster(plane, intent.limits.connect_timeout_seconds), *static.get("clusters", ())],
+        },
     }
 
 

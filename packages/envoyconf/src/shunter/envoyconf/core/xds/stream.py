@@ -12,7 +12,8 @@ Rules that were learnt from real Envoys:
 3. One response of a kind is on its way at a time. States that a slow client misses meanwhile it never sees: what is owed
    to a client is bounded by one state.
 4. What was refused is not sent again until its content changes. While clusters are refused, nothing that may lead to them
-   goes to a client that has listeners and routes; endpoints do.
+   goes to a client that has listeners and routes, nor routes while listeners are: a route relies on its listener's filters,
+   and requests would go without a pick. Endpoints go.
 5. A client that comes back after clusters have gone asks for clusters first and for the rest at once: nothing is taken away
    before it has answered, for by then it has said all.
 """
@@ -115,12 +116,11 @@ class Stream:
         return channel.wanted(self._goal.of(channel.kind))
 
     def _open(self, channel: Channel) -> bool:
-        """Whether what leads to clusters may go: when the clusters were accepted, or never were asked for."""
-        clusters = self.channels.get(Kind.CLUSTER)
-        if clusters is None:
-            return True
+        """Whether what leads to clusters may go: when they, and for routes the listeners, were accepted or never asked for."""
         fresh = not (channel.sent or channel.accepted)
-        return clusters.waiting is None and (fresh or not clusters.refuses(self._wanted(clusters)))
+        before = (Kind.CLUSTER, Kind.LISTENER)[: 1 + (channel.kind is Kind.ROUTES)]
+        others = [other for kind in before if (other := self.channels.get(kind))]
+        return not any(other.waiting or (not fresh and other.refuses(self._wanted(other))) for other in others)
 
     @property
     def _settled(self) -> bool:
