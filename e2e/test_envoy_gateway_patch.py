@@ -1,6 +1,7 @@
 """The real Envoy Gateway with our patch: every profile, records, models in bodies, each weighted pool with its own picker."""
 
 import contextlib
+import os
 from collections import Counter
 
 import pytest
@@ -46,7 +47,10 @@ def intent(stack):
     }
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["names v1", "names v2"])
+LATER = pytest.mark.skipif("SHUNTER_EVERY_GATEWAY" not in os.environ, reason="needs its time: make envoyconf-gateways")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(1, id="names v1"), pytest.param(2, id="names v2", marks=LATER)])
 def site(envoy_gateway, request):
     """The stack and its gateway, with both schemes of names in Envoy Gateway."""
     with contextlib.ExitStack() as resources:

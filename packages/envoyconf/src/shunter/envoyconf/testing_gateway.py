@@ -28,7 +28,16 @@ import yaml
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.shell.envoy import VERSION, tools_dir
 
-__all__ = ["Condition", "RunningGateway", "find_envoy_gateway", "own_network", "running_gateway"]
+__all__ = [
+    "CONTROLLER",
+    "STOP_TIMEOUT_S",
+    "Condition",
+    "RunningGateway",
+    "conditions_of",
+    "find_envoy_gateway",
+    "own_network",
+    "running_gateway",
+]
 
 # It takes 3 s on an idle machine.
 START_TIMEOUT_S = 120
@@ -73,7 +82,7 @@ class RunningGateway(msgspec.Struct, frozen=True):
         return sorted(
             Condition(kind, key, *(str(each[field]) for field in ("type", "status", "reason", "message")))
             for (kind, key), status in latest.items()
-            for each in _conditions(status)
+            for each in conditions_of(status)
         )
 
     @property
@@ -147,15 +156,15 @@ def _check(result: int) -> None:
         raise OSError(error, os.strerror(error))
 
 
-def _conditions(status: Any) -> Iterator[dict[str, Any]]:
+def conditions_of(status: Any) -> Iterator[dict[str, Any]]:
     """Yield every condition anywhere in a status: of the object, its listeners, parents and ancestors."""
     if isinstance(status, dict):
         fields = cast("dict[str, Any]", status)
         yield from fields.get("conditions", ())
-        yield from _conditions([value for key, value in fields.items() if key != "conditions"])
+        yield from conditions_of([value for key, value in fields.items() if key != "conditions"])
     elif isinstance(status, list):
         for each in cast("list[Any]", status):
-            yield from _conditions(each)
+            yield from conditions_of(each)
 
 
 def _on_this_machine(document: Resource) -> Resource:
