@@ -7,8 +7,9 @@ certificate and gives each of a route's pools its own picker is how its controll
 
 from shunter.envoyconf.core.intent import Intent, Profile
 from shunter.envoyconf.core.kube.gateway import gateway
-from shunter.envoyconf.core.kube.inference_pool import full_only, inference_pools, pool_routes, refuse, unheeded, untold
+from shunter.envoyconf.core.kube.inference_pool import full_only, inference_pools, pool_routes
 from shunter.envoyconf.core.kube.install import installation
+from shunter.envoyconf.core.kube.wishes import refuse, unheeded, untold
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.targets import Support
 

@@ -17,17 +17,9 @@ from shunter.envoyconf.core.kube.admission import rate_limits, security_objects,
 from shunter.envoyconf.core.kube.backends import ENVOY_GATEWAY, backend, gateway_object
 from shunter.envoyconf.core.kube.envoy_gateway import CLASS, CONTROLLER
 from shunter.envoyconf.core.kube.gateway import GATEWAY_API, gateway, gateway_class, http_route
-from shunter.envoyconf.core.kube.inference_pool import (
-    full_only,
-    inference_pools,
-    one_pool,
-    pool_reference,
-    pool_routes,
-    refuse,
-    unheeded,
-    untold,
-)
+from shunter.envoyconf.core.kube.inference_pool import full_only, inference_pools, pool_reference, pool_routes
 from shunter.envoyconf.core.kube.install import installation
+from shunter.envoyconf.core.kube.manifests import AI_GATEWAY
 from shunter.envoyconf.core.kube.policies import (
     CIRCUIT_BREAKER,
     client_traffic_policy,
@@ -35,6 +27,7 @@ from shunter.envoyconf.core.kube.policies import (
     go_duration,
     tracing_backend,
 )
+from shunter.envoyconf.core.kube.wishes import one_pool, refuse, unheeded, untold
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.targets import Support
@@ -50,7 +43,7 @@ SUPPORT: dict[Profile, Support] = full_only("AI Gateway streams requests and res
 MODEL = "x-ai-eg-model"
 
 # How it asks a pool's picker: its default, written out.
-BODY_MODE = "aigateway.envoyproxy.io/processing-body-mode"
+BODY_MODE = f"{AI_GATEWAY}/processing-body-mode"
 
 HEEDED = {"limits.bodyBytes", "limits.idleTimeoutSeconds", "observability.accessLog", "observability.tracing"}
 
@@ -125,7 +118,7 @@ def _model_route(intent: Intent, index: int) -> Resource:
     resource = http_route(intent, index, backends, header=MODEL, timeouts=TIMEOUTS, streamIdleTimeout=idle)
     for rule in resource["spec"]["rules"]:
         rule["matches"] = [{"headers": match["headers"]} for match in rule["matches"]]
-    return resource | {"apiVersion": "aigateway.envoyproxy.io/v1beta1", "kind": "AIGatewayRoute"}
+    return resource | {"apiVersion": f"{AI_GATEWAY}/v1beta1", "kind": "AIGatewayRoute"}
 
 
 def _warnings(intent: Intent) -> Iterator[str]:

@@ -14,7 +14,6 @@ from shunter.envoyconf.core.intent import FailureMode, Intent, Profile, Share
 from shunter.envoyconf.core.kube.admission import security_objects, withheld
 from shunter.envoyconf.core.kube.backends import ENVOY_GATEWAY, backend, backends, pool_references
 from shunter.envoyconf.core.kube.gateway import gateway, gateway_class, http_route, model_header
-from shunter.envoyconf.core.kube.inference_pool import refuse
 from shunter.envoyconf.core.kube.install import installation
 from shunter.envoyconf.core.kube.policies import (
     client_traffic_policy,
@@ -24,6 +23,7 @@ from shunter.envoyconf.core.kube.policies import (
     tracing_backend,
 )
 from shunter.envoyconf.core.kube.split import divided, parts
+from shunter.envoyconf.core.kube.wishes import refuse
 from shunter.envoyconf.core.names import SERVED
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.protojson import Resource

@@ -11,17 +11,10 @@ from collections.abc import Iterator
 
 from shunter.envoyconf.core.intent import Intent, Pool, Profile
 from shunter.envoyconf.core.kube.gateway import GATEWAY_API, gateway, kubernetes_object
-from shunter.envoyconf.core.kube.inference_pool import (
-    full_only,
-    inference_pools,
-    pool_reference,
-    pool_routes,
-    refuse,
-    service_of,
-    unheeded,
-    untold,
-)
+from shunter.envoyconf.core.kube.inference_pool import full_only, inference_pools, pool_reference, pool_routes, service_of
 from shunter.envoyconf.core.kube.install import installation
+from shunter.envoyconf.core.kube.manifests import GKE
+from shunter.envoyconf.core.kube.wishes import refuse, unheeded, untold
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.targets import Support
@@ -29,7 +22,6 @@ from shunter.envoyconf.core.targets import Support
 __all__ = ["CLASS", "SUPPORT", "gke"]
 
 NAME = "GKE"
-GKE = "networking.gke.io/v1"
 
 # A regional load balancer that is reached from the internet; gke-l7-rilb is the one inside a network.
 CLASS = "gke-l7-regional-external-managed"
@@ -105,4 +97,4 @@ def _body_routing(intent: Intent) -> list[Resource]:
 
 
 def _policy(intent: Intent, kind: str, name: str, spec: Resource) -> Resource:
-    return kubernetes_object(GKE, kind, name, intent.kubernetes.namespace, spec=spec)
+    return kubernetes_object(f"{GKE}/v1", kind, name, intent.kubernetes.namespace, spec=spec)

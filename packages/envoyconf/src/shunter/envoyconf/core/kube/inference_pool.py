@@ -5,34 +5,19 @@ has no means to ask it otherwise. It knows a pool's model servers by their Pods'
 Service in the pool's namespace.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from shunter.envoyconf.core.authority import split_authority
-from shunter.envoyconf.core.intent import Intent, Limits, Observability, Profile, Security
+from shunter.envoyconf.core.intent import Intent, Profile
 from shunter.envoyconf.core.kube.gateway import http_route, kubernetes_object, model_header
+from shunter.envoyconf.core.kube.manifests import INFERENCE
 from shunter.envoyconf.core.places import picker_authorities
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.targets import Means, Support
 from shunter.envoyconf.errors import IntentError
 
-__all__ = [
-    "INFERENCE",
-    "full_only",
-    "inference_pool",
-    "inference_pools",
-    "one_pool",
-    "pool_reference",
-    "pool_routes",
-    "refuse",
-    "service_of",
-    "unheeded",
-    "untold",
-]
-
-INFERENCE = "inference.networking.k8s.io"
+__all__ = ["full_only", "inference_pool", "inference_pools", "pool_reference", "pool_routes", "service_of"]
 
 ALWAYS_ASKS = "an InferencePool's picker is asked for each request"
 
@@ -91,55 +76,6 @@ def pool_routes(intent: Intent, **fields: Any) -> list[Resource]:
         backends = [pool_reference(share.name, share.weight if weighed else None) for share in route.shares]
         routes.append(http_route(intent, index, backends, header=model_header(intent), **fields))
     return routes
-
-
-def refuse(intent: Intent, gateway: str, instead: Mapping[str, str]) -> None:
-    """Raise IntentError for wishes that must not be left out silently; ``instead`` says of each how else it comes true."""
-    overflowing = [index for index, pool in enumerate(intent.pools) if pool.overflow]
-    wanted = {
-        "security": "security" if intent.security != Security() else None,
-        "bodyRouter": "bodyRouter" if intent.body_router else None,
-        "overflow": f"pools[{overflowing[0]}].overflow" if overflowing else None,
-    }
-    for field, remedy in instead.items():
-        if place := wanted[field]:
-            raise IntentError(f"{place}: {gateway} would not be told of it by what is generated here. Leave it out; {remedy}")
-
-
-def unheeded(intent: Intent, gateway: str, heeded: Collection[str] = ()) -> Iterator[str]:
-    """Yield a warning for each limit and each thing to watch that has no place in a gateway's API, except those that have."""
-    for part, given, plain in (
-        ("limits", intent.limits, Limits()),
-        ("observability", intent.observability, Observability()),
-    ):
-        usual: dict[str, object] = msgspec.to_builtins(plain)
-        for field, value in msgspec.to_builtins(given).items():
-            if value != usual[field] and f"{part}.{field}" not in heeded:
-                yield f"{part}.{field}: {gateway} has no place for it; what it does by itself holds"
-    for index, pool in enumerate(intent.pools):
-        if pool.picker.collector is not None:
-            yield f"pools[{index}].picker.collector: {gateway} sends no records, and need not: the picker sees the responses"
-
-
-def untold(intent: Intent, gateway: str, *, always_tls: bool = False, one_choice: bool = False) -> Iterator[str]:
-    """Yield what a gateway expects of pickers, for those that are installed by others and can only be told by a person."""
-    for index, pool in enumerate(intent.pools):
-        picker, field = pool.picker, f"pools[{index}].picker"
-        if always_tls and picker.tls is not None and (picker.tls.ca_file or picker.tls.cert_file):
-            yield f"{field}.tls: {gateway} trusts any certificate of a picker's and shows none"
-        if picker.addresses and always_tls and picker.tls is None:
-            yield f"{field}: {gateway} speaks TLS to it; start it with --tls-cert-file and --tls-key-file"
-        if picker.addresses and one_choice:
-            yield f"{field}: {gateway} takes one address, no list; give its max-score-picker maxNumOfEndpoints: 1"
-
-
-def one_pool(intent: Intent, why: str) -> None:
-    """Raise IntentError if a route divides its requests among pools."""
-    for index, route in enumerate(intent.effective_routes):
-        if len(route.shares) > 1:
-            raise IntentError(
-                f"routes[{index}].pools: {why}, and these are {len(route.shares)}; give it one, or divide by models or paths",
-            )
 
 
 def service_of(intent: Intent, field: str, addresses: Sequence[str]) -> tuple[str, int]:

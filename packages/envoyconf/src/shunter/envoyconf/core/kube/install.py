@@ -67,10 +67,9 @@ def installation(
     """Return what is to be applied beside a gateway's own objects: Services of the model servers, and pickers.
 
     Pools whose pickers have addresses in the intent have them already, and need no Service then unless the gateway itself
-    finds model servers by that (``by_name``). ``always_tls`` is for gateways that speak TLS to a
-    picker whatever the intent says. They, and an intent that trusts anybody (``tls: {}``), are shown a certificate that each
-    Pod makes for itself; others, that of the Secret which `tls_secret` names. ``one_choice`` is for gateways that do not
-    understand a list of endpoints.
+    finds model servers by that (``by_name``). ``always_tls`` is for gateways that speak TLS to a picker whatever the intent
+    says. They, and an intent that trusts anybody (``tls: {}``), are shown a certificate that each Pod makes for itself;
+    others, that of the Secret which `tls_secret` names. ``one_choice`` is for gateways that understand no list of endpoints.
     """
     asked = {pool.name for pool, profile in intent.ways if profile.asks}
     for index, pool in enumerate(intent.pools):

@@ -11,18 +11,11 @@ from collections.abc import Iterator
 
 from shunter.envoyconf.core.envoy.model import body_router_filter
 from shunter.envoyconf.core.intent import Intent, PickerTls, Profile
-from shunter.envoyconf.core.kube.gateway import gateway, kubernetes_object
-from shunter.envoyconf.core.kube.inference_pool import (
-    full_only,
-    inference_pools,
-    one_pool,
-    pool_routes,
-    refuse,
-    service_of,
-    unheeded,
-    untold,
-)
+from shunter.envoyconf.core.kube.gateway import GATEWAY_API, gateway, kubernetes_object
+from shunter.envoyconf.core.kube.inference_pool import full_only, inference_pools, pool_routes, service_of
 from shunter.envoyconf.core.kube.install import installation
+from shunter.envoyconf.core.kube.manifests import ISTIO
+from shunter.envoyconf.core.kube.wishes import one_pool, refuse, unheeded
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.places import picker_authorities, service_host
 from shunter.envoyconf.core.protojson import Resource
@@ -55,7 +48,7 @@ def istio(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every
             service, _ = service_of(intent, f"pools[{index}].picker.addresses", picker_authorities(pool, intent.kubernetes))
             documents.append(_destination_rule(intent, service, pool.picker.tls))
     documents += _body_routing(intent)
-    warnings = (*unheeded(intent, NAME, {"limits.bodyBytes"}), *untold(intent, NAME))
+    warnings = tuple(unheeded(intent, NAME, {"limits.bodyBytes"}))
     return Output((Artefact("gateway", tuple(documents)), *installation(intent, by_name=False)), warnings)
 
 
@@ -74,7 +67,7 @@ def _destination_rule(intent: Intent, service: str, tls: PickerTls) -> Resource:
     shown = {"clientCertificate": tls.cert_file, "privateKey": tls.key_file} if tls.cert_file else {}
     policy = {"tls": {"mode": "MUTUAL" if shown else "SIMPLE", **shown, **trust}}
     spec = {"host": service_host(service, intent.kubernetes), "trafficPolicy": policy}
-    return kubernetes_object("networking.istio.io/v1", "DestinationRule", service, intent.kubernetes.namespace, spec=spec)
+    return kubernetes_object(f"{ISTIO}/v1", "DestinationRule", service, intent.kubernetes.namespace, spec=spec)
 
 
 def _body_routing(intent: Intent) -> Iterator[Resource]:
@@ -93,8 +86,8 @@ def _body_routing(intent: Intent) -> Iterator[Resource]:
         "match": {"context": "GATEWAY", "listener": {"filterChain": {"filter": manager}}},
         "patch": {"operation": "INSERT_FIRST", "value": question},
     }
-    gateways = [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": names.gateway}]
+    gateways = [{"group": GATEWAY_API, "kind": "Gateway", "name": names.gateway}]
     spec = {"targetRefs": gateways, "configPatches": [patch]}
-    yield kubernetes_object("networking.istio.io/v1alpha3", "EnvoyFilter", service, names.namespace, spec=spec)
+    yield kubernetes_object(f"{ISTIO}/v1alpha3", "EnvoyFilter", service, names.namespace, spec=spec)
     if router.tls is not None:
         yield _destination_rule(intent, service, router.tls)
