@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 from envoy.config.bootstrap.v3 import bootstrap_pb2
+from google.protobuf.json_format import ParseError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shunter.envoyconf import render
 from shunter.envoyconf.core.documents import spell
 from shunter.envoyconf.core.schema import envoy_schema, notes, problems
+from shunter.envoyconf.core.schema.rules import COMPARISONS, MAKERS
 from shunter.envoyconf.core.versions import Version
 from shunter.envoyconf.shell import envoy
 
@@ -219,3 +223,81 @@ def test_what_an_older_envoy_lacks_is_named(resource, name, since):
         f"is there since Envoy {since}; this is for {older}; leave it out" in each
         for each in told(resource, name, version=older)
     )
+
+
+# Whatever somebody may write, at the names that Envoy knows and at others.
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["1s", "EDS", ROUTER["@type"]])
+)
+values = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "@type", "value"]) | st.text(max_size=3), inner)
+    ),
+    max_leaves=8,
+)
+MESSAGES = sorted(envoy_schema().names)
+
+
+@given(st.data())
+def test_about_anything_the_schema_has_something_to_say_or_nothing(data):
+    name = data.draw(st.sampled_from(MESSAGES))
+    names = envoy_schema().shape(name).names
+    fields = st.dictionaries(st.sampled_from(names), values) if names else st.just({})
+    resource = data.draw(fields | values)
+    for each in (*problems(envoy_schema(), resource, name), *notes(envoy_schema(), resource, name)):
+        assert spell(each.path).startswith("$")
+        assert each.text
+
+
+# Where Python's parser is laxer than Envoy's: an empty list or text for a message, blanks in numbers, any case of NaN, bytes.
+LAX = ("a list where an object", "where base64 text", "'' where", "where a number", "where a whole number", "where a duration")
+
+
+@given(st.data())
+def test_what_a_strict_parser_takes_is_not_named_as_wrong(data):
+    name = data.draw(st.sampled_from(MESSAGES))
+    names = envoy_schema().shape(name).names
+    resource = data.draw(st.dictionaries(st.sampled_from(names), values) if names else st.just({}))
+    try:
+        envoy_schema().encode(resource, name)
+    except (ParseError, AttributeError, TypeError, ValueError):  # Python's parser is not total
+        return
+    found = [each for each in told(resource, name) if not any(lax in each for lax in LAX)]
+    assert not [each for each in found if "unknown field" in each or " belongs" in each or "is not a choice" in each]
+
+
+def stated_rules(rules):
+    """Yield the kind and name of each constraint, those of items, keys and values included."""
+    for field, value in rules.ListFields():
+        if field.name == "message":
+            yield from (("message", each.name) for each, _ in value.ListFields())
+            continue
+        for each, inner in value.ListFields():
+            if each.name in {"items", "keys", "values"}:
+                yield from stated_rules(inner)
+            else:
+                yield field.name, each.name
+
+
+def test_every_constraint_of_envoys_api_is_known():
+    """One that was not known would be heeded by nobody."""
+    schema = envoy_schema()
+    options = schema.message("google.protobuf.FieldOptions")
+    extension = schema.pool.FindExtensionByName("validate.rules")
+    names = [*schema.names]
+    stated = []
+    while names:
+        descriptor = schema.pool.FindMessageTypeByName(names.pop())
+        names += [each.full_name for each in descriptor.nested_types]
+        for field in descriptor.fields:
+            read = options.FromString(field.GetOptions().SerializeToString())
+            stated += stated_rules(read.Extensions[extension])
+    assert len(stated) > 1000
+    elsewhere = {"required", "skip", "ignore_empty", "defined_only", "well_known_regex", "strict"}
+    assert {name for _, name in stated} <= COMPARISONS.keys() | MAKERS.keys() | elsewhere
