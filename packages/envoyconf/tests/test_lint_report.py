@@ -256,6 +256,15 @@ def test_fix_rewrites_the_file_and_nothing_else_in_it(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["grant.yaml"]
 
 
+@pytest.mark.parametrize("start", ["", "---\n", "%YAML 1.1\n---\n", "# notes\n---\n# more\n---\n"])
+def test_fix_finds_its_document_among_others(tmp_path, start):
+    path = tmp_path / "many.yaml"
+    path.write_text(f"{start}{POOL}---\n# between\n---\n{WARNS}...\n---\n{WARNS}")
+    run("-f", str(path), "--fix")
+    new = WARNS.replace("io/v1\n", "io/v1beta1\n")
+    assert path.read_text() == f"{start}{POOL}---\n# between\n---\n{new}...\n---\n{new}"
+
+
 def test_fix_lets_be_what_has_a_reason(tmp_path):
     path = tmp_path / "grant.yaml"
     text = WARNS.replace("v1\n", "v1  # shunter-lint: ignore=W61 our clusters are new\n", 1)
