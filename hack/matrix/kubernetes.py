@@ -39,6 +39,7 @@ def suite(record: Record, versions: tuple[str, ...]) -> None:  # noqa: ARG001 # 
                 except IntentError as error:
                     record(**row, check=f"{name}: refused with place and remedy", ok=True, detail=str(error))
                     continue
+                kube.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": intent.kubernetes.namespace}}])
                 for check, problem in (
                     ("definitions and their rules", _problems(documents, definitions)),
                     ("kubectl apply --dry-run=server", _refusal(documents, kube)),

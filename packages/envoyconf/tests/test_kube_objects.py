@@ -63,7 +63,18 @@ def test_the_definitions_have_no_objection(target, name, definitions):
 
 @pytest.mark.parametrize(("target", "name"), ACCEPTED)
 def test_the_real_api_accepts_everything(target, name, kube):
-    kube.apply(generate(load(name), target).documents, dry_run=True)
+    intent = load(name)
+    kube.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": intent.kubernetes.namespace}}])
+    kube.apply(generate(intent, target).documents, dry_run=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_names_that_are_chosen_are_used_everywhere(target):
+    documents = generate(load("elsewhere"), target).documents
+    assert {each["metadata"].get("namespace", "llm") for each in documents} == {"llm"}
+    text = "".join(map(render, documents))
+    for usual in ("inference-gateway", "cluster.local", "default.svc", "shunter:0.1.0", "replicas: 2", "GatewayClass\n"):
+        assert usual not in text
 
 
 @pytest.mark.parametrize(("target", "name"), ACCEPTED)
