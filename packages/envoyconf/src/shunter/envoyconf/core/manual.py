@@ -16,6 +16,9 @@ from shunter.envoyconf.errors import IntentError
 
 __all__ = ["explain", "fields", "support_table"]
 
+# Defaults that leave something out.
+NOTHING = {"null", "[]"}
+
 SIGNS = {Means.NATIVE: "yes", Means.PATCH: "by patch", Means.IMPOSSIBLE: "no"}
 
 
@@ -103,11 +106,29 @@ def _told(path: str, kind: dict[str, Any]) -> str:
     lines = [f"{path} ({_type(kind)}{_default(kind)})", f"    {kind.get('description', '')}"]
     if inner is not None and "properties" in schema[inner]:
         lines += [f"    {name}: {part.get('description', '')}" for name, part in schema[inner]["properties"].items()]
+    else:
+        lines += ["", *(f"    {line}" for line in _example(path, kind))]
     return "\n".join(lines) + "\n"
 
 
+def _example(path: str, kind: dict[str, Any]) -> list[str]:
+    """Return the YAML that states a field, with its default if it has one."""
+    lines: list[str] = []
+    indent, item = 0, ""
+    for step in path.split("."):
+        lines.append(f"{' ' * indent}{item}{step.removesuffix('[]')}:")
+        indent += len(item) + (0 if step.endswith("[]") else 2)
+        item = "- " if step.endswith("[]") else ""
+    default = json.dumps(kind.get("default"))
+    return [*lines[:-1], f"{lines[-1]} {'…' if default in NOTHING else default}"]
+
+
 def _default(kind: dict[str, Any]) -> str:
-    return f", {json.dumps(kind['default'])} if left out" if "default" in kind else ""
+    if "default" not in kind:
+        return ""
+    default = json.dumps(kind["default"])
+    # What fields of fields are by default is told with each of them.
+    return "" if "{" in default else f", {'none' if default in NOTHING else default} if left out"
 
 
 def _type(kind: dict[str, Any]) -> str:
