@@ -16,6 +16,7 @@ from shunter.envoyconf.shell import envoy
 GOLDEN = Path(__file__).parent / "golden"
 INTENTS = sorted(path.name.removesuffix(".intent.yaml") for path in GOLDEN.glob("*.intent.yaml"))
 POOL = {"name": "a", "endpoints": ["10.0.0.7:1"], "picker": {"addresses": ["10.0.0.7:2"], "collector": "10.0.0.7:3"}}
+STRICT = POOL | {"picker": POOL["picker"] | {"failureMode": "FailClose"}}
 
 # Intent → the first version that has all of it, where that is not the oldest.
 SINCE = {
@@ -24,6 +25,7 @@ SINCE = {
     "guarded": Version(1, 37),
     "tokens": Version(1, 38),
     "usage": Version(1, 38),
+    "ways": Version(1, 38),
 }
 
 
@@ -70,6 +72,7 @@ def test_what_an_envoy_lacks_is_refused_with_a_remedy(fields, version, message):
     [
         ({}, Feature.FIRST_BODY_BYTE, "without the time to the first byte"),
         ({}, Feature.ROUTE_BODY_LIMIT, "limits.bodyBytes holds for each connection"),
+        ({"pools": [STRICT], "profile": "strict"}, Feature.STREAM_THAT_ENDS, "a picker that dies cuts what it picked for"),
         ({"observability": {"tracing": {"collector": "h:1"}}}, Feature.PATH_TAG, "spans are without the path"),
         ({"security": {"rateLimits": [{"requests": 1}]}}, Feature.RETRY_AFTER, "without Retry-After"),
     ],

@@ -16,8 +16,7 @@ KEY_FILTER = "envoy.filters.http.set_filter_state/request"
 # What curl says of JSON unless it is told otherwise; no engine reads such forms.
 CURLS_TYPE = "application/x-www-form-urlencoded"
 
-# Under which name Envoy's hash policies find the key. With a name of our own it would need factory_key, which Envoy has since
-# 1.38; this one tells by itself what it is.
+# Under which name Envoy's hash policies find the key: its own for a text that can be hashed, which it has since 1.38.
 KEY_OBJECT = "envoy.hashable_string"
 
 

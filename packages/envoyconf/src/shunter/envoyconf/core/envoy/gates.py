@@ -5,6 +5,7 @@ lacks                           instead
 ==============================  ====================================================================================
 a whole profile, an overflow    an error: something else would not be what was asked for
 first byte, Retry-After, path   left out of the access log and the records; of answers 429; of spans
+end of streams, in strict       left as it is: a picker that dies cuts what it picked for
 route's limit for bodies        the listener's, which is also how much of a response waits for a client that reads slowly
 ==============================  ====================================================================================
 """
@@ -60,6 +61,8 @@ def fallbacks(intent: Intent, version: Version) -> Iterator[str]:
             f"{_lacks(Feature.ROUTE_BODY_LIMIT, version)}: limits.bodyBytes holds for each connection, so that a client that "
             "reads slowly can make Envoy keep as much of its response"
         )
+    if any(profile is Profile.STRICT for _, profile in intent.ways) and not Feature.STREAM_THAT_ENDS.in_version(version):
+        yield f"{_lacks(Feature.STREAM_THAT_ENDS, version)}: in the profile strict a picker that dies cuts what it picked for"
     if intent.observability.tracing and not Feature.PATH_TAG.in_version(version):
         yield f"{_lacks(Feature.PATH_TAG, version)}: spans are without the path, whose query may hold keys"
     if intent.security.rate_limits and not Feature.RETRY_AFTER.in_version(version):
