@@ -77,7 +77,7 @@ def _homes(pieces: list[str]) -> list[tuple[int, int]]:
 
 
 def _pieces(text: str) -> list[str]:
-    """Return a text cut before each separator of documents, which three hyphens are wherever a line begins (YAML 1.2, 9.1.2)."""
+    """Return a text cut before each separator of documents: three hyphens where a line begins (YAML 1.2, section 9.1.2)."""
     starts = [0, *(found.start() for found in SEPARATOR.finditer(text)), len(text)]
     return [text[start:end] for start, end in pairwise(starts)]
 
