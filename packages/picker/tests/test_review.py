@@ -37,7 +37,7 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
         (
             HEAD + "plugins: [{type: session-affinity-scorer}]",
             "lean",
-            "$.plugins[0]: 'session-affinity-scorer' needs the headers of responses; profile lean does not show them,",
+            "$.plugins[0]: 'session-affinity-scorer' needs the headers of responses; profile lean does not show them, headers do",
         ),
         (
             HEAD + "plugins: [{type: queue-scorer}]\nschedulingProfiles: [{name: p}]",
@@ -118,7 +118,7 @@ def test_what_cannot_work_is_warned_of(text, profile, warning):
 @pytest.mark.parametrize(
     ("text", "profile"),
     [
-        (HEAD + "plugins: [{type: session-affinity-scorer}]", "full"),
+        *((HEAD + "plugins: [{type: session-affinity-scorer}]", profile) for profile in ("headers", "full")),
         (FLOW, "strict"),
         (
             FLOW + "plugins: [{type: edf-ordering-policy}, {type: concurrency-detector}, {type: sglanghttp-parser}]\n"

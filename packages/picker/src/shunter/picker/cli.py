@@ -290,7 +290,7 @@ def run(
 @click.option("--builtin", metavar="NAME", help="A configuration that comes with the picker: see the command builtins.")
 @click.option(
     "--profile",
-    type=click.Choice(["lean", "usage", "full", "strict", "native"]),
+    type=click.Choice(["lean", "usage", "strict", "headers", "full", "native"]),
     default="lean",
     show_default=True,
     help="How the gateway asks the picker, which decides what it can see of responses.",

@@ -33,8 +33,9 @@ class GatewayProfile(msgspec.Struct, frozen=True):
 PROFILES: Mapping[str, GatewayProfile] = {
     "lean": GatewayProfile(hurries=True),
     "usage": GatewayProfile(hurries=True),
-    "full": GatewayProfile(shows=("headers", "body")),
     "strict": GatewayProfile(stays=False),
+    "headers": GatewayProfile(shows=("headers",), stays=False),
+    "full": GatewayProfile(shows=("headers", "body")),
     "native": GatewayProfile(stays=False),
 }
 
@@ -94,7 +95,8 @@ def _plugins(plan: Plan, profile: str) -> Iterator[str]:
         needs = cast("Sequence[str]", getattr(used.get(spec.name), "needs", ()))
         if missing := [need for need in needs if need not in PROFILES[profile].shows]:
             parts = " and the ".join(missing)
-            yield f"{place}: {spec.name!r} needs the {parts} of responses; profile {profile} does not show them, full does"
+            shown = next(name for name, each in PROFILES.items() if {*needs} <= {*each.shows})
+            yield f"{place}: {spec.name!r} needs the {parts} of responses; profile {profile} does not show them, {shown} does"
         if entry.kinds[0] in IN_PROFILES and spec.name not in used:
             yield f"{place}: no profile lists {spec.name!r}, so it does nothing; list it, or remove it"
         elif entry.kinds[0] not in (*IN_PROFILES, *ANYWHERE) and spec.name not in named:
