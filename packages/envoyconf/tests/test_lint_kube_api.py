@@ -1,4 +1,4 @@
-"""The examples of the rules about Kubernetes are objects that a cluster takes; where a rule says that it does not, it does not."""
+"""The examples of rules about Kubernetes are objects that a cluster takes; where a rule says that it does not, it does not."""
 
 from pathlib import Path
 
