@@ -37,7 +37,7 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
         (
             HEAD + "plugins: [{type: session-affinity-scorer}]",
             "lean",
-            "$.plugins[0]: 'session-affinity-scorer' needs the headers of responses; profile lean does not show them, headers do",
+            "$.plugins[0]: 'session-affinity-scorer' needs the headers of responses; profile lean does not show them, headers",
         ),
         (
             HEAD + "plugins: [{type: queue-scorer}]\nschedulingProfiles: [{name: p}]",
