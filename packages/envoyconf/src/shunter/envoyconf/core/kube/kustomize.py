@@ -1,4 +1,4 @@
-"""A kustomization over generated files, for those who add patches, labels or images of their own."""
+"""A kustomization over generated files, as the base of one with somebody's own patches, labels or images."""
 
 from shunter.envoyconf.core.output import Output
 from shunter.envoyconf.core.protojson import Resource
