@@ -62,7 +62,8 @@ class Relay:
             finally:
                 self._connections.discard(task)
                 for end in (writer, back):
-                    end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    with contextlib.suppress(OSError):  # one that is closed already
+                        end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                     end.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

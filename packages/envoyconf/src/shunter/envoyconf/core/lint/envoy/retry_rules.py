@@ -134,7 +134,9 @@ def done_twice(route: Route) -> Iterator[Finding]:
         )
     codes = policy.at("retriable_status_codes")
     numbers = [each.number for each in codes.items()]
-    if 429 in numbers and "retriable-status-codes" in triggers:
+    # A cluster that is made of others, such as a pool and a provider for what it cannot take, sends the retry to the next.
+    overflows = any(cluster.members for branch in route.branches for cluster in branch.clusters)
+    if 429 in numbers and "retriable-status-codes" in triggers and not overflows:
         yield found(
             codes,
             "429 is tried again: when the pool is full every request becomes several, and the client learns of it later",
