@@ -1,6 +1,7 @@
 """The real Envoy Gateway on a real Kubernetes API: Services and slices instead of addresses, statuses, weights, sessions."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import shutil
@@ -11,6 +12,7 @@ from collections import Counter
 
 import aiohttp
 import pytest
+import trustme
 
 from shunter.envoyconf import load_intent
 from shunter.envoyconf.core.generate import generate
@@ -29,8 +31,15 @@ ADMIN = f"{PICKER}:9090"
 ADDRESS = "10.9.0.9"
 URL = "http://127.0.0.1:10080"  # Envoy Gateway has its Envoys listen 10,000 higher up than their Service
 
+KEY = "a key of alice's"
+
 INTENT = {
-    "listeners": [{"port": 80}],
+    "listeners": [{"port": 80}, {"name": "https", "port": 443, "hosts": ["secure.test"], "tls": {"secret": "shown"}}],
+    "security": {
+        "apiKeys": [{"client": "alice", "key": KEY}],
+        "rateLimits": [{"requests": 3, "per": "hour", "by": "x-limited"}],
+    },
+    "observability": {"servedHeader": True},
     "pools": [{"name": "llama", "selector": {"app": "llama"}}, {"name": "canary", "selector": {"app": "canary"}}],
     "routes": [
         {"hosts": ["split.test"], "pools": [{"name": "llama", "weight": 3}, {"name": "canary", "weight": 1}]},
@@ -49,6 +58,14 @@ def slice_of(service, addresses, **ports):
         "ports": [{"name": name, "port": port} for name, port in ports.items()],
         "endpoints": [{"addresses": [each], "conditions": {"ready": True}} for each in addresses],
     }
+
+
+def certificate(name):
+    issued = trustme.CA().issue_cert(name)
+    chain = b"".join(each.bytes() for each in issued.cert_chain_pems)
+    data = {"tls.crt": base64.b64encode(chain).decode(), "tls.key": base64.b64encode(issued.private_key_pem.bytes()).decode()}
+    metadata = {"name": "shown", "namespace": "default"}
+    return {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": metadata, "data": data}
 
 
 @contextlib.contextmanager
@@ -87,7 +104,13 @@ def gateway(envoy_gateway, tmp_path_factory):
         made = generate(load_intent(json.dumps(INTENT)), Target.ENVOY_GATEWAY)
         kube.apply(made.documents)
         slices = [slice_of("llama", ENGINES, **{"http-8000": 8000}), slice_of("canary", ["10.9.0.2"], **{"http-8000": 8000})]
-        kube.apply([*slices, *(slice_of(f"{each}-picker", [PICKER], grpc=9002) for each in ("llama", "canary"))])
+        kube.apply(
+            [
+                certificate("secure.test"),
+                *slices,
+                *(slice_of(f"{each}-picker", [PICKER], grpc=9002) for each in ("llama", "canary")),
+            ]
+        )
         gateway = stack.enter_context(running_kube_gateway(kube, **envoy_gateway.keywords))
         gateway.seem_deployed(ADDRESS)
         yield gateway
@@ -98,10 +121,16 @@ async def ask(gateway, eventually):
     """Ask for a completion; returns the status and which model server answered."""
     async with aiohttp.ClientSession() as session:
 
-        async def ask(host="any.test", **headers):
+        async def ask(host="any.test", url=URL, key=KEY, **headers):
             body = {"model": "lab/llama-3-8b", "prompt": "which track?", "max_tokens": 4}
-            async with session.post(f"{URL}/v1/completions", json=body, headers={"host": host, **headers}) as answer:
-                return answer.status, (await answer.json())["system_fingerprint"] if answer.status == 200 else None
+            sent = {"host": host, "authorization": f"Bearer {key}", **headers}
+            tls = {"ssl": False, "server_hostname": host} if url.startswith("https") else {}
+            async with session.post(f"{url}/v1/completions", json=body, headers=sent, **tls) as answer:
+                if answer.status != 200:
+                    return answer.status, None
+                server = (await answer.json())["system_fingerprint"]
+                assert ENGINES[answer.headers["x-gateway-destination-endpoint-served"].partition(":")[0]] == server
+                return answer.status, server
 
         deadline = time.monotonic() + 120
         while True:  # the first configuration takes Envoy 15 s
@@ -134,6 +163,22 @@ async def test_the_picker_behind_a_service_is_asked(ask):
     before = len(fetch_decisions(ADMIN, ALL).decisions)
     assert {(await ask())[0] for _ in range(3)} == {200}
     assert len(fetch_decisions(ADMIN, ALL).decisions) == before + 3
+
+
+async def test_clients_come_in_by_tls(ask):
+    assert (await ask("secure.test", "https://127.0.0.1:10443"))[0] == 200
+
+
+async def test_nobody_comes_in_without_a_key(ask):
+    assert (await ask(key="another"))[0] == 401
+
+
+async def test_a_limit_holds_for_each_value_and_before_a_picker_is_asked(ask):
+    asked = [(await ask(**{"x-limited": "a"}))[0] for _ in range(3)]
+    before = len(fetch_decisions(ADMIN, ALL).decisions)
+    beyond = (await ask(**{"x-limited": "a"}))[0]
+    assert (asked, beyond, len(fetch_decisions(ADMIN, ALL).decisions)) == ([200] * 3, 429, before)
+    assert (await ask(**{"x-limited": "b"}))[0] == 200
 
 
 async def test_a_session_stays_on_its_model_server_and_sessions_spread(ask):
