@@ -122,7 +122,7 @@ def test_servers_that_run_already_are_used_and_left_alone(lean, connect):
     urls = [f"http://{engine.authority}" for engine in lean.state.plan.engines]
     with running_stack(*(f"--backend={url}" for url in urls)) as stack:
         assert {engine.authority for engine in stack.state.plan.engines} == {url[7:] for url in urls}
-        assert set(stack.state.pids) == {"scraper", "picker", "envoy"}
+        assert set(stack.state.pids) == {"scraper", "picker", "control-plane", "envoy"}
     assert {row.health for row in lean.fleet().endpoints} == {"fresh"}
 
 

@@ -6,11 +6,13 @@ import random
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 from hack.chaos.faults import FAULTS
 from hack.chaos.stage import stage
 from hack.chaos.trial import undergo
 
+from shunter.lab.testing import lab_server
 from shunter.stack.testing import running_stack
 
 pytestmark = pytest.mark.envoy
@@ -78,7 +80,24 @@ async def test_no_endpoint_is_503_with_the_reason_not_a_hang(own, connect, event
     assert reply.headers["x-llm-d-request-dropped-reason"] == "rejected-no-endpoints"
     endpoints.write_bytes(before)
     await eventually(lambda: len(own.fleet().endpoints) == 3)
-    assert (await client.chat("anybody?")).status == 200
+    async with asyncio.timeout(20):
+        while (await client.chat("anybody?")).status != 200:  # Envoy may know them a blink later than the picker
+            pass
+
+
+async def test_an_endpoint_that_comes_while_it_runs_is_served(own, connect, eventually):
+    client = connect(own)
+    async with lab_server(name="newcomer", speed=20) as server:
+        file = own.directory / "endpoints.yaml"
+        *documents, endpoints = file.read_text().split("\n---\n")
+        listed = msgspec.yaml.decode(endpoints.encode())
+        listed["endpoints"] = [{**listed["endpoints"][0], "name": "newcomer", "port": str(server.port)}]
+        file.write_text("\n---\n".join([*documents, msgspec.yaml.encode(listed).decode()]))
+        await eventually(lambda: [row.name for row in own.fleet().endpoints] == ["newcomer"])
+        async with asyncio.timeout(20):
+            while (reply := await client.chat("hello")).status == 200 and reply.fingerprint != "newcomer":
+                pass
+        assert reply.status == 200
 
 
 async def test_a_broken_endpoints_file_changes_nothing(own, connect, eventually):

@@ -96,11 +96,11 @@ def test_the_scraper_reads_manifests_beside_the_endpoints(plan, tmp_path):
 
 def test_only_what_is_ours_is_started(plan):
     started = commands(plan, "/opt/envoy")
-    assert list(started) == ["engine-0", "scraper", "picker", "envoy"]
+    assert list(started) == ["engine-0", "scraper", "picker", "control-plane", "envoy"]
     assert started["envoy"][0] == "/opt/envoy"
 
 
-@pytest.mark.parametrize("name", ["scraper", "picker"])
+@pytest.mark.parametrize("name", ["scraper", "picker", "control-plane"])
 def test_the_commands_take_these_options(plan, name):
     import importlib
 

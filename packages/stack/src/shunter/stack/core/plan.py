@@ -164,8 +164,12 @@ def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
             *(("--shadow-config", f"{here}/shadow.yaml", "--shadow-sample", "1") if plan.shadow else ()),
             *(word for port in ports.picker for word in ("--port", str(port))),
         ),
+        "control-plane": (
+            *("-m", "shunter.envoyconf", "serve", "-f", f"{here}/intent.yaml", "--snapshot", here),
+            *("--directory", f"{here}/envoy", "--status-port", "0"),
+        ),
         "envoy": (
-            *(envoy, "-c", f"{here}/envoy.yaml", "--log-level", "warn", "--concurrency", "1"),
+            *(envoy, "-c", f"{here}/envoy/envoy.yaml", "--log-level", "warn", "--concurrency", "1"),
             *("--disable-hot-restart", "--file-flush-interval-msec", "100"),
         ),
     }

@@ -13,10 +13,15 @@ import click
 import msgspec
 
 from shunter.envoyconf.core.envoy.bootstrap import bootstrap
+from shunter.envoyconf.core.forms import as_files
+from shunter.envoyconf.core.generate import generate
+from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.reading import load_intent
 from shunter.envoyconf.core.render import render
+from shunter.envoyconf.core.targets import Target
 from shunter.envoyconf.errors import EnvoyconfError
 from shunter.envoyconf.shell import envoy
+from shunter.envoyconf.shell.texts import write_texts
 from shunter.picker.config import read_builtin
 from shunter.scraper.errors import ConfigError
 from shunter.scraper.shell.files import Files
@@ -36,7 +41,7 @@ __all__ = ["Wishes", "run"]
 READY_S = 60.0
 POLL_S = 0.05
 # The parts that hold no requests of their own are started again when they die, as a kubelet would; not in a tight loop.
-REVIVED = ("scraper", "picker")
+REVIVED = ("scraper", "picker", "control-plane")
 REVIVE_AFTER_S = 0.5
 YOUNG_S = 5.0
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -288,9 +293,11 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             if binary is None:
                 click.echo(f"fetching Envoy {envoy.VERSION} (37 MB, once) …", err=True)
                 binary = envoy.fetch()
-            text = render(bootstrap(load_intent(intent.decode())), "yaml")
-            (self._directory / "envoy.yaml").write_text(text)
-            envoy.validate(text, binary)
+            wanted = load_intent(intent.decode())
+            envoy.validate(render(bootstrap(wanted), "yaml"), binary)
+            files = self._directory / "envoy"
+            shutil.rmtree(files, ignore_errors=True)  # endpoints of another run
+            write_texts(files, as_files(generate(wanted, Target.ENVOY_FS, Settings(directory=str(files)))))
         except (ConfigError, EnvoyconfError) as error:
             raise StackError(str(error)) from error
         return binary
@@ -333,7 +340,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             "picker": f"http://{self._admin}/metrics  /debug/fleet  /debug/decisions",
             "Envoy": f"http://{plans.LOOPBACK}:{plan.ports.envoy_admin}",
             "engines": "  ".join(f"http://{engine.authority}" for engine in plan.engines),
-            "files": f"{plan.directory}  (endpoints.yaml, picker.yaml, envoy.yaml, access.log, logs/)",
+            "files": f"{plan.directory}  (endpoints.yaml, picker.yaml, intent.yaml, envoy/, access.log, logs/)",
         }
         click.echo(f"\nA request went through. The stack was up after {took_s:.1f} s; Ctrl-C ends it.\n")
         for what, where in lines.items():
