@@ -26,6 +26,7 @@ SINCE = {
     "tokens": Version(1, 38),
     "usage": Version(1, 38),
     "ways": Version(1, 38),
+    "ways": Version(1, 38),
 }
 
 

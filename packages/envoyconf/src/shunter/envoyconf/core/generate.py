@@ -13,6 +13,7 @@ from shunter.envoyconf.core.kube.envoy_gateway import SUPPORT as ENVOY_GATEWAY_S
 from shunter.envoyconf.core.kube.envoy_gateway import envoy_gateway
 from shunter.envoyconf.core.kube.envoy_gateway_patch import SUPPORT as PATCH_SUPPORT
 from shunter.envoyconf.core.kube.envoy_gateway_patch import envoy_gateway_patch
+from shunter.envoyconf.core.kube.rewrites import rewrite_artefacts
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.targets import EVERY_PROFILE, Means, Support, Target
 from shunter.envoyconf.core.xds.files import make_files
@@ -61,6 +62,7 @@ def generate(intent: Intent, target: Target, settings: Settings | None = None) -
             )
     settings = settings or Settings()
     output = maker.make(intent, settings)
+    output = msgspec.structs.replace(output, artefacts=(*output.artefacts, *rewrite_artefacts(intent)))
     if target in PLAIN_ENVOYS:
         output = msgspec.structs.replace(output, warnings=(*output.warnings, *fallbacks(intent, settings.envoy_version)))
     return output

@@ -100,6 +100,8 @@ class Route(Part, frozen=True):
             raise IntentError("pools have no weight at all: at least one must be above 0")
         if self.rewrites and not self.models:
             raise IntentError("rewrites need models: say which names of the clients' are rewritten")
+        if self.rewrites and not any(each.weight for each in self.rewrites):
+            raise IntentError("rewrites have no weight at all: at least one must be above 0")
         if not PATH_PREFIX.fullmatch(self.prefix):
             raise IntentError(f"prefix {self.prefix!r} must be / or begin with / and not end with it, such as /v1")
 

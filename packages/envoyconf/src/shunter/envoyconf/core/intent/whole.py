@@ -86,6 +86,11 @@ class Intent(Part, frozen=True):
                 if share.name not in known:
                     field = f"pools[{place}].name" if route.pools else "pool"
                     raise IntentError(f"routes[{index}].{field} {share.name!r} is not a pool; pools: {', '.join(known)}")
+            if route.rewrites and self.profile_of(route) is Profile.NATIVE:
+                raise IntentError(
+                    f"routes[{index}].rewrites: only a picker puts another name into a body, and none is asked in the profile "
+                    "native; choose another profile for this route"
+                )
             if route.base_models and self.body_router is None:
                 raise IntentError(
                     f"routes[{index}].baseModels: only a bodyRouter knows whose adapter a model is; add bodyRouter.addresses, "
