@@ -1,5 +1,5 @@
 """Write docs/reference/ from the code: the commands, the intent, the picker's configuration and plugins, the exam, the faults,
-the transport's limits; and docs/gateway/targets.md, which gateway can do what.
+the transport's limits; and of docs/gateway/ which gateway and which Envoy can do what.
 
 ``--check`` writes nothing and fails if a page is not what the code says.
 """
@@ -23,6 +23,7 @@ from shunter.envoyconf.cli import main as envoyconf
 from shunter.envoyconf.core import manual as manual_of_gateways
 from shunter.envoyconf.core.generate import MAKERS
 from shunter.envoyconf.core.lint import RULES
+from shunter.envoyconf.core.versions import DEFAULT_VERSION, OLDEST_VERIFIED, Feature
 from shunter.lab.faults import FAULTS
 from shunter.picker import config, transport
 from shunter.picker.config import document, manual
@@ -186,6 +187,13 @@ def targets():
     return text
 
 
+def versions():
+    text = f"# Which Envoy can do what\n\nEnvoy {OLDEST_VERIFIED} to {DEFAULT_VERSION} have been tried, each with everything that is generated for it; others are generated for with a"
+    text += "\nwarning. `--envoy-version` says for which (targets `envoy-static`, `envoy-fs`, `xds`). What an Envoy lacks is an error with a remedy,\nor done less well with a warning, and never left out in silence.\n"
+    text += "\n| since | Envoy's name for it | before |\n|---|---|---|\n"
+    return text + "".join(f"| {each.since} | `{each.name_in_envoy}` | {each.without} |\n" for each in Feature)
+
+
 def lint_rules():
     text = "# What the linter looks for\n\n`shunter envoyconf lint --list` prints the titles, `shunter envoyconf explain CODE` one rule. E: requests fail, go"
     text += (
@@ -219,6 +227,7 @@ PAGES = {
     "faults": faults,
     "limits": limits,
     "../gateway/targets": targets,
+    "../gateway/versions": versions,
     "lint": lint_rules,
     "../gateway/lint-reports": lint_reports,
 }

@@ -1,13 +1,7 @@
 """What an intent needs of an Envoy's version: refused with a remedy where it is missing, or done less well and said.
 
-==============================  ====================================================================================
-lacks                           instead
-==============================  ====================================================================================
-a whole profile, an overflow    an error: something else would not be what was asked for
-first byte, Retry-After, path   left out of the access log and the records; of answers 429; of spans
-end of streams, in strict       left as it is: a picker that dies cuts what it picked for
-route's limit for bodies        the listener's, which is also how much of a response waits for a client that reads slowly
-==============================  ====================================================================================
+Refused is what would not be what was asked for: a profile, an overflow, an admin interface for some. What only tells less, or
+costs memory, is generated all the same.
 """
 
 from collections.abc import Iterator
@@ -53,21 +47,14 @@ def fallbacks(intent: Intent, version: Version) -> Iterator[str]:
         yield f"Envoy {version} is unverified: tried on real ones were {OLDEST_VERIFIED} to {DEFAULT_VERSION}"
     if version > DEFAULT_VERSION:
         yield f"Envoy {version} is unverified: generated is what {DEFAULT_VERSION} takes, the newest that was tried"
-    told = intent.observability.access_log != "none" or any(pool.picker.collector for pool in intent.pools)
-    if told and not Feature.FIRST_BODY_BYTE.in_version(version):
-        yield f"{_lacks(Feature.FIRST_BODY_BYTE, version)}: logs and records are without the time to the first byte"
-    if not Feature.ROUTE_BODY_LIMIT.in_version(version):
-        yield (
-            f"{_lacks(Feature.ROUTE_BODY_LIMIT, version)}: limits.bodyBytes holds for each connection, so that a client that "
-            "reads slowly can make Envoy keep as much of its response"
-        )
-    if any(profile is Profile.STRICT for _, profile in intent.ways) and not Feature.STREAM_THAT_ENDS.in_version(version):
-        yield f"{_lacks(Feature.STREAM_THAT_ENDS, version)}: in the profile strict a picker that dies cuts what it picked for"
-    if intent.observability.tracing and not Feature.PATH_TAG.in_version(version):
-        yield f"{_lacks(Feature.PATH_TAG, version)}: spans are without the path, whose query may hold keys"
-    if intent.security.rate_limits and not Feature.RETRY_AFTER.in_version(version):
-        yield f"{_lacks(Feature.RETRY_AFTER, version)}: answers 429 are without Retry-After, and clients guess"
-
-
-def _lacks(feature: Feature, version: Version) -> str:
-    return f"Envoy {version} has no {feature.name_in_envoy} (since {feature.since})"
+    watched = intent.observability.access_log != "none" or any(pool.picker.collector for pool in intent.pools)
+    wanted = {
+        Feature.FIRST_BODY_BYTE: watched,
+        Feature.ROUTE_BODY_LIMIT: True,
+        Feature.STREAM_THAT_ENDS: Profile.STRICT in {profile for _, profile in intent.ways},
+        Feature.PATH_TAG: intent.observability.tracing,
+        Feature.RETRY_AFTER: intent.security.rate_limits,
+    }
+    for feature, is_wanted in wanted.items():
+        if is_wanted and not feature.in_version(version):
+            yield f"Envoy {version} has no {feature.name_in_envoy} (since {feature.since}): {feature.without}"
