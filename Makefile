@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos e2e envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ lab-wire: $(VENV)/dev.stamp ## the lab's ranking beside a real Envoy's, picker's
 
 chaos: $(VENV)/dev.stamp ## kill, stop and restart everything under load, in every profile, into docs/chaos.md (13 minutes; ARGS=--quick: 2)
 	@$(BIN)/python -m hack.chaos $(ARGS)
+
+envoyconf-gateways: $(VENV)/dev.stamp ## all that the real Envoy Gateway is asked to do, on files and on a Kubernetes API (2 minutes)
+	@SHUNTER_EVERY_GATEWAY=1 $(PYTEST) e2e/test_envoy_gateway.py e2e/test_envoy_gateway_patch.py e2e/test_envoy_gateway_kube.py $(ARGS)
 
 envoyconf-matrix: $(VENV)/dev.stamp ## try what envoyconf generates on every Envoy, into build/envoyconf-matrix.json and docs/gateway/matrix.md (10 minutes)
 	@$(BIN)/python -m hack.matrix $(ARGS)

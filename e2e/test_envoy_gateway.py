@@ -133,7 +133,7 @@ async def test_everything_is_accepted(site):
     assert refused == set()
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("case", ["lean", "tls", "full"])
 async def test_who_is_picked_answers(site, ask, case, stream):
     for n in range(4):

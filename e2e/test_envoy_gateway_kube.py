@@ -181,7 +181,7 @@ async def test_a_limit_holds_for_each_value_and_before_a_picker_is_asked(ask):
     assert (await ask(**{"x-limited": "b"}))[0] == 200
 
 
-async def test_a_session_stays_on_its_model_server_and_sessions_spread(ask):
+async def test_in_the_profile_native_a_session_stays_on_its_model_server(ask):
     served = {n: {(await ask("session.test", **{"x-session": f"session {n}"}))[1] for _ in range(3)} for n in range(12)}
     assert {len(each) for each in served.values()} == {1}
     assert set.union(*served.values()) == {*ENGINES.values()}
