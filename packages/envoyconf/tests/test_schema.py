@@ -189,6 +189,11 @@ def test_the_older_habits_of_envoys_parser_are_known(cluster, envoy_binary):
     assert told(cluster, CLUSTER) == []
 
 
+def test_a_value_is_shown_to_be_recognised_no_more():
+    (problem,) = told({"name": "a", "type": "secret" * 1000}, CLUSTER)
+    assert len(problem) < 200
+
+
 def test_what_is_deprecated_or_unfinished_is_noted():
     usage = load(next(path for path in GOLDEN if path.name == "usage.bootstrap.yaml"))
     noted = [str(each) for each in notes(envoy_schema(), usage, BOOTSTRAP)]

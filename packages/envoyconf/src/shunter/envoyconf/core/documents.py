@@ -18,6 +18,9 @@ MAX_CHARACTERS = 8 << 20
 # Values in one file. Aliases can make a short text say more than any machine holds.
 MAX_VALUES = 1 << 20
 
+# Envoy's parser reads a hundred messages within each other; everything that walks along a document relies on an end.
+MAX_DEPTH = 100
+
 Path = tuple[str | int, ...]
 
 
@@ -69,7 +72,7 @@ def load_documents(text: str, file: str, environment: Mapping[str, str] | None =
     except yaml.YAMLError as error:
         raise IntentError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise IntentError(f"{file}: nested too deeply, or refers to itself") from None
+        raise IntentError(f"{file}: nested more than {MAX_DEPTH} deep") from None
     except ValueError as error:  # the 31st of February and the like
         raise IntentError(f"{file}: not YAML: {error}") from None
 
@@ -106,6 +109,8 @@ class Reading:
     def plain(self, node: yaml.Node, path: Path) -> Any:
         """Return the value of a node, and of everything in it."""
         self.lines.setdefault(path, node.start_mark.line + 1)
+        if len(path) > MAX_DEPTH:
+            raise IntentError(f"{self.file}:{node.start_mark.line + 1}: nested more than {MAX_DEPTH} deep, or refers to itself")
         if len(self.lines) > MAX_VALUES:
             raise IntentError(f"{self.file}: more than {MAX_VALUES} values, aliases followed")
         if isinstance(node, yaml.SequenceNode):

@@ -6,7 +6,7 @@ only the extension itself objects to, such as a cluster that is not there; Envoy
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import msgspec
@@ -49,9 +49,10 @@ def notes(schema: Schema, resource: object, name: str) -> tuple[Problem, ...]:
 
 
 ANY = "google.protobuf.Any"
-
-# The messages that JSON writes in a form of their own (protobuf's JSON mapping), and how that form is named.
 DURATION = "google.protobuf.Duration"
+VALUE = "google.protobuf.Value"
+
+# Messages that JSON writes as text (protobuf's JSON mapping): how that is called, and what it looks like.
 TEXTS = {
     DURATION: ("a duration in seconds, such as 0.25s", scalars.DURATION),
     "google.protobuf.Timestamp": (
@@ -61,28 +62,36 @@ TEXTS = {
     "google.protobuf.FieldMask": ("names of fields, with commas", re.compile(r"[\w.,]*")),
 }
 
-# protobuf's limit; a duration in years means a mistake anyhow.
-LONGEST_DURATION_S = 315_576_000_000
+# Messages that JSON writes as the one value in them.
 WRAPPERS = frozenset(
     f"google.protobuf.{name}Value"
     for name in ("Bool", "Bytes", "Double", "Float", "Int32", "Int64", "String", "UInt32", "UInt64")
 )
-# Another message written as an object, by those who do not have its descriptors.
-TYPED_STRUCTS = frozenset({"xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"})
-STRUCT = "google.protobuf.Struct"
-FREE_FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    STRUCT: ("an object", lambda value: isinstance(value, dict)),
-    "google.protobuf.ListValue": ("a list", lambda value: isinstance(value, list)),
-    "google.protobuf.Value": ("a value", lambda _: True),
+
+# Messages that JSON writes as any value of a kind.
+FREE_FORMS: dict[str, tuple[str, type]] = {
+    "google.protobuf.Struct": ("an object", dict),
+    "google.protobuf.ListValue": ("a list", list),
+    VALUE: ("", object),
 }
 
+IN_A_FORM_OF_THEIR_OWN = TEXTS.keys() | WRAPPERS
+
+# Another message written as an object, by those who do not have its descriptors.
+TYPED_STRUCTS = frozenset({"xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"})
+
+# protobuf's limit; a duration in years means a mistake anyhow.
+LONGEST_DURATION_S = 315_576_000_000
+
+# A value is shown to be recognised. It may be a certificate.
+LONGEST_SHOWN = 60
 
 ZEROES = {Kind.MESSAGE: dict[str, object](), Kind.STRING: "", Kind.BYTES: "", Kind.BOOL: False}
-SHOWN: dict[type, str] = {dict: "an object", list: "a list", type(None): "null"}
+KINDS_SHOWN: dict[type, str] = {dict: "an object", list: "a list", type(None): "null"}
 
 
 class Examination:
-    """A walk along a resource and the shapes of its messages; every method is total."""
+    """A walk along a resource and the shapes of its messages. Whatever it meets, it goes on."""
 
     def __init__(self, schema: Schema, version: Version | None) -> None:
         self._schema = schema
@@ -101,10 +110,12 @@ class Examination:
                 continue
             field = shape.fields.get(key)
             if field is None:
-                self._problem((*path, str(key)), f"unknown field {key!r} in {shape.full_name}", suggest(str(key), shape.names))
+                self._problem(
+                    (*path, str(key)), f"unknown field {_shown(key)} in {shape.full_name}", suggest(str(key), shape.names)
+                )
             elif field.name in written:
                 self.notes.append(Problem((*path, key), f"the same field as {written[field.name]!r}", "keep one"))
-            elif part is not None or (field.message and field.message.full_name == "google.protobuf.Value"):
+            elif part is not None or (field.message and field.message.full_name == VALUE):
                 written[field.name] = key
                 self._mark(field, (*path, key))
         for name, members in shape.alternatives.items():
@@ -182,7 +193,7 @@ class Examination:
             return self._embedded(value, cast("Any", field.message).full_name, rules, path)
         known = self._scalar(value, field, path)
         if known is not NOTHING:
-            self._check(known, rules, path, f"{value!r} ")
+            self._check(known, rules, path, f"{_shown(value)} ")
             if rules.defined_only and known not in {choice.number for choice in field.choices.values()}:
                 self._problem(path, f"{known} is not a choice", suggest(str(value), field.choices))
         return known
@@ -190,15 +201,15 @@ class Examination:
     def _embedded(self, value: object, name: str, rules: Rules, path: Path) -> Any:
         if name == ANY:
             self._any(value, path)
-        elif name in TEXTS.keys() | WRAPPERS and FREE_FORMS[STRUCT][1](value):  # Envoy reads their plain form, too
+        elif name in IN_A_FORM_OF_THEIR_OWN and _is_object(value):  # Envoy reads their plain form, too
             self.message(value, self._schema.shape(name), path)
         elif name in TEXTS:
             self._text(value, name, rules, path)
         elif name in WRAPPERS:
             return self._value(value, self._schema.shape(name).fields["value"], rules, path)
         elif name in FREE_FORMS:
-            form, fits = FREE_FORMS[name]
-            if not fits(value):
+            form, kind = FREE_FORMS[name]
+            if not isinstance(value, kind):
                 self._mistaken(value, form, path)
         else:
             self.message(value, self._schema.shape(name), path, skip=rules.skip)
@@ -213,10 +224,10 @@ class Examination:
     def _duration(self, value: str, rules: Rules, path: Path) -> None:
         sign, seconds, fraction = cast("re.Match[str]", scalars.DURATION.fullmatch(value)).groups()
         if int(seconds) > LONGEST_DURATION_S:
-            self._problem(path, f"{value!r} is more than 10,000 years")
+            self._problem(path, f"{_shown(value)} is more than 10,000 years")
             return
         nanoseconds = int(seconds) * NANOSECONDS + int((fraction or "").ljust(9, "0"))
-        self._check(-nanoseconds if sign else nanoseconds, rules, path, f"{value!r} ")
+        self._check(-nanoseconds if sign else nanoseconds, rules, path, f"{_shown(value)} ")
 
     def _any(self, value: object, path: Path) -> None:
         """Examine the configuration of an extension as the message that it says it is."""
@@ -233,17 +244,17 @@ class Examination:
         host, _, name = url.rpartition("/")
         place = (*path, "@type")
         if not host:
-            self._problem(place, f"{url!r} is no type URL", f"write type.googleapis.com/{url}")
+            self._problem(place, f"{_shown(url)} is no type URL", f"write type.googleapis.com/{url}")
             return
         try:
             shape = self._schema.shape(name)
         except KeyError:
-            self._problem(place, f"no message is called {name!r}", suggest(name, self._schema.names))
+            self._problem(place, f"no message is called {_shown(name)}", suggest(name, self._schema.names))
             return
         self._new(name, place)
         if shape.unfinished:
             self.notes.append(Problem(path, f"{name} is work in progress, and may change without notice"))
-        if name == ANY or name in TEXTS or name in WRAPPERS or name in FREE_FORMS:
+        if name == ANY or name in IN_A_FORM_OF_THEIR_OWN or name in FREE_FORMS:
             self._embedded(content.get("value"), name, FREE, (*path, "value"))
         else:
             self.message(content, shape, path, envelope=True)
@@ -253,7 +264,7 @@ class Examination:
     def _scalar(self, value: object, field: Field, path: Path) -> Any:
         known = read(value, field)
         if known is NOTHING and field.kind is Kind.ENUM and isinstance(value, str):
-            self._problem(path, f"{value!r} is not a choice", suggest(value, field.choices))
+            self._problem(path, f"{_shown(value)} is not a choice", suggest(value, field.choices))
         elif known is NOTHING:
             self._mistaken(value, spelt(field), path)
         elif field.kind is Kind.ENUM:
@@ -277,8 +288,7 @@ class Examination:
                 self._problem(path, subject + check.demand)
 
     def _mistaken(self, value: object, wanted: str, path: Path) -> None:
-        shown = SHOWN.get(type(value)) or repr(value)
-        self._problem(path, f"{shown} where {wanted} belongs")
+        self._problem(path, f"{KINDS_SHOWN.get(type(value)) or _shown(value)} where {wanted} belongs")
 
     def _problem(self, path: Path, text: str, remedy: str = "") -> None:
         self.problems.append(Problem(path, text, remedy))
@@ -291,6 +301,15 @@ def _items(value: object, field: Field, path: Path) -> Iterator[tuple[Path, obje
             yield from _items(_zero(field) if item is None else item, field, (*path, place))
     else:
         yield path, value
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def _zero(field: Field) -> object:
