@@ -18,11 +18,12 @@ from aiohttp.test_utils import TestServer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shunter.envoyconf import IntentError, bootstrap
-from shunter.envoyconf.core.intent import Intent, Limits, Listener, Picker, PickerTls, Pool, Profile
+from shunter.envoyconf.core.intent import Intent, Limits, Listener, Picker, PickerTls, Pool, Profile, Rewrite, Route
 from shunter.envoyconf.core.kube.install import installation, picker_config
 from shunter.envoyconf.core.names import DESTINATION, pool_cluster_name
 from shunter.envoyconf.errors import KubernetesRefusedError
 from shunter.envoyconf.testing import running_envoy
+from shunter.scraper.shell.files import Files
 
 METRICS = """\
 vllm:num_requests_running{model_name="m"} 0
@@ -115,6 +116,23 @@ def test_a_name_that_no_service_can_have_is_refused(kube, name):
 def test_the_configuration_is_the_pickers_default():
     printed = subprocess.run([shunter(), "picker", "builtins", "default"], capture_output=True, text=True, check=True).stdout
     assert yaml.safe_load(printed) == picker_config()
+
+
+def test_the_picker_is_told_the_names_of_its_own_pools_models_only(tmp_path):
+    routes = tuple(
+        Route(
+            pool=pool, models=(f"{pool}-chat",), rewrites=(Rewrite(model=f"{pool}-v1", weight=9), Rewrite(model=f"{pool}-v2"))
+        )
+        for pool in ("llama", "qwen")
+    )
+    pools = tuple(Pool(name=name, selector={"app": name}) for name in ("llama", "qwen"))
+    told = [each for each in objects(Intent(pools=pools, routes=routes, profile=Profile.FULL)) if each["kind"] == "ConfigMap"]
+    for (name, other), config in zip((("llama", "qwen"), ("qwen", "llama")), told, strict=True):
+        assert f"modelRewrite: {name}-v1" in config["data"]["endpoints.yaml"]
+        assert other not in config["data"]["endpoints.yaml"]
+        (tmp_path / f"{name}.yaml").write_text(config["data"]["endpoints.yaml"])
+        (rewrite,) = Files(tmp_path / f"{name}.yaml").load().rewrites
+        assert (rewrite.pool, rewrite.rules[0].models) == (name, (f"{name}-chat",))
 
 
 def test_larger_bodies_get_more_memory():

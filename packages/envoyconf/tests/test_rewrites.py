@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import yaml
 
 from shunter.envoyconf import IntentError, load_intent
-from shunter.envoyconf.core.generate import MAKERS, generate
+from shunter.envoyconf.core.generate import MAKERS, PLAIN_ENVOYS, generate
 from shunter.envoyconf.core.targets import Target
 
 ROLLOUT = {"models": ["review"], "rewrites": [{"model": "review-v1", "weight": 90}, {"model": "review-v2", "weight": 10}]}
@@ -20,11 +21,17 @@ def rewrites(meant, target=Target.ENVOY_STATIC):
     return [artefact.documents for artefact in generate(meant, target).artefacts if artefact.name == "rewrites"]
 
 
+def told(documents):
+    """Return the rewrites among objects, and among the files of the scrapers that are installed with them."""
+    files = [each["data"]["endpoints.yaml"] for each in documents if each["kind"] == "ConfigMap"]
+    inside = [document for text in files for document in yaml.safe_load_all(text)]
+    return [each for each in (*documents, *inside) if each.get("kind") == "InferenceModelRewrite"]
+
+
 @pytest.mark.parametrize("target", MAKERS)
 def test_every_target_brings_them(target):
-    ((document,),) = rewrites(
-        intent({"pool": "llama", **ROLLOUT}, kubernetes={"namespace": "llm"}, profile="full", modelHeader="x-model"), target
-    )
+    meant = intent({"pool": "llama", **ROLLOUT}, kubernetes={"namespace": "llm"}, profile="full", modelHeader="x-model")
+    (document,) = rewrites(meant, target)[0] if target in PLAIN_ENVOYS else told(generate(meant, target).documents)
     assert document == {
         "apiVersion": "llm-d.ai/v1alpha2",
         "kind": "InferenceModelRewrite",
@@ -39,6 +46,13 @@ def test_every_target_brings_them(target):
             ],
         },
     }
+
+
+@pytest.mark.parametrize("target", [target for target in MAKERS if target not in PLAIN_ENVOYS])
+def test_a_picker_that_is_there_already_is_told_by_the_api(target):
+    pool = {"name": "llama", "selector": {"app": "llama"}, "picker": {"addresses": ["p:9002"], "failureMode": "FailClose"}}
+    meant = intent({"pool": "llama", **ROLLOUT}, pools=[pool], profile="full", modelHeader="x-model")
+    assert [len(documents) for documents in rewrites(meant, target)] == [1]
 
 
 def test_without_rewrites_there_is_no_file():

@@ -62,7 +62,9 @@ def generate(intent: Intent, target: Target, settings: Settings | None = None) -
             )
     settings = settings or Settings()
     output = maker.make(intent, settings)
-    output = msgspec.structs.replace(output, artefacts=(*output.artefacts, *rewrite_artefacts(intent)))
+    # Pickers that are installed have been told already.
+    told = [pool for pool in intent.pools if target in PLAIN_ENVOYS or pool.picker.addresses]
+    output = msgspec.structs.replace(output, artefacts=(*output.artefacts, *rewrite_artefacts(intent, told)))
     if target in PLAIN_ENVOYS:
         output = msgspec.structs.replace(output, warnings=(*output.warnings, *fallbacks(intent, settings.envoy_version)))
     return output

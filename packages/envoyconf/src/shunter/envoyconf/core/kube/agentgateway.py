@@ -2,7 +2,7 @@
 
 (kgateway's own Envoys knew InferencePools until 2.1.) Its data plane is no Envoy and was not to be had for a trial here: the
 objects are those of the common APIs, checked against their schemas and rules. That it speaks TLS to pickers, trusts any
-certificate and gives each of a route's pools its own picker is how its controller was read.
+certificate, takes one address and no list, and gives each of a route's pools its own picker is how its source was read.
 """
 
 from shunter.envoyconf.core.intent import Intent, Profile

@@ -18,6 +18,7 @@ from typing import Any
 from shunter.envoyconf.core.intent import Intent, Pool
 from shunter.envoyconf.core.kube.gateway import kubernetes_object
 from shunter.envoyconf.core.kube.inference_pool import inference_pool
+from shunter.envoyconf.core.kube.rewrites import rewrite_artefacts
 from shunter.envoyconf.core.output import Artefact
 from shunter.envoyconf.core.places import (
     HEALTH_PORT,
@@ -132,7 +133,8 @@ def _configuration(intent: Intent, pool: Pool, *, one_choice: bool) -> dict[str,
     """Return the files that the two processes read; both follow their changes."""
     entry = {"namespace": intent.kubernetes.namespace, "address": service_host(pool.name, intent.kubernetes), "pool": pool.name}
     endpoints = [{"name": f"{pool.name}-{port}", **entry, "port": port} for port in pool.target_ports]
-    documents = ({"endpoints": endpoints}, inference_pool(intent, intent.pools.index(pool)))
+    rewrites = [each for artefact in rewrite_artefacts(intent, [pool]) for each in artefact.documents]
+    documents = ({"endpoints": endpoints}, inference_pool(intent, intent.pools.index(pool)), *rewrites)
     return {"endpoints.yaml": "---\n".join(map(_text, documents)), "picker.yaml": _text(picker_config(one_choice=one_choice))}
 
 

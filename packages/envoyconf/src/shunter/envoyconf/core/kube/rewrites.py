@@ -1,7 +1,10 @@
 """The names under which pools serve models, as pickers are told them: an InferenceModelRewrite for each pool.
 
-In Kubernetes it is applied like the rest; elsewhere the scraper reads it from a file (``shunter scraper run --manifests``).
+The scraper reads it from a file (``shunter scraper run --endpoints``), also in the Pods that are installed in Kubernetes;
+somebody else's picker there from the API, to which it is applied like the rest.
 """
+
+from collections.abc import Iterable
 
 from shunter.envoyconf.core.intent import Intent, Pool, Rewrite
 from shunter.envoyconf.core.kube.gateway import kubernetes_object
@@ -12,12 +15,12 @@ from shunter.envoyconf.errors import IntentError
 __all__ = ["rewrite_artefacts"]
 
 
-def rewrite_artefacts(intent: Intent) -> tuple[Artefact, ...]:
-    """Return the file of all rewrites, if there are any.
+def rewrite_artefacts(intent: Intent, pools: Iterable[Pool]) -> tuple[Artefact, ...]:
+    """Return the file of some pools' rewrites, if there are any.
 
     Raises IntentError if two routes rewrite one model of a pool differently: a picker sees models and not paths or hosts.
     """
-    documents = tuple(_object(pool, rules, intent) for pool in intent.pools if (rules := _rules(pool, intent)))
+    documents = tuple(_object(pool, rules, intent) for pool in pools if (rules := _rules(pool, intent)))
     return (Artefact("rewrites", documents),) if documents else ()
 
 
