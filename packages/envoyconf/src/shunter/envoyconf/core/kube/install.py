@@ -49,7 +49,7 @@ USER = 65532
 # some dozen. The memory counts as the containers' own.
 MEMORY_LIMIT = "256Mi"
 
-# The picker's default for unfinished bodies of all requests together, and what it takes beside them: measured 125 MiB for
+# The picker's default for unfinished bodies of all requests together, and what it takes beside them: measured 120 MiB for
 # supervisor, collector and one worker at rest.
 BUFFERED_BYTES = 256 << 20
 PICKER_BYTES = 768 << 20
