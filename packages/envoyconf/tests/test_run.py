@@ -1,7 +1,9 @@
 """``run`` runs an Envoy, and ``diff`` compares with one that runs."""
 
+import asyncio
 import contextlib
 import http.server
+import json
 import signal
 import subprocess
 import sys
@@ -20,10 +22,12 @@ DEADLINE_S = 60
 
 
 @contextlib.contextmanager
-def running(directory, *arguments):
+def running(directory, *arguments, intent=INTENT, changes=()):
     """Run the command in a process of its own; yield it and its admin interface's address."""
-    command = [sys.executable, "-m", "shunter.envoyconf", "run", "-f", str(INTENT), "--set", "admin.port=0"]
-    command += ["--set", "listeners=[{port: 0}]", "--", "--admin-address-path", str(directory / "admin"), *arguments]
+    command = [sys.executable, "-m", "shunter.envoyconf", "run", "-f", str(intent)]
+    for change in ("admin.port=0", "listeners=[{port: 0}]", *changes):
+        command += ["--set", change]
+    command += ["--", "--admin-address-path", str(directory / "admin"), *arguments]
     with (directory / "output").open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             yield process, until_ready(process, directory)
@@ -38,10 +42,15 @@ def until_ready(process, directory):
         assert process.poll() is None, (directory / "output").read_text()[-2000:]
         with contextlib.suppress(OSError):
             admin = (directory / "admin").read_text()
-            with urllib.request.urlopen(f"http://{admin}/ready", timeout=5):
-                return admin
+            get(f"http://{admin}/ready")
+            return admin
         time.sleep(0.02)
     raise AssertionError((directory / "output").read_text())
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return answer.read()
 
 
 @pytest.mark.envoy
@@ -50,11 +59,32 @@ def until_ready(process, directory):
 def test_run_is_an_envoy_that_ends_as_it_is_told(number, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with running(tmp_path, "--log-level", "warning") as (process, admin):
-        with urllib.request.urlopen(f"http://{admin}/server_info", timeout=5) as answer:
-            assert b'"log_level": "warning"' in answer.read()
+        assert b'"log_level": "warning"' in get(f"http://{admin}/server_info")
         process.send_signal(number)
         assert process.wait(DEADLINE_S) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["admin", "output"]
+
+
+@pytest.mark.envoy
+async def test_a_new_user_is_served(scene, tmp_path):
+    """The way through the README: an intent, validated and run; one model server up, neither the other nor a picker."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    intent = tmp_path / "intent.yaml"
+    intent.write_text(readme.partition("```yaml\n")[2].partition("```")[0])
+    here = [
+        f'pools[0].endpoints=["{scene.upstreams[0].authority}", "{scene.nobody}"]',
+        f'pools[0].picker.addresses=["{scene.nobody}"]',
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        run = running(tmp_path, changes=here, intent=intent)
+        _, admin = await asyncio.to_thread(run.__enter__)
+        stack.push_async_callback(asyncio.to_thread, run.__exit__, None, None, None)
+        listeners = await asyncio.to_thread(get, f"http://{admin}/listeners?format=json")
+        port = json.loads(listeners)["listener_statuses"][0]["local_address"]["socket_address"]["port_value"]
+        for _ in range(4):
+            async with scene.client.get(f"http://127.0.0.1:{port}/v1/models") as answer:
+                assert answer.status == 200
+                assert answer.headers["x-gateway-destination-endpoint-served"] == scene.upstreams[0].authority
 
 
 @pytest.mark.envoy

@@ -17,16 +17,16 @@ def run(request: Request, arguments: tuple[str, ...]) -> None:
     refuses the bootstrap or there is no Envoy to be had, 2 if the intent cannot be used, else Envoy's own.
     """
     from shunter.envoyconf.core.documents import load_documents
-    from shunter.envoyconf.core.forms import as_text
+    from shunter.envoyconf.core.render import render
     from shunter.envoyconf.core.validation import check_schema
     from shunter.envoyconf.errors import EnvoyRefusedError, IntentError
     from shunter.envoyconf.shell import envoy
     from shunter.envoyconf.shell.launch import launch
 
-    output = request.output()
-    if any("kind" in each for each in output.documents):
-        raise IntentError(f"target {request.target} is for Kubernetes; an Envoy is run with envoy-static")
-    text = as_text(output)
+    started = [each for each in request.output().documents if "kind" not in each]  # rewrites are for the picker
+    if len(started) != 1:
+        raise IntentError(f"target {request.target} is not one file that an Envoy is started with; use envoy-static or xds")
+    text = render(started[0])
     verdict = check_schema(load_documents(text, "bootstrap"), request.settings().envoy_version)
     if verdict.errors:
         raise EnvoyRefusedError("\n".join(verdict.errors))

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 import msgspec
 
 from shunter.envoyconf.core.documents import Document, spell
+from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.schema import Problem, envoy_schema, notes, problems
 from shunter.envoyconf.core.versions import Version
 
-__all__ = ["BOOTSTRAP", "Verdict", "check_schema", "is_bootstrap"]
+__all__ = ["BOOTSTRAP", "Verdict", "check_schema", "is_bootstrap", "message_of"]
 
 BOOTSTRAP = "envoy.config.bootstrap.v3.Bootstrap"
 
@@ -25,7 +26,12 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def is_bootstrap(document: Document) -> bool:
     """Whether a document is meant for `envoy -c`."""
-    return not document.kind and "resources" not in document.body
+    return not document.kind and message_of(document.body) == BOOTSTRAP
+
+
+def message_of(resource: Resource) -> str:
+    """Return which message a document of an Envoy states: what it is started with, or what it watches."""
+    return WATCHED if "resources" in resource else BOOTSTRAP
 
 
 def check_schema(documents: Iterable[Document], version: Version) -> Verdict:
@@ -33,7 +39,7 @@ def check_schema(documents: Iterable[Document], version: Version) -> Verdict:
     errors: list[str] = []
     warnings: list[str] = []
     for document in documents:
-        name = BOOTSTRAP if is_bootstrap(document) else WATCHED
+        name = message_of(document.body)
         errors += [_line(document, each) for each in problems(envoy_schema(), document.body, name, version)]
         warnings += [_line(document, each) for each in notes(envoy_schema(), document.body, name)]
     return Verdict(tuple(errors), tuple(warnings))
