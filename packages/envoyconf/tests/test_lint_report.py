@@ -200,7 +200,7 @@ def test_exit_code_is_by_severity(text, fail_on, code):
     [
         (["--select", "E00"], POOL, "there is no rule 'E00'"),
         (["--envoy-version", "two"], POOL, "must be like 1.38"),
-        (["--target", "nginx"], POOL, "targets: envoy-static"),
+        (["--target", "nginx"], POOL, "known: envoy-static"),
         (["--diff"], POOL, "give both"),
         (["-f", "/nowhere.yaml"], None, "cannot read /nowhere.yaml"),
         ([], "a: [", "not YAML"),

@@ -1,9 +1,11 @@
 """``import``: an existing Envoy bootstrap, or manifests, become an intent as far as there are words for it."""
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from shunter.envoyconf.cli.asking import plain_errors, tell
+from shunter.envoyconf.cli.lint import read_sources
 
 if TYPE_CHECKING:
     from shunter.envoyconf.core.documents import Document
@@ -33,25 +35,20 @@ def import_(sources: tuple[str, ...], namespace: str) -> None:
     from shunter.envoyconf.core.reading import read_intent
     from shunter.envoyconf.core.render import HEADER, render
     from shunter.envoyconf.errors import IntentError
-    from shunter.envoyconf.shell.texts import read_texts
 
-    if not sources and sys.stdin.isatty():
-        raise click.UsageError("nothing to import: give -f FILE, or pipe something in")
-    try:
-        documents = [each for file, text in read_texts(sources or ("-",)).items() for each in load_documents(text, file)]
+    with plain_errors():
+        texts = read_sources(sources, "import")
+        documents = [each for file, text in texts.items() for each in load_documents(text, file)]
         plain, notes = _read(documents, namespace)
-    except IntentError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
     click.echo(render(plain).removeprefix(HEADER), nl=False)
     for note in notes:
-        click.echo(f"Lost: {note}", err=True)
+        tell(f"Lost: {note}")
     if found := examine(documents, namespace=namespace):
-        click.echo(f"Wrong with it: {summary(Report(found))}; `shunter envoyconf lint` tells each", err=True)
+        tell(f"Wrong with it: {summary(Report(found))}; `shunter envoyconf lint` tells each")
     try:
         read_intent(Document(plain, "", {(): 1}))
     except IntentError as error:
-        click.echo(f"Incomplete: {error}", err=True)
+        tell(f"Incomplete: {error}")
         raise SystemExit(1) from None
 
 

@@ -3,18 +3,22 @@
 import sys
 from collections.abc import Iterable, Mapping
 from difflib import unified_diff
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from shunter.envoyconf.cli.asking import chosen_target, plain_errors, tell
+
 if TYPE_CHECKING:
     from shunter.envoyconf.core.documents import Document
     from shunter.envoyconf.core.lint.correct import Look
-    from shunter.envoyconf.core.lint.rule import Finding, Rule
+    from shunter.envoyconf.core.lint.report import Report
+    from shunter.envoyconf.core.lint.rule import Rule
     from shunter.envoyconf.core.output import Settings
     from shunter.envoyconf.core.targets import Target
 
-__all__ = ["lint"]
+__all__ = ["lint", "read_sources", "show_difference"]
 
 
 @click.command()
@@ -40,7 +44,7 @@ __all__ = ["lint"]
 @click.option("--select", metavar="CODES", help="Only these rules, such as E02,E10.")
 @click.option("--ignore", metavar="CODES", help="All rules but these.")
 @click.option("--envoy-version", help="The Envoy that is to run it, such as 1.38.  [default: the newest that is known]")
-@click.option("--target", help="What is generated from an intent, to be examined.  [default: envoy-static]")
+@click.option("--target", default="envoy-static", show_default=True, help="What is generated from an intent, to be examined.")
 @click.option("--fix", is_flag=True, help="Correct in the files what is mechanical; everything else in them stays as it is.")
 @click.option("--diff", is_flag=True, help="With --fix: show what would be corrected, and leave the files alone.")
 @click.option("--list", "listing", is_flag=True, help="List the rules.")
@@ -52,7 +56,7 @@ def lint(
     select: str | None,
     ignore: str | None,
     envoy_version: str | None,
-    target: str | None,
+    target: str,
     *,
     fix: bool,
     diff: bool,
@@ -63,54 +67,62 @@ def lint(
     Exit codes: 0 nothing of the severity of --fail-on; 1 something; 2 usage, or a file that cannot be read.
     """
     from shunter.envoyconf.core.lint.examine import examine
-    from shunter.envoyconf.core.lint.report import Report, as_json, as_sarif, as_text, summary
+    from shunter.envoyconf.core.lint.report import Report, summary
     from shunter.envoyconf.core.lint.suppress import sort_out, suppressions
     from shunter.envoyconf.core.output import Settings
     from shunter.envoyconf.core.versions import DEFAULT_VERSION, parse_version
-    from shunter.envoyconf.errors import IntentError
-    from shunter.envoyconf.shell.texts import read_texts
 
-    try:
+    with plain_errors():
         rules = _chosen(select, ignore)
         if listing:
             click.echo("".join(f"{rule.code}  {rule.title}\n" for rule in rules), nl=False)
             return
-        if not sources and sys.stdin.isatty():
-            raise click.UsageError("nothing to examine: give -f FILE, or pipe something in")
         if diff and not fix:
             raise click.UsageError("--diff shows what --fix would do: give both")
         version = parse_version(envoy_version) if envoy_version else DEFAULT_VERSION
-        texts = read_texts(sources or ("-",))
-
-        def look(documents: Iterable["Document"]) -> "list[tuple[Rule, Finding]]":
-            return examine(documents, version, rules, namespace)
-
+        look = partial(examine, envoy_version=version, rules=rules, namespace=namespace)
+        texts = read_sources(sources, "examine")
         if fix:
             texts = _fix(texts, look, write=not diff)
             if diff:
                 return
-        documents = _documents(texts, _target(target), Settings(envoy_version=version))
+        documents = _documents(texts, chosen_target(target), Settings(envoy_version=version))
         comments = [each for file, text in texts.items() for each in suppressions(text, file)]
         report = Report(*sort_out(look(documents), comments))
-    except IntentError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
-    if form == "text":
-        click.echo(as_text(report), nl=False)
-    elif form == "json":
-        click.echo(as_json(report), nl=False)
-    else:
-        from importlib.metadata import version as installed
-
-        click.echo(as_sarif(report, installed("shunter-envoyconf")), nl=False)
-    click.echo(f"{summary(report)}, in {len(texts)} file{'' if len(texts) == 1 else 's'}", err=True)
+    click.echo(_formed(report, form), nl=False)
+    tell(f"{summary(report)}, in {len(texts)} file{'' if len(texts) == 1 else 's'}")
     worst = report.worst()
     if worst and fail_on in ("warning", worst.value):
         raise SystemExit(1)
 
 
+def read_sources(sources: tuple[str, ...], purpose: str) -> dict[str, str]:
+    """Return the texts by file, or what is piped in if no file is named."""
+    from shunter.envoyconf.shell.texts import read_texts
+
+    if not sources and sys.stdin.isatty():
+        raise click.UsageError(f"nothing to {purpose}: give -f FILE, or pipe something in")
+    return read_texts(sources or ("-",))
+
+
+def show_difference(file: str, before: str, after: str) -> None:
+    """Print how a text differs from what it was."""
+    lines = unified_diff(before.splitlines(), after.splitlines(), file, file, lineterm="")
+    click.echo("".join(f"{line}\n" for line in lines), nl=False)
+
+
+def _formed(report: "Report", form: Literal["text", "json", "sarif"]) -> str:
+    from importlib.metadata import version
+
+    from shunter.envoyconf.core.lint.report import as_json, as_sarif, as_text
+
+    if form == "sarif":
+        return as_sarif(report, version("shunter-envoyconf"))
+    return as_json(report) if form == "json" else as_text(report)
+
+
 def _chosen(select: str | None, ignore: str | None) -> "list[Rule]":
-    """Return the rules that are asked for, by code."""
+    """Return the rules that are asked for, by number."""
     from shunter.envoyconf.core.lint import RULES
     from shunter.envoyconf.errors import IntentError
 
@@ -122,39 +134,22 @@ def _chosen(select: str | None, ignore: str | None) -> "list[Rule]":
     return [rule for code, rule in known.items() if code in wanted and code not in unwanted]
 
 
-def _target(name: str | None) -> "Target":
-    from shunter.envoyconf.core.generate import MAKERS
-    from shunter.envoyconf.core.targets import Target
-    from shunter.envoyconf.errors import IntentError
-
-    known = {target.value: target for target in MAKERS}
-    if name is not None and name not in known:
-        raise IntentError(f"there is no target {name!r}; targets: {', '.join(known)}")
-    return known[name] if name else Target.ENVOY_STATIC
-
-
-def _documents(texts: Mapping[str, str], target: "Target", settings: "Settings") -> "list[Document]":
-    """Return the documents of all texts; an intent is what is generated from it."""
+def _documents(texts: Mapping[str, str], target: "Target", settings: "Settings") -> "Iterable[Document]":
+    """Yield the documents of all texts; instead of an intent, what is generated from it."""
     from shunter.envoyconf.core.documents import load_documents
     from shunter.envoyconf.core.generate import generate
     from shunter.envoyconf.core.reading import load_intent
     from shunter.envoyconf.core.render import render
+    from shunter.envoyconf.core.sources import is_intent
 
-    documents: list[Document] = []
     for file, text in texts.items():
         read = load_documents(text, file)
-        if any(_is_intent(each) for each in read):
-            for artefact in generate(load_intent(text), target, settings).artefacts:
-                place = f"{file}:{target.value}/{artefact.name}"
-                for each in artefact.documents:
-                    documents += load_documents(render(each), place)
-        else:
-            documents += read
-    return documents
-
-
-def _is_intent(document: "Document") -> bool:
-    return "pools" in document.body and not document.kind
+        if not any(is_intent(each) for each in read):
+            yield from read
+            continue
+        for artefact in generate(load_intent(text, file), target, settings).artefacts:
+            for each in artefact.documents:
+                yield from load_documents(render(each), f"{file} → {target.value}/{artefact.name}")
 
 
 def _fix(texts: Mapping[str, str], look: "Look", *, write: bool) -> dict[str, str]:
@@ -168,8 +163,7 @@ def _fix(texts: Mapping[str, str], look: "Look", *, write: bool) -> dict[str, st
         if write and file != STDIN:
             replace_text(file, text)
         else:
-            lines = unified_diff(texts[file].splitlines(), text.splitlines(), file, file, lineterm="")
-            click.echo("".join(f"{line}\n" for line in lines), nl=False)
+            show_difference(file, texts[file], text)
     for rule, finding in done:
-        click.echo(f"{rule.code}: {'corrected' if write else 'would be corrected'}: {finding.remedy}", err=True)
+        tell(f"{rule.code}: {'corrected' if write else 'would be corrected'}: {finding.remedy}")
     return corrected

@@ -1,9 +1,9 @@
 """``migrate``: objects of old API versions become those of today, comments and order as they are."""
 
-import sys
-from difflib import unified_diff
-
 import click
+
+from shunter.envoyconf.cli.asking import plain_errors, tell
+from shunter.envoyconf.cli.lint import read_sources, show_difference
 
 __all__ = ["migrate"]
 
@@ -27,24 +27,17 @@ def migrate(sources: tuple[str, ...], *, write: bool, objective_group: str) -> N
     Exit codes: 0 done; 2 usage, or a file that cannot be read.
     """
     from shunter.envoyconf.core.kube.migrate import migrate as migrated
-    from shunter.envoyconf.errors import IntentError
-    from shunter.envoyconf.shell.texts import STDIN, read_texts, replace_text
+    from shunter.envoyconf.shell.texts import STDIN, replace_text
 
-    if not sources and sys.stdin.isatty():
-        raise click.UsageError("nothing to migrate: give -f FILE, or pipe something in")
-    try:
-        for file, text in read_texts(sources or ("-",)).items():
+    with plain_errors():
+        for file, text in read_sources(sources, "migrate").items():
             result = migrated(text, file, objective_group)
             if file == STDIN:
                 click.echo(result.text, nl=False)
             elif result.text != text and write:
                 replace_text(file, result.text)
-                click.echo(f"rewrote {file}", err=True)
+                tell(f"rewrote {file}")
             elif result.text != text:
-                lines = unified_diff(text.splitlines(), result.text.splitlines(), file, file, lineterm="")
-                click.echo("".join(f"{line}\n" for line in lines), nl=False)
+                show_difference(file, text, result.text)
             for note in result.notes:
-                click.echo(f"Note: {note}", err=True)
-    except IntentError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
+                tell(f"Note: {note}")
