@@ -115,6 +115,11 @@ def test_status_codes_are_retried_by_the_trigger_without_which_they_mean_nothing
     assert "retriable-status-codes" in policy["spec"]["retry"]["retryOn"]["triggers"]
 
 
+def test_a_picker_that_lets_requests_wait_has_the_time_for_it():
+    (policy,) = made("EnvoyExtensionPolicy", limits={"queueSeconds": 10})
+    assert policy["spec"]["extProc"][0]["messageTimeout"] == "12s"
+
+
 def test_a_picker_in_tls_is_spoken_to_in_http2_by_name():
     backends = {each["metadata"]["name"]: each["spec"] for each in made("Backend", **EXAMPLES["pickers in TLS"])}
     assert backends["llama-picker"]["tls"] == {"insecureSkipVerify": True, "alpnProtocols": ["h2"]}
@@ -167,6 +172,7 @@ def test_an_id_of_any_form_goes_somewhere(request_id, weights):
         ({"profile": "usage", "pools": [LLAMA | {"picker": {"collector": "a:1"}}]}, "nearest there is profile lean"),
         ({"routes": [{"pool": "llama", "models": ["a"]}]}, r"routes\[0\]\.models.*modelHeader"),
         ({"pools": [LLAMA | {"overflow": {"address": "a:443"}}]}, "overflow.*envoy-gateway-patch"),
+        ({"pools": [QWEN | {"inferencePool": "qwen"}]}, r"pools\[0\]\.inferencePool.*envoy-gateway-patch"),
         ({"bodyRouter": {"addresses": ["a:9004"]}}, "bodyRouter.*envoy-gateway-patch"),
         ({"pools": [LLAMA | {"endpoints": [], "picker": {"tls": {"certFile": "a", "keyFile": "b"}}}]}, r"tls\.certFile"),
         ({"pools": [QWEN | {"endpoints": ["a:1", "10.0.0.1:1"]}]}, "all of one kind"),
@@ -185,6 +191,8 @@ def test_what_it_cannot_do_is_refused_with_place_and_remedy(fields, words):
         ({"pools": [QWEN]}, "enableBackend"),
         ({"pools": [LLAMA | {"picker": {"collector": "a:1"}}]}, "collector"),
         ({"profile": "native"}, "reads no bodies"),
+        ({"admin": {"port": 9901}}, "admin"),
+        ({"limits": {"queueSeconds": 10}}, "queueSeconds"),
         (EXAMPLES["weights"], "x-request-id"),
     ],
 )

@@ -42,6 +42,11 @@ def test_what_a_gateway_cannot_do_is_refused_with_its_place(listener, place):
         gateway(intent(listeners=[listener]), "eg")
 
 
+def test_two_listeners_that_differ_in_their_address_only_are_refused():
+    with pytest.raises(IntentError, match=r"listeners\[1\] is listeners\[0\] once more"):
+        gateway(intent(listeners=[{"port": 80}, {"name": "other", "port": 80, "address": "127.0.0.2"}]), "eg")
+
+
 def test_models_are_alternatives_and_are_not_taken_from_an_earlier_route():
     asked = intent(
         modelHeader="x-model", routes=[{"pool": "llama", "models": ["a", "b"]}, {"pool": "other", "models": ["b", "c"]}]

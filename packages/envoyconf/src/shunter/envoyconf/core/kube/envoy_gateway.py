@@ -74,7 +74,7 @@ PATCHED = "take the target envoy-gateway-patch or an Envoy of your own"
 
 def manifests(intent: Intent) -> Iterator[Resource]:
     """Yield what makes the Gateway."""
-    _check_failure_modes(intent)
+    _check_pickers(intent)
     names = intent.kubernetes
     if names.gateway_class is None:
         yield gateway_class(CLASS, CONTROLLER)
@@ -103,6 +103,13 @@ def warnings(intent: Intent) -> Iterator[str]:
     """Yield what is otherwise than the intent has it elsewhere."""
     if any(document["kind"] == "Backend" for document in backends(intent)) or intent.observability.tracing:
         yield "Backends: Envoy Gateway heeds them only with extensionApis.enableBackend: true in its configuration"
+    if intent.admin:
+        yield "admin: Envoy Gateway's Envoys have an admin interface of its own, on loopback"
+    if intent.limits.queue_seconds:
+        yield (
+            "limits.queueSeconds: Envoy Gateway has one time limit for a picker, which is raised to this; one that hangs holds "
+            "requests for as long"
+        )
     for index, pool in enumerate(intent.pools):
         if pool.picker.collector:
             yield f"pools[{index}].picker.collector: {NO_RECORDS}; the target envoy-gateway-patch has them sent"
@@ -131,8 +138,14 @@ def _tell_served() -> Resource:
     return {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [header]}}
 
 
-def _check_failure_modes(intent: Intent) -> None:
+def _check_pickers(intent: Intent) -> None:
+    asked = {pool.name for pool, profile in intent.ways if profile.asks}
     for index, pool in enumerate(intent.pools):
+        if pool.inference_pool and pool.picker.addresses and pool.name in asked:
+            raise IntentError(
+                f"pools[{index}].inferencePool: Envoy Gateway cannot tell a picker whose request it is asked about; give the "
+                f"pool a picker of its own, or {PATCHED}"
+            )
         full = any(each.name == pool.name and profile is Profile.FULL for each, profile in intent.ways)
         if full and pool.picker.failure_mode is FailureMode.OPEN:
             raise IntentError(

@@ -48,9 +48,11 @@ def envoy_gateway_patch(intent: Intent, settings: Settings) -> Output:
     """Return the Gateway and its patch, with the manifests of the model servers' Services and of the pickers."""
     _check(intent)
     plain = msgspec.structs.replace(intent, listeners=tuple(_of_any_host(each) for each in intent.listeners))
+    admin = ("admin: Envoy Gateway's Envoys have an admin interface of its own, on loopback",) if intent.admin else ()
     return Output(
         (Artefact("gateway", tuple(_gateway(intent, plain, settings))), *installation(intent)),
         (
+            *admin,
             "EnvoyPatchPolicy: Envoy Gateway heeds it only with extensionApis.enableEnvoyPatchPolicy: true in its settings",
             f"EnvoyPatchPolicy: written for names of XDSNameScheme v{settings.xds_names}; its status says if they are others",
         ),

@@ -53,7 +53,16 @@ def gateway(intent: Intent, class_name: str, **fields: Any) -> Resource:
     What the intent says of addresses is not for Kubernetes, where a Service makes them.
     """
     names = intent.kubernetes
-    listeners = [each for index, listener in enumerate(intent.listeners) for each in _listeners(index, listener)]
+    listeners: list[Resource] = []
+    places: dict[tuple[int, str], int] = {}
+    for index, listener in enumerate(intent.listeners):
+        for each in _listeners(index, listener):
+            if (other := places.setdefault((each["port"], each.get("hostname", "*")), index)) != index:
+                raise IntentError(
+                    f"listeners[{index}] is listeners[{other}] once more to a Gateway, which knows ports and host names but no "
+                    "addresses; give it another port, or hosts",
+                )
+            listeners.append(each)
     spec = {"gatewayClassName": names.gateway_class or class_name, **fields, "listeners": listeners}
     return kubernetes_object(f"{GATEWAY_API}/v1", "Gateway", names.gateway, names.namespace, spec=spec)
 

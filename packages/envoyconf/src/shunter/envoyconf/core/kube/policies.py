@@ -5,6 +5,7 @@ there is one.
 """
 
 from shunter.envoyconf.core.envoy.cluster import POOL_IDLE_SECONDS
+from shunter.envoyconf.core.envoy.ext_proc import GRACE_SECONDS
 from shunter.envoyconf.core.envoy.listener import ACCESS_LOG_FIELDS, REQUEST_HEADERS_SECONDS
 from shunter.envoyconf.core.intent import FailureMode, Intent, Limits, Pool, Profile, Route
 from shunter.envoyconf.core.kube.admission import LIMITS_FIRST, rate_limits
@@ -159,7 +160,8 @@ def extension_policy(intent: Intent, pool: Pool, profile: Profile) -> Resource:
     question: Resource = {
         "backendRefs": picker_references(pool),
         "backendSettings": {"circuitBreaker": CIRCUIT_BREAKER, "retry": _question_retries(), "timeout": _connecting(limits)},
-        "messageTimeout": go_duration(limits.pick_timeout_seconds),
+        # A picker that lets requests wait cannot ask for more time here.
+        "messageTimeout": go_duration(max(limits.pick_timeout_seconds, _patience_seconds(limits))),
         "failOpen": pool.picker.failure_mode is FailureMode.OPEN,
         "statusOnError": 503,
         "processingMode": PROCESSING_MODES[profile],
@@ -175,6 +177,10 @@ def _gateway_reference(intent: Intent) -> Resource:
 
 def _route_reference(intent: Intent, index: int, part: Part) -> Resource:
     return {"group": GATEWAY_API, "kind": "HTTPRoute", "name": route_name(intent, index, part)}
+
+
+def _patience_seconds(limits: Limits) -> float:
+    return limits.queue_seconds + GRACE_SECONDS if limits.queue_seconds else 0
 
 
 def _connecting(limits: Limits) -> Resource:
