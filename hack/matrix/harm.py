@@ -73,7 +73,8 @@ async def forged(scene: Scene) -> str:
 
 
 async def forged_path(scene: Scene) -> str:
-    return await scene.ask("/files/1", method="GET", headers={DESTINATION: scene.engines[2].authority})
+    answer = await scene.ask("/files/1", method="GET", headers={DESTINATION: scene.engines[2].authority})
+    return answer.split()[0]
 
 
 async def forged_subset(scene: Scene) -> str:
@@ -217,7 +218,7 @@ HARMS = (
     Harm(code="W15", example="bad-few", probe=many_at_once, bad="100 asked", good="120 asked"),
     Harm(code="W16", probe=slow_picker, bad="200 1, 200 2", good="200 2"),
     Harm(code="W17", probe=hung_picker, shortened=SILENCE, bad="hung", good="504"),
-    Harm(code="W18", probe=stream_at_restart, bad="cut", good="200", is_quick=True),
+    Harm(code="W18", since=Version(1, 37), probe=stream_at_restart, bad="cut", good="200", is_quick=True),
     Harm(code="W19", probe=several, picker="halved", bad="200 1, 200 2", good="200 2"),
     Harm(code="W20", probe=post, picker="dead", bad="500", good="503"),
     Harm(
@@ -247,20 +248,36 @@ HARMS = (
     Harm(code="E24", probe=post, bad="503", good="200 2", is_quick=True),
     Harm(code="W25", probe=forged_sidecar, picker="dead", bad="client", good="removed", is_quick=True),
     Harm(
-        code="W26", probe=admin, shortened={"[{exact: /ready}": "[{prefix: /listeners}, {exact: /ready}"}, bad="200", good="403"
+        code="W26",
+        since=Version(1, 37),
+        probe=admin,
+        shortened={"[{exact: /ready}": "[{prefix: /listeners}, {exact: /ready}"},
+        bad="200",
+        good="403",
     ),
     Harm(code="W27", probe=underscored, bad="200 2", good="400"),
-    Harm(code="E28", probe=forged_path, bad="503", good="200 1"),
+    Harm(code="E28", probe=forged_path, bad="503", good="200"),
     Harm(code="E29", probe=several, bad="200 2, 200 3, 200 4", good="200 2, 200 4", is_quick=True),
     Harm(code="E30", probe=several, bad="200 1, 200 2", good="200 2"),
+    Harm(code="E30", example="bad-disabled", probe=several, bad="200 1, 200 2", good="200 2", is_quick=True),
     Harm(code="E31", probe=post, bad="404", good="200 2"),
     Harm(code="W32", probe=unknown_model, bad="200 3, 200 4", good="404"),
     Harm(code="E33", probe=several, bad="200 1, 200 2", good="200 2"),
     Harm(code="E35", probe=unknown_path, bad="503", good="200 2"),
     Harm(code="E44", example="bad-minute", probe=long_stream, shortened=A_MINUTE, bad="cut", good="200", is_quick=True),
     Harm(code="W45", probe=long_silence, shortened={"3s": "0.3s"}, bad="504", good="200 2"),
-    Harm(code="W47", probe=long_post, bad="413", good="200 2"),
-    Harm(code="W47", example="bad-retries", probe=long_post, picks=(0, 2), bad="503", good="200 2", is_quick=True),
+    Harm(code="W45", example="bad-try", probe=long_silence, shortened={"3s": "0.3s"}, bad="504", good="200 2"),
+    Harm(code="W47", since=Version(1, 37), probe=long_post, bad="413", good="200 2"),
+    Harm(
+        code="W47",
+        since=Version(1, 37),
+        example="bad-retries",
+        probe=long_post,
+        picks=(0, 2),
+        bad="503",
+        good="200 2",
+        is_quick=True,
+    ),
     Harm(code="W48", probe=post, picks=(0, 2), bad="503", good="200 2", is_quick=True),
     Harm(code="W49", probe=post, picks=(0, 2), bad="503", good="200 2", is_quick=True),
     Harm(code="W50", probe=attempts_on_hanging_up, bad="3 times", good="1 times"),

@@ -195,7 +195,8 @@ RULES = (
         "W18",
         "Streams that are cut when the picker is restarted",
         "Seen on 1.40.0: with responses in FULL_DUPLEX_STREAMED, killing the picker or changing its cluster cut every stream "
-        "under way, also when failing open; with requests only, all survived.",
+        "under way, also when failing open; with requests only, all survived. 1.36.2 holds the picker's stream until the end: "
+        "there, only BUFFERED requests that fail open survive.",
         of_questions(cut_with_the_picker),
         "Gateway API Inference Extension, endpoint picker protocol: this is what it demands",
     ),

@@ -24,10 +24,6 @@ PROMPT_BYTES = 32 << 20
 RECKLESS = {"reset": "a connection that breaks in the middle of a generation", "5xx": "every 5xx, and a broken connection"}
 
 
-def _policy(route: Route) -> Node:
-    return route.action.at("retry_policy") or route.host.at("retry_policy")
-
-
 def _retries(policy: Node) -> bool:
     number = policy.at("num_retries").number
     return bool(policy.at("retry_on").text) and number != 0
@@ -72,13 +68,13 @@ def _use_of_buffer(route: Route) -> str:
     reading = [each for each in filters if each.type == JSON_TO_METADATA and each.config.at("request_rules")]
     if any(each.is_enabled(route.scopes) for each in reading):
         return "longer ones are answered 413, since json_to_metadata reads them whole"
-    if _retries(_policy(route)):
+    if _retries(route.retry_policy):
         return "longer ones are not tried again: a 503 stays a 503, a refused connection ends in 503 or 507"
     return ""
 
 
 def first_choice_only(route: Route) -> Iterator[Finding]:
-    policy = _policy(route)
+    policy = route.retry_policy
     followers = [cluster for branch in route.branches for cluster in branch.followers if cluster.override]
     if not followers or not any(route.questions) or route.action.at("retry_policy_typed_config"):
         return
@@ -103,7 +99,7 @@ def first_choice_only(route: Route) -> Iterator[Finding]:
 
 
 def nowhere_else(route: Route) -> Iterator[Finding]:
-    policy = _policy(route)
+    policy = route.retry_policy
     for branch in route.branches:
         cluster = next((each for each in branch.followers if each.is_original_dst), None)
         if cluster and _retries(policy) and branch.questions:
@@ -118,7 +114,7 @@ def nowhere_else(route: Route) -> Iterator[Finding]:
 
 
 def done_twice(route: Route) -> Iterator[Finding]:
-    policy = _policy(route)
+    policy = route.retry_policy
     if not _retries(policy):
         return
     retry_on, triggers = policy.at("retry_on"), _triggers(policy)

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
+from shunter.envoyconf.core.documents import Path
 from shunter.envoyconf.core.lint.envoy.findings import found, of_envoys, of_managers, of_pool_routes
 from shunter.envoyconf.core.lint.envoy.models import asks_for_model, body_routers, picker
 from shunter.envoyconf.core.lint.envoy.node import Node
-from shunter.envoyconf.core.lint.envoy.view import Envoy, Manager, Route
+from shunter.envoyconf.core.lint.envoy.view import Envoy, HttpFilter, Manager, Route
 from shunter.envoyconf.core.lint.rule import Finding, Rule
 from shunter.envoyconf.core.spelling import suggest
 
@@ -34,16 +35,21 @@ def one_picker_for_several(route: Route) -> Iterator[Finding]:
 
 def picker_before_model(envoy: Envoy) -> Iterator[Finding]:
     for manager, routes in _managers(envoy):
+        routers = body_routers(manager, routes)
         order = [each.node.path for each in manager.filters]
-        pickers = {
-            question.filter.node.path: question.filter
-            for route in routes
-            for branch in route.branches
-            if branch.followers and (question := picker(branch))
-        }
-        for router in body_routers(manager, routes):
-            for path, each in pickers.items():
-                if order.index(path) < order.index(router.node.path):
+        for each, users in _pickers(routes) if routers else ():
+            off = each.node.at("disabled")
+            if off.is_true and all(asks_for_model(route) for route in users):
+                yield found(
+                    off,
+                    f"the picker's filter {each.name!r} is off, and only routes that ask for a model turn it on: Envoy "
+                    "decides which "
+                    "filters there are when a request's headers have come, before the model is known. It is never asked",
+                    "leave disabled out, and have the other routes say ExtProcPerRoute: {disabled: true}, which counts in "
+                    "its turn",
+                )
+            for router in routers:
+                if order.index(each.node.path) < order.index(router.node.path):
                     yield found(
                         each.node,
                         f"the picker's filter {each.name!r} comes before {router.name!r}, which finds out the model: it is "
@@ -51,6 +57,16 @@ def picker_before_model(envoy: Envoy) -> Iterator[Finding]:
                         "for the route that a request has without one, or not at all",
                         f"put {router.name!r} first",
                     )
+
+
+def _pickers(routes: list[Route]) -> list[tuple[HttpFilter, list[Route]]]:
+    """Return the filters of pickers, and the routes that use each."""
+    pickers: dict[Path, tuple[HttpFilter, list[Route]]] = {}
+    for route in routes:
+        for branch in route.branches:
+            if branch.followers and (question := picker(branch)):
+                pickers.setdefault(question.filter.node.path, (question.filter, []))[1].append(route)
+    return [*pickers.values()]
 
 
 def route_kept(envoy: Envoy) -> Iterator[Finding]:

@@ -72,15 +72,22 @@ def hung_for_ever(route: Route) -> Iterator[Finding]:
 
 
 def silent_generation(route: Route) -> Iterator[Finding]:
-    place, seconds = _silence(route)
-    if 0 < seconds < LONG_GENERATION_S:
-        yield found(
-            place,
-            f"a request on which nothing moves for {seconds:g} s is answered 504; a generation that is not streamed is silent "
-            "until it is done",
-            f"set idle_timeout above the longest generation, for example {DEFAULT_IDLE_TIMEOUT_S}s",
-            (place, f"{DEFAULT_IDLE_TIMEOUT_S}s"),
-        )
+    for place, seconds in (_silence(route), _try(route)):
+        if 0 < seconds < LONG_GENERATION_S:
+            yield found(
+                place,
+                f"a request of which nothing comes for {seconds:g} s is answered 504; a generation that is not streamed is "
+                "silent "
+                "until it is done",
+                f"set it above the longest generation, for example {DEFAULT_IDLE_TIMEOUT_S}s",
+                (place, f"{DEFAULT_IDLE_TIMEOUT_S}s"),
+            )
+
+
+def _try(route: Route) -> tuple[Node, float]:
+    """Return how long each try may take until the response's headers come, 0 for ever, and who says so."""
+    place = route.retry_policy.at("per_try_timeout")
+    return place, place.seconds or 0
 
 
 def default_patience(route: Route) -> Iterator[Finding]:
@@ -152,7 +159,9 @@ RULES = (
     Rule(
         "W45",
         "Answers that come at once are given up",
-        "Seen on 1.40.0: a generation of 5 s that was not streamed, idle_timeout 3 s: 504 with the flag SI.",
+        "Seen on 1.40.0: a generation of 5 s that was not streamed, idle_timeout 3 s: 504 with the flag SI. per_try_timeout, "
+        "too, "
+        "ends what is silent, and nothing that has begun to come (1.36.2, 1.40.0).",
         of_pool_routes(silent_generation),
         "Envoy API, RouteAction.idle_timeout",
     ),

@@ -140,8 +140,13 @@ class Route(msgspec.Struct, frozen=True):
         return self.node, self.host, self.routing
 
     @property
+    def retry_policy(self) -> Node:
+        """What is tried again: its own policy, else its virtual host's."""
+        return self.action.at("retry_policy") or self.host.at("retry_policy")
+
+    @property
     def to_pool(self) -> bool:
-        """Whether it leads to model servers: to where a picker says, or asked by ext_proc about request bodies."""
+        """Whether it leads to model servers: to where a picker says."""
         return any(branch.followers for branch in self.branches)
 
     @property
