@@ -203,6 +203,12 @@ def test_ai_gateway_is_said_to_fail_closed():
     assert any("failureMode" in each for each in generate(intent(), Target.AIGW).warnings)
 
 
+def test_whoever_could_be_steered_without_a_picker_is_warned():
+    assert any("connects to what a client has written" in each for each in generate(intent(), Target.AGENTGATEWAY).warnings)
+    closed = {"name": "llama", "selector": {"app": "vllm"}, "picker": {"failureMode": "FailClose"}}
+    assert generate(intent(pools=[closed]), Target.AGENTGATEWAY).warnings == ()
+
+
 def test_gke_checks_and_ends_no_earlier_than_the_intent_says():
     output = generate(intent(limits={"idleTimeoutSeconds": 900.5}), Target.GKE)
     check = only("HealthCheckPolicy", output)["spec"]["default"]["config"]["httpHealthCheck"]

@@ -5,11 +5,14 @@ objects are those of the common APIs, checked against their schemas and rules. T
 certificate, takes one address and no list, and gives each of a route's pools its own picker is how its source was read.
 """
 
-from shunter.envoyconf.core.intent import Intent, Profile
+from collections.abc import Iterator
+
+from shunter.envoyconf.core.intent import FailureMode, Intent, Profile
 from shunter.envoyconf.core.kube.gateway import gateway
 from shunter.envoyconf.core.kube.inference_pool import full_only, inference_pools, pool_routes
 from shunter.envoyconf.core.kube.install import installation
 from shunter.envoyconf.core.kube.wishes import refuse, unheeded, untold
+from shunter.envoyconf.core.names import DESTINATION
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.targets import Support
 
@@ -32,8 +35,17 @@ INSTEAD = {
 def agentgateway(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every maker's signature
     """Return the manifests, with those of the model servers' Services and of the pickers."""
     refuse(intent, NAME, INSTEAD)
-    documents = (gateway(intent, CLASS), *inference_pools(intent), *pool_routes(intent))
-    warnings = (*unheeded(intent, NAME, {"limits.bodyBytes"}), *untold(intent, NAME, always_tls=True, one_choice=True))
-    return Output(
-        (Artefact("gateway", documents), *installation(intent, by_name=False, always_tls=True, one_choice=True)), warnings
-    )
+    gateways = Artefact("gateway", (gateway(intent, CLASS), *inference_pools(intent), *pool_routes(intent)))
+    installed = installation(intent, by_name=False, always_tls=True, one_choice=True)
+    return Output((gateways, *installed), tuple(_warnings(intent)))
+
+
+def _warnings(intent: Intent) -> Iterator[str]:
+    for index, pool in enumerate(intent.pools):
+        if pool.picker.failure_mode is FailureMode.OPEN:
+            yield (
+                f"pools[{index}].picker.failureMode: where the picker says nothing, {NAME} connects to what a client has "
+                f"written into {DESTINATION}; with FailClose it does not, nor if that is removed in front of it"
+            )
+    yield from unheeded(intent, NAME, {"limits.bodyBytes"})
+    yield from untold(intent, NAME, always_tls=True, one_choice=True)
