@@ -30,7 +30,7 @@ from shunter.picker.testing import StubJudge
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
 
-__all__ = ["Engine", "Scene", "set_scene"]
+__all__ = ["EVENT", "PATIENCE_S", "Engine", "Scene", "set_scene"]
 
 BODY_BYTES = 32 << 20
 EVENT = b"data: {}\n\n"
@@ -61,9 +61,10 @@ class Engine:
             return web.Response(status=self.status, text=str(self.number))
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
-        await response.write(EVENT)
-        await self.go.wait()
-        await response.write(EVENT)
+        with contextlib.suppress(ConnectionError):  # cut
+            await response.write(EVENT)
+            await self.go.wait()
+            await response.write(EVENT)
         return response
 
     @contextlib.asynccontextmanager
@@ -125,15 +126,13 @@ class Scene(msgspec.Struct, frozen=True):
     async def ask(
         self, path: str = "/", *, method: str = "POST", size: int = 1000, headers: Mapping[str, str] | None = None
     ) -> str:
-        """Return status and text of an answer, such as ``200 2``; ``cut`` or ``hung`` if it does not come or not to its end."""
+        """Return status and text of an answer, such as ``200 2``, or ``hung`` if none comes."""
         body = b"x" * size if method == "POST" else None
         try:
             async with asyncio.timeout(PATIENCE_S):
                 async with self.client.request(method, self.envoy.url + path, data=body, headers=headers) as answer:
                     text = await answer.text()
                     return f"{answer.status} {text}" if answer.status == 200 and text.isdecimal() else str(answer.status)
-        except aiohttp.ClientPayloadError:
-            return "cut"
         except TimeoutError:
             return "hung"
 
