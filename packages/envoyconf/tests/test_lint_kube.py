@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from shunter.envoyconf.core.documents import load_documents
 from shunter.envoyconf.core.lint import RULES
@@ -51,3 +52,58 @@ def test_no_code_is_given_twice():
     assert len(set(codes)) == len(codes)
     numbers = [code[1:] for code in codes]
     assert len(set(numbers)) == len(numbers)
+
+
+def without(code, *kinds):
+    """Return a good example as somebody gives it who keeps some kinds elsewhere."""
+    documents = load_documents((EXAMPLES / code / "good.yaml").read_text(), "part.yaml")
+    return [document for document in documents if document.kind not in kinds]
+
+
+@pytest.mark.parametrize(
+    ("code", "kinds"),
+    [
+        ("E40", {"Service"}),
+        ("E37", {"InferencePool", "ReferenceGrant"}),
+        ("E90", {"InferencePool"}),
+        ("E58", {"Deployment", "DestinationRule"}),
+        ("E58", {"Gateway", "DestinationRule"}),
+        ("E67", {"Service"}),
+        ("E77", {"Backend"}),
+        ("E87", {"InferencePool"}),
+        ("E79", {"Gateway", "GatewayClass", "HTTPRoute"}),
+        ("E59", {"InferencePool", "HealthCheckPolicy", "GCPBackendPolicy"}),
+        ("W64", {"RoleBinding"}),
+        ("E92", {"Service"}),
+    ],
+)
+def test_what_leads_out_of_what_is_given_is_let_be(code, kinds):
+    assert [(rule.code, finding.message) for rule, finding in examine(without(code, *kinds))] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "after"),
+    [
+        ("W41", "image: endpoint-picker\n          args: [--pool-name=llama, --secure-serving=true]", "image: stepper"),
+        ("E92", "[--pool-name=llama, --secure-serving=false]", "[--ours]"),
+        ("E58", "[--pool-name=llama, --secure-serving=true]", "[--pool-name, llama, --secure-serving, 'false']"),
+        ("E58", "gatewayClassName: istio", "gatewayClassName: ours"),
+        ("E69", "gatewayClassName: istio", "gatewayClassName: ours"),
+        ("W88", "args: [", "args: [--ha-enable-leader-election, "),
+        ("E37", "namespace: www}]", "namespace: web}]"),
+    ],
+)
+def test_what_cannot_be_known_to_be_wrong_is_let_be(code, before, after):
+    text = (EXAMPLES / code / "bad.yaml").read_text()
+    assert before in text
+    found = examine(load_documents(text.replace(before, after), "part.yaml"))
+    assert code not in [rule.code for rule, _ in found]
+
+
+def test_lists_and_several_files_are_one_set():
+    documents = load_documents((EXAMPLES / "E70" / "good.yaml").read_text(), "")
+    listed = yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [document.body for document in documents[1:]]})
+    split = [*load_documents(listed, "list.yaml"), documents[0]]
+    assert examine(split) == []
+    worse = [*load_documents(listed.replace("- x-gateway-destination-endpoint\n", "- x-other\n"), "list.yaml"), documents[0]]
+    assert [rule.code for rule, _ in examine(worse)] == ["E70"]

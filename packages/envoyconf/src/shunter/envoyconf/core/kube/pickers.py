@@ -1,5 +1,6 @@
 """Pools and their pickers: which workload is one, and how it wants to be spoken to."""
 
+import re
 from collections.abc import Iterator
 from enum import Enum
 from itertools import pairwise
@@ -8,6 +9,7 @@ from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import INFERENCE_OLD, Manifest, Manifests, Reference, refer
 
 __all__ = [
+    "PICKER_NAME",
     "Speech",
     "backend_service",
     "flags_of",
@@ -45,6 +47,9 @@ REFERENCE_FLAGS = (
     *SECURE_FLAGS,
 )
 SHUNTER_TLS_FLAG = "--tls-cert-file"
+
+# By what pickers, their images and their Services are called where nothing else tells.
+PICKER_NAME = re.compile(r"(?<![a-z])(epp|(endpoint-?)?picker|shunter)(?![a-z])")
 
 
 def pickers(manifests: Manifests) -> list[tuple[Manifest, Manifest, Cursor]]:
@@ -146,11 +151,7 @@ def names_a_picker(manifests: Manifests, reference: Reference) -> bool:
     service = backend_service(manifests, target) if target and target.kind == "Backend" else target
     places = {each.place for each in (reference, service) if each}
     known = manifests.remember("places of pickers", lambda: _places(manifests))
-    return not places.isdisjoint(known) or any(word in reference.name for word in PICKER_NAMES)
-
-
-# By what pickers are called where nothing else tells.
-PICKER_NAMES = ("epp", "endpoint-picker", "picker")
+    return not places.isdisjoint(known) or bool(PICKER_NAME.search(reference.name))
 
 
 def _places(manifests: Manifests) -> set[tuple[str, str, str]]:

@@ -23,6 +23,9 @@ from shunter.envoyconf.core.lint.rule import Finding, Rule
 __all__ = ["RULES"]
 
 
+MODES = {"SIMPLE": Speech.TLS, "MUTUAL": Speech.TLS, "DISABLE": Speech.CLEAR}
+
+
 def _spoken_to(manifests: Manifests) -> Iterator[tuple[Manifest, Cursor, Speech, str]]:
     """Yield how gateways are told to speak to Services: the Service, where it is said, what they speak, the remedy."""
     for policy in manifests.of("EnvoyExtensionPolicy"):
@@ -46,9 +49,9 @@ def _spoken_to(manifests: Manifests) -> Iterator[tuple[Manifest, Cursor, Speech,
         if service := _hosted(manifests, rule):
             tls = rule.spec.at("trafficPolicy", "tls")
             mode = tls["mode"]
-            speech = Speech.TLS if mode.text in ("SIMPLE", "MUTUAL") else Speech.CLEAR
-            if mode:
-                yield service, mode, speech, "set tls.mode to SIMPLE, or to DISABLE"
+            # ISTIO_MUTUAL is between sidecars, and not what the picker itself speaks.
+            if mode.text in MODES:
+                yield service, mode, MODES[mode.text], "set tls.mode to SIMPLE, or to DISABLE"
 
 
 def _hosted(manifests: Manifests, rule: Manifest) -> Manifest | None:
@@ -114,8 +117,12 @@ def _rival_replicas(manifests: Manifests) -> Iterator[Finding]:
             )
 
 
-# What a picker reads of the API server: the core it cannot do without, and what it also watches.
-NEEDED = (("", "pods"), (INFERENCE, "inferencepools"), (LLM_D, "inferenceobjectives"))
+# What the reference picker watches: of each, the groups and names that it has had.
+NEEDED = (
+    ({""}, {"pods"}),
+    ({INFERENCE, INFERENCE_OLD}, {"inferencepools"}),
+    ({LLM_D, INFERENCE_OLD}, {"inferenceobjectives", "inferencemodels"}),
+)
 
 
 def _rights(manifests: Manifests) -> Iterator[Finding]:
@@ -126,7 +133,7 @@ def _rights(manifests: Manifests) -> Iterator[Finding]:
         roles = list(_roles(manifests, account, workload.namespace))
         if not roles:
             continue
-        missing = [f"{resource}.{group}".rstrip(".") for group, resource in NEEDED if not _may_read(roles, group, resource)]
+        missing = [max(resources) for groups, resources in NEEDED if not _may_read(roles, groups, resources)]
         if missing:
             yield found(
                 roles[0].root["rules"],
@@ -147,17 +154,11 @@ def _roles(manifests: Manifests, account: str, namespace: str) -> Iterator[Manif
                 yield role
 
 
-def _may_read(roles: list[Manifest], group: str, resource: str) -> bool:
-    groups = {group, "*", *((INFERENCE_OLD,) if group == LLM_D else ())}
+def _may_read(roles: list[Manifest], groups: set[str], resources: set[str]) -> bool:
     for role in roles:
         for rule in role.root["rules"]:
-            grants = {each.value for each in rule["apiGroups"]} & groups
-            reads = {each.value for each in rule["verbs"]}
-            if (
-                grants
-                and {each.value for each in rule["resources"]} & {resource, "*"}
-                and ({"list", "watch"} <= reads or "*" in reads)
-            ):
+            granted, named, verbs = ({each.text for each in rule[field]} for field in ("apiGroups", "resources", "verbs"))
+            if granted & {*groups, "*"} and named & {*resources, "*"} and ({"list", "watch"} <= verbs or "*" in verbs):
                 return True
     return False
 

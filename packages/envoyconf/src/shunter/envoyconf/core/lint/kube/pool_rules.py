@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, Manifest, Manifests, is_selected, refer
-from shunter.envoyconf.core.kube.pickers import picker_of, pools, selector_of, target_ports
+from shunter.envoyconf.core.kube.pickers import PICKER_NAME, picker_of, pools, selector_of, target_ports
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 
@@ -17,9 +17,6 @@ SUCCESSORS = {"InferenceModel": "an InferenceObjective, and an InferenceModelRew
 
 # What makes a container a model server, in its image or its command.
 ENGINES = ("vllm", "sglang", "tritonserver", "trtllm", "text-generation-inference", "llama-server", "lmdeploy", "jetstream")
-
-# Of Pods that a pool must not send requests to, though they are often labelled like its model servers.
-PICKER_WORDS = ("epp", "endpoint-picker", "shunter")
 
 # Engines that speak HTTP/1.1, and no HTTP/2 without TLS.
 HTTP1_ENGINES = ("vllm", "sglang", "llama-server", "text-generation-inference")
@@ -114,7 +111,7 @@ def _stranger(template: Cursor, ports: list[int]) -> str:
     if any(engine in words for engine in ENGINES):
         return ""
     declared = [port["containerPort"].number for each in containers for port in each["ports"]]
-    picker = any(word in words for word in PICKER_WORDS) and not any(port in declared for port in ports)
+    picker = PICKER_NAME.search(words) and not any(port in declared for port in ports)
     return "which is a picker" if picker else ""
 
 

@@ -24,6 +24,8 @@ SMALLEST_BUFFER_BYTES = 1 << 20
 
 GKE_DEFAULT_TIMEOUT_S = 30
 
+RAISE_LIMIT = "set connection.bufferLimit of a ClientTrafficPolicy for the Gateway to the largest prompt, such as 50Mi"
+
 # A long answer takes minutes; whoever allows more than ten means that nothing is to be cut.
 SHORT_ANSWER_S = 600
 
@@ -63,22 +65,26 @@ def _spoofable(manifests: Manifests) -> Iterator[Finding]:
             )
 
 
+def _buffer(manifests: Manifests, gateway: Manifest) -> int:
+    """Return how many bytes of a request a Gateway keeps, to have them read or to send them once more."""
+    limits = (read_bytes(policy.spec.at("connection", "bufferLimit")) for policy in _of_client(manifests, gateway))
+    return max((limit for limit in limits if limit is not None), default=DEFAULT_BUFFER_BYTES)
+
+
 def _small_buffers(manifests: Manifests) -> Iterator[Finding]:
-    buffered = {each.policy.place for each in asked(manifests) if "Buffered" in each.bodies}
+    buffered = {each.policy.place for each in asked(manifests) if each.bodies[0] == "Buffered"}
     for routed in rules(manifests):
         pool_of_ai_gateway = platform(manifests, routed.route) is Platform.AI_GATEWAY and routed.pools
         reads_body = any(each.place in buffered for each in attached(manifests, "EnvoyExtensionPolicy", routed))
         if not pool_of_ai_gateway and not reads_body:
             continue
         for gateway in parents(manifests, routed.route):
-            limits = [policy.spec.at("connection", "bufferLimit") for policy in _of_client(manifests, gateway)]
-            sizes = [size for limit in limits if (size := read_bytes(limit)) is not None]
-            if max(sizes, default=DEFAULT_BUFFER_BYTES) < SMALLEST_BUFFER_BYTES:
+            if (kept := _buffer(manifests, gateway)) < SMALLEST_BUFFER_BYTES:
                 yield found(
-                    next((limit for limit in limits if limit), routed.rule),
-                    f"{gateway} buffers {max(sizes, default=DEFAULT_BUFFER_BYTES)} bytes of a request, which is held until the "
-                    "picker has seen all of it: longer prompts are answered 413",
-                    "set connection.bufferLimit of a ClientTrafficPolicy for the Gateway to the largest prompt, such as 50Mi",
+                    routed.rule,
+                    f"{gateway} keeps {kept} bytes of a request, which is held until the picker has seen all of it: longer "
+                    "prompts are answered 413",
+                    RAISE_LIMIT,
                 )
 
 
@@ -86,23 +92,16 @@ def _lost_retries(manifests: Manifests) -> Iterator[Finding]:
     for routed in rules(manifests):
         for policy in attached(manifests, "BackendTrafficPolicy", routed):
             retry = policy.spec["retry"]
-            limits = [policy.spec.at("connection", "bufferLimit")]
-            limits += [
-                each.spec.at("connection", "bufferLimit")
-                for gateway in parents(manifests, routed.route)
-                for each in _of_client(manifests, gateway)
-            ]
-            sizes = [size for limit in limits if (size := read_bytes(limit)) is not None]
-            if retry and retry["numRetries"].number != 0 and max(sizes, default=DEFAULT_BUFFER_BYTES) < SMALLEST_BUFFER_BYTES:
-                yield found(
-                    retry,
-                    f"retries, but a buffer of {max(sizes, default=DEFAULT_BUFFER_BYTES)} bytes: Envoy tries no longer prompt "
-                    "again, "
-                    "and says nothing",
-                    "set connection.bufferLimit, here and in a ClientTrafficPolicy for the Gateway, to the largest prompt, "
-                    "such as 16Mi",
-                    *(() if read_bytes(limits[0]) else (Fix(limits[0].path, "16Mi"),)),
-                )
+            if not retry or retry["numRetries"].number == 0:
+                continue
+            for gateway in parents(manifests, routed.route):
+                if (kept := _buffer(manifests, gateway)) < SMALLEST_BUFFER_BYTES:
+                    yield found(
+                        retry,
+                        f"retries, but {gateway} keeps {kept} bytes of a request: no longer prompt is tried again, and nothing "
+                        "says so",
+                        RAISE_LIMIT,
+                    )
 
 
 def _cut_streams(manifests: Manifests) -> Iterator[Finding]:
@@ -238,7 +237,7 @@ RULES: tuple[Rule, ...] = (
         title="Envoy Gateway: retries that end at 32 KiB",
         why="Envoy keeps a body for another attempt only as long as it fits the buffer, and gives up retrying without a word.",
         check=looking_at(_lost_retries),
-        source="BackendTrafficPolicy, spec.connection.bufferLimit",
+        source="ClientTrafficPolicy, spec.connection.bufferLimit",
     ),
     Rule(
         code="E82",
