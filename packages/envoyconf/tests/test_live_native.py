@@ -83,12 +83,13 @@ async def test_a_body_that_is_no_json_is_served(scene):
                 assert answer.status == 200
 
 
-@pytest.mark.parametrize(("body", "status"), [(["user"], 413), ([], 200)])
-async def test_bodies_are_kept_only_if_a_key_may_stand_there(body, status, scene):
-    resource = native(scene, {"body": body}, limits={"bodyBytes": 2_000_000})
+@pytest.mark.parametrize(("body", "headers", "status"), [(["user"], {}, 413), ([], {}, 200), (["user"], {"x-key": "a"}, 200)])
+async def test_bodies_are_kept_only_if_a_key_may_stand_there(body, headers, status, scene):
+    resource = native(scene, {"body": body, "header": "x-key"}, limits={"bodyBytes": 2_000_000})
     async with scene.envoy(resource) as envoy:
         sent = io.BytesIO(json.dumps({"prompt": "x" * 2_100_000}).encode())
-        async with scene.client.post(envoy.url, data=sent, headers={"content-type": "application/json"}) as answer:
+        headers |= {"content-type": "application/json"}
+        async with scene.client.post(envoy.url, data=sent, headers=headers) as answer:
             assert answer.status == status
 
 

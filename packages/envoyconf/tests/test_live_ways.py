@@ -112,7 +112,7 @@ async def test_turned_on_by_the_route_one_picker_would_be_asked_for_both_pools(s
     manager = resource["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     (route,) = manager["route_config"]["virtual_hosts"][0]["routes"]
     first, second = route["route"]["weighted_clusters"]["clusters"]
-    route["typed_per_filter_config"] |= first.pop("typed_per_filter_config")
+    route["typed_per_filter_config"] = first.pop("typed_per_filter_config")
     del second["typed_per_filter_config"]
     async with scene.envoy(resource) as envoy:
         for _ in range(20):

@@ -37,7 +37,11 @@ def http_filters(intent: Intent, version: Version = DEFAULT_VERSION) -> list[Res
 
 
 def route_switches(route: Route, intent: Intent) -> Resource:
-    """Return what a route turns on for all of its pools."""
+    """Return what a route turns on for all of its pools.
+
+    Requests with a key in a header or cookie meet a route of their own, which need not read bodies; one with a key in its
+    body has met this one before that was known.
+    """
     profile = intent.profile_of(route)
     wanted: tuple[str, ...] = USAGE_FILTERS if profile is Profile.USAGE else ()
     if profile is Profile.NATIVE and route.affinity.body:

@@ -10,7 +10,7 @@ from shunter.envoyconf.core.envoy.overflow import overflow_retries, target_clust
 from shunter.envoyconf.core.envoy.record import release_metadata
 from shunter.envoyconf.core.envoy.retry import request_retries
 from shunter.envoyconf.core.intent import Intent, Pool, Profile, Route
-from shunter.envoyconf.core.names import DESTINATION, SERVED, native_cluster_name, pool_cluster_name
+from shunter.envoyconf.core.names import DESTINATION, OVERFLOW, SERVED, native_cluster_name, pool_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration
 
 __all__ = ["pool_routes", "route_configuration"]
@@ -23,6 +23,7 @@ def route_configuration(intent: Intent, hosts: Sequence[str] = (ANY,)) -> Resour
             "name": "all" if ANY in domains else domains[0],
             "domains": domains,
             "routes": [
+                *([overflow_route(intent)] if any(pool.overflow for pool in intent.pools) else ()),
                 *(each for route in routes for each in pool_routes(route, intent)),
                 *([no_pool(intent)] if intent.by_model else ()),
             ],
@@ -40,6 +41,20 @@ def route_configuration(intent: Intent, hosts: Sequence[str] = (ANY,)) -> Resour
     }
 
 
+def overflow_route(intent: Intent) -> Resource:
+    """Return the first route: of a request that its picker has refused, and instead named the overflow of its pool for.
+
+    No client can, the header is removed from what comes in. The route is chosen again when the picker has answered.
+    """
+    return {
+        "name": "overflow",
+        "match": {"prefix": "/", "headers": [{"name": OVERFLOW, "present_match": True}]},
+        "route": {"cluster_header": OVERFLOW, "timeout": "0s", "idle_timeout": duration(intent.limits.idle_timeout_seconds)},
+        "request_body_buffer_limit": intent.limits.body_bytes,
+        "typed_per_filter_config": pool_switches(intent),
+    }
+
+
 def no_pool(intent: Intent) -> Resource:
     """Return the last route: where a request is before its model is known, and ends if no other route fits then.
 
@@ -51,7 +66,7 @@ def no_pool(intent: Intent) -> Resource:
         "match": {"prefix": "/"},
         "route": {"cluster_header": DESTINATION, "cluster_not_found_response_code": "NOT_FOUND"},
         "request_body_buffer_limit": intent.limits.body_bytes,
-        "typed_per_filter_config": pool_switches(intent),
+        **_turned_on(pool_switches(intent)),
     }
 
 
@@ -74,22 +89,25 @@ def pool_routes(route: Route, intent: Intent) -> Iterator[Resource]:
         "idle_timeout": duration(limits.idle_timeout_seconds),
         "retry_policy": overflow_retries(request_retries(limits.retries), _pools(route, intent)),
     }
-    rest: Resource = {
-        "request_body_buffer_limit": limits.body_bytes,
-        "typed_per_filter_config": route_switches(route, intent),
-        **release_metadata(profile),
-    }
-    if len(route.shares) == 1:
-        rest["typed_per_filter_config"] |= pool_switches(intent, pools, profile)
+    rest: Resource = {**release_metadata(profile)}
     if intent.observability.served_header:
         header = {"key": SERVED, "value": "%UPSTREAM_HOST%"}
         rest["response_headers_to_add"] = [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+
+    def entry(name: str, match: Resource, action: Resource, switches: Resource) -> Resource:
+        kept = {"request_body_buffer_limit": limits.body_bytes, **_turned_on(switches)}
+        return {"name": name, "match": match, "route": action, **kept, **rest}
+
+    switches = pool_switches(intent, pools, profile) if len(route.shares) == 1 else {}
     plain, keyed = (_destination(route, intent, keyed=keyed) for keyed in (False, True))
     for name, matched in matches:
         for key, having, policy in keys:
-            hashed = {**keyed, **action, "hash_policy": [policy]}
-            yield {"name": f"{name} by {key}", "match": _both(matched, having), "route": hashed, **rest}
-        yield {"name": name, "match": matched, "route": {**plain, **action}, **rest}
+            yield entry(f"{name} by {key}", _both(matched, having), {**keyed, **action, "hash_policy": [policy]}, switches)
+        yield entry(name, matched, {**plain, **action}, route_switches(route, intent) | switches)
+
+
+def _turned_on(switches: Resource) -> Resource:
+    return {"typed_per_filter_config": switches} if switches else {}
 
 
 def _destination(route: Route, intent: Intent, *, keyed: bool) -> Resource:
@@ -108,11 +126,7 @@ def _destination(route: Route, intent: Intent, *, keyed: bool) -> Resource:
     if len(names) == 1:
         return {"cluster": next(iter(names.values()))}
     weighted = [
-        {
-            "name": names[share.name],
-            "weight": share.weight,
-            "typed_per_filter_config": pool_switches(intent, share.name, profile),
-        }
+        {"name": names[share.name], "weight": share.weight, **_turned_on(pool_switches(intent, share.name, profile))}
         for share in route.shares
     ]
     return {"weighted_clusters": {"clusters": weighted, **({"use_hash_policy": True} if keyed else {})}}
