@@ -160,6 +160,40 @@ def test_validate_leaves_kubernetes_objects_to_the_api_server(run):
     assert "Envoy" not in result.stderr
 
 
+PATCH = """
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyPatchPolicy
+metadata: {name: a}
+spec:
+  jsonPatches:
+  - type: type.googleapis.com/envoy.config.cluster.v3.Cluster
+    name: b
+    operation: {op: add, path: "", value: {name: b, typ: EDS}}
+  - type: type.googleapis.com/envoy.config.listener.v3.Listener
+    name: c
+    operation:
+      op: add
+      path: /default_filter_chain/filters/0/typed_config/http_filters/0
+      value:
+        name: router
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          dynamic_stat: true
+"""
+
+
+def test_validate_looks_at_what_kubernetes_objects_have_for_envoy(run):
+    result = run("validate", stdin=PATCH)
+    assert result.exit_code == 1
+    place = (
+        "Error: <stdin>:9: $.spec.jsonPatches[0].operation.value.typ: unknown field 'typ' in envoy.config.cluster.v3.Cluster"
+    )
+    assert place in result.stderr
+    place = "Error: <stdin>:19: $.spec.jsonPatches[1].operation.value.typed_config.dynamic_stat: unknown field 'dynamic_stat'"
+    assert place in result.stderr
+    assert "schema of Envoy 1.40: 2 mistakes in 1 document\n" in result.stderr
+
+
 def test_validate_knows_what_envoy_watches(run):
     cluster = '{resources: [{"@type": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a, typo: 1}]}'
     result = run("validate", stdin=cluster)

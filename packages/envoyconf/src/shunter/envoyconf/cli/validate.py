@@ -32,26 +32,25 @@ def validate(request: Request, *, require_envoy: bool) -> None:
 
 def _refused(request: Request, texts: dict[str, str], scratch: Path, *, require_envoy: bool) -> bool:
     """Ask everybody, and return whether anybody refuses anything. What Envoy is to watch is put into ``scratch``."""
-    from shunter.envoyconf.core.validation import check_schema
+    from shunter.envoyconf.core.validation import check_schema, is_bootstrap, parts
 
     documents = _documents(request, texts, scratch)
     version = request.settings().envoy_version
-    configurations = [each for each in documents if not each.kind]
+    for_envoy = [each for each in documents if any(parts(each))]
     refused = False
-    if configurations:
-        verdict = check_schema(configurations, version)
+    if for_envoy:
+        verdict = check_schema(for_envoy, version)
         warn(verdict.warnings)
         for error in verdict.errors:
             tell(f"Error: {error}")
         refused = bool(verdict.errors)
-        tell(
-            f"schema of Envoy {version}: {_count(len(verdict.errors), 'mistake')} in {_count(len(configurations), 'document')}"
-        )
-    if len(documents) > len(configurations):
+        tell(f"schema of Envoy {version}: {_count(len(verdict.errors), 'mistake')} in {_count(len(for_envoy), 'document')}")
+    if any(each.kind for each in documents):
         tell("schema of Kubernetes: not asked; kubectl apply --dry-run=server does")
     refused = _lint(documents, texts, version, request.namespace) or refused
-    if configurations and not refused:
-        refused = _ask_envoy(configurations, request.envoy_version, require=require_envoy)
+    bootstraps = [each for each in documents if is_bootstrap(each)]
+    if bootstraps and not refused:
+        refused = _ask_envoy(bootstraps, request.envoy_version, require=require_envoy)
     return refused
 
 
@@ -92,14 +91,12 @@ def _lint(documents: "list[Document]", texts: dict[str, str], version: "Version"
     return report.worst() is Severity.ERROR
 
 
-def _ask_envoy(documents: "list[Document]", version: str | None, *, require: bool) -> bool:
+def _ask_envoy(bootstraps: "list[Document]", version: str | None, *, require: bool) -> bool:
     """Ask the real Envoy about each bootstrap; return whether it refuses one."""
     from shunter.envoyconf.core.render import render
-    from shunter.envoyconf.core.validation import is_bootstrap
     from shunter.envoyconf.errors import EnvoyRefusedError
     from shunter.envoyconf.shell import envoy
 
-    bootstraps = [each for each in documents if is_bootstrap(each)]
     full = envoy.full_version(version) if version else None
     binary = ensure_envoy(full) if require else envoy.find(full)
     if binary is None:

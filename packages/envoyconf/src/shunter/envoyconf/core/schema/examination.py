@@ -37,14 +37,14 @@ class Problem(msgspec.Struct, frozen=True):
 def problems(schema: Schema, resource: object, name: str, version: Version | None = None) -> tuple[Problem, ...]:
     """Return why Envoy refuses a resource as a message of that name; with a version, also what that Envoy does not have yet."""
     examination = Examination(schema, version)
-    examination.message(resource, schema.shape(name), ())
+    examination.embedded(resource, name, FREE, ())
     return tuple(examination.problems)
 
 
 def notes(schema: Schema, resource: object, name: str) -> tuple[Problem, ...]:
     """Return what Envoy takes but is deprecated, or by Envoy's own word not finished."""
     examination = Examination(schema, None)
-    examination.message(resource, schema.shape(name), ())
+    examination.embedded(resource, name, FREE, ())
     return tuple(examination.notes)
 
 
@@ -190,7 +190,7 @@ class Examination:
     def _value(self, value: object, field: Field, rules: Rules, path: Path) -> Any:
         """Examine one value and hold it against its constraints; return it as Python has it, or NOTHING."""
         if field.kind is Kind.MESSAGE:
-            return self._embedded(value, cast("Any", field.message).full_name, rules, path)
+            return self.embedded(value, cast("Any", field.message).full_name, rules, path)
         known = self._scalar(value, field, path)
         if known is not NOTHING:
             self._check(known, rules, path, f"{_shown(value)} ")
@@ -198,7 +198,8 @@ class Examination:
                 self._problem(path, f"{known} is not a choice", suggest(str(value), field.choices))
         return known
 
-    def _embedded(self, value: object, name: str, rules: Rules, path: Path) -> Any:
+    def embedded(self, value: object, name: str, rules: Rules, path: Path) -> Any:
+        """Examine a message in whatever form JSON has for it; return it if that is one value, or NOTHING."""
         if name == ANY:
             self._any(value, path)
         elif name in IN_A_FORM_OF_THEIR_OWN and _is_object(value):  # Envoy reads their plain form, too
@@ -255,7 +256,7 @@ class Examination:
         if shape.unfinished:
             self.notes.append(Problem(path, f"{name} is work in progress, and may change without notice"))
         if name == ANY or name in IN_A_FORM_OF_THEIR_OWN or name in FREE_FORMS:
-            self._embedded(content.get("value"), name, FREE, (*path, "value"))
+            self.embedded(content.get("value"), name, FREE, (*path, "value"))
         else:
             self.message(content, shape, path, envelope=True)
         if name in TYPED_STRUCTS and isinstance(content.get("type_url"), str) and isinstance(content.get("value"), dict):
