@@ -1,5 +1,6 @@
 """Which endpoints of a snapshot are an intent's, and what they weigh."""
 
+import contextlib
 import json
 
 import pytest
@@ -8,7 +9,9 @@ from shunter.envoyconf import load_intent
 from shunter.envoyconf.core.xds.members import Member
 from shunter.envoyconf.core.xds.weights import USUAL_WEIGHT
 from shunter.envoyconf.shell.fleet import Fleet
-from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, Topology, View
+from shunter.envoyconf.shell.speeds import Speeds
+from shunter.picker.core.learned import Learned, Row, encode_learned, row_key
+from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, RingWriter, Topology, View
 
 
 def view(*endpoints, waiting=None, pools=("llama",)):
@@ -60,6 +63,22 @@ def test_weights_are_for_where_nobody_picks():
         seen = fleet.members(intent("native"), busy, tick / 10)["llama"]
     assert seen[0].weight < seen[1].weight == USUAL_WEIGHT
     assert {each.weight for each in fleet.members(intent(), busy, 6.0)["llama"]} == {1}
+
+
+def test_who_was_seen_to_be_fast_gets_more(tmp_path):
+    rows = [Row(slot=slot, incarnation=1, endpoint="", decode_per_s=rate) for slot, rate in enumerate((50.0, 200.0, None))]
+    learned = Learned(rows={row_key((row.slot, 1)): row for row in rows})
+    with contextlib.closing(RingWriter(tmp_path / "learned")) as writer, contextlib.closing(Speeds(tmp_path)) as speeds:
+        assert speeds.read(1) == {}
+        writer.publish(encode_learned(learned), 2)
+        known = speeds.read(10**9)
+        assert known == {(0, 1): 50.0, (1, 1): 200.0}
+        writer.publish(b"something else", 3)
+        assert speeds.read(2 * 10**9) == known
+    fleet = Fleet()
+    for tick in range(50):
+        seen = fleet.members(intent("native"), view((1, True, 0), (2, True, 0), (3, True, 0)), tick / 10, known)["llama"]
+    assert seen[0].weight < seen[2].weight < seen[1].weight
 
 
 def test_one_that_comes_between_two_weighings_weighs_as_usual():

@@ -279,6 +279,21 @@ async def test_bytes_that_are_no_request_end_their_stream_only(start):
         assert await ask(Kind.LISTENER) == ["http"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--host", "nowhere"], "address 'nowhere' must be an IP address"),
+        (["--client-ca", "ca.pem"], "--client-ca needs --tls-cert"),
+        (["--tls-cert", "a.pem"], "of no use without each other"),
+        (["--tls-cert", "a.pem", "--tls-key", "a.key"], "No such file"),
+        (["--envoy-version", "new"], "Envoy version 'new'"),
+    ],
+)
+async def test_what_cannot_be_served_is_said_and_exit_code_2(start, options, words):
+    with pytest.raises(AssertionError, match=re.escape(words)):
+        await start(*options, intent=intent(["127.0.0.1:1"]))
+
+
 async def test_a_port_that_is_taken_is_an_error_with_words(start):
     plane = await start(intent=intent(["127.0.0.1:1"]))
     with pytest.raises(AssertionError, match=f"cannot serve on 127.0.0.1:{plane.port}"):

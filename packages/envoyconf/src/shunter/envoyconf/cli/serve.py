@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from shunter.envoyconf.cli.asking import plain_errors, tell, warn
+
 __all__ = ["serve"]
 
 
@@ -35,6 +37,11 @@ __all__ = ["serve"]
     help="Directory into which a scraper publishes: endpoints follow it.  [default: those of the intent]",
 )
 @click.option(
+    "--learned",
+    type=click.Path(path_type=Path),
+    help="--runtime of a picker whose collector learns how fast endpoints are: weights in the profile native heed it.",
+)
+@click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the files of the target envoy-fs here up to date for Envoys of this machine, instead of serving by network.",
@@ -52,6 +59,7 @@ def serve(
     status_host: str,
     status_port: int,
     snapshot: Path | None,
+    learned: Path | None,
     directory: Path | None,
     envoy_version: str | None,
     tls_cert: Path | None,
@@ -64,12 +72,13 @@ def serve(
     changed when it is back.
     """
     import asyncio
+    from ipaddress import ip_address
 
+    from shunter.envoyconf.core.authority import check_address
     from shunter.envoyconf.core.output import Settings
     from shunter.envoyconf.core.versions import DEFAULT_VERSION, parse_version
-    from shunter.envoyconf.errors import EnvoyconfError, IntentError
     from shunter.envoyconf.shell.ads import Keys
-    from shunter.envoyconf.shell.plane import Place, run
+    from shunter.envoyconf.shell.plane import Place, Sight, run
 
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key are of no use without each other")
@@ -77,9 +86,11 @@ def serve(
         raise click.UsageError("--client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")
     keys = Keys(tls_cert, tls_key, client_ca) if tls_cert and tls_key else None
     place = Place(host=host, port=port, keys=keys, status_host=status_host, status_port=status_port, directory=directory)
-    try:
+    sight = Sight(sources=sources, snapshot=snapshot, learned=learned)
+    with plain_errors():
+        for address in (host, status_host):
+            check_address(address)
+        if not (client_ca or directory or ip_address(host).is_loopback):
+            warn([f"whoever reaches {host} is told the configuration, clients' API keys too; --client-ca lets Envoys in only"])
         settings = Settings(envoy_version=parse_version(envoy_version) if envoy_version else DEFAULT_VERSION)
-        asyncio.run(run(sources, place, snapshot, settings, lambda line: click.echo(line, err=True)))
-    except EnvoyconfError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2 if isinstance(error, IntentError) else 1) from None
+        asyncio.run(run(sight, place, settings, tell))

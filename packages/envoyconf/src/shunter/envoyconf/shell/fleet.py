@@ -1,10 +1,11 @@
 """The scraper's snapshot, seen as the endpoints of an intent's pools: who is ready, and how much each is to get."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 from shunter.envoyconf.core.intent import Intent, Pool, Profile
 from shunter.envoyconf.core.xds.members import Member
 from shunter.envoyconf.core.xds.weights import USUAL_WEIGHT, Reading, Weights
+from shunter.envoyconf.shell.speeds import Key
 from shunter.snapshot import Health, Load, Topology, View
 
 __all__ = ["Fleet"]
@@ -23,14 +24,16 @@ class Fleet:
         self._last: dict[str, dict[Hashable, int]] = {}
         self._weighed_s = float("-inf")
 
-    def members(self, intent: Intent, view: View, now_s: float) -> dict[str, tuple[Member, ...]]:
+    def members(
+        self, intent: Intent, view: View, now_s: float, speeds: Mapping[Key, float] | None = None
+    ) -> dict[str, tuple[Member, ...]]:
         """Return the ready endpoints of every pool that the snapshot knows, in the order of their addresses.
 
-        In the profile native they have weights; where a picker is asked, it knows better.
+        In the profile native they have weights; where a picker is asked, it knows better. ``speeds`` are tokens per second.
         """
         weigh = now_s - self._weighed_s >= PERIOD_S
         self._weighed_s = now_s if weigh else self._weighed_s
-        readings = _readings(view.load) if weigh else {}
+        readings = _readings(view.load, speeds or {}) if weigh else {}
         found: dict[str, tuple[Member, ...]] = {}
         for pool in intent.pools:
             number = _number(pool, view.topology)
@@ -51,11 +54,11 @@ class Fleet:
         return found
 
 
-def _readings(load: Load) -> dict[Hashable, Reading]:
+def _readings(load: Load, speeds: Mapping[Key, float]) -> dict[Key, Reading]:
     """Return what is known of each endpoint. Row by row it takes ten times as long."""
     columns = zip(load.slot, load.incarnation, load.health, load.waiting, load.running, load.kv_usage, strict=True)
     return {
-        (slot, incarnation): Reading(waiting=waiting, running=running, kv_usage=kv_usage)
+        (key := (slot, incarnation)): Reading(waiting=waiting, running=running, kv_usage=kv_usage, speed=speeds.get(key))
         for slot, incarnation, health, waiting, running, kv_usage in columns
         if health is Health.FRESH
     }

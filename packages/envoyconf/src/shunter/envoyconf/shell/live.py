@@ -24,6 +24,7 @@ from shunter.envoyconf.core.schema import Schema, problems
 from shunter.envoyconf.core.xds.members import Member
 from shunter.envoyconf.errors import IntentError
 from shunter.envoyconf.shell.fleet import Fleet
+from shunter.envoyconf.shell.speeds import Speeds
 from shunter.envoyconf.shell.watch import Watch
 from shunter.snapshot import SnapshotReader, View
 
@@ -70,8 +71,12 @@ class Live:
         source: Source,
         settings: Settings,
         snapshot: Path | None,
+        learned: Path | None = None,
     ) -> None:
-        """``read`` returns the intent as it is now or raises IntentError; ``watched`` are its files."""
+        """``read`` returns the intent as it is now or raises IntentError; ``watched`` are its files.
+
+        ``learned`` is the runtime directory of a picker whose collector knows how fast endpoints are.
+        """
         self._read = read
         self._watch = Watch(watched)
         self._outlet = outlet
@@ -83,6 +88,7 @@ class Live:
         self._view: View | None = None
         self._members: dict[str, tuple[Member, ...]] = {}  # of the pools that the snapshot knows
         self._fleet = Fleet()
+        self._speeds = Speeds(learned) if learned else None
 
     async def start(self) -> None:
         """Serve for the first time; raise IntentError if the intent cannot be used."""
@@ -108,8 +114,9 @@ class Live:
 
     def close(self) -> None:
         """Let go of the snapshot."""
-        if self._reader:
-            self._reader.close()
+        for reader in (self._reader, self._speeds):
+            if reader:
+                reader.close()
 
     async def _reload(self) -> None:
         """Take the intent anew, or say why not."""
@@ -161,4 +168,5 @@ class Live:
     def _gather(self) -> None:
         """Find the ready endpoints of each pool."""
         if self._view and self._intent:
-            self._members = self._fleet.members(self._intent, self._view, time.monotonic())
+            speeds = self._speeds.read(time.monotonic_ns()) if self._speeds else {}
+            self._members = self._fleet.members(self._intent, self._view, time.monotonic(), speeds)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from shunter.envoyconf.shell.live import Live
 from shunter.envoyconf.shell.status import StatusPages
 from shunter.envoyconf.shell.texts import read_texts
 
-__all__ = ["Place", "run"]
+__all__ = ["Place", "Sight", "run"]
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,9 +34,15 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     directory: Path | None = None  # instead of listening
 
 
-async def run(
-    sources: Sequence[str], place: Place, snapshot: Path | None, settings: Settings, say: Callable[[str], None]
-) -> None:
+class Sight(msgspec.Struct, frozen=True, kw_only=True):
+    """What it follows."""
+
+    sources: tuple[str, ...]  # of the intent
+    snapshot: Path | None = None  # where a scraper publishes
+    learned: Path | None = None  # where a picker's collector does
+
+
+async def run(sight: Sight, place: Place, settings: Settings, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; raise IntentError if the intent cannot be used or a port cannot be had.
 
     ``say`` is told where Envoys are served and where the status pages are, once both are so.
@@ -47,13 +53,14 @@ async def run(
     outlet = directory or server
     pages = StatusPages(outlet.report)
     live = Live(
-        lambda: assemble(read_texts(sources), os.environ).intent,
-        [Path(source) for source in sources],
+        lambda: assemble(read_texts(sight.sources), os.environ).intent,
+        [Path(source) for source in sight.sources],
         outlet,
         schema=schema,
         source=from_files(str(directory.place)) if directory else from_control_plane,
         settings=settings,
-        snapshot=snapshot,
+        snapshot=sight.snapshot,
+        learned=sight.learned,
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

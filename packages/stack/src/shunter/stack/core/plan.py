@@ -166,7 +166,7 @@ def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
         ),
         "control-plane": (
             *("-m", "shunter.envoyconf", "serve", "-f", f"{here}/intent.yaml", "--snapshot", here),
-            *("--directory", f"{here}/envoy", "--status-port", "0"),
+            *("--learned", f"{here}/picker", "--directory", f"{here}/envoy", "--status-port", "0"),
         ),
         "envoy": (
             *(envoy, "-c", f"{here}/envoy/envoy.yaml", "--log-level", "warn", "--concurrency", "1"),
