@@ -189,6 +189,15 @@ async def test_the_load_of_a_request_is_released_when_it_ends_without_records(si
     await eventually(lambda: in_flight() == 0)
 
 
+async def test_a_prompt_is_known_to_be_cached_where_it_was_served_without_records(site, ask):
+    shared = "once upon a time in the west " * 100
+    first = await ask("lean", shared)
+    reply = await ask("lean", f"{shared} again")
+    decision = await ask.decision(reply.request_id, site.pickers["lean"])
+    assert reply.fingerprint == first.fingerprint == site.names[decision.chosen[0]]
+    assert decision.best[0].cached > 0.5
+
+
 async def test_a_picker_that_is_killed_takes_no_stream_with_it(site, ask, eventually):
     asked = [asyncio.create_task(ask("lean", f"killed {n}", stream=True, max_tokens=400, ignore_eos=True)) for n in range(8)]
     await eventually(lambda: sum(row.in_flight for row in site.stack.fleet().endpoints) == 8)

@@ -1,5 +1,6 @@
 """YAML that says why, and means what was given."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import strategies as st
 
 from shunter.envoyconf import IntentError, bootstrap, load_intent
 from shunter.envoyconf.core.comments import WHY
+from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.render import HEADER, render
+from shunter.envoyconf.core.targets import Target
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, OLDEST_VERIFIED
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -58,6 +61,13 @@ def test_a_reason_may_be_that_of_one_value():
     assert "would cut streams" not in render({"route": {"timeout": "60s"}})
 
 
+KUBERNETES = Path(__file__).parent / "kubernetes"
+SESSIONS = """
+pools: [{name: llama, selector: {app: vllm}, picker: {collector: "llama-picker:24224"}}]
+routes: [{pool: llama, profile: native, affinity: {header: x-session}}]
+"""
+
+
 def test_every_reason_is_met_somewhere():
     text = ""
     keyed = (GOLDEN / "guarded.intent.yaml").read_text().replace("{address:", "{credentialFile: /run/key, address:")
@@ -67,6 +77,10 @@ def test_every_reason_is_met_somewhere():
                 text += render(bootstrap(load_intent(intent), Settings(envoy_version=version)))
             except IntentError:  # not for that version
                 continue
+    for intent in (SESSIONS, *(path.read_text() for path in KUBERNETES.glob("*.intent.yaml"))):
+        for target in (Target.ENVOY_GATEWAY, Target.ENVOY_GATEWAY_PATCH):
+            with contextlib.suppress(IntentError):  # not for that target
+                text += "".join(map(render, generate(load_intent(intent), target).documents))
     text = " ".join(text.replace("#", " ").split())
     assert [key for key, why in WHY.items() if " ".join(why.split()) not in text] == []
 

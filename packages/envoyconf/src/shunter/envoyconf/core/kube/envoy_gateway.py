@@ -42,7 +42,7 @@ SUPPORT: dict[Profile, Support] = {
     Profile.LEAN: Support(
         Means.NATIVE,
         "the end of a request ends the picker's stream on Envoy 1.39 and newer; there are no records of it, so the picker "
-        "learns speeds from scrapes alone",
+        "knows loads and cached prefixes, but takes every endpoint for as fast as the others",
     ),
     Profile.USAGE: Support(Means.IMPOSSIBLE, f"{NO_RECORDS} of tokens", Profile.LEAN),
     Profile.STRICT: Support(
