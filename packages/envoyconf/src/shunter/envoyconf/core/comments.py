@@ -113,6 +113,18 @@ WHY = {
     "spec.filterOrder": "By itself it would count requests after their pickers have been asked.",
     "EnvoyProxy.spec.bootstrap": "By CDS it would come too late: a listener whose records have nowhere to go is refused.",
     "operation.jsonPath": "By the filter's name, wherever it stands.",
+    # Gateways that know InferencePools
+    "endpointPickerRef.failureMode": "Written out: by default requests fail, and Istio refuses a pool without it.",
+    "httpHealthCheck.requestPath": "By default /, which engines answer 404: nobody would be healthy.",
+    "httpHealthCheck.portSpecification": "By the CRD's rule a port needs it.",
+    "default.timeoutSec": "By default 30 s. It counts from a request's begin, and cuts streams, too.",
+    # The picker's installation
+    "Service.spec.clusterIP": "Headless: its name stands for the Pods that are ready. The scraper looks it up.",
+    "automountServiceAccountToken": "Nothing here talks to the Kubernetes API.",
+    "initContainers.restartPolicy": "A sidecar: there before the picker, and until that has answered its last request.",
+    "containers.lifecycle": "Gateways hear that the Pod goes before it stops listening.",
+    "resources.limits": "None of CPU: it would stop a picker in mid-pick.",
+    "volumes.emptyDir": "Memory that the two processes share.",
 }
 
 LONGEST = max(key.count(".") for key in WHY) + 1
