@@ -1,4 +1,4 @@
-"""Fuzz target: whatever is examined, the linter finds something or nothing, at places that are there; corrections can be read."""
+"""Fuzz target: whatever is examined, the linter finds something or nothing, at places that are there; its fixes can be read."""
 
 from pathlib import Path
 
