@@ -12,6 +12,8 @@ from shunter.envoyconf.core.lint.examine import examine
 
 EXAMPLES = Path(__file__).parent / "lint" / "kube"
 CODES = sorted(path.name for path in EXAMPLES.iterdir())
+BAD = sorted(EXAMPLES.glob("*/bad*.yaml"))
+NAMES = [f"{path.parent.name}-{path.stem}" for path in BAD]
 MARK = "# here"
 
 
@@ -19,12 +21,12 @@ def findings(path):
     return examine(load_documents(path.read_text(), str(path)))
 
 
-@pytest.mark.parametrize("code", CODES)
-def test_bad_example_breaks_this_rule_only_and_there_only(code):
-    bad = EXAMPLES / code / "bad.yaml"
+@pytest.mark.parametrize("bad", BAD, ids=NAMES)
+def test_bad_example_breaks_this_rule_only_and_there_only(bad):
     places = [(rule.code, finding.document.line(finding.path)) for rule, finding in findings(bad)]
     lines = [number for number, line in enumerate(bad.read_text().splitlines(), 1) if line.endswith(MARK)]
-    assert places == [(code, line) for line in lines]
+    assert places == [(bad.parent.name, line) for line in lines]
+    assert lines
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -32,9 +34,8 @@ def test_good_example_breaks_no_rule(code):
     assert [(rule.code, finding.message) for rule, finding in findings(EXAMPLES / code / "good.yaml")] == []
 
 
-@pytest.mark.parametrize("code", CODES)
-def test_correction_leaves_nothing_to_correct(code):
-    bad = EXAMPLES / code / "bad.yaml"
+@pytest.mark.parametrize("bad", BAD, ids=NAMES)
+def test_correction_leaves_nothing_to_correct(bad):
     found = findings(bad)
     texts, done = correct({"bad.yaml": bad.read_text()}, examine)
     left = examine(load_documents(texts["bad.yaml"], ""))

@@ -27,7 +27,9 @@ def objects(code, name):
 
 @pytest.fixture(scope="module")
 def cluster(kube):
-    namespaces = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in ("llm", "web", "www")]
+    namespaces = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in ("llm", "web", "www", "istio-system")
+    ]
     kube.apply(namespaces)
     return kube
 
@@ -38,8 +40,8 @@ def test_a_cluster_takes_every_good_example(cluster):
 
 
 def test_a_cluster_takes_the_bad_examples_whose_harm_comes_later(cluster):
-    codes = sorted(path.name for path in EXAMPLES.iterdir() if path.name not in REFUSED)
-    cluster.apply([each for code in codes for each in objects(code, "bad.yaml")], dry_run=True)
+    paths = [path for path in sorted(EXAMPLES.glob("*/bad*.yaml")) if path.parent.name not in REFUSED]
+    cluster.apply([each for path in paths for each in objects(path.parent.name, path.name)], dry_run=True)
 
 
 @pytest.mark.parametrize("code", sorted(REFUSED))

@@ -221,10 +221,19 @@ def test_rules_can_be_chosen():
     assert "E39" not in run("--ignore", "E39", "--list").stdout
 
 
-def test_an_intent_is_examined_by_what_is_generated_from_it():
-    text = "pools: [{name: a, endpoints: ['10.0.0.1:80'], picker: {addresses: ['10.0.0.1:81']}}]"
-    result = run("--fail-on", "error", text=text)
+def test_an_intent_is_examined_by_what_is_generated_from_it(monkeypatch):
+    monkeypatch.setenv("PICKER", "10.0.0.1:81")
+    text = """\
+pools:
+- name: a
+  endpoints: ["10.0.0.1:80"]
+  picker: {addresses: ["${PICKER}"]}
+limits: {retries: 0}
+"""
+    result = run(text=text)
     assert (result.exit_code, result.stdout.count("error E")) == (0, 0), result.stdout
+    assert "<stdin> → envoy-static/" in result.stdout
+    assert "W48" in result.stdout
 
 
 def test_files_of_a_directory_are_examined_together(tmp_path):

@@ -1,5 +1,6 @@
 """``lint``: what is wrong with anybody's Envoy bootstraps, Kubernetes manifests and intents, and what comes of it."""
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from difflib import unified_diff
@@ -147,7 +148,7 @@ def _documents(texts: Mapping[str, str], target: "Target", settings: "Settings")
         if not any(is_intent(each) for each in read):
             yield from read
             continue
-        for artefact in generate(load_intent(text, file), target, settings).artefacts:
+        for artefact in generate(load_intent(text, file, os.environ), target, settings).artefacts:
             for each in artefact.documents:
                 yield from load_documents(render(each), f"{file} → {target.value}/{artefact.name}")
 

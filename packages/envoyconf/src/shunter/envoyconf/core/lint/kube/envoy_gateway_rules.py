@@ -1,5 +1,6 @@
 """Rules about Envoy Gateway's extension policies, by which it asks a picker."""
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -273,7 +274,31 @@ def _shared_picker(manifests: Manifests) -> Iterator[Finding]:
             )
 
 
+# What Envoy Gateway calls listeners and route configurations with XDSNameSchemeV2, by protocol and port.
+SECOND_SCHEME = re.compile(r"(tcp|udp|http|https|tls)-\d{1,5}")
+PATCHED_BY_LISTENER = ("envoy.config.listener.v3.Listener", "envoy.config.route.v3.RouteConfiguration")
+
+
+def _unknown_names(manifests: Manifests) -> Iterator[Finding]:
+    for policy in manifests.of("EnvoyPatchPolicy"):
+        gateways = [each for target in targets(policy) if (each := manifests.find(target)) and each.kind == "Gateway"]
+        known = [
+            f"{each.namespace}/{each.name}/{listener['name'].text}" for each in gateways for listener in each.spec["listeners"]
+        ]
+        for patch in policy.spec["jsonPatches"]:
+            name = patch["name"]
+            by_listener = patch["type"].text.rpartition("/")[2] in PATCHED_BY_LISTENER
+            if by_listener and known and name.text not in known and not SECOND_SCHEME.fullmatch(name.text):
+                yield found(
+                    name,
+                    f"Envoy Gateway calls nothing {name.text!r}: the patch, and with it the whole policy, is not programmed "
+                    f"(ResourceNotFound){meant(name.text, known)}",
+                    "write namespace/gateway/listener, or with XDSNameSchemeV2 such as tcp-80 (listener) and http-80 (routes)",
+                )
+
+
 def _patch_off(manifests: Manifests) -> Iterator[Finding]:
+    yield from _unknown_names(manifests)
     for config in manifests.of("EnvoyGateway"):
         if config.root.at("extensionApis", "enableEnvoyPatchPolicy").value is True:
             return
@@ -295,8 +320,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="E55",
-        title="Envoy Gateway: a patch policy that is not enabled",
-        why="EnvoyPatchPolicies are off by default; the status of the policy says so, nothing else does.",
+        title="Envoy Gateway: a patch policy that comes to nothing",
+        why="EnvoyPatchPolicies are off by default, and go by Envoy Gateway's names of xDS resources, of which there are two "
+        "schemes. The status of the policy says what is wrong, nothing else does.",
         check=looking_at(_patch_off),
         source="Envoy Gateway, EnvoyPatchPolicy",
     ),

@@ -82,7 +82,25 @@ def _mismatch(manifests: Manifests) -> Iterator[Finding]:
                 )
 
 
+INFERENCE_FLAG = "ENABLE_GATEWAY_API_INFERENCE_EXTENSION"
+
+
+def _istio_unaware(manifests: Manifests) -> Iterator[Finding]:
+    """Istio's controller, if it is among what is given: its container is called discovery."""
+    pools_of_istio = [each for each in rules(manifests) if each.pools and platform(manifests, each.route) is Platform.ISTIO]
+    for controller in manifests.of("Deployment") if pools_of_istio else ():
+        for container in controller.spec.at("template", "spec", "containers"):
+            values = [str(each["value"].value).lower() for each in container["env"] if each["name"].text == INFERENCE_FLAG]
+            if container["name"].text == "discovery" and values != ["true"]:
+                yield found(
+                    container["env"] or container,
+                    f"{controller} is not told of InferencePools: {pools_of_istio[0].route} is refused (InvalidKind)",
+                    f'add {{name: {INFERENCE_FLAG}, value: "true"}} to its environment',
+                )
+
+
 def _no_destination_rule(manifests: Manifests) -> Iterator[Finding]:
+    yield from _istio_unaware(manifests)
     spoken = speech_by_service(manifests)
     told = {service.place for rule in manifests.of("DestinationRule") if (service := _hosted(manifests, rule))}
     for routed in rules(manifests):
@@ -175,9 +193,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="E58",
-        title="A picker with TLS that Istio speaks to in the clear",
-        why="Istio's Envoys open plain HTTP/2 to the picker unless a DestinationRule says otherwise. (istiod itself needs "
-        "ENABLE_GATEWAY_API_INFERENCE_EXTENSION=true in its environment, which no manifest of a gateway shows.)",
+        title="A picker that Istio cannot speak to, or does not ask",
+        why="Istio's Envoys open plain HTTP/2 to the picker unless a DestinationRule says otherwise; and istiod knows "
+        "InferencePools only with ENABLE_GATEWAY_API_INFERENCE_EXTENSION=true in its environment.",
         check=looking_at(_no_destination_rule),
         source="Istio, Gateway API Inference Extension task",
     ),
