@@ -141,3 +141,14 @@ async def test_what_ends_while_there_is_no_collector_is_told_to_its_successor(ow
     await eventually(lambda: gone(collector))
     await asyncio.gather(*(client.chat(f"request {n}") for n in range(40)))
     await eventually(lambda: settled(own))
+
+
+async def test_in_native_sessions_stay_and_endpoints_weigh(connect, eventually):
+    with running_stack("--profile", "native", "--speed", "20") as stack:
+        client = connect(stack)
+        replies = [await client.chat("hello", prompt_cache_key="alice") for _ in range(6)]
+        assert {reply.status for reply in replies} == {200}
+        assert len({reply.served for reply in replies}) == 1
+        eds = stack.directory / "envoy" / "eds.pool_engines.yaml"
+        await eventually(lambda: "load_balancing_weight: 16" in eds.read_text())
+        assert stack.fleet().picks == 0

@@ -282,6 +282,7 @@ async def test_bytes_that_are_no_request_end_their_stream_only(start):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["-f", "-"], "give a FILE or DIR"),
         (["--host", "nowhere"], "address 'nowhere' must be an IP address"),
         (["--client-ca", "ca.pem"], "--client-ca needs --tls-cert"),
         (["--tls-cert", "a.pem"], "of no use without each other"),

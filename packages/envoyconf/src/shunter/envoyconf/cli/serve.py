@@ -80,6 +80,8 @@ def serve(
     from shunter.envoyconf.shell.ads import Keys
     from shunter.envoyconf.shell.plane import Place, Sight, run
 
+    if "-" in sources:
+        raise click.UsageError("-f -: what is served is read again when it changes; give a FILE or DIR")
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key are of no use without each other")
     if client_ca and not tls_cert:

@@ -138,7 +138,13 @@ class Live:
         if before.keys() != self._members.keys():  # a pool became known, or is no longer: its clusters change
             await self._reload()
         elif moved := {pool_load_assignment(name): each for name, each in self._members.items() if before[name] != each}:
-            await self._outlet.move(moved)
+            try:
+                await self._outlet.move(moved)
+            except IntentError as error:
+                self._members = before  # to be tried again with the next view
+                self._outlet.trouble["endpoints"] = str(error)
+            else:
+                self._outlet.trouble.pop("endpoints", None)
 
     def _divide(self, intent: Intent) -> Division:
         """Return the intent's resources, all held against Envoy's schema."""
