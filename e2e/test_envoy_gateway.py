@@ -1,6 +1,7 @@
 """The real Envoy Gateway, given our manifests as files: what its Envoy then does with requests and our real pickers."""
 
 import asyncio
+import base64
 import contextlib
 import os
 import signal
@@ -22,6 +23,7 @@ from shunter.stack.testing import Running, running_stack
 pytestmark = pytest.mark.envoy
 
 PORT = 10080
+CASES = ("lean", "tls", "verified", "doubted", "misnamed", "dead", "closed", "hung")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Site:
     def pickers(self):
         """Case → the admin pages of the picker that is asked."""
         stack = f"127.0.0.1:{self.stack.state.plan.ports.admin}"
-        return {"lean": stack, "tls": self.tls_admin, "full": self.tls_admin}
+        return {"lean": stack} | dict.fromkeys(("tls", "verified", "full"), self.tls_admin)
 
 
 def free_port():
@@ -54,7 +56,8 @@ def free_port():
 @contextlib.contextmanager
 def tls_picker(directory, scratch):
     """Another picker over the same snapshots, which speaks TLS only."""
-    certificate = trustme.CA().issue_cert("127.0.0.1")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "picker.test")
     certificate.private_key_and_cert_chain_pem.write_to_path(scratch / "picker.pem")
     port, admin = free_port(), free_port()
     command = [sys.executable, "-m", "shunter.picker", "run", "--snapshot", directory, "--runtime", scratch / "runtime"]
@@ -63,7 +66,7 @@ def tls_picker(directory, scratch):
     with (scratch / "picker.log").open("wb") as log:
         process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
         try:
-            yield f"127.0.0.1:{port}", f"127.0.0.1:{admin}"
+            yield f"127.0.0.1:{port}", f"127.0.0.1:{admin}", authority
         finally:
             process.terminate()
             process.wait(30)
@@ -80,6 +83,9 @@ def intent(stack, tls, hung):
     pools = [
         pool("lean", workers),
         pool("tls", [tls], "FailClose", tls={}),
+        pool("verified", [tls], "FailClose", tls={"caFile": "ca.crt", "serverName": "picker.test"}),
+        pool("doubted", [tls], "FailClose", tls={"caFile": "ca.crt", "serverName": "picker.test"}),
+        pool("misnamed", [tls], "FailClose", tls={"caFile": "ca.crt", "serverName": "other.test"}),
         pool("dead", nobody),
         pool("closed", nobody, "FailClose"),
         pool("hung", [hung]),
@@ -92,20 +98,29 @@ def intent(stack, tls, hung):
         "routes": [
             {"hosts": ["full.test"], "pool": "tls", "profile": "full"},
             {"hosts": ["native.test"], "pool": "native", "profile": "native", "affinity": {"body": []}},
-            *({"hosts": [f"{each}.test"], "pool": each} for each in ("lean", "tls", "dead", "closed", "hung")),
+            *({"hosts": [f"{each}.test"], "pool": each} for each in CASES),
         ],
     }
+
+
+def trusted(pool, authority):
+    """The Secret in which Envoy Gateway looks for who may have signed a picker's certificate."""
+    data = {"ca.crt": base64.b64encode(authority.cert_pem.bytes()).decode()}
+    metadata = {"name": f"{pool}-picker-tls", "namespace": "llm"}
+    return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}
 
 
 @pytest.fixture(scope="module")
 def site(envoy_gateway, tmp_path_factory):
     with contextlib.ExitStack() as resources:
         stack = resources.enter_context(running_stack("--speed", "20"))
-        tls, admin = resources.enter_context(tls_picker(stack.directory, tmp_path_factory.mktemp("tls")))
+        tls, admin, authority = resources.enter_context(tls_picker(stack.directory, tmp_path_factory.mktemp("tls")))
         deaf = resources.enter_context(socket.create_server(("127.0.0.1", 0)))  # connections come about, and that is all
         asked = intent(stack, tls, f"127.0.0.1:{deaf.getsockname()[1]}")
         made = generate(load_intent(render(asked, "json")), Target.ENVOY_GATEWAY)
-        yield Site(stack, resources.enter_context(envoy_gateway(made.documents)), admin)
+        authorities = {"verified": authority, "misnamed": authority, "doubted": trustme.CA()}
+        secrets = [trusted(*each) for each in authorities.items()]
+        yield Site(stack, resources.enter_context(envoy_gateway([*made.documents, *secrets])), admin)
 
 
 @pytest.fixture
@@ -134,7 +149,7 @@ async def test_everything_is_accepted(site):
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("case", ["lean", "tls", "full"])
+@pytest.mark.parametrize("case", ["lean", "tls", "verified", "full"])
 async def test_who_is_picked_answers(site, ask, case, stream):
     for n in range(4):
         reply = await ask(case, f"{case} {n}", stream=stream)
@@ -156,8 +171,9 @@ async def test_without_an_answer_from_the_picker_requests_go_on(ask, case):
     assert len({reply.fingerprint for reply in replies}) > 1
 
 
-async def test_failing_closed_without_a_picker_is_503(ask):
-    assert (await ask("closed")).status == 503
+@pytest.mark.parametrize("case", ["closed", "doubted", "misnamed"])
+async def test_failing_closed_without_a_picker_or_without_a_trusted_one_is_503(ask, case):
+    assert (await ask(case)).status == 503
 
 
 @pytest.mark.parametrize("case", ["lean", "dead", "native"])
