@@ -1,5 +1,6 @@
 """The page docs/gateway/matrix.md: what is promised, and how often that was tried with which result."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from string import Template
@@ -13,6 +14,9 @@ __all__ = ["write"]
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "gateway" / "matrix.md"
+
+# The version of a row about a gateway that brings its own data plane.
+NO_ENVOY = "-"
 
 WORDS = {
     Outcome.PICKED: "as picked",
@@ -47,7 +51,7 @@ def _promises() -> Iterator[str]:
 def _results(rows: list[Row]) -> Iterator[str]:
     """Yield a table of how many checks were made of each profile of a target on each Envoy."""
     versions = sorted({row.envoy_version for row in rows}, key=_order)
-    yield f"| target | profile | {' | '.join(versions)} |"
+    yield f"| target | profile | {' | '.join('its own' if each == NO_ENVOY else each for each in versions)} |"
     yield f"|---|---|{'---|' * len(versions)}"
     places = dict.fromkeys((row.target, row.profile) for row in rows)
     for target, profile in places:
@@ -65,15 +69,15 @@ def _count(rows: list[Row], version: str) -> str:
 
 
 def _refusals(rows: list[Row]) -> Iterator[str]:
-    """Yield what was said where a profile cannot be had, each once."""
+    """Yield what was said where something cannot be had, each once, with the Envoys or gateways that cannot."""
     said: dict[str, list[str]] = {}
     for row in rows:
         if "refused" in row.check or row.detail.startswith("refused"):
-            versions = said.setdefault(row.detail.removeprefix("refused: "), [])
-            if row.envoy_version not in versions:
-                versions.append(row.envoy_version)
-    for words, versions in said.items():
-        yield f"* {', '.join(sorted(versions, key=_order))}: {words}"
+            words = re.sub(r"; this is for \d+\.\d+", "", row.detail.removeprefix("refused: "))
+            place = f"`{row.target}`" if row.envoy_version == NO_ENVOY else row.envoy_version
+            said.setdefault(words, []).append(place)
+    for words, places in said.items():
+        yield f"* {', '.join(dict.fromkeys(places))}: {words}"
 
 
 def _order(version: str) -> list[int]:

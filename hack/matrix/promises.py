@@ -10,7 +10,20 @@ import msgspec
 
 from shunter.envoyconf import FailureMode, Profile
 
-__all__ = ["LIMIT_BYTES", "SIZES", "WAYS", "Cell", "Form", "Outcome", "State", "cells", "promise", "row_of"]
+__all__ = [
+    "KEYS_IN_BODIES_SINCE",
+    "LIMIT_BYTES",
+    "SIZES",
+    "WAYS",
+    "Cell",
+    "Form",
+    "Outcome",
+    "State",
+    "cells",
+    "promise",
+    "row_of",
+    "since",
+]
 
 LIMIT_BYTES = 6_000_000
 SIZES = {"1 KB": 1_000, "100 KB": 100_000, "5 MB": 5_000_000, "8 MB": 8_000_000}  # the last is above the limit
@@ -80,14 +93,22 @@ WAYS: dict[tuple[Profile, FailureMode], Row] = {
 UNTIL_THE_END = {(Profile.STRICT, FailureMode.CLOSE): (_P, _R, _T, (_R, _C))}
 OVER_EARLY_SINCE = (1, 37)
 
+# Before 1.38 a key can be in a header or cookie only; bodies are not kept for it.
+KEYS_IN_BODIES_SINCE = (1, 38)
+
 # In which Envoy keeps the body, for the picker or for the key in it.
 KEEPS_BODIES = {Profile.LEAN, Profile.USAGE, Profile.NATIVE}
 
 
 def row_of(profile: Profile, failure: FailureMode, version: str) -> Row:
     """Return the row of the table that holds for an Envoy."""
-    old = tuple(int(part) for part in version.split(".")[:2]) < OVER_EARLY_SINCE
-    return (WAYS | UNTIL_THE_END if old else WAYS)[profile, failure]
+    return (WAYS if since(OVER_EARLY_SINCE, version) else WAYS | UNTIL_THE_END)[profile, failure]
+
+
+def since(first: tuple[int, int], version: str) -> bool:
+    """Say whether an Envoy is of this minor version or a later one."""
+    major, minor, *_ = version.split(".")
+    return (int(major), int(minor)) >= first
 
 
 def promise(profile: Profile, failure: FailureMode, version: str, cell: Cell) -> tuple[Outcome, ...]:
@@ -97,6 +118,8 @@ def promise(profile: Profile, failure: FailureMode, version: str, cell: Cell) ->
         cell.state
     ]
     if SIZES[cell.size] <= LIMIT_BYTES:
+        return (at,)
+    if profile is Profile.NATIVE and not since(KEYS_IN_BODIES_SINCE, version):
         return (at,)
     if profile in KEEPS_BODIES:
         # Envoy keeps no more of a body once it has learnt that nobody will ask for it.

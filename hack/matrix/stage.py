@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from hack.matrix.promises import LIMIT_BYTES, SIZES, Cell, Form, Outcome, State
+from hack.matrix.promises import KEYS_IN_BODIES_SINCE, LIMIT_BYTES, SIZES, Cell, Form, Outcome, State, since
 from hack.matrix.relay import Relay
 
 from shunter.envoyconf import FailureMode, Profile, bootstrap, load_intent
@@ -40,6 +40,9 @@ NOBODY = "127.0.0.1:9"
 # exceeded by healthy pickers on a busy machine.
 IDLE_S = 4
 PICK_S = 2
+
+# Where Envoy cannot look for the session's key in the body.
+KEY_IN_HEADER = {"header": "x-session", "body": []}
 
 STATUSES = {413: Outcome.TOO_LARGE, 503: Outcome.REFUSED, 504: Outcome.TIMEOUT}
 
@@ -95,6 +98,7 @@ def bootstrap_of(profile: Profile, failure: FailureMode, version: str, endpoints
     asked = {"addresses": [picker], "failureMode": failure.value, "collector": NOBODY}
     intent = {
         "pools": [{"name": "llama", "endpoints": endpoints, "picker": {} if profile is Profile.NATIVE else asked}],
+        "routes": [{"pool": "llama", "affinity": {} if since(KEYS_IN_BODIES_SINCE, version) else KEY_IN_HEADER}],
         "listeners": [{"port": 0}],
         "profile": profile.value,
         "limits": {"bodyBytes": LIMIT_BYTES, "idleTimeoutSeconds": IDLE_S, "pickTimeoutSeconds": PICK_S},
@@ -187,7 +191,7 @@ class Stage(msgspec.Struct, frozen=True):
         """Return what became of one request; what nobody was promised, in words."""
         events = cell.form is Form.EVENTS
         body = json.dumps({"model": "m", "stream": events, "user": name, "prompt": "x" * SIZES[cell.size]})
-        headers = {"x-request-id": name, "content-type": "application/json"}
+        headers = {"x-request-id": name, "x-session": name, "content-type": "application/json"}
         url = f"{self.envoy.url}/{'events' if events else 'unary'}"
         try:
             async with self.client.post(url, data=io.BytesIO(body.encode()), headers=headers) as answer:

@@ -15,7 +15,7 @@ COMMAND = re.compile(r"^\$ ((?:\w+=\S+ )*)shunter envoyconf ([^\n]*)\n((?:(?!\$ 
 
 
 @pytest.mark.envoy
-@pytest.mark.parametrize("name", ["command.md", "validate.md", "lint.md", "migrate.md", "import.md"])
+@pytest.mark.parametrize("name", ["command.md", "import.md", "lint.md", "migrate.md", "routing.md", "validate.md"])
 def test_the_page_shows_what_is_printed(name, envoy_binary, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("intent.yaml").write_text(CliRunner().invoke(main, ["init"]).stdout)
