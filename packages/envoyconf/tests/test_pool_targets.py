@@ -66,6 +66,7 @@ def test_gateways_with_one_picker_a_rule_are_given_one_pool_a_rule(target):
         (["p.default.svc:9002", "q.default.svc:9002"], r"addresses are 2, but a reference names one Service and port"),
         (["p.other.svc:9002"], r"'p.other.svc:9002' must be a Service in the namespace default"),
         (["10.0.0.7:9002"], "must be a Service in the namespace default"),
+        (["[::1]:9002"], "must be a Service in the namespace default"),
     ],
 )
 def test_a_picker_that_is_no_service_of_the_namespace_is_refused(target, addresses, words):

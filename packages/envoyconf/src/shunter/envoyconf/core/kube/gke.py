@@ -35,7 +35,7 @@ INSTEAD = {
     "overflow": "take an Envoy of your own in front",
 }
 
-# Every engine answers 200 here once it serves.
+# Where vLLM, SGLang, TGI, llama.cpp and trtllm-serve answer 200 once they serve; Triton does not.
 HEALTH_PATH = "/health"
 
 

@@ -8,7 +8,7 @@ Service in the pool's namespace.
 from collections.abc import Sequence
 from typing import Any
 
-from shunter.envoyconf.core.authority import split_authority
+from shunter.envoyconf.core.authority import is_ip, split_authority
 from shunter.envoyconf.core.intent import Intent, Profile
 from shunter.envoyconf.core.kube.gateway import http_route, kubernetes_object, model_header
 from shunter.envoyconf.core.kube.manifests import INFERENCE
@@ -85,9 +85,14 @@ def service_of(intent: Intent, field: str, addresses: Sequence[str]) -> tuple[st
     host, port = split_authority(addresses[0])
     names = intent.kubernetes
     service, _, rest = host.rstrip(".").partition(".")
-    if rest not in ("", names.namespace, f"{names.namespace}.svc", f"{names.namespace}.svc.{names.cluster_domain}"):
+    if is_ip(host) or rest not in (
+        "",
+        names.namespace,
+        f"{names.namespace}.svc",
+        f"{names.namespace}.svc.{names.cluster_domain}",
+    ):
         raise IntentError(
             f"{field}[0] {addresses[0]!r} must be a Service in the namespace {names.namespace}, where everything else is, "
-            f"such as {service}.{names.namespace}.svc:{port}",
+            f"such as picker.{names.namespace}.svc:{port}",
         )
     return service, port
