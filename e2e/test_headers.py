@@ -20,4 +20,5 @@ def test_the_gateway_removes_nothing_that_a_client_may_ask_the_picker_for():
 
 def test_both_call_the_pick_by_the_same_names():
     assert (names.DESTINATION, names.SERVED, names.NAMESPACE) == (answers.DESTINATION, answers.SERVED, answers.METADATA)
+    assert names.OVERFLOW == answers.OVERFLOW
     assert (names.MODEL, names.BASE_MODEL, names.OWN_NAMESPACE) == (answers.MODEL, answers.BASE_MODEL, answers.OWN_METADATA)

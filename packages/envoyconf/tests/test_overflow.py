@@ -8,6 +8,8 @@ import ssl
 import pytest
 import trustme
 from aiohttp import web
+from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from shunter.envoyconf import IntentError, bootstrap, load_intent
 from shunter.envoyconf.core.output import Settings
@@ -207,3 +209,31 @@ def test_the_provider_is_called_by_its_name(address, tls, host):
     pool = {"name": "a", "endpoints": ["h:1"], "picker": {"addresses": ["h:2"]}, "overflow": {"address": address, "tls": tls}}
     resource = bootstrap(load_intent(json.dumps({"pools": [pool]})))
     assert f'"host_rewrite_literal": "{host}"' in json.dumps(resource)
+
+
+@pytest.mark.parametrize("profile", ["lean", "usage", "strict", "headers", "full"])
+async def test_what_the_picker_refuses_the_provider_takes_too(profile, scene, provider):
+    """The picker names the cluster that it was told of, as ours does; a client that names it gets nowhere."""
+    picker = scene.pickers[0]
+    pool = pool_of(scene, provider)
+    picker.named = lambda: refer(picker)
+    async with scene.envoy(scene.bootstrap(pools=[pool], profile=profile)) as envoy:
+        answered = await scene.ask(envoy, size=20_000)
+        records = await scene.collector.hear(1)
+        del picker.named
+        passed = await scene.ask(envoy, headers={"x-shunter-overflow": "overflow/llama"})
+    assert picker.called[0]["x-shunter-overflow"] == "overflow/llama 429 503"
+    assert answered[:2] == (200, provider.authority)
+    ((_, headers, body),) = provider.requests
+    assert len(body) == 20_000
+    assert headers["Authorization"] == "Bearer provider-key"
+    assert "x-shunter-overflow" not in {name.lower() for name in headers}
+    assert records[0]["host"] == "envoy://overflow/llama/"
+    assert passed[1] in {each.authority for each in scene.upstreams}
+
+
+def refer(picker):
+    """Return what a picker answers that sends a request on: a header with the first word that it was told, and no pick."""
+    cluster = picker.called[-1]["x-shunter-overflow"].split()[0]
+    option = HeaderValueOption(header=HeaderValue(key="x-shunter-overflow", raw_value=cluster.encode()))
+    return pb.CommonResponse(header_mutation=pb.HeaderMutation(set_headers=[option]), clear_route_cache=True), None

@@ -8,6 +8,7 @@ __all__ = [
     "DESTINATION",
     "MODEL",
     "NAMESPACE",
+    "OVERFLOW",
     "OWN_NAMESPACE",
     "PICKER_HEADERS",
     "POOL",
@@ -17,6 +18,7 @@ __all__ = [
     "USAGE",
     "collector_cluster_name",
     "native_cluster_name",
+    "overflow_cluster_name",
     "picker_cluster_name",
     "picker_filter_name",
     "pool_cluster_name",
@@ -42,6 +44,10 @@ CLIENT = "x-client-id"
 
 # Metadata of the call to a picker that serves several pools: whose request this is.
 POOL = "x-shunter-pool"
+
+# Metadata of the call: the cluster of the pool's overflow, and for which statuses a picker of ours is to name it in the
+# request's header of the same name, instead of refusing.
+OVERFLOW = "x-shunter-overflow"
 
 # Our picker's number for a request, in the same namespace: joins the access log to the picker's decisions.
 TICKET = "id"
@@ -83,6 +89,11 @@ def pool_cluster_name(pool: str) -> str:
 def native_cluster_name(pool: str, *, keyed: bool) -> str:
     """Return the name of a pool's cluster that asks nobody: for requests that have a key, or for those that have none."""
     return f"native/{pool}/keyed" if keyed else f"native/{pool}"
+
+
+def overflow_cluster_name(pool: str) -> str:
+    """Return the name of the cluster, and of the listener inside Envoy behind it, from which a pool's overflow is reached."""
+    return f"overflow/{pool}"
 
 
 def picker_cluster_name(pool: str) -> str:

@@ -19,17 +19,20 @@ from shunter.picker.core.events import (
     Reply,
     Side,
 )
-from shunter.picker.core.judgement import Pick, Refusal
+from shunter.picker.core.judgement import Overflow, Pick, Refusal
 
 __all__ = [
     "BASE_MODEL",
     "CHUNK_BYTES",
     "DESTINATION",
     "MODEL",
+    "OVERFLOW",
     "RETRY_AFTER_S",
     "answer_body",
     "answer_response_headers",
+    "pick_overflow",
     "read_lasting",
+    "read_overflow",
     "read_served",
     "read_subset",
     "refuse",
@@ -46,6 +49,7 @@ SUBSET_METADATA = "envoy.lb.subset_hint"
 OWN_METADATA = "shunter"  # what shunter envoyconf lets a gateway say of itself
 DROP_REASON = "x-llm-d-request-dropped-reason"
 REQUEST_ID = "x-request-id"
+OVERFLOW = "x-shunter-overflow"  # of the call: cluster and statuses; of the request then: the cluster
 
 # As the reference picker: gateways failed with more than 128 KB of body in one message, so it keeps each below 64 KiB.
 CHUNK_BYTES = 62_000
@@ -207,6 +211,20 @@ def read_subset(metadata: Metadata) -> tuple[str, ...] | None:
 def read_lasting(metadata: Metadata) -> bool:
     """Return whether the gateway says that requests outlast their streams, as it does in the profile strict."""
     return metadata.get(OWN_METADATA, {}).get("end") == "record"
+
+
+def read_overflow(text: str) -> Overflow | None:
+    """Return what the gateway says of refusals in a call's metadata: a cluster, then statuses; None for anything else."""
+    cluster, *statuses = text.split() or ("",)
+    try:
+        return Overflow(cluster, frozenset(map(int, statuses))) if statuses else None
+    except ValueError:
+        return None
+
+
+def pick_overflow(overflow: Overflow) -> Pick:
+    """Return the pick of nobody here: the gateway finds the cluster in a header, and its route by that."""
+    return Pick((), 0, "", set_headers=((OVERFLOW, overflow.cluster),))
 
 
 def read_served(metadata: Metadata) -> str | None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Ask", "DropReason", "Judge", "Outcome", "Parked", "Pick", "Refusal", "ResponseHeader"]
+__all__ = ["Ask", "DropReason", "Judge", "Outcome", "Overflow", "Parked", "Pick", "Refusal", "ResponseHeader"]
 
 
 class DropReason(StrEnum):
@@ -71,6 +71,13 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
     reason: DropReason | None = None
     content: bytes | None = None
+
+
+class Overflow(msgspec.Struct, frozen=True):
+    """Where the gateway would rather send what is refused, and for which statuses: a cluster of its own."""
+
+    cluster: str
+    statuses: frozenset[int]
 
 
 class Parked(msgspec.Struct, frozen=True):

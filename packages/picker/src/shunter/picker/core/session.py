@@ -54,7 +54,16 @@ from typing import TypeAlias
 
 import msgspec
 
-from shunter.picker.core.answers import CHUNK_BYTES, read_lasting, read_subset, refuse, stream, tell_metadata, tell_mutation
+from shunter.picker.core.answers import (
+    CHUNK_BYTES,
+    pick_overflow,
+    read_lasting,
+    read_subset,
+    refuse,
+    stream,
+    tell_metadata,
+    tell_mutation,
+)
 from shunter.picker.core.events import (
     BodyMode,
     BodyReply,
@@ -73,7 +82,7 @@ from shunter.picker.core.events import (
     Side,
     TrailersReply,
 )
-from shunter.picker.core.judgement import Ask, DropReason, Judge, Parked, Pick, Refusal
+from shunter.picker.core.judgement import Ask, DropReason, Judge, Overflow, Parked, Pick, Refusal
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.response import Response
 from shunter.picker.errors import ProtocolError
@@ -225,13 +234,15 @@ class Session:
 
     __slots__ = (
         *("_body", "_budget", "_headers", "_judge", "_limits", "_metadata", "_pick", "_protocol"),
-        *("_released", "_response", "_rows", "_states", "_waits", "ended", "evictable", "parked", "pool", "ticket"),
+        *("_released", "_response", "_rows", "_states", "_waits", "ended", "evictable", "overflow", "parked", "pool", "ticket"),
     )
 
     def __init__(self, judge: Judge, limits: Limits, budget: Budget) -> None:
         self.ended = False
         self.pool: str | None = None
         """Whose request it is, if the gateway said so when it opened the stream."""
+        self.overflow: Overflow | None = None
+        """Where the gateway would rather send what is refused, if it said so then."""
         self.ticket: int | None = None
         """Of a request that has waited, or may be evicted; of others the judge has nothing more to say."""
         self.parked = False
@@ -283,7 +294,7 @@ class Session:
         if self.parked:
             self._leave(now_s)
         replies = response.feed(event, now_s)
-        if isinstance(event, ResponseHeaders) and response.served and self._pick:
+        if isinstance(event, ResponseHeaders) and response.served and self._pick and not self._released:
             self._judge.served(self._pick.ticket, response.served)
         if move[0] is _DONE:
             self._release(now_s, complete=True)
@@ -410,12 +421,14 @@ class Session:
         body = self._body
         self._forget_body()
         if isinstance(verdict, Refusal):
-            return self._turn_away(verdict)
+            if self.overflow is None or verdict.status not in self.overflow.statuses:
+                return self._turn_away(verdict)
+            verdict, self._released = pick_overflow(self.overflow), True  # nothing was booked
+        elif self._response:
+            self._response.expect(verdict)
         self._pick = verdict
         if verdict.evictable:
             self.ticket, self.evictable = verdict.ticket, True
-        if self._response:
-            self._response.expect(verdict)
         rewritten = verdict.body
         if step is Step.CHOOSE:
             return [HeadersReply(_REQUEST, tell_mutation(verdict, self._headers), tell_metadata(verdict))]

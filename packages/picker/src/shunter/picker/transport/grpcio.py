@@ -25,6 +25,7 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 
+from shunter.picker.core.answers import OVERFLOW, read_overflow
 from shunter.picker.core.events import Reply
 from shunter.picker.core.judgement import Pick, Refusal
 from shunter.picker.core.limits import Limits
@@ -163,7 +164,8 @@ class GrpcServer:
 
     async def _process(self, _: object, context: Context) -> None:
         session = self._make_session()
-        session.pool = next((str(value) for key, value in context.invocation_metadata() or () if key == POOL), None)
+        told = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        session.pool, session.overflow = told.get(POOL), read_overflow(told.get(OVERFLOW, ""))
         stream = _Stream(session)
         self._streams.add(stream)
         self._empty.clear()

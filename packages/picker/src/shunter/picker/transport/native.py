@@ -25,6 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
+from shunter.picker.core.answers import OVERFLOW, read_overflow
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ConfigError
@@ -275,6 +276,7 @@ class _Connection(asyncio.Protocol):
     def _process(self, exchange: Exchange) -> Process:
         session = self._server.make_session()
         session.pool = exchange.metadata.get(POOL)
+        session.overflow = read_overflow(exchange.metadata.get(OVERFLOW, ""))
         process = Process(session, exchange, self._peer, self._forget, self.flush, self._server.parking)
         process.leaving = self._server.draining
         self.processes.add(process)

@@ -4,8 +4,10 @@ from shunter.envoyconf.core.envoy.retry import question_retries
 from shunter.envoyconf.core.intent import FailureMode, Intent, Pool, Profile
 from shunter.envoyconf.core.names import (
     NAMESPACE,
+    OVERFLOW,
     OWN_NAMESPACE,
     POOL,
+    overflow_cluster_name,
     picker_cluster_name,
     picker_filter_name,
 )
@@ -107,6 +109,9 @@ def picker_filter(pool: Pool, profile: Profile, intent: Intent) -> Resource:
     told = {NAMESPACE: profile in TELLS_SERVED, OWN_NAMESPACE: profile in ENDS_BY_RECORD}
     if forwarded := [namespace for namespace, wanted in told.items() if wanted]:
         metadata["forwarding_namespaces"] = {"untyped": forwarded}
+    call = {POOL: pool.inference_pool} if pool.inference_pool else {}
+    if pool.overflow:
+        call[OVERFLOW] = " ".join(map(str, (overflow_cluster_name(pool.name), *pool.overflow.statuses)))
     patience: Resource = {}
     if limits.queue_seconds:
         patience = {"max_message_timeout": duration(limits.queue_seconds + GRACE_SECONDS)}
@@ -116,7 +121,7 @@ def picker_filter(pool: Pool, profile: Profile, intent: Intent) -> Resource:
         grpc_service={
             "envoy_grpc": {"cluster_name": picker_cluster_name(pool.name)},
             "retry_policy": question_retries(),
-            **({"initial_metadata": [{"key": POOL, "value": pool.inference_pool}]} if pool.inference_pool else {}),
+            **({"initial_metadata": [{"key": key, "value": value} for key, value in call.items()]} if call else {}),
         },
         failure_mode_allow=pool.picker.failure_mode is FailureMode.OPEN,
         status_on_error={"code": "ServiceUnavailable"},

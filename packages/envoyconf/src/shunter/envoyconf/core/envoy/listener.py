@@ -7,7 +7,7 @@ from shunter.envoyconf.core.envoy.route import route_configuration
 from shunter.envoyconf.core.envoy.tls import listener_transport_socket
 from shunter.envoyconf.core.envoy.tracing import trace_configuration
 from shunter.envoyconf.core.intent import Intent, Listener
-from shunter.envoyconf.core.names import CLIENT, DESTINATION, NAMESPACE, PICKER_HEADERS, TICKET
+from shunter.envoyconf.core.names import CLIENT, DESTINATION, NAMESPACE, OVERFLOW, PICKER_HEADERS, TICKET
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, Feature, Version
 
@@ -64,6 +64,7 @@ def http_connection_manager(listener: Listener, intent: Intent, version: Version
     """
     known = intent.security.knows_clients
     removed = [header for header in PICKER_HEADERS if header != intent.model_header] + ([CLIENT] if known else [])
+    removed += [OVERFLOW] if any(pool.overflow for pool in intent.pools) else []
     records = [record_log(pool, intent, version) for pool in intent.pools if pool.picker.collector and intent.profiles_of(pool)]
     periodic: Resource = {"access_log_options": {"access_log_flush_interval": duration(PERIODIC_SECONDS)}} if records else {}
     return typed(

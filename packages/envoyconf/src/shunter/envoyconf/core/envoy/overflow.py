@@ -24,6 +24,7 @@ from shunter.envoyconf.core.envoy.cluster import CIRCUIT_BREAKERS
 from shunter.envoyconf.core.envoy.local_reply import local_reply
 from shunter.envoyconf.core.envoy.outside import outside_cluster
 from shunter.envoyconf.core.intent import Limits, Overflow, Pool
+from shunter.envoyconf.core.names import overflow_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration, extension, typed
 
 __all__ = [
@@ -62,7 +63,7 @@ def target_cluster_name(pool: Pool, cluster: str) -> str:
 
 def overflow_clusters(pool: Pool, targets: Iterable[str], limits: Limits) -> Iterator[Resource]:
     """Yield the clusters of a pool's overflow: one for each cluster of the pool that a route leads to, and the way out."""
-    overflow, name = _overflow(pool), _name(pool)
+    overflow, name = _overflow(pool), overflow_cluster_name(pool.name)
     for target in targets:
         yield {
             "name": target_cluster_name(pool, target),
@@ -107,7 +108,7 @@ def overflow_clusters(pool: Pool, targets: Iterable[str], limits: Limits) -> Ite
 
 def overflow_listener(pool: Pool, limits: Limits) -> Resource:
     """Return the listener inside Envoy from which a request goes out: without what is ours, with the gateway's own key."""
-    overflow, name = _overflow(pool), _name(pool)
+    overflow, name = _overflow(pool), overflow_cluster_name(pool.name)
     host, port = split_authority(overflow.address)
     is_default = port == (443 if overflow.tls else 80)
     authority = f"[{host}]" if ":" in host else host
@@ -142,7 +143,7 @@ def overflow_listener(pool: Pool, limits: Limits) -> Resource:
 
 def overflow_secrets(pools: Iterable[Pool]) -> list[Resource]:
     """Return the providers' keys."""
-    files = {_name(pool): _overflow(pool).credential_file for pool in pools}
+    files = {overflow_cluster_name(pool.name): _overflow(pool).credential_file for pool in pools}
     return [{"name": name, "generic_secret": {"secret": {"filename": file}}} for name, file in files.items() if file]
 
 
@@ -164,10 +165,6 @@ def overflow_retries(policy: Resource, pools: Iterable[Pool]) -> Resource:
 def _overflow(pool: Pool) -> Overflow:
     assert pool.overflow is not None  # noqa: S101 # the caller's promise
     return pool.overflow
-
-
-def _name(pool: Pool) -> str:
-    return f"overflow/{pool.name}"
 
 
 def _provider(pool: Pool) -> str:
@@ -192,7 +189,7 @@ def _credential(pool: Pool) -> Resource:
         credential=extension(
             "envoy.http.injected_credentials.generic",
             "extensions.http.injected_credentials.generic.v3.Generic",
-            credential={"name": _name(pool)},
+            credential={"name": overflow_cluster_name(pool.name)},
             header="authorization",
             header_value_prefix="Bearer ",
         ),

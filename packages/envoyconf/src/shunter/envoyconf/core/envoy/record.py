@@ -18,6 +18,7 @@ from shunter.envoyconf.core.names import (
     TICKET,
     USAGE,
     collector_cluster_name,
+    overflow_cluster_name,
 )
 from shunter.envoyconf.core.protojson import Resource, duration, extension
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, Feature, Version
@@ -86,6 +87,7 @@ def record_log(pool: Pool, intent: Intent, version: Version = DEFAULT_VERSION) -
     """Return the access logger for one pool's requests; each pool's collector hears of its own only."""
     profiles = intent.profiles_of(pool)
     clusters = [target_cluster_name(pool, name) for name in pool_clusters(pool, intent)]
+    clusters += [overflow_cluster_name(pool.name)] if pool.overflow else []
     cluster = collector_cluster_name(pool.name)
     named = extension(
         "envoy.access_loggers.fluentd",
