@@ -1,0 +1,97 @@
+"""What routes with ways of their own need of an intent, and what of it becomes part of Envoy's resources."""
+
+import json
+
+import pytest
+
+from shunter.envoyconf import IntentError, bootstrap, load_intent
+from shunter.envoyconf.core.names import PICKER_HEADERS
+
+POOL = {"name": "a", "endpoints": ["10.0.0.1:1"], "picker": {"addresses": ["10.0.0.2:2"], "collector": "10.0.0.2:3"}}
+NATIVE = {"pool": "a", "profile": "native"}
+
+
+def intent(*routes, **fields):
+    return load_intent(json.dumps({"pools": [POOL], "routes": list(routes)} | fields))
+
+
+def parts(*routes, **fields):
+    """Return the clusters by name, and the connection manager."""
+    static = bootstrap(intent(*routes, **fields))["static_resources"]
+    manager = static["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    return {each["name"]: each for each in static["clusters"]}, manager
+
+
+@pytest.mark.parametrize("header", [each for each in PICKER_HEADERS if each != "x-gateway-model-name"])
+def test_the_model_is_not_looked_for_in_headers_that_clients_must_not_send(header):
+    with pytest.raises(IntentError, match=f"modelHeader '{header}' is a header that is never taken from clients"):
+        intent(modelHeader=header)
+
+
+def test_keys_are_looked_for_in_one_list_of_fields():
+    other = NATIVE | {"prefix": "/other", "affinity": {"body": ["user"]}}
+    with pytest.raises(IntentError, match=r"routes\[1\]\.affinity\.body \['prompt_cache_key', 'user'\] is not that of an earlier"):
+        intent(other, NATIVE)
+    assert intent(other | {"affinity": {"body": []}}, NATIVE).key_fields == ("prompt_cache_key", "user")
+    assert intent(other, {"pool": "a"}).key_fields == ("user",)  # affinity is nothing to other profiles
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reached"),
+    [
+        ({}, {"hosts": ["a.example"]}, True),  # the more exact host goes first
+        ({"hosts": ["*.example"]}, {"hosts": ["a.example"]}, True),
+        ({"hosts": ["a.example"]}, {"hosts": ["a.example", "b.example"]}, True),
+        ({"hosts": ["a.example", "b.example"]}, {"hosts": ["a.example"]}, False),
+        ({}, {}, False),
+    ],
+)
+def test_a_route_is_reached_by_a_host_of_its_own(first, second, reached):
+    routes = [{"pool": "a"} | first, {"pool": "a", "prefix": "/v1"} | second]
+    if reached:
+        assert intent(*routes)
+    else:
+        with pytest.raises(IntentError, match=r"routes\[1\] \(/v1\) is never reached"):
+            intent(*routes)
+
+
+@pytest.mark.parametrize(("profile", "checked"), [("lean", False), ("usage", False), ("headers", True), ("full", True)])
+def test_only_who_streams_bodies_has_its_pickers_health_checked(profile, checked):
+    clusters, _ = parts({"pool": "a", "profile": profile})
+    assert ("health_checks" in clusters["picker/a"]) is checked
+
+
+def test_a_pool_has_what_its_ways_need_and_no_more():
+    clusters, manager = parts(NATIVE)
+    assert list(clusters) == ["native/a", "native/a/keyed", "collector/a"]
+    assert not any("ext_proc" in each["name"] for each in manager["http_filters"])
+    clusters, manager = parts(
+        {"pool": "a", "prefix": "/x", "profile": "full"}, {"pool": "a"}, NATIVE | {"hosts": ["n.example"]}
+    )
+    assert list(clusters) == ["pool/a", "native/a", "native/a/keyed", "picker/a", "collector/a"]
+    names = [each["name"].removeprefix("envoy.filters.http.") for each in manager["http_filters"]]
+    assert names == [
+        "json_to_metadata/request",
+        "set_filter_state/request",
+        "ext_proc/a/lean",
+        "ext_proc/a/full",
+        "router",
+    ]
+    assert [each.get("disabled", False) for each in manager["http_filters"]] == [True] * 4 + [False]
+
+
+def test_only_a_record_that_releases_says_so():
+    _, manager = parts({"pool": "a", "prefix": "/x", "profile": "headers"}, {"pool": "a"})
+    (record,) = [each["typed_config"]["record"] for each in manager["access_log"] if each["name"].endswith("fluentd")]
+    assert record["releases"] == "%METADATA(ROUTE:shunter:releases)%"
+    found = [route.get("metadata") for route in manager["route_config"]["virtual_hosts"][0]["routes"]]
+    assert found == [{"filter_metadata": {"shunter": {"releases": "yes"}}}, None]
+
+
+def test_listeners_with_the_same_hosts_have_the_same_routes_by_name():
+    hosts = [["*"], ["a.example", "b.example"], ["*"]]
+    listeners = [{"name": f"l{number}", "port": 80 + number, "hosts": each} for number, each in enumerate(hosts)]
+    static = bootstrap(intent({"pool": "a"}, listeners=listeners))["static_resources"]
+    managers = [each["filter_chains"][0]["filters"][0]["typed_config"] for each in static["listeners"]]
+    assert [each["route_config"]["name"] for each in managers] == ["routes", "routes/a.example,b.example", "routes"]
+    assert managers[0]["route_config"] == managers[2]["route_config"]
