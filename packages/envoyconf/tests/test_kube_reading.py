@@ -97,6 +97,12 @@ def test_what_manifests_say_is_in_the_intent():
     assert any("v1alpha2" in note for note in reading.notes)
 
 
+def test_pools_are_asked_as_the_picker_protocol_demands():
+    reading = read(MANIFESTS)
+    assert reading.intent.profile is Profile.FULL
+    assert any("do with lean" in note for note in reading.notes)
+
+
 def test_the_most_specific_route_is_the_first():
     routes = read(MANIFESTS).intent.routes
     assert [(route.prefix, route.models) for route in routes] == [("/qwen", ("qwen", "qwen-2")), ("/", ())]
@@ -131,8 +137,21 @@ def test_an_intent_comes_back_from_what_was_generated_of_it(target):
     assert back.routes == intent.routes
     assert back.listeners == intent.listeners
     assert back.model_header == intent.model_header
+    assert back.profile is intent.profile
     names = msgspec.structs.replace(back.kubernetes, gateway_class=None)
     assert names == intent.kubernetes
+
+
+def test_ai_gateways_routes_go_by_the_model():
+    text = (
+        INTENT.replace("modelHeader: x-model\n", "")
+        .replace(", prefix: /v1}", "}")
+        .replace("- {pool: llama}\n", "- {pool: llama, models: [llama]}\n")
+    )
+    intent = load_intent(text.replace(", hosts: [llm.example.com]", ""))
+    back = read("---\n".join(render(document) for document in generate(intent, Target.AIGW).documents)).intent
+    assert back.routes == intent.routes
+    assert back.limits == intent.limits
 
 
 @pytest.mark.skipif(Target.ENVOY_GATEWAY not in MAKERS, reason="nothing generates for Envoy Gateway")
@@ -148,7 +167,7 @@ def test_envoy_gateways_policies_say_profile_limits_and_picker():
     assert [route.models for route in back.routes] == [("qwen", "qwen-2"), ()]
 
 
-def test_a_reference_picker_is_asked_in_its_only_profile():
+def test_a_reference_picker_is_spoken_to_in_tls():
     picker = """\
 ---
 apiVersion: v1
@@ -162,7 +181,6 @@ metadata: {name: epp, namespace: llm}
 spec: {template: {metadata: {labels: {app: epp}}, spec: {containers: [{name: epp, args: [--pool-name, llama]}]}}}
 """
     reading = read(MANIFESTS + picker)
-    assert reading.intent.profile is Profile.FULL
     assert [pool.name for pool in reading.intent.pools if pool.picker.tls] == ["llama"]
     assert any("Deployment epp" in note for note in reading.notes)
 

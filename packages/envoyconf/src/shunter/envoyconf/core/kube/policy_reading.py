@@ -5,7 +5,7 @@ from typing import Any
 
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import Manifests
-from shunter.envoyconf.core.kube.pickers import flags_of, is_reference_picker, is_shunter_picker, pickers
+from shunter.envoyconf.core.kube.pickers import pools
 from shunter.envoyconf.core.kube.quantities import read_bytes, read_seconds
 
 __all__ = ["limits", "profile_of_policy"]
@@ -17,12 +17,10 @@ def profile_of_policy(manifests: Manifests, note: Callable[[Cursor, str], None])
     """Return the profile in which the policies ask pickers, if they say; what is asked of InferencePools is the gateway's."""
     extensions = [each for policy in manifests.of("EnvoyExtensionPolicy") for each in policy.spec["extProc"]]
     if not extensions:
-        # The reference picker can do no other.
-        if any(
-            is_reference_picker(flags_of(each)) and not is_shunter_picker(flags_of(each)) for _, _, each in pickers(manifests)
-        ):
-            return {"profile": "full"}
-        return {}
+        # In both directions and to the last byte, as GIE's picker protocol demands (GIE digest §2.2).
+        if pool := next(pools(manifests), None):
+            note(pool.root["kind"], "profile full, as gateways with InferencePools ask; Shunter's pickers do with lean")
+        return {"profile": "full"} if pool else {}
     mode = extensions[0]["processingMode"]
     request, response = mode.at("request", "body").text, mode.at("response", "body").text
     if response == DUPLEX:
