@@ -35,6 +35,7 @@ class Harm(msgspec.Struct, frozen=True, kw_only=True):
     picker: str = "alive"
     picks: tuple[int, ...] = (2,)
     shortened: Mapping[str, str] = {}
+    certified: bool | None = None  # pickers speak TLS, and show a certificate of the example's CA or of another one
     since: Version = OLDEST_VERIFIED
     is_quick: bool = False  # shown by the package's tests, not only in the matrix
 
@@ -45,7 +46,8 @@ class Harm(msgspec.Struct, frozen=True, kw_only=True):
 async def seen(harm: Harm, example: str, version: str) -> str:
     """Return what is seen of the harm's example of that name."""
     text = EXAMPLES[harm.code, example]
-    async with set_scene(text, version, harm.picks, picker=harm.picker, shortened=harm.shortened) as scene:
+    settings = {"picker": harm.picker, "shortened": harm.shortened, "certified": harm.certified}
+    async with set_scene(text, version, harm.picks, **settings) as scene:
         return await harm.probe(scene)
 
 
@@ -219,6 +221,9 @@ HARMS = (
     Harm(code="W06", example="bad-grpc", since=Version(1, 37), probe=several, bad="200 1, 200 2", good="200 2"),
     Harm(code="E07", probe=several, bad="200 1, 200 2", good="200 2"),
     Harm(code="E08", probe=several, bad="200 1, 200 2", good="200 2"),
+    Harm(code="E09", probe=several, certified=True, bad="200 1, 200 2", good="200 2"),
+    Harm(code="E10", probe=several, certified=True, bad="200 1, 200 2", good="200 2", is_quick=True),
+    Harm(code="W11", probe=several, certified=False, bad="200 2", good="200 1, 200 2"),
     Harm(code="E12", probe=several, bad="200 1, 200 2", good="200 2", is_quick=True),
     Harm(code="E12", example="bad-other", probe=several, bad="200 1, 200 2", good="200 2"),
     Harm(code="W13", probe=told, bad="not told", good="told", since=Version(1, 38)),

@@ -7,12 +7,15 @@ pool's, 9002 and 9012 for pickers, 9004 for the body router. Times that an examp
 import asyncio
 import contextlib
 import socket
+import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import grpc
 import msgspec
+import trustme
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -29,6 +32,7 @@ from shunter.picker.core.session import Session
 from shunter.picker.testing import StubJudge
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
+from shunter.picker.transport.tls import Tls
 
 __all__ = ["EVENT", "PATIENCE_S", "Engine", "Scene", "set_scene"]
 
@@ -143,11 +147,12 @@ class Scene(msgspec.Struct, frozen=True):
 
 @contextlib.asynccontextmanager
 async def set_scene(
-    text: str, version: str, picks: Sequence[int], *, picker: str, shortened: Mapping[str, str]
+    text: str, version: str, picks: Sequence[int], *, picker: str, shortened: Mapping[str, str], certified: bool | None
 ) -> AsyncGenerator[Scene]:
     """Start all. ``picks`` are the engines that each picker names, 0 for one that refuses connections.
 
     The pickers may be ``alive``, ``dead``, ``halved`` (the second is dead), or ``silent``: they close streams without a word.
+    They speak TLS if ``certified`` is not None, with a certificate of the CA that the example trusts, or of another one.
     """
     async with contextlib.AsyncExitStack() as stack:
         engines = tuple(Engine(number) for number in range(1, 5))
@@ -159,13 +164,15 @@ async def set_scene(
         if 0 in picks:
             ports[8001] = nobody
         judge = StubJudge(named)
-        port, other = [await _start_picker(stack, each) for each in (judge, StubJudge([engines[3].authority]))]
+        tls, ca_file = _issue(Path(stack.enter_context(tempfile.TemporaryDirectory())), certified=certified)
+        port, other = [await _start_picker(stack, each, tls) for each in (judge, StubJudge([engines[3].authority]))]
         relay = await stack.enter_async_context(Relay(port).serving())
         silent = await stack.enter_async_context(Fake(is_silent=True).serving())
         ports[9002] = {"dead": nobody, "silent": silent}.get(picker, relay.port)
         ports[9012] = nobody if picker == "halved" else other
         ports[9004] = await stack.enter_async_context(Fake(is_silent=False).serving())
         client = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        text = text.replace("/etc/envoy/ca.pem", ca_file)
         for old, new in {**{str(old): str(new) for old, new in ports.items()}, "port_value: 10000": "port_value: 0"}.items():
             text = text.replace(old, new)
         for old, new in shortened.items():
@@ -175,10 +182,21 @@ async def set_scene(
         yield Scene(envoy, client, engines, judge, relay)
 
 
-async def _start_picker(stack: contextlib.AsyncExitStack, judge: StubJudge) -> int:
+def _issue(directory: Path, *, certified: bool | None) -> tuple[Tls | None, str]:
+    """Return how pickers speak TLS, and the file of the CA that an example trusts."""
+    trusted, other = trustme.CA(), trustme.CA()
+    trusted.cert_pem.write_to_path(directory / "ca.pem")
+    issued = (trusted if certified else other).issue_cert("picker")
+    issued.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+    issued.private_key_pem.write_to_path(directory / "key.pem")
+    tls = Tls(directory / "cert.pem", directory / "key.pem")
+    return None if certified is None else tls, str(directory / "ca.pem")
+
+
+async def _start_picker(stack: contextlib.AsyncExitStack, judge: StubJudge, tls: Tls | None) -> int:
     limits, health = Limits(body_bytes=BODY_BYTES), Health()
     budget = Budget(limits.buffered_bytes)
-    server = NativeServer(lambda: Session(judge, limits, budget), health, limits)
+    server = NativeServer(lambda: Session(judge, limits, budget), health, limits, tls=tls)
     health.set_ready(True)
     port = await server.start("127.0.0.1", 0)
     stack.push_async_callback(server.stop)
