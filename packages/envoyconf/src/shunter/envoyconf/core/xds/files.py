@@ -91,8 +91,8 @@ def is_ours(stem: str) -> bool:
 def stages(old: Mapping[str, Resource], new: Mapping[str, Resource]) -> Iterator[Stage]:
     """Yield what to write, given the documents that are there, by the stems of their files.
 
-    Endpoints and routes that nobody refers to yet come first; then clusters, none taken away; when they are warm, what leads to
-    them; at last what nothing leads to any more goes.
+    Endpoints and routes that nobody refers to yet come first; then clusters, none taken away; when they are warm, listeners and
+    routes, which rely on listeners' filters; at last what nothing leads to any more goes.
     """
     changed = {stem: document for stem, document in new.items() if old.get(stem) != document}
     gone = tuple(stem for stem in old if stem not in new)
@@ -105,8 +105,8 @@ def stages(old: Mapping[str, Resource], new: Mapping[str, Resource]) -> Iterator
     if clusters in changed:
         yield Stage({clusters: both})
     if leading:
-        routes_first = sorted(leading, key=lambda each: each == listeners)
-        yield Stage({stem: changed[stem] for stem in routes_first}, wait=bool(before) and clusters in changed)
+        listeners_first = sorted(leading, key=lambda each: each != listeners)
+        yield Stage({stem: changed[stem] for stem in listeners_first}, wait=bool(before) and clusters in changed)
     if gone or both != new[clusters]:
         yield Stage({clusters: new[clusters]}, gone, wait=bool(leading))
 
