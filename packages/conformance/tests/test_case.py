@@ -36,6 +36,15 @@ IDS = [
     "ms.metrics.kv-idle",
     "ms.metrics.model-label",
     "ms.metrics.one-series",
+    "ms.load.running-rises",
+    "ms.load.queue-rises",
+    "ms.load.all-shown",
+    "ms.load.drains",
+    "ms.load.kv-follows",
+    "ms.load.tokens-counted",
+    "ms.cancel.stream",
+    "ms.cancel.whole",
+    "ms.cancel.queued",
 ]
 
 
@@ -81,5 +90,5 @@ def test_a_level_selects_itself_and_the_stronger_ones():
 def test_a_near_miss_is_named():
     with pytest.raises(UsageError, match=r"did you mean ms\.errors\.malformed-json"):
         find(CASES, "ms.errors.malformd-json")
-    with pytest.raises(UsageError, match=r"did you mean ms\.openai\?"):
+    with pytest.raises(UsageError, match=r"did you mean ms\.openai"):
         select(CASES, ["ms.openia"])

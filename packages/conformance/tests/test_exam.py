@@ -13,12 +13,19 @@ from shunter.conformance.core.events import CaseFinished, CaseStarted, Finished,
 from shunter.conformance.core.profile import KnownFailure, find_profile
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
-from shunter.conformance.sections import CASES, metrics, reachability
+from shunter.conformance.sections import CASES, cancellation, holding, metrics, reachability
 from shunter.conformance.shell.runner import examine
 from shunter.lab.testing import FAULTS, Fault, lab_server
 
 # A machine on which an exam takes a part of a second.
 SPEED = 100.0
+
+# One on which requests last long enough to be looked at; and the sections whose cases need that.
+LOADED_SPEED = 25.0
+LOADED = ("ms.load.", "ms.cancel.")
+
+# Requests that it runs at once: few, so that a queue is seen soon.
+SEATS = 4
 
 # What a ready server has for its answer when the examiner is in a hurry, and longer than that.
 IN_TIME_S, LATE_S = 0.3, 0.35
@@ -80,6 +87,15 @@ BROKEN = [
     (Fault(name="kv-keeps-cached-blocks", breaks="", reply=keep_kv), "ms.metrics.kv-idle"),
     ("metrics-wrong-model", "ms.metrics.model-label"),
     ("engine-series-doubled", "ms.metrics.one-series"),
+    ("running-frozen", "ms.load.running-rises"),
+    ("queue-frozen", "ms.load.queue-rises"),
+    ("running-doubled", "ms.load.all-shown"),
+    ("queue-jumps", "ms.load.drains"),
+    ("kv-frozen", "ms.load.kv-follows"),
+    ("tokens-halved", "ms.load.tokens-counted"),
+    ("deaf-to-streams", "ms.cancel.stream"),
+    ("deaf-to-whole", "ms.cancel.whole"),
+    ("deaf-to-waiting", "ms.cancel.queued"),
 ]
 
 
@@ -91,21 +107,30 @@ def in_a_hurry(monkeypatch):
     monkeypatch.setattr(metrics, "LOAD_S", 0.05)
     monkeypatch.setattr(metrics, "LOAD_PAGES", 2)
     monkeypatch.setattr(metrics, "SAMPLE_PERIOD_S", 0.005)
+    monkeypatch.setattr(holding, "HOLD_S", 1.0)
+    monkeypatch.setattr(cancellation, "WHOLE_NOTICED", msgspec.structs.replace(cancellation.WHOLE_NOTICED, seconds=0.6))
 
 
-@pytest.mark.parametrize("engine", [{}, {"max_num_seqs": 1, "max_num_queued_reqs": 1}], ids=["roomy", "sheds-load"])
-async def test_a_good_server_passes_everything(exam, engine):
-    async with lab_server(speed=SPEED, **engine) as server:
+@pytest.mark.parametrize("engine", [{}, {"max_num_queued_reqs": 1}], ids=["roomy", "sheds-load"])
+async def test_a_good_server_passes_everything(exam, in_a_hurry, engine):
+    async with lab_server(speed=LOADED_SPEED, max_num_seqs=SEATS, **engine) as server:
         findings = await exam(server.url)
-    assert {case_id: finding for case_id, finding in findings.items() if finding.verdict is not Verdict.PASSED} == {}
+    sheds = {case_id for case_id, finding in findings.items() if "refuses some (HTTP 429 or 503)" in finding.reason}
+    assert bool(sheds) == bool(engine)
+    unasked = {case_id for case_id, finding in findings.items() if finding.reason.startswith("needs ms.load.")} | sheds
+    assert all(case_id.startswith(LOADED) for case_id in unasked)
+    assert findings.ids(*{*Verdict} - {Verdict.PASSED}) == unasked
     assert list(findings) == [case.id for case in CASES]
 
 
 @pytest.mark.parametrize(("fault", "case_id"), BROKEN, ids=lambda value: value.name if isinstance(value, Fault) else value)
 async def test_a_broken_server_fails_exactly_one_case(exam, in_a_hurry, fault, case_id):
-    async with lab_server(speed=SPEED) as server:
+    """Cases under load take seconds: a server whose fault another section finds is spared them."""
+    loaded = case_id.startswith(LOADED)
+    async with lab_server(speed=LOADED_SPEED if loaded else SPEED, max_num_seqs=SEATS) as server:
         server.faults = (FAULTS[fault] if isinstance(fault, str) else fault,)
-        findings = await exam(server.url, profile="vllm", timeout_s=0.5 if fault in ENDLESS else 5.0)
+        cases = CASES if loaded else [case for case in CASES if not case.id.startswith(LOADED)]
+        findings = await exam(server.url, cases=cases, profile="vllm", timeout_s=0.5 if fault in ENDLESS else 15.0)
     assert findings.ids(Verdict.FAILED) == {case_id}
     assert findings.ids(Verdict.PASSED, Verdict.FAILED, Verdict.SKIPPED) == set(findings)
     finding = findings[case_id]

@@ -63,6 +63,7 @@ class FuzzedTarget:
     model = "m"
     served = ("m",)
     step_s = 1e-6
+    capacity = None
 
     def __init__(self, first_page, answers):
         self._first_page = first_page

@@ -21,9 +21,13 @@ async def test_llamacpp_fails_only_as_its_profile_says(exam, llamacpp):
     profile = find_profile("llama.cpp")
     assert findings.events[0].profile == profile.name
     assert findings.ids(Verdict.KNOWN_FAILURE) == {known.case for known in profile.known_failures}
-    unsupported = {"ms.metrics.kv-present", "ms.metrics.kv-range", "ms.metrics.kv-idle", "ms.metrics.model-label"}
+    kv = {"ms.metrics.kv-present", "ms.metrics.kv-range", "ms.metrics.kv-idle", "ms.load.kv-follows"}
+    unsupported = {*kv, "ms.metrics.model-label"}
     assert findings.ids(Verdict.NOT_SUPPORTED) == unsupported
-    assert findings.ids(Verdict.PASSED) == set(findings) - findings.ids(Verdict.KNOWN_FAILURE) - unsupported
+    # It looks for clients that have left once a second, when so small a model may be done.
+    assert findings.ids(Verdict.SKIPPED) <= {"ms.cancel.whole"}
+    rest = set(findings) - findings.ids(Verdict.KNOWN_FAILURE, Verdict.SKIPPED) - unsupported
+    assert findings.ids(Verdict.PASSED) == rest
 
 
 async def test_without_its_profile_the_same_failures_are_plain(exam, llamacpp):

@@ -1,12 +1,13 @@
 """Named defects: each makes a server wrong in exactly one way, so that whoever judges servers can be seen to notice.
 
-A fault is a value with up to six seams, and the server applies the seams of the faults it was given:
+A fault is a value with up to seven seams, and the server applies the seams of the faults it was given:
 
 * `refuse` answers a path with an empty error, knowing for how many seconds the server has listened;
 * `ask` changes the JSON object of a completion or chat request before it is read;
 * `reply` changes a whole answer (status, body) on its way out;
 * `event` changes one server-sent event of a stream; an empty one is not sent;
 * `stall_s` makes the answers of a path late;
+* `deaf` lets what the engine has go on though its client has hung up: streams, whole answers, or what waits;
 * `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte.
 
 `FAULTS` lists them all, in the order of the model-server protocol's sections.
@@ -50,6 +51,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     reply: Callable[[Reply], Reply] | None = None
     event: Callable[[int, bytes], bytes] | None = None
     stall_s: Mapping[str, float] = msgspec.field(default_factory=dict[str, float])
+    deaf: Literal["streams", "whole", "waiting"] | None = None
     wire: Literal["reset", "cut", "drip"] | None = None
 
 
@@ -354,6 +356,27 @@ FAULTS: Mapping[str, Fault] = {
         ),
         Fault(name="metrics-wrong-model", breaks="metrics are labelled with another model", reply=_page(_rename_model)),
         Fault(name="engine-series-doubled", breaks="one engine has two running series", reply=_page(_second_engine)),
+        # Load.
+        Fault(name="running-frozen", breaks="nothing ever runs, says the gauge", reply=_value(_RUNNING, lambda _was, _: 0.0)),
+        Fault(name="queue-frozen", breaks="nothing ever waits, says the gauge", reply=_value(_WAITING, lambda _was, _: 0.0)),
+        Fault(
+            name="running-doubled", breaks="each running request counts twice", reply=_value(_RUNNING, lambda was, _: 2 * was)
+        ),
+        Fault(
+            name="queue-jumps",
+            breaks="a queue of less than four jumps back on every second page",
+            reply=_value(_WAITING, lambda was, reply: was + 50 * (reply.pages % 2) if 0 < was < 4 else was),
+        ),
+        Fault(name="kv-frozen", breaks="the cache is always empty, says the gauge", reply=_value(_KV, lambda _was, _: 0.0)),
+        Fault(
+            name="tokens-halved",
+            breaks="half of the generated tokens are counted",
+            reply=_value("vllm:generation_tokens_total", lambda was, _: was // 2),
+        ),
+        # Cancellation.
+        Fault(name="deaf-to-streams", breaks="a stream goes on when its client has hung up", deaf="streams"),
+        Fault(name="deaf-to-whole", breaks="an answer goes on when its client has hung up", deaf="whole"),
+        Fault(name="deaf-to-waiting", breaks="what waits goes on waiting when its client has hung up", deaf="waiting"),
         Fault(
             name="lora-lists-equal",
             breaks="running and waiting adapters are one list, as in vLLM 0.12 to 0.32",

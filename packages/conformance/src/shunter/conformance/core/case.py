@@ -44,6 +44,9 @@ class Bound(msgspec.Struct, frozen=True):
 class Target(Protocol):
     """What a case may do with the server under exam; every exchange is recorded as evidence."""
 
+    capacity: int | None
+    """How many requests run at once, as far as a case has found out."""
+
     @property
     def profile(self) -> Profile:
         """What kind of server this is taken for."""

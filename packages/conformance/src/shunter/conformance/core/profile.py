@@ -15,9 +15,12 @@ import msgspec
 from shunter.conformance.errors import UsageError
 
 __all__ = [
+    "GENERATED_TOKENS",
     "GENERIC",
     "IGNORE_EOS",
     "PROFILES",
+    "PROMPT_TOKENS",
+    "SUCCESSES",
     "KnownFailure",
     "Profile",
     "Role",
@@ -30,6 +33,10 @@ __all__ = [
 
 IGNORE_EOS = "ignore-eos"
 """The feature of servers that generate exactly `max_tokens` tokens when asked with `ignore_eos`."""
+
+
+PROMPT_TOKENS, GENERATED_TOKENS, SUCCESSES = "prompt tokens", "generated tokens", "finished requests"
+"""What a profile may know the counters of."""
 
 
 class Role(StrEnum):
@@ -74,6 +81,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     signals: dict[Role, Signal] = {}
+    counters: dict[str, Signal] = {}
     family_prefix: str = ""
     owned_by: str = ""
     health_path: str = "/health"
@@ -115,6 +123,11 @@ PROFILES: tuple[Profile, ...] = (
             Role.RUNNING: Signal("vllm:num_requests_running"),
             Role.KV: Signal("vllm:kv_cache_usage_perc"),
         },
+        counters={
+            PROMPT_TOKENS: Signal("vllm:prompt_tokens_total"),
+            GENERATED_TOKENS: Signal("vllm:generation_tokens_total"),
+            SUCCESSES: Signal("vllm:request_success_total"),
+        },
         engine_label="engine",
         model_label="model_name",
     ),
@@ -126,6 +139,7 @@ PROFILES: tuple[Profile, ...] = (
             Role.QUEUE: Signal("llamacpp:requests_deferred"),
             Role.RUNNING: Signal("llamacpp:requests_processing"),
         },
+        counters={GENERATED_TOKENS: Signal("llamacpp:tokens_predicted_total")},
         lacks={
             Role.KV.feature: "llama.cpp has no KV-cache gauge: llamacpp:kv_cache_usage_ratio was removed in May 2025 "
             "(ggml-org/llama.cpp pull request 13660)",
@@ -147,6 +161,11 @@ PROFILES: tuple[Profile, ...] = (
                 "max_tokens of -1 is its n_predict of -1: generate until the context is full",
                 LLAMACPP_SEEN,
             ),
+            KnownFailure(
+                "ms.cancel.queued",
+                "that a client has gone is noticed when something is to be sent to it, so what waits goes on waiting",
+                LLAMACPP_SEEN,
+            ),
         ),
     ),
     Profile(
@@ -154,6 +173,7 @@ PROFILES: tuple[Profile, ...] = (
         lacks={role.feature: _nameless(role) for role in Role}
         | {
             "model-label": "this profile does not know in which label the served name is",
+            "counters": "this profile knows no counters of tokens",
             IGNORE_EOS: "ignore_eos is no part of the OpenAI API, and this profile does not know whether the server has it",
         },
     ),

@@ -4,8 +4,8 @@ Cases that ask little of a server come first; those that need another one come a
 """
 
 from shunter.conformance.core.case import Case
-from shunter.conformance.sections import errors, metrics, openai, reachability
+from shunter.conformance.sections import cancellation, errors, load, metrics, openai, reachability
 
 __all__ = ["CASES"]
 
-CASES: tuple[Case, ...] = (*reachability.CASES, *openai.CASES, *errors.CASES, *metrics.CASES)
+CASES: tuple[Case, ...] = (*reachability.CASES, *openai.CASES, *errors.CASES, *metrics.CASES, *load.CASES, *cancellation.CASES)

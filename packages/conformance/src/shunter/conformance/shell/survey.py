@@ -61,6 +61,7 @@ class SurveyedTarget:
         self.first_page: Exchange | None = None
         self.calibration = Calibration()
         self.timelines: list[Timeline] = []
+        self.capacity: int | None = None
         self._plan = plan
 
     @property

@@ -140,6 +140,10 @@ class Engine:
         self._note_adapters()
         return True
 
+    def waits(self, request_id: Hashable) -> bool:
+        """Say whether a request is in the queue."""
+        return any(sequence.request.id == request_id for sequence in self._waiting)
+
     def advance(self, now_s: float) -> list[Token]:
         """Every token to be told that came into being up to now and was not told yet, in order of time."""
         self._run_until(now_s)

@@ -314,7 +314,13 @@ class LabServer:
             if not self._streams:
                 self._idle.set()
             for name in names:
-                self._clockwork.abort(name)
+                if not self._deaf(ask, name):
+                    self._clockwork.abort(name)
+
+    def _deaf(self, ask: Ask, name: str) -> bool:
+        """Whether a fault keeps a request whose client has hung up."""
+        kinds = {fault.deaf for fault in self.faults}
+        return ("streams" if ask.stream else "whole") in kinds or ("waiting" in kinds and self.engine.waits(name))
 
     def _transfer(self, request_id: str, tokens: int) -> dict[str, Any]:
         """What vLLM's NixlConnector answers a prefill with.
@@ -359,17 +365,18 @@ class LabServer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
         events = EventWriter(request, response, self.faults)
-        opened: set[int] = set()
-        while not progress.done:
-            token = await tokens.get()
-            for choice in progress.take(token):
-                usage = progress.usage_of(choice.index) if ask.continuous_usage else None
-                if ask.chat and choice.index not in opened:
-                    opened.add(choice.index)
-                    await events.write(answer.opening(choice.index, usage))
-                await events.write(answer.piece(choice, usage, last=progress.done and not ask.include_usage))
-        if ask.include_usage:
-            await events.write(answer.closing(progress.usage()))
-        await events.write(DONE)
-        await response.write_eof()
+        with contextlib.suppress(ConnectionResetError):  # the client has hung up: nobody is there to be told
+            opened: set[int] = set()
+            while not progress.done:
+                token = await tokens.get()
+                for choice in progress.take(token):
+                    usage = progress.usage_of(choice.index) if ask.continuous_usage else None
+                    if ask.chat and choice.index not in opened:
+                        opened.add(choice.index)
+                        await events.write(answer.opening(choice.index, usage))
+                    await events.write(answer.piece(choice, usage, last=progress.done and not ask.include_usage))
+            if ask.include_usage:
+                await events.write(answer.closing(progress.usage()))
+            await events.write(DONE)
+            await response.write_eof()
         return response

@@ -1,0 +1,101 @@
+"""Section F, cancellation: whoever hangs up takes his request along, running or queued."""
+
+from shunter.conformance.core.case import Bound, Case, Level, Target
+from shunter.conformance.core.profile import IGNORE_EOS, Role
+from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.sections.holding import GAUGE_FOLLOWS, hold_tokens, holding, watch
+from shunter.conformance.sections.load import ALL_SHOWN, RUNNING_RISES, WAITING
+from shunter.conformance.sections.openai import STREAM_FRAMING
+
+__all__ = ["CASES"]
+
+# Requests that hang up together.
+LEAVING = 3
+
+WHOLE_NOTICED = Bound(
+    "whole-noticed",
+    5.0,
+    "a server that has nothing to send yet learns of a client's leaving only by asking, which llama.cpp does once a second",
+)
+
+FEATURES = (Role.QUEUE.feature, Role.RUNNING.feature, IGNORE_EOS)
+
+
+async def _leave(target: Target, bound: Bound, *, stream: bool) -> str:
+    tokens = _long(target, bound)
+    async with holding(target, LEAVING, tokens=[tokens] * LEAVING, stream=stream, leave=True):
+        await watch(target, lambda each: each.running >= 1, wanted="running at least 1")
+    gone = f"running and queue 0 after {LEAVING} clients hung up"
+    seen = await watch(target, lambda each: each.here == 0, bound, wanted=gone)
+    if seen[-1].at_s > tokens * (target.step_s or 0.0) / 2:
+        raise Skip(
+            f"nobody there {seen[-1].at_s:.2f} s after {LEAVING} clients hung up; so soon they might have been done anyway"
+        )
+    return f"nobody there {seen[-1].at_s:.2f} s after {LEAVING} clients hung up"
+
+
+def _long(target: Target, bound: Bound = GAUGE_FOLLOWS) -> int:
+    """Return tokens that take longer than a server has for noticing that nobody waits for them."""
+    return hold_tokens(target, 4 * target.seconds(bound))
+
+
+async def stream(target: Target) -> str:
+    return await _leave(target, GAUGE_FOLLOWS, stream=True)
+
+
+async def whole(target: Target) -> str:
+    return await _leave(target, WHOLE_NOTICED, stream=False)
+
+
+async def queued(target: Target) -> str:
+    capacity = target.capacity or LEAVING
+    async with holding(target, capacity, tokens=[_long(target)] * capacity, leave=True) as unanswered:
+        await watch(target, lambda each: each.running >= capacity, wanted=f"running {capacity}")
+        async with holding(target, WAITING, stream=True, leave=True):
+            await watch(target, lambda each: each.queue >= WAITING, wanted=f"queue at least {WAITING}")
+        gone = f"queue 0 after the {WAITING} who waited hung up, before the first of those that run has ended"
+        seen = await watch(target, lambda each: each.queue == 0, wanted=gone)
+        if unanswered() < capacity:
+            raise Mismatch(gone, f"{seen[-1]}, when {capacity - unanswered()} had ended")
+    return f"nobody waiting {seen[-1].at_s:.2f} s after {WAITING} who waited hung up"
+
+
+REPORTING = "GIE Model Server Protocol (proposal 003), Metrics Reporting: the gauges are of requests that are there"
+
+STREAM = Case(
+    id="ms.cancel.stream",
+    level=Level.MUST,
+    requirement="A streamed request whose client hangs up MUST be given up, and leave the gauges.",
+    why="Users close tabs, and gateways retry elsewhere: what goes on for nobody takes the batch from everybody.",
+    source=f"RFC 9112 §9.6 (a client may close); {REPORTING}",
+    features=FEATURES,
+    needs=(RUNNING_RISES.id, STREAM_FRAMING.id),
+    bounds=(GAUGE_FOLLOWS,),
+    run=stream,
+)
+
+WHOLE = Case(
+    id="ms.cancel.whole",
+    level=Level.MUST,
+    requirement="A request that is not streamed and whose client hangs up MUST be given up, and leave the gauges.",
+    why="Clients with a timeout ask again; a server that works off what nobody waits for any more never catches up.",
+    source=f"RFC 9112 §9.6 (a client may close); {REPORTING}",
+    features=FEATURES,
+    needs=(STREAM.id,),
+    bounds=(WHOLE_NOTICED,),
+    run=whole,
+)
+
+QUEUED = Case(
+    id="ms.cancel.queued",
+    level=Level.MUST,
+    requirement="A request that waits and whose client hangs up MUST leave the queue at once, without running first.",
+    why="Under overload most of a queue may be of clients that have gone.",
+    source=f"RFC 9112 §9.6 (a client may close); {REPORTING}",
+    features=FEATURES,
+    needs=(STREAM.id, ALL_SHOWN.id),
+    bounds=(GAUGE_FOLLOWS,),
+    run=queued,
+)
+
+CASES = (STREAM, WHOLE, QUEUED)

@@ -1,0 +1,113 @@
+"""Requests that are kept at a server for a while, and what its gauges say meanwhile."""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from shunter.conformance.core.case import Bound, Target
+from shunter.conformance.core.profile import IGNORE_EOS, Role
+from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.sections.asking import ask_completion
+from shunter.conformance.sections.metrics import SAMPLE_PERIOD_S, SHED, find, scrape
+
+__all__ = ["GAUGE_FOLLOWS", "Reading", "hold_tokens", "holding", "read", "watch"]
+
+# How long a request should last by the pace of the target: long enough for some looks at the gauges. Within these numbers of
+# tokens, of which the upper fits into a context of 2,048.
+HOLD_S = 2.0
+FEWEST_TOKENS, MOST_TOKENS = 16, 1536
+
+GAUGE_FOLLOWS = Bound(
+    "gauge-follows",
+    1.0,
+    "pickers scrape every 50 ms and send hundreds of requests a second; what a gauge does not show yet sends them astray",
+)
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What the gauges of one page say, all engines behind it together; NaN where the profile maps none."""
+
+    at_s: float
+    queue: float
+    running: float
+    kv: float
+
+    @property
+    def here(self) -> float:
+        """Requests that the server says it has."""
+        return self.queue + self.running
+
+    def __str__(self) -> str:
+        """As evidence."""
+        return f"running {self.running:g}, queue {self.queue:g}, KV {self.kv:g} after {self.at_s:.2f} s"
+
+
+def hold_tokens(target: Target, hold_s: float | None = None) -> int:
+    """Return how many tokens keep a request at the target for a while."""
+    wanted = (HOLD_S if hold_s is None else hold_s) / target.step_s if target.step_s else FEWEST_TOKENS
+    return max(FEWEST_TOKENS, min(MOST_TOKENS, round(wanted)))
+
+
+@asynccontextmanager
+async def holding(
+    target: Target, count: int, *, tokens: Sequence[int] = (), stream: bool = False, leave: bool = False
+) -> AsyncGenerator[Callable[[], int]]:
+    """Keep so many requests at the target while the block runs; then wait for their answers, or hang up (``leave``).
+
+    What it yields tells how many are not answered yet. Only cases about hanging up do it: on a server that does not notice,
+    they alone should fail. Raises Skip for a server that refuses some, or cannot be made to generate so many tokens.
+    """
+    if lack := target.profile.lack((IGNORE_EOS,)):
+        raise Skip(lack)
+    tasks = [
+        asyncio.ensure_future(ask_completion(target, max_tokens=most, ignore_eos=True, stream=stream))
+        for most in tokens or [hold_tokens(target)] * count
+    ]
+    try:
+        yield lambda: sum(not task.done() for task in tasks)
+        answers = [] if leave else await asyncio.gather(*tasks)
+        if any(answer.status in SHED for answer in answers):
+            raise Skip(f"of {count} requests at once it refuses some (HTTP {' or '.join(map(str, SHED))}), which is its right")
+        for answer in answers:
+            answer.expect_status(200)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def read(target: Target, begin_s: float) -> Reading:
+    """Look at the gauges once."""
+    at_s = asyncio.get_running_loop().time() - begin_s  # a page is as of some time after it was asked for
+    page = await scrape(target)
+    queue, running = (sum(series.value for series in find(target, page, role)) for role in (Role.QUEUE, Role.RUNNING))
+    kv = page.find(target.profile.signals[Role.KV]) if Role.KV in target.profile.signals else []
+    return Reading(at_s, queue, running, sum(series.value for series in kv) if kv else math.nan)
+
+
+async def watch(
+    target: Target, enough: Callable[[Reading], bool], bound: Bound = GAUGE_FOLLOWS, *, wanted: str
+) -> list[Reading]:
+    """Look at the gauges until one look is enough; raises Mismatch if none is in time."""
+    clock = asyncio.get_running_loop().time
+    begin_s, limit_s = clock(), target.seconds(bound)
+    readings: list[Reading] = []
+    try:
+        while True:
+            readings.append(await read(target, begin_s))
+            if enough(readings[-1]):
+                return readings
+            if readings[-1].at_s > limit_s:
+                raise Mismatch(f"{wanted} within {limit_s:g} s", str(readings[-1]))
+            await asyncio.sleep(SAMPLE_PERIOD_S)
+    finally:
+        draw(target, readings)
+
+
+def draw(target: Target, readings: list[Reading]) -> None:
+    """Keep readings for the report."""
+    for role in target.profile.signals:
+        target.plot(str(role), [(each.at_s, getattr(each, role)) for each in readings if math.isfinite(getattr(each, role))])

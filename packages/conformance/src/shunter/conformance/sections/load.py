@@ -1,0 +1,232 @@
+"""Section E, load: under requests that last, the gauges show each of them, soon, and nothing else."""
+
+import asyncio
+from itertools import pairwise
+
+from shunter.conformance.core.case import Case, Level, Target
+from shunter.conformance.core.profile import GENERATED_TOKENS, IGNORE_EOS, PROMPT_TOKENS, SUCCESSES, Role
+from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.sections.answers import Completion
+from shunter.conformance.sections.asking import TOKENS, ask_completion
+from shunter.conformance.sections.holding import GAUGE_FOLLOWS, Reading, draw, hold_tokens, holding, read, watch
+from shunter.conformance.sections.metrics import (
+    COUNTERS_RISE,
+    KV_IDLE,
+    LOAD_IDLE,
+    LOAD_REPORTING,
+    REPORTING,
+    SAMPLE_PERIOD_S,
+    scrape,
+)
+from shunter.conformance.sections.openai import USAGE_EXACT, USAGE_SUM
+
+__all__ = ["CASES", "QUEUE_RISES", "RUNNING_RISES"]
+
+# So many at once are tried, one number after the other, until a server lets some of them wait.
+TRIED = (4, 8, 16, 32, 64, 128)
+
+# How many wait behind those that run.
+WAITING = 4
+
+# So many times the gauges are looked at after they have settled, and with so few nothing is known.
+LOOKS, FEWEST_LOOKS = 20, 3
+
+# An answer that the server has sent and that its client has not read yet.
+ON_THE_WAY_S = 0.25
+
+TOO_SHORT = "the requests ended before the gauges could be looked at often enough; examine it on a machine that is less busy"
+
+# Where all requests are to end, the first is so much shorter than where they are to last.
+SHORTER = 2
+
+# What a server may still hold when nothing runs: a block of many.
+KV_SLACK = 0.001
+
+# Completions whose tokens are added up, and what is added up.
+ASKED = 5
+COUNTED = (PROMPT_TOKENS, GENERATED_TOKENS, SUCCESSES)
+
+FEATURES = (Role.QUEUE.feature, Role.RUNNING.feature, IGNORE_EOS)
+
+
+async def running_rises(target: Target) -> str:
+    async with holding(target, 2):
+        seen = await watch(target, lambda each: each.running >= 1, wanted="running at least 1 with 2 requests")
+    return f"with 2 requests {seen[-1]}"
+
+
+async def queue_rises(target: Target) -> str:
+    capacity = await _capacity(target)
+    async with holding(target, capacity + WAITING):
+        seen = await watch(
+            target, lambda each: each.queue >= WAITING, wanted=f"queue at least {WAITING} with {capacity + WAITING} requests"
+        )
+    return f"{capacity} run at once; with {capacity + WAITING} {seen[-1]}"
+
+
+async def _capacity(target: Target) -> int:
+    """Find out how many requests run at once, and remember it for others."""
+    for count in TRIED:
+        running = 0.0
+        clock = asyncio.get_running_loop().time
+        async with holding(target, count) as unanswered:
+            begin_s = clock()
+            while unanswered() and clock() - begin_s < target.seconds(GAUGE_FOLLOWS):
+                seen = await read(target, begin_s)
+                running = max(running, seen.running)
+                if seen.here >= count:
+                    break
+        if running < count:
+            target.capacity = int(running)
+            return target.capacity
+    raise Skip(f"{TRIED[-1]} requests run at once; a smaller batch (vLLM: --max-num-seqs 4) would show a queue")
+
+
+async def all_shown(target: Target) -> str:
+    count = (target.capacity or TRIED[0]) + WAITING
+    async with holding(target, count) as unanswered:
+        whole = f"running + queue {count} with {count} requests"
+        settled = await watch(target, lambda each: each.here == count or unanswered() < count, wanted=whole)
+        if unanswered() < count:
+            raise Mismatch(f"{whole}, before the first is answered", str(settled[-1]))
+        begin_s = asyncio.get_running_loop().time()
+        seen: list[Reading] = []
+        while unanswered() == count and len(seen) < LOOKS:
+            seen.append(await read(target, begin_s))
+            wrong = seen[-1].here != count
+            await asyncio.sleep(ON_THE_WAY_S if wrong else SAMPLE_PERIOD_S)
+            if wrong and unanswered() == count:
+                raise Mismatch(f"running + queue {count} at each look while {count} requests last", str(seen[-1]))
+    if len(seen) < FEWEST_LOOKS:
+        raise Skip(TOO_SHORT)
+    return f"{len(seen)} looks, {count} at each"
+
+
+async def load_drains(target: Target) -> str:
+    count, fewest = 2 * (target.capacity or TRIED[0]), max(TOKENS, hold_tokens(target) // SHORTER)
+    begin_s = asyncio.get_running_loop().time()
+    seen: list[Reading] = []
+    async with holding(target, count, tokens=[fewest + fewest * at // count for at in range(count)]) as unanswered:
+        while unanswered():
+            seen.append(await read(target, begin_s))
+            await asyncio.sleep(SAMPLE_PERIOD_S)
+    draw(target, seen)
+    if len(seen) < FEWEST_LOOKS:
+        raise Skip(TOO_SHORT)
+    fullest = max(range(len(seen)), key=lambda at: seen[at].here)
+    if seen[fullest].here > count:
+        raise Mismatch(f"running + queue at most {count} with {count} requests", str(seen[fullest]))
+    if grown := [pair for pair in pairwise(seen[fullest:]) if pair[1].here > pair[0].here]:
+        raise Mismatch("running + queue that never grow when nobody comes any more", f"{grown[0][0]}, then {grown[0][1]}")
+    return f"{count} requests, {len(seen)} looks: from {seen[fullest].here:g} to {seen[-1].here:g}"
+
+
+async def kv_follows(target: Target) -> str:
+    begin_s = asyncio.get_running_loop().time()
+    before = (await read(target, begin_s)).kv  # nothing runs: what was asked before has been answered
+    async with holding(target, TRIED[0]):
+        await watch(target, lambda each: each.kv > before, wanted=f"KV above {before:g} while {TRIED[0]} requests run")
+    after = await watch(target, lambda each: each.kv <= before + KV_SLACK, wanted=f"KV {before:g} again when nothing runs")
+    return f"{before:g} before, {after[-1].kv:g} again after {after[-1].at_s:.2f} s"
+
+
+async def tokens_counted(target: Target) -> str:
+    signals = target.profile.counters
+    before = await scrape(target)
+    told: dict[str, int] = dict.fromkeys(COUNTED, 0)
+    for _ in range(ASKED):
+        exchange = await ask_completion(target)
+        exchange.expect_status(200)
+        usage = exchange.read(Completion).usage
+        told[PROMPT_TOKENS] += usage.prompt_tokens
+        told[GENERATED_TOKENS] += usage.completion_tokens
+        told[SUCCESSES] += 1
+    page = await scrape(target)
+    limit_s, clock = target.seconds(GAUGE_FOLLOWS), asyncio.get_running_loop().time
+    end_s = clock() + limit_s
+    while wrong := [
+        f"{signal} rose by {rise:g}"
+        for name, signal in signals.items()
+        if (rise := sum(each.value for each in page.find(signal)) - sum(each.value for each in before.find(signal)))
+        != told[name]
+    ]:
+        if clock() > end_s:
+            wanted = ", ".join(f"{signal} by {told[name]}" for name, signal in signals.items())
+            raise Mismatch(f"a rise of {wanted}, within {limit_s:g} s", "; ".join(wrong))
+        await asyncio.sleep(SAMPLE_PERIOD_S)
+        page = await scrape(target)
+    return f"{ASKED} completions: " + ", ".join(f"{name} {told[name]}" for name in signals)
+
+
+RUNNING_RISES = Case(
+    id="ms.load.running-rises",
+    level=Level.MUST,
+    requirement="While requests run, the gauge of running requests MUST show it.",
+    why="A busy server that looks idle gets the traffic of all the others.",
+    source=LOAD_REPORTING,
+    features=FEATURES,
+    needs=(LOAD_IDLE.id,),
+    bounds=(GAUGE_FOLLOWS,),
+    run=running_rises,
+)
+
+QUEUE_RISES = Case(
+    id="ms.load.queue-rises",
+    level=Level.MUST,
+    requirement="While requests wait because the batch is full, the gauge of queued requests MUST show them.",
+    why="The queue is what the reference picker weighs most: without it a server that is full looks like one that has room.",
+    source=REPORTING,
+    features=FEATURES,
+    needs=(RUNNING_RISES.id,),
+    bounds=(GAUGE_FOLLOWS,),
+    run=queue_rises,
+)
+
+ALL_SHOWN = Case(
+    id="ms.load.all-shown",
+    level=Level.MUST,
+    requirement="Running and queued requests together MUST be the requests that the server has, at each look.",
+    why="Pickers compare the sums of servers: one that counts twice, or not all, is avoided or flooded.",
+    source=LOAD_REPORTING,
+    features=FEATURES,
+    needs=(QUEUE_RISES.id,),
+    bounds=(GAUGE_FOLLOWS,),
+    run=all_shown,
+)
+
+LOAD_DRAINS = Case(
+    id="ms.load.drains",
+    level=Level.MUST,
+    requirement="When nobody comes any more, running and queued requests together MUST NOT grow.",
+    why="A value that jumps back is an old one: pickers act on load that is no longer there.",
+    source=LOAD_REPORTING,
+    features=FEATURES,
+    needs=(ALL_SHOWN.id,),
+    run=load_drains,
+)
+
+KV_FOLLOWS = Case(
+    id="ms.load.kv-follows",
+    level=Level.MUST,
+    requirement="KV-cache utilization MUST rise while requests run, and fall back when they end.",
+    why="A gauge that does not move says that there is always room, and long prompts go where they must wait for memory.",
+    source=REPORTING,
+    features=(*FEATURES, Role.KV.feature),
+    needs=(RUNNING_RISES.id, KV_IDLE.id),
+    bounds=(GAUGE_FOLLOWS,),
+    run=kv_follows,
+)
+
+TOKENS_COUNTED = Case(
+    id="ms.load.tokens-counted",
+    level=Level.MUST,
+    requirement="The counters of prompt tokens, generated tokens and finished requests MUST rise by what clients were told.",
+    why="Throughput, cost per token and learnt speeds come from them.",
+    source="Meaning of the counters in vLLM, the reference server of the GIE Model Server Protocol (proposal 003)",
+    features=("counters",),
+    needs=(COUNTERS_RISE.id, USAGE_SUM.id, USAGE_EXACT.id),
+    bounds=(GAUGE_FOLLOWS,),
+    run=tokens_counted,
+)
+
+CASES = (RUNNING_RISES, QUEUE_RISES, ALL_SHOWN, LOAD_DRAINS, KV_FOLLOWS, TOKENS_COUNTED)
