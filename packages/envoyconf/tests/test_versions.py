@@ -23,9 +23,7 @@ SINCE = {
     "everything": Version(1, 38),
     "full": Version(1, 38),
     "guarded": Version(1, 37),
-    "tokens": Version(1, 38),
     "usage": Version(1, 38),
-    "ways": Version(1, 38),
     "ways": Version(1, 38),
 }
 
