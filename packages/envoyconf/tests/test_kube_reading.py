@@ -160,7 +160,9 @@ def test_envoy_gateways_policies_say_profile_limits_and_picker():
     text = "---\n".join(render(document) for document in generate(intent, Target.ENVOY_GATEWAY).documents)
     back = read(text).intent
     assert back.profile is Profile.LEAN
-    assert {pool.name for pool in back.pools} == {"llama", "qwen"}
+    assert {pool.name: (pool.selector, pool.target_ports) for pool in back.pools} == {
+        pool.name: (pool.selector, pool.target_ports) for pool in intent.pools
+    }
     assert back.limits.body_bytes == intent.limits.body_bytes
     assert back.limits.retries == intent.limits.retries
     assert all(pool.picker.addresses for pool in back.pools)
@@ -282,3 +284,32 @@ def test_manifests_with_anything_anywhere_are_read_or_refused(data):
             here = below
     with contextlib.suppress(IntentError):
         intent_from([Document(body, "m.yaml", {(): 1}) for body in documents])
+
+
+SERVICE_ROUTE = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: all}
+spec: {rules: [{backendRefs: [{name: vllm, port: 80}]}]}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyExtensionPolicy
+metadata: {name: all}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}]
+  extProc: [{backendRefs: [{name: picker, port: 9002}], processingMode: {request: {body: Buffered}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: vllm}
+spec: {clusterIP: None, selector: {app: vllm}, ports: [{port: 80, targetPort: 8000}]}
+"""
+
+
+def test_a_headless_service_is_its_pods_and_any_other_an_address():
+    headless = read(SERVICE_ROUTE).intent.pools[0]
+    assert (headless.selector, headless.target_ports, headless.endpoints) == ({"app": "vllm"}, (8000,), ())
+    assert headless.picker.addresses == ("picker.default.svc.cluster.local:9002",)
+    reading = read(SERVICE_ROUTE.replace("clusterIP: None, ", ""))
+    assert reading.intent.pools[0].endpoints == ("vllm.default.svc.cluster.local:80",)
+    assert any("is not headless" in note for note in reading.notes)

@@ -42,8 +42,10 @@ class Pools:
             self.plain.append(plain)
             self._names[backend.place] = plain["name"]
         elif not backend.is_pool:  # perhaps another port of the same Service
-            endpoints = next(each for each in self.plain if each["name"] == self._names[backend.place])["endpoints"]
-            endpoints += [each for each in self._authorities(backend) if each not in endpoints]
+            plain = next(each for each in self.plain if each["name"] == self._names[backend.place])
+            more = self._servers(backend)
+            for field in {"endpoints", "targetPorts"} & {*more}:
+                plain[field] += [each for each in more[field] if each not in plain[field]]
         return self._names[backend.place]
 
     def _pool(self, backend: Reference) -> dict[str, Any]:
@@ -95,9 +97,21 @@ class Pools:
 
     def _endpoints(self, backend: Reference, routed: RoutedRule) -> dict[str, Any]:
         """Return the pool that a Service or an Envoy Gateway Backend is, with the picker that a policy names for its route."""
-        plain: dict[str, Any] = {"name": backend.name, "endpoints": list(self._authorities(backend))}
-        plain |= self._asked(routed)
-        return plain
+        return {"name": backend.name} | self._servers(backend) | self._asked(routed)
+
+    def _servers(self, backend: Reference) -> dict[str, Any]:
+        """Return the model servers behind a reference: by the labels of a headless Service's Pods, else by address."""
+        service = self._manifests.find(backend) if backend.kind == "Service" else None
+        port = backend.at["port"].number
+        if service is None or port is None:
+            return {"endpoints": self._authorities(backend)}
+        if service.spec["clusterIP"].text != "None":
+            self._note(backend.at, f"{backend} is not headless: Envoy sees one address, and none that a picker could name")
+            return {"endpoints": self._authorities(backend)}
+        ports = [each["targetPort"].number for each in service.spec["ports"] if each["port"].number == port]
+        if service.namespace != self._namespace or not service.spec["selector"].labels:
+            return {"endpoints": self._authorities(backend)}
+        return {"selector": service.spec["selector"].labels, "targetPorts": [ports[0] if ports and ports[0] else port]}
 
     def _authorities(self, backend: Reference) -> list[str]:
         port = backend.at["port"].number
