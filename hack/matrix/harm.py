@@ -151,6 +151,13 @@ async def slow_picker(scene: Scene) -> str:
     return ", ".join(sorted(set(await asyncio.gather(*tasks))))
 
 
+async def late_picker(scene: Scene) -> str:
+    """Who answers six seconds after the picker has come."""
+    await scene.picker.restore()
+    await asyncio.sleep(6)
+    return await scene.several()
+
+
 async def told(scene: Scene) -> str:
     await scene.ask()
     return "told" if scene.judge.told else "not told"
@@ -296,6 +303,7 @@ HARMS = (
     Harm(code="W50", example="bad-full", probe=attempts_on_429, bad="3 times", good="1 times"),
     Harm(code="W51", probe=ejected, bad="ejected, 200 2", good="not ejected, 200 2"),
     Harm(code="W52", example="bad-route", probe=long_stream, shortened=A_MINUTE, bad="cut", good="whole"),
+    Harm(code="W94", probe=late_picker, picker="late", bad="200 1, 200 2", good="200 2"),
 )
 
 

@@ -151,7 +151,8 @@ async def set_scene(
 ) -> AsyncGenerator[Scene]:
     """Start all. ``picks`` are the engines that each picker names, 0 for one that refuses connections.
 
-    The pickers may be ``alive``, ``dead``, ``halved`` (the second is dead), or ``silent``: they close streams without a word.
+    The pickers may be ``alive``, ``dead``, ``halved`` (the second is dead), ``late`` (dead until restored), or
+    ``silent``: they close streams without a word.
     They speak TLS if ``certified`` is not None, with a certificate of the CA that the example trusts, or of another one.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -167,6 +168,8 @@ async def set_scene(
         tls, ca_file = _issue(Path(stack.enter_context(tempfile.TemporaryDirectory())), certified=certified)
         port, other = [await _start_picker(stack, each, tls) for each in (judge, StubJudge([engines[3].authority]))]
         relay = await stack.enter_async_context(Relay(port).serving())
+        if picker == "late":
+            await relay.cut()
         silent = await stack.enter_async_context(Fake(is_silent=True).serving())
         ports[9002] = {"dead": nobody, "silent": silent}.get(picker, relay.port)
         ports[9012] = nobody if picker == "halved" else other

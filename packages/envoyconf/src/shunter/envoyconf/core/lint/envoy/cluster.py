@@ -15,6 +15,8 @@ AGGREGATES = ("envoy.extensions.clusters.aggregate.v3.ClusterConfig", "envoy.ext
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 UPSTREAM_TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 
+DEFAULT_PANIC_PERCENT = 50
+
 # What an ORIGINAL_DST cluster reads if it is told to read a header, and not which.
 DEFAULT_HEADER = "x-envoy-original-dst-host"
 
@@ -91,6 +93,12 @@ class Cluster(msgspec.Struct, frozen=True):
     def http_options(self) -> Node:
         """How HTTP is spoken to it."""
         return self.node.at("typed_extension_protocol_options").entry(HTTP_OPTIONS).message
+
+    @property
+    def panic_percent(self) -> float:
+        """Below which share of healthy endpoints the dead ones are used too."""
+        threshold = self.node.at("common_lb_config", "healthy_panic_threshold")
+        return (threshold.at("value").number or 0) if threshold else DEFAULT_PANIC_PERCENT
 
     @property
     def checks(self) -> list[Node]:

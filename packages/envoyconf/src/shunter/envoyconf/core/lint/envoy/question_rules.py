@@ -54,9 +54,8 @@ def open_in_panic(question: Question) -> Iterator[Finding]:
     server = question.server
     if not (server and question.is_duplex and question.fails_open and server.checks):
         return
-    threshold = server.node.at("common_lb_config", "healthy_panic_threshold")
-    percent = threshold.at("value").number or 0 if threshold else 50
-    if percent:
+    if percent := server.panic_percent:
+        threshold = server.node.at("common_lb_config", "healthy_panic_threshold")
         yield found(
             threshold or server.checks[0],
             f"below {percent:g} % healthy endpoints the cluster {server.name!r} is in panic and uses the dead ones too: when "

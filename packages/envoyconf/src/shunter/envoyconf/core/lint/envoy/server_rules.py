@@ -18,6 +18,10 @@ EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 DEFAULT_MAX_REQUESTS = 1024
 ENOUGH_REQUESTS = 65536
 
+# Envoy's default for no_traffic_interval, and what nobody would notice.
+DEFAULT_NO_TRAFFIC_S = 60
+SOON_S = 10
+
 HTTP2: Resource = {"@type": f"type.googleapis.com/{HTTP_OPTIONS}", "explicit_http_config": {"http2_protocol_options": {}}}
 
 
@@ -96,6 +100,24 @@ def check_without_alpn(envoy: Envoy) -> Iterator[Finding]:
                     "set tls_options: {alpn_protocols: [h2]} in the check, or alpn_protocols: [h2] in common_tls_context",
                     (protocols, ["h2"]),
                 )
+
+
+def unseen_recovery(question: Question) -> Iterator[Finding]:
+    server = question.server
+    if not server or server.panic_percent:
+        return
+    for check in server.checks:
+        interval = check.at("no_traffic_interval")
+        seconds = interval.seconds if interval else DEFAULT_NO_TRAFFIC_S
+        if seconds and seconds > SOON_S:
+            yield found(
+                interval or check,
+                f"without traffic the cluster {server.name!r} is checked every {seconds:g} "
+                f"s{'' if interval else ', by default'}, and "
+                "it has none while it is taken for dead: a picker that starts after Envoy stays unused that long",
+                "set no_traffic_interval as interval",
+                (interval, check.at("interval").text or "2s"),
+            )
 
 
 def unverified_server(question: Question) -> Iterator[Finding]:
@@ -218,5 +240,14 @@ RULES = (
         "Replicas of the reference picker elect a leader; the others say so by health checks of the ext_proc service alone.",
         of_questions(several_without_a_check),
         "llm-d/llm-d#2051",
+    ),
+    Rule(
+        "W94",
+        "A picker that comes late stays unused for a minute",
+        "Envoy checks a cluster without traffic every 60 s. Seen on 1.40.0 and with Envoy Gateway 1.9.1: a picker that was "
+        "down when "
+        "Envoy started is found again after a minute, or two seconds with no_traffic_interval: 2s.",
+        of_questions(unseen_recovery),
+        "Envoy API, HealthCheck.no_traffic_interval",
     ),
 )
