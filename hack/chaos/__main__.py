@@ -23,7 +23,7 @@ from shunter.envoyconf.shell import envoy
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build"
-PROFILES = ("lean", "usage", "strict", "full")
+PROFILES = ("lean", "usage", "strict", "headers", "full")
 RATE_PER_S = 320
 # The default profile bears them all; a quarter will do to compare the others. A quick run is to see that all is well.
 PART_OF_OTHERS = 4
