@@ -25,6 +25,7 @@ TARGETS = {
     "test_envoy_gateway": (Target.ENVOY_GATEWAY, "from files"),
     "test_envoy_gateway_kube": (Target.ENVOY_GATEWAY, "from a Kubernetes API"),
     "test_envoy_gateway_patch": (Target.ENVOY_GATEWAY_PATCH, "from files"),
+    "test_envoy_gateway_patch_kube": (Target.ENVOY_GATEWAY_PATCH, "from a Kubernetes API"),
 }
 TIMEOUT_S = 900
 

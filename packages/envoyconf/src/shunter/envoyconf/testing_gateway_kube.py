@@ -12,7 +12,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class KubeGateway(msgspec.Struct, frozen=True):
 
     def conditions(self) -> list[Condition]:
         """Return what is said of each object that has a status."""
-        kinds = "gatewayclass,gateway,httproute,envoyextensionpolicy,backendtrafficpolicy,clienttrafficpolicy,backend"
+        policies = "envoyextensionpolicy,backendtrafficpolicy,clienttrafficpolicy,securitypolicy,envoypatchpolicy"
+        kinds = f"gatewayclass,gateway,httproute,{policies},backend"
         found = json.loads(self.kube.kubectl("get", kinds, "--all-namespaces", "--output=json"))["items"]
         return sorted(
             Condition(each["kind"], key, *(str(stated[field]) for field in ("type", "status", "reason", "message")))
@@ -69,10 +70,13 @@ class KubeGateway(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def running_kube_gateway(kube: RunningKube, controller: Path, envoy: Path) -> Generator[KubeGateway]:
+def running_kube_gateway(
+    kube: RunningKube, controller: Path, envoy: Path, *, flags: Iterable[str] = ()
+) -> Generator[KubeGateway]:
     """Run the controller and, as soon as it wants one, the Envoy of the first Gateway that is applied before.
 
-    Needs the network and mounts of root's (`own_network`): its ports are fixed, and the controller reads /certs.
+    ``flags`` are runtime flags that are off by default. Needs the network and mounts of root's (`own_network`): its ports are
+    fixed, and the controller reads /certs.
     """
     with tempfile.TemporaryDirectory(prefix="shunter-eg-kube-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
@@ -84,6 +88,7 @@ def running_kube_gateway(kube: RunningKube, controller: Path, envoy: Path) -> Ge
             "gateway": {"controllerName": CONTROLLER},
             "provider": {"type": "Kubernetes", "kubernetes": {"leaderElection": {"disable": True}}},
             "extensionApis": {"enableBackend": True, "enableEnvoyPatchPolicy": True},
+            "runtimeFlags": {"enabled": list(flags)},
         }
         (directory / "gateway.json").write_text(json.dumps(configuration))
         kube.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}])
