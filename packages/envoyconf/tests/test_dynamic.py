@@ -132,6 +132,12 @@ def test_foreign_bytes_are_a_request_or_an_error_of_ours(data, form, kind):
     assert request is None or request.kind in Kind
 
 
+def test_a_node_cannot_write_lines_of_its_own():
+    message = SCHEMA.message("envoy.service.discovery.v3.DiscoveryRequest")(type_url=Kind.CLUSTER.url)
+    message.node.id = "edge\nall is well"
+    assert Wire(SCHEMA, Form.STATE_OF_THE_WORLD).decode(message.SerializeToString())[1].id == "edge?all is well"
+
+
 def test_requests_of_a_kind_that_is_not_served_are_none():
     message = SCHEMA.message("envoy.service.discovery.v3.DiscoveryRequest")
     other = "type.googleapis.com/envoy.service.runtime.v3.Runtime"

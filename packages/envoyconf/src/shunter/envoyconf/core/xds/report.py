@@ -57,7 +57,7 @@ def render_page(report: Report) -> str:
         for kind, held in seen.kinds.items():
             lines.append(f"  {kind} {held.version or '-':16} {'' if held.current else 'not yet current'}".rstrip())
             if held.refused is not None:
-                lines.append(f"      refused: {held.refused}")
+                lines.append("      refused: " + held.refused.strip().replace("\n", "\n      "))
     return "\n".join(lines) + "\n"
 
 

@@ -91,4 +91,9 @@ class Wire:
 def _node(message: Any) -> Node:
     version = message.user_agent_build_version.version
     numbers = f"{version.major_number}.{version.minor_number}.{version.patch}" if version.ByteSize() else ""
-    return Node(message.id[:LONGEST_TEXT], message.cluster[:LONGEST_TEXT], numbers)
+    return Node(_printable(message.id), _printable(message.cluster), numbers)
+
+
+def _printable(text: str) -> str:
+    """Return a name as it can stand in a line of a page, whoever chose it."""
+    return "".join(each if each.isprintable() else "?" for each in text[:LONGEST_TEXT])
