@@ -178,6 +178,12 @@ def test_a_change_that_cannot_be_made_is_named(change, message):
     assert str(error.value).startswith(message)
 
 
+@given(st.sampled_from(["limits.retries", "pools[0]", "pools[0].endpoints[1]", "x[0][0].y", ""]), st.text(max_size=12))
+def test_any_change_is_made_or_refused(place, value):
+    with contextlib.suppress(IntentError):
+        load_intent(POOLS, changes=[f"{place}={value}"])
+
+
 def test_a_struct_refuses_itself_in_python_too():
     with pytest.raises(IntentError, match="must be an IP address"):
         Listener(address="localhost")
