@@ -113,6 +113,12 @@ def test_a_name_that_no_service_can_have_is_refused(kube, name):
     kube.apply(objects(intent(name="l" * 56)), dry_run=True)
 
 
+def test_a_name_that_no_service_is_to_have_may_be_long():
+    elsewhere = intent(name="l" * 63, picker=Picker(addresses=("p:9002",)))
+    assert [each["metadata"]["name"] for each in objects(elsewhere)] == ["l" * 63]
+    assert objects(intent(name="llama.3", picker=Picker(addresses=("p:9002",))), by_name=False) == []
+
+
 def test_the_configuration_is_the_pickers_default():
     printed = subprocess.run([shunter(), "picker", "builtins", "default"], capture_output=True, text=True, check=True).stdout
     assert yaml.safe_load(printed) == picker_config()

@@ -35,6 +35,7 @@ from shunter.envoyconf.errors import IntentError
 __all__ = ["installation", "picker_config", "pool_service", "tls_secret"]
 
 # A label in DNS. (Before Kubernetes 1.36 it could not begin with a digit; its API says so.)
+LONGEST_NAME = 63
 SERVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 # Where the containers find what they share and what they are told.
@@ -73,14 +74,11 @@ def installation(
     others, that of the Secret which `tls_secret` names. ``one_choice`` is for gateways that understand no list of endpoints.
     """
     asked = {pool.name for pool, profile in intent.ways if profile.asks}
-    for index, pool in enumerate(intent.pools):
-        if not SERVICE_NAME.fullmatch(picker_service(pool)):
-            raise IntentError(
-                f"pools[{index}].name {pool.name!r} must have no dots and at most "
-                f"{63 - len(picker_service(pool)) + len(pool.name)} characters: {picker_service(pool)} is a Service",
-            )
     installed = [pool for pool in intent.pools if pool.name in asked and not pool.picker.addresses]
-    services = tuple(pool_service(intent, pool) for pool in intent.pools if pool.selector and (by_name or pool in installed))
+    served = [pool for pool in intent.pools if pool.selector and (by_name or pool in installed)]
+    for pool in served:
+        _check_name(intent, pool, picker_service(pool) if pool in installed else pool.name)
+    services = tuple(pool_service(intent, pool) for pool in served)
     pickers = tuple(
         each
         for pool in installed
@@ -112,6 +110,16 @@ def picker_config(*, one_choice: bool = False) -> Resource:
 def tls_secret(pool: Pool) -> str | None:
     """Return the name of the kubernetes.io/tls Secret with the picker's certificate, if gateways are to verify that."""
     return f"{picker_service(pool)}-tls" if pool.picker.tls is not None and pool.picker.tls.ca_file else None
+
+
+def _check_name(intent: Intent, pool: Pool, service: str) -> None:
+    """Raise IntentError if a pool's name makes none for a Service."""
+    if not SERVICE_NAME.fullmatch(service):
+        longest = LONGEST_NAME - len(service) + len(pool.name)
+        raise IntentError(
+            f"pools[{intent.pools.index(pool)}].name {pool.name!r} must have no dots and at most {longest} characters: "
+            f"{service} is a Service",
+        )
 
 
 def _object(intent: Intent, api_version: str, kind: str, name: str, **fields: Any) -> Resource:
