@@ -299,3 +299,21 @@ async def test_a_port_that_is_taken_is_an_error_with_words(start):
     plane = await start(intent=intent(["127.0.0.1:1"]))
     with pytest.raises(AssertionError, match=f"cannot serve on 127.0.0.1:{plane.port}"):
         await start(port=plane.port)
+
+
+@pytest.mark.envoy
+async def test_envoy_shows_its_certificate_and_takes_the_plane_that_lives(start, scene, tmp_path):
+    ca = trustme.CA()
+    server, client = ca.issue_cert("control.test"), ca.issue_cert("edge-1.test")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name, pair in (("server", server), ("client", client)):
+        (tmp_path / f"{name}.pem").write_bytes(b"".join(blob.bytes() for blob in pair.cert_chain_pems))
+        pair.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+    options = ["--tls-cert", tmp_path / "server.pem", "--tls-key", tmp_path / "server.key", "--client-ca", tmp_path / "ca.pem"]
+    wanted = intent([scene.upstreams[0].authority])
+    plane = await start(*options, intent=wanted)
+    tls = {"caFile": "ca.pem", "certFile": "client.pem", "keyFile": "client.key", "serverName": "control.test"}
+    tls = {field: str(tmp_path / value) if field != "serverName" else value for field, value in tls.items()}
+    wanted["controlPlane"] = {"addresses": [scene.nobody, f"127.0.0.1:{plane.port}"], "tls": tls}
+    async with running_envoy(remote_bootstrap(load_intent(json.dumps(wanted)), Settings()), scene.binary) as gateway:
+        assert (await scene.ask(gateway))[:2] == (200, scene.upstreams[0].authority)
