@@ -9,8 +9,9 @@ from click.testing import CliRunner
 
 from shunter.envoyconf.cli import main
 from shunter.envoyconf.core.generate import MAKERS
+from shunter.envoyconf.core.intent import Profile
 from shunter.envoyconf.core.manual import fields
-from shunter.envoyconf.core.targets import Target
+from shunter.envoyconf.core.targets import Means, Target
 
 INTENT = Path(__file__).parent / "golden" / "minimal.intent.yaml"
 FULL = Path(__file__).parent / "golden" / "full.intent.yaml"
@@ -100,6 +101,16 @@ def test_values_are_set_and_variables_replaced(run):
     assert resources["listeners"][0]["address"]["socket_address"]["port_value"] == 8123
 
 
+def test_manifests_are_an_intent_too(run, tmp_path):
+    manifests = tmp_path / "manifests.yaml"
+    manifests.write_text(run("generate", *FULL_IN_KUBERNETES, "--target", "istio").stdout)
+    bootstrap = run("generate", "-f", manifests)
+    assert bootstrap.exit_code == 0
+    assert "not in the intent: Deployment llama-picker" in bootstrap.stderr
+    assert run("validate", stdin=bootstrap.stdout).exit_code == 0
+    assert run("diff", "-f", manifests, "--target", "istio", manifests).exit_code == 0
+
+
 BAD = [
     (["generate"], b"pool: []", "Error: <stdin>:1: $: unknown field 'pool'; did you mean pools"),
     (["validate"], b"pools: []", "Error: <stdin>:1: $.pools: expected `array` of length >= 1"),
@@ -113,7 +124,7 @@ BAD = [
     (["generate", "--set", "limits.retries=1"], SERVICE.encode(), "--set limits.retries=1: manifests are read as they are"),
     (["generate", "-f", INTENT, "--set", "limits.retries=x"], b"", "minimal.intent.yaml:2: $.limits.retries: expected `int`"),
     (["generate", "-f", INTENT, "--target", "istoi"], b"", "Error: there is no target 'istoi'; did you mean istio?"),
-    (["generate", "-f", INTENT, "--target", "istio"], b"", "istio cannot have the profile lean"),
+    (["generate", "-f", INTENT, "--set", "profile=lean", "--target", "istio"], b"", "istio cannot have the profile lean"),
     (["generate", "-f", INTENT, "--envoy-version", "new"], b"", "Error: Envoy version 'new' must be like 1.38 or 1.38.3"),
     (["generate", "-f", INTENT, "-o", "xml"], b"", "'xml' is not yaml, json, dir=DIR or kustomize=DIR"),
     (["generate", "-f", INTENT, "-o", "dir="], b"", "'dir=' is not yaml, json"),
@@ -122,6 +133,15 @@ BAD = [
     (["explain", "retry"], b"", "Error: nothing is called 'retry'; did you mean retries"),
     (["run", "-f", FULL, "--target", "istio"], b"", "Error: "),
 ]
+
+
+@pytest.mark.parametrize("target", [target.value for target in MAKERS if target is not Target.ENVOY_FS])
+def test_one_intent_is_for_every_target(target, run):
+    """Whoever asks for no profile gets the nearest to lean that the gateway has, and is told."""
+    result = run("generate", "-f", "-", "--target", target, stdin=b"pools: [{name: llama, selector: {app: llama}}]")
+    assert result.exit_code == 0, result.stderr
+    lean = MAKERS[Target(target)].support[Profile.LEAN]
+    assert ("Warning: profile full, since" in result.stderr) == (lean.means is Means.IMPOSSIBLE)
 
 
 @pytest.mark.parametrize(
