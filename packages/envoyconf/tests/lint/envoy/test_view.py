@@ -233,3 +233,48 @@ def test_whatever_is_examined_nothing_is_raised(documents, version):
         assert finding.message
         assert finding.remedy
         assert finding.document.line(finding.path) == 1
+
+
+PER_ROUTE_MUTATION = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute"
+MUTATION = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
+REMOVAL = {"request_mutations": [{"remove": "X-Gateway-Destination-Endpoint"}]}
+
+
+@pytest.mark.parametrize(
+    ("config", "per_route", "at", "is_safe"),
+    [
+        ({"mutations": REMOVAL}, None, 0, True),
+        ({"mutations": REMOVAL}, None, 1, False),  # behind the picker's it removes the pick
+        ({}, {"mutations": REMOVAL}, 0, True),
+        ({}, {"mutations": {}}, 0, False),
+    ],
+)
+def test_what_a_filter_before_the_picker_removes_no_client_can_send(config, per_route, at, is_safe):
+    resource = yaml.safe_load((HERE / "E21" / "bad.yaml").read_text())
+    manager = manager_of(resource)
+    manager["http_filters"].insert(at, {"name": "clean", "typed_config": {"@type": MUTATION, **config}})
+    if per_route is not None:
+        (host,) = manager["route_config"]["virtual_hosts"]
+        host["typed_per_filter_config"] = {"clean": {"@type": PER_ROUTE_MUTATION, **per_route}}
+    assert codes(resource) == ([] if is_safe else ["E21"])
+
+
+def test_a_script_that_names_the_header_is_believed():
+    resource = yaml.safe_load((HERE / "E21" / "bad.yaml").read_text())
+    code = {"inline_string": "function envoy_on_request(h) h:headers():remove('x-gateway-destination-endpoint') end"}
+    lua = {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua", "default_source_code": code}
+    manager_of(resource)["http_filters"].insert(0, {"name": "lua", "typed_config": lua})
+    assert codes(resource) == []
+
+
+def test_a_cluster_that_is_fetched_when_it_is_asked_for_is_not_missing():
+    resource = yaml.safe_load((HERE / "E35" / "bad.yaml").read_text())
+    filters = manager_of(resource)["http_filters"]
+    on_demand = {"@type": "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand", "odcds": {}}
+    filters.insert(0, {"name": "on_demand", "typed_config": on_demand})
+    assert codes(resource) == []
+
+
+def test_the_admin_interface_of_a_running_envoy_is_seen():
+    resource = yaml.safe_load((HERE / "W26" / "bad.yaml").read_text())
+    assert codes(dump(resource)) == codes(resource) == ["W26"]

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from shunter.envoyconf.core.lint.envoy.node import Node
-from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule, Subject
+from shunter.envoyconf.core.lint.envoy.findings import found
+from shunter.envoyconf.core.lint.rule import Finding, Rule, Subject
 from shunter.envoyconf.core.versions import Feature
 
 __all__ = ["RULES"]
@@ -14,21 +14,20 @@ HARMLESS = [{"exact": "/ready"}, {"exact": "/stats/prometheus"}]
 
 
 def open_admin(subject: Subject) -> Iterator[Finding]:
-    for document in subject.documents:
-        admin = Node.of(document).at("admin")
+    for envoy in subject.envoys:
+        admin = envoy.resources.bootstrap.at("admin")
         address = admin.at("address", "socket_address", "address")
         if not address.text or _is_loopback(address.text) or admin.at("allow_paths"):
             continue
         paths = admin.at("allow_paths")
         has_paths = Feature.ADMIN_PATHS.in_version(subject.envoy_version)
-        yield Finding(
-            document,
-            address.path,
+        yield found(
+            address,
             f"the admin interface listens on {address.text} and answers on every path: whoever reaches it reads keys out of "
             "/config_dump, and stops Envoy by /quitquitquit",
             "listen on 127.0.0.1"
             + (" or, if monitoring comes from elsewhere, name its paths in allow_paths" if has_paths else ""),
-            (Fix(paths.path, HARMLESS),) if has_paths else (Fix(address.path, "127.0.0.1"),),
+            (paths, HARMLESS) if has_paths else (address, "127.0.0.1"),
         )
 
 

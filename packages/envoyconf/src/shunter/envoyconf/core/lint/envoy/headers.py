@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator
 
 from shunter.envoyconf.core.lint.envoy.node import Node, walk
-from shunter.envoyconf.core.lint.envoy.view import HttpFilter, Manager
+from shunter.envoyconf.core.lint.envoy.view import FILTER_CONFIG, HttpFilter, Manager
 from shunter.envoyconf.core.protojson import extension
 
 __all__ = ["additions", "cleaning", "removed_always", "removed_if_external"]
 
 EARLY_MUTATION = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 HEADER_MUTATION = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
+
+MUTATIONS = ("mutations", "request_mutations")
 
 # What append_action may be, in the order of its numbers.
 APPEND_ACTIONS = ("APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS")
@@ -31,9 +33,24 @@ def removed_always(manager: Manager, header: str) -> bool:
         if each.type != HEADER_MUTATION and any(header in node.text.lower() for node in walk(each.config)):
             return True
         is_on = each.type == HEADER_MUTATION and each.is_enabled(())
-        if is_on and _removes(each.config.at("mutations", "request_mutations"), header):
+        if is_on and _removes(each.config.at(*MUTATIONS), header):
+            return True
+        if each.type == HEADER_MUTATION and _removed_by_routes(manager.routing, each.name, header):
             return True
     return False
+
+
+def _removed_by_routes(routing: Node, name: str, header: str) -> bool:
+    """Whether what a filter is told by all routes, by each virtual host, or by each of its routes, removes a header."""
+
+    def removed(scope: Node) -> bool:
+        entry = scope.at("typed_per_filter_config").entry(name)
+        return _removes((entry.at("config") if entry.type == FILTER_CONFIG else entry).message.at(*MUTATIONS), header)
+
+    hosts = [*routing.at("virtual_hosts").items()]
+    return removed(routing) or (
+        bool(hosts) and all(removed(host) or all(removed(route) for route in host.at("routes").items()) for host in hosts)
+    )
 
 
 def _removes(mutations: Node, header: str) -> bool:
@@ -70,7 +87,7 @@ def additions(filters: tuple[HttpFilter, ...], scopes: tuple[Node, ...]) -> Iter
     options = [option for scope in scopes for option in scope.at("request_headers_to_add").items()]
     for each in filters:
         if each.type == HEADER_MUTATION:
-            options += (one.at("append") for one in each.config.at("mutations", "request_mutations").items())
+            options += (one.at("append") for one in each.config.at(*MUTATIONS).items())
     for option in options:
         action = option.at("append_action")
         keeps = action.choice(APPEND_ACTIONS) in KEEPS_CLIENTS_VALUE if action else option.at("append").value is not False

@@ -14,6 +14,7 @@ from shunter.envoyconf.core.spelling import suggest
 
 __all__ = ["RULES"]
 
+ON_DEMAND = "envoy.extensions.filters.http.on_demand.v3.OnDemand"
 PATH_MATCHES = ("prefix", "path", "path_separated_prefix", "safe_regex", "path_match_policy")
 
 
@@ -150,6 +151,8 @@ def same_name(manager: Manager) -> Iterator[Finding]:
 
 def unknown_cluster(envoy: Envoy) -> Iterator[Finding]:
     for route in envoy.routes:
+        if route.manager and any(each.type == ON_DEMAND for each in route.manager.filters):  # it may fetch the cluster
+            continue
         for branch in route.branches:
             if envoy.resources.is_whole and not branch.clusters and branch.place.text:
                 yield found(

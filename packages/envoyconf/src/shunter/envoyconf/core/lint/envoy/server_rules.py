@@ -17,6 +17,7 @@ EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 # Envoy's default for max_requests. A request holds its question for as long as it lasts, or until the pick.
 DEFAULT_MAX_REQUESTS = 1024
 ENOUGH_REQUESTS = 65536
+PRIORITIES = ("DEFAULT", "HIGH")
 
 # Envoy's default for no_traffic_interval, and what nobody would notice.
 DEFAULT_NO_TRAFFIC_S = 60
@@ -152,7 +153,7 @@ def few_requests(question: Question) -> Iterator[Finding]:
         return
     breakers = server.node.at("circuit_breakers")
     thresholds = breakers.at("thresholds")
-    default = next((each for each in thresholds.items() if each.at("priority").text in ("", "DEFAULT")), None)
+    default = next((each for each in thresholds.items() if each.at("priority").choice(PRIORITIES) == "DEFAULT"), None)
     limit = default.at("max_requests").number if default else None
     if limit is None or limit <= DEFAULT_MAX_REQUESTS:
         several = {"max_connections": ENOUGH_REQUESTS, "max_pending_requests": ENOUGH_REQUESTS, "max_requests": ENOUGH_REQUESTS}

@@ -14,7 +14,7 @@ from shunter.envoyconf.core.lint.envoy.cluster import Cluster
 from shunter.envoyconf.core.lint.envoy.node import Node
 from shunter.envoyconf.core.lint.envoy.resources import Resources, gather
 
-__all__ = ["BODY_MODES", "HEADER_MODES", "Branch", "Envoy", "HttpFilter", "Manager", "Question", "Route", "view"]
+__all__ = ["FILTER_CONFIG", "Branch", "Envoy", "HttpFilter", "Manager", "Question", "Route", "view"]
 
 HTTP_CONNECTION_MANAGER = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 EXT_PROC = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
