@@ -127,6 +127,14 @@ def test_a_picker_in_tls_is_spoken_to_in_http2_by_name():
     assert backends["qwen-picker"]["tls"]["sni"] == "picker"
 
 
+def test_an_endpoint_that_is_gone_is_noticed_where_nobody_picks_and_the_pick_is_followed_elsewhere():
+    (asked,) = made("BackendTrafficPolicy")
+    assert "healthCheck" not in asked["spec"]
+    for policy in made("BackendTrafficPolicy", **EXAMPLES["native"]):
+        assert policy["spec"]["healthCheck"]["passive"]["consecutiveLocalOriginFailures"] == 2
+        assert "endpointOverride" not in policy["spec"]["loadBalancer"]
+
+
 def test_each_share_has_a_route_and_a_picker_of_its_own():
     routes = {each["metadata"]["name"]: each["spec"]["rules"][0] for each in made("HTTPRoute", **EXAMPLES["weights"])}
     asked = {

@@ -95,6 +95,7 @@ WHY = {
     "BackendTrafficPolicy.spec.retry": "Only what no engine has begun is tried again: a generation costs seconds of a GPU.",
     "retryOn.httpStatusCodes": "Not 429: it is for the client. They count only beside the trigger named after them.",
     "loadBalancer.endpointOverride": "The picker's list; a retry takes the next. Without a pick, least-request chooses.",
+    "healthCheck.passive": "Nobody picks here: Envoy itself notices which endpoints are gone. 5xx do not count.",
     "loadBalancer.consistentHash": "Requests with one key stay on one model server; those without go anywhere.",
     "circuitBreaker": "Each live request holds a stream: the default of 1024 would be a cap. Load is limited by the picker.",
     "timeouts.request=0s": "The default of 15 s for a whole response would cut streams.",

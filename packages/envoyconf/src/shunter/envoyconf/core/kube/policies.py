@@ -21,7 +21,6 @@ __all__ = [
     "envoy_proxy",
     "extension_policy",
     "go_duration",
-    "policy_name",
     "quantity",
     "route_traffic_policy",
     "tracing_backend",
@@ -35,6 +34,17 @@ CIRCUIT_BREAKER: Resource = {
     "maxParallelRetries": 1024,
 }
 
+# Where nobody picks, as in core.envoy.cluster: for connections that fail. Not for 5xx in a row, which say nothing of the next
+# request; there is no switch for Envoy's comparison of success rates, which takes five endpoints and a hundred requests each.
+OUTLIERS: Resource = {
+    "splitExternalLocalOriginErrors": True,
+    "consecutiveLocalOriginFailures": 2,
+    "consecutive5XxErrors": (1 << 31) - 1,
+    "baseEjectionTime": "5s",
+    "interval": "1s",
+    "maxEjectionPercent": 100,
+}
+
 # How each profile's picker is asked. Envoy Gateway sends neither response headers nor trailers unless `response` is there.
 PROCESSING_MODES: dict[Profile, Resource] = {
     Profile.LEAN: {"request": {"body": "Buffered"}},
@@ -45,8 +55,8 @@ PROCESSING_MODES: dict[Profile, Resource] = {
 def go_duration(seconds: float) -> str:
     """Return a duration as Gateway API writes them: whole seconds and milliseconds."""
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    parts = [f"{whole}s"] if whole or not milliseconds else []
-    return "".join([*parts, *([f"{milliseconds}ms"] if milliseconds else ())])
+    rest = f"{milliseconds}ms" if milliseconds else ""
+    return f"{whole}s{rest}" if whole or not rest else rest
 
 
 def quantity(size_bytes: int) -> str:
@@ -57,7 +67,7 @@ def quantity(size_bytes: int) -> str:
     return str(size_bytes)
 
 
-def policy_name(pool: Pool, profile: Profile) -> str:
+def _policy_name(pool: Pool, profile: Profile) -> str:
     """Return the name of what asks a pool's picker in a profile."""
     return f"{pool.name}-{profile.value}"
 
@@ -130,6 +140,7 @@ def route_traffic_policy(intent: Intent, index: int, part: Part) -> Resource:
     spec = {
         "targetRefs": [_route_reference(intent, index, part)],
         "loadBalancer": _pick() if asks else _affinity(route),
+        **({} if asks else {"healthCheck": {"passive": OUTLIERS}}),
         "circuitBreaker": CIRCUIT_BREAKER,
         "retry": _request_retries(limits.retries),
         "timeout": {
@@ -168,7 +179,7 @@ def extension_policy(intent: Intent, pool: Pool, profile: Profile) -> Resource:
         "metadata": {"accessibleNamespaces": [NAMESPACE], "writableNamespaces": [NAMESPACE]},
     }
     spec = {"targetRefs": routes, "extProc": [question]}
-    return gateway_object("EnvoyExtensionPolicy", policy_name(pool, profile), intent, spec)
+    return gateway_object("EnvoyExtensionPolicy", _policy_name(pool, profile), intent, spec)
 
 
 def _gateway_reference(intent: Intent) -> Resource:
