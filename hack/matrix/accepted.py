@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hack.matrix.rows import Record
 
-from shunter.envoyconf import EnvoyRefusedError, IntentError, bootstrap, load_intent, render
+from shunter.envoyconf import EnvoyRefusedError, IntentError, Profile, bootstrap, load_intent, render
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.versions import parse_version
 from shunter.envoyconf.shell import envoy
@@ -29,5 +29,10 @@ def suite(record: Record, versions: tuple[str, ...]) -> None:
                 ok, detail = False, str(error)
             check = f"envoy --mode validate, intent {name}"
             record(
-                target="envoy-static", envoy_version=version, profile=intent.profile.value, check=check, ok=ok, detail=detail
+                target="envoy-static",
+                envoy_version=version,
+                profile=(intent.profile or Profile.LEAN).value,
+                check=check,
+                ok=ok,
+                detail=detail,
             )

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from hack.matrix.rows import Record
 
-from shunter.envoyconf import IntentError, load_intent
+from shunter.envoyconf import IntentError, Profile, load_intent
 from shunter.envoyconf.core.generate import MAKERS, PLAIN_ENVOYS, generate
 from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
 from shunter.envoyconf.testing_crds import Definitions, load_definitions
@@ -33,7 +33,7 @@ def suite(record: Record, versions: tuple[str, ...]) -> None:  # noqa: ARG001 # 
         for target in TARGETS:
             for path in sorted(EXAMPLES.glob("*.intent.yaml")):
                 name, intent = path.name.removesuffix(".intent.yaml"), load_intent(path.read_text())
-                row = {"target": target.value, "envoy_version": "-", "profile": intent.profile.value}
+                row = {"target": target.value, "envoy_version": "-", "profile": (intent.profile or Profile.LEAN).value}
                 try:
                     documents = generate(intent, target).documents
                 except IntentError as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hack.matrix.rows import Record
 
-from shunter.envoyconf import IntentError, load_intent
+from shunter.envoyconf import IntentError, Profile, load_intent
 from shunter.envoyconf.core.generate import PLAIN_ENVOYS, generate
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.schema import Schema, problems
@@ -28,7 +28,12 @@ def suite(record: Record, versions: tuple[str, ...]) -> None:
         for path in sorted(GOLDEN.glob("*.intent.yaml")):
             intent, check = load_intent(path.read_text()), f"schema, intent {path.name.removesuffix('.intent.yaml')}"
             for target in PLAIN_ENVOYS:
-                row = {"target": target.value, "envoy_version": version, "profile": intent.profile.value, "check": check}
+                row = {
+                    "target": target.value,
+                    "envoy_version": version,
+                    "profile": (intent.profile or Profile.LEAN).value,
+                    "check": check,
+                }
                 try:
                     documents = [each for each in generate(intent, target, settings).documents if "kind" not in each]
                 except IntentError as error:

@@ -51,8 +51,16 @@ PLAIN_ENVOYS = (Target.ENVOY_STATIC, Target.ENVOY_FS, Target.XDS)
 
 
 def generate(intent: Intent, target: Target, settings: Settings | None = None) -> Output:
-    """Return what a gateway is to be given; raise IntentError for a profile that it cannot have."""
+    """Return what a gateway is to be given; raise IntentError for a profile that it cannot have.
+
+    Where the intent asks for none, it gets the nearest that the gateway has, and a warning.
+    """
     maker = MAKERS[target]
+    nearest = maker.support[Profile.LEAN]
+    warnings: tuple[str, ...] = ()
+    if intent.profile is None and nearest.means is Means.IMPOSSIBLE and nearest.nearest:
+        intent = msgspec.structs.replace(intent, profile=nearest.nearest)
+        warnings = (f"profile {nearest.nearest.value}, since {target.value} cannot have lean: {nearest.why}",)
     for pool, profile in intent.ways:
         support = maker.support[profile]
         if support.means is Means.IMPOSSIBLE:
@@ -62,6 +70,7 @@ def generate(intent: Intent, target: Target, settings: Settings | None = None) -
             )
     settings = settings or Settings()
     output = maker.make(intent, settings)
+    output = msgspec.structs.replace(output, warnings=(*warnings, *output.warnings))
     # Pickers that are installed have been told already.
     told = [pool for pool in intent.pools if target in PLAIN_ENVOYS or pool.picker.addresses]
     output = msgspec.structs.replace(output, artefacts=(*output.artefacts, *rewrite_artefacts(intent, told)))

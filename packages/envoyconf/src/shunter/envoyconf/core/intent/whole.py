@@ -52,12 +52,12 @@ class Intent(Part, frozen=True):
         ),
     ] = None
     profile: Annotated[
-        Profile,
+        Profile | None,
         Meta(
             description=" ".join(f"{profile.value}: {profile.about}" for profile in Profile)
-            + " A route may have a profile of its own.",
+            + " A route may have a profile of its own. Left out: lean, or the nearest that a gateway can have.",
         ),
-    ] = Profile.LEAN
+    ] = None
     limits: Annotated[Limits, Meta(description="Sizes, times and counts.")] = Limits()
     security: Annotated[Security, Meta(description="Who may send requests, and how many. By default everybody may.")] = (
         Security()
@@ -155,7 +155,7 @@ class Intent(Part, frozen=True):
 
     def profile_of(self, route: Route) -> Profile:
         """Return how picker and Envoy share the work for a route's requests."""
-        return route.profile or self.profile
+        return route.profile or self.profile or Profile.LEAN
 
     def profiles_of(self, pool: Pool) -> tuple[Profile, ...]:
         """Return how picker and Envoy share the work for a pool's requests, one profile a way that leads there."""
