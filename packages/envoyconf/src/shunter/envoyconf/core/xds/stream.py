@@ -63,7 +63,7 @@ class Stream:
         answers = channel.waiting is not None and channel.waiting.nonce == request.nonce
         self._form.subscribe(channel, request, first=first)
         if first and request.kind is Kind.ENDPOINTS:
-            channel.due, self._again = self._again, channel.due
+            channel.due |= self._again
         return request.error is None if answers else None
 
     def aim(self, goal: State) -> None:
