@@ -5,10 +5,11 @@ from collections.abc import Callable, Collection
 
 from hack.matrix.promises import SIZES, WAYS, Outcome, State, cells, promise
 from hack.matrix.rows import Record
-from hack.matrix.stage import set_stage
+from hack.matrix.stage import Way, set_stage
 
-from shunter.envoyconf import EnvoyRefusedError, FailureMode, IntentError, Profile
+from shunter.envoyconf import EnvoyRefusedError, IntentError
 from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.core.targets import Target
 
 __all__ = ["ORDER", "kept", "suite", "try_way"]
 
@@ -23,9 +24,7 @@ def kept(promised: Collection[Outcome], observed: Outcome | str) -> bool:
 
 async def try_way(
     record: Record,
-    version: str,
-    profile: Profile,
-    failure: FailureMode,
+    way: Way,
     *,
     sizes: Collection[str] = tuple(SIZES),
     states: Collection[State] = ORDER,
@@ -37,26 +36,29 @@ async def try_way(
     """
 
     def note(check: str, *, ok: bool, detail: str) -> None:
-        record(target="envoy-static", envoy_version=version, profile=profile.value, check=check, ok=ok, detail=detail)
+        record(target=way.target.value, envoy_version=way.version, profile=way.profile.value, check=check, ok=ok, detail=detail)
 
     try:
-        async with set_stage(profile, failure, version, spoil) as stage:
-            every = [cell for cell in cells(profile) if cell.size in sizes]
+        async with set_stage(way, spoil) as stage:
+            every = [cell for cell in cells(way.profile) if cell.size in sizes]
             for state in states:
                 if these := [cell for cell in every if cell.state is state]:
                     for cell, observed in (await stage.outcomes(state, these)).items():
-                        promised = promise(profile, failure, version, cell)
+                        promised = promise(way.profile, way.failure, way.version, cell)
                         said = observed.value if isinstance(observed, Outcome) else observed
                         ok, words = kept(promised, observed), " or ".join(each.value for each in promised)
-                        note(f"{failure.value}, {cell}", ok=ok, detail=words if ok else f"promised {words}, got {said}")
+                        note(f"{way.failure.value}, {cell}", ok=ok, detail=words if ok else f"promised {words}, got {said}")
     except IntentError as error:
-        note(f"{failure.value}: refused", ok=True, detail=str(error))
+        note(f"{way.failure.value}: refused", ok=True, detail=str(error))
     except (EnvoyRefusedError, TimeoutError) as error:
-        note(f"{failure.value}: all", ok=False, detail=f"{type(error).__name__}: {error}")
+        note(f"{way.failure.value}: all", ok=False, detail=f"{type(error).__name__}: {error}")
 
 
 def suite(record: Record, versions: tuple[str, ...]) -> None:
-    """Take down everything."""
+    """Take down everything of a bootstrap; of what is delivered otherwise, that each profile works."""
     for version in versions:
         for profile, failure in WAYS:
-            asyncio.run(try_way(record, version, profile, failure))
+            asyncio.run(try_way(record, Way(version, profile, failure)))
+            for target in (Target.ENVOY_FS, Target.XDS):
+                way = Way(version, profile, failure, target)
+                asyncio.run(try_way(record, way, sizes=("1 KB", "5 MB"), states=(State.HEALTHY,)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
 from collections.abc import AsyncGenerator, Callable
@@ -11,12 +12,13 @@ import aiohttp
 import msgspec
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from hack.matrix.delivery import delivered
 from hack.matrix.promises import KEYS_IN_BODIES_SINCE, LIMIT_BYTES, SIZES, Cell, Form, Outcome, State, since
 from hack.matrix.relay import Relay
 
-from shunter.envoyconf import FailureMode, Profile, bootstrap, load_intent
-from shunter.envoyconf.core.output import Settings
+from shunter.envoyconf import FailureMode, Intent, Profile, bootstrap, load_intent
 from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.core.targets import Target
 from shunter.envoyconf.core.versions import parse_version
 from shunter.envoyconf.shell.envoy import find
 from shunter.envoyconf.testing import RunningEnvoy, running_envoy
@@ -26,7 +28,7 @@ from shunter.picker.testing import StubJudge
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
 
-__all__ = ["Stage", "bootstrap_of", "set_stage"]
+__all__ = ["Stage", "Way", "set_stage"]
 
 EVENT = b"data: {}\n\n"
 DEADLINE_S = 60
@@ -93,17 +95,25 @@ class Server:
             yield self
 
 
-def bootstrap_of(profile: Profile, failure: FailureMode, version: str, endpoints: list[str], picker: str) -> Resource:
-    """Return what an Envoy of that version is started with."""
-    asked = {"addresses": [picker], "failureMode": failure.value, "collector": NOBODY}
-    intent = {
-        "pools": [{"name": "llama", "endpoints": endpoints, "picker": {} if profile is Profile.NATIVE else asked}],
-        "routes": [{"pool": "llama", "affinity": {} if since(KEYS_IN_BODIES_SINCE, version) else KEY_IN_HEADER}],
-        "listeners": [{"port": 0}],
-        "profile": profile.value,
-        "limits": {"bodyBytes": LIMIT_BYTES, "idleTimeoutSeconds": IDLE_S, "pickTimeoutSeconds": PICK_S},
-    }
-    return bootstrap(load_intent(json.dumps(intent)), Settings(envoy_version=parse_version(version)))
+class Way(msgspec.Struct, frozen=True):
+    """In which profile and failure mode, on which Envoy, and how that gets its configuration."""
+
+    version: str
+    profile: Profile
+    failure: FailureMode
+    target: Target = Target.ENVOY_STATIC
+
+    def intent(self, endpoints: list[str], picker: str, **fields: object) -> Intent:
+        """Return an intent of one pool."""
+        asked = {"addresses": [picker], "failureMode": self.failure.value, "collector": NOBODY}
+        stated = {
+            "pools": [{"name": "llama", "endpoints": endpoints, "picker": {} if self.profile is Profile.NATIVE else asked}],
+            "routes": [{"pool": "llama", "affinity": {} if since(KEYS_IN_BODIES_SINCE, self.version) else KEY_IN_HEADER}],
+            "listeners": [{"port": 0}],
+            "profile": self.profile.value,
+            "limits": {"bodyBytes": LIMIT_BYTES, "idleTimeoutSeconds": IDLE_S, "pickTimeoutSeconds": PICK_S},
+        }
+        return load_intent(json.dumps(stated | fields))
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -210,9 +220,7 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def set_stage(
-    profile: Profile, failure: FailureMode, version: str, spoil: Callable[[Resource], None] = lambda _: None
-) -> AsyncGenerator[Stage]:
+async def set_stage(way: Way, spoil: Callable[[Resource], None] = lambda _: None) -> AsyncGenerator[Stage]:
     """Start all; the picker always names the second model server. Raises IntentError if that Envoy cannot have the profile."""
     async with contextlib.AsyncExitStack() as stack:
         servers = Server(), Server()
@@ -226,12 +234,14 @@ async def set_stage(
         port = await picker.start("127.0.0.1", 0)
         stack.push_async_callback(picker.stop)
         relay = await stack.enter_async_context(Relay(port).serving())
-        resource = bootstrap_of(profile, failure, version, [each.authority for each in servers], f"127.0.0.1:{relay.port}")
+        make = functools.partial(way.intent, [each.authority for each in servers], f"127.0.0.1:{relay.port}")
+        resource = await stack.enter_async_context(delivered(way.target, make, parse_version(way.version)))
         spoil(resource)
         client = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        envoy = await stack.enter_async_context(running_envoy(resource, find(version)))
-        checked = any("health_checks" in cluster for cluster in resource["static_resources"]["clusters"])
-        yield Stage(envoy, client, servers, relay, profile.asks, checked)
+        envoy = await stack.enter_async_context(running_envoy(resource, find(way.version)))
+        clusters = (resource if way.target is Target.ENVOY_STATIC else bootstrap(make()))["static_resources"]["clusters"]
+        checked = any("health_checks" in cluster for cluster in clusters)
+        yield Stage(envoy, client, servers, relay, way.profile.asks, checked)
 
 
 async def _until(holds: Callable[[], bool]) -> None:

@@ -4,6 +4,7 @@ import pytest
 from hack.matrix.live import ORDER, try_way
 from hack.matrix.promises import WAYS, State
 from hack.matrix.rows import Rows
+from hack.matrix.stage import Way
 
 from shunter.envoyconf import FailureMode, Profile
 from shunter.envoyconf.shell.envoy import VERSION
@@ -17,7 +18,7 @@ SLOWLY_HUNG = {Profile.HEADERS, Profile.FULL}  # as strict is; each takes as lon
 async def failures(profile, failure, states, spoil=lambda _: None):
     """Return the checks that did not hold."""
     rows = Rows(lambda _: None)
-    await try_way(rows.record, VERSION, profile, failure, sizes=("1 KB", "8 MB"), states=states, spoil=spoil)
+    await try_way(rows.record, Way(VERSION, profile, failure), sizes=("1 KB", "8 MB"), states=states, spoil=spoil)
     assert len(list(rows)) >= 2
     return {row.check: row.detail for row in rows.failed}
 
