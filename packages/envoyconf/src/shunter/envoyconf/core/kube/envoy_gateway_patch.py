@@ -16,7 +16,6 @@ from collections.abc import Iterator
 import msgspec
 
 from shunter.envoyconf.core.envoy.bootstrap import clusters
-from shunter.envoyconf.core.envoy.cluster import collector_cluster
 from shunter.envoyconf.core.envoy.listener import http_connection_manager
 from shunter.envoyconf.core.envoy.remote import AGGREGATED
 from shunter.envoyconf.core.intent import Intent, Listener, Profile
@@ -48,15 +47,17 @@ def envoy_gateway_patch(intent: Intent, settings: Settings) -> Output:
     """Return the Gateway and its patch, with the manifests of the model servers' Services and of the pickers."""
     _check(intent)
     plain = msgspec.structs.replace(intent, listeners=tuple(_of_any_host(each) for each in intent.listeners))
-    admin = ("admin: Envoy Gateway's Envoys have an admin interface of its own, on loopback",) if intent.admin else ()
-    return Output(
-        (Artefact("gateway", tuple(_gateway(intent, plain, settings))), *installation(intent)),
-        (
-            *admin,
-            "EnvoyPatchPolicy: Envoy Gateway heeds it only with extensionApis.enableEnvoyPatchPolicy: true in its settings",
-            f"EnvoyPatchPolicy: written for names of XDSNameScheme v{settings.xds_names}; its status says if they are others",
-        ),
-    )
+    artefacts = (Artefact("gateway", tuple(_gateway(intent, plain, settings))), *installation(intent))
+    return Output(artefacts, tuple(_warnings(intent, settings)))
+
+
+def _warnings(intent: Intent, settings: Settings) -> Iterator[str]:
+    if intent.admin:
+        yield "admin: Envoy Gateway's Envoys have an admin interface of its own, on loopback"
+    if intent.security.api_keys:
+        yield "security.apiKeys: they stand in the EnvoyPatchPolicy, for everybody to see who may read those"
+    yield "EnvoyPatchPolicy: Envoy Gateway heeds it only with extensionApis.enableEnvoyPatchPolicy: true in its settings"
+    yield f"EnvoyPatchPolicy: written for names of XDSNameScheme v{settings.xds_names}; its status says if they are others"
 
 
 def _gateway(intent: Intent, plain: Intent, settings: Settings) -> Iterator[Resource]:
@@ -79,22 +80,21 @@ def _envoy_proxy(intent: Intent) -> Resource:
 
     By CDS they would come, and the listener be refused for good all the same: it is read before they are ready.
     """
-    told = [pool for pool in intent.pools if pool.picker.collector and intent.profiles_of(pool)]
-    additions = [
-        {"op": "add", "path": "/static_resources/clusters/-", "value": collector_cluster(pool, intent.limits)} for pool in told
-    ]
+    place = "/static_resources/clusters/-"
+    additions = [{"op": "add", "path": place, "value": each} for each in clusters(intent) if _is_a_collectors(each, intent)]
     spec: Resource = {"bootstrap": {"type": "JSONPatch", "jsonPatches": additions}} if additions else {}
-    return gateway_object(
-        "EnvoyProxy", intent.kubernetes.gateway, intent, spec | {"telemetry": {"accessLog": {"disable": True}}}
-    )
+    spec["telemetry"] = {"accessLog": {"disable": True}}  # the connection manager that is patched in has one
+    return gateway_object("EnvoyProxy", intent.kubernetes.gateway, intent, spec)
+
+
+def _is_a_collectors(cluster: Resource, intent: Intent) -> bool:
+    return cluster["name"] in {collector_cluster_name(pool.name) for pool in intent.pools}
 
 
 def _patches(intent: Intent, settings: Settings) -> Iterator[Resource]:
-    started = {collector_cluster_name(pool.name) for pool in intent.pools}
     for cluster in clusters(intent):
-        if cluster["name"] in started:
-            continue
-        yield _patch("cluster.v3.Cluster", cluster["name"], op="add", path="", value=cluster)
+        if not _is_a_collectors(cluster, intent):
+            yield _patch("cluster.v3.Cluster", cluster["name"], op="add", path="", value=cluster)
     for listener in intent.listeners:
         manager = http_connection_manager(listener, intent, min(settings.envoy_version, SHIPPED))
         routes = manager.pop("route_config")
