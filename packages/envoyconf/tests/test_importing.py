@@ -149,7 +149,7 @@ spec: {selector: {matchLabels: {app: a}}, targetPorts: [{number: 80}], endpointP
     result = CliRunner().invoke(main, ["import"], input=text)
     assert result.exit_code == 0
     assert load_intent(result.stdout).pools[0].picker.addresses == ("b.default.svc.cluster.local:9002",)
-    assert "Lost: <stdin>:4: timeouts.request 9s is left out" in result.stderr
+    assert "Note: <stdin>:4: timeouts.request 9s is left out" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["a: [", "a: 1", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n"])

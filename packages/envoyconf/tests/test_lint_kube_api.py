@@ -40,7 +40,8 @@ def test_a_cluster_takes_every_good_example(cluster):
 
 
 def test_a_cluster_takes_the_bad_examples_whose_harm_comes_later(cluster):
-    paths = [path for path in sorted(EXAMPLES.glob("*/bad*.yaml")) if path.parent.name not in REFUSED]
+    refused = {*REFUSED, "E38"}  # by its second example
+    paths = [path for path in sorted(EXAMPLES.glob("*/bad*.yaml")) if path.parent.name not in refused]
     cluster.apply([each for path in paths for each in objects(path.parent.name, path.name)], dry_run=True)
 
 

@@ -82,6 +82,7 @@ def test_what_is_new_stays_as_it_is():
 
 def test_a_pool_with_fields_of_both_versions_is_put_right():
     mixed = NEW.replace("targetPorts: [{number: 8000}]", "targetPortNumber: 8000")
+    mixed = mixed.replace("    matchLabels:\n      app: vllm", "    app: vllm")
     assert migrate(mixed, "pool.yaml").text == NEW
 
 
@@ -135,6 +136,7 @@ def test_a_model_without_targets_needs_no_rewrite():
         ("BackendTLSPolicy", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1"),
         ("DestinationRule", "networking.istio.io/v1beta1", "networking.istio.io/v1"),
         ("InferenceObjective", "inference.networking.x-k8s.io/v1alpha2", "llm-d.ai/v1alpha2"),
+        ("InferenceObjective", "inference.networking.k8s.io/v1", "llm-d.ai/v1alpha2"),
         ("InferencePoolImport", "inference.networking.x-k8s.io/v1alpha1", "inference.networking.x-k8s.io/v1alpha1"),
         ("Deployment", "apps/v1beta1", "apps/v1beta1"),
     ],

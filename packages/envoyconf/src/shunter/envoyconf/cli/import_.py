@@ -42,7 +42,7 @@ def import_(sources: tuple[str, ...], namespace: str) -> None:
         plain, notes = _read(documents, namespace)
     click.echo(render(plain).removeprefix(HEADER), nl=False)
     for note in notes:
-        tell(f"Lost: {note}")
+        tell(f"Note: {note}")
     if found := examine(documents, namespace=namespace):
         tell(f"Wrong with it: {summary(Report(found))}; `shunter envoyconf lint` tells each")
     try:

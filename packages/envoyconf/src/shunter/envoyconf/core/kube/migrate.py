@@ -102,7 +102,7 @@ class _Migrator:
             self._pool(index, old=api_version.startswith(f"{INFERENCE_OLD}/"))
         elif kind == "InferenceModel" and api_version.startswith(f"{INFERENCE_OLD}/"):
             self._model(index)
-        elif kind in OBJECTIVE_KINDS and api_version.rpartition("/")[0] in {*OBJECTIVE_GROUPS} - {self.group}:
+        elif kind in OBJECTIVE_KINDS and api_version.rpartition("/")[0] in {INFERENCE, *OBJECTIVE_GROUPS} - {self.group}:
             self.change(index, ("apiVersion",), f"{self.group}/{OBJECTIVE_VERSION}")
         for at in [*_old_references(self.root(index))]:
             self.change(index, at.path, INFERENCE)
@@ -111,7 +111,7 @@ class _Migrator:
         if old:
             self.change(index, ("apiVersion",), f"{INFERENCE}/v1")
         selector = self.root(index).at("spec", "selector")
-        if old and selector and not isinstance(selector["matchLabels"].value, dict):
+        if selector and not isinstance(selector["matchLabels"].value, dict):
             self.change(index, selector.path, {"matchLabels": selector.value})
         if (port := self.root(index).at("spec", "targetPortNumber")).number is not None:
             self.rename(index, port.path, "targetPorts")

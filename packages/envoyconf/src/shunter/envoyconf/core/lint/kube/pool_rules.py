@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from shunter.envoyconf.core.cursor import Cursor
-from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, Manifest, Manifests, is_selected, refer
+from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, LLM_D, Manifest, Manifests, is_selected, refer
 from shunter.envoyconf.core.kube.pickers import PICKER_NAME, picker_of, pools, selector_of, target_ports
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
@@ -11,7 +11,7 @@ from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 __all__ = ["RULES"]
 
 # Of the kinds that GIE 1.0 and its successors still serve in the old group, where their CRDs are installed.
-SERVED_IN_OLD_GROUP = {"InferenceObjective", "InferenceModelRewrite", "InferencePoolImport"}
+SERVED_IN_OLD_GROUP = ("InferenceObjective", "InferenceModelRewrite", "InferencePoolImport")
 
 SUCCESSORS = {"InferenceModel": "an InferenceObjective, and an InferenceModelRewrite for its targets"}
 
@@ -32,7 +32,23 @@ def _old_versions(manifests: Manifests) -> Iterator[Finding]:
             f"{each.kind} of {at.text}: gateways and pickers of GIE 1.0 or newer do not read it, and its CRD is gone since",
             f"write {SUCCESSORS.get(each.kind, f'{INFERENCE}/v1')}, which `shunter envoyconf migrate` does",
         )
+    for each in manifests.of(*SERVED_IN_OLD_GROUP, group=INFERENCE):
+        at = each.root["apiVersion"]
+        yield found(
+            at,
+            f"there is no {each.kind} in {INFERENCE}: the API server refuses it",
+            f"write {LLM_D}/v1alpha2, or {INFERENCE_OLD}/v1alpha2 for pickers of GIE 1.0 to 1.5",
+            Fix(at.path, f"{LLM_D}/v1alpha2"),
+        )
     for pool in manifests.of("InferencePool", group=INFERENCE):
+        selector = pool.spec["selector"]
+        if selector.labels and not selector["matchLabels"]:
+            yield found(
+                selector,
+                "a selector without matchLabels, as v1alpha2 had it; v1 does not know it",
+                "put the labels into matchLabels, which `shunter envoyconf migrate` does",
+                Fix(selector.path, {"matchLabels": selector.labels}),
+            )
         for old, new in (("targetPortNumber", "targetPorts: [{number: …}]"), ("extensionRef", "endpointPickerRef")):
             if pool.spec[old]:
                 yield found(
@@ -44,7 +60,7 @@ def _old_versions(manifests: Manifests) -> Iterator[Finding]:
 
 def _port_missing(manifests: Manifests) -> Iterator[Finding]:
     for pool in manifests.of("InferencePool", group=INFERENCE):
-        reference = picker_of(pool)
+        reference = picker_of(pool) if pool.spec["endpointPickerRef"] else None
         if not reference or reference.kind != "Service" or reference.at["port"]["number"]:
             continue
         ports = [port for service in manifests.of("Service") if service.place == reference.place for port in _ports(service)]
