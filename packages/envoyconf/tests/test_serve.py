@@ -93,8 +93,13 @@ async def test_killed_it_is_not_missed_and_back_it_goes_on(start, scene, until):
     first, second = (each.authority for each in scene.upstreams)
     plane = await start(intent=intent([first]))
     bootstrap = remote_bootstrap(load_intent(json.dumps(intent([first], plane.port))), Settings())
+    busy = scene.upstreams[0]
     async with running_envoy(bootstrap, scene.binary) as gateway:
         assert (await scene.ask(gateway))[:2] == (200, first)
+        busy.pieces = [b"data: 1\n\n", b"data: 2\n\n"]
+        streams = [asyncio.create_task(scene.ask(gateway)) for _ in range(4)]
+        await until(lambda: len(busy.requests) == 5)
+        busy.pieces = None
         await plane.end(signal.SIGKILL)
         for _ in range(5):
             assert (await scene.ask(gateway))[:2] == (200, first)
@@ -104,6 +109,9 @@ async def test_killed_it_is_not_missed_and_back_it_goes_on(start, scene, until):
             return (await scene.ask(gateway))[:2] == (200, second)
 
         await until(moved)
+        for _ in range(8):
+            busy.go.release()
+        assert [answer[:2] for answer in await asyncio.gather(*streams)] == [(200, "data: 1\n\ndata: 2\n\n")] * 4
         assert await plane.end() == 0
 
 
