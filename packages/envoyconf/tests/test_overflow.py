@@ -237,3 +237,17 @@ def refer(picker):
     cluster = picker.called[-1]["x-shunter-overflow"].split()[0]
     option = HeaderValueOption(header=HeaderValue(key="x-shunter-overflow", raw_value=cluster.encode()))
     return pb.CommonResponse(header_mutation=pb.HeaderMutation(set_headers=[option]), clear_route_cache=True), None
+
+
+@pytest.mark.parametrize("profile", ["lean", "full"])
+async def test_where_the_model_decides_the_other_pools_picker_is_not_asked(profile, scene, provider):
+    pools = [pool_of(scene, provider, 0, "a"), pool_of(scene, None, 1, "b")]
+    routes = [{"pool": name, "models": [name]} for name in ("a", "b")]
+    scene.pickers[0].named = lambda: refer(scene.pickers[0])
+    async with scene.envoy(scene.bootstrap(pools=pools, routes=routes, profile=profile)) as envoy:
+        answers = []
+        for model in ("a", "b"):
+            async with scene.client.post(f"{envoy.url}/v1/completions", json={"model": model}) as answer:
+                answers.append((answer.status, await answer.text()))
+    assert answers == [(200, provider.authority), (200, scene.upstreams[1].authority)]
+    assert [len(picker.asked) for picker in scene.pickers] == [1, 1]
