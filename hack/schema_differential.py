@@ -5,18 +5,19 @@ of another kind, a constraint of its API), the schema says so too. What only an 
 """
 
 import argparse
+import contextlib
 import copy
 import random
 import re
 import sys
 from pathlib import Path
 
-import yaml
-
-from shunter.envoyconf import EnvoyRefusedError, render
+from shunter.envoyconf import EnvoyRefusedError, IntentError, bootstrap, load_intent, render
 from shunter.envoyconf.core.documents import spell
+from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.schema import envoy_schema, problems
 from shunter.envoyconf.core.schema.shapes import Kind
+from shunter.envoyconf.core.versions import DEFAULT_VERSION, parse_version
 from shunter.envoyconf.shell import envoy
 
 BOOTSTRAP = "envoy.config.bootstrap.v3.Bootstrap"
@@ -110,7 +111,7 @@ def some_one(dice, field, schema, depth):
             return dice.choice([*field.choices, 0, 99])
     name = field.message.full_name
     if name == "google.protobuf.Duration":
-        return dice.choice(["0s", "1s", "0.001s", "-1s", "100000s"])
+        return dice.choice(["0s", "1s", "0.001s", "-1s", "100000s", {}, {"seconds": 1}, {"nanos": 5}])
     if name.startswith("google.protobuf.") and name.endswith("Value") and name != "google.protobuf.Value":
         wrapped = schema.shape(name).fields.get("value")
         return some_one(dice, wrapped, schema, depth) if wrapped else []
@@ -123,11 +124,11 @@ def some_one(dice, field, schema, depth):
     return {each: some(dice, shape.fields[each], schema, depth + 1) for each in dict.fromkeys(chosen)}
 
 
-def compare(dice, resources, binary):
+def compare(dice, resources, binary, version=DEFAULT_VERSION):
     """Break one resource; return what was done, what the schema and Envoy say, and whether they agree."""
     schema = envoy_schema()
     broken, done = break_somewhere(dice, dice.choice(resources), schema)
-    named = [f"{spell(each.path)}: {each}" for each in problems(schema, broken, BOOTSTRAP)]
+    named = [f"{spell(each.path)}: {each}" for each in problems(schema, broken, BOOTSTRAP, version)]
     try:
         envoy.validate(render(broken, "json"), binary)
         refused = ""
@@ -137,21 +138,28 @@ def compare(dice, resources, binary):
     return done, named, refused, agree
 
 
-def bootstraps():
-    return [yaml.safe_load(path.read_text()) for path in sorted(GOLDEN.glob("*.bootstrap.yaml"))]
+def bootstraps(version=DEFAULT_VERSION):
+    """Return what is generated from the golden intents, as far as that version can have it."""
+    found = []
+    for path in sorted(GOLDEN.glob("*.intent.yaml")):
+        with contextlib.suppress(IntentError):
+            found.append(bootstrap(load_intent(path.read_text()), Settings(envoy_version=version)))
+    return found
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1 << 32)))
+    parser.add_argument("--version", default=envoy.VERSION, help="of Envoy")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    dice, resources, binary = random.Random(arguments.seed), bootstraps(), envoy.ensure()
+    version = parse_version(arguments.version)
+    dice, resources, binary = random.Random(arguments.seed), bootstraps(version), envoy.ensure(arguments.version)
     seen = {"both": 0, "neither": 0, "Envoy alone": 0}
     wrong = 0
     for _ in range(arguments.count):
-        done, named, refused, agree = compare(dice, resources, binary)
+        done, named, refused, agree = compare(dice, resources, binary, version)
         seen["both" if named and refused else "Envoy alone" if refused else "neither"] += 1
         if not agree:
             wrong += 1

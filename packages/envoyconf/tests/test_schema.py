@@ -130,6 +130,7 @@ SOCKET = {"address": "127.0.0.1", "port_value": 80}
             "$.header: key is missing: it must not be empty",
         ),
         ({"value": 101}, "envoy.type.v3.Percent", "$.value: 101 must be at most 100"),
+        ({"name": "a", "connect_timeout": {}}, CLUSTER, "$.connect_timeout: {} must be greater than 0s"),
         ({"name": "a", "connect_timeout": "315576000001s"}, CLUSTER, "'315576000001s' is more than 10,000 years"),
         # inside extensions
         ({"name": "a"}, EXTENSION, "$: typed_config is missing; it is required"),

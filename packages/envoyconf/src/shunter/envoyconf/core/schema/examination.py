@@ -203,7 +203,7 @@ class Examination:
         if name == ANY:
             self._any(value, path)
         elif name in IN_A_FORM_OF_THEIR_OWN and _is_object(value):  # Envoy reads their plain form, too
-            self.message(value, self._schema.shape(name), path)
+            self._plain(cast("dict[str, Any]", value), self._schema.shape(name), rules, path)
         elif name in TEXTS:
             self._text(value, name, rules, path)
         elif name in WRAPPERS:
@@ -215,6 +215,16 @@ class Examination:
         else:
             self.message(value, self._schema.shape(name), path, skip=rules.skip)
         return NOTHING
+
+    def _plain(self, fields: dict[str, Any], shape: Shape, rules: Rules, path: Path) -> None:
+        self.message(fields, shape, path)
+        parts = {field.name: read(fields.get(field.name, _zero(field)), field) for field in shape.fields.values()}
+        if NOTHING in parts.values():
+            return
+        if shape.full_name == DURATION:
+            self._check(parts["seconds"] * NANOSECONDS + parts["nanos"], rules, path, f"{_shown(fields)} ")
+        elif shape.full_name in WRAPPERS:
+            self._check(parts["value"], rules, path, f"{_shown(fields)} ")
 
     def _text(self, value: Any, name: str, rules: Rules, path: Path) -> None:
         if not isinstance(value, str) or not TEXTS[name][1].fullmatch(value):
