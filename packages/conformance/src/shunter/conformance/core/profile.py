@@ -35,8 +35,10 @@ IGNORE_EOS = "ignore-eos"
 """The feature of servers that generate exactly `max_tokens` tokens when asked with `ignore_eos`."""
 
 
-PROMPT_TOKENS, GENERATED_TOKENS, SUCCESSES = "prompt tokens", "generated tokens", "finished requests"
-"""What a profile may know the counters of."""
+# What a profile may know the counters of.
+PROMPT_TOKENS = "prompt tokens"
+GENERATED_TOKENS = "generated tokens"
+SUCCESSES = "finished requests"
 
 
 class Role(StrEnum):
