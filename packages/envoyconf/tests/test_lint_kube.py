@@ -91,6 +91,7 @@ def test_what_leads_out_of_what_is_given_is_let_be(code, kinds):
         ("E58", "gatewayClassName: istio", "gatewayClassName: ours"),
         ("E69", "gatewayClassName: istio", "gatewayClassName: ours"),
         ("W88", "args: [", "args: [--ha-enable-leader-election, "),
+        ("W85", "args: [--model, llama]", "args: [--pool-name, llama]"),
         ("E37", "namespace: www}]", "namespace: web}]"),
     ],
 )

@@ -4,7 +4,16 @@ from collections.abc import Iterator
 
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import INFERENCE, INFERENCE_OLD, LLM_D, Manifest, Manifests, is_selected, refer
-from shunter.envoyconf.core.kube.pickers import PICKER_NAME, picker_of, pools, selector_of, target_ports
+from shunter.envoyconf.core.kube.pickers import (
+    PICKER_NAME,
+    flags_of,
+    is_reference_picker,
+    is_shunter_picker,
+    picker_of,
+    pools,
+    selector_of,
+    target_ports,
+)
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 
@@ -160,6 +169,8 @@ def _nobody_selected(manifests: Manifests) -> Iterator[Finding]:
         if not selector or any(is_selected(template, selector) for _, template in workloads):
             continue
         for workload, template in workloads:
+            if _is_picker(template):  # whose companions may listen on a port of that number
+                continue
             declared = [port["containerPort"].number for each in template.at("spec", "containers") for port in each["ports"]]
             if any(port in declared for port in ports):
                 labels = ", ".join(f"{key}: {value}" for key, value in template.at("metadata", "labels").labels.items())
@@ -169,6 +180,11 @@ def _nobody_selected(manifests: Manifests) -> Iterator[Finding]:
                     "give labels that its Pod template has (not those of the workload itself)",
                 )
                 break
+
+
+def _is_picker(template: Cursor) -> bool:
+    commands = [flags_of(each) for each in template.at("spec", "containers")]
+    return any(is_reference_picker(flags) or is_shunter_picker(flags) for flags in commands)
 
 
 def _protocol(manifests: Manifests) -> Iterator[Finding]:
