@@ -87,7 +87,8 @@ RULES = (
     Rule(
         "E12",
         "A pick that Envoy drops",
-        "Without receiving_namespaces Envoy ignores an answer's dynamic metadata. Seen on 1.40.0: every answer is a 200, "
+        "Without receiving_namespaces Envoy ignores an answer's dynamic metadata. Seen on 1.36.2 to 1.40.0: every answer is "
+        "a 200, "
         "from an "
         "endpoint that nobody picked. The same with a namespace that is not the cluster's.",
         of_pool_routes(dropped_pick),

@@ -178,7 +178,8 @@ RULES = (
     Rule(
         "E05",
         "FULL_DUPLEX_STREAMED without headers",
-        "Seen on 1.40.0: a picker that answers as the picker protocol demands ends as spurious_message, the client gets a 500.",
+        "Seen on 1.36.2 to 1.40.0: a picker that answers as the picker protocol demands ends as spurious_message, the client "
+        "gets a 500.",
         of_questions(headers_not_sent),
         "Gateway API Inference Extension, endpoint picker protocol",
     ),

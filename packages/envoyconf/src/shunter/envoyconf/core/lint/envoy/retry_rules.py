@@ -178,7 +178,7 @@ RULES = (
     Rule(
         "W49",
         "Retries that all go to the same host",
-        "Seen on 1.40.0: ORIGINAL_DST answers a list of addresses 503 (UH), and repeats the one address that it has.",
+        "Seen on 1.36.2 to 1.40.0: ORIGINAL_DST answers a list of addresses 503 (UH), and repeats the one address that it has.",
         of_pool_routes(nowhere_else),
     ),
     Rule(

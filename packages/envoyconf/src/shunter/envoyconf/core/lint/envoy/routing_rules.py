@@ -173,7 +173,7 @@ RULES = (
     Rule(
         "E29",
         "One picker for pools among which weights decide",
-        "Envoy divides by weight before it asks. Seen on 1.40.0: with the picker in the weighted cluster's "
+        "Envoy divides by weight before it asks. Seen on 1.36.2 to 1.40.0: with the picker in the weighted cluster's "
         "typed_per_filter_config "
         "60 of 60 requests met their own cluster's picker; a picker of the whole route is asked for both.",
         of_pool_routes(one_picker_for_several),
@@ -182,14 +182,16 @@ RULES = (
     Rule(
         "E30",
         "The picker is asked before the model is known",
-        "Filters run in their order. Seen on 1.40.0: a picker's filter before the body router was never asked on the right "
-        "route.",
+        "Filters run in their order, and which of them there are is decided before the first runs. Seen on 1.36.2 to 1.40.0: a "
+        "picker's filter before the body router was never asked on the right route, nor was one that is disabled until a route "
+        "that asks for a model turns it on.",
         of_envoys(picker_before_model),
     ),
     Rule(
         "E31",
         "The model is found out and not obeyed",
-        "A route is chosen when the headers have come, and again only if the cache is cleared. Seen on 1.40.0: with RETAIN the "
+        "A route is chosen when the headers have come, and again only if the cache is cleared. Seen on 1.36.2 to 1.40.0: "
+        "with RETAIN the "
         "first route won, a 404.",
         of_envoys(route_kept),
         "Envoy API, ext_proc ExternalProcessor.route_cache_action",
@@ -203,7 +205,8 @@ RULES = (
     Rule(
         "E33",
         "A route speaks to a filter that is not there",
-        "Seen on 1.40.0: typed_per_filter_config under a name that no filter has is ignored, in --mode validate too; a "
+        "Seen on 1.36.2 to 1.40.0: typed_per_filter_config under a name that no filter has is ignored, in --mode validate "
+        "too; a "
         "picker that "
         "is disabled by default stays so.",
         of_envoys(unknown_filter),

@@ -170,7 +170,8 @@ RULES = (
     Rule(
         "W23",
         "Headers that are kept from external clients only",
-        "Seen on 1.40.0: internal_only_headers removes a spoofed header, unless internal_address_config covers the client; "
+        "Seen on 1.36.2 to 1.40.0: internal_only_headers removes a spoofed header, unless internal_address_config covers the "
+        "client; "
         "then "
         "it is followed.",
         of_envoys(trusted_clients),
@@ -179,7 +180,7 @@ RULES = (
     Rule(
         "E24",
         "The pick is removed before it is read",
-        "request_headers_to_remove takes effect before a host is chosen. Seen on 1.40.0: ORIGINAL_DST answers 503.",
+        "request_headers_to_remove takes effect before a host is chosen. Seen on 1.36.2 to 1.40.0: ORIGINAL_DST answers 503.",
         of_pool_routes(removed_before_use),
         "Envoy API, Route.request_headers_to_remove",
     ),
@@ -194,7 +195,7 @@ RULES = (
     Rule(
         "W27",
         "Header names with underscores pass",
-        "WSGI and CGI map hyphens and underscores to the same variable. Seen on 1.40.0: REJECT_REQUEST answers 400.",
+        "WSGI and CGI map hyphens and underscores to the same variable. Seen on 1.36.2 to 1.40.0: REJECT_REQUEST answers 400.",
         of_envoys(underscores),
         "Envoy documentation, best practices for edge proxies",
     ),

@@ -150,7 +150,8 @@ RULES = (
     Rule(
         "E44",
         "Streams are cut in the middle",
-        "A route's timeout counts until the response's last byte, and is 15 s if nobody sets it. Seen on 1.40.0: the stream "
+        "A route's timeout counts until the response's last byte, and is 15 s if nobody sets it. Seen on 1.36.2 to 1.40.0: "
+        "the stream "
         "ends "
         "at the timeout, flag UT, status 200.",
         of_pool_routes(cut_by_timeout),
@@ -158,7 +159,7 @@ RULES = (
     ),
     Rule(
         "W45",
-        "Answers that come at once are given up",
+        "Answers that are not streamed are given up",
         "Seen on 1.40.0: a generation of 5 s that was not streamed, idle_timeout 3 s: 504 with the flag SI. per_try_timeout, "
         "too, "
         "ends what is silent, and nothing that has begun to come (1.36.2, 1.40.0).",
