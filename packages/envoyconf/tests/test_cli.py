@@ -113,6 +113,8 @@ def test_manifests_are_an_intent_too(run, tmp_path):
 
 BAD = [
     (["generate"], b"pool: []", "Error: <stdin>:1: $: unknown field 'pool'; did you mean pools"),
+    (["validate"], b"pool: []", "Error: <stdin>:1: $: unknown field 'pool'; did you mean pools"),
+    (["validate"], b"limits: {}", "Error: <stdin>:1: $: object missing required field `pools`"),
     (["validate"], b"pools: []", "Error: <stdin>:1: $.pools: expected `array` of length >= 1"),
     (["generate"], b"pools: \xff", "Error: <stdin> is not UTF-8"),
     (["validate"], b"pools: \xff", "Error: <stdin> is not UTF-8"),

@@ -1,6 +1,7 @@
 """Texts become one intent, whether they state it or are Kubernetes manifests that amount to one."""
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 
 import msgspec
 
@@ -20,9 +21,13 @@ class Assembled(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+# Of all fields of an intent, a bootstrap has this one, too.
+FIELDS = {field.encode_name for field in msgspec.structs.fields(Intent)} - {"admin"}
+
+
 def is_intent(document: Document) -> bool:
-    """Whether a document states an intent, rightly or wrongly: nothing else has pools at its root."""
-    return "pools" in document.body and not document.kind
+    """Whether a document states an intent, rightly or wrongly: by a field that nothing else has, or pools misspelt."""
+    return not document.kind and any(key in FIELDS or get_close_matches(key, ["pools"], cutoff=0.8) for key in document.body)
 
 
 def assemble(
