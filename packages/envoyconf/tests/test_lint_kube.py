@@ -86,6 +86,7 @@ def test_what_leads_out_of_what_is_given_is_let_be(code, kinds):
     ("code", "before", "after"),
     [
         ("W41", "image: endpoint-picker\n          args: [--pool-name=llama, --secure-serving=true]", "image: stepper"),
+        ("W41", "image: endpoint-picker\n          args: [--pool-name=llama, --secure-serving=true]", "image: epp-for-vllm"),
         ("E92", "[--pool-name=llama, --secure-serving=false]", "[--ours]"),
         ("E58", "[--pool-name=llama, --secure-serving=true]", "[--pool-name, llama, --secure-serving, 'false']"),
         ("E58", "gatewayClassName: istio", "gatewayClassName: ours"),
@@ -100,6 +101,11 @@ def test_what_cannot_be_known_to_be_wrong_is_let_be(code, before, after):
     assert before in text
     found = examine(load_documents(text.replace(before, after), "part.yaml"))
     assert code not in [rule.code for rule, _ in found]
+
+
+def test_a_picker_is_known_by_its_flags_whatever_its_pool_is_called():
+    text = (EXAMPLES / "W41" / "bad.yaml").read_text().replace("--pool-name=llama", "--pool-name=vllm-llama")
+    assert [rule.code for rule, _ in examine(load_documents(text, ""))] == ["W41"]
 
 
 def test_lists_and_several_files_are_one_set():

@@ -24,7 +24,7 @@ SERVED_IN_OLD_GROUP = ("InferenceObjective", "InferenceModelRewrite", "Inference
 
 SUCCESSORS = {"InferenceModel": "an InferenceObjective, and an InferenceModelRewrite for its targets"}
 
-# What makes a container a model server, in its image or its command.
+# By what the images of model servers are called.
 ENGINES = ("vllm", "sglang", "tritonserver", "trtllm", "text-generation-inference", "llama-server", "lmdeploy", "jetstream")
 
 # Engines that speak HTTP/1.1, and no HTTP/2 without TLS.
@@ -41,7 +41,7 @@ def _old_versions(manifests: Manifests) -> Iterator[Finding]:
             f"{each.kind} of {at.text}: gateways and pickers of GIE 1.0 or newer do not read it, and its CRD is gone since",
             f"write {SUCCESSORS.get(each.kind, f'{INFERENCE}/v1')}, which `shunter envoyconf migrate` does",
         )
-    for each in manifests.of(*SERVED_IN_OLD_GROUP, group=INFERENCE):
+    for each in manifests.of("InferenceObjective", "InferenceModelRewrite", group=INFERENCE):
         at = each.root["apiVersion"]
         yield found(
             at,
@@ -120,24 +120,22 @@ def _strangers(manifests: Manifests) -> Iterator[Finding]:
     for pool in pools(manifests):
         selector = selector_of(pool)
         for workload, template in manifests.workloads(pool.namespace):
-            if is_selected(template, selector) and (what := _stranger(template, target_ports(pool))):
+            if is_selected(template, selector) and _is_picker(template):
                 yield found(
                     pool.spec["selector"],
-                    f"the pool's labels are also those of {workload}, {what}: requests are sent to Pods that cannot answer "
-                    "them",
+                    f"the pool's labels are also those of {workload}, which is a picker: requests are sent to Pods that cannot "
+                    "answer them",
                     "select by a label that only the model servers have",
                 )
 
 
-def _stranger(template: Cursor, ports: list[int]) -> str:
-    """Return what a workload is, if it is no model server that a pool may send requests to."""
+def _is_picker(template: Cursor) -> bool:
+    """Say whether a Pod has a picker and no model server, by its command lines and images."""
     containers = list(template.at("spec", "containers"))
-    words = " ".join(_words(each) for each in containers)
-    if any(engine in words for engine in ENGINES):
-        return ""
-    declared = [port["containerPort"].number for each in containers for port in each["ports"]]
-    picker = PICKER_NAME.search(words) and not any(port in declared for port in ports)
-    return "which is a picker" if picker else ""
+    images = " ".join(each["image"].text for each in containers)
+    if any(is_reference_picker(flags_of(each)) or is_shunter_picker(flags_of(each)) for each in containers):
+        return True
+    return bool(PICKER_NAME.search(images)) and not any(engine in images for engine in ENGINES)
 
 
 def _words(container: Cursor) -> str:
@@ -180,11 +178,6 @@ def _nobody_selected(manifests: Manifests) -> Iterator[Finding]:
                     "give labels that its Pod template has (not those of the workload itself)",
                 )
                 break
-
-
-def _is_picker(template: Cursor) -> bool:
-    commands = [flags_of(each) for each in template.at("spec", "containers")]
-    return any(is_reference_picker(flags) or is_shunter_picker(flags) for flags in commands)
 
 
 def _protocol(manifests: Manifests) -> Iterator[Finding]:
