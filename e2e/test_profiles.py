@@ -153,3 +153,13 @@ async def test_in_native_sessions_stay_and_endpoints_weigh(connect, eventually):
         eds = stack.directory / "envoy" / "eds.pool_engines.yaml"
         await eventually(lambda: re.search('load_balancing_weight"?: ?16', eds.read_text()))
         assert stack.fleet().picks == 0
+
+
+@pytest.mark.parametrize("own", ["native"], indirect=True)
+async def test_in_native_nobody_is_asked_a_session_stays_and_the_collector_is_told(own, connect, eventually):
+    client = connect(own)
+    replies = [await client.chat("hello again", user="one") for _ in range(6)]
+    assert len({reply.served for reply in replies}) == 1
+    found = await eventually(lambda: (known := numbers(own)).get("shunter_picker_records_total", 0) >= 6 and known)
+    assert found["shunter_picker_picks_total"] == 0
+    assert found["shunter_picker_endpoint_requests_total"] >= 6
