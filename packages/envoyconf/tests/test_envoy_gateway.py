@@ -178,7 +178,7 @@ def test_an_id_of_any_form_goes_somewhere(request_id, weights):
     [
         ({"profile": "full"}, r"pools\[0\]\.picker\.failureMode must be FailClose"),
         ({"profile": "usage", "pools": [LLAMA | {"picker": {"collector": "a:1"}}]}, "nearest there is profile lean"),
-        ({"routes": [{"pool": "llama", "models": ["a"]}]}, r"routes\[0\]\.models.*modelHeader"),
+        ({"routes": [{"pool": "llama", "models": ["a"]}]}, r"routes\[0\]\.models.*envoy-gateway-patch.*modelHeader"),
         ({"pools": [LLAMA | {"overflow": {"address": "a:443"}}]}, "overflow.*envoy-gateway-patch"),
         ({"pools": [QWEN | {"inferencePool": "qwen"}]}, r"pools\[0\]\.inferencePool.*envoy-gateway-patch"),
         ({"bodyRouter": {"addresses": ["a:9004"]}}, "bodyRouter.*envoy-gateway-patch"),

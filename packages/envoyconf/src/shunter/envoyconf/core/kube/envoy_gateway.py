@@ -66,6 +66,12 @@ SUPPORT: dict[Profile, Support] = {
 def envoy_gateway(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every maker's signature
     """Return the manifests, with those of the model servers' Services and of the pickers."""
     refuse(intent, "Envoy Gateway", {"bodyRouter": PATCHED, "overflow": PATCHED})
+    if intent.reads_model:
+        index = next(index for index, route in enumerate(intent.routes) if route.by_model)
+        raise IntentError(
+            f"routes[{index}].models: Envoy Gateway does not read bodies; {PATCHED}, or give modelHeader if clients name it "
+            "in a header"
+        )
     return Output((Artefact("gateway", tuple(manifests(intent))), *installation(intent)), tuple(warnings(intent)))
 
 
