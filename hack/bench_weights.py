@@ -1,6 +1,6 @@
 """What it costs Envoy that weights move, and which sessions move with them: the profile native over a hundred endpoints.
 
-A real Envoy (ring hash with bounded load, one worker thread), fed by the control plane's server in this process. Endpoints are
+A real Envoy (Maglev with bounded load, one worker thread), fed by the control plane's server in this process. Endpoints are
 addresses of 127.0.0.0/8, all one server that says at which it was asked. CPU is Envoy's, without any requests.
 
     python hack/bench_weights.py [--endpoints 100] [--page docs/gateway/xds.md]
@@ -62,7 +62,7 @@ async def settle(server):
     """Wait until Envoy has accepted everything."""
     while not all(held.current for seen in server.report().clients for held in seen.kinds.values()):  # noqa: ASYNC110 # no bell
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)  # the worker thread gets the new ring after the main thread has accepted it
+    await asyncio.sleep(0.2)  # the worker thread gets the new table after the main thread has accepted it
 
 
 async def placed(session, url):

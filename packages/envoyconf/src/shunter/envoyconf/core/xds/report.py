@@ -49,7 +49,10 @@ def describe_trouble(trouble: Mapping[str, str]) -> tuple[str, ...]:
 
 def render_page(report: Report) -> str:
     """Return lines for people."""
-    lines = [f"trouble: {each}" for each in report.trouble] or ["all is well"]
+    refusing = sum(any(held.refused for held in seen.kinds.values()) for seen in report.clients if seen.connected)
+    lines = [f"trouble: {each}" for each in report.trouble]
+    lines += [f"trouble: {refusing} of the clients below refuse something"] * bool(refusing)
+    lines = lines or ["all is well"]
     lines += ["serving: " + "  ".join(f"{kind} {version}" for kind, version in report.versions.items())] * bool(report.versions)
     for seen in report.clients:
         state = f"last heard of {seen.silent_s:.0f} s ago" if seen.connected else f"gone for {seen.silent_s:.0f} s"
