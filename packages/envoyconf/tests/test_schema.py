@@ -190,6 +190,11 @@ def test_the_older_habits_of_envoys_parser_are_known(cluster, envoy_binary):
     assert told(cluster, CLUSTER) == []
 
 
+def test_half_a_character_is_counted():
+    (problem,) = told({"key": "\ud800" * 9000}, "envoy.config.core.v3.HeaderValue")
+    assert problem.endswith("must have at most 16384 bytes")
+
+
 def test_a_value_is_shown_to_be_recognised_no_more():
     (problem,) = told({"name": "a", "type": "secret" * 1000}, CLUSTER)
     assert len(problem) < 200
@@ -300,6 +305,7 @@ def test_every_constraint_of_envoys_api_is_known():
     stated = []
     while names:
         descriptor = schema.pool.FindMessageTypeByName(names.pop())
+        assert schema.shape(descriptor.full_name).full_name == descriptor.full_name
         names += [each.full_name for each in descriptor.nested_types]
         for field in descriptor.fields:
             read = options.FromString(field.GetOptions().SerializeToString())

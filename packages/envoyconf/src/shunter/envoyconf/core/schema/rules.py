@@ -67,7 +67,7 @@ def compile_rules(rules: Any) -> Rules:
 
 def _checks(kind: str, stated: dict[str, Any]) -> Iterator[Check]:
     if kind == "duration":
-        for name in COMPARISONS.keys() & stated.keys():
+        for name in (each for each in stated if each in COMPARISONS):
             limit = stated[name].seconds * NANOSECONDS + stated[name].nanos
             words, compare = COMPARISONS[name]
             yield Check(f"must be {words} {limit / NANOSECONDS:.9g}s", _comparing(compare, limit))
@@ -91,7 +91,8 @@ def _comparing(compare: Callable[[Any, Any], bool], limit: Any) -> Callable[[Any
 
 
 def _matching(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: re.fullmatch(pattern, value) is not None
+    compiled = re.compile(pattern)
+    return lambda value: compiled.fullmatch(value) is not None
 
 
 COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -105,8 +106,8 @@ COMPARISONS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 MAKERS: dict[str, Callable[[Any], Check]] = {
     "min_len": lambda n: Check(_at_least(n, "character"), lambda value: len(value) >= n),
     "max_len": lambda n: Check(f"must have at most {n} characters", lambda value: len(value) <= n),
-    "min_bytes": lambda n: Check(_at_least(n, "byte"), lambda value: len(value.encode()) >= n),
-    "max_bytes": lambda n: Check(f"must have at most {n} bytes", lambda value: len(value.encode()) <= n),
+    "min_bytes": lambda n: Check(_at_least(n, "byte"), lambda value: _bytes(value) >= n),
+    "max_bytes": lambda n: Check(f"must have at most {n} bytes", lambda value: _bytes(value) <= n),
     "prefix": lambda text: Check(f"must begin with {text!r}", lambda value: value.startswith(text)),
     "suffix": lambda text: Check(f"must end with {text!r}", lambda value: value.endswith(text)),
     "pattern": lambda text: Check(f"must match {text}", _matching(text)),
@@ -117,6 +118,10 @@ MAKERS: dict[str, Callable[[Any], Check]] = {
     "unique": lambda _: Check("must not have an item twice", lambda value: len(set(value)) == len(value)),
     "min_pairs": lambda n: Check(_at_least(n, "entry"), lambda value: len(value) >= n),
 }
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))  # half a character, from an escape, is counted, too
 
 
 def _at_least(count: int, thing: str) -> str:
