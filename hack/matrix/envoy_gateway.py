@@ -21,11 +21,13 @@ from shunter.envoyconf.shell.envoy import VERSION
 __all__ = ["suite"]
 
 ROOT = Path(__file__).parents[2]
+# What the tests of a file are about, where the manifests come from, and the profile unless they name another.
 TARGETS = {
-    "test_envoy_gateway": (Target.ENVOY_GATEWAY, "from files"),
-    "test_envoy_gateway_kube": (Target.ENVOY_GATEWAY, "from a Kubernetes API"),
-    "test_envoy_gateway_patch": (Target.ENVOY_GATEWAY_PATCH, "from files"),
-    "test_envoy_gateway_patch_kube": (Target.ENVOY_GATEWAY_PATCH, "from a Kubernetes API"),
+    "test_envoy_gateway": (Target.ENVOY_GATEWAY, "from files", Profile.LEAN),
+    "test_envoy_gateway_kube": (Target.ENVOY_GATEWAY, "from a Kubernetes API", Profile.LEAN),
+    "test_envoy_gateway_tokens": (Target.ENVOY_GATEWAY, "from files", Profile.NATIVE),
+    "test_envoy_gateway_patch": (Target.ENVOY_GATEWAY_PATCH, "from files", Profile.LEAN),
+    "test_envoy_gateway_patch_kube": (Target.ENVOY_GATEWAY_PATCH, "from a Kubernetes API", Profile.LEAN),
 }
 TIMEOUT_S = 900
 
@@ -34,16 +36,17 @@ def suite(record: Record, versions: tuple[str, ...]) -> None:
     """Record a row for each case; its Envoy is the default one, so nothing is recorded if others are asked for."""
     if VERSION not in versions:
         return
-    for target, where, words, parameters, problem in _cases():
+    for file, words, parameters, problem in _cases():
+        target, where, usual = TARGETS[file]
         stated = (each.value for each in Profile if each.value in parameters or f"profile {each.value}" in words)
-        profile = next(stated, Profile.LEAN.value)
+        profile = next(stated, usual.value)
         rest = ", ".join([*(each for each in parameters if each != profile), where])
         check = f"{words} ({rest})"
         record(target=target.value, envoy_version=VERSION, profile=profile, check=check, ok=not problem, detail=problem)
 
 
-def _cases() -> Iterator[tuple[Target, str, str, list[str], str]]:
-    """Run the tests; yield target, source of manifests, name, parameters, and what was wrong."""
+def _cases() -> Iterator[tuple[str, str, list[str], str]]:
+    """Run the tests; yield file, name, parameters, and what was wrong."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         files = [str(ROOT / "e2e" / f"{name}.py") for name in TARGETS]
@@ -55,7 +58,7 @@ def _cases() -> Iterator[tuple[Target, str, str, list[str], str]]:
                 click.echo(f"not here: {skipped.get('message')}", err=True)
                 continue
             words, _, parameters = case.get("name", "").removeprefix("test_").removesuffix("]").partition("[")
-            target, where = TARGETS[case.get("classname", "").rpartition(".")[2]]
+            file = case.get("classname", "").rpartition(".")[2]
             trouble = next((found for kind in ("failure", "error") for found in case.iter(kind)), None)
             problem = "" if trouble is None else (trouble.get("message") or "failed").splitlines()[0]
-            yield target, where, words.replace("_", " "), parameters.split("-") if parameters else [], problem
+            yield file, words.replace("_", " "), parameters.split("-") if parameters else [], problem
