@@ -153,6 +153,14 @@ async def test_a_limit_for_each_client_beside_one_for_all(scene, upstream):
     assert len(upstream.requests) == 50
 
 
+async def test_by_envoys_default_many_clients_would_meet_no_limit(scene, upstream):
+    resource = scene.bootstrap(security={"rateLimits": [{"requests": 1, "per": "hour", "by": "x-tenant"}]})
+    text = json.dumps(resource).replace('"max_dynamic_descriptors": 10000, ', "")
+    async with scene.envoy(json.loads(text)) as envoy:
+        answers = [await scene.ask(envoy, headers={"x-tenant": str(number % 25)}) for number in range(50)]
+    assert {status for status, _, _ in answers} == {200}
+
+
 async def test_requests_without_the_header_share_a_bucket_of_the_same_size(scene, upstream):
     limits = [{"requests": 2, "per": "hour", "by": "x-tenant"}]
     async with scene.envoy(scene.bootstrap(security={"rateLimits": limits})) as envoy:

@@ -28,7 +28,7 @@ KEY_HEADERS = ("authorization", "x-api-key")
 JWKS_CACHE_S, JWKS_TIMEOUT_S = 300, 5
 
 # Buckets that are kept per limit; the one that was used least recently makes place, and would be full if it came back.
-# Envoy's default of 20 would mean no limit at all for the 21st client. A bucket takes about 200 bytes.
+# By Envoy's default of 20, measured, 25 clients that took turns met no limit at all.
 MAX_BUCKETS = 10_000
 
 SECONDS = {Per.SECOND: 1, Per.MINUTE: 60, Per.HOUR: 3600}
