@@ -21,6 +21,7 @@ from shunter.envoyconf.shell.envoy import VERSION
 __all__ = ["suite"]
 
 ROOT = Path(__file__).parents[2]
+
 # What the tests of a file are about, where the manifests come from, and the profile unless they name another.
 TARGETS = {
     "test_envoy_gateway": (Target.ENVOY_GATEWAY, "from files", Profile.LEAN),
