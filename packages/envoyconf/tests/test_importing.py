@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import aiohttp
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from shunter.envoyconf.cli import main
 from shunter.envoyconf.core.documents import Document, load_documents
 from shunter.envoyconf.core.importing import import_envoy
 from shunter.envoyconf.core.reading import read_intent
+from shunter.envoyconf.testing import running_envoy
 
 POOLS = """\
 pools:
@@ -175,3 +177,17 @@ def test_a_configuration_with_anything_anywhere_is_imported_or_refused(data):
         here = here[step]
     with contextlib.suppress(IntentError):
         import_envoy([Document(body, "envoy.yaml", {(): 1})])
+
+
+@pytest.mark.envoy
+async def test_a_running_envoy_tells_the_same_as_the_bootstrap_it_began_with(envoy_binary):
+    text = f"{POOLS}routes: [{{pool: qwen, prefix: /v1}}, {{pool: llama}}]\nlisteners: [{{port: 0}}]\nprofile: full\n"
+    intent = load_intent(text.replace("tls: {caFile: /ca.pem, serverName: epp.local}", "tls: {}"))
+    async with (
+        running_envoy(bootstrap(intent), envoy_binary) as envoy,
+        aiohttp.request("GET", f"http://{envoy.admin}/config_dump") as response,
+    ):
+        dump = await response.text()
+    back = read_intent(Document(imported(dump).plain, "", {(): 1}))
+    assert sorted(back.pools, key=lambda pool: pool.name) == list(intent.pools)
+    assert (back.routes, back.profile, back.limits) == (intent.routes, intent.profile, intent.limits)
