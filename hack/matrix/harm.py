@@ -64,6 +64,10 @@ async def long_post(scene: Scene) -> str:
     return await scene.ask(size=100_000)
 
 
+async def longer_post(scene: Scene) -> str:
+    return await scene.ask(size=1_500_000)
+
+
 async def several(scene: Scene) -> str:
     return await scene.several()
 
@@ -286,6 +290,7 @@ HARMS = (
     Harm(code="E44", example="bad-minute", probe=long_stream, shortened=A_MINUTE, bad="cut", good="whole", is_quick=True),
     Harm(code="W45", probe=long_silence, shortened={"3s": "0.3s"}, bad="504", good="200 2"),
     Harm(code="W45", example="bad-try", probe=long_silence, shortened={"3s": "0.3s"}, bad="504", good="200 2"),
+    Harm(code="W47", since=Version(1, 37), example="bad-model", probe=longer_post, bad="413", good="200 2"),
     Harm(code="W47", since=Version(1, 37), probe=long_post, bad="413", good="200 2"),
     Harm(
         code="W47",

@@ -1,13 +1,15 @@
 """Which filter reads a request's model, and which routes go by it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from shunter.envoyconf.core.lint.envoy.view import Branch, HttpFilter, Manager, Question, Route
 
-__all__ = ["asks_for_model", "body_routers", "picker"]
+__all__ = ["JSON_TO_METADATA", "asks_for_model", "body_routers", "picker", "without_model"]
 
 JSON_TO_METADATA = "envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata"
+
+PATH_MATCHES = ("prefix", "path", "path_separated_prefix", "safe_regex", "path_match_policy")
 
 # By what body routers' filters and clusters are called (bbr, body-based-routing, body-router, model-extractor): a configuration
 # does not say what an ext_proc server answers.
@@ -39,6 +41,25 @@ def _metadata_paths(route: Route) -> Iterator[list[str]]:
 
 def _is_model(path: list[str]) -> bool:
     return bool(path) and "model" in path[-1].lower()
+
+
+def without_model(routes: Iterable[Route]) -> Iterator[Route]:
+    """Yield those of a virtual host's routes that requests have whose model is not known, or not yet.
+
+    They come after a route that asks for a model, for the same paths or all.
+    """
+    paths: list[object] = [("prefix", "/")]
+    for route in routes:
+        if asks_for_model(route):
+            paths.append(_path(route))
+        elif len(paths) > 1 and _path(route) in paths:
+            yield route
+
+
+def _path(route: Route) -> object:
+    """Return the part of a route's match that is about the path."""
+    match = route.node.at("match")
+    return next(((kind, node.value) for kind in PATH_MATCHES if (node := match.at(kind))), None)
 
 
 def body_routers(manager: Manager, routes: list[Route]) -> list[HttpFilter]:

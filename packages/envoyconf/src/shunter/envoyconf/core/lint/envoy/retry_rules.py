@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from shunter.envoyconf.core.envoy.retry import request_retries
 from shunter.envoyconf.core.lint.envoy.findings import found, of_pool_routes
-from shunter.envoyconf.core.lint.envoy.models import JSON_TO_METADATA
+from shunter.envoyconf.core.lint.envoy.models import JSON_TO_METADATA, body_routers, without_model
 from shunter.envoyconf.core.lint.envoy.node import Node
 from shunter.envoyconf.core.lint.envoy.view import Route
 from shunter.envoyconf.core.lint.rule import Finding, Rule, Subject
@@ -34,29 +34,41 @@ def _triggers(policy: Node) -> list[str]:
 
 
 def small_buffer(subject: Subject) -> Iterator[Finding]:
+    has_limit = Feature.ROUTE_BODY_LIMIT.in_version(subject.envoy_version)
     for envoy in subject.envoys:
         for route in envoy.routes:
             if route.to_pool and (use := _use_of_buffer(route)):
-                yield from _small_buffer(route, use, has_limit=Feature.ROUTE_BODY_LIMIT.in_version(subject.envoy_version))
+                yield from _small_buffer(route, use, has_limit=has_limit)
+        for manager in envoy.managers:
+            routes = [route for route in envoy.routes if route.manager is manager]
+            if body_routers(manager, routes):
+                for route in without_model(routes):
+                    if not route.to_pool:
+                        use = "longer ones are answered 413: this is the route that requests have until their model is known"
+                        yield from _small_buffer(route, use, has_limit=has_limit)
 
 
 def _small_buffer(route: Route, use: str, *, has_limit: bool) -> Iterator[Finding]:
-    listener = route.manager.listener.at("per_connection_buffer_limit_bytes") if route.manager else Node(route.node.document)
-    own = next(
-        (limit for scope in route.scopes[:2] if (limit := scope.at("request_body_buffer_limit")).number is not None),
-        Node(route.node.document),
-    )
-    place = own if own.number is not None and has_limit else listener
+    nothing = Node(route.node.document)
+    listener = route.manager.listener.at("per_connection_buffer_limit_bytes") if route.manager else nothing
+    limits = [scope.at("request_body_buffer_limit") for scope in route.scopes[:2]]
+    own = next((limit for limit in limits if limit.number is not None), nothing)
+    obeys = has_limit and bool(route.action)  # Envoy takes the field of a direct response too, and heeds it not
+    place = own if own and obeys else listener
     limit = place.number if place.number is not None else DEFAULT_BUFFER_BYTES
     if limit <= DEFAULT_BUFFER_BYTES:
-        remedy = route.node.at("request_body_buffer_limit") if has_limit else listener
+        message = f"at most {limit:g} bytes of a request are kept{'' if place else ', the default'}, and {use}"
+        if not route.action:
+            remedy = "make it a route to a cluster_header that no request has, with cluster_not_found_response_code and "
+            yield found(route.node, message, f"{remedy}request_body_buffer_limit")
+            return
+        whose = "request_body_buffer_limit of the route" if has_limit else "per_connection_buffer_limit_bytes of the listener"
+        change = route.node.at("request_body_buffer_limit") if has_limit else listener
         yield found(
             place or route.node,
-            f"at most {limit:g} bytes of a request are kept{'' if place else ', the default'}, and {use}",
-            "set "
-            f"{'request_body_buffer_limit of the route' if has_limit else 'per_connection_buffer_limit_bytes of the listener'} "
-            f"above the longest prompt, for example {PROMPT_BYTES}",
-            *([(remedy, PROMPT_BYTES)] if has_limit or listener else []),
+            message,
+            f"set {whose} above the longest prompt, for example {PROMPT_BYTES}",
+            *([(change, PROMPT_BYTES)] if has_limit or listener else []),
         )
 
 
@@ -163,7 +175,8 @@ RULES = (
         "and "
         "a prompt of 33 KiB was not tried again (503). With Envoy's 1 MiB the same above it, or 507. "
         "request_body_buffer_limit of "
-        "a route lifts it, also above the listener's; 1.36 obeys it only up to 1 MiB.",
+        "a route lifts it, also above the listener's; 1.36 obeys it only up to 1 MiB, and a direct response never (1.37 to "
+        "1.40).",
         small_buffer,
         "envoyproxy/ai-gateway#827",
     ),

@@ -6,7 +6,7 @@ from msgspec import UNSET
 
 from shunter.envoyconf.core.documents import Path
 from shunter.envoyconf.core.lint.envoy.findings import found, of_envoys, of_managers, of_pool_routes
-from shunter.envoyconf.core.lint.envoy.models import asks_for_model, body_routers, picker
+from shunter.envoyconf.core.lint.envoy.models import asks_for_model, body_routers, picker, without_model
 from shunter.envoyconf.core.lint.envoy.node import Node
 from shunter.envoyconf.core.lint.envoy.view import Envoy, HttpFilter, Manager, Route
 from shunter.envoyconf.core.lint.rule import Finding, Rule
@@ -15,7 +15,6 @@ from shunter.envoyconf.core.spelling import suggest
 __all__ = ["RULES"]
 
 ON_DEMAND = "envoy.extensions.filters.http.on_demand.v3.OnDemand"
-PATH_MATCHES = ("prefix", "path", "path_separated_prefix", "safe_regex", "path_match_policy")
 
 
 def one_picker_for_several(route: Route) -> Iterator[Finding]:
@@ -89,24 +88,14 @@ def route_kept(envoy: Envoy) -> Iterator[Finding]:
 
 def silent_default(envoy: Envoy) -> Iterator[Finding]:
     for host in {id(route.host.value): route.host for route in envoy.routes}.values():
-        paths: list[object] = []  # of routes that ask for a model
-        for route in (each for each in envoy.routes if each.host.value is host.value):
-            if asks_for_model(route):
-                paths.append(_path(route))
-            elif paths and route.to_pool and (_path(route) in paths or _path(route) == ("prefix", "/")):
-                yield found(
-                    route.node,
-                    "requests whose model no route before this one knows, or that name none, go to "
-                    f"{route.branches[0].place.text!r}: a misspelt model is answered by another one, or by its server's 404",
-                    "answer 404 here; or keep it, if unknown models are meant to go there",
-                )
-                break
-
-
-def _path(route: Route) -> object:
-    """Return the part of a route's match that is about the path."""
-    match = route.node.at("match")
-    return next(((kind, node.value) for kind in PATH_MATCHES if (node := match.at(kind))), None)
+        routes = [route for route in envoy.routes if route.host.value is host.value]
+        if route := next((each for each in without_model(routes) if each.to_pool), None):
+            yield found(
+                route.node,
+                "requests whose model no route before this one knows, or that name none, go to "
+                f"{route.branches[0].place.text!r}: a misspelt model is answered by another one, or by its server's 404",
+                "answer 404 here; or keep it, if unknown models are meant to go there",
+            )
 
 
 def unknown_filter(envoy: Envoy) -> Iterator[Finding]:
