@@ -94,9 +94,8 @@ def refuse(scene, status):
         each.status = status
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("status", [429, 503])
-async def test_what_the_picked_refuse_the_provider_takes(status, profile, scene, provider):
+@pytest.mark.parametrize(("profile", "status"), [*((profile, 429) for profile in PROFILES), ("lean", 503)])
+async def test_what_the_picked_refuse_the_provider_takes(profile, status, scene, provider):
     async with scene.envoy(scene.bootstrap(pools=[pool_of(scene, provider)], profile=profile)) as envoy:
         assert (await scene.ask(envoy))[1] in {each.authority for each in scene.upstreams}
         assert provider.requests == []

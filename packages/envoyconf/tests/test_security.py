@@ -71,6 +71,15 @@ async def test_without_a_key_no_picker_is_asked(header, scene, upstream):
     assert scene.pickers[0].asked == upstream.requests == []
 
 
+async def test_the_admin_interface_shows_no_key(scene):
+    async with (
+        scene.envoy(scene.bootstrap(security=KEYS)) as envoy,
+        scene.client.get(f"http://{envoy.admin}/config_dump") as told,
+    ):
+        assert "[redacted]" in (text := await told.text())
+    assert "key-a" not in text
+
+
 async def test_anybody_could_claim_to_be_alice_if_the_header_were_not_removed(scene, upstream):
     resource = scene.bootstrap()  # without keys the header is nobody's
     async with scene.envoy(resource) as envoy:
