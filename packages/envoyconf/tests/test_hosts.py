@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.envoyconf import Route
-from shunter.envoyconf.core.envoy.hosts import meet, virtual_hosts
+from shunter.envoyconf.core.envoy.hosts import virtual_hosts
+from shunter.envoyconf.core.intent.hosts import meet
 
 LABELS = st.sampled_from(["a", "b"])
 NAMES = st.lists(LABELS, min_size=1, max_size=4).map(".".join)

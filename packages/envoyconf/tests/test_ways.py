@@ -55,6 +55,15 @@ def test_a_route_is_reached_by_a_host_of_its_own(first, second, reached):
             intent(*routes)
 
 
+def test_a_route_is_for_hosts_that_somebody_serves():
+    listeners = [{"hosts": ["*.example.com"]}, {"name": "inside", "port": 81, "hosts": ["inside"]}]
+    assert intent({"pool": "a", "hosts": ["elsewhere.org", "a.example.com"]}, {"pool": "a"}, listeners=listeners)
+    with pytest.raises(
+        IntentError, match=r"routes\[0\]\.hosts \['example\.com'\]: listeners serve \*\.example\.com, inside"
+    ):
+        intent({"pool": "a", "hosts": ["example.com"]}, listeners=listeners)
+
+
 @pytest.mark.parametrize(("profile", "checked"), [("lean", False), ("usage", False), ("headers", True), ("full", True)])
 def test_only_who_streams_bodies_has_its_pickers_health_checked(profile, checked):
     clusters, _ = parts({"pool": "a", "profile": profile})

@@ -7,23 +7,14 @@ exact goes first: a name before a wildcard, a longer wildcard before a shorter o
 from collections.abc import Iterable, Iterator, Sequence
 
 from shunter.envoyconf.core.intent import Route
+from shunter.envoyconf.core.intent.hosts import ANY_HOST, meet
 
-__all__ = ["ANY", "hosts_of", "meet", "virtual_hosts"]
-
-ANY = "*"
-
-
-def meet(one: str, other: str) -> str | None:
-    """Return the pattern of the names that both patterns match, None if there are none."""
-    for narrow, wide in ((one, other), (other, one)):
-        if wide in (ANY, narrow) or (wide.startswith("*.") and narrow.endswith(wide[1:])):
-            return narrow
-    return None
+__all__ = ["hosts_of", "virtual_hosts"]
 
 
 def hosts_of(route: Route) -> Sequence[str]:
     """Return the patterns of a route's host names."""
-    return route.hosts or (ANY,)
+    return route.hosts or (ANY_HOST,)
 
 
 def virtual_hosts(served: Iterable[str], routes: Sequence[Route]) -> Iterator[tuple[list[str], list[Route]]]:
@@ -45,4 +36,4 @@ def virtual_hosts(served: Iterable[str], routes: Sequence[Route]) -> Iterator[tu
 
 
 def _exactness(pattern: str) -> tuple[bool, int, str]:
-    return not pattern.startswith(ANY), len(pattern), pattern
+    return not pattern.startswith(ANY_HOST), len(pattern), pattern

@@ -4,23 +4,24 @@ from collections.abc import Iterator, Sequence
 
 from shunter.envoyconf.core.envoy.affinity import key_places
 from shunter.envoyconf.core.envoy.chain import pool_switches, route_switches
-from shunter.envoyconf.core.envoy.hosts import ANY, virtual_hosts
+from shunter.envoyconf.core.envoy.hosts import virtual_hosts
 from shunter.envoyconf.core.envoy.model import model_matches
 from shunter.envoyconf.core.envoy.overflow import overflow_retries, target_cluster_name
 from shunter.envoyconf.core.envoy.record import release_metadata
 from shunter.envoyconf.core.envoy.retry import request_retries
 from shunter.envoyconf.core.intent import Intent, Pool, Profile, Route
+from shunter.envoyconf.core.intent.hosts import ANY_HOST
 from shunter.envoyconf.core.names import DESTINATION, OVERFLOW, SERVED, native_cluster_name, pool_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration
 
 __all__ = ["pool_routes", "route_configuration"]
 
 
-def route_configuration(intent: Intent, hosts: Sequence[str] = (ANY,)) -> Resource:
+def route_configuration(intent: Intent, hosts: Sequence[str] = (ANY_HOST,)) -> Resource:
     """Return the routes of listeners that serve these host names; a port that clients name beside them does not count."""
     resources = [
         {
-            "name": "all" if ANY in domains else domains[0],
+            "name": "all" if ANY_HOST in domains else domains[0],
             "domains": domains,
             "routes": [
                 *([overflow_route(intent)] if any(pool.overflow for pool in intent.pools) else ()),
@@ -30,12 +31,12 @@ def route_configuration(intent: Intent, hosts: Sequence[str] = (ANY,)) -> Resour
         }
         for domains, routes in virtual_hosts(hosts, intent.effective_routes)
     ]
-    if intent.reads_model and not any(ANY in each["domains"] for each in resources):
+    if intent.reads_model and not any(ANY_HOST in each["domains"] for each in resources):
         # Without a route every picker would be asked, since none is told to leave the request alone.
-        resources.append({"name": "none", "domains": [ANY], "routes": [no_pool(intent)]})
-    by_name = any(domain != ANY for each in resources for domain in each["domains"])
+        resources.append({"name": "none", "domains": [ANY_HOST], "routes": [no_pool(intent)]})
+    by_name = any(domain != ANY_HOST for each in resources for domain in each["domains"])
     return {
-        "name": "routes" if tuple(hosts) == (ANY,) else f"routes/{','.join(hosts)}",
+        "name": "routes" if tuple(hosts) == (ANY_HOST,) else f"routes/{','.join(hosts)}",
         "virtual_hosts": resources,
         **({"ignore_port_in_host_matching": True} if by_name else {}),
     }

@@ -5,12 +5,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from shunter.envoyconf.core.intent.hosts import ANY_HOST
 from shunter.envoyconf.core.intent.parts import CookieName, HeaderName, HostPattern, Name, Part, Profile, Text, check_unique
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["Affinity", "Rewrite", "Route", "Share"]
 
-ANY_HOST = ("*",)
 PATH_PREFIX = re.compile(r"/|(/[^\s/?#]+)+")
 
 Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -117,7 +117,7 @@ class Route(Part, frozen=True):
 
     def covers(self, other: "Route") -> bool:
         """Say whether this route matches whatever the other one does."""
-        if not {*(other.hosts or ANY_HOST)} <= {*(self.hosts or ANY_HOST)}:  # else the more exact host goes first
+        if not {*(other.hosts or (ANY_HOST,))} <= {*(self.hosts or (ANY_HOST,))}:  # else the more exact host goes first
             return False
         if not (self.prefix == "/" or f"{other.prefix}/".startswith(f"{self.prefix}/")):
             return False

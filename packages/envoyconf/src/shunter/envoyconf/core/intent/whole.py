@@ -6,6 +6,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from shunter.envoyconf.core.intent.control_plane import ControlPlane
+from shunter.envoyconf.core.intent.hosts import meet
 from shunter.envoyconf.core.intent.kubernetes import Kubernetes
 from shunter.envoyconf.core.intent.limits import Limits
 from shunter.envoyconf.core.intent.listening import Admin, Listener
@@ -104,6 +105,7 @@ class Intent(Part, frozen=True):
                     )
 
         self._check_ways()
+        self._check_hosts()
         if self.model_header and self.body_router:
             raise IntentError("modelHeader and bodyRouter both say where the model is; keep one")
         if self.model_header in {*PICKER_HEADERS} - {MODEL}:
@@ -118,6 +120,16 @@ class Intent(Part, frozen=True):
             other = taken.setdefault((address, port), field) if port else field
             if other != field:
                 raise IntentError(f"{field} would listen on port {port} of {address}, as {other} does already")
+
+    def _check_hosts(self) -> None:
+        """Raise IntentError if a route is for hosts that nobody serves."""
+        served = {host for listener in self.listeners for host in listener.hosts}
+        for index, route in enumerate(self.routes):
+            if route.hosts and not any(meet(host, other) for host in route.hosts for other in served):
+                raise IntentError(
+                    f"routes[{index}].hosts {list(route.hosts)}: listeners serve {', '.join(sorted(served))}, none of these; "
+                    "add one to a listener's hosts"
+                )
 
     def _check_ways(self) -> None:
         """Raise IntentError if a picker lacks what a profile stands on."""
