@@ -38,7 +38,7 @@ def load_intent(text: str, file: str = "", environment: Mapping[str, str] | None
     name = file or "intent"
     if len(text) > MAX_INTENT_CHARACTERS:
         raise IntentError(f"{name}: {len(text)} characters; an intent has at most {MAX_INTENT_CHARACTERS}")
-    documents = load_documents(text, name, environment)
+    documents = [*load_documents(text, name, environment)]
     if not documents:
         raise IntentError(f"{name}: nothing is there; an intent begins with pools")
     if len(documents) > 1:
