@@ -103,6 +103,18 @@ def test_what_cannot_be_known_to_be_wrong_is_let_be(code, before, after):
     assert code not in [rule.code for rule, _ in found]
 
 
+@pytest.mark.parametrize(("label", "codes"), [("a", []), ("b", ["E70", "E71", "W72"])])
+def test_policies_that_select_by_label_are_attached_to_what_has_it(label, codes):
+    text = (EXAMPLES / "E70" / "good.yaml").read_text()
+    text = text.replace(
+        "metadata: {name: inference, namespace: llm}", "metadata: {name: inference, namespace: llm, labels: {x: a}}"
+    )
+    target = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: inference}]"
+    assert target in text
+    text = text.replace(target, f"targetSelectors: [{{kind: Gateway, matchLabels: {{x: {label}}}}}]")
+    assert sorted({rule.code for rule, _ in examine(load_documents(text, ""))}) == codes
+
+
 def test_a_picker_is_known_by_its_flags_whatever_its_pool_is_called():
     text = (EXAMPLES / "W41" / "bad.yaml").read_text().replace("--pool-name=llama", "--pool-name=vllm-llama")
     assert [rule.code for rule, _ in examine(load_documents(text, ""))] == ["W41"]

@@ -8,7 +8,7 @@ import msgspec
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import AI_GATEWAY, ENVOY_GATEWAY, GATEWAY_API, Manifest, Manifests, Reference, refer
 
-__all__ = ["Platform", "RoutedRule", "parents", "platform", "policies_by_target", "rules", "targets"]
+__all__ = ["Platform", "RoutedRule", "attached", "parents", "platform", "policies_by_target", "rules", "targets"]
 
 
 class Platform(Enum):
@@ -75,7 +75,7 @@ def parents(manifests: Manifests, route: Manifest) -> Iterator[Manifest]:
 
 
 def targets(policy: Manifest) -> Iterator[Reference]:
-    """Yield what a policy is attached to by name; what it selects by labels is not told apart."""
+    """Yield what a policy is attached to by name."""
     spec = policy.spec
     for target in (*spec["targetRefs"], spec["targetRef"]):
         if target["name"]:
@@ -83,7 +83,7 @@ def targets(policy: Manifest) -> Iterator[Reference]:
 
 
 def policies_by_target(manifests: Manifests) -> dict[tuple[str, str, str], list[tuple[Manifest, str]]]:
-    """Return the policies of Envoy Gateway that are attached to each object by name, each with the section that it is for."""
+    """Return the policies of Envoy Gateway that are attached to each object, each with the section of it that it is for."""
 
     def find() -> dict[tuple[str, str, str], list[tuple[Manifest, str]]]:
         attached: dict[tuple[str, str, str], list[tuple[Manifest, str]]] = {}
@@ -91,9 +91,29 @@ def policies_by_target(manifests: Manifests) -> dict[tuple[str, str, str], list[
             if policy.group == ENVOY_GATEWAY and policy.kind.endswith("Policy"):
                 for target in targets(policy):
                     attached.setdefault(target.place, []).append((policy, target.at["sectionName"].text))
+                for place in _selected(manifests, policy):
+                    attached.setdefault(place, []).append((policy, ""))
         return attached
 
     return manifests.remember("policies", find)
+
+
+def attached(manifests: Manifests, kind: str, routed: RoutedRule) -> list[Manifest]:
+    """Return the policies of a kind that hold for a rule: its own, its route's, or its Gateways'."""
+    by_target = policies_by_target(manifests)
+    own = [each for each in by_target.get(routed.route.place, ()) if each[1] in ("", routed.rule["name"].text)]
+    own += [each for gateway in parents(manifests, routed.route) for each in by_target.get(gateway.place, ())]
+    return [policy for policy, _ in own if policy.kind == kind]
+
+
+def _selected(manifests: Manifests, policy: Manifest) -> Iterator[tuple[str, str, str]]:
+    """Yield what a policy selects by labels; what its expressions or other namespaces leave out is not told apart."""
+    for selector in policy.spec["targetSelectors"]:
+        wanted = selector["matchLabels"].labels
+        for each in manifests.of(selector["kind"].text, group=GATEWAY_API):
+            labels = each.metadata["labels"].labels
+            if all(labels.get(name) == value for name, value in wanted.items()):
+                yield each.place
 
 
 def platform(manifests: Manifests, what: Manifest) -> Platform | None:

@@ -14,7 +14,7 @@ from shunter.envoyconf.core.kube.pickers import (
     speech_by_service,
     target_ports,
 )
-from shunter.envoyconf.core.kube.platforms import RoutedRule, targets
+from shunter.envoyconf.core.kube.platforms import RoutedRule, attached
 from shunter.envoyconf.core.places import PICKER_PORT, service_host
 from shunter.envoyconf.errors import IntentError
 
@@ -123,17 +123,13 @@ class Pools:
         return [_endpoint(each) for each in found.spec["endpoints"]]
 
     def _asked(self, routed: RoutedRule) -> dict[str, Any]:
-        """Return the picker of the policy that is attached to a route or to one of its rules."""
-        for policy in self._manifests.of("EnvoyExtensionPolicy"):
-            for target in targets(policy):
-                section = target.at["sectionName"].text
-                if target.place != routed.route.place or (section and section != routed.rule["name"].text):
-                    continue
-                extensions = list(policy.spec["extProc"])
-                for each in extensions[1:]:
-                    self._note(each, "a second ext_proc server is left out")
-                if extensions:
-                    return {"picker": self._picker_of_policy(policy, extensions[0])}
+        """Return the picker of the policy that is attached to a rule, its route or its Gateway."""
+        for policy in attached(self._manifests, "EnvoyExtensionPolicy", routed):
+            extensions = list(policy.spec["extProc"])
+            for each in extensions[1:]:
+                self._note(each, "a second ext_proc server is left out")
+            if extensions:
+                return {"picker": self._picker_of_policy(policy, extensions[0])}
         self._note(
             routed.rule, f"nothing says which picker is asked about {routed.route}: give picker.addresses, or profile native"
         )

@@ -8,12 +8,12 @@ import msgspec
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import Manifest, Manifests, Reference, refer
 from shunter.envoyconf.core.kube.pickers import names_a_picker
-from shunter.envoyconf.core.kube.platforms import RoutedRule, parents, policies_by_target, rules, targets
+from shunter.envoyconf.core.kube.platforms import attached, rules, targets
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 from shunter.envoyconf.core.names import NAMESPACE
 
-__all__ = ["RULES", "Asking", "asked", "attached"]
+__all__ = ["RULES", "Asking", "asked"]
 
 DUPLEX = "FullDuplexStreamed"
 
@@ -51,14 +51,6 @@ def _pickers(manifests: Manifests) -> Iterator[Asking]:
         writes = [each.text for each in asking.at.at("metadata", "writableNamespaces")]
         if NAMESPACE in writes or any(names_a_picker(manifests, each) for each in asking.backends):
             yield asking
-
-
-def attached(manifests: Manifests, kind: str, routed: RoutedRule) -> list[Manifest]:
-    """Return the policies of a kind that hold for a rule: its own, its route's, or its Gateways'."""
-    by_target = policies_by_target(manifests)
-    own = [each for each in by_target.get(routed.route.place, ()) if each[1] in ("", routed.rule["name"].text)]
-    own += [each for gateway in parents(manifests, routed.route) for each in by_target.get(gateway.place, ())]
-    return [policy for policy, _ in own if policy.kind == kind]
 
 
 def _impossible(manifests: Manifests) -> Iterator[Finding]:

@@ -7,9 +7,9 @@ from msgspec import UNSET
 from shunter.envoyconf.core.cursor import Cursor
 from shunter.envoyconf.core.kube.manifests import Manifest, Manifests
 from shunter.envoyconf.core.kube.pickers import names_a_picker
-from shunter.envoyconf.core.kube.platforms import Platform, parents, platform, policies_by_target, rules, targets
+from shunter.envoyconf.core.kube.platforms import Platform, attached, parents, platform, policies_by_target, rules, targets
 from shunter.envoyconf.core.kube.quantities import read_bytes, read_seconds
-from shunter.envoyconf.core.lint.kube.envoy_gateway_rules import asked, attached
+from shunter.envoyconf.core.lint.kube.envoy_gateway_rules import asked
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
 from shunter.envoyconf.core.names import DESTINATION
