@@ -11,6 +11,7 @@ import pytest
 import trustme
 import yaml
 
+from shunter.envoyconf import EnvoyRefusedError
 from shunter.envoyconf.core.documents import load_documents
 from shunter.envoyconf.core.lint import RULES
 from shunter.envoyconf.core.lint.correct import correct
@@ -114,3 +115,14 @@ def accepted(envoy_binary, tmp_path_factory):
 def test_envoy_accepts_examples_and_corrections(path, accepted):
     accepted(path.read_text())
     accepted(corrected(path))
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize("code", ["E14", "E62"])
+def test_what_is_too_new_an_older_envoy_refuses(code, monkeypatch):
+    monkeypatch.delenv("ENVOY_PATH", raising=False)
+    if (binary := envoy.find("1.37.0")) is None:
+        pytest.skip("not here: shunter envoyconf fetch-envoy --version 1.37.0")
+    envoy.validate((HERE / code / "good.yaml").read_text(), binary)
+    with pytest.raises(EnvoyRefusedError):
+        envoy.validate((HERE / code / "bad.yaml").read_text(), binary)

@@ -278,3 +278,20 @@ def test_a_cluster_that_is_fetched_when_it_is_asked_for_is_not_missing():
 def test_the_admin_interface_of_a_running_envoy_is_seen():
     resource = yaml.safe_load((HERE / "W26" / "bad.yaml").read_text())
     assert codes(dump(resource)) == codes(resource) == ["W26"]
+
+
+def test_what_no_route_uses_is_nobodys_harm():
+    resource = copy(E02)
+    manager = manager_of(resource)
+    for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
+        route["typed_per_filter_config"] = {EXT_PROC: override("BUFFERED")}
+    assert codes(resource) == []
+    manager["route_config"]["virtual_hosts"][0]["routes"].append({"match": {"prefix": "/"}, "direct_response": {"status": 404}})
+    assert codes(resource) == ["E02"]  # a filter asks before an answer of Envoy's own, too
+
+
+def test_two_listeners_in_two_documents_are_two():
+    listeners = [copy(E02["static_resources"]["listeners"][0]) for _ in range(2)]
+    for number, listener in enumerate(listeners):
+        listener["name"] = f"http{number}"
+    assert codes(*listeners, *E02["static_resources"]["clusters"]) == ["E02", "E02"]

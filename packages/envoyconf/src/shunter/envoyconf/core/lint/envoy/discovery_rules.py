@@ -31,7 +31,7 @@ def without_endpoints(envoy: Envoy) -> Iterator[Finding]:
 def without_cluster(envoy: Envoy) -> Iterator[Finding]:
     for route in envoy.routes:
         for branch in route.branches:
-            if not branch.clusters:
+            if branch.place.text and not branch.clusters:
                 yield found(
                     branch.place,
                     f"the cluster {branch.place.text!r} is not sent: Envoy takes the route and answers 503 with an empty body",

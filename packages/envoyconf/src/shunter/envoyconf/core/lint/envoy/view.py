@@ -76,7 +76,7 @@ class Question(msgspec.Struct, frozen=True):
     @property
     def identity(self) -> tuple[object, ...]:
         """Equal for questions that are configured at the same places."""
-        return (self.filter.node.path, *(scope.path for scope in self.overrides))
+        return tuple((id(node.document), node.path) for node in (self.filter.node, *self.overrides))
 
     def mode(self, which: str) -> str:
         """Return a processing mode by its field's name, such as SEND for ``request_header_mode``."""
@@ -107,7 +107,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Branch(msgspec.Struct, frozen=True):
-    """One cluster to which a route leads: the only one, or one of several by weight."""
+    """One cluster to which a route leads: the only one, or one of several by weight; or its answer, without any."""
 
     place: Node  # where the cluster is named
     clusters: tuple[Cluster, ...]  # what is known of it: the cluster, and its members if it is made of others
@@ -203,8 +203,8 @@ def _questions(managers: Iterable[Manager], routes: Iterable[Route], clusters: d
         for question in route.questions:
             seen.setdefault(question.identity, question)
     for manager in managers:
-        for each in manager.asking:
-            if not (manager.routing and each.node.at("disabled").is_true):
+        if not any(route.manager is manager for route in routes):
+            for each in manager.asking:
                 question = _ask(each, (), clusters)
                 seen.setdefault(question.identity, question)
     return seen.values()
@@ -244,12 +244,14 @@ def _routes(routing: Node, manager: Manager | None, clusters: dict[str, Cluster]
 
 
 def _destinations(node: Node, scopes: tuple[Node, ...]) -> Iterator[tuple[Node, str, tuple[Node, ...]]]:
+    """Yield each place that names a cluster, the name, and what counts there; the route itself if it names none."""
     action = node.at("route")
-    if cluster := action.at("cluster"):
-        yield cluster, cluster.text, scopes
-    for weighted in action.at("weighted_clusters", "clusters").items():
-        if weighted.at("weight").number != 0:
-            yield weighted.at("name"), weighted.at("name").text, (weighted, *scopes)
+    weighted = [each for each in action.at("weighted_clusters", "clusters").items() if each.at("weight").number != 0]
+    for each in weighted:
+        yield each.at("name"), each.at("name").text, (each, *scopes)
+    if not weighted:
+        cluster = action.at("cluster")
+        yield cluster or node, cluster.text, scopes
 
 
 def _branch(place: Node, name: str, scopes: tuple[Node, ...], manager: Manager | None, clusters: dict[str, Cluster]) -> Branch:
