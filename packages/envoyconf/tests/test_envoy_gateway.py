@@ -13,7 +13,9 @@ from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.kube.policies import go_duration, quantity
 from shunter.envoyconf.core.kube.split import id_patterns
 from shunter.envoyconf.core.names import PICKER_HEADERS
+from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.targets import Target
+from shunter.envoyconf.core.versions import Version
 from shunter.envoyconf.errors import ToolMissingError
 from shunter.envoyconf.testing_crds import load_definitions
 from shunter.envoyconf.testing_kube import find_crds
@@ -210,6 +212,13 @@ def test_what_is_otherwise_there_is_told(fields, words):
 
 def test_nothing_to_warn_of_in_the_plain_case():
     assert output().warnings == ()
+
+
+@pytest.mark.parametrize(("version", "warned"), [((1, 36), False), ((1, 37), True), ((1, 38), True), ((1, 39), False)])
+def test_an_envoy_that_ends_streams_too_early_is_warned_of(version, warned):
+    asked = load_intent(json.dumps({"pools": [LLAMA]}))
+    told = generate(asked, Target.ENVOY_GATEWAY, Settings(envoy_version=Version(*version))).warnings
+    assert any("is taken for done" in each for each in told) == warned
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (2, "2s"), (0.025, "25ms"), (3599.5, "3599s500ms")])

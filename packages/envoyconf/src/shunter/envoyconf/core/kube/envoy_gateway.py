@@ -28,6 +28,7 @@ from shunter.envoyconf.core.names import SERVED
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.targets import Means, Support
+from shunter.envoyconf.core.versions import Version
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["CLASS", "CONTROLLER", "SUPPORT", "envoy_gateway", "manifests", "warnings"]
@@ -35,6 +36,9 @@ __all__ = ["CLASS", "CONTROLLER", "SUPPORT", "envoy_gateway", "manifests", "warn
 # Envoy Gateway brings no GatewayClass; this is what the one is called that is made if the intent names none.
 CLASS = "envoy-gateway"
 CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
+
+# Which Envoys end the stream to a picker that is sent nothing of responses when these begin.
+HASTY = (Version(1, 37), Version(1, 38))
 
 NO_RECORDS = "an EnvoyProxy cannot send records, and without them nobody would learn"
 
@@ -63,7 +67,7 @@ SUPPORT: dict[Profile, Support] = {
 }
 
 
-def envoy_gateway(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every maker's signature
+def envoy_gateway(intent: Intent, settings: Settings) -> Output:
     """Return the manifests, with those of the model servers' Services and of the pickers."""
     refuse(intent, "Envoy Gateway", {"bodyRouter": PATCHED, "overflow": PATCHED})
     if intent.reads_model:
@@ -72,7 +76,7 @@ def envoy_gateway(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001
             f"routes[{index}].models: Envoy Gateway does not read bodies; {PATCHED}, or give modelHeader if clients name it "
             "in a header"
         )
-    return Output((Artefact("gateway", tuple(manifests(intent))), *installation(intent)), tuple(warnings(intent)))
+    return Output((Artefact("gateway", tuple(manifests(intent))), *installation(intent)), tuple(warnings(intent, settings)))
 
 
 PATCHED = "take the target envoy-gateway-patch or an Envoy of your own"
@@ -105,8 +109,13 @@ def manifests(intent: Intent) -> Iterator[Resource]:
         yield backend(tracing_backend(intent), intent, [tracing.collector], h2c=True)
 
 
-def warnings(intent: Intent) -> Iterator[str]:
+def warnings(intent: Intent, settings: Settings) -> Iterator[str]:
     """Yield what is otherwise than the intent has it elsewhere."""
+    if settings.envoy_version in HASTY and any(profile is Profile.LEAN for _, profile in intent.ways):
+        yield (
+            f"profile lean: Envoy {settings.envoy_version} ends the picker's stream when the response begins, and the request is taken "
+            "for done; Envoy Gateway 1.9 starts 1.39, which does not"
+        )
     if any(document["kind"] == "Backend" for document in backends(intent)) or intent.observability.tracing:
         yield "Backends: Envoy Gateway heeds them only with extensionApis.enableBackend: true in its configuration"
     if intent.admin:
