@@ -23,6 +23,9 @@ class Fleet:
         self._weights: dict[str, Weights] = {}
         self._last: dict[str, dict[Hashable, int]] = {}
         self._weighed_s = float("-inf")
+        self._intent: Intent | None = None
+        self._topology: Topology | None = None
+        self._found: dict[str, tuple[Member, ...]] = {}
 
     def members(
         self, intent: Intent, view: View, now_s: float, speeds: Mapping[Key, float] | None = None
@@ -31,7 +34,10 @@ class Fleet:
 
         In the profile native they have weights; where a picker is asked, it knows better. ``speeds`` are tokens per second.
         """
-        weigh = now_s - self._weighed_s >= PERIOD_S
+        native = any(Profile.NATIVE in intent.profiles_of(pool) for pool in intent.pools)
+        weigh = native and now_s - self._weighed_s >= PERIOD_S
+        if not weigh and intent is self._intent and view.topology is self._topology:
+            return self._found  # load alone has changed, as it does twenty times a second
         self._weighed_s = now_s if weigh else self._weighed_s
         readings = _readings(view.load, speeds or {}) if weigh else {}
         found: dict[str, tuple[Member, ...]] = {}
@@ -51,6 +57,7 @@ class Fleet:
                 weights, usual = self._last.get(pool.name, {}), USUAL_WEIGHT
             places = {(each.address, each.port): weights.get((each.slot, each.incarnation), usual) for each in endpoints}
             found[pool.name] = tuple(Member(address, port, weight) for (address, port), weight in sorted(places.items()))
+        self._intent, self._topology, self._found = intent, view.topology, found
         return found
 
 
