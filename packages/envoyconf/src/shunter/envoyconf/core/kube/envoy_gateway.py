@@ -113,8 +113,8 @@ def warnings(intent: Intent, settings: Settings) -> Iterator[str]:
     """Yield what is otherwise than the intent has it elsewhere."""
     if settings.envoy_version in HASTY and any(profile is Profile.LEAN for _, profile in intent.ways):
         yield (
-            f"profile lean: Envoy {settings.envoy_version} ends the picker's stream when the response begins, and the request is taken "
-            "for done; Envoy Gateway 1.9 starts 1.39, which does not"
+            f"profile lean: Envoy {settings.envoy_version} ends the picker's stream when the response begins, and the request "
+            "is taken for done; Envoy Gateway 1.9 starts 1.39, which does not"
         )
     if any(document["kind"] == "Backend" for document in backends(intent)) or intent.observability.tracing:
         yield "Backends: Envoy Gateway heeds them only with extensionApis.enableBackend: true in its configuration"
