@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shunter.envoyconf.cli import main
 from shunter.envoyconf.core.generate import MAKERS
@@ -348,3 +350,22 @@ def test_what_init_prints_is_an_intent_that_an_editor_completes(run):
     starter = run("init").stdout
     assert starter.startswith("# yaml-language-server: $schema=./intent.schema.json\n")
     assert run("validate", stdin=starter).exit_code == 0
+
+
+# whatever it is given
+
+TEXTS = [path.read_text() for path in (INTENT, FULL, BOOTSTRAP)] + [PATCH, SERVICE]
+SNIPPETS = st.text(max_size=4) | st.sampled_from(
+    ["{", "[", ": ", "- ", "null", "\n", "&a ", "*a", "7", "${A}", "---\n", "@type"]
+)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(["validate", "generate", "lint", "import", "migrate"]), st.sampled_from(TEXTS), st.data())
+def test_no_text_makes_a_traceback(command, text, data):
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, min(len(text), start + 30)))
+    broken = text[:start] + data.draw(SNIPPETS) + text[end:]
+    result = CliRunner().invoke(main, [command, "-f", "-"], input=broken, env={"SHUNTER_TOOLS_DIR": "/nowhere", "PATH": ""})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in {0, 1, 2}
