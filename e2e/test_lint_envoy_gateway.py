@@ -138,3 +138,66 @@ def test_what_is_found_happens_and_what_is_corrected_does_not(envoy_gateway):
                 harm = behaviour(gateway, ports)
             assert harm == dict.fromkeys(harm, expected)
             assert {code: code in found for code in harm} == harm
+
+
+BROKEN = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: lost, namespace: llm}
+spec:
+  parentRefs: [{name: inference}]
+  hostnames: [lost.test]
+  rules: [{timeouts: {request: 0s}, backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: llama}]}]
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyExtensionPolicy
+metadata: {name: lost, namespace: llm}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: lost}]
+  extProc: [{backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: llama-pickr}], processingMode: {request: {}}}]
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyExtensionPolicy
+metadata: {name: rival, namespace: llm}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: lost}]
+  extProc: [{backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: llama-epp}], processingMode: {request: {}}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: pool, namespace: llm}
+spec:
+  parentRefs: [{name: inference}]
+  hostnames: [pool.test]
+  rules: [{timeouts: {request: 0s}, backendRefs: [{group: inference.networking.k8s.io, kind: InferencePool, name: llama}]}]
+"""
+
+
+def status(host):
+    """Return what a host's requests are answered."""
+    request = urllib.request.Request("http://127.0.0.1/v1/models", headers={"host": host})
+    try:
+        with urllib.request.urlopen(request) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_what_refers_to_nothing_is_answered_500_as_said(envoy_gateway):
+    manifests = [document.body for document in load_documents(EXAMPLE.read_text(), "")] + [POLICY]
+    manifests = here(manifests, [1], 2) + [document.body for document in load_documents(BROKEN, "")]
+    found = {rule.code for rule, _ in examine(Document(body, "", {(): 1}) for body in manifests)}
+    assert {"E68", "E77", "W91"} <= found
+    with envoy_gateway(manifests) as gateway:
+        expected = {
+            ("HTTPRoute", "llm/pool", "InvalidKind"),
+            ("EnvoyExtensionPolicy", "llm/lost", "Invalid"),
+            ("EnvoyExtensionPolicy", "llm/rival", "Conflicted"),
+        }
+        deadline = time.monotonic() + 60
+        # Statuses are written one after the other, and the routes arrive after the listener.
+        while {status("lost.test"), status("pool.test")} != {500} or not {
+            (each.kind, each.key, each.reason) for each in gateway.conditions()
+        } >= expected:
+            assert time.monotonic() < deadline, gateway.conditions()
+            time.sleep(0.1)
