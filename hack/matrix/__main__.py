@@ -11,6 +11,7 @@ from hack.matrix.rows import Rows, Suite
 
 from shunter.envoyconf.shell import envoy
 
+MOST_CHARACTERS = 500  # of an error
 ROWS = Path("build/envoyconf-matrix.json")
 
 
@@ -36,8 +37,12 @@ def main(only: tuple[str, ...], versions: tuple[str, ...], output: Path) -> None
     for name in only or found:
         if name not in found:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(found)}", param_hint="--only")
-        found[name](rows.record, versions)
-    rows.write(output)
+        try:
+            found[name](rows.record, versions)
+        except Exception as error:  # noqa: BLE001 # one that breaks down must not take the others' rows with it
+            words = f"{type(error).__name__}: {str(error)[:MOST_CHARACTERS]}"
+            rows.record(target=name, envoy_version="-", profile="-", check="the suite came to its end", ok=False, detail=words)
+        rows.write(output)
     if not only:
         page.write(rows)
     click.echo(f"{len(list(rows))} checks, {len(rows.failed)} failed: {output}")
