@@ -89,7 +89,7 @@ chaos: $(VENV)/dev.stamp ## kill, stop and restart everything under load, in eve
 envoyconf-gateways: $(VENV)/dev.stamp ## all that the real Envoy Gateway is asked to do, on files and on a Kubernetes API (4 minutes)
 	@SHUNTER_EVERY_GATEWAY=1 $(PYTEST) $(wildcard e2e/test_envoy_gateway*.py) $(ARGS)
 
-envoyconf-matrix: $(VENV)/dev.stamp ## try what envoyconf generates on every Envoy, into build/envoyconf-matrix.json and docs/gateway/matrix.md (10 minutes)
+envoyconf-matrix: $(VENV)/dev.stamp ## try what envoyconf generates on every Envoy, into build/envoyconf-matrix.json and docs/gateway/matrix.md (15 minutes)
 	@$(BIN)/python -m hack.matrix $(ARGS)
 
 fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (ENGINE=atheris: led by coverage; ARGS="wire --seconds 9" …)
