@@ -66,6 +66,11 @@ OTHER = POOL.replace("name: a", "name: b")
         (f"pools: [{POOL}, {OTHER}]", "$.routes are missing: with several pools (a, b) say which requests go to which"),
         (POOLS + "routes: [{pool: c}]", "$.routes[0].pool 'c' is not a pool; pools: a"),
         (POOLS + "routes: [{pool: a, prefix: v1}]", "$.routes[0].prefix 'v1' must be / or begin with /"),
+        (POOLS + "routes: [{pool: a, prefix: /a/../b}]", "and no segment . or .."),
+        (POOLS + "routes: [{pool: a, prefix: /a%2fb}]", "in the characters of a path (others as %XX)"),
+        (POOLS + "listeners: [{hosts: [a, a]}]", "$.listeners[0].hosts ['a', 'a'] names a host twice"),
+        ("pools: [{name: a, selector: {'b c': d}}]", "$.pools[0].selector 'b c': 'd' is no label: at most 63 letters"),
+        ("pools: [{name: a, selector: {b: 'd:e'}}]", "$.pools[0].selector 'b': 'd:e' is no label: at most 63 letters"),
         (POOLS + "routes: [{pool: a}, {pool: a, prefix: /v1}]", "$.routes[1] (/v1) is never reached: routes[0] (/)"),
         (
             POOLS + "routes: [{pool: a, baseModels: [m]}]",

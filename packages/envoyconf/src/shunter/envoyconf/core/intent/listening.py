@@ -64,6 +64,8 @@ class Listener(Part, frozen=True):
 
     def __post_init__(self) -> None:
         check_address(self.address)
+        if len(set(self.hosts)) < len(self.hosts):
+            raise IntentError(f"hosts {list(self.hosts)} names a host twice")
 
 
 class Admin(Part, frozen=True):

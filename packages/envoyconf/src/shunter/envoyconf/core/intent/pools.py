@@ -1,5 +1,6 @@
 """Model servers that can take each other's requests, who picks among them, and who helps out when they are full."""
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
@@ -9,6 +10,11 @@ from shunter.envoyconf.core.intent.parts import FailureMode, Name, Part, Text
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["BodyRouter", "Overflow", "Picker", "PickerTls", "Pool"]
+
+# As Kubernetes writes labels.
+LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+LABEL_KEY = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{LABEL}")
+LABEL_VALUE = re.compile(rf"({LABEL})?")
 
 
 class PickerTls(Part, frozen=True):
@@ -183,6 +189,12 @@ class Pool(Part, frozen=True):
 
     def __post_init__(self) -> None:
         check_authorities("endpoints", self.endpoints)
+        for key, value in self.selector.items():
+            if not LABEL_KEY.fullmatch(key) or not LABEL_VALUE.fullmatch(value):
+                raise IntentError(
+                    f"selector {key!r}: {value!r} is no label: at most 63 letters, digits, -, _ and . that begin and end in a "
+                    "letter or digit; before the key may stand a DNS name and /, and the value may be empty",
+                )
         if not self.endpoints and not self.selector:
             raise IntentError("endpoints are missing: list the model servers' host:port, or give the selector of their Pods")
         if len(set(self.target_ports)) < len(self.target_ports):

@@ -11,7 +11,9 @@ from shunter.envoyconf.errors import IntentError
 
 __all__ = ["Affinity", "Rewrite", "Route", "Share"]
 
-PATH_PREFIX = re.compile(r"/|(/[^\s/?#]+)+")
+# Segments as RFC 3986, section 3.3 has them. None is . or .., nor has it an escaped slash: Envoy resolves those before it
+# compares, and Gateway API refuses them.
+PATH_PREFIX = re.compile(r"/|(/(?!\.{1,2}(/|\Z))([-A-Za-z0-9._~!$&'()*+,;=:@]|%(?!2[Ff])[0-9A-Fa-f]{2})+)+")
 
 Weight = Annotated[int, Meta(ge=0, le=1_000_000)]
 
@@ -103,7 +105,10 @@ class Route(Part, frozen=True):
         if self.rewrites and not any(each.weight for each in self.rewrites):
             raise IntentError("rewrites have no weight at all: at least one must be above 0")
         if not PATH_PREFIX.fullmatch(self.prefix):
-            raise IntentError(f"prefix {self.prefix!r} must be / or begin with / and not end with it, such as /v1")
+            raise IntentError(
+                f"prefix {self.prefix!r} must be / or begin with / and not end with it, such as /v1; in the characters of a "
+                "path (others as %XX), and no segment . or .."
+            )
 
     @property
     def by_model(self) -> bool:
