@@ -133,8 +133,10 @@ class _Importer:
 
     def _route(self, route: Route) -> dict[str, Any] | None:
         match = route.node.at("match")
-        if not route.branches:
-            if route.node.at("redirect") or route.node.at("direct_response", "status").number not in (None, 404):
+        if not _leads_to_pools(route):
+            if route.action.at("cluster_header") and route.action.at("cluster_not_found_response_code").text != "NOT_FOUND":
+                self.note(route.action, "a route to the cluster that a header names is left out")
+            elif route.node.at("redirect") or route.node.at("direct_response", "status").number not in (None, 404):
                 self.note(route.node, "a route that Envoy answers itself is left out")
             return None
         prefix = match.at("path_separated_prefix").text or match.at("prefix").text or match.at("path").text
@@ -251,7 +253,7 @@ class _Importer:
 
     def _limits(self) -> Iterator[tuple[str, Any]]:
         """Yield the largest of what the routes allow, and of their clusters."""
-        routed = [route for route in self.envoy.routes if route.branches]
+        routed = [route for route in self.envoy.routes if _leads_to_pools(route)]
         scopes = [scope for route in routed for scope in (route.node, route.host)]
         clusters = [cluster for route in routed for branch in route.branches for cluster in branch.clusters]
         asked = [question for route in routed for question in route.questions]
@@ -268,6 +270,11 @@ class _Importer:
         for route in routed:
             if route.action.at("timeout").seconds != 0:
                 self.note(route.action.at("timeout"), "answers take as long as they take: the route's timeout is left out")
+
+
+def _leads_to_pools(route: Route) -> bool:
+    """Say whether it is told where requests go: by a header, that may be anywhere."""
+    return bool(route.branches) and not route.action.at("cluster_header")
 
 
 def _generality(route: Route) -> int:
