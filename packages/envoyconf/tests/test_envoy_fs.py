@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shunter.envoyconf import load_intent
 from shunter.envoyconf.cli import main
+from shunter.envoyconf.core.documents import load_documents
 from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.targets import Target
@@ -128,3 +129,14 @@ def test_generate_takes_away_what_it_wrote_and_nothing_else(tmp_path, monkeypatc
     assert {path.stem for path in place.glob("eds.*")} == {"eds.pool_qwen", "eds.picker_qwen"}
     assert (place / "notes.yaml").exists()
     assert f"path: {place}/cds.yaml" in (place / "envoy.yaml").read_text()
+
+
+def test_generate_writes_the_rewrites_of_every_pool(tmp_path):
+    pools = [{"name": name, "endpoints": ["10.0.0.1:80"], "picker": {"addresses": ["10.0.0.2:80"]}} for name in ("a", "b")]
+    routes = [{"pool": name, "models": [name], "rewrites": [{"model": f"{name}-v1"}]} for name in ("a", "b")]
+    (tmp_path / "intent.yaml").write_text(json.dumps({"pools": pools, "routes": routes}))
+    place = tmp_path / "files"
+    command = ["generate", "-f", str(tmp_path / "intent.yaml"), "--target", "envoy-fs", "-o", f"dir={place}"]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    text = (place / "rewrites.yaml").read_text()
+    assert [document.body["spec"]["poolRef"]["name"] for document in load_documents(text, "")] == ["a", "b"]

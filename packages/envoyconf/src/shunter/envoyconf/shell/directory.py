@@ -50,8 +50,13 @@ class Directory:
         self._there |= moved
 
     async def update(self, output: Output) -> None:
-        """Bring the directory to the state that these files are; take away those of former ones."""
-        new = {artefact.name: artefact.documents[0] for artefact in output.artefacts}
+        """Bring the directory to the state that these files are; take away those of former ones.
+
+        What is for others than Envoy, such as rewrites for pickers, is written at once and never taken away.
+        """
+        others = Output(tuple(artefact for artefact in output.artefacts if not is_ours(artefact.name)))
+        write_texts(self.place, as_files(others))
+        new = {artefact.name: artefact.documents[0] for artefact in output.artefacts if is_ours(artefact.name)}
         for stage in stages(dict(self._there), new):
             if stage.wait:
                 await asyncio.sleep(SETTLE_S)
