@@ -58,9 +58,7 @@ def test_a_route_is_reached_by_a_host_of_its_own(first, second, reached):
 def test_a_route_is_for_hosts_that_somebody_serves():
     listeners = [{"hosts": ["*.example.com"]}, {"name": "inside", "port": 81, "hosts": ["inside"]}]
     assert intent({"pool": "a", "hosts": ["elsewhere.org", "a.example.com"]}, {"pool": "a"}, listeners=listeners)
-    with pytest.raises(
-        IntentError, match=r"routes\[0\]\.hosts \['example\.com'\]: listeners serve \*\.example\.com, inside"
-    ):
+    with pytest.raises(IntentError, match=r"routes\[0\]\.hosts \['example\.com'\]: listeners serve \*\.example\.com, inside"):
         intent({"pool": "a", "hosts": ["example.com"]}, listeners=listeners)
 
 
