@@ -295,3 +295,20 @@ def test_two_listeners_in_two_documents_are_two():
     for number, listener in enumerate(listeners):
         listener["name"] = f"http{number}"
     assert codes(*listeners, *E02["static_resources"]["clusters"]) == ["E02", "E02"]
+
+
+@pytest.mark.parametrize("code", ["E01", "W19"])
+def test_what_is_said_of_pickers_is_not_said_of_others_that_are_asked_before(code):
+    resource = yaml.safe_load((HERE / code / "bad.yaml").read_text())
+    filters = manager_of(resource)["http_filters"]
+    router = {**copy(filters[0]), "name": "body-router"}
+    router["typed_config"].pop("metadata_options", None)
+    filters.insert(0, router)
+    if code == "E01":
+        filters[1]["typed_config"] |= {"failure_mode_allow": False, "status_on_error": {"code": "ServiceUnavailable"}}
+    else:
+        clusters = resource["static_resources"]["clusters"]
+        clusters.append({**copy(clusters[-1]), "name": "one"})
+        clusters[-1]["load_assignment"]["endpoints"][0]["lb_endpoints"].pop()
+        filters[1]["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = "one"
+    assert codes(resource) == []

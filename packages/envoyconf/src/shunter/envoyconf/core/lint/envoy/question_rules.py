@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from msgspec import UNSET
 
 from shunter.envoyconf.core.lint.envoy.findings import found, of_pool_routes, of_questions
+from shunter.envoyconf.core.lint.envoy.models import picker
 from shunter.envoyconf.core.lint.envoy.view import Question, Route
 from shunter.envoyconf.core.lint.rule import Finding, Rule
 
@@ -25,15 +26,15 @@ HEALTH_CHECK = {
 def open_to_nowhere(route: Route) -> Iterator[Finding]:
     for branch in route.branches:
         names = [cluster.name for cluster in branch.followers if cluster.is_original_dst]
-        for question in branch.questions if names else ():
-            if question.fails_open:
-                yield found(
-                    question.field("failure_mode_allow"),
-                    f"failure_mode_allow lets requests go on without a picker, but the cluster {names[0]!r} is ORIGINAL_DST: "
-                    "without a picked address it has nowhere to send them, and answers 503",
-                    "use a cluster with known endpoints and the load balancing policy override_host, whose fallback_policy "
-                    "chooses then; or say failure_mode_allow: false",
-                )
+        question = picker(branch)  # what others are asked, such as a body router, may be left unanswered
+        if names and question and question.fails_open:
+            yield found(
+                question.field("failure_mode_allow"),
+                f"failure_mode_allow lets requests go on without a picker, but the cluster {names[0]!r} is ORIGINAL_DST: "
+                "without a picked address it has nowhere to send them, and answers 503",
+                "use a cluster with known endpoints and the load balancing policy override_host, whose fallback_policy "
+                "chooses then; or say failure_mode_allow: false",
+            )
 
 
 def open_without_knowing(question: Question) -> Iterator[Finding]:

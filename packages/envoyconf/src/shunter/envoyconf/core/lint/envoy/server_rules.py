@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from shunter.envoyconf.core.lint.envoy.cluster import HTTP_OPTIONS, Cluster
-from shunter.envoyconf.core.lint.envoy.findings import found, of_envoys, of_questions
+from shunter.envoyconf.core.lint.envoy.findings import found, of_envoys, of_pool_routes, of_questions
+from shunter.envoyconf.core.lint.envoy.models import picker
 from shunter.envoyconf.core.lint.envoy.node import Node
-from shunter.envoyconf.core.lint.envoy.view import Envoy, Question
+from shunter.envoyconf.core.lint.envoy.view import Envoy, Question, Route
 from shunter.envoyconf.core.lint.rule import Finding, Rule
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.spelling import suggest
@@ -171,19 +172,21 @@ def _others(thresholds: Node) -> list[object]:
     return [each.value for each in thresholds.items()]
 
 
-def several_without_a_check(question: Question) -> Iterator[Finding]:
-    server = question.server
-    if not server or len(server.authorities) < 2 or question.field("grpc_service").at("retry_policy"):
-        return
-    services = [check.at("grpc_health_check", "service_name").text for check in server.checks]
-    if EXT_PROC_SERVICE not in services:
-        yield found(
-            server.node,
-            f"the cluster {server.name!r} has {len(server.authorities)} endpoints, and nothing tells which of them picks: of "
-            "replicas that elect a leader the others answer their health check NOT_SERVING, and every question to them fails",
-            f"add a grpc_health_check with service_name {EXT_PROC_SERVICE}; or, if each of them picks, a retry_policy in "
-            "grpc_service that asks another (previous_hosts)",
-        )
+def several_without_a_check(route: Route) -> Iterator[Finding]:
+    for question in filter(None, map(picker, route.branches)):
+        server = question.server
+        if not server or len(server.authorities) < 2 or question.field("grpc_service").at("retry_policy"):
+            continue
+        services = [check.at("grpc_health_check", "service_name").text for check in server.checks]
+        if EXT_PROC_SERVICE not in services:
+            yield found(
+                server.node,
+                f"the cluster {server.name!r} has {len(server.authorities)} endpoints, and nothing tells which of them picks: "
+                "of replicas that elect a leader the others answer their health check NOT_SERVING, and every question to them "
+                "fails",
+                f"add a grpc_health_check with service_name {EXT_PROC_SERVICE}; or, if each of them picks, a retry_policy in "
+                "grpc_service that asks another (previous_hosts)",
+            )
 
 
 RULES = (
@@ -239,7 +242,7 @@ RULES = (
         "W19",
         "Several pickers, and nothing tells which of them picks",
         "Replicas of the reference picker elect a leader; the others say so by health checks of the ext_proc service alone.",
-        of_questions(several_without_a_check),
+        of_pool_routes(several_without_a_check),
         "llm-d/llm-d#2051",
     ),
     Rule(
