@@ -12,8 +12,8 @@ LONG = 300  # ticks
 
 readings = st.builds(
     Reading,
-    waiting=st.none() | st.floats(0, 1000),
-    running=st.none() | st.floats(0, 1000),
+    waiting=st.none() | st.floats(0, 1000) | st.just(float("inf")),
+    running=st.none() | st.floats(0, 1000) | st.just(float("inf")),
     kv_usage=st.none() | st.floats(0, 1),
     speed=st.none() | st.floats(0.001, 1e6),
 )

@@ -30,6 +30,9 @@ MEMORY_S = 2.0
 FULL = 0.9
 NEARLY_FULL = 0.7
 
+# More than any engine's queue beside its batch: what a broken gauge says is no more than this, and never no number.
+LONGEST_QUEUE = 1e6
+
 # How much more than a step it must be: at less, a value in the middle between two steps would go to and fro.
 RELUCTANCE = 1.25
 
@@ -94,7 +97,7 @@ def _ease(reading: Reading) -> float | None:
     if reading.waiting is None and reading.kv_usage is None:
         return None
     # A queue as long as the batch halves it: a request waits as long as it would take.
-    queue = (reading.waiting or 0.0) / (1.0 + (reading.running or 0.0))
+    queue = min(LONGEST_QUEUE, (reading.waiting or 0.0) / (1.0 + (reading.running or 0.0)))
     crowd = min(max((reading.kv_usage or 0.0) - NEARLY_FULL, 0.0) / (FULL - NEARLY_FULL), 1.0)
     return (1.0 - 0.75 * crowd) / (1.0 + queue)
 
