@@ -17,9 +17,10 @@ from shunter.envoyconf.core.xds.channel import Response
 from shunter.envoyconf.core.xds.encoding import encode_state
 from shunter.envoyconf.core.xds.kinds import Kind
 from shunter.envoyconf.core.xds.members import Member, assignment, assignment_item
+from shunter.envoyconf.core.xds.report import Held, Report, Seen, render_metrics
 from shunter.envoyconf.core.xds.state import make_item
 from shunter.envoyconf.core.xds.stream import Form
-from shunter.envoyconf.core.xds.wire import Wire, WireError
+from shunter.envoyconf.core.xds.wire import Node, Wire, WireError
 
 SCHEMA = envoy_schema()
 
@@ -103,7 +104,10 @@ def test_endpoints_are_the_same_as_json_and_as_bytes(members):
 names = st.lists(st.text(min_size=1, max_size=8), max_size=4, unique=True)
 
 
-@given(names, names, st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3), st.none() | st.text(max_size=50))
+errors = st.none() | st.text("aé→ \n", max_size=50)
+
+
+@given(names, names, st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3), errors)
 def test_a_request_is_what_was_written(subscribed, dropped, held, error):
     message = SCHEMA.message("envoy.service.discovery.v3.DeltaDiscoveryRequest")(
         type_url=Kind.CLUSTER.url,
@@ -132,10 +136,23 @@ def test_foreign_bytes_are_a_request_or_an_error_of_ours(data, form, kind):
     assert request is None or request.kind in Kind
 
 
-def test_a_node_cannot_write_lines_of_its_own():
+def test_a_client_cannot_write_lines_of_its_own():
     message = SCHEMA.message("envoy.service.discovery.v3.DiscoveryRequest")(type_url=Kind.CLUSTER.url)
-    message.node.id = "edge\nall is well"
-    assert Wire(SCHEMA, Form.STATE_OF_THE_WORLD).decode(message.SerializeToString())[1].id == "edge?all is well"
+    message.node.id = message.version_info = "edge\nall is well"
+    message.error_detail.message = "bad\n\x1b[2Jall is well"
+    request, node = Wire(SCHEMA, Form.STATE_OF_THE_WORLD).decode(message.SerializeToString())
+    assert node.id == request.version == "edge?all is well"
+    assert request.error == "bad\n?[2Jall is well"  # lines of it are indented
+
+
+def test_several_streams_of_a_kind_on_one_connection_are_one_sample():
+    streams = [
+        Seen(node=Node("edge"), peer="ipv4:10.0.0.1:1", form="delta", connected=True, silent_s=0.0, kinds={"EDS": held})
+        for held in (Held("1", current=True), Held("", current=False), Held("1", current=True))
+    ]
+    text = render_metrics(Report(clients=tuple(streams)))
+    samples = [line for line in text.splitlines() if line.startswith("shunter_xds_client_current")]
+    assert samples == ['shunter_xds_client_current{node="edge",peer="ipv4:10.0.0.1:1",kind="EDS"} 0']
 
 
 def test_requests_of_a_kind_that_is_not_served_are_none():

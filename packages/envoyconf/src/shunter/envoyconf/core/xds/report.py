@@ -80,15 +80,16 @@ def _metrics(report: Report) -> Iterator[str]:
         yield from _family(f"shunter_xds_{name}_total", "counter", f"Responses {meaning}.", samples)
     connected = [each for each in report.clients if each.connected]
     yield from _family("shunter_xds_clients", "gauge", "Streams that are open.", [({}, len(connected))])
+    current: dict[tuple[str, str, str], bool] = {}
+    for each in connected:
+        for kind, held in each.kinds.items():
+            key = each.node.id, each.peer, kind  # a connection may have several streams of one kind
+            current[key] = current.get(key, True) and held.current
     yield from _family(
         "shunter_xds_client_current",
         "gauge",
         "Whether a client has accepted the newest of a kind.",
-        [
-            ({"node": each.node.id, "peer": each.peer, "kind": kind}, int(held.current))
-            for each in connected
-            for kind, held in each.kinds.items()
-        ],
+        [({"node": node, "peer": peer, "kind": kind}, int(value)) for (node, peer, kind), value in current.items()],
     )
     yield from _family(
         "shunter_xds_trouble", "gauge", "Reasons for which something newer is not served.", [({}, len(report.trouble))]

@@ -57,7 +57,7 @@ class Wire:
         known = BY_URL.get(message.type_url) if message.type_url else kind
         if known is None or (kind and known is not kind):
             return None, node
-        error = message.error_detail.message[:LONGEST_TEXT] if message.HasField("error_detail") else None
+        error = _printable(message.error_detail.message, but="\n") if message.HasField("error_detail") else None
         if self._delta:
             return Request(
                 kind=known,
@@ -68,9 +68,8 @@ class Wire:
                 held=dict(message.initial_resource_versions),
             ), node
         names: Sequence[str] = message.resource_names
-        return Request(
-            kind=known, nonce=message.response_nonce, error=error, names=tuple(names), version=message.version_info
-        ), node
+        version = _printable(message.version_info)
+        return Request(kind=known, nonce=message.response_nonce, error=error, names=tuple(names), version=version), node
 
     def encode(self, response: Response) -> bytes:
         """Return a response's bytes."""
@@ -94,6 +93,6 @@ def _node(message: Any) -> Node:
     return Node(_printable(message.id), _printable(message.cluster), numbers)
 
 
-def _printable(text: str) -> str:
-    """Return a name as it can stand in a line of a page, whoever chose it."""
-    return "".join(each if each.isprintable() else "?" for each in text[:LONGEST_TEXT])
+def _printable(text: str, but: str = "") -> str:
+    """Return a text as it can stand on a page, whoever chose it."""
+    return "".join(each if each.isprintable() or each in but else "?" for each in text[:LONGEST_TEXT])
