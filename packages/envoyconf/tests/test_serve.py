@@ -19,6 +19,8 @@ from shunter.envoyconf import load_intent
 from shunter.envoyconf.core.envoy.remote import remote_bootstrap
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.xds.kinds import Kind
+from shunter.envoyconf.shell import live
+from shunter.envoyconf.shell.plane import Place, Sight, run
 from shunter.envoyconf.testing import running_envoy
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, SnapshotWriter, Topology
 
@@ -26,10 +28,11 @@ from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, SnapshotWrit
 class Process:
     """One run of `serve`."""
 
-    def __init__(self, process, port, status):
+    def __init__(self, process, port, status, warnings):
         self.process = process
         self.port = port
         self.status = status
+        self.warnings = warnings
 
     async def page(self, path):
         async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{self.status}{path}") as answer:
@@ -54,11 +57,13 @@ async def start(tmp_path):
         command = [sys.executable, "-m", "shunter.envoyconf", "serve", "-f", path, "--port", str(port), "--status-port", "0"]
         process = await asyncio.create_subprocess_exec(*command, *options, stderr=asyncio.subprocess.PIPE)
         running.append(process)
-        line = (await process.stderr.readline()).decode()
+        warnings = []
+        while (line := (await process.stderr.readline()).decode()).startswith("Warning: "):
+            warnings.append(line)
         ports = re.findall(r":(\d+)", line)
         if len(ports) != 2:
             raise AssertionError(line + (await process.stderr.read()).decode())
-        return Process(process, *map(int, ports))
+        return Process(process, *map(int, ports), "".join(warnings))
 
     yield start
     for process in running:
@@ -217,6 +222,45 @@ async def test_a_pool_that_the_scraper_does_not_know_keeps_its_endpoints_until_i
     await until(changed)
 
 
+async def test_endpoints_follow_although_the_intent_can_no_longer_be_used(start, scraper, tmp_path, until):
+    scraper.publish((7, True), pool="other")
+    named = intent(["vllm.test:80"])
+    plane = await start("--snapshot", tmp_path / "snapshot", intent=named)
+    (tmp_path / "intent.yaml").write_text("pool: []")
+
+    async def refused():
+        return "unknown field 'pool'" in (await plane.page("/readyz"))[1]
+
+    await until(refused)
+    before = json.loads((await plane.page("/status"))[1])["versions"]["CDS"]
+    scraper.publish((7, True))
+
+    async def changed():
+        return json.loads((await plane.page("/status"))[1])["versions"]["CDS"] != before
+
+    await until(changed)
+
+
+async def test_who_waits_for_a_scraper_can_be_told_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "FIRST_VIEW_S", 1e9)
+    (tmp_path / "intent.yaml").write_text(json.dumps(intent(["127.0.0.1:1"])))
+    sight = Sight(sources=(str(tmp_path / "intent.yaml"),), snapshot=tmp_path)
+    said = []
+    running = asyncio.create_task(run(sight, Place(), Settings(), said.append, said.extend))
+    await asyncio.sleep(0)  # until it waits for what may happen, signals too
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(30):
+        await running
+    assert said == []
+
+
+async def test_what_is_not_served_is_said(start):
+    routes = [{"pool": "llama", "models": ["m"], "rewrites": [{"model": "m-v1"}]}]
+    plane = await start("--envoy-version", "1.36", intent=intent(["127.0.0.1:1"], routes=routes))
+    assert "Envoy 1.36 has no request_body_buffer_limit above 1 MiB" in plane.warnings
+    assert "rewrites are for pickers" in plane.warnings
+
+
 async def test_without_a_certificate_of_the_right_ca_nobody_is_served_and_new_keys_count_at_once(start, tmp_path):
     ca, others = trustme.CA(), trustme.CA()
     cert, key, clients = (tmp_path / name for name in ("tls.crt", "tls.key", "clients.crt"))
@@ -294,7 +338,8 @@ async def test_bytes_that_are_no_request_end_their_stream_only(start):
         (["--host", "nowhere"], "address 'nowhere' must be an IP address"),
         (["--client-ca", "ca.pem"], "--client-ca needs --tls-cert"),
         (["--tls-cert", "a.pem"], "of no use without each other"),
-        (["--tls-cert", "a.pem", "--tls-key", "a.key"], "No such file"),
+        (["--tls-cert", "a.pem", "--tls-key", "a.key"], "cannot read a.key: No such file"),
+        (["--tls-cert", __file__, "--tls-key", __file__], "are no PEM certificate and its key"),
         (["--envoy-version", "new"], "Envoy version 'new'"),
     ],
 )

@@ -95,4 +95,4 @@ def serve(
         if not (client_ca or directory or ip_address(host).is_loopback):
             warn([f"whoever reaches {host} is told the configuration, clients' API keys too; --client-ca lets Envoys in only"])
         settings = Settings(envoy_version=parse_version(envoy_version) if envoy_version else DEFAULT_VERSION)
-        asyncio.run(run(sight, place, settings, tell))
+        asyncio.run(run(sight, place, settings, tell, warn))

@@ -6,6 +6,7 @@ What is owed to a slow client is one response of each kind; gRPC's flow control 
 
 import asyncio
 import contextlib
+import ssl
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,9 +60,19 @@ class Keys(msgspec.Struct, frozen=True):
     client_ca_file: Path | None = None  # with it, clients must show a certificate of these CAs
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """Return what they hold; raises OSError."""
+        """Return what they hold; raises OSError, or IntentError if that does not belong together: gRPC would not say why."""
         ca = self.client_ca_file.read_bytes() if self.client_ca_file else None
         pair = (self.key_file.read_bytes(), self.cert_file.read_bytes())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.cert_file, self.key_file, password="")  # one that is locked would be asked for
+        except ssl.SSLError as error:
+            raise IntentError(f"{self.cert_file} and {self.key_file} are no PEM certificate and its key: {error}") from None
+        try:
+            if self.client_ca_file:
+                context.load_verify_locations(self.client_ca_file)
+        except ssl.SSLError as error:
+            raise IntentError(f"{self.client_ca_file} has no PEM certificates: {error}") from None
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=ca)
 
 
@@ -98,7 +109,7 @@ class Server:
         self._clock = clock
         self._wires = {form: Wire(schema, form) for form in Form}
         self._clients: set[Client] = set()
-        self._gone: OrderedDict[tuple[str, str], tuple[Client, float]] = OrderedDict()
+        self._gone: OrderedDict[tuple[str, str], tuple[Seen, float]] = OrderedDict()
         self._sent, self._accepted, self._refused = Counter[str](), Counter[str](), Counter[str]()
         self._server: Any = None
 
@@ -124,8 +135,11 @@ class Server:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             credentials = _credentials(keys) if keys else None
+        except OSError as error:
+            raise IntentError(f"cannot read {error.filename}: {error.strerror}") from None
+        try:
             bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:
             raise IntentError(f"cannot serve on {address}: {error}") from None
         await server.start()
         self._server = server
@@ -140,10 +154,7 @@ class Server:
         """Return what is served, and to whom."""
         now_s = self._clock()
         here = [client.describe(now_s, connected=True) for client in self._clients]
-        gone = [
-            msgspec.structs.replace(client.describe(now_s, connected=False), silent_s=now_s - since_s)
-            for client, since_s in self._gone.values()
-        ]
+        gone = [msgspec.structs.replace(seen, silent_s=now_s - since_s) for seen, since_s in self._gone.values()]
         order = sorted(here, key=lambda seen: (seen.node.id, seen.peer)) + gone[::-1]
         return Report(
             versions={kind.short: self.state.version(kind) for kind in Kind if self.state.of(kind)},
@@ -216,7 +227,8 @@ class Server:
             client.news.set()
 
     def _remember(self, client: Client) -> None:
-        self._gone[client.node.id, client.peer] = client, self._clock()
+        now_s = self._clock()
+        self._gone[client.node.id, client.peer] = client.describe(now_s, connected=False), now_s
         while len(self._gone) > MAX_GONE:
             self._gone.popitem(last=False)
 
@@ -226,7 +238,7 @@ def _credentials(keys: Keys) -> grpc.ServerCredentials:
 
     def renewed() -> grpc.ServerCertificateConfiguration:
         nonlocal last
-        with contextlib.suppress(OSError):  # in the middle of being replaced: the old ones still do
+        with contextlib.suppress(OSError, IntentError):  # in the middle of being replaced: the old ones still do
             last = keys.read()
         return last
 

@@ -84,7 +84,7 @@ class Live:
         self._source = source
         self._settings = settings
         self._reader = SnapshotReader(snapshot) if snapshot else None
-        self._intent: Intent | None = None
+        self._intent: Intent  # from the start on
         self._view: View | None = None
         self._members: dict[str, tuple[Member, ...]] = {}  # of the pools that the snapshot knows
         self._fleet = Fleet()
@@ -98,7 +98,6 @@ class Live:
             await asyncio.sleep(SNAPSHOT_PERIOD_S)
         self._gather()
         await self._outlet.replace(self._divide(self._intent))
-        self._outlet.trouble.pop("intent", None)
 
     async def run(self) -> None:
         """Follow both until cancelled."""
@@ -135,16 +134,16 @@ class Live:
         """Pass on endpoints that have moved."""
         before = self._members
         self._gather()
-        if before.keys() != self._members.keys():  # a pool became known, or is no longer: its clusters change
-            await self._reload()
-        elif moved := {pool_load_assignment(name): each for name, each in self._members.items() if before[name] != each}:
-            try:
+        try:
+            if before.keys() != self._members.keys():  # a pool became known, or is no longer: its clusters change
+                await self._outlet.replace(self._divide(self._intent))
+            elif moved := {pool_load_assignment(name): each for name, each in self._members.items() if before[name] != each}:
                 await self._outlet.move(moved)
-            except IntentError as error:
-                self._members = before  # to be tried again with the next view
-                self._outlet.trouble["endpoints"] = str(error)
-            else:
-                self._outlet.trouble.pop("endpoints", None)
+        except IntentError as error:
+            self._members = before  # to be tried again with the next view
+            self._outlet.trouble["endpoints"] = str(error)
+        else:
+            self._outlet.trouble.pop("endpoints", None)
 
     def _divide(self, intent: Intent) -> Division:
         """Return the intent's resources, all held against Envoy's schema."""
@@ -173,6 +172,6 @@ class Live:
 
     def _gather(self) -> None:
         """Find the ready endpoints of each pool."""
-        if self._view and self._intent:
+        if self._view:
             speeds = self._speeds.read(time.monotonic_ns()) if self._speeds else {}
             self._members = self._fleet.members(self._intent, self._view, time.monotonic(), speeds)

@@ -4,15 +4,19 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from shunter.envoyconf.core.envoy.remote import from_control_plane
+from shunter.envoyconf.core.generate import generate
+from shunter.envoyconf.core.intent import Intent
+from shunter.envoyconf.core.kube.rewrites import rewrite_artefacts
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.schema import envoy_schema
 from shunter.envoyconf.core.sources import assemble
+from shunter.envoyconf.core.targets import Target
 from shunter.envoyconf.core.xds.files import from_files
 from shunter.envoyconf.shell.ads import Keys, Server
 from shunter.envoyconf.shell.directory import Directory
@@ -42,18 +46,27 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
     learned: Path | None = None  # where a picker's collector does
 
 
-async def run(sight: Sight, place: Place, settings: Settings, say: Callable[[str], None]) -> None:
+async def run(
+    sight: Sight, place: Place, settings: Settings, say: Callable[[str], None], warn: Callable[[Iterable[str]], None]
+) -> None:
     """Serve until SIGTERM or SIGINT; raise IntentError if the intent cannot be used or a port cannot be had.
 
-    ``say`` is told where Envoys are served and where the status pages are, once both are so.
+    ``say`` is told where Envoys are served and where the status pages are, once both are so; ``warn`` what is not served of
+    an intent, each time that one is read.
     """
     schema = envoy_schema()
     server = Server(schema, time.monotonic)
     directory = Directory(place.directory) if place.directory else None
     outlet = directory or server
     pages = StatusPages(outlet.report)
+
+    def read() -> Intent:
+        assembled = assemble(read_texts(sight.sources), os.environ)
+        warn((*assembled.notes, *_left_out(assembled.intent, settings)))
+        return assembled.intent
+
     live = Live(
-        lambda: assemble(read_texts(sight.sources), os.environ).intent,
+        read,
         [Path(source) for source in sight.sources],
         outlet,
         schema=schema,
@@ -65,24 +78,32 @@ async def run(sight: Sight, place: Place, settings: Settings, say: Callable[[str
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    following: asyncio.Task[None] | None = None
-    try:
+
+    async def follow() -> None:
         status_port = await pages.start(place.status_host, place.status_port)
         await live.start()
         where = f"in {directory.place}" if directory else await _listen(server, place)
         say(f"Envoys are served {where}, status pages on {_authority(place.status_host, status_port)}")
-        following = asyncio.create_task(live.run())
-        stopping = asyncio.create_task(stop.wait())
+        await live.run()
+
+    following, stopping = asyncio.create_task(follow()), asyncio.create_task(stop.wait())
+    try:
         await asyncio.wait((following, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
         if following.done():
             following.result()
     finally:
-        if following:
-            following.cancel()
+        following.cancel()
+        stopping.cancel()
         await server.stop()
         await pages.stop()
         live.close()
+
+
+def _left_out(intent: Intent, settings: Settings) -> Iterator[str]:
+    """Yield what of an intent is not served, as `generate` would warn."""
+    yield from generate(intent, Target.XDS, settings).warnings
+    if rewrite_artefacts(intent, intent.pools):
+        yield "rewrites are for pickers, and not served: `generate -o dir=DIR` writes them into rewrites.yaml"
 
 
 async def _listen(server: Server, place: Place) -> str:
