@@ -27,6 +27,7 @@ from shunter.envoyconf.core.kube.policies import (
     go_duration,
     tracing_backend,
 )
+from shunter.envoyconf.core.kube.precedence import check_precedence
 from shunter.envoyconf.core.kube.wishes import one_pool, refuse, unheeded, untold
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.protojson import Resource
@@ -103,6 +104,7 @@ def _routes(intent: Intent) -> list[Resource]:
             f"routes[{index}].models are missing: where AI Gateway goes by the model it answers 404 to models that no route "
             "names; name them, or give modelHeader",
         )
+    check_precedence(intent)
     return [_model_route(intent, index) for index in range(len(intent.effective_routes))]
 
 

@@ -22,6 +22,7 @@ from shunter.envoyconf.core.kube.policies import (
     route_traffic_policy,
     tracing_backend,
 )
+from shunter.envoyconf.core.kube.precedence import check_precedence
 from shunter.envoyconf.core.kube.split import divided, parts
 from shunter.envoyconf.core.kube.wishes import refuse
 from shunter.envoyconf.core.names import SERVED
@@ -85,6 +86,7 @@ PATCHED = "take the target envoy-gateway-patch or an Envoy of your own"
 def manifests(intent: Intent) -> Iterator[Resource]:
     """Yield what makes the Gateway."""
     _check_pickers(intent)
+    check_precedence(intent)
     names = intent.kubernetes
     if names.gateway_class is None:
         yield gateway_class(CLASS, CONTROLLER)

@@ -1,15 +1,16 @@
 """What every Gateway API gateway is told alike: a Gateway with the intent's listeners, an HTTPRoute for each of its routes.
 
-In an intent the first route that matches decides; with Gateway API it is the most specific one: by host name, then by the
-length of the path, then by the number of headers. Where the two would choose differently nothing is generated. Of routes that
-are as specific as each other the older decides, then the first by name; so those created together are named in order, and a
-model that an earlier route of the same path takes is left out of the later one.
+Who decides among the routes that match a request is for `core.kube.precedence` to check. Of routes that are as specific as
+each other the older decides, then the first by name; so those created together are named in order, and a model that an earlier
+route of the same path takes is left out of the later one.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-from shunter.envoyconf.core.intent import Intent, Listener, Route
+from shunter.envoyconf.core.envoy.hosts import hosts_of
+from shunter.envoyconf.core.intent import Intent, Listener
+from shunter.envoyconf.core.intent.hosts import ANY_HOST
 from shunter.envoyconf.core.kube.split import REQUEST_ID, Part
 from shunter.envoyconf.core.names import BASE_MODEL, MODEL
 from shunter.envoyconf.core.protojson import Resource
@@ -83,13 +84,15 @@ def http_route(
     """Return the HTTPRoute of the intent's route with that index, or of a part of it.
 
     ``header`` is where the model is; ``fields`` go into each rule, such as timeouts. Raises IntentError for what Gateway API
-    cannot say, or would decide differently.
+    cannot say.
     """
     route = intent.effective_routes[index]
     names = intent.kubernetes
     spec: Resource = {"parentRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": names.gateway}]}
-    if hosts := [host for host in route.hosts if host != "*"]:
-        spec["hostnames"] = hosts
+    if ANY_HOST not in hosts_of(route):
+        spec["hostnames"] = list(route.hosts)
+    elif len(route.hosts) > 1:
+        raise IntentError(f"routes[{index}].hosts: an HTTPRoute has * or other names, not both; divide it into two routes")
     some: list[Resource] = (
         [{"type": "RegularExpression", "name": REQUEST_ID, "value": part.pattern}] if part.pattern is not None else []
     )
@@ -150,8 +153,7 @@ def _matches(intent: Intent, index: int, header: str | None, some: list[Resource
             "header, or a bodyRouter",
         )
     taken: set[str] = set()
-    for earlier, other in enumerate(routes[:index]):
-        _check_order(earlier, other, index, route)
+    for other in routes[:index]:
         if other.prefix == route.prefix and set(other.hosts) == set(route.hosts):
             taken |= {*other.models}
     for name in route.models:
@@ -159,43 +161,3 @@ def _matches(intent: Intent, index: int, header: str | None, some: list[Resource
             yield path | {"headers": [{"type": "Exact", "name": header, "value": name}, *some]}
     for name in route.base_models:
         yield path | {"headers": [{"type": "Exact", "name": BASE_MODEL, "value": name}, *some]}
-
-
-def _check_order(earlier: int, first: Route, later: int, second: Route) -> None:
-    """Raise IntentError if a request is for the earlier route by the intent's order, and for the later one by Gateway API's."""
-    if not _nested(first.prefix, second.prefix) or not _share_models(first, second):
-        return
-    for ours in first.hosts or ("*",):
-        for theirs in second.hosts or ("*",):
-            if _overlap(ours, theirs) and _rank(theirs, second) > _rank(ours, first):
-                raise IntentError(
-                    f"routes[{earlier}] ({first.prefix}) comes before routes[{later}] ({second.prefix}), but of two routes for "
-                    "a request Gateway API takes the one with the more specific host, then the longer path, then the model: "
-                    "put that one first, or keep their requests apart",
-                )
-
-
-def _rank(host: str, route: Route) -> tuple[bool, int, int, bool]:
-    """Return what Gateway API goes by, the larger the sooner."""
-    return not host.startswith("*"), len(host), len(route.prefix), route.by_model
-
-
-def _nested(first: str, second: str) -> bool:
-    short, long = sorted((first.rstrip("/"), second.rstrip("/")), key=len)
-    return f"{long}/".startswith(f"{short}/")
-
-
-def _share_models(first: Route, second: Route) -> bool:
-    if not first.by_model or not second.by_model:
-        return True
-    # An adapter may be named by one route and be of the other's base model.
-    crossed = bool(first.base_models and second.models) or bool(first.models and second.base_models)
-    return crossed or not {*first.models, *first.base_models}.isdisjoint({*second.models, *second.base_models})
-
-
-def _overlap(first: str, second: str) -> bool:
-    """Say whether there is a host that both patterns match."""
-    if not first.startswith("*"):
-        first, second = second, first
-    suffix = first.removeprefix("*")
-    return second.endswith(suffix) or (second.startswith("*") and suffix.endswith(second.removeprefix("*"))) or first == second

@@ -12,6 +12,7 @@ from shunter.envoyconf.core.authority import is_ip, split_authority
 from shunter.envoyconf.core.intent import Intent, Profile
 from shunter.envoyconf.core.kube.gateway import http_route, kubernetes_object, model_header
 from shunter.envoyconf.core.kube.manifests import INFERENCE
+from shunter.envoyconf.core.kube.precedence import check_precedence
 from shunter.envoyconf.core.places import picker_authorities
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.targets import Means, Support
@@ -70,6 +71,7 @@ def pool_reference(name: str, weight: int | None = None) -> Resource:
 
 def pool_routes(intent: Intent, **fields: Any) -> list[Resource]:
     """Return an HTTPRoute for each of the intent's routes; ``fields`` go into each rule, such as timeouts."""
+    check_precedence(intent)
     routes: list[Resource] = []
     for index, route in enumerate(intent.effective_routes):
         weighed = len(route.shares) > 1
