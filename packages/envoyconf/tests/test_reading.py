@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shunter.envoyconf import IntentError, Listener, bootstrap, intent_schema, load_intent, render
 from shunter.envoyconf.core.authority import split_authority
+from shunter.envoyconf.core.documents import load_documents
 from shunter.envoyconf.core.reading import MAX_INTENT_CHARACTERS
 
 POOL = "{name: a, endpoints: ['10.0.0.1:80'], picker: {addresses: ['10.0.0.2:80']}}"
@@ -25,7 +26,7 @@ OTHER = POOL.replace("name: a", "name: b")
         ("", "intent: nothing is there; an intent begins with pools"),
         ("- pools", "intent:1: a list where a mapping is expected"),
         ("pools: [", "not YAML"),
-        ("pools: 2026-02-31", "not YAML"),
+        ("pools: !!int none", "not YAML: invalid literal"),
         (POOLS + POOLS, "key 'pools' is there twice"),
         ("pool: []", "$: unknown field 'pool'; did you mean pools"),
         (POOLS + "limits: {idleTimeout: 5}", "$.limits: unknown field 'idleTimeout'; did you mean idleTimeoutSeconds"),
@@ -306,3 +307,18 @@ def test_an_authority_is_split_or_refused(text):
 def test_routes_by_model_need_not_stand_in_an_order():
     text = POOLS + ROUTER + "routes: [{pool: a, models: [m]}, {pool: a, baseModels: [m]}, {pool: a, models: [n]}, {pool: a}]"
     assert [route.models for route in load_intent(text).routes] == [("m",), (), ("n",), ()]
+
+
+def test_keys_are_as_they_are_written_and_dates_and_times_are_text():
+    text = "on: 1\ntrue: 2\n010: 3\n~: 4\nday: 2024-01-31\nno_day: 2024-02-31\nhour: 8:30\nnumbers: [1, 0x10, 1.5]"
+    (document,) = load_documents(text, "")
+    assert document.body == {
+        "on": 1,
+        "true": 2,
+        "010": 3,
+        "~": 4,
+        "day": "2024-01-31",
+        "no_day": "2024-02-31",
+        "hour": "8:30",
+        "numbers": [1, 16, 1.5],
+    }

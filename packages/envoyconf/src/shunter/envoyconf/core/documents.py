@@ -21,6 +21,10 @@ MAX_VALUES = 1 << 20
 # Envoy's parser reads a hundred messages within each other; everything that walks along a document relies on an end.
 MAX_DEPTH = 100
 
+# Dates, and times of day such as 8:30, are PyYAML's idea: Envoy and Kubernetes take them for text.
+TIMESTAMP = "tag:yaml.org,2002:timestamp"
+NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+
 Path = tuple[str | int, ...]
 
 
@@ -73,7 +77,7 @@ def load_documents(text: str, file: str, environment: Mapping[str, str] | None =
         raise IntentError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise IntentError(f"{file}: nested more than {MAX_DEPTH} deep") from None
-    except ValueError as error:  # the 31st of February and the like
+    except ValueError as error:  # what is said to be a number, and is none
         raise IntentError(f"{file}: not YAML: {error}") from None
 
 
@@ -117,7 +121,10 @@ class Reading:
             return [self.plain(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
-        return self.constructor.construct_object(self._scalar(node, path))
+        scalar = self._scalar(node, path)
+        if scalar.tag == TIMESTAMP or (scalar.tag in NUMBERS and ":" in scalar.value):
+            return scalar.value
+        return self.constructor.construct_object(scalar)
 
     def _scalar(self, node: yaml.Node, path: Path) -> yaml.Node:
         if self.environment is None or not isinstance(node, yaml.ScalarNode):
@@ -139,7 +146,7 @@ class Reading:
         values: dict[str, Any] = {}
         self.constructor.flatten_mapping(node)  # merge keys (<<): what is merged comes first, and may be overwritten
         for key, value in node.value:
-            name = str(self.constructor.construct_object(key))
+            name = str(key.value)  # as it is written, be it `on` or 010
             self.lines[(*path, name)] = key.start_mark.line + 1
             values[name] = self.plain(value, (*path, name))
         return values
