@@ -272,6 +272,16 @@ def test_fetch_envoy_prints_the_path(run, envoy_binary):
     assert run("fetch-envoy").stdout == f"{envoy_binary}\n"
 
 
+def test_an_envoy_is_known_by_its_minor_version_too(run, monkeypatch, tmp_path):
+    monkeypatch.delenv("ENVOY_PATH", raising=False)
+    monkeypatch.setenv("SHUNTER_TOOLS_DIR", str(tmp_path))
+    binary = tmp_path / "envoy" / "1.38.3" / "envoy"
+    binary.parent.mkdir(parents=True)
+    binary.touch(0o755)
+    for version in ("1.38", "v1.38", "1.38.3"):
+        assert run("fetch-envoy", "--version", version).stdout == f"{binary}\n"
+
+
 # diff
 
 
@@ -310,6 +320,22 @@ def test_diff_overlooks_what_the_api_server_adds(run, tmp_path):
     live.write_text(yaml.safe_dump_all(objects[1:]))
     result = run("diff", *arguments, live)
     assert (result.exit_code, result.stdout.startswith("--- /dev/null\n+++ new ")) == (1, True)
+
+
+def test_diff_compares_files_that_envoy_watches_each_with_its_own(run, tmp_path):
+    arguments = ["-f", INTENT, "--target", "envoy-fs"]
+    assert run("generate", *arguments, "-o", f"dir={tmp_path}").exit_code == 0
+    result = run("diff", *arguments, tmp_path)
+    assert (result.exit_code, result.stdout) == (0, "")
+    result = run("diff", *arguments, "--set", "limits.retries=5", tmp_path)
+    heads = [line for line in result.stdout.splitlines() if line.startswith(("---", "+++"))]
+    assert heads == ["--- old rds.routes.yaml", "+++ new rds.routes.yaml"]
+
+
+def test_diff_says_that_an_address_is_no_admin_interface(run):
+    result = run("diff", "-f", INTENT, "http://127.0.0.1:99x1")
+    assert result.exit_code == 2
+    assert "nonnumeric port: '99x1'; is it the address of Envoy's admin interface?" in result.stderr
 
 
 # explain, targets, schema, init

@@ -1,6 +1,7 @@
 """``diff``: what would change if what is generated took the place of what is there."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -29,7 +30,8 @@ def diff(request: Request, against: str) -> None:
     from shunter.envoyconf.core.documents import load_documents
     from shunter.envoyconf.core.forms import as_files
 
-    new = [each for name, text in as_files(request.output()).items() for each in load_documents(text, name)]
+    output = request.output(directory=Path(against) if Path(against).is_dir() else None)
+    new = [each for name, text in as_files(output).items() for each in load_documents(text, name)]
     lines = compare(_old(against), new, request.namespace)
     plain = "NO_COLOR" in os.environ
     for line in lines:

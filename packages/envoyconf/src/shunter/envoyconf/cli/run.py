@@ -20,7 +20,6 @@ def run(request: Request, arguments: tuple[str, ...]) -> None:
     from shunter.envoyconf.core.render import render
     from shunter.envoyconf.core.validation import check_schema
     from shunter.envoyconf.errors import EnvoyRefusedError, IntentError
-    from shunter.envoyconf.shell import envoy
     from shunter.envoyconf.shell.launch import launch
 
     started = [each for each in request.output().documents if "kind" not in each]  # rewrites are for the picker
@@ -30,7 +29,6 @@ def run(request: Request, arguments: tuple[str, ...]) -> None:
     verdict = check_schema(load_documents(text, "bootstrap"), request.settings().envoy_version)
     if verdict.errors:
         raise EnvoyRefusedError("\n".join(verdict.errors))
-    full = envoy.full_version(request.envoy_version) if request.envoy_version else None
-    binary = ensure_envoy(full)
+    binary = ensure_envoy(request.envoy_version)
     tell(f"running {binary}")
     raise SystemExit(launch(text, binary, arguments))

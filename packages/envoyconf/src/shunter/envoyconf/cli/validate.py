@@ -97,10 +97,9 @@ def _ask_envoy(bootstraps: "list[Document]", version: str | None, *, require: bo
     from shunter.envoyconf.errors import EnvoyRefusedError
     from shunter.envoyconf.shell import envoy
 
-    full = envoy.full_version(version) if version else None
-    binary = ensure_envoy(full) if require else envoy.find(full)
+    binary = ensure_envoy(version) if require else envoy.find(version)
     if binary is None:
-        tell(f"Envoy: not asked, there is none here; shunter envoyconf fetch-envoy{f' --version {full}' if full else ''}")
+        tell(f"Envoy: not asked, there is none here; shunter envoyconf fetch-envoy{f' --version {version}' if version else ''}")
         return False
     refused = False
     for each in bootstraps:

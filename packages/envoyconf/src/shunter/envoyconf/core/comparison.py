@@ -1,13 +1,14 @@
 """What is different between two sets of documents, and nothing that only looks different.
 
 Order of keys, comments and written-out defaults are no differences. Kubernetes objects are compared by kind, namespace and
-name, without what the API server adds; other documents by their order.
+name, without what the API server adds; what Envoy watches by the name of its file.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterable
 from difflib import unified_diff
+from pathlib import PurePath
 from typing import Any, cast
 
 import yaml
@@ -66,7 +67,7 @@ def _named(documents: Iterable[Document], namespace: str) -> dict[str, str]:
             metadata = _fields(document.body.get("metadata"))
             name = f"{document.kind} {metadata.get('namespace', namespace)}/{metadata.get('name', '')}"
         else:
-            name = "bootstrap" if is_bootstrap(document) else "resources"
+            name = "bootstrap" if is_bootstrap(document) else PurePath(document.file).name
         seen[name] += 1
         named[f"{name} {seen[name]}" if seen[name] > 1 else name] = _text(document)
     return named

