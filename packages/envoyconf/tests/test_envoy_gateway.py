@@ -149,6 +149,20 @@ def test_each_share_has_a_route_and_a_picker_of_its_own():
     assert policy["spec"]["headers"]["requestID"] == "Generate", "a client's own would not be random"
 
 
+@pytest.mark.parametrize("weights", [(3, 1), (1_000_000, 1), (1, 1_000_000)])
+def test_a_pool_with_several_ports_has_no_more_than_its_weight(weights):
+    pools = [LLAMA, QWEN, {"name": "third", "selector": {"app": "third"}, "targetPorts": [1, 2, 3]}]
+    shares = [{"name": pool["name"], "weight": weight} for pool, weight in zip(pools, (*weights, 5), strict=True)]
+    (route,) = made("HTTPRoute", profile="native", pools=pools, routes=[{"pools": shares}])
+    given = Counter()
+    for reference in route["spec"]["rules"][0]["backendRefs"]:
+        assert 1 <= reference["weight"] <= 1_000_000
+        given[reference["name"]] += reference["weight"]
+    for share in shares:
+        part = given[share["name"]] / given.total()
+        assert part == pytest.approx(share["weight"] / (sum(weights) + 5), abs=1e-5)
+
+
 def test_a_route_for_a_model_stays_more_specific_than_a_part_of_one_for_all():
     model, *shares = made("HTTPRoute", **EXAMPLES["weights beside a model"])
     assert len(model["spec"]["rules"][0]["matches"][0]["headers"]) == 2
@@ -185,7 +199,26 @@ def test_an_id_of_any_form_goes_somewhere(request_id, weights):
         ({"pools": [QWEN | {"inferencePool": "qwen"}]}, r"pools\[0\]\.inferencePool.*envoy-gateway-patch"),
         ({"bodyRouter": {"addresses": ["a:9004"]}}, "bodyRouter.*envoy-gateway-patch"),
         ({"pools": [LLAMA | {"endpoints": [], "picker": {"tls": {"certFile": "a", "keyFile": "b"}}}]}, r"tls\.certFile"),
-        ({"pools": [QWEN | {"endpoints": ["a:1", "10.0.0.1:1"]}]}, "all of one kind"),
+        ({"pools": [QWEN | {"endpoints": ["a:1", "10.0.0.1:1"]}]}, r"pools\[0\]\.endpoints: .* all of one kind"),
+        ({"pools": [QWEN | {"endpoints": ["a_b:1"]}]}, r"pools\[0\]\.endpoints 'a_b:1'.* no host name with _"),
+        ({"pools": [QWEN | {"endpoints": [f"10.0.{n >> 8}.{n & 255}:1" for n in range(257)]}]}, "257 addresses .* 256"),
+        ({"security": {"rateLimits": [{"requests": 1}] * 17}}, r"security\.rateLimits: 17 limits"),
+        ({"security": {"rateLimits": [{"requests": 1 << 32}]}}, r"rateLimits\[0\]\.requests: 4294967296"),
+        ({"routes": [{"pool": "llama", "hosts": [f"h{n}" for n in range(17)]}]}, r"routes\[0\]\.hosts: 17 hosts"),
+        ({"routes": [{"pool": "llama", "prefix": "/" + 1024 * "a"}]}, r"routes\[0\]\.prefix: 1025 characters"),
+        (
+            {"modelHeader": "x-model", "routes": [{"pool": "llama", "models": [4097 * "a"]}]},
+            r"routes\[0\]\.models: 4097 characters",
+        ),
+        ({"listeners": [{"hosts": [f"h{n}" for n in range(65)]}]}, "listeners: 65 hosts"),
+        (
+            {
+                "profile": "native",
+                "pools": [LLAMA | {"targetPorts": [*range(1, 9)]}, QWEN, LLAMA | {"name": "b", "targetPorts": [*range(1, 9)]}],
+                "routes": [{"pools": [{"name": "llama"}, {"name": "qwen"}, {"name": "b"}]}],
+            },
+            r"routes\[0\]\.pools: 17 ports",
+        ),
         ({"security": {"jwt": [{"name": "us", "issuer": "us", "jwksFile": "keys"}]}}, "jwksFile.*jwksUri"),
         ({"security": {"apiKeys": [{"client": "a", "key": "1"}, {"client": "a", "key": "2"}]}}, "has a key already"),
     ],
@@ -208,6 +241,11 @@ def test_what_it_cannot_do_is_refused_with_place_and_remedy(fields, words):
 )
 def test_what_is_otherwise_there_is_told(fields, words):
     assert any(words in warning for warning in output(**fields).warnings)
+
+
+def test_a_host_name_is_written_as_kubernetes_wants_it():
+    model_servers, _ = made("Backend", pools=[QWEN | {"endpoints": ["VLLM.llm:1"]}])
+    assert model_servers["spec"]["endpoints"] == [{"fqdn": {"hostname": "vllm.llm", "port": 1}}]
 
 
 def test_nothing_to_warn_of_in_the_plain_case():

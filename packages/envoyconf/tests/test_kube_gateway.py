@@ -54,6 +54,11 @@ def test_two_listeners_that_differ_in_their_address_only_are_refused():
         gateway(intent(listeners=[{"port": 80}, {"name": "other", "port": 80, "address": "127.0.0.2"}]), "eg")
 
 
+def test_two_listeners_that_would_have_one_name_are_refused():
+    with pytest.raises(IntentError, match=r"listeners\[1\]\.name 'http-0'.*listeners\[0\]"):
+        gateway(intent(listeners=[{"port": 80, "hosts": ["a", "b"]}, {"name": "http-0", "port": 81}]), "eg")
+
+
 def test_models_are_alternatives_and_are_not_taken_from_an_earlier_route():
     asked = intent(
         modelHeader="x-model", routes=[{"pool": "llama", "models": ["a", "b"]}, {"pool": "other", "models": ["b", "c"]}]

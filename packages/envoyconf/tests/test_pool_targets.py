@@ -46,6 +46,23 @@ def test_another_profile_than_full_is_refused_and_full_named(target, profile):
         generate(intent(profile=profile.value, pools=[pool]), target)
 
 
+@pytest.mark.parametrize("target", [Target.ENVOY_GATEWAY, Target.ENVOY_GATEWAY_PATCH, *TARGETS])
+def test_a_pool_that_is_called_as_another_ones_picker_is_refused(target):
+    pools = [each | {"picker": {"failureMode": "FailClose"}} for each in (TWO[0], TWO[1] | {"name": "llama-picker"})]
+    with pytest.raises(IntentError, match="two objects would be the Service llama-picker; rename a pool"):
+        generate(intent(pools=pools, routes=[{"prefix": "/a", "pool": "llama"}, {"pool": "llama-picker"}]), target)
+
+
+def test_pools_may_have_one_picker_which_istio_is_told_once_how_to_speak_to():
+    def spoken(*pickers):
+        pools = [pool | {"picker": {"addresses": ["p:9002"], **tls}} for pool, tls in zip(TWO, pickers, strict=True)]
+        return generate(intent(pools=pools, routes=[{"prefix": "/a", "pool": "llama"}, {"pool": "qwen"}]), Target.ISTIO)
+
+    assert only("DestinationRule", spoken({"tls": {}}, {"tls": {}}))["spec"]["host"] == "p.default.svc.cluster.local"
+    with pytest.raises(IntentError, match=r"pools\[1\]\.picker\.tls is not that of pools\[0\], .* Service p too"):
+        spoken({"tls": {}}, {})
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_model_servers_by_address_alone_are_refused(target):
     pool = {"name": "llama", "endpoints": ["10.0.0.1:8000"], "picker": {"addresses": ["p:9002"]}}

@@ -13,6 +13,7 @@ from shunter.envoyconf.core.kube.envoy_gateway import SUPPORT as ENVOY_GATEWAY_S
 from shunter.envoyconf.core.kube.envoy_gateway import envoy_gateway
 from shunter.envoyconf.core.kube.envoy_gateway_patch import SUPPORT as PATCH_SUPPORT
 from shunter.envoyconf.core.kube.envoy_gateway_patch import envoy_gateway_patch
+from shunter.envoyconf.core.kube.gateway import check_names
 from shunter.envoyconf.core.kube.rewrites import rewrite_artefacts
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.targets import EVERY_PROFILE, Means, Support, Target
@@ -75,5 +76,6 @@ def generate(intent: Intent, target: Target, settings: Settings | None = None) -
     told = [pool for pool in intent.pools if target in PLAIN_ENVOYS or pool.picker.addresses]
     output = msgspec.structs.replace(output, artefacts=(*output.artefacts, *rewrite_artefacts(intent, told)))
     if target in PLAIN_ENVOYS:
-        output = msgspec.structs.replace(output, warnings=(*output.warnings, *fallbacks(intent, settings.envoy_version)))
+        return msgspec.structs.replace(output, warnings=(*output.warnings, *fallbacks(intent, settings.envoy_version)))
+    check_names(output.documents)
     return output

@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from shunter.envoyconf.core.envoy.security import KEY_HEADERS
 from shunter.envoyconf.core.intent import Intent, Jwt
 from shunter.envoyconf.core.kube.backends import gateway_object
-from shunter.envoyconf.core.kube.gateway import GATEWAY_API, kubernetes_object
+from shunter.envoyconf.core.kube.gateway import GATEWAY_API, check_count, kubernetes_object
 from shunter.envoyconf.core.names import CLIENT
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["LIMITS_FIRST", "rate_limits", "security_objects", "withheld"]
+
+# Of the schemas of Envoy Gateway 1.9.
+ISSUERS = 16
+LIMITS = 16
+MOST_REQUESTS = (1 << 32) - 1
 
 # By itself Envoy Gateway counts requests after their pickers have been asked.
 LIMITS_FIRST: Resource = {"name": "envoy.filters.http.local_ratelimit", "before": "envoy.filters.http.ext_proc"}
@@ -22,6 +27,7 @@ def security_objects(intent: Intent) -> Iterator[Resource]:
     security, names = intent.security, intent.kubernetes
     spec: Resource = {"targetRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": names.gateway}]}
     if security.jwt:
+        check_count("security.jwt", "issuers", len(security.jwt), "a SecurityPolicy", ISSUERS)
         providers = [_provider(index, jwt) for index, jwt in enumerate(security.jwt)]
         yield gateway_object("SecurityPolicy", names.gateway, intent, spec | {"jwt": {"providers": providers}})
     if security.api_keys or security.api_keys_secret:
@@ -40,7 +46,9 @@ def security_objects(intent: Intent) -> Iterator[Resource]:
 def rate_limits(intent: Intent) -> Resource:
     """Return what a BackendTrafficPolicy says of them; each route counts for itself."""
     rules: list[Resource] = []
-    for limit in intent.security.rate_limits:
+    check_count("security.rateLimits", "limits", len(intent.security.rate_limits), "a BackendTrafficPolicy", LIMITS)
+    for index, limit in enumerate(intent.security.rate_limits):
+        check_count(f"security.rateLimits[{index}].requests", "requests", limit.requests, "a limit", MOST_REQUESTS)
         rule: Resource = {"limit": {"requests": limit.requests, "unit": limit.per.value.capitalize()}}
         if limit.by:
             rule = {"clientSelectors": [{"headers": [{"name": limit.by, "type": "Distinct"}]}], **rule}

@@ -83,7 +83,7 @@ def _gateway(intent: Intent) -> Iterator[Resource]:
         yield pool
     yield from _routes(intent)
     if tracing := intent.observability.tracing:
-        yield backend(tracing_backend(intent), intent, [tracing.collector], h2c=True)
+        yield backend(tracing_backend(intent), intent, "observability.tracing.collector", [tracing.collector], h2c=True)
 
 
 def _traffic_policy(intent: Intent) -> Resource:

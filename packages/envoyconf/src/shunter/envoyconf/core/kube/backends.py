@@ -1,11 +1,11 @@
 """Backends of Envoy Gateway: model servers, pickers and collectors that are no Services of the Gateway's namespace."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from shunter.envoyconf.core.authority import is_ip, split_authority
 from shunter.envoyconf.core.intent import Intent, Pool
-from shunter.envoyconf.core.kube.gateway import kubernetes_object
+from shunter.envoyconf.core.kube.gateway import check_count, kubernetes_object
 from shunter.envoyconf.core.kube.install import tls_secret
 from shunter.envoyconf.core.places import PICKER_PORT, picker_authorities, picker_service, service_host
 from shunter.envoyconf.core.protojson import Resource
@@ -14,6 +14,9 @@ from shunter.envoyconf.errors import IntentError
 __all__ = ["BACKEND", "ENVOY_GATEWAY", "backend", "backends", "gateway_object", "picker_references", "pool_references"]
 
 ENVOY_GATEWAY = "gateway.envoyproxy.io"
+
+# Of the Backend's schema.
+BACKEND_ENDPOINTS = 256
 
 # What a reference to a Backend begins with.
 BACKEND: Resource = {"group": ENVOY_GATEWAY, "kind": "Backend"}
@@ -44,23 +47,32 @@ def backends(intent: Intent) -> Iterable[Resource]:
     asked = {pool.name for pool, profile in intent.ways if profile.asks}
     for index, pool in enumerate(intent.pools):
         if not pool.selector:
-            yield backend(pool.name, intent, pool.endpoints, h2c=pool.http2)
+            yield backend(pool.name, intent, f"pools[{index}].endpoints", pool.endpoints, h2c=pool.http2)
         if pool.name in asked and not _picker_is_a_service(pool):
             tls = _picker_tls(intent, index)
-            yield backend(picker_service(pool), intent, picker_authorities(pool, intent.kubernetes), h2c=True, **tls)
+            authorities = picker_authorities(pool, intent.kubernetes)
+            yield backend(picker_service(pool), intent, f"pools[{index}].picker.addresses", authorities, h2c=True, **tls)
 
 
-def backend(name: str, intent: Intent, authorities: Iterable[str], *, h2c: bool = False, **fields: Any) -> Resource:
-    """Return a Backend; ``h2c`` is for HTTP/2 that is not negotiated."""
-    places = [split_authority(authority) for authority in authorities]
-    if len({is_ip(host) for host, _ in places}) > 1:
-        raise IntentError(f"{name}: a Backend of Envoy Gateway has IP addresses or host names, not both; write all of one kind")
-    endpoints = [
-        {"ip": {"address": host, "port": port}} if is_ip(host) else {"fqdn": {"hostname": host, "port": port}}
-        for host, port in places
-    ]
+def backend(
+    name: str, intent: Intent, field: str, authorities: Collection[str], *, h2c: bool = False, **fields: Any
+) -> Resource:
+    """Return a Backend of what a field of the intent lists; ``h2c`` is for HTTP/2 that is not negotiated."""
+    check_count(field, "addresses", len(authorities), "a Backend", BACKEND_ENDPOINTS)
+    endpoints = [_endpoint(field, authority) for authority in authorities]
+    if len({key for each in endpoints for key in each}) > 1:
+        raise IntentError(f"{field}: a Backend of Envoy Gateway has IP addresses or names, not both; write all of one kind")
     protocols = {"appProtocols": [f"{ENVOY_GATEWAY}/h2c"]} if h2c else {}
     return gateway_object("Backend", name, intent, {**protocols, "endpoints": endpoints, **fields})
+
+
+def _endpoint(field: str, authority: str) -> Resource:
+    host, port = split_authority(authority)
+    if is_ip(host):
+        return {"ip": {"address": host, "port": port}}
+    if "_" in host:
+        raise IntentError(f"{field} {authority!r}: a Backend of Envoy Gateway takes no host name with _; give another")
+    return {"fqdn": {"hostname": host.lower(), "port": port}}
 
 
 def _picker_is_a_service(pool: Pool) -> bool:

@@ -8,6 +8,7 @@ Backend, Service     each pool, each picker        where they are not Services a
 ===================  ============================  =======================================================================
 """
 
+import math
 from collections.abc import Iterator
 
 from shunter.envoyconf.core.intent import FailureMode, Intent, Profile, Share
@@ -37,6 +38,9 @@ __all__ = ["CLASS", "CONTROLLER", "SUPPORT", "envoy_gateway", "manifests", "warn
 # Envoy Gateway brings no GatewayClass; this is what the one is called that is made if the intent names none.
 CLASS = "envoy-gateway"
 CONTROLLER = "gateway.envoyproxy.io/gatewayclass-controller"
+
+# Of a backendRef's schema.
+MOST_WEIGHT = 1_000_000
 
 # Which Envoys end the stream to a picker that is sent nothing of responses when these begin.
 HASTY = (Version(1, 37), Version(1, 38))
@@ -108,7 +112,7 @@ def manifests(intent: Intent) -> Iterator[Resource]:
             yield extension_policy(intent, pool, profile)
     yield from backends(intent)
     if tracing := intent.observability.tracing:
-        yield backend(tracing_backend(intent), intent, [tracing.collector], h2c=True)
+        yield backend(tracing_backend(intent), intent, "observability.tracing.collector", [tracing.collector], h2c=True)
 
 
 def warnings(intent: Intent, settings: Settings) -> Iterator[str]:
@@ -144,10 +148,15 @@ def warnings(intent: Intent, settings: Settings) -> Iterator[str]:
 
 
 def _references(intent: Intent, shares: tuple[Share, ...]) -> Iterator[Resource]:
+    """Yield what a rule leads to. A pool's weight is divided among its ports, each of which is a reference."""
     pools = {pool.name: pool for pool in intent.pools}
-    for share in shares:
-        for reference in pool_references(pools[share.name]):
-            yield reference | ({"weight": share.weight} if len(shares) > 1 else {})
+    found = [pool_references(pools[share.name]) for share in shares]
+    whole = math.lcm(*map(len, found))
+    weights = [share.weight * whole // len(each) for share, each in zip(shares, found, strict=True)]
+    too_heavy = max(1, max(weights) / MOST_WEIGHT)
+    for weight, references in zip(weights, found, strict=True):
+        for reference in references:
+            yield reference | ({"weight": max(1, int(weight / too_heavy))} if len(shares) > 1 else {})
 
 
 def _tell_served() -> Resource:

@@ -5,7 +5,7 @@ each other the older decides, then the first by name; so those created together 
 route of the same path takes is left out of the later one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from shunter.envoyconf.core.envoy.hosts import hosts_of
@@ -18,6 +18,8 @@ from shunter.envoyconf.errors import IntentError
 
 __all__ = [
     "GATEWAY_API",
+    "check_count",
+    "check_names",
     "gateway",
     "gateway_class",
     "http_route",
@@ -29,11 +31,36 @@ __all__ = [
 
 GATEWAY_API = "gateway.networking.k8s.io"
 
-# Of the HTTPRoute's schema (Gateway API 1.6): matches of one rule, and of all rules together.
+# Of the schemas of Gateway API 1.6: what one HTTPRoute holds, matches of one rule and of all rules together; and a Gateway.
+ROUTE_HOSTS = 16
 RULE_MATCHES = 64
 ROUTE_MATCHES = 128
+RULE_BACKENDS = 16
+LONGEST_HEADER_VALUE = 4096
+LONGEST_PATH = 1024
+GATEWAY_LISTENERS = 64
 
 WHOLE = Part(())
+
+
+def check_count(field: str, what: str, count: int, holder: str, most: int) -> None:
+    """Raise IntentError for more than a Kubernetes API takes."""
+    if count > most:
+        raise IntentError(f"{field}: {count} {what} are more than {holder} takes, {most}; have fewer, or divide them")
+
+
+def check_names(documents: Iterable[Resource]) -> None:
+    """Raise IntentError if two objects have one name: of those the second would take the first's place."""
+    seen: set[tuple[str, str, str]] = set()
+    for document in documents:
+        metadata = document["metadata"]
+        name = document["apiVersion"].partition("/")[0], document["kind"], metadata["name"]
+        if name in seen:
+            raise IntentError(
+                f"two objects would be the {document['kind']} {metadata['name']}; rename a pool (what belongs to the picker of "
+                "a pool llama is called llama-picker)",
+            )
+        seen.add(name)
 
 
 def kubernetes_object(api_version: str, kind: str, name: str, namespace: str | None = None, **fields: Any) -> Resource:
@@ -56,14 +83,21 @@ def gateway(intent: Intent, class_name: str, **fields: Any) -> Resource:
     names = intent.kubernetes
     listeners: list[Resource] = []
     places: dict[tuple[int, str], int] = {}
+    called: dict[str, int] = {}
     for index, listener in enumerate(intent.listeners):
         for each in _listeners(index, listener):
+            if (other := called.setdefault(each["name"], index)) != index:
+                raise IntentError(
+                    f"listeners[{index}].name {listener.name!r}: a Gateway has a listener for each host, and {each['name']!r} "
+                    f"is what one of listeners[{other}] is called; give it another name",
+                )
             if (other := places.setdefault((each["port"], each.get("hostname", "*")), index)) != index:
                 raise IntentError(
                     f"listeners[{index}] is listeners[{other}] once more to a Gateway, which knows ports and host names but no "
                     "addresses; give it another port, or hosts",
                 )
             listeners.append(each)
+    check_count("listeners", "hosts", len(listeners), "a Gateway", GATEWAY_LISTENERS)
     spec = {"gatewayClassName": names.gateway_class or class_name, **fields, "listeners": listeners}
     return kubernetes_object(f"{GATEWAY_API}/v1", "Gateway", names.gateway, names.namespace, spec=spec)
 
@@ -90,6 +124,7 @@ def http_route(
     names = intent.kubernetes
     spec: Resource = {"parentRefs": [{"group": GATEWAY_API, "kind": "Gateway", "name": names.gateway}]}
     if ANY_HOST not in hosts_of(route):
+        check_count(f"routes[{index}].hosts", "hosts", len(route.hosts), "an HTTPRoute", ROUTE_HOSTS)
         spec["hostnames"] = list(route.hosts)
     elif len(route.hosts) > 1:
         raise IntentError(f"routes[{index}].hosts: an HTTPRoute has * or other names, not both; divide it into two routes")
@@ -99,8 +134,11 @@ def http_route(
     matches = list(_matches(intent, index, header, some))
     if not matches:
         raise IntentError(f"routes[{index}] is never reached: each of its models goes where an earlier route sends it")
-    if len(matches) > ROUTE_MATCHES:
-        raise IntentError(f"routes[{index}] names {len(matches)} models; an HTTPRoute holds {ROUTE_MATCHES}: divide it")
+    check_count(f"routes[{index}].models", "models", len(matches), "an HTTPRoute", ROUTE_MATCHES)
+    check_count(f"routes[{index}].pools", "ports of pools", len(backends), "a rule", RULE_BACKENDS)
+    check_count(f"routes[{index}].prefix", "characters", len(route.prefix), "a path", LONGEST_PATH)
+    for name in (*route.models, *route.base_models):
+        check_count(f"routes[{index}].models", "characters in one", len(name), "a header's match", LONGEST_HEADER_VALUE)
     spec["rules"] = [
         {"matches": matches[start : start + RULE_MATCHES], **fields, "backendRefs": backends}
         for start in range(0, len(matches), RULE_MATCHES)

@@ -18,6 +18,7 @@ from shunter.envoyconf.core.kube.wishes import refuse, unheeded, untold
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.targets import Support
+from shunter.envoyconf.errors import IntentError
 
 __all__ = ["CLASS", "SUPPORT", "gke"]
 
@@ -37,6 +38,8 @@ INSTEAD = {
 
 # Where vLLM, SGLang, TGI, llama.cpp and trtllm-serve answer 200 once they serve; Triton does not.
 HEALTH_PATH = "/health"
+
+LAST_PORT = 65535
 
 
 def gke(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every maker's signature
@@ -77,6 +80,8 @@ def _body_routing(intent: Intent) -> list[Resource]:
     if intent.body_router is None:
         return []
     service, port = service_of(intent, "bodyRouter.addresses", intent.body_router.addresses)
+    if port == LAST_PORT:
+        raise IntentError(f"bodyRouter.addresses[0]: GKE asks the port after {port} for its health; take a port below")
     extension = {
         "name": "body-router",
         "authority": service,

@@ -42,11 +42,7 @@ def istio(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every
     refuse(intent, NAME, INSTEAD)
     one_pool(intent, "Istio asks one picker for each rule")
     _check_names(intent)
-    documents = [gateway(intent, CLASS), *inference_pools(intent), *pool_routes(intent)]
-    for index, pool in enumerate(intent.pools):
-        if pool.picker.tls is not None:
-            service, _ = service_of(intent, f"pools[{index}].picker.addresses", picker_authorities(pool, intent.kubernetes))
-            documents.append(_destination_rule(intent, service, pool.picker.tls))
+    documents = [gateway(intent, CLASS), *inference_pools(intent), *pool_routes(intent), *_destination_rules(intent)]
     documents += _body_routing(intent)
     warnings = tuple(unheeded(intent, NAME, {"limits.bodyBytes"}))
     return Output((Artefact("gateway", tuple(documents)), *installation(intent, by_name=False)), warnings)
@@ -57,6 +53,21 @@ def _check_names(intent: Intent) -> None:
     for index, pool in enumerate(intent.pools):
         if "." in pool.name:
             raise IntentError(f"pools[{index}].name {pool.name!r} must have no dots: Istio makes a Service of that name")
+
+
+def _destination_rules(intent: Intent) -> Iterator[Resource]:
+    """Yield how each picker in TLS is spoken to; pools may have one in common, and it is spoken to in one way."""
+    spoken: dict[str, tuple[int, PickerTls | None]] = {}
+    for index, pool in enumerate(intent.pools):
+        service, _ = service_of(intent, f"pools[{index}].picker.addresses", picker_authorities(pool, intent.kubernetes))
+        other, tls = spoken.setdefault(service, (index, pool.picker.tls))
+        if tls != pool.picker.tls:
+            raise IntentError(
+                f"pools[{index}].picker.tls is not that of pools[{other}], whose picker is the Service {service} too; give "
+                "both the same",
+            )
+        if tls is not None and other == index:
+            yield _destination_rule(intent, service, tls)
 
 
 def _destination_rule(intent: Intent, service: str, tls: PickerTls) -> Resource:
