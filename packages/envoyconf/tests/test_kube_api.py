@@ -1,11 +1,13 @@
 """The Kubernetes API that other tests stand on: it keeps what is right, refuses what is not, and leaves nothing behind."""
 
 import copy
+import json
+from types import SimpleNamespace
 
 import pytest
 
 from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
-from shunter.envoyconf.testing_kube import find_crds, find_tool, running_kube
+from shunter.envoyconf.testing_kube import _all_established, find_crds, find_tool, running_kube
 
 POOL = {
     "apiVersion": "inference.networking.k8s.io/v1",
@@ -72,3 +74,13 @@ def test_a_server_that_ends_is_reported_with_its_words(monkeypatch, tmp_path):
     monkeypatch.setenv("SHUNTER_TOOLS_DIR", str(tmp_path))
     with pytest.raises(KubernetesRefusedError, match=r"exit code 3:\n(.*\n)*no, not today"), running_kube(()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("status", "established"),
+    [({}, False), ({"conditions": None}, False), ({"conditions": [{"type": "Established", "status": "True"}]}, True)],
+    ids=["no status", "null, as for some milliseconds", "established"],
+)
+def test_a_definition_of_which_nothing_is_said_yet_is_waited_for(status, established):
+    listed = json.dumps({"items": [{"status": status}]})
+    assert _all_established(SimpleNamespace(kubectl=lambda *_: listed)) is established
