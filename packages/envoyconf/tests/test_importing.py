@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from shunter.envoyconf import IntentError, bootstrap, load_intent, render
 from shunter.envoyconf.cli import main
 from shunter.envoyconf.core.documents import Document, load_documents
 from shunter.envoyconf.core.importing import import_envoy
+from shunter.envoyconf.core.intent import Profile
 from shunter.envoyconf.core.reading import read_intent
 from shunter.envoyconf.testing import running_envoy
 
@@ -50,13 +52,13 @@ def generated(text):
     return render(bootstrap(load_intent(text)))
 
 
-@pytest.mark.parametrize("profile", ["lean", "strict", "headers", "full"])
+@pytest.mark.parametrize("profile", ["lean", "usage", "strict", "headers", "full"])
 def test_what_was_generated_comes_back(profile):
     intent = load_intent(f"{POOLS}{REST}profile: {profile}\n")
     back = read_intent(Document(imported(render(bootstrap(intent))).plain, "", {(): 1}))
     assert sorted(back.pools, key=lambda pool: pool.name) == list(intent.pools)
     assert back.profile is intent.profile
-    assert (back.listeners, back.admin) == (intent.listeners, intent.admin)
+    assert (back.listeners, back.admin, back.observability) == (intent.listeners, intent.admin, intent.observability)
     for limit in ("retries", "body_bytes", "idle_timeout_seconds", "connect_timeout_seconds"):
         assert getattr(back.limits, limit) == getattr(intent.limits, limit)
     # What every host is served, each host that is named is served, too.
@@ -89,6 +91,145 @@ def test_what_a_filter_does_that_an_intent_has_no_word_for_is_told():
     lua = {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"}
     manager["http_filters"].insert(0, {"name": "mine", "typed_config": lua})
     assert any("the filter mine is left out" in note for note in imported(json.dumps(config)).notes)
+
+
+def edited(edit):
+    """Import what was generated, changed in one place: in the manager, and its routes from the special one to that for all."""
+    config = bootstrap(load_intent(POOLS + REST))
+    listener = config["static_resources"]["listeners"][0]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    hosts = manager["route_config"]["virtual_hosts"]
+    edit(config=config, listener=listener, manager=manager, routes=hosts[-1]["routes"])
+    return imported(json.dumps(config))
+
+
+QWEN = {"route": {"cluster": "pool/qwen", "timeout": "0s"}}
+
+
+@pytest.mark.parametrize(
+    ("match", "what"),
+    [
+        ({"headers": [{"name": "x-canary", "string_match": {"exact": "1"}}]}, "the header x-canary"),
+        ({"headers": [{"name": "x-model", "string_match": {"exact": "a"}, "invert_match": True}]}, "the header x-model"),
+        ({"headers": [{"name": "x-model", "string_match": {"prefix": "a"}}]}, "the header x-model"),
+        ({"query_parameters": [{"name": "v", "string_match": {"exact": "1"}}]}, "query_parameters"),
+        ({"runtime_fraction": {"default_value": {"numerator": 10}}}, "runtime_fraction"),
+        ({"caseSensitive": False}, "case_sensitive"),
+        ({"dynamic_metadata": [{"filter": "a", "path": [{"key": "tier"}], "value": {"present_match": True}}]}, "metadata tier"),
+    ],
+)
+def test_a_route_by_what_an_intent_cannot_tell_by_takes_no_other_requests(match, what):
+    before = edited(lambda **_: None)
+    after = edited(lambda routes, **_: routes.insert(0, {"match": {"prefix": "/", **match}, **QWEN}))
+    assert after.plain["routes"] == before.plain["routes"]
+    assert [note for note in after.notes if f"a route by {what} is left out" in note]
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_told"),
+    [({"direct_response": {"status": 403}}, True), ({"redirect": {"https_redirect": True}}, True), (QWEN, False)],
+)
+def test_what_envoy_answers_itself_is_no_pool(answer, is_told):
+    back = edited(lambda routes, **_: routes.insert(0, {"match": {"prefix": "/admin"}, **answer}))
+    assert {pool["name"] for pool in back.plain["pools"]} == {"llama", "qwen"}
+    assert any("a route that Envoy answers itself is left out" in note for note in back.notes) is is_told
+
+
+def test_a_listener_that_redirects_does_not_come_to_serve_pools():
+    def edit(config, listener, **_):
+        other = json.loads(json.dumps(listener))
+        other |= {"name": "plain", "address": {"socket_address": {"address": "0.0.0.0", "port_value": 8081}}}
+        route = {"match": {"prefix": "/"}, "redirect": {"https_redirect": True}}
+        manager = other["filter_chains"][0]["filters"][0]["typed_config"]
+        manager["route_config"] = {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]}
+        config["static_resources"]["listeners"].append(other)
+
+    back = edited(edit)
+    assert [listener["name"] for listener in back.plain["listeners"]] == ["http"]
+    assert any("a listener from which no route leads to model servers is left out" in note for note in back.notes)
+
+
+def test_a_host_beside_everybody_is_everybody():
+    def edit(manager, **_):
+        manager["route_config"]["virtual_hosts"] = [{**manager["route_config"]["virtual_hosts"][-1], "domains": ["a.b", "*"]}]
+
+    assert all("hosts" not in route for route in edited(edit).plain["routes"])
+
+
+def test_filter_chains_of_one_listener_are_one_listener():
+    def edit(listener, **_):
+        chain = json.loads(json.dumps(listener["filter_chains"][0]))
+        listener["filter_chains"].insert(0, {**chain, "filter_chain_match": {"server_names": ["a.b"]}})
+
+    back = edited(edit)
+    assert len(back.plain["listeners"]) == 1
+    assert [note for note in back.notes if "filter_chain_match of a filter chain is left out" in note]
+
+
+@pytest.mark.parametrize(
+    ("edit", "note"),
+    [
+        (lambda routes, **_: routes[0]["route"].update(prefix_rewrite="/x"), "prefix_rewrite of a route"),
+        (lambda routes, **_: routes[0].update(requestHeadersToAdd=[{}]), "request_headers_to_add of a route"),
+        (lambda routes, **_: routes[0]["route"]["retry_policy"].update(per_try_timeout="9s"), "per_try_timeout of a retry"),
+        (lambda routes, **_: routes[0]["route"]["retry_policy"].update(retry_on="5xx"), "retry_on 5xx"),
+        (lambda manager, **_: manager.update(xff_num_trusted_hops=2), "xff_num_trusted_hops of a connection manager"),
+        (lambda manager, **_: manager.update(local_reply_config={"mappers": []}), "local_reply_config of a connection"),
+        (lambda manager, **_: manager["common_http_protocol_options"].update(idle_timeout="9s"), "idle_timeout of common_http"),
+        (lambda manager, **_: manager.update(access_log=[{"typed_config": {"@type": "x/a.b.Mine"}}]), "the access log Mine"),
+        (lambda listener, **_: listener.update(listener_filters=[{}]), "listener_filters of a listener"),
+        (lambda config, **_: config.update(overload_manager={}), "overload_manager of the bootstrap"),
+        (
+            lambda config, **_: config["static_resources"]["clusters"][0].update(transport_socket={"name": "x"}),
+            "transport_socket of a cluster of model servers",
+        ),
+        (
+            lambda config, **_: config["static_resources"]["clusters"][0].update(circuit_breakers={"thresholds": []}),
+            "circuit_breakers of a cluster of model servers",
+        ),
+        (
+            lambda manager, **_: manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"].append(
+                {"remove": "x-mine"}
+            ),
+            "the removal of the header x-mine",
+        ),
+    ],
+)
+def test_every_field_that_an_intent_has_no_word_for_is_told(edit, note):
+    assert not [each for each in edited(lambda **_: None).notes if "left out" in each]
+    assert [each for each in edited(edit).notes if f"{note}" in each and "left out" in each]
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("name", ["minimal", "full", "models", "named", "strict", "usage"])
+def test_of_what_is_generated_nothing_is_lost(name):
+    intent = load_intent((GOLDEN / f"{name}.intent.yaml").read_text())
+    back = imported((GOLDEN / f"{name}.bootstrap.yaml").read_text())
+    assert back.notes == ()
+    read = read_intent(Document(back.plain, "", {(): 1}))
+    assert (read.body_router, read.observability) == (intent.body_router, intent.observability)
+    assert read.profile is (intent.profile or Profile.LEAN)
+    assert {pool.name: pool.picker for pool in read.pools} == {pool.name: pool.picker for pool in intent.pools}
+
+
+def test_routes_of_several_profiles_keep_them():
+    text = f"{POOLS}{REST}".replace("{pool: qwen,", "{pool: qwen, profile: native,")
+    assert [route.get("profile") for route in imported(generated(text)).plain["routes"] if route.get("pool") == "qwen"] == [
+        "native"
+    ]
+
+
+def test_no_retries_are_none():
+    def edit(config, **_):
+        for listener in config["static_resources"]["listeners"]:
+            manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+            for host in manager["route_config"]["virtual_hosts"]:
+                for route in host["routes"]:
+                    route["route"].pop("retry_policy", None)
+
+    assert edited(edit).plain["limits"]["retries"] == 0
 
 
 def test_a_cluster_without_endpoints_is_incomplete_and_says_of_what():

@@ -108,6 +108,11 @@ def test_what_an_envoy_tells_of_itself_is_read_once():
     manager_of(typed)["route_config"]["@type"] = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
     assert codes(dump(typed)) == ["E02"]
     assert codes(dump(E02)) == ["E02"]
+    partly = copy(dump(E02))
+    (told,) = partly["configs"][3]["static_route_configs"]
+    told["route_config"]["@type"] = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+    (envoy,) = view(load_documents(json.dumps(partly), "it.yaml"))
+    assert all(route.manager for route in envoy.routes)
 
 
 @pytest.mark.parametrize(

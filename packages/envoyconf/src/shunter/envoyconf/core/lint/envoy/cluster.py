@@ -74,14 +74,19 @@ class Cluster(msgspec.Struct, frozen=True):
         return [item.text or item.at("name").text for item in custom.message.at("clusters").items()]
 
     @property
+    def endpoints(self) -> list[Node]:
+        """The address of each endpoint that is told."""
+        return [
+            each.at("endpoint", "address")
+            for locality in self.assignment.at("endpoints").items()
+            for each in locality.at("lb_endpoints").items()
+        ]
+
+    @property
     def authorities(self) -> list[tuple[str, float]]:
-        """Address and port of each endpoint that is told."""
-        found: list[tuple[str, float]] = []
-        for locality in self.assignment.at("endpoints").items():
-            for each in locality.at("lb_endpoints").items():
-                address = each.at("endpoint", "address", "socket_address")
-                found.append((address.at("address").text, address.at("port_value").number or 0))
-        return found
+        """Address and port of each endpoint that is on one."""
+        places = [each.at("socket_address") for each in self.endpoints if each.at("socket_address")]
+        return [(each.at("address").text, each.at("port_value").number or 0) for each in places]
 
     @property
     def tls(self) -> Node:
@@ -93,6 +98,12 @@ class Cluster(msgspec.Struct, frozen=True):
     def http_options(self) -> Node:
         """How HTTP is spoken to it."""
         return self.node.at("typed_extension_protocol_options").entry(HTTP_OPTIONS).message
+
+    @property
+    def speaks_http2(self) -> bool:
+        """Whether it is spoken to in HTTP/2 by prior knowledge."""
+        old, new = self.node.at("http2_protocol_options"), self.http_options.at("explicit_http_config")
+        return bool(old or new.at("http2_protocol_options"))
 
     @property
     def panic_percent(self) -> float:

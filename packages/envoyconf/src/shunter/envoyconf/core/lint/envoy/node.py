@@ -8,10 +8,11 @@ import msgspec
 
 from shunter.envoyconf.core.documents import Document, Path
 
-__all__ = ["Node", "walk"]
+__all__ = ["Node", "snake", "walk"]
 
 DURATION = re.compile(r"(-?\d{1,12}(?:\.\d{1,9})?)s")
 CAMEL = re.compile(r"_([a-z0-9])")
+CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 # Structs in an Any, for messages that whoever wrote them has no type of.
 TYPED_STRUCTS = ("xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct")
@@ -125,6 +126,11 @@ class Node(msgspec.Struct, frozen=True):
     def message(self) -> "Node":
         """The message in the Any that stands here."""
         return self.at("value") if self.at("@type").text.rpartition("/")[2] in TYPED_STRUCTS else self
+
+
+def snake(field: str) -> str:
+    """Return a field in the spelling of the protobuf file."""
+    return CAPITAL.sub(r"_\1", field).lower()
 
 
 def walk(node: Node) -> Iterator[Node]:

@@ -175,13 +175,13 @@ def _others(thresholds: Node) -> list[object]:
 def several_without_a_check(route: Route) -> Iterator[Finding]:
     for question in filter(None, map(picker, route.branches)):
         server = question.server
-        if not server or len(server.authorities) < 2 or question.field("grpc_service").at("retry_policy"):
+        if not server or len(server.endpoints) < 2 or question.field("grpc_service").at("retry_policy"):
             continue
         services = [check.at("grpc_health_check", "service_name").text for check in server.checks]
         if EXT_PROC_SERVICE not in services:
             yield found(
                 server.node,
-                f"the cluster {server.name!r} has {len(server.authorities)} endpoints, and nothing tells which of them picks: "
+                f"the cluster {server.name!r} has {len(server.endpoints)} endpoints, and nothing tells which of them picks: "
                 "of replicas that elect a leader the others answer their health check NOT_SERVING, and every question to them "
                 "fails",
                 f"add a grpc_health_check with service_name {EXT_PROC_SERVICE}; or, if each of them picks, a retry_policy in "

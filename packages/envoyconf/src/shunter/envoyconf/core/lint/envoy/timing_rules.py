@@ -52,11 +52,8 @@ def cut_by_duration(route: Route) -> Iterator[Finding]:
 
 def _silence(route: Route) -> tuple[Node, float]:
     """Return the longest silence on a request, 0 for any, and who says so."""
-    place = route.action.at("idle_timeout")
-    if not place and route.manager:
-        place = route.manager.node.at("stream_idle_timeout")
-    seconds = place.seconds
-    return place, DEFAULT_IDLE_TIMEOUT_S if seconds is None else seconds
+    seconds = route.silence.seconds
+    return route.silence, DEFAULT_IDLE_TIMEOUT_S if seconds is None else seconds
 
 
 def hung_for_ever(route: Route) -> Iterator[Finding]:

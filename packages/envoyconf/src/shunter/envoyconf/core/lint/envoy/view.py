@@ -145,6 +145,12 @@ class Route(msgspec.Struct, frozen=True):
         return self.action.at("retry_policy") or self.host.at("retry_policy")
 
     @property
+    def silence(self) -> Node:
+        """Who says how long nothing may come on a request: the route, else its connection manager; empty if neither does."""
+        place = self.action.at("idle_timeout")
+        return place if place or not self.manager else self.manager.node.at("stream_idle_timeout")
+
+    @property
     def to_pool(self) -> bool:
         """Whether it leads to model servers: to where a picker says."""
         return any(branch.followers for branch in self.branches)
@@ -212,7 +218,12 @@ def _questions(managers: Iterable[Manager], routes: Iterable[Route], clusters: d
 
 def _is_inline(routing: Node, managers: Iterable[Manager]) -> bool:
     """Whether a route configuration is told of a second time: config dumps list those that listeners hold."""
-    return any(manager.node.at("route_config").value == routing.value for manager in managers)
+    return any(_untyped(manager.node.at("route_config")) == _untyped(routing) for manager in managers)
+
+
+def _untyped(node: Node) -> dict[str, object]:
+    """Return the fields of a message; what it is, a dump says and a listener need not."""
+    return {field: entry.value for field, entry in node.entries() if field != "@type"}
 
 
 def _managers(resources: Resources) -> Iterator[Manager]:
