@@ -1,6 +1,7 @@
 """What routes with ways of their own need of an intent, and what of it becomes part of Envoy's resources."""
 
 import json
+import sys
 
 import pytest
 
@@ -102,3 +103,34 @@ def test_listeners_with_the_same_hosts_have_the_same_routes_by_name():
     managers = [each["filter_chains"][0]["filters"][0]["typed_config"] for each in static["listeners"]]
     assert [each["route_config"]["name"] for each in managers] == ["routes", "routes/a.example,b.example", "routes"]
     assert managers[0]["route_config"] == managers[2]["route_config"]
+
+
+def calls(run):
+    """Return how many functions are called, and generators resumed, to do something."""
+    count = 0
+
+    def seen(frame, event, argument):
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    others = sys.getprofile()
+    sys.setprofile(seen)
+    try:
+        run()
+    finally:
+        sys.setprofile(others)
+    return count
+
+
+@pytest.mark.parametrize("own", [lambda name: {"prefix": f"/{name}"}, lambda name: {"hosts": [name]}])
+def test_twice_the_pools_and_routes_are_twice_the_work(own):
+    """For a bootstrap: an intent itself compares each route with those before it."""
+
+    def work(count):
+        names = [f"n{number}" for number in range(count)]
+        stated = [POOL | {"name": name} for name in names]
+        wanted = intent(*[{"pool": name} | own(name) for name in names], pools=stated)
+        return calls(lambda: bootstrap(wanted))
+
+    few = work(10)
+    assert work(40) - few == pytest.approx(3 * (work(20) - few), rel=0.1)

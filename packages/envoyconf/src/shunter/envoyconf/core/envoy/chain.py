@@ -12,7 +12,7 @@ from shunter.envoyconf.core.envoy.ext_proc import ENDS_BY_RECORD, end_by_record,
 from shunter.envoyconf.core.envoy.model import body_router_filter
 from shunter.envoyconf.core.envoy.security import security_filters
 from shunter.envoyconf.core.envoy.usage import USAGE_FILTERS, usage_filters
-from shunter.envoyconf.core.intent import Intent, Profile, Route
+from shunter.envoyconf.core.intent import Intent, Pool, Profile, Route
 from shunter.envoyconf.core.protojson import Resource, extension, typed
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version
 
@@ -49,13 +49,14 @@ def route_switches(route: Route, intent: Intent) -> Resource:
     return {} if intent.reads_model else _on(wanted)
 
 
-def pool_switches(intent: Intent, pool: str | None = None, profile: Profile | None = None) -> Resource:
+def pool_switches(intent: Intent, pool: Pool | None = None, profile: Profile | None = None) -> Resource:
     """Return what turns on the picker of one pool in one profile and no other; by default, none."""
-    names = {(owner.name, each): filter_name(owner, each, intent) for owner, each in intent.ways if each.asks}
+    wanted = filter_name(pool, profile, intent) if pool and profile and profile.asks else None
     if not intent.reads_model:
-        return _on(name for way, name in names.items() if way == (pool, profile))
+        return _on([wanted] if wanted else [])
+    names = (filter_name(owner, each, intent) for owner, each in intent.ways if each.asks)
     left_out = typed("extensions.filters.http.ext_proc.v3.ExtProcPerRoute", disabled=True)
-    return {name: left_out for way, name in names.items() if way != (pool, profile)}
+    return {name: left_out for name in names if name != wanted}
 
 
 def _on(names: Iterable[str]) -> Resource:

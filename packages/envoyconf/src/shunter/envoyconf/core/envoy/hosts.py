@@ -7,7 +7,7 @@ exact goes first: a name before a wildcard, a longer wildcard before a shorter o
 from collections.abc import Iterable, Iterator, Sequence
 
 from shunter.envoyconf.core.intent import Route
-from shunter.envoyconf.core.intent.hosts import ANY_HOST, meet
+from shunter.envoyconf.core.intent.hosts import ANY_HOST, meet, wider
 
 __all__ = ["hosts_of", "virtual_hosts"]
 
@@ -22,15 +22,15 @@ def virtual_hosts(served: Iterable[str], routes: Sequence[Route]) -> Iterator[tu
 
     ``served`` are those of the listener. A name matches one pattern, the most exact, as Envoy has it.
     """
-    patterns = {met for host in served for route in routes for each in hosts_of(route) if (met := meet(host, each))}
+    by_host: dict[str, list[int]] = {}
+    for index, route in enumerate(routes):
+        for host in hosts_of(route):
+            by_host.setdefault(host, []).append(index)
+    patterns = {met for host in served for each in by_host if (met := meet(host, each))}
     groups: dict[tuple[int, ...], list[str]] = {}
     for pattern in sorted(patterns, key=_exactness, reverse=True):
-        ranks = {
-            index: max(_exactness(each) for each in hosts_of(route) if meet(each, pattern) == pattern)
-            for index, route in enumerate(routes)
-            if any(meet(each, pattern) == pattern for each in hosts_of(route))
-        }
-        groups.setdefault(tuple(sorted(ranks, key=ranks.__getitem__, reverse=True)), []).append(pattern)
+        matching = dict.fromkeys(index for each in wider(pattern) for index in by_host.get(each, ()))
+        groups.setdefault(tuple(matching), []).append(pattern)
     for order, domains in groups.items():
         yield domains, [routes[index] for index in order]
 

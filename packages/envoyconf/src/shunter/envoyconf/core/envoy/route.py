@@ -9,7 +9,7 @@ from shunter.envoyconf.core.envoy.model import model_matches
 from shunter.envoyconf.core.envoy.overflow import overflow_retries, target_cluster_name
 from shunter.envoyconf.core.envoy.record import release_metadata
 from shunter.envoyconf.core.envoy.retry import request_retries
-from shunter.envoyconf.core.intent import Intent, Pool, Profile, Route
+from shunter.envoyconf.core.intent import Intent, Profile, Route
 from shunter.envoyconf.core.intent.hosts import ANY_HOST
 from shunter.envoyconf.core.names import DESTINATION, OVERFLOW, SERVED, native_cluster_name, pool_cluster_name
 from shunter.envoyconf.core.protojson import Resource, duration
@@ -79,16 +79,17 @@ def pool_routes(route: Route, intent: Intent) -> Iterator[Resource]:
     larger requests were not retried or ended in 507.
     """
     limits, profile = intent.limits, intent.profile_of(route)
-    pools = "+".join(share.name for share in route.shares)
+    pools = intent.pools_of(route)
+    names = "+".join(pool.name for pool in pools)
     match: Resource = {"prefix": "/"} if route.prefix == "/" else {"path_separated_prefix": route.prefix}
-    matches = [] if route.by_model else [(f"{pools}:{route.prefix}", match)]
-    matches += [(f"{pools}:{route.prefix}:{name}", _both(match, named)) for name, named in model_matches(route, intent)]
+    matches = [] if route.by_model else [(f"{names}:{route.prefix}", match)]
+    matches += [(f"{names}:{route.prefix}:{name}", _both(match, named)) for name, named in model_matches(route, intent)]
     keys = [*key_places(route.affinity)] if profile is Profile.NATIVE else []
 
     action: Resource = {
         "timeout": "0s",
         "idle_timeout": duration(limits.idle_timeout_seconds),
-        "retry_policy": overflow_retries(request_retries(limits.retries), _pools(route, intent)),
+        "retry_policy": overflow_retries(request_retries(limits.retries), pools),
     }
     rest: Resource = {**release_metadata(profile)}
     if intent.observability.served_header:
@@ -99,7 +100,7 @@ def pool_routes(route: Route, intent: Intent) -> Iterator[Resource]:
         kept = {"request_body_buffer_limit": limits.body_bytes, **_turned_on(switches)}
         return {"name": name, "match": match, "route": action, **kept, **rest}
 
-    switches = pool_switches(intent, pools, profile) if len(route.shares) == 1 else {}
+    switches = pool_switches(intent, pools[0], profile) if len(pools) == 1 else {}
     plain, keyed = (_destination(route, intent, keyed=keyed) for keyed in (False, True))
     for name, matched in matches:
         for key, having, policy in keys:
@@ -122,21 +123,15 @@ def _destination(route: Route, intent: Intent, *, keyed: bool) -> Resource:
         pool.name: target_cluster_name(
             pool, pool_cluster_name(pool.name) if profile.asks else native_cluster_name(pool.name, keyed=keyed)
         )
-        for pool in _pools(route, intent)
+        for pool in intent.pools_of(route)
     }
     if len(names) == 1:
         return {"cluster": next(iter(names.values()))}
     weighted = [
-        {"name": names[share.name], "weight": share.weight, **_turned_on(pool_switches(intent, share.name, profile))}
-        for share in route.shares
+        {"name": names[pool.name], "weight": share.weight, **_turned_on(pool_switches(intent, pool, profile))}
+        for share, pool in zip(route.shares, intent.pools_of(route), strict=True)
     ]
     return {"weighted_clusters": {"clusters": weighted, **({"use_hash_policy": True} if keyed else {})}}
-
-
-def _pools(route: Route, intent: Intent) -> list[Pool]:
-    """Return the pools of a route."""
-    names = {share.name for share in route.shares}
-    return [pool for pool in intent.pools if pool.name in names]
 
 
 def _both(match: Resource, other: Resource) -> Resource:

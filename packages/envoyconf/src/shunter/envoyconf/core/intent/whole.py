@@ -1,6 +1,7 @@
 """All that a gateway in front of model servers needs to be told, checked as a whole."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated
 
 from msgspec import Meta
@@ -27,7 +28,7 @@ COLLECTOR_NEEDED = {
 }
 
 
-class Intent(Part, frozen=True):
+class Intent(Part, frozen=True, dict=True):  # with a place for what is computed once
     """All that a gateway in front of model servers needs to be told."""
 
     pools: Annotated[tuple[Pool, ...], Meta(min_length=1, description="Groups of interchangeable model servers.")]
@@ -162,8 +163,7 @@ class Intent(Part, frozen=True):
     @property
     def ways(self) -> tuple[tuple[Pool, Profile], ...]:
         """Each pool with each profile in which a route leads to it, in the order of the pools, then of the profiles."""
-        wanted = {(share.name, self.profile_of(route)) for route in self.effective_routes for share in route.shares}
-        return tuple((pool, profile) for pool in self.pools for profile in Profile if (pool.name, profile) in wanted)
+        return tuple((pool, profile) for pool in self.pools for profile in self._profiles[pool.name])
 
     def profile_of(self, route: Route) -> Profile:
         """Return how picker and Envoy share the work for a route's requests."""
@@ -171,7 +171,20 @@ class Intent(Part, frozen=True):
 
     def profiles_of(self, pool: Pool) -> tuple[Profile, ...]:
         """Return how picker and Envoy share the work for a pool's requests, one profile a way that leads there."""
-        return tuple(profile for owner, profile in self.ways if owner.name == pool.name)
+        return self._profiles[pool.name]
+
+    def pools_of(self, route: Route) -> list[Pool]:
+        """Return the pools that a route leads to, in the order of its shares."""
+        return [self._pools[share.name] for share in route.shares]
+
+    @cached_property
+    def _pools(self) -> dict[str, Pool]:
+        return {pool.name: pool for pool in self.pools}
+
+    @cached_property
+    def _profiles(self) -> dict[str, tuple[Profile, ...]]:
+        wanted = {(share.name, self.profile_of(route)) for route in self.effective_routes for share in route.shares}
+        return {name: tuple(profile for profile in Profile if (name, profile) in wanted) for name in self._pools}
 
     @property
     def key_fields(self) -> tuple[str, ...]:
@@ -184,7 +197,7 @@ class Intent(Part, frozen=True):
             if route.affinity.body and self.profile_of(route) is Profile.NATIVE:
                 yield index, route.affinity.body
 
-    @property
+    @cached_property
     def by_model(self) -> bool:
         """Whether the route depends on the model."""
         return self.body_router is not None or any(route.by_model for route in self.routes)
