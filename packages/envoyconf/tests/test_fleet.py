@@ -47,6 +47,8 @@ def test_ready_endpoints_of_the_pool_are_there_once_and_in_order():
     [
         (None, ("other",), False),
         (None, ("prod/llama",), True),
+        (None, ("prod/llama", "default/llama"), False),  # number 1
+        (None, ("prod/llama", "test/llama"), True),
         ("prod/vllm", ("llama", "prod/vllm"), False),  # number 1, and the endpoint is of number 0
         ("prod/vllm", ("prod/vllm", "llama"), True),
         ("prod/vllm", ("test/vllm",), None),

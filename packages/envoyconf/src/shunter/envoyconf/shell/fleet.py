@@ -42,7 +42,7 @@ class Fleet:
         readings = _readings(view.load, speeds or {}) if weigh else {}
         found: dict[str, tuple[Member, ...]] = {}
         for pool in intent.pools:
-            number = _number(pool, view.topology)
+            number = _number(pool, intent.kubernetes.namespace, view.topology)
             if number is None:
                 continue
             endpoints = [each for each in view.topology.endpoints if each.ready and number in each.pools]
@@ -71,10 +71,12 @@ def _readings(load: Load, speeds: Mapping[Key, float]) -> dict[Key, Reading]:
     }
 
 
-def _number(pool: Pool, topology: Topology) -> int | None:
-    """Return which of the snapshot's pools an intent's pool is: the InferencePool it names, or the one of its own name."""
+def _number(pool: Pool, home: str, topology: Topology) -> int | None:
+    """Return which of the snapshot's pools an intent's pool is: the InferencePool it names, or the one of its own name.
+
+    Where no namespace is named, that of the intent comes first.
+    """
     namespace, _, name = (pool.inference_pool or pool.name).rpartition("/")
-    for number, each in enumerate(topology.pools):
-        if each.name == name and namespace in ("", each.namespace):
-            return number
-    return None
+    named = [(number, each) for number, each in enumerate(topology.pools) if each.name == name]
+    found = [(each.namespace != home, number) for number, each in named if namespace in ("", each.namespace)]
+    return min(found)[1] if found else None
