@@ -120,6 +120,7 @@ BAD = [
     (["validate"], b"pools: []", "Error: <stdin>:1: $.pools: expected `array` of length >= 1"),
     (["generate"], b"pools: \xff", "Error: <stdin> is not UTF-8"),
     (["validate"], b"pools: \xff", "Error: <stdin> is not UTF-8"),
+    (["validate"], b"# no more\n---\n", "Error: <stdin>: nothing is there"),
     (["generate"], b"pools: \0", "Error: <stdin>: not YAML"),
     (["generate"], b"", "Error: <stdin>: nothing is there; an intent begins with pools"),
     (["generate", "-f", "nowhere.yaml"], b"", "Error: cannot read nowhere.yaml: No such file or directory"),

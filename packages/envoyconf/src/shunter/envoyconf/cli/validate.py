@@ -59,6 +59,7 @@ def _documents(request: Request, texts: dict[str, str], scratch: Path) -> "list[
     from shunter.envoyconf.core.documents import load_documents
     from shunter.envoyconf.core.forms import as_files
     from shunter.envoyconf.core.sources import is_intent
+    from shunter.envoyconf.errors import IntentError
     from shunter.envoyconf.shell.texts import write_texts
 
     documents = [each for file, text in texts.items() for each in load_documents(text, file)]
@@ -70,6 +71,8 @@ def _documents(request: Request, texts: dict[str, str], scratch: Path) -> "list[
         write_texts(scratch, files)
         for name, text in files.items():
             found += load_documents(text, f"{file} → {target.value}/{name}")
+    if not found:  # a pipe from a command that failed
+        raise IntentError(f"{', '.join(texts)}: nothing is there that could be right or wrong")
     return found
 
 
