@@ -222,10 +222,5 @@ def _is_ready(kube: RunningKube, trust: ssl.SSLContext, processes: tuple[subproc
 def _all_established(kube: RunningKube) -> bool:
     """Ask once for all of them: ``kubectl wait`` takes five seconds to look at forty. Conditions are null at first."""
     definitions = json.loads(kube.kubectl("get", "crd", "-o", "json"))["items"]
-    return all(
-        any(
-            each["type"] == "Established" and each["status"] == "True"
-            for each in (one.get("status") or {}).get("conditions") or ()
-        )
-        for one in definitions
-    )
+    stated: list[list[dict[str, str]]] = [one.get("status", {}).get("conditions") or [] for one in definitions]
+    return all(any(each["type"] == "Established" and each["status"] == "True" for each in one) for one in stated)
