@@ -195,6 +195,13 @@ spec: {template: {metadata: {labels: {app: epp}}, spec: {containers: [{name: epp
         (("protocol: HTTPS", "protocol: TCP"), "the listener https is not for HTTP that ends here"),
         (("X-Model", "x-gateway-model-name"), "Envoy reads the model out of the body"),
         (("{type: PathPrefix, value: /qwen/}", "{type: Exact, value: /qwen}"), "what lies below /qwen comes here, too"),
+        (("  rules:", "  rules:\n  - filters: [{type: RequestRedirect}]"), "the filter RequestRedirect is left out"),
+        (("  rules:", "  rules:\n  - matches: [{path: {value: /no}}]"), "a rule without backends is left out"),
+        (("  - matches:", "  - retry: {attempts: 2}\n    matches:"), "rules.retry of HTTPRoute is left out"),
+        (("  - matches:", "  - sessionPersistence: {}\n    matches:"), "rules.sessionPersistence of HTTPRoute is left out"),
+        (("name: llama, weight: 9", "name: llama, weight: 9, filters: [{}]"), "rules.backendRefs.filters of HTTPRoute is"),
+        (("  gatewayClassName: istio", "  addresses: [{value: a}]\n  gatewayClassName: istio"), "addresses of Gateway is left"),
+        (("certificateRefs: [", "frontendValidation: {}, certificateRefs: ["), "listeners.tls.frontendValidation of Gateway"),
     ],
 )
 def test_what_is_not_in_the_intent_is_told_with_its_line(pair, note):
@@ -265,6 +272,85 @@ spec:
     else:
         with pytest.raises(IntentError, match="nothing in other grants"):
             read(text)
+
+
+def test_a_listener_from_which_only_a_redirect_leads_does_not_come_to_serve_pools():
+    redirect = """\
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: secure, namespace: llm}
+spec:
+  parentRefs: [{name: edge, sectionName: http}]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}]
+"""
+    reading = read(changed(("parentRefs: [{name: edge}]", "parentRefs: [{name: edge, sectionName: https}]")) + redirect)
+    assert [listener.name for listener in reading.intent.listeners] == ["https"]
+    assert any("no route with a backend is for the listener http" in note for note in reading.notes)
+    assert any("parentRefs.sectionName of HTTPRoute is left out, here and 1 more times" in note for note in reading.notes)
+
+
+POLICIES = """\
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: all}
+spec: {rules: [{backendRefs: [{group: gateway.envoyproxy.io, kind: Backend, name: vllm}]}]}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: Backend
+metadata: {name: vllm}
+spec: {endpoints: [{ip: {address: "fd00::7", port: 8000}}], tls: {insecureSkipVerify: true}}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: EnvoyExtensionPolicy
+metadata: {name: all}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}]
+  wasm: [{}]
+  extProc:
+  - {backendRefs: [{name: picker, port: 9002}], messageTimeout: 7s, processingMode: {request: {body: Buffered}}}
+  - {backendRefs: [{name: other, port: 9002}], processingMode: {request: {body: Streamed}}}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: {name: all}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: all}]
+  retry: {numRetries: 1}
+  timeout: {http: {requestTimeout: 60s, maxConnectionDuration: 1h}}
+  faultInjection: {}
+---
+apiVersion: gateway.envoyproxy.io/v1alpha1
+kind: BackendTrafficPolicy
+metadata: {name: more}
+spec: {retry: {numRetries: 4}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: picker}
+spec: {ports: [{port: 9002}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: tls}
+spec: {targetRefs: [{kind: Service, name: picker}]}
+"""
+
+
+def test_of_policies_nothing_is_lost_in_silence():
+    reading = read(POLICIES)
+    assert (reading.intent.limits.pick_timeout_seconds, reading.intent.limits.retries) == (7, 4)
+    for note in (
+        "wasm of EnvoyExtensionPolicy is left out",
+        "another picker is asked otherwise",
+        "limits.retries is the largest of 1, 4",
+        "requestTimeout 60s is left out",
+        "timeout.http.maxConnectionDuration of BackendTrafficPolicy is left out",
+        "faultInjection of BackendTrafficPolicy is left out",
+        "TLS to the model servers of Backend default/vllm is left out",
+        "not in the intent: BackendTLSPolicy tls",
+    ):
+        assert any(note in each for each in reading.notes), note
 
 
 words = st.sampled_from(["", "a", "HTTP", "HTTPS", "InferencePool", "Service", "/", "0s", 7, -1, None, True, [], {}])

@@ -22,6 +22,9 @@ def profile_of_policy(manifests: Manifests, note: Callable[[Cursor, str], None])
             note(pool.root["kind"], "profile full, as gateways with InferencePools ask; Shunter's pickers do with lean")
         return {"profile": "full"} if pool else {}
     mode = extensions[0]["processingMode"]
+    for other in extensions[1:]:
+        if other["processingMode"].value != mode.value:
+            note(other["processingMode"] or other, "another picker is asked otherwise; the profile is that of the first")
     request, response = mode.at("request", "body").text, mode.at("response", "body").text
     if response == DUPLEX:
         return {"profile": "full"}
@@ -33,21 +36,37 @@ def profile_of_policy(manifests: Manifests, note: Callable[[Cursor, str], None])
     return {"profile": "lean"}
 
 
-def limits(manifests: Manifests) -> dict[str, Any]:
+def limits(manifests: Manifests, note: Callable[[Cursor, str], None]) -> dict[str, Any]:
     """Return the limits that policies of the Gateway and of the routes set; where they differ, the largest."""
-    read: dict[str, Any] = {}
+    read: dict[str, dict[Any, Cursor]] = {}
     for policy in manifests.of("BackendTrafficPolicy", "ClientTrafficPolicy"):
-        for field, value in _limits(policy.spec):
-            read[field] = max(value, read.get(field, value))
-    return read
+        for field, value, at in _limits(policy.spec):
+            read.setdefault(field, {}).setdefault(value, at)
+        answer = policy.spec.at("timeout", "http", "requestTimeout")
+        if answer and read_seconds(answer) != 0:
+            note(answer, f"requestTimeout {answer.text} is left out: answers take as long as they take")
+    for policy in manifests.of("EnvoyExtensionPolicy"):
+        for at in (each["messageTimeout"] for each in policy.spec["extProc"]):
+            if seconds := read_seconds(at):
+                read.setdefault("pickTimeoutSeconds", {}).setdefault(seconds, at)
+    for route in manifests.of("AIGatewayRoute"):
+        for at in (rule["streamIdleTimeout"] for rule in route.spec["rules"]):
+            if seconds := read_seconds(at):
+                read.setdefault("idleTimeoutSeconds", {}).setdefault(seconds, at)
+    for field, values in read.items():
+        if len(values) > 1:
+            several = ", ".join(f"{each:g}" for each in sorted(values))
+            note(values[max(values)], f"limits.{field} is the largest of {several}")
+    return {field: max(values) for field, values in read.items()}
 
 
-def _limits(spec: Cursor) -> Iterator[tuple[str, Any]]:
-    sizes = (("bodyBytes", read_bytes(spec.at("connection", "bufferLimit"))),)
-    times = (
-        ("idleTimeoutSeconds", read_seconds(spec.at("timeout", "http", "streamIdleTimeout"))),
-        ("connectTimeoutSeconds", read_seconds(spec.at("timeout", "tcp", "connectTimeout"))),
-    )
-    yield from ((field, value) for field, value in (*sizes, *times) if value)
-    if (retries := spec.at("retry", "numRetries").number) is not None:
-        yield "retries", retries
+def _limits(spec: Cursor) -> Iterator[tuple[str, Any, Cursor]]:
+    buffer, retries = spec.at("connection", "bufferLimit"), spec.at("retry", "numRetries")
+    if size := read_bytes(buffer):
+        yield "bodyBytes", size, buffer
+    http, tcp = spec.at("timeout", "http", "streamIdleTimeout"), spec.at("timeout", "tcp", "connectTimeout")
+    for field, at in (("idleTimeoutSeconds", http), ("connectTimeoutSeconds", tcp)):
+        if seconds := read_seconds(at):
+            yield field, seconds, at
+    if retries.number is not None:
+        yield "retries", retries.number, retries

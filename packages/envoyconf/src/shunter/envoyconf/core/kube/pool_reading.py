@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from shunter.envoyconf.core.authority import join_authority
 from shunter.envoyconf.core.cursor import Cursor, place, refuse
 from shunter.envoyconf.core.intent import Kubernetes
 from shunter.envoyconf.core.kube.manifests import ENVOY_GATEWAY, INFERENCE_OLD, Manifest, Manifests, Reference, refer
 from shunter.envoyconf.core.kube.pickers import (
     Speech,
+    is_told_of_tls,
     picker_of,
     selector_of,
     service_of,
@@ -88,6 +90,9 @@ class Pools:
     def _speaks_tls(self, service: Reference) -> bool:
         if speech_by_service(self._manifests).get(service.place) is Speech.TLS:
             return True
+        target = self._manifests.find(service)
+        if target and is_told_of_tls(self._manifests, target):
+            return True
         for rule in self._manifests.of("DestinationRule"):
             named = service_of(self._manifests, rule.spec["host"], rule.namespace)
             means = named.name if named else rule.spec["host"].text.partition(".")[0]
@@ -103,6 +108,9 @@ class Pools:
         """Return the model servers behind a reference: by the labels of a headless Service's Pods, else by address."""
         service = self._manifests.find(backend) if backend.kind == "Service" else None
         port = backend.at["port"].number
+        found = self._manifests.find(backend)
+        if found and found.kind == "Backend" and (tls := found.spec["tls"]):
+            self._note(tls, f"TLS to the model servers of {backend} is left out: an intent speaks to them in the clear")
         if service is None or port is None:
             return {"endpoints": self._authorities(backend)}
         if service.spec["clusterIP"].text != "None":
@@ -158,7 +166,7 @@ def _endpoint(at: Cursor) -> str:
     for kind, field in (("fqdn", "hostname"), ("ip", "address")):
         host, port = at.at(kind, field).text, at.at(kind, "port").number
         if host and port is not None:
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            return join_authority(host, port)
     raise IntentError(f"{place(at)}: neither fqdn nor ip; an intent knows model servers and pickers by host:port")
 
 

@@ -13,6 +13,7 @@ import msgspec
 from shunter.envoyconf.core.cursor import Cursor, place, refuse
 from shunter.envoyconf.core.documents import Document
 from shunter.envoyconf.core.intent import Intent
+from shunter.envoyconf.core.kube.leftovers import READ, leftovers
 from shunter.envoyconf.core.kube.manifests import GATEWAY_API, Manifest, Manifests, Reference, refer
 from shunter.envoyconf.core.kube.platforms import RoutedRule, rules
 from shunter.envoyconf.core.kube.policy_reading import limits, profile_of_policy
@@ -25,23 +26,6 @@ __all__ = ["Reading", "intent_from"]
 
 # Headers that have the model because something inside the gateway put it there; Envoy can read it out of the body itself.
 MODEL_HEADERS = (MODEL, "x-ai-eg-model")
-
-# What is read, besides the pools and pickers themselves.
-READ = {
-    "Gateway",
-    "HTTPRoute",
-    "AIGatewayRoute",
-    "InferencePool",
-    "ReferenceGrant",
-    "EnvoyExtensionPolicy",
-    "BackendTrafficPolicy",
-    "ClientTrafficPolicy",
-    "Backend",
-    "Service",
-    "GatewayClass",
-    "DestinationRule",
-    "BackendTLSPolicy",
-}
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -89,7 +73,7 @@ class _Reader:
         if self.model_header:
             plain["modelHeader"] = self.model_header
         plain |= profile_of_policy(self.manifests, self.note)
-        if read := limits(self.manifests):
+        if read := limits(self.manifests, self.note):
             plain["limits"] = read
         plain["kubernetes"] = names
         self._leftovers()
@@ -112,8 +96,12 @@ class _Reader:
     def _listeners(self, gateway: Manifest) -> Iterator[dict[str, Any]]:
         """Yield the listeners; those of one port that differ by host name only are one."""
         together: dict[tuple[int | None, str], dict[str, Any]] = {}
+        used = self._sections(gateway)
         for at in gateway.spec["listeners"]:
             protocol, tls = at["protocol"].text, at["tls"]
+            if used and at["name"].text not in used:
+                self.note(at, f"no route with a backend is for the listener {at['name'].text}, which is left out")
+                continue
             if protocol not in ("HTTP", "HTTPS") or tls["mode"].text not in ("", "Terminate"):
                 self.note(at, f"the listener {at['name'].text} is not for HTTP that ends here, and is left out")
                 continue
@@ -131,6 +119,15 @@ class _Reader:
                 together[key]["tls"] = {"secret": secret}
         for plain in together.values():
             yield plain if plain["hosts"] != ["*"] else {field: value for field, value in plain.items() if field != "hosts"}
+
+    def _sections(self, gateway: Manifest) -> set[str]:
+        """Return for which listeners there are routes to backends; none if for all."""
+        sections: set[str] = set()
+        for routed in rules(self.manifests):
+            for each in routed.route.spec["parentRefs"] if routed.backends else ():
+                if refer(each, routed.route.namespace, GATEWAY_API, "Gateway").place == gateway.place:
+                    sections.add(each["sectionName"].text)
+        return set() if "" in sections else sections
 
     def _routes(self, gateway: Manifest | None) -> list[dict[str, Any]]:
         found: list[tuple[tuple[int, ...], dict[str, Any]]] = []
@@ -153,9 +150,10 @@ class _Reader:
         """Yield the routes of a rule, one for each path, each with how specific it is."""
         hosts = [each.text for each in routed.route.spec["hostnames"]]
         shares = self._shares(routed)
-        if not shares:
-            return
         self._unsaid(routed)
+        if not shares:
+            self.note(routed.rule, "a rule without backends is left out: its requests meet the next one that is for them")
+            return
         models: dict[str, list[str]] = {}
         everything: set[str] = set()
         for match in (*routed.rule["matches"],) or (routed.rule["none"],):
@@ -232,7 +230,9 @@ class _Reader:
                 self.note(at, f"timeouts.{field} {at.text} is left out: answers take as long as they take")
 
     def _leftovers(self) -> None:
-        """Name what nobody looked at, a line for each kind."""
+        """Name what nobody looked at: each field of what is read, and a line for each other kind."""
+        for at, text in leftovers(self.manifests):
+            self.note(at, text)
         by_kind: dict[str, list[Manifest]] = {}
         for each in self.manifests.all:
             if each.kind not in READ or (each.kind == "GatewayClass" and each.spec["parametersRef"]):
@@ -244,6 +244,7 @@ class _Reader:
 
 LOST = {
     "SecurityPolicy": " (who may send requests: say it in security)",
+    "BackendTLSPolicy": " (TLS to a picker: say it in picker.tls; to model servers there is none in an intent)",
     "EnvoyPatchPolicy": " (patches change what the rest says)",
     "EnvoyProxy": " (access log and traces: say them in observability)",
     "InferenceObjective": " (the picker's business)",
