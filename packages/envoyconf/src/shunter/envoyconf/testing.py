@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from shunter.envoyconf.core.authority import join_authority
 from shunter.envoyconf.core.render import render
 from shunter.envoyconf.errors import EnvoyRefusedError
 from shunter.envoyconf.shell.envoy import ensure
@@ -104,8 +105,7 @@ def _is_outside(status: dict[str, Any]) -> bool:
 
 def _authority(status: dict[str, Any]) -> str:
     address = status["local_address"]["socket_address"]
-    host = address["address"]
-    return f"[{host}]:{address['port_value']}" if ":" in host else f"{host}:{address['port_value']}"
+    return join_authority(address["address"], address["port_value"])
 
 
 def _last_words(directory: Path) -> str:

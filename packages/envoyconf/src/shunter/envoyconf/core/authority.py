@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["check_address", "check_authorities", "check_host", "is_ip", "split_authority"]
+__all__ = ["check_address", "check_authorities", "check_host", "is_ip", "join_authority", "split_authority"]
 
 # Underscores are no part of a host name, but Docker Compose makes such.
 LABEL = r"[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?"
@@ -39,6 +39,11 @@ def split_authority(authority: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535):
         raise IntentError(f"{authority!r} needs a port from 1 to 65535")
     return host, int(port)
+
+
+def join_authority(host: str, port: int) -> str:
+    """Return host and port as one text; an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_authorities(field: str, authorities: Iterable[str]) -> None:

@@ -66,7 +66,7 @@ def _changed(body: Resource, change: str) -> Resource:
     """Return a copy of a mapping with one value in another's place; a list may grow by one."""
     if not (parts := CHANGE.fullmatch(change)):
         raise IntentError(f"--set {change!r} must be like limits.retries=3 or pools[0].name=llama")
-    path: Path = tuple(name or int(index) for name, index in STEP.findall("." + parts[1]))
+    path = _steps("." + parts[1])
     try:
         value: Any = yaml.safe_load(parts[2])
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -95,8 +95,12 @@ def _placed(message: str, document: Document) -> str:
     place = PLACE.match(message)
     if not document.file or place is None:
         return message
-    path: Path = tuple(name or int(index) for name, index in STEP.findall(place[0]))
-    return f"{document.file}:{document.line(path)}: {message}"
+    return f"{document.file}:{document.line(_steps(place[0]))}: {message}"
+
+
+def _steps(path: str) -> Path:
+    """Return the steps of a path such as ``.pools[0].name``."""
+    return tuple(name or int(index) for name, index in STEP.findall(path))
 
 
 def _explain(error: msgspec.ValidationError, plain: object) -> str:
@@ -120,10 +124,10 @@ def _look_up(path: str, plain: Any) -> tuple[Any, list[str], list[str], str]:
     schema = intent_schema()
     node: Any = schema
     purpose = ""
-    for name, index in STEP.findall(path):
+    for step in _steps(path):
         node = _resolved(node, schema)
-        node = node.get("properties", {}).get(name, {}) if name else node.get("items", {})
-        plain = plain[name] if name else plain[int(index)]
+        node = node.get("properties", {}).get(step, {}) if isinstance(step, str) else node.get("items", {})
+        plain = plain[step]
         purpose = node.get("description", purpose)
     node = _resolved(node, schema)
     return plain, list(node.get("properties", ())), list(node.get("enum", ())), purpose

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio  # pyright: ignore[reportUnusedImport] # reached by way of UNTYPED
 import msgspec
 
+from shunter.envoyconf.core.authority import join_authority
 from shunter.envoyconf.core.envoy.dynamic import Division
 from shunter.envoyconf.core.schema import Schema
 from shunter.envoyconf.core.xds.channel import SubscriptionError
@@ -132,7 +133,7 @@ class Server:
         """Listen and return the port, which matters when ``port`` is 0; raise IntentError if that cannot be."""
         server = UNTYPED.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers(self._services())
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        address = join_authority(host, port)
         try:
             credentials = _credentials(keys) if keys else None
         except OSError as error:

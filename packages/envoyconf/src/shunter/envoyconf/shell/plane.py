@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from shunter.envoyconf.core.authority import join_authority
 from shunter.envoyconf.core.envoy.remote import from_control_plane
 from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.intent import Intent
@@ -83,7 +84,7 @@ async def run(
         status_port = await pages.start(place.status_host, place.status_port)
         await live.start()
         where = f"in {directory.place}" if directory else await _listen(server, place)
-        say(f"Envoys are served {where}, status pages on {_authority(place.status_host, status_port)}")
+        say(f"Envoys are served {where}, status pages on {join_authority(place.status_host, status_port)}")
         await live.run()
 
     following, stopping = asyncio.create_task(follow()), asyncio.create_task(stop.wait())
@@ -107,8 +108,4 @@ def _left_out(intent: Intent, settings: Settings) -> Iterator[str]:
 
 
 async def _listen(server: Server, place: Place) -> str:
-    return f"on {_authority(place.host, await server.start(place.host, place.port, place.keys))}"
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"on {join_authority(place.host, await server.start(place.host, place.port, place.keys))}"

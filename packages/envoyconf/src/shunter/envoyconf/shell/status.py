@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from shunter.envoyconf.core.authority import join_authority
 from shunter.envoyconf.core.xds.report import Report, render_metrics, render_page
 from shunter.envoyconf.errors import IntentError
 
@@ -39,7 +40,7 @@ class StatusPages:
         try:
             self._server = await asyncio.start_server(self._answer, host, port, limit=MAX_HEAD_BYTES)
         except OSError as error:
-            raise IntentError(f"cannot serve the status pages on {host}:{port}: {error.strerror}") from None
+            raise IntentError(f"cannot serve the status pages on {join_authority(host, port)}: {error.strerror}") from None
         return self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
