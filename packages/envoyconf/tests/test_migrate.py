@@ -1,6 +1,7 @@
 """Old API versions become those of today; comments, order and what is not old stay."""
 
 import contextlib
+import json
 
 import pytest
 import yaml
@@ -119,6 +120,25 @@ def test_a_model_becomes_an_objective_and_a_rewrite(group):
     }
     assert "# for the chat" in result.text
     assert any("x-llm-d-inference-objective: chat" in note for note in result.notes)
+
+
+def test_a_file_of_json_stays_one_and_the_rewrite_is_told():
+    result = migrate(json.dumps(yaml.safe_load(MODEL)), "m.json")
+    assert json.loads(result.text)["kind"] == "InferenceObjective"
+    (told,) = [note for note in result.notes if "add {" in note]
+    assert json.loads(told.partition(" add ")[2])["spec"]["rules"][0]["targets"][1] == {"modelRewrite": "llama-2", "weight": 1}
+
+
+def test_a_reference_that_names_no_kind_follows_too():
+    text = "apiVersion: llm-d.ai/v1alpha2\nkind: InferenceObjective\nspec: {poolRef: {name: a, group: GROUP}}\n"
+    old, new = "inference.networking.x-k8s.io", "inference.networking.k8s.io"
+    assert migrate(text.replace("GROUP", old), "m").text == text.replace("GROUP", new)
+
+
+def test_what_has_to_be_written_by_hand_is_told():
+    text = "apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: BackendTLSPolicy\nspec: {targetRef: {}}\n"
+    assert migrate(text, "m.yaml").text == text
+    assert [note for note in migrate(text, "m.yaml").notes if note.startswith("m.yaml:1: v1 has targetRefs")]
 
 
 def test_a_model_without_targets_needs_no_rewrite():

@@ -11,6 +11,7 @@ Gateway API, Istio: versions before v1                     v1; of a ReferenceGra
 (GIE digest §§1.1 to 1.5.)
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -42,6 +43,12 @@ SAME_FIELDS = {
     (f"{GATEWAY_API}/v1alpha2", "ReferenceGrant"): f"{GATEWAY_API}/v1beta1",
     (f"{GATEWAY_API}/v1alpha3", "BackendTLSPolicy"): f"{GATEWAY_API}/v1",
     **{(f"{ISTIO}/{old}", "DestinationRule"): f"{ISTIO}/v1" for old in ("v1alpha3", "v1beta1")},
+}
+
+# Versions whose fields are others, and what they are called today.
+OTHER_FIELDS = {
+    (f"{GATEWAY_API}/v1alpha2", "BackendTLSPolicy"): "v1 has targetRefs for targetRef, and validation for tls",
+    (f"{GATEWAY_API}/v1alpha2", "ReferencePolicy"): "it is called ReferenceGrant today, of v1beta1",
 }
 
 # Criticality was a word, priority is a number: higher ones first, and below zero what is shed first.
@@ -98,6 +105,8 @@ class _Migrator:
         api_version, kind = root["apiVersion"].text, root["kind"].text
         if (new := SAME_FIELDS.get((api_version, kind))) is not None:
             self.change(index, ("apiVersion",), new)
+        elif (api_version, kind) in OTHER_FIELDS:
+            self.notes.append(f"{place(root['apiVersion'])}: {OTHER_FIELDS[api_version, kind]}: write it by hand")
         elif kind == "InferencePool":
             self._pool(index, old=api_version.startswith(f"{INFERENCE_OLD}/"))
         elif kind == "InferenceModel" and api_version.startswith(f"{INFERENCE_OLD}/"):
@@ -164,15 +173,18 @@ class _Migrator:
                 "rules": [{"matches": [{"model": {"type": "Exact", "value": model}}], "targets": targets}],
             },
         }
+        if self.text.lstrip().startswith("{"):  # a file of JSON has no room for a second document
+            self.notes.append(f"{place(root['kind'])}: targetModels are an object of their own; add {json.dumps(document)}")
+            return
         start = "" if self.text.endswith("\n") or self.appended else "\n"
         self.appended.append(f"{start}---\n{yaml.safe_dump(document, sort_keys=False)}")
 
 
-def _old_references(at: Cursor) -> Iterator[Cursor]:
-    """Yield the groups of all references to an InferencePool of the old group, wherever they are."""
-    if at["kind"].text == "InferencePool" and at["group"].text == INFERENCE_OLD:
+def _old_references(at: Cursor, kind: str = "") -> Iterator[Cursor]:
+    """Yield the groups of all references to an InferencePool of the old group, wherever they are; a poolRef names no other."""
+    if (at["kind"].text or kind) == "InferencePool" and at["group"].text == INFERENCE_OLD:
         yield at["group"]
-    for _, field in at.fields():
-        yield from _old_references(field)
+    for name, field in at.fields():
+        yield from _old_references(field, "InferencePool" if name == "poolRef" else "")
     for item in at:
         yield from _old_references(item)
