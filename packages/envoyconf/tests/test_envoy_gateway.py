@@ -237,6 +237,15 @@ def test_what_it_cannot_do_is_refused_with_place_and_remedy(fields, words):
         ({"admin": {"port": 9901}}, "admin"),
         ({"limits": {"queueSeconds": 10}}, "queueSeconds"),
         (EXAMPLES["weights"], "x-request-id"),
+        (EXAMPLES["weights"] | {"security": {"rateLimits": [{"requests": 9}]}}, "each pool among which it is divided"),
+        (
+            {
+                "modelHeader": "x-model",
+                "routes": [{"pool": "llama", "models": ["a", "b"]}],
+                "security": {"rateLimits": [{"requests": 9}]},
+            },
+            "in it each model",
+        ),
     ],
 )
 def test_what_is_otherwise_there_is_told(fields, words):
@@ -250,6 +259,7 @@ def test_a_host_name_is_written_as_kubernetes_wants_it():
 
 def test_nothing_to_warn_of_in_the_plain_case():
     assert output().warnings == ()
+    assert output(security={"rateLimits": [{"requests": 9}]}).warnings == ()
 
 
 @pytest.mark.parametrize(("version", "warned"), [((1, 36), False), ((1, 37), True), ((1, 38), True), ((1, 39), False)])

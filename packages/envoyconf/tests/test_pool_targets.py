@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import pytest
 
@@ -12,6 +13,7 @@ from shunter.envoyconf.core.targets import Target
 from shunter.envoyconf.shell import envoy
 
 TARGETS = (Target.AIGW, Target.ISTIO, Target.AGENTGATEWAY, Target.GKE)
+ANY = (Target.ENVOY_GATEWAY, Target.ENVOY_GATEWAY_PATCH, *TARGETS)
 
 
 def intent(**fields):
@@ -46,7 +48,7 @@ def test_another_profile_than_full_is_refused_and_full_named(target, profile):
         generate(intent(profile=profile.value, pools=[pool]), target)
 
 
-@pytest.mark.parametrize("target", [Target.ENVOY_GATEWAY, Target.ENVOY_GATEWAY_PATCH, *TARGETS])
+@pytest.mark.parametrize("target", ANY)
 def test_a_pool_that_is_called_as_another_ones_picker_is_refused(target):
     pools = [each | {"picker": {"failureMode": "FailClose"}} for each in (TWO[0], TWO[1] | {"name": "llama-picker"})]
     with pytest.raises(IntentError, match="two objects would be the Service llama-picker; rename a pool"):
@@ -61,6 +63,39 @@ def test_pools_may_have_one_picker_which_istio_is_told_once_how_to_speak_to():
     assert only("DestinationRule", spoken({"tls": {}}, {"tls": {}}))["spec"]["host"] == "p.default.svc.cluster.local"
     with pytest.raises(IntentError, match=r"pools\[1\]\.picker\.tls is not that of pools\[0\], .* Service p too"):
         spoken({"tls": {}}, {})
+
+
+@pytest.mark.parametrize("target", ANY)
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"admin": {"port": 9901}}, "admin: "),
+        ({"listeners": [{"address": "10.0.0.7"}]}, r"listeners\[0\]\.address 10\.0\.0\.7: "),
+    ],
+)
+def test_what_a_gateway_has_no_place_for_is_told(target, fields, place):
+    pools = [TWO[0] | {"picker": {"failureMode": "FailClose"}}]
+    assert any(re.match(place, warning) for warning in generate(intent(pools=pools, **fields), target).warnings)
+
+
+def test_gke_writes_no_log_file():
+    made = generate(intent(observability={"accessLog": "/var/log/access.log"}), Target.GKE)
+    assert any(each.startswith("observability.accessLog: GKE writes no file") for each in made.warnings)
+
+
+@pytest.mark.parametrize("target", ANY)
+def test_a_picker_that_is_installed_is_not_asked_for_a_pool_that_it_does_not_have(target):
+    pool = TWO[0] | {"picker": {"failureMode": "FailClose"}}
+    assert generate(intent(pools=[pool | {"inferencePool": "default/llama"}]), target)
+    with pytest.raises(IntentError, match=r"pools\[0\]\.inferencePool 'other': the picker that is installed"):
+        generate(intent(pools=[pool | {"inferencePool": "other"}]), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_picker_that_serves_several_pools_cannot_be_told_which(target):
+    pool = TWO[0] | {"inferencePool": "other", "picker": {"addresses": ["p:9002"]}}
+    with pytest.raises(IntentError, match=r"pools\[0\]\.inferencePool: gateways with InferencePools cannot tell"):
+        generate(intent(pools=[pool]), target)
 
 
 @pytest.mark.parametrize("target", TARGETS)

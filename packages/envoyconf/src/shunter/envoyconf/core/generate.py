@@ -15,6 +15,7 @@ from shunter.envoyconf.core.kube.envoy_gateway_patch import SUPPORT as PATCH_SUP
 from shunter.envoyconf.core.kube.envoy_gateway_patch import envoy_gateway_patch
 from shunter.envoyconf.core.kube.gateway import check_names
 from shunter.envoyconf.core.kube.rewrites import rewrite_artefacts
+from shunter.envoyconf.core.kube.wishes import unbound
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.targets import EVERY_PROFILE, Means, Support, Target
 from shunter.envoyconf.core.xds.files import make_files
@@ -78,4 +79,4 @@ def generate(intent: Intent, target: Target, settings: Settings | None = None) -
     if target in PLAIN_ENVOYS:
         return msgspec.structs.replace(output, warnings=(*output.warnings, *fallbacks(intent, settings.envoy_version)))
     check_names(output.documents)
-    return output
+    return msgspec.structs.replace(output, warnings=(*output.warnings, *unbound(intent)))

@@ -7,11 +7,12 @@ from shunter.envoyconf.core.envoy.security import KEY_HEADERS
 from shunter.envoyconf.core.intent import Intent, Jwt
 from shunter.envoyconf.core.kube.backends import gateway_object
 from shunter.envoyconf.core.kube.gateway import GATEWAY_API, check_count, kubernetes_object
+from shunter.envoyconf.core.kube.split import divided
 from shunter.envoyconf.core.names import CLIENT
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["LIMITS_FIRST", "rate_limits", "security_objects", "withheld"]
+__all__ = ["LIMITS_FIRST", "counted_apart", "rate_limits", "security_objects", "withheld"]
 
 # Of the schemas of Envoy Gateway 1.9.
 ISSUERS = 16
@@ -44,7 +45,7 @@ def security_objects(intent: Intent) -> Iterator[Resource]:
 
 
 def rate_limits(intent: Intent) -> Resource:
-    """Return what a BackendTrafficPolicy says of them; each route counts for itself."""
+    """Return what a BackendTrafficPolicy says of them."""
     rules: list[Resource] = []
     check_count("security.rateLimits", "limits", len(intent.security.rate_limits), "a BackendTrafficPolicy", LIMITS)
     for index, limit in enumerate(intent.security.rate_limits):
@@ -54,6 +55,15 @@ def rate_limits(intent: Intent) -> Resource:
             rule = {"clientSelectors": [{"headers": [{"name": limit.by, "type": "Distinct"}]}], **rule}
         rules.append(rule)
     return {"rateLimit": {"local": {"rules": rules}}} if rules else {}
+
+
+def counted_apart(intent: Intent) -> Iterator[str]:
+    """Yield a warning if limits are higher than they look: each match of each route makes a route of Envoy's, which counts."""
+    routes = intent.effective_routes
+    models = (len({*route.models, *route.base_models}) for route in routes)
+    several = len(routes) > 1 or any(number > 1 for number in models) or any(divided(intent, route) for route in routes)
+    if intent.security.rate_limits and several:
+        yield "security.rateLimits: each route counts for itself, in it each model, and each pool among which it is divided"
 
 
 def withheld(intent: Intent) -> list[Resource]:

@@ -13,7 +13,7 @@ come in one piece: that is none of our profiles.
 from collections.abc import Iterator
 
 from shunter.envoyconf.core.intent import FailureMode, Intent, Profile
-from shunter.envoyconf.core.kube.admission import rate_limits, security_objects, withheld
+from shunter.envoyconf.core.kube.admission import counted_apart, rate_limits, security_objects, withheld
 from shunter.envoyconf.core.kube.backends import ENVOY_GATEWAY, backend, gateway_object
 from shunter.envoyconf.core.kube.envoy_gateway import CLASS, CONTROLLER
 from shunter.envoyconf.core.kube.gateway import GATEWAY_API, gateway, gateway_class, http_route
@@ -130,8 +130,7 @@ def _warnings(intent: Intent) -> Iterator[str]:
                 f"pools[{index}].picker.failureMode: AI Gateway 1.0 fails requests whose picker does not answer (500), "
                 "FailOpen or not"
             )
-    if intent.security.rate_limits and len(intent.effective_routes) > 1:
-        yield "security.rateLimits: each route counts for itself"
+    yield from counted_apart(intent)
     if intent.security.jwt and any(route.models for route in intent.routes):
         yield "security.jwt: an AIGatewayRoute cannot keep clients' tokens from the model servers"
     if intent.observability.tracing:

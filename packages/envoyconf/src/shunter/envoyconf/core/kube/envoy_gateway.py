@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 
 from shunter.envoyconf.core.intent import FailureMode, Intent, Profile, Share
-from shunter.envoyconf.core.kube.admission import security_objects, withheld
+from shunter.envoyconf.core.kube.admission import counted_apart, security_objects, withheld
 from shunter.envoyconf.core.kube.backends import ENVOY_GATEWAY, backend, backends, pool_references
 from shunter.envoyconf.core.kube.gateway import gateway, gateway_class, http_route, model_header
 from shunter.envoyconf.core.kube.install import installation
@@ -143,8 +143,7 @@ def warnings(intent: Intent, settings: Settings) -> Iterator[str]:
                 yield f"{field}.affinity.cookie: Envoy Gateway looks at one thing only, the header {affinity.header}"
             if affinity.body:
                 yield f"{field}.affinity.body: Envoy Gateway reads no bodies; requests without the header or cookie go anywhere"
-    if intent.security.rate_limits and len(intent.effective_routes) > 1:
-        yield "security.rateLimits: each route counts for itself"
+    yield from counted_apart(intent)
 
 
 def _references(intent: Intent, shares: tuple[Share, ...]) -> Iterator[Resource]:

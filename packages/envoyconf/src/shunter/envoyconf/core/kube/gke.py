@@ -56,6 +56,8 @@ def gke(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every m
 def _warnings(intent: Intent) -> Iterator[str]:
     seconds = math.ceil(intent.limits.idle_timeout_seconds)
     yield f"limits.idleTimeoutSeconds: GKE counts from a request's begin: a stream that takes longer than {seconds} s is cut"
+    if intent.observability.access_log not in ("stdout", "none"):
+        yield f"observability.accessLog: {NAME} writes no file, but logs to Cloud Logging"
     yield from unheeded(intent, NAME, HEEDED)
     yield from untold(intent, NAME, always_tls=True, one_choice=True)
 

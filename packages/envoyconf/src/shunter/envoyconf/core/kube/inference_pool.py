@@ -47,6 +47,11 @@ def inference_pool(intent: Intent, index: int) -> Resource:
             f"pools[{index}].selector is missing: an InferencePool knows model servers by the labels of their Pods, not by "
             "address",
         )
+    if pool.inference_pool and pool.picker.addresses:
+        raise IntentError(
+            f"pools[{index}].inferencePool: gateways with InferencePools cannot tell a picker whose request it is asked about; "
+            "give the pool a picker of its own",
+        )
     service, port = service_of(intent, f"pools[{index}].picker.addresses", picker_authorities(pool, intent.kubernetes))
     spec: Resource = {
         "selector": {"matchLabels": pool.selector},

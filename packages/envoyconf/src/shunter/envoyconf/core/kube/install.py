@@ -76,6 +76,8 @@ def installation(
     asked = {pool.name for pool, profile in intent.ways if profile.asks}
     installed = [pool for pool in intent.pools if pool.name in asked and not pool.picker.addresses]
     served = [pool for pool in intent.pools if pool.selector and (by_name or pool in installed)]
+    for pool in installed:
+        _check_inference_pool(intent, pool)
     for pool in served:
         _check_name(intent, pool, picker_service(pool) if pool in installed else pool.name)
     services = tuple(pool_service(intent, pool) for pool in served)
@@ -110,6 +112,15 @@ def picker_config(*, one_choice: bool = False) -> Resource:
 def tls_secret(pool: Pool) -> str | None:
     """Return the name of the kubernetes.io/tls Secret with the picker's certificate, if gateways are to verify that."""
     return f"{picker_service(pool)}-tls" if pool.picker.tls is not None and pool.picker.tls.ca_file else None
+
+
+def _check_inference_pool(intent: Intent, pool: Pool) -> None:
+    """Raise IntentError if the picker would be asked for another pool than the one it has."""
+    if pool.inference_pool not in (None, pool.name, f"{intent.kubernetes.namespace}/{pool.name}"):
+        raise IntentError(
+            f"pools[{intent.pools.index(pool)}].inferencePool {pool.inference_pool!r}: the picker that is installed has the "
+            f"pool {pool.name} alone; leave it out, or give picker.addresses of one that has others",
+        )
 
 
 def _check_name(intent: Intent, pool: Pool, service: str) -> None:

@@ -7,7 +7,10 @@ import msgspec
 from shunter.envoyconf.core.intent import Intent, Limits, Observability, Security
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["one_pool", "refuse", "unheeded", "untold"]
+__all__ = ["one_pool", "refuse", "unbound", "unheeded", "untold"]
+
+# The default of a listener's address, and those that mean any.
+ANY_ADDRESS = ("127.0.0.1", "0.0.0.0", "::")  # nothing is bound here
 
 
 def refuse(intent: Intent, gateway: str, instead: Mapping[str, str]) -> None:
@@ -32,6 +35,13 @@ def one_pool(intent: Intent, why: str) -> None:
             )
 
 
+def unbound(intent: Intent) -> Iterator[str]:
+    """Yield a warning for each address that a listener is to be bound to."""
+    for index, listener in enumerate(intent.listeners):
+        if listener.address not in ANY_ADDRESS:
+            yield f"listeners[{index}].address {listener.address}: a Gateway has the address that Kubernetes gives it"
+
+
 def unheeded(intent: Intent, gateway: str, heeded: Collection[str] = ()) -> Iterator[str]:
     """Yield a warning for each limit and each thing to watch that has no place in a gateway's API, except those that have."""
     for part, given, plain in (
@@ -42,6 +52,8 @@ def unheeded(intent: Intent, gateway: str, heeded: Collection[str] = ()) -> Iter
         for field, value in msgspec.to_builtins(given).items():
             if value != usual[field] and f"{part}.{field}" not in heeded:
                 yield f"{part}.{field}: {gateway} has no place for it; what it does by itself holds"
+    if intent.admin:
+        yield f"admin: {gateway} has an interface of its own, or none"
     for index, pool in enumerate(intent.pools):
         if pool.picker.collector is not None:
             yield f"pools[{index}].picker.collector: {gateway} sends no records, and need not: the picker sees the responses"
