@@ -253,6 +253,14 @@ def test_validate_asks_envoy(run, envoy_binary):
 
 
 @pytest.mark.envoy
+@pytest.mark.usefixtures("envoy_binary")
+def test_validate_asks_envoy_about_what_is_written(run):
+    cluster = "{name: a, connect_timeout: 1s, per_connection_buffer_limit_bytes: 1_000}"
+    result = run("validate", stdin=f"static_resources: {{clusters: [{cluster}]}}")
+    assert (result.exit_code, "Envoy: refused by" in result.stderr) == (1, True)
+
+
+@pytest.mark.envoy
 @pytest.mark.parametrize("target", [Target.ENVOY_FS, Target.XDS], ids=lambda target: target.value)
 @pytest.mark.usefixtures("envoy_binary")
 def test_validate_asks_envoy_about_what_it_is_to_watch(target, run):

@@ -1,5 +1,6 @@
 """``validate``: everything that can be known of a configuration before it is in force, layer by layer."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ def validate(request: Request, *, require_envoy: bool) -> None:
 
 def _refused(request: Request, texts: dict[str, str], scratch: Path, *, require_envoy: bool) -> bool:
     """Ask everybody, and return whether anybody refuses anything. What Envoy is to watch is put into ``scratch``."""
-    from shunter.envoyconf.core.validation import check_schema, is_bootstrap, parts
+    from shunter.envoyconf.core.validation import check_schema, parts
 
     documents = _documents(request, texts, scratch)
     version = request.settings().envoy_version
@@ -48,7 +49,7 @@ def _refused(request: Request, texts: dict[str, str], scratch: Path, *, require_
     if any(each.kind for each in documents):
         tell("schema of Kubernetes: not asked; kubectl apply --dry-run=server does")
     refused = _lint(documents, texts, version, request.namespace) or refused
-    bootstraps = [each for each in documents if is_bootstrap(each)]
+    bootstraps = [*_bootstraps(documents, texts)]
     if bootstraps and not refused:
         refused = _ask_envoy(bootstraps, request.envoy_version, require=require_envoy)
     return refused
@@ -94,9 +95,20 @@ def _lint(documents: "list[Document]", texts: dict[str, str], version: "Version"
     return report.worst() is Severity.ERROR
 
 
-def _ask_envoy(bootstraps: "list[Document]", version: str | None, *, require: bool) -> bool:
-    """Ask the real Envoy about each bootstrap; return whether it refuses one."""
+def _bootstraps(documents: "list[Document]", texts: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield file and text of each bootstrap; alone in a file as written there: Envoy reads less of YAML than we do."""
     from shunter.envoyconf.core.render import render
+    from shunter.envoyconf.core.validation import is_bootstrap
+
+    files = [each.file for each in documents]
+    for each in documents:
+        if is_bootstrap(each):
+            alone = each.file in texts and files.count(each.file) == 1 and not each.file.endswith(".json")
+            yield each.file, texts[each.file] if alone else render(each.body)
+
+
+def _ask_envoy(bootstraps: list[tuple[str, str]], version: str | None, *, require: bool) -> bool:
+    """Ask the real Envoy about the text of each bootstrap, which is of a file; return whether it refuses one."""
     from shunter.envoyconf.errors import EnvoyRefusedError
     from shunter.envoyconf.shell import envoy
 
@@ -105,11 +117,11 @@ def _ask_envoy(bootstraps: "list[Document]", version: str | None, *, require: bo
         tell(f"Envoy: not asked, there is none here; shunter envoyconf fetch-envoy{f' --version {version}' if version else ''}")
         return False
     refused = False
-    for each in bootstraps:
+    for file, text in bootstraps:
         try:
-            envoy.validate(render(each.body), binary)
+            envoy.validate(text, binary)
         except EnvoyRefusedError as error:
-            tell(f"Error: {each.file}: {error}")
+            tell(f"Error: {file}: {error}")
             refused = True
     tell(f"Envoy: {'refused' if refused else 'accepted'} by {binary}")
     return refused
