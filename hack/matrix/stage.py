@@ -106,9 +106,11 @@ class Way(msgspec.Struct, frozen=True):
     def intent(self, endpoints: list[str], picker: str, **fields: object) -> Intent:
         """Return an intent of one pool."""
         asked = {"addresses": [picker], "failureMode": self.failure.value, "collector": NOBODY}
+        is_native = self.profile is Profile.NATIVE
+        keyed_by_header = is_native and not since(KEYS_IN_BODIES_SINCE, self.version)
         stated = {
-            "pools": [{"name": "llama", "endpoints": endpoints, "picker": {} if self.profile is Profile.NATIVE else asked}],
-            "routes": [{"pool": "llama", "affinity": {} if since(KEYS_IN_BODIES_SINCE, self.version) else KEY_IN_HEADER}],
+            "pools": [{"name": "llama", "endpoints": endpoints, "picker": {} if is_native else asked}],
+            "routes": [{"pool": "llama", "affinity": KEY_IN_HEADER if keyed_by_header else {}}],
             "listeners": [{"port": 0}],
             "profile": self.profile.value,
             "limits": {"bodyBytes": LIMIT_BYTES, "idleTimeoutSeconds": IDLE_S, "pickTimeoutSeconds": PICK_S},

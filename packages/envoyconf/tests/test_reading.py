@@ -67,12 +67,30 @@ OTHER = POOL.replace("name: a", "name: b")
         (f"pools: [{POOL}, {OTHER}]", "$.routes are missing: with several pools (a, b) say which requests go to which"),
         (POOLS + "routes: [{pool: c}]", "$.routes[0].pool 'c' is not a pool; pools: a"),
         (POOLS + "routes: [{pool: a, prefix: v1}]", "$.routes[0].prefix 'v1' must be / or begin with /"),
-        (POOLS + "routes: [{pool: a, prefix: /a/../b}]", "and no segment . or .."),
+        (POOLS + "routes: [{pool: a, prefix: /a/../b}]", "and no segment empty, . or .."),
         (POOLS + "routes: [{pool: a, prefix: /a%2fb}]", "in the characters of a path (others as %XX)"),
         (POOLS + "listeners: [{hosts: [a, a]}]", "$.listeners[0].hosts ['a', 'a'] names a host twice"),
         ("pools: [{name: a, selector: {'b c': d}}]", "$.pools[0].selector 'b c': 'd' is no label: at most 63 letters"),
         ("pools: [{name: a, selector: {b: 'd:e'}}]", "$.pools[0].selector 'b': 'd:e' is no label: at most 63 letters"),
         (POOLS + "routes: [{pool: a}, {pool: a, prefix: /v1}]", "$.routes[1] (/v1) is never reached: routes[0] (/)"),
+        (
+            POOLS + "routes: [{pool: a, affinity: {header: x-session}}]",
+            "$.routes[0].affinity counts in the profile native only, and this route has lean, in which the picker decides",
+        ),
+        (POOLS.replace("name: a", r'name: a, inferencePool: "a\n"'), "$.pools[0].inferencePool: expected `str` matching regex"),
+        (POOLS.replace("name: a", "name: a, inferencePool: '%a%'"), "$.pools[0].inferencePool: expected `str` matching regex"),
+        (
+            POOLS.replace("name: a", "name: a, overflow: {address: 'b:80', tls: false, caFile: /ca}"),
+            "$.pools[0].overflow.caFile is of no use without tls",
+        ),
+        (
+            POOLS + "security: {rateLimits: [{requests: 5000000000}]}",
+            "$.security.rateLimits[0].requests: expected `int` <= 4294967295 (it is 5000000000)",
+        ),
+        (
+            POOLS + "security: {apiKeys: [{client: a, key: k}], rateLimits: [{requests: 1, by: x-api-key}]}",
+            "$.security.rateLimits[0].by 'x-api-key' is taken from requests before they are counted",
+        ),
         (
             POOLS + "routes: [{pool: a, baseModels: [m]}]",
             "$.routes[0].baseModels: only a bodyRouter knows whose adapter a model",
@@ -85,6 +103,10 @@ OTHER = POOL.replace("name: a", "name: b")
         (POOLS + "bodyRouter: {addresses: [x]}", "$.bodyRouter.addresses[0] 'x' must be host:port"),
         (POOLS + "listeners: [{}, {}]", "$.listeners[1].name 'http' is the name of listeners[0] already"),
         (POOLS + "listeners: [{}, {name: b}]", "$.listeners[1] would listen on port 8080 of 127.0.0.1, as listeners[0] does"),
+        (
+            POOLS + "listeners: [{address: '::'}, {name: b, address: '0::0'}]",
+            "$.listeners[1] would listen on port 8080 of 0::0, as listeners[0] does",
+        ),
         (POOLS + "admin: {port: 8080}", "$.admin would listen on port 8080 of 127.0.0.1, as listeners[0] does already"),
         (POOLS + "listeners: [{port: 70000}]", "$.listeners[0].port: expected `int` <= 65535 (it is 70000). TCP port"),
         (POOLS + "listeners: [{address: localhost}]", "$.listeners[0].address 'localhost' must be an IP address"),
@@ -105,6 +127,13 @@ def test_a_bad_intent_is_refused_with_place_value_and_remedy(text, message):
     with pytest.raises(IntentError) as refusal:
         load_intent(text)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["Bearer kk-1", r"kk-1\n", " kk-1", "kk-1é"])
+def test_a_key_that_no_client_can_send_is_refused_and_not_told(key):
+    with pytest.raises(IntentError, match=r"\$\.security\.apiKeys\[0\]\.key has a space, a newline or another") as refusal:
+        load_intent(POOLS + f'security: {{apiKeys: [{{client: a, key: "{key}"}}]}}')
+    assert "kk-1" not in str(refusal.value)
 
 
 def test_an_error_names_the_line_if_there_is_a_file():

@@ -180,7 +180,7 @@ async def test_requests_without_the_header_share_a_bucket_of_the_same_size(scene
 @pytest.mark.parametrize(
     ("security", "message"),
     [
-        ({"apiKeys": [{"client": "a"}]}, r"security\.apiKeys\[0\]\.key is missing.*\$\{LLM_KEY_A\}"),
+        ({"apiKeys": [{"client": "team-a.b"}]}, r"security\.apiKeys\[0\]\.key is missing.*\$\{LLM_KEY_TEAM_A_B\}"),
         ({"apiKeysSecret": "keys"}, r"security\.apiKeys are missing"),
         ({"apiKeys": [{"client": "a", "key": "k"}, {"client": "b", "key": "k"}]}, r"\$\.security\.apiKeys has one key twice"),
         ({"jwt": [{"name": "a", "issuer": "b"}]}, r"one of jwksFile and jwksUri must be given"),

@@ -6,6 +6,10 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
 
+from shunter.envoyconf.core.envoy.tracing import trace_configuration
+from shunter.envoyconf.core.intent import Tracing
+from shunter.envoyconf.core.versions import DEFAULT_VERSION
+
 pytestmark = pytest.mark.envoy
 
 CALLERS = "0af7651916cd43dd8448eb211c80319c"
@@ -86,6 +90,13 @@ async def test_the_spans_of_a_request_that_was_tried_twice(scene, collector):
     headers = {name.lower(): value for name, value in upstream.requests[0][1].items()}
     for heard, span in ((scene.pickers[0].called[0]["traceparent"], question), (headers["traceparent"], attempt)):
         assert parent_in(heard) == (server.trace_id.hex(), span.span_id.hex(), "01")
+
+
+@pytest.mark.parametrize(("percent", "of_a_million"), [(0, 0), (0.00001, 1), (0.0001, 1), (1, 10_000), (100, 1_000_000)])
+def test_no_percentage_is_nothing_but_0(percent, of_a_million):
+    provider = trace_configuration(Tracing(collector="c:1", sample_percent=percent), DEFAULT_VERSION)["tracing"]["provider"]
+    chance = provider["typed_config"]["sampler"]["typed_config"]["wrapped_sampler"]["typed_config"]
+    assert chance["sampling_percentage"] == {"numerator": of_a_million, "denominator": "MILLION"}
 
 
 @pytest.mark.parametrize(("percent", "flags", "traced_too"), [(0, "01", True), (100, "00", False), (0, None, False)])

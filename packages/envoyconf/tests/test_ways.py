@@ -88,6 +88,15 @@ def test_a_pool_has_what_its_ways_need_and_no_more():
     assert [each.get("disabled", False) for each in manager["http_filters"]] == [True] * 4 + [False]
 
 
+def test_no_pool_takes_the_name_of_the_body_routers_filter():
+    name = "body-router"
+    _, manager = parts(
+        {"pool": name, "models": ["m"]}, pools=[POOL | {"name": name}], bodyRouter={"addresses": ["10.0.0.4:9004"]}
+    )
+    names = [each["name"] for each in manager["http_filters"]]
+    assert len({*names}) == len(names)
+
+
 def test_only_a_record_that_releases_says_so():
     _, manager = parts({"pool": "a", "prefix": "/x", "profile": "headers"}, {"pool": "a"})
     (record,) = [each["typed_config"]["record"] for each in manager["access_log"] if each["name"].endswith("fluentd")]

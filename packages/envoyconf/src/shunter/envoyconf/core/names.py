@@ -34,7 +34,7 @@ NAMESPACE = "envoy.lb"
 MODEL = "x-gateway-model-name"
 BASE_MODEL = "x-gateway-base-model-name"
 BODY_ROUTER = "body-router"
-BODY_ROUTER_FILTER = "envoy.filters.http.ext_proc/body-router"
+BODY_ROUTER_FILTER = "envoy.filters.http.ext_proc/body_router"  # which no pool can be called
 
 # Where Envoy keeps what it read out of a body itself: the model, a session's key.
 REQUEST_NAMESPACE = "shunter.request"

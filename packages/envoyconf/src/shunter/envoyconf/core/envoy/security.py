@@ -9,20 +9,19 @@ Both ways of letting in leave the same header behind, so that limits, the access
 which it was: with tokens it is the claim ``sub``. What proved it, key or token, stays here; no model server sees it.
 """
 
+import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from shunter.envoyconf.core.envoy.outside import outside_cluster
 from shunter.envoyconf.core.intent import ApiKey, Jwt, Limits, Per, RateLimit, Security
+from shunter.envoyconf.core.intent.security import KEY_HEADERS
 from shunter.envoyconf.core.names import CLIENT
 from shunter.envoyconf.core.protojson import Resource, duration, extension
 from shunter.envoyconf.core.versions import Feature, Version
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["security_clusters", "security_filters"]
-
-# OpenAI's clients send a bearer token, Anthropic's x-api-key.
-KEY_HEADERS = ("authorization", "x-api-key")
 
 # How long Envoy believes keys that it fetched, and how long it waits for them.
 JWKS_CACHE_S, JWKS_TIMEOUT_S = 300, 5
@@ -104,7 +103,7 @@ def _key(index: int, client: ApiKey) -> str:
     if client.key is None:
         raise IntentError(
             f"security.apiKeys[{index}].key is missing: this target reads no Secrets; take it from the environment, such as "
-            f"${{LLM_KEY_{client.client.upper()}}}"
+            f"${{LLM_KEY_{re.sub('[-.]', '_', client.client).upper()}}}"
         )
     return client.key
 

@@ -58,8 +58,9 @@ def _sampler(percent: float) -> Resource:
     """Return who decides: the caller, else chance.
 
     Envoy's own random_sampling stays at its default of all: what it does not choose is not traced, whatever the caller says.
+    One of a million is the least that is not nothing.
     """
-    fraction = {"numerator": round(percent * 10_000), "denominator": "MILLION"}
+    fraction = {"numerator": round(percent * 10_000) or int(percent > 0), "denominator": "MILLION"}
     samplers, messages = "envoy.tracers.opentelemetry.samplers", "extensions.tracers.opentelemetry.samplers.v3"
     chance = extension(
         f"{samplers}.trace_id_ratio_based", f"{messages}.TraceIdRatioBasedSamplerConfig", sampling_percentage=fraction

@@ -10,6 +10,7 @@ from msgspec import Meta
 from shunter.envoyconf.errors import IntentError
 
 __all__ = [
+    "END",
     "CookieName",
     "FailureMode",
     "HeaderName",

@@ -6,7 +6,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from shunter.envoyconf.core.authority import check_authorities, check_host, split_authority
-from shunter.envoyconf.core.intent.parts import FailureMode, Name, Part, Text
+from shunter.envoyconf.core.intent.parts import END, FailureMode, Name, Part, Text
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["BodyRouter", "Overflow", "Picker", "PickerTls", "Pool"]
@@ -15,6 +15,11 @@ __all__ = ["BodyRouter", "Overflow", "Picker", "PickerTls", "Pool"]
 LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 LABEL_KEY = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{LABEL}")
 LABEL_VALUE = re.compile(rf"({LABEL})?")
+
+# A name of Kubernetes, perhaps with a namespace. Nothing that Envoy would take for a command in the value of a header.
+PoolReference = Annotated[
+    str, Meta(pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?" + END)
+]
 
 
 class PickerTls(Part, frozen=True):
@@ -138,6 +143,8 @@ class Overflow(Part, frozen=True):
             split_authority(self.address)
         except IntentError as error:
             raise IntentError(f"address {error}") from None
+        if self.ca_file and not self.tls:
+            raise IntentError("caFile is of no use without tls; leave one of them out")
 
 
 class Pool(Part, frozen=True):
@@ -180,7 +187,7 @@ class Pool(Part, frozen=True):
         Meta(description="Who takes what the model servers refuse because they are full; nobody if left out."),
     ] = None
     inference_pool: Annotated[
-        Text | None,
+        PoolReference | None,
         Meta(
             description="Which InferencePool a picker that serves several is to choose from: its name, or namespace/name. "
             "Without it the picker is not told, and chooses among all it serves.",

@@ -107,7 +107,7 @@ class Route(Part, frozen=True):
         if not PATH_PREFIX.fullmatch(self.prefix):
             raise IntentError(
                 f"prefix {self.prefix!r} must be / or begin with / and not end with it, such as /v1; in the characters of a "
-                "path (others as %XX), and no segment . or .."
+                "path (others as %XX), and no segment empty, . or .."
             )
 
     @property

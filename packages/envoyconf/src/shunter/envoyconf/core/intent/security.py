@@ -1,5 +1,6 @@
 """Who may send requests, and how many: native filters of Envoy's, before any picker is asked."""
 
+import re
 from enum import Enum
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -10,7 +11,17 @@ from shunter.envoyconf.core.authority import check_host
 from shunter.envoyconf.core.intent.parts import HeaderName, Name, Part, Text, check_unique
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["ApiKey", "Jwt", "Per", "RateLimit", "Security"]
+__all__ = ["KEY_HEADERS", "ApiKey", "Jwt", "Per", "RateLimit", "Security"]
+
+
+# What of a header's value is told apart from what stands around it, and sent by every client.
+SENDABLE = re.compile(r"[!-~]+")
+
+# Envoy's buckets count in 32 bits.
+MOST_REQUESTS = (1 << 32) - 1
+
+# OpenAI's clients send a bearer token, Anthropic's x-api-key.
+KEY_HEADERS = ("authorization", "x-api-key")
 
 
 class Jwt(Part, frozen=True):
@@ -59,6 +70,13 @@ class ApiKey(Part, frozen=True):
         Meta(description="The key itself; better not written here but taken from the environment: ${LLM_KEY_ALICE}."),
     ] = None
 
+    def __post_init__(self) -> None:
+        if self.key is not None and not SENDABLE.fullmatch(self.key):
+            raise IntentError(
+                "key has a space, a newline or another character that no client could send as a key; give it without "
+                "Bearer, and look for a newline at its end"
+            )  # the key itself belongs in no message
+
 
 class Per(Enum):
     """Over which time requests are counted."""
@@ -71,7 +89,7 @@ class Per(Enum):
 class RateLimit(Part, frozen=True):
     """How many requests are let in; the rest is answered 429, with Retry-After where Envoy knows how (1.40)."""
 
-    requests: Annotated[int, Meta(ge=1, description="How many, at most, and how many at once.")]
+    requests: Annotated[int, Meta(ge=1, le=MOST_REQUESTS, description="How many, at most, and how many at once.")]
     per: Annotated[Per, Meta(description="In which time.")] = Per.MINUTE
     by: Annotated[
         HeaderName | None,
@@ -89,7 +107,10 @@ class Security(Part, frozen=True):
     api_keys: Annotated[tuple[ApiKey, ...], Meta(description="Clients with keys.")] = ()
     api_keys_secret: Annotated[
         Name | None,
-        Meta(description="In Kubernetes: name of the Secret whose keys are clients and whose values their API keys."),
+        Meta(
+            description="In Kubernetes, instead of apiKeys: name of the Secret whose keys are clients and whose values their "
+            "API keys."
+        ),
     ] = None
     rate_limits: Annotated[tuple[RateLimit, ...], Meta(description="All of them hold.")] = ()
 
@@ -97,6 +118,12 @@ class Security(Part, frozen=True):
         check_unique("jwt", (each.name for each in self.jwt))
         if self.jwt and (self.api_keys or self.api_keys_secret):
             raise IntentError("jwt and apiKeys would both want the header Authorization of every request; keep one")
+        for index, limit in enumerate(self.rate_limits):
+            if self.knows_clients and limit.by in KEY_HEADERS:
+                raise IntentError(
+                    f"rateLimits[{index}].by {limit.by!r} is taken from requests before they are counted, as it lets them in; "
+                    "count by x-client-id"
+                )
         keys = [each.key for each in self.api_keys if each.key is not None]
         if len(set(keys)) < len(keys):
             raise IntentError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated
 
 from msgspec import Meta
@@ -13,7 +14,7 @@ from shunter.envoyconf.core.intent.limits import Limits
 from shunter.envoyconf.core.intent.listening import Admin, Listener
 from shunter.envoyconf.core.intent.parts import FailureMode, HeaderName, Part, Profile, check_unique
 from shunter.envoyconf.core.intent.pools import BodyRouter, Pool
-from shunter.envoyconf.core.intent.routes import Route
+from shunter.envoyconf.core.intent.routes import Affinity, Route
 from shunter.envoyconf.core.intent.security import Security
 from shunter.envoyconf.core.intent.watching import Observability
 from shunter.envoyconf.core.names import MODEL, PICKER_HEADERS
@@ -93,6 +94,11 @@ class Intent(Part, frozen=True, dict=True):  # with a place for what is computed
                     f"routes[{index}].rewrites: only a picker puts another name into a body, and none is asked in the profile "
                     "native; choose another profile for this route"
                 )
+            if route.affinity != Affinity() and self.profile_of(route) is not Profile.NATIVE:
+                raise IntentError(
+                    f"routes[{index}].affinity counts in the profile native only, and this route has "
+                    f"{self.profile_of(route).value}, in which the picker decides; leave it out, or choose native for the route"
+                )
             if route.base_models and self.body_router is None:
                 raise IntentError(
                     f"routes[{index}].baseModels: only a bodyRouter knows whose adapter a model is; add bodyRouter.addresses, "
@@ -114,13 +120,15 @@ class Intent(Part, frozen=True, dict=True):  # with a place for what is computed
 
     def _check_places(self) -> None:
         """Raise IntentError if two are to listen at one place."""
-        wanted = [(f"listeners[{index}]", listener.address, listener.port) for index, listener in enumerate(self.listeners)]
-        wanted += [("admin", self.admin.address, self.admin.port)] if self.admin else []
-        taken: dict[tuple[str, int], str] = {}
-        for field, address, port in wanted:
-            other = taken.setdefault((address, port), field) if port else field
+        wanted: list[tuple[str, Listener | Admin]] = [
+            (f"listeners[{index}]", each) for index, each in enumerate(self.listeners)
+        ]
+        wanted += [("admin", self.admin)] if self.admin else []
+        taken: dict[tuple[IPv4Address | IPv6Address, int], str] = {}
+        for field, each in wanted:
+            other = taken.setdefault((ip_address(each.address), each.port), field) if each.port else field
             if other != field:
-                raise IntentError(f"{field} would listen on port {port} of {address}, as {other} does already")
+                raise IntentError(f"{field} would listen on port {each.port} of {each.address}, as {other} does already")
 
     def _check_hosts(self) -> None:
         """Raise IntentError if a route is for hosts that nobody serves."""
