@@ -274,6 +274,32 @@ def test_fix_finds_its_document_among_others(tmp_path, start):
     assert path.read_text() == f"{start}{POOL}---\n# between\n---\n{new}...\n---\n{new}"
 
 
+@pytest.mark.parametrize("form", ["text", "json", "sarif"])
+def test_what_was_piped_in_stays_and_the_report_is_the_only_output(form):
+    result = run("--fix", "-o", form, "--fail-on", "warning", text=WARNS)
+    assert (result.exit_code, "W61: would be corrected" in result.stderr) == (1, True)
+    assert "+apiVersion: gateway.networking.k8s.io/v1beta1" in result.stderr
+    assert "+apiVersion" not in result.stdout
+    if form != "text":
+        assert json.loads(result.stdout)
+
+
+def test_a_scanner_is_given_an_address_and_not_a_name():
+    log = json.loads(as_sarif(report(POOL, "a b/é → c.yaml"), "1"))
+    (result,) = log["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b/%C3%A9%20%E2%86%92%20c.yaml"
+
+
+def test_codes_may_be_written_as_people_do():
+    assert "E39" in run("--select", "e39, w61", text=POOL).stdout
+
+
+@pytest.mark.parametrize("text", ["", "a: 1\n", "services: {web: {image: nginx}}\n"])
+def test_what_is_nothing_of_ours_is_not_said_to_be_right(text):
+    assert "nothing in <stdin> is an Envoy's configuration" in run(text=text).stderr
+    assert "nothing in" not in run(text=POOL).stderr
+
+
 def test_fix_lets_be_what_has_a_reason(tmp_path):
     path = tmp_path / "grant.yaml"
     text = WARNS.replace("v1\n", "v1  # shunter-lint: ignore=W61 our clusters are new\n", 1)

@@ -67,6 +67,7 @@ def lint(
 
     Exit codes: 0 nothing of the severity of --fail-on; 1 something; 2 usage, or a file that cannot be read.
     """
+    from shunter.envoyconf.core.lint.envoy.view import view
     from shunter.envoyconf.core.lint.examine import examine
     from shunter.envoyconf.core.lint.report import Report, summary
     from shunter.envoyconf.core.lint.suppress import sort_out, suppressions
@@ -87,7 +88,9 @@ def lint(
             texts = _fix(texts, look, write=not diff)
             if diff:
                 return
-        documents = _documents(texts, chosen_target(target), Settings(envoy_version=version))
+        documents = [*_documents(texts, chosen_target(target), Settings(envoy_version=version))]
+        if not (any(each.kind for each in documents) or view(documents)):
+            tell(f"Note: nothing in {', '.join(texts)} is an Envoy's configuration, a Kubernetes object or an intent")
         comments = [each for file, text in texts.items() for each in suppressions(text, file)]
         report = Report(*sort_out(look(documents), comments))
     click.echo(_formed(report, form), nl=False)
@@ -106,10 +109,10 @@ def read_sources(sources: tuple[str, ...], purpose: str) -> dict[str, str]:
     return read_texts(sources or ("-",))
 
 
-def show_difference(file: str, before: str, after: str) -> None:
-    """Print how a text differs from what it was."""
+def show_difference(file: str, before: str, after: str, *, aside: bool = False) -> None:
+    """Print how a text differs from what it was; aside, on standard error, where the output is something else."""
     lines = unified_diff(before.splitlines(), after.splitlines(), file, file, lineterm="")
-    click.echo("".join(f"{line}\n" for line in lines), nl=False)
+    click.echo("".join(f"{line}\n" for line in lines), nl=False, err=aside)
 
 
 def _formed(report: "Report", form: Literal["text", "json", "sarif"]) -> str:
@@ -128,8 +131,10 @@ def _chosen(select: str | None, ignore: str | None) -> "list[Rule]":
     from shunter.envoyconf.errors import IntentError
 
     known = {rule.code: rule for rule in sorted(RULES, key=lambda rule: int(rule.code[1:]))}
-    wanted = select.split(",") if select is not None else list(known)
-    unwanted = ignore.split(",") if ignore is not None else []
+    wanted, unwanted = (
+        [code.strip().upper() for code in codes.split(",")] if codes is not None else [] for codes in (select, ignore)
+    )
+    wanted = list(known) if select is None else wanted
     if unknown := [code for code in (*wanted, *unwanted) if code not in known]:
         raise IntentError(f"there is no rule {unknown[0]!r}; --list names all")
     return [rule for code, rule in known.items() if code in wanted and code not in unwanted]
@@ -154,6 +159,7 @@ def _documents(texts: Mapping[str, str], target: "Target", settings: "Settings")
 
 
 def _fix(texts: Mapping[str, str], look: "Look", *, write: bool) -> dict[str, str]:
+    """Correct files, or show what would be corrected; return the texts as they are then. What was piped in stays as it is."""
     from shunter.envoyconf.core.lint.correct import correct
     from shunter.envoyconf.shell.texts import STDIN, replace_text
 
@@ -164,7 +170,8 @@ def _fix(texts: Mapping[str, str], look: "Look", *, write: bool) -> dict[str, st
         if write and file != STDIN:
             replace_text(file, text)
         else:
-            show_difference(file, texts[file], text)
+            show_difference(file, texts[file], text, aside=write)
     for rule, finding in done:
-        tell(f"{rule.code}: {'corrected' if write else 'would be corrected'}: {finding.remedy}")
-    return corrected
+        is_done = write and finding.document.file != STDIN
+        tell(f"{rule.code}: {'corrected' if is_done else 'would be corrected'}: {finding.remedy}")
+    return {file: texts[file] if file == STDIN else text for file, text in corrected.items()}

@@ -1,4 +1,4 @@
-"""What an Envoy is told that an intent has no word for, by the names of fields: of nothing it is silent that it is lost."""
+"""What an Envoy is told that an intent has no word for, by the names of fields, so that none is lost in silence."""
 
 from collections.abc import Iterable, Iterator
 

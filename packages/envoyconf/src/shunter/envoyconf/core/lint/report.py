@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET
@@ -113,7 +114,7 @@ def _described(rule: Rule) -> dict[str, Any]:
 
 def _result(rule: Rule, finding: Finding, numbers: dict[str, int]) -> dict[str, Any]:
     location = {
-        "artifactLocation": {"uri": finding.document.file},
+        "artifactLocation": {"uri": quote(finding.document.file)},
         "region": {"startLine": finding.document.line(finding.path)},
     }
     return {
