@@ -54,6 +54,12 @@ def test_two_listeners_that_differ_in_their_address_only_are_refused():
         gateway(intent(listeners=[{"port": 80}, {"name": "other", "port": 80, "address": "127.0.0.2"}]), "eg")
 
 
+@pytest.mark.parametrize("field", ["namespace", "gateway"])
+def test_names_that_are_labels_in_dns_have_no_dots(field):
+    with pytest.raises(IntentError, match=rf"\$\.kubernetes\.{field} 'a\.b' must have no dots"):
+        intent(kubernetes={field: "a.b"})
+
+
 def test_two_listeners_that_would_have_one_name_are_refused():
     with pytest.raises(IntentError, match=r"listeners\[1\]\.name 'http-0'.*listeners\[0\]"):
         gateway(intent(listeners=[{"port": 80, "hosts": ["a", "b"]}, {"name": "http-0", "port": 81}]), "eg")

@@ -78,6 +78,12 @@ def test_what_a_gateway_has_no_place_for_is_told(target, fields, place):
     assert any(re.match(place, warning) for warning in generate(intent(pools=pools, **fields), target).warnings)
 
 
+def test_a_gateway_whose_service_istio_could_not_name_is_refused():
+    with pytest.raises(IntentError, match=r"kubernetes\.gateway 'a{58}' is too long: Istio makes a Service a{58}-istio"):
+        generate(intent(kubernetes={"gateway": 58 * "a"}), Target.ISTIO)
+    assert generate(intent(kubernetes={"gateway": 57 * "a"}), Target.ISTIO)
+
+
 def test_gke_writes_no_log_file():
     made = generate(intent(observability={"accessLog": "/var/log/access.log"}), Target.GKE)
     assert any(each.startswith("observability.accessLog: GKE writes no file") for each in made.warnings)

@@ -32,7 +32,7 @@ from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.render import HEADER, render
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["installation", "picker_config", "pool_service", "tls_secret"]
+__all__ = ["LONGEST_NAME", "installation", "picker_config", "pool_service", "tls_secret"]
 
 # A label in DNS. (Before Kubernetes 1.36 it could not begin with a digit; its API says so.)
 LONGEST_NAME = 63

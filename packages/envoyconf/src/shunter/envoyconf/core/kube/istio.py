@@ -13,7 +13,7 @@ from shunter.envoyconf.core.envoy.model import body_router_filter
 from shunter.envoyconf.core.intent import Intent, PickerTls, Profile
 from shunter.envoyconf.core.kube.gateway import GATEWAY_API, gateway, kubernetes_object
 from shunter.envoyconf.core.kube.inference_pool import full_only, inference_pools, pool_routes, service_of
-from shunter.envoyconf.core.kube.install import installation
+from shunter.envoyconf.core.kube.install import LONGEST_NAME, installation
 from shunter.envoyconf.core.kube.manifests import ISTIO
 from shunter.envoyconf.core.kube.wishes import one_pool, refuse, unheeded
 from shunter.envoyconf.core.output import Artefact, Output, Settings
@@ -49,7 +49,11 @@ def istio(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every
 
 
 def _check_names(intent: Intent) -> None:
-    """Raise IntentError for a name that Istio could not derive a Service's name from (``<pool>-ip-<hash>``)."""
+    """Raise IntentError for names of which Istio can make no Service: ``<pool>-ip-<hash>``, ``<gateway>-<class>``."""
+    names = intent.kubernetes
+    service = f"{names.gateway}-{names.gateway_class or CLASS}"
+    if len(service) > LONGEST_NAME:
+        raise IntentError(f"kubernetes.gateway {names.gateway!r} is too long: Istio makes a Service {service}")
     for index, pool in enumerate(intent.pools):
         if "." in pool.name:
             raise IntentError(f"pools[{index}].name {pool.name!r} must have no dots: Istio makes a Service of that name")
