@@ -1,6 +1,7 @@
 """Try everything that is generated on everything it is generated for; write the rows and the page."""
 
 import importlib
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -27,23 +28,29 @@ def suites() -> dict[str, Suite]:
 @click.option("--version", "versions", multiple=True, help="Envoys to run on; all that are here if none is given.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=ROWS, show_default=True, help="Where the rows go.")
 def main(only: tuple[str, ...], versions: tuple[str, ...], output: Path) -> None:
-    """Run the matrix; exit with 1 if a check failed."""
-    versions = versions or tuple(version for version in reversed(envoy.WHEELS) if envoy.find(version))
-    for version in envoy.WHEELS:
-        if not envoy.find(version):
-            click.echo(f"not here: shunter envoyconf fetch-envoy --version {version}", err=True)
-    rows = Rows(click.echo)
-    found = suites()
-    for name in only or found:
+    """Run the matrix; exit with 1 if a check failed. The page is written when nothing was left out."""
+    if "ENVOY_PATH" in os.environ:
+        raise click.UsageError("ENVOY_PATH is set: its Envoy would be taken for every version; unset it")
+    rows, found = Rows(click.echo), suites()
+    for name in only:
         if name not in found:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(found)}", param_hint="--only")
+    for version in versions:
+        if not envoy.find(version):
+            raise click.BadParameter(f"no Envoy {version}; here may be {', '.join(envoy.WHEELS)}", param_hint="--version")
+    missing = [version for version in envoy.WHEELS if not envoy.find(version)]
+    for version in missing:
+        click.echo(f"not here: shunter envoyconf fetch-envoy --version {version}", err=True)
+    is_whole = not (only or versions or missing)
+    versions = versions or tuple(version for version in reversed(envoy.WHEELS) if version not in missing)
+    for name in only or found:
         try:
             found[name](rows.record, versions)
         except Exception as error:  # noqa: BLE001 # one that breaks down must not take the others' rows with it
             words = f"{type(error).__name__}: {str(error)[:MOST_CHARACTERS]}"
             rows.record(target=name, envoy_version="-", profile="-", check="the suite came to its end", ok=False, detail=words)
         rows.write(output)
-    if not only:
+    if is_whole:
         page.write(rows)
     click.echo(f"{len(list(rows))} checks, {len(rows.failed)} failed: {output}")
     for row in rows.failed:

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from click.testing import CliRunner
+from hack.matrix import __main__ as matrix
 from hack.matrix import page
 from hack.matrix.__main__ import suites
 from hack.matrix.live import kept
@@ -10,6 +12,7 @@ from hack.matrix.promises import SIZES, WAYS, Cell, Form, Outcome, State, cells,
 from hack.matrix.rows import Row, Rows
 
 from shunter.envoyconf import FailureMode, Profile
+from shunter.envoyconf.shell import envoy
 
 ROW = {"target": "envoy-static", "envoy_version": "1.40.0", "profile": "lean", "check": "c", "ok": True}
 
@@ -65,3 +68,50 @@ def test_the_page_shows_what_failed_and_what_cannot_be_had(tmp_path):
 
 def test_suites_are_found_by_their_modules():
     assert {"accepted", "live"} <= {*suites()}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the command with two suites, the second of which breaks down, and all Envoys but those that are ``missing``."""
+
+    def run(*arguments, missing=(), **environment):
+        monkeypatch.delenv("ENVOY_PATH", raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        written = []
+        monkeypatch.setattr(envoy, "find", lambda version: version in envoy.WHEELS and version not in missing)
+        monkeypatch.setattr(page, "write", written.extend)
+        monkeypatch.setattr(matrix, "suites", lambda: {"a": lambda record, versions: record(**ROW), "b": lambda *_: 1 / 0})
+        result = CliRunner().invoke(matrix.main, [*arguments, "-o", str(tmp_path / "rows.json")])
+        return result.exit_code, result.output, len(written)
+
+    return run
+
+
+def test_a_suite_that_breaks_down_takes_nobodys_rows_with_it(run):
+    code, output, written = run()
+    assert (code, written) == (1, 2)
+    assert "ZeroDivisionError" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"), [(["--only", "a"], ()), (["--version", "1.40.0"], ()), ([], ["1.36.2"])], ids=str
+)
+def test_the_page_is_not_written_of_a_part(arguments, missing, run):
+    _, output, written = run(*arguments, missing=missing)
+    assert written == 0
+    assert ("fetch-envoy --version 1.36.2" in output) is bool(missing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "words"),
+    [
+        (["--only", "c"], {}, "'c' is not one of a, b"),
+        (["--version", "1.2.3"], {}, "no Envoy 1.2.3; here may be 1.40.0"),
+        ([], {"ENVOY_PATH": "/bin/envoy"}, "ENVOY_PATH is set: its Envoy would be taken for every version"),
+    ],
+)
+def test_what_cannot_be_run_is_said(arguments, environment, words, run):
+    code, output, _ = run(*arguments, **environment)
+    assert code == 2
+    assert words in output
