@@ -148,6 +148,27 @@ async def test_a_changed_intent_is_taken_up_and_a_bad_one_shown(start, tmp_path,
         assert await ask(Kind.CLUSTER) == ["native/llama", "native/llama/keyed"]
 
 
+async def test_an_intent_in_a_mounted_config_map_is_followed(start, tmp_path, until):
+    mounted = tmp_path / "intent.yaml"  # a directory, as `start` names what it gives to -f
+    mounted.mkdir()
+
+    def replaced(number, text):
+        (mounted / f"..{number}").mkdir()
+        (mounted / f"..{number}" / "intent.yaml").write_text(text)
+        (mounted / "..new").symlink_to(f"..{number}")
+        (mounted / "..new").rename(mounted / "..data")
+
+    replaced(1, json.dumps(intent(["127.0.0.1:1"])))
+    (mounted / "intent.yaml").symlink_to("..data/intent.yaml")
+    plane = await start()
+    replaced(2, "pool: []")
+
+    async def refused():
+        return "unknown field 'pool'" in (await plane.page("/readyz"))[1]
+
+    await until(refused)
+
+
 class Scraper:
     """Publishes endpoints of one pool."""
 

@@ -18,7 +18,8 @@ ENDINGS = {".yaml", ".yml", ".json"}
 def read_texts(sources: Iterable[str]) -> dict[str, str]:
     """Return the texts by file: of each FILE, of the YAML and JSON files below each DIR in order, of standard input for ``-``.
 
-    Raises IntentError for what cannot be read.
+    Below a DIR hidden files do not count: in a mounted ConfigMap they are the same ones once more. Raises IntentError for what
+    cannot be read.
     """
     texts: dict[str, str] = {}
     for source in sources:
@@ -48,7 +49,8 @@ def _files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
-    found = sorted(each for each in path.rglob("*") if each.suffix in ENDINGS and each.is_file())
+    below = (each for each in path.rglob("*") if not any(part.startswith(".") for part in each.relative_to(path).parts))
+    found = sorted(each for each in below if each.suffix in ENDINGS and each.is_file())
     if not found:
         raise IntentError(f"no file below {path} ends in {', '.join(sorted(ENDINGS))}")
     yield from found
