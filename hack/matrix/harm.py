@@ -308,6 +308,7 @@ HARMS = (
     Harm(code="W50", example="bad-full", probe=attempts_on_429, bad="3 times", good="1 times"),
     Harm(code="W51", probe=ejected, bad="ejected, 200 2", good="not ejected, 200 2"),
     Harm(code="W52", example="bad-route", probe=long_stream, shortened=A_MINUTE, bad="cut", good="whole"),
+    Harm(code="W52", example="bad-cluster", probe=long_stream, shortened=A_MINUTE, bad="cut", good="whole"),
     Harm(code="W94", probe=late_picker, picker="late", bad="200 1, 200 2", good="200 2"),
 )
 

@@ -93,6 +93,25 @@ def test_what_leads_out_of_what_is_given_is_let_be(code, kinds):
         ("E69", "gatewayClassName: istio", "gatewayClassName: ours"),
         ("W88", "args: [", "args: [--ha-enable-leader-election, "),
         ("W85", "args: [--model, llama]", "args: [--pool-name, llama]"),
+        (
+            "W41",
+            "image: endpoint-picker\n          args: [--pool-name=llama, --secure-serving=true]",
+            "image: shunter\n          args: [lab, serve]",
+        ),
+        (
+            "W42",
+            "      containers:",
+            "      initContainers: [{name: sidecar, restartPolicy: Always, ports: [{containerPort: 8080}]}]\n      containers:",
+        ),
+        (
+            "W64",
+            "kind: RoleBinding\nmetadata: {name: epp, namespace: llm}",
+            (
+                "kind: RoleBinding\nmetadata: {name: more, namespace: llm}\n"
+                "subjects: [{kind: ServiceAccount, name: epp, namespace: llm}]\nroleRef: {kind: ClusterRole, name: view}\n---\n"
+                "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: epp, namespace: llm}"
+            ),
+        ),
         ("E37", "namespace: www}]", "namespace: web}]"),
     ],
 )

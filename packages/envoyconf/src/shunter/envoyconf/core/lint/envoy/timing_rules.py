@@ -38,16 +38,19 @@ def cut_by_timeout(route: Route) -> Iterator[Finding]:
 
 
 def cut_by_duration(route: Route) -> Iterator[Finding]:
-    place = route.action.at("max_stream_duration", "max_stream_duration")
-    if not place and route.manager:
-        place = route.manager.node.at("common_http_protocol_options", "max_stream_duration")
-    if (seconds := place.seconds) and seconds < LONGEST_STREAM_S:
-        yield found(
-            place,
-            f"each stream is cut after {seconds:g} s, however much of it is still to come",
-            "set it to 0s for routes to model servers, and idle_timeout against silence",
-            (place, "0s"),
-        )
+    own = route.action.at("max_stream_duration", "max_stream_duration")
+    if not own and route.manager:
+        own = route.manager.node.at("common_http_protocol_options", "max_stream_duration")
+    clusters = [cluster for branch in route.branches for cluster in branch.clusters]
+    limits = [cluster.http_options.at("common_http_protocol_options", "max_stream_duration") for cluster in clusters]
+    for place in (own, *limits):
+        if (seconds := place.seconds) and seconds < LONGEST_STREAM_S:
+            yield found(
+                place,
+                f"each stream is cut after {seconds:g} s, however much of it is still to come",
+                "set it to 0s for routes to model servers, and idle_timeout against silence",
+                (place, "0s"),
+            )
 
 
 def _silence(route: Route) -> tuple[Node, float]:
@@ -173,7 +176,8 @@ RULES = (
     Rule(
         "W52",
         "Streams are cut by max_stream_duration",
-        "It counts from the first byte of the request to the last of the response, and takes no notice of progress.",
+        "It counts from the first byte of the request to the last of the response, and takes no notice of progress. Seen on "
+        "1.36.2 and 1.40.0: of a connection manager, a route or a cluster, the stream ends at the time.",
         of_pool_routes(cut_by_duration),
         "Envoy API, RouteAction.MaxStreamDuration",
     ),

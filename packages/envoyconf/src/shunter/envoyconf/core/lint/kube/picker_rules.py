@@ -148,8 +148,9 @@ def _rights(manifests: Manifests) -> Iterator[Finding]:
         if not is_reference_picker(flags_of(container)) or is_shunter_picker(flags_of(container)):
             continue
         account = workload.spec.at("template", "spec", "serviceAccountName").text or "default"
-        roles = list(_roles(manifests, account, workload.namespace))
-        if not roles:
+        bound = [*_bound(manifests, account, workload.namespace)]
+        roles = [role for role in bound if role]
+        if not roles or None in bound:  # what stands in a role that is given elsewhere is not known
             continue
         missing = [max(resources) for groups, resources in NEEDED if not _may_read(roles, groups, resources)]
         if missing:
@@ -161,15 +162,21 @@ def _rights(manifests: Manifests) -> Iterator[Finding]:
             )
 
 
-def _roles(manifests: Manifests, account: str, namespace: str) -> Iterator[Manifest]:
+def _bound(manifests: Manifests, account: str, namespace: str) -> Iterator[Manifest | None]:
+    """Yield the roles that a service account has; None for one that is not given, unless it is one of Kubernetes' own."""
     for binding in manifests.of("RoleBinding", "ClusterRoleBinding"):
         if binding.kind == "RoleBinding" and binding.namespace != namespace:
             continue
-        bound = any(each["kind"].text == "ServiceAccount" and each["name"].text == account for each in binding.root["subjects"])
+        subject = ("ServiceAccount", account, namespace)
+        if not any(
+            (each["kind"].text, each["name"].text, each["namespace"].text or namespace) == subject
+            for each in binding.root["subjects"]
+        ):
+            continue
         kind, name = binding.root.at("roleRef", "kind").text, binding.root.at("roleRef", "name").text
-        for role in manifests.of(kind) if bound else ():
-            if role.name == name and role.namespace in ("", namespace):
-                yield role
+        if not name.startswith("system:"):
+            roles = (each for each in manifests.of(kind) if each.name == name and each.namespace in ("", namespace))
+            yield next(roles, None)
 
 
 def _may_read(roles: list[Manifest], groups: set[str], resources: set[str]) -> bool:

@@ -131,7 +131,7 @@ def _strangers(manifests: Manifests) -> Iterator[Finding]:
 
 def _is_picker(template: Cursor) -> bool:
     """Say whether a Pod has a picker and no model server, by its command lines and images."""
-    containers = list(template.at("spec", "containers"))
+    containers = [each for each in template.at("spec", "containers") if "lab" not in flags_of(each)]  # `shunter lab serve`
     images = " ".join(each["image"].text for each in containers)
     if any(is_reference_picker(flags_of(each)) or is_shunter_picker(flags_of(each)) for each in containers):
         return True
@@ -143,11 +143,17 @@ def _words(container: Cursor) -> str:
     return " ".join(texts).lower()
 
 
+def _declared(template: Cursor) -> list[int | None]:
+    """Return the ports that a Pod's containers declare; those that begin first and stay are sidecars, which may serve them."""
+    first = [each for each in template.at("spec", "initContainers") if each["restartPolicy"].text == "Always"]
+    return [port["containerPort"].number for each in (*template.at("spec", "containers"), *first) for port in each["ports"]]
+
+
 def _unserved_ports(manifests: Manifests) -> Iterator[Finding]:
     for pool in pools(manifests):
         selector, wanted = selector_of(pool), target_ports(pool)
         for workload, template in manifests.workloads(pool.namespace):
-            declared = [port["containerPort"].number for each in template.at("spec", "containers") for port in each["ports"]]
+            declared = _declared(template)
             if not declared or not is_selected(template, selector):
                 continue
             if wanted and not any(port in declared for port in wanted):
@@ -169,7 +175,7 @@ def _nobody_selected(manifests: Manifests) -> Iterator[Finding]:
         for workload, template in workloads:
             if _is_picker(template):  # whose companions may listen on a port of that number
                 continue
-            declared = [port["containerPort"].number for each in template.at("spec", "containers") for port in each["ports"]]
+            declared = _declared(template)
             if any(port in declared for port in ports):
                 labels = ", ".join(f"{key}: {value}" for key, value in template.at("metadata", "labels").labels.items())
                 yield found(
