@@ -21,9 +21,8 @@ def without_endpoints(envoy: Envoy) -> Iterator[Finding]:
         if cluster.node.at("type").choice(TYPES) == "EDS" and not cluster.assignment:
             yield found(
                 cluster.node,
-                f"no endpoints are sent for the cluster {cluster.name!r}: it warms until init_fetch_timeout (15 s), and CDS "
-                "is not "
-                "acknowledged before",
+                f"no endpoints are sent for the cluster {cluster.name!r}: it warms until init_fetch_timeout (15 s), and CDS is "
+                "not acknowledged before",
                 "send a ClusterLoadAssignment of that name, if need be an empty one; again after each change of the cluster",
             )
 
@@ -55,8 +54,7 @@ SELF_CHECKS = (
         "X1",
         "A cluster whose endpoints are not sent",
         "Seen on 1.40.0: a new or changed EDS cluster waits for its endpoints, and CDS is acknowledged once it has them. In "
-        "delta "
-        "nobody asks for them again.",
+        "delta nobody asks for them again.",
         of_envoys(without_endpoints),
         "xDS protocol, resource warming",
     ),

@@ -59,8 +59,8 @@ RULES = (
         "E62",
         "A field that this Envoy does not know",
         "Since when each field and extension is there was read out of the binaries of 1.36.2, 1.37.0, 1.38.3, 1.39.3 and "
-        "1.40.0. "
-        "What is not known is fatal in a file, and from a control plane ignored with a count in server.dynamic_unknown_fields.",
+        "1.40.0. What is not known is fatal in a file, and from a control plane ignored with a count in "
+        "server.dynamic_unknown_fields.",
         unknown_there,
         "Envoy documentation, command line, --reject-unknown-dynamic-fields",
     ),

@@ -32,8 +32,7 @@ def dropped_pick(route: Route) -> Iterator[Finding]:
         yield found(
             untyped or question.filter.node,
             f"the cluster {branch.followers[0].name!r} takes the pick from dynamic metadata {namespace!r}, and no filter of "
-            "this "
-            "route takes that from a picker: Envoy drops each pick without a word, and load balances",
+            "this route takes that from a picker: Envoy drops each pick without a word, and load balances",
             f"add {namespace} to metadata_options.receiving_namespaces.untyped",
             (untyped, [*untyped.texts, namespace]),
         )
@@ -75,9 +74,8 @@ def early_selected_host(subject: Subject) -> Iterator[Finding]:
             if key := cluster.override.at("selected_host_key"):
                 yield found(
                     key,
-                    f"selected_host_key is known since Envoy {Feature.SELECTED_HOST.since}; {subject.envoy_version} refuses "
-                    "it in "
-                    "a file, and ignores it from a control plane",
+                    f"selected_host_key is known since Envoy {Feature.SELECTED_HOST.since}; {subject.envoy_version} refuses it "
+                    "in a file, and ignores it from a control plane",
                     "leave it out: the picker is not told who served; or use a newer Envoy",
                     (key, UNSET),
                 )
@@ -87,10 +85,8 @@ RULES = (
     Rule(
         "E12",
         "A pick that Envoy drops",
-        "Without receiving_namespaces Envoy ignores an answer's dynamic metadata. Seen on 1.36.2 to 1.40.0: every answer is "
-        "a 200, "
-        "from an "
-        "endpoint that nobody picked. The same with a namespace that is not the cluster's.",
+        "Without receiving_namespaces Envoy ignores an answer's dynamic metadata. Seen on 1.36.2 to 1.40.0: every answer is a "
+        "200, from an endpoint that nobody picked. The same with a namespace that is not the cluster's.",
         of_pool_routes(dropped_pick),
         "Envoy API, ext_proc MetadataOptions",
     ),
@@ -98,8 +94,7 @@ RULES = (
         "W13",
         "Who served is noted and not told",
         "The picker protocol has the gateway report the endpoint that served in metadata. Seen on 1.40.0: it reaches the "
-        "picker "
-        "only with forwarding_namespaces, in response_headers, and is the host of the last attempt.",
+        "picker only with forwarding_namespaces, in response_headers, and is the host of the last attempt.",
         of_pool_routes(unreported_host),
         "Gateway API Inference Extension, endpoint picker protocol: x-gateway-destination-endpoint-served",
     ),

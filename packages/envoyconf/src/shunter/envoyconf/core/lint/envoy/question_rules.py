@@ -155,9 +155,8 @@ RULES = (
         "E02",
         "Failing open that does not work for requests with a body",
         "In FULL_DUPLEX_STREAMED Envoy can go on without a picker only until the first part of the body is sent. With a "
-        "refused "
-        "connection and failure_mode_allow a GET was answered 200 and a POST 500; with a health check, both 200. Seen on "
-        f"{VERSIONS}.",
+        "refused connection and failure_mode_allow a GET was answered 200 and a POST 500; with a health check, both 200. Seen "
+        f"on {VERSIONS}.",
         of_questions(open_without_knowing),
         "envoyproxy/envoy#41276",
     ),

@@ -118,8 +118,7 @@ def nowhere_else(route: Route) -> Iterator[Finding]:
             yield found(
                 policy,
                 f"the cluster {cluster.name!r} is ORIGINAL_DST: each retry goes to the same address again, and a picker that "
-                "names "
-                "several ('a,b', as multi-endpoint pickers do) is answered 503 at once",
+                "names several ('a,b', as multi-endpoint pickers do) is answered 503 at once",
                 "use a cluster with known endpoints and override_host, which goes on along the list; or have the picker name "
                 "one",
             )
@@ -135,8 +134,7 @@ def done_twice(route: Route) -> Iterator[Finding]:
         yield found(
             retry_on,
             f"retry_on {reckless[0]} repeats {RECKLESS[reckless[0]]}: seconds of a GPU spent again, and a prompt that breaks "
-            "one "
-            "model server is given to the next",
+            "one model server is given to the next",
             "use connect-failure,refused-stream,reset-before-request, which repeat only what nobody has begun",
             (retry_on, ",".join(left or ("connect-failure", "refused-stream", "reset-before-request"))),
         )
@@ -160,9 +158,8 @@ def health_that_nobody_heeds(route: Route) -> Iterator[Finding]:
                 if cluster.override and (node := cluster.node.at(field)):
                     yield found(
                         node,
-                        f"{field} of {cluster.name!r} counts only where nobody has picked: a picked endpoint is used though "
-                        "it is "
-                        "ejected or unhealthy",
+                        f"{field} of {cluster.name!r} counts only where nobody has picked: a picked endpoint is used though it "
+                        "is ejected or unhealthy",
                         "let the picker know health, take endpoints that are gone out of the cluster, and retry along a list",
                     )
 
@@ -172,11 +169,9 @@ RULES = (
         "W47",
         "Long prompts are treated differently",
         "Seen on 1.40.0 with a listener's 32 KiB, the default of Envoy Gateway: BUFFERED and json_to_metadata answered 413, "
-        "and "
-        "a prompt of 33 KiB was not tried again (503). With Envoy's 1 MiB the same above it, or 507. "
-        "request_body_buffer_limit of "
-        "a route lifts it, also above the listener's; 1.36 obeys it only up to 1 MiB, and a direct response never (1.37 to "
-        "1.40).",
+        "and a prompt of 33 KiB was not tried again (503). With Envoy's 1 MiB the same above it, or 507. "
+        "request_body_buffer_limit of a route lifts it, also above the listener's; 1.36 obeys it only up to 1 MiB, and a "
+        "direct response never (1.37 to 1.40).",
         small_buffer,
         "envoyproxy/ai-gateway#827",
     ),
@@ -204,9 +199,8 @@ RULES = (
     Rule(
         "W51",
         "Health that a pick does not heed",
-        "Seen on 1.40.0: override_host used picked hosts that were UNHEALTHY or DRAINING in EDS, failed their health check "
-        "or were "
-        "ejected as outliers; override_host_status changed nothing.",
+        "Seen on 1.40.0: override_host used picked hosts that were UNHEALTHY or DRAINING in EDS, failed their health check or "
+        "were ejected as outliers; override_host_status changed nothing.",
         of_pool_routes(health_that_nobody_heeds),
         "Envoy API, OverrideHost",
     ),

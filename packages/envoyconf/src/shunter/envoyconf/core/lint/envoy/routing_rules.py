@@ -42,9 +42,8 @@ def picker_before_model(envoy: Envoy) -> Iterator[Finding]:
             if off.is_true and all(asks_for_model(route) for route in users):
                 yield found(
                     off,
-                    f"the picker's filter {each.name!r} is off, and only routes that ask for a model turn it on: Envoy "
-                    "decides which "
-                    "filters there are when a request's headers have come, before the model is known. It is never asked",
+                    f"the picker's filter {each.name!r} is off, and only routes that ask for a model turn it on: Envoy decides "
+                    "which filters there are when a request's headers have come, before the model is known. It is never asked",
                     "leave disabled out, and have the other routes say ExtProcPerRoute: {disabled: true}, which counts in "
                     "its turn",
                 )
@@ -53,8 +52,7 @@ def picker_before_model(envoy: Envoy) -> Iterator[Finding]:
                     yield found(
                         each.node,
                         f"the picker's filter {each.name!r} comes before {router.name!r}, which finds out the model: it is "
-                        "asked "
-                        "for the route that a request has without one, or not at all",
+                        "asked for the route that a request has without one, or not at all",
                         f"put {router.name!r} first",
                     )
 
@@ -77,9 +75,8 @@ def route_kept(envoy: Envoy) -> Iterator[Finding]:
             if (is_retained := action.choice(("DEFAULT", "CLEAR", "RETAIN")) == "RETAIN") or kept.is_true:
                 yield found(
                     action if is_retained else kept,
-                    f"the route is chosen before {router.name!r} finds out the model, and kept: no route that asks for a "
-                    "model is "
-                    "ever taken",
+                    f"the route is chosen before {router.name!r} finds out the model, and kept: no route that asks for a model "
+                    "is ever taken",
                     "set route_cache_action: CLEAR",
                     (action, "CLEAR"),
                     *([(kept, UNSET)] if kept else []),
@@ -147,8 +144,7 @@ def unknown_cluster(envoy: Envoy) -> Iterator[Finding]:
                 yield found(
                     branch.place,
                     f"there is no cluster {branch.place.text!r}: these requests are answered 503 with an empty body. Envoy "
-                    "looks "
-                    "only at routes that are written into a listener, and there only unless validate_clusters is false",
+                    "looks only at routes that are written into a listener, and there only unless validate_clusters is false",
                     suggest(branch.place.text, sorted(envoy.clusters)),
                 )
 
@@ -163,8 +159,8 @@ RULES = (
         "E29",
         "One picker for pools among which weights decide",
         "Envoy divides by weight before it asks. Seen on 1.36.2 to 1.40.0: with the picker in the weighted cluster's "
-        "typed_per_filter_config "
-        "60 of 60 requests met their own cluster's picker; a picker of the whole route is asked for both.",
+        "typed_per_filter_config 60 of 60 requests met their own cluster's picker; a picker of the whole route is asked for "
+        "both.",
         of_pool_routes(one_picker_for_several),
         "istio/istio#61594",
     ),
@@ -179,9 +175,8 @@ RULES = (
     Rule(
         "E31",
         "The model is found out and not obeyed",
-        "A route is chosen when the headers have come, and again only if the cache is cleared. Seen on 1.36.2 to 1.40.0: "
-        "with RETAIN the "
-        "first route won, a 404.",
+        "A route is chosen when the headers have come, and again only if the cache is cleared. Seen on 1.36.2 to 1.40.0: with "
+        "RETAIN the first route won, a 404.",
         of_envoys(route_kept),
         "Envoy API, ext_proc ExternalProcessor.route_cache_action",
     ),
@@ -194,10 +189,8 @@ RULES = (
     Rule(
         "E33",
         "A route speaks to a filter that is not there",
-        "Seen on 1.36.2 to 1.40.0: typed_per_filter_config under a name that no filter has is ignored, in --mode validate "
-        "too; a "
-        "picker that "
-        "is disabled by default stays so.",
+        "Seen on 1.36.2 to 1.40.0: typed_per_filter_config under a name that no filter has is ignored, in --mode validate too; "
+        "a picker that is disabled by default stays so.",
         of_envoys(unknown_filter),
     ),
     Rule(

@@ -34,10 +34,9 @@ def steered_by_clients(envoy: Envoy) -> Iterator[Finding]:
             if not (removed_always(manager, header) or removed_if_external(manager, header)):
                 yield found(
                     manager.node,
-                    f"the cluster {cluster!r} goes where the header {header} says, and clients may send that header: "
-                    "whenever the "
-                    "picker does not overwrite it (it is down, closes its stream, is not asked on a route) the client chooses "
-                    + ("any host and port that Envoy reaches" if anywhere else "the endpoint, past the picker"),
+                    f"the cluster {cluster!r} goes where the header {header} says, and clients may send that header: whenever "
+                    "the picker does not overwrite it (it is down, closes its stream, is not asked on a route) the client "
+                    "chooses " + ("any host and port that Envoy reaches" if anywhere else "the endpoint, past the picker"),
                     f"remove {header} in early_header_mutation_extensions, or take the pick from dynamic metadata",
                     *cleaning(manager, [header]),
                 )
@@ -107,9 +106,9 @@ def forged_headers(envoy: Envoy) -> Iterator[Finding]:
             yield found(
                 manager.node,
                 "clients may send "
-                f"{kept[0]}{f' and {len(kept) - 1} more headers of pickers and gateways' if kept[1:] else ''}; "
-                "what is behind this proxy takes them for the gateway's word: a subset of endpoints, a model, hosts for "
-                "llm-d's sidecar to connect to",
+                f"{kept[0]}{f' and {len(kept) - 1} more headers of pickers and gateways' if kept[1:] else ''}; what is behind "
+                "this proxy takes them for the gateway's word: a subset of endpoints, a model, hosts for llm-d's sidecar to "
+                "connect to",
                 f"remove in early_header_mutation_extensions: {', '.join(kept)}",
                 *cleaning(manager, kept),
             )
@@ -152,9 +151,8 @@ RULES = (
         "Clients can choose where their requests go",
         "Seen on 1.40.0: with a header as source, a client's own header was followed when the picker was down and failed open, "
         "when it closed its stream without a pick (even failing closed), when it picked in metadata only, and on routes "
-        "without "
-        "it. ORIGINAL_DST went to any address, override_host to any endpoint of the pool. Safe: early_header_mutation, a "
-        "header_mutation filter before the picker's, dynamic metadata as source.",
+        "without it. ORIGINAL_DST went to any address, override_host to any endpoint of the pool. Safe: early_header_mutation, "
+        "a header_mutation filter before the picker's, dynamic metadata as source.",
         of_envoys(steered_by_clients),
         "llm-d/llm-d-router#242",
     ),
@@ -162,8 +160,7 @@ RULES = (
         "E22",
         "A picker's header is appended to the client's",
         "Envoy's default for added headers is to append, and override_host and ORIGINAL_DST read the first value. Seen on "
-        "1.40.0, "
-        "also for a picker's own answers with append: true.",
+        "1.40.0, also for a picker's own answers with append: true.",
         of_envoys(clients_value_first),
         "Envoy API, HeaderValueOption.append_action",
     ),
@@ -171,9 +168,7 @@ RULES = (
         "W23",
         "Headers that are kept from external clients only",
         "Seen on 1.36.2 to 1.40.0: internal_only_headers removes a spoofed header, unless internal_address_config covers the "
-        "client; "
-        "then "
-        "it is followed.",
+        "client; then it is followed.",
         of_envoys(trusted_clients),
         "Envoy API, RouteConfiguration.internal_only_headers",
     ),
@@ -202,9 +197,8 @@ RULES = (
     Rule(
         "E28",
         "A route past the picker to a cluster that needs it",
-        "ORIGINAL_DST chooses nothing by itself. Seen on 1.40.0: with the filter disabled on a route, a client's header led "
-        "to any "
-        "host; without the header, 503.",
+        "ORIGINAL_DST chooses nothing by itself. Seen on 1.40.0: with the filter disabled on a route, a client's header led to "
+        "any host; without the header, 503.",
         of_pool_routes(unpicked),
     ),
 )

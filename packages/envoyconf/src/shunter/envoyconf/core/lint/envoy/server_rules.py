@@ -33,8 +33,7 @@ def unknown_server(envoy: Envoy) -> Iterator[Finding]:
             yield found(
                 question.server_name,
                 f"there is no cluster {question.server_name.text!r}. Envoy does not look; it answers every request 500, or "
-                "goes "
-                "on without a pick if failure_mode_allow is set",
+                "goes on without a pick if failure_mode_allow is set",
                 suggest(question.server_name.text, sorted(envoy.clusters)) if envoy.clusters else "add the cluster",
             )
 
@@ -73,8 +72,7 @@ def half_tls(envoy: Envoy) -> Iterator[Finding]:
                 yield found(
                     options,
                     f"the health check of the cluster {cluster.name!r} has TLS options and the cluster has no "
-                    "transport_socket: "
-                    "both the check and the questions are sent in the clear",
+                    "transport_socket: both the check and the questions are sent in the clear",
                     "add a transport_socket with an UpstreamTlsContext, or leave out tls_options",
                 )
 
@@ -97,8 +95,7 @@ def check_without_alpn(envoy: Envoy) -> Iterator[Finding]:
                 yield found(
                     check.at("grpc_health_check"),
                     f"the health check of the cluster {cluster.name!r} does not say h2 in TLS (ALPN), unlike requests: it "
-                    "fails "
-                    "for good, and the cluster is taken for dead though it answers",
+                    "fails for good, and the cluster is taken for dead though it answers",
                     "set tls_options: {alpn_protocols: [h2]} in the check, or alpn_protocols: [h2] in common_tls_context",
                     (protocols, ["h2"]),
                 )
@@ -115,8 +112,8 @@ def unseen_recovery(question: Question) -> Iterator[Finding]:
             yield found(
                 interval or check,
                 f"without traffic the cluster {server.name!r} is checked every {seconds:g} "
-                f"s{'' if interval else ', by default'}, and "
-                "it has none while it is taken for dead: a picker that starts after Envoy stays unused that long",
+                f"s{'' if interval else ', by default'}, and it has none while it is taken for dead: a picker that starts "
+                "after Envoy stays unused that long",
                 "set no_traffic_interval as interval",
                 (interval, check.at("interval").text or "2s"),
             )
@@ -136,8 +133,7 @@ def unverified_server(question: Question) -> Iterator[Finding]:
         yield found(
             context or server.tls,
             f"the cluster {server.name!r} takes any certificate: nobody can listen in, but anybody who is in the way can be "
-            "the "
-            "picker, read prompts and choose where they go",
+            "the picker, read prompts and choose where they go",
             "set validation_context.trusted_ca, and match_typed_subject_alt_names or auto_sni_san_validation",
         )
 
@@ -194,8 +190,7 @@ RULES = (
         "E07",
         "A picker's cluster that is not there",
         "Envoy does not check the cluster that ext_proc names, not in --mode validate either. Seen on 1.40.0: every request "
-        "500 "
-        "(Cluster_not_available), or 200 without a pick when failing open.",
+        "500 (Cluster_not_available), or 200 without a pick when failing open.",
         of_envoys(unknown_server),
     ),
     Rule(
@@ -209,8 +204,7 @@ RULES = (
         "E09",
         "TLS on one side only",
         "A picker speaks TLS or it does not; those of the reference implementation do unless told otherwise "
-        "(--secure-serving). "
-        "What a configuration contradicts itself in is found here; what only the picker knows is not.",
+        "(--secure-serving). What a configuration contradicts itself in is found here; what only the picker knows is not.",
         of_envoys(half_tls),
         "kserve/kserve#5716, kgateway-dev/kgateway#11429",
     ),
@@ -218,8 +212,7 @@ RULES = (
         "E10",
         "A gRPC health check over TLS that can never succeed",
         "Requests say h2 in ALPN by themselves, health checks only what they are told. Seen on 1.40.0: the cluster stays "
-        "unhealthy "
-        "for ever though requests would pass; with healthy_panic_threshold 0 every request is answered 503.",
+        "unhealthy for ever though requests would pass; with healthy_panic_threshold 0 every request is answered 503.",
         of_envoys(check_without_alpn),
         "Envoy API, HealthCheck.TlsOptions",
     ),
@@ -249,8 +242,7 @@ RULES = (
         "W94",
         "A picker that comes late stays unused for a minute",
         "Envoy checks a cluster without traffic every 60 s. Seen on 1.40.0 and with Envoy Gateway 1.9.1: a picker that was "
-        "down when "
-        "Envoy started is found again after a minute, or two seconds with no_traffic_interval: 2s.",
+        "down when Envoy started is found again after a minute, or two seconds with no_traffic_interval: 2s.",
         of_questions(unseen_recovery),
         "Envoy API, HealthCheck.no_traffic_interval",
     ),

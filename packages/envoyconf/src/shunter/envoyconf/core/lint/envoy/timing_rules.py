@@ -30,8 +30,7 @@ def cut_by_timeout(route: Route) -> Iterator[Finding]:
         yield found(
             timeout or route.action,
             f"each response is cut after {seconds:g} s{'' if timeout else ', the default'}, however much of it is still to "
-            "come; "
-            "a stream that began ends in the middle, with status 200",
+            "come; a stream that began ends in the middle, with status 200",
             "set timeout: 0s, and idle_timeout against silence",
             (timeout, "0s"),
         )
@@ -77,8 +76,7 @@ def silent_generation(route: Route) -> Iterator[Finding]:
             yield found(
                 place,
                 f"a request of which nothing comes for {seconds:g} s is answered 504; a generation that is not streamed is "
-                "silent "
-                "until it is done",
+                "silent until it is done",
                 f"set it above the longest generation, for example {DEFAULT_IDLE_TIMEOUT_S}s",
                 (place, f"{DEFAULT_IDLE_TIMEOUT_S}s"),
             )
@@ -108,8 +106,7 @@ def default_patience(route: Route) -> Iterator[Finding]:
             yield found(
                 timeout,
                 f"message_timeout {timeout.text} is not enforced in FULL_DUPLEX_STREAMED: a hung picker holds a request for "
-                "twice "
-                f"the idle timeout, which nothing here sets ({DEFAULT_IDLE_TIMEOUT_S} s by default)",
+                f"twice the idle timeout, which nothing here sets ({DEFAULT_IDLE_TIMEOUT_S} s by default)",
                 "set the route's idle_timeout to what a request may be silent",
             )
 
@@ -142,18 +139,15 @@ RULES = (
         "W17",
         "Nothing ends a request whose picker hangs",
         "In FULL_DUPLEX_STREAMED only the idle timeout does, after twice its time, since its own 504 passes the hung picker "
-        "too: "
-        "6.05 s for 3 s, seen on 1.40.0.",
+        "too: 6.05 s for 3 s, seen on 1.40.0.",
         of_pool_routes(hung_for_ever),
         "Envoy API, ext_proc ExternalProcessor.message_timeout",
     ),
     Rule(
         "E44",
         "Streams are cut in the middle",
-        "A route's timeout counts until the response's last byte, and is 15 s if nobody sets it. Seen on 1.36.2 to 1.40.0: "
-        "the stream "
-        "ends "
-        "at the timeout, flag UT, status 200.",
+        "A route's timeout counts until the response's last byte, and is 15 s if nobody sets it. Seen on 1.36.2 to 1.40.0: the "
+        "stream ends at the timeout, flag UT, status 200.",
         of_pool_routes(cut_by_timeout),
         "Envoy documentation, timeouts, route timeouts and streaming",
     ),
@@ -161,8 +155,7 @@ RULES = (
         "W45",
         "Answers that are not streamed are given up",
         "Seen on 1.40.0: a generation of 5 s that was not streamed, idle_timeout 3 s: 504 with the flag SI. per_try_timeout, "
-        "too, "
-        "ends what is silent, and nothing that has begun to come (1.36.2, 1.40.0).",
+        "too, ends what is silent, and nothing that has begun to come (1.36.2, 1.40.0).",
         of_pool_routes(silent_generation),
         "Envoy API, RouteAction.idle_timeout",
     ),

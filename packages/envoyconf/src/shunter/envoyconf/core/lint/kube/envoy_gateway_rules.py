@@ -98,8 +98,7 @@ def _health_over_tls(manifests: Manifests) -> Iterator[Finding]:
                 yield found(
                     tls,
                     "TLS without alpnProtocols [h2], and a gRPC health check: the check speaks HTTP/1.1, never succeeds, and "
-                    "with "
-                    "panicThreshold 0 every request is answered 503 though the data path would work",
+                    "with panicThreshold 0 every request is answered 503 though the data path would work",
                     "add alpnProtocols: [h2]",
                     Fix((*tls.path, "alpnProtocols"), ["h2"]),
                 )
@@ -119,8 +118,7 @@ def _inert_statuses(manifests: Manifests) -> Iterator[Finding]:
                 yield found(
                     codes,
                     f"httpStatusCodes {codes.value} without the trigger retriable-status-codes: they are never retried (1 "
-                    "attempt, "
-                    "with the trigger 3)",
+                    "attempt, with the trigger 3)",
                     "add retriable-status-codes to triggers",
                     fix,
                 )
@@ -148,8 +146,7 @@ def _missing_services(manifests: Manifests) -> Iterator[Finding]:
                     yield found(
                         at["name"],
                         f"there is no {reference}: the whole Gateway is refused (Accepted=False, InvalidParameters) and "
-                        "nothing is served"
-                        f"{meant(reference.name, manifests.neighbours(reference))}",
+                        f"nothing is served{meant(reference.name, manifests.neighbours(reference))}",
                         "name a Service that is there, or leave this out until it is",
                     )
 
@@ -163,8 +160,7 @@ def _rivals(manifests: Manifests) -> Iterator[Finding]:
                 yield found(
                     target.at,
                     f"{target.kind} {target.name} has {first} already: of two policies the younger is put aside (Conflicted), "
-                    "and "
-                    "what it says does not happen",
+                    "and what it says does not happen",
                     "put both ext_proc servers into one policy, in the order in which they are to be asked",
                 )
 
@@ -227,8 +223,7 @@ def _short_wait(manifests: Manifests) -> Iterator[Finding]:
             yield found(
                 asking.at,
                 "without messageTimeout Envoy waits 200 ms for a pick: a picker that lets requests queue, or is short of CPU, "
-                "is "
-                "passed over or answered 504",
+                "is passed over or answered 504",
                 "add messageTimeout: 1s, or as long as a request may wait for its pick",
                 Fix((*asking.at.path, "messageTimeout"), "1s"),
             )
@@ -330,8 +325,7 @@ RULES: tuple[Rule, ...] = (
         code="E65",
         title="Envoy Gateway: a gRPC health check that TLS lets nobody pass",
         why="Seen on Envoy Gateway 1.9.1: data goes over HTTP/2 in any case, the health check only if ALPN says so. All "
-        "policies "
-        "are Accepted, every request is 503.",
+        "policies are Accepted, every request is 503.",
         check=looking_at(_health_over_tls),
         source="Envoy, health_check.tls_options",
     ),
@@ -360,8 +354,7 @@ RULES: tuple[Rule, ...] = (
         code="E77",
         title="Envoy Gateway: an ext_proc server that is not there",
         why="Seen on Envoy Gateway 1.9.1: the policy is Invalid, the routes answer 500, and their own status does not tell; "
-        "with "
-        "failOpen they go on without a picker.",
+        "with failOpen they go on without a picker.",
         check=looking_at(_missing_backends),
         source="EnvoyExtensionPolicy, spec.extProc.backendRefs",
     ),

@@ -32,8 +32,7 @@ def _cors(manifests: Manifests) -> Iterator[Finding]:
                 yield found(
                     each,
                     "a CORS filter in a rule with an InferencePool: Istio replaces the rule's picker by it, requests are "
-                    "balanced "
-                    "round robin and nothing says so",
+                    "balanced round robin and nothing says so",
                     "give CORS a route of its own, such as one for the method OPTIONS",
                 )
 
@@ -47,8 +46,7 @@ def _long_names(manifests: Manifests) -> Iterator[Finding]:
                 yield found(
                     at,
                     f"a name of {len(name)} characters: Istio makes it the value of a label, which holds {LABEL_CHARACTERS}, "
-                    "and "
-                    "cannot create the pool's shadow Service",
+                    "and cannot create the pool's shadow Service",
                     f"choose a name of at most {LABEL_CHARACTERS} characters",
                 )
 

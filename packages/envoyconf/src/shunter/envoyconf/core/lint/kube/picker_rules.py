@@ -113,8 +113,7 @@ def _no_destination_rule(manifests: Manifests) -> Iterator[Finding]:
                 yield found(
                     picker.at,
                     f"the picker of {picker} serves TLS, and no DestinationRule tells Istio so: it is spoken to in the clear "
-                    "and "
-                    "every request fails",
+                    "and every request fails",
                     f"add a {ISTIO}/v1 DestinationRule for host {picker.name}.{picker.namespace}.svc.cluster.local with "
                     "trafficPolicy.tls: {mode: SIMPLE, insecureSkipVerify: true}",
                 )

@@ -223,8 +223,8 @@ def _pool_references(manifests: Manifests) -> Iterator[Finding]:
         elif manifests.lacks(reference):
             yield found(
                 at["name"],
-                f"there is no {reference}: pickers leave this object out without a word"
-                f"{meant(reference.name, manifests.neighbours(reference))}",
+                f"there is no {reference}: pickers leave this object out without a "
+                f"word{meant(reference.name, manifests.neighbours(reference))}",
                 "name the pool whose requests it is about",
             )
 
@@ -265,8 +265,7 @@ RULES: tuple[Rule, ...] = (
         code="W42",
         title="A pool's port that no container declares",
         why="Pickers drop Pods without such a container port, some of them silently; those who keep them send requests to a "
-        "port "
-        "where nobody listens.",
+        "port where nobody listens.",
         check=looking_at(_unserved_ports),
         source="GIE #2562",
     ),

@@ -82,11 +82,10 @@ def _no_grant(manifests: Manifests) -> Iterator[Finding]:
                 yield found(
                     backend.at["namespace"],
                     f"nothing in {backend.namespace} grants {routed.route.kind}s of {routed.route.namespace} a reference to "
-                    f"{backend}: "
-                    "the reference is refused (RefNotPermitted) and requests are answered 500",
+                    f"{backend}: the reference is refused (RefNotPermitted) and requests are answered 500",
                     f"add a ReferenceGrant to {backend.namespace}: from "
-                    f"{{group: {routed.route.group}, kind: {routed.route.kind}, "
-                    f"namespace: {routed.route.namespace}}} to {{group: {backend.group}, kind: {backend.kind}}}",
+                    f"{{group: {routed.route.group}, kind: {routed.route.kind}, namespace: "
+                    f"{routed.route.namespace}}} to {{group: {backend.group}, kind: {backend.kind}}}",
                 )
 
 
@@ -195,8 +194,7 @@ RULES: tuple[Rule, ...] = (
         code="E37",
         title="A reference into another namespace that nobody grants",
         why="Gateway API lets a route refer into another namespace only by a ReferenceGrant there. AI Gateway looks for pools "
-        "in "
-        "the route's namespace whatever the reference says.",
+        "in the route's namespace whatever the reference says.",
         check=looking_at(_no_grant),
         source="Gateway API, ReferenceGrant; AI Gateway #2230",
     ),

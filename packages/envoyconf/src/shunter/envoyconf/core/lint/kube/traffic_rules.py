@@ -59,8 +59,7 @@ def _spoofable(manifests: Manifests) -> Iterator[Finding]:
             yield found(
                 at,
                 f"no ClientTrafficPolicy of {gateway} removes {DESTINATION} from clients' requests: whoever sends it steers "
-                "them "
-                f"{reach}, when the picker sets none",
+                f"them {reach}, when the picker sets none",
                 f"add a ClientTrafficPolicy for the Gateway with headers.earlyRequestHeaders.remove: [{DESTINATION}]",
             )
 
@@ -165,9 +164,8 @@ def _gke_health(manifests: Manifests) -> Iterator[Finding]:
             if check["port"] and check["portSpecification"].text != "USE_FIXED_PORT":
                 yield found(
                     check["port"],
-                    f"{name} has a port without portSpecification: USE_FIXED_PORT: the API server refuses the policy, the "
-                    "pool is "
-                    "checked at / and is never healthy",
+                    f"{name} has a port without portSpecification: USE_FIXED_PORT: the API server refuses the policy, the pool "
+                    "is checked at / and is never healthy",
                     "add portSpecification: USE_FIXED_PORT",
                     Fix((*check.path, "portSpecification"), "USE_FIXED_PORT"),
                 )
@@ -193,9 +191,8 @@ def _gke_limit(manifests: Manifests) -> Iterator[Finding]:
         if not timeouts.get(pool.place):
             yield found(
                 at,
-                f"{pool} has no GCPBackendPolicy with timeoutSec: GKE ends answers after {GKE_DEFAULT_TIMEOUT_S} s, also "
-                "those that "
-                "are being streamed",
+                f"{pool} has no GCPBackendPolicy with timeoutSec: GKE ends answers after {GKE_DEFAULT_TIMEOUT_S} s, also those "
+                "that are being streamed",
                 "add a GCPBackendPolicy for the pool with default.timeoutSec: 3600",
             )
 
@@ -227,8 +224,7 @@ RULES: tuple[Rule, ...] = (
         code="E71",
         title="Envoy Gateway, AI Gateway: prompts above 32 KiB are refused",
         why="Seen on AI Gateway 1.0.0: 413 for longer prompts until a ClientTrafficPolicy raises the limit; Envoy does the "
-        "same "
-        "wherever a body is buffered for a picker.",
+        "same wherever a body is buffered for a picker.",
         check=looking_at(_small_buffers),
         source="ClientTrafficPolicy, spec.connection.bufferLimit; AI Gateway #827",
     ),
