@@ -1,12 +1,13 @@
 """Which routes a request may take by its host, against a reading of Gateway API's rules that is slow and plain."""
 
+import json
 from fnmatch import fnmatchcase
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.envoyconf import Route
+from shunter.envoyconf import IntentError, Route, load_intent
 from shunter.envoyconf.core.envoy.hosts import virtual_hosts
 from shunter.envoyconf.core.intent.hosts import meet
 
@@ -67,3 +68,14 @@ def test_no_domain_is_there_twice(hosts):
 @pytest.mark.parametrize(("one", "other"), [("*.b", "b"), ("*.ab", "*.b"), ("a", "b")])
 def test_patterns_that_have_no_name_in_common_do_not_meet(one, other):
     assert meet(one, other) is None
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", "a.-b", "a-.b", "*.", "**.a", "A", "a_b", "a\n", 64 * "a", "a" + 127 * ".a"])
+def test_what_dns_and_gateway_api_would_not_have_is_no_host(host):
+    with pytest.raises(IntentError, match=r"\$\.listeners\[0\]\.hosts\[0\]"):
+        load_intent(json.dumps({"pools": [{"name": "a", "selector": {"app": "a"}}], "listeners": [{"hosts": [host]}]}))
+
+
+@pytest.mark.parametrize("host", ["*", "*.a", "a", "0.b", "a--b.c", 63 * "a", "a" + 126 * ".a"])
+def test_what_dns_and_gateway_api_have_is_a_host(host):
+    load_intent(json.dumps({"pools": [{"name": "a", "selector": {"app": "a"}}], "listeners": [{"hosts": [host]}]}))

@@ -230,7 +230,7 @@ def test_every_field_says_what_it_is_for():
             assert schema.get("description"), f"{name}.{field}"
 
 
-names = st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,10}[a-z0-9])?", fullmatch=True)
+names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,5}[a-z0-9])?(\.[a-z0-9]{1,5})?", fullmatch=True)
 ports = st.integers(1, 65535)
 hosts = st.one_of(
     st.ip_addresses(v=4).map(str),

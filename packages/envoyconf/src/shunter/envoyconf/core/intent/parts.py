@@ -27,8 +27,11 @@ __all__ = [
 # `$` alone lets a final newline through.
 END = r"$(?!\n)"
 
+# Labels of DNS, with dots between them.
+LABELS = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*"
+
 # What Kubernetes allows as a name, and harmless inside Envoy's statistics.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?" + END)]
+Name = Annotated[str, Meta(max_length=63, pattern=f"^{LABELS}{END}")]
 Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -39,7 +42,7 @@ HeaderName = Annotated[str, Meta(pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+" + END)]
 CookieName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+" + END)]
 
 # A host name, or one whose first label is a star, as in Gateway API.
-HostPattern = Annotated[str, Meta(pattern=r"^(\*|(\*\.)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)" + END)]
+HostPattern = Annotated[str, Meta(max_length=253, pattern=rf"^(\*|(\*\.)?{LABELS}){END}")]
 
 # Envoy counts in milliseconds and refuses to wait for an ext_proc message longer than an hour.
 Seconds = Annotated[float, Meta(ge=0.001, le=3600)]
