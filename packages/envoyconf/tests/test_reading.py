@@ -100,6 +100,19 @@ OTHER = POOL.replace("name: a", "name: b")
             "$.routes[1] (/v1) is never reached: routes[0] (/)",
         ),
         (POOLS + "routes: [{pool: a}, {pool: a, models: [m]}]", "requests; put the one for fewer paths or models first"),
+        (
+            POOLS + "profile: native\nsecurity: {apiKeys: [{client: a, key: k}]}\n"
+            "routes: [{pool: a, affinity: {header: x-client-id}}]",
+            "$.routes[0].affinity.header 'x-client-id' is none that a client's request has when it meets its route; let",
+        ),
+        (
+            POOLS + "security: {rateLimits: [{requests: 1, by: x-prefiller-url}]}",
+            "$.security.rateLimits[0].by 'x-prefiller-url' is a header that is never taken from clients; use another",
+        ),
+        (
+            POOLS.replace("10.0.0.2:80", "[::a]:80', '[0::A]:80"),
+            "$.pools[0].picker.addresses[1] '[0::A]:80' is addresses[0] once more",
+        ),
         (POOLS + "bodyRouter: {addresses: [x]}", "$.bodyRouter.addresses[0] 'x' must be host:port"),
         (POOLS + "listeners: [{}, {}]", "$.listeners[1].name 'http' is the name of listeners[0] already"),
         (POOLS + "listeners: [{}, {name: b}]", "$.listeners[1] would listen on port 8080 of 127.0.0.1, as listeners[0] does"),

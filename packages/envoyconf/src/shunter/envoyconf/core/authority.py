@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["check_address", "check_authorities", "check_host", "is_ip", "join_authority", "split_authority"]
+__all__ = ["check_address", "check_authorities", "check_authority", "check_host", "is_ip", "join_authority", "split_authority"]
 
 # Underscores are no part of a host name, but Docker Compose makes such.
 LABEL = r"[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?"
@@ -46,14 +46,20 @@ def join_authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def check_authority(field: str, authority: str) -> tuple[str, int]:
+    """Return host and port; raise IntentError, which names the field, unless it is host:port."""
+    try:
+        return split_authority(authority)
+    except IntentError as error:
+        raise IntentError(f"{field} {error}") from None
+
+
 def check_authorities(field: str, authorities: Iterable[str]) -> None:
-    """Raise IntentError unless all are host:port and none is there twice."""
+    """Raise IntentError unless all are host:port and none is there twice, however it is written."""
     seen: dict[tuple[str, int], int] = {}
     for index, authority in enumerate(authorities):
-        try:
-            place = split_authority(authority)
-        except IntentError as error:
-            raise IntentError(f"{field}[{index}] {error}") from None
+        host, port = check_authority(f"{field}[{index}]", authority)
+        place = str(ip_address(host)) if is_ip(host) else host.lower(), port
         if place in seen:
             raise IntentError(f"{field}[{index}] {authority!r} is {field}[{seen[place]}] once more")
         seen[place] = index

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shunter.envoyconf.core.authority import check_authorities, check_host, split_authority
+from shunter.envoyconf.core.authority import check_authorities, check_authority, check_host
 from shunter.envoyconf.core.intent.parts import END, FailureMode, Name, Part, Text
 from shunter.envoyconf.errors import IntentError
 
@@ -88,10 +88,7 @@ class Picker(Part, frozen=True):
     def __post_init__(self) -> None:
         check_authorities("addresses", self.addresses)
         if self.collector is not None:
-            try:
-                split_authority(self.collector)
-            except IntentError as error:
-                raise IntentError(f"collector {error}") from None
+            check_authority("collector", self.collector)
 
 
 class BodyRouter(Part, frozen=True):
@@ -139,10 +136,7 @@ class Overflow(Part, frozen=True):
     ] = (429, 503)
 
     def __post_init__(self) -> None:
-        try:
-            split_authority(self.address)
-        except IntentError as error:
-            raise IntentError(f"address {error}") from None
+        check_authority("address", self.address)
         if self.ca_file and not self.tls:
             raise IntentError("caFile is of no use without tls; leave one of them out")
 

@@ -119,7 +119,7 @@ class Security(Part, frozen=True):
         if self.jwt and (self.api_keys or self.api_keys_secret):
             raise IntentError("jwt and apiKeys would both want the header Authorization of every request; keep one")
         for index, limit in enumerate(self.rate_limits):
-            if self.knows_clients and limit.by in KEY_HEADERS:
+            if limit.by in self.taken:
                 raise IntentError(
                     f"rateLimits[{index}].by {limit.by!r} is taken from requests before they are counted, as it lets them in; "
                     "count by x-client-id"
@@ -129,6 +129,11 @@ class Security(Part, frozen=True):
             raise IntentError(
                 "apiKeys has one key twice: whose requests would they be?"
             )  # the key itself belongs in no message
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The headers that prove who a client is: nobody behind these filters sees them."""
+        return KEY_HEADERS if self.api_keys or self.api_keys_secret else KEY_HEADERS[:1] if self.jwt else ()
 
     @property
     def knows_clients(self) -> bool:

@@ -4,9 +4,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shunter.envoyconf.core.authority import split_authority
+from shunter.envoyconf.core.authority import check_authority
 from shunter.envoyconf.core.intent.parts import Part, Text
-from shunter.envoyconf.errors import IntentError
 
 __all__ = ["Observability", "Tracing"]
 
@@ -22,10 +21,7 @@ class Tracing(Part, frozen=True):
     service_name: Annotated[Text, Meta(description="What the spans call this gateway.")] = "inference-gateway"
 
     def __post_init__(self) -> None:
-        try:
-            split_authority(self.collector)
-        except IntentError as error:
-            raise IntentError(f"collector {error}") from None
+        check_authority("collector", self.collector)
 
 
 class Observability(Part, frozen=True):

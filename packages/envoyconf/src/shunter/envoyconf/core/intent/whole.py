@@ -17,7 +17,7 @@ from shunter.envoyconf.core.intent.pools import BodyRouter, Pool
 from shunter.envoyconf.core.intent.routes import Affinity, Route
 from shunter.envoyconf.core.intent.security import Security
 from shunter.envoyconf.core.intent.watching import Observability
-from shunter.envoyconf.core.names import MODEL, PICKER_HEADERS
+from shunter.envoyconf.core.names import CLIENT, MODEL, OVERFLOW, PICKER_HEADERS
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["Intent"]
@@ -115,8 +115,7 @@ class Intent(Part, frozen=True, dict=True):  # with a place for what is computed
         self._check_hosts()
         if self.model_header and self.body_router:
             raise IntentError("modelHeader and bodyRouter both say where the model is; keep one")
-        if self.model_header in {*PICKER_HEADERS} - {MODEL}:
-            raise IntentError(f"modelHeader {self.model_header!r} is a header that is never taken from clients; use another")
+        self._check_headers()
 
     def _check_places(self) -> None:
         """Raise IntentError if two are to listen at one place."""
@@ -129,6 +128,28 @@ class Intent(Part, frozen=True, dict=True):  # with a place for what is computed
             other = taken.setdefault((ip_address(each.address), each.port), field) if each.port else field
             if other != field:
                 raise IntentError(f"{field} would listen on port {each.port} of {each.address}, as {other} does already")
+
+    def _check_headers(self) -> None:
+        """Raise IntentError if something is looked for in a header that is never there when it is looked for.
+
+        Picker headers are removed from what clients send. A route is chosen before it is known from whom a request is.
+        """
+        removed = {*PICKER_HEADERS, OVERFLOW}
+        if self.model_header in removed - {MODEL}:
+            raise IntentError(f"modelHeader {self.model_header!r} is a header that is never taken from clients; use another")
+        removed -= {self.model_header}
+        for index, limit in enumerate(self.security.rate_limits):
+            if limit.by in removed:
+                raise IntentError(
+                    f"security.rateLimits[{index}].by {limit.by!r} is a header that is never taken from clients; use another"
+                )
+        removed |= {CLIENT, *self.security.taken} if self.security.knows_clients else set()
+        for index, route in enumerate(self.routes):
+            if route.affinity.header in removed:
+                raise IntentError(
+                    f"routes[{index}].affinity.header {route.affinity.header!r} is none that a client's request has when it "
+                    "meets its route; let clients name their session in another one"
+                )
 
     def _check_hosts(self) -> None:
         """Raise IntentError if a route is for hosts that nobody serves."""
