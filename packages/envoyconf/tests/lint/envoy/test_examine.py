@@ -39,6 +39,12 @@ def test_findings_are_sorted_by_file_and_line():
     ]
 
 
+@pytest.mark.parametrize("kind", ["type.googleapis.com/acme.Resource", "acme", "/", "type.googleapis.com/google.protobuf.Any"])
+@pytest.mark.parametrize("form", ['{{"@type": "{}", "value": 1}}', '{{"resources": [{{"@type": "{}"}}, 3, null, "a"]}}'])
+def test_resources_of_a_kind_that_nobody_knows_are_let_be(kind, form):
+    assert examine(load_documents(form.format(kind), "a.json"), Version(1, 36)) == []
+
+
 INNER = f"static_resources: {{}}\n{OPEN}"
 BLOCK = "|\n" + indent(INNER, "    ")
 

@@ -317,3 +317,10 @@ def test_what_is_said_of_pickers_is_not_said_of_others_that_are_asked_before(cod
         clusters[-1]["load_assignment"]["endpoints"][0]["lb_endpoints"].pop()
         filters[1]["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = "one"
     assert codes(resource) == []
+
+
+def test_sizes_are_told_to_the_byte():
+    resource = yaml.safe_load((HERE / "W47" / "bad.yaml").read_text())
+    resource["static_resources"]["listeners"][0].pop("per_connection_buffer_limit_bytes", None)
+    ((_, finding),) = examine(load_documents(json.dumps(resource), "it.yaml"))
+    assert finding.message.startswith("at most 1048576 bytes")

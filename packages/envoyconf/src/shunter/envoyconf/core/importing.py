@@ -338,7 +338,7 @@ class _Importer:
             largest = max(known)
             if len(known) > 1:
                 self.note(
-                    known[largest], f"limits.{field} is the largest of {', '.join(f'{each:g}' for each in sorted(known))}"
+                    known[largest], f"limits.{field} is the largest of {', '.join(f'{each:.15g}' for each in sorted(known))}"
                 )
             value = max(0, largest - GRACE_SECONDS) if field == "queueSeconds" else largest
             yield field, int(value) if value == int(value) else value

@@ -55,7 +55,7 @@ def limits(manifests: Manifests, note: Callable[[Cursor, str], None]) -> dict[st
                 read.setdefault("idleTimeoutSeconds", {}).setdefault(seconds, at)
     for field, values in read.items():
         if len(values) > 1:
-            several = ", ".join(f"{each:g}" for each in sorted(values))
+            several = ", ".join(f"{each:.15g}" for each in sorted(values))
             note(values[max(values)], f"limits.{field} is the largest of {several}")
     return {field: max(values) for field, values in read.items()}
 

@@ -25,10 +25,13 @@ def unknown_there(subject: Subject) -> Iterator[Finding]:
     version = subject.envoy_version
     if version >= DEFAULT_VERSION:
         return
+    schema = envoy_schema()
     for kind, node in pieces(subject.documents):
+        if kind not in schema.names:  # somebody's own, or later than all that are known
+            continue
         # What is wrong in any version is not this rule's; what has a rule of its own neither.
-        wrong = set(problems(envoy_schema(), node.value, kind))
-        for problem in problems(envoy_schema(), node.value, kind, version):
+        wrong = set(problems(schema, node.value, kind))
+        for problem in problems(schema, node.value, kind, version):
             if problem not in wrong and problem.path[-1:] not in (("selected_host_key",), ("selectedHostKey",)):
                 place = Node(node.document, (*node.path, *problem.path))
                 yield found(place, f"{problem.text}: refused in a file, ignored from a control plane", problem.remedy)

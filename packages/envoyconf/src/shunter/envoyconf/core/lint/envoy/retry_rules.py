@@ -57,7 +57,7 @@ def _small_buffer(route: Route, use: str, *, has_limit: bool) -> Iterator[Findin
     place = own if own and obeys else listener
     limit = place.number if place.number is not None else DEFAULT_BUFFER_BYTES
     if limit <= DEFAULT_BUFFER_BYTES:
-        message = f"at most {limit:g} bytes of a request are kept{'' if place else ', the default'}, and {use}"
+        message = f"at most {limit:.15g} bytes of a request are kept{'' if place else ', the default'}, and {use}"
         if not route.action:
             remedy = "make it a route to a cluster_header that no request has, with cluster_not_found_response_code and "
             yield found(route.node, message, f"{remedy}request_body_buffer_limit")

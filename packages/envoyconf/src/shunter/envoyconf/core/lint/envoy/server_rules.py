@@ -156,7 +156,7 @@ def few_requests(question: Question) -> Iterator[Finding]:
         several = {"max_connections": ENOUGH_REQUESTS, "max_pending_requests": ENOUGH_REQUESTS, "max_requests": ENOUGH_REQUESTS}
         yield found(
             default.at("max_requests") if default and limit else server.node,
-            f"at most {limit or DEFAULT_MAX_REQUESTS:g} questions are open at a time to the cluster {server.name!r}"
+            f"at most {limit or DEFAULT_MAX_REQUESTS:.15g} questions are open at a time to the cluster {server.name!r}"
             f"{'' if limit else ', by default'}. Where they last as long as their requests, that caps the gateway: one more "
             "is answered 500",
             f"raise max_requests in circuit_breakers.thresholds, for example to {ENOUGH_REQUESTS}",
