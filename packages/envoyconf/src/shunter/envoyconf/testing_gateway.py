@@ -30,7 +30,6 @@ from shunter.envoyconf.shell.envoy import VERSION, tools_dir
 
 __all__ = [
     "CONTROLLER",
-    "STOP_TIMEOUT_S",
     "Condition",
     "RunningGateway",
     "conditions_of",
@@ -219,9 +218,8 @@ def _listens(port: int) -> bool:
 def _stop(process: "subprocess.Popen[Any]") -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT_S)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

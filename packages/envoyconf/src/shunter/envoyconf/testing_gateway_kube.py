@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from shunter.envoyconf.testing_gateway import CONTROLLER, STOP_TIMEOUT_S, Condition, conditions_of
-from shunter.envoyconf.testing_kube import RunningKube
+from shunter.envoyconf.testing_gateway import CONTROLLER, Condition, conditions_of
+from shunter.envoyconf.testing_kube import RunningKube, running_process
 
 __all__ = ["KubeGateway", "running_kube_gateway"]
 
@@ -99,9 +99,9 @@ def running_kube_gateway(
         mounted = f"mkdir -p {CERTIFICATES} && mount --bind {directory}/controller {CERTIFICATES} && exec {controller} server"
         command = ["unshare", "--mount", "sh", "-c", f"{mounted} --config-path {directory}/gateway.json"]
         stack.callback(_remove, Path(CERTIFICATES))
-        stack.enter_context(_process(directory / "controller.log", command, environment))
+        stack.enter_context(running_process(directory / "controller.log", command, env=environment))
         command = [str(envoy), *_await_arguments(running)]
-        stack.enter_context(_process(directory / "envoy.log", command, environment))
+        stack.enter_context(running_process(directory / "envoy.log", command, env=environment))
         yield running
 
 
@@ -161,21 +161,6 @@ def _await_arguments(running: KubeGateway) -> list[str]:
             raise AssertionError(f"the controller wants no Envoy after {START_TIMEOUT_S} s:\n{running.log()}")
         time.sleep(POLL_S)
     return arguments
-
-
-@contextlib.contextmanager
-def _process(log: Path, command: list[str], environment: dict[str, str]) -> Generator[None]:
-    with log.open("wb") as sink:
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink)  # noqa: S603 # as above
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        finally:
-            process.kill()
-            process.wait()
 
 
 def _remove(empty: Path) -> None:

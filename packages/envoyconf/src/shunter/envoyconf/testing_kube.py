@@ -29,7 +29,7 @@ import trustme
 from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
 from shunter.envoyconf.shell.envoy import tools_dir
 
-__all__ = ["RunningKube", "find_crds", "find_tool", "running_kube"]
+__all__ = ["RunningKube", "find_crds", "find_tool", "running_kube", "running_process"]
 
 # Four seconds on an idle machine; two minutes are for one with a test on every core.
 START_TIMEOUT_S = 120
@@ -107,7 +107,7 @@ def running_kube(crds: Iterable[Path] | None = None) -> Generator[RunningKube]:
         ports = _free_ports(3)
         client, peer = (f"http://127.0.0.1:{port}" for port in ports[:2])
         started = stack.enter_context(
-            _process(
+            _program(
                 directory,
                 etcd,
                 ("etcd", "--data-dir=etcd-data", "--unsafe-no-fsync", "--log-level=warn", "--name=default"),
@@ -117,7 +117,7 @@ def running_kube(crds: Iterable[Path] | None = None) -> Generator[RunningKube]:
             )
         )
         server = stack.enter_context(
-            _process(
+            _program(
                 directory,
                 apiserver,
                 ("kube-apiserver", f"--etcd-servers={client}", f"--secure-port={ports[2]}", "--bind-address=127.0.0.1"),
@@ -184,11 +184,20 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-@contextlib.contextmanager
-def _process(directory: Path, program: Path, *arguments: tuple[str, ...]) -> Generator[subprocess.Popen[bytes]]:
+def _program(
+    directory: Path, program: Path, *arguments: tuple[str, ...]
+) -> contextlib.AbstractContextManager["subprocess.Popen[Any]"]:
     command = [argument for some in arguments for argument in some]
-    with (directory / f"{command[0]}.log").open("wb") as log:
-        process = subprocess.Popen(command, executable=program, stdout=log, stderr=log, cwd=directory)  # noqa: S603 # ours
+    return running_process(directory / f"{command[0]}.log", command, executable=program, cwd=directory)
+
+
+@contextlib.contextmanager
+def running_process(log: Path, command: Iterable[str], **settings: Any) -> Generator["subprocess.Popen[Any]"]:
+    """Run a program, which writes to a file and reads nothing; at the end it is asked to end, and killed if it does not."""
+    with log.open("wb") as sink:
+        process = subprocess.Popen(  # noqa: S603 # the caller's own
+            [*command], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, **settings
+        )
     try:
         yield process
     finally:
@@ -208,7 +217,7 @@ def _await(condition: Callable[[], bool], otherwise: str) -> None:
         time.sleep(POLL_S)
 
 
-def _is_ready(kube: RunningKube, trust: ssl.SSLContext, processes: tuple[subprocess.Popen[bytes], ...]) -> bool:
+def _is_ready(kube: RunningKube, trust: ssl.SSLContext, processes: tuple["subprocess.Popen[Any]", ...]) -> bool:
     if codes := [process.returncode for process in processes if process.poll() is not None]:
         raise KubernetesRefusedError(f"the API server is not ready, but ended with exit code {codes[0]}")
     with (
