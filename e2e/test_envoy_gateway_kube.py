@@ -31,7 +31,7 @@ ADMIN = f"{PICKER}:9090"
 ADDRESS = "10.9.0.9"
 URL = "http://127.0.0.1:10080"  # Envoy Gateway has its Envoys listen 10,000 higher up than their Service
 
-KEY = "a key of alice's"
+KEY = "the-key-of-alice"
 
 INTENT = {
     "listeners": [{"port": 80}, {"name": "https", "port": 443, "hosts": ["secure.test"], "tls": {"secret": "shown"}}],
