@@ -210,6 +210,35 @@ def test_what_is_deprecated_or_unfinished_is_noted():
     assert (spell(old.path), str(old)) == ("$.dns_resolvers", "dns_resolvers is deprecated")
 
 
+POLICY = "envoy.extensions.load_balancing_policies"
+
+
+@pytest.mark.envoy
+@pytest.mark.parametrize(
+    ("name", "message", "fields", "path"),
+    [
+        ("least_request", "LeastRequest", {"choice_count": 1}, "choice_count"),
+        ("least_request", "LeastRequest", {"locality_lb_config": {}}, "locality_lb_config"),
+        ("maglev", "Maglev", {"consistent_hashing_lb_config": {"hash_balance_factor": 50}}, "hash_balance_factor"),
+        ("ring_hash", "RingHash", {"hash_function": 99}, "hash_function"),
+    ],
+)
+@pytest.mark.parametrize("within", [False, True])
+def test_a_limit_that_envoy_does_not_check_is_noted(name, message, fields, path, within, envoy_binary):
+    def policies(name, **config):
+        return {"policies": [{"typed_extension_config": {"name": name, "typed_config": config}}]}
+
+    policy = policies(name, **{"@type": f"{TYPE}{POLICY}.{name}.v3.{message}"}, **fields)
+    if within:
+        host = {"@type": f"{TYPE}{POLICY}.override_host.v3.OverrideHost", "override_host_sources": [{"header": "x"}]}
+        policy = policies("override_host", **host, fallback_policy=policy)
+    cluster = {"name": "a", "connect_timeout": "1s", "load_balancing_policy": policy}
+    bootstrap = {"static_resources": {"clusters": [cluster]}}
+    envoy.validate(json.dumps(bootstrap), envoy_binary)
+    assert told(bootstrap) == []
+    assert [each.path[-1] for each in notes(envoy_schema(), bootstrap, BOOTSTRAP)] == [path]
+
+
 def test_what_envoy_no_longer_takes_is_refused():
     source = {"api_type": "DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE"}
     (problem,) = told(source, "envoy.config.core.v3.ApiConfigSource")

@@ -1,8 +1,9 @@
 """What is wrong with a resource in protobuf's JSON form: every place, by its path, with what to write instead.
 
 Found is what makes Envoy refuse a resource when it reads it: fields, choices and types that are not known, values of another
-kind, values outside the limits of Envoy's API, and all of that inside each extension's configuration (Any). Not found is what
-only the extension itself objects to, such as a cluster that is not there; Envoy's own validation mode tells that.
+kind, values outside the limits of Envoy's API, and all of that inside each extension's configuration (Any). Limits that Envoy
+states and does not check are notes. Not found is what only the extension itself objects to, such as a cluster that is not
+there; Envoy's own validation mode tells that.
 """
 
 import re
@@ -42,7 +43,7 @@ def problems(schema: Schema, resource: object, name: str, version: Version | Non
 
 
 def notes(schema: Schema, resource: object, name: str) -> tuple[Problem, ...]:
-    """Return what Envoy takes but is deprecated, or by Envoy's own word not finished."""
+    """Return what Envoy takes but is deprecated, by Envoy's own word not finished, or outside limits that it does not check."""
     examination = Examination(schema, None)
     examination.embedded(resource, name, FREE, ())
     return tuple(examination.notes)
@@ -80,6 +81,11 @@ IN_A_FORM_OF_THEIR_OWN = TEXTS.keys() | WRAPPERS
 # Another message written as an object, by those who do not have its descriptors.
 TYPED_STRUCTS = frozenset({"xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"})
 
+# Load balancing policies whose limits Envoy does not check: 1.36 and 1.40 take choice_count 1 and hash_balance_factor 50, and
+# end in a panic at a hash_policy without anything in it. Of override_host they check them.
+UNCHECKED = "envoy.extensions.load_balancing_policies."
+CHECKED = "envoy.extensions.load_balancing_policies.override_host."
+
 # protobuf's limit; a duration in years means a mistake anyhow.
 LONGEST_DURATION_S = 315_576_000_000
 
@@ -96,6 +102,7 @@ class Examination:
     def __init__(self, schema: Schema, version: Version | None) -> None:
         self._schema = schema
         self._version = version
+        self._unchecked = False  # whether Envoy lets limits be, where the walk is
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
 
@@ -134,7 +141,7 @@ class Examination:
         if len(given) > 1:
             self._problem((*path, given[1]), f"{' and '.join(given)} are alternatives", "keep one")
         elif not given and name in shape.demanded and not skip:
-            self._problem(path, f"{name} is missing in {shape.full_name}", f"give one of {', '.join(members)}")
+            self._limit(path, f"{name} is missing in {shape.full_name}", f"give one of {', '.join(members)}")
 
     def _absent(self, field: Field, path: Path) -> None:
         """Hold the zero that an absent field stands for against its constraints."""
@@ -142,7 +149,7 @@ class Examination:
         if field.alternative:
             return
         if rules.required:
-            self._problem(path, f"{field.name} is missing", "it is required")
+            self._limit(path, f"{field.name} is missing", "it is required")
         elif field.values or field.repeated:
             self._check([], rules, path, f"{field.name} is missing: it ")
         elif not field.presence:
@@ -195,7 +202,7 @@ class Examination:
         if known is not NOTHING:
             self._check(known, rules, path, f"{_shown(value)} ")
             if rules.defined_only and known not in {choice.number for choice in field.choices.values()}:
-                self._problem(path, f"{known} is not a choice", suggest(str(value), field.choices))
+                self._limit(path, f"{known} is not a choice", suggest(str(value), field.choices))
         return known
 
     def embedded(self, value: object, name: str, rules: Rules, path: Path) -> Any:
@@ -268,7 +275,9 @@ class Examination:
         if name == ANY or name in IN_A_FORM_OF_THEIR_OWN or name in FREE_FORMS:
             self.embedded(content.get("value"), name, FREE, (*path, "value"))
         else:
+            before, self._unchecked = self._unchecked, name.startswith(UNCHECKED) and not name.startswith(CHECKED)
             self.message(content, shape, path, envelope=True)
+            self._unchecked = before
         if name in TYPED_STRUCTS and isinstance(content.get("type_url"), str) and isinstance(content.get("value"), dict):
             self._any({**content["value"], "@type": content["type_url"]}, (*path, "value"))
 
@@ -296,10 +305,17 @@ class Examination:
             return
         for check in rules.checks:
             if not check.holds(value):
-                self._problem(path, subject + check.demand)
+                self._limit(path, subject + check.demand)
 
     def _mistaken(self, value: object, wanted: str, path: Path) -> None:
         self._problem(path, f"{KINDS_SHOWN.get(type(value)) or _shown(value)} where {wanted} belongs")
+
+    def _limit(self, path: Path, text: str, remedy: str = "") -> None:
+        """Note that a value is outside the limits that Envoy's API states for it."""
+        if self._unchecked:
+            self.notes.append(Problem(path, f"{text}; Envoy does not check that, and does with it what it will", remedy))
+        else:
+            self._problem(path, text, remedy)
 
     def _problem(self, path: Path, text: str, remedy: str = "") -> None:
         self.problems.append(Problem(path, text, remedy))
