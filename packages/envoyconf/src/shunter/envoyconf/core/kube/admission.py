@@ -17,7 +17,6 @@ __all__ = ["LIMITS_FIRST", "counted_apart", "rate_limits", "security_objects", "
 # Of the schemas of Envoy Gateway 1.9.
 ISSUERS = 16
 LIMITS = 16
-MOST_REQUESTS = (1 << 32) - 1
 
 # By itself Envoy Gateway counts requests after their pickers have been asked.
 LIMITS_FIRST: Resource = {"name": "envoy.filters.http.local_ratelimit", "before": "envoy.filters.http.ext_proc"}
@@ -48,8 +47,7 @@ def rate_limits(intent: Intent) -> Resource:
     """Return what a BackendTrafficPolicy says of them."""
     rules: list[Resource] = []
     check_count("security.rateLimits", "limits", len(intent.security.rate_limits), "a BackendTrafficPolicy", LIMITS)
-    for index, limit in enumerate(intent.security.rate_limits):
-        check_count(f"security.rateLimits[{index}].requests", "requests", limit.requests, "a limit", MOST_REQUESTS)
+    for limit in intent.security.rate_limits:
         rule: Resource = {"limit": {"requests": limit.requests, "unit": limit.per.value.capitalize()}}
         if limit.by:
             rule = {"clientSelectors": [{"headers": [{"name": limit.by, "type": "Distinct"}]}], **rule}

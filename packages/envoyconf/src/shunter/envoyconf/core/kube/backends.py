@@ -7,7 +7,7 @@ from shunter.envoyconf.core.authority import is_ip, split_authority
 from shunter.envoyconf.core.intent import Intent, Pool
 from shunter.envoyconf.core.kube.gateway import check_count, kubernetes_object
 from shunter.envoyconf.core.kube.install import tls_secret
-from shunter.envoyconf.core.places import PICKER_PORT, picker_authorities, picker_service, service_host
+from shunter.envoyconf.core.places import PICKER_PORT, picker_authorities, picker_service
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.errors import IntentError
 
@@ -95,6 +95,11 @@ def _picker_tls(intent: Intent, index: int) -> Resource:
         )
     if (secret := tls_secret(pool)) is None:
         return {"tls": {"insecureSkipVerify": True, "alpnProtocols": ["h2"]}}
-    name = tls.server_name or service_host(picker_service(pool), intent.kubernetes)
+    if is_ip(tls.server_name) if tls.server_name else pool.picker.addresses:
+        raise IntentError(
+            f"pools[{index}].picker.tls.serverName must be a host name: Envoy Gateway looks for one in a picker's certificate"
+        )
+    # Without a name it would look for the client's; the certificate of a picker that is installed is for this one.
+    name = (tls.server_name or f"{picker_service(pool)}.{intent.kubernetes.namespace}.svc").lower()
     authorities = [{"group": "", "kind": "Secret", "name": secret}]
     return {"tls": {"caCertificateRefs": authorities, "sni": name, "alpnProtocols": ["h2"]}}
