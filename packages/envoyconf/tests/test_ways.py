@@ -6,7 +6,10 @@ import sys
 import pytest
 
 from shunter.envoyconf import IntentError, bootstrap, load_intent
+from shunter.envoyconf.core.generate import generate
+from shunter.envoyconf.core.intent.unreached import unreached
 from shunter.envoyconf.core.names import PICKER_HEADERS
+from shunter.envoyconf.core.targets import Target
 
 POOL = {"name": "a", "endpoints": ["10.0.0.1:1"], "picker": {"addresses": ["10.0.0.2:2"], "collector": "10.0.0.2:3"}}
 NATIVE = {"pool": "a", "profile": "native"}
@@ -86,6 +89,21 @@ def test_a_pool_has_what_its_ways_need_and_no_more():
         "router",
     ]
     assert [each.get("disabled", False) for each in manager["http_filters"]] == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize("target", Target)
+def test_what_nobody_reaches_is_said(target):
+    pools = [{"name": name, "selector": {"app": name}, "picker": {"failureMode": "FailClose"}} for name in ("a", "b", "c")]
+    routes = [{"pool": "a", "models": ["m", "n"]}, {"pool": "b", "models": ["n", "o"]}, {"pool": "a"}]
+    warnings = generate(intent(*routes, pools=pools, profile="full", modelHeader="x-model"), target).warnings
+    assert "pools[2] (c): no route leads to it" in warnings
+    assert "routes[1].models 'n': routes[0] takes its requests" in warnings
+    assert not any("'m'" in each or "'o'" in each or "(a)" in each for each in warnings)
+
+
+def test_a_model_that_is_taken_for_one_host_only_is_reached():
+    routes = [{"pool": "a", "models": ["m"], "hosts": ["x"]}, {"pool": "a", "models": ["m"], "hosts": ["x", "y"]}]
+    assert [*unreached(intent(*routes))] == []
 
 
 def test_no_pool_takes_the_name_of_the_body_routers_filter():

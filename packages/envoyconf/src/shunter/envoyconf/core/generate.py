@@ -8,6 +8,7 @@ from shunter.envoyconf.core.envoy.bootstrap import bootstrap
 from shunter.envoyconf.core.envoy.gates import fallbacks
 from shunter.envoyconf.core.envoy.remote import make_xds
 from shunter.envoyconf.core.intent import Intent, Profile
+from shunter.envoyconf.core.intent.unreached import unreached
 from shunter.envoyconf.core.kube import agentgateway, aigw, gke, istio
 from shunter.envoyconf.core.kube.envoy_gateway import SUPPORT as ENVOY_GATEWAY_SUPPORT
 from shunter.envoyconf.core.kube.envoy_gateway import envoy_gateway
@@ -72,11 +73,12 @@ def generate(intent: Intent, target: Target, settings: Settings | None = None) -
             )
     settings = settings or Settings()
     output = maker.make(intent, settings)
-    output = msgspec.structs.replace(output, warnings=(*warnings, *output.warnings))
     # Pickers that are installed have been told already.
     told = [pool for pool in intent.pools if target in PLAIN_ENVOYS or pool.picker.addresses]
-    output = msgspec.structs.replace(output, artefacts=(*output.artefacts, *rewrite_artefacts(intent, told)))
-    if target in PLAIN_ENVOYS:
-        return msgspec.structs.replace(output, warnings=(*output.warnings, *fallbacks(intent, settings.envoy_version)))
-    check_names(output.documents)
-    return msgspec.structs.replace(output, warnings=(*output.warnings, *unbound(intent)))
+    less = fallbacks(intent, settings.envoy_version) if target in PLAIN_ENVOYS else unbound(intent)
+    output = Output(
+        (*output.artefacts, *rewrite_artefacts(intent, told)), (*warnings, *unreached(intent), *output.warnings, *less)
+    )
+    if target not in PLAIN_ENVOYS:
+        check_names(output.documents)
+    return output
