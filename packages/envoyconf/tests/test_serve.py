@@ -361,6 +361,7 @@ async def test_bytes_that_are_no_request_end_their_stream_only(start):
         (["--tls-cert", "a.pem"], "of no use without each other"),
         (["--tls-cert", "a.pem", "--tls-key", "a.key"], "cannot read a.key: No such file"),
         (["--tls-cert", __file__, "--tls-key", __file__], "are no PEM certificate and its key"),
+        (["--tls-cert", "a.pem", "--tls-key", "a.key", "--directory", "d"], "--tls-cert is of no use"),
         (["--envoy-version", "new"], "Envoy version 'new'"),
     ],
 )

@@ -86,6 +86,8 @@ def serve(
         raise click.UsageError("--tls-cert and --tls-key are of no use without each other")
     if client_ca and not tls_cert:
         raise click.UsageError("--client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")
+    if directory and tls_cert:
+        raise click.UsageError("--directory is for Envoys that read files: nobody connects, and --tls-cert is of no use")
     keys = Keys(tls_cert, tls_key, client_ca) if tls_cert and tls_key else None
     place = Place(host=host, port=port, keys=keys, status_host=status_host, status_port=status_port, directory=directory)
     sight = Sight(sources=sources, snapshot=snapshot, learned=learned)
