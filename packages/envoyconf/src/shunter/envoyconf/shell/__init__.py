@@ -1,3 +1,3 @@
-"""The half that touches the world: the real Envoy binary."""
+"""The half that touches the world: files, the real Envoy binary, and the control plane's server."""
 
 __all__: list[str] = []

@@ -2,9 +2,9 @@
 
 ::
 
-    intent's files ──────────────────────────> divide ─> encode ─┐
-                                                                 ├─> Server.serve
-    snapshot ─> ready endpoints ─> weights ─> load assignments ──┘
+    intent's files ───────────────────────────> divide ─┐
+                                                        ├─> Outlet: a server, or a directory
+    snapshot ─> ready endpoints ─> weights ─> members ──┘
 
 An intent that cannot be used changes nothing: what was served is served on, and the status pages say why. So does a snapshot
 that cannot be read. Pools that the snapshot does not know keep the endpoints of the intent.
