@@ -1,5 +1,6 @@
 """The real Envoy Gateway with our patch: every profile, records, models in bodies, each weighted pool with its own picker."""
 
+import asyncio
 import contextlib
 import os
 from collections import Counter
@@ -89,8 +90,9 @@ async def test_who_is_picked_answers_and_the_picker_is_told_how_it_ended(site, a
     decision = await ask.decision(reply.request_id)
     assert reply.fingerprint == names(stack)[decision.chosen[0]]
 
-    while not ((told := (await ask.decision(reply.request_id)).outcome) and told.served):
-        pass  # the record is under way
+    async with asyncio.timeout(60):
+        while not ((told := (await ask.decision(reply.request_id)).outcome) and told.served):
+            pass  # the record is under way
     assert (told.complete, told.status, names(stack)[told.served]) == (True, 200, reply.fingerprint)
     if profile in {"usage", "full"}:
         assert told.completion_tokens == 8

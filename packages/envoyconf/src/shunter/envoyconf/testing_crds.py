@@ -37,6 +37,7 @@ class Definitions:
         self._schemas = schemas
         self._environment: Any = celpy.Environment()  # its types are those of an untyped parser
         self._programs: dict[str, celpy.Runner] = {}
+        self._validators: dict[tuple[str, str], jsonschema.Draft4Validator] = {}
 
     def __contains__(self, kind: tuple[str, str]) -> bool:
         """Tell whether a (apiVersion, kind) is defined."""
@@ -44,9 +45,11 @@ class Definitions:
 
     def examine(self, document: dict[str, Any]) -> Verdict:
         """Return what is wrong with an object; a KeyError if its kind is not defined."""
-        schema = self._schemas[document["apiVersion"], document["kind"]]
-        validator = jsonschema.Draft4Validator(_closed(schema))
-        errors = cast("Iterable[jsonschema.ValidationError]", validator.iter_errors(document))  # pyright: ignore[reportUnknownMemberType] # untyped there
+        kind = document["apiVersion"], document["kind"]
+        schema = self._schemas[kind]
+        if kind not in self._validators:
+            self._validators[kind] = jsonschema.Draft4Validator(_closed(schema))
+        errors = cast("Iterable[jsonschema.ValidationError]", self._validators[kind].iter_errors(document))  # pyright: ignore[reportUnknownMemberType] # untyped there
         problems = [f"{error.json_path}: {error.message[:200]}" for error in errors]
         filled = copy.deepcopy(document)
         _fill(schema, filled)
