@@ -74,6 +74,15 @@ def test_nothing_is_written_where_nothing_has_changed():
     assert [stage.written for stage in stages(files, files)] == [{}]
 
 
+@pytest.mark.parametrize("foreign", [{"a": 1}, {"resources": None}, {"resources": [1, {}]}, {"resources": {"name": "a"}}])
+def test_what_somebody_else_wrote_in_the_place_of_a_file_is_replaced(foreign):
+    goal = by_name(make("/d", {"llama": ["10.0.0.1:1"]}))
+    there = dict.fromkeys(goal, foreign)
+    for stage in stages(there, goal):
+        there |= stage.written
+    assert there == goal
+
+
 def test_endpoints_that_change_are_one_file():
     before, after = (by_name(make("/d", {"llama": [endpoint]})) for endpoint in ("10.0.0.1:1", "10.0.0.2:1"))
     assert [[*stage.written] for stage in stages(before, after)] == [["eds.pool_llama"]]

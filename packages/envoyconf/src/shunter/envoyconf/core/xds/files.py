@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -126,5 +126,8 @@ def _response(kind: Kind, resources: list[Resource]) -> Resource:
 
 
 def _named(response: Resource | None) -> dict[str, Resource]:
-    resources = cast("list[dict[str, Any]]", response["resources"] if response else [])
-    return {each["name"]: {key: value for key, value in each.items() if key != "@type"} for each in resources}
+    """Return a response's resources by name; of what somebody else wrote there, what are such."""
+    resources: object = response.get("resources") if response else None
+    items = cast("list[object]", resources) if isinstance(resources, list) else []
+    named = [cast("Resource", each) for each in items if isinstance(each, dict) and "name" in each]
+    return {str(each["name"]): {key: value for key, value in each.items() if key != "@type"} for each in named}
