@@ -221,6 +221,12 @@ def test_routes_of_several_profiles_keep_them():
     ]
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_no_number_is_no_port(number):
+    back = edited(lambda listener, **_: listener["address"]["socket_address"].update(port_value=number))
+    assert "listeners" not in back.plain
+
+
 def test_no_retries_are_none():
     def edit(config, **_):
         for listener in config["static_resources"]["listeners"]:
@@ -303,7 +309,7 @@ def test_what_is_no_gateway_is_one_message_and_exit_code_2(text):
 
 
 ORIGINAL = json.dumps(bootstrap(load_intent(POOLS + REST)))
-words = st.sampled_from([None, "", "a", 0, -1, True, [], {}, [{}], "10.0.0.1"])
+words = st.sampled_from([None, "", "a", 0, -1, float("nan"), float("inf"), True, [], {}, [{}], "10.0.0.1"])
 
 
 @given(st.data())

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from typing import Any, cast
 
 import msgspec
@@ -105,7 +106,7 @@ class Node(msgspec.Struct, frozen=True):
     def number(self) -> float | None:
         """The number that stands here, which 64-bit fields write as text; None if there is none."""
         if isinstance(self.value, int | float) and not isinstance(self.value, bool):
-            return self.value
+            return self.value if isfinite(self.value) else None
         return float(self.value) if self.text.isdecimal() and self.text.isascii() and len(self.text) < 20 else None
 
     def choice(self, names: Sequence[str]) -> str:
