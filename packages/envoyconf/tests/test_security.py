@@ -185,6 +185,8 @@ async def test_requests_without_the_header_share_a_bucket_of_the_same_size(scene
         ({"apiKeys": [{"client": "a", "key": "k"}, {"client": "b", "key": "k"}]}, r"\$\.security\.apiKeys has one key twice"),
         ({"jwt": [{"name": "a", "issuer": "b"}]}, r"one of jwksFile and jwksUri must be given"),
         ({"jwt": [{"name": "a", "issuer": "b", "jwksUri": "ftp://x/y"}]}, r"jwksUri 'ftp://x/y' must be a URL"),
+        ({"jwt": [{"name": "a", "issuer": "b", "jwksUri": "https://me:x@x/y"}]}, r"must be a URL without user or blanks"),
+        ({"jwt": [{"name": "a", "issuer": "b", "jwksUri": "https://x/y z"}]}, r"must be a URL without user or blanks"),
         ({"jwt": [{"name": "a", "issuer": "b", "jwksUri": "https:///y"}]}, r"jwksUri 'https:///y' must be a URL"),
         ({"jwt": [{"name": "a", "issuer": "b", "jwksUri": "https://x:y/"}]}, r"jwksUri 'https://x:y/' must be a URL"),
     ],

@@ -53,11 +53,13 @@ class Jwt(Part, frozen=True):
         if self.jwks_uri is not None:
             try:
                 url = urlsplit(self.jwks_uri)
-                host = url.hostname if url.scheme in {"http", "https"} and url.port != 0 else None
+                plain = SENDABLE.fullmatch(self.jwks_uri) and url.username is None  # a password would go to nobody
+                host = url.hostname if plain and url.scheme in {"http", "https"} and url.port != 0 else None
                 check_host("jwksUri", host or "")
             except ValueError:
                 raise IntentError(
-                    f"jwksUri {self.jwks_uri!r} must be a URL, such as https://issuer.example.com/.well-known/jwks.json"
+                    f"jwksUri {self.jwks_uri!r} must be a URL without user or blanks, such as "
+                    "https://issuer.example.com/.well-known/jwks.json"
                 ) from None
 
 
