@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 from shunter.envoyconf.core.intent import FailureMode, Intent, Profile
 from shunter.envoyconf.core.kube.admission import counted_apart, rate_limits, security_objects, withheld
-from shunter.envoyconf.core.kube.backends import ENVOY_GATEWAY, backend, gateway_object
-from shunter.envoyconf.core.kube.envoy_gateway import CLASS, CONTROLLER
-from shunter.envoyconf.core.kube.gateway import GATEWAY_API, gateway, gateway_class, http_route
+from shunter.envoyconf.core.kube.backends import backend, gateway_object
+from shunter.envoyconf.core.kube.envoy_gateway import gateway_with
+from shunter.envoyconf.core.kube.gateway import GATEWAY_API, http_route
 from shunter.envoyconf.core.kube.inference_pool import full_only, inference_pools, pool_reference, pool_routes
 from shunter.envoyconf.core.kube.install import installation
 from shunter.envoyconf.core.kube.manifests import AI_GATEWAY
@@ -69,12 +69,7 @@ def aigw(intent: Intent, settings: Settings) -> Output:  # noqa: ARG001 # every 
 
 
 def _gateway(intent: Intent) -> Iterator[Resource]:
-    names = intent.kubernetes
-    if names.gateway_class is None:
-        yield gateway_class(CLASS, CONTROLLER)
-    yield envoy_proxy(intent)
-    parameters = {"group": ENVOY_GATEWAY, "kind": "EnvoyProxy", "name": names.gateway}
-    yield gateway(intent, CLASS, infrastructure={"parametersRef": parameters})
+    yield from gateway_with(envoy_proxy(intent), intent)
     yield client_traffic_policy(intent)
     yield _traffic_policy(intent)
     yield from security_objects(intent)

@@ -33,7 +33,7 @@ from shunter.envoyconf.core.targets import Means, Support
 from shunter.envoyconf.core.versions import Version
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["CLASS", "CONTROLLER", "SUPPORT", "envoy_gateway", "manifests", "warnings"]
+__all__ = ["SUPPORT", "envoy_gateway", "gateway_with"]
 
 # Envoy Gateway brings no GatewayClass; this is what the one is called that is made if the intent names none.
 CLASS = "envoy-gateway"
@@ -44,6 +44,8 @@ MOST_WEIGHT = 1_000_000
 
 # Which Envoys end the stream to a picker that is sent nothing of responses when these begin.
 HASTY = (Version(1, 37), Version(1, 38))
+
+PATCHED = "take the target envoy-gateway-patch or an Envoy of your own"
 
 NO_RECORDS = "an EnvoyProxy cannot send records, and without them nobody would learn"
 
@@ -81,22 +83,14 @@ def envoy_gateway(intent: Intent, settings: Settings) -> Output:
             f"routes[{index}].models: Envoy Gateway does not read bodies; {PATCHED}, or give modelHeader if clients name it "
             "in a header"
         )
-    return Output((Artefact("gateway", tuple(manifests(intent))), *installation(intent)), tuple(warnings(intent, settings)))
+    return Output((Artefact("gateway", tuple(_manifests(intent))), *installation(intent)), tuple(_warnings(intent, settings)))
 
 
-PATCHED = "take the target envoy-gateway-patch or an Envoy of your own"
-
-
-def manifests(intent: Intent) -> Iterator[Resource]:
+def _manifests(intent: Intent) -> Iterator[Resource]:
     """Yield what makes the Gateway."""
     _check_pickers(intent)
     check_precedence(intent)
-    names = intent.kubernetes
-    if names.gateway_class is None:
-        yield gateway_class(CLASS, CONTROLLER)
-    yield envoy_proxy(intent)
-    parameters = {"group": ENVOY_GATEWAY, "kind": "EnvoyProxy", "name": names.gateway}
-    yield gateway(intent, CLASS, infrastructure={"parametersRef": parameters})
+    yield from gateway_with(envoy_proxy(intent), intent)
     yield client_traffic_policy(intent)
     yield from security_objects(intent)
     filters = [*withheld(intent), *([_tell_served()] if intent.observability.served_header else ())]
@@ -115,7 +109,16 @@ def manifests(intent: Intent) -> Iterator[Resource]:
         yield backend(tracing_backend(intent), intent, "observability.tracing.collector", [tracing.collector], h2c=True)
 
 
-def warnings(intent: Intent, settings: Settings) -> Iterator[str]:
+def gateway_with(proxy: Resource, intent: Intent) -> Iterator[Resource]:
+    """Yield the Gateway whose Envoys are told at start what an EnvoyProxy says, and the GatewayClass unless there is one."""
+    if intent.kubernetes.gateway_class is None:
+        yield gateway_class(CLASS, CONTROLLER)
+    yield proxy
+    parameters = {"group": ENVOY_GATEWAY, "kind": "EnvoyProxy", "name": proxy["metadata"]["name"]}
+    yield gateway(intent, CLASS, infrastructure={"parametersRef": parameters})
+
+
+def _warnings(intent: Intent, settings: Settings) -> Iterator[str]:
     """Yield what is otherwise than the intent has it elsewhere."""
     if settings.envoy_version in HASTY and any(profile is Profile.LEAN for _, profile in intent.ways):
         yield (

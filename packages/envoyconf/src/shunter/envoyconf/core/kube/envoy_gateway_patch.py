@@ -19,9 +19,9 @@ from shunter.envoyconf.core.envoy.bootstrap import clusters
 from shunter.envoyconf.core.envoy.listener import http_connection_manager
 from shunter.envoyconf.core.envoy.remote import AGGREGATED
 from shunter.envoyconf.core.intent import Intent, Listener, Profile
-from shunter.envoyconf.core.kube.backends import ENVOY_GATEWAY, gateway_object
-from shunter.envoyconf.core.kube.envoy_gateway import CLASS, CONTROLLER
-from shunter.envoyconf.core.kube.gateway import GATEWAY_API, gateway, gateway_class
+from shunter.envoyconf.core.kube.backends import gateway_object
+from shunter.envoyconf.core.kube.envoy_gateway import gateway_with
+from shunter.envoyconf.core.kube.gateway import GATEWAY_API
 from shunter.envoyconf.core.kube.install import installation
 from shunter.envoyconf.core.names import collector_cluster_name
 from shunter.envoyconf.core.output import Artefact, Output, Settings
@@ -62,11 +62,7 @@ def _warnings(intent: Intent, settings: Settings) -> Iterator[str]:
 
 def _gateway(intent: Intent, plain: Intent, settings: Settings) -> Iterator[Resource]:
     names = intent.kubernetes
-    if names.gateway_class is None:
-        yield gateway_class(CLASS, CONTROLLER)
-    yield _envoy_proxy(intent)
-    parameters = {"group": ENVOY_GATEWAY, "kind": "EnvoyProxy", "name": names.gateway}
-    yield gateway(plain, CLASS, infrastructure={"parametersRef": parameters})
+    yield from gateway_with(_envoy_proxy(intent), plain)
     spec = {
         "targetRef": {"group": GATEWAY_API, "kind": "Gateway", "name": names.gateway},
         "type": "JSONPatch",
