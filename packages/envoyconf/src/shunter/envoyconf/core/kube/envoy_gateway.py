@@ -58,8 +58,8 @@ SUPPORT: dict[Profile, Support] = {
     Profile.USAGE: Support(Means.IMPOSSIBLE, f"{NO_RECORDS} of tokens", Profile.LEAN),
     Profile.STRICT: Support(
         Means.IMPOSSIBLE,
-        f"{NO_RECORDS} of a request's end; nearest is lean with failureMode FailClose, where a picker that dies takes the "
-        "requests with it that it was asked about",
+        f"{NO_RECORDS} of a request's end; take lean with failureMode FailClose, where a picker that dies takes the requests "
+        "with it that it was asked about",
         Profile.LEAN,
     ),
     Profile.HEADERS: Support(
