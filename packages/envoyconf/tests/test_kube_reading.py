@@ -109,6 +109,17 @@ def test_the_most_specific_route_is_the_first():
     assert [(share.name, share.weight) for share in routes[1].shares] == [("llama", 9), ("qwen", 1)]
 
 
+def test_weights_of_one_pool_add_up_and_a_rule_that_weighs_nothing_is_left_out():
+    again = "{group: inference.networking.k8s.io, kind: InferencePool, name: llama, weight: 9}\n    - "
+    weights = [(share.name, share.weight) for share in read(changed((again, again + again))).intent.routes[1].shares]
+    assert weights == [("llama", 18), ("qwen", 1)]
+    none = ("name: qwen, weight: 1", "name: qwen, weight: 0"), ("name: llama, weight: 9", "name: llama, weight: 0")
+    assert [share.weight for share in read(changed(none[0])).intent.routes[1].shares] == [9, 0]
+    nobody = read(changed(*none))
+    assert [route.prefix for route in nobody.intent.routes] == ["/qwen"]
+    assert any("a rule without backends that weigh anything is left out" in note for note in nobody.notes)
+
+
 def test_the_yaml_of_a_reading_states_its_intent():
     reading = read(MANIFESTS)
     assert load_intent(yaml.safe_dump(reading.plain)) == reading.intent
@@ -196,7 +207,7 @@ spec: {template: {metadata: {labels: {app: epp}}, spec: {containers: [{name: epp
         (("X-Model", "x-gateway-model-name"), "Envoy reads the model out of the body"),
         (("{type: PathPrefix, value: /qwen/}", "{type: Exact, value: /qwen}"), "what lies below /qwen comes here, too"),
         (("  rules:", "  rules:\n  - filters: [{type: RequestRedirect}]"), "the filter RequestRedirect is left out"),
-        (("  rules:", "  rules:\n  - matches: [{path: {value: /no}}]"), "a rule without backends is left out"),
+        (("  rules:", "  rules:\n  - matches: [{path: {value: /no}}]"), "a rule without backends that weigh"),
         (("  - matches:", "  - retry: {attempts: 2}\n    matches:"), "rules.retry of HTTPRoute is left out"),
         (("  - matches:", "  - sessionPersistence: {}\n    matches:"), "rules.sessionPersistence of HTTPRoute is left out"),
         (("name: llama, weight: 9", "name: llama, weight: 9, filters: [{}]"), "rules.backendRefs.filters of HTTPRoute is"),
@@ -223,6 +234,7 @@ def test_what_is_not_in_the_intent_is_told_with_its_line(pair, note):
         (("selector: {matchLabels: {app: vllm}}", "selector: {}"), "has no selector"),
         (("kind: HTTPRoute", "kind: TCPRoute"), "no HTTPRoute with a backend"),
         (("tls: {certificateRefs: [{name: cert}]}", "tls: {}"), "name the Secret"),
+        (("port: 443, ", ""), "a listener without a port"),
         (("name: llama, weight: 9}", "name: llama, namespace: other, weight: 9}"), "other/llama is not among these manifests"),
         (("{name: llama-epp,", "{kind: Pod, name: llama-epp,"), "the picker is a Pod"),
     ],

@@ -107,6 +107,8 @@ class _Reader:
                 continue
             secret = tls["certificateRefs"][0]["name"].text
             host = at["hostname"].text or "*"
+            if at["port"].number is None:
+                refuse(at, "a listener without a port: give the one on which clients are served")
             key = (at["port"].number, secret)
             if key in together:
                 together[key]["hosts"].append(host)
@@ -152,7 +154,7 @@ class _Reader:
         shares = self._shares(routed)
         self._unsaid(routed)
         if not shares:
-            self.note(routed.rule, "a rule without backends is left out: its requests meet the next one that is for them")
+            self.note(routed.rule, "a rule without backends that weigh anything is left out: its requests meet the next one")
             return
         models: dict[str, list[str]] = {}
         everything: set[str] = set()
@@ -209,18 +211,15 @@ class _Reader:
         return value
 
     def _shares(self, routed: RoutedRule) -> dict[str, Any]:
-        shares: list[dict[str, Any]] = []
-        for backend in routed.backends:
+        weights: dict[str, int] = {}
+        for backend in routed.backends if any(each.at["weight"].number != 0 for each in routed.backends) else ():
             if backend.namespace != routed.route.namespace and not _is_granted(self.manifests, routed, backend):
                 refuse(backend.at, f"nothing in {backend.namespace} grants {routed.route} the reference to {backend}")
-            name = self.pools.name_of(backend, routed)
-            weight = backend.at["weight"].number
-            if any(each["name"] == name for each in shares):
-                continue
-            shares.append({"name": name} | ({} if weight is None else {"weight": weight}))
-        if len(shares) == 1:
-            return {"pool": shares[0]["name"]}
-        return {"pools": shares} if shares else {}
+            name, weight = self.pools.name_of(backend, routed), backend.at["weight"].number
+            weights[name] = weights.get(name, 0) + (1 if weight is None else weight)
+        if len(weights) == 1:
+            return {"pool": next(iter(weights))}
+        return {"pools": [{"name": name, "weight": weight} for name, weight in weights.items()]} if weights else {}
 
     def _unsaid(self, routed: RoutedRule) -> None:
         for each in routed.rule["filters"]:
