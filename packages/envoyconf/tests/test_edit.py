@@ -94,6 +94,7 @@ def test_json_stays_json():
 def test_line_ends_stay():
     text = "kind: Thing\r\nspec:\r\n  a: 1\r\n"
     assert changed(("spec", "b"), 2, text) == "kind: Thing\r\nspec:\r\n  a: 1\r\n  b: 2\r\n"
+    assert changed(("kind",), UNSET, text) == "spec:\r\n  a: 1\r\n"
 
 
 def test_what_an_alias_shares_is_left_alone():

@@ -205,8 +205,8 @@ class _Editor:
             if place + 1 == len(children):
                 raise UnclearError
             return Cut(start, children[place + 1][0], "")
-        line_end = self._line_end(end)
-        return Cut(line, min(line_end + 1, len(self.text)) if self.text[line_end : line_end + 1] == "\n" else line_end, "")
+        following = self.text.find("\n", end) + 1
+        return Cut(line, following or len(self.text), "")
 
     def _end(self, node: yaml.Node) -> int:
         """Return where the last character of a value stands; PyYAML's own mark of a block is where the next token begins."""
