@@ -282,6 +282,14 @@ async def test_what_is_not_served_is_said(start):
     assert "rewrites are for pickers" in plane.warnings
 
 
+async def test_that_envoys_have_to_be_started_anew_is_said(start, tmp_path):
+    plane = await start(intent=intent(["127.0.0.1:1"], admin={"port": 9901}))
+    (tmp_path / "intent.yaml").write_text(json.dumps(intent(["127.0.0.1:2"], admin={"port": 9902})))
+    async with asyncio.timeout(30):
+        line = (await plane.process.stderr.readline()).decode()
+    assert line.startswith("Warning: what Envoys are started with has changed (admin, ")
+
+
 async def test_without_a_certificate_of_the_right_ca_nobody_is_served_and_new_keys_count_at_once(start, tmp_path):
     ca, others = trustme.CA(), trustme.CA()
     cert, key, clients = (tmp_path / name for name in ("tls.crt", "tls.key", "clients.crt"))

@@ -15,6 +15,7 @@ from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.intent import Intent
 from shunter.envoyconf.core.kube.rewrites import rewrite_artefacts
 from shunter.envoyconf.core.output import Settings
+from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.schema import envoy_schema
 from shunter.envoyconf.core.sources import assemble
 from shunter.envoyconf.core.targets import Target
@@ -60,14 +61,8 @@ async def run(
     directory = Directory(place.directory) if place.directory else None
     outlet = directory or server
     pages = StatusPages(outlet.report)
-
-    def read() -> Intent:
-        assembled = assemble(read_texts(sight.sources), os.environ)
-        warn((*assembled.notes, *_left_out(assembled.intent, settings)))
-        return assembled.intent
-
     live = Live(
-        read,
+        _Reading(sight.sources, settings, warn).read,
         [Path(source) for source in sight.sources],
         outlet,
         schema=schema,
@@ -100,11 +95,28 @@ async def run(
         live.close()
 
 
-def _left_out(intent: Intent, settings: Settings) -> Iterator[str]:
-    """Yield what of an intent is not served, as `generate` would warn."""
-    yield from generate(intent, Target.XDS, settings).warnings
-    if rewrite_artefacts(intent, intent.pools):
-        yield "rewrites are for pickers, and not served: `generate -o dir=DIR` writes them into rewrites.yaml"
+class _Reading:
+    """Reads an intent, again and again, and says what of it is not served."""
+
+    def __init__(self, sources: tuple[str, ...], settings: Settings, warn: Callable[[Iterable[str]], None]) -> None:
+        self._sources = sources
+        self._settings = settings
+        self._warn = warn
+        self._bootstrap: Resource | None = None  # what Envoys are started with
+
+    def read(self) -> Intent:
+        """Return the intent as it is now; raise IntentError if it cannot be used."""
+        assembled = assemble(read_texts(self._sources), os.environ)
+        output = generate(assembled.intent, Target.XDS, self._settings)
+        self._warn((*assembled.notes, *output.warnings, *self._left_out(assembled.intent, output.documents[0])))
+        return assembled.intent
+
+    def _left_out(self, intent: Intent, bootstrap: Resource) -> Iterator[str]:
+        if rewrite_artefacts(intent, intent.pools):
+            yield "rewrites are for pickers, and not served: `generate -o dir=DIR` writes them into rewrites.yaml"
+        if self._bootstrap not in (None, bootstrap):
+            yield "what Envoys are started with has changed (admin, controlPlane, a collector): generate it, and start them anew"
+        self._bootstrap = bootstrap
 
 
 async def _listen(server: Server, place: Place) -> str:
