@@ -115,7 +115,7 @@ class _Reading:
         if rewrite_artefacts(intent, intent.pools):
             yield "rewrites are for pickers, and not served: `generate -o dir=DIR` writes them into rewrites.yaml"
         if self._bootstrap not in (None, bootstrap):
-            yield "what Envoys are started with has changed (admin, controlPlane, a collector): generate it, and start them anew"
+            yield "what Envoys are started with has changed (admin, controlPlane, a collector): generate it, start them anew"
         self._bootstrap = bootstrap
 
 
