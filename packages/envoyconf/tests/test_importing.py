@@ -104,6 +104,7 @@ def edited(edit):
 
 
 QWEN = {"route": {"cluster": "pool/qwen", "timeout": "0s"}}
+QWEN_ROUTE = {"match": {"path_separated_prefix": "/x"}, **QWEN}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,18 @@ def test_a_host_beside_everybody_is_everybody():
         manager["route_config"]["virtual_hosts"] = [{**manager["route_config"]["virtual_hosts"][-1], "domains": ["a.b", "*"]}]
 
     assert all("hosts" not in route for route in edited(edit).plain["routes"])
+
+
+@pytest.mark.parametrize(
+    ("domains", "hosts"), [(["A.b:8080", "a.b", "*.c", "d.*"], ["a.b", "*.c"]), (["d.*"], None), (["[::1]:80"], None)]
+)
+def test_hosts_that_an_intent_cannot_name_are_told(domains, hosts):
+    def edit(manager, **_):
+        manager["route_config"]["virtual_hosts"].insert(0, {"name": "x", "domains": domains, "routes": [QWEN_ROUTE]})
+
+    back = edited(edit)
+    assert [route.get("hosts") for route in back.plain["routes"] if route.get("prefix") == "/x"] == ([hosts] if hosts else [])
+    assert any("the host " in note and "is left out" in note for note in back.notes)
 
 
 def test_filter_chains_of_one_listener_are_one_listener():

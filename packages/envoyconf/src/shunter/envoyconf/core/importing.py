@@ -13,6 +13,7 @@ import msgspec
 from shunter.envoyconf.core.documents import Document
 from shunter.envoyconf.core.envoy.ext_proc import GRACE_SECONDS
 from shunter.envoyconf.core.envoy.retry import request_retries
+from shunter.envoyconf.core.intent.parts import HostPattern
 from shunter.envoyconf.core.leftovers import leftovers
 from shunter.envoyconf.core.lint.envoy.cluster import Cluster
 from shunter.envoyconf.core.lint.envoy.models import body_routers, picker
@@ -38,6 +39,8 @@ SUBJECTS = ("validation_context", "match_typed_subject_alt_names")
 
 # What an intent's routes try again.
 OWN_TRIGGERS = request_retries(1)["retry_on"].split(",")
+
+PORT = re.compile(r":\d{1,5}$")
 
 # An intent's names are those of Kubernetes.
 NO_NAME = re.compile(r"[^a-z0-9.-]+")
@@ -184,6 +187,8 @@ class _Importer:
         for node, what in _conditions(match, models):
             self.note(node, f"a route by {what} is left out: its requests meet the next one that is for them")
             return None
+        if (hosts := self._hosts(route)) is None:
+            return None
         prefix = match.at("path_separated_prefix").text or match.at("prefix").text or match.at("path").text
         if match.at("path"):
             self.note(match, f"the path is matched as a prefix: what lies below {prefix} comes here, too")
@@ -198,10 +203,23 @@ class _Importer:
             elif not has_body_router:
                 self.note(matcher, f"{header} has the model: Envoy reads it out of the body, or say bodyRouter")
         plain: dict[str, Any] = self._shares(route)
-        hosts = route.host.at("domains").texts
-        plain |= {"hosts": hosts} if "*" not in hosts else {}
+        plain |= {"hosts": hosts} if hosts else {}
         plain |= {"prefix": prefix.rstrip("/")} if prefix.rstrip("/") else {}
         return plain | models | {"profile": self._profile(route)}
+
+    def _hosts(self, route: Route) -> list[str] | None:
+        """Return the hosts of a route, none for all; None if an intent can name none of them."""
+        domains = route.host.at("domains")
+        if "*" in domains.texts:
+            return []
+        hosts: dict[str, None] = {}
+        for each in domains.items():
+            host = PORT.sub("", each.text.lower())  # an intent's hosts are served on any port
+            try:
+                hosts[msgspec.convert(host, HostPattern)] = None
+            except msgspec.ValidationError:
+                self.note(each, f"the host {each.text!r} is left out: an intent names whole hosts, or *. and what follows")
+        return [*hosts] or None
 
     def _shares(self, route: Route) -> dict[str, Any]:
         weights: dict[str, int | None] = {}
