@@ -24,8 +24,9 @@ class Limits(Part, frozen=True):
         Meta(
             ge=SMALLEST_BODY_LIMIT,
             le=1 << 30,
-            description="Largest request body that is buffered. In the profiles lean and usage a larger one is answered 413; "
-            "in strict and full it passes, but cannot be tried again elsewhere. Give the picker the same number.",
+            description="Largest request body that is buffered. In the profiles lean and usage, and where bodies are "
+            "read for a model or a session's key, a larger one is answered 413; in strict, headers and full it passes, but "
+            "cannot be tried again elsewhere. Give the picker the same number.",
         ),
     ] = 32 << 20
     connect_timeout_seconds: Annotated[Seconds, Meta(description="Longest time to connect to a model server or picker.")] = 2
@@ -33,12 +34,14 @@ class Limits(Part, frozen=True):
         Seconds,
         Meta(
             description="Longest silence on a request. Must exceed the longest generation that is not streamed. In the "
-            "profiles strict and full it is also what ends a request whose picker hangs, after twice this time.",
+            "profiles strict, headers and full it is also what ends a request whose picker hangs, after twice this time.",
         ),
     ] = 300
     pick_timeout_seconds: Annotated[
         Seconds,
-        Meta(description="Longest wait for the picker. Strict and full have no such limit: Envoy does not enforce it there."),
+        Meta(
+            description="Longest wait for the picker. Strict, headers and full have no such limit: Envoy enforces none there."
+        ),
     ] = 1
     queue_seconds: Annotated[
         float,

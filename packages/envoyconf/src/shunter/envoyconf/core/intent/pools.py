@@ -76,7 +76,7 @@ class Picker(Part, frozen=True):
         Meta(
             description="host:port of the picker's collector (its --collector-port), which is told of every request of the "
             "pool: status, first byte, duration, who served, tokens in the profile usage; and every second of those that "
-            "last. Required in the profiles usage and strict; without it nobody is told.",
+            "last. Required in the profiles usage, strict and headers; without it nobody is told.",
         ),
     ] = None
 

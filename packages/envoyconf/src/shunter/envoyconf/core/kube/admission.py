@@ -3,8 +3,8 @@
 from base64 import b64encode
 from collections.abc import Iterator
 
-from shunter.envoyconf.core.envoy.security import KEY_HEADERS
 from shunter.envoyconf.core.intent import Intent, Jwt
+from shunter.envoyconf.core.intent.security import KEY_HEADERS
 from shunter.envoyconf.core.kube.backends import gateway_object
 from shunter.envoyconf.core.kube.gateway import GATEWAY_API, check_count, kubernetes_object
 from shunter.envoyconf.core.kube.split import divided
