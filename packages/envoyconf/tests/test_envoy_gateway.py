@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
@@ -92,6 +93,13 @@ def test_envoy_gateways_own_definitions_agree(example, definitions):
         if (document["apiVersion"], document["kind"]) in definitions:
             verdict = definitions.examine(document)
             assert (verdict.problems, verdict.unknown_rules) == ((), ()), document
+
+
+@pytest.mark.parametrize("address", ["::1", "fd00::7", "fd00:1::2:3:4", "::ffff:10.0.0.1", "1:2:3:4:5:6:7:8"])
+def test_every_way_to_write_an_ipv6_address_is_accepted(address, definitions):
+    (model_server, _) = made("Backend", pools=[QWEN | {"endpoints": [f"[{address}]:8000"]}])
+    assert definitions.examine(model_server).problems == ()
+    assert ip_address(model_server["spec"]["endpoints"][0]["ip"]["address"]) == ip_address(address)
 
 
 def test_every_reference_meets_an_object():

@@ -1,6 +1,7 @@
 """Backends of Envoy Gateway: model servers, pickers and collectors that are no Services of the Gateway's namespace."""
 
 from collections.abc import Collection, Iterable
+from ipaddress import ip_address
 from typing import Any
 
 from shunter.envoyconf.core.authority import is_ip, split_authority
@@ -68,8 +69,8 @@ def backend(
 
 def _endpoint(field: str, authority: str) -> Resource:
     host, port = split_authority(authority)
-    if is_ip(host):
-        return {"ip": {"address": host, "port": port}}
+    if is_ip(host):  # in full: the definition's pattern knows no ::1 nor much else that begins or ends short
+        return {"ip": {"address": ip_address(host).exploded, "port": port}}
     if "_" in host:
         raise IntentError(f"{field} {authority!r}: a Backend of Envoy Gateway takes no host name with _; give another")
     return {"fqdn": {"hostname": host.lower(), "port": port}}
