@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from pathlib import Path
 from string import Template
 
@@ -9,6 +10,7 @@ from hack.matrix.promises import WAYS, Outcome
 from hack.matrix.rows import Row
 
 from shunter.envoyconf import Profile
+from shunter.envoyconf.core.targets import Target
 
 __all__ = ["write"]
 
@@ -53,8 +55,8 @@ def _results(rows: list[Row]) -> Iterator[str]:
     versions = sorted({row.envoy_version for row in rows}, key=_order)
     yield f"| target | profile | {' | '.join('its own' if each == NO_ENVOY else each for each in versions)} |"
     yield f"|---|---|{'---|' * len(versions)}"
-    places = dict.fromkeys((row.target, row.profile) for row in rows)
-    for target, profile in places:
+    places = {(row.target, row.profile) for row in rows}
+    for target, profile in sorted(places, key=lambda place: [_place(Target, place[0]), _place(Profile, place[1])]):
         mine = [row for row in rows if (row.target, row.profile) == (target, profile)]
         yield f"| `{target}` | `{profile}` | {' | '.join(_count(mine, version) for version in versions)} |"
 
@@ -78,6 +80,12 @@ def _refusals(rows: list[Row]) -> Iterator[str]:
             said.setdefault(words, []).append(place)
     for words, places in said.items():
         yield f"* {', '.join(dict.fromkeys(places))}: {words}"
+
+
+def _place(kind: type[Enum], value: str) -> int:
+    """Where a target or profile stands among all; what is none of them comes last."""
+    values = [each.value for each in kind]
+    return values.index(value) if value in values else len(values)
 
 
 def _order(version: str) -> list[int]:
