@@ -93,7 +93,7 @@ def publish(writer, engines):
 
 def set_router_mode(resource, mode):
     manager = resource["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    router = next(each for each in manager["http_filters"] if each["name"].endswith("body-router"))
+    router = next(each for each in manager["http_filters"] if each["name"].endswith("body_router"))
     trailers = "SEND" if mode == "FULL_DUPLEX_STREAMED" else "SKIP"
     router["typed_config"]["processing_mode"] |= {"request_body_mode": mode, "request_trailer_mode": trailers}
 
