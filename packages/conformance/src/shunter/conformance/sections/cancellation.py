@@ -82,7 +82,7 @@ STREAM = Case(
     source=f"RFC 9112 §9.6 (a client may close); {REPORTING}",
     features=FEATURES,
     needs=(RUNNING_RISES.id, STREAM_FRAMING.id),
-    bounds=(GAUGE_FOLLOWS,),
+    bounds=(GAUGE_FOLLOWS, SETTLES),
     run=stream,
 )
 
@@ -94,7 +94,7 @@ WHOLE = Case(
     source=f"RFC 9112 §9.6 (a client may close); {REPORTING}",
     features=FEATURES,
     needs=(STREAM.id,),
-    bounds=(WHOLE_NOTICED,),
+    bounds=(WHOLE_NOTICED, SETTLES),
     run=whole,
 )
 
@@ -106,7 +106,7 @@ QUEUED = Case(
     source=f"RFC 9112 §9.6 (a client may close); {REPORTING}",
     features=FEATURES,
     needs=(STREAM.id, ALL_SHOWN.id),
-    bounds=(GAUGE_FOLLOWS,),
+    bounds=(GAUGE_FOLLOWS, SETTLES),
     run=queued,
 )
 
