@@ -11,8 +11,8 @@ from aiohttp import web
 from shunter.conformance.core.case import Case
 from shunter.conformance.core.events import CaseFinished, Event
 from shunter.conformance.core.verdict import Verdict
-from shunter.conformance.sections import CASES
-from shunter.conformance.shell.runner import examine
+from shunter.conformance.sections.servers import CASES
+from shunter.conformance.shell.servers.exam import examine
 
 DATA = Path(__file__).parent / "data"
 
@@ -34,8 +34,8 @@ class Findings(dict[str, CaseFinished]):
 def exam():
     """Run an exam to its end."""
 
-    async def run(url: str, *, cases: Sequence[Case] = CASES, **options) -> Findings:
-        return Findings([event async for event in examine(url, cases=cases, **options)])
+    async def run(url: str, *, cases: Sequence[Case] = CASES, tries: int = 1, **options) -> Findings:
+        return Findings([event async for event in examine(url, cases=cases, tries=tries, **options)])
 
     return run
 

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from shunter.conformance.core.case import Level, find, select
-from shunter.conformance.core.profile import PROFILES
 from shunter.conformance.errors import UsageError
-from shunter.conformance.sections import CASES
+from shunter.conformance.sections.servers import CASES
+from shunter.conformance.sections.servers.profiles import PROFILES
 
 # The ids that reports in the world may contain. Lines are only ever added.
 IDS = [

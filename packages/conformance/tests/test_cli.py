@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from shunter.conformance.cli import main
-from shunter.conformance.sections import CASES
+from shunter.conformance.sections.servers import CASES
 
 
 def invoke(*words: str):

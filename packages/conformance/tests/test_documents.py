@@ -7,8 +7,8 @@ import yaml
 
 from shunter.conformance.core.case import find
 from shunter.conformance.core.narration import LABELS, explain
-from shunter.conformance.core.profile import PROFILES, find_profile
-from shunter.conformance.sections import CASES
+from shunter.conformance.sections.servers import CASES
+from shunter.conformance.sections.servers.profiles import PROFILES, find_profile
 
 PACKAGE = Path(__file__).parents[1]
 README = (PACKAGE / "README.md").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ def test_the_readme_lists_every_case():
 
 
 def test_the_readme_shows_what_explain_prints():
-    assert "\n".join(explain(find(CASES, "ms.metrics.kv-idle"))) in README
+    assert "\n".join(explain(find(CASES, "ms.metrics.kv-idle"), PROFILES)) in README
 
 
 def test_the_readme_names_every_verdict_and_profile():

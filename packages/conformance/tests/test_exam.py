@@ -10,11 +10,12 @@ from aiohttp import web
 
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.events import CaseFinished, CaseStarted, Finished, Started
-from shunter.conformance.core.profile import KnownFailure, find_profile
+from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
-from shunter.conformance.sections import CASES, cancellation, holding, metrics, reachability
-from shunter.conformance.shell.runner import examine
+from shunter.conformance.sections.servers import CASES, cancellation, holding, metrics, reachability
+from shunter.conformance.sections.servers.profiles import find_profile
+from shunter.conformance.shell.servers.exam import examine
 from shunter.lab.testing import FAULTS, Fault, lab_server
 
 # A machine on which an exam takes a part of a second.
@@ -44,58 +45,13 @@ def keep_kv(reply):
     return msgspec.structs.replace(reply, body=kv.sub(rb"\1 0.25", reply.body)) if reply.path == "/metrics" else reply
 
 
+# The lab's faults that say which case finds them, and some that need numbers of this test.
 BROKEN = [
-    ("health-503", "ms.reachability.health"),
-    ("models-404", "ms.reachability.models"),
+    *((fault.name, fault.case) for fault in FAULTS.values() if fault.case),
     (Fault(name="models-late", breaks="", stall_s={"/v1/models": LATE_S}), "ms.reachability.models"),
-    ("metrics-404", "ms.reachability.metrics"),
-    ("metrics-hang", "ms.reachability.metrics"),
-    ("metrics-drip", "ms.reachability.metrics"),
     (Fault(name="metrics-late", breaks="", stall_s={"/metrics": LATE_S}), "ms.reachability.metrics"),
-    ("completion-missing-choices", "ms.openai.completion-fields"),
-    ("completion-wrong-object", "ms.openai.completion-fields"),
-    ("chat-wrong-object", "ms.openai.chat-fields"),
-    ("chat-wrong-role", "ms.openai.chat-fields"),
-    ("sse-no-done", "ms.openai.stream-framing"),
-    ("sse-bare-json", "ms.openai.stream-framing"),
-    ("sse-id-changes", "ms.openai.stream-framing"),
-    ("close-mid-stream", "ms.openai.stream-framing"),
-    ("finish-reason-missing", "ms.openai.stream-finish-reason"),
-    ("usage-in-every-event", "ms.openai.stream-usage"),
-    ("usage-does-not-add-up", "ms.openai.usage-sum"),
-    ("usage-short", "ms.openai.usage-exact"),
-    ("unknown-model-200", "ms.errors.unknown-model"),
-    ("unknown-model-plain", "ms.errors.unknown-model"),
-    ("bad-json-500", "ms.errors.malformed-json"),
-    ("bad-json-200", "ms.errors.malformed-json"),
-    ("missing-prompt-200", "ms.errors.missing-prompt"),
-    ("negative-max-tokens-200", "ms.errors.negative-max-tokens"),
-    ("metrics-json", "ms.metrics.exposition"),
-    ("metrics-malformed", "ms.metrics.exposition"),
-    ("metrics-duplicate-series", "ms.metrics.exposition"),
-    ("metrics-type-after-samples", "ms.metrics.exposition"),
-    ("family-missing-before-request", "ms.metrics.load-present"),
-    ("queue-family-missing", "ms.metrics.load-present"),
     (Fault(name="kv-family-missing", breaks="", reply=hide_kv), "ms.metrics.kv-present"),
-    ("gauge-declared-counter", "ms.metrics.gauge-types"),
-    ("counter-decreases", "ms.metrics.counters-rise"),
-    ("negative-queue", "ms.metrics.load-values"),
-    ("fractional-queue", "ms.metrics.load-values"),
-    ("kv-above-one", "ms.metrics.kv-range"),
-    ("kv-nan", "ms.metrics.kv-range"),
-    ("idle-not-zero", "ms.metrics.load-idle"),
     (Fault(name="kv-keeps-cached-blocks", breaks="", reply=keep_kv), "ms.metrics.kv-idle"),
-    ("metrics-wrong-model", "ms.metrics.model-label"),
-    ("engine-series-doubled", "ms.metrics.one-series"),
-    ("running-frozen", "ms.load.running-rises"),
-    ("queue-frozen", "ms.load.queue-rises"),
-    ("running-doubled", "ms.load.all-shown"),
-    ("queue-jumps", "ms.load.drains"),
-    ("kv-frozen", "ms.load.kv-follows"),
-    ("tokens-halved", "ms.load.tokens-counted"),
-    ("deaf-to-streams", "ms.cancel.stream"),
-    ("deaf-to-whole", "ms.cancel.whole"),
-    ("deaf-to-waiting", "ms.cancel.queued"),
 ]
 
 

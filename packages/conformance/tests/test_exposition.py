@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shunter.conformance.core.profile import Signal
+from shunter.conformance.core.signals import Signal
 from shunter.conformance.errors import FormatError
 from shunter.conformance.exposition import MAX_PROBLEMS, Page, read_page
 

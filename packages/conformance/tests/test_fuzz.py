@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from shunter.conformance.core.case import Bound
 from shunter.conformance.core.exchange import Exchange
-from shunter.conformance.core.profile import find_profile
 from shunter.conformance.errors import Mismatch, Skip, Unanswered
-from shunter.conformance.sections import CASES
+from shunter.conformance.sections.servers import CASES
+from shunter.conformance.sections.servers.profiles import find_profile
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.sampled_from(["", "stop", "text_completion", "a"]),

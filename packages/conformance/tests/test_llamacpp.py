@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from shunter.conformance.core.profile import find_profile
 from shunter.conformance.core.verdict import Verdict
+from shunter.conformance.sections.servers.profiles import find_profile
 
 pytestmark = pytest.mark.llamacpp
 

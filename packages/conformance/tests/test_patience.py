@@ -7,9 +7,9 @@ import pytest
 
 from shunter.conformance.core.case import Bound
 from shunter.conformance.core.exchange import Exchange
-from shunter.conformance.core.profile import find_profile
 from shunter.conformance.errors import Mismatch
-from shunter.conformance.sections import metrics, reachability
+from shunter.conformance.sections.servers import metrics, reachability
+from shunter.conformance.sections.servers.profiles import find_profile
 
 BUSY = b"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc 0.5\n"
 IDLE = BUSY.replace(b"0.5", b"0")

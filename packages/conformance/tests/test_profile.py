@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from shunter.conformance.core.profile import PROFILES, Role, Signal, detect, find_profile, parse_signals
+from shunter.conformance.core.signals import Role, Signal, parse_signals
 from shunter.conformance.errors import UsageError
 from shunter.conformance.exposition import read_page
+from shunter.conformance.sections.servers.profiles import PROFILES, detect, find_profile
 
 DATA = Path(__file__).parent / "data"
 

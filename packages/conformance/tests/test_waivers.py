@@ -5,10 +5,11 @@ from datetime import date
 import pytest
 from aiohttp import web
 
-from shunter.conformance.core.profile import GENERIC, KnownFailure, find_profile
+from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.verdict import Verdict
-from shunter.conformance.core.waivers import Waiver, apply_waivers, expired, load_waivers
+from shunter.conformance.core.waivers import Waiver, expired, load_waivers, waived
 from shunter.conformance.errors import UsageError
+from shunter.conformance.sections.servers.profiles import find_profile
 
 IDS = {"ms.a.one", "ms.a.two"}
 DAY = date(2026, 11, 26)
@@ -43,18 +44,23 @@ def test_what_is_no_waiver_is_refused_with_its_place(body, words):
 
 
 def test_a_waiver_counts_on_its_last_day_and_not_after_it():
-    assert apply_waivers(GENERIC, [ONE], DAY).known_failure("ms.a.one") == KnownFailure(
-        "ms.a.one", "fixed in 1.3", "waived until 2026-11-26"
-    )
-    assert apply_waivers(GENERIC, [ONE], date(2026, 11, 27)).known_failure("ms.a.one") is None
+    assert waived("ms.a.one", [ONE], DAY) == KnownFailure("ms.a.one", "fixed in 1.3", "waived until 2026-11-26")
+    assert waived("ms.a.one", [ONE], date(2026, 11, 27)) is None
+    assert waived("ms.a.two", [ONE], DAY) is None
     assert expired([ONE], DAY) == ()
     assert expired([ONE], date(2026, 11, 27)) == (ONE,)
 
 
-def test_what_a_profile_knows_stays_as_it_says_it():
+async def test_what_a_profile_knows_stays_as_it_says_it(exam, serving):
     profile = find_profile("llama.cpp")
-    known = profile.known_failures[0]
-    assert apply_waivers(profile, [Waiver(known.case, "my own", DAY)], DAY).known_failure(known.case) == known
+    known = profile.known_failure("ms.errors.unknown-model")
+
+    async def fail(_request):
+        return web.Response(status=404)
+
+    async with serving(fail) as url:
+        found = await exam(url, profile=profile, model="a", waivers=[Waiver(known.case, "my own", date(9999, 1, 1))])
+    assert known.reason in found[known.case].reason
 
 
 async def test_a_waived_failure_is_known_and_a_waived_pass_is_told(exam, serving):

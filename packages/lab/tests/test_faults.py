@@ -10,9 +10,8 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shunter.lab import faults as module
 from shunter.lab.errors import ParamsError
-from shunter.lab.faults import FAULTS
+from shunter.lab.faults import FAULTS, faults_named, operation
 from shunter.lab.testing import lab_server
 
 RUNNING, WAITING, KV = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
@@ -243,7 +242,7 @@ async def test_a_slow_start_refuses_everything_and_ends(http, until):
         client = Client(http, server)
         assert await status_of(client, "/health") == 503
         assert await outcome(client, stream=True) == 503
-        server._started_s -= module.SLOW_START_S
+        server._started_s -= operation.SLOW_START_S
         assert await status_of(client, "/health") == 200
 
 
@@ -263,4 +262,4 @@ async def test_the_adapter_lists_of_vllm_are_one_list(http, until):
 
 def test_an_unknown_fault_is_answered_with_near_ones():
     with pytest.raises(ParamsError, match="fault 'kv-above' does not exist; near: kv-above-one"):
-        module.faults_named(["kv-above"])
+        faults_named(["kv-above"])

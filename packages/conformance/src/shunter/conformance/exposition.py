@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from shunter.conformance.core.exchange import clip
-from shunter.conformance.core.profile import Signal
+from shunter.conformance.core.signals import Signal
 from shunter.conformance.errors import FormatError
 
 __all__ = ["Page", "Series", "read_page"]

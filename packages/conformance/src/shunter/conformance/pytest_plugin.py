@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-from shunter.conformance.core.case import Case, Level, select
+from shunter.conformance.core.case import AnyCase, Level, select
 from shunter.conformance.core.events import CaseFinished, Event
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.core.waivers import load_waivers
 from shunter.conformance.errors import UsageError
-from shunter.conformance.sections import CASES
-from shunter.conformance.shell.runner import examine
+from shunter.conformance.sections.servers import CASES
+from shunter.conformance.shell.servers.exam import examine
 
 __all__ = ["CaseItem", "Exam"]
 
@@ -70,7 +70,7 @@ class Exam:
 class CaseItem(pytest.Item):
     """One case."""
 
-    def __init__(self, *, case: Case, exam: Exam, **rest: Any) -> None:
+    def __init__(self, *, case: AnyCase, exam: Exam, **rest: Any) -> None:
         super().__init__(**rest)  # pyright: ignore[reportUnknownMemberType] # pytest leaves it untyped
         self._case, self._exam = case, exam
 

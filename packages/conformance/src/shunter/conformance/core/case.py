@@ -9,15 +9,15 @@ Rule 4: a case that has not been seen to fail on a server broken in exactly that
 import difflib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from shunter.conformance.core.exchange import Exchange
-from shunter.conformance.core.profile import Profile
 from shunter.conformance.errors import UsageError
 
-__all__ = ["Bound", "Case", "Level", "Target", "find", "select"]
+__all__ = ["AnyCase", "Bound", "Case", "Level", "find", "select"]
+
+Target = TypeVar("Target", contravariant=True)  # noqa: PLC0105 – what a case may do with what it examines
 
 
 class Level(StrEnum):
@@ -41,63 +41,12 @@ class Bound(msgspec.Struct, frozen=True):
     scales: bool = True
 
 
-class Target(Protocol):
-    """What a case may do with the server under exam; every exchange is recorded as evidence."""
-
-    capacity: int | None
-    """How many requests run at once, as far as a case has found out."""
-
-    @property
-    def profile(self) -> Profile:
-        """What kind of server this is taken for."""
-        ...
-
-    @property
-    def model(self) -> str:
-        """The model to ask for; raises Skip when the server names none and the examiner did not either."""
-        ...
-
-    @property
-    def served(self) -> tuple[str, ...]:
-        """Every name in the server's model list."""
-        ...
-
-    @property
-    def step_s(self) -> float | None:
-        """Seconds that the target takes for one token, as calibrated; None if it could not be measured."""
-        ...
-
-    def seconds(self, bound: Bound) -> float:
-        """A bound in seconds, scaled by the calibration where it scales."""
-        ...
-
-    async def get(self, path: str) -> Exchange:
-        """GET a path of the server; raises Unanswered."""
-        ...
-
-    async def post(self, path: str, body: bytes | dict[str, object]) -> Exchange:
-        """POST JSON, or raw bytes that claim to be JSON; raises Unanswered."""
-        ...
-
-    def first_metrics(self) -> Exchange:
-        """The metrics page from before this exam made the server generate anything; raises Skip if there was none."""
-        ...
-
-    async def metrics(self) -> Exchange:
-        """GET the metrics page, wherever the profile or the examiner says it is; raises Unanswered."""
-        ...
-
-    def plot(self, name: str, points: Sequence[tuple[float, float]]) -> None:
-        """Keep what a gauge said over time, in seconds since the case began, for whoever reads the report."""
-        ...
-
-
-class Case(msgspec.Struct, frozen=True, kw_only=True):
+class Case(msgspec.Struct, Generic[Target], frozen=True, kw_only=True):
     """One requirement and the way to check it.
 
     `run` returns what was observed, as one line, or raises Mismatch (not met), Unanswered (no complete answer, which is
     not met either) or Skip. `needs` are cases without whose success this one cannot be judged: it is skipped then, so
-    that one defect is one failure.
+    that one defect is one failure. `suites` are the named questions that this case helps to answer, such as `GIE`.
     """
 
     id: str
@@ -109,9 +58,16 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     bounds: tuple[Bound, ...] = ()
+    suites: tuple[str, ...] = ()
 
 
-def find(cases: Iterable[Case], case_id: str) -> Case:
+AnyCase = Case[Any]
+"""A case of whatever side."""
+
+Chosen = TypeVar("Chosen", bound=AnyCase)
+
+
+def find(cases: Iterable[Chosen], case_id: str) -> Chosen:
     """Look a case up by its id; a near miss is named in the error."""
     by_id = {case.id: case for case in cases}
     if case_id not in by_id:
@@ -119,11 +75,18 @@ def find(cases: Iterable[Case], case_id: str) -> Case:
     return by_id[case_id]
 
 
-def select(cases: Sequence[Case], prefixes: Iterable[str] = (), level: Level = Level.MAY) -> tuple[Case, ...]:
-    """Choose cases by dotted id prefixes (none means all) and by the weakest level wanted, in their order."""
-    prefixes = tuple(prefixes)
+def select(
+    cases: Sequence[Chosen],
+    prefixes: Iterable[str] = (),
+    level: Level = Level.MAY,
+    *,
+    suite: str | None = None,
+    features: Iterable[str] = (),
+) -> tuple[Chosen, ...]:
+    """Choose cases by dotted id prefixes, suite, features (none means all) and the weakest level wanted, in their order."""
+    prefixes, features = tuple(prefixes), frozenset(features)
 
-    def under(case: Case, prefix: str) -> bool:
+    def under(case: AnyCase, prefix: str) -> bool:
         return f"{case.id}.".startswith(prefix.rstrip(".") + ".")
 
     for prefix in prefixes:
@@ -132,11 +95,17 @@ def select(cases: Sequence[Case], prefixes: Iterable[str] = (), level: Level = L
             raise UsageError(
                 f"no case begins with {prefix!r}{_near(prefix, [*groups, *(case.id for case in cases)])}; `list` shows all"
             )
+    known = {feature for case in cases for feature in case.features}
+    for feature in features - known:
+        raise UsageError(f"no case needs the feature {feature!r}{_near(feature, known)}; there are {', '.join(sorted(known))}")
     order = list(Level)
     return tuple(
         case
         for case in cases
-        if order.index(case.level) <= order.index(level) and (not prefixes or any(under(case, prefix) for prefix in prefixes))
+        if order.index(case.level) <= order.index(level)
+        and (not prefixes or any(under(case, prefix) for prefix in prefixes))
+        and (suite is None or suite in case.suites)
+        and (not features or features.intersection(case.features))
     )
 
 

@@ -5,6 +5,7 @@ show or to keep something reads the events.
 """
 
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 
 import msgspec
 
@@ -12,38 +13,49 @@ from shunter.conformance.core.case import Level
 from shunter.conformance.core.exchange import Evidence
 from shunter.conformance.core.verdict import Verdict
 
-__all__ = ["CaseFinished", "CaseStarted", "Event", "Finished", "Planned", "Started", "Timeline", "conclude"]
+__all__ = ["CaseFinished", "CaseStarted", "Event", "Finished", "Planned", "Side", "Started", "Timeline", "conclude"]
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
     pass
 
 
-class Planned(msgspec.Struct, frozen=True):
+class Side(StrEnum):
+    """Who is examined."""
+
+    MODEL_SERVER = "model-server"
+    PICKER = "picker"
+    GATEWAY = "gateway"
+
+
+class Planned(msgspec.Struct, frozen=True, omit_defaults=True):
     """A case that this exam will come to."""
 
     id: str
     level: Level
     requirement: str
+    suites: tuple[str, ...] = ()
 
 
 class Started(_Event, frozen=True, tag="started"):
     """What is examined, as what, and how fast it is.
 
-    `step_s` is the measured time of one generated token (None: it could not be measured, `calibration` says why) and
-    `scale` the factor on every bound that scales.
+    `url` is a picker's address where a picker is examined. Of a model server `step_s` is the measured time of one generated
+    token (None: it could not be measured); `scale` is the factor on every bound that scales, and `calibration` says where it
+    comes from.
     """
 
     date: str
     url: str
-    metrics_url: str
-    model: str
     profile: str
     profile_reason: str
-    step_s: float | None
-    scale: float
-    calibration: str
     cases: tuple[Planned, ...]
+    side: Side = Side.MODEL_SERVER
+    metrics_url: str = ""
+    model: str = ""
+    step_s: float | None = None
+    scale: float = 1.0
+    calibration: str = "not measured"
 
 
 class CaseStarted(_Event, frozen=True, tag="case-started"):
@@ -60,7 +72,11 @@ class Timeline(msgspec.Struct, frozen=True):
 
 
 class CaseFinished(_Event, frozen=True, tag="case-finished"):
-    """A verdict and its grounds: `observed` when met, `expected` and `actual` when not, `reason` for all others."""
+    """A verdict and its grounds: `observed` when met, `expected` and `actual` when not, `reason` for all others.
+
+    A case with time limits that is not met is tried again: of so many `tries`, the requirement was not met in `missed`. The
+    majority decides.
+    """
 
     id: str
     level: Level
@@ -72,6 +88,8 @@ class CaseFinished(_Event, frozen=True, tag="case-finished"):
     reason: str = ""
     evidence: tuple[Evidence, ...] = ()
     timelines: tuple[Timeline, ...] = ()
+    tries: int = 1
+    missed: int = 0
 
 
 class Finished(_Event, frozen=True, tag="finished"):

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from textwrap import wrap
 
-from shunter.conformance.core.case import Case
-from shunter.conformance.core.events import CaseFinished, Event, Finished, Started
+from shunter.conformance.core.case import AnyCase
+from shunter.conformance.core.events import CaseFinished, Event, Finished, Side, Started
 from shunter.conformance.core.exchange import clip, printable
-from shunter.conformance.core.profile import PROFILES
+from shunter.conformance.core.profile import Profile
 from shunter.conformance.core.verdict import Verdict
 
 __all__ = ["LABELS", "explain", "narrate", "summarise"]
@@ -35,15 +35,10 @@ def narrate(event: Event) -> list[str]:
 def _narrate(event: Event) -> list[str]:
     match event:
         case Started():
-            pace = "unknown" if event.step_s is None else f"{event.step_s * 1000:.1f} ms a token"
-            return [
-                f"Target   {event.url}, model {event.model or 'unknown'}, metrics at {event.metrics_url}",
-                f"Profile  {event.profile}: {event.profile_reason}",
-                f"Pace     {pace} ({clip(event.calibration)}); time limits × {event.scale:g}",
-                "",
-            ]
+            return [*_target(event), ""]
         case CaseFinished():
             said = clip(event.observed or event.reason or event.actual)
+            said += f" (missed in {event.missed} of {event.tries} tries)" if event.tries > 1 else ""
             head = f"{LABELS[event.verdict]:<5}  {event.id:<{ID_COLUMNS}} {event.duration_s:6.2f} s"
             if event.verdict is not Verdict.FAILED:
                 return [f"{head}  {said}"]
@@ -51,6 +46,17 @@ def _narrate(event: Event) -> list[str]:
             return lines + [f"       Reproduce  {each.curl}" for each in event.evidence[-1:]]
         case _:
             return []
+
+
+def _target(started: Started) -> list[str]:
+    parts = [started.url]
+    parts += [f"model {started.model or 'unknown'}"] if started.side is Side.MODEL_SERVER else []
+    parts += [f"metrics at {started.metrics_url}"] if started.metrics_url else []
+    lines = [f"Target   {', '.join(parts)}", f"Profile  {started.profile}: {started.profile_reason}"]
+    if started.side is Side.MODEL_SERVER:
+        pace = "unknown" if started.step_s is None else f"{started.step_s * 1000:.1f} ms a token"
+        lines.append(f"Pace     {pace} ({clip(started.calibration)}); time limits × {started.scale:g}")
+    return lines
 
 
 def summarise(events: Sequence[Event]) -> list[str]:
@@ -61,15 +67,15 @@ def summarise(events: Sequence[Event]) -> list[str]:
     return ["", f"{counts.total()} case{'s' * (counts.total() != 1)}: {parts or 'none run'}{took}"]
 
 
-def explain(case: Case) -> list[str]:
-    """All that is to be said about a case."""
+def explain(case: AnyCase, profiles: Sequence[Profile]) -> list[str]:
+    """All that is to be said about a case, and what each profile says of it."""
     rows = [("Level", str(case.level)), ("Requires", case.requirement), ("Because", case.why), ("Source", case.source)]
     rows += [("Features", ", ".join(case.features))] if case.features else []
     rows += [("Needs", ", ".join(case.needs))] if case.needs else []
     for bound in case.bounds:
         scales = "scaled by the pace of the target" if bound.scales else "not scaled"
         rows.append(("Limit", f"{bound.name}: {bound.seconds:g} s, {scales}; {bound.why}"))
-    for profile in PROFILES:
+    for profile in profiles:
         if lack := profile.lack(case.features):
             rows.append((profile.name, f"not supported: {lack}"))
         if known := profile.known_failure(case.id):

@@ -40,28 +40,40 @@ def parse_implementation(pairs: Sequence[str]) -> dict[str, str]:
 def conformance_report(events: Sequence[Event], implementation: Mapping[str, str]) -> str:
     """The exam in the shape of the Gateway API's ConformanceReport: MUSTs are core, the rest is extended.
 
+    Each suite that cases belong to is a profile of its own, before that of the whole exam.
+
     A known failure counts as failed here: the exit code tells whether something is newly broken, the report whether
     the server conforms.
     """
     started = _started(events)
     findings = [event for event in events if isinstance(event, CaseFinished)]
-    core = [finding for finding in findings if finding.level is Level.MUST]
-    extended = [finding for finding in findings if finding.level is not Level.MUST]
-    profile: dict[str, object] = {"name": f"model-server/{started.profile}", "core": _tally(core)}
-    if extended:
-        profile["extended"] = _tally(extended)
-    profile["summary"] = _summary(core)
+    suites = {case.id: case.suites for case in started.cases}
+    profiles = [_profile(suite, [each for each in findings if suite in suites[each.id]]) for suite in _suites(started.cases)]
+    profiles.append(_profile(f"{started.side}/{started.profile}", findings))
     report = {
         "apiVersion": API_VERSION,
         "kind": "ConformanceReport",
         "date": started.date,
         "implementation": {key: implementation[key] for key in IMPLEMENTATION_KEYS if key in implementation},
         "mode": "default",
-        "profiles": [profile],
+        "profiles": profiles,
         "calibration": {"secondsPerToken": started.step_s and round(started.step_s, 6), "scale": started.scale},
         "cases": [_entry(finding) for finding in findings],
     }
     return yaml.safe_dump(report, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _suites(cases: Sequence[Planned]) -> list[str]:
+    return sorted({suite for case in cases for suite in case.suites})
+
+
+def _profile(name: str, findings: Sequence[CaseFinished]) -> dict[str, object]:
+    core = [finding for finding in findings if finding.level is Level.MUST]
+    extended = [finding for finding in findings if finding.level is not Level.MUST]
+    profile: dict[str, object] = {"name": name, "core": _tally(core)}
+    if extended:
+        profile["extended"] = _tally(extended)
+    return profile | {"summary": _summary(core)}
 
 
 def _tally(findings: Sequence[CaseFinished]) -> dict[str, object]:
@@ -91,6 +103,8 @@ def _summary(core: Sequence[CaseFinished]) -> str:
 
 def _entry(finding: CaseFinished) -> dict[str, object]:
     entry: dict[str, object] = {"id": finding.id, "level": str(finding.level), "verdict": str(finding.verdict)}
+    if finding.tries > 1:
+        entry |= {"tries": finding.tries, "missed": finding.missed}
     entry |= {name: printable(text) for name in ("observed", *_GROUNDS) if (text := getattr(finding, name))}
     if finding.verdict in _FAILED and finding.evidence:
         entry["reproduce"] = printable(finding.evidence[-1].curl)

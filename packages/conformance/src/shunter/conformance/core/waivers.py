@@ -11,10 +11,10 @@ from datetime import date
 import msgspec
 import yaml
 
-from shunter.conformance.core.profile import KnownFailure, Profile
+from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.errors import UsageError
 
-__all__ = ["Waiver", "apply_waivers", "expired", "load_waivers"]
+__all__ = ["Waiver", "expired", "load_waivers", "waived"]
 
 
 class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,11 +55,9 @@ def expired(waivers: Collection[Waiver], today: date) -> tuple[Waiver, ...]:
     return tuple(waiver for waiver in waivers if waiver.until < today)
 
 
-def apply_waivers(profile: Profile, waivers: Collection[Waiver], today: date) -> Profile:
-    """Return the profile with what is waived today as known failures; what the profile knows itself stays as it says it."""
-    known = tuple(
-        KnownFailure(waiver.id, waiver.reason, f"waived until {waiver.until}")
-        for waiver in waivers
-        if waiver.until >= today and profile.known_failure(waiver.id) is None
-    )
-    return msgspec.structs.replace(profile, known_failures=(*profile.known_failures, *known))
+def waived(case_id: str, waivers: Collection[Waiver], today: date) -> KnownFailure | None:
+    """Return a case's failure as one that is known, if it is waived today."""
+    for waiver in waivers:
+        if waiver.id == case_id and waiver.until >= today:
+            return KnownFailure(waiver.id, waiver.reason, f"waived until {waiver.until}")
+    return None

@@ -1,11 +1,13 @@
-"""The syllabus: one module for each section of the protocol, examined in this order.
+"""The syllabus: model servers (`ms.`), endpoint pickers (`ep.`) and gateways (`gw.`)."""
 
-Cases that ask little of a server come first; those that need another one come after it.
-"""
+from shunter.conformance.core.case import AnyCase
+from shunter.conformance.core.profile import Profile
+from shunter.conformance.sections import gateways, pickers, servers
+from shunter.conformance.sections.servers import profiles
 
-from shunter.conformance.core.case import Case
-from shunter.conformance.sections import cancellation, errors, load, metrics, openai, reachability
+__all__ = ["CASES", "PROFILES"]
 
-__all__ = ["CASES"]
+CASES: tuple[AnyCase, ...] = (*servers.CASES, *pickers.CASES, *gateways.CASES)
 
-CASES: tuple[Case, ...] = (*reachability.CASES, *openai.CASES, *errors.CASES, *metrics.CASES, *load.CASES, *cancellation.CASES)
+PROFILES: dict[str, tuple[Profile, ...]] = {"ms": profiles.PROFILES, "ep": pickers.PROFILES, "gw": gateways.PROFILES}
+"""The kinds of each side, by the first part of the ids of its cases."""

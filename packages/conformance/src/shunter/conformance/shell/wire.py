@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -70,16 +71,18 @@ class Wire:
     ) -> None:
         await self._session.close()
 
-    async def exchange(self, method: str, url: str, body: bytes | dict[str, object] = b"") -> Exchange:
+    async def exchange(
+        self, method: str, url: str, body: bytes | dict[str, object] = b"", headers: Mapping[str, str] | None = None
+    ) -> Exchange:
         """Send a request and read the whole answer; raises Unanswered unless all of it came."""
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
-        headers = {"content-type": "application/json"} if payload else {}
+        sent = ({"content-type": "application/json"} if payload else {}) | dict(headers or {})
         clock = asyncio.get_running_loop().time
         start_s = clock()
         status, answer_headers, received, problem = 0, dict[str, str](), bytearray(), ""
         try:
             async with self._session.request(
-                method, url, data=payload or None, headers=headers, allow_redirects=False
+                method, url, data=payload or None, headers=sent, allow_redirects=False
             ) as response:
                 status = response.status
                 answer_headers = {name.lower(): value for name, value in response.headers.items()}
@@ -95,7 +98,7 @@ class Wire:
         exchange = Exchange(
             method=method,
             url=url,
-            request_headers=headers,
+            request_headers=sent,
             request_body=payload,
             status=status,
             headers=answer_headers,

@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from shunter.conformance.core.case import Bound, Target
-from shunter.conformance.core.profile import IGNORE_EOS, Role
+from shunter.conformance.core.case import Bound
+from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
-from shunter.conformance.sections.asking import ask_completion
-from shunter.conformance.sections.metrics import SAMPLE_PERIOD_S, SHED, find, scrape
+from shunter.conformance.sections.servers.asking import ask_completion
+from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S, SHED, find, scrape
+from shunter.conformance.sections.servers.profile import IGNORE_EOS
+from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["GAUGE_FOLLOWS", "Reading", "hold_tokens", "holding", "read", "watch"]
 

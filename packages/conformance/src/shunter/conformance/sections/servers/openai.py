@@ -1,12 +1,13 @@
 """Section B, the OpenAI API: answers that any client of that API can read, whole or as a stream."""
 
-from shunter.conformance.core.case import Case, Level, Target
+from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.exchange import Exchange, clip, read_json
-from shunter.conformance.core.profile import IGNORE_EOS
 from shunter.conformance.core.sse import read_events
 from shunter.conformance.errors import FormatError, Mismatch
-from shunter.conformance.sections.answers import Chat, ChatChunk, Completion, CompletionChunk, Counted, UsageChunk
-from shunter.conformance.sections.asking import TOKENS, ask_chat, ask_completion
+from shunter.conformance.sections.servers.answers import Chat, ChatChunk, Completion, CompletionChunk, Counted, UsageChunk
+from shunter.conformance.sections.servers.asking import TOKENS, ask_chat, ask_completion
+from shunter.conformance.sections.servers.profile import IGNORE_EOS
+from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES"]
 

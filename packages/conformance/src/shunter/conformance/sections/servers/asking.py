@@ -1,7 +1,7 @@
 """The requests that the cases send: small, greedy, and the same in every case."""
 
-from shunter.conformance.core.case import Target
 from shunter.conformance.core.exchange import Exchange
+from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["TOKENS", "ask_chat", "ask_completion"]
 

@@ -3,13 +3,13 @@
 import asyncio
 from itertools import pairwise
 
-from shunter.conformance.core.case import Case, Level, Target
-from shunter.conformance.core.profile import GENERATED_TOKENS, IGNORE_EOS, PROMPT_TOKENS, SUCCESSES, Role
+from shunter.conformance.core.case import Case, Level
+from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
-from shunter.conformance.sections.answers import Completion
-from shunter.conformance.sections.asking import TOKENS, ask_completion
-from shunter.conformance.sections.holding import GAUGE_FOLLOWS, Reading, draw, hold_tokens, holding, read, watch
-from shunter.conformance.sections.metrics import (
+from shunter.conformance.sections.servers.answers import Completion
+from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
+from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, Reading, draw, hold_tokens, holding, read, watch
+from shunter.conformance.sections.servers.metrics import (
     COUNTERS_RISE,
     KV_IDLE,
     LOAD_IDLE,
@@ -18,7 +18,9 @@ from shunter.conformance.sections.metrics import (
     SAMPLE_PERIOD_S,
     scrape,
 )
-from shunter.conformance.sections.openai import USAGE_EXACT, USAGE_SUM
+from shunter.conformance.sections.servers.openai import USAGE_EXACT, USAGE_SUM
+from shunter.conformance.sections.servers.profile import GENERATED_TOKENS, IGNORE_EOS, PROMPT_TOKENS, SUCCESSES
+from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES", "QUEUE_RISES", "RUNNING_RISES"]
 

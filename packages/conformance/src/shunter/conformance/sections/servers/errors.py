@@ -1,8 +1,9 @@
 """Section C, errors: what is wrong with a request is said in the status, never answered with something else."""
 
-from shunter.conformance.core.case import Case, Level, Target
-from shunter.conformance.sections.answers import ErrorBody
-from shunter.conformance.sections.asking import ask_completion
+from shunter.conformance.core.case import Case, Level
+from shunter.conformance.sections.servers.answers import ErrorBody
+from shunter.conformance.sections.servers.asking import ask_completion
+from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES"]
 

@@ -4,13 +4,15 @@ import asyncio
 import math
 from collections import Counter
 
-from shunter.conformance.core.case import Bound, Case, Level, Target
+from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange, clip
-from shunter.conformance.core.profile import IGNORE_EOS, Role
+from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import FormatError, Mismatch
 from shunter.conformance.exposition import Page, Series, read_page
-from shunter.conformance.sections.asking import ask_completion
-from shunter.conformance.sections.reachability import METRICS
+from shunter.conformance.sections.servers.asking import ask_completion
+from shunter.conformance.sections.servers.profile import IGNORE_EOS
+from shunter.conformance.sections.servers.reachability import METRICS
+from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES"]
 

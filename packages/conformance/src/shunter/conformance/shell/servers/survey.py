@@ -5,19 +5,22 @@ before the first request.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
 
-from shunter.conformance.core.case import Bound
-from shunter.conformance.core.events import Timeline
-from shunter.conformance.core.exchange import Exchange
-from shunter.conformance.core.profile import GENERIC, Profile, Role, Signal, detect
+from shunter.conformance.core.case import AnyCase, Bound
+from shunter.conformance.core.events import Planned, Side, Started, Timeline
+from shunter.conformance.core.exchange import Evidence, Exchange, evidence
+from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.errors import ConformanceError, Skip, Unanswered
-from shunter.conformance.sections.answers import ModelList
-from shunter.conformance.sections.asking import TOKENS, ask_completion
-from shunter.conformance.shell.wire import Wire
+from shunter.conformance.sections.servers.answers import ModelList
+from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
+from shunter.conformance.sections.servers.profile import ServerProfile
+from shunter.conformance.sections.servers.profiles import GENERIC, detect
+from shunter.conformance.sections.servers.target import Control, Means
+from shunter.conformance.shell.wire import Wire, unreachable
 
 __all__ = ["Calibration", "Plan", "SurveyedTarget", "survey"]
 
@@ -35,11 +38,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the examiner says about the target; None and empty mean: find out."""
 
     url: str
-    profile: Profile | None = None
+    profile: ServerProfile | None = None
     model: str | None = None
     metrics_url: str | None = None
     health_path: str | None = None
     signals: dict[Role, Signal] = {}
+    means: Means = Means()
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -51,18 +55,19 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 class SurveyedTarget:
-    """The server under exam as the cases see it (`core.case.Target`), with all that the survey found."""
+    """The server under exam as cases (`Target`) and engine (`Examined`) see it, with all that the survey found."""
 
-    def __init__(self, wire: Wire, plan: Plan) -> None:
+    def __init__(self, wire: Wire, plan: Plan, control: Control | None) -> None:
         self.wire = wire
-        self.profile = plan.profile or GENERIC
+        self.profile: ServerProfile = plan.profile or GENERIC
         self.profile_reason = "chosen by the examiner" if plan.profile else "nobody answered"
         self.served: tuple[str, ...] = ()
         self.first_page: Exchange | None = None
         self.calibration = Calibration()
-        self.timelines: list[Timeline] = []
         self.capacity: int | None = None
+        self._timelines: list[Timeline] = []
         self._plan = plan
+        self._control = control
 
     @property
     def url(self) -> str:
@@ -85,11 +90,21 @@ class SurveyedTarget:
     def seconds(self, bound: Bound) -> float:
         return bound.seconds * (self.calibration.scale if bound.scales else 1.0)
 
-    async def get(self, path: str) -> Exchange:
-        return await self.wire.exchange("GET", self.url + path)
+    @property
+    def means(self) -> Means:
+        return self._plan.means
 
-    async def post(self, path: str, body: bytes | dict[str, object]) -> Exchange:
-        return await self.wire.exchange("POST", self.url + path, body)
+    @property
+    def control(self) -> Control:
+        if self._control is None:
+            raise Skip("needs a server that the exam may end; --launch starts one")
+        return self._control
+
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Exchange:
+        return await self.wire.exchange("GET", self.url + path, headers=headers)
+
+    async def post(self, path: str, body: bytes | dict[str, object], headers: Mapping[str, str] | None = None) -> Exchange:
+        return await self.wire.exchange("POST", self.url + path, body, headers)
 
     def first_metrics(self) -> Exchange:
         if self.first_page is None:
@@ -101,12 +116,46 @@ class SurveyedTarget:
         return await self.wire.exchange("GET", self.metrics_url)
 
     def plot(self, name: str, points: Sequence[tuple[float, float]]) -> None:
-        self.timelines.append(Timeline(name, tuple((round(seconds, 4), value) for seconds, value in points)))
+        self._timelines.append(Timeline(name, tuple((round(seconds, 4), value) for seconds, value in points)))
+
+    def started(self, date: str, cases: Sequence[AnyCase]) -> Started:
+        try:
+            model = self.model
+        except Skip:
+            model = ""
+        return Started(
+            date=date,
+            url=self.url,
+            profile=self.profile.name,
+            profile_reason=self.profile_reason,
+            cases=tuple(Planned(case.id, case.level, case.requirement, case.suites) for case in cases),
+            side=Side.MODEL_SERVER,
+            metrics_url=self.metrics_url,
+            model=model,
+            step_s=self.calibration.step_s,
+            scale=round(self.calibration.scale, 2),
+            calibration=self.calibration.note,
+        )
+
+    def forget(self) -> None:
+        self.wire.transcript.clear()
+        self._timelines.clear()
+
+    def evidence(self) -> list[Evidence]:
+        return [evidence(exchange) for exchange in self.wire.transcript]
+
+    def timelines(self) -> list[Timeline]:
+        return self._timelines
+
+    async def unreachable(self) -> str | None:
+        return await unreachable(self.url)
 
 
-async def survey(wire: Wire, plan: Plan) -> SurveyedTarget:
+async def survey(wire: Wire, plan: Plan, control: Control | None = None) -> SurveyedTarget:
     """Look around; what cannot be found out is left open for the cases to complain about."""
-    target = SurveyedTarget(wire, plan)
+    target = SurveyedTarget(wire, plan, control)
+    if await target.unreachable():
+        return target
     owners: tuple[str, ...] = ()
     with suppress(ConformanceError):  # the case about the model list will say what is wrong
         cards = (await target.get("/v1/models")).read(ModelList).data

@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 
-from shunter.conformance.core.case import Bound, Case, Level, Target
+from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import Mismatch
-from shunter.conformance.sections.answers import ModelList
+from shunter.conformance.sections.servers.answers import ModelList
+from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES", "METRICS"]
 

@@ -1,11 +1,13 @@
 """Section F, cancellation: whoever hangs up takes his request along, running or queued."""
 
-from shunter.conformance.core.case import Bound, Case, Level, Target
-from shunter.conformance.core.profile import IGNORE_EOS, Role
+from shunter.conformance.core.case import Bound, Case, Level
+from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
-from shunter.conformance.sections.holding import GAUGE_FOLLOWS, hold_tokens, holding, watch
-from shunter.conformance.sections.load import ALL_SHOWN, RUNNING_RISES, WAITING
-from shunter.conformance.sections.openai import STREAM_FRAMING
+from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, hold_tokens, holding, watch
+from shunter.conformance.sections.servers.load import ALL_SHOWN, RUNNING_RISES, WAITING
+from shunter.conformance.sections.servers.openai import STREAM_FRAMING
+from shunter.conformance.sections.servers.profile import IGNORE_EOS
+from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES"]
 

@@ -1,0 +1,28 @@
+"""The command line of the exam: `run`, `picker` and `gateway` examine, the others read."""
+
+import click
+
+from shunter.conformance.cli.reading import compare, explain, list_cases, report
+from shunter.conformance.cli.servers import run
+from shunter.conformance.errors import UsageError
+
+__all__ = ["main"]
+
+
+class _Group(click.Group):
+    """A group whose commands may raise UsageError."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            raise click.UsageError(str(error)) from None
+
+
+@click.group(name="conformance", cls=_Group)
+def main() -> None:
+    """Examine whether a model server, an endpoint picker or a gateway keeps the protocol of inference gateways."""
+
+
+for command in (run, report, compare, list_cases, explain):
+    main.add_command(command)

@@ -1,0 +1,189 @@
+"""What all commands that examine share: their options, and following an exam to its end and into its reports."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from shunter.conformance.cli.files import check_report, read_file, write_report
+
+if TYPE_CHECKING:
+    from shunter.conformance.core.case import AnyCase
+    from shunter.conformance.core.events import Event
+    from shunter.conformance.core.waivers import Waiver
+
+__all__ = ["Wishes", "exam_options", "follow"]
+
+# What a shell reports for a program that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
+
+COLOURS = {"pass": "green", "FAIL": "red", "ERROR": "red", "PASS?": "yellow", "known": "yellow"}
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Cases = TypeVar("Cases", bound="AnyCase")
+
+
+class Wishes:
+    """What the examiner wishes of any exam, checked before anything happens; raises UsageError."""
+
+    def __init__(
+        self,
+        prefixes: tuple[str, ...],
+        level: str,
+        features: tuple[str, ...],
+        reports: tuple[Path, ...],
+        implementation: tuple[str, ...],
+        timeout_s: float,
+        tries: int,
+        waivers_file: Path | None,
+        dry_run: bool,
+    ) -> None:
+        from shunter.conformance.core.report import REPORTS, parse_implementation
+
+        self.timeout_s, self.tries, self.dry_run = timeout_s, tries, dry_run
+        self.waivers: tuple[Waiver, ...] = _waivers(waivers_file)
+        self._prefixes, self._level, self._features = prefixes, level, features
+        self._reports, self._about = reports, parse_implementation(implementation)
+        for path in reports:
+            check_report(path, REPORTS)
+
+    def choose(self, cases: "Sequence[Cases]", suite: str | None = None) -> "tuple[Cases, ...]":
+        """Return those of the cases that are to run."""
+        from shunter.conformance.core.case import Level, select
+
+        return select(cases, self._prefixes, Level(self._level), suite=suite, features=self._features)
+
+    def write(self, events: "Sequence[Event]") -> None:
+        """Write the reports."""
+        from shunter.conformance.core.report import REPORTS
+
+        for path in self._reports:
+            write_report(path, REPORTS[path.suffix](events, self._about))
+
+
+def exam_options(command: Command) -> Command:
+    """Give a command the options of `Wishes`, which it gets as its first argument."""
+
+    @wraps(command)
+    def wrapped(
+        *args: Any,
+        prefixes: tuple[str, ...],
+        level: str,
+        features: tuple[str, ...],
+        reports: tuple[Path, ...],
+        implementation: tuple[str, ...],
+        timeout_s: float,
+        tries: int,
+        waivers_file: Path | None,
+        dry_run: bool,
+        **options: Any,
+    ) -> Any:
+        wishes = Wishes(prefixes, level, features, reports, implementation, timeout_s, tries, waivers_file, dry_run)
+        return command(wishes, *args, **options)
+
+    for option in reversed(OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped  # pyright: ignore[reportReturnType] # click's decorators keep what they decorate
+
+
+def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wishes) -> None:
+    """Show an exam while it happens, write its reports, and leave with its exit code."""
+    from shunter.conformance.core.events import CaseFinished, conclude
+    from shunter.conformance.core.narration import summarise
+    from shunter.conformance.core.verdict import exit_code
+
+    if wishes.dry_run:
+        for case in cases:
+            click.echo(f"{case.level:<6}  {case.id}")
+        return
+    events: list[Event] = []
+    interrupted = False
+    try:
+        asyncio.run(_attend(exam, events))
+    except KeyboardInterrupt:
+        interrupted = True
+        events.extend(conclude(events, "the exam was interrupted"))
+        click.echo("interrupted" if events else "interrupted before the exam began; no report")
+    for line in summarise(events):
+        click.echo(line)
+    if events:
+        wishes.write(events)
+    findings = [(event.level, event.verdict) for event in events if isinstance(event, CaseFinished)]
+    sys.exit(EXIT_INTERRUPTED if interrupted else exit_code(findings))
+
+
+async def _attend(exam: "AsyncGenerator[Event]", events: "list[Event]") -> None:
+    """Follow an exam and show it while it happens."""
+    from shunter.conformance.core.narration import narrate
+
+    async with aclosing(exam):
+        async for event in exam:
+            events.append(event)
+            for line in narrate(event):
+                label, space, rest = line.partition(" ")
+                click.echo((click.style(label, fg=COLOURS[label]) if label in COLOURS else label) + space + rest)
+
+
+def _waivers(file: Path | None) -> "tuple[Waiver, ...]":
+    if file is None:
+        return ()
+    from shunter.conformance.core.waivers import expired, load_waivers
+    from shunter.conformance.sections import CASES
+
+    waivers = load_waivers(read_file(file), str(file), {case.id for case in CASES})
+    for waiver in expired(waivers, datetime.now(UTC).date()):
+        click.echo(f"the waiver of {waiver.id} ended on {waiver.until}, and counts no longer", err=True)
+    return waivers
+
+
+OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--select", "prefixes", metavar="ID-PREFIX", multiple=True, help="Run only the cases under this id."),
+    click.option("--level", type=click.Choice(["MUST", "SHOULD", "MAY"]), default="MAY", help="The weakest level to run."),
+    click.option("--feature", "features", metavar="NAME", multiple=True, help="Run only the cases that need this feature."),
+    click.option(
+        "--report",
+        "reports",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        multiple=True,
+        help="Write a report: .yaml (ConformanceReport), .html (for people), .xml (JUnit), .md (a CI's step summary) or "
+        ".ndjson (every event, from which `report` makes the others).",
+    ),
+    click.option(
+        "--implementation",
+        "implementation",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Who is examined, for the report: organization, project, url, version or contact.",
+    ),
+    click.option(
+        "--timeout",
+        "timeout_s",
+        metavar="SECONDS",
+        type=click.FloatRange(min=0.1),
+        default=60.0,
+        show_default=True,
+        help="How long to wait for any complete answer.",
+    ),
+    click.option(
+        "--tries",
+        type=click.IntRange(1),
+        default=3,
+        show_default=True,
+        help="How often a case with time limits is tried; the majority decides.",
+    ),
+    click.option(
+        "--waivers",
+        "waivers_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Failures to put up with: YAML, waivers: [{id, reason, until}].",
+    ),
+    click.option("--dry-run", is_flag=True, help="Only show which cases would run."),
+)

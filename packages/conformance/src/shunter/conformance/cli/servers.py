@@ -1,0 +1,63 @@
+"""`run`: examine a model server."""
+
+import sys
+
+import click
+
+from shunter.conformance.cli.exams import Wishes, exam_options, follow
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("url")
+@click.option(
+    "--profile",
+    "profiles",
+    metavar="NAME",
+    multiple=True,
+    help="What kind of server it is; found out when not given. `gie`: only whether it may stand in an InferencePool.",
+)
+@click.option("--model", metavar="NAME", help="The model to ask for; the first of /v1/models when not given.")
+@click.option("--metrics-url", metavar="URL", help="Where the metrics page is, if not at the profile's path.")
+@click.option("--health-path", metavar="PATH", help="What answers 200 when the server is ready, if not the profile's path.")
+@click.option("--metric", "metrics", metavar="ROLE=FAMILY", multiple=True, help="Name a gauge: queue, running or kv.")
+@exam_options
+def run(
+    wishes: Wishes,
+    url: str,
+    profiles: tuple[str, ...],
+    model: str | None,
+    metrics_url: str | None,
+    health_path: str | None,
+    metrics: tuple[str, ...],
+) -> None:
+    """Examine the model server at URL.
+
+    Exit code: 0 nothing is newly broken, 1 a MUST failed, 2 wrong usage, 3 the target cannot be reached.
+    """
+    from shunter.conformance.core.profile import GIE
+    from shunter.conformance.core.signals import parse_signals
+    from shunter.conformance.errors import UsageError
+    from shunter.conformance.sections.servers import CASES
+    from shunter.conformance.shell.servers.exam import examine
+
+    kinds = [name for name in profiles if name != GIE]
+    if len(kinds) > 1:
+        raise UsageError(f"--profile {kinds[1]}: the server is {kinds[0]} already")
+    cases = wishes.choose(CASES, GIE if GIE in profiles else None)
+    exam = examine(
+        url,
+        cases=cases,
+        profile=kinds[0] if kinds else None,
+        model=model,
+        metrics_url=metrics_url,
+        health_path=health_path,
+        signals=parse_signals(metrics),
+        waivers=wishes.waivers,
+        timeout_s=wishes.timeout_s,
+        tries=wishes.tries,
+    )
+    if sys.stdout.isatty() and not wishes.dry_run:
+        click.echo(f"Looking at {url}; a server that hangs takes up to {wishes.timeout_s:g} s for each question.", err=True)
+    follow(exam, cases, wishes)

@@ -1,0 +1,3 @@
+"""Examining gateways."""
+
+__all__: list[str] = []

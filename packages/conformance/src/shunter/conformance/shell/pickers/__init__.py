@@ -1,0 +1,3 @@
+"""Examining endpoint pickers."""
+
+__all__: list[str] = []

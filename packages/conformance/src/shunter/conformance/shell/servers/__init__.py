@@ -1,0 +1,3 @@
+"""Examining model servers: the look around before, and the exam."""
+
+__all__: list[str] = []

@@ -1,0 +1,41 @@
+"""Named defects: each makes a server wrong in exactly one way, so that whoever judges servers can be seen to notice.
+
+A fault is a value with up to seven seams, and the server applies the seams of the faults it was given:
+
+* `refuse` answers a path with an empty error, knowing for how many seconds the server has listened;
+* `ask` changes the JSON object of a completion or chat request before it is read;
+* `reply` changes a whole answer (status, body) on its way out;
+* `event` changes one server-sent event of a stream; an empty one is not sent;
+* `stall_s` makes the answers of a path late;
+* `deaf` lets what the engine has go on though its client has hung up: streams, whole answers, or what waits;
+* `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte.
+
+`FAULTS` lists them all, in the order of the model-server protocol's sections.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from shunter.lab.errors import ParamsError
+from shunter.lab.faults import adapters, cancellation, errors, load, metrics, openai, operation, reachability
+from shunter.lab.faults.seams import Fault, Reply
+
+__all__ = ["FAULTS", "Fault", "Reply", "faults_named"]
+
+SECTIONS = (reachability, openai, errors, metrics, load, cancellation, adapters, operation)
+
+FAULTS: Mapping[str, Fault] = {fault.name: fault for section in SECTIONS for fault in section.FAULTS}
+
+
+def faults_named(names: Iterable[str]) -> tuple[Fault, ...]:
+    """The faults of these names; an unknown one is answered with near matches."""
+    found: list[Fault] = []
+    for name in names:
+        fault = FAULTS.get(name)
+        if fault is None:
+            near = difflib.get_close_matches(name, FAULTS, n=3)
+            raise ParamsError(
+                f"fault {name!r} does not exist; " + (f"near: {', '.join(near)}" if near else "`shunter lab faults` lists them")
+            )
+        found.append(fault)
+    return tuple(found)

@@ -1,0 +1,103 @@
+"""OpenAI API: answers that no client of the OpenAI API understands."""
+
+from shunter.lab.faults.seams import CHAT, COMPLETED, COMPLETIONS, DONE, Fault, Json, answer, chunk, put
+
+__all__ = ["FAULTS"]
+
+
+def _drop_choices(body: Json) -> None:
+    del body["choices"]
+
+
+def _unfinished(_: int, body: Json) -> None:
+    for choice in body["choices"]:
+        choice["finish_reason"] = None
+
+
+def _wrong_role(body: Json) -> None:
+    for choice in body["choices"]:
+        choice["message"]["role"] = "user"
+
+
+def _miscount(body: Json) -> None:
+    body["usage"]["total_tokens"] += 1
+
+
+def _say_too_little(body: Json) -> None:
+    usage = body["usage"]
+    usage["completion_tokens"] -= 1
+    usage["total_tokens"] -= 1
+
+
+def _usage_everywhere(_: int, body: Json) -> None:
+    body.setdefault("usage", {"prompt_tokens": 1, "total_tokens": 2, "completion_tokens": 1})
+
+
+FAULTS = (
+    Fault(
+        name="completion-missing-choices",
+        case="ms.openai.completion-fields",
+        breaks="a completion has no choices",
+        reply=answer(_drop_choices, {COMPLETIONS}),
+    ),
+    Fault(
+        name="completion-wrong-object",
+        case="ms.openai.completion-fields",
+        breaks="a completion calls itself a list",
+        reply=answer(put("object", "list"), {COMPLETIONS}),
+    ),
+    Fault(
+        name="chat-wrong-object",
+        case="ms.openai.chat-fields",
+        breaks="a chat answer calls itself text_completion",
+        reply=answer(put("object", "text_completion"), {CHAT}),
+    ),
+    Fault(
+        name="chat-wrong-role",
+        case="ms.openai.chat-fields",
+        breaks="a chat answer has the role user",
+        reply=answer(_wrong_role, {CHAT}),
+    ),
+    Fault(
+        name="sse-no-done",
+        case="ms.openai.stream-framing",
+        breaks="a stream ends without data: [DONE]",
+        event=lambda _, event: b"" if event.startswith(DONE) else event,
+    ),
+    Fault(
+        name="sse-bare-json",
+        case="ms.openai.stream-framing",
+        breaks="the events of a stream have no data: field",
+        event=lambda _, event: event.removeprefix(b"data: "),
+    ),
+    Fault(
+        name="sse-id-changes",
+        case="ms.openai.stream-framing",
+        breaks="the events of one stream have different ids",
+        event=chunk(lambda nth, body: body.__setitem__("id", f"{body['id']}-{nth}")),
+    ),
+    Fault(
+        name="finish-reason-missing",
+        case="ms.openai.stream-finish-reason",
+        breaks="no event of a stream has a finish_reason",
+        event=chunk(_unfinished),
+    ),
+    Fault(
+        name="usage-does-not-add-up",
+        case="ms.openai.usage-sum",
+        breaks="total_tokens is not prompt_tokens + completion_tokens",
+        reply=answer(_miscount, COMPLETED),
+    ),
+    Fault(
+        name="usage-short",
+        case="ms.openai.usage-exact",
+        breaks="completion_tokens is one less than were asked for with ignore_eos",
+        reply=answer(_say_too_little, COMPLETED),
+    ),
+    Fault(
+        name="usage-in-every-event",
+        case="ms.openai.stream-usage",
+        breaks="every event of a stream has usage although nobody asked",
+        event=chunk(_usage_everywhere),
+    ),
+)

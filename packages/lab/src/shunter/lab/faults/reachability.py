@@ -1,0 +1,21 @@
+"""Reachability: a server that is not there, or late."""
+
+from shunter.lab.faults.seams import METRICS, MODELS, Fault, refuse
+
+__all__ = ["FAULTS"]
+
+# Later than any reasonable bound on an answer about models, soon enough for a test to wait for.
+LATE_S = 3.0
+
+
+FAULTS = (
+    Fault(
+        name="health-503",
+        case="ms.reachability.health",
+        breaks="/health answers 503 although the server serves",
+        refuse=refuse("/health", 503),
+    ),
+    Fault(name="models-slow-after-ready", breaks=f"/v1/models answers {LATE_S} s late", stall_s={MODELS: LATE_S}),
+    Fault(name="models-404", case="ms.reachability.models", breaks="/v1/models answers 404", refuse=refuse(MODELS, 404)),
+    Fault(name="metrics-slow-after-ready", breaks=f"/metrics answers {LATE_S} s late", stall_s={METRICS: LATE_S}),
+)

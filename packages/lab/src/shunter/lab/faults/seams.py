@@ -1,0 +1,134 @@
+"""What a fault is: seams at which a server is changed, and ways to write such a change."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = [
+    "CHAT",
+    "COMPLETED",
+    "COMPLETIONS",
+    "DONE",
+    "KV",
+    "METRICS",
+    "MODELS",
+    "RUNNING",
+    "WAITING",
+    "Fault",
+    "Json",
+    "Reply",
+    "answer",
+    "chunk",
+    "error",
+    "page",
+    "put",
+    "refuse",
+    "value",
+    "without_families",
+]
+
+
+Json = dict[str, Any]
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A whole answer on its way out. `pages`: how many metrics pages the server has rendered."""
+
+    path: str
+    status: int
+    body: bytes
+    pages: int
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One defect. `breaks`: what is wrong with a server that has it; `case`: the one of the conformance suite that notices."""
+
+    name: str
+    breaks: str
+    case: str = ""
+    refuse: Callable[[str, float], int | None] | None = None
+    ask: Callable[[Json], Json] | None = None
+    reply: Callable[[Reply], Reply] | None = None
+    event: Callable[[int, bytes], bytes] | None = None
+    stall_s: Mapping[str, float] = msgspec.field(default_factory=dict[str, float])
+    deaf: Literal["streams", "whole", "waiting"] | None = None
+    wire: Literal["reset", "cut", "drip"] | None = None
+
+
+MODELS, COMPLETIONS, CHAT, METRICS = "/v1/models", "/v1/completions", "/v1/chat/completions", "/metrics"
+COMPLETED = frozenset({COMPLETIONS, CHAT})
+DONE = b"data: [DONE]"
+
+
+def refuse(path: str, status: int) -> Callable[[str, float], int | None]:
+    return lambda asked, _age_s: status if asked == path else None
+
+
+def answer(change: Callable[[Json], None], paths: Iterable[str]) -> Callable[[Reply], Reply]:
+    """Change the JSON of good answers."""
+    wanted = frozenset(paths)
+
+    def seam(reply: Reply) -> Reply:
+        if reply.path not in wanted or reply.status != 200:
+            return reply
+        body = msgspec.json.decode(reply.body, type=Json)
+        change(body)
+        return msgspec.structs.replace(reply, body=msgspec.json.encode(body))
+
+    return seam
+
+
+def error(was: int, becomes: int, containing: bytes, body: bytes | None = None) -> Callable[[Reply], Reply]:
+    """An error that is recognised by its status and text gets another status, or body."""
+
+    def seam(reply: Reply) -> Reply:
+        if reply.path not in COMPLETED or reply.status != was or containing not in reply.body:
+            return reply
+        return msgspec.structs.replace(reply, status=becomes, body=reply.body if body is None else body)
+
+    return seam
+
+
+def chunk(change: Callable[[int, Json], None]) -> Callable[[int, bytes], bytes]:
+    """Change the JSON of the events of a stream, `[DONE]` excepted."""
+
+    def seam(nth: int, event: bytes) -> bytes:
+        if event.startswith(DONE):
+            return event
+        body = msgspec.json.decode(event[len(b"data: ") :], type=Json)
+        change(nth, body)
+        return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+    return seam
+
+
+def page(change: Callable[[str, Reply], str]) -> Callable[[Reply], Reply]:
+    """Change the text of the metrics page."""
+
+    def seam(reply: Reply) -> Reply:
+        if reply.path != METRICS or reply.status != 200:
+            return reply
+        return msgspec.structs.replace(reply, body=change(reply.body.decode(), reply).encode())
+
+    return seam
+
+
+def value(family: str, change: Callable[[float, Reply], float]) -> Callable[[Reply], Reply]:
+    """Change the value of each sample of a family."""
+    sample = re.compile(rf"^({re.escape(family)}(?:\{{.*\}})?) (\S+)$", re.MULTILINE)
+    return page(lambda page, reply: sample.sub(lambda m: f"{m[1]} {change(float(m[2]), reply)}", page))
+
+
+def without_families(page: str, families: Iterable[str]) -> str:
+    for family in families:
+        page = re.sub(rf"^(?:# (?:HELP|TYPE) )?{re.escape(family)}[ {{].*\n", "", page, flags=re.MULTILINE)
+    return page
+
+
+def put(name: str, value: Any) -> Callable[[Json], None]:
+    return lambda body: body.__setitem__(name, value)
+
+
+RUNNING, WAITING, KV = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
