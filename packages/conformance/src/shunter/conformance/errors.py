@@ -2,15 +2,16 @@
 
     ConformanceError
     ├── UsageError     the examiner asked for something impossible (exit code 2)
+    ├── LaunchError    a server that the exam was to start does not come up (exit code 3)
     ├── FormatError    bytes of the target break the rules of their format
     ├── Unanswered     a request got no complete answer: refused, reset, too slow, too large
     ├── Mismatch       the finding of a case: this was expected, that was seen
     └── Skip           a case cannot be judged on this target
 
-Only `UsageError` ever leaves `examine`; the others become verdicts.
+Only `UsageError` and `LaunchError` ever leave an exam; the others become verdicts.
 """
 
-__all__ = ["ConformanceError", "FormatError", "Mismatch", "Skip", "Unanswered", "UsageError"]
+__all__ = ["ConformanceError", "FormatError", "LaunchError", "Mismatch", "Skip", "Unanswered", "UsageError"]
 
 
 class ConformanceError(Exception):
@@ -19,6 +20,10 @@ class ConformanceError(Exception):
 
 class UsageError(ConformanceError):
     """A wish that cannot be fulfilled; the message names the value and the remedy."""
+
+
+class LaunchError(ConformanceError):
+    """A server that does not come up; the message ends with what it said last."""
 
 
 class FormatError(ConformanceError):
