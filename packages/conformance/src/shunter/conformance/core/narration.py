@@ -8,6 +8,7 @@ from shunter.conformance.core.case import AnyCase
 from shunter.conformance.core.events import CaseFinished, Event, Finished, Side, Started
 from shunter.conformance.core.exchange import clip, printable
 from shunter.conformance.core.profile import Profile
+from shunter.conformance.core.suites import answers
 from shunter.conformance.core.verdict import Verdict
 
 __all__ = ["LABELS", "explain", "narrate", "summarise"]
@@ -60,11 +61,11 @@ def _target(started: Started) -> list[str]:
 
 
 def summarise(events: Sequence[Event]) -> list[str]:
-    """The last lines: how many of each verdict, and how long it took."""
+    """The last lines: how many of each verdict, how long it took, and what the suites ask."""
     counts = Counter(event.verdict for event in events if isinstance(event, CaseFinished))
     took = next((f" in {event.duration_s:.1f} s" for event in events if isinstance(event, Finished)), "")
     parts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    return ["", f"{counts.total()} case{'s' * (counts.total() != 1)}: {parts or 'none run'}{took}"]
+    return ["", f"{counts.total()} case{'s' * (counts.total() != 1)}: {parts or 'none run'}{took}", *map(str, answers(events))]
 
 
 def explain(case: AnyCase, profiles: Sequence[Profile]) -> list[str]:

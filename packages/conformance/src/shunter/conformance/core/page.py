@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
 
-from shunter.conformance.core.events import CaseFinished, Event, Finished, Planned, Started
+from shunter.conformance.core.events import CaseFinished, Event, Finished, Planned, Side, Started
 from shunter.conformance.core.exchange import Evidence, printable
 from shunter.conformance.core.narration import LABELS
 from shunter.conformance.core.plot import draw
+from shunter.conformance.core.suites import answers
 from shunter.conformance.core.verdict import Verdict
 
 __all__ = ["page"]
@@ -48,8 +49,9 @@ def page(events: Sequence[Event], implementation: Mapping[str, str]) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title>',
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style>',
         f"<h1>{_text(title)}</h1>",
+        *(f"<p><strong>{_text(str(answer))}</strong></p>" for answer in answers(events)),
         f"<p>{_text(_counts(findings))}{took}, {_text(started.date)}.</p>",
-        f"<p>Profile {_text(started.profile)}: {_text(started.profile_reason)}. {_text(_pace(started))}</p>",
+        f"<p>Profile {_text(started.profile)}: {_text(started.profile_reason)}.{_text(_pace(started))}</p>",
         '<div class="matrix">',
         *(
             f'<a class="{each.verdict}" href="#{each.id}" title="{_text(each.id)}: {each.verdict}"'
@@ -70,8 +72,10 @@ def _counts(findings: Sequence[CaseFinished]) -> str:
 
 
 def _pace(started: Started) -> str:
+    if started.side is not Side.MODEL_SERVER:
+        return ""
     pace = "Pace unknown" if started.step_s is None else f"{started.step_s * 1000:.1f} ms a token"
-    return f"{pace} ({started.calibration}); time limits × {started.scale:g}."
+    return f" {pace} ({started.calibration}); time limits × {started.scale:g}."
 
 
 def _case(finding: CaseFinished, planned: Planned | None) -> str:
@@ -79,6 +83,7 @@ def _case(finding: CaseFinished, planned: Planned | None) -> str:
     rows += [
         (name.capitalize(), text) for name in ("observed", "expected", "actual", "reason") if (text := getattr(finding, name))
     ]
+    rows += [("Tries", f"missed in {finding.missed} of {finding.tries}")] if finding.tries > 1 else []
     said = finding.observed or finding.reason or finding.actual
     opened = " open" if finding.verdict in {Verdict.FAILED, Verdict.ERROR} else ""
     return "".join(

@@ -13,10 +13,13 @@ import msgspec
 
 from shunter.conformance.errors import UsageError
 
-__all__ = ["GIE", "Kind", "KnownFailure", "Profile", "named"]
+__all__ = ["GIE", "GIE_LORA", "Kind", "KnownFailure", "Profile", "named"]
 
 GIE = "gie"
-"""The suite of the cases that the Gateway API Inference Extension itself demands (`Case.suites`)."""
+"""The suite of the cases that the Gateway API Inference Extension demands of every model server (`Case.suites`)."""
+
+GIE_LORA = "gie-lora"
+"""The suite of those that it demands of servers with LoRA adapters."""
 
 
 class KnownFailure(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from shunter.conformance.core.events import CaseFinished, Event, Finished, Plann
 from shunter.conformance.core.exchange import printable
 from shunter.conformance.core.page import page
 from shunter.conformance.core.step_summary import step_summary
+from shunter.conformance.core.suites import Answer, answers
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
 
@@ -47,8 +48,7 @@ def conformance_report(events: Sequence[Event], implementation: Mapping[str, str
     """
     started = _started(events)
     findings = [event for event in events if isinstance(event, CaseFinished)]
-    suites = {case.id: case.suites for case in started.cases}
-    profiles = [_profile(suite, [each for each in findings if suite in suites[each.id]]) for suite in _suites(started.cases)]
+    profiles = [_suite(answer) for answer in answers(events)]
     profiles.append(_profile(f"{started.side}/{started.profile}", findings))
     report = {
         "apiVersion": API_VERSION,
@@ -63,8 +63,11 @@ def conformance_report(events: Sequence[Event], implementation: Mapping[str, str
     return yaml.safe_dump(report, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _suites(cases: Sequence[Planned]) -> list[str]:
-    return sorted({suite for case in cases for suite in case.suites})
+def _suite(answer: Answer) -> dict[str, object]:
+    """A suite as a profile; what a server lacks that the suite demands has failed here."""
+    met = answer.asked - len(answer.unmet) - len(answer.unjudged)
+    core = _counted(answer.unmet, answer.unjudged, met)
+    return {"name": answer.suite, "core": core, "summary": str(answer)}
 
 
 def _profile(name: str, findings: Sequence[CaseFinished]) -> dict[str, object]:
@@ -80,18 +83,18 @@ def _tally(findings: Sequence[CaseFinished]) -> dict[str, object]:
     counts = Counter(finding.verdict for finding in findings)
     failed = [finding.id for finding in findings if finding.verdict in _FAILED]
     unjudged = [finding.id for finding in findings if not finding.verdict.met and finding.verdict not in _FAILED]
+    return _counted(failed, unjudged, counts[Verdict.PASSED] + counts[Verdict.UNEXPECTED_PASS])
+
+
+def _counted(failed: Sequence[str], unjudged: Sequence[str], met: int) -> dict[str, object]:
     tally: dict[str, object] = {
         "result": "failure" if failed else "partial" if unjudged else "success",
-        "statistics": {
-            "Passed": counts[Verdict.PASSED] + counts[Verdict.UNEXPECTED_PASS],
-            "Failed": len(failed),
-            "Skipped": len(unjudged),
-        },
+        "statistics": {"Passed": met, "Failed": len(failed), "Skipped": len(unjudged)},
     }
     if failed:
-        tally["failedTests"] = failed
+        tally["failedTests"] = list(failed)
     if unjudged:
-        tally["skippedTests"] = unjudged
+        tally["skippedTests"] = list(unjudged)
     return tally
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from shunter.conformance.core.events import CaseFinished, Event, Started
 from shunter.conformance.core.exchange import printable
 from shunter.conformance.core.narration import LABELS
+from shunter.conformance.core.suites import answers
 from shunter.conformance.core.verdict import Verdict
 
 __all__ = ["step_summary"]
@@ -25,6 +26,7 @@ def step_summary(events: Sequence[Event], implementation: Mapping[str, str]) -> 
         "",
         f"{len(findings)} cases: {told}",
         "",
+        *(line for answer in answers(events) for line in (_cell(str(answer)), "")),
     ]
     trouble = [each for verdict in _TROUBLE for each in findings if each.verdict is verdict]
     if trouble:

@@ -1,0 +1,96 @@
+"""A case with time limits that is missed is tried again; the majority decides, and the report says so."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shunter.conformance.core.case import Bound, Case, Level
+from shunter.conformance.core.events import CaseFinished, Started
+from shunter.conformance.core.profile import KnownFailure, Profile
+from shunter.conformance.core.verdict import Verdict
+from shunter.conformance.errors import Mismatch, Skip, Unanswered
+from shunter.conformance.shell.runner import attend
+
+SOON = Bound("soon", 1.0, "a test")
+
+
+class Still:
+    """A target that nothing can be said of."""
+
+    def __init__(self, *known: KnownFailure) -> None:
+        self.profile = Profile(name="still", known_failures=known)
+
+    def started(self, date, cases):
+        return Started(date=date, url="nowhere", profile=self.profile.name, profile_reason="a test", cases=())
+
+    def forget(self):
+        pass
+
+    def evidence(self):
+        return ()
+
+    def timelines(self):
+        return ()
+
+    async def unreachable(self):
+        return None
+
+
+@pytest.fixture
+def outcome():
+    """Examine by one case that ends as told, try by try."""
+
+    async def run(*ends, bounds=(SOON,), known=(), tries=3) -> CaseFinished:
+        left = list(ends)
+
+        async def end(_) -> str:
+            now = left.pop(0)
+            if isinstance(now, Exception):
+                raise now
+            return now
+
+        @asynccontextmanager
+        async def opened():
+            yield Still(*known)
+
+        case = Case(id="ms.a.b", level=Level.MUST, requirement="", why="", source="", run=end, bounds=bounds)
+        events = [event async for event in attend(opened(), [case], tries=tries)]
+        assert not left
+        return next(event for event in events if isinstance(event, CaseFinished))
+
+    return run
+
+
+LATE = Mismatch("soon", "late")
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict", "missed"),
+    [
+        (["in time"], Verdict.PASSED, 0),
+        ([LATE, "in time", "in time"], Verdict.PASSED, 1),
+        ([LATE, LATE], Verdict.FAILED, 2),
+        ([LATE, "in time", LATE], Verdict.FAILED, 2),
+        ([Unanswered("late"), Unanswered("late")], Verdict.FAILED, 2),
+        ([LATE, Skip("too busy")], Verdict.SKIPPED, 0),
+    ],
+)
+async def test_the_majority_of_three_tries_decides(outcome, ends, verdict, missed):
+    found = await outcome(*ends)
+    assert found.verdict is verdict
+    assert found.missed == missed
+    assert verdict is Verdict.SKIPPED or found.tries == len(ends)
+
+
+async def test_what_depends_on_no_time_is_asked_once(outcome):
+    assert (await outcome(LATE, bounds=())).tries == 1
+
+
+async def test_a_known_failure_is_asked_once(outcome):
+    found = await outcome(LATE, known=(KnownFailure("ms.a.b", "shy", "its manual"),))
+    assert (found.verdict, found.tries) == (Verdict.KNOWN_FAILURE, 1)
+
+
+async def test_what_is_met_after_all_says_nothing_of_what_was_expected(outcome):
+    found = await outcome(LATE, "in time", "in time")
+    assert (found.observed, found.expected, found.actual) == ("in time", "", "")
