@@ -1,0 +1,160 @@
+"""Generating: every prompt of a request goes through the engine, and its tokens back to whoever asked."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from shunter.lab.core.answers import DONE, Answer
+from shunter.lab.core.asks import Ask
+from shunter.lab.core.kvevents import Announcer
+from shunter.lab.core.progress import Progress
+from shunter.lab.core.requests import Request
+from shunter.lab.core.sequence import Token
+from shunter.lab.core.tokens import Script
+from shunter.lab.errors import ApiError, QueueFullError
+from shunter.lab.shell.clockwork import Clockwork
+from shunter.lab.shell.defects import Defects
+from shunter.lab.shell.wire import EventWriter, json_response
+
+__all__ = ["Generation", "Identity"]
+
+
+class Identity(Protocol):
+    """Who a server says it is; its port is known once it listens."""
+
+    host: str
+    port: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Its name in every answer."""
+        ...
+
+
+class Generation:
+    """What one server generates. `tell_cached`: usage says how much of the prompt was in the cache."""
+
+    def __init__(
+        self,
+        clockwork: Clockwork,
+        defects: Defects,
+        announcer: Announcer | None,
+        identity: Identity,
+        *,
+        tell_cached: bool,
+    ) -> None:
+        self._clockwork = clockwork
+        self._defects = defects
+        self._announcer = announcer
+        self._identity = identity
+        self._tell_cached = tell_cached
+        self._streams: dict[str, asyncio.Queue[Token | None]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def live(self) -> int:
+        """HTTP requests that are being answered."""
+        return len(self._streams)
+
+    async def end(self, drain_s: float) -> None:
+        """Let what runs finish for `drain_s`; then it ends with finish_reason `abort`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain_s):
+                await self._idle.wait()
+        for stream in self._streams.values():
+            stream.put_nowait(None)
+
+    async def answer(self, request: web.Request, ask: Ask, prefix: str) -> web.StreamResponse:
+        """Run every prompt of a request through the engine; whoever hangs up takes them all away."""
+        params = self._clockwork.engine.params
+        serial = uuid.uuid4().hex
+        request_id = f"{prefix}-{request.headers.get('X-Request-Id') or serial[:16]}"
+        answer = Answer(ask, request_id, int(time.time()), self._identity.fingerprint)
+        scripts = ask.scripts(params.context_tokens, serial)
+        tokens: asyncio.Queue[Token | None] = asyncio.Queue()
+        # Clients may repeat an X-Request-Id, so the engine knows requests by a name of our own.
+        names = [f"{serial}-{index}" for index in range(len(scripts))]
+        self._streams[serial] = tokens
+        self._idle.clear()
+        progress = Progress(ask, names, scripts, tell_cached=self._tell_cached)
+        try:
+            for name, prompt, script in zip(names, ask.prompts, scripts, strict=True):
+                self._submit(name, ask, prompt, script, tokens.put_nowait)
+            if ask.stream:
+                return await self._stream(request, answer, progress, tokens)
+            while not progress.done:
+                progress.take(await tokens.get())
+            transfer = self._transfer(request_id, len(ask.prompts[0])) if ask.gives else None
+            return json_response(answer.whole(progress.whole(), progress.usage(), transfer))
+        finally:
+            del self._streams[serial]
+            if not self._streams:
+                self._idle.set()
+            for name in names:
+                if not self._defects.deaf(stream=ask.stream, waits=self._clockwork.engine.waits(name)):
+                    self._clockwork.abort(name)
+
+    def _transfer(self, request_id: str, tokens: int) -> dict[str, Any]:
+        """What vLLM's NixlConnector answers a prefill with.
+
+        Nobody fetches anything: the decoder waits as long as it would take.
+        """
+        return {
+            "do_remote_prefill": True,
+            "do_remote_decode": False,
+            "remote_block_ids": [list(range(1, 1 + -(-tokens // self._clockwork.engine.params.block_size)))],
+            "remote_engine_id": self._identity.fingerprint,
+            "remote_request_id": request_id,
+            "remote_host": self._identity.host,
+            "remote_port": self._identity.port,
+            "tp_size": 1,
+            "remote_num_tokens": tokens,
+            "transfer_mode": "pull",
+        }
+
+    def _submit(self, name: str, ask: Ask, prompt: tuple[int, ...], script: Script, listener: Callable[[Token], None]) -> None:
+        request = Request(
+            id=name,
+            prompt=prompt,
+            output=script.tokens,
+            finish=script.finish,
+            adapter=ask.adapter,
+            cache_salt=ask.cache_salt,
+            max_tokens=ask.max_tokens,
+            remote=ask.takes,
+        )
+        if self._announcer is not None:
+            self._announcer.asked(request)
+        try:
+            self._clockwork.submit(request, listener)
+        except QueueFullError as error:
+            raise ApiError(503, f"Service Unavailable: {error}", kind="ServiceUnavailableError") from error
+
+    async def _stream(
+        self, request: web.Request, answer: Answer, progress: Progress, tokens: asyncio.Queue[Token | None]
+    ) -> web.StreamResponse:
+        ask = answer.ask
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        events = EventWriter(request, response, self._defects.faults)
+        with contextlib.suppress(ConnectionResetError):  # the client has hung up: nobody is there to be told
+            opened: set[int] = set()
+            while not progress.done:
+                token = await tokens.get()
+                for choice in progress.take(token):
+                    usage = progress.usage_of(choice.index) if ask.continuous_usage else None
+                    if ask.chat and choice.index not in opened:
+                        opened.add(choice.index)
+                        await events.write(answer.opening(choice.index, usage))
+                    await events.write(answer.piece(choice, usage, last=progress.done and not ask.include_usage))
+            if ask.include_usage:
+                await events.write(answer.closing(progress.usage()))
+            await events.write(DONE)
+            await response.write_eof()
+        return response
