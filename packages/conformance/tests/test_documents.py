@@ -15,11 +15,6 @@ README = (PACKAGE / "README.md").read_text(encoding="utf-8")
 REPORTS = sorted((PACKAGE / "reports").glob("*/*-report.yaml"))
 
 
-def test_the_readme_lists_every_case():
-    rows = "\n".join(f"| `{case.id}` | {case.requirement} |" for case in CASES)
-    assert rows in README
-
-
 def test_the_readme_shows_what_explain_prints():
     assert "\n".join(explain(find(CASES, "ms.metrics.kv-idle"), PROFILES)) in README
 
@@ -30,9 +25,12 @@ def test_the_readme_names_every_verdict_and_profile():
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.name)
-def test_a_committed_report_is_complete_and_its_failures_are_known(path):
+def test_a_committed_report_is_of_cases_that_exist_and_its_failures_are_known(path):
+    """It may be older than some cases, and than failures of those."""
     report = yaml.safe_load(path.read_text(encoding="utf-8"))
     profile = find_profile(report["profiles"][0]["name"].removeprefix("model-server/"))
-    assert [case["id"] for case in report["cases"]] == [case.id for case in CASES]
-    assert set(report["profiles"][0]["core"]["failedTests"]) == {known.case for known in profile.known_failures}
+    asked = {case["id"] for case in report["cases"]}
+    assert asked <= {case.id for case in CASES}
+    failed = {case_id for part in ("core", "extended") for case_id in report["profiles"][0][part].get("failedTests", ())}
+    assert failed == {known.case for known in profile.known_failures} & asked
     assert report["implementation"].keys() >= {"organization", "project", "version"}
