@@ -23,7 +23,6 @@ MAX_FILE_BYTES = 1 << 20
 
 Shape = TypeVar("Shape", EndpointsFile, Manifest)
 
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -96,33 +95,33 @@ def _typed(place: str, raw: object) -> list[Document]:
 
 
 def _convert(place: str, document: dict[str, object], shape: type[Shape]) -> Shape:
+    for path, word, fields in _unknown(inspect.type_info(shape), document, "$"):
+        raise ConfigError(f"{place}: {path}.{word}: unknown field; {near(word, fields)}")
     try:
         return msgspec.convert(document, shape, strict=False)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at ")
         path = (path or "$").replace("`", "")
-        unknown = _UNKNOWN.fullmatch(message)
-        if unknown:
-            fields = _fields(shape, path)
-            raise ConfigError(f"{place}: {path}.{unknown[1]}: unknown field; {near(unknown[1], fields)}") from None
         raise ConfigError(f"{place}: {path}: {message}{_found(document, path)}") from None
 
 
-def _fields(shape: type, path: str) -> list[str]:
-    """Return the names of the fields of the struct at ``path`` within ``shape``."""
-    info: inspect.Type = inspect.type_info(shape)
-    for step in [None, *_STEP.findall(path)]:
-        if step is not None:
-            info = _enter(info, step[0])
-        while isinstance(info, inspect.Metadata | inspect.UnionType):
-            info = info.type if isinstance(info, inspect.Metadata) else info.types[0]
-    return [field.encode_name for field in info.fields] if isinstance(info, inspect.StructType) else []
+def _unknown(info: inspect.Type, raw: object, path: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each field that no shape has: where, its name, and those that there are.
 
-
-def _enter(info: inspect.Type, name: str) -> inspect.Type:
-    if isinstance(info, inspect.StructType):
-        return next(field.type for field in info.fields if field.encode_name == name)
-    return info.item_type if isinstance(info, inspect.ListType) else info
+    The shapes themselves ignore such fields: an API server may be newer than we are, a file is written by hand.
+    """
+    while isinstance(info, inspect.Metadata | inspect.UnionType):
+        info = info.type if isinstance(info, inspect.Metadata) else info.types[0]
+    if isinstance(info, inspect.StructType) and isinstance(raw, dict):
+        fields = {field.encode_name: field.type for field in info.fields}
+        for name, value in cast("dict[str, object]", raw).items():
+            if name not in fields:
+                yield path, str(name), list(fields)
+            else:
+                yield from _unknown(fields[name], value, f"{path}.{name}")
+    elif isinstance(info, inspect.ListType) and isinstance(raw, list):
+        for number, item in enumerate(cast("list[object]", raw)):
+            yield from _unknown(info.item_type, item, f"{path}[{number}]")
 
 
 def _found(document: object, path: str) -> str:

@@ -8,7 +8,7 @@ Two families:
   fields included).
 
 YAML scalars arrive here as text and become numbers where a number is wanted: ``port: 8000``, ``port: "8000"`` (the
-reference's own form) and the label value ``1`` all mean what they look like. Unknown fields are errors.
+reference's own form) and the label value ``1`` all mean what they look like.
 """
 
 from typing import Annotated, Literal
@@ -41,8 +41,8 @@ Weight = Annotated[int, Meta(ge=1, le=1_000_000)]
 Selector = Annotated[dict[str, str], Meta(min_length=1, max_length=64)]
 
 
-class Shape(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """Base: camelCase outside, unknown fields refused."""
+class Shape(Struct, frozen=True, rename="camel"):
+    """Base: camelCase outside. Unknown fields are refused where a file is read, and ignored in what an API server sends."""
 
 
 class EndpointEntry(Shape, frozen=True, kw_only=True):
