@@ -63,6 +63,20 @@ def test_a_longer_conversation_begins_with_the_shorter_one():
     assert longer.prompts[0][: len(prefix)] == prefix
 
 
+def test_each_prompt_gets_as_many_choices_as_were_asked_for_and_they_differ():
+    ask = completion(prompt=["a", "b"], n=2, seed=1)
+    assert ask.prompt_of_each == (tokenise("a"),) * 2 + (tokenise("b"),) * 2
+    texts = ["".join(script.pieces) for script in ask.scripts(2048, "")]
+    assert len(set(texts)) == 4
+    assert texts[0] == "".join(completion(prompt="a", seed=1).scripts(2048, "")[0].pieces)
+
+
+def test_whoever_speaks_of_a_locomotive_is_answered_in_characters_of_several_bytes():
+    text = "".join(completion(prompt="\N{STEAM LOCOMOTIVE}").scripts(2048, "")[0].pieces)
+    assert len(text) == 16
+    assert len(text.encode()) > 32
+
+
 def test_content_may_come_in_parts():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert chat(messages=[{"role": "user", "content": parts}]).prompts == chat(messages=said("a\nb")).prompts
@@ -93,9 +107,11 @@ def test_greedy_and_seeded_answers_repeat_and_sampled_ones_do_not():
         (completion, {"prompt": "x", "min_tokens": 17}, (400, "BadRequestError", "min_tokens")),
         (completion, {"prompt": list(range(2048)), "max_tokens": 1}, (400, "BadRequestError", "input_tokens")),
         (completion, {"prompt": "x" * 10_000_000}, (400, "BadRequestError", "input_tokens")),
-        (completion, {"prompt": "x", "n": 2}, (400, "BadRequestError", "n")),
-        (completion, {"prompt": "x", "logprobs": 0}, (400, "BadRequestError", "logprobs")),
-        (chat, {"messages": [{"role": "user", "content": "x"}], "logprobs": True}, (400, "BadRequestError", "logprobs")),
+        (completion, {"prompt": "x", "n": 0}, (400, "BadRequestError", "n")),
+        (completion, {"prompt": "x", "n": 2, "temperature": 0}, (400, "BadRequestError", "n")),
+        (completion, {"prompt": "x", "logprobs": -1}, (400, "BadRequestError", "logprobs")),
+        (completion, {"prompt": "x", "logprobs": 21}, (400, "BadRequestError", "logprobs")),
+        (chat, {"messages": said("x"), "top_logprobs": 1}, (400, "BadRequestError", "top_logprobs")),
         (completion, {"prompt": "x", "echo": True}, (400, "BadRequestError", "echo")),
         (completion, {"prompt": "x", "stream_options": {}}, (400, "BadRequestError", "stream_options")),
         (completion, {"prompt": "x", "temperature": -1}, (400, "BadRequestError", "temperature")),

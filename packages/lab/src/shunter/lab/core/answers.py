@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from shunter.lab.core.asks import Ask
+from shunter.lab.core.logprobs import chat_logprobs, completion_logprobs
 from shunter.lab.errors import ApiError
 
 __all__ = ["DONE", "Answer", "Choice", "Usage", "encode_error", "encode_event"]
@@ -38,12 +39,17 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """The answer to one prompt, or the next piece of it (`finish` None)."""
+    """One answer, or the next piece of it (`finish` None): the texts of its tokens, `offset` characters into the answer."""
 
     index: int
-    text: str
+    pieces: tuple[str, ...]
     finish: str | None = None
     stop_reason: str | None = None
+    offset: int = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -77,7 +83,7 @@ class Answer(msgspec.Struct, frozen=True):
     def piece(self, choice: Choice, usage: Usage | None, *, last: bool) -> bytes:
         """One token's text. `last`: nothing follows but `[DONE]`."""
         said: dict[str, Any] = {"delta": {"content": choice.text}} if self.ask.chat else {"text": choice.text}
-        fields = {"index": choice.index, **said, "logprobs": None, "finish_reason": choice.finish}
+        fields = {"index": choice.index, **said, "logprobs": self._logprobs(choice), "finish_reason": choice.finish}
         if choice.finish is not None or not self.ask.chat:
             fields["stop_reason"] = choice.stop_reason
         return self._event([{**fields, "token_ids": None}], usage, last=last)
@@ -107,6 +113,13 @@ class Answer(msgspec.Struct, frozen=True):
             body["system_fingerprint"] = self.fingerprint
         return encode_event(body)
 
+    def _logprobs(self, choice: Choice) -> dict[str, Any] | None:
+        if self.ask.logprobs is None:
+            return None
+        if self.ask.chat:
+            return chat_logprobs(choice.pieces, self.ask.logprobs)
+        return completion_logprobs(choice.pieces, choice.offset, self.ask.logprobs)
+
     def _whole_choice(self, choice: Choice) -> dict[str, Any]:
         said: dict[str, Any] = {"text": choice.text}
         if self.ask.chat:
@@ -115,7 +128,7 @@ class Answer(msgspec.Struct, frozen=True):
         return {
             "index": choice.index,
             **said,
-            "logprobs": None,
+            "logprobs": self._logprobs(choice),
             "finish_reason": choice.finish,
             "stop_reason": choice.stop_reason,
             "token_ids": None,

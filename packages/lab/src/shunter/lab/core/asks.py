@@ -1,7 +1,6 @@
 """The body of a completion or chat request → an `Ask`, or the error that vLLM 0.32 answers.
 
-Unknown fields are ignored, as vLLM does. What this server cannot do (`n` above 1, log-probabilities, `echo`) is refused
-rather than answered wrongly.
+Unknown fields are ignored, as vLLM does. What this server cannot do (`echo`) is refused rather than answered wrongly.
 """
 
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from shunter.lab.core.logprobs import MOST_ALTERNATIVES
 from shunter.lab.core.models import Models
 from shunter.lab.core.tokens import LONGEST_TOKEN_CHARS, Script, tokenise, write
 from shunter.lab.errors import ApiError
@@ -17,6 +17,8 @@ __all__ = ["COMPLETION_MAX_TOKENS", "Ask", "parse_json", "read_chat", "read_comp
 
 # OpenAI's and vLLM's default for /v1/completions; a chat answer may fill the context window.
 COMPLETION_MAX_TOKENS = 16
+# vLLM has no limit to speak of; choices are requests to the engine, and one client must not fill it with a word.
+_MOST_CHOICES = 128
 # Token ids are 32 bits, like those of the stand-in tokeniser.
 _LARGEST_TOKEN_ID = 2**32 - 1
 _Kind = TypeVar("_Kind")
@@ -50,12 +52,12 @@ class _Body(msgspec.Struct, kw_only=True):
     seed: int | None = None
     cache_salt: str | None = None
     echo: bool | None = None
-    logprobs: int | bool | None = None
     kv_transfer_params: _Transfer | None = None
 
 
 class _CompletionBody(_Body):
     prompt: str | list[int | str | list[int]] | None = None
+    logprobs: int | None = None
 
 
 class _Part(msgspec.Struct):
@@ -70,6 +72,8 @@ class _Message(msgspec.Struct):
 
 class _ChatBody(_Body):
     messages: list[_Message]
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     max_completion_tokens: int | None = None
 
 
@@ -92,26 +96,36 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     include_usage: bool
     continuous_usage: bool
+    choices: int = 1
+    """Answers to each prompt (`n`)."""
+    logprobs: int | None = None
+    """So many of the likeliest tokens are told with each token; 0: the chosen one alone. None: no log-probabilities."""
     gives: bool = False
     """Somebody else decodes, and fetches what is computed here."""
     takes: bool = False
     """The prompt was computed by somebody else, and is fetched."""
 
+    @property
+    def prompt_of_each(self) -> tuple[tuple[int, ...], ...]:
+        """The prompt that each choice answers, in the order of their indices."""
+        return tuple(prompt for prompt in self.prompts for _ in range(self.choices))
+
     def scripts(self, context_tokens: int, nonce: str) -> list[Script]:
-        """The answer to each prompt. The nonce makes sampled answers without a seed differ from call to call."""
+        """Each choice. The nonce makes sampled answers without a seed differ from call to call."""
         seed = "" if self.greedy else nonce if self.seed is None else str(self.seed)
         return [
             write(
                 prompt,
                 context_tokens - len(prompt) if self.max_tokens is None else self.max_tokens,
                 adapter=self.adapter,
-                seed=seed,
+                seed=f"{seed}+{nth}" if nth else seed,
                 min_tokens=self.min_tokens,
                 ignore_eos=self.ignore_eos,
                 stop=self.stop,
                 keep_stop=self.keep_stop,
             )
             for prompt in self.prompts
+            for nth in range(self.choices)
         ]
 
 
@@ -136,6 +150,7 @@ def read_completion(body: bytes, models: Models, context_tokens: int) -> Ask:
         prompts,
         chat=False,
         max_tokens=COMPLETION_MAX_TOKENS if parsed.max_tokens is None else parsed.max_tokens,
+        logprobs=parsed.logprobs,
         context_tokens=context_tokens,
     )
 
@@ -146,6 +161,8 @@ def read_chat(body: bytes, models: Models, context_tokens: int) -> Ask:
     if not parsed.messages:
         raise _refuse("Cannot apply chat template to an empty conversation. Provide at least one message.", None)
     adapter = models.resolve(parsed.model)
+    if parsed.top_logprobs and not parsed.logprobs:
+        raise _refuse("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
     turns = "".join(f"<|{message.role}|>\n{_text(message)}\n" for message in parsed.messages)
     limits = (parsed.max_completion_tokens, parsed.max_tokens)
     return _ask(
@@ -155,6 +172,7 @@ def read_chat(body: bytes, models: Models, context_tokens: int) -> Ask:
         [f"{turns}<|assistant|>\n"],
         chat=True,
         max_tokens=next((limit for limit in limits if limit is not None), None),
+        logprobs=(parsed.top_logprobs or 0) if parsed.logprobs else None,
         context_tokens=context_tokens,
     )
 
@@ -176,9 +194,10 @@ def _ask(
     *,
     chat: bool,
     max_tokens: int | None,
+    logprobs: int | None,
     context_tokens: int,
 ) -> Ask:
-    _check_options(body, max_tokens, context_tokens)
+    _check_options(body, max_tokens, logprobs, context_tokens)
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     options = body.stream_options or _StreamOptions()
     transfer = body.kv_transfer_params or _Transfer()
@@ -198,17 +217,24 @@ def _ask(
         stream=bool(body.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),
+        choices=1 if body.n is None else body.n,
+        logprobs=logprobs,
         gives=bool(transfer.do_remote_decode),
         takes=bool(transfer.do_remote_prefill),
     )
 
 
-def _check_options(body: _Body, max_tokens: int | None, context_tokens: int) -> None:
-    if body.n is not None and body.n != 1:
-        raise _refuse(f"This server gives one choice per prompt: n must be 1, got {body.n}.", "n")
-    # A completion's `logprobs: 0` asks for those of the chosen tokens; a chat's false asks for none.
-    if body.logprobs is not None and body.logprobs is not False:
-        raise _refuse("This server has no log-probabilities.", "logprobs")
+def _check_options(body: _Body, max_tokens: int | None, logprobs: int | None, context_tokens: int) -> None:
+    if body.n is not None and not 1 <= body.n <= _MOST_CHOICES:
+        raise _refuse(f"n must be at least 1 and at most {_MOST_CHOICES}, got {body.n}.", "n")
+    if body.n is not None and body.n > 1 and body.temperature == 0:
+        raise _refuse(f"n must be 1 when using greedy sampling, got {body.n}.", "n")
+    if logprobs is not None and logprobs < 0:
+        raise _refuse(f"logprobs must be non-negative, got {logprobs}.", "logprobs")
+    if logprobs is not None and logprobs > MOST_ALTERNATIVES:
+        raise _refuse(
+            f"Requested sample logprobs of {logprobs}, which is greater than max allowed: {MOST_ALTERNATIVES}", "logprobs"
+        )
     if body.echo:
         raise _refuse("This server has no echo.", "echo")
     if body.stream_options is not None and not body.stream:

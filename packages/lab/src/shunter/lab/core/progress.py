@@ -18,6 +18,7 @@ class Progress:
         self._scripts = scripts
         self._index: dict[Hashable, int] = {name: index for index, name in enumerate(names)}
         self._generated = [0] * len(scripts)
+        self._told_chars = [0] * len(scripts)
         self._cached = [0] * len(scripts)
         self._finish: list[str | None] = [None] * len(scripts)
         self._tell_cached = tell_cached
@@ -32,21 +33,23 @@ class Progress:
             cut = [index for index, finish in enumerate(self._finish) if finish is None]
             for index in cut:
                 self._finish[index] = "abort"
-            return [Choice(index, "", "abort") for index in cut]
+            return [Choice(index, (), "abort") for index in cut]
         index = self._index[token.id]
         script = self._scripts[index]
         self._generated[index] = token.index + 1
         self._cached[index] = token.cached_tokens
         self._finish[index] = token.finish
         stop_reason = script.stop_reason if token.finish else None
-        return [Choice(index, script.pieces[token.index], token.finish, stop_reason)]
+        piece, offset = script.pieces[token.index], self._told_chars[index]
+        self._told_chars[index] += len(piece)
+        return [Choice(index, (piece,), token.finish, stop_reason, offset)]
 
     def whole(self) -> list[Choice]:
         """Every choice with all of its text so far."""
         return [
             Choice(
                 index,
-                "".join(script.pieces[: self._generated[index]]),
+                script.pieces[: self._generated[index]],
                 self._finish[index],
                 script.stop_reason if self._finish[index] == "stop" else None,
             )
@@ -60,4 +63,4 @@ class Progress:
 
     def usage_of(self, index: int) -> Usage:
         """The bill of one choice so far, as `continuous_usage_stats` wants it."""
-        return Usage(len(self._ask.prompts[index]), self._generated[index])
+        return Usage(len(self._ask.prompt_of_each[index]), self._generated[index])

@@ -32,7 +32,10 @@ _VOCABULARY = (
     "hump sort shunt van pull push roll halt turn join split queue load empty route main"
 )
 _WORDS = tuple(f" {word}" for word in _VOCABULARY.split())
-_WORD_IDS = tuple(crc32(word.encode()) for word in _WORDS)
+# Who speaks of a locomotive is answered in characters of two to four bytes, one token each.
+_LOCOMOTIVE = "\N{STEAM LOCOMOTIVE}"
+_WAGONS = tuple(f"{_LOCOMOTIVE}\N{RAILWAY CAR}\N{TRAM CAR}\N{LATIN SMALL LETTER U WITH DIAERESIS}\N{RIGHTWARDS ARROW}")
+_LOCOMOTIVE_ID = crc32(_LOCOMOTIVE.encode())
 
 # Lengths of answers that end by themselves: 16 tokens and up to 16 × 31 more, small ones likelier (product of two draws).
 _SHORTEST_TOKENS = 16
@@ -71,19 +74,20 @@ def write(
     one, other = dice.digest(2)
     own = _SHORTEST_TOKENS + (_LONGEST_TOKENS - _SHORTEST_TOKENS) * one * other // (255 * 255)
     length = max_tokens if ignore_eos else min(max_tokens, max(own, min_tokens))
-    words = [draw % len(_WORDS) for draw in dice.digest(2 + length)[2:]]
-    pieces = [_WORDS[word] for word in words]
+    words = _WAGONS if _LOCOMOTIVE_ID in prompt else _WORDS
+    pieces = [words[draw % len(words)] for draw in dice.digest(2 + length)[2:]]
+    tokens = tuple(crc32(piece.encode()) for piece in pieces)
     finish: Literal["stop", "length"] = "stop" if length < max_tokens else "length"
     found = _find_stop(pieces, stop, min_tokens)
     if found is None:
-        return Script(tuple(_WORD_IDS[word] for word in words), tuple(pieces), finish)
+        return Script(tokens, tuple(pieces), finish)
     stopped_at, needed, string = found
     end = stopped_at + len(string) if keep_stop else stopped_at
     cut: list[str] = []
     for piece in pieces[:needed]:
         cut.append(piece[: max(0, end)])
         end -= len(piece)
-    return Script(tuple(_WORD_IDS[word] for word in words[:needed]), tuple(cut), "stop", string)
+    return Script(tokens[:needed], tuple(cut), "stop", string)
 
 
 def _find_stop(pieces: Sequence[str], stop: Sequence[str], min_tokens: int) -> tuple[int, int, str] | None:

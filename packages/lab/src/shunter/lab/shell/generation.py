@@ -84,7 +84,7 @@ class Generation:
         self._idle.clear()
         progress = Progress(ask, names, scripts, tell_cached=self._tell_cached)
         try:
-            for name, prompt, script in zip(names, ask.prompts, scripts, strict=True):
+            for name, prompt, script in zip(names, ask.prompt_of_each, scripts, strict=True):
                 self._submit(name, ask, prompt, script, tokens.put_nowait)
             if ask.stream:
                 return await self._stream(request, answer, progress, tokens)
