@@ -8,7 +8,7 @@ import pytest
 from shunter.conformance.core.signals import Role, Signal, parse_signals
 from shunter.conformance.errors import UsageError
 from shunter.conformance.exposition import read_page
-from shunter.conformance.sections.servers.profiles import PROFILES, detect, find_profile
+from shunter.conformance.sections.servers.profiles import PROFILES, detect, find_profile, undetected
 
 DATA = Path(__file__).parent / "data"
 
@@ -19,8 +19,18 @@ DATA = Path(__file__).parent / "data"
         ("# HELP vllm:x y\n# TYPE vllm:x gauge\n", (), "vllm", "its metrics page has vllm: families"),
         ("up 1\nllamacpp:requests_deferred 0\n", ("vllm",), "llama.cpp", "its metrics page has llamacpp: families"),
         ("", ("somebody", "llamacpp"), "llama.cpp", "its model list says owned_by llamacpp"),
-        ("not_vllm:x 1\n", ("somebody", ""), "generic", "neither"),
-        ("", ("somebody",), "generic", "it gave no metrics page"),
+        ("sglang:token_usage 0\n", (), "sglang", "sglang: families"),
+        ("", ("sglang",), "sglang", "owned_by sglang"),
+        ('nv_trt_llm_request_metrics{request_type="waiting"} 0\n', (), "triton-tensorrt-llm", "nv_trt_llm_ families"),
+        ("trtllm_num_requests_waiting 0\n", (), "trtllm-serve", "trtllm_ families"),
+        ("tgi_queue_size 0\n", (), "tgi", "tgi_ families"),
+        ("jetstream_prefill_backlog_size 0\n", (), "jetstream", "jetstream_ families"),
+        (
+            'vllm:gpu_cache_usage_perc{x="y"} 0\n',
+            (),
+            "vllm",
+            "its kv gauge is vllm:gpu_cache_usage_perc, the name of vLLM before",
+        ),
     ],
 )
 def test_a_server_is_recognised(page, owners, name, why):
@@ -29,13 +39,33 @@ def test_a_server_is_recognised(page, owners, name, why):
     assert why in reason
 
 
+@pytest.mark.parametrize(("page", "why"), [("not_vllm:x 1\n", "neither its metric families"), ("", "it gave no metrics page")])
+def test_a_server_of_no_kind_is_not_recognised(page, why):
+    assert detect(page, ("somebody", "")) is None
+    assert why in undetected(page)
+
+
+def test_both_names_of_a_gauge_are_no_news():
+    _, reason = detect("vllm:gpu_cache_usage_perc 0\nvllm:kv_cache_usage_perc 0\n", ())
+    assert reason == "its metrics page has vllm: families"
+
+
+def test_a_gauge_under_its_former_name_is_told_with_both_remedies():
+    vllm = find_profile("vllm")
+    assert vllm.absent(Role.KV, {"vllm:num_requests_running"}) == "the page has none"
+    told = vllm.absent(Role.KV, {"vllm:gpu_cache_usage_perc"})
+    assert "upgrade the server" in told
+    assert "--metric kv=vllm:gpu_cache_usage_perc" in told
+
+
 @pytest.mark.parametrize(
     ("recording", "name"),
     [
         ("vllm-under-load", "vllm"),
         ("vllm-with-lora", "vllm"),
         ("llamacpp-under-load", "llama.cpp"),
-        ("sglang-under-load", "generic"),
+        ("sglang-under-load", "sglang"),
+        ("triton-under-load", "triton-tensorrt-llm"),
     ],
 )
 def test_the_names_of_a_profile_are_those_of_the_real_server(recording, name):
@@ -46,8 +76,11 @@ def test_the_names_of_a_profile_are_those_of_the_real_server(recording, name):
     for signal in profile.signals.values():
         (series,) = page.find(signal)
         assert page.types[signal.family] == "gauge"
-        assert not profile.model_label or series.labels[profile.model_label] == "tiny"
-        assert not profile.engine_label or series.labels[profile.engine_label] == "0"
+        assert not profile.model_label or series.labels[profile.model_label] in {"tiny", "tensorrt_llm"}
+        assert not profile.engine_label or series.labels.get(profile.engine_label, "0") == "0"
+    for signal in profile.counters.values():
+        assert page.find(signal)
+        assert page.types[signal.family] == "counter"
 
 
 def test_a_named_gauge_is_no_longer_lacking():

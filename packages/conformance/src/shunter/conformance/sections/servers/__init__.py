@@ -3,16 +3,24 @@
 Cases that ask little of a server come first; those that need another one come after it, and those that end the server last.
 """
 
+import msgspec
+
 from shunter.conformance.core.case import Case
 from shunter.conformance.sections.servers import cancellation, errors, load, metrics, openai, reachability
+from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES"]
 
+
+def _openai(case: Case[Target]) -> Case[Target]:
+    """The same case, for servers that have the OpenAI API."""
+    return msgspec.structs.replace(case, features=(OPENAI, *case.features))
+
+
 CASES: tuple[Case[Target], ...] = (
     *reachability.CASES,
-    *openai.CASES,
-    *errors.CASES,
+    *(_openai(case) for case in (*openai.CASES, *errors.CASES)),
     *metrics.CASES,
     *load.CASES,
     *cancellation.CASES,

@@ -16,6 +16,7 @@ __all__ = [
     "Counted",
     "ErrorBody",
     "ModelList",
+    "RepositoryEntry",
     "UsageChunk",
 ]
 
@@ -134,6 +135,13 @@ class ModelList(Struct, frozen=True):
     """The answer of GET /v1/models."""
 
     data: Annotated[list[ModelCard], Meta(min_length=1)]
+
+
+class RepositoryEntry(Struct, frozen=True):
+    """A model in the repository of a Triton server; a state that is missing means that it was never loaded."""
+
+    name: Name
+    state: str = ""
 
 
 class ErrorBody(Struct, frozen=True):

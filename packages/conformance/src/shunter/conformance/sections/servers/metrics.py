@@ -66,7 +66,7 @@ def find(target: Target, page: Page, role: Role) -> list[Series]:
     signal = target.profile.signals[role]
     series = page.find(signal)
     if not series:
-        raise Mismatch(f"a series {signal}", "the page has none")
+        raise Mismatch(f"a series {signal}", target.profile.absent(role, {each.name for each in page.series}))
     return series
 
 

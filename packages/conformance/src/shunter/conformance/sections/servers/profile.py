@@ -1,16 +1,31 @@
 """Profiles of model servers: what a kind of server calls its metrics and its paths, beside what it lacks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
 from shunter.conformance.core.profile import Profile
 from shunter.conformance.core.signals import Role, Signal
 
-__all__ = ["GENERATED_TOKENS", "IGNORE_EOS", "PROMPT_TOKENS", "SUCCESSES", "AdapterCalls", "Api", "ServerProfile", "nameless"]
+__all__ = [
+    "GENERATED_TOKENS",
+    "IGNORE_EOS",
+    "OPENAI",
+    "PROMPT_TOKENS",
+    "SUCCESSES",
+    "AdapterCalls",
+    "Api",
+    "Former",
+    "Mark",
+    "ServerProfile",
+    "nameless",
+]
 
 IGNORE_EOS = "ignore-eos"
 """The feature of servers that generate exactly `max_tokens` tokens when asked with `ignore_eos`."""
+
+OPENAI = "openai"
+"""The feature of servers that have the OpenAI API: every case needs it that asks for more than some load."""
 
 # What a profile may know the counters of.
 PROMPT_TOKENS = "prompt tokens"
@@ -21,13 +36,30 @@ SUCCESSES = "finished requests"
 class Api(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is asked to generate; `{model}` in a path is the model's name.
 
-    `shape` is `openai`, or `generate`: Triton's generate extension and its like, one text in and one text out.
+    A server without the OpenAI API has a `generate`: from a prompt, a number of tokens, and whether there must be no fewer, to
+    the body that asks for them. Its whole answers come from `completions`, its streams from `streams`, and `models` is asked
+    by POST, as in Triton's model repository; no `models` at all is a server that serves one nameless model.
     """
 
-    shape: str = "openai"
     completions: str = "/v1/completions"
     chat: str = "/v1/chat/completions"
+    streams: str = ""
     models: str = "/v1/models"
+    generate: Callable[[str, int, bool], dict[str, object]] | None = None
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What a kind of server is known by when neither its metrics nor its models tell: a path, and words of the answer."""
+
+    path: str
+    says: str
+
+
+class Former(msgspec.Struct, frozen=True):
+    """A name that a gauge had once, and the releases that have it."""
+
+    family: str
+    releases: str
 
 
 class AdapterCalls(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,23 +75,37 @@ class AdapterCalls(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerProfile(Profile, frozen=True, kw_only=True):
-    """One kind of model server. `family_prefix` and `owned_by` are the marks by which it is recognised.
+    """One kind of model server. `family_prefix`, `owned_by` and `mark` are what it is recognised by, in this order.
 
     `engine_label` is the label that tells several engines behind one page apart, `model_label` the one that carries the
-    served name. `rank_header` pins a request to a data-parallel rank.
+    served name. `rank_header` pins a request to a data-parallel rank. `former` are names that gauges had in releases
+    which pickers of today do not read any more. `metrics_port`, if any, is where the metrics page is unless it was moved.
     """
 
     signals: dict[Role, Signal] = msgspec.field(default_factory=dict[Role, Signal])
+    former: dict[Role, Former] = msgspec.field(default_factory=dict[Role, Former])
     counters: dict[str, Signal] = msgspec.field(default_factory=dict[str, Signal])
     family_prefix: str = ""
     owned_by: str = ""
+    mark: Mark | None = None
     api: Api = Api()
     health_path: str = "/health"
     metrics_path: str = "/metrics"
+    metrics_port: int | None = None
     engine_label: str = ""
     model_label: str = ""
     adapters: AdapterCalls | None = None
     rank_header: str = ""
+
+    def absent(self, role: Role, families: Iterable[str]) -> str:
+        """What to say of a page with these families that has no series of a gauge."""
+        former = self.former.get(role)
+        if former is None or former.family not in families:
+            return "the page has none"
+        return (
+            f"the page has {former.family}, the name of {former.releases}: upgrade the server, or tell the picker that "
+            f"name, and this exam --metric {role}={former.family}"
+        )
 
     def with_signals(self, signals: Mapping[Role, Signal]) -> "ServerProfile":
         """The same profile with some gauges named by the examiner; what was lacking for want of a name no longer is."""

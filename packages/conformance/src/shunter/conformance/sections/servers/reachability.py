@@ -6,6 +6,7 @@ from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import Mismatch
 from shunter.conformance.sections.servers.answers import ModelList
+from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES", "METRICS"]
@@ -68,6 +69,7 @@ MODELS = Case(
     requirement="A ready server MUST list the models it serves at /v1/models, within one second.",
     why="Clients and gateways learn from the list what may be asked for; adapters show up there when they are loaded.",
     source="OpenAI API reference, List models",
+    features=(OPENAI,),
     bounds=(READY_ANSWER,),
     run=models,
 )

@@ -7,6 +7,7 @@ before the first request.
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -15,10 +16,10 @@ from shunter.conformance.core.events import Planned, Side, Started, Timeline
 from shunter.conformance.core.exchange import Evidence, Exchange, evidence
 from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.errors import ConformanceError, Skip, Unanswered
-from shunter.conformance.sections.servers.answers import ModelList
+from shunter.conformance.sections.servers.answers import ModelList, RepositoryEntry
 from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
 from shunter.conformance.sections.servers.profile import ServerProfile
-from shunter.conformance.sections.servers.profiles import GENERIC, detect
+from shunter.conformance.sections.servers.profiles import GENERIC, PROFILES, detect, undetected
 from shunter.conformance.sections.servers.target import Control, Means
 from shunter.conformance.shell.wire import Wire, unreachable
 
@@ -32,6 +33,15 @@ MAX_SCALE = 20.0
 
 # The median of three small completions: the first one may include a compilation or a cold cache.
 CALIBRATION_RUNS = 3
+
+
+# What Triton says of a model that is loaded.
+READY = "READY"
+
+# What a server is asked for whose only model has no name on the wire.
+NAMELESS = "model"
+
+OK = 200
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +85,7 @@ class SurveyedTarget:
 
     @property
     def metrics_url(self) -> str:
-        return self._plan.metrics_url or self.url + self.profile.metrics_path
+        return self._plan.metrics_url or _at_port(self.url, self.profile.metrics_port) + self.profile.metrics_path
 
     @property
     def model(self) -> str:
@@ -151,26 +161,63 @@ class SurveyedTarget:
         return await unreachable(self.url)
 
 
+def _at_port(url: str, port: int | None) -> str:
+    """The same server at another port."""
+    if port is None:
+        return url
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:{port}"
+
+
 async def survey(wire: Wire, plan: Plan, control: Control | None = None) -> SurveyedTarget:
     """Look around; what cannot be found out is left open for the cases to complain about."""
     target = SurveyedTarget(wire, plan, control)
     if await target.unreachable():
         return target
-    owners: tuple[str, ...] = ()
-    with suppress(ConformanceError):  # the case about the model list will say what is wrong
-        cards = (await target.get("/v1/models")).read(ModelList).data
-        target.served = tuple(card.id for card in cards)
-        owners = tuple(card.owned_by for card in cards)
-    with suppress(Unanswered):  # so will the case about the metrics page
+    with suppress(Unanswered):  # the case about the metrics page will say what is wrong
         target.first_page = await target.metrics()
+    owners = await _list_models(target)
     if plan.profile is None:
-        page = target.first_page.text if target.first_page else ""
-        target.profile, target.profile_reason = detect(page, owners)
+        target.profile, target.profile_reason = await _recognise(target, owners)
+        if target.first_page is None or target.first_page.url != target.metrics_url:
+            with suppress(Unanswered):
+                target.first_page = await target.metrics()
+        if target.profile.api != GENERIC.api:
+            await _list_models(target)
     target.profile = target.profile.with_signals(plan.signals)
     if plan.health_path:
         target.profile = msgspec.structs.replace(target.profile, health_path=plan.health_path)
     target.calibration = await _calibrate(target)
     return target
+
+
+async def _list_models(target: SurveyedTarget) -> tuple[str, ...]:
+    """Learn what the server serves, and say who owns that."""
+    api = target.profile.api
+    with suppress(ConformanceError):  # the case about the model list will say what is wrong
+        if api.generate is None:
+            cards = (await target.get(api.models)).read(ModelList).data
+            target.served = tuple(card.id for card in cards)
+            return tuple(card.owned_by for card in cards)
+        if api.models:
+            entries = (await target.post(api.models, {})).read(list[RepositoryEntry])
+            target.served = tuple(entry.name for entry in entries if entry.state == READY)
+        else:
+            target.served = (NAMELESS,)
+    return ()
+
+
+async def _recognise(target: SurveyedTarget, owners: tuple[str, ...]) -> tuple[ServerProfile, str]:
+    """Find out what kind of server it is, and how that shows."""
+    page = target.first_page.text if target.first_page and target.first_page.status == OK else ""
+    if found := detect(page, owners):
+        return found
+    for profile in PROFILES:
+        with suppress(Unanswered):
+            if (mark := profile.mark) and mark.says in (answer := await target.get(mark.path)).text and answer.status == OK:
+                return profile, f"GET {mark.path} says {mark.says}"
+    return GENERIC, undetected(page)
 
 
 async def _calibrate(target: SurveyedTarget) -> Calibration:

@@ -4,13 +4,22 @@ import re
 
 from shunter.conformance.core.profile import named
 from shunter.conformance.sections.servers.profile import ServerProfile
-from shunter.conformance.sections.servers.profiles import generic, llamacpp, vllm
+from shunter.conformance.sections.servers.profiles import generic, jetstream, llamacpp, sglang, tgi, triton, trtllm, vllm
 
-__all__ = ["GENERIC", "PROFILES", "detect", "find_profile"]
+__all__ = ["GENERIC", "PROFILES", "detect", "find_profile", "undetected"]
 
 GENERIC = generic.PROFILE
 
-PROFILES: tuple[ServerProfile, ...] = (vllm.PROFILE, llamacpp.PROFILE, GENERIC)
+PROFILES: tuple[ServerProfile, ...] = (
+    vllm.PROFILE,
+    sglang.PROFILE,
+    triton.PROFILE,
+    trtllm.PROFILE,
+    tgi.PROFILE,
+    jetstream.PROFILE,
+    llamacpp.PROFILE,
+    GENERIC,
+)
 
 
 def find_profile(name: str) -> ServerProfile:
@@ -18,14 +27,33 @@ def find_profile(name: str) -> ServerProfile:
     return named(PROFILES, name)
 
 
-def detect(metrics_text: str, owners: tuple[str, ...]) -> tuple[ServerProfile, str]:
-    """Recognise a server by its metrics page, else by the `owned_by` of its model cards; says why."""
+def detect(metrics_text: str, owners: tuple[str, ...]) -> tuple[ServerProfile, str] | None:
+    """Recognise a server by its metrics page, else by the `owned_by` of its model cards; says why, or None."""
     for profile in PROFILES:
         if profile.family_prefix and re.search(rf"^(# TYPE )?{re.escape(profile.family_prefix)}", metrics_text, re.MULTILINE):
-            return profile, f"its metrics page has {profile.family_prefix} families"
+            return profile, f"its metrics page has {profile.family_prefix} families{_former(profile, metrics_text)}"
     for profile in PROFILES:
         if profile.owned_by and profile.owned_by in owners:
             return profile, f"its model list says owned_by {profile.owned_by}"
+    return None
+
+
+def _former(profile: ServerProfile, metrics_text: str) -> str:
+    """What to say of a page with names that gauges no longer have."""
+
+    def there(family: str) -> bool:
+        return re.search(rf"^{re.escape(family)}[ {{]", metrics_text, re.MULTILINE) is not None
+
+    old = [
+        f"its {role} gauge is {former.family}, the name of {former.releases}"
+        for role, former in profile.former.items()
+        if there(former.family) and not there(profile.signals[role].family)
+    ]
+    return "".join(f"; {text}" for text in old)
+
+
+def undetected(metrics_text: str) -> str:
+    """Why a server is taken for one of no kind."""
     if not metrics_text:
-        return GENERIC, "it gave no metrics page, and its model list is not that of a server with a profile"
-    return GENERIC, "neither its metric families nor its model list are those of a server with a profile"
+        return "it gave no metrics page, and its model list is not that of a server with a profile"
+    return "neither its metric families nor its model list are those of a server with a profile"

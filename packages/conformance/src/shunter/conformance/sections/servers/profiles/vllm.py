@@ -1,11 +1,17 @@
 """vLLM."""
 
 from shunter.conformance.core.signals import Role, Signal
-from shunter.conformance.sections.servers.profile import GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES, AdapterCalls, ServerProfile
+from shunter.conformance.sections.servers.profile import (
+    GENERATED_TOKENS,
+    PROMPT_TOKENS,
+    SUCCESSES,
+    AdapterCalls,
+    Former,
+    ServerProfile,
+)
 
 __all__ = ["PROFILE"]
 
-# The names of vLLM 0.12 and later; before, the KV gauge was vllm:gpu_cache_usage_perc.
 PROFILE = ServerProfile(
     name="vllm",
     family_prefix="vllm:",
@@ -15,6 +21,7 @@ PROFILE = ServerProfile(
         Role.RUNNING: Signal("vllm:num_requests_running"),
         Role.KV: Signal("vllm:kv_cache_usage_perc"),
     },
+    former={Role.KV: Former("vllm:gpu_cache_usage_perc", "vLLM before 0.9.2, removed in 0.12")},
     counters={
         PROMPT_TOKENS: Signal("vllm:prompt_tokens_total"),
         GENERATED_TOKENS: Signal("vllm:generation_tokens_total"),

@@ -1,0 +1,39 @@
+"""trtllm-serve, TensorRT-LLM's own OpenAI server."""
+
+from shunter.conformance.core.profile import KnownFailure
+from shunter.conformance.core.signals import Role, Signal
+from shunter.conformance.sections.servers.profile import (
+    GENERATED_TOKENS,
+    PROMPT_TOKENS,
+    SUCCESSES,
+    Mark,
+    ServerProfile,
+)
+
+__all__ = ["PROFILE"]
+
+READ = "read in openai_server.py of TensorRT-LLM of 2026; no GPU was at hand to run it"
+
+# The page exists with return_perf_metrics only; release 1.1 had none of these gauges.
+PROFILE = ServerProfile(
+    name="trtllm-serve",
+    family_prefix="trtllm_",
+    owned_by="tensorrt_llm",
+    mark=Mark("/prometheus/metrics", "trtllm_"),
+    signals={
+        Role.QUEUE: Signal("trtllm_num_requests_waiting"),
+        Role.RUNNING: Signal("trtllm_num_requests_running"),
+        Role.KV: Signal("trtllm_kv_cache_utilization"),
+    },
+    counters={
+        PROMPT_TOKENS: Signal("trtllm_prompt_tokens_total"),
+        GENERATED_TOKENS: Signal("trtllm_generation_tokens_total"),
+        SUCCESSES: Signal("trtllm_request_success_total"),
+    },
+    metrics_path="/prometheus/metrics",
+    engine_label="engine_type",
+    model_label="model_name",
+    known_failures=(
+        KnownFailure("ms.errors.unknown-model", "it serves one model and does not look at the name that was asked for", READ),
+    ),
+)
