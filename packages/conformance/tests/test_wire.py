@@ -1,14 +1,18 @@
 """No answer keeps the client for ever or fills its memory, and every exchange is recorded."""
 
 import asyncio
+import contextlib
 import shlex
+import ssl
 
 import pytest
+import trustme
 from aiohttp import web
 
 from shunter.conformance.errors import Unanswered
 from shunter.conformance.shell import wire
-from shunter.conformance.shell.wire import Wire
+from shunter.conformance.shell.access import Access, trust
+from shunter.conformance.shell.wire import Wire, speaks_tls, unreachable
 
 
 async def test_an_exchange_is_recorded_as_it_was(serving):
@@ -77,3 +81,110 @@ async def test_whatever_is_no_answer_is_unanswered(answer):
         host, port = server.sockets[0].getsockname()
         with pytest.raises(Unanswered):
             await client.exchange("GET", f"http://{host}:{port}/")
+
+
+async def test_a_client_that_keeps_its_connection_needs_one(serving):
+    async def handler(request):
+        return web.Response(body=await request.read())
+
+    async with serving(handler) as url, Wire() as client:
+        for _ in range(3):
+            await client.exchange("POST", url, b"x")
+        async with client.reusing() as line:
+            for _ in range(3):
+                await line.exchange("POST", url, b"x")
+            assert (client.connections, line.connections) == (3, 1)
+        assert len(client.transcript) == 6
+
+
+async def test_an_answer_says_when_its_pieces_came(serving):
+    first = asyncio.Event()
+
+    async def handler(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"one")
+        await first.wait()
+        await response.write(b"two")
+        return response
+
+    async with serving(handler) as url, Wire() as client:
+        asking = asyncio.create_task(client.exchange("GET", url))
+        asyncio.get_running_loop().call_later(0.05, first.set)
+        exchange = await asking
+    assert [size for _, size in exchange.arrivals] == [3, 6]
+    (begin_s, _), (end_s, _) = exchange.arrivals
+    assert begin_s < end_s <= exchange.elapsed_s
+
+
+async def test_a_body_is_abandoned_after_its_beginning(serving):
+    seen = asyncio.Queue()
+
+    async def handler(request):
+        seen.put_nowait(request.headers["content-length"])
+        try:
+            await request.read()
+        finally:
+            seen.put_nowait("gone")
+
+    async with serving(handler) as url, Wire() as client:
+        await client.abandon(f"{url}/x", b'{"a":', 1000)
+        assert await seen.get() == "1000"
+        assert await seen.get() == "gone"
+    assert "after 5 of 1000 bytes" in client.transcript[0].problem
+
+
+async def test_what_the_examiner_is_known_by_is_sent_and_in_no_evidence(serving):
+    async def handler(request):
+        return web.Response(
+            text=f"I know you, {request.headers['authorization']}", headers={"x-you": request.headers["authorization"]}
+        )
+
+    async with serving(handler) as url, Wire(access=Access({"Authorization": "Bearer s3cr3t-s3cr3t"})) as client:
+        exchange = await client.exchange("GET", url)
+        await client.abandon(url, b"{", 10)
+    assert exchange.text == "I know you, ***"
+    assert "authorization: ***" in exchange.curl
+    assert "s3cr3t" not in repr(client.transcript)
+
+
+@pytest.fixture
+async def secured(tmp_path):
+    """A server behind a certificate of its own, and the file of who signed that."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(signer := tmp_path / "ca.pem"))
+
+    async def handler(reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handler, "127.0.0.1", 0, ssl=context) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", signer
+
+
+async def test_a_server_is_trusted_by_its_signer_or_blindly(secured):
+    address, signer = secured
+    for context in (trust(signer, insecure=False), trust(None, insecure=True)):
+        assert await unreachable(f"https://{address}", context) is None
+        async with Wire(access=Access(tls=context)) as client:
+            assert (await client.exchange("GET", f"https://{address}/")).text == "hi"
+
+
+async def test_who_is_not_to_be_trusted_is_unreachable_and_the_reason_says_what_to_do(secured):
+    address, _ = secured
+    assert "--ca-file" in await unreachable(f"https://{address}")
+    assert await speaks_tls(f"http://{address}")
+
+
+async def test_a_server_without_tls_is_recognised(serving):
+    async def handler(_):
+        return web.Response()
+
+    async with serving(handler) as url:
+        assert "does not speak TLS; try http://" in await unreachable(url.replace("http", "https"))
+        assert not await speaks_tls(url)

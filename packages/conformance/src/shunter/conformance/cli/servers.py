@@ -1,6 +1,8 @@
 """`run`: examine a model server."""
 
+import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -22,6 +24,20 @@ __all__ = ["run"]
 @click.option("--metrics-url", metavar="URL", help="Where the metrics page is, if not at the profile's path.")
 @click.option("--health-path", metavar="PATH", help="What answers 200 when the server is ready, if not the profile's path.")
 @click.option("--metric", "metrics", metavar="ROLE=FAMILY", multiple=True, help="Name a gauge: queue, running or kv.")
+@click.option(
+    "--header",
+    "headers",
+    metavar="'NAME: VALUE'",
+    multiple=True,
+    help="Send this with every request, as `Authorization: Bearer ${KEY}`; ${KEY} comes from the environment. No report shows it.",
+)
+@click.option(
+    "--ca-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Who signed the server's certificate (PEM), beside whom the machine trusts.",
+)
+@click.option("--insecure", is_flag=True, help="Take any certificate.")
 @exam_options
 def run(
     wishes: Wishes,
@@ -31,6 +47,9 @@ def run(
     metrics_url: str | None,
     health_path: str | None,
     metrics: tuple[str, ...],
+    headers: tuple[str, ...],
+    ca_file: Path | None,
+    insecure: bool,
 ) -> None:
     """Examine the model server at URL.
 
@@ -40,6 +59,7 @@ def run(
     from shunter.conformance.core.signals import parse_signals
     from shunter.conformance.errors import UsageError
     from shunter.conformance.sections.servers import CASES
+    from shunter.conformance.shell.access import Access, parse_headers, trust
     from shunter.conformance.shell.servers.exam import examine
 
     kinds = [name for name in profiles if name != GIE]
@@ -54,6 +74,7 @@ def run(
         metrics_url=metrics_url,
         health_path=health_path,
         signals=parse_signals(metrics),
+        access=Access(parse_headers(headers, os.environ), trust(ca_file, insecure=insecure)),
         waivers=wishes.waivers,
         timeout_s=wishes.timeout_s,
         tries=wishes.tries,

@@ -41,7 +41,10 @@ def _ends(text: str) -> str:
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
-    """A request and what came back; `problem` says why no complete answer did, and `status` is 0 if not even a head did."""
+    """A request and what came back; `problem` says why no complete answer did, and `status` is 0 if not even a head did.
+
+    `arrivals` are the pieces of the body as they came: seconds since the request began, and bytes so far.
+    """
 
     method: str
     url: str
@@ -51,6 +54,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     body: bytes = b""
     elapsed_s: float = 0.0
+    arrivals: tuple[tuple[float, int], ...] = ()
     problem: str = ""
 
     @property

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
-from collections.abc import Mapping
-from types import TracebackType
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from types import SimpleNamespace, TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -12,8 +14,9 @@ import aiohttp
 
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import Unanswered, UsageError
+from shunter.conformance.shell.access import OPEN, REDACTED, Access
 
-__all__ = ["ANSWER_TIMEOUT_S", "MAX_BODY_BYTES", "Wire", "base_url", "check_url", "unreachable"]
+__all__ = ["ANSWER_TIMEOUT_S", "MAX_BODY_BYTES", "Wire", "base_url", "check_url", "speaks_tls", "unreachable"]
 
 # A slow CPU server needs seconds for the longest answer a case asks for; a minute says that it hangs.
 ANSWER_TIMEOUT_S = 60.0
@@ -25,6 +28,9 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_BODY_BYTES = 8 << 20
 
 READ_BYTES = 64 << 10
+
+# What OpenSSL says when an HTTP server answers its first message.
+NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
 
 
 def check_url(url: str) -> str:
@@ -47,17 +53,25 @@ def base_url(url: str) -> str:
 
 
 class Wire:
-    """One HTTP client; `transcript` holds the exchanges since it was last cleared."""
+    """One HTTP client; `transcript` holds the exchanges since it was last cleared, without what is secret in them.
 
-    def __init__(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    `connections` counts those that were made.
+    """
+
+    def __init__(self, timeout_s: float = ANSWER_TIMEOUT_S, access: Access = OPEN, *, reuse: bool = False) -> None:
         self.transcript: list[Exchange] = []
+        self.connections = 0
+        self.access = access
         self._timeout_s = timeout_s
+        tracing = aiohttp.TraceConfig()
+        tracing.on_connection_create_end.append(self._connected)
         # Identity and no decompression: evidence is what was on the wire. A connection for each exchange, as curl makes
         # it: llama.cpp closes a connection after a stream without saying so, and a client that uses it again would
-        # blame the next request. No cookies, and no proxy from the environment.
+        # blame the next request; `reuse` is for those who want to know. No cookies, and no proxy from the environment.
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            connector=aiohttp.TCPConnector(limit=0, force_close=not reuse, ssl=access.tls or True),
+            trace_configs=[tracing],
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"accept-encoding": "identity", "user-agent": "shunter-conformance"},
             auto_decompress=False,
@@ -71,15 +85,29 @@ class Wire:
     ) -> None:
         await self._session.close()
 
+    async def _connected(
+        self, _session: aiohttp.ClientSession, _context: SimpleNamespace, _end: aiohttp.TraceConnectionCreateEndParams
+    ) -> None:
+        self.connections += 1
+
+    @asynccontextmanager
+    async def reusing(self) -> AsyncGenerator["Wire"]:
+        """A second client with the same transcript that keeps its connections."""
+        async with Wire(self._timeout_s, self.access, reuse=True) as second:
+            second.transcript = self.transcript
+            yield second
+
     async def exchange(
         self, method: str, url: str, body: bytes | dict[str, object] = b"", headers: Mapping[str, str] | None = None
     ) -> Exchange:
         """Send a request and read the whole answer; raises Unanswered unless all of it came."""
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
-        sent = ({"content-type": "application/json"} if payload else {}) | dict(headers or {})
+        own = ({"content-type": "application/json"} if payload else {}) | dict(headers or {})
+        sent = self.access.headers | own
         clock = asyncio.get_running_loop().time
         start_s = clock()
         status, answer_headers, received, problem = 0, dict[str, str](), bytearray(), ""
+        arrivals: list[tuple[float, int]] = []
         try:
             async with self._session.request(
                 method, url, data=payload or None, headers=sent, allow_redirects=False
@@ -88,6 +116,7 @@ class Wire:
                 answer_headers = {name.lower(): value for name, value in response.headers.items()}
                 async for piece in response.content.iter_chunked(READ_BYTES):
                     received += piece
+                    arrivals.append((clock() - start_s, len(received)))
                     if len(received) > MAX_BODY_BYTES:
                         problem = f"the answer is larger than {MAX_BODY_BYTES >> 20} MiB"
                         break
@@ -98,32 +127,77 @@ class Wire:
         exchange = Exchange(
             method=method,
             url=url,
-            request_headers=sent,
+            request_headers=dict.fromkeys(self.access.headers, REDACTED) | own,
             request_body=payload,
             status=status,
-            headers=answer_headers,
-            body=bytes(received),
+            headers={name: self.access.redact(value) for name, value in answer_headers.items()},
+            body=self.access.redact_bytes(bytes(received)),
             elapsed_s=clock() - start_s,
-            problem=problem,
+            arrivals=tuple(arrivals),
+            problem=self.access.redact(problem),
         )
         self.transcript.append(exchange)
         if problem:
-            raise Unanswered(f"{method} {url}: {problem}")
+            raise Unanswered(f"{method} {url}: {exchange.problem}")
         return exchange
 
+    async def abandon(self, url: str, body: bytes, promised_bytes: int) -> None:
+        """POST a head that promises so many bytes of JSON, a beginning of them, and hang up; raises Unanswered."""
+        parts = urlsplit(url)
+        head = {"content-type": "application/json", "content-length": str(promised_bytes)}
+        lines = [f"POST {parts.path} HTTP/1.1", f"host: {parts.netloc}"]
+        lines += [f"{name}: {value}" for name, value in (self.access.headers | head).items()]
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, writer = await _connect(url, self.access.tls)
+                writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+                writer.close()
+                await writer.wait_closed()
+        except OSError as error:
+            raise Unanswered(f"POST {url}: {type(error).__name__}: {error}") from None
+        told = f"hung up on purpose, after {len(body)} of {promised_bytes} bytes of the body"
+        redacted = dict.fromkeys(self.access.headers, REDACTED) | head
+        self.transcript.append(Exchange(method="POST", url=url, request_headers=redacted, request_body=body, problem=told))
 
-async def unreachable(url: str) -> str | None:
-    """Why nobody accepts connections at the URL, or None if somebody does."""
+
+async def _connect(url: str, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    secure = parts.scheme == "https"
+    context = (tls or ssl.create_default_context()) if secure else None
+    return await asyncio.open_connection(parts.hostname, parts.port or (443 if secure else 80), ssl=context)
+
+
+async def unreachable(url: str, tls: ssl.SSLContext | None = None) -> str | None:
+    """Why nobody accepts connections at the URL, or nobody to be trusted, or None if somebody does."""
+    parts = urlsplit(url)
+    at = f"{parts.hostname} port {parts.port or (443 if parts.scheme == 'https' else 80)}"
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
+            _, writer = await _connect(url, tls)
     except TimeoutError:
-        return f"no connection to {parts.hostname} port {port} within {CONNECT_TIMEOUT_S:g} s"
+        return f"no connection to {at} within {CONNECT_TIMEOUT_S:g} s"
+    except ssl.SSLCertVerificationError as error:
+        remedy = "name who signed it with --ca-file, or take any with --insecure"
+        return f"the certificate of {at} is not to be trusted: {error.verify_message}; {remedy}"
+    except ssl.SSLError as error:
+        return f"{at} does not speak TLS; try http://" if error.reason in NO_TLS else f"no TLS with {at}: {error.reason}"
     except OSError as error:
         # asyncio puts the address into strerror; a resolver's errors have numbers of their own, several errors have none.
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        return f"no connection to {parts.hostname} port {port}: {why}"
+        return f"no connection to {at}: {why}"
     writer.close()
     return None
+
+
+async def speaks_tls(url: str) -> bool:
+    """Whether somebody at an http URL would rather be asked by https."""
+    anybody = ssl.create_default_context()
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, writer = await _connect(url.replace("http://", "https://", 1), anybody)
+    except OSError:
+        return False
+    writer.close()
+    return True

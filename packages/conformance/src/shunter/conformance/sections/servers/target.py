@@ -1,6 +1,7 @@
 """The model server under exam as its cases see it: what they may ask of it, and what the examiner has beside its URL."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import msgspec
@@ -9,7 +10,7 @@ from shunter.conformance.core.case import Bound
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.sections.servers.profile import ServerProfile
 
-__all__ = ["Adapter", "Control", "Means", "Target"]
+__all__ = ["Adapter", "Control", "Line", "Means", "Target"]
 
 
 class Adapter(msgspec.Struct, frozen=True):
@@ -52,6 +53,19 @@ class Control(Protocol):
 
     async def restart(self) -> None:
         """End what is left of it and start it again; returns at once, long before it is ready."""
+        ...
+
+
+class Line(Protocol):
+    """A client that keeps its connection as long as the server does."""
+
+    @property
+    def connections(self) -> int:
+        """How many it has made."""
+        ...
+
+    async def post(self, path: str, body: bytes | dict[str, object]) -> Exchange:
+        """POST JSON; raises Unanswered."""
         ...
 
 
@@ -101,6 +115,14 @@ class Target(Protocol):
 
     async def post(self, path: str, body: bytes | dict[str, object], headers: Mapping[str, str] | None = None) -> Exchange:
         """POST JSON, or raw bytes that claim to be JSON; raises Unanswered."""
+        ...
+
+    def line(self) -> AbstractAsyncContextManager[Line]:
+        """Open a client that keeps its connection; every other exchange has a connection of its own."""
+        ...
+
+    async def abandon(self, path: str, body: bytes, promised_bytes: int) -> None:
+        """POST a beginning of the promised JSON and hang up; raises Unanswered."""
         ...
 
     def first_metrics(self) -> Exchange:

@@ -13,6 +13,7 @@ from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profile import ServerProfile
 from shunter.conformance.sections.servers.profiles import find_profile
 from shunter.conformance.sections.servers.target import Control, Means, Target
+from shunter.conformance.shell.access import OPEN, Access
 from shunter.conformance.shell.runner import TRIES, attend
 from shunter.conformance.shell.servers.survey import Plan, SurveyedTarget, survey
 from shunter.conformance.shell.wire import ANSWER_TIMEOUT_S, Wire, base_url, check_url
@@ -33,6 +34,7 @@ def examine(
     signals: Mapping[Role, Signal] | None = None,
     means: Means = NO_MEANS,
     control: Control | None = None,
+    access: Access = OPEN,
     waivers: Sequence[Waiver] = (),
     timeout_s: float = ANSWER_TIMEOUT_S,
     tries: int = TRIES,
@@ -55,10 +57,10 @@ def examine(
         signals=dict(signals or {}),
         means=means,
     )
-    return attend(_open(plan, control, timeout_s), cases, waivers=waivers, tries=tries)
+    return attend(_open(plan, control, access, timeout_s), cases, waivers=waivers, tries=tries)
 
 
 @asynccontextmanager
-async def _open(plan: Plan, control: Control | None, timeout_s: float) -> AsyncGenerator[SurveyedTarget]:
-    async with Wire(timeout_s) as wire:
+async def _open(plan: Plan, control: Control | None, access: Access, timeout_s: float) -> AsyncGenerator[SurveyedTarget]:
+    async with Wire(timeout_s, access) as wire:
         yield await survey(wire, plan, control)

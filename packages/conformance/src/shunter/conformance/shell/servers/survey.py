@@ -5,8 +5,8 @@ before the first request.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import msgspec
@@ -21,7 +21,7 @@ from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
 from shunter.conformance.sections.servers.profile import ServerProfile
 from shunter.conformance.sections.servers.profiles import GENERIC, PROFILES, detect, undetected
 from shunter.conformance.sections.servers.target import Control, Means
-from shunter.conformance.shell.wire import Wire, unreachable
+from shunter.conformance.shell.wire import Wire, speaks_tls, unreachable
 
 __all__ = ["Calibration", "Plan", "SurveyedTarget", "survey"]
 
@@ -64,6 +64,21 @@ class Calibration(msgspec.Struct, frozen=True):
     note: str = "not measured"
 
 
+class KeptLine:
+    """The paths of a server over a client that keeps its connections."""
+
+    def __init__(self, wire: Wire, url: str) -> None:
+        self._wire = wire
+        self._url = url
+
+    @property
+    def connections(self) -> int:
+        return self._wire.connections
+
+    async def post(self, path: str, body: bytes | dict[str, object]) -> Exchange:
+        return await self._wire.exchange("POST", self._url + path, body)
+
+
 class SurveyedTarget:
     """The server under exam as cases (`Target`) and engine (`Examined`) see it, with all that the survey found."""
 
@@ -75,6 +90,7 @@ class SurveyedTarget:
         self.first_page: Exchange | None = None
         self.calibration = Calibration()
         self.capacity: int | None = None
+        self.wrong_scheme = ""
         self._timelines: list[Timeline] = []
         self._plan = plan
         self._control = control
@@ -115,6 +131,14 @@ class SurveyedTarget:
 
     async def post(self, path: str, body: bytes | dict[str, object], headers: Mapping[str, str] | None = None) -> Exchange:
         return await self.wire.exchange("POST", self.url + path, body, headers)
+
+    @asynccontextmanager
+    async def line(self) -> AsyncGenerator[KeptLine]:
+        async with self.wire.reusing() as wire:
+            yield KeptLine(wire, self.url)
+
+    async def abandon(self, path: str, body: bytes, promised_bytes: int) -> None:
+        await self.wire.abandon(self.url + path, body, promised_bytes)
 
     def first_metrics(self) -> Exchange:
         if self.first_page is None:
@@ -158,7 +182,7 @@ class SurveyedTarget:
         return self._timelines
 
     async def unreachable(self) -> str | None:
-        return await unreachable(self.url)
+        return self.wrong_scheme or await unreachable(self.url, self.wire.access.tls)
 
 
 def _at_port(url: str, port: int | None) -> str:
@@ -188,6 +212,9 @@ async def survey(wire: Wire, plan: Plan, control: Control | None = None) -> Surv
     target.profile = target.profile.with_signals(plan.signals)
     if plan.health_path:
         target.profile = msgspec.structs.replace(target.profile, health_path=plan.health_path)
+    if target.first_page is None and target.url.startswith("http://") and await speaks_tls(target.url):
+        target.wrong_scheme = f"{target.url} speaks TLS; try https://"
+        return target
     target.calibration = await _calibrate(target)
     return target
 
