@@ -1,95 +1,64 @@
 """A good server passes everything; for each case there is a server, broken in exactly that way, that fails exactly it."""
 
 import asyncio
-import re
 from contextlib import aclosing
 
 import msgspec
 import pytest
 from aiohttp import web
+from hack.conformance.mutants import MUTANTS, SERVER, examine_mutant, related
 
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.events import CaseFinished, CaseStarted, Finished, Started
 from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
-from shunter.conformance.sections.servers import CASES, cancellation, holding, metrics, reachability
+from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profiles import find_profile
 from shunter.conformance.shell.servers.exam import examine
-from shunter.lab.testing import FAULTS, Fault, lab_server
+from shunter.lab.testing import LeapingLoop, lab_server
 
-# A machine on which an exam takes a part of a second.
+# A machine on which an exam without load takes a part of a second.
 SPEED = 100.0
-
-# One on which requests last long enough to be looked at; and the sections whose cases need that.
-LOADED_SPEED = 25.0
-LOADED = ("ms.load.", "ms.cancel.")
-
-# Requests that it runs at once: few, so that a queue is seen soon.
-SEATS = 4
-
-# What a ready server has for its answer when the examiner is in a hurry, and longer than that.
-IN_TIME_S, LATE_S = 0.3, 0.35
-
-# Faults that nothing but the client's patience ends.
-ENDLESS = ("metrics-hang", "metrics-drip")
-
-
-def hide_kv(reply):
-    kv = re.compile(rb"^(# \w+ )?vllm:kv_cache_usage_perc[ {].*\n", re.MULTILINE)
-    return msgspec.structs.replace(reply, body=kv.sub(b"", reply.body)) if reply.path == "/metrics" else reply
-
-
-def keep_kv(reply):
-    kv = re.compile(rb"^(vllm:kv_cache_usage_perc\{.*\}) .*$", re.MULTILINE)
-    return msgspec.structs.replace(reply, body=kv.sub(rb"\1 0.25", reply.body)) if reply.path == "/metrics" else reply
-
-
-# The lab's faults that say which case finds them, and some that need numbers of this test.
-BROKEN = [
-    *((fault.name, fault.case) for fault in FAULTS.values() if fault.case),
-    (Fault(name="models-late", breaks="", stall_s={"/v1/models": LATE_S}), "ms.reachability.models"),
-    (Fault(name="metrics-late", breaks="", stall_s={"/metrics": LATE_S}), "ms.reachability.metrics"),
-    (Fault(name="kv-family-missing", breaks="", reply=hide_kv), "ms.metrics.kv-present"),
-    (Fault(name="kv-keeps-cached-blocks", breaks="", reply=keep_kv), "ms.metrics.kv-idle"),
-]
 
 
 @pytest.fixture
-def in_a_hurry(monkeypatch):
-    """The same exam with shorter limits and loads: the servers here answer within milliseconds."""
-    monkeypatch.setattr(reachability, "READY_ANSWER", msgspec.structs.replace(reachability.READY_ANSWER, seconds=IN_TIME_S))
-    monkeypatch.setattr(metrics, "IDLE_ZERO", msgspec.structs.replace(metrics.IDLE_ZERO, seconds=IN_TIME_S))
-    monkeypatch.setattr(metrics, "LOAD_S", 0.05)
-    monkeypatch.setattr(metrics, "LOAD_PAGES", 2)
-    monkeypatch.setattr(metrics, "SAMPLE_PERIOD_S", 0.005)
-    monkeypatch.setattr(holding, "HOLD_S", 1.0)
-    monkeypatch.setattr(cancellation, "WHOLE_NOTICED", msgspec.structs.replace(cancellation.WHOLE_NOTICED, seconds=0.6))
+def leaping():
+    """Run a coroutine on a clock that leaps over all waiting: the whole exam, with its real time limits, in seconds."""
+    with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+        yield runner.run
 
 
-@pytest.mark.parametrize("engine", [{}, {"max_num_queued_reqs": 1}], ids=["roomy", "sheds-load"])
-async def test_a_good_server_passes_everything(exam, in_a_hurry, engine):
-    async with lab_server(speed=LOADED_SPEED, max_num_seqs=SEATS, **engine) as server:
-        findings = await exam(server.url)
-    sheds = {case_id for case_id, finding in findings.items() if "refuses some (HTTP 429 or 503)" in finding.reason}
-    assert bool(sheds) == bool(engine)
-    unasked = {case_id for case_id, finding in findings.items() if finding.reason.startswith("needs ms.load.")} | sheds
-    assert all(case_id.startswith(LOADED) for case_id in unasked)
-    assert findings.ids(*{*Verdict} - {Verdict.PASSED}) == unasked
+def test_a_good_server_passes_everything(leaping, exam):
+    async def examine_it():
+        async with lab_server(**SERVER) as server:
+            return await exam(server.url)
+
+    findings = leaping(examine_it())
+    assert not findings.ids(*{*Verdict} - {Verdict.PASSED})
     assert list(findings) == [case.id for case in CASES]
 
 
-@pytest.mark.parametrize(("fault", "case_id"), BROKEN, ids=lambda value: value.name if isinstance(value, Fault) else value)
-async def test_a_broken_server_fails_exactly_one_case(exam, in_a_hurry, fault, case_id):
-    """Cases under load take seconds: a server whose fault another section finds is spared them."""
-    loaded = case_id.startswith(LOADED)
-    async with lab_server(speed=LOADED_SPEED if loaded else SPEED, max_num_seqs=SEATS) as server:
-        server.faults = (FAULTS[fault] if isinstance(fault, str) else fault,)
-        cases = CASES if loaded else [case for case in CASES if not case.id.startswith(LOADED)]
-        findings = await exam(server.url, cases=cases, profile="vllm", timeout_s=0.5 if fault in ENDLESS else 15.0)
-    assert findings.ids(Verdict.FAILED) == {case_id}
-    assert findings.ids(Verdict.PASSED, Verdict.FAILED, Verdict.SKIPPED) == set(findings)
-    finding = findings[case_id]
+def test_a_server_that_sheds_load_fails_nothing(leaping, exam):
+    async def examine_it():
+        async with lab_server(**SERVER, max_num_queued_reqs=1) as server:
+            return await exam(server.url)
+
+    findings = leaping(examine_it())
+    sheds = {case_id for case_id, finding in findings.items() if "refuses some (HTTP 429 or 503)" in finding.reason}
+    assert "ms.load.queue-rises" in sheds
+    unasked = findings.ids(*{*Verdict} - {Verdict.PASSED})
+    assert findings.ids(Verdict.SKIPPED) == unasked
+    assert {case_id for case_id in unasked if not findings[case_id].reason.startswith("needs ms.")} == sheds
+
+
+@pytest.mark.parametrize("fault", MUTANTS, ids=lambda fault: fault.name)
+def test_a_broken_server_fails_exactly_one_case(leaping, fault):
+    """Of those that could notice; `make conformance-mutants` asks all the others, too."""
+    findings = leaping(examine_mutant(fault.name, related(fault.case)))
+    assert {case_id for case_id, finding in findings.items() if finding.verdict is Verdict.FAILED} == {fault.case}
+    assert {finding.verdict for finding in findings.values()} <= {Verdict.PASSED, Verdict.FAILED, Verdict.SKIPPED}
+    finding = findings[fault.case]
     assert finding.expected
     assert finding.actual
     assert finding.evidence
@@ -97,7 +66,7 @@ async def test_a_broken_server_fails_exactly_one_case(exam, in_a_hurry, fault, c
 
 
 def test_each_case_has_been_seen_to_fail():
-    assert {case_id for _, case_id in BROKEN} == {case.id for case in CASES}
+    assert {fault.case for fault in MUTANTS} == {case.id for case in CASES}
 
 
 async def test_events_come_in_order(exam):
@@ -182,7 +151,7 @@ async def test_a_page_of_html_fails_with_its_first_words(exam, serving):
 
 async def test_a_model_can_be_named_when_the_list_is_broken(exam):
     async with lab_server(speed=SPEED, faults=["models-404"]) as server:
-        findings = await exam(server.url, model="lab/llama-3-8b")
+        findings = await exam(server.url, cases=CASES[:4], model="lab/llama-3-8b")
     assert findings["ms.openai.completion-fields"].verdict is Verdict.PASSED
 
 

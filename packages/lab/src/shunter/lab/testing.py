@@ -8,6 +8,8 @@
         server.mend()
 
 What is not a parameter of the server is one of the engine (`EngineParams`); an unknown name is an error with near matches.
+
+On a `LeapingLoop`, server and clients of one process need not wait for the engine: its clock leaps.
 """
 
 from collections.abc import AsyncGenerator, Iterable
@@ -16,9 +18,10 @@ from typing import Any
 
 from shunter.lab.core.params import params_from
 from shunter.lab.faults import FAULTS, Fault
+from shunter.lab.shell.leaping import LeapingLoop
 from shunter.lab.shell.server import LabServer
 
-__all__ = ["FAULTS", "Fault", "LabServer", "lab_server"]
+__all__ = ["FAULTS", "Fault", "LabServer", "LeapingLoop", "lab_server"]
 
 
 @asynccontextmanager

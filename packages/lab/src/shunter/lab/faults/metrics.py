@@ -29,6 +29,10 @@ def _hide_queue(page: str, _: Reply) -> str:
     return without_families(page, ("vllm:num_requests_waiting",))
 
 
+def _hide_kv(page: str, _: Reply) -> str:
+    return without_families(page, (KV,))
+
+
 def _misdeclare(page: str, _: Reply) -> str:
     return page.replace("# TYPE vllm:num_requests_waiting gauge", "# TYPE vllm:num_requests_waiting counter")
 
@@ -78,6 +82,7 @@ FAULTS = (
     Fault(
         name="queue-family-missing", case="ms.metrics.load-present", breaks="there is no queue family", reply=page(_hide_queue)
     ),
+    Fault(name="kv-family-missing", case="ms.metrics.kv-present", breaks="there is no KV family", reply=page(_hide_kv)),
     Fault(
         name="gauge-declared-counter",
         case="ms.metrics.gauge-types",
@@ -114,6 +119,12 @@ FAULTS = (
         case="ms.metrics.load-idle",
         breaks="one request runs for ever",
         reply=value(RUNNING, lambda was, _: max(was, 1.0)),
+    ),
+    Fault(
+        name="kv-keeps-cached-blocks",
+        case="ms.metrics.kv-idle",
+        breaks="blocks that are only kept for reuse count as used",
+        reply=value(KV, lambda was, _: max(was, 0.25)),
     ),
     Fault(
         name="metrics-wrong-model",

@@ -15,7 +15,17 @@ FAULTS = (
         breaks="/health answers 503 although the server serves",
         refuse=refuse("/health", 503),
     ),
-    Fault(name="models-slow-after-ready", breaks=f"/v1/models answers {LATE_S} s late", stall_s={MODELS: LATE_S}),
+    Fault(
+        name="models-slow-after-ready",
+        case="ms.reachability.models",
+        breaks=f"/v1/models answers {LATE_S} s late",
+        stall_s={MODELS: LATE_S},
+    ),
     Fault(name="models-404", case="ms.reachability.models", breaks="/v1/models answers 404", refuse=refuse(MODELS, 404)),
-    Fault(name="metrics-slow-after-ready", breaks=f"/metrics answers {LATE_S} s late", stall_s={METRICS: LATE_S}),
+    Fault(
+        name="metrics-slow-after-ready",
+        case="ms.reachability.metrics",
+        breaks=f"/metrics answers {LATE_S} s late",
+        stall_s={METRICS: LATE_S},
+    ),
 )

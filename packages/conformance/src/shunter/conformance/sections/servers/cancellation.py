@@ -3,7 +3,7 @@
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
-from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, hold_tokens, holding, watch
+from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, SETTLES, hold_tokens, holding, settle, watch
 from shunter.conformance.sections.servers.load import ALL_SHOWN, RUNNING_RISES, WAITING
 from shunter.conformance.sections.servers.openai import STREAM_FRAMING
 from shunter.conformance.sections.servers.profile import IGNORE_EOS
@@ -20,21 +20,11 @@ WHOLE_NOTICED = Bound(
     "a server that has nothing to send yet learns of a client's leaving only by asking, which llama.cpp does once a second",
 )
 
-SETTLES = Bound("settles", 10.0, "a server that does not notice that a client has left works its request off")
-
 FEATURES = (Role.QUEUE.feature, Role.RUNNING.feature, IGNORE_EOS)
 
 
-async def _settle(target: Target) -> None:
-    """Wait until nothing is there that an earlier case has left."""
-    try:
-        await watch(target, lambda each: each.here == 0, SETTLES, wanted="running and queue 0")
-    except Mismatch as mismatch:
-        raise Skip(f"requests whose clients have hung up are still there: {mismatch.actual}") from None
-
-
 async def _leave(target: Target, bound: Bound, *, stream: bool) -> str:
-    await _settle(target)
+    await settle(target)
     tokens = _long(target, bound)
     async with holding(target, LEAVING, tokens=[tokens] * LEAVING, stream=stream, leave=True):
         await watch(target, lambda each: each.running >= 1, wanted="running at least 1")
@@ -61,7 +51,7 @@ async def whole(target: Target) -> str:
 
 
 async def queued(target: Target) -> str:
-    await _settle(target)
+    await settle(target)
     capacity = target.capacity or LEAVING
     async with holding(target, capacity, tokens=[_long(target)] * capacity, leave=True) as unanswered:
         await watch(target, lambda each: each.running >= capacity, wanted=f"running {capacity}")

@@ -15,7 +15,7 @@ from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S, SHED, 
 from shunter.conformance.sections.servers.profile import IGNORE_EOS
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["GAUGE_FOLLOWS", "Reading", "hold_tokens", "holding", "read", "watch"]
+__all__ = ["GAUGE_FOLLOWS", "SETTLES", "Reading", "draw", "hold_tokens", "holding", "read", "settle", "watch"]
 
 # How long a request should last by the pace of the target: long enough for some looks at the gauges. Within these numbers of
 # tokens, of which the upper fits into a context of 2,048.
@@ -27,6 +27,8 @@ GAUGE_FOLLOWS = Bound(
     1.0,
     "pickers scrape every 50 ms and send hundreds of requests a second; what a gauge does not show yet sends them astray",
 )
+
+SETTLES = Bound("settles", 10.0, "a server that does not notice that a client has left works its request off")
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -107,6 +109,14 @@ async def watch(
             await asyncio.sleep(SAMPLE_PERIOD_S)
     finally:
         draw(target, readings)
+
+
+async def settle(target: Target) -> None:
+    """Wait until nothing is there that an earlier case has left."""
+    try:
+        await watch(target, lambda each: each.here == 0, SETTLES, wanted="running and queue 0")
+    except Mismatch as mismatch:
+        raise Skip(f"requests whose clients have hung up are still there: {mismatch.actual}") from None
 
 
 def draw(target: Target, readings: list[Reading]) -> None:

@@ -8,7 +8,17 @@ from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.servers.answers import Completion
 from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
-from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, Reading, draw, hold_tokens, holding, read, watch
+from shunter.conformance.sections.servers.holding import (
+    GAUGE_FOLLOWS,
+    SETTLES,
+    Reading,
+    draw,
+    hold_tokens,
+    holding,
+    read,
+    settle,
+    watch,
+)
 from shunter.conformance.sections.servers.metrics import (
     COUNTERS_RISE,
     KV_IDLE,
@@ -78,6 +88,7 @@ async def _capacity(target: Target) -> int:
                 running = max(running, seen.running)
                 if seen.here >= count:
                     break
+                await asyncio.sleep(SAMPLE_PERIOD_S)
         if running < count:
             target.capacity = int(running)
             return target.capacity
@@ -124,8 +135,8 @@ async def load_drains(target: Target) -> str:
 
 
 async def kv_follows(target: Target) -> str:
-    begin_s = asyncio.get_running_loop().time()
-    before = (await read(target, begin_s)).kv  # nothing runs: what was asked before has been answered
+    await settle(target)
+    before = (await read(target, asyncio.get_running_loop().time())).kv
     async with holding(target, TRIED[0]):
         await watch(target, lambda each: each.kv > before, wanted=f"KV above {before:g} while {TRIED[0]} requests run")
     after = await watch(target, lambda each: each.kv <= before + KV_SLACK, wanted=f"KV {before:g} again when nothing runs")
@@ -215,7 +226,7 @@ KV_FOLLOWS = Case(
     source=REPORTING,
     features=(*FEATURES, Role.KV.feature),
     needs=(RUNNING_RISES.id, KV_IDLE.id),
-    bounds=(GAUGE_FOLLOWS,),
+    bounds=(GAUGE_FOLLOWS, SETTLES),
     run=kv_follows,
 )
 
