@@ -1,17 +1,29 @@
 """Broken model servers, examined in leaping time: each must fail exactly the case that its fault names."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
 
 from shunter.conformance.core.case import AnyCase
 from shunter.conformance.core.events import CaseFinished
 from shunter.conformance.sections.servers import CASES
+from shunter.conformance.sections.servers.profiles import find_profile
 from shunter.conformance.shell.servers.exam import examine
-from shunter.lab.testing import FAULTS, lab_server
+from shunter.lab.testing import FAULTS, Control, LabServer, lab_server
 
-__all__ = ["MUTANTS", "SERVER", "examine_mutant", "related"]
+__all__ = ["MUTANTS", "PROFILE", "SERVER", "equipped", "examine_mutant", "related"]
 
 # What the servers are like: they run few requests at once, so that a queue is seen soon.
 SERVER = {"max_num_seqs": 4}
+
+# What is wrong with a server that has just come up is for the cases that start it anew.
+UP_S = 1.0
+
+# A lab server without faults does what vLLM is known not to do.
+PROFILE = msgspec.structs.replace(find_profile("vllm"), known_failures=())
 
 MUTANTS = tuple(fault for fault in FAULTS.values() if fault.case)
 
@@ -26,9 +38,17 @@ def related(case_id: str) -> tuple[AnyCase, ...]:
     return tuple(case for case in CASES if case.id in wanted)
 
 
+@asynccontextmanager
+async def equipped(**params: Any) -> AsyncGenerator[tuple[LabServer, dict[str, Any]]]:
+    """A lab server, and all that an examiner can have beside its URL, as `examine` takes it."""
+    async with lab_server(**SERVER, **params) as server:
+        yield server, {"control": Control(server)}
+
+
 async def examine_mutant(name: str, cases: Sequence[AnyCase] = CASES) -> dict[str, CaseFinished]:
     """The findings on a server with this fault, by case."""
-    async with lab_server(**SERVER) as server:
+    async with equipped() as (server, means):
+        await asyncio.sleep(UP_S)
         server.break_with(name)
-        events = examine(server.url, cases=cases, profile="vllm", tries=1)
+        events = examine(server.url, cases=cases, profile=PROFILE, tries=1, **means)
         return {event.id: event async for event in events if isinstance(event, CaseFinished)}

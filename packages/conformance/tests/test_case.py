@@ -45,6 +45,12 @@ IDS = [
     "ms.cancel.stream",
     "ms.cancel.whole",
     "ms.cancel.queued",
+    "ms.drain.ready-when-able",
+    "ms.drain.unready",
+    "ms.drain.in-flight",
+    "ms.drain.refuses",
+    "ms.drain.exits",
+    "ms.drain.engine-dead",
 ]
 
 

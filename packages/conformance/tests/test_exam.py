@@ -6,7 +6,7 @@ from contextlib import aclosing
 import msgspec
 import pytest
 from aiohttp import web
-from hack.conformance.mutants import MUTANTS, SERVER, examine_mutant, related
+from hack.conformance.mutants import MUTANTS, PROFILE, equipped, examine_mutant, related
 
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.events import CaseFinished, CaseStarted, Finished, Started
@@ -21,6 +21,9 @@ from shunter.lab.testing import LeapingLoop, lab_server
 # A machine on which an exam without load takes a part of a second.
 SPEED = 100.0
 
+# What the cases are about that cannot be examined with a URL alone.
+NEED_MORE = ("ms.drain.",)
+
 
 @pytest.fixture
 def leaping():
@@ -31,8 +34,8 @@ def leaping():
 
 def test_a_good_server_passes_everything(leaping, exam):
     async def examine_it():
-        async with lab_server(**SERVER) as server:
-            return await exam(server.url)
+        async with equipped() as (server, means):
+            return await exam(server.url, profile=PROFILE, **means)
 
     findings = leaping(examine_it())
     assert not findings.ids(*{*Verdict} - {Verdict.PASSED})
@@ -41,8 +44,8 @@ def test_a_good_server_passes_everything(leaping, exam):
 
 def test_a_server_that_sheds_load_fails_nothing(leaping, exam):
     async def examine_it():
-        async with lab_server(**SERVER, max_num_queued_reqs=1) as server:
-            return await exam(server.url)
+        async with equipped(max_num_queued_reqs=1) as (server, means):
+            return await exam(server.url, profile=PROFILE, **means)
 
     findings = leaping(examine_it())
     sheds = {case_id for case_id, finding in findings.items() if "refuses some (HTTP 429 or 503)" in finding.reason}
@@ -67,6 +70,14 @@ def test_a_broken_server_fails_exactly_one_case(leaping, fault):
 
 def test_each_case_has_been_seen_to_fail():
     assert {fault.case for fault in MUTANTS} == {case.id for case in CASES}
+
+
+async def test_with_a_url_alone_a_case_that_needs_more_says_which_option_gives_it(exam):
+    async with lab_server(speed=SPEED) as server:
+        findings = await exam(server.url, cases=[case for case in CASES if case.id.startswith(NEED_MORE)], profile=PROFILE)
+    assert findings
+    assert findings.ids(Verdict.SKIPPED) == set(findings)
+    assert all("--" in finding.reason for finding in findings.values())
 
 
 async def test_events_come_in_order(exam):
@@ -129,9 +140,12 @@ async def test_a_known_failure_is_known_and_a_known_failure_that_passes_is_unexp
     assert findings["ms.reachability.metrics"].verdict is Verdict.PASSED
 
 
-async def test_what_a_profile_lacks_is_not_supported(exam):
-    async with lab_server(speed=SPEED) as server:
-        findings = await exam(server.url, profile="generic")
+def test_what_a_profile_lacks_is_not_supported(leaping, exam):
+    async def examine_it():
+        async with equipped() as (server, means):
+            return await exam(server.url, profile="generic", **means)
+
+    findings = leaping(examine_it())
     unsupported = findings.ids(Verdict.NOT_SUPPORTED)
     assert unsupported == {case.id for case in CASES if find_profile("generic").lack(case.features)}
     assert findings.ids(Verdict.PASSED) == set(findings) - unsupported

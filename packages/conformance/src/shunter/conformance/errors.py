@@ -4,14 +4,15 @@
     ├── UsageError     the examiner asked for something impossible (exit code 2)
     ├── LaunchError    a server that the exam was to start does not come up (exit code 3)
     ├── FormatError    bytes of the target break the rules of their format
-    ├── Unanswered     a request got no complete answer: refused, reset, too slow, too large
+    ├── Unanswered     a request got no complete answer: reset, too slow, too large
+    │   └── Refused    nobody accepted its connection
     ├── Mismatch       the finding of a case: this was expected, that was seen
     └── Skip           a case cannot be judged on this target
 
 Only `UsageError` and `LaunchError` ever leave an exam; the others become verdicts.
 """
 
-__all__ = ["ConformanceError", "FormatError", "LaunchError", "Mismatch", "Skip", "Unanswered", "UsageError"]
+__all__ = ["ConformanceError", "FormatError", "LaunchError", "Mismatch", "Refused", "Skip", "Unanswered", "UsageError"]
 
 
 class ConformanceError(Exception):
@@ -36,6 +37,10 @@ class FormatError(ConformanceError):
 
 class Unanswered(ConformanceError):  # noqa: N818 – a fact about an exchange, not a fault of ours
     """No complete answer came back; the message says how far the exchange got."""
+
+
+class Refused(Unanswered):
+    """No connection was accepted: whoever asked may safely ask somebody else."""
 
 
 class Mismatch(ConformanceError):  # noqa: N818 – the word of the domain

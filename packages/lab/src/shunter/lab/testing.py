@@ -9,7 +9,8 @@
 
 What is not a parameter of the server is one of the engine (`EngineParams`); an unknown name is an error with near matches.
 
-On a `LeapingLoop`, server and clients of one process need not wait for the engine: its clock leaps.
+A `Control` ends a server and starts it again. On a `LeapingLoop`, server and clients of one process need not wait for the
+engine: its clock leaps.
 """
 
 from collections.abc import AsyncGenerator, Iterable
@@ -18,10 +19,11 @@ from typing import Any
 
 from shunter.lab.core.params import params_from
 from shunter.lab.faults import FAULTS, Fault
+from shunter.lab.shell.control import Control
 from shunter.lab.shell.leaping import LeapingLoop
 from shunter.lab.shell.server import LabServer
 
-__all__ = ["FAULTS", "Fault", "LabServer", "LeapingLoop", "lab_server"]
+__all__ = ["FAULTS", "Control", "Fault", "LabServer", "LeapingLoop", "lab_server"]
 
 
 @asynccontextmanager

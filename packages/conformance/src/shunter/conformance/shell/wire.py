@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from shunter.conformance.core.exchange import Exchange
-from shunter.conformance.errors import Unanswered, UsageError
+from shunter.conformance.errors import Refused, Unanswered, UsageError
 from shunter.conformance.shell.access import OPEN, REDACTED, Access
 
 __all__ = ["ANSWER_TIMEOUT_S", "MAX_BODY_BYTES", "Wire", "base_url", "check_url", "speaks_tls", "unreachable"]
@@ -108,6 +108,7 @@ class Wire:
         start_s = clock()
         status, answer_headers, received, problem = 0, dict[str, str](), bytearray(), ""
         arrivals: list[tuple[float, int]] = []
+        kind = Unanswered
         try:
             async with self._session.request(
                 method, url, data=payload or None, headers=sent, allow_redirects=False
@@ -123,6 +124,7 @@ class Wire:
         except TimeoutError:
             problem = f"no complete answer within {self._timeout_s:g} s ({len(received)} bytes of a body came)"
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+            kind = Refused if isinstance(error, aiohttp.ClientConnectorError) else Unanswered
             problem = f"{type(error).__name__}: {error} ({len(received)} bytes of a body came)"
         exchange = Exchange(
             method=method,
@@ -138,7 +140,7 @@ class Wire:
         )
         self.transcript.append(exchange)
         if problem:
-            raise Unanswered(f"{method} {url}: {exchange.problem}")
+            raise kind(f"{method} {url}: {exchange.problem}")
         return exchange
 
     async def abandon(self, url: str, body: bytes, promised_bytes: int) -> None:

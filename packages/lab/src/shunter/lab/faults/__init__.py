@@ -1,6 +1,6 @@
 """Named defects: each makes a server wrong in exactly one way, so that whoever judges servers can be seen to notice.
 
-A fault is a value with up to seven seams, and the server applies the seams of the faults it was given:
+A fault is a value with a few seams, and the server applies the seams of the faults it was given:
 
 * `refuse` answers a path with an empty error, knowing for how many seconds the server has listened;
 * `ask` changes the JSON object of a completion or chat request before it is read;
@@ -8,7 +8,9 @@ A fault is a value with up to seven seams, and the server applies the seams of t
 * `event` changes one server-sent event of a stream; an empty one is not sent;
 * `stall_s` makes the answers of a path late;
 * `deaf` lets what the engine has go on though its client has hung up: streams, whole answers, or what waits;
-* `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte.
+* `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte;
+* `end` ends the server wrongly: it is `ready` while it drains, `cut`s off what runs, answers what is new with an `error`,
+  `linger`s for ever, or feels `unhurt` when its engine has died.
 
 `FAULTS` lists them all, in the order of the model-server protocol's sections.
 """
@@ -17,12 +19,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from shunter.lab.errors import ParamsError
-from shunter.lab.faults import adapters, cancellation, errors, load, metrics, openai, operation, reachability
+from shunter.lab.faults import adapters, cancellation, draining, errors, load, metrics, openai, operation, reachability
 from shunter.lab.faults.seams import Fault, Reply
 
 __all__ = ["FAULTS", "Fault", "Reply", "faults_named"]
 
-SECTIONS = (reachability, openai, errors, metrics, load, cancellation, adapters, operation)
+SECTIONS = (reachability, openai, errors, metrics, load, cancellation, adapters, operation, draining)
 
 FAULTS: Mapping[str, Fault] = {fault.name: fault for section in SECTIONS for fault in section.FAULTS}
 

@@ -55,6 +55,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     stall_s: Mapping[str, float] = msgspec.field(default_factory=dict[str, float])
     deaf: Literal["streams", "whole", "waiting"] | None = None
     wire: Literal["reset", "cut", "drip"] | None = None
+    end: Literal["ready", "cut", "error", "linger", "unhurt"] | None = None
 
 
 MODELS, COMPLETIONS, CHAT, METRICS = "/v1/models", "/v1/completions", "/v1/chat/completions", "/metrics"

@@ -47,6 +47,10 @@ class Defects:
         kinds = {fault.deaf for fault in self.faults}
         return ("streams" if stream else "whole") in kinds or ("waiting" in kinds and waits)
 
+    def ends(self, kind: str) -> bool:
+        """Whether it ends in this wrong way."""
+        return any(fault.end == kind for fault in self.faults)
+
     async def spoil(self, request: web.Request, response: web.Response) -> web.StreamResponse:
         """What becomes of a whole answer."""
         if not self.faults:

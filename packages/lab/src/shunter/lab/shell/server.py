@@ -136,17 +136,26 @@ class LabServer:
     async def stop(self, drain_s: float = 0.0) -> None:
         """End. New work is refused at once; what runs may finish for `drain_s`, then ends with finish_reason `abort`."""
         self._paths.draining = True
-        await self._generation.end(drain_s)
+        await self._generation.end(0.0 if self._defects.ends("cut") else drain_s)
+        if self._defects.ends("linger"):
+            await asyncio.Future[None]()
         await self._runner.cleanup()
         self._clockwork.close()
         if self.kv_events is not None:
             await self.kv_events.stop()
+
+    async def kill_engine(self) -> None:
+        """Let the engine die, and what runs with it; the rest of the server goes on."""
+        self._paths.dead = True
+        self._clockwork.close()
+        await self._generation.end(0.0)
 
     async def __aenter__(self) -> Self:
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.mend()
         await self.stop()
 
     # Every request comes through here.
