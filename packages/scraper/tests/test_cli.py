@@ -6,9 +6,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from shunter.scraper.cli import EXAMPLE, main
-from shunter.scraper.core.assembly import assemble
-from shunter.scraper.core.documents import read_documents
+from shunter.scraper.cli import main
 from shunter.snapshot import Health, SnapshotReader
 
 
@@ -17,15 +15,35 @@ def invoke(*arguments):
     return result.exit_code, result.output
 
 
-def test_without_files_it_says_how_to_write_one():
-    code, output = invoke("run")
+def test_without_files_and_kubeconfig_it_says_what_would_help(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    code, output = invoke("run", "--snapshot", tmp_path / "s")
     assert code == 2
-    assert "Kubernetes is not supported yet" in output
-    assert EXAMPLE in output
+    assert f"there is no kubeconfig {tmp_path / 'none'}" in output
+    assert "--endpoints FILE" in output
 
 
-def test_the_example_it_prints_is_valid():
-    assert [member.name for member in assemble(read_documents("example", EXAMPLE.encode())).members] == ["vllm-0", "sglang-0"]
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--endpoints", "e.yaml", "--namespace", "a"], "either --endpoints says who exists or a Kubernetes API"),
+        (["--endpoints", "e.yaml", "--context", "a"], "either --endpoints"),
+        (["--namespace", "a", "--all-namespaces"], "leave one of them out"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, words):
+    code, output = invoke("run", "--snapshot", "s", *options)
+    assert code == 2
+    assert words in output
+
+
+def test_a_kubeconfig_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "config"
+    path.write_text("a: 1")
+    code, output = invoke("run", "--snapshot", tmp_path / "s", "--kubeconfig", path)
+    assert code == 2
+    assert "kubeconfig: " in output
 
 
 def test_bad_files_are_refused_before_anything_starts(tmp_path):

@@ -3,24 +3,18 @@
 import contextlib
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from shunter.scraper.shell.registry import Registry
+
 __all__ = ["main"]
 
-EXAMPLE = """\
-endpoints:
-  - name: vllm-0
-    address: 10.0.0.1        # IPv4, IPv6 or a DNS name
-    port: 8000
-  - name: sglang-0
-    address: sglang.example
-    port: 30000
-    engine: sglang           # default: vllm
-    metricsPort: 30001       # default: port
-    metricsPath: /metrics"""
 M_TRIM_THRESHOLD = -1  # <malloc.h>
 SIGNALS = (
     "waiting",
@@ -50,7 +44,19 @@ port = click.IntRange(1, 65_535)
 
 
 @main.command()
-@click.option("--endpoints", type=click.Path(path_type=Path), help="File, or directory of files, that says who exists.")
+@click.option(
+    "--endpoints",
+    type=click.Path(path_type=Path),
+    help="File, or directory of files, that says who exists.  [default: a Kubernetes API does]",
+)
+@click.option("--namespace", "namespaces", multiple=True, help="Namespace of pools and pods; repeatable.  [default: one's own]")
+@click.option("--all-namespaces", is_flag=True, help="Follow the pools and pods of every namespace.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="How to reach the API server.  [default: the pod's service account, else $KUBECONFIG, else ~/.kube/config]",
+)
+@click.option("--context", help="Which context of the kubeconfig.  [default: its current one]")
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Directory of the snapshot; made if missing.")
 @click.option("--interval-min-ms", type=milliseconds, default=50, show_default=True, help="Between scrapes when busy.")
 @click.option("--interval-max-ms", type=milliseconds, default=1000, show_default=True, help="When idle, or failing.")
@@ -67,6 +73,10 @@ port = click.IntRange(1, 65_535)
 def run(
     *,
     endpoints: Path | None,
+    namespaces: tuple[str, ...],
+    all_namespaces: bool,
+    kubeconfig: Path | None,
+    context: str | None,
     snapshot: Path | None,
     interval_min_ms: int,
     interval_max_ms: int,
@@ -76,9 +86,14 @@ def run(
     models_interval_s: float | None,
     log_level: str,
 ) -> None:
-    """Scrape everything in --endpoints and publish what is known in --snapshot, until interrupted."""
-    if endpoints is None:
-        raise click.UsageError(f"Kubernetes is not supported yet; pass --endpoints with a file like this:\n\n{EXAMPLE}")
+    """Scrape every endpoint and publish what is known in --snapshot, until interrupted.
+
+    Who exists says a Kubernetes API, or a file.
+    """
+    if endpoints and (namespaces or all_namespaces or kubeconfig or context):
+        raise click.UsageError("either --endpoints says who exists or a Kubernetes API does; leave one of them out")
+    if namespaces and all_namespaces:
+        raise click.UsageError("--all-namespaces has those of --namespace, too; leave one of them out")
     if snapshot is None:
         raise click.UsageError("say where the snapshot goes: --snapshot DIRECTORY, private and best on tmpfs")
     if interval_min_ms > interval_max_ms:
@@ -90,7 +105,6 @@ def run(
 
     from shunter.scraper.core.cadence import Cadence
     from shunter.scraper.errors import ConfigError
-    from shunter.scraper.shell.files import Files
     from shunter.scraper.shell.kvevents import KvEvents
     from shunter.scraper.shell.models import Models
     from shunter.scraper.shell.service import Scraper
@@ -109,18 +123,41 @@ def run(
                 KvEvents(snapshot, events_port=kv_events_port, replay_port=kv_replay_port),
             ) as kv_events,
         ):
-            scraper = Scraper(
-                Files(endpoints),
-                writer,
-                cadence=Cadence(interval_min_ms / 1000, interval_max_ms / 1000),
-                timeout_s=timeout_ms / 1000,
-                kv_events=kv_events,
-                models=Models(models_interval_s, timeout_ms / 1000) if models_interval_s else None,
-            )
-            _spare_the_collector()
-            uvloop.run(_until_interrupted(scraper.run()))
+
+            async def scrape() -> None:
+                async with _registry(endpoints, kubeconfig, context, (None,) if all_namespaces else namespaces) as registry:
+                    scraper = Scraper(
+                        registry,
+                        writer,
+                        cadence=Cadence(interval_min_ms / 1000, interval_max_ms / 1000),
+                        timeout_s=timeout_ms / 1000,
+                        kv_events=kv_events,
+                        models=Models(models_interval_s, timeout_ms / 1000) if models_interval_s else None,
+                    )
+                    _spare_the_collector()
+                    await scraper.run()
+
+            uvloop.run(_until_interrupted(scrape()))
     except (ConfigError, SnapshotError) as error:
         raise Refusal(str(error)) from None
+
+
+@main.command()
+@click.option("--namespace", "namespaces", multiple=True, help="Namespace to follow; repeatable.  [default: the account's]")
+@click.option("--all-namespaces", is_flag=True, help="Allow to follow every namespace.")
+@click.option("--service-account", default="shunter", show_default=True, help="Who runs the scraper.")
+@click.option("--service-account-namespace", "home", default="default", show_default=True, help="And where.")
+@click.option("--name", default="shunter-scraper", show_default=True, help="Of the roles and bindings.")
+def rbac(*, namespaces: tuple[str, ...], all_namespaces: bool, service_account: str, home: str, name: str) -> None:
+    """Print what the scraper must be allowed to do, for `kubectl apply -f -`."""
+    import yaml
+
+    from shunter.scraper.core.rbac import rbac as manifests
+
+    if namespaces and all_namespaces:
+        raise click.UsageError("--all-namespaces has those of --namespace, too; leave one of them out")
+    wanted = None if all_namespaces else namespaces or (home,)
+    click.echo(yaml.safe_dump_all(manifests(name, service_account, home, wanted), sort_keys=False), nl=False)
 
 
 @main.command()
@@ -189,6 +226,27 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
+
+
+@contextlib.asynccontextmanager
+async def _registry(
+    endpoints: Path | None, kubeconfig: Path | None, context: str | None, namespaces: "Sequence[str | None]"
+) -> "AsyncGenerator[Registry]":
+    """Open what says who exists; raises ConfigError."""
+    if endpoints is not None:
+        from shunter.scraper.shell.files import Files
+
+        yield Files(endpoints)
+        return
+    from shunter.scraper.errors import ConfigError
+
+    try:
+        from shunter.scraper.shell.kube.api import connect
+        from shunter.scraper.shell.kube.registry import Kubernetes
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'shunter-scraper[kubernetes]', or use --endpoints") from None
+    async with connect(kubeconfig, context) as api:
+        yield Kubernetes(api, namespaces or (api.namespace,))
 
 
 async def _until_interrupted(running: Coroutine[Any, Any, None]) -> None:

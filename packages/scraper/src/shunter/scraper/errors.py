@@ -3,17 +3,22 @@
 ::
 
     ScraperError
+    ├── ApiError           a Kubernetes API server refuses, or says what cannot be read
     ├── ConfigError        a file cannot be used; the message has file, path, value and remedy
     ├── ExpositionError    a metrics page cannot be read
     ├── KvEventError       a publication of KV events cannot be read
     └── ResponseError      a server's answer breaks HTTP/1.1, or is not the page that was asked for
 """
 
-__all__ = ["ConfigError", "ExpositionError", "KvEventError", "ResponseError", "ScraperError"]
+__all__ = ["ApiError", "ConfigError", "ExpositionError", "KvEventError", "ResponseError", "ScraperError"]
 
 
 class ScraperError(Exception):
     """Base of all."""
+
+
+class ApiError(ScraperError):
+    """A Kubernetes API server does not answer as hoped: what is known stays, and it is asked again."""
 
 
 class ConfigError(ScraperError):

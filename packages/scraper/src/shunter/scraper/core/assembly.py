@@ -3,7 +3,8 @@
 Pools
 -----
 An endpoint that names a pool joins that pool of its namespace; any other joins every pool of its namespace whose
-selector matches its labels, as pods do. Files without an InferencePool give one pool, ``default/default``, that all
+selector matches its labels. So do pods (`core.pods`), which may stand in a file as ``kubectl get pods -o yaml`` prints
+them. Files without an InferencePool give one pool, ``default/default``, that all
 endpoints join whatever their namespace.
 
 Engines
@@ -29,15 +30,15 @@ from shunter.scraper.core.manifests import (
     ObjectiveManifest,
     PoolManifest,
     PoolManifestV1Alpha2,
-    PoolSpec,
     RewriteManifest,
 )
+from shunter.scraper.core.pods import Pod, engine_label, members_of
+from shunter.scraper.core.records import model_of, objective_of, pool_of, rewrite_of
 from shunter.scraper.errors import ConfigError
-from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, RewriteRule, Target
+from shunter.snapshot import Pool
 
-__all__ = ["assemble"]
+__all__ = ["assemble", "by_namespace"]
 
-ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
 DEFAULT_POOL = Pool(name="default", namespace=DEFAULT_NAMESPACE)
 
 _DNS_LABEL = r"[a-zA-Z0-9_](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?"
@@ -55,7 +56,7 @@ def assemble(documents: Iterable[Document]) -> Cluster:
     manifests = [(place, content) for place, content in documents if isinstance(content, Manifest)]
     _refuse_twins((f"{m.kind} {m.metadata.namespace}/{m.metadata.name}", place) for place, m in manifests)
 
-    pools = tuple(_pool(m) for _, m in manifests if isinstance(m, PoolManifest | PoolManifestV1Alpha2))
+    pools = tuple(pool_of(m) for _, m in manifests if isinstance(m, PoolManifest | PoolManifestV1Alpha2))
     names = {(pool.namespace, pool.name) for pool in pools} or {(DEFAULT_POOL.namespace, DEFAULT_POOL.name)}
     for place, manifest in manifests:
         if isinstance(manifest, ObjectiveManifest | RewriteManifest | InferenceModelManifest):
@@ -80,13 +81,28 @@ def assemble(documents: Iterable[Document]) -> Cluster:
     _refuse_twins(
         (f"address {member.host} port {member.port}", place) for (place, _, _), member in zip(entries, members, strict=True)
     )
+    homes = by_namespace(pools)
+    pods = [(place, content) for place, content in documents if isinstance(content, Pod)]
+    _refuse_twins((f"Pod {pod.metadata.namespace}/{pod.metadata.name}", place) for place, pod in pods)
+    default = files[0][1].default_engine if files else "vllm"
+    for place, pod in pods:
+        dialect = _labelled(f"{place}: $.metadata", pod.metadata.labels, dialects) or dialects[default]
+        members += members_of(pod, homes.get(pod.metadata.namespace, ()), dialect)
     return Cluster(
         pools=pools or (DEFAULT_POOL,),
         members=members,
-        objectives=tuple(_objective(m) for _, m in manifests if isinstance(m, ObjectiveManifest)),
-        rewrites=tuple(_rewrite(m) for _, m in manifests if isinstance(m, RewriteManifest)),
-        models=tuple(_model(place, m) for place, m in manifests if isinstance(m, InferenceModelManifest)),
+        objectives=tuple(objective_of(m) for _, m in manifests if isinstance(m, ObjectiveManifest)),
+        rewrites=tuple(rewrite_of(m) for _, m in manifests if isinstance(m, RewriteManifest)),
+        models=tuple(model_of(place, m) for place, m in manifests if isinstance(m, InferenceModelManifest)),
     )
+
+
+def by_namespace(pools: Iterable[Pool]) -> dict[str, list[tuple[int, Pool]]]:
+    """Return the pools of each namespace, with their indices."""
+    homes: dict[str, list[tuple[int, Pool]]] = {}
+    for index, pool in enumerate(pools):
+        homes.setdefault(pool.namespace, []).append((index, pool))
+    return homes
 
 
 def _refuse_twins(things: Iterable[tuple[str, str]]) -> None:
@@ -161,8 +177,12 @@ def _joined(place: str, entry: EndpointEntry, pools: tuple[Pool, ...]) -> tuple[
 def _engine(place: str, entry: EndpointEntry, default: str, dialects: Mapping[str, Dialect]) -> Dialect:
     if entry.engine:
         return _known(f"{place}.engine", entry.engine, dialects)
-    label = next((label for label in ENGINE_LABELS if label in entry.labels), None)
-    return _known(f"{place}.labels.{label}", entry.labels[label], dialects) if label else dialects[default]
+    return _labelled(place, entry.labels, dialects) or dialects[default]
+
+
+def _labelled(place: str, labels: Mapping[str, str], dialects: Mapping[str, Dialect]) -> Dialect | None:
+    label = engine_label(labels)
+    return _known(f"{place}.labels.{label}", labels[label], dialects) if label else None
 
 
 def _known(place: str, engine: str, dialects: Mapping[str, Dialect]) -> Dialect:
@@ -195,55 +215,4 @@ def _dialect(place: str, config: EngineConfig) -> Dialect:
         block_size=gauge("cacheBlockSizeSpec", config.cache_block_size_spec) + block_size_label,
         num_blocks=gauge("cacheNumBlocksSpec", config.cache_num_blocks_spec) + num_blocks_label,
         adapters=spec("loraSpec", config.lora_spec),
-    )
-
-
-def _pool(manifest: PoolManifest | PoolManifestV1Alpha2) -> Pool:
-    meta, spec = manifest.metadata, manifest.spec
-    if isinstance(spec, PoolSpec):
-        selector, ports = spec.selector.match_labels, [port.number for port in spec.target_ports]
-        app_protocol, picker = spec.app_protocol, spec.endpoint_picker_ref
-    else:
-        selector, ports, app_protocol, picker = spec.selector, [spec.target_port_number], "http", spec.extension_ref
-    return Pool(
-        name=meta.name,
-        namespace=meta.namespace,
-        selector=selector,
-        target_ports=tuple(ports),
-        app_protocol=app_protocol,
-        failure_mode=picker.failure_mode if picker else "FailClose",
-    )
-
-
-def _objective(manifest: ObjectiveManifest) -> Objective:
-    meta, spec = manifest.metadata, manifest.spec
-    return Objective(name=meta.name, namespace=meta.namespace, pool=spec.pool_ref.name, priority=spec.priority)
-
-
-def _rewrite(manifest: RewriteManifest) -> Rewrite:
-    meta, spec = manifest.metadata, manifest.spec
-    rules = tuple(
-        RewriteRule(
-            models=tuple(match.model.value for match in rule.matches),
-            targets=tuple(Target(model=target.model_rewrite, weight=target.weight) for target in rule.targets),
-        )
-        for rule in spec.rules
-    )
-    return Rewrite(
-        name=meta.name, namespace=meta.namespace, pool=spec.pool_ref.name, created=meta.creation_timestamp, rules=rules
-    )
-
-
-def _model(place: str, manifest: InferenceModelManifest) -> InferenceModel:
-    meta, spec = manifest.metadata, manifest.spec
-    if len({target.weight is None for target in spec.target_models}) > 1:
-        raise ConfigError(f"{place}: $.spec.targetModels: give all of them a weight or none")
-    return InferenceModel(
-        name=meta.name,
-        namespace=meta.namespace,
-        pool=spec.pool_ref.name,
-        model=spec.model_name,
-        criticality=spec.criticality,
-        targets=tuple(Target(model=target.name, weight=target.weight) for target in spec.target_models),
-        created=meta.creation_timestamp,
     )

@@ -13,7 +13,8 @@ import msgspec
 import yaml
 from msgspec import inspect
 
-from shunter.scraper.core.manifests import KINDS, EndpointsFile, Manifest
+from shunter.scraper.core.manifests import KINDS, EndpointsFile, Glimpse, Manifest
+from shunter.scraper.core.pods import Pod
 from shunter.scraper.errors import ConfigError
 
 __all__ = ["MAX_FILE_BYTES", "Document", "near", "read_documents"]
@@ -21,7 +22,7 @@ __all__ = ["MAX_FILE_BYTES", "Document", "near", "read_documents"]
 # The reference's bound. A thousand endpoints with labels have a tenth of it.
 MAX_FILE_BYTES = 1 << 20
 
-Shape = TypeVar("Shape", EndpointsFile, Manifest)
+Shape = TypeVar("Shape", EndpointsFile, Manifest, Pod)
 
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
@@ -30,7 +31,7 @@ class Document(NamedTuple):
     """A typed document and where it stands, for messages."""
 
     place: str
-    content: EndpointsFile | Manifest
+    content: EndpointsFile | Manifest | Pod
 
 
 class _Loader(yaml.CBaseLoader):
@@ -87,9 +88,11 @@ def _typed(place: str, raw: object) -> list[Document]:
     if kind == "List" and isinstance(items := document.get("items"), list):
         listed = enumerate(cast("list[object]", items))
         return [one for number, item in listed for one in _typed(f"{place}, items[{number}]", item)]
+    if (kind, version) == ("Pod", "v1"):
+        return [Document(place, _convert(place, document, Pod))]
     shape = KINDS.get((str(kind), str(version)))
     if shape is None:
-        kinds = [f"{kind} ({version})" for kind, version in KINDS]
+        kinds = [f"{kind} ({version})" for kind, version in (("Pod", "v1"), *KINDS)]
         raise ConfigError(f"{place}: {kind} ({version}) is not read here; {near(f'{kind} ({version})', kinds)}")
     return [Document(place, _convert(place, document, shape))]
 
@@ -115,10 +118,10 @@ def _unknown(info: inspect.Type, raw: object, path: str) -> Iterator[tuple[str, 
     if isinstance(info, inspect.StructType) and isinstance(raw, dict):
         fields = {field.encode_name: field.type for field in info.fields}
         for name, value in cast("dict[str, object]", raw).items():
-            if name not in fields:
-                yield path, str(name), list(fields)
-            else:
+            if name in fields:
                 yield from _unknown(fields[name], value, f"{path}.{name}")
+            elif not issubclass(info.cls, Glimpse):
+                yield path, str(name), list(fields)
     elif isinstance(info, inspect.ListType) and isinstance(raw, list):
         for number, item in enumerate(cast("list[object]", raw)):
             yield from _unknown(info.item_type, item, f"{path}[{number}]")

@@ -17,12 +17,17 @@ from msgspec import Meta, Struct
 
 __all__ = [
     "DEFAULT_NAMESPACE",
+    "GROUP",
     "KINDS",
+    "LEGACY_GROUP",
+    "LLMD_GROUP",
     "EndpointEntry",
     "EndpointsFile",
     "EngineConfig",
+    "Glimpse",
     "InferenceModelManifest",
     "Manifest",
+    "Name",
     "ObjectiveManifest",
     "PoolManifest",
     "PoolManifestV1Alpha2",
@@ -43,6 +48,10 @@ Selector = Annotated[dict[str, str], Meta(min_length=1, max_length=64)]
 
 class Shape(Struct, frozen=True, rename="camel"):
     """Base: camelCase outside. Unknown fields are refused where a file is read, and ignored in what an API server sends."""
+
+
+class Glimpse(Shape, frozen=True):
+    """Base of what we read a part of only: there are more fields, in files too."""
 
 
 class EndpointEntry(Shape, frozen=True, kw_only=True):
@@ -109,10 +118,10 @@ class ObjectMeta(Shape, frozen=True, kw_only=True):
 
 
 class Manifest(Shape, frozen=True, kw_only=True):
-    """Base of the Kubernetes resources."""
+    """Base of the Kubernetes resources; the items of a list are without version and kind."""
 
-    api_version: str
-    kind: str
+    api_version: str = ""
+    kind: str = ""
     metadata: ObjectMeta
     status: object = None
 

@@ -6,6 +6,7 @@ still be the same after reading: half of a file that is being written may well b
 """
 
 import asyncio
+import logging
 from pathlib import Path
 
 from shunter.scraper.core.assembly import assemble
@@ -13,11 +14,13 @@ from shunter.scraper.core.cluster import Cluster
 from shunter.scraper.core.documents import MAX_FILE_BYTES, read_documents
 from shunter.scraper.errors import ConfigError
 
-__all__ = ["POLL_S", "Files"]
+__all__ = ["Files"]
 
 # How often to call ``poll``. Two looks lie between a change and its effect: a fifth of a second.
 POLL_S = 0.1
 SUFFIXES = {".yaml", ".yml", ".json"}
+
+log = logging.getLogger(__name__)
 
 Signature = tuple[tuple[str, int, int, int, int], ...]
 
@@ -29,6 +32,34 @@ class Files:
         self.path = path
         self._read: Signature | None = None  # what the files looked like when they were last read
         self._seen: Signature | None = None  # what they looked like last
+        self._newest: Cluster | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def title(self) -> str:
+        return str(self.path)
+
+    async def run(self) -> None:
+        """Look again and again until cancelled; what cannot be used is logged."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                cluster = await self.poll()
+            except ConfigError as error:
+                log.error("%s; the state before stays in force", error)  # noqa: TRY400  the message is the whole story
+                continue
+            if cluster:
+                log.info("read %s: %d endpoints in the files", self.path, len(cluster.members))
+                self._newest = cluster
+                self._changed.set()
+
+    async def changed(self) -> Cluster:
+        """Wait until the files say something else."""
+        while self._newest is None:
+            await self._changed.wait()
+            self._changed.clear()
+        cluster, self._newest = self._newest, None
+        return cluster
 
     def load(self) -> Cluster:
         """Return the cluster that the files describe; raises ConfigError."""

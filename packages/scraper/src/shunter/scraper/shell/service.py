@@ -1,4 +1,4 @@
-"""Runs the scraper: one loop follows files and names, one loop per endpoint scrapes, one publishes."""
+"""Runs the scraper: one loop follows what should exist, one loop per endpoint scrapes, one publishes."""
 
 import asyncio
 import logging
@@ -8,22 +8,24 @@ import time
 from msgspec.structs import replace
 
 from shunter.scraper.core.cadence import Cadence
-from shunter.scraper.core.cluster import Source, dns_names, survey
+from shunter.scraper.core.cluster import Cluster, Source, dns_names, survey
 from shunter.scraper.core.exposition import Scanner
 from shunter.scraper.core.fold import fail, fold
 from shunter.scraper.core.http import Response
 from shunter.scraper.core.slots import Slots
-from shunter.scraper.errors import ConfigError, ExpositionError
+from shunter.scraper.errors import ExpositionError
 from shunter.scraper.shell.fetch import DEFAULT_TIMEOUT_S, Failure, Fetcher
-from shunter.scraper.shell.files import POLL_S, Files
 from shunter.scraper.shell.kvevents import KvEvents
 from shunter.scraper.shell.models import Models
 from shunter.scraper.shell.names import Names
 from shunter.scraper.shell.publish import Publisher
+from shunter.scraper.shell.registry import Registry
 from shunter.snapshot import Endpoint, Health, LoadRow, SnapshotWriter, Topology
 
 __all__ = ["Scraper"]
 
+# How often to see whether names have aged or engines told other models.
+POLL_S = 0.1
 # How old an address may get. Headless services change theirs within seconds; resolvers cache anyway.
 LOOK_UP_S = 5.0
 
@@ -31,11 +33,11 @@ log = logging.getLogger(__name__)
 
 
 class Scraper:
-    """Everything from the files to the snapshot."""
+    """Everything from the registry to the snapshot."""
 
     def __init__(
         self,
-        files: Files,
+        registry: Registry,
         writer: SnapshotWriter,
         *,
         cadence: Cadence | None = None,
@@ -43,10 +45,10 @@ class Scraper:
         kv_events: KvEvents | None = None,
         models: Models | None = None,
     ) -> None:
-        """Read the files and take over the slots of the former run; raises ConfigError."""
+        """Read what is known at once and take over the slots of the former run; raises ConfigError."""
         former = writer.last_topology()
-        self._files = files
-        self._cluster = files.load()
+        self._registry = registry
+        self._cluster = registry.load()
         self._cadence = cadence or Cadence()
         self._timeout_s = timeout_s
         self._kv_events = kv_events
@@ -65,46 +67,52 @@ class Scraper:
         """Scrape and publish until cancelled; raises SnapshotError if the snapshot can no longer be written."""
         try:
             async with asyncio.TaskGroup() as group:
-                await self._look_up()
-                self._settle(group)
-                log.info("scraping %d endpoints of %s", len(self._topology.endpoints), self._files.path)
+                group.create_task(self._registry.run())
+                if self._cluster is None:
+                    log.info("waiting for %s", self._registry.title)
+                    self._cluster = await self._registry.changed()
+                await self._look_up(self._cluster)
+                self._settle(group, self._cluster)
+                log.info("scraping %d endpoints of %s", len(self._topology.endpoints), self._registry.title)
                 group.create_task(self._publisher.run())
-                group.create_task(self._follow(group))
+                group.create_task(self._follow(group, self._cluster))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None  # one loop failed; the others were only cancelled
 
-    async def _follow(self, group: asyncio.TaskGroup) -> None:
+    async def _follow(self, group: asyncio.TaskGroup, cluster: Cluster) -> None:
         looked_up_s = time.monotonic()
-        while True:
-            await asyncio.sleep(POLL_S)
-            try:
-                cluster = await self._files.poll()
-            except ConfigError as error:
-                log.error("%s; the state before stays in force", error)  # noqa: TRY400  the message is the whole story
-                continue
-            if cluster:
-                self._cluster = cluster
-                log.info("read %s: %d endpoints in the files", self._files.path, len(cluster.members))
-            if cluster or time.monotonic() - looked_up_s >= LOOK_UP_S:
-                await self._look_up()
-                looked_up_s = time.monotonic()
-                self._settle(group)
-            elif self._models is not None and self._models.changed:
-                self._settle(group)
+        change = asyncio.ensure_future(self._registry.changed())
+        try:
+            while True:
+                await asyncio.wait({change}, timeout=POLL_S)
+                changed = change.done()
+                if changed:
+                    before, cluster = cluster, change.result()
+                    change = asyncio.ensure_future(self._registry.changed())
+                    level = logging.INFO if len(before.members) != len(cluster.members) else logging.DEBUG
+                    log.log(level, "%s: %d endpoints", self._registry.title, len(cluster.members))
+                names_aged = time.monotonic() - looked_up_s >= LOOK_UP_S
+                if names_aged or (changed and dns_names(cluster)):
+                    await self._look_up(cluster)
+                    looked_up_s = time.monotonic()
+                if changed or names_aged or (self._models is not None and self._models.changed):
+                    self._settle(group, cluster)
+        finally:
+            change.cancel()
 
-    async def _look_up(self) -> None:
+    async def _look_up(self, cluster: Cluster) -> None:
         failed_before = self._names.failures
-        await self._names.look_up(dns_names(self._cluster))
+        await self._names.look_up(dns_names(cluster))
         for name, reason in self._names.failures.items():
             if name not in failed_before:
                 kept = ", ".join(self._names.addresses[name]) or "none"
                 log.warning("%s: cannot be resolved: %s; addresses kept: %s", name, reason, kept)
 
-    def _settle(self, group: asyncio.TaskGroup) -> None:
+    def _settle(self, group: asyncio.TaskGroup, cluster: Cluster) -> None:
         """Publish the topology if it differs from the last one, and let exactly its endpoints be watched."""
         last = self._topology
         topology, sources = survey(
-            self._cluster,
+            cluster,
             self._names.addresses,
             self._slots,
             epoch=last.epoch,

@@ -1,0 +1,113 @@
+"""The objects of a Kubernetes API become a cluster, piece by piece: a pod that changes costs no look at the others.
+
+What files make of the same objects (`core.assembly`) is made here, with one difference: a file is written by somebody who can
+be told, so a mistake in it is an error. Objects come and go one by one, in any order. What cannot be used is left out, with a
+complaint that names the object, and the rest keeps working:
+
+* an object that does not fit its shape,
+* one that refers to a pool that is not there (it counts as soon as the pool is),
+* of two of one name in two groups, that of the older group,
+* the engine label of a pod that names no engine (the pod is taken for the default engine's).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+
+from shunter.scraper.core.assembly import by_namespace
+from shunter.scraper.core.cluster import Cluster, Member
+from shunter.scraper.core.dialect import DIALECTS
+from shunter.scraper.core.manifests import (
+    InferenceModelManifest,
+    Manifest,
+    ObjectiveManifest,
+    PoolManifest,
+    PoolManifestV1Alpha2,
+    RewriteManifest,
+)
+from shunter.scraper.core.pods import Pod, engine_label, members_of
+from shunter.scraper.core.records import model_of, objective_of, pool_of, rewrite_of
+from shunter.scraper.core.reflection import Key, Reflection
+from shunter.scraper.errors import ConfigError
+from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite
+
+__all__ = ["DEFAULT_ENGINE", "Mirror", "Place"]
+
+DEFAULT_ENGINE = "vllm"
+
+Place = tuple[str, Key]
+"""The resource of an object, and its key."""
+
+
+class Mirror:
+    """Everything that the reflections of some namespaces know, as one cluster; ``complaints`` are by object."""
+
+    def __init__(self, reflections: Sequence[Reflection]) -> None:
+        self.complaints: Mapping[Place, str] = {}
+        self._reflections = reflections
+        self._pools: tuple[Pool, ...] = ()
+        self._members: dict[Key, tuple[Pod, tuple[Member, ...]]] = {}
+
+    def cluster(self) -> Cluster:
+        """Return the cluster as of now."""
+        complaints: dict[Place, str] = {
+            (each.resource.title, key): reason for each in self._reflections for key, reason in each.refused.items()
+        }
+        manifests = list(self._named(complaints))
+        pools = tuple(pool_of(each) for _, each in manifests if isinstance(each, PoolManifest | PoolManifestV1Alpha2))
+        names = {Key(pool.namespace, pool.name) for pool in pools}
+        objectives: list[Objective] = []
+        rewrites: list[Rewrite] = []
+        models: list[InferenceModel] = []
+        for title, each in manifests:
+            if not isinstance(each, ObjectiveManifest | RewriteManifest | InferenceModelManifest):
+                continue
+            meta, pool = each.metadata, each.spec.pool_ref.name
+            place = title, Key(meta.namespace, meta.name)
+            if Key(meta.namespace, pool) not in names:
+                complaints[place] = f"spec.poolRef.name: there is no InferencePool {pool} in its namespace yet"
+            elif isinstance(each, ObjectiveManifest):
+                objectives.append(objective_of(each))
+            elif isinstance(each, RewriteManifest):
+                rewrites.append(rewrite_of(each))
+            else:
+                try:
+                    models.append(model_of("it", each))
+                except ConfigError as error:
+                    complaints[place] = str(error)
+        members = tuple(chain.from_iterable(self._served(pools, complaints)))
+        self.complaints = complaints
+        return Cluster(
+            pools=pools, members=members, objectives=tuple(objectives), rewrites=tuple(rewrites), models=tuple(models)
+        )
+
+    def _named(self, complaints: dict[Place, str]) -> Iterator[tuple[str, Manifest]]:
+        """Yield each manifest with its resource, in a settled order, but of two of one kind and name only the first."""
+        seen: dict[tuple[str, Key], str] = {}
+        for each in self._reflections:
+            plural = each.resource.plural
+            for key, found in sorted(each.objects.items()):
+                if isinstance(found, Manifest):
+                    if (group := seen.get((plural, key))) and group != each.resource.group:
+                        complaints[each.resource.title, key] = f"left out, since {plural}.{group} has one of this name, too"
+                        continue
+                    seen[plural, key] = each.resource.group
+                    yield each.resource.title, found
+
+    def _served(self, pools: tuple[Pool, ...], complaints: dict[Place, str]) -> Iterator[tuple[Member, ...]]:
+        """Yield the members of each pod, as before where neither it nor a pool has changed."""
+        former = self._members if pools == self._pools else {}
+        homes = by_namespace(pools)
+        self._pools, self._members = pools, {}
+        for each in self._reflections:
+            for key, pod in each.objects.items():
+                if not isinstance(pod, Pod):
+                    continue
+                was, members = former.get(key, (None, ()))
+                label = engine_label(pod.metadata.labels)
+                engine = pod.metadata.labels[label] if label else DEFAULT_ENGINE
+                if was is not pod:
+                    members = members_of(pod, homes.get(key.namespace, ()), DIALECTS.get(engine, DIALECTS[DEFAULT_ENGINE]))
+                if members and engine not in DIALECTS:
+                    complaints["pods", key] = f"metadata.labels[{label}]: {engine} is no engine; taken for {DEFAULT_ENGINE}"
+                self._members[key] = pod, members
+                yield members

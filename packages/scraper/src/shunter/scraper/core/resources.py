@@ -1,0 +1,51 @@
+"""The Kubernetes resources that say who exists: where they are, and what is read of their objects."""
+
+from msgspec import Struct
+
+from shunter.scraper.core.manifests import (
+    GROUP,
+    LEGACY_GROUP,
+    LLMD_GROUP,
+    InferenceModelManifest,
+    Manifest,
+    ObjectiveManifest,
+    PoolManifest,
+    PoolManifestV1Alpha2,
+    RewriteManifest,
+)
+from shunter.scraper.core.pods import Pod
+
+__all__ = ["RESOURCES", "Resource"]
+
+
+class Resource(Struct, frozen=True):
+    """One resource of the API. ``required``: nothing is known of a cluster before it has been listed."""
+
+    plural: str
+    group: str
+    version: str
+    shape: type[Manifest] | type[Pod]
+    required: bool = False
+
+    @property
+    def title(self) -> str:
+        """As ``kubectl`` names it."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    def path(self, namespace: str | None) -> str:
+        """Return the URL path of the objects of a namespace, or of all."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        return f"{root}/namespaces/{namespace}/{self.plural}" if namespace else f"{root}/{self.plural}"
+
+
+# Of two objects of one name in two groups, that of the earlier line counts: the newer group's.
+RESOURCES = (
+    Resource("pods", "", "v1", Pod, required=True),
+    Resource("inferencepools", GROUP, "v1", PoolManifest),
+    Resource("inferencepools", LEGACY_GROUP, "v1alpha2", PoolManifestV1Alpha2),
+    Resource("inferenceobjectives", LLMD_GROUP, "v1alpha2", ObjectiveManifest),
+    Resource("inferenceobjectives", LEGACY_GROUP, "v1alpha2", ObjectiveManifest),
+    Resource("inferencemodelrewrites", LLMD_GROUP, "v1alpha2", RewriteManifest),
+    Resource("inferencemodelrewrites", LEGACY_GROUP, "v1alpha2", RewriteManifest),
+    Resource("inferencemodels", LEGACY_GROUP, "v1alpha2", InferenceModelManifest),
+)

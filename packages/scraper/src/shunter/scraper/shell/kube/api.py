@@ -1,0 +1,165 @@
+"""A connection to a Kubernetes API server.
+
+The official client reads kubeconfigs and service accounts, runs credential plugins, renews tokens and does TLS. Bytes are ours.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import config as credentials
+from kubernetes.aio.client import ApiClient, Configuration
+
+from shunter.scraper.core.excerpt import printable
+from shunter.scraper.core.reflection import VersionGoneError
+from shunter.scraper.errors import ApiError, ConfigError
+
+__all__ = ["Api", "RefusedError", "connect"]
+
+# For the head of an answer, and for all of a page of a list.
+ANSWER_S = 30.0
+# A watch without a word for so long hangs: an idle one has a bookmark about every minute.
+SILENCE_S = 150.0
+# etcd takes objects of a megabyte and a half; an event has one of them.
+MAX_LINE_BYTES = 4 << 20
+# A page of 500 pods with 20 kilobytes each.
+MAX_PAGE_BYTES = 64 << 20
+# What is told of an answer that is none.
+SAID_BYTES = 512
+# How often a credential plugin is asked whether its token still holds.
+RENEW_S = 60.0
+
+OK, GONE = 200, 410
+# What connections die of.
+FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+log = logging.getLogger(__name__)
+
+
+class RefusedError(ApiError):
+    """The server answers, and not with 200."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"HTTP {status}: {words}")
+        self.status = status
+
+
+class Api:
+    """One API server. ``title`` names it for people, ``namespace`` is where whoever connects is at home."""
+
+    def __init__(self, client: Any, namespace: str) -> None:
+        self._client = client
+        self.title = str(client.configuration.host)
+        self.namespace = namespace
+
+    async def page(self, path: str, **query: object) -> bytes:
+        """GET the whole of an answer; raises ApiError."""
+        async with self._get(path, query, total_s=ANSWER_S) as response:
+            try:
+                body = await response.content.read(MAX_PAGE_BYTES + 1)
+                while len(body) <= MAX_PAGE_BYTES and (more := await response.content.read(MAX_PAGE_BYTES)):
+                    body += more
+            except FAILURES as error:
+                raise _lost(error) from None
+        if len(body) > MAX_PAGE_BYTES:
+            raise ApiError(f"{path}: a page of more than {MAX_PAGE_BYTES >> 20} MiB")
+        return body
+
+    async def lines(self, path: str, **query: object) -> AsyncIterator[bytes]:
+        """GET an answer line by line, as long as it lasts; raises ApiError."""
+        async with self._get(path, query, total_s=None) as response:
+            rest = b""
+            try:
+                async for piece in response.content.iter_any():
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in lines:
+                        yield line
+                    if len(rest) > MAX_LINE_BYTES:
+                        raise ApiError(f"{path}: an event of more than {MAX_LINE_BYTES >> 20} MiB")
+            except FAILURES as error:
+                raise _lost(error) from None
+
+    @asynccontextmanager
+    async def _get(
+        self, path: str, query: dict[str, object], *, total_s: float | None
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        headers: dict[str, str] = {"Accept": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=ANSWER_S, sock_read=SILENCE_S)
+        try:
+            await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+            url = f"{self._client.configuration.host}{path}?{urlencode(query)}"
+            answer = await self._client.rest_client.request("GET", url, headers=headers, _request_timeout=timeout)
+        except FAILURES as error:
+            raise _lost(error) from None
+        async with answer.response as response:
+            if response.status != OK:
+                words = printable((await response.content.read(SAID_BYTES)).decode("utf-8", "replace"))
+                raise VersionGoneError(words) if response.status == GONE else RefusedError(response.status, f"{path}: {words}")
+            yield response
+
+
+@asynccontextmanager
+async def connect(kubeconfig: Path | None = None, context: str | None = None) -> AsyncGenerator[Api]:
+    """Connect by a kubeconfig file, or as the service account of the pod this runs in; raises ConfigError.
+
+    Without a file it is the pod's account if there is one, then ``$KUBECONFIG``, then ``~/.kube/config``.
+    """
+    configuration: Any = Configuration()
+    loaded: Any = credentials
+    renewal: asyncio.Task[None] | None = None
+    try:
+        if kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+            loaded.load_incluster_config(client_configuration=configuration)
+            namespace = _account_namespace()
+        else:
+            files = _files(kubeconfig)
+            loader: Any = await loaded.load_kube_config(config_file=files, context=context, client_configuration=configuration)
+            namespace = loader.current_context["context"].safe_get("namespace")
+            renewal = asyncio.ensure_future(_renewed(loader, configuration))
+    except credentials.ConfigException as error:
+        raise ConfigError(f"kubeconfig: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    client: Any = ApiClient(configuration)
+    try:
+        yield Api(client, namespace or "default")
+    finally:
+        if renewal:
+            renewal.cancel()
+        await client.close()
+
+
+def _account_namespace() -> str:
+    return NAMESPACE_FILE.read_text(encoding="utf-8").strip() if NAMESPACE_FILE.exists() else ""
+
+
+def _files(kubeconfig: Path | None) -> str:
+    """Return the kubeconfig files to merge, as the client wants them; raises ConfigError if there are none."""
+    named = str(kubeconfig or os.environ.get("KUBECONFIG") or Path("~/.kube/config").expanduser())
+    if not any(Path(part).expanduser().is_file() for part in named.split(os.pathsep) if part):
+        raise ConfigError(f"there is no kubeconfig {named}; name one by --kubeconfig, or say by --endpoints FILE who exists")
+    return named
+
+
+async def _renewed(loader: Any, configuration: Any) -> None:
+    """Keep the token of a credential plugin valid."""
+    client: Any = credentials
+    while True:
+        try:
+            await client.refresh_token(loader, configuration, interval=RENEW_S)
+        except Exception as error:  # noqa: BLE001  whatever a plugin does wrong, its next try may be better
+            log.warning("the credential plugin failed: %s", error)
+            await asyncio.sleep(RENEW_S)
+        else:
+            return  # this kubeconfig has no plugin
+
+
+def _lost(error: Exception) -> ApiError:
+    return error if isinstance(error, ApiError) else ApiError(printable(str(error)) or type(error).__name__)

@@ -1,0 +1,159 @@
+"""Follows everything of interest in some namespaces of a Kubernetes API.
+
+Each resource of each namespace is listed and then watched on its own, so that one that is missing, forbidden or broken does not
+hold up the others. What is known stays in force while the server is away.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from shunter.scraper.core.cluster import Cluster
+from shunter.scraper.core.mirror import Mirror, Place
+from shunter.scraper.core.patience import MISSING_S, retry_s, watch_s
+from shunter.scraper.core.reflection import Reflection, VersionGoneError
+from shunter.scraper.core.resources import RESOURCES, Resource
+from shunter.scraper.errors import ApiError
+from shunter.scraper.shell.kube.api import Api, RefusedError
+
+__all__ = ["Kubernetes"]
+
+# Objects on one page of a list.
+PAGE_OBJECTS = 500
+# Changes come in bursts: a rollout, a relist. What comes within this time is one change of the cluster.
+SETTLE_S = 0.02
+# A server that starts answers 404 for resources that it has not read yet. Only after so long there are none.
+ABSENT_S = 15.0
+
+NOT_FOUND = 404
+FORBIDDEN = (401, 403)
+
+log = logging.getLogger(__name__)
+
+
+class Kubernetes:
+    """The objects of some namespaces, or of all (None), as a registry."""
+
+    def __init__(self, api: Api, namespaces: Sequence[str | None], resources: Sequence[Resource] = RESOURCES) -> None:
+        self._api = api
+        self._namespaces = tuple(namespaces)
+        self._follows = [
+            _Follow(Reflection(resource), resource.path(namespace)) for namespace in namespaces for resource in resources
+        ]
+        self._mirror = Mirror([each.reflection for each in self._follows])
+        self._complained: set[tuple[Place, str]] = set()
+        self._touched = asyncio.Event()
+
+    @property
+    def title(self) -> str:
+        homes = ", ".join(name or "all namespaces" for name in self._namespaces)
+        return f"{homes} of {self._api.title}"
+
+    def load(self) -> None:
+        """Nothing is known before the lists are there."""
+
+    async def run(self) -> None:
+        """Follow every resource until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for each in self._follows:
+                group.create_task(each.run(self._api, self._touched.set))
+
+    async def changed(self) -> Cluster:
+        """Wait for a change; at first until every resource has been listed, or is known to be missing."""
+        while True:
+            await self._touched.wait()
+            await asyncio.sleep(SETTLE_S)
+            self._touched.clear()
+            if all(each.known for each in self._follows):
+                cluster = self._mirror.cluster()
+                self._complain()
+                return cluster
+
+    def _complain(self) -> None:
+        """Log each complaint once, as long as it lasts."""
+        complaints = set(self._mirror.complaints.items())
+        for (title, key), reason in sorted(complaints - self._complained):
+            log.warning("%s %s/%s: %s", title, key.namespace, key.name, reason)
+        self._complained = complaints
+
+
+class _Follow:
+    """One resource of one namespace, listed and watched as long as the scraper lives."""
+
+    def __init__(self, reflection: Reflection, path: str) -> None:
+        self.reflection = reflection
+        self.known = False
+        self._path = path
+        self._failures = 0
+        self._told = ""
+        self._absent_since_s: float | None = None
+
+    async def run(self, api: Api, touched: Callable[[], None]) -> None:
+        """List, watch, and begin again when either ends."""
+        while True:
+            try:
+                if not self.reflection.version:
+                    await self._list(api)
+                    self.known = True
+                    touched()
+                self._recover()
+                async for line in api.lines(
+                    self._path,
+                    watch=1,
+                    allowWatchBookmarks="true",
+                    resourceVersion=self.reflection.version,
+                    timeoutSeconds=watch_s(random.random()),  # noqa: S311  jitter, no secret
+                ):
+                    if line and self.reflection.take_line(line):
+                        touched()
+                continue
+            except VersionGoneError:
+                self.reflection.version = ""
+                wait_s = retry_s(1, random.random())  # noqa: S311
+            except RefusedError as error:
+                wait_s = self._refused(error, touched)
+            except ApiError as error:
+                wait_s = self._failed(str(error))
+            await asyncio.sleep(wait_s)
+
+    async def _list(self, api: Api) -> None:
+        self.reflection.begin()
+        token = self.reflection.take_page(await api.page(self._path, limit=PAGE_OBJECTS))
+        while token:
+            token = self.reflection.take_page(await api.page(self._path, **{"limit": PAGE_OBJECTS, "continue": token}))
+
+    def _recover(self) -> None:
+        if self._told:
+            log.info("%s: answers again", self._path)
+        self._failures, self._told, self._absent_since_s = 0, "", None
+
+    def _failed(self, reason: str) -> float:
+        self._failures += 1
+        self._tell(logging.WARNING, f"{reason}; what is known stays in force")
+        return retry_s(self._failures, random.random())  # noqa: S311
+
+    def _refused(self, error: RefusedError, touched: Callable[[], None]) -> float:
+        if error.status != NOT_FOUND:
+            if error.status in FORBIDDEN:
+                return self._failed(f"{error}; `shunter scraper rbac` prints what must be allowed")
+            return self._failed(str(error))
+        if self.reflection.resource.required:
+            return self._failed(str(error))
+        now_s = asyncio.get_running_loop().time()
+        self._absent_since_s = self._absent_since_s or now_s
+        if not self.reflection.listed or now_s - self._absent_since_s > ABSENT_S:
+            self.reflection.forget()
+            if not self.known or self._told == "":
+                self._tell(
+                    logging.INFO, f"this cluster has no {self.reflection.resource.title} (looked for every {MISSING_S:g} s)"
+                )
+            self.known = True
+            touched()
+        return MISSING_S
+
+    def _tell(self, level: int, words: str) -> None:
+        """Log something once, until it is over or something else is wrong."""
+        if words != self._told:
+            log.log(level, "%s: %s", self._path, words)
+        self._told = words
