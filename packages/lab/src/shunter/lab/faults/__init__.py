@@ -6,7 +6,9 @@ A fault is a value with a few seams, and the server applies the seams of the fau
 * `ask` changes the JSON object of a completion or chat request before it is read;
 * `reply` changes a whole answer (status, body) on its way out;
 * `event` changes one server-sent event of a stream; an empty one is not sent;
-* `stall_s` makes the answers of a path late;
+* `stall_s` makes the answers of a path late, `late_s` the n-th metrics page;
+* `stale_s` shows each metrics page for so long, whatever has happened since;
+* `drag` is the share of its speed that the engine keeps while somebody scrapes;
 * `deaf` lets what the engine has go on though its client has hung up: streams, whole answers, or what waits;
 * `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte;
 * `end` ends the server wrongly: it is `ready` while it drains, `cut`s off what runs, answers what is new with an `error`,

@@ -34,12 +34,18 @@ Json = dict[str, Any]
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A whole answer on its way out. `pages`: how many metrics pages the server has rendered."""
+    """A whole answer on its way out. `pages`: how many metrics pages the server has rendered.
+
+    `method` and `asked` are of the request, the names of its headers in lower case; `headers` replace those of the answer.
+    """
 
     path: str
     status: int
     body: bytes
     pages: int
+    method: str = "GET"
+    asked: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +59,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     reply: Callable[[Reply], Reply] | None = None
     event: Callable[[int, bytes], bytes] | None = None
     stall_s: Mapping[str, float] = msgspec.field(default_factory=dict[str, float])
+    late_s: Callable[[int], float] | None = None
+    stale_s: float = 0.0
+    drag: float = 1.0
     deaf: Literal["streams", "whole", "waiting"] | None = None
     wire: Literal["reset", "cut", "drip"] | None = None
     end: Literal["ready", "cut", "error", "linger", "unhurt"] | None = None

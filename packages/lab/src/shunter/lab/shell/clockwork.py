@@ -43,6 +43,11 @@ class Clockwork:
             self.engine.abort(request_id, self._loop.time())
             self._tick()
 
+    def pace(self, share: float) -> None:
+        """Let the engine do a share of what it can from its next step on."""
+        self.engine.slow(share, self._loop.time())
+        self._tick()
+
     def gauges(self) -> Gauges:
         """What the engine reports now, not as of the last timer."""
         self._tick()

@@ -3,23 +3,34 @@
 import asyncio
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from shunter.lab.faults import Fault, Reply
+from shunter.lab.faults.seams import METRICS
 from shunter.lab.shell.wire import drip, reset
 
 __all__ = ["Defects"]
 
+# Whoever scrapes more often than each of these drags all the time; the reference picker does it twice as often.
+DRAG_S = 0.1
+
 
 class Defects:
-    """`faults` may be exchanged while the server runs; `pages` counts the metrics pages that it has rendered."""
+    """`faults` may be exchanged while the server runs; `pages` counts the metrics pages that it has rendered.
+
+    `pace` sets the speed of the engine, as a share of what it can.
+    """
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         self.faults = faults
         self.pages = 0
+        self.pace: Callable[[float], None] | None = None
+        self._page = -math.inf, b""
+        self._relief: asyncio.TimerHandle | None = None
 
     async def meet(self, request: web.Request, age_s: float) -> web.Response | None:
         """What a request meets before it is handled: an answer, nothing, or a wait."""
@@ -28,10 +39,22 @@ class Defects:
         for fault in self.faults:
             if fault.refuse and (status := fault.refuse(request.path, age_s)):
                 return web.Response(status=status)
-            delay_s = fault.stall_s.get(request.path)
-            if delay_s is not None:
+            delay_s = fault.stall_s.get(request.path, 0.0)
+            if request.path == METRICS:
+                delay_s += fault.late_s(self.pages) if fault.late_s else 0.0
+                self._drag(fault.drag)
+            if delay_s:
                 await (asyncio.Future[None]() if math.isinf(delay_s) else asyncio.sleep(delay_s))
         return None
+
+    def _drag(self, share: float) -> None:
+        """Let the engine do no more than a share of what it can, for a moment."""
+        if share == 1.0 or self.pace is None:
+            return
+        if self._relief is not None:
+            self._relief.cancel()
+        self.pace(share)
+        self._relief = asyncio.get_running_loop().call_later(DRAG_S, self.pace, 1.0)
 
     def misread(self, body: bytes) -> bytes:
         """What becomes of the JSON of a completion or chat request before it is read."""
@@ -56,11 +79,22 @@ class Defects:
         if not self.faults:
             return response
         body = response.body if isinstance(response.body, bytes) else b""
-        reply = Reply(request.path, response.status, body, self.pages)
+        if request.path == METRICS and response.status == 200:
+            body = self._kept(body)
+        asked = {name.lower(): value for name, value in request.headers.items()}
+        reply = Reply(request.path, response.status, body, self.pages, request.method, asked)
         for fault in self.faults:
             reply = fault.reply(reply) if fault.reply else reply
         response.set_status(reply.status)
         response.body = reply.body
+        response.headers.update(reply.headers)
         if request.path == "/metrics" and any(fault.wire == "drip" for fault in self.faults):
             await drip(request, response)
         return response
+
+    def _kept(self, page: bytes) -> bytes:
+        """The page that is shown: the last one, while a fault keeps it."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._page[0] >= max((fault.stale_s for fault in self.faults), default=0.0):
+            self._page = now_s, page
+        return self._page[1]

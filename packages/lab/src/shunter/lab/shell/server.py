@@ -105,6 +105,7 @@ class LabServer:
         self._started_s = now_s
         self.engine = Engine(self.params, now_s)
         self._clockwork = Clockwork(self.engine, loop)
+        self._defects.pace = self._clockwork.pace
         page = MetricsPage(self._clockwork, self.models, time.time() - now_s, now_s)
         details = self._prompt_tokens_details
         self._generation = Generation(self._clockwork, self._defects, self._announcer, self, tell_cached=details)
