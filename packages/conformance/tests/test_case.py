@@ -45,6 +45,8 @@ IDS = [
     "ms.cancel.stream",
     "ms.cancel.whole",
     "ms.cancel.queued",
+    "ms.cancel.kv",
+    "ms.cancel.counted",
     "ms.drain.ready-when-able",
     "ms.drain.unready",
     "ms.drain.in-flight",

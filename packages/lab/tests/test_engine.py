@@ -162,7 +162,7 @@ def test_an_abort_frees_seat_and_blocks_at_once(request_of, finish):
     assert (engine.gauges().running, engine.gauges().waiting, engine.gauges().kv_usage) == (0, 1, 0.0)
     assert not engine.abort("running", 1.0)
     assert {token.id for token in finish(engine)} == {"waiting"}
-    assert engine.tally.request_success["abort"] == 0, "as in vLLM, where aborts are not counted"
+    assert engine.tally.request_success["abort"] == 1
 
 
 def test_an_aborted_waiting_request_leaves_the_queue(request_of):

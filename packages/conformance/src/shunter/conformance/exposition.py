@@ -64,6 +64,10 @@ class Page(msgspec.Struct, frozen=True):
             series for series in self.series if series.name == signal.family and signal.labels.items() <= series.labels.items()
         ]
 
+    def total(self, signal: Signal) -> float:
+        """The sum of all series of a signal: 0 if there is none."""
+        return sum(series.value for series in self.find(signal))
+
     def counters(self) -> dict[tuple[str, frozenset[tuple[str, str]]], Series]:
         """Every series that may only rise: counters, and the buckets and counts of histograms and summaries."""
         rising = {name for name, kind in self.types.items() if kind == "counter"}

@@ -138,6 +138,7 @@ class Engine:
         else:
             self._arriving = sorted(entry for entry in self._arriving if entry[2] is not sequence)
         self._note_adapters()
+        self.tally.request_success["abort"] += 1
         return True
 
     def waits(self, request_id: Hashable) -> bool:

@@ -1,8 +1,15 @@
 """Cancellation: requests that go on when nobody waits for them."""
 
-from shunter.lab.faults.seams import Fault
+import re
+
+from shunter.lab.faults.seams import Fault, Reply, page
 
 __all__ = ["FAULTS"]
+
+
+def _forget_aborts(page: str, _: Reply) -> str:
+    aborted = r'^(vllm:request_success_total\{.*finished_reason="abort".*\}) .*$'
+    return re.sub(aborted, r"\1 0.0", page, flags=re.MULTILINE)
 
 
 FAULTS = (
@@ -15,5 +22,17 @@ FAULTS = (
         case="ms.cancel.queued",
         breaks="what waits goes on waiting when its client has hung up",
         deaf="waiting",
+    ),
+    Fault(
+        name="abort-leaks-blocks",
+        case="ms.cancel.kv",
+        breaks="KV blocks of requests whose clients hang up are never free again",
+        leak="abort",
+    ),
+    Fault(
+        name="aborts-uncounted",
+        case="ms.cancel.counted",
+        breaks="requests whose clients hang up are counted nowhere, as in vLLM 0.32",
+        reply=page(_forget_aborts),
     ),
 )

@@ -63,6 +63,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     stale_s: float = 0.0
     drag: float = 1.0
     deaf: Literal["streams", "whole", "waiting"] | None = None
+    leak: Literal["abort", "transfer"] | None = None
     wire: Literal["reset", "cut", "drip"] | None = None
     end: Literal["ready", "cut", "error", "linger", "unhurt"] | None = None
 

@@ -37,11 +37,13 @@ class Clockwork:
         self._listeners[request.id] = listener
         self._tick()
 
-    def abort(self, request_id: str) -> None:
-        """Forget a request, if it is still there; its listener hears nothing more."""
-        if self._listeners.pop(request_id, None) is not None:
-            self.engine.abort(request_id, self._loop.time())
-            self._tick()
+    def abort(self, request_id: str) -> bool:
+        """Forget a request, if it is still there; its listener hears nothing more. False if it is not."""
+        if self._listeners.pop(request_id, None) is None:
+            return False
+        self.engine.abort(request_id, self._loop.time())
+        self._tick()
+        return True
 
     def pace(self, share: float) -> None:
         """Let the engine do a share of what it can from its next step on."""

@@ -70,6 +70,10 @@ class Defects:
         kinds = {fault.deaf for fault in self.faults}
         return ("streams" if stream else "whole") in kinds or ("waiting" in kinds and waits)
 
+    def leaks(self, kind: str) -> bool:
+        """Whether blocks of the cache are lost on such an occasion."""
+        return any(fault.leak == kind for fault in self.faults)
+
     def ends(self, kind: str) -> bool:
         """Whether it ends in this wrong way."""
         return any(fault.end == kind for fault in self.faults)

@@ -24,6 +24,10 @@ from shunter.lab.shell.wire import EventWriter, json_response
 __all__ = ["Generation", "Identity"]
 
 
+# What a server loses of its cache at a time that has such a fault.
+LEAKED_BLOCKS = 64
+
+
 class Identity(Protocol):
     """Who a server says it is; its port is known once it listens."""
 
@@ -97,8 +101,10 @@ class Generation:
             if not self._streams:
                 self._idle.set()
             for name in names:
-                if not self._defects.deaf(stream=ask.stream, waits=self._clockwork.engine.waits(name)):
-                    self._clockwork.abort(name)
+                if self._defects.deaf(stream=ask.stream, waits=self._clockwork.engine.waits(name)):
+                    continue
+                if self._clockwork.abort(name) and self._defects.leaks("abort"):
+                    self._clockwork.engine.cache.take(LEAKED_BLOCKS)
 
     def _transfer(self, request_id: str, tokens: int) -> dict[str, Any]:
         """What vLLM's NixlConnector answers a prefill with.

@@ -5,8 +5,9 @@ connectors, HTTP). As in vLLM, all `vllm:` families carry `engine` and `model_na
 `admission_rejections_total`; counters and histograms have a `_created` gauge beside them; and `lora_requests_info` is a
 unix time, with one series for ever per combination of adapters that was ever true.
 
-One difference on purpose: the two adapter lists say what runs and what waits. vLLM 0.12 to 0.32 writes every name into
-both lists (the fault `lora-lists-equal` does that).
+Two differences on purpose: the two adapter lists say what runs and what waits, and requests whose clients hang up are counted
+as aborted. vLLM 0.12 to 0.32 writes every name into both lists (the fault `lora-lists-equal` does that), and vLLM 0.32 counts
+no aborts (`aborts-uncounted`).
 """
 
 from collections.abc import Iterator, Mapping

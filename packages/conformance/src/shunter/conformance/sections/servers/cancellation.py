@@ -1,12 +1,15 @@
 """Section F, cancellation: whoever hangs up takes his request along, running or queued."""
 
+import asyncio
+
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
-from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, SETTLES, hold_tokens, holding, settle, watch
-from shunter.conformance.sections.servers.load import ALL_SHOWN, RUNNING_RISES, WAITING
+from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, SETTLES, hold_tokens, holding, read, settle, watch
+from shunter.conformance.sections.servers.load import ALL_SHOWN, KV_FOLLOWS, KV_SLACK, RUNNING_RISES, WAITING
+from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S, scrape
 from shunter.conformance.sections.servers.openai import STREAM_FRAMING
-from shunter.conformance.sections.servers.profile import IGNORE_EOS
+from shunter.conformance.sections.servers.profile import ABORTS, IGNORE_EOS
 from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES"]
@@ -64,6 +67,32 @@ async def queued(target: Target) -> str:
     return f"nobody waiting {seen[-1].at_s:.2f} s after {WAITING} who waited hung up"
 
 
+async def kv(target: Target) -> str:
+    await settle(target)
+    before = (await read(target, asyncio.get_running_loop().time())).kv
+    async with holding(target, LEAVING, tokens=[_long(target)] * LEAVING, stream=True, leave=True):
+        await watch(target, lambda each: each.kv > before, wanted=f"KV above {before:g} while {LEAVING} requests run")
+    freed = f"nobody there and KV {before:g} again after {LEAVING} clients hung up"
+    seen = await watch(target, lambda each: each.here == 0 and each.kv <= before + KV_SLACK, wanted=freed)
+    return f"{before:g} before, {seen[-1].kv:g} again {seen[-1].at_s:.2f} s after {LEAVING} clients hung up"
+
+
+async def counted(target: Target) -> str:
+    await settle(target)
+    signal = target.profile.counters[ABORTS]
+    before = (await scrape(target)).total(signal)
+    async with holding(target, LEAVING, tokens=[_long(target)] * LEAVING, stream=True, leave=True):
+        await watch(target, lambda each: each.here >= LEAVING, wanted=f"running + queue {LEAVING}")
+    clock, limit_s = asyncio.get_running_loop().time, target.seconds(GAUGE_FOLLOWS)
+    begin_s = clock()
+    while (rise := (await scrape(target)).total(signal) - before) != LEAVING:
+        if clock() - begin_s > limit_s:
+            wanted = f"a rise of {signal} by {LEAVING} within {limit_s:g} s after so many clients hung up"
+            raise Mismatch(wanted, f"it rose by {rise:g}")
+        await asyncio.sleep(SAMPLE_PERIOD_S)
+    return f"{signal} rose by {LEAVING}"
+
+
 REPORTING = "GIE Model Server Protocol (proposal 003), Metrics Reporting: the gauges are of requests that are there"
 
 STREAM = Case(
@@ -102,4 +131,28 @@ QUEUED = Case(
     run=queued,
 )
 
-CASES = (STREAM, WHOLE, QUEUED)
+KV_FREED = Case(
+    id="ms.cancel.kv",
+    level=Level.MUST,
+    requirement="When clients hang up, the KV cache of their requests MUST be free again at once, and the gauge show it.",
+    why="Memory that is kept for nobody makes a server look full, and in the end it is: new requests wait or push out others.",
+    source=REPORTING,
+    features=(*FEATURES, Role.KV.feature),
+    needs=(STREAM.id, KV_FOLLOWS.id),
+    bounds=(GAUGE_FOLLOWS, SETTLES),
+    run=kv,
+)
+
+COUNTED = Case(
+    id="ms.cancel.counted",
+    level=Level.SHOULD,
+    requirement="Requests whose clients hang up SHOULD be counted as aborted.",
+    why="Users who give up are the first sign of an overload; a server that counts only what it finishes looks well.",
+    source="Meaning of the counter in vLLM, the reference server of the GIE Model Server Protocol (proposal 003)",
+    features=(*FEATURES, ABORTS),
+    needs=(STREAM.id,),
+    bounds=(GAUGE_FOLLOWS, SETTLES),
+    run=counted,
+)
+
+CASES = (STREAM, WHOLE, QUEUED, KV_FREED, COUNTED)

@@ -144,7 +144,7 @@ async def kv_follows(target: Target) -> str:
 
 
 async def tokens_counted(target: Target) -> str:
-    signals = target.profile.counters
+    signals = {name: signal for name, signal in target.profile.counters.items() if name in COUNTED}
     before = await scrape(target)
     told: dict[str, int] = dict.fromkeys(COUNTED, 0)
     for _ in range(ASKED):

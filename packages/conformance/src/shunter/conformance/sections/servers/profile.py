@@ -8,6 +8,7 @@ from shunter.conformance.core.profile import Profile
 from shunter.conformance.core.signals import Role, Signal
 
 __all__ = [
+    "ABORTS",
     "GENERATED_TOKENS",
     "IGNORE_EOS",
     "OPENAI",
@@ -31,6 +32,7 @@ OPENAI = "openai"
 PROMPT_TOKENS = "prompt tokens"
 GENERATED_TOKENS = "generated tokens"
 SUCCESSES = "finished requests"
+ABORTS = "aborted requests"
 
 
 class Api(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +98,14 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
     model_label: str = ""
     adapters: AdapterCalls | None = None
     rank_header: str = ""
+
+    def lack(self, features: tuple[str, ...]) -> str | None:
+        """Why it cannot be asked for one of the features; of what a profile has no name for, nobody can be."""
+        return super().lack(features) or next((why for name, why in self._nameless.items() if name in features), None)
+
+    @property
+    def _nameless(self) -> dict[str, str]:
+        return {name: f"this profile knows no counter of {name}" for name in (ABORTS,) if name not in self.counters}
 
     def absent(self, role: Role, families: Iterable[str]) -> str:
         """What to say of a page with these families that has no series of a gauge."""

@@ -2,6 +2,7 @@
 
 from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.sections.servers.profile import (
+    ABORTS,
     GENERATED_TOKENS,
     PROMPT_TOKENS,
     SUCCESSES,
@@ -26,6 +27,7 @@ PROFILE = ServerProfile(
         PROMPT_TOKENS: Signal("vllm:prompt_tokens_total"),
         GENERATED_TOKENS: Signal("vllm:generation_tokens_total"),
         SUCCESSES: Signal("vllm:request_success_total"),
+        ABORTS: Signal("vllm:request_success_total", {"finished_reason": "abort"}),
     },
     engine_label="engine",
     model_label="model_name",
