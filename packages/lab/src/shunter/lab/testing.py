@@ -39,6 +39,7 @@ async def lab_server(
     faults: Iterable[str] = (),
     kv_events_port: int | None = None,
     kv_replay_port: int | None = None,
+    dialect: str = "vllm",
     **engine: Any,
 ) -> AsyncGenerator[LabServer, None]:
     """A server that listens when the block begins and is gone when it ends. Requests still running then end as `abort`."""
@@ -54,6 +55,7 @@ async def lab_server(
         faults=faults,
         kv_events_port=kv_events_port,
         kv_replay_port=kv_replay_port,
+        dialect=dialect,
     )
     async with server:
         yield server

@@ -10,9 +10,20 @@ __all__ = ["Models"]
 
 
 class Models:
-    """The base model's names, the first of which labels every metric, and the adapters loaded on it."""
+    """The base model's names, the first of which labels every metric, and the adapters loaded on it.
 
-    def __init__(self, names: Iterable[str], adapters: Iterable[str] = (), *, lora: bool | None = None) -> None:
+    `selector` is what a request calls an adapter. A `lenient` server answers what it does not know by its base model.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        adapters: Iterable[str] = (),
+        *,
+        lora: bool | None = None,
+        selector: str = "{adapter}",
+        lenient: bool = False,
+    ) -> None:
         self.names = tuple(names)
         if not self.names or not all(self.names):
             raise ParamsError("a server needs at least one model name, and no name may be empty")
@@ -25,13 +36,18 @@ class Models:
                 )
             self._adapters[adapter] = adapter
         self.lora = bool(self._adapters) if lora is None else lora
+        self._selector = selector
+        self._lenient = lenient
 
     def resolve(self, model: str | None) -> str | None:
         """The adapter that a model name asks for; None for the base model. No name at all means the base model too."""
         if not model or model in self.names:
             return None
-        if model in self._adapters:
-            return model
+        for adapter in self._adapters:
+            if model == self._selector.format(base=self.names[0], adapter=adapter):
+                return adapter
+        if self._lenient:
+            return None
         raise ApiError(
             404,
             f"The model `{model}` does not exist. Valid aliases: {', '.join(self.names)}.",
@@ -53,16 +69,19 @@ class Models:
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ApiError(404, f"The lora adapter '{name}' cannot be found.{hint}", kind="NotFoundError")
 
-    def cards(self, created: int, max_model_len: int) -> list[dict[str, Any]]:
+    def cards(self, created: int, max_model_len: int, owned_by: str = "shunter-lab") -> list[dict[str, Any]]:
         """The list of `/v1/models`: base names first, then each adapter with the base as its parent."""
         base = self.names[0]
         return [
-            *(_card(name, created, root=base, parent=None, max_model_len=max_model_len) for name in self.names),
-            *(_card(name, created, root=path, parent=base, max_model_len=None) for name, path in self._adapters.items()),
+            *(_card(name, created, owned_by, root=base, parent=None, max_model_len=max_model_len) for name in self.names),
+            *(
+                _card(name, created, owned_by, root=path, parent=base, max_model_len=None)
+                for name, path in self._adapters.items()
+            ),
         ]
 
 
-def _card(name: str, created: int, **fields: Any) -> dict[str, Any]:
+def _card(name: str, created: int, owned_by: str, **fields: Any) -> dict[str, Any]:
     permission = {
         "id": f"modelperm-{name}",
         "object": "model_permission",
@@ -81,7 +100,7 @@ def _card(name: str, created: int, **fields: Any) -> dict[str, Any]:
         "id": name,
         "object": "model",
         "created": created,
-        "owned_by": "shunter-lab",
+        "owned_by": owned_by,
         **fields,
         "permission": [permission],
     }

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,25 +22,38 @@ DRAG_S = 0.1
 class Defects:
     """`faults` may be exchanged while the server runs; `pages` counts the metrics pages that it has rendered.
 
-    `pace` sets the speed of the engine, as a share of what it can.
+    `quirks` are always there, and `paths` says what vLLM calls the paths of another dialect. `pace` sets the
+    speed of the engine, as a share of what it can.
     """
 
-    def __init__(self, faults: tuple[Fault, ...]) -> None:
+    def __init__(self, faults: tuple[Fault, ...], quirks: tuple[Fault, ...] = (), paths: Mapping[str, str] | None = None) -> None:
         self.faults = faults
         self.pages = 0
+        self._quirks = quirks
+        self._paths = paths or {}
         self.pace: Callable[[float], None] | None = None
         self._page = -math.inf, b""
         self._relief: asyncio.TimerHandle | None = None
 
+    @property
+    def present(self) -> tuple[Fault, ...]:
+        """What is wrong with it, and what its dialect is known for."""
+        return (*self._quirks, *self.faults)
+
+    def _path(self, request: web.Request) -> str:
+        """The path as vLLM calls it, and with it the faults."""
+        return self._paths.get(request.path, request.path)
+
     async def meet(self, request: web.Request, age_s: float) -> web.Response | None:
         """What a request meets before it is handled: an answer, nothing, or a wait."""
-        if any(fault.wire == "reset" for fault in self.faults):
+        if any(fault.wire == "reset" for fault in self.present):
             reset(request)
-        for fault in self.faults:
-            if fault.refuse and (status := fault.refuse(request.path, age_s)):
+        path = self._path(request)
+        for fault in self.present:
+            if fault.refuse and (status := fault.refuse(path, age_s)):
                 return web.Response(status=status)
-            delay_s = fault.stall_s.get(request.path, 0.0)
-            if request.path == METRICS:
+            delay_s = fault.stall_s.get(path, 0.0)
+            if path == METRICS:
                 delay_s += fault.late_s(self.pages) if fault.late_s else 0.0
                 self._drag(fault.drag)
             if delay_s:
@@ -58,7 +71,7 @@ class Defects:
 
     def misread(self, body: bytes) -> bytes:
         """What becomes of the JSON of a completion or chat request before it is read."""
-        for fault in self.faults:
+        for fault in self.present:
             if fault.ask:
                 # A body that is not a JSON object is for the reader to refuse.
                 with contextlib.suppress(msgspec.DecodeError):
@@ -67,7 +80,7 @@ class Defects:
 
     def deaf(self, *, stream: bool, waits: bool) -> bool:
         """Whether a request goes on whose client has hung up."""
-        kinds = {fault.deaf for fault in self.faults}
+        kinds = {fault.deaf for fault in self.present}
         return ("streams" if stream else "whole") in kinds or ("waiting" in kinds and waits)
 
     def leaks(self, kind: str) -> bool:
@@ -76,29 +89,30 @@ class Defects:
 
     def ends(self, kind: str) -> bool:
         """Whether it ends in this wrong way."""
-        return any(fault.end == kind for fault in self.faults)
+        return any(fault.end == kind for fault in self.present)
 
     async def spoil(self, request: web.Request, response: web.Response) -> web.StreamResponse:
         """What becomes of a whole answer."""
-        if not self.faults:
+        if not self.present:
             return response
+        path = self._path(request)
         body = response.body if isinstance(response.body, bytes) else b""
-        if request.path == METRICS and response.status == 200:
+        if path == METRICS and response.status == 200:
             body = self._kept(body)
         asked = {name.lower(): value for name, value in request.headers.items()}
-        reply = Reply(request.path, response.status, body, self.pages, request.method, asked)
-        for fault in self.faults:
+        reply = Reply(path, response.status, body, self.pages, request.method, asked)
+        for fault in self.present:
             reply = fault.reply(reply) if fault.reply else reply
         response.set_status(reply.status)
         response.body = reply.body
         response.headers.update(reply.headers)
-        if request.path == "/metrics" and any(fault.wire == "drip" for fault in self.faults):
+        if path == "/metrics" and any(fault.wire == "drip" for fault in self.present):
             await drip(request, response)
         return response
 
     def _kept(self, page: bytes) -> bytes:
         """The page that is shown: the last one, while a fault keeps it."""
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._page[0] >= max((fault.stale_s for fault in self.faults), default=0.0):
+        if now_s - self._page[0] >= max((fault.stale_s for fault in self.present), default=0.0):
             self._page = now_s, page
         return self._page[1]

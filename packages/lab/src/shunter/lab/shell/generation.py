@@ -7,15 +7,18 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
 from aiohttp import web
 
 from shunter.lab.core.answers import DONE, Answer
 from shunter.lab.core.asks import Ask
 from shunter.lab.core.kvevents import Announcer
+from shunter.lab.core.params import EngineParams
 from shunter.lab.core.progress import Progress
 from shunter.lab.core.requests import Request
 from shunter.lab.core.sequence import Token
 from shunter.lab.core.tokens import Script
+from shunter.lab.dialects.dialect import Shape
 from shunter.lab.errors import ApiError, QueueFullError
 from shunter.lab.shell.clockwork import Clockwork
 from shunter.lab.shell.defects import Defects
@@ -74,13 +77,20 @@ class Generation:
         for stream in self._streams.values():
             stream.put_nowait(None)
 
-    async def answer(self, request: web.Request, ask: Ask, prefix: str) -> web.StreamResponse:
-        """Run every prompt of a request through the engine; whoever hangs up takes them all away."""
-        params = self._clockwork.engine.params
+    @property
+    def params(self) -> EngineParams:
+        """What its engine is like."""
+        return self._clockwork.engine.params
+
+    async def answer(self, request: web.Request, ask: Ask, prefix: str, shape: Shape | None = None) -> web.StreamResponse:
+        """Run every prompt of a request through the engine; whoever hangs up takes them all away.
+
+        An id without a prefix is not the client's X-Request-Id.
+        """
         serial = uuid.uuid4().hex
-        request_id = f"{prefix}-{request.headers.get('X-Request-Id') or serial[:16]}"
+        request_id = f"{prefix}-{request.headers.get('X-Request-Id') or serial[:16]}" if prefix else serial
         answer = Answer(ask, request_id, int(time.time()), self._identity.fingerprint)
-        scripts = ask.scripts(params.context_tokens, serial)
+        scripts = ask.scripts(self.params.context_tokens, serial)
         tokens: asyncio.Queue[Token | None] = asyncio.Queue()
         # Clients may repeat an X-Request-Id, so the engine knows requests by a name of our own.
         names = [f"{serial}-{index}" for index in range(len(scripts))]
@@ -91,11 +101,13 @@ class Generation:
             for name, prompt, script in zip(names, ask.prompt_of_each, scripts, strict=True):
                 self._submit(name, ask, prompt, script, tokens.put_nowait)
             if ask.stream:
-                return await self._stream(request, answer, progress, tokens)
+                events = EventWriter(request, self._defects.present, shape)
+                return await self._stream(events, answer, progress, tokens)
             while not progress.done:
                 progress.take(await tokens.get())
             transfer = self._transfer(request_id, len(ask.prompts[0])) if ask.gives else None
-            return json_response(answer.whole(progress.whole(), progress.usage(), transfer))
+            whole = answer.whole(progress.whole(), progress.usage(), transfer)
+            return json_response(whole if shape is None else msgspec.json.encode(shape.whole(msgspec.json.decode(whole))))
         finally:
             del self._streams[serial]
             if not self._streams:
@@ -114,7 +126,7 @@ class Generation:
         return {
             "do_remote_prefill": True,
             "do_remote_decode": False,
-            "remote_block_ids": [list(range(1, 1 + -(-tokens // self._clockwork.engine.params.block_size)))],
+            "remote_block_ids": [list(range(1, 1 + -(-tokens // self.params.block_size)))],
             "remote_engine_id": self._identity.fingerprint,
             "remote_request_id": request_id,
             "remote_host": self._identity.host,
@@ -143,12 +155,10 @@ class Generation:
             raise ApiError(503, f"Service Unavailable: {error}", kind="ServiceUnavailableError") from error
 
     async def _stream(
-        self, request: web.Request, answer: Answer, progress: Progress, tokens: asyncio.Queue[Token | None]
+        self, events: EventWriter, answer: Answer, progress: Progress, tokens: asyncio.Queue[Token | None]
     ) -> web.StreamResponse:
         ask = answer.ask
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-        await response.prepare(request)
-        events = EventWriter(request, response, self._defects.faults)
+        await events.begin()
         with contextlib.suppress(ConnectionResetError):  # the client has hung up: nobody is there to be told
             opened: set[int] = set()
             while not progress.done:
@@ -162,5 +172,5 @@ class Generation:
             if ask.include_usage:
                 await events.write(answer.closing(progress.usage()))
             await events.write(DONE)
-            await response.write_eof()
-        return response
+            await events.response.write_eof()
+        return events.response

@@ -1,24 +1,23 @@
-"""The paths of vLLM, and what each of them answers."""
+"""The deeds of a server: what is done when a path is asked that its dialect knows."""
 
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 
 from shunter.lab.core.asks import parse_json, read_chat, read_completion
 from shunter.lab.core.models import Models
+from shunter.lab.core.params import EngineParams
+from shunter.lab.dialects import Dialect, View
 from shunter.lab.errors import ApiError
-from shunter.lab.shell.clockwork import Clockwork
 from shunter.lab.shell.defects import Defects
 from shunter.lab.shell.generation import Generation
-from shunter.lab.shell.metrics import MetricsPage
 from shunter.lab.shell.wire import json_response
 
-__all__ = ["MAX_BODY_BYTES", "VLLM_VERSION", "Paths"]
+__all__ = ["MAX_BODY_BYTES", "Page", "Paths"]
 
-# The release whose behaviour is reproduced.
-VLLM_VERSION = "0.32.0"
 # vLLM has no limit of its own. A 10 MB prompt must pass; one client must not fill the machine's memory.
 MAX_BODY_BYTES = 256 * 1024 * 1024
 
@@ -32,47 +31,78 @@ class _UnloadBody(msgspec.Struct):
     lora_name: str
 
 
+class Page(Protocol):
+    """What makes the metrics page."""
+
+    def render(self) -> bytes:
+        """The page as of now."""
+        ...
+
+
 class Paths:
     """The handlers of one server. `draining`: it is about to end, and takes nothing new. `dead`: its engine is no more."""
 
     def __init__(
-        self, models: Models, clockwork: Clockwork, page: MetricsPage, generation: Generation, defects: Defects
+        self,
+        dialect: Dialect,
+        models: Models,
+        page: Page,
+        look: Callable[[], View],
+        generation: Generation,
+        defects: Defects,
     ) -> None:
         self.draining = self.dead = False
+        self._dialect = dialect
         self._models = models
         self._page = page
-        self._params = clockwork.engine.params
+        self._look = look
         self._generation = generation
         self._defects = defects
         self._created = int(time.time())
 
-    def routes(self) -> list[web.RouteDef]:
-        """Which handler answers which path."""
-        routes = [
-            web.get("/health", self._health, allow_head=False),
-            web.get("/ping", self._health, allow_head=False),
-            web.post("/ping", self._health),
-            web.get("/version", self._version, allow_head=False),
-            web.get("/load", self._load, allow_head=False),
-            web.get("/metrics", self._metrics),
-            web.get("/v1/models", self._list_models, allow_head=False),
-            web.post("/tokenize", self._tokenize),
-            web.post("/v1/completions", self._completion),
-            web.post("/v1/chat/completions", self._chat),
-        ]
-        if self._models.lora:
-            routes += [
-                web.post("/v1/load_lora_adapter", self._load_adapter),
-                web.post("/v1/unload_lora_adapter", self._unload_adapter),
-            ]
-        return routes
+    def routes(self) -> tuple[list[web.RouteDef], list[web.RouteDef]]:
+        """Which handler answers which path, and which one where the metrics are apart."""
+        deeds: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
+            "alive": self._alive,
+            "health": self._health,
+            "live": self._live,
+            "load": self._load,
+            "metrics": self._metrics,
+            "models": self._list_models,
+            "repository": self._repository,
+            "model ready": self._model_ready,
+            "tokenize": self._tokenize,
+            "complete": self._complete,
+            "chat": self._chat,
+            "generate": self._generate,
+            "generate stream": self._generate,
+            "load adapter": self._load_adapter,
+            "unload adapter": self._unload_adapter,
+        }
+        dialect = self._dialect
+        paths = {**dialect.paths, **(dialect.adapter_paths if self._models.lora else {})}
+        here: list[web.RouteDef] = []
+        apart: list[web.RouteDef] = []
+        for asked, deed in paths.items():
+            method, _, path = asked.partition(" ")
+            where = apart if deed == "metrics" and dialect.metrics_port is not None else here
+            plain = {"allow_head": False} if method == "GET" else {}
+            where.append(web.route(method, path, deeds[deed], **plain))
+        here += [web.get(path, self._fact(tell), allow_head=False) for path, tell in dialect.facts.items()]
+        return here, apart
+
+    def _fact(self, tell: Callable[[View], Any]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(_: web.Request) -> web.StreamResponse:
+            return json_response(msgspec.json.encode(tell(self._look())))
+
+        return handle
+
+    async def _alive(self, _: web.Request) -> web.Response:
+        return web.Response()
 
     async def _health(self, _: web.Request) -> web.Response:
         ready = not (self.draining or self.dead) or self._defects.ends("ready" if self.draining else "unhurt")
         return web.Response(status=200 if ready else 503)
-
-    async def _version(self, _: web.Request) -> web.Response:
-        return json_response(msgspec.json.encode({"version": VLLM_VERSION}))
 
     async def _load(self, _: web.Request) -> web.Response:
         return json_response(msgspec.json.encode({"server_load": self._generation.live}))
@@ -83,8 +113,32 @@ class Paths:
         return web.Response(body=self._page.render(), headers=headers)
 
     async def _list_models(self, _: web.Request) -> web.Response:
-        cards = self._models.cards(self._created, self._params.context_tokens)
+        cards = self._models.cards(self._created, self._params.context_tokens, self._dialect.owned_by)
+        if self._dialect.card is not None:
+            cards = [{name: card[name] for name in self._dialect.card} for card in cards]
         return json_response(msgspec.json.encode({"object": "list", "data": cards}))
+
+    async def _live(self, request: web.Request) -> web.Response:
+        """Health with a word about it."""
+        healthy = (await self._health(request)).status == 200
+        said = {"status": "ok", "is_live": "True"} if healthy else {"status": "error", "is_live": "False"}
+        return json_response(msgspec.json.encode(said), 200 if healthy else 503)
+
+    async def _repository(self, _: web.Request) -> web.Response:
+        entries = [{"name": name, "version": "1", "state": "READY"} for name in self._models.names]
+        return json_response(msgspec.json.encode(entries))
+
+    async def _model_ready(self, request: web.Request) -> web.Response:
+        known = request.match_info["model"] in self._models.names
+        return web.Response() if known else web.Response(status=400)
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        body = self._dialect.read(parse_json(await self._asked(request), dict[str, Any]))
+        named = {"model": request.match_info["model"]} if "model" in request.match_info else {}
+        streamed = {"stream": True} if request.path.endswith("_stream") else {}
+        asked = msgspec.json.encode({**body, **named, **streamed})
+        ask = read_completion(asked, self._models, self._params.context_tokens)
+        return await self._generation.answer(request, ask, "cmpl", self._dialect.shapes["generate"])
 
     async def _load_adapter(self, request: web.Request) -> web.Response:
         body = parse_json(await request.read(), _LoadBody)
@@ -105,13 +159,21 @@ class Paths:
         answer: dict[str, Any] = {"count": len(tokens), "max_model_len": self._params.context_tokens}
         return json_response(msgspec.json.encode({**answer, "tokens": tokens, "token_strs": None}))
 
-    async def _completion(self, request: web.Request) -> web.StreamResponse:
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
         ask = read_completion(await self._asked(request), self._models, self._params.context_tokens)
-        return await self._generation.answer(request, ask, "cmpl")
+        return await self._generation.answer(request, ask, self._prefix("cmpl"), self._dialect.shapes.get("complete"))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         ask = read_chat(await self._asked(request), self._models, self._params.context_tokens)
-        return await self._generation.answer(request, ask, "chatcmpl")
+        return await self._generation.answer(request, ask, self._prefix("chatcmpl"), self._dialect.shapes.get("chat"))
+
+    def _prefix(self, prefix: str) -> str:
+        """What an id begins with that may be the client's; nothing if it may not."""
+        return "" if self._dialect.own_ids else prefix
+
+    @property
+    def _params(self) -> EngineParams:
+        return self._generation.params
 
     async def _asked(self, request: web.Request) -> bytes:
         if self.dead:

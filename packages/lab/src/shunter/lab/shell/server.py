@@ -1,4 +1,4 @@
-"""The HTTP server: vLLM's paths over one engine, with the faults it was asked to have."""
+"""The HTTP server: one dialect over one engine, with the faults it was asked to have."""
 
 import asyncio
 import time
@@ -7,11 +7,11 @@ from typing import Self
 
 from aiohttp import web
 
-from shunter.lab.core.answers import encode_error
 from shunter.lab.core.engine import Engine
 from shunter.lab.core.kvevents import Announcer
 from shunter.lab.core.models import Models
 from shunter.lab.core.params import EngineParams
+from shunter.lab.dialects import DIALECTS, Dialect, dialect_named
 from shunter.lab.errors import ApiError, ParamsError
 from shunter.lab.faults import Fault, faults_named
 from shunter.lab.shell.clockwork import Clockwork
@@ -20,9 +20,12 @@ from shunter.lab.shell.generation import Generation
 from shunter.lab.shell.kvevents import KvPublisher
 from shunter.lab.shell.metrics import MetricsPage
 from shunter.lab.shell.paths import MAX_BODY_BYTES, Paths
+from shunter.lab.shell.views import DialectPage, Views
 from shunter.lab.shell.wire import json_response
 
 __all__ = ["LabServer"]
+
+VLLM = DIALECTS["vllm"]
 
 # A stalled answer must not hold up the end of the server for longer.
 CLEANUP_S = 0.5
@@ -49,15 +52,20 @@ class LabServer:
         faults: Iterable[str] = (),
         kv_events_port: int | None = None,
         kv_replay_port: int | None = None,
+        dialect: str = "vllm",
+        metrics_port: int = 0,
     ) -> None:
         self.params = params or EngineParams()
-        self.models = Models(models, loras, lora=enable_lora)
+        self.dialect = dialect_named(dialect)
+        self.models = Models(models, loras, lora=enable_lora, selector=self.dialect.selector, lenient=self.dialect.lenient)
         if not host:
             raise ParamsError("host is empty; name an address to listen on (0.0.0.0 is every one)")
         self.host = host
         self.port = port
         self.name = name
-        self._defects = Defects(faults_named(faults))
+        self.metrics_port = metrics_port
+        """Where the metrics are if the dialect has them on a port of their own."""
+        self._defects = Defects(faults_named(faults), self.dialect.quirks, vllm_paths(self.dialect))
         self._prompt_tokens_details = prompt_tokens_details
         self.kv_events: KvPublisher | None = None
         """Where it publishes what its cache holds, if it does."""
@@ -71,8 +79,16 @@ class LabServer:
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return self._at(self.port)
+
+    @property
+    def metrics_url(self) -> str:
+        """Where its metrics page is."""
+        path = next(path.partition(" ")[2] for path, deed in self.dialect.paths.items() if deed == "metrics")
+        return self._at(self.port if self.dialect.metrics_port is None else self.metrics_port) + path
+
+    def _at(self, port: int) -> str:
+        return f"http://[{self.host}]:{port}" if ":" in self.host else f"http://{self.host}:{port}"
 
     @property
     def fingerprint(self) -> str:
@@ -106,33 +122,52 @@ class LabServer:
         self.engine = Engine(self.params, now_s)
         self._clockwork = Clockwork(self.engine, loop)
         self._defects.pace = self._clockwork.pace
-        page = MetricsPage(self._clockwork, self.models, time.time() - now_s, now_s)
+        unix_minus_engine_s = time.time() - now_s
         details = self._prompt_tokens_details
         self._generation = Generation(self._clockwork, self._defects, self._announcer, self, tell_cached=details)
-        self._paths = Paths(self.models, self._clockwork, page, self._generation, self._defects)
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
-        app.add_routes(self._paths.routes())
-        self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=CLEANUP_S, handle_signals=False
+        views = Views(self.dialect, self.models, self._clockwork, self._generation, unix_minus_engine_s)
+        page = (
+            MetricsPage(self._clockwork, self.models, unix_minus_engine_s, now_s)
+            if self.dialect.families is None
+            else DialectPage(self.dialect, views.look)
         )
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, self.host, self.port).start()
-        except (OSError, OverflowError) as error:
-            await self._runner.cleanup()
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ParamsError(
-                f"cannot listen on {self.host}:{self.port}: {reason}; choose another --port (0 takes a free one)"
-            ) from error
-        self.port = self._runner.addresses[0][1]
+        self._paths = Paths(self.dialect, self.models, page, views.look, self._generation, self._defects)
+        here, apart = self._paths.routes()
+        self._runners: list[web.AppRunner] = []
+        self.port = await self._listen(here, self.port, "--port")
+        if apart:
+            self.metrics_port = await self._listen(apart, self.metrics_port, "--metrics-port")
         if self.kv_events is not None:
             if self.params.enable_prefix_caching:
                 self.engine.cache.watch = self._announcer
             try:
                 self.kv_events.start()
             except ParamsError:
-                await self._runner.cleanup()
+                await self._close()
                 raise
+
+    async def _listen(self, routes: Iterable[web.RouteDef], port: int, option: str) -> int:
+        """Answer these paths at a port, of which 0 is any free one; returns the real one."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
+        app.add_routes(routes)
+        runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=CLEANUP_S, handle_signals=False
+        )
+        self._runners.append(runner)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self.host, port).start()
+        except (OSError, OverflowError) as error:
+            await self._close()
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ParamsError(
+                f"cannot listen on {self.host}:{port}: {reason}; choose another {option} (0 takes a free one)"
+            ) from error
+        return runner.addresses[0][1]
+
+    async def _close(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """End. New work is refused at once; what runs may finish for `drain_s`, then ends with finish_reason `abort`."""
@@ -140,7 +175,7 @@ class LabServer:
         await self._generation.end(0.0 if self._defects.ends("cut") else drain_s)
         if self._defects.ends("linger"):
             await asyncio.Future[None]()
-        await self._runner.cleanup()
+        await self._close()
         self._clockwork.close()
         if self.kv_events is not None:
             await self.kv_events.stop()
@@ -165,20 +200,32 @@ class LabServer:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Errors into vLLM's shapes, and the faults that need no more than an answer."""
+        """Errors into the dialect's shapes, and the faults that need no more than an answer."""
         met = await self._defects.meet(request, asyncio.get_running_loop().time() - self._started_s)
         if met is not None:
             return met
+        dialect = self.dialect
         try:
             response = await handler(request)
         except ApiError as error:
-            response = json_response(encode_error(error), error.status)
+            response = _refusal(*dialect.error(error))
         except web.RequestPayloadError:
             refusal = ApiError(400, "The body breaks its Content-Encoding or Transfer-Encoding.", kind="Bad Request")
-            response = json_response(encode_error(refusal), refusal.status)
+            response = _refusal(*dialect.error(refusal))
         except web.HTTPNotFound:
-            response = json_response(b'{"detail":"Not Found"}', 404)
+            response = _refusal(*dialect.no_path)
         except web.HTTPMethodNotAllowed as error:
-            response = json_response(b'{"detail":"Method Not Allowed"}', 405)
+            response = _refusal(*dialect.no_method)
             response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
         return await self._defects.spoil(request, response) if isinstance(response, web.Response) else response
+
+
+def _refusal(status: int, body: bytes) -> web.Response:
+    return json_response(body, status) if body.startswith(b"{") else web.Response(body=body, status=status)
+
+
+def vllm_paths(dialect: Dialect) -> dict[str, str]:
+    """What vLLM calls the paths of a dialect, which is what faults call them; a path that vLLM has stands for itself."""
+    deeds = {deed: path.partition(" ")[2] for path, deed in reversed([*VLLM.paths.items()])} | {"live": "/health"}
+    paths = {path.partition(" ")[2]: deed for path, deed in dialect.paths.items()}
+    return {path: deeds[deed] for path, deed in paths.items() if deed in deeds and deeds[deed] not in paths}

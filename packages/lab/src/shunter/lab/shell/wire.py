@@ -6,8 +6,11 @@ import struct
 from collections.abc import Iterable
 from typing import NoReturn
 
+import msgspec
 from aiohttp import web
 
+from shunter.lab.core.answers import DONE
+from shunter.lab.dialects.dialect import Shape
 from shunter.lab.faults import Fault
 
 __all__ = ["EventWriter", "drip", "json_response", "reset"]
@@ -46,15 +49,21 @@ async def drip(request: web.Request, response: web.Response) -> NoReturn:
 
 
 class EventWriter:
-    """A stream of server-sent events, through the faults."""
+    """A stream of server-sent events in the shape of a dialect, and through the faults."""
 
-    def __init__(self, request: web.Request, response: web.StreamResponse, faults: Iterable[Fault]) -> None:
+    def __init__(self, request: web.Request, faults: Iterable[Fault], shape: Shape | None) -> None:
+        self.response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         self._request = request
-        self._response = response
         self._faults = tuple(faults)
+        self._shape = shape
         self._sent = 0
 
+    async def begin(self) -> None:
+        await self.response.prepare(self._request)
+
     async def write(self, event: bytes) -> None:
+        if self._shape is not None:
+            event = _reshape(event, self._shape)
         for fault in self._faults:
             if fault.wire == "cut" and self._sent == EVENTS_BEFORE_CUT:
                 reset(self._request)
@@ -62,4 +71,11 @@ class EventWriter:
                 event = fault.event(self._sent, event)
         self._sent += 1
         if event:
-            await self._response.write(event)
+            await self.response.write(event)
+
+
+def _reshape(event: bytes, shape: Shape) -> bytes:
+    if event == DONE:
+        return shape.done
+    body = shape.event(msgspec.json.decode(event.removeprefix(b"data: ")))
+    return b"" if body is None else shape.frame(body)

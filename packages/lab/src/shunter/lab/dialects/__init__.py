@@ -1,0 +1,22 @@
+"""The kinds of model servers that a lab server can be, one module for each."""
+
+import difflib
+from collections.abc import Mapping
+
+from shunter.lab.dialects import jetstream, llamacpp, sglang, tgi, triton, trtllm, vllm
+from shunter.lab.dialects.dialect import Dialect, View, render
+from shunter.lab.errors import ParamsError
+
+__all__ = ["DIALECTS", "Dialect", "View", "dialect_named", "render"]
+
+DIALECTS: Mapping[str, Dialect] = {
+    each.DIALECT.name: each.DIALECT for each in (vllm, sglang, triton, trtllm, tgi, jetstream, llamacpp)
+}
+
+
+def dialect_named(name: str) -> Dialect:
+    """The dialect of that name; an unknown one is answered with near matches."""
+    if name not in DIALECTS:
+        near = difflib.get_close_matches(name, DIALECTS, n=3)
+        raise ParamsError(f"dialect {name!r} does not exist; " + (f"near: {', '.join(near)}" if near else ", ".join(DIALECTS)))
+    return DIALECTS[name]

@@ -1,0 +1,121 @@
+"""What a dialect is: everything in which one kind of model server differs from another on the wire."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from shunter.lab.core.answers import DONE, encode_error, encode_event
+from shunter.lab.core.gauges import Gauges
+from shunter.lab.core.models import Models
+from shunter.lab.core.params import EngineParams
+from shunter.lab.core.reporting import Refresh
+from shunter.lab.core.tally import Tally
+from shunter.lab.errors import ApiError
+from shunter.lab.faults import Fault
+
+__all__ = ["Dialect", "Family", "Json", "Shape", "View", "render", "whole_number"]
+
+Json = dict[str, Any]
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """One server at one instant, from which pages and facts about it are made. `live`: HTTP requests being answered."""
+
+    models: Models
+    params: EngineParams
+    tally: Tally
+    gauges: Gauges
+    live: int
+    unix_s: float
+
+    @property
+    def finished(self) -> int:
+        """Requests that have had their last token."""
+        return sum(self.tally.request_success.values())
+
+
+class Family(msgspec.Struct, frozen=True):
+    """One family of a metrics page; its samples are labels and values."""
+
+    name: str
+    kind: str
+    about: str
+    samples: tuple[tuple[Mapping[str, str], float], ...]
+
+
+def decimal(value: float) -> str:
+    """A value as Python's client prints it: 4.0."""
+    return repr(float(value)) if value == value else "NaN"  # noqa: PLR0124  NaN alone differs from itself
+
+
+def whole_number(value: float) -> str:
+    """A value as servers that are not written in Python print it: 4, not 4.0."""
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def render(families: Iterable[Family], number: Callable[[float], str]) -> bytes:
+    """The page, with labels in alphabetical order as all of these servers have them.
+
+    By hand, because prometheus_client writes no counter whose name does not end in `_total`, and Triton's do not.
+    """
+    lines: list[str] = []
+    for family in families:
+        lines += [f"# HELP {family.name} {family.about}", f"# TYPE {family.name} {family.kind}"]
+        for labels, value in family.samples:
+            inner = ",".join(f'{name}="{_escape(labels[name])}"' for name in sorted(labels))
+            lines.append(f"{family.name}{{{inner}}} {number(value)}" if inner else f"{family.name} {number(value)}")
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of vLLM's JSON on its way out: of a whole answer, and of the events of a stream.
+
+    An event is framed anew; None is not sent at all. `done` closes a stream.
+    """
+
+    whole: Callable[[Json], Json]
+    event: Callable[[Json], Json | None]
+    frame: Callable[[Json], bytes] = encode_event
+    done: bytes = DONE
+
+
+def _vllm_error(error: ApiError) -> tuple[int, bytes]:
+    return error.status, encode_error(error)
+
+
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of model server.
+
+    `basis` says how its ways are known. `paths` are the deeds of `shell/paths.py` by method and path, `adapter_paths` those
+    that are there with LoRA only, `facts` what is answered by GET with JSON about the server. `families` makes the metrics
+    page (vLLM's is made by `shell/metrics.py`), which is on a port of its own if `metrics_port` says which one the real server
+    takes. `read` makes a completion's body of one of the generate deed. A `lenient` server answers any model by its base;
+    `selector` is what a request calls an adapter. `quirks` are the faults that the real one has.
+    """
+
+    name: str
+    release: str
+    basis: str
+    paths: Mapping[str, str]
+    adapter_paths: Mapping[str, str] = {}
+    facts: Mapping[str, Callable[[View], Any]] = {}
+    families: Callable[[View], Iterable[Family]] | None = None
+    number: Callable[[float], str] = decimal
+    metrics_port: int | None = None
+    refresh: Refresh = Refresh()
+    error: Callable[[ApiError], tuple[int, bytes]] = _vllm_error
+    no_path: tuple[int, bytes] = (404, b'{"detail":"Not Found"}')
+    no_method: tuple[int, bytes] = (405, b'{"detail":"Method Not Allowed"}')
+    shapes: Mapping[str, Shape] = {}
+    read: Callable[[Json], Json] = dict
+    owned_by: str = "shunter-lab"
+    card: tuple[str, ...] | None = None
+    selector: str = "{adapter}"
+    lenient: bool = False
+    own_ids: bool = False
+    quirks: tuple[Fault, ...] = ()
