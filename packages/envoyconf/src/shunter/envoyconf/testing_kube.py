@@ -64,11 +64,18 @@ def find_crds(prefix: str = "") -> tuple[Path, ...]:
     return files
 
 
+def _nothing() -> None:
+    """There is no server of ours."""
+
+
 class RunningKube(msgspec.Struct, frozen=True):
-    """An API server whose administrator one is."""
+    """An API server whose administrator one is. ``kill_apiserver`` and ``start_apiserver`` leave etcd as it is."""
 
     server: str  # https://127.0.0.1:port
     kubeconfig: Path
+    etcd: str = ""  # http://127.0.0.1:port
+    kill_apiserver: Callable[[], None] = _nothing
+    start_apiserver: Callable[[], None] = _nothing
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         """Return what kubectl prints; raise KubernetesRefusedError with its words if it fails."""
@@ -116,29 +123,57 @@ def running_kube(crds: Iterable[Path] | None = None) -> Generator[RunningKube]:
                 (f"--initial-cluster=default={peer}",),
             )
         )
-        server = stack.enter_context(
-            _program(
-                directory,
-                apiserver,
-                ("kube-apiserver", f"--etcd-servers={client}", f"--secure-port={ports[2]}", "--bind-address=127.0.0.1"),
-                ("--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none", "--profiling=false"),
-                ("--tls-cert-file=server.pem", "--tls-private-key-file=server.key", "--token-auth-file=tokens.csv"),
-                ("--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=server.key"),
-                ("--service-account-signing-key-file=server.key", f"--service-cluster-ip-range={SERVICE_NETWORK}"),
-                ("--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount"),
-            )
+        server = _Apiserver(
+            directory,
+            apiserver,
+            ("kube-apiserver", f"--etcd-servers={client}", f"--secure-port={ports[2]}", "--bind-address=127.0.0.1"),
+            ("--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none", "--profiling=false"),
+            ("--tls-cert-file=server.pem", "--tls-private-key-file=server.key", "--token-auth-file=tokens.csv"),
+            ("--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=server.key"),
+            ("--service-account-signing-key-file=server.key", f"--service-cluster-ip-range={SERVICE_NETWORK}"),
+            ("--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount"),
         )
-        kube = RunningKube(f"https://127.0.0.1:{ports[2]}", _write_kubeconfig(directory, ports[2], authority, token))
+        stack.callback(server.stop)
         trust = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
-        try:
-            _await(lambda: _is_ready(kube, trust, (started, server)), "the API server is not ready")
-        except KubernetesRefusedError as error:
-            words = "\n".join(path.read_text(errors="replace")[-1000:] for path in sorted(directory.glob("*.log")))
-            raise KubernetesRefusedError(f"{error}:\n{words}") from None
+        url = f"https://127.0.0.1:{ports[2]}"
+
+        def start() -> None:
+            process = server.start()
+            try:
+                _await(lambda: _is_ready(url, trust, (started, process)), "the API server is not ready")
+            except KubernetesRefusedError as error:
+                words = "\n".join(path.read_text(errors="replace")[-1000:] for path in sorted(directory.glob("*.log")))
+                raise KubernetesRefusedError(f"{error}:\n{words}") from None
+
+        start()
+        kubeconfig = _write_kubeconfig(directory, ports[2], authority, token)
+        kube = RunningKube(url, kubeconfig, client, server.kill, start)
         if files := [flag for path in crds for flag in ("-f", str(path))]:
             kube.kubectl("create", *files)  # apply would keep a copy in an annotation, which is too large for some
             _await(lambda: _all_established(kube), "the CRDs are not established")
         yield kube
+
+
+class _Apiserver:
+    """The program kube-apiserver, which may be killed and started again."""
+
+    def __init__(self, directory: Path, program: Path, *arguments: tuple[str, ...]) -> None:
+        self._program = directory, program, *arguments
+        self._running = contextlib.ExitStack()
+        self._process: subprocess.Popen[Any] | None = None
+
+    def start(self) -> "subprocess.Popen[Any]":
+        self._process = self._running.enter_context(_program(*self._program))
+        return self._process
+
+    def kill(self) -> None:
+        """End it as a machine that loses its power does."""
+        if self._process:
+            self._process.kill()
+        self.stop()
+
+    def stop(self) -> None:
+        self._running.close()
 
 
 def _write_secrets(directory: Path) -> tuple[trustme.CA, str]:
@@ -217,12 +252,12 @@ def _await(condition: Callable[[], bool], otherwise: str) -> None:
         time.sleep(POLL_S)
 
 
-def _is_ready(kube: RunningKube, trust: ssl.SSLContext, processes: tuple["subprocess.Popen[Any]", ...]) -> bool:
+def _is_ready(server: str, trust: ssl.SSLContext, processes: tuple["subprocess.Popen[Any]", ...]) -> bool:
     if codes := [process.returncode for process in processes if process.poll() is not None]:
         raise KubernetesRefusedError(f"the API server is not ready, but ended with exit code {codes[0]}")
     with (
         contextlib.suppress(OSError),  # not yet listening, or not yet ready (500)
-        urllib.request.urlopen(f"{kube.server}/readyz", context=trust, timeout=5),  # noqa: S310 # https to our own child
+        urllib.request.urlopen(f"{server}/readyz", context=trust, timeout=5),  # noqa: S310 # https to our own child
     ):
         return True
     return False

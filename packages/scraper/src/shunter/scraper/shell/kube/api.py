@@ -121,7 +121,7 @@ async def connect(kubeconfig: Path | None = None, context: str | None = None) ->
         else:
             files = _files(kubeconfig)
             loader: Any = await loaded.load_kube_config(config_file=files, context=context, client_configuration=configuration)
-            namespace = loader.current_context["context"].safe_get("namespace")
+            namespace = loader.current_context["context"].get("namespace")
             renewal = asyncio.ensure_future(_renewed(loader, configuration))
     except credentials.ConfigException as error:
         raise ConfigError(f"kubeconfig: {error}") from None
