@@ -70,8 +70,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def curl(self) -> str:
         """A line for a shell that sends the same request again."""
-        words = ["curl", "-sS", "-i"]
-        if self.method != "GET":
+        words = ["curl", "-sS", "-I" if self.method == "HEAD" else "-i"]
+        if self.method not in {"GET", "HEAD"}:
             words += ["-X", self.method]
         for name, value in self.request_headers.items():
             words += ["-H", f"{name}: {value}"]

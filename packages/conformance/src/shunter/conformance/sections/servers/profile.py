@@ -9,16 +9,23 @@ from shunter.conformance.core.signals import Role, Signal
 
 __all__ = [
     "ABORTS",
+    "CACHE_SIZE",
+    "E2E",
     "GENERATED_TOKENS",
     "IGNORE_EOS",
+    "LATENCIES",
     "OPENAI",
+    "PREEMPTIONS",
     "PROMPT_TOKENS",
     "SUCCESSES",
+    "TTFT",
     "AdapterCalls",
     "Api",
+    "CacheSize",
     "Former",
     "Mark",
     "ServerProfile",
+    "Told",
     "nameless",
 ]
 
@@ -32,7 +39,16 @@ OPENAI = "openai"
 PROMPT_TOKENS = "prompt tokens"
 GENERATED_TOKENS = "generated tokens"
 SUCCESSES = "finished requests"
+PREEMPTIONS = "preemptions"
 ABORTS = "aborted requests"
+
+# What a profile may know the histograms of, in seconds.
+TTFT = "time to first token"
+E2E = "time to the last token"
+
+# Features of servers of which a profile knows more than the gauges.
+CACHE_SIZE = "cache-size"
+LATENCIES = "latencies"
 
 
 class Api(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +71,21 @@ class Mark(msgspec.Struct, frozen=True):
 
     path: str
     says: str
+
+
+class Told(msgspec.Struct, frozen=True):
+    """Where a number stands on the metrics page: in a label of a series, or without one in its value."""
+
+    signal: Signal
+    label: str = ""
+
+
+class CacheSize(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a server says how large its KV cache is: tokens of a block, blocks, and, if it says that too, tokens of all."""
+
+    block_tokens: Told
+    blocks: Told
+    tokens: Told | None = None
 
 
 class Former(msgspec.Struct, frozen=True):
@@ -87,6 +118,8 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
     signals: dict[Role, Signal] = msgspec.field(default_factory=dict[Role, Signal])
     former: dict[Role, Former] = msgspec.field(default_factory=dict[Role, Former])
     counters: dict[str, Signal] = msgspec.field(default_factory=dict[str, Signal])
+    histograms: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    cache: CacheSize | None = None
     family_prefix: str = ""
     owned_by: str = ""
     mark: Mark | None = None
@@ -101,11 +134,14 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
 
     def lack(self, features: tuple[str, ...]) -> str | None:
         """Why it cannot be asked for one of the features; of what a profile has no name for, nobody can be."""
-        return super().lack(features) or next((why for name, why in self._nameless.items() if name in features), None)
-
-    @property
-    def _nameless(self) -> dict[str, str]:
-        return {name: f"this profile knows no counter of {name}" for name in (ABORTS,) if name not in self.counters}
+        named: dict[str, object] = {
+            ABORTS: ABORTS in self.counters,
+            PREEMPTIONS: PREEMPTIONS in self.counters,
+            CACHE_SIZE: self.cache,
+            LATENCIES: self.histograms,
+        }
+        missing = (feature for feature in features if not named.get(feature, True))
+        return super().lack(features) or next((f"this profile has no name for it: {feature}" for feature in missing), None)
 
     def absent(self, role: Role, families: Iterable[str]) -> str:
         """What to say of a page with these families that has no series of a gauge."""

@@ -129,8 +129,8 @@ class Target(Protocol):
         """The metrics page from before this exam made the server generate anything; raises Skip if there was none."""
         ...
 
-    async def metrics(self) -> Exchange:
-        """GET the metrics page, wherever the profile or the examiner says it is; raises Unanswered."""
+    async def metrics(self, method: str = "GET", headers: Mapping[str, str] | None = None) -> Exchange:
+        """Ask for the metrics page, wherever the profile or the examiner says it is; raises Unanswered."""
         ...
 
     def plot(self, name: str, points: Sequence[tuple[float, float]]) -> None:

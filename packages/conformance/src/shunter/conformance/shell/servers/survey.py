@@ -146,8 +146,8 @@ class SurveyedTarget:
         self.wire.transcript.append(self.first_page)
         return self.first_page
 
-    async def metrics(self) -> Exchange:
-        return await self.wire.exchange("GET", self.metrics_url)
+    async def metrics(self, method: str = "GET", headers: Mapping[str, str] | None = None) -> Exchange:
+        return await self.wire.exchange(method, self.metrics_url, headers=headers)
 
     def plot(self, name: str, points: Sequence[tuple[float, float]]) -> None:
         self._timelines.append(Timeline(name, tuple((round(seconds, 4), value) for seconds, value in points)))

@@ -2,7 +2,17 @@
 
 from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.signals import Role, Signal
-from shunter.conformance.sections.servers.profile import GENERATED_TOKENS, PROMPT_TOKENS, AdapterCalls, Mark, ServerProfile
+from shunter.conformance.sections.servers.profile import (
+    E2E,
+    GENERATED_TOKENS,
+    PROMPT_TOKENS,
+    TTFT,
+    AdapterCalls,
+    CacheSize,
+    Mark,
+    ServerProfile,
+    Told,
+)
 
 __all__ = ["PROFILE"]
 
@@ -23,6 +33,13 @@ PROFILE = ServerProfile(
         PROMPT_TOKENS: Signal("sglang:prompt_tokens_total"),
         GENERATED_TOKENS: Signal("sglang:generation_tokens_total"),
     },
+    histograms={TTFT: "sglang:time_to_first_token_seconds", E2E: "sglang:e2e_request_latency_seconds"},
+    # Of 0.5.11 and later; 0.5.9 and 0.5.10 had labels of sglang:cache_config_info instead, which pickers still look for.
+    cache=CacheSize(
+        block_tokens=Told(Signal("sglang:page_size")),
+        blocks=Told(Signal("sglang:num_pages")),
+        tokens=Told(Signal("sglang:max_total_num_tokens")),
+    ),
     engine_label="dp_rank",
     model_label="model_name",
     adapters=AdapterCalls(load="/load_lora_adapter", unload="/unload_lora_adapter", selector="{base}:{adapter}"),

@@ -1,7 +1,7 @@
 """Triton Inference Server with the TensorRT-LLM backend."""
 
 from shunter.conformance.core.signals import Role, Signal
-from shunter.conformance.sections.servers.profile import OPENAI, Api, Mark, ServerProfile
+from shunter.conformance.sections.servers.profile import OPENAI, Api, CacheSize, Mark, ServerProfile, Told
 
 __all__ = ["PROFILE"]
 
@@ -28,6 +28,10 @@ PROFILE = ServerProfile(
         Role.RUNNING: Signal(REQUESTS, {"request_type": "scheduled"}),
         Role.KV: Signal(BLOCKS, {"kv_cache_block_type": "fraction"}),
     },
+    cache=CacheSize(
+        block_tokens=Told(Signal(BLOCKS, {"kv_cache_block_type": "tokens_per"})),
+        blocks=Told(Signal(BLOCKS, {"kv_cache_block_type": "max"})),
+    ),
     health_path="/v2/health/ready",
     metrics_port=8002,
     model_label="model",

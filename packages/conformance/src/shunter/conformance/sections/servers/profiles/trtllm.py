@@ -6,8 +6,10 @@ from shunter.conformance.sections.servers.profile import (
     GENERATED_TOKENS,
     PROMPT_TOKENS,
     SUCCESSES,
+    CacheSize,
     Mark,
     ServerProfile,
+    Told,
 )
 
 __all__ = ["PROFILE"]
@@ -30,6 +32,9 @@ PROFILE = ServerProfile(
         GENERATED_TOKENS: Signal("trtllm_generation_tokens_total"),
         SUCCESSES: Signal("trtllm_request_success_total"),
     },
+    cache=CacheSize(
+        block_tokens=Told(Signal("trtllm_kv_cache_tokens_per_block")), blocks=Told(Signal("trtllm_kv_cache_max_blocks"))
+    ),
     metrics_path="/prometheus/metrics",
     engine_label="engine_type",
     model_label="model_name",

@@ -3,15 +3,22 @@
 from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.sections.servers.profile import (
     ABORTS,
+    E2E,
     GENERATED_TOKENS,
+    PREEMPTIONS,
     PROMPT_TOKENS,
     SUCCESSES,
+    TTFT,
     AdapterCalls,
+    CacheSize,
     Former,
     ServerProfile,
+    Told,
 )
 
 __all__ = ["PROFILE"]
+
+CACHE_INFO = Signal("vllm:cache_config_info")
 
 PROFILE = ServerProfile(
     name="vllm",
@@ -28,7 +35,14 @@ PROFILE = ServerProfile(
         GENERATED_TOKENS: Signal("vllm:generation_tokens_total"),
         SUCCESSES: Signal("vllm:request_success_total"),
         ABORTS: Signal("vllm:request_success_total", {"finished_reason": "abort"}),
+        PREEMPTIONS: Signal("vllm:num_preemptions_total"),
     },
+    histograms={TTFT: "vllm:time_to_first_token_seconds", E2E: "vllm:e2e_request_latency_seconds"},
+    cache=CacheSize(
+        block_tokens=Told(CACHE_INFO, "block_size"),
+        blocks=Told(CACHE_INFO, "num_gpu_blocks"),
+        tokens=Told(CACHE_INFO, "kv_cache_size_tokens"),
+    ),
     engine_label="engine",
     model_label="model_name",
     adapters=AdapterCalls(info=Signal("vllm:lora_requests_info")),
