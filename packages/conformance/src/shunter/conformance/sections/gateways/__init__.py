@@ -1,10 +1,10 @@
 """Gateways: one module for each section of what they owe."""
 
-from shunter.conformance.core.case import AnyCase
-from shunter.conformance.core.profile import Profile
+from shunter.conformance.core.case import Case
+from shunter.conformance.sections.gateways import answers, failures, fallback, picks, requests
+from shunter.conformance.sections.gateways.profiles import PROFILES
+from shunter.conformance.sections.gateways.target import Target
 
 __all__ = ["CASES", "PROFILES"]
 
-CASES: tuple[AnyCase, ...] = ()
-
-PROFILES: tuple[Profile, ...] = ()
+CASES: tuple[Case[Target], ...] = (*picks.CASES, *requests.CASES, *answers.CASES, *fallback.CASES, *failures.CASES)

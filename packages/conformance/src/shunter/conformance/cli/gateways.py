@@ -1,0 +1,76 @@
+"""`gateway`: examine a gateway, as the pickers and model servers behind it."""
+
+import click
+
+from shunter.conformance.cli.exams import Wishes, exam_options, follow
+
+__all__ = ["gateway"]
+
+
+@click.command()
+@click.argument("url")
+@click.option("--profile", default="generic", show_default=True, metavar="NAME", help="What kind of gateway it is.")
+@click.option("--open-picker", metavar="HOST:PORT", help="Where the gateway looks for the picker of the pool that fails open.")
+@click.option("--open-servers", metavar="HOST:PORT,…", help="Where it looks for the model servers of that pool.")
+@click.option("--close-picker", metavar="HOST:PORT", help="The picker of the pool that fails closed.")
+@click.option("--close-servers", metavar="HOST:PORT,…", help="The model servers of that pool.")
+@click.option(
+    "--patience", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="A factor on every time limit."
+)
+@click.option("--explain-setup", is_flag=True, help="Only print what the gateway is to be told, as an intent of envoyconf.")
+@exam_options
+def gateway(
+    wishes: Wishes,
+    url: str,
+    profile: str,
+    open_picker: str | None,
+    open_servers: str | None,
+    close_picker: str | None,
+    close_servers: str | None,
+    patience: float,
+    explain_setup: bool,
+) -> None:
+    """Examine the gateway at URL.
+
+    It has been told of two pools (--explain-setup prints them), whose pickers and model servers the exam itself is while it
+    lasts, at the addresses given.
+
+    Exit code: 0 nothing is newly broken, 1 a MUST failed, 2 wrong usage, 3 the gateway cannot be reached.
+    """
+    from urllib.parse import urlsplit
+
+    import msgspec
+
+    from shunter.conformance.core.profile import named
+    from shunter.conformance.sections.gateways import CASES, PROFILES
+    from shunter.conformance.sections.gateways.setup import DEFAULT, check_places, intent
+    from shunter.conformance.sections.gateways.trial import Pool
+    from shunter.conformance.shell.gateways.exam import examine
+    from shunter.conformance.shell.wire import base_url
+
+    stated = {Pool.OPEN: (open_picker, open_servers), Pool.CLOSE: (close_picker, close_servers)}
+    places = {
+        pool: msgspec.structs.replace(
+            usual,
+            picker=stated[pool][0] or usual.picker,
+            servers=tuple((stated[pool][1] or ",".join(usual.servers)).split(",")),
+        )
+        for pool, usual in DEFAULT.items()
+    }
+    kind = named(PROFILES, profile)
+    if explain_setup:
+        check_places(places)
+        click.echo(intent(places, kind, urlsplit(base_url(url)).port or 80), nl=False)
+        return
+    cases = wishes.choose(CASES)
+    exam = examine(
+        url,
+        places=places,
+        cases=cases,
+        profile=kind,
+        waivers=wishes.waivers,
+        timeout_s=wishes.timeout_s,
+        patience=patience,
+        tries=wishes.tries,
+    )
+    follow(exam, cases, wishes)

@@ -1,0 +1,68 @@
+"""A way to a picker that can be cut, as the gateway would see the picker's sudden death."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+
+from shunter.conformance.errors import UsageError
+from shunter.conformance.shell.gateways.listening import split_address
+
+__all__ = ["Relay"]
+
+# Close with a reset, as the kernel does for a process that left bytes unread.
+RESET = struct.pack("ii", 1, 0)
+
+READ_BYTES = 1 << 16
+
+
+class Relay:
+    """Forwards bytes both ways between an address and a port of 127.0.0.1, while it is restored."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self._address = address
+        self._port = port
+        self._connections: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def restore(self) -> None:
+        """Take connections, again; raises UsageError where that cannot be."""
+        host, port = split_address(self._address)
+        try:
+            self._server = self._server or await asyncio.start_server(self._serve, host, port)
+        except OSError as error:
+            raise UsageError(f"the exam cannot be a picker at {self._address}: {error.strerror or error}") from None
+
+    async def cut(self) -> None:
+        """Reset all connections and refuse new ones."""
+        if server := self._server:
+            self._server = None
+            server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 – a coroutine runs in one
+        self._connections.add(task)
+        ends = [writer]
+        # Python 3.11 complains of a cancellation that reaches it.
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            try:
+                there, back = await asyncio.open_connection("127.0.0.1", self._port)
+                ends.append(back)
+                await asyncio.gather(_pump(reader, back), _pump(there, writer))
+            finally:
+                self._connections.discard(task)
+                for end in ends:
+                    with contextlib.suppress(OSError):  # one that is closed already
+                        end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    end.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(READ_BYTES):
+        writer.write(data)
+        await writer.drain()
+    raise ConnectionResetError  # so that both directions end

@@ -1,0 +1,131 @@
+"""The cases of gateways are well-formed values, and what the gateway is told of the exam is an intent."""
+
+import re
+
+import msgspec
+import pytest
+import yaml
+
+from shunter.conformance.errors import UsageError
+from shunter.conformance.sections.gateways import CASES, PROFILES
+from shunter.conformance.sections.gateways.requests import make_body
+from shunter.conformance.sections.gateways.setup import DEFAULT, Place, check_places, intent
+from shunter.conformance.sections.gateways.trial import Pool
+
+# The ids that reports in the world may contain. Lines are only ever added.
+IDS = [
+    "gw.pick.each",
+    "gw.pick.bodiless",
+    "gw.pick.once",
+    "gw.pick.connection",
+    "gw.pick.concurrent",
+    "gw.pick.first-choice",
+    "gw.pick.spoofed",
+    "gw.pick.outside",
+    "gw.pools.own-picker",
+    "gw.pools.weighted",
+    "gw.pools.model",
+    "gw.pools.unknown-host",
+    "gw.request.body",
+    "gw.request.large-body",
+    "gw.request.body-asked",
+    "gw.request.headers-asked",
+    "gw.request.headers-changed",
+    "gw.request.body-changed",
+    "gw.request.id",
+    "gw.request.http2",
+    "gw.answer.errors",
+    "gw.answer.immediate",
+    "gw.answer.unbuffered",
+    "gw.answer.order",
+    "gw.answer.large",
+    "gw.answer.cut",
+    "gw.answer.hang-up",
+    "gw.answer.hang-up-waiting",
+    "gw.answer.served-told",
+    "gw.answer.headers-changed",
+    "gw.answer.body-changed",
+    "gw.fallback.refused",
+    "gw.fallback.large-body",
+    "gw.fallback.unavailable",
+    "gw.fallback.exhausted",
+    "gw.fallback.served-told",
+    "gw.failure.recovers",
+    "gw.failure.open-away",
+    "gw.failure.close-away",
+    "gw.failure.apart",
+    "gw.failure.spoofed",
+    "gw.failure.open-error",
+    "gw.failure.open-hang",
+    "gw.failure.open-silent",
+    "gw.failure.close-error",
+    "gw.failure.close-hang",
+    "gw.failure.close-silent",
+    "gw.failure.open-stream",
+    "gw.failure.close-stream",
+]
+
+
+def test_ids_never_change():
+    assert [case.id for case in CASES] == IDS
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_case_is_complete(case):
+    assert re.fullmatch(r"gw(\.[a-z0-9]+(-[a-z0-9]+)*){2}", case.id)
+    assert str(case.level) in case.requirement, "the requirement uses the word of its level"
+    assert case.why
+    assert case.source
+    assert case.requirement.endswith(".")
+
+
+def test_what_a_case_needs_comes_before_it():
+    before: set[str] = set()
+    for case in CASES:
+        assert before.issuperset(case.needs), case.id
+        before.add(case.id)
+
+
+def test_profiles_excuse_only_what_exists():
+    features = {feature for case in CASES for feature in case.features}
+    for profile in PROFILES:
+        assert features.issuperset(profile.lacks)
+        assert {known.case for known in profile.known_failures} <= set(IDS)
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_the_intent_names_both_pools_and_how_they_fail(profile):
+    told = yaml.safe_load(intent(DEFAULT, profile, 8080))
+    assert told["listeners"] == [{"port": 8080}]
+    for pool, place in DEFAULT.items():
+        (stated,) = [each for each in told["pools"] if each["name"] == pool]
+        assert stated["endpoints"] == list(place.servers)
+        assert stated["picker"]["addresses"] == [place.picker]
+        closed = pool is Pool.CLOSE or "fail-open" in profile.lacks
+        assert stated["picker"]["failureMode"] == ("FailClose" if closed else "FailOpen")
+    assert told.get("profile", "") == profile.name.removeprefix("shunter-").replace("generic", "")
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        (Place("127.0.0.1", ("a:1", "b:2")), "--open-picker '127.0.0.1': want HOST:PORT"),
+        (Place("a:99999", ("a:1", "b:2")), "--open-picker 'a:99999'"),
+        (Place("[::1:80", ("a:1", "b:2")), "want HOST:PORT"),
+        (Place("a:1", ("b:2", "b:2")), "--open-servers 'b:2': is somebody's already"),
+        (Place("127.0.0.1:9111", ("b:2", "b:3")), "--close-servers '127.0.0.1:9111': is somebody's already"),
+        (Place("a:1", ("b:2",)), "want 2 servers or more"),
+        (Place("a:1", ("b:2", "http://c:3")), "want HOST:PORT"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(place, problem):
+    with pytest.raises(UsageError, match=re.escape(problem)):
+        check_places({**DEFAULT, Pool.OPEN: place})
+
+
+def test_no_part_of_a_body_is_like_another():
+    body = make_body(100_000)
+    assert 90_000 < len(body) < 110_000
+    assert msgspec.json.decode(body)["model"] == "exam"
+    blocks = [body[at : at + 64] for at in range(200, len(body) - 200, 64)]
+    assert len(set(blocks)) == len(blocks)
