@@ -1,6 +1,7 @@
 """What should exist, whoever said so, and the topology that follows from it."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ class Source(NamedTuple):
     kv_replay_port: int | None = None
 
 
+@lru_cache(maxsize=1 << 16)  # asked for every endpoint at every change, of which there may be twenty a second
 def as_address(host: str) -> str | None:
     """Return an IP address in its one canonical form; None if ``host`` is a name."""
     try:

@@ -12,6 +12,7 @@ complaint that names the object, and the rest keeps working:
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from typing import NamedTuple, cast
 
 from shunter.scraper.core.assembly import by_namespace
 from shunter.scraper.core.cluster import Cluster, Member
@@ -45,7 +46,7 @@ class Mirror:
         self.complaints: Mapping[Place, str] = {}
         self._reflections = reflections
         self._pools: tuple[Pool, ...] = ()
-        self._members: dict[Key, tuple[Pod, tuple[Member, ...]]] = {}
+        self._served_pods: dict[Key, _Served] = {}
 
     def cluster(self) -> Cluster:
         """Return the cluster as of now."""
@@ -95,19 +96,32 @@ class Mirror:
 
     def _served(self, pools: tuple[Pool, ...], complaints: dict[Place, str]) -> Iterator[tuple[Member, ...]]:
         """Yield the members of each pod, as before where neither it nor a pool has changed."""
-        former = self._members if pools == self._pools else {}
+        former = self._served_pods if pools == self._pools else {}
         homes = by_namespace(pools)
-        self._pools, self._members = pools, {}
+        self._pools, self._served_pods = pools, {}
         for each in self._reflections:
-            for key, pod in each.objects.items():
-                if not isinstance(pod, Pod):
-                    continue
-                was, members = former.get(key, (None, ()))
-                label = engine_label(pod.metadata.labels)
-                engine = pod.metadata.labels[label] if label else DEFAULT_ENGINE
-                if was is not pod:
-                    members = members_of(pod, homes.get(key.namespace, ()), DIALECTS.get(engine, DIALECTS[DEFAULT_ENGINE]))
-                if members and engine not in DIALECTS:
-                    complaints["pods", key] = f"metadata.labels[{label}]: {engine} is no engine; taken for {DEFAULT_ENGINE}"
-                self._members[key] = pod, members
-                yield members
+            if each.resource.shape is not Pod:
+                continue
+            for key, found in each.objects.items():
+                served = former.get(key)
+                if served is None or served.pod is not found:
+                    served = _serve(cast("Pod", found), homes.get(key.namespace, ()))
+                if served.complaint:
+                    complaints[each.resource.title, key] = served.complaint
+                self._served_pods[key] = served
+                yield served.members
+
+
+class _Served(NamedTuple):
+    pod: Pod
+    members: tuple[Member, ...]
+    complaint: str
+
+
+def _serve(pod: Pod, pools: Sequence[tuple[int, Pool]]) -> _Served:
+    label = engine_label(pod.metadata.labels)
+    engine = pod.metadata.labels[label] if label else DEFAULT_ENGINE
+    members = members_of(pod, pools, DIALECTS.get(engine, DIALECTS[DEFAULT_ENGINE]))
+    if engine in DIALECTS or not members:
+        return _Served(pod, members, "")
+    return _Served(pod, members, f"metadata.labels[{label}]: {engine} is no engine; taken for {DEFAULT_ENGINE}")

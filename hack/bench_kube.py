@@ -1,0 +1,190 @@
+"""What following a Kubernetes API costs, and how long a change takes: many pods that change, on a real kube-apiserver.
+
+Pods are made in as many namespaces as there are pools and told ready by hand, since there is no kubelet. Then pods lose and
+get back their readiness at a steady rate. Counted are the milliseconds from the API server's answer to the request that changed
+a pod until a reader of the snapshot sees the endpoint gone or there. CPU and memory are the scraper's alone (/proc). Scrapes
+are set to once a minute: what they cost is measured by hack/bench_scrape.py.
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import platform
+import queue
+import ssl
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from urllib.parse import urlsplit
+
+from shunter.envoyconf.testing_kube import find_crds, running_kube, running_process
+from shunter.snapshot import SnapshotError, SnapshotReader
+
+__all__ = ["main"]
+
+POOLS, PODS, RATE, SECONDS = 50, 2000, 20.0, 20.0
+MAKERS = 8  # threads that make objects
+GROUP = "inference.networking.k8s.io"
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+PATIENCE_S = 300
+
+
+class Client:
+    """One kept-alive connection of the administrator."""
+
+    def __init__(self, kube):
+        config = json.loads(kube.kubeconfig.read_text())
+        trust = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
+        self._connection = http.client.HTTPSConnection(urlsplit(kube.server).netloc, context=trust, timeout=60)
+        self._token = config["users"][0]["user"]["token"]
+
+    def __call__(self, method, path, body, kind="application/json"):
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
+        self._connection.request(method, path, json.dumps(body), headers)
+        answer = self._connection.getresponse()
+        said = answer.read()
+        if answer.status >= 300:
+            raise RuntimeError(f"{method} {path}: {said.decode()}")
+
+    def make_pool(self, number):
+        home = f"ns-{number}"
+        self("POST", "/api/v1/namespaces", {"metadata": {"name": home}})
+        spec = {
+            "selector": {"matchLabels": {"app": "model"}},
+            "targetPorts": [{"number": 8000}],
+            "endpointPickerRef": {"name": "epp", "port": {"number": 9002}},
+        }
+        body = {"apiVersion": f"{GROUP}/v1", "kind": "InferencePool", "metadata": {"name": "pool"}, "spec": spec}
+        self("POST", f"/apis/{GROUP}/v1/namespaces/{home}/inferencepools", body)
+
+    def make_pod(self, number, pools):
+        home, name = f"ns-{number % pools}", f"pod-{number}"
+        labels = {"app": "model", "pod-template-hash": "6d4b75cb6d", "app.kubernetes.io/name": "vllm"}
+        container = {"name": "vllm", "image": "vllm", "env": [{"name": f"SETTING_{i}", "value": "x" * 40} for i in range(20)]}
+        self(
+            "POST",
+            f"/api/v1/namespaces/{home}/pods",
+            {"metadata": {"name": name, "labels": labels}, "spec": {"containers": [container]}},
+        )
+        self.tell(number, pools, ready=True)
+
+    def tell(self, number, pools, *, ready):
+        home, name = f"ns-{number % pools}", f"pod-{number}"
+        ip = f"127.{10 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
+        conditions = [{"type": "Ready", "status": str(ready)}]
+        body = {"status": {"podIP": ip, "podIPs": [{"ip": ip}], "conditions": conditions}}
+        self("PATCH", f"/api/v1/namespaces/{home}/pods/{name}/status", body, "application/strategic-merge-patch+json")
+
+
+def shared(kube, jobs):
+    """Do jobs of the form (method name, arguments) by several connections."""
+    local = threading.local()
+
+    def do(job):
+        if not hasattr(local, "client"):
+            local.client = Client(kube)
+        getattr(local.client, job[0])(*job[1:])
+
+    with ThreadPoolExecutor(MAKERS) as pool:
+        list(pool.map(do, jobs))
+
+
+def usage(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    memory = next(line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
+    return (int(fields[11]) + int(fields[12])) * TICK_S, int(memory.split()[1]) / 1024
+
+
+def seen(directory, stop, events):
+    """Put (name, there, when) into a queue for each endpoint that comes or goes."""
+    reader, names = None, frozenset()
+    while not stop.is_set():
+        if reader is None:
+            with contextlib.suppress(SnapshotError):
+                reader = SnapshotReader(directory)
+        view = reader and reader.view(time.monotonic_ns())
+        if view:
+            now = frozenset(each.name for each in view.topology.endpoints)
+            for name in names ^ now:
+                events.put((name, name in now, time.monotonic()))
+            names = now
+        time.sleep(0.001)
+
+
+def measure(args, directory):
+    with contextlib.ExitStack() as stack:
+        kube = stack.enter_context(running_kube(find_crds("gie_")))
+        shared(kube, [("make_pool", number) for number in range(args.pools)])
+        shared(kube, [("make_pod", number, args.pools) for number in range(args.pods)])
+        command = [str(Path(sys.executable).with_name("shunter")), "scraper", "run", "--all-namespaces"]
+        command += ["--kubeconfig", str(kube.kubeconfig), "--snapshot", str(directory / "snapshot"), "--log-level", "error"]
+        command += ["--interval-min-ms", "60000", "--interval-max-ms", "60000"]
+        begun_s = time.monotonic()
+        process = stack.enter_context(running_process(directory / "log", command))
+        stop, events = threading.Event(), queue.SimpleQueue()
+        watcher = threading.Thread(target=seen, args=(directory / "snapshot", stop, events))
+        watcher.start()
+        stack.callback(watcher.join)
+        stack.callback(stop.set)
+        for _ in range(args.pods):
+            *_, last_s = events.get(timeout=PATIENCE_S)
+        first_s = last_s - begun_s
+        time.sleep(3)  # its first scrapes are over
+        idle_s, _ = usage(process.pid)
+        time.sleep(5)
+        quiet_s, _ = usage(process.pid)
+        client, waits_s, begun_s = Client(kube), [], time.monotonic()
+        changes = int(args.rate * args.seconds)
+        for change in range(changes):
+            delay_s = begun_s + change / args.rate - time.monotonic()
+            time.sleep(max(delay_s, 0))
+            number, ready = change // 2 % args.pods, bool(change % 2)
+            client.tell(number, args.pools, ready=ready)
+            told_s = time.monotonic()
+            while True:
+                name, there, when_s = events.get(timeout=PATIENCE_S)
+                if (name, there) == (f"pod-{number}-rank-0", ready):
+                    break
+            waits_s.append(max(when_s - told_s, 0.0))
+        took_s = time.monotonic() - begun_s
+        busy_s, memory_mb = usage(process.pid)
+    waits_s.sort()
+    return {
+        "first_s": first_s,
+        "idle": (quiet_s - idle_s) / 5,
+        "busy": (busy_s - quiet_s) / took_s,
+        "rate": changes / took_s,
+        "memory_mb": memory_mb,
+        "p50_ms": median(waits_s) * 1000,
+        "p99_ms": waits_s[int(len(waits_s) * 0.99)] * 1000,
+        "max_ms": waits_s[-1] * 1000,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pools", type=int, default=POOLS)
+    parser.add_argument("--pods", type=int, default=PODS)
+    parser.add_argument("--rate", type=float, default=RATE, help="changes a second")
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="shunter-bench-kube-") as name:
+        found = measure(args, Path(name))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}")
+    print(f"{args.pools} pools, {args.pods:,} pods, {found['rate']:.1f} changes/s for {args.seconds:g} s\n")
+    print("| from start to all endpoints | idle | while changing | memory (PSS) | change → snapshot p50 | p99 | max |")
+    print("|---|---|---|---|---|---|---|")
+    print(
+        f"| {found['first_s']:.1f} s | {found['idle']:.3f} cores | {found['busy']:.3f} cores | {found['memory_mb']:.0f} MB "
+        f"| {found['p50_ms']:.0f} ms | {found['p99_ms']:.0f} ms | {found['max_ms']:.0f} ms |"
+    )
+
+
+if __name__ == "__main__":
+    main()
