@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 from hack.kube import programs
 
+from shunter.envoyconf.testing_kube import running_process
+
 __all__ = ["RunningDocker", "running_docker"]
 
 # Only in the daemon's own network namespace.
@@ -47,7 +49,8 @@ def running_docker() -> Generator[RunningDocker]:
         network = ("--iptables=false", "--ip6tables=false", "--ip-forward=false", f"--bip={BRIDGE}")
         log = directory / "dockerd.log"
         try:
-            with programs.running(log, (*isolated, *places, *network, f"--cgroup-parent=/{cgroup}")) as process:
+            command = (*isolated, *places, *network, f"--cgroup-parent=/{cgroup}")
+            with running_process(log, command, env=programs.environment()) as process:
                 programs.await_that(
                     lambda: process.poll() is not None or (directory / "docker.sock").exists(), "dockerd does not listen"
                 )

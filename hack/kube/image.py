@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 __all__ = ["PYTHON", "write_image"]
@@ -40,13 +40,17 @@ SITE = "app"
 PACKAGES = Path(__file__).parents[2] / "packages"
 
 
-def write_image(path: Path, name: str, packages: Iterable[str], tools: Iterable[tuple[str, Path]] = ()) -> None:
-    """Write an image that has these packages of ours (`shunter-lab`), their scripts, a shell and further programs.
-
-    It runs its arguments: the name of a script, or any program.
-    """
+def write_image(
+    path: Path,
+    name: str,
+    packages: Sequence[str] = (),
+    *,
+    tools: Iterable[tuple[str, Path]] = (),
+    command: Sequence[str] = ("sh",),
+) -> None:
+    """Write an image that has these packages of ours (`shunter-lab`), their scripts, a shell and further programs."""
     shell = [("bin/sh", Path("/bin/sh")), ("bin/cat", Path(shutil.which("cat") or "/bin/cat"))]
-    files = dict(_python()) | {f"usr/local/bin/{tool}": source for tool, source in tools} | dict(shell)
+    files = (dict(_python()) if packages else {}) | {f"usr/local/bin/{tool}": source for tool, source in tools} | dict(shell)
     scripts: dict[str, bytes] = {}
     for distribution in _closure(packages):
         files |= dict(_installed(distribution))
@@ -63,15 +67,15 @@ def write_image(path: Path, name: str, packages: Iterable[str], tools: Iterable[
             _add(archive, target, content, 0o755)
         for target, source in files.items():
             _add(archive, target, source.read_bytes(), source.stat().st_mode & 0o777 | 0o444)
-    _save(path, name, layer.getvalue())
+    _save(path, name, layer.getvalue(), command)
 
 
-def _save(path: Path, name: str, layer: bytes) -> None:
+def _save(path: Path, name: str, layer: bytes, command: Sequence[str]) -> None:
     environment = ["PATH=/usr/local/bin:/usr/bin:/bin", f"PYTHONPATH=/{SITE}", "PYTHONUNBUFFERED=1", "HOME=/tmp"]
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Env": environment, "WorkingDir": "/", "Cmd": ["sh"]},
+        "config": {"Env": environment, "WorkingDir": "/", "Cmd": [*command]},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
     described = json.dumps(config).encode()

@@ -11,7 +11,11 @@ __all__ = ["Driver", "Served"]
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """A model server that has been started and is ready; what is empty is found out. `version` is for the report."""
+    """A model server that has been started and is ready; what is empty is found out. `version` is for the report.
+
+    `lag_s` is how much later the server may notice what its client does because of what lies between, or the client what the
+    server does.
+    """
 
     url: str
     profile: str
@@ -19,6 +23,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     metrics_url: str = ""
     means: Means = Means()
     version: str = ""
+    lag_s: float = 0.0
 
 
 class Driver(Control, Protocol):

@@ -34,6 +34,7 @@ def examine(
     signals: Mapping[Role, Signal] | None = None,
     means: Means = NO_MEANS,
     control: Control | None = None,
+    lag_s: float = 0.0,
     access: Access = OPEN,
     waivers: Sequence[Waiver] = (),
     timeout_s: float = ANSWER_TIMEOUT_S,
@@ -41,8 +42,9 @@ def examine(
 ) -> AsyncGenerator[Event]:
     """Examine the server at `url`; whatever is None is found out. Raises UsageError at once, or never.
 
-    `control` is power over its process, without which the cases that end the server are skipped. A caller that may stop early
-    wraps the events in `contextlib.aclosing`, which closes the connections.
+    `control` is power over its process, without which the cases that end the server are skipped. `lag_s` is how much later
+    what is done on one side is noticed on the other, because of what lies between. A caller that may stop early wraps the
+    events in `contextlib.aclosing`, which closes the connections.
     """
     if not 0 < timeout_s < math.inf:
         raise UsageError(f"timeout {timeout_s:g} s: want a number of seconds above 0")
@@ -56,6 +58,7 @@ def examine(
         health_path=health_path,
         signals=dict(signals or {}),
         means=means,
+        lag_s=lag_s,
     )
     return attend(_open(plan, control, access, timeout_s), cases, waivers=waivers, tries=tries)
 

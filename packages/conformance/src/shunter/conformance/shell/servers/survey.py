@@ -45,7 +45,7 @@ OK = 200
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the examiner says about the target; None and empty mean: find out."""
+    """What the examiner says about the target; None and empty mean: find out. `lag_s` is added to every bound."""
 
     url: str
     profile: ServerProfile | None = None
@@ -54,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     health_path: str | None = None
     signals: dict[Role, Signal] = {}
     means: Means = Means()
+    lag_s: float = 0.0
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -114,7 +115,7 @@ class SurveyedTarget:
         return self.calibration.step_s
 
     def seconds(self, bound: Bound) -> float:
-        return bound.seconds * (self.calibration.scale if bound.scales else 1.0)
+        return bound.seconds * (self.calibration.scale if bound.scales else 1.0) + self._plan.lag_s
 
     @property
     def means(self) -> Means:
@@ -168,7 +169,7 @@ class SurveyedTarget:
             model=model,
             step_s=self.calibration.step_s,
             scale=round(self.calibration.scale, 2),
-            calibration=self.calibration.note,
+            calibration=self.calibration.note + (f", and {self._plan.lag_s:g} s for the way" if self._plan.lag_s else ""),
         )
 
     def forget(self) -> None:
