@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shunter.lab.cli import main
+from shunter.lab.cli import DIALECTS, main
 from shunter.lab.core.arrivals import Arrival, Segment
 from shunter.lab.core.fleet import Fleet
 from shunter.lab.core.params import EngineParams
@@ -105,6 +105,25 @@ def test_the_help_tells_the_engine_s_defaults():
         option = f"--{name.replace('_', '-')} INTEGER"
         explained = text.partition(option)[2].partition(" --")[0]
         assert f"[default: {getattr(EngineParams(), name)}]" in explained
+
+
+async def test_a_dialect_says_where_its_metrics_are_and_a_crash_leaves_at_once(serve, http):
+    process, line, url = await serve("--dialect", "triton-tensorrt-llm", "--metrics-port", "0", "--admin")
+    metrics_url = re.search(r"metrics at (\S+)", line)[1]
+    async with http.get(metrics_url) as response:
+        assert "nv_trt_llm_request_metrics" in await response.text()
+    async with http.put(f"{url}/admin/faults", json=["crash"]) as response:
+        assert response.status == 200
+    with pytest.raises(OSError):
+        await http.get(metrics_url)
+    async with asyncio.timeout(30):
+        assert await process.wait() == 70
+
+
+def test_the_dialects_are_listed():
+    lines = CliRunner().invoke(main, ["dialects"]).output.splitlines()
+    assert [line.split()[0] for line in lines] == list(DIALECTS)
+    assert [line.split()[0] for line in lines if "from its source" in line] == ["trtllm-serve", "tgi", "jetstream"]
 
 
 def test_the_faults_are_listed():

@@ -195,6 +195,7 @@ BROKEN = {
     "metrics-hang": (lambda c: late(c, "/metrics"), False, True),
     "metrics-drip": (drips, False, True),
     "close-mid-stream": (lambda c: outcome(c, stream=True), 200, "ClientPayloadError"),
+    "crash": (outcome, 200, "ClientOSError"),
     "refuse-new": (outcome, 200, lambda e: e in {"ClientOSError", "ServerDisconnectedError"}),
 }
 

@@ -16,6 +16,12 @@ __all__ = ["main"]
 
 KV_PORTS = ("kv_events_port", "kv_replay_port")
 
+# Named here because `--help` loads nothing; a test holds them against what there is.
+DIALECTS = ("lab", "vllm", "sglang", "triton-tensorrt-llm", "trtllm-serve", "tgi", "jetstream", "llamacpp")
+
+# What a process leaves with that the fault `crash` ended.
+CRASHED = 70
+
 
 @click.group()
 def main() -> None:
@@ -56,6 +62,19 @@ def main() -> None:
 )
 @click.option("--kv-events-port", type=click.IntRange(0, 65535), help="Publish what the KV cache holds.  [default: do not]")
 @click.option("--kv-replay-port", type=click.IntRange(0, 65535), help="Repeat it to who missed some.  [default: do not]")
+@click.option(
+    "--dialect",
+    type=click.Choice(DIALECTS),
+    default="lab",
+    show_default=True,
+    help="Which kind of server to be; see `shunter lab dialects`. lab: vLLM's API without vLLM's defects.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Where the metrics are in a dialect that has them apart.  [default: 8002 for triton-tensorrt-llm, 9988 for jetstream]",
+)
+@click.option("--admin", is_flag=True, help="Let faults be changed while it runs: GET and PUT /admin/faults.")
 @click.option("--break", "faults", multiple=True, metavar="FAULT", help="Be broken in this way; see `shunter lab faults`.")
 def serve(**options: Any) -> None:
     """Serve one model until SIGTERM or Ctrl-C."""
@@ -64,13 +83,16 @@ def serve(**options: Any) -> None:
     import uvloop
 
     from shunter.lab.core.params import params_from
+    from shunter.lab.dialects import dialect_named
     from shunter.lab.errors import ParamsError
     from shunter.lab.shell.server import LabServer
 
     shutdown_timeout_s: float = options.pop("shutdown_timeout")
     if not math.isfinite(shutdown_timeout_s):
         raise click.BadParameter(f"{shutdown_timeout_s} is no number of seconds", param_hint="--shutdown-timeout")
-    serving = {name: options.pop(name) for name in ("host", "port", "models", "loras", "name", "faults", *KV_PORTS)}
+    named = ("host", "port", "models", "loras", "name", "faults", "dialect", "admin", *KV_PORTS)
+    serving = {name: options.pop(name) for name in named}
+    metrics_port: int | None = options.pop("metrics_port")
     enable_lora: bool = options.pop("enable_lora")
     details: bool = options.pop("enable_prompt_tokens_details")
     options["enable_prefix_caching"] = not options.pop("no_prefix_caching")
@@ -78,6 +100,7 @@ def serve(**options: Any) -> None:
         server = LabServer(
             params_from({name: value for name, value in options.items() if value is not None}),
             **serving,
+            metrics_port=dialect_named(serving["dialect"]).metrics_port or 0 if metrics_port is None else metrics_port,
             enable_lora=enable_lora or None,
             prompt_tokens_details=details,
         )
@@ -89,10 +112,14 @@ def serve(**options: Any) -> None:
 
 
 async def _serve(server: "LabServer", shutdown_timeout_s: float) -> None:
+    import os
+
     ended = _signalled()
+    server.crash_by(lambda: os._exit(CRASHED))
     await server.start()
     broken = f", broken: {', '.join(fault.name for fault in server.faults)}" if server.faults else ""
-    click.echo(f"{server.fingerprint} serves {', '.join(server.models.names)} on {server.url}{broken}")
+    apart = f", metrics at {server.metrics_url}" if server.dialect.metrics_port is not None else ""
+    click.echo(f"{server.fingerprint} serves {', '.join(server.models.names)} on {server.url}{apart}{broken}")
     await ended.wait()
     await server.stop(shutdown_timeout_s)
 
@@ -169,6 +196,16 @@ async def _accompany(sidecar: "Sidecar") -> None:
     click.echo(f"sidecar of {sidecar.server} on {sidecar.url}")
     await ended.wait()
     await sidecar.stop()
+
+
+@main.command()
+def dialects() -> None:
+    """List the kinds of servers that `serve --dialect` knows."""
+    from shunter.lab.dialects import DIALECTS
+
+    width = max(map(len, DIALECTS))
+    for name, dialect in DIALECTS.items():
+        click.echo(f"{name:{width}}  {dialect.basis}")
 
 
 @main.command()

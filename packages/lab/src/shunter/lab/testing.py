@@ -39,7 +39,8 @@ async def lab_server(
     faults: Iterable[str] = (),
     kv_events_port: int | None = None,
     kv_replay_port: int | None = None,
-    dialect: str = "vllm",
+    dialect: str = "lab",
+    admin: bool = False,
     **engine: Any,
 ) -> AsyncGenerator[LabServer, None]:
     """A server that listens when the block begins and is gone when it ends. Requests still running then end as `abort`."""
@@ -56,6 +57,7 @@ async def lab_server(
         kv_events_port=kv_events_port,
         kv_replay_port=kv_replay_port,
         dialect=dialect,
+        admin=admin,
     )
     async with server:
         yield server

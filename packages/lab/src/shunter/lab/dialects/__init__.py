@@ -10,7 +10,17 @@ from shunter.lab.errors import ParamsError
 __all__ = ["DIALECTS", "Dialect", "View", "dialect_named", "render"]
 
 DIALECTS: Mapping[str, Dialect] = {
-    each.DIALECT.name: each.DIALECT for each in (vllm, sglang, triton, trtllm, tgi, jetstream, llamacpp)
+    dialect.name: dialect
+    for dialect in (
+        vllm.LAB,
+        vllm.DIALECT,
+        sglang.DIALECT,
+        triton.DIALECT,
+        trtllm.DIALECT,
+        tgi.DIALECT,
+        jetstream.DIALECT,
+        llamacpp.DIALECT,
+    )
 }
 
 

@@ -1,16 +1,19 @@
-"""vLLM: the dialect that all others are told apart from."""
+"""vLLM: its API as it should be, which is the lab's own dialect, and as it is."""
+
+import msgspec
 
 from shunter.lab.dialects.dialect import Dialect
+from shunter.lab.faults import FAULTS
 
-__all__ = ["DIALECT"]
+__all__ = ["DIALECT", "LAB"]
 
 # The release whose behaviour is reproduced.
 RELEASE = "0.32.0"
 
-DIALECT = Dialect(
-    name="vllm",
+LAB = Dialect(
+    name="lab",
     release=RELEASE,
-    basis="as vLLM 0.32.0 was recorded",
+    basis="vLLM's API and metrics without vLLM's defects: it passes the whole exam",
     paths={
         "GET /health": "health",
         "GET /ping": "health",
@@ -25,4 +28,15 @@ DIALECT = Dialect(
     },
     adapter_paths={"POST /v1/load_lora_adapter": "load adapter", "POST /v1/unload_lora_adapter": "unload adapter"},
     facts={"/version": lambda _: {"version": RELEASE}},
+)
+
+# What is known to be wrong with it.
+QUIRKS = ("lora-lists-equal", "ready-while-draining", "drain-500")
+
+DIALECT = msgspec.structs.replace(
+    LAB,
+    name="vllm",
+    basis="as vLLM 0.32.0 was recorded",
+    quirks=tuple(FAULTS[name] for name in QUIRKS),
+    owned_by="vllm",
 )

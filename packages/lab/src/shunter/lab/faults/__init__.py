@@ -11,7 +11,9 @@ A fault is a value with a few seams, and the server applies the seams of the fau
 * `drag` is the share of its speed that the engine keeps while somebody scrapes;
 * `deaf` lets what the engine has go on though its client has hung up: streams, whole answers, or what waits;
 * `leak` loses blocks of the cache: when a client hangs up (`abort`), or when another engine has fetched them (`transfer`);
-* `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte;
+* `event_s` makes each event of a stream late;
+* `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte, and at a
+  `crash` the whole process ends with the next request;
 * `end` ends the server wrongly: it is `ready` while it drains, `cut`s off what runs, answers what is new with an `error`,
   `linger`s for ever, or feels `unhurt` when its engine has died.
 

@@ -19,6 +19,7 @@ FAULTS = (
     Fault(
         name="close-mid-stream", case="ms.openai.stream-framing", breaks="a stream is cut after its second event", wire="cut"
     ),
+    Fault(name="crash", breaks="the process ends with the next request, and no word", wire="crash"),
     Fault(name="refuse-new", breaks="every request's connection is reset unanswered", wire="reset"),
     Fault(
         name="slow-start",

@@ -49,7 +49,10 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One defect. `breaks`: what is wrong with a server that has it; `case`: the one of the conformance suite that notices."""
+    """One defect. `breaks`: what is wrong with a server that has it; `case`: the one of the conformance suite that notices.
+
+    `params` are those that it was made with, if any (`dials.py`).
+    """
 
     name: str
     breaks: str
@@ -64,8 +67,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     drag: float = 1.0
     deaf: Literal["streams", "whole", "waiting"] | None = None
     leak: Literal["abort", "transfer"] | None = None
-    wire: Literal["reset", "cut", "drip"] | None = None
+    event_s: float = 0.0
+    wire: Literal["reset", "cut", "drip", "crash"] | None = None
     end: Literal["ready", "cut", "error", "linger", "unhurt"] | None = None
+    params: Json = {}
 
 
 MODELS, COMPLETIONS, CHAT, METRICS = "/v1/models", "/v1/completions", "/v1/chat/completions", "/metrics"

@@ -10,10 +10,13 @@ import msgspec
 from aiohttp import web
 
 from shunter.lab.faults import Fault, Reply
-from shunter.lab.faults.seams import METRICS
+from shunter.lab.faults.seams import COMPLETIONS, METRICS
 from shunter.lab.shell.wire import drip, reset
 
 __all__ = ["Defects"]
+
+# What paths end in by which servers without the OpenAI API generate.
+GENERATING = ("/generate", "/generate_stream")
 
 # Whoever scrapes more often than each of these drags all the time; the reference picker does it twice as often.
 DRAG_S = 0.1
@@ -23,15 +26,19 @@ class Defects:
     """`faults` may be exchanged while the server runs; `pages` counts the metrics pages that it has rendered.
 
     `quirks` are always there, and `paths` says what vLLM calls the paths of another dialect. `pace` sets the
-    speed of the engine, as a share of what it can.
+    speed of the engine, as a share of what it can, and `crash` ends the process; without it a crashed server is one that
+    resets every connection.
     """
 
-    def __init__(self, faults: tuple[Fault, ...], quirks: tuple[Fault, ...] = (), paths: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, faults: tuple[Fault, ...], quirks: tuple[Fault, ...] = (), paths: Mapping[str, str] | None = None
+    ) -> None:
         self.faults = faults
         self.pages = 0
         self._quirks = quirks
         self._paths = paths or {}
         self.pace: Callable[[float], None] | None = None
+        self.crash: Callable[[], None] | None = None
         self._page = -math.inf, b""
         self._relief: asyncio.TimerHandle | None = None
 
@@ -46,9 +53,13 @@ class Defects:
 
     async def meet(self, request: web.Request, age_s: float) -> web.Response | None:
         """What a request meets before it is handled: an answer, nothing, or a wait."""
-        if any(fault.wire == "reset" for fault in self.present):
+        if any(fault.wire == "crash" for fault in self.present) and self.crash is not None:
+            self.crash()
+        if any(fault.wire in {"reset", "crash"} for fault in self.present):
             reset(request)
         path = self._path(request)
+        if path not in self._paths.values() and path.endswith(GENERATING):
+            path = COMPLETIONS
         for fault in self.present:
             if fault.refuse and (status := fault.refuse(path, age_s)):
                 return web.Response(status=status)

@@ -14,6 +14,7 @@ from shunter.lab.core.params import EngineParams
 from shunter.lab.dialects import DIALECTS, Dialect, dialect_named
 from shunter.lab.errors import ApiError, ParamsError
 from shunter.lab.faults import Fault, faults_named
+from shunter.lab.shell.administration import ADMIN, Administration
 from shunter.lab.shell.clockwork import Clockwork
 from shunter.lab.shell.defects import Defects
 from shunter.lab.shell.generation import Generation
@@ -25,7 +26,7 @@ from shunter.lab.shell.wire import json_response
 
 __all__ = ["LabServer"]
 
-VLLM = DIALECTS["vllm"]
+LAB = DIALECTS["lab"]
 
 # A stalled answer must not hold up the end of the server for longer.
 CLEANUP_S = 0.5
@@ -52,8 +53,9 @@ class LabServer:
         faults: Iterable[str] = (),
         kv_events_port: int | None = None,
         kv_replay_port: int | None = None,
-        dialect: str = "vllm",
+        dialect: str = "lab",
         metrics_port: int = 0,
+        admin: bool = False,
     ) -> None:
         self.params = params or EngineParams()
         self.dialect = dialect_named(dialect)
@@ -65,6 +67,7 @@ class LabServer:
         self.name = name
         self.metrics_port = metrics_port
         """Where the metrics are if the dialect has them on a port of their own."""
+        self._admin = admin
         self._defects = Defects(faults_named(faults), self.dialect.quirks, vllm_paths(self.dialect))
         self._prompt_tokens_details = prompt_tokens_details
         self.kv_events: KvPublisher | None = None
@@ -108,6 +111,10 @@ class LabServer:
         """Have these faults, and no others, from now on."""
         self.faults = faults_named(names)
 
+    def crash_by(self, crash: Callable[[], None]) -> None:
+        """Have this done when the fault `crash` is met; otherwise it only resets every connection."""
+        self._defects.crash = crash
+
     def mend(self) -> None:
         """Have no fault from now on."""
         self.faults = ()
@@ -133,6 +140,7 @@ class LabServer:
         )
         self._paths = Paths(self.dialect, self.models, page, views.look, self._generation, self._defects)
         here, apart = self._paths.routes()
+        here += Administration(self._defects).routes() if self._admin else []
         self._runners: list[web.AppRunner] = []
         self.port = await self._listen(here, self.port, "--port")
         if apart:
@@ -201,6 +209,8 @@ class LabServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Errors into the dialect's shapes, and the faults that need no more than an answer."""
+        if self._admin and request.path.startswith(ADMIN):
+            return await handler(request)
         met = await self._defects.meet(request, asyncio.get_running_loop().time() - self._started_s)
         if met is not None:
             return met
@@ -226,6 +236,6 @@ def _refusal(status: int, body: bytes) -> web.Response:
 
 def vllm_paths(dialect: Dialect) -> dict[str, str]:
     """What vLLM calls the paths of a dialect, which is what faults call them; a path that vLLM has stands for itself."""
-    deeds = {deed: path.partition(" ")[2] for path, deed in reversed([*VLLM.paths.items()])} | {"live": "/health"}
+    deeds = {deed: path.partition(" ")[2] for path, deed in reversed([*LAB.paths.items()])} | {"live": "/health"}
     paths = {path.partition(" ")[2]: deed for path, deed in dialect.paths.items()}
     return {path: deeds[deed] for path, deed in paths.items() if deed in deeds and deeds[deed] not in paths}

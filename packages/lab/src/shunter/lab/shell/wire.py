@@ -67,6 +67,8 @@ class EventWriter:
         for fault in self._faults:
             if fault.wire == "cut" and self._sent == EVENTS_BEFORE_CUT:
                 reset(self._request)
+            if fault.event_s:
+                await asyncio.sleep(fault.event_s)
             if fault.event is not None:
                 event = fault.event(self._sent, event)
         self._sent += 1
