@@ -1,6 +1,7 @@
 """What all commands that examine share: their options, and following an exam to its end and into its reports."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -97,6 +98,7 @@ def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wi
     from shunter.conformance.core.events import CaseFinished, conclude
     from shunter.conformance.core.narration import summarise
     from shunter.conformance.core.verdict import exit_code
+    from shunter.conformance.errors import LaunchError
 
     if wishes.dry_run:
         for case in cases:
@@ -110,6 +112,8 @@ def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wi
         interrupted = True
         events.extend(conclude(events, "the exam was interrupted"))
         click.echo("interrupted" if events else "interrupted before the exam began; no report")
+    except LaunchError as error:
+        click.echo(f"Error: {error}", err=True)
     for line in summarise(events):
         click.echo(line)
     if events:
@@ -122,6 +126,8 @@ async def _attend(exam: "AsyncGenerator[Event]", events: "list[Event]") -> None:
     """Follow an exam and show it while it happens."""
     from shunter.conformance.core.narration import narrate
 
+    # Whoever stops a job sends SIGTERM: it ends the exam as Ctrl-C does, and what the exam has started with it.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
     async with aclosing(exam):
         async for event in exam:
             events.append(event)

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from shunter.conformance.cli.exams import Wishes, exam_options, follow
+from shunter.conformance.cli.launching import Sought, sought_options
 
 __all__ = ["run"]
 
 
 @click.command()
-@click.argument("url")
+@sought_options
 @click.option(
     "--profile",
     "profiles",
@@ -29,7 +30,7 @@ __all__ = ["run"]
     "headers",
     metavar="'NAME: VALUE'",
     multiple=True,
-    help="Send this with every request, as `Authorization: Bearer ${KEY}`; ${KEY} comes from the environment. No report shows it.",
+    help="Send this with every request, as `Authorization: Bearer ${KEY}`; ${KEY} is of the environment. No report shows it.",
 )
 @click.option(
     "--ca-file",
@@ -41,7 +42,8 @@ __all__ = ["run"]
 @exam_options
 def run(
     wishes: Wishes,
-    url: str,
+    *,
+    sought: Sought,
     profiles: tuple[str, ...],
     model: str | None,
     metrics_url: str | None,
@@ -51,23 +53,21 @@ def run(
     ca_file: Path | None,
     insecure: bool,
 ) -> None:
-    """Examine the model server at URL.
+    """Examine the model server at URL, or one that --launch starts.
 
-    Exit code: 0 nothing is newly broken, 1 a MUST failed, 2 wrong usage, 3 the target cannot be reached.
+    Exit code: 0 nothing is newly broken, 1 a MUST failed, 2 wrong usage, 3 the target cannot be reached or started.
     """
     from shunter.conformance.core.profile import GIE
     from shunter.conformance.core.signals import parse_signals
     from shunter.conformance.errors import UsageError
     from shunter.conformance.sections.servers import CASES
     from shunter.conformance.shell.access import Access, parse_headers, trust
-    from shunter.conformance.shell.servers.exam import examine
 
     kinds = [name for name in profiles if name != GIE]
     if len(kinds) > 1:
         raise UsageError(f"--profile {kinds[1]}: the server is {kinds[0]} already")
     cases = wishes.choose(CASES, GIE if GIE in profiles else None)
-    exam = examine(
-        url,
+    exam = sought.examine(
         cases=cases,
         profile=kinds[0] if kinds else None,
         model=model,
@@ -80,5 +80,5 @@ def run(
         tries=wishes.tries,
     )
     if sys.stdout.isatty() and not wishes.dry_run:
-        click.echo(f"Looking at {url}; a server that hangs takes up to {wishes.timeout_s:g} s for each question.", err=True)
+        click.echo(f"Looking at {sought}; a server that hangs takes up to {wishes.timeout_s:g} s for each question.", err=True)
     follow(exam, cases, wishes)

@@ -42,7 +42,7 @@ class Started(_Event, frozen=True, tag="started"):
 
     `url` is a picker's address where a picker is examined. Of a model server `step_s` is the measured time of one generated
     token (None: it could not be measured); `scale` is the factor on every bound that scales, and `calibration` says where it
-    comes from.
+    comes from. `version` is what whoever started the target knows of it.
     """
 
     date: str
@@ -56,6 +56,7 @@ class Started(_Event, frozen=True, tag="started"):
     step_s: float | None = None
     scale: float = 1.0
     calibration: str = "not measured"
+    version: str = ""
 
 
 class CaseStarted(_Event, frozen=True, tag="case-started"):

@@ -50,11 +50,12 @@ def conformance_report(events: Sequence[Event], implementation: Mapping[str, str
     findings = [event for event in events if isinstance(event, CaseFinished)]
     profiles = [_suite(answer) for answer in answers(events)]
     profiles.append(_profile(f"{started.side}/{started.profile}", findings))
+    about = ({"version": started.version} if started.version else {}) | dict(implementation)
     report = {
         "apiVersion": API_VERSION,
         "kind": "ConformanceReport",
         "date": started.date,
-        "implementation": {key: implementation[key] for key in IMPLEMENTATION_KEYS if key in implementation},
+        "implementation": {key: about[key] for key in IMPLEMENTATION_KEYS if key in about},
         "mode": "default",
         "profiles": profiles,
         "calibration": {"secondsPerToken": started.step_s and round(started.step_s, 6), "scale": started.scale},

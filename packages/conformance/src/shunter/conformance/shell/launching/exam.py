@@ -1,0 +1,77 @@
+"""The exam of a model server that is started for it and ended after it."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from shunter.conformance.core.case import Case
+from shunter.conformance.core.events import CaseFinished, Event, Finished, Planned, Started
+from shunter.conformance.core.verdict import Verdict
+from shunter.conformance.errors import LaunchError
+from shunter.conformance.sections.servers import CASES
+from shunter.conformance.sections.servers.profile import ServerProfile
+from shunter.conformance.sections.servers.target import Means, Target
+from shunter.conformance.shell.launching.driver import Driver
+from shunter.conformance.shell.servers.exam import examine
+
+__all__ = ["examine_launched"]
+
+# What is wrong with the wishes is found before anything is started, when there is no URL yet.
+SOMEWHERE = "http://127.0.0.1"
+
+
+def examine_launched(
+    driver: Driver,
+    *,
+    cases: Sequence[Case[Target]] = CASES,
+    profile: ServerProfile | str | None = None,
+    model: str | None = None,
+    metrics_url: str | None = None,
+    means: Means | None = None,
+    **options: Any,
+) -> AsyncGenerator[Event]:
+    """Start a server, examine it as `examine` does, and end it; what is given here wins over what its driver says of it.
+
+    Raises UsageError at once. If the server does not come up, every case is one that could not be asked, and LaunchError
+    follows the last event.
+    """
+    ask = partial(examine, cases=cases, **options)
+    ask(SOMEWHERE, profile=profile, model=model, metrics_url=metrics_url)
+
+    async def events() -> AsyncGenerator[Event]:
+        async with driver as served:
+            exam = ask(
+                served.url,
+                profile=profile or served.profile or None,
+                model=model or served.model or None,
+                metrics_url=metrics_url or served.metrics_url or None,
+                means=means or served.means,
+                control=driver,
+                lag_s=served.lag_s,
+            )
+            async with aclosing(exam):
+                async for event in exam:
+                    yield msgspec.structs.replace(event, version=served.version) if isinstance(event, Started) else event
+
+    return _told(events(), cases)
+
+
+async def _told(events: AsyncGenerator[Event], cases: Sequence[Case[Target]]) -> AsyncGenerator[Event]:
+    """Say of a server that did not come up what it was to be asked."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield event
+    except LaunchError as error:
+        planned = tuple(Planned(case.id, case.level, case.requirement, case.suites) for case in cases)
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        yield Started(date=date, url="", profile="", profile_reason="it did not come up", cases=planned)
+        reason = str(error).partition("\n")[0]
+        for case in cases:
+            yield CaseFinished(id=case.id, level=case.level, verdict=Verdict.ERROR, reason=reason)
+        yield Finished(duration_s=0.0)
+        raise

@@ -1,0 +1,27 @@
+"""The lab's server, which needs no engine: `shunter lab serve`, with a queue that is seen with few requests."""
+
+from shunter.conformance.sections.servers.target import Adapter, Means
+from shunter.conformance.shell.launching.readiness import GRACE_S
+from shunter.conformance.shell.launching.recipe import HOST, Recipe, Site
+
+__all__ = ["launch"]
+
+# A token takes 25 ms at this speed, as on a real engine on a CPU.
+OPTIONS = {"--max-num-seqs": "4", "--max-loras": "2", "--speed": "1", "--shutdown-timeout": f"{GRACE_S:.0f}"}
+FLAGS = ("--enable-lora", "--enable-prompt-tokens-details")
+
+ADAPTERS = tuple(Adapter(name, f"/{name}") for name in ("lora-a", "lora-b", "lora-c", "lora-d"))
+
+
+def launch(site: Site) -> Recipe:
+    """Serve a model that only the lab knows."""
+    port, events, replay = site.port(), site.port(), site.port()
+    command = site.command("shunter-lab", "shunter.lab")
+    ports = {"--host": HOST, "--port": str(port), "--kv-events-port": str(events), "--kv-replay-port": str(replay)}
+    words = [word for option in {**ports, **OPTIONS}.items() for word in option]
+    return Recipe(
+        command=(*command, "serve", *words, *FLAGS, *site.arguments),
+        url=f"http://{HOST}:{port}",
+        profile="",
+        means=Means(adapters=ADAPTERS, kv_events=f"tcp://{HOST}:{events}", kv_replay=f"tcp://{HOST}:{replay}"),
+    )
