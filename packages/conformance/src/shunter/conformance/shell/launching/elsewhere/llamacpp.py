@@ -1,11 +1,13 @@
 """The server of llama.cpp as the wheel `xllamacpp` carries it, with the options of `llama-server` that the exam needs.
 
-Its C++ serves on threads of its own; there is no Python on the way of a request. SIGTERM destroys the server, as the end of
-`llama-server` does.
+Its C++ serves on threads of its own; there is no Python on the way of a request. SIGTERM ends the process at once: the wheel
+has no other end for those who run. To destroy the server, seen on 2026.10, stops the batch, waits 30 s for requests that nobody
+works on any more, and cuts them then.
 """
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from typing import Any
@@ -42,11 +44,11 @@ def main() -> None:
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # the engine's threads inherit it, so sigwait sees every signal
     try:
-        server = engine.Server(params)
+        _server = engine.Server(params)
     except RuntimeError as error:
         sys.exit(f"llama.cpp does not start: {error}")
     signal.sigwait(ends)
-    del server
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""``python -m hack.conformance.engines``: examine real engines, and keep the reports.
+
+Each engine is installed below .tools/engines by a recipe with versions in it, started by `run --launch`, and examined. Reports
+go to packages/conformance/reports/ENGINE/VERSION-report.yaml, with a page for people in build/conformance. What was not run is
+said.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from hack.conformance import table
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / ".tools" / "engines"
+BUILD = ROOT / "build" / "conformance"
+REPORTS = ROOT / "packages" / "conformance" / "reports"
+
+
+class Engine(NamedTuple):
+    """A server to examine: how it is launched, and who makes it. `installed` is the environment it needs."""
+
+    name: str
+    launch: str
+    installed: str
+    about: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+
+
+def made(organization, project, url):
+    return f"organization={organization}", f"project={project}", f"url={url}"
+
+
+ENGINES = (
+    Engine("vllm", "vllm", "vllm", made("vllm-project", "vLLM, CPU build", "https://github.com/vllm-project/vllm")),
+    Engine("sglang", "sglang", "sglang", made("sgl-project", "SGLang on a CPU", "https://github.com/sgl-project/sglang")),
+    Engine(
+        "triton",
+        "triton",
+        "triton",
+        made("NVIDIA", "Triton, a stand-in for the TensorRT-LLM engine", "https://github.com/triton-inference-server/server"),
+    ),
+    Engine("llamacpp", "llamacpp", "", made("ggml-org", "llama.cpp, as in xllamacpp", "https://github.com/ggml-org/llama.cpp")),
+    Engine("lab-tgi", "lab", "", made("shunter", "a lab server that talks like TGI", ""), ("--dialect", "tgi")),
+    Engine(
+        "lab-jetstream", "lab", "", made("shunter", "a lab server that talks like JetStream", ""), ("--dialect", "jetstream")
+    ),
+    Engine("lab", "lab", "", made("shunter", "a lab server that talks like vLLM", "")),
+)
+
+# What an engine's environment needs of another's.
+NEEDS = {"sglang": ("vllm",)}
+
+UNEXAMINED = """\
+Not run, for what it needs is not here: the TensorRT-LLM engine, trtllm-serve and all engines on GPUs (a GPU); TGI and JetStream
+(no package of theirs is published: a lab server that talks as their sources say stands for them, and is called that)."""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [engine.name for engine in ENGINES]
+    parser.add_argument(
+        "--only", action="append", choices=names, metavar="ENGINE", help=f"one of {', '.join(names)}; repeat for more"
+    )
+    parser.add_argument(
+        "--installed", type=Path, default=TOOLS, metavar="DIR", help="where engines are, or are to be, installed"
+    )
+    wanted = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    missed = []
+    for engine in ENGINES:
+        if wanted.only and engine.name not in wanted.only:
+            missed.append(f"{engine.name}: not asked for")
+            continue
+        try:
+            install(engine.installed, wanted.installed)
+        except subprocess.CalledProcessError as error:
+            missed.append(f"{engine.name}: {' '.join(map(str, error.cmd))} ended with exit code {error.returncode}")
+            continue
+        if code := examine(engine, wanted.installed):
+            missed.append(f"{engine.name}: exit code {code}" + (", and no report" if code > 1 else ", with a report"))
+    table.main()
+    print("\n".join(["", *missed, UNEXAMINED]))
+
+
+def install(name, where):
+    """Install an engine unless it is there, and before it what it needs."""
+    for other in NEEDS.get(name, ()):
+        install(other, where)
+    if name and not (where / name / "installed").exists():
+        print(f"installing {name} into {where / name} …", flush=True)
+        subprocess.run([ROOT / "hack" / "conformance" / "install", name, where / name], check=True)
+        (where / name / "installed").touch()
+
+
+def examine(engine, where):
+    """Examine an engine, and keep the report of whoever has come up; return the exit code."""
+    files = [BUILD / f"{engine.name}{suffix}" for suffix in (".yaml", ".html", ".ndjson")]
+    command = [sys.executable, "-m", "shunter.conformance", "run", "--launch", engine.launch]
+    command += ["--python", str(where / engine.installed / "bin" / "python")] if engine.installed else []
+    command += [word for file in files for word in ("--report", str(file))]
+    command += [word for about in engine.about for word in ("--implementation", about)]
+    print(f"\n{engine.name}", flush=True)
+    code = subprocess.run([*command, "--", *engine.arguments], check=False).returncode
+    if code in (0, 1):
+        version = yaml.safe_load(files[0].read_text())["implementation"]["version"]
+        home = REPORTS / engine.name
+        home.mkdir(parents=True, exist_ok=True)
+        shutil.copy(files[0], home / f"{version}-report.yaml")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""``python -m hack.conformance.steady``: examine a server again and again; its verdicts must always be the same.
+
+Each exam starts a server of its own. Exit code 1 if a verdict of one differs from that of another.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+TIMES = 20
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("launch", nargs="*", default=["lab", "llamacpp"], help="what to launch; lab and llamacpp by default")
+    parser.add_argument("--times", type=int, default=TIMES)
+    wanted = parser.parse_args()
+    unsteady = [launch for launch in wanted.launch if not steady(launch, wanted.times)]
+    sys.exit(bool(unsteady))
+
+
+def steady(launch, times):
+    """Say which verdicts differed, and whether none did."""
+    seen = {}
+    codes = Counter()
+    for at in range(times):
+        verdicts, code = examine(launch)
+        codes[code] += 1
+        for case, verdict in verdicts.items():
+            seen.setdefault(case, Counter())[verdict] += 1
+        print(f"{launch}: {at + 1} of {times}, exit code {code}, {len(verdicts)} verdicts", flush=True)
+    differ = {case: verdicts for case, verdicts in seen.items() if len(verdicts) > 1 or verdicts.total() != times}
+    for case, verdicts in differ.items():
+        print(f"  {case:<34} " + ", ".join(f"{verdict} {count}" for verdict, count in verdicts.most_common()))
+    tally = Counter(verdicts.most_common(1)[0][0] for verdicts in seen.values())
+    print(f"{launch}: {times} exams of {len(seen)} cases, {len(differ)} with differing verdicts; mostly {dict(tally)}")
+    return not differ and len(codes) == 1
+
+
+def examine(launch):
+    """Examine a server; return the verdict of each case, and the exit code."""
+    with tempfile.TemporaryDirectory() as home:
+        report = Path(home) / "report.yaml"
+        command = [sys.executable, "-m", "shunter.conformance", "run", "--launch", launch, "--report", str(report)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        cases = yaml.safe_load(report.read_text())["cases"] if report.exists() else []
+    return {case["id"]: case["verdict"] for case in cases}, done.returncode
+
+
+if __name__ == "__main__":
+    main()
