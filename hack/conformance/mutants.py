@@ -11,13 +11,17 @@ from shunter.conformance.core.case import AnyCase
 from shunter.conformance.core.events import CaseFinished
 from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profiles import find_profile
+from shunter.conformance.sections.servers.target import Adapter, Means
 from shunter.conformance.shell.servers.exam import examine
 from shunter.lab.testing import FAULTS, Control, LabServer, lab_server
 
 __all__ = ["MUTANTS", "PROFILE", "SERVER", "equipped", "examine_mutant", "related"]
 
 # What the servers are like: they run few requests at once, so that a queue is seen soon.
-SERVER = {"max_num_seqs": 4}
+SERVER = {"max_num_seqs": 4, "max_loras": 2, "enable_lora": True}
+
+# Adapters to load, one more than run at once.
+ADAPTERS = ("red", "amber", "green")
 
 # What is wrong with a server that has just come up is for the cases that start it anew.
 UP_S = 1.0
@@ -42,7 +46,8 @@ def related(case_id: str) -> tuple[AnyCase, ...]:
 async def equipped(**params: Any) -> AsyncGenerator[tuple[LabServer, dict[str, Any]]]:
     """A lab server, and all that an examiner can have beside its URL, as `examine` takes it."""
     async with lab_server(**SERVER, **params) as server:
-        yield server, {"control": Control(server)}
+        adapters = tuple(Adapter(name, f"/adapters/{name}") for name in ADAPTERS)
+        yield server, {"control": Control(server), "means": Means(adapters=adapters)}
 
 
 async def examine_mutant(name: str, cases: Sequence[AnyCase] = CASES) -> dict[str, CaseFinished]:

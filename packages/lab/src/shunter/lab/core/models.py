@@ -1,7 +1,7 @@
 """What a server serves: names of the base model, and LoRA adapters that come and go."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from shunter.lab.errors import ApiError, ParamsError
@@ -38,6 +38,11 @@ class Models:
         self.lora = bool(self._adapters) if lora is None else lora
         self._selector = selector
         self._lenient = lenient
+
+    @property
+    def adapters(self) -> Collection[str]:
+        """Those that are loaded."""
+        return self._adapters.keys()
 
     def resolve(self, model: str | None) -> str | None:
         """The adapter that a model name asks for; None for the base model. No name at all means the base model too."""

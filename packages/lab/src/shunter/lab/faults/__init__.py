@@ -10,6 +10,7 @@ A fault is a value with a few seams, and the server applies the seams of the fau
 * `stale_s` shows each metrics page for so long, whatever has happened since;
 * `drag` is the share of its speed that the engine keeps while somebody scrapes;
 * `deaf` lets what the engine has go on though its client has hung up: streams, whole answers, or what waits;
+* `model` says which model answers, knowing the one that was asked for, the adapters that are loaded and those in use;
 * `leak` loses blocks of the cache: when a client hangs up (`abort`), or when another engine has fetched them (`transfer`);
 * `event_s` makes each event of a stream late;
 * `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte, and at a

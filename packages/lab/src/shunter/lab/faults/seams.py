@@ -1,7 +1,7 @@
 """What a fault is: seams at which a server is changed, and ways to write such a change."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -66,6 +66,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     stale_s: float = 0.0
     drag: float = 1.0
     deaf: Literal["streams", "whole", "waiting"] | None = None
+    model: Callable[[str, Collection[str], Collection[str]], str] | None = None
     leak: Literal["abort", "transfer"] | None = None
     event_s: float = 0.0
     wire: Literal["reset", "cut", "drip", "crash"] | None = None

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -80,13 +80,16 @@ class Defects:
         self.pace(share)
         self._relief = asyncio.get_running_loop().call_later(DRAG_S, self.pace, 1.0)
 
-    def misread(self, body: bytes) -> bytes:
-        """What becomes of the JSON of a completion or chat request before it is read."""
+    def misread(self, body: bytes, loaded: Collection[str], used: Collection[str]) -> bytes:
+        """What becomes of the JSON of a completion or chat request before it is read; names of adapters beside it."""
         for fault in self.present:
-            if fault.ask:
-                # A body that is not a JSON object is for the reader to refuse.
-                with contextlib.suppress(msgspec.DecodeError):
+            # A body that is not a JSON object is for the reader to refuse.
+            with contextlib.suppress(msgspec.DecodeError):
+                if fault.ask:
                     body = msgspec.json.encode(fault.ask(msgspec.json.decode(body, type=dict[str, Any])))
+                if fault.model:
+                    ask = msgspec.json.decode(body, type=dict[str, Any])
+                    body = msgspec.json.encode(ask | {"model": fault.model(str(ask.get("model", "")), loaded, used)})
         return body
 
     def deaf(self, *, stream: bool, waits: bool) -> bool:

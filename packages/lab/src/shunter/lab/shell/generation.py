@@ -82,6 +82,12 @@ class Generation:
         """What its engine is like."""
         return self._clockwork.engine.params
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Those that requests run with, or wait for."""
+        gauges = self._clockwork.engine.gauges()
+        return *gauges.running_adapters, *gauges.waiting_adapters
+
     async def answer(self, request: web.Request, ask: Ask, prefix: str, shape: Shape | None = None) -> web.StreamResponse:
         """Run every prompt of a request through the engine; whoever hangs up takes them all away.
 

@@ -182,4 +182,5 @@ class Paths:
             if self._defects.ends("error"):
                 raise ApiError(500, "cannot schedule new futures after shutdown", kind="InternalServerError")
             raise ApiError(503, "The server is shutting down.", kind="ServiceUnavailableError")
-        return self._defects.misread(await request.read())
+        body = await request.read()
+        return self._defects.misread(body, self._models.adapters, self._generation.adapters)

@@ -6,7 +6,7 @@ Cases that ask little of a server come first; those that need another one come a
 import msgspec
 
 from shunter.conformance.core.case import Case
-from shunter.conformance.sections.servers import cancellation, draining, errors, load, metrics, openai, reachability
+from shunter.conformance.sections.servers import adapters, cancellation, draining, errors, load, metrics, openai, reachability
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
 
@@ -24,5 +24,6 @@ CASES: tuple[Case[Target], ...] = (
     *metrics.CASES,
     *load.CASES,
     *cancellation.CASES,
+    *(_openai(case) for case in adapters.CASES),
     *draining.CASES,
 )

@@ -5,7 +5,7 @@ from shunter.conformance.sections.servers.answers import ErrorBody
 from shunter.conformance.sections.servers.asking import ask_completion
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "NO_SUCH_MODEL", "UNKNOWN_MODEL"]
 
 NO_SUCH_MODEL = "shunter-conformance/no-such-model"
 

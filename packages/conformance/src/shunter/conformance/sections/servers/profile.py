@@ -9,6 +9,8 @@ from shunter.conformance.core.signals import Role, Signal
 
 __all__ = [
     "ABORTS",
+    "ADAPTERS",
+    "ADAPTER_INFO",
     "CACHE_SIZE",
     "E2E",
     "GENERATED_TOKENS",
@@ -49,6 +51,13 @@ E2E = "time to the last token"
 # Features of servers of which a profile knows more than the gauges.
 CACHE_SIZE = "cache-size"
 LATENCIES = "latencies"
+
+
+ADAPTERS = "adapters"
+"""The feature of servers that load LoRA adapters while they run."""
+
+ADAPTER_INFO = "adapter-info"
+"""The feature of those whose metrics say which adapters run and wait."""
 
 
 class Api(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +145,8 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
         """Why it cannot be asked for one of the features; of what a profile has no name for, nobody can be."""
         named: dict[str, object] = {
             ABORTS: ABORTS in self.counters,
+            ADAPTERS: self.adapters,
+            ADAPTER_INFO: self.adapters and self.adapters.info,
             PREEMPTIONS: PREEMPTIONS in self.counters,
             CACHE_SIZE: self.cache,
             LATENCIES: self.histograms,
