@@ -18,12 +18,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from shunter.lab.core.params import params_from
+from shunter.lab.dialects import DIALECTS
 from shunter.lab.faults import FAULTS, Fault
 from shunter.lab.shell.control import Control
 from shunter.lab.shell.leaping import LeapingLoop
 from shunter.lab.shell.server import LabServer
 
-__all__ = ["FAULTS", "Control", "Fault", "LabServer", "LeapingLoop", "lab_server"]
+__all__ = ["DIALECTS", "FAULTS", "Control", "Fault", "LabServer", "LeapingLoop", "lab_server"]
 
 
 @asynccontextmanager

@@ -46,7 +46,8 @@ class Case(msgspec.Struct, Generic[Target], frozen=True, kw_only=True):
 
     `run` returns what was observed, as one line, or raises Mismatch (not met), Unanswered (no complete answer, which is
     not met either) or Skip. `needs` are cases without whose success this one cannot be judged: it is skipped then, so
-    that one defect is one failure. `suites` are the named questions that this case helps to answer, such as `GIE`.
+    that one defect is one failure; one that the kind of server cannot be asked stands in nobody's way. `suites` are the
+    named questions that this case helps to answer, such as `GIE`.
     """
 
     id: str

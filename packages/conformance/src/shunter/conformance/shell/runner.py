@@ -70,7 +70,8 @@ async def _judge(
     if lack := target.profile.lack(case.features):
         return finish(verdict=Verdict.NOT_SUPPORTED, reason=lack)
     for need in case.needs:
-        if not verdicts.get(need, Verdict.PASSED).met:
+        # What a kind of server lacks is no defect of this one: whether the case can do without, its own features say.
+        if not (verdicts.get(need, Verdict.PASSED).met or verdicts[need] is Verdict.NOT_SUPPORTED):
             return finish(verdict=Verdict.SKIPPED, reason=f"needs {need} ({verdicts[need]})")
     most = tries if case.bounds and known is None else 1
     met = missed = 0

@@ -1,6 +1,7 @@
 """What a dialect is: everything in which one kind of model server differs from another on the wire."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from shunter.lab.core.gauges import Gauges
 from shunter.lab.core.models import Models
 from shunter.lab.core.params import EngineParams
 from shunter.lab.core.reporting import Refresh
-from shunter.lab.core.tally import Tally
+from shunter.lab.core.tally import Histogram, Tally
 from shunter.lab.errors import ApiError
 from shunter.lab.faults import Fault
 
@@ -36,12 +37,25 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Family(msgspec.Struct, frozen=True):
-    """One family of a metrics page; its samples are labels and values."""
+    """One family of a metrics page: labels with values, or with histograms."""
 
     name: str
     kind: str
     about: str
-    samples: tuple[tuple[Mapping[str, str], float], ...]
+    samples: tuple[tuple[Mapping[str, str], float], ...] = ()
+    histograms: tuple[tuple[Mapping[str, str], Histogram], ...] = ()
+
+    def series(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        """Name, labels and value of every line."""
+        for labels, value in self.samples:
+            yield self.name, labels, value
+        for labels, histogram in self.histograms:
+            total = 0
+            yield f"{self.name}_sum", labels, histogram.sum
+            for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
+                total += count
+                yield f"{self.name}_bucket", {**labels, "le": "+Inf" if bound == math.inf else str(bound)}, total
+            yield f"{self.name}_count", labels, total
 
 
 def decimal(value: float) -> str:
@@ -62,9 +76,9 @@ def render(families: Iterable[Family], number: Callable[[float], str]) -> bytes:
     lines: list[str] = []
     for family in families:
         lines += [f"# HELP {family.name} {family.about}", f"# TYPE {family.name} {family.kind}"]
-        for labels, value in family.samples:
-            inner = ",".join(f'{name}="{_escape(labels[name])}"' for name in sorted(labels))
-            lines.append(f"{family.name}{{{inner}}} {number(value)}" if inner else f"{family.name} {number(value)}")
+        for name, labels, value in family.series():
+            inner = ",".join(f'{label}="{_escape(labels[label])}"' for label in sorted(labels))
+            lines.append(f"{name}{{{inner}}} {number(value)}" if inner else f"{name} {number(value)}")
     return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -93,9 +107,11 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     `basis` says how its ways are known. `paths` are the deeds of `shell/paths.py` by method and path, `adapter_paths` those
     that are there with LoRA only, `facts` what is answered by GET with JSON about the server. `families` makes the metrics
-    page (vLLM's is made by `shell/metrics.py`), which is on a port of its own if `metrics_port` says which one the real server
-    takes. `read` makes a completion's body of one of the generate deed. A `lenient` server answers any model by its base;
-    `selector` is what a request calls an adapter. `quirks` are the faults that the real one has.
+    page (vLLM's is made by `shell/metrics.py`, and `bounds` are those of histograms that differ from its), with what Python's
+    client tells of a `process` if the real one has that. The page is on a port of its own if `metrics_port` says which one the
+    real server takes. `read` makes a completion's body of one of the generate deed. A `lenient` server answers any model by its
+    base; `selector` is what a request calls an adapter. With `own_ids` no id is the client's. `quirks` are the faults that the
+    real one has.
     """
 
     name: str
@@ -106,6 +122,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     facts: Mapping[str, Callable[[View], Any]] = {}
     families: Callable[[View], Iterable[Family]] | None = None
     number: Callable[[float], str] = decimal
+    bounds: Mapping[str, tuple[float, ...]] = {}
+    process: bool = False
     metrics_port: int | None = None
     refresh: Refresh = Refresh()
     error: Callable[[ApiError], tuple[int, bytes]] = _vllm_error

@@ -58,6 +58,7 @@ DIALECT = Dialect(
     paths={"GET /v1/health": "live", "POST /v1/generate": "generate", "GET /metrics": "metrics"},
     facts={"/": lambda _: {"message": "JetStream HTTP Server"}},
     families=_families,
+    process=True,
     metrics_port=METRICS_PORT,
     error=_error,
     shapes={"generate": Shape(whole=_sample, event=_sample, frame=_frame, done=b"")},

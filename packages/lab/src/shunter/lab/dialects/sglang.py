@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from shunter.lab.core.reporting import Refresh
+from shunter.lab.core.tally import Histogram
 from shunter.lab.dialects.dialect import Dialect, Family, Json, Shape, View
 from shunter.lab.errors import ApiError
 from shunter.lab.faults import Fault
@@ -20,6 +21,22 @@ DECODE_LOG_INTERVAL = 40
 IDLE_LOG_S = 30.0
 # Its health check is a generation, and looks for the result once a second.
 HEALTH_S = 1.0
+
+
+SECONDS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 20.0, 40.0, 60.0, 80.0, 100.0, 200.0, 400.0)
+BOUNDS = {
+    "time_to_first_token_seconds": SECONDS,
+    "e2e_request_latency_seconds": (*SECONDS, 600.0, 1200.0, 1800.0, 2400.0),
+    "inter_token_latency_seconds": (
+        *(0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.06, 0.08),
+        *(0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0, 4.0, 6.0, 8.0),
+    ),
+}
+ABOUT = {
+    "time_to_first_token_seconds": "Histogram of time to first token in seconds.",
+    "e2e_request_latency_seconds": "Histogram of End-to-end request latency in seconds",
+    "inter_token_latency_seconds": "Histogram of inter-token latency in seconds.",
+}
 
 
 def _families(view: View) -> Iterator[Family]:
@@ -46,6 +63,15 @@ def _families(view: View) -> Iterator[Family]:
     yield gauge("page_size", "KV cache page size in tokens.", view.params.block_size)
     yield gauge("num_pages", "Number of KV cache pages.", view.params.num_blocks)
     yield gauge("context_len", "Maximum context length.", view.params.context_tokens)
+    for name in BOUNDS:
+        histogram: Histogram = getattr(view.tally, name)
+        samples = (
+            ({**model, "is_streaming": "false"}, histogram),
+            ({**model, "is_streaming": "true"}, Histogram(histogram.bounds)),
+        )
+        if name == "inter_token_latency_seconds":
+            samples = ((model, histogram),)
+        yield Family(f"sglang:{name}", "histogram", ABOUT[name], histograms=samples)
     queries, hits = view.tally.prefix_cache_queries, view.tally.prefix_cache_hits
     yield gauge("cache_hit_rate", "The prefix cache hit rate.", hits / queries if queries else 0.0)
     yield counter("prompt_tokens_total", "Number of prefill tokens processed.", view.tally.prompt_tokens)
@@ -119,6 +145,7 @@ DIALECT = Dialect(
     adapter_paths={"POST /load_lora_adapter": "load adapter", "POST /unload_lora_adapter": "unload adapter"},
     facts={"/get_server_info": _info, "/model_info": lambda view: {"model_path": view.models.names[0], "is_generation": True}},
     families=_families,
+    bounds=BOUNDS,
     refresh=Refresh(steps=DECODE_LOG_INTERVAL, idle_s=IDLE_LOG_S),
     error=_error,
     shapes={"complete": SHAPE, "chat": SHAPE},

@@ -13,6 +13,13 @@ __all__ = ["DIALECT"]
 RELEASE = "1.3"
 
 
+HISTOGRAMS = {
+    "time_to_first_token_seconds": "Histogram of time to first token in seconds.",
+    "e2e_request_latency_seconds": "Histogram of end to end request latency in seconds.",
+    "request_queue_time_seconds": "Histogram of time spent in WAITING phase for request.",
+}
+
+
 def _families(view: View) -> Iterator[Family]:
     # The server creates its collector before it knows the model, with these words for both.
     labels = {"model_name": "undefined", "engine_type": "undefined"}
@@ -37,6 +44,9 @@ def _families(view: View) -> Iterator[Family]:
         "Cumulative number of generation (output) tokens produced.",
         tally.generation_tokens,
     )
+    # Its bounds are vLLM's.
+    for name, about in HISTOGRAMS.items():
+        yield Family(f"trtllm_{name}", "histogram", about, histograms=((labels, getattr(tally, name)),))
     finished = tuple(({**labels, "finished_reason": reason}, count) for reason, count in tally.request_success.items())
     yield Family("trtllm_request_success_total", "counter", "Count of successfully processed requests.", finished)
 

@@ -11,6 +11,7 @@ from shunter.lab.core.engine import Engine
 from shunter.lab.core.kvevents import Announcer
 from shunter.lab.core.models import Models
 from shunter.lab.core.params import EngineParams
+from shunter.lab.core.tally import Histogram
 from shunter.lab.dialects import DIALECTS, Dialect, dialect_named
 from shunter.lab.errors import ApiError, ParamsError
 from shunter.lab.faults import Fault, faults_named
@@ -127,6 +128,8 @@ class LabServer:
         now_s = loop.time()
         self._started_s = now_s
         self.engine = Engine(self.params, now_s)
+        for histogram, bounds in self.dialect.bounds.items():
+            setattr(self.engine.tally, histogram, Histogram(bounds))
         self._clockwork = Clockwork(self.engine, loop)
         self._defects.pace = self._clockwork.pace
         unix_minus_engine_s = time.time() - now_s
@@ -231,7 +234,7 @@ class LabServer:
 
 
 def _refusal(status: int, body: bytes) -> web.Response:
-    return json_response(body, status) if body.startswith(b"{") else web.Response(body=body, status=status)
+    return json_response(body, status) if body.startswith(b"{") else web.Response(text=body.decode(), status=status)
 
 
 def vllm_paths(dialect: Dialect) -> dict[str, str]:

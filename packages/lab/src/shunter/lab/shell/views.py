@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+
 from shunter.lab.core.models import Models
 from shunter.lab.core.reporting import Reporting
 from shunter.lab.dialects import Dialect, View, render
@@ -44,8 +46,14 @@ class DialectPage:
     def __init__(self, dialect: Dialect, look: Callable[[], View]) -> None:
         self._dialect = dialect
         self._look = look
+        self._registry = CollectorRegistry()
+        if dialect.process:
+            GCCollector(self._registry)
+            PlatformCollector(self._registry)
+            ProcessCollector(registry=self._registry)
 
     def render(self) -> bytes:
         """The page as of now."""
         families = self._dialect.families
-        return b"" if families is None else render(families(self._look()), self._dialect.number)
+        own = b"" if families is None else render(families(self._look()), self._dialect.number)
+        return generate_latest(self._registry) + own
