@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-engines e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-dialects conformance-engines e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ soak-streams: $(VENV)/dev.stamp ## ten million generated streams through the pic
 
 interop: $(VENV)/dev.stamp ## the picker's transports with older Envoys and with grpc-go (fetches the Envoys once)
 	@$(BIN)/python hack/interop.py $(ARGS)
+
+conformance-dialects: $(VENV)/dev.stamp ## set the lab's dialects beside the reports of real model servers, into docs/conformance/dialects.md
+	@$(BIN)/python -m hack.conformance.dialects $(ARGS)
 
 conformance-engines: $(VENV)/dev.stamp ## install real model servers, examine them and write the reports (half an hour, 8 GB; ARGS="--only vllm")
 	@$(BIN)/python -m hack.conformance.engines $(ARGS)

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -49,6 +51,15 @@ async def test_faults_come_and_go_by_an_admin_call(http, server, put):
     assert await put([]) == (200, [])
     async with http.get(f"{server.url}/health") as response:
         assert response.status == 200
+
+
+async def test_the_page_about_dialects_shows_what_is_answered(http, server):
+    page = (Path(__file__).parents[3] / "docs" / "conformance" / "dialects.md").read_text()
+    shown = re.findall(r"^\$ curl -s( -X PUT)? localhost:8203/admin/faults(?: -d '(.*)')?\n(.*)$", page, re.MULTILINE)
+    assert len(shown) == 4
+    for put, body, answer in shown:
+        async with http.request("PUT" if put else "GET", f"{server.url}/admin/faults", data=body or None) as response:
+            assert await response.text() == answer
 
 
 async def test_a_server_that_resets_everybody_can_be_mended(put, status):
