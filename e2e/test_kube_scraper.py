@@ -131,6 +131,37 @@ def following():
     return follow
 
 
+class Heard(logging.Handler):
+    """Waits for words in the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._words = ""
+        self._said = asyncio.Event()
+
+    def emit(self, record):
+        if self._words and self._words in record.getMessage():
+            self._said.set()
+
+    @contextlib.asynccontextmanager
+    async def when(self, words):
+        """Leave the block when something with these words has been logged since it began."""
+        self._words = words
+        self._said.clear()
+        yield
+        async with asyncio.timeout(PATIENCE_S):
+            await self._said.wait()
+
+
+@pytest.fixture
+async def heard(caplog):
+    caplog.set_level(logging.INFO, "shunter.scraper")
+    handler = Heard()
+    logging.getLogger("shunter.scraper").addHandler(handler)
+    yield handler
+    logging.getLogger("shunter.scraper").removeHandler(handler)
+
+
 def hosts(cluster):
     return sorted(each.host for each in cluster.members)
 
@@ -188,7 +219,7 @@ async def test_objects_that_belong_to_a_pool_are_followed(admin, following):
         assert [(each.name, each.priority) for each in cluster.objectives] == [("o", 7)]
 
 
-async def test_a_server_that_dies_and_comes_back_loses_nobody(admin, following):
+async def test_a_server_that_dies_and_comes_back_loses_nobody(admin, following, heard, caplog):
     home = admin.namespace("killed")
     admin.pool(home)
     for number in range(3):
@@ -196,10 +227,12 @@ async def test_a_server_that_dies_and_comes_back_loses_nobody(admin, following):
     async with following(admin.kube.kubeconfig, home) as followed:
         await followed.until(lambda now: len(now.members) == 3)
         told = len(followed.clusters)
-        await asyncio.to_thread(admin.kube.kill_apiserver)
-        await asyncio.to_thread(admin.kube.start_apiserver)
-        await asyncio.to_thread(admin.pod, home, "p3", "10.0.0.4")
-        await followed.until(lambda now: len(now.members) == 4)
+        async with heard.when("answers again"):
+            await asyncio.to_thread(admin.kube.kill_apiserver)
+            await asyncio.to_thread(admin.kube.start_apiserver)
+            await asyncio.to_thread(admin.pod, home, "p3", "10.0.0.4")
+            await followed.until(lambda now: len(now.members) == 4)
+        assert caplog.text.count("does not answer") == 1
         assert all(len(each.members) >= 3 and len(each.pools) == 1 for each in followed.clusters[told:])
 
 
@@ -352,36 +385,6 @@ def account(admin, tmp_path):
     path.write_text(json.dumps(config))
     printed = CliRunner().invoke(scraper, ["rbac", "--namespace", home, "--service-account-namespace", home])
     return home, path, list(yaml.safe_load_all(printed.output))
-
-
-class Heard(logging.Handler):
-    """Waits for words in the log."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._words = ""
-        self._said = asyncio.Event()
-
-    def emit(self, record):
-        if self._words and self._words in record.getMessage():
-            self._said.set()
-
-    @contextlib.asynccontextmanager
-    async def when(self, words):
-        """Leave the block when something with these words has been logged since it began."""
-        self._words = words
-        self._said.clear()
-        yield
-        async with asyncio.timeout(PATIENCE_S):
-            await self._said.wait()
-
-
-@pytest.fixture
-async def heard():
-    handler = Heard()
-    logging.getLogger("shunter.scraper").addHandler(handler)
-    yield handler
-    logging.getLogger("shunter.scraper").removeHandler(handler)
 
 
 async def test_what_rbac_prints_is_enough_and_is_needed(admin, account, following, heard):

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import msgspec
 from kubernetes.aio import config as credentials
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -73,8 +74,9 @@ class Api:
         return body
 
     async def lines(self, path: str, **query: object) -> AsyncIterator[bytes]:
-        """GET an answer line by line, as long as it lasts; raises ApiError."""
+        """GET an answer line by line, as long as it lasts, after an empty line when it begins; raises ApiError."""
         async with self._get(path, query, total_s=None) as response:
+            yield b""
             rest = b""
             try:
                 async for piece in response.content.iter_any():
@@ -100,8 +102,8 @@ class Api:
             raise _lost(error) from None
         async with answer.response as response:
             if response.status != OK:
-                words = printable((await response.content.read(SAID_BYTES)).decode("utf-8", "replace"))
-                raise VersionGoneError(words) if response.status == GONE else RefusedError(response.status, f"{path}: {words}")
+                words = _words(await response.content.read(SAID_BYTES))
+                raise VersionGoneError(words) if response.status == GONE else RefusedError(response.status, words)
             yield response
 
 
@@ -161,5 +163,21 @@ async def _renewed(loader: Any, configuration: Any) -> None:
             return  # this kubeconfig has no plugin
 
 
+class _Status(msgspec.Struct):
+    message: str
+
+
+def _words(body: bytes) -> str:
+    """Return what an answer says that is none: API servers send a Status, what stands in front of them anything."""
+    try:
+        return printable(msgspec.json.decode(body, type=_Status).message)
+    except (msgspec.DecodeError, RecursionError):
+        return printable(body.decode("utf-8", "replace"))
+
+
 def _lost(error: Exception) -> ApiError:
-    return error if isinstance(error, ApiError) else ApiError(printable(str(error)) or type(error).__name__)
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return ApiError("the connection was cut")
+    return ApiError(printable(str(error)) or "no answer in time")

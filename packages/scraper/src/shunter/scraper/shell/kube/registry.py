@@ -23,6 +23,8 @@ __all__ = ["Kubernetes"]
 PAGE_OBJECTS = 500
 # Changes come in bursts: a rollout, a relist. What comes within this time is one change of the cluster.
 SETTLE_S = 0.02
+# A server that ends a watch so soon is asked again a little later.
+SHORT_S = 1.0
 # A server that starts answers 404 for resources that it has not read yet. Only after so long there are none.
 ABSENT_S = 15.0
 
@@ -38,8 +40,11 @@ class Kubernetes:
     def __init__(self, api: Api, namespaces: Sequence[str | None], resources: Sequence[Resource] = RESOURCES) -> None:
         self._api = api
         self._namespaces = tuple(namespaces)
+        server = _Server(api.title)
         self._follows = [
-            _Follow(Reflection(resource), resource.path(namespace)) for namespace in namespaces for resource in resources
+            _Follow(Reflection(resource), resource.path(namespace), server)
+            for namespace in namespaces
+            for resource in resources
         ]
         self._mirror = Mirror([each.reflection for each in self._follows])
         self._complained: set[tuple[Place, str]] = set()
@@ -78,13 +83,33 @@ class Kubernetes:
         self._complained = complaints
 
 
+class _Server:
+    """Whether the API server as a whole answers, for the log: once when it no longer does, once when it does again."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._away: set[object] = set()
+
+    def lost(self, who: object, reason: str) -> None:
+        if not self._away:
+            log.warning("%s does not answer: %s; what is known stays in force", self._title, reason)
+        self._away.add(who)
+
+    def found(self, who: object) -> None:
+        if who in self._away:
+            self._away.discard(who)
+            if not self._away:
+                log.info("%s answers again", self._title)
+
+
 class _Follow:
     """One resource of one namespace, listed and watched as long as the scraper lives."""
 
-    def __init__(self, reflection: Reflection, path: str) -> None:
+    def __init__(self, reflection: Reflection, path: str, server: _Server) -> None:
         self.reflection = reflection
         self.known = False
         self._path = path
+        self._server = server
         self._failures = 0
         self._told = ""
         self._absent_since_s: float | None = None
@@ -97,24 +122,18 @@ class _Follow:
                     await self._list(api)
                     self.known = True
                     touched()
-                self._recover()
-                async for line in api.lines(
-                    self._path,
-                    watch=1,
-                    allowWatchBookmarks="true",
-                    resourceVersion=self.reflection.version,
-                    timeoutSeconds=watch_s(random.random()),  # noqa: S311  jitter, no secret
-                ):
-                    if line and self.reflection.take_line(line):
-                        touched()
-                continue
+                clock = asyncio.get_running_loop().time
+                begun_s = clock()
+                await self._watch(api, touched)
+                wait_s = 0.0 if clock() - begun_s > SHORT_S else self._failed()
             except VersionGoneError:
                 self.reflection.version = ""
-                wait_s = retry_s(1, random.random())  # noqa: S311
+                wait_s = retry_s(1, random.random())  # noqa: S311  jitter, no secret
             except RefusedError as error:
                 wait_s = self._refused(error, touched)
             except ApiError as error:
-                wait_s = self._failed(str(error))
+                wait_s = self._failed()
+                self._server.lost(self, str(error))
             await asyncio.sleep(wait_s)
 
     async def _list(self, api: Api) -> None:
@@ -123,31 +142,44 @@ class _Follow:
         while token:
             token = self.reflection.take_page(await api.page(self._path, **{"limit": PAGE_OBJECTS, "continue": token}))
 
+    async def _watch(self, api: Api, touched: Callable[[], None]) -> None:
+        """Take what changes until the server ends the watch."""
+        async for line in api.lines(
+            self._path,
+            watch=1,
+            allowWatchBookmarks="true",
+            resourceVersion=self.reflection.version,
+            timeoutSeconds=watch_s(random.random()),  # noqa: S311  jitter
+        ):
+            self._recover()
+            if line and self.reflection.take_line(line):
+                touched()
+
     def _recover(self) -> None:
         if self._told:
-            log.info("%s: answers again", self._path)
+            log.info("%s: is read again", self._path)
         self._failures, self._told, self._absent_since_s = 0, "", None
+        self._server.found(self)
 
-    def _failed(self, reason: str) -> float:
+    def _failed(self) -> float:
+        """Return how long to wait after one failure more."""
         self._failures += 1
-        self._tell(logging.WARNING, f"{reason}; what is known stays in force")
-        return retry_s(self._failures, random.random())  # noqa: S311
+        return retry_s(self._failures, random.random())  # noqa: S311  jitter
 
     def _refused(self, error: RefusedError, touched: Callable[[], None]) -> float:
-        if error.status != NOT_FOUND:
-            if error.status in FORBIDDEN:
-                return self._failed(f"{error}; `shunter scraper rbac` prints what must be allowed")
-            return self._failed(str(error))
-        if self.reflection.resource.required:
-            return self._failed(str(error))
+        """Return how long to wait after an answer that is none."""
+        if error.status in FORBIDDEN:
+            self._tell(logging.WARNING, f"{error}; `shunter scraper rbac` prints what must be allowed")
+            return self._failed()
+        if error.status != NOT_FOUND or self.reflection.resource.required:
+            self._server.lost(self, str(error))
+            return self._failed()
+        self._server.found(self)
         now_s = asyncio.get_running_loop().time()
         self._absent_since_s = self._absent_since_s or now_s
         if not self.reflection.listed or now_s - self._absent_since_s > ABSENT_S:
+            self._tell(logging.INFO, f"there is no such resource (looked for again every {MISSING_S:g} s)")
             self.reflection.forget()
-            if not self.known or self._told == "":
-                self._tell(
-                    logging.INFO, f"this cluster has no {self.reflection.resource.title} (looked for every {MISSING_S:g} s)"
-                )
             self.known = True
             touched()
         return MISSING_S
