@@ -110,8 +110,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     page (vLLM's is made by `shell/metrics.py`, and `bounds` are those of histograms that differ from its), with what Python's
     client tells of a `process` if the real one has that. The page is on a port of its own if `metrics_port` says which one the
     real server takes. `read` makes a completion's body of one of the generate deed. A `lenient` server answers any model by its
-    base; `selector` is what a request calls an adapter. With `own_ids` no id is the client's. `quirks` are the faults that the
-    real one has.
+    base; `selector` is what a request calls an adapter. With `own_ids` no id is the client's. A server that is ready takes
+    `health_s` to say so. `quirks` are the faults that the real one has.
     """
 
     name: str
@@ -135,5 +135,6 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     card: tuple[str, ...] | None = None
     selector: str = "{adapter}"
     lenient: bool = False
+    health_s: float = 0.0
     own_ids: bool = False
     quirks: tuple[Fault, ...] = ()

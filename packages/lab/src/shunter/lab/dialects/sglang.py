@@ -9,7 +9,6 @@ from shunter.lab.core.reporting import Refresh
 from shunter.lab.core.tally import Histogram
 from shunter.lab.dialects.dialect import Dialect, Family, Json, Shape, View
 from shunter.lab.errors import ApiError
-from shunter.lab.faults import Fault
 
 __all__ = ["DIALECT"]
 
@@ -153,12 +152,6 @@ DIALECT = Dialect(
     card=("id", "object", "created", "owned_by", "root", "parent", "max_model_len"),
     selector="{base}:{adapter}",
     lenient=True,
+    health_s=HEALTH_S,
     own_ids=True,
-    quirks=(
-        Fault(
-            name="sglang-health-generates",
-            breaks=f"/health takes {HEALTH_S:g} s",
-            stall_s={"/health": HEALTH_S, "/health_generate": HEALTH_S},
-        ),
-    ),
 )

@@ -1,5 +1,6 @@
 """The deeds of a server: what is done when a path is asked that its dialect knows."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -102,6 +103,8 @@ class Paths:
 
     async def _health(self, _: web.Request) -> web.Response:
         ready = not (self.draining or self.dead) or self._defects.ends("ready" if self.draining else "unhurt")
+        if ready:
+            await asyncio.sleep(self._dialect.health_s)
         return web.Response(status=200 if ready else 503)
 
     async def _load(self, _: web.Request) -> web.Response:
