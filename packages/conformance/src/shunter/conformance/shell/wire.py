@@ -1,6 +1,7 @@
 """The HTTP client of the exam: it records every exchange, and no answer can keep or fill it for ever."""
 
 import asyncio
+import io
 import json
 import os
 import ssl
@@ -111,7 +112,7 @@ class Wire:
         kind = Unanswered
         try:
             async with self._session.request(
-                method, url, data=payload or None, headers=sent, allow_redirects=False
+                method, url, data=io.BytesIO(payload) if payload else None, headers=sent, allow_redirects=False
             ) as response:
                 status = response.status
                 answer_headers = {name.lower(): value for name, value in response.headers.items()}

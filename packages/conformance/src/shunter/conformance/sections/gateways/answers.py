@@ -4,12 +4,12 @@ from hashlib import sha256
 
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.errors import Mismatch, Unanswered
-from shunter.conformance.sections.gateways.picks import EACH, PROTOCOL
+from shunter.conformance.sections.gateways.picks import EACH, ONCE, PROTOCOL
 from shunter.conformance.sections.gateways.profile import RESPONSE_BODY, RESPONSE_HEADERS, SERVED
 from shunter.conformance.sections.gateways.target import Target
 from shunter.conformance.sections.gateways.trial import Immediate, Pick, Pool, Reply, Trouble
 
-__all__ = ["CASES", "ORDER", "PASSED_ON", "UNBUFFERED"]
+__all__ = ["CASES", "PASSED_ON", "SERVED_TOLD", "UNBUFFERED", "make_events"]
 
 PASSED_ON = Bound("passed-on", 3.0, "a gateway passes on what it gets within milliseconds; one that waits for more never does")
 
@@ -198,7 +198,7 @@ LARGE = Case(
     requirement="An answer of 4 MB MUST reach the client byte for byte.",
     why="Embeddings of a batch and images are of this size.",
     source="RFC 9112 §6",
-    needs=(EACH.id,),
+    needs=(ORDER.id,),
     run=large,
 )
 
@@ -242,7 +242,7 @@ SERVED_TOLD = Case(
     why="After a fallback it is not the one that the picker counts on.",
     source=f"{PROTOCOL} 1.0, x-gateway-destination-endpoint-served",
     features=(SERVED,),
-    needs=(EACH.id,),
+    needs=(ONCE.id,),
     run=served,
 )
 

@@ -5,7 +5,7 @@ import asyncio
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.errors import Mismatch, Unanswered
 from shunter.conformance.sections.gateways.answers import PASSED_ON, UNBUFFERED, make_events
-from shunter.conformance.sections.gateways.picks import EACH, OWN_PICKER
+from shunter.conformance.sections.gateways.picks import EACH, OWN_PICKER, SPOOFED
 from shunter.conformance.sections.gateways.profile import FAIL_OPEN, MIDWAY_OPEN, STREAMS_CLOSE, STREAMS_OPEN
 from shunter.conformance.sections.gateways.target import PROMPT, RECOVERS, Target
 from shunter.conformance.sections.gateways.trial import DESTINATION, Pool, Reply, Trial, Trouble
@@ -170,7 +170,7 @@ RECOVERY = Case(
     requirement="A picker that was away and is back MUST be asked again.",
     why="An outage of seconds must not cost the scheduling of hours.",
     source=FAILURE_MODE,
-    needs=(EACH.id,),
+    needs=(OWN_PICKER.id,),
     bounds=(RECOVERS,),
     run=recovers,
 )
@@ -204,7 +204,7 @@ APART = Case(
     requirement="While one pool's picker is away, the other pool's requests MUST go where their picker says.",
     why="Pools are apart so that their failures are.",
     source=FAILURE_MODE,
-    needs=(RECOVERY.id, OWN_PICKER.id),
+    needs=(RECOVERY.id,),
     bounds=(RECOVERS,),
     run=apart,
 )
@@ -216,7 +216,7 @@ SPOOFED_AWAY = Case(
     why="Nobody overwrites it then: a gateway that reads it from the request lets the client reach any address.",
     source="seen on clusters of type ORIGINAL_DST that fail open",
     features=(FAIL_OPEN,),
-    needs=(RECOVERY.id, "gw.pick.spoofed"),
+    needs=(RECOVERY.id, SPOOFED.id),
     bounds=(RECOVERS,),
     run=spoofed_away,
 )

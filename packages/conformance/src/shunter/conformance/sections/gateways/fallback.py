@@ -2,9 +2,9 @@
 
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.errors import Mismatch
+from shunter.conformance.sections.gateways import answers, requests
 from shunter.conformance.sections.gateways.picks import EACH, FIRST, PROTOCOL
 from shunter.conformance.sections.gateways.profile import FALLBACK, SERVED
-from shunter.conformance.sections.gateways.requests import make_body
 from shunter.conformance.sections.gateways.target import PROMPT, Target
 from shunter.conformance.sections.gateways.trial import Pick, Pool, Reply, Trial
 
@@ -33,7 +33,7 @@ async def refused(target: Target) -> str:
 
 
 async def large(target: Target) -> str:
-    await _refused(target, make_body(LARGE_BYTES))
+    await _refused(target, requests.make_body(LARGE_BYTES))
     return f"the first choice refused the connection, the second got all of {LARGE_BYTES // 1_000_000} MB"
 
 
@@ -81,7 +81,7 @@ LARGE = Case(
     why="Gateways give up in silence where the body is larger than what they keep of it: 32 KiB or 1 MiB by default.",
     source=f"{PROTOCOL} 0.4; Envoy, request_body_buffer_limit",
     features=(FALLBACK,),
-    needs=(REFUSED.id,),
+    needs=(REFUSED.id, requests.LARGE.id),
     run=large,
 )
 
@@ -114,7 +114,7 @@ TOLD = Case(
     why="Otherwise it goes on counting on a server that is away.",
     source=f"{PROTOCOL} 1.0, x-gateway-destination-endpoint-served",
     features=(FALLBACK, SERVED),
-    needs=(BUSY.id, "gw.answer.served-told"),
+    needs=(BUSY.id, answers.SERVED_TOLD.id),
     run=told,
 )
 

@@ -9,7 +9,7 @@ from shunter.conformance.sections.gateways.setup import BOTH, MODEL_OF, MODELS
 from shunter.conformance.sections.gateways.target import CHAT, PROMPT, Target
 from shunter.conformance.sections.gateways.trial import DESTINATION, HOSTS, Pick, Pool, Reply, Trial
 
-__all__ = ["CASES", "EACH"]
+__all__ = ["CASES", "EACH", "FIRST", "ONCE", "OWN_PICKER", "PROTOCOL", "SPOOFED"]
 
 PROTOCOL = "GIE Endpoint Picker Protocol (proposal 004)"
 
@@ -20,6 +20,8 @@ ROUNDS = 4
 DIVIDED = 40
 
 CONCURRENT = 50
+
+IN_TURN = 20
 
 
 async def each(target: Target) -> str:
@@ -45,12 +47,11 @@ async def bodiless(target: Target) -> str:
 
 
 async def once(target: Target) -> str:
-    count = 20
-    for _ in range(count):
+    for _ in range(IN_TURN):
         trial = await target.ask(Pool.OPEN, target.servers(Pool.OPEN)[-1])
         if (len(trial.asked), len(trial.arrived)) != (1, 1):
             raise Mismatch("one question to a picker, one request to a server", trial.said())
-    return f"{count} requests: {count} questions, {count} arrivals"
+    return f"{IN_TURN} requests: {IN_TURN} questions, {IN_TURN} arrivals"
 
 
 async def concurrent(target: Target) -> str:
@@ -220,7 +221,7 @@ OWN_PICKER = Case(
     requirement="A pool's requests MUST be asked about at the pool's own picker.",
     why="Another pool's picker knows other endpoints.",
     source="GIE InferencePool, endpointPickerRef",
-    needs=(EACH.id,),
+    needs=(ONCE.id,),
     run=own_picker,
 )
 

@@ -207,8 +207,11 @@ class Stage:
         pseudo = {":method": "POST", ":scheme": "http", ":authority": named.pop("host"), ":path": CHAT}
         headers = pseudo | named | {"content-length": str(len(PROMPT))}
         host, port = parts.hostname or "", parts.port or 80
-        status, answered, body = await http2.request(host, port, headers, PROMPT, self._timeout_s)
-        self._record(trial, status, body, self._headers(where, trial), answered)
+        status, answered, body = 0, dict[str, str](), b""
+        try:
+            status, answered, body = await http2.request(host, port, headers, PROMPT, self._timeout_s)
+        finally:
+            self._record(trial, status, body, self._headers(where, trial), answered)
         return trial
 
     @asynccontextmanager

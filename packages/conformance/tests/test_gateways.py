@@ -1,0 +1,126 @@
+"""A good gateway passes everything; for each case there is one, broken in exactly that way, that fails exactly it."""
+
+import asyncio
+import contextlib
+import os
+import socket
+
+import msgspec
+import pytest
+
+from shunter.conformance.core.events import CaseFinished, Side, Started
+from shunter.conformance.core.verdict import Verdict
+from shunter.conformance.errors import UsageError
+from shunter.conformance.sections.gateways import CASES, failures, picks, requests
+from shunter.conformance.sections.gateways.setup import Place
+from shunter.conformance.sections.gateways.trial import Pool
+from shunter.conformance.shell.gateways import stage
+from shunter.conformance.shell.gateways.exam import examine
+from shunter.conformance.testing_gateway import PROFILE, FakeGateway
+from shunter.conformance.testing_gateway_faults import BROKEN
+
+# Time limits here: 0.6 s to pass a byte on, 1 s to notice who has left, 4 s to ask again.
+PATIENCE = 0.2
+
+# What takes long, and is asked only where it is the subject.
+SLOW = {"gw.failure.open-hang", "gw.failure.close-hang"}
+
+
+# Half a minute of the processor's for each gateway to be asked everything.
+EVERYTHING = "SHUNTER_EVERY_CASE" in os.environ
+
+
+def asked(case_id):
+    """What the gateway is asked that breaks this: everything, or the case's section and what that needs."""
+    section = case_id.rpartition(".")[0]
+    ids = {case.id for case in CASES if EVERYTHING or case.id.rpartition(".")[0] == section}
+    for case in reversed(CASES):  # what is needed stands before
+        ids |= set(case.needs) if case.id in ids else set()
+    return [case for case in CASES if case.id in ids - SLOW | {case_id}]
+
+
+@pytest.fixture
+def places():
+    with contextlib.ExitStack() as taken:
+        sockets = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(7)]
+        at = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    return {Pool.OPEN: Place(at[0], tuple(at[1:4])), Pool.CLOSE: Place(at[4], tuple(at[5:]))}
+
+
+@pytest.fixture
+def hold(places):
+    """Examine a gateway of a kind; returns the findings by case id."""
+
+    async def hold(kind=FakeGateway, *, cases=CASES, profile=PROFILE, patience=PATIENCE):
+        async with kind(places).serving() as url:
+            exam = examine(url, places=places, cases=cases, profile=profile, patience=patience, tries=1)
+            return {event.id: event async for event in exam if isinstance(event, CaseFinished)}
+
+    return hold
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch):
+    """The same exam with fewer requests and shorter limits: there are fifty gateways to examine."""
+    for name, count in {"ROUNDS": 1, "DIVIDED": 20, "IN_TURN": 3, "CONCURRENT": 12}.items():
+        monkeypatch.setattr(picks, name, count)
+    for module, name in ((stage, "RECOVERS"), (failures, "RECOVERS"), (failures, "SEEN_AWAY")):
+        monkeypatch.setattr(module, name, msgspec.structs.replace(getattr(module, name), seconds=6.0))
+    monkeypatch.setattr(requests, "LARGE_BYTES", 3_000_000)
+
+
+async def test_a_good_gateway_passes_everything(hold):
+    findings = await hold()
+    assert list(findings) == [case.id for case in CASES]
+    assert {name for name, each in findings.items() if each.verdict is not Verdict.PASSED} == {"gw.request.http2"}
+    assert findings["gw.request.http2"].reason == "it speaks HTTP/1.1 only"
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.case)
+async def test_a_broken_gateway_fails_exactly_one_case(hold, in_a_hurry, broken):
+    cases = asked(broken.case)
+    lacks = {feature: why for feature, why in PROFILE.lacks.items() if broken.case != "gw.request.http2"}
+    findings = await hold(broken.kind, cases=cases, profile=msgspec.structs.replace(PROFILE, lacks=lacks))
+    failed = {name: each for name, each in findings.items() if each.verdict is Verdict.FAILED}
+    assert [(name, each.actual) for name, each in failed.items() if name != broken.case] == []
+    assert list(failed) == [broken.case]
+    assert not [each for each in findings.values() if each.verdict is Verdict.ERROR]
+    assert failed[broken.case].expected
+    assert failed[broken.case].evidence
+
+
+def test_each_case_has_been_seen_to_fail():
+    assert [broken.case for broken in BROKEN] == [case.id for case in CASES]
+
+
+async def test_what_is_examined_is_said(places):
+    async with FakeGateway(places).serving() as url:
+        events = [event async for event in examine(url, places=places, cases=CASES[:1], profile=PROFILE, patience=PATIENCE)]
+    started = events[0]
+    assert isinstance(started, Started)
+    assert (started.side, started.url, started.profile, started.scale) == (Side.GATEWAY, url, "fake", PATIENCE)
+
+
+async def test_a_gateway_that_is_not_there_is_an_error_for_every_case(places, unused_tcp_port):
+    exam = examine(f"http://127.0.0.1:{unused_tcp_port}", places=places, patience=0.01, tries=1)
+    findings = [event async for event in exam if isinstance(event, CaseFinished)]
+    assert {each.verdict for each in findings} == {Verdict.ERROR}
+    assert len(findings) == len(CASES)
+
+
+async def test_an_address_that_is_taken_is_said_and_nothing_stays_behind(places):
+    host, _, port = places[Pool.CLOSE].servers[0].rpartition(":")
+    with socket.create_server((host, int(port))), pytest.raises(UsageError, match=f"a model server at {host}:{port}"):
+        await anext(examine("http://127.0.0.1:9", places=places))
+    for place in places.values():
+        with socket.create_server((host, int(place.picker.rpartition(":")[2]))):
+            pass
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"timeout_s": 0}, {"patience": 0}, {"patience": float("inf")}, {"profile": "shunter-leen"}]
+)
+def test_what_cannot_be_is_refused_before_anything_happens(options):
+    with pytest.raises(UsageError):
+        examine("http://127.0.0.1:9", **options)
