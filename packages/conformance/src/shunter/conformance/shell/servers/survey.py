@@ -241,6 +241,8 @@ async def _recognise(target: SurveyedTarget, owners: tuple[str, ...]) -> tuple[S
     page = target.first_page.text if target.first_page and target.first_page.status == OK else ""
     if found := detect(page, owners):
         return found
+    if not any(exchange.status for exchange in target.wire.transcript):
+        return GENERIC, undetected(page)  # whoever answers nothing is not asked more: each question may take a minute
     for profile in PROFILES:
         with suppress(Unanswered):
             if (mark := profile.mark) and mark.says in (answer := await target.get(mark.path)).text and answer.status == OK:
