@@ -1,10 +1,38 @@
-"""Endpoint pickers: one module for each section of what they owe."""
+"""Endpoint pickers: one module for each section of what they owe, examined in this order; those that end the picker last."""
 
-from shunter.conformance.core.case import AnyCase
-from shunter.conformance.core.profile import Profile
+from shunter.conformance.core.case import Case
+from shunter.conformance.sections.pickers import (
+    choice,
+    endpoints,
+    headers,
+    load,
+    malformed,
+    metrics,
+    modes,
+    operation,
+    proxied,
+    refusal,
+    response,
+    stream,
+    subset,
+)
+from shunter.conformance.sections.pickers.profiles import PROFILES
+from shunter.conformance.sections.pickers.target import Target
 
 __all__ = ["CASES", "PROFILES"]
 
-CASES: tuple[AnyCase, ...] = ()
-
-PROFILES: tuple[Profile, ...] = ()
+CASES: tuple[Case[Target], ...] = (
+    *stream.CASES,
+    *headers.CASES,
+    *subset.CASES,
+    *response.CASES,
+    *refusal.CASES,
+    *malformed.CASES,
+    *modes.CASES,
+    *load.CASES,
+    *metrics.CASES,
+    *choice.CASES,
+    *proxied.CASES,
+    *endpoints.CASES,
+    *operation.CASES,
+)

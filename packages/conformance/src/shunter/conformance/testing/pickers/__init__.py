@@ -1,0 +1,3 @@
+"""Pickers in process: `fake.FakePicker`, `faults.FAULTS`."""
+
+__all__: list[str] = []

@@ -1,0 +1,209 @@
+"""A good picker passes everything; for each case there is a picker, broken in exactly that way, that fails exactly it."""
+
+import asyncio
+import importlib.util
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shunter.conformance.core.case import select
+from shunter.conformance.core.chance import beyond_chance
+from shunter.conformance.core.events import CaseFinished, Side, Started
+from shunter.conformance.core.verdict import Verdict
+from shunter.conformance.errors import UsageError
+from shunter.conformance.sections.pickers import CASES, PROFILES
+from shunter.conformance.shell.extproc import load
+from shunter.conformance.shell.pickers.exam import examine
+from shunter.conformance.shell.pickers.launching import launcher
+from shunter.conformance.testing.pickers.fake import FakePicker
+from shunter.conformance.testing.pickers.faults import FAULTS
+
+# The pickers here answer within milliseconds; what never comes is waited for two seconds, by several exams at once.
+PATIENCE, AT_ONCE = 0.4, 3
+
+# Later than the limit on what is fresh, sooner than that on what is noticed at all.
+LAG_S = 2.0
+
+SECTIONS = sorted({fault.case.split(".")[1] for fault in FAULTS.values()})
+
+
+def find_envoy() -> Path | None:
+    """Any Envoy will do: there is one where other tests have put it, or on PATH."""
+    tools = Path(os.environ.get("SHUNTER_TOOLS_DIR", Path(__file__).parents[3] / ".tools"))
+    found = sorted(tools.glob("envoy/*/envoy"))
+    return found[-1] if found else (Path(on_path) if (on_path := shutil.which("envoy")) else None)
+
+
+ENVOY = find_envoy()
+
+
+async def hold(picker, cases=CASES, **options):
+    """The findings by case."""
+    options = {"patience": PATIENCE, "tries": 1} | options
+    events = [event async for event in examine(picker, cases=cases, **options)]
+    return {event.id: event for event in events if isinstance(event, CaseFinished)}
+
+
+def by_verdict(findings, *verdicts):
+    return {case_id for case_id, finding in findings.items() if finding.verdict in verdicts}
+
+
+def related(case_id):
+    """The cases of the same section and whatever these need, in their order."""
+    wanted = {case.id for case in select(CASES, [case_id.rpartition(".")[0]])}
+    for case in reversed(CASES):
+        if case.id in wanted:
+            wanted.update(case.needs)
+    return [case for case in CASES if case.id in wanted]
+
+
+async def test_a_good_picker_passes_everything():
+    findings = await hold(FakePicker(), envoy=ENVOY)
+    assert list(findings) == [case.id for case in CASES]
+    unexamined = by_verdict(findings, Verdict.SKIPPED)
+    assert unexamined == (set() if ENVOY else {case.id for case in select(CASES, ["ep.envoy"])})
+    assert by_verdict(findings, Verdict.PASSED) == {*findings} - unexamined
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+async def test_a_broken_picker_fails_exactly_one_case(section):
+    if section == "envoy" and ENVOY is None:
+        pytest.skip("no Envoy: shunter envoyconf fetches one, or put one on PATH")
+    faults = [fault for fault in FAULTS.values() if fault.case.startswith(f"ep.{section}.")]
+
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def examine_one(fault):
+        envoy = ENVOY if section == "envoy" else None
+        async with turns:
+            return await hold(FakePicker(fault.name, lag_s=LAG_S), related(fault.case), envoy=envoy)
+
+    exams = await asyncio.gather(*map(examine_one, faults))
+    for fault, findings in zip(faults, exams, strict=True):
+        assert by_verdict(findings, Verdict.FAILED) == {fault.case}, fault.name
+        assert by_verdict(findings, Verdict.PASSED, Verdict.FAILED, Verdict.SKIPPED) == {*findings}, fault.name
+        finding = findings[fault.case]
+        assert finding.expected
+        assert finding.actual
+        assert finding.evidence or fault.case == "ep.operation.ends", fault.name
+
+
+def test_each_case_has_been_seen_to_fail():
+    assert {fault.case for fault in FAULTS.values()} == {case.id for case in CASES}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_case_is_complete(case):
+    assert re.fullmatch(r"ep(\.[a-z0-9_]+(-[a-z0-9]+)*){2}", case.id)
+    assert str(case.level) in case.requirement, "the requirement uses the word of its level"
+    assert case.why
+    assert case.source
+    assert case.requirement.endswith(".")
+
+
+def test_what_a_case_needs_comes_before_it():
+    before: set[str] = set()
+    for case in CASES:
+        assert before.issuperset(case.needs), case.id
+        before.add(case.id)
+
+
+def test_profiles_excuse_only_what_exists():
+    features = {feature for case in CASES for feature in case.features}
+    for profile in PROFILES:
+        assert features.issuperset(profile.lacks)
+        assert {known.case for known in profile.known_failures} <= {case.id for case in CASES}
+
+
+async def test_our_picker_passes():
+    """In spite of what other tests do to the machine: a limit that is missed once is tried again."""
+    findings = await hold(launcher("shunter"), patience=1.0, tries=3, envoy=ENVOY)
+    unexamined = by_verdict(findings, Verdict.SKIPPED, Verdict.NOT_SUPPORTED)
+    assert unexamined <= {"ep.metrics.tokens", *(case.id for case in select(CASES, ["ep.envoy"]))}
+    assert by_verdict(findings, Verdict.PASSED) == {*findings} - unexamined
+
+
+async def test_our_picker_passes_on_the_grpc_library():
+    """All that its transport has a part in."""
+    cases = [case for case in CASES if case.id.split(".")[1] not in {"choice", "endpoints", "metrics"}]
+    findings = await hold(launcher("shunter", arguments=["--transport", "grpcio"]), cases, patience=1.0, tries=3, envoy=ENVOY)
+    assert by_verdict(findings, Verdict.PASSED) | {case.id for case in select(CASES, ["ep.envoy"])} == {*findings}
+
+
+async def test_who_is_not_there_is_an_error_for_every_case(unused_tcp_port):
+    findings = await hold(f"127.0.0.1:{unused_tcp_port}", servers=["127.0.0.1:0"])
+    assert by_verdict(findings, Verdict.ERROR) == {case.id for case in CASES}
+
+
+async def test_a_picker_at_an_address_is_told_by_hand_where_the_servers_are():
+    """What only who starts it can do is skipped, with the option that gives it."""
+    picker = FakePicker()
+    events = []
+    async with picker as launched:
+        exam = examine(
+            launched.address,
+            servers=["127.0.0.1:0", "127.0.0.1:0"],
+            cases=select(CASES, ["ep.stream", "ep.endpoints", "ep.metrics.exposition", "ep.envoy.post"]),
+            tries=1,
+        )
+        async for event in exam:
+            if isinstance(event, CaseFinished) and not events:
+                picker.offered = ["127.0.0.1:1"]
+            events.append(event)
+    started = events[0]
+    assert isinstance(started, Started)
+    assert (started.side, started.url, started.profile) == (Side.PICKER, launched.address, "generic")
+    reasons = {event.id: event.reason for event in events if isinstance(event, CaseFinished)}
+    assert "--launch" in reasons["ep.endpoints.none"] or "needs ep.stream" in reasons["ep.endpoints.none"]
+
+
+@pytest.mark.parametrize(
+    ("picker", "options", "problem"),
+    [
+        ("127.0.0.1", {"servers": ["127.0.0.1:0"]}, "want HOST:PORT"),
+        ("127.0.0.1:9002", {}, "--servers is missing"),
+        ("127.0.0.1:9002", {"servers": ["a"]}, "--servers 'a': want HOST:PORT"),
+        ("127.0.0.1:9002", {"servers": ["127.0.0.1:0"], "profile": "shunted"}, "did you mean shunter"),
+        ("127.0.0.1:9002", {"servers": ["127.0.0.1:0"], "dialect": "vlm"}, "did you mean vllm"),
+        ("127.0.0.1:9002", {"servers": ["127.0.0.1:0"], "timeout_s": 0}, "above 0"),
+        ("127.0.0.1:9002", {"servers": ["127.0.0.1:0"], "metrics_url": "localhost"}, "want http://HOST:PORT"),
+    ],
+)
+def test_what_cannot_be_examined_is_refused_before_anything_happens(picker, options, problem):
+    with pytest.raises(UsageError, match=problem):
+        examine(picker, **options)
+
+
+async def test_an_address_that_is_not_ours_is_refused():
+    with pytest.raises(UsageError, match=r"--servers 192\.0\.2\.1:80: cannot listen there"):
+        await hold("127.0.0.1:9", servers=["192.0.2.1:80"])
+
+
+def test_an_extra_that_is_missing_is_named():
+    with pytest.raises(UsageError, match=r"shunter-conformance\[picker\]"):
+        load("envoy.of.nobody")
+
+
+def test_a_picker_that_is_not_installed_is_not_started(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="--bin names the command `shunter`"):
+        launcher("shunter")
+
+
+@pytest.mark.parametrize(("tries", "chance"), [(40, 1 / 4), (40, 1 / 2), (20, 1 / 3)])
+def test_luck_alone_does_not_pass(tries, chance):
+    """The bound is the smallest one, and one less is within reach of luck."""
+    from math import comb
+
+    def tail(least):
+        return sum(comb(tries, k) * chance**k * (1 - chance) ** (tries - k) for k in range(least, tries + 1))
+
+    enough = beyond_chance(tries, chance)
+    assert tail(enough) <= 1e-6 < tail(enough - 1)
+
+
+def test_where_even_all_hits_prove_nothing_no_count_is_enough():
+    assert beyond_chance(3, 1 / 2) == 4
