@@ -224,3 +224,19 @@ def test_after_an_abort_the_cache_gauge_is_old_until_the_idle_log():
 def test_gauges_are_new_every_so_many_seconds():
     reporting, tally = Reporting(Refresh(seconds=0.1)), Tally(128)
     assert [reporting.report(gauges(n, 0.0), tally, n * 0.06).running for n in range(4)] == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("sglang", "sglang:num_queue_reqs"),
+        ("trtllm-serve", "trtllm_num_requests_waiting"),
+        ("jetstream", "jetstream_prefill_backlog_size"),
+        ("llamacpp", "llamacpp:requests_deferred"),
+    ],
+)
+async def test_faults_of_gauges_are_those_of_every_dialect(http, name, line):
+    async with lab_server(dialect=name, faults=["negative-queue"]) as server:
+        page = await page_of(http, server)
+    assert [each for each in page.splitlines() if each.startswith(line) and each.endswith(" -1.0")]
+    assert "vllm:" not in page

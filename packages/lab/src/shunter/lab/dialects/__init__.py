@@ -7,7 +7,7 @@ from shunter.lab.dialects import jetstream, llamacpp, sglang, tgi, triton, trtll
 from shunter.lab.dialects.dialect import Dialect, View, render
 from shunter.lab.errors import ParamsError
 
-__all__ = ["DIALECTS", "Dialect", "View", "dialect_named", "render"]
+__all__ = ["DIALECTS", "Dialect", "View", "dialect_named", "render", "vllm_paths"]
 
 DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect
@@ -30,3 +30,10 @@ def dialect_named(name: str) -> Dialect:
         near = difflib.get_close_matches(name, DIALECTS, n=3)
         raise ParamsError(f"dialect {name!r} does not exist; " + (f"near: {', '.join(near)}" if near else ", ".join(DIALECTS)))
     return DIALECTS[name]
+
+
+def vllm_paths(dialect: Dialect) -> dict[str, str]:
+    """What vLLM calls the paths of a dialect, which is what faults call them; a path that vLLM has stands for itself."""
+    deeds = {deed: path.partition(" ")[2] for path, deed in reversed([*vllm.LAB.paths.items()])} | {"live": "/health"}
+    paths = {path.partition(" ")[2]: deed for path, deed in dialect.paths.items()}
+    return {path: deeds[deed] for path, deed in paths.items() if deed in deeds and deeds[deed] not in paths}

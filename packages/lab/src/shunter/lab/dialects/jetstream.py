@@ -63,4 +63,8 @@ DIALECT = Dialect(
     error=_error,
     shapes={"generate": Shape(whole=_sample, event=_sample, frame=_frame, done=b"")},
     read=_read,
+    families_of_vllm={
+        "jetstream_prefill_backlog_size": "vllm:num_requests_waiting",
+        "jetstream_slots_used_percentage": "vllm:kv_cache_usage_perc",
+    },
 )

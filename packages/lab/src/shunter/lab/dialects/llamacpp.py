@@ -53,7 +53,11 @@ def _completion_event(body: Json) -> Json:
     return body
 
 
-def _same(body: Json) -> Json:
+def _chat_logprobs(body: Json) -> Json:
+    """Have the log-probabilities of a completion in the shape of a chat's."""
+    for choice in body["choices"]:
+        if told := choice["logprobs"]:
+            choice["logprobs"] = {"content": [{"token": token} for token in told["tokens"]]}
     return body
 
 
@@ -80,7 +84,7 @@ DIALECT = Dialect(
     error=_error,
     no_path=NO_PATH,
     no_method=NO_PATH,
-    shapes={"complete": Shape(whole=_same, event=_completion_event)},
+    shapes={"complete": Shape(whole=_chat_logprobs, event=_completion_event)},
     owned_by="llamacpp",
     lenient=True,
     own_ids=True,
@@ -89,4 +93,10 @@ DIALECT = Dialect(
         FAULTS["negative-max-tokens-200"],
         FAULTS["deaf-to-waiting"],
     ),
+    families_of_vllm={
+        "llamacpp:requests_deferred": "vllm:num_requests_waiting",
+        "llamacpp:requests_processing": "vllm:num_requests_running",
+        "llamacpp:prompt_tokens_total": "vllm:prompt_tokens_total",
+        "llamacpp:tokens_predicted_total": "vllm:generation_tokens_total",
+    },
 )

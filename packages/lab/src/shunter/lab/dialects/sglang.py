@@ -154,4 +154,11 @@ DIALECT = Dialect(
     lenient=True,
     health_s=HEALTH_S,
     own_ids=True,
+    families_of_vllm={
+        "sglang:num_queue_reqs": "vllm:num_requests_waiting",
+        "sglang:num_running_reqs": "vllm:num_requests_running",
+        "sglang:token_usage": "vllm:kv_cache_usage_perc",
+        "sglang:prompt_tokens_total": "vllm:prompt_tokens_total",
+        "sglang:generation_tokens_total": "vllm:generation_tokens_total",
+    },
 )

@@ -100,4 +100,8 @@ DIALECT = Dialect(
     lenient=True,
     own_ids=True,
     quirks=(Fault(name="tgi-usage-in-last-event", breaks="a streamed completion has its usage in the last event", ask=_count),),
+    families_of_vllm={
+        "tgi_queue_size": "vllm:num_requests_waiting",
+        "tgi_batch_current_size": "vllm:num_requests_running",
+    },
 )

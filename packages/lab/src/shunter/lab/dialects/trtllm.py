@@ -90,4 +90,11 @@ DIALECT = Dialect(
     card=("id", "object", "created", "owned_by"),
     lenient=True,
     own_ids=True,
+    families_of_vllm={
+        "trtllm_num_requests_waiting": "vllm:num_requests_waiting",
+        "trtllm_num_requests_running": "vllm:num_requests_running",
+        "trtllm_kv_cache_utilization": "vllm:kv_cache_usage_perc",
+        "trtllm_prompt_tokens_total": "vllm:prompt_tokens_total",
+        "trtllm_generation_tokens_total": "vllm:generation_tokens_total",
+    },
 )

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from shunter.lab.dialects import Dialect, vllm_paths
 from shunter.lab.faults import Fault, Reply
 from shunter.lab.faults.seams import COMPLETIONS, METRICS
 from shunter.lab.shell.wire import drip, reset
@@ -25,18 +27,16 @@ DRAG_S = 0.1
 class Defects:
     """`faults` may be exchanged while the server runs; `pages` counts the metrics pages that it has rendered.
 
-    `quirks` are always there, and `paths` says what vLLM calls the paths of another dialect. `pace` sets the
-    speed of the engine, as a share of what it can, and `crash` ends the process; without it a crashed server is one that
+    The quirks of the dialect are always there, and what it calls differently is known to faults by vLLM's name. `pace` sets
+    the speed of the engine, as a share of what it can, and `crash` ends the process; without it a crashed server is one that
     resets every connection.
     """
 
-    def __init__(
-        self, faults: tuple[Fault, ...], quirks: tuple[Fault, ...] = (), paths: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, faults: tuple[Fault, ...], dialect: Dialect) -> None:
         self.faults = faults
         self.pages = 0
-        self._quirks = quirks
-        self._paths = paths or {}
+        self._dialect = dialect
+        self._paths = vllm_paths(dialect)
         self.pace: Callable[[float], None] | None = None
         self.crash: Callable[[], None] | None = None
         self._page = -math.inf, b""
@@ -45,7 +45,7 @@ class Defects:
     @property
     def present(self) -> tuple[Fault, ...]:
         """What is wrong with it, and what its dialect is known for."""
-        return (*self._quirks, *self.faults)
+        return (*self._dialect.quirks, *self.faults)
 
     def _path(self, request: web.Request) -> str:
         """The path as vLLM calls it, and with it the faults."""
@@ -116,7 +116,7 @@ class Defects:
         asked = {name.lower(): value for name, value in request.headers.items()}
         reply = Reply(path, response.status, body, self.pages, request.method, asked)
         for fault in self.present:
-            reply = fault.reply(reply) if fault.reply else reply
+            reply = self._replied(fault, reply)
         response.set_status(reply.status)
         response.body = reply.body
         response.headers.update(reply.headers)
@@ -124,9 +124,27 @@ class Defects:
             await drip(request, response)
         return response
 
+    def _replied(self, fault: Fault, reply: Reply) -> Reply:
+        """What a fault makes of an answer. Faults know vLLM's families, unless they were told a name."""
+        if fault.reply is None:
+            return reply
+        if reply.path != METRICS or fault.params or not self._dialect.families_of_vllm:
+            return fault.reply(reply)
+        theirs = self._dialect.families_of_vllm
+        spoken = msgspec.structs.replace(reply, body=_rename(reply.body, theirs))
+        return msgspec.structs.replace(
+            changed := fault.reply(spoken), body=_rename(changed.body, {name: own for own, name in theirs.items()})
+        )
+
     def _kept(self, page: bytes) -> bytes:
         """The page that is shown: the last one, while a fault keeps it."""
         now_s = asyncio.get_running_loop().time()
         if now_s - self._page[0] >= max((fault.stale_s for fault in self.present), default=0.0):
             self._page = now_s, page
         return self._page[1]
+
+
+def _rename(page: bytes, names: Mapping[str, str]) -> bytes:
+    """Call families of a metrics page by other names."""
+    name = re.compile(rf"(?<![\w:])(?:{'|'.join(map(re.escape, names))})(?=[ {{])".encode())
+    return name.sub(lambda found: names[found[0].decode()].encode(), page)

@@ -12,7 +12,7 @@ from shunter.lab.core.kvevents import Announcer
 from shunter.lab.core.models import Models
 from shunter.lab.core.params import EngineParams
 from shunter.lab.core.tally import Histogram
-from shunter.lab.dialects import DIALECTS, Dialect, dialect_named
+from shunter.lab.dialects import dialect_named
 from shunter.lab.errors import ApiError, ParamsError
 from shunter.lab.faults import Fault, faults_named
 from shunter.lab.shell.administration import ADMIN, Administration
@@ -26,8 +26,6 @@ from shunter.lab.shell.views import DialectPage, Views
 from shunter.lab.shell.wire import json_response
 
 __all__ = ["LabServer"]
-
-LAB = DIALECTS["lab"]
 
 # A stalled answer must not hold up the end of the server for longer.
 CLEANUP_S = 0.5
@@ -69,7 +67,7 @@ class LabServer:
         self.metrics_port = metrics_port
         """Where the metrics are if the dialect has them on a port of their own."""
         self._admin = admin
-        self._defects = Defects(faults_named(faults), self.dialect.quirks, vllm_paths(self.dialect))
+        self._defects = Defects(faults_named(faults), self.dialect)
         self._prompt_tokens_details = prompt_tokens_details
         self.kv_events: KvPublisher | None = None
         """Where it publishes what its cache holds, if it does."""
@@ -235,10 +233,3 @@ class LabServer:
 
 def _refusal(status: int, body: bytes) -> web.Response:
     return json_response(body, status) if body.startswith(b"{") else web.Response(text=body.decode(), status=status)
-
-
-def vllm_paths(dialect: Dialect) -> dict[str, str]:
-    """What vLLM calls the paths of a dialect, which is what faults call them; a path that vLLM has stands for itself."""
-    deeds = {deed: path.partition(" ")[2] for path, deed in reversed([*LAB.paths.items()])} | {"live": "/health"}
-    paths = {path.partition(" ")[2]: deed for path, deed in dialect.paths.items()}
-    return {path: deeds[deed] for path, deed in paths.items() if deed in deeds and deeds[deed] not in paths}
