@@ -22,7 +22,7 @@ from shunter.lab.testing import LeapingLoop, lab_server
 SPEED = 100.0
 
 # What the cases are about that cannot be examined with a URL alone.
-NEED_MORE = ("ms.lora.", "ms.drain.")
+NEED_MORE = ("ms.lora.", "ms.prefix.adapter", "ms.drain.")
 
 
 @pytest.fixture

@@ -53,6 +53,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     """What the client asked for, if that was more than it gets. None: the length of the output."""
     remote: bool = False
+    shared: bool = False
+    """Adapters share what is cached, which is wrong."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -76,9 +78,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     def _root(self) -> int:
         """Where the chain of hashes starts: requests of different adapters or salts never share a block."""
-        if self.adapter is None and not self.cache_salt:
+        adapter = None if self.shared else self.adapter
+        if adapter is None and not self.cache_salt:
             return 0
-        return int.from_bytes(blake2b(f"{self.adapter or ''}\0{self.cache_salt}".encode(), digest_size=7).digest(), "big")
+        return int.from_bytes(blake2b(f"{adapter or ''}\0{self.cache_salt}".encode(), digest_size=7).digest(), "big")
 
 
 class SegmentRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -11,6 +11,7 @@ A fault is a value with a few seams, and the server applies the seams of the fau
 * `drag` is the share of its speed that the engine keeps while somebody scrapes;
 * `deaf` lets what the engine has go on though its client has hung up: streams, whole answers, or what waits;
 * `model` says which model answers, knowing the one that was asked for, the adapters that are loaded and those in use;
+* `hits` in the prefix cache take as `late` as if there were none, or are `shared` by all adapters;
 * `leak` loses blocks of the cache: when a client hangs up (`abort`), or when another engine has fetched them (`transfer`);
 * `event_s` makes each event of a stream late;
 * `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte, and at a
@@ -25,12 +26,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from shunter.lab.errors import ParamsError
-from shunter.lab.faults import adapters, cancellation, draining, errors, load, metrics, openai, operation, reachability
+from shunter.lab.faults import adapters, cancellation, draining, errors, load, metrics, openai, operation, prefix, reachability
 from shunter.lab.faults.seams import Fault, Reply
 
 __all__ = ["FAULTS", "Fault", "Reply", "faults_named"]
 
-SECTIONS = (reachability, openai, errors, metrics, load, cancellation, adapters, operation, draining)
+SECTIONS = (reachability, openai, errors, metrics, load, cancellation, adapters, prefix, operation, draining)
 
 FAULTS: Mapping[str, Fault] = {fault.name: fault for section in SECTIONS for fault in section.FAULTS}
 

@@ -97,6 +97,10 @@ class Defects:
         kinds = {fault.deaf for fault in self.present}
         return ("streams" if stream else "whole") in kinds or ("waiting" in kinds and waits)
 
+    def hits(self, kind: str) -> bool:
+        """Whether hits in the prefix cache are wrong in this way."""
+        return any(fault.hits == kind for fault in self.present)
+
     def leaks(self, kind: str) -> bool:
         """Whether blocks of the cache are lost on such an occasion."""
         return any(fault.leak == kind for fault in self.faults)

@@ -105,7 +105,7 @@ class Generation:
         progress = Progress(ask, names, scripts, tell_cached=self._tell_cached)
         try:
             for name, prompt, script in zip(names, ask.prompt_of_each, scripts, strict=True):
-                self._submit(name, ask, prompt, script, tokens.put_nowait)
+                self._submit(name, ask, prompt, script, self._late(tokens) if self._defects.hits("late") else tokens.put_nowait)
             if ask.stream:
                 events = EventWriter(request, self._defects.present, shape)
                 return await self._stream(events, answer, progress, tokens)
@@ -123,6 +123,16 @@ class Generation:
                     continue
                 if self._clockwork.abort(name) and self._defects.leaks("abort"):
                     self._clockwork.engine.cache.take(LEAKED_BLOCKS)
+
+    def _late(self, tokens: asyncio.Queue[Token | None]) -> Callable[[Token], None]:
+        """Tell tokens as late as if the engine had computed what was cached."""
+        call_later, params = asyncio.get_running_loop().call_later, self.params
+        second = params.prefill_token_s / params.speed
+
+        def tell(token: Token) -> None:
+            call_later(token.cached_tokens * second, tokens.put_nowait, token)
+
+        return tell
 
     def _transfer(self, request_id: str, tokens: int) -> dict[str, Any]:
         """What vLLM's NixlConnector answers a prefill with.
@@ -152,6 +162,7 @@ class Generation:
             cache_salt=ask.cache_salt,
             max_tokens=ask.max_tokens,
             remote=ask.takes,
+            shared=self._defects.hits("shared"),
         )
         if self._announcer is not None:
             self._announcer.asked(request)

@@ -6,7 +6,17 @@ Cases that ask little of a server come first; those that need another one come a
 import msgspec
 
 from shunter.conformance.core.case import Case
-from shunter.conformance.sections.servers import adapters, cancellation, draining, errors, load, metrics, openai, reachability
+from shunter.conformance.sections.servers import (
+    adapters,
+    cancellation,
+    draining,
+    errors,
+    load,
+    metrics,
+    openai,
+    prefix,
+    reachability,
+)
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
 
@@ -24,6 +34,6 @@ CASES: tuple[Case[Target], ...] = (
     *metrics.CASES,
     *load.CASES,
     *cancellation.CASES,
-    *(_openai(case) for case in adapters.CASES),
+    *(_openai(case) for section in (adapters, prefix) for case in section.CASES),
     *draining.CASES,
 )

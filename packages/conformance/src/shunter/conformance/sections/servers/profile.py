@@ -11,6 +11,7 @@ __all__ = [
     "ABORTS",
     "ADAPTERS",
     "ADAPTER_INFO",
+    "CACHE_SALT",
     "CACHE_SIZE",
     "E2E",
     "GENERATED_TOKENS",
@@ -18,6 +19,7 @@ __all__ = [
     "LATENCIES",
     "OPENAI",
     "PREEMPTIONS",
+    "PREFIX_HITS",
     "PROMPT_TOKENS",
     "SUCCESSES",
     "TTFT",
@@ -43,6 +45,7 @@ GENERATED_TOKENS = "generated tokens"
 SUCCESSES = "finished requests"
 PREEMPTIONS = "preemptions"
 ABORTS = "aborted requests"
+PREFIX_HITS = "prefix hits"
 
 # What a profile may know the histograms of, in seconds.
 TTFT = "time to first token"
@@ -55,6 +58,9 @@ LATENCIES = "latencies"
 
 ADAPTERS = "adapters"
 """The feature of servers that load LoRA adapters while they run."""
+
+CACHE_SALT = "cache-salt"
+"""The feature of servers that keep the prefixes of requests with different `cache_salt` apart."""
 
 ADAPTER_INFO = "adapter-info"
 """The feature of those whose metrics say which adapters run and wait."""
@@ -120,8 +126,9 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
     """One kind of model server. `family_prefix`, `owned_by` and `mark` are what it is recognised by, in this order.
 
     `engine_label` is the label that tells several engines behind one page apart, `model_label` the one that carries the
-    served name. `rank_header` pins a request to a data-parallel rank. `former` are names that gauges had in releases
-    which pickers of today do not read any more. `metrics_port`, if any, is where the metrics page is unless it was moved.
+    served name. `rank_header` pins a request to a data-parallel rank. `salts`: requests may have a `cache_salt`. `former`
+    are names that gauges had in releases which pickers of today do not read any more. `metrics_port`, if any, is where the
+    metrics page is unless it was moved.
     """
 
     signals: dict[Role, Signal] = msgspec.field(default_factory=dict[Role, Signal])
@@ -140,11 +147,14 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
     model_label: str = ""
     adapters: AdapterCalls | None = None
     rank_header: str = ""
+    salts: bool = False
 
     def lack(self, features: tuple[str, ...]) -> str | None:
         """Why it cannot be asked for one of the features; of what a profile has no name for, nobody can be."""
         named: dict[str, object] = {
             ABORTS: ABORTS in self.counters,
+            PREFIX_HITS: PREFIX_HITS in self.counters,
+            CACHE_SALT: self.salts,
             ADAPTERS: self.adapters,
             ADAPTER_INFO: self.adapters and self.adapters.info,
             PREEMPTIONS: PREEMPTIONS in self.counters,

@@ -5,6 +5,7 @@ from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.sections.servers.profile import (
     E2E,
     GENERATED_TOKENS,
+    PREFIX_HITS,
     PROMPT_TOKENS,
     TTFT,
     AdapterCalls,
@@ -32,6 +33,7 @@ PROFILE = ServerProfile(
     counters={
         PROMPT_TOKENS: Signal("sglang:prompt_tokens_total"),
         GENERATED_TOKENS: Signal("sglang:generation_tokens_total"),
+        PREFIX_HITS: Signal("sglang:cached_tokens_total"),
     },
     histograms={TTFT: "sglang:time_to_first_token_seconds", E2E: "sglang:e2e_request_latency_seconds"},
     # Of 0.5.11 and later; 0.5.9 and 0.5.10 had labels of sglang:cache_config_info instead, which pickers still look for.

@@ -6,6 +6,7 @@ from shunter.conformance.sections.servers.profile import (
     E2E,
     GENERATED_TOKENS,
     PREEMPTIONS,
+    PREFIX_HITS,
     PROMPT_TOKENS,
     SUCCESSES,
     TTFT,
@@ -35,6 +36,7 @@ PROFILE = ServerProfile(
         GENERATED_TOKENS: Signal("vllm:generation_tokens_total"),
         SUCCESSES: Signal("vllm:request_success_total"),
         ABORTS: Signal("vllm:request_success_total", {"finished_reason": "abort"}),
+        PREFIX_HITS: Signal("vllm:prefix_cache_hits_total"),
         PREEMPTIONS: Signal("vllm:num_preemptions_total"),
     },
     histograms={TTFT: "vllm:time_to_first_token_seconds", E2E: "vllm:e2e_request_latency_seconds"},
@@ -47,4 +49,5 @@ PROFILE = ServerProfile(
     model_label="model_name",
     adapters=AdapterCalls(info=Signal("vllm:lora_requests_info")),
     rank_header="X-data-parallel-rank",
+    salts=True,
 )
