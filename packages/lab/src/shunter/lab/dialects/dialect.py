@@ -111,7 +111,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     client tells of a `process` if the real one has that. The page is on a port of its own if `metrics_port` says which one the
     real server takes. `read` makes a completion's body of one of the generate deed. A `lenient` server answers any model by its
     base; `selector` is what a request calls an adapter. With `own_ids` no id is the client's. A server that is ready takes
-    `health_s` to say so. `quirks` are the faults that the real one has, and
+    `health_s` to say so, and says that it is `well`. `quirks` are the faults that the real one has, and
     `families_of_vllm` what vLLM calls the families that faults change.
     """
 
@@ -137,6 +137,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     selector: str = "{adapter}"
     lenient: bool = False
     health_s: float = 0.0
+    well: bytes = b""
     own_ids: bool = False
     quirks: tuple[Fault, ...] = ()
     families_of_vllm: Mapping[str, str] = {}

@@ -72,7 +72,7 @@ DIALECT = Dialect(
     release=RELEASE,
     basis="as llama.cpp of October 2026 (xllamacpp 2026.10.11549) was recorded",
     paths={
-        "GET /health": "live",
+        "GET /health": "health",
         "GET /metrics": "metrics",
         "GET /v1/models": "models",
         "POST /v1/completions": "complete",
@@ -85,6 +85,7 @@ DIALECT = Dialect(
     no_path=NO_PATH,
     no_method=NO_PATH,
     shapes={"complete": Shape(whole=_chat_logprobs, event=_completion_event)},
+    well=b'{"status":"ok"}',
     owned_by="llamacpp",
     lenient=True,
     own_ids=True,

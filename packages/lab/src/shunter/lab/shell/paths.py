@@ -66,7 +66,6 @@ class Paths:
         deeds: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
             "alive": self._alive,
             "health": self._health,
-            "live": self._live,
             "load": self._load,
             "metrics": self._metrics,
             "models": self._list_models,
@@ -105,7 +104,8 @@ class Paths:
         ready = not (self.draining or self.dead) or self._defects.ends("ready" if self.draining else "unhurt")
         if ready:
             await asyncio.sleep(self._dialect.health_s)
-        return web.Response(status=200 if ready else 503)
+        said = self._dialect.well if ready else b""
+        return json_response(said) if said else web.Response(status=200 if ready else 503)
 
     async def _load(self, _: web.Request) -> web.Response:
         return json_response(msgspec.json.encode({"server_load": self._generation.live}))
@@ -120,12 +120,6 @@ class Paths:
         if self._dialect.card is not None:
             cards = [{name: card[name] for name in self._dialect.card} for card in cards]
         return json_response(msgspec.json.encode({"object": "list", "data": cards}))
-
-    async def _live(self, request: web.Request) -> web.Response:
-        """Health with a word about it."""
-        healthy = (await self._health(request)).status == 200
-        said = {"status": "ok", "is_live": "True"} if healthy else {"status": "error", "is_live": "False"}
-        return json_response(msgspec.json.encode(said), 200 if healthy else 503)
 
     async def _repository(self, _: web.Request) -> web.Response:
         entries = [{"name": name, "version": "1", "state": "READY"} for name in self._models.names]
