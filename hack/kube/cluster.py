@@ -38,6 +38,9 @@ NETWORK = (
     "sysctl -qw net.ipv4.ip_forward=1",
 )
 
+# Left in `bin` beside the kubeconfig; those who drive the cluster find kubectl there.
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+
 PAUSE = "shunter.test/pause:1"
 
 USERS = {  # name in our files: user, group
@@ -78,7 +81,7 @@ def running_cluster(images: Iterable[Path]) -> Generator[RunningKube]:
     with tempfile.TemporaryDirectory(prefix="shk-", ignore_cleanup_errors=True) as name, contextlib.ExitStack() as stack:
         directory = Path(name)  # short: the path of a unix socket has 107 characters at most
         (directory / "bin").mkdir()
-        for program in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
+        for program in PROGRAMS:
             (directory / "bin" / program).symlink_to(kube)
         for command in NETWORK:
             subprocess.run(command.split(), check=True, capture_output=True)

@@ -100,12 +100,12 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes | None, mode: int =
 
 def _python() -> Iterator[tuple[str, Path]]:
     yield str(PYTHON).lstrip("/"), PYTHON
-    for root in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
-        library = Path(root)
-        for path in library.rglob("*"):
-            inside = path.relative_to(library).parts
-            if path.is_file() and LEFT_OUT.isdisjoint(inside) and not path.name.startswith("_tkinter"):
-                yield str(path).lstrip("/"), path
+    for library in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
+        for directory, inside, names in os.walk(library):
+            inside[:] = [each for each in inside if each not in LEFT_OUT and not each.startswith("config-")]
+            for name in names:
+                if not name.startswith("_tkinter"):
+                    yield f"{directory}/{name}".lstrip("/"), Path(directory, name)
 
 
 def _closure(packages: Iterable[str]) -> list[importlib.metadata.Distribution]:

@@ -3,6 +3,7 @@
 import click
 
 from shunter.conformance.cli.gateways import gateway
+from shunter.conformance.cli.manifests import manifests
 from shunter.conformance.cli.pickers import picker
 from shunter.conformance.cli.reading import compare, explain, list_cases, report
 from shunter.conformance.cli.servers import run
@@ -26,5 +27,5 @@ def main() -> None:
     """Examine whether a model server, an endpoint picker or a gateway keeps the protocol of inference gateways."""
 
 
-for command in (run, picker, gateway, report, compare, list_cases, explain):
+for command in (run, picker, gateway, manifests, report, compare, list_cases, explain):
     main.add_command(command)

@@ -82,7 +82,7 @@ def server_objects(image: Image, name: str, grace_s: float, owner: tuple[str, st
 def exam_job(
     name: str, image: str, arguments: Sequence[str], *, files: Mapping[str, str], starts_servers: bool
 ) -> tuple[Resource, ...]:
-    """Return an exam as a Job, with all that it needs: its files, and the rights to start a server if it does.
+    """Return `run` with these arguments as a Job, with its files, and with the rights to start a server if it does.
 
     The Job prints what the exam prints, and then its report as NDJSON, every line of which begins with a brace. Its Pod's
     termination message is the end of that, if the exam ends badly.
@@ -91,7 +91,7 @@ def exam_job(
     container: Resource = {
         "name": "exam",
         "image": image,
-        "command": ["sh", "-c", script, "exam", *arguments, "--report", REPORT],
+        "command": ["sh", "-c", script, "exam", "run", "--report", REPORT, *arguments],
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "files", "mountPath": FILES, "readOnly": True}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
         "securityContext": {

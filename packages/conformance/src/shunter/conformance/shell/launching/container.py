@@ -30,9 +30,8 @@ class Container:
         self.grace_s = grace_s
         self._image = image
         self._ready_within_s = ready_within_s
-        self._library = _library()
-        library_errors = (self._library.docker.errors.DockerException, self._library.ContainerStartException)
-        self._errors = (*library_errors, self._library.ContainerConnectException, OSError)
+        self._library: Any = None
+        self._errors: tuple[type[Exception], ...] = ()
         self._running: Any = None
         self._port: int | None = None
         self._host = ""
@@ -40,6 +39,9 @@ class Container:
         self._said = ""
 
     async def __aenter__(self) -> Served:
+        library = self._library = _library()
+        own = (library.ContainerStartException, library.ContainerConnectException)
+        self._errors = (library.docker.errors.DockerException, *own, OSError)
         try:
             await self._start()
             url = f"http://{self._host}:{self._port}"

@@ -27,16 +27,15 @@ class Kubectl:
     """kubectl for one context and namespace; empty means what the kubeconfig, or the Pod that this runs in, says."""
 
     def __init__(self, context: str = "", namespace: str = "") -> None:
+        self._where = ["--context", context] if context else []
+        self._where += ["--namespace", namespace] if namespace else []
+
+    async def start(self, *arguments: str, **settings: Any) -> Process:
+        """Start kubectl; the caller ends it. Raises UsageError if there is none."""
         program = shutil.which("kubectl")
         if program is None:
             raise UsageError("--kube needs kubectl on PATH: install the one that fits your cluster")
-        self._command = [program]
-        self._command += ["--context", context] if context else []
-        self._command += ["--namespace", namespace] if namespace else []
-
-    async def start(self, *arguments: str, **settings: Any) -> Process:
-        """Start kubectl; the caller ends it."""
-        return await asyncio.create_subprocess_exec(*self._command, *arguments, start_new_session=True, **settings)
+        return await asyncio.create_subprocess_exec(program, *self._where, *arguments, start_new_session=True, **settings)
 
     async def run(self, *arguments: str, stdin: str = "") -> str:
         """Return what it prints; raises RefusedError."""

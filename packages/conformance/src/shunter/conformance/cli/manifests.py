@@ -1,0 +1,51 @@
+"""`manifests`: print an exam as a Job for a cluster."""
+
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import click
+
+from shunter.conformance.cli.files import read_file
+from shunter.conformance.cli.servers import run
+from shunter.conformance.errors import UsageError
+
+__all__ = ["manifests"]
+
+
+@click.command()
+@click.option("--image", required=True, metavar="IMAGE", help="An image with shunter-conformance, and kubectl for --container.")
+@click.option("--name", default="shunter-exam", show_default=True, metavar="NAME", help="What the Job is called.")
+@click.argument("words", metavar="-- RUN-ARGS...", nargs=-1, type=click.UNPROCESSED)
+def manifests(image: str, name: str, words: tuple[str, ...]) -> None:
+    """Print a Job that examines as `run RUN-ARGS` does, inside a cluster: for `kubectl create -f -`.
+
+    Files that the arguments name come with it. With --container it may start and remove a Pod of its namespace. It prints the
+    exam and then the report as NDJSON; `kubectl logs job/NAME | grep "^{" > run.ndjson`, and `report` makes the others of it.
+    """
+    import yaml
+
+    from shunter.conformance.core.manifests import FILES, exam_job
+
+    wishes = run.make_context("run", list(words)).params
+    if wishes["reports"]:
+        raise UsageError("--report: a Job prints its report; make others of it by `report`")
+    if wishes["kube"]:
+        raise UsageError(f"--kube {wishes['kube']}: inside a cluster there is only that cluster")
+    starts_servers = bool(wishes["container"])
+    inside = [*(["--kube"] if starts_servers and wishes["kube"] is None else []), *words]
+    with redirect_stdout(StringIO()):  # whatever is wrong with the wishes is better said here than in the cluster
+        run.main(["--dry-run", *inside], standalone_mode=False)
+    files: dict[str, str] = {}
+    for path in (value for value in wishes.values() if isinstance(value, Path)):
+        key = f"{len(files)}-{path.name}"
+        files[key] = read_file(path)
+        inside = [_moved(word, str(path), f"{FILES}/{key}") for word in inside]
+    objects = exam_job(name, image, inside, files=files, starts_servers=starts_servers)
+    click.echo(yaml.safe_dump_all(objects, sort_keys=False, width=120, allow_unicode=True), nl=False)
+
+
+def _moved(word: str, path: str, to: str) -> str:
+    """Return a word of a command that may name a file, with the file where it is inside."""
+    option, equals, value = word.partition("=")
+    return to if word == path else option + equals + to if value == path else word
