@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-dialects conformance-engines e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-dialects conformance-engines conformance-gateways e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,10 @@ conformance-dialects: $(VENV)/dev.stamp ## set the lab's dialects beside the rep
 
 conformance-engines: $(VENV)/dev.stamp ## install real model servers, examine them and write the reports (half an hour, 8 GB; ARGS="--only vllm")
 	@$(BIN)/python -m hack.conformance.engines $(ARGS)
+
+conformance-gateways: $(VENV)/dev.stamp ## examine every Envoy in every profile, and Envoy Gateway, into docs/conformance/gateways.md (8 minutes; ARGS=--quick: 1)
+	@$(BIN)/python -m hack.conformance.gateways $(ARGS)
+	@SHUNTER_EVERY_CASE=1 $(PYTEST) -q packages/conformance/tests/test_gateways.py
 
 docs: $(VENV)/dev.stamp ## regenerate docs/reference from the code
 	@$(BIN)/python hack/gen_docs.py

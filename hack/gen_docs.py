@@ -127,9 +127,12 @@ def docstring(thing):
 
 
 def exam():
-    text = "# What the exam asks of a model server\n\n`shunter conformance explain ID` prints one with its source.\n\n"
-    text += "| id | level | requirement |\n|---|---|---|\n"
-    return text + "".join(f"| `{case.id}` | {case.level.name} | {case.requirement.strip()} |\n" for case in CASES)
+    text = "# What the exam asks\n\n`shunter conformance explain ID` prints one with its source.\n"
+    for side, whom in {"ms": "model servers", "ep": "endpoint pickers", "gw": "gateways"}.items():
+        text += f"\n## Of {whom}\n\n| id | level | requirement |\n|---|---|---|\n"
+        cases = [case for case in CASES if case.id.startswith(f"{side}.")]
+        text += "".join(f"| `{case.id}` | {case.level.name} | {case.requirement.strip()} |\n" for case in cases)
+    return text
 
 
 def faults():

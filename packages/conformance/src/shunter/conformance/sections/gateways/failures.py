@@ -14,8 +14,8 @@ __all__ = ["CASES"]
 
 GIVES_UP = Bound(
     "gives-up",
-    10.0,
-    "the setup of the exam lets a gateway wait a second for a pick, or for twice three seconds of silence",
+    12.0,
+    "the setup of the exam lets a gateway wait three seconds for a pick, or for twice three seconds of silence",
 )
 
 SEEN_AWAY = Bound(

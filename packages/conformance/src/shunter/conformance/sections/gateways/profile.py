@@ -56,4 +56,4 @@ HTTP2 = "h2c"
 class GatewayProfile(Profile, frozen=True, kw_only=True):
     """One kind of gateway. `intent` is what a `shunter envoyconf` intent of the exam's pools says beside them."""
 
-    intent: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    intent: dict[str, object] = msgspec.field(default_factory=dict[str, object])

@@ -1,7 +1,12 @@
 """The kinds of gateways, and what each lacks."""
 
+from collections.abc import Mapping
+
+import msgspec
+
 from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.sections.gateways.profile import (
+    BODY_MODELS,
     FAIL_OPEN,
     MIDWAY_OPEN,
     RESPONSE_BODY,
@@ -43,11 +48,32 @@ def _ours(name: str, lacks: dict[str, str], *known: KnownFailure) -> GatewayProf
     return GatewayProfile(name=f"shunter-{name}", intent={"profile": name}, lacks=lacks, known_failures=(_SILENT, *known))
 
 
+_BODIES_UNREAD = "Envoy Gateway does not read bodies, so a model can be named in a header only"
+
+_REFUSED = "Envoy Gateway refuses to fail open where bodies are streamed to the picker"
+_UNTOLD = "Envoy Gateway cannot be told to tell the picker who served"
+
+
+def _envoy_gateway(ours: GatewayProfile, name: str, lacks: Mapping[str, str] | None = None) -> GatewayProfile:
+    """An Envoy Gateway that got the manifests of such an intent."""
+    return msgspec.structs.replace(
+        ours,
+        name=name,
+        intent={**ours.intent, "kubernetes": {"namespace": "llm"}},
+        lacks={**ours.lacks, BODY_MODELS: _BODIES_UNREAD, **(lacks or {})},
+    )
+
+
+_LEAN = _ours("lean", _NOTHING_BACK | {STREAMS_CLOSE: _HANGS_ON})
+_FULL = _ours("full", {MIDWAY_OPEN: _GIVEN_AWAY, STREAMS_OPEN: _HANGS_ON, STREAMS_CLOSE: _HANGS_ON}, _EMPTIED)
+
 PROFILES: tuple[GatewayProfile, ...] = (
     GatewayProfile(name="generic"),
-    _ours("lean", _NOTHING_BACK | {STREAMS_CLOSE: _HANGS_ON}),
+    _LEAN,
     _ours("usage", _NOTHING_BACK | {STREAMS_CLOSE: _HANGS_ON}),
     _ours("strict", _NOTHING_BACK | {FAIL_OPEN: _STRICT}),
     _ours("headers", {RESPONSE_BODY: _HEADERS_ONLY, MIDWAY_OPEN: _GIVEN_AWAY}, _EMPTIED),
-    _ours("full", {MIDWAY_OPEN: _GIVEN_AWAY, STREAMS_OPEN: _HANGS_ON, STREAMS_CLOSE: _HANGS_ON}, _EMPTIED),
+    _FULL,
+    _envoy_gateway(_LEAN, "envoy-gateway-lean"),
+    _envoy_gateway(_FULL, "envoy-gateway-full", {FAIL_OPEN: _REFUSED, SERVED: _UNTOLD}),
 )
