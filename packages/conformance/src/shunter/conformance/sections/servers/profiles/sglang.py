@@ -51,5 +51,11 @@ PROFILE = ServerProfile(
             "it does not look at the name: any model is answered by the base model, an adapter's bare name too",
             SEEN,
         ),
+        KnownFailure(
+            "ms.cancel.kv",
+            "sglang:token_usage is made anew by steps; when all clients have hung up it stays for some 30 s, until an idle "
+            "scheduler writes its log",
+            SEEN,
+        ),
     ),
 )

@@ -8,6 +8,8 @@ __all__ = ["PROFILE"]
 
 READ = "read in the sources of TGI of January 2026; it could not be run here"
 
+NO_ID = "the id of every answer and chunk is empty"
+
 PROFILE = ServerProfile(
     name="tgi",
     family_prefix="tgi_",
@@ -34,5 +36,8 @@ PROFILE = ServerProfile(
             "the model of a request is the id of an adapter, and one that is not loaded is answered by the base model",
             READ,
         ),
+        KnownFailure("ms.openai.completion-fields", NO_ID, READ),
+        KnownFailure("ms.openai.chat-fields", NO_ID, READ),
+        KnownFailure("ms.openai.stream-framing", NO_ID, READ),
     ),
 )
