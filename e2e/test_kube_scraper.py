@@ -118,9 +118,9 @@ class Followed:
 @pytest.fixture
 def following():
     @contextlib.asynccontextmanager
-    async def follow(kubeconfig, namespace):
+    async def follow(kubeconfig, namespace, **options):
         async with connect(kubeconfig) as api:
-            followed = Followed(Kubernetes(api, [namespace]))
+            followed = Followed(Kubernetes(api, [namespace], **options))
             task = asyncio.ensure_future(followed.run())
             try:
                 yield followed
@@ -442,3 +442,38 @@ def published(directory, count):
                 return [each.name for each in view.topology.endpoints]
         time.sleep(0.02)
     raise TimeoutError(directory)
+
+
+def accepted(admin, home):
+    """What the objective says of itself: status, reason and generation of its condition; None if it says nothing yet."""
+    found = admin("GET", f"/apis/{LLMD}/v1alpha2/namespaces/{home}/inferenceobjectives/o").get("status", {})
+    conditions = [each for each in found.get("conditions", []) if each["type"] == "Accepted"]
+    return next(((each["status"], each["reason"], each.get("observedGeneration")) for each in conditions), None)
+
+
+def becomes(admin, home, wanted):
+    deadline = time.monotonic() + PATIENCE_S
+    while (said := accepted(admin, home)) != wanted:
+        if time.monotonic() > deadline:
+            raise TimeoutError(said)
+        time.sleep(0.05)
+
+
+async def test_an_objective_is_told_whether_it_counts_by_one_scraper_of_two(admin, account, following, heard):
+    home, kubeconfig, _ = account
+    printed = CliRunner().invoke(scraper, ["rbac", "--namespace", home, "--service-account-namespace", home, "--write-status"])
+    admin.kube.apply(list(yaml.safe_load_all(printed.output)))
+    spec = {"poolRef": {"name": "pool"}, "priority": 7}
+    body = {"apiVersion": f"{LLMD}/v1alpha2", "kind": "InferenceObjective", "metadata": {"name": "o"}, "spec": spec}
+    path = f"/apis/{LLMD}/v1alpha2/namespaces/{home}/inferenceobjectives"
+    admin("POST", path, body)
+    async with following(kubeconfig, home, write_status=True), following(kubeconfig, home, write_status=True):
+        await asyncio.to_thread(becomes, admin, home, ("False", "PoolNotFound", 1))
+        await asyncio.to_thread(admin.pool, home)
+        await asyncio.to_thread(becomes, admin, home, ("True", "Accepted", 1))
+        await asyncio.to_thread(admin, "PATCH", f"{path}/o", {"spec": {"priority": 8}}, "application/merge-patch+json")
+        await asyncio.to_thread(becomes, admin, home, ("True", "Accepted", 2))
+        managers = admin("GET", f"{path}/o")["metadata"]["managedFields"]
+        assert [each["manager"] for each in managers if each.get("subresource") == "status"] == ["shunter"]
+        lease = admin("GET", f"/apis/coordination.k8s.io/v1/namespaces/{home}/leases/shunter-scraper")
+        assert lease["spec"]["holderIdentity"]

@@ -154,41 +154,34 @@ def test_a_pod_of_two_pools_with_one_port_is_one_member():
 def test_what_refers_to_no_pool_waits_for_it():
     made = mirror([belongs("InferenceObjective", "urgent", "a", priority=10)])
     assert made.cluster().objectives == ()
-    assert made.complaints == {
-        (
-            f"inferenceobjectives.{LLMD}",
-            Key("llm", "urgent"),
-        ): "spec.poolRef.name: there is no InferencePool a in its namespace yet"
-    }
+    ((place, complaint),) = made.complaints.items()
+    assert place == (f"inferenceobjectives.{LLMD}", Key("llm", "urgent"))
+    assert complaint == ("PoolNotFound", "spec.poolRef.name: there is no InferencePool a in its namespace yet")
 
 
 def test_of_two_groups_the_newer_counts():
-    objects = [
-        pool("a", A, 1),
-        *(belongs("InferenceObjective", "o", "a", group, priority=len(group)) for group in (LEGACY, LLMD)),
-    ]
-    made = mirror(objects)
+    twins = [belongs("InferenceObjective", "o", "a", group, priority=len(group)) for group in (LEGACY, LLMD)]
+    made = mirror([pool("a", A, 1), *twins])
     assert [each.priority for each in made.cluster().objectives] == [len(LLMD)]
-    assert made.complaints == {
-        (
-            f"inferenceobjectives.{LEGACY}",
-            Key("llm", "o"),
-        ): f"left out, since inferenceobjectives.{LLMD} has one of this name, too"
-    }
+    ((place, complaint),) = made.complaints.items()
+    assert place == (f"inferenceobjectives.{LEGACY}", Key("llm", "o"))
+    assert complaint.reason == "NameInUse"
+    assert complaint.message == f"metadata.name: left out, since inferenceobjectives.{LLMD} has one of this name, too"
 
 
 def test_an_object_of_impossible_values_is_complained_of_and_the_rest_works():
     made = mirror([pool("a", A, 8000), pool("bad", A, 0), pod("p", "10.0.0.1", A)])
     assert len(made.cluster().members) == 1
-    ((place, reason),) = made.complaints.items()
+    ((place, complaint),) = made.complaints.items()
     assert place == (f"inferencepools.{GIE}", Key("llm", "bad"))
-    assert "targetPorts" in reason
+    assert complaint.reason == "Invalid"
+    assert "targetPorts" in complaint.message
 
 
 def test_an_unknown_engine_is_taken_for_the_default_one():
     made = mirror([pool("a", A, 8000), pod("p", "10.0.0.1", {**A, "llm-d.ai/engine-type": "vlmm"})])
     assert [each.dialect.name for each in made.cluster().members] == ["vllm"]
-    assert "vlmm is no engine" in made.complaints["pods", Key("llm", "p")]
+    assert "vlmm is no engine" in made.complaints["pods", Key("llm", "p")].message
 
 
 def test_the_members_of_a_pod_that_has_not_changed_are_made_once():

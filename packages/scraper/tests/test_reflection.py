@@ -96,7 +96,7 @@ def test_an_object_that_does_not_fit_is_refused_alone():
     bad = json.loads(json.dumps(good).replace('"number": 1', '"number": 99999').replace('"name": "a"', '"name": "b"'))
     reflection.take_page(page(good, bad))
     assert set(reflection.objects) == {Key("n", "a")}
-    assert "$.spec.targetPorts" in reflection.refused[Key("n", "b")]
+    assert "$.spec.targetPorts" in reflection.refused[Key("n", "b")].reason
     assert reflection.take_line(event("MODIFIED", bad | {"spec": good["spec"]}))
     assert set(reflection.objects) == {Key("n", "a"), Key("n", "b")}
     assert not reflection.refused

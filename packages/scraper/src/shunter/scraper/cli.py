@@ -57,6 +57,7 @@ port = click.IntRange(1, 65_535)
     help="How to reach the API server.  [default: the pod's service account, else $KUBECONFIG, else ~/.kube/config]",
 )
 @click.option("--context", help="Which context of the kubeconfig.  [default: its current one]")
+@click.option("--write-status", is_flag=True, help="Tell objectives and rewrites in their status whether they count.")
 @click.option("--snapshot", type=click.Path(path_type=Path), help="Directory of the snapshot; made if missing.")
 @click.option("--interval-min-ms", type=milliseconds, default=50, show_default=True, help="Between scrapes when busy.")
 @click.option("--interval-max-ms", type=milliseconds, default=1000, show_default=True, help="When idle, or failing.")
@@ -77,6 +78,7 @@ def run(
     all_namespaces: bool,
     kubeconfig: Path | None,
     context: str | None,
+    write_status: bool,
     snapshot: Path | None,
     interval_min_ms: int,
     interval_max_ms: int,
@@ -90,7 +92,7 @@ def run(
 
     Who exists says a Kubernetes API, or a file.
     """
-    if endpoints and (namespaces or all_namespaces or kubeconfig or context):
+    if endpoints and (namespaces or all_namespaces or kubeconfig or context or write_status):
         raise click.UsageError("either --endpoints says who exists or a Kubernetes API does; leave one of them out")
     if namespaces and all_namespaces:
         raise click.UsageError("--all-namespaces has those of --namespace, too; leave one of them out")
@@ -125,7 +127,8 @@ def run(
         ):
 
             async def scrape() -> None:
-                async with _registry(endpoints, kubeconfig, context, (None,) if all_namespaces else namespaces) as registry:
+                homes = (None,) if all_namespaces else namespaces
+                async with _registry(endpoints, kubeconfig, context, homes, write_status=write_status) as registry:
                     scraper = Scraper(
                         registry,
                         writer,
@@ -148,7 +151,10 @@ def run(
 @click.option("--service-account", default="shunter", show_default=True, help="Who runs the scraper.")
 @click.option("--service-account-namespace", "home", default="default", show_default=True, help="And where.")
 @click.option("--name", default="shunter-scraper", show_default=True, help="Of the roles and bindings.")
-def rbac(*, namespaces: tuple[str, ...], all_namespaces: bool, service_account: str, home: str, name: str) -> None:
+@click.option("--write-status", is_flag=True, help="With what `run --write-status` needs beyond.")
+def rbac(
+    *, namespaces: tuple[str, ...], all_namespaces: bool, service_account: str, home: str, name: str, write_status: bool
+) -> None:
     """Print what the scraper must be allowed to do, for `kubectl apply -f -`."""
     import yaml
 
@@ -157,7 +163,9 @@ def rbac(*, namespaces: tuple[str, ...], all_namespaces: bool, service_account: 
     if namespaces and all_namespaces:
         raise click.UsageError("--all-namespaces has those of --namespace, too; leave one of them out")
     wanted = None if all_namespaces else namespaces or (home,)
-    click.echo(yaml.safe_dump_all(manifests(name, service_account, home, wanted), sort_keys=False), nl=False)
+    click.echo(
+        yaml.safe_dump_all(manifests(name, service_account, home, wanted, write_status=write_status), sort_keys=False), nl=False
+    )
 
 
 @main.command()
@@ -230,7 +238,12 @@ def _spare_the_collector() -> None:
 
 @contextlib.asynccontextmanager
 async def _registry(
-    endpoints: Path | None, kubeconfig: Path | None, context: str | None, namespaces: "Sequence[str | None]"
+    endpoints: Path | None,
+    kubeconfig: Path | None,
+    context: str | None,
+    namespaces: "Sequence[str | None]",
+    *,
+    write_status: bool,
 ) -> "AsyncGenerator[Registry]":
     """Open what says who exists; raises ConfigError."""
     if endpoints is not None:
@@ -246,7 +259,7 @@ async def _registry(
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'shunter-scraper[kubernetes]', or use --endpoints") from None
     async with connect(kubeconfig, context) as api:
-        yield Kubernetes(api, namespaces or (api.namespace,))
+        yield Kubernetes(api, namespaces or (api.namespace,), write_status=write_status)
 
 
 async def _until_interrupted(running: Coroutine[Any, Any, None]) -> None:

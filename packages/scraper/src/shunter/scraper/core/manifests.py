@@ -109,7 +109,7 @@ class ObjectMeta(Shape, frozen=True, kw_only=True):
     deletion_grace_period_seconds: object = None
     finalizers: object = None
     generate_name: object = None
-    generation: object = None
+    generation: int = 0
     managed_fields: object = None
     owner_references: object = None
     resource_version: object = None

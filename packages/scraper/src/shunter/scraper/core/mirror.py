@@ -31,9 +31,17 @@ from shunter.scraper.core.reflection import Key, Reflection
 from shunter.scraper.errors import ConfigError
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite
 
-__all__ = ["DEFAULT_ENGINE", "Mirror", "Place"]
+__all__ = ["DEFAULT_ENGINE", "Complaint", "Mirror", "Place"]
 
 DEFAULT_ENGINE = "vllm"
+
+
+class Complaint(NamedTuple):
+    """Why an object does not count: a word for programs, and for people where and what."""
+
+    reason: str
+    message: str
+
 
 Place = tuple[str, Key]
 """The resource of an object, and its key."""
@@ -43,15 +51,17 @@ class Mirror:
     """Everything that the reflections of some namespaces know, as one cluster; ``complaints`` are by object."""
 
     def __init__(self, reflections: Sequence[Reflection]) -> None:
-        self.complaints: Mapping[Place, str] = {}
+        self.complaints: Mapping[Place, Complaint] = {}
         self._reflections = reflections
         self._pools: tuple[Pool, ...] = ()
         self._served_pods: dict[Key, _Served] = {}
 
     def cluster(self) -> Cluster:
         """Return the cluster as of now."""
-        complaints: dict[Place, str] = {
-            (each.resource.title, key): reason for each in self._reflections for key, reason in each.refused.items()
+        complaints: dict[Place, Complaint] = {
+            (each.resource.title, key): Complaint("Invalid", refusal.reason)
+            for each in self._reflections
+            for key, refusal in each.refused.items()
         }
         manifests = list(self._named(complaints))
         pools = tuple(pool_of(each) for _, each in manifests if isinstance(each, PoolManifest | PoolManifestV1Alpha2))
@@ -65,7 +75,8 @@ class Mirror:
             meta, pool = each.metadata, each.spec.pool_ref.name
             place = title, Key(meta.namespace, meta.name)
             if Key(meta.namespace, pool) not in names:
-                complaints[place] = f"spec.poolRef.name: there is no InferencePool {pool} in its namespace yet"
+                words = f"spec.poolRef.name: there is no InferencePool {pool} in its namespace yet"
+                complaints[place] = Complaint("PoolNotFound", words)
             elif isinstance(each, ObjectiveManifest):
                 objectives.append(objective_of(each))
             elif isinstance(each, RewriteManifest):
@@ -74,14 +85,14 @@ class Mirror:
                 try:
                     models.append(model_of("it", each))
                 except ConfigError as error:
-                    complaints[place] = str(error)
+                    complaints[place] = Complaint("Invalid", str(error))
         members = tuple(chain.from_iterable(self._served(pools, complaints)))
         self.complaints = complaints
         return Cluster(
             pools=pools, members=members, objectives=tuple(objectives), rewrites=tuple(rewrites), models=tuple(models)
         )
 
-    def _named(self, complaints: dict[Place, str]) -> Iterator[tuple[str, Manifest]]:
+    def _named(self, complaints: dict[Place, Complaint]) -> Iterator[tuple[str, Manifest]]:
         """Yield each manifest with its resource, in a settled order, but of two of one kind and name only the first."""
         seen: dict[tuple[str, Key], str] = {}
         for each in self._reflections:
@@ -89,12 +100,13 @@ class Mirror:
             for key, found in sorted(each.objects.items()):
                 if isinstance(found, Manifest):
                     if (group := seen.get((plural, key))) and group != each.resource.group:
-                        complaints[each.resource.title, key] = f"left out, since {plural}.{group} has one of this name, too"
+                        words = f"metadata.name: left out, since {plural}.{group} has one of this name, too"
+                        complaints[each.resource.title, key] = Complaint("NameInUse", words)
                         continue
                     seen[plural, key] = each.resource.group
                     yield each.resource.title, found
 
-    def _served(self, pools: tuple[Pool, ...], complaints: dict[Place, str]) -> Iterator[tuple[Member, ...]]:
+    def _served(self, pools: tuple[Pool, ...], complaints: dict[Place, Complaint]) -> Iterator[tuple[Member, ...]]:
         """Yield the members of each pod, as before where neither it nor a pool has changed."""
         former = self._served_pods if pools == self._pools else {}
         homes = by_namespace(pools)
@@ -107,7 +119,7 @@ class Mirror:
                 if served is None or served.pod is not found:
                     served = _serve(cast("Pod", found), homes.get(key.namespace, ()))
                 if served.complaint:
-                    complaints[each.resource.title, key] = served.complaint
+                    complaints[each.resource.title, key] = Complaint("UnknownEngine", served.complaint)
                 self._served_pods[key] = served
                 yield served.members
 

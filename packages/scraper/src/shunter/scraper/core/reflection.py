@@ -17,7 +17,7 @@ from shunter.scraper.core.pods import Pod
 from shunter.scraper.core.resources import Resource
 from shunter.scraper.errors import ApiError
 
-__all__ = ["Key", "Reflection", "VersionGoneError"]
+__all__ = ["Key", "Reflection", "Refusal", "VersionGoneError"]
 
 GONE = 410
 
@@ -29,12 +29,20 @@ class Key(NamedTuple):
     name: str
 
 
+class Refusal(NamedTuple):
+    """Why an object is kept out, and the generation of its specification."""
+
+    reason: str
+    generation: int
+
+
 class VersionGoneError(ApiError):
     """The server no longer knows what happened since our resource version: list again."""
 
 
 class _Meta(msgspec.Struct, rename="camel"):
     resource_version: str = ""
+    generation: int = 0
     name: str = ""
     namespace: str = ""
     continue_: str = msgspec.field(name="continue", default="")
@@ -68,11 +76,11 @@ class Reflection:
     def __init__(self, resource: Resource) -> None:
         self.resource = resource
         self.objects: dict[Key, Manifest | Pod] = {}
-        self.refused: dict[Key, str] = {}
+        self.refused: dict[Key, Refusal] = {}
         self.version = ""
         self.listed = False
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(resource.shape)
-        self._begun: tuple[dict[Key, Manifest | Pod], dict[Key, str]] = ({}, {})
+        self._begun: tuple[dict[Key, Manifest | Pod], dict[Key, Refusal]] = ({}, {})
 
     def begin(self) -> None:
         """A new list begins; whatever came of an unfinished one is forgotten."""
@@ -86,7 +94,7 @@ class Reflection:
         except (msgspec.DecodeError, RecursionError) as error:
             raise ApiError(f"a list of {self.resource.title} cannot be read: {error}") from None
         for raw, item in zip(page.items or (), items, strict=True):
-            self._put(raw, Key(item.metadata.namespace, item.metadata.name), *self._begun)
+            self._put(raw, item.metadata, *self._begun)
         if page.metadata.continue_:
             return page.metadata.continue_
         self.objects, self.refused = self._begun
@@ -111,15 +119,16 @@ class Reflection:
         key = Key(meta.namespace, meta.name)
         before = self.objects.pop(key, None), self.refused.pop(key, None)
         if event.type != "DELETED":
-            self._put(event.object, key, self.objects, self.refused)
+            self._put(event.object, meta, self.objects, self.refused)
         return (self.objects.get(key), self.refused.get(key)) != before
 
     def forget(self) -> None:
         """The resource does not exist on this server: there is none of it."""
         self.objects, self.refused, self.version = {}, {}, ""
 
-    def _put(self, raw: msgspec.Raw, key: Key, objects: dict[Key, Manifest | Pod], refused: dict[Key, str]) -> None:
+    def _put(self, raw: msgspec.Raw, meta: _Meta, objects: dict[Key, Manifest | Pod], refused: dict[Key, Refusal]) -> None:
+        key = Key(meta.namespace, meta.name)
         try:
             objects[key] = self._decoder.decode(raw)
         except msgspec.ValidationError as error:
-            refused[key] = printable(str(error)).replace("`", "")
+            refused[key] = Refusal(printable(str(error)).replace("`", ""), meta.generation)

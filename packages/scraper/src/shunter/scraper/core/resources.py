@@ -21,11 +21,16 @@ __all__ = ["RESOURCES", "Resource"]
 class Resource(Struct, frozen=True):
     """One resource of the API. ``required``: nothing is known of a cluster before it has been listed."""
 
-    plural: str
+    kind: str
     group: str
     version: str
     shape: type[Manifest] | type[Pod]
     required: bool = False
+
+    @property
+    def plural(self) -> str:
+        """As URLs name it."""
+        return f"{self.kind.lower()}s"
 
     @property
     def title(self) -> str:
@@ -40,12 +45,12 @@ class Resource(Struct, frozen=True):
 
 # Of two objects of one name in two groups, that of the earlier line counts: the newer group's.
 RESOURCES = (
-    Resource("pods", "", "v1", Pod, required=True),
-    Resource("inferencepools", GROUP, "v1", PoolManifest),
-    Resource("inferencepools", LEGACY_GROUP, "v1alpha2", PoolManifestV1Alpha2),
-    Resource("inferenceobjectives", LLMD_GROUP, "v1alpha2", ObjectiveManifest),
-    Resource("inferenceobjectives", LEGACY_GROUP, "v1alpha2", ObjectiveManifest),
-    Resource("inferencemodelrewrites", LLMD_GROUP, "v1alpha2", RewriteManifest),
-    Resource("inferencemodelrewrites", LEGACY_GROUP, "v1alpha2", RewriteManifest),
-    Resource("inferencemodels", LEGACY_GROUP, "v1alpha2", InferenceModelManifest),
+    Resource("Pod", "", "v1", Pod, required=True),
+    Resource("InferencePool", GROUP, "v1", PoolManifest),
+    Resource("InferencePool", LEGACY_GROUP, "v1alpha2", PoolManifestV1Alpha2),
+    Resource("InferenceObjective", LLMD_GROUP, "v1alpha2", ObjectiveManifest),
+    Resource("InferenceObjective", LEGACY_GROUP, "v1alpha2", ObjectiveManifest),
+    Resource("InferenceModelRewrite", LLMD_GROUP, "v1alpha2", RewriteManifest),
+    Resource("InferenceModelRewrite", LEGACY_GROUP, "v1alpha2", RewriteManifest),
+    Resource("InferenceModel", LEGACY_GROUP, "v1alpha2", InferenceModelManifest),
 )

@@ -36,6 +36,8 @@ SAID_BYTES = 512
 # How often a credential plugin is asked whether its token still holds.
 RENEW_S = 60.0
 
+APPLY = "application/apply-patch+yaml"
+MANAGER = "shunter"
 OK, GONE = 200, 410
 # What connections die of.
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
@@ -56,13 +58,13 @@ class Api:
     """One API server. ``title`` names it for people, ``namespace`` is where whoever connects is at home."""
 
     def __init__(self, client: Any, namespace: str) -> None:
-        self._client = client
+        self.client = client
         self.title = str(client.configuration.host)
         self.namespace = namespace
 
     async def page(self, path: str, **query: object) -> bytes:
         """GET the whole of an answer; raises ApiError."""
-        async with self._get(path, query, total_s=ANSWER_S) as response:
+        async with self._ask("GET", path, query, total_s=ANSWER_S) as response:
             try:
                 body = await response.content.read(MAX_PAGE_BYTES + 1)
                 while len(body) <= MAX_PAGE_BYTES and (more := await response.content.read(MAX_PAGE_BYTES)):
@@ -75,7 +77,7 @@ class Api:
 
     async def lines(self, path: str, **query: object) -> AsyncIterator[bytes]:
         """GET an answer line by line, as long as it lasts, after an empty line when it begins; raises ApiError."""
-        async with self._get(path, query, total_s=None) as response:
+        async with self._ask("GET", path, query, total_s=None) as response:
             yield b""
             rest = b""
             try:
@@ -88,16 +90,22 @@ class Api:
             except FAILURES as error:
                 raise _lost(error) from None
 
+    async def apply_status(self, path: str, body: dict[str, Any]) -> None:
+        """Have an object's status say this, by server-side apply: what others say there stays; raises ApiError."""
+        query: dict[str, object] = {"fieldManager": MANAGER, "force": "true"}
+        async with self._ask("PATCH", f"{path}/status", query, total_s=ANSWER_S, body=body):
+            pass
+
     @asynccontextmanager
-    async def _get(
-        self, path: str, query: dict[str, object], *, total_s: float | None
+    async def _ask(
+        self, method: str, path: str, query: dict[str, object], *, total_s: float | None, body: dict[str, Any] | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        headers: dict[str, str] = {"Accept": "application/json"}
+        headers: dict[str, str] = {"Accept": "application/json"} | ({"Content-Type": APPLY} if body else {})
         timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=ANSWER_S, sock_read=SILENCE_S)
         try:
-            await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
-            url = f"{self._client.configuration.host}{path}?{urlencode(query)}"
-            answer = await self._client.rest_client.request("GET", url, headers=headers, _request_timeout=timeout)
+            await self.client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            url = f"{self.client.configuration.host}{path}?{urlencode(query)}"
+            answer = await self.client.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
         except FAILURES as error:
             raise _lost(error) from None
         async with answer.response as response:

@@ -10,12 +10,14 @@ import random
 from collections.abc import Callable, Sequence
 
 from shunter.scraper.core.cluster import Cluster
-from shunter.scraper.core.mirror import Mirror, Place
+from shunter.scraper.core.conditions import judgements
+from shunter.scraper.core.mirror import Complaint, Mirror, Place
 from shunter.scraper.core.patience import MISSING_S, retry_s, watch_s
 from shunter.scraper.core.reflection import Reflection, VersionGoneError
 from shunter.scraper.core.resources import RESOURCES, Resource
 from shunter.scraper.errors import ApiError
 from shunter.scraper.shell.kube.api import Api, RefusedError
+from shunter.scraper.shell.kube.statuses import Statuses
 
 __all__ = ["Kubernetes"]
 
@@ -37,7 +39,14 @@ log = logging.getLogger(__name__)
 class Kubernetes:
     """The objects of some namespaces, or of all (None), as a registry."""
 
-    def __init__(self, api: Api, namespaces: Sequence[str | None], resources: Sequence[Resource] = RESOURCES) -> None:
+    def __init__(
+        self,
+        api: Api,
+        namespaces: Sequence[str | None],
+        resources: Sequence[Resource] = RESOURCES,
+        *,
+        write_status: bool = False,
+    ) -> None:
         self._api = api
         self._namespaces = tuple(namespaces)
         server = _Server(api.title)
@@ -46,9 +55,12 @@ class Kubernetes:
             for namespace in namespaces
             for resource in resources
         ]
-        self._mirror = Mirror([each.reflection for each in self._follows])
-        self._complained: set[tuple[Place, str]] = set()
+        reflections = [each.reflection for each in self._follows]
+        self._mirror = Mirror(reflections)
+        self._statuses = Statuses(api, lambda: judgements(reflections, self._mirror.complaints)) if write_status else None
+        self._complained: set[tuple[Place, Complaint]] = set()
         self._touched = asyncio.Event()
+        self._known = asyncio.Event()
 
     @property
     def title(self) -> str:
@@ -63,6 +75,9 @@ class Kubernetes:
         async with asyncio.TaskGroup() as group:
             for each in self._follows:
                 group.create_task(each.run(self._api, self._touched.set))
+            if self._statuses:
+                await self._known.wait()  # before, nobody could tell that a pool is not there
+                group.create_task(self._statuses.run())
 
     async def changed(self) -> Cluster:
         """Wait for a change; at first until every resource has been listed, or is known to be missing."""
@@ -73,13 +88,16 @@ class Kubernetes:
             if all(each.known for each in self._follows):
                 cluster = self._mirror.cluster()
                 self._complain()
+                self._known.set()
+                if self._statuses:
+                    self._statuses.judge_again()
                 return cluster
 
     def _complain(self) -> None:
         """Log each complaint once, as long as it lasts."""
         complaints = set(self._mirror.complaints.items())
-        for (title, key), reason in sorted(complaints - self._complained):
-            log.warning("%s %s/%s: %s", title, key.namespace, key.name, reason)
+        for (title, key), complaint in sorted(complaints - self._complained):
+            log.warning("%s %s/%s: %s", title, key.namespace, key.name, complaint.message)
         self._complained = complaints
 
 
