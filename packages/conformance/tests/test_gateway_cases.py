@@ -103,7 +103,7 @@ def test_the_intent_names_both_pools_and_how_they_fail(profile):
         assert stated["picker"]["addresses"] == [place.picker]
         closed = pool is Pool.CLOSE or "fail-open" in profile.lacks
         assert stated["picker"]["failureMode"] == ("FailClose" if closed else "FailOpen")
-    assert told.get("profile", "") == profile.name.removeprefix("shunter-").replace("generic", "")
+    assert profile.name.endswith(told.get("profile", "generic"))
 
 
 @pytest.mark.parametrize(
