@@ -34,7 +34,7 @@ async def ask_completion(target: Target, **fields: object) -> Exchange:
         return await target.post(api.completions, body)
     asked = msgspec.convert(body, _Asked)
     path = api.streams if asked.stream and api.streams else api.completions
-    generate = api.generate(asked.prompt, asked.max_tokens, asked.ignore_eos)
+    generate = api.generate(asked.prompt, asked.max_tokens, asked.ignore_eos, asked.stream)
     return await target.post(path.format(model=asked.model), generate)
 
 

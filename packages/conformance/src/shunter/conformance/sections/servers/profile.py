@@ -69,8 +69,8 @@ ADAPTER_INFO = "adapter-info"
 class Api(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is asked to generate; `{model}` in a path is the model's name.
 
-    A server without the OpenAI API has a `generate`: from a prompt, a number of tokens, and whether there must be no fewer, to
-    the body that asks for them. Its whole answers come from `completions`, its streams from `streams`, and `models` is asked
+    A server without the OpenAI API has a `generate`: from a prompt, a number of tokens, whether there must be no fewer, and
+    whether they are to be streamed, to the body that asks for them. Its whole answers come from `completions`, its streams from `streams`, and `models` is asked
     by POST, as in Triton's model repository; no `models` at all is a server that serves one nameless model.
     """
 
@@ -78,7 +78,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     chat: str = "/v1/chat/completions"
     streams: str = ""
     models: str = "/v1/models"
-    generate: Callable[[str, int, bool], dict[str, object]] | None = None
+    generate: Callable[[str, int, bool, bool], dict[str, object]] | None = None
 
 
 class Mark(msgspec.Struct, frozen=True):

@@ -6,9 +6,9 @@ from shunter.conformance.sections.servers.profile import IGNORE_EOS, OPENAI, Api
 __all__ = ["PROFILE"]
 
 
-def _generate(prompt: str, tokens: int, lasts: bool) -> dict[str, object]:
-    """The JSON of its DecodeRequest; nothing in it makes an answer last."""
-    del lasts
+def _generate(prompt: str, tokens: int, lasts: bool, stream: bool) -> dict[str, object]:
+    """The JSON of its DecodeRequest; nothing in it makes an answer last, and every answer is a stream."""
+    del lasts, stream
     return {"text_content": {"text": prompt}, "max_tokens": tokens}
 
 

@@ -8,9 +8,9 @@ __all__ = ["PROFILE"]
 REQUESTS, BLOCKS = "nv_trt_llm_request_metrics", "nv_trt_llm_kv_cache_block_metrics"
 
 
-def _generate(prompt: str, tokens: int, lasts: bool) -> dict[str, object]:
+def _generate(prompt: str, tokens: int, lasts: bool, stream: bool) -> dict[str, object]:
     """The inputs of the backend's models by name. An end id of −1 is no token: what was asked for is generated whole."""
-    return {"text_input": prompt, "max_tokens": tokens, **({"end_id": -1} if lasts else {})}
+    return {"text_input": prompt, "max_tokens": tokens, "stream": stream, **({"end_id": -1} if lasts else {})}
 
 
 PROFILE = ServerProfile(
