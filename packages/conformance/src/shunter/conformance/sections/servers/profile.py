@@ -70,8 +70,9 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is asked to generate; `{model}` in a path is the model's name.
 
     A server without the OpenAI API has a `generate`: from a prompt, a number of tokens, whether there must be no fewer, and
-    whether they are to be streamed, to the body that asks for them. Its whole answers come from `completions`, its streams from `streams`, and `models` is asked
-    by POST, as in Triton's model repository; no `models` at all is a server that serves one nameless model.
+    whether they are to be streamed, to the body that asks for them. Its whole answers come from `completions`, its streams
+    from `streams`, and `models` is asked by POST, as in Triton's model repository; no `models` at all is a server that serves
+    one nameless model.
     """
 
     completions: str = "/v1/completions"
