@@ -5,10 +5,12 @@ import asyncio
 import pytest
 from hack.conformance.mutants import related
 
+from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profiles import PROFILES, find_profile
 from shunter.conformance.sections.servers.target import Adapter, Means
+from shunter.lab.faults.dials import read_faults
 from shunter.lab.testing import DIALECTS, Control, LeapingLoop, lab_server
 
 # A server as the real ones that were examined: few seats, so that a queue is seen soon, a cache that fills, 12 ms a token.
@@ -96,3 +98,16 @@ async def test_the_metrics_of_a_profile_are_looked_for_where_they_are(exam):
         found = await exam(server.url, cases=[case for case in CASES if case.id.startswith("ms.metrics.load-present")])
     assert found.events[0].metrics_url == server.metrics_url
     assert found["ms.metrics.load-present"].verdict is Verdict.PASSED
+
+
+async def test_an_older_vllm_is_told_what_to_do_and_passes_with_its_name(exam):
+    old = read_faults(b'[{"name": "renamed", "family": "vllm:kv_cache_usage_perc", "to": "vllm:gpu_cache_usage_perc"}]')
+    cases = [case for case in CASES if case.id in {"ms.metrics.exposition", "ms.metrics.load-present", "ms.metrics.kv-present"}]
+    async with lab_server(speed=100) as server:
+        server.faults = old
+        found = await exam(server.url, cases=cases)
+        named = await exam(server.url, cases=cases, signals={Role.KV: Signal("vllm:gpu_cache_usage_perc")})
+    assert "its kv gauge is vllm:gpu_cache_usage_perc" in found.events[0].profile_reason
+    assert found.ids(Verdict.FAILED) == {"ms.metrics.kv-present"}
+    assert "upgrade the server" in found["ms.metrics.kv-present"].actual
+    assert named.ids(Verdict.PASSED) == {case.id for case in cases}
