@@ -103,41 +103,59 @@ def _vllm_error(error: ApiError) -> tuple[int, bytes]:
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of model server.
-
-    `basis` says how its ways are known. `paths` are the deeds of `shell/paths.py` by method and path, `adapter_paths` those
-    that are there with LoRA only, `facts` what is answered by GET with JSON about the server. `families` makes the metrics
-    page (vLLM's is made by `shell/metrics.py`, and `bounds` are those of histograms that differ from its), with what Python's
-    client tells of a `process` if the real one has that. The page is on a port of its own if `metrics_port` says which one the
-    real server takes. `read` makes a completion's body of one of the generate deed. A `lenient` server answers any model by its
-    base; `selector` is what a request calls an adapter. With `own_ids` no id is the client's. A server that is ready takes
-    `health_s` to say so, and says that it is `well`. `quirks` are the faults that the real one has, and
-    `families_of_vllm` what vLLM calls the families that faults change.
-    """
+    """One kind of model server."""
 
     name: str
     release: str
     basis: str
+    """How its ways are known."""
+
+    # What it answers where.
     paths: Mapping[str, str]
+    """The deeds of `shell/paths.py` by method and path."""
     adapter_paths: Mapping[str, str] = {}
+    """Those that are there with LoRA only."""
     facts: Mapping[str, Callable[[View], Any]] = {}
-    families: Callable[[View], Iterable[Family]] | None = None
-    number: Callable[[float], str] = decimal
-    bounds: Mapping[str, tuple[float, ...]] = {}
-    process: bool = False
-    metrics_port: int | None = None
-    refresh: Refresh = Refresh()
-    error: Callable[[ApiError], tuple[int, bytes]] = _vllm_error
+    """What is said about the server in JSON, by the path of a GET."""
     no_path: tuple[int, bytes] = (404, b'{"detail":"Not Found"}')
     no_method: tuple[int, bytes] = (405, b'{"detail":"Method Not Allowed"}')
+    health_s: float = 0.0
+    """How long one that is ready takes to say so."""
+    well: bytes = b""
+    """What it says then."""
+
+    # The metrics page.
+    families: Callable[[View], Iterable[Family]] | None = None
+    """What is on it; None is vLLM's, which `shell/metrics.py` makes."""
+    number: Callable[[float], str] = decimal
+    bounds: Mapping[str, tuple[float, ...]] = {}
+    """Of the histograms that have not vLLM's."""
+    process: bool = False
+    """Whether Python's client tells of the process, too."""
+    metrics_port: int | None = None
+    """The port that the real server takes if the page is on one of its own."""
+    refresh: Refresh = Refresh()
+
+    # Requests and answers.
     shapes: Mapping[str, Shape] = {}
+    """By deed; one without a shape answers as vLLM does."""
+    error: Callable[[ApiError], tuple[int, bytes]] = _vllm_error
     read: Callable[[Json], Json] = dict
+    """Makes a completion's body of one of the generate deed."""
+    own_ids: bool = False
+    """Whether no answer has the client's X-Request-Id for its id."""
+
+    # Models.
     owned_by: str = "shunter-lab"
     card: tuple[str, ...] | None = None
+    """The members of a model card; None is all of vLLM's."""
     selector: str = "{adapter}"
+    """What a request calls an adapter."""
     lenient: bool = False
-    health_s: float = 0.0
-    well: bytes = b""
-    own_ids: bool = False
+    """Whether the base model answers for any name."""
+
+    # Defects.
     quirks: tuple[Fault, ...] = ()
+    """The faults that the real one has, beside what is wrong with its shapes."""
     families_of_vllm: Mapping[str, str] = {}
+    """What vLLM, and with it every fault, calls the families of its page."""
