@@ -17,8 +17,8 @@ from shunter.lab.testing import FAULTS, Control, LabServer, lab_server
 
 __all__ = ["MUTANTS", "PROFILE", "SERVER", "equipped", "examine_mutant", "related"]
 
-# What the servers are like: they run few requests at once, so that a queue is seen soon.
-SERVER = {"max_num_seqs": 4, "max_loras": 2, "enable_lora": True, "prompt_tokens_details": True}
+# What the servers are like: they run few requests at once and hold few tokens, so that both are soon too many.
+SERVER = {"max_num_seqs": 4, "num_blocks": 193, "max_loras": 2, "enable_lora": True, "prompt_tokens_details": True}
 
 # Adapters to load, one more than run at once.
 ADAPTERS = ("red", "amber", "green")

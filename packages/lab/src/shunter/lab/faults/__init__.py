@@ -26,12 +26,38 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from shunter.lab.errors import ParamsError
-from shunter.lab.faults import adapters, cancellation, draining, errors, load, metrics, openai, operation, prefix, reachability
+from shunter.lab.faults import (
+    adapters,
+    cache,
+    cancellation,
+    draining,
+    errors,
+    load,
+    metrics,
+    openai,
+    operation,
+    prefix,
+    reachability,
+    scraping,
+)
 from shunter.lab.faults.seams import Fault, Reply
 
 __all__ = ["FAULTS", "Fault", "Reply", "faults_named"]
 
-SECTIONS = (reachability, openai, errors, metrics, load, cancellation, adapters, prefix, operation, draining)
+SECTIONS = (
+    reachability,
+    openai,
+    errors,
+    metrics,
+    load,
+    scraping,
+    cache,
+    cancellation,
+    adapters,
+    prefix,
+    operation,
+    draining,
+)
 
 FAULTS: Mapping[str, Fault] = {fault.name: fault for section in SECTIONS for fault in section.FAULTS}
 

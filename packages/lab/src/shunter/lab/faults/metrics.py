@@ -41,6 +41,15 @@ def _rename_model(page: str, _: Reply) -> str:
     return re.sub(r'model_name="[^"]*"', 'model_name="somebody-else"', page)
 
 
+def _engineless_kv(page: str, _: Reply) -> str:
+    return re.sub(rf'^({KV}\{{)engine="0",', r"\1", page, flags=re.MULTILINE)
+
+
+def _spill_bucket(page: str, _: Reply) -> str:
+    count = r'^(vllm:request_prompt_tokens_bucket\{.*le="1000.0".*\}) (.*)$'
+    return re.sub(count, lambda found: f"{found[1]} {float(found[2]) + 3}", page, flags=re.MULTILINE)
+
+
 def _second_engine(page: str, _: Reply) -> str:
     return re.sub(
         r'^(vllm:num_requests_running\{)engine="0"(.*\n)', r'\1engine="0"\2\1engine="0",rank="1"\2', page, flags=re.MULTILINE
@@ -137,5 +146,17 @@ FAULTS = (
         case="ms.metrics.one-series",
         breaks="one engine has two running series",
         reply=page(_second_engine),
+    ),
+    Fault(
+        name="kv-without-engine",
+        case="ms.metrics.same-engines",
+        breaks="the KV gauge does not say of which engine it is",
+        reply=page(_engineless_kv),
+    ),
+    Fault(
+        name="bucket-spills",
+        case="ms.metrics.histograms",
+        breaks="a bucket of a histogram holds more than the larger ones",
+        reply=page(_spill_bucket),
     ),
 )

@@ -7,15 +7,19 @@ import msgspec
 
 from shunter.conformance.core.case import Case
 from shunter.conformance.sections.servers import (
+    accounting,
     adapters,
+    cache,
     cancellation,
     draining,
     errors,
+    freshness,
     load,
     metrics,
     openai,
     prefix,
     reachability,
+    scraping,
 )
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
@@ -33,6 +37,10 @@ CASES: tuple[Case[Target], ...] = (
     *(_openai(case) for case in (*openai.CASES, *errors.CASES)),
     *metrics.CASES,
     *load.CASES,
+    *freshness.CASES,
+    *accounting.CASES,
+    *scraping.CASES,
+    *cache.CASES,
     *cancellation.CASES,
     *(_openai(case) for section in (adapters, prefix) for case in section.CASES),
     *draining.CASES,

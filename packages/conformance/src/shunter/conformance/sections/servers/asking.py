@@ -5,7 +5,7 @@ import msgspec
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["TOKENS", "ask_chat", "ask_completion"]
+__all__ = ["PROMPT", "TOKENS", "ask_chat", "ask_completion"]
 
 # Enough for several stream chunks, and still an answer within a second on a slow CPU.
 TOKENS = 8

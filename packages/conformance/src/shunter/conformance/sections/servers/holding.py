@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from shunter.conformance.core.case import Bound
+from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.servers.asking import ask_completion
@@ -15,12 +16,15 @@ from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S, SHED, 
 from shunter.conformance.sections.servers.profile import IGNORE_EOS
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["GAUGE_FOLLOWS", "SETTLES", "Reading", "draw", "hold_tokens", "holding", "read", "settle", "watch"]
+__all__ = ["GAUGE_FOLLOWS", "SETTLES", "Reading", "draw", "expect_served", "hold_tokens", "holding", "read", "settle", "watch"]
 
 # How long a request should last by the pace of the target: long enough for some looks at the gauges. Within these numbers of
 # tokens, of which the upper fits into a context of 2,048.
 HOLD_S = 2.0
 FEWEST_TOKENS, MOST_TOKENS = 16, 1536
+
+# The interval of the reference endpoint picker.
+SCRAPE_EVERY_S = 0.05
 
 GAUGE_FOLLOWS = Bound(
     "gauge-follows",
@@ -73,14 +77,26 @@ async def holding(
     try:
         yield lambda: sum(not task.done() for task in tasks)
         answers = [] if leave else await asyncio.gather(*tasks)
-        if any(answer.status in SHED for answer in answers):
-            raise Skip(f"of {count} requests at once it refuses some (HTTP {' or '.join(map(str, SHED))}), which is its right")
-        for answer in answers:
-            answer.expect_status(200)
+        expect_served(answers)
+    except Mismatch:
+        _expect_not_shed([task.result() for task in tasks if task.done() and not task.exception()])
+        raise
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def expect_served(answers: Sequence[Exchange]) -> None:
+    """Raise Skip if some of the requests that came at once were refused, and Mismatch if they got another answer than 200."""
+    _expect_not_shed(answers)
+    for answer in answers:
+        answer.expect_status(200)
+
+
+def _expect_not_shed(answers: Sequence[Exchange]) -> None:
+    if any(answer.status in SHED for answer in answers):
+        raise Skip(f"of requests at once it refuses some (HTTP {' or '.join(map(str, SHED))}), which is its right")
 
 
 async def read(target: Target, begin_s: float) -> Reading:

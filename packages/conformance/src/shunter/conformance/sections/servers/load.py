@@ -1,18 +1,24 @@
 """Section E, load: under requests that last, the gauges show each of them, soon, and nothing else."""
 
 import asyncio
+import statistics
+from collections.abc import Sequence
 from itertools import pairwise
 
 from shunter.conformance.core.case import Case, Level
+from shunter.conformance.core.profile import GIE
 from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
-from shunter.conformance.sections.servers.answers import Completion
+from shunter.conformance.exposition import Page
+from shunter.conformance.sections.servers.answers import Completion, Usage
 from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
 from shunter.conformance.sections.servers.holding import (
     GAUGE_FOLLOWS,
+    SCRAPE_EVERY_S,
     SETTLES,
     Reading,
     draw,
+    expect_served,
     hold_tokens,
     holding,
     read,
@@ -29,10 +35,10 @@ from shunter.conformance.sections.servers.metrics import (
     scrape,
 )
 from shunter.conformance.sections.servers.openai import USAGE_EXACT, USAGE_SUM
-from shunter.conformance.sections.servers.profile import GENERATED_TOKENS, IGNORE_EOS, PROMPT_TOKENS, SUCCESSES
+from shunter.conformance.sections.servers.profile import GENERATED_TOKENS, IGNORE_EOS, PREEMPTIONS, PROMPT_TOKENS, SUCCESSES
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["CASES", "QUEUE_RISES", "RUNNING_RISES"]
+__all__ = ["CASES"]
 
 # So many at once are tried, one number after the other, until a server lets some of them wait.
 TRIED = (4, 8, 16, 32, 64, 128)
@@ -54,9 +60,8 @@ SHORTER = 2
 # What a server may still hold when nothing runs: a block of many.
 KV_SLACK = 0.001
 
-# Completions whose tokens are added up, and what is added up.
+# Completions whose tokens are added up.
 ASKED = 5
-COUNTED = (PROMPT_TOKENS, GENERATED_TOKENS, SUCCESSES)
 
 FEATURES = (Role.QUEUE.feature, Role.RUNNING.feature, IGNORE_EOS)
 
@@ -79,19 +84,21 @@ async def queue_rises(target: Target) -> str:
 async def _capacity(target: Target) -> int:
     """Find out how many requests run at once, and remember it for others."""
     for count in TRIED:
-        running = 0.0
+        running, settled = 0.0, list[float]()
         clock = asyncio.get_running_loop().time
         async with holding(target, count) as unanswered:
             begin_s = clock()
             while unanswered() and clock() - begin_s < target.seconds(GAUGE_FOLLOWS):
                 seen = await read(target, begin_s)
                 running = max(running, seen.running)
-                if seen.here >= count:
+                settled += [seen.running] * (seen.here >= count)
+                if len(settled) >= FEWEST_LOOKS:
                     break
                 await asyncio.sleep(SAMPLE_PERIOD_S)
-        if running < count:
-            target.capacity = int(running)
-            return target.capacity
+        capacity = int(statistics.median(settled or [running]))  # one look at a gauge that lies is not enough
+        if capacity < count:
+            target.capacity = capacity
+            return capacity
     raise Skip(f"{TRIED[-1]} requests run at once; a smaller batch (vLLM: --max-num-seqs 4) would show a queue")
 
 
@@ -115,17 +122,79 @@ async def all_shown(target: Target) -> str:
     return f"{len(seen)} looks, {count} at each"
 
 
-async def load_drains(target: Target) -> str:
-    count, fewest = 2 * (target.capacity or TRIED[0]), max(TOKENS, hold_tokens(target) // SHORTER)
+async def running_bounded(target: Target) -> str:
+    capacity = target.capacity or TRIED[0]
+    seen = await _looks(target, capacity + WAITING)
+    if above := [each for each in seen if each.running > capacity]:
+        raise Mismatch(f"at most {capacity} running while others wait, as when {capacity} were running first", str(above[0]))
+    return f"{len(seen)} looks, at most {capacity} running"
+
+
+async def scrapers_agree(target: Target) -> str:
+    count = (target.capacity or TRIED[0]) + WAITING
+    pairs: list[tuple[Reading, Reading]] = []
+    begin_s = asyncio.get_running_loop().time()
+    async with holding(target, count) as unanswered:
+        await watch(target, lambda each: each.here >= count, wanted=f"running + queue {count}")
+        while unanswered() == count and len(pairs) < LOOKS:
+            pair = await asyncio.gather(read(target, begin_s), read(target, begin_s))
+            if unanswered() == count:
+                pairs.append((pair[0], pair[1]))
+            await asyncio.sleep(SAMPLE_PERIOD_S)
+    if len(pairs) < FEWEST_LOOKS:
+        raise Skip(TOO_SHORT)
+    apart = [f"{a}; {b}" for a, b in pairs if (a.running, a.queue) != (b.running, b.queue)]
+    if len(apart) > 1:  # one may have come while the server was just putting a request from one gauge to the other
+        raise Mismatch(
+            f"two pages at once say the same while {count} requests last", f"{len(apart)} of {len(pairs)}: {apart[0]}"
+        )
+    return f"{len(pairs) - len(apart)} of {len(pairs)} pairs of pages say the same"
+
+
+async def queue_falls(target: Target) -> str:
+    preempted = target.profile.counters.get(PREEMPTIONS)
+    before = (await scrape(target)).total(preempted) if preempted else 0
+    seen = await _draining(target, 2 * (target.capacity or TRIED[0]))
+    if preempted and (await scrape(target)).total(preempted) > before:
+        raise Skip("requests were preempted, and whoever is goes back into the queue; a larger KV cache would hold them")
+    fullest = max(range(len(seen)), key=lambda at: seen[at].queue)
+    if grown := [pair for pair in pairwise(seen[fullest:]) if pair[1].queue > pair[0].queue]:
+        raise Mismatch("a queue that never grows when nobody comes any more", f"{grown[0][0]}, then {grown[0][1]}")
+    return f"{len(seen)} looks: from {seen[fullest].queue:g} to {seen[-1].queue:g}"
+
+
+async def _looks(target: Target, count: int) -> list[Reading]:
+    """Look at the gauges for a while after so many requests are shown, and before the first of them ends."""
+    seen: list[Reading] = []
+    async with holding(target, count) as unanswered:
+        await watch(target, lambda each: each.here >= count, wanted=f"running + queue {count}")
+        begin_s = asyncio.get_running_loop().time()
+        while unanswered() == count and len(seen) < LOOKS:
+            seen.append(await read(target, begin_s))
+            await asyncio.sleep(SAMPLE_PERIOD_S)
+    if len(seen) < FEWEST_LOOKS:
+        raise Skip(TOO_SHORT)
+    return seen
+
+
+async def _draining(target: Target, count: int) -> list[Reading]:
+    """Look at the gauges while so many requests end one after the other."""
+    fewest = max(TOKENS, hold_tokens(target) // SHORTER)
     begin_s = asyncio.get_running_loop().time()
     seen: list[Reading] = []
     async with holding(target, count, tokens=[fewest + fewest * at // count for at in range(count)]) as unanswered:
         while unanswered():
             seen.append(await read(target, begin_s))
-            await asyncio.sleep(SAMPLE_PERIOD_S)
+            await asyncio.sleep(SCRAPE_EVERY_S)
     draw(target, seen)
     if len(seen) < FEWEST_LOOKS:
         raise Skip(TOO_SHORT)
+    return seen
+
+
+async def load_drains(target: Target) -> str:
+    count = 2 * (target.capacity or TRIED[0])
+    seen = await _draining(target, count)
     fullest = max(range(len(seen)), key=lambda at: seen[at].here)
     if seen[fullest].here > count:
         raise Mismatch(f"running + queue at most {count} with {count} requests", str(seen[fullest]))
@@ -144,31 +213,33 @@ async def kv_follows(target: Target) -> str:
 
 
 async def tokens_counted(target: Target) -> str:
-    signals = {name: signal for name, signal in target.profile.counters.items() if name in COUNTED}
     before = await scrape(target)
-    told: dict[str, int] = dict.fromkeys(COUNTED, 0)
-    for _ in range(ASKED):
-        exchange = await ask_completion(target)
-        exchange.expect_status(200)
-        usage = exchange.read(Completion).usage
-        told[PROMPT_TOKENS] += usage.prompt_tokens
-        told[GENERATED_TOKENS] += usage.completion_tokens
-        told[SUCCESSES] += 1
-    page = await scrape(target)
+    answers = [await ask_completion(target) for _ in range(ASKED)]
+    expect_served(answers)
+    return await rises(target, before, [answer.read(Completion).usage for answer in answers])
+
+
+async def rises(target: Target, before: Page, usages: Sequence[Usage]) -> str:
+    """Wait until the counters have risen since a page by what clients were told; raises Mismatch if they do not in time."""
+    told = {
+        PROMPT_TOKENS: sum(usage.prompt_tokens for usage in usages),
+        GENERATED_TOKENS: sum(usage.completion_tokens for usage in usages),
+        SUCCESSES: len(usages),
+    }
+    signals = {name: signal for name, signal in target.profile.counters.items() if name in told}
     limit_s, clock = target.seconds(GAUGE_FOLLOWS), asyncio.get_running_loop().time
     end_s = clock() + limit_s
-    while wrong := [
-        f"{signal} rose by {rise:g}"
-        for name, signal in signals.items()
-        if (rise := sum(each.value for each in page.find(signal)) - sum(each.value for each in before.find(signal)))
-        != told[name]
-    ]:
-        if clock() > end_s:
+    while True:
+        late = clock() > end_s
+        page = await scrape(target)
+        rose = {name: page.total(signal) - before.total(signal) for name, signal in signals.items()}
+        wrong = [f"{signals[name]} rose by {rise:g}" for name, rise in rose.items() if rise != told[name]]
+        if not wrong:
+            return f"{len(usages)} completions: " + ", ".join(f"{name} {told[name]}" for name in signals)
+        if late:
             wanted = ", ".join(f"{signal} by {told[name]}" for name, signal in signals.items())
             raise Mismatch(f"a rise of {wanted}, within {limit_s:g} s", "; ".join(wrong))
         await asyncio.sleep(SAMPLE_PERIOD_S)
-        page = await scrape(target)
-    return f"{ASKED} completions: " + ", ".join(f"{name} {told[name]}" for name in signals)
 
 
 RUNNING_RISES = Case(
@@ -180,6 +251,7 @@ RUNNING_RISES = Case(
     features=FEATURES,
     needs=(LOAD_IDLE.id,),
     bounds=(GAUGE_FOLLOWS,),
+    suites=(GIE,),
     run=running_rises,
 )
 
@@ -192,6 +264,7 @@ QUEUE_RISES = Case(
     features=FEATURES,
     needs=(RUNNING_RISES.id,),
     bounds=(GAUGE_FOLLOWS,),
+    suites=(GIE,),
     run=queue_rises,
 )
 
@@ -204,6 +277,7 @@ ALL_SHOWN = Case(
     features=FEATURES,
     needs=(QUEUE_RISES.id,),
     bounds=(GAUGE_FOLLOWS,),
+    suites=(GIE,),
     run=all_shown,
 )
 
@@ -215,7 +289,43 @@ LOAD_DRAINS = Case(
     source=LOAD_REPORTING,
     features=FEATURES,
     needs=(ALL_SHOWN.id,),
+    suites=(GIE,),
     run=load_drains,
+)
+
+RUNNING_BOUNDED = Case(
+    id="ms.load.running-bounded",
+    level=Level.MUST,
+    requirement="Running requests MUST NOT be more than the server runs at once: what waits is queued.",
+    why="Pickers take a queue for the sign that a server is full; one that counts it as running looks better than it is.",
+    source=LOAD_REPORTING,
+    features=FEATURES,
+    needs=(ALL_SHOWN.id,),
+    bounds=(GAUGE_FOLLOWS,),
+    run=running_bounded,
+)
+
+SCRAPERS_AGREE = Case(
+    id="ms.load.scrapers-agree",
+    level=Level.MUST,
+    requirement="Two scrapers that come at once MUST be told the same queue and the same running requests.",
+    why="Several processes of one server may each have gauges of their own: what a picker sees is then a matter of luck.",
+    source=LOAD_REPORTING,
+    features=FEATURES,
+    needs=(RUNNING_BOUNDED.id,),
+    bounds=(GAUGE_FOLLOWS,),
+    run=scrapers_agree,
+)
+
+QUEUE_FALLS = Case(
+    id="ms.load.queue-falls",
+    level=Level.MUST,
+    requirement="When nobody comes any more and none is preempted, the queue MUST NOT grow.",
+    why="A queue that grows by itself sends traffic away from a server that empties.",
+    source=REPORTING,
+    features=FEATURES,
+    needs=(LOAD_DRAINS.id, SCRAPERS_AGREE.id),
+    run=queue_falls,
 )
 
 KV_FOLLOWS = Case(
@@ -227,6 +337,7 @@ KV_FOLLOWS = Case(
     features=(*FEATURES, Role.KV.feature),
     needs=(RUNNING_RISES.id, KV_IDLE.id),
     bounds=(GAUGE_FOLLOWS, SETTLES),
+    suites=(GIE,),
     run=kv_follows,
 )
 
@@ -242,4 +353,14 @@ TOKENS_COUNTED = Case(
     run=tokens_counted,
 )
 
-CASES = (RUNNING_RISES, QUEUE_RISES, ALL_SHOWN, LOAD_DRAINS, KV_FOLLOWS, TOKENS_COUNTED)
+CASES = (
+    RUNNING_RISES,
+    QUEUE_RISES,
+    ALL_SHOWN,
+    LOAD_DRAINS,
+    KV_FOLLOWS,
+    TOKENS_COUNTED,
+    RUNNING_BOUNDED,
+    SCRAPERS_AGREE,
+    QUEUE_FALLS,
+)

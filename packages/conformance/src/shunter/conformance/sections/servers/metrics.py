@@ -3,10 +3,12 @@
 import asyncio
 import math
 from collections import Counter
+from itertools import pairwise
 
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange, clip
-from shunter.conformance.core.signals import Role
+from shunter.conformance.core.profile import GIE
+from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.errors import FormatError, Mismatch
 from shunter.conformance.exposition import Page, Series, read_page
 from shunter.conformance.sections.servers.asking import ask_completion
@@ -217,6 +219,51 @@ async def one_series(target: Target) -> str:
     return f"{len(engines)} engine{'s' * (len(engines) != 1)}"
 
 
+async def same_engines(target: Target) -> str:
+    page = await scrape(target)
+    label = target.profile.engine_label
+    engines = {
+        str(signal): {series.labels.get(label, "") for series in page.find(signal)}
+        for signal in target.profile.signals.values()
+    }
+    everybody = set[str]().union(*engines.values())
+    for signal, those in engines.items():
+        if those and those != everybody:
+            wanted = f"{signal} for {label} {', '.join(sorted(everybody)) or 'none'}, as for the other gauges"
+            raise Mismatch(wanted, f"for {', '.join(sorted(those)) or 'none'}")
+    return f"{len(everybody)} engine{'s' * (len(everybody) != 1)} in {len(engines)} gauges"
+
+
+async def histograms(target: Target) -> str:
+    page = await scrape(target)
+    families = sorted(name for name, kind in page.types.items() if kind == "histogram")
+    for family in families:
+        counts = {_apart(series): series.value for series in page.find(Signal(f"{family}_count"))}
+        buckets: dict[frozenset[tuple[str, str]], list[tuple[float, float]]] = {}
+        for series in page.find(Signal(f"{family}_bucket")):
+            buckets.setdefault(_apart(series), []).append((_bound(series), series.value))
+        for labels, rising in buckets.items():
+            rising.sort()
+            told = f"buckets {', '.join(f'{bound:g}: {value:g}' for bound, value in rising)}"
+            if any(more < fewer for (_, fewer), (_, more) in pairwise(rising)):
+                raise Mismatch(f"buckets of {family} that each hold what the ones below hold", clip(told))
+            if rising[-1][0] != math.inf or rising[-1][1] != counts.get(labels):
+                raise Mismatch(f"a bucket +Inf of {family} that is its count, {counts.get(labels, math.nan):g}", clip(told))
+    return f"{len(families)} histograms"
+
+
+def _apart(series: Series) -> frozenset[tuple[str, str]]:
+    """What tells series of a histogram apart, beside their bucket."""
+    return frozenset((name, value) for name, value in series.labels.items() if name != "le")
+
+
+def _bound(series: Series) -> float:
+    try:
+        return float(series.labels.get("le", ""))
+    except ValueError:
+        raise Mismatch("a number in the label le of a bucket", str(series)) from None
+
+
 REPORTING = "GIE Model Server Protocol (proposal 003), Metrics Reporting"
 # The proposal asks for the queue and the KV cache; the running requests came with the reference picker's core metrics.
 LOAD_REPORTING = f"{REPORTING} (queued); core metrics of the reference picker (running)"
@@ -230,6 +277,7 @@ EXPOSITION = Case(
     why="Scrapers differ in what they make of a broken page: one rejects it whole, another takes a wrong value from it.",
     source=TEXT_FORMAT,
     needs=(METRICS.id,),
+    suites=(GIE,),
     run=exposition,
 )
 
@@ -241,6 +289,7 @@ LOAD_PRESENT = Case(
     source=LOAD_REPORTING,
     features=LOAD_FEATURES,
     needs=(EXPOSITION.id,),
+    suites=(GIE,),
     run=load_present,
 )
 
@@ -252,6 +301,7 @@ KV_PRESENT = Case(
     source=REPORTING,
     features=KV_FEATURES,
     needs=(LOAD_PRESENT.id,),
+    suites=(GIE,),
     run=kv_present,
 )
 
@@ -263,6 +313,7 @@ GAUGE_TYPES = Case(
     source=REPORTING,
     features=LOAD_FEATURES,
     needs=(LOAD_PRESENT.id,),
+    suites=(GIE,),
     run=gauge_types,
 )
 
@@ -284,6 +335,7 @@ LOAD_VALUES = Case(
     source=LOAD_REPORTING,
     features=LOAD_FEATURES,
     needs=(LOAD_PRESENT.id,),
+    suites=(GIE,),
     run=load_values,
 )
 
@@ -296,6 +348,7 @@ KV_RANGE = Case(
     source=f"{REPORTING}; every metric that the reference picker reads for it is a share of 1",
     features=KV_FEATURES,
     needs=(KV_PRESENT.id,),
+    suites=(GIE,),
     run=kv_range,
 )
 
@@ -308,6 +361,7 @@ LOAD_IDLE = Case(
     features=LOAD_FEATURES,
     needs=(LOAD_VALUES.id,),
     bounds=(IDLE_ZERO,),
+    suites=(GIE,),
     run=load_idle,
 )
 
@@ -346,6 +400,27 @@ ONE_SERIES = Case(
     run=one_series,
 )
 
+SAME_ENGINES = Case(
+    id="ms.metrics.same-engines",
+    level=Level.MUST,
+    requirement="Every gauge MUST have a series for each engine that another gauge has one for.",
+    why="Whoever joins the gauges of an engine by its label finds a half: the load of one server and the cache of none.",
+    source=f"{REPORTING}: semantics of the reference server's metrics",
+    features=LOAD_FEATURES,
+    needs=(ONE_SERIES.id,),
+    run=same_engines,
+)
+
+HISTOGRAMS = Case(
+    id="ms.metrics.histograms",
+    level=Level.MUST,
+    requirement="The buckets of a histogram MUST each hold what the smaller ones hold, and +Inf all that was counted.",
+    why="Quantiles are computed from the differences; a negative one makes nonsense of every dashboard.",
+    source=TEXT_FORMAT,
+    needs=(COUNTERS_RISE.id,),
+    run=histograms,
+)
+
 CASES = (
     EXPOSITION,
     LOAD_PRESENT,
@@ -358,4 +433,6 @@ CASES = (
     KV_IDLE,
     MODEL_LABEL,
     ONE_SERIES,
+    SAME_ENGINES,
+    HISTOGRAMS,
 )
