@@ -39,12 +39,14 @@ ENGINES = (
     Engine("vllm", "vllm", "vllm", made("vllm-project", "vLLM, CPU build", "https://github.com/vllm-project/vllm")),
     Engine("sglang", "sglang", "sglang", made("sgl-project", "SGLang on a CPU", "https://github.com/sgl-project/sglang")),
     Engine(
-        "triton",
+        "triton-tensorrt-llm",
         "triton",
         "triton",
         made("NVIDIA", "Triton, a stand-in for the TensorRT-LLM engine", "https://github.com/triton-inference-server/server"),
     ),
-    Engine("llamacpp", "llamacpp", "", made("ggml-org", "llama.cpp, as in xllamacpp", "https://github.com/ggml-org/llama.cpp")),
+    Engine(
+        "llama.cpp", "llamacpp", "", made("ggml-org", "llama.cpp, as in xllamacpp", "https://github.com/ggml-org/llama.cpp")
+    ),
     Engine("lab-tgi", "lab", "", made("shunter", "a lab server that talks like TGI", ""), ("--dialect", "tgi")),
     Engine(
         "lab-jetstream", "lab", "", made("shunter", "a lab server that talks like JetStream", ""), ("--dialect", "jetstream")

@@ -82,7 +82,7 @@ async def test_events_come_in_order(exam):
         events = (await exam(server.url, cases=CASES[:2])).events
     assert [type(event) for event in events] == [Started, CaseStarted, CaseFinished, CaseStarted, CaseFinished, Finished]
     started = events[0]
-    assert started.profile == "vllm"
+    assert started.profile == "lab"
     assert started.model == "lab/llama-3-8b"
     assert started.step_s > 0
     assert started.scale == 1

@@ -4,7 +4,7 @@ import re
 
 from shunter.conformance.core.profile import named
 from shunter.conformance.sections.servers.profile import ServerProfile
-from shunter.conformance.sections.servers.profiles import generic, jetstream, llamacpp, sglang, tgi, triton, trtllm, vllm
+from shunter.conformance.sections.servers.profiles import generic, jetstream, lab, llamacpp, sglang, tgi, triton, trtllm, vllm
 
 __all__ = ["GENERIC", "PROFILES", "detect", "find_profile", "undetected"]
 
@@ -18,6 +18,7 @@ PROFILES: tuple[ServerProfile, ...] = (
     tgi.PROFILE,
     jetstream.PROFILE,
     llamacpp.PROFILE,
+    lab.PROFILE,
     GENERIC,
 )
 
@@ -28,8 +29,11 @@ def find_profile(name: str) -> ServerProfile:
 
 
 def detect(metrics_text: str, owners: tuple[str, ...]) -> tuple[ServerProfile, str] | None:
-    """Recognise a server by its metrics page, else by the `owned_by` of its model cards; says why, or None."""
-    for profile in PROFILES:
+    """Recognise a server by its metrics page, else by the `owned_by` of its model cards; says why, or None.
+
+    Of two kinds with the same metrics, it is the one that its model cards name.
+    """
+    for profile in sorted(PROFILES, key=lambda each: each.owned_by not in owners):
         if profile.family_prefix and re.search(rf"^(# TYPE )?{re.escape(profile.family_prefix)}", metrics_text, re.MULTILINE):
             return profile, f"its metrics page has {profile.family_prefix} families{_former(profile, metrics_text)}"
     for profile in PROFILES:

@@ -7,7 +7,7 @@ from shunter.conformance.shell.launching.recipe import HOST, Recipe, Site
 __all__ = ["launch"]
 
 # A token takes 25 ms at this speed, as on a real engine on a CPU.
-OPTIONS = {"--max-num-seqs": "4", "--max-loras": "2", "--speed": "1", "--shutdown-timeout": f"{GRACE_S:.0f}"}
+OPTIONS = {"--host": HOST, "--max-num-seqs": "4", "--max-loras": "2", "--speed": "1", "--shutdown-timeout": f"{GRACE_S:.0f}"}
 FLAGS = ("--enable-lora", "--enable-prompt-tokens-details")
 
 ADAPTERS = tuple(Adapter(name, f"/{name}") for name in ("lora-a", "lora-b", "lora-c", "lora-d"))
@@ -15,10 +15,10 @@ ADAPTERS = tuple(Adapter(name, f"/{name}") for name in ("lora-a", "lora-b", "lor
 
 def launch(site: Site) -> Recipe:
     """Serve a model that only the lab knows."""
-    port, events, replay = site.port(), site.port(), site.port()
+    port, metrics, events, replay = site.port(), site.port(), site.port(), site.port()
     command = site.command("shunter-lab", "shunter.lab")
-    ports = {"--host": HOST, "--port": str(port), "--kv-events-port": str(events), "--kv-replay-port": str(replay)}
-    words = [word for option in {**ports, **OPTIONS}.items() for word in option]
+    ports = {"--port": port, "--metrics-port": metrics, "--kv-events-port": events, "--kv-replay-port": replay}
+    words = [word for option in {**ports, **OPTIONS}.items() for word in map(str, option)]
     return Recipe(
         command=(*command, "serve", *words, *FLAGS, *site.arguments),
         url=f"http://{HOST}:{port}",

@@ -32,7 +32,7 @@ def launch(site: Site) -> Recipe:
     native = site.found("llama-server")
     words = [word for option in {"--model": str(model), "--port": str(port), **OPTIONS}.items() for word in option]
     command = (native, *words, *NATIVE) if native else (site.python, str(program("llamacpp")), *words)
-    version = "" if native else site.installed("xllamacpp")
+    version = "" if native else f"xllamacpp-{site.installed('xllamacpp')}"
     return Recipe(
         command=(*command, *site.arguments),
         url=f"http://{HOST}:{port}",
