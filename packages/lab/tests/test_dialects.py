@@ -1,16 +1,21 @@
 """A dialect answers like the server it is named after, as far as that was recorded, and from its source elsewhere."""
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from shunter.lab import cli
+from shunter.lab.core.asks import read_completion
 from shunter.lab.core.gauges import Gauges
+from shunter.lab.core.models import Models
 from shunter.lab.core.reporting import Refresh, Reporting
 from shunter.lab.core.tally import Tally
 from shunter.lab.dialects import DIALECTS, dialect_named
-from shunter.lab.errors import ParamsError
+from shunter.lab.errors import ApiError, ParamsError
 from shunter.lab.testing import lab_server
 
 RECORDED = {
@@ -188,6 +193,24 @@ async def test_tgi_has_no_gauges_before_the_first_request(http):
         async with http.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 2}) as response:
             assert response.status == 200
         assert "tgi_queue_size 0\n" in await page_of(http, server)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(["text_input", "max_tokens", "end_id", "text_content", "text", "token_content", "token_ids"]), inner
+        )
+    ),
+)
+
+
+@pytest.mark.parametrize("name", ["triton-tensorrt-llm", "jetstream"])
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+def test_whatever_is_asked_it_is_a_completion_or_refused(name, body):
+    with contextlib.suppress(ApiError):
+        assert read_completion(json.dumps(dialect_named(name).read(body)).encode(), Models(["tiny"]), 128)
 
 
 def test_an_unknown_dialect_is_answered_with_near_ones():

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from shunter.lab.core.answers import DONE, encode_error, encode_event
+from shunter.lab.core.asks import parse_json
 from shunter.lab.core.gauges import Gauges
 from shunter.lab.core.models import Models
 from shunter.lab.core.params import EngineParams
@@ -98,6 +99,10 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     done: bytes = DONE
 
 
+def _read(body: bytes) -> Json:
+    return parse_json(body, Json)
+
+
 def _vllm_error(error: ApiError) -> tuple[int, bytes]:
     return error.status, encode_error(error)
 
@@ -140,8 +145,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     shapes: Mapping[str, Shape] = {}
     """By deed; one without a shape answers as vLLM does."""
     error: Callable[[ApiError], tuple[int, bytes]] = _vllm_error
-    read: Callable[[Json], Json] = dict
-    """Makes a completion's body of one of the generate deed."""
+    read: Callable[[bytes], Json] = _read
+    """Makes a completion's body of one of the generate deed; raises ApiError."""
     own_ids: bool = False
     """Whether no answer has the client's X-Request-Id for its id."""
 

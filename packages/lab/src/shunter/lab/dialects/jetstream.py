@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from shunter.lab.core.asks import parse_json
 from shunter.lab.dialects.dialect import Dialect, Family, Json, Shape, View
 from shunter.lab.errors import ApiError
 
@@ -35,11 +36,24 @@ def _error(error: ApiError) -> tuple[int, bytes]:
     return status, msgspec.json.encode({"detail": [{"type": error.kind, "loc": ["body"], "msg": error.message}]})
 
 
-def _read(body: Json) -> Json:
-    text: Json = body.get("text_content") or {}
-    tokens: Json = body.get("token_content") or {}
-    prompt = text.get("text") or tokens.get("token_ids")
-    return {"prompt": prompt, "max_tokens": body.get("max_tokens"), "temperature": 0, "stream": True}
+class _Text(msgspec.Struct):
+    text: str
+
+
+class _Tokens(msgspec.Struct):
+    token_ids: list[int]
+
+
+class _DecodeRequest(msgspec.Struct):
+    max_tokens: int
+    text_content: _Text | None = None
+    token_content: _Tokens | None = None
+
+
+def _read(body: bytes) -> Json:
+    asked = parse_json(body, _DecodeRequest)
+    prompt = asked.text_content.text if asked.text_content else asked.token_content and asked.token_content.token_ids
+    return {"prompt": prompt, "max_tokens": asked.max_tokens, "temperature": 0, "stream": True}
 
 
 def _sample(body: Json) -> Json:

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from shunter.lab.core.asks import parse_json
 from shunter.lab.core.reporting import Refresh
 from shunter.lab.dialects.dialect import Dialect, Family, Json, Shape, View, whole_number
 from shunter.lab.errors import ApiError
@@ -69,13 +70,16 @@ def _error(error: ApiError) -> tuple[int, bytes]:
     return error.status, msgspec.json.encode({"error": error.message})
 
 
-def _read(body: Json) -> Json:
-    return {
-        "prompt": body.get("text_input"),
-        "max_tokens": body.get("max_tokens", 16),
-        "ignore_eos": body.get("end_id") == -1,
-        "temperature": 0,
-    }
+class _Inputs(msgspec.Struct):
+    text_input: str
+    max_tokens: int = 16
+    end_id: int | None = None
+
+
+def _read(body: bytes) -> Json:
+    inputs = parse_json(body, _Inputs)
+    forever = inputs.end_id == -1
+    return {"prompt": inputs.text_input, "max_tokens": inputs.max_tokens, "ignore_eos": forever, "temperature": 0}
 
 
 def _said(body: Json) -> Json:

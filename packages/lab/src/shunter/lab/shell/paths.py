@@ -130,7 +130,7 @@ class Paths:
         return web.Response() if known else web.Response(status=400)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
-        body = self._dialect.read(parse_json(await self._asked(request), dict[str, Any]))
+        body = self._dialect.read(await self._asked(request))
         named = {"model": request.match_info["model"]} if "model" in request.match_info else {}
         streamed = {"stream": True} if request.path.endswith("_stream") else {}
         asked = msgspec.json.encode({**body, **named, **streamed})
