@@ -69,7 +69,7 @@ def examine_envoy(profile, version):
     file = BUILD / f"{name}-{version}.yaml"
     file.write_text(bootstrap)
     command = [binary, "-c", file, "--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
-    with subprocess.Popen([str(word) for word in command]) as process:
+    with subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL) as process:
         try:
             await_listening(port, process)
             about = {"organization": "envoyproxy", "project": f"Envoy, as `envoyconf` makes it in the profile {profile}"}

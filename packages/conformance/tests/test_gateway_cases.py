@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import yaml
 
+from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.gateways import CASES, PROFILES
 from shunter.conformance.sections.gateways.requests import make_body
@@ -129,3 +130,8 @@ def test_no_part_of_a_body_is_like_another():
     assert msgspec.json.decode(body)["model"] == "exam"
     blocks = [body[at : at + 64] for at in range(200, len(body) - 200, 64)]
     assert len(set(blocks)) == len(blocks)
+
+
+def test_a_body_that_no_shell_would_take_is_named_by_its_size():
+    exchange = Exchange(method="POST", url="http://a/", request_body=make_body(1_000_000))
+    assert exchange.curl == f"curl -sS -i -X POST --data-binary @FILE-OF-{len(exchange.request_body)}-BYTES http://a/"

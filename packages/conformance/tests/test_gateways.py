@@ -7,13 +7,18 @@ import socket
 
 import msgspec
 import pytest
+import yaml
+from click.testing import CliRunner
 
+from shunter.conformance.cli import main
 from shunter.conformance.core.events import CaseFinished, Side, Started
+from shunter.conformance.core.profile import named
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
-from shunter.conformance.sections.gateways import CASES, failures, picks, requests
-from shunter.conformance.sections.gateways.setup import Place
+from shunter.conformance.sections.gateways import CASES, PROFILES, failures, picks, requests
+from shunter.conformance.sections.gateways.setup import Place, intent
 from shunter.conformance.sections.gateways.trial import Pool
+from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.gateways import stage
 from shunter.conformance.shell.gateways.exam import examine
 from shunter.conformance.testing_gateway import PROFILE, FakeGateway
@@ -124,3 +129,58 @@ async def test_an_address_that_is_taken_is_said_and_nothing_stays_behind(places)
 def test_what_cannot_be_is_refused_before_anything_happens(options):
     with pytest.raises(UsageError):
         examine("http://127.0.0.1:9", **options)
+
+
+@pytest.fixture
+def addressed(places):
+    """Run the command with these places."""
+
+    def run(*words):
+        stated = [(f"--{pool}-picker", place.picker) for pool, place in places.items()]
+        stated += [(f"--{pool}-servers", ",".join(place.servers)) for pool, place in places.items()]
+        return CliRunner().invoke(main, ["gateway", *(word for pair in stated for word in pair), *words])
+
+    return run
+
+
+def test_the_command_prints_what_the_gateway_is_to_be_told(addressed, places):
+    result = addressed("http://127.0.0.1:8080/", "--profile", "shunter-full", "--explain-setup")
+    assert result.exit_code == 0
+    assert result.output == intent(places, named(PROFILES, "shunter-full"), 8080)
+
+
+def test_the_command_shows_what_it_would_ask(addressed):
+    result = addressed("http://127.0.0.1:9", "--dry-run", "--select", "gw.pools", "--level", "MUST")
+    assert result.output.splitlines() == [
+        "MUST    gw.pools.own-picker",
+        "MUST    gw.pools.weighted",
+        "MUST    gw.pools.unknown-host",
+    ]
+
+
+def test_the_command_says_that_nobody_is_there(addressed, unused_tcp_port, tmp_path):
+    report = tmp_path / "gateway.yaml"
+    result = addressed(f"http://127.0.0.1:{unused_tcp_port}", "--select", "gw.pick.each", "--report", str(report))
+    assert result.exit_code == 3
+    assert "Connection refused" in result.output
+    assert yaml.safe_load(report.read_text())["profiles"][0]["name"] == "gateway/generic"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--profile", "shunter-ful"], "did you mean shunter-full?"),
+        (["--open-servers", "127.0.0.1:1"], "want 2 servers or more"),
+        (["--patience", "0"], "--patience"),
+        (["--select", "gw.pik"], "did you mean gw.pick"),
+    ],
+)
+def test_the_command_refuses_what_cannot_be(addressed, words, problem):
+    result = addressed("http://127.0.0.1:9", *words)
+    assert result.exit_code == 2
+    assert problem in result.output
+
+
+def test_what_is_not_installed_is_named_with_what_installs_it():
+    with pytest.raises(UsageError, match=r"shunter-conformance\[picker\]"):
+        load("envoy.service.ext_proc.v9.nothing_pb2")

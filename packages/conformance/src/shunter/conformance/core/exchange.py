@@ -13,6 +13,9 @@ __all__ = ["Evidence", "Exchange", "clip", "evidence", "printable", "read_json"]
 # Enough to see what is wrong with an answer; a metrics page of 90 KB per failure would make reports unreadable.
 EVIDENCE_BODY_CHARS = 2048
 
+# Linux takes no argument above 128 KiB; and nobody reads one of a quarter of that.
+ARGUMENT_BYTES = 32 << 10
+
 # What a line of prose quotes of a body.
 QUOTE_CHARS = 160
 
@@ -76,7 +79,9 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
         for name, value in self.request_headers.items():
             words += ["-H", f"{name}: {value}"]
         if self.request_body:
-            words += ["--data-binary", self.request_body.decode("utf-8", "replace")]
+            size = len(self.request_body)
+            text = f"@FILE-OF-{size}-BYTES" if size > ARGUMENT_BYTES else self.request_body.decode("utf-8", "replace")
+            words += ["--data-binary", text]
         return shlex.join([*words, self.url])
 
     def expect_status(self, *wanted: int) -> None:

@@ -15,7 +15,7 @@ __all__ = ["CASES"]
 GIVES_UP = Bound(
     "gives-up",
     12.0,
-    "the setup of the exam lets a gateway wait three seconds for a pick, or for twice three seconds of silence",
+    "the setup of the exam lets a gateway wait three seconds for a pick, or for twice four seconds of silence",
 )
 
 SEEN_AWAY = Bound(

@@ -24,7 +24,7 @@ MODEL_OF: dict[Pool, str] = {Pool.OPEN: "exam-open", Pool.CLOSE: "exam-close"}
 # More than the largest body that the exam sends; and as short as a busy machine allows, which may take a second for that body:
 # a picker that hangs keeps the exam waiting for so long.
 BODY_BYTES = 32 << 20
-IDLE_S = 3
+IDLE_S = 4
 PICK_S = 3
 
 MIN_SERVERS = 2

@@ -105,7 +105,8 @@ class Stage:
 
     async def settle(self) -> None:
         """Wait until the gateway has seen that the pickers are there; it may have looked for them in vain before."""
-        await asyncio.gather(*(self.asked_again(pool) for pool in self._pickers))
+        if await self.unreachable() is None:
+            await asyncio.gather(*(self.asked_again(pool) for pool in self._pickers))
 
     # What the engine asks.
 
