@@ -74,9 +74,8 @@ def interrupt(server, pages: int, *words: str) -> tuple[int, str, str]:
 def test_nothing_newly_broken_exits_0_and_reports_are_written(tmp_path):
     files = [tmp_path / name for name in ("r.yaml", "r.xml", "r.ndjson")]
     with http_server() as (_, url):
-        result = invoke(
-            "run", url, "--select", "ms.reachability", "--implementation", "project=x", *(f"--report={f}" for f in files)
-        )
+        words = [url, "--select=ms.reachability", "--level=MUST", "--implementation=project=x"]
+        result = invoke("run", *words, *(f"--report={f}" for f in files))
     assert result.exit_code == 0, result.output
     assert result.output.count("\npass   ms.reachability.") == 3
     assert "3 cases: 3 passed" in result.output
@@ -135,7 +134,7 @@ def test_a_dry_run_asks_nothing():
         result = invoke("run", url, "--dry-run", "--select", "ms.errors")
         assert server.asked == []
     assert result.exit_code == 0
-    assert result.output.splitlines() == [f"MUST    {case.id}" for case in CASES if case.id.startswith("ms.errors.")]
+    assert result.output.splitlines() == [f"{case.level:<6}  {case.id}" for case in CASES if case.id.startswith("ms.errors.")]
 
 
 def test_a_dry_run_refuses_what_a_run_would():
@@ -166,7 +165,7 @@ def test_explain_names_who_is_excused():
 def test_ctrl_c_ends_the_exam_with_a_report_of_what_was_not_run(tmp_path):
     report = tmp_path / "r.yaml"
     with http_server(pages=1) as (server, url):
-        code, output, errors = interrupt(server, 1, url, "--select", "ms.reachability", "--report", str(report))
+        code, output, errors = interrupt(server, 1, url, "--select=ms.reachability", "--level=MUST", "--report", str(report))
     assert (code, errors) == (130, "")
     assert "2 passed, 1 skipped" in output
     cases = {case["id"]: case for case in yaml.safe_load(report.read_text())["cases"]}

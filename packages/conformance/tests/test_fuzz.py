@@ -1,6 +1,7 @@
 """Whatever a server answers, each case ends in a finding: it never crashes the exam."""
 
 import asyncio
+from contextlib import asynccontextmanager
 from itertools import cycle
 
 import msgspec
@@ -12,6 +13,7 @@ from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import Mismatch, Skip, Unanswered
 from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profiles import find_profile
+from shunter.conformance.sections.servers.target import Means
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.sampled_from(["", "stop", "text_completion", "a"]),
@@ -64,6 +66,7 @@ class FuzzedTarget:
     served = ("m",)
     step_s = 1e-6
     capacity = None
+    means = Means()
 
     def __init__(self, first_page, answers):
         self._first_page = first_page
@@ -79,8 +82,21 @@ class FuzzedTarget:
             raise Unanswered("nothing")
         return answer
 
-    async def post(self, path, body):
+    async def post(self, path, body, headers=None):
         return await self.get(path)
+
+    @asynccontextmanager
+    async def line(self):
+        yield self
+
+    connections = 1
+
+    @property
+    def control(self):
+        raise Skip("nobody may end it")
+
+    async def abandon(self, path, body, promised_bytes):
+        await self.get(path)
 
     def first_metrics(self):
         if self._first_page is None:

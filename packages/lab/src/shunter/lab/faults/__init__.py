@@ -14,7 +14,11 @@ A fault is a value with a few seams, and the server applies the seams of the fau
 * `hits` in the prefix cache take as `late` as if there were none, or are `shared` by all adapters;
 * `leak` loses blocks of the cache: when a client hangs up (`abort`), or when another engine has fetched them (`transfer`);
 * `event_s` makes each event of a stream late;
-* `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `drip` sends byte by byte, and at a
+* `mixes` lets a stream that is not alone say what another one says;
+* `probe` makes the health path do what it should not: it generates, or waits until nothing runs;
+* `crowd` answers what is too much with a status: from so many requests at once, with which;
+* `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `hoard` keeps it back until it is
+  complete, `close` ends each connection after one answer, `drip` sends byte by byte, and at a
   `crash` the whole process ends with the next request;
 * `end` ends the server wrongly: it is `ready` while it drains, `cut`s off what runs, answers what is new with an `error`,
   `linger`s for ever, or feels `unhurt` when its engine has died.
@@ -38,7 +42,11 @@ from shunter.lab.faults import (
     operation,
     prefix,
     reachability,
+    requests,
+    robustness,
+    sampling,
     scraping,
+    streaming,
 )
 from shunter.lab.faults.seams import Fault, Reply
 
@@ -47,12 +55,16 @@ __all__ = ["FAULTS", "Fault", "Reply", "faults_named"]
 SECTIONS = (
     reachability,
     openai,
+    sampling,
+    streaming,
+    requests,
     errors,
     metrics,
     load,
     scraping,
     cache,
     cancellation,
+    robustness,
     adapters,
     prefix,
     operation,

@@ -1,6 +1,8 @@
 """OpenAI API: answers that no client of the OpenAI API understands."""
 
-from shunter.lab.faults.seams import CHAT, COMPLETED, COMPLETIONS, DONE, Fault, Json, answer, chunk, put
+import msgspec
+
+from shunter.lab.faults.seams import CHAT, COMPLETED, COMPLETIONS, DONE, MODELS, Fault, Json, Reply, answer, chunk, put
 
 __all__ = ["FAULTS"]
 
@@ -27,6 +29,16 @@ def _say_too_little(body: Json) -> None:
     usage = body["usage"]
     usage["completion_tokens"] -= 1
     usage["total_tokens"] -= 1
+
+
+def _cards_without_date(body: Json) -> None:
+    for card in body["data"]:
+        del card["created"]
+
+
+def _as_text(reply: Reply) -> Reply:
+    plain = reply.path in COMPLETED and reply.status == 200
+    return msgspec.structs.replace(reply, headers={"Content-Type": "text/plain"}) if plain else reply
 
 
 def _usage_everywhere(_: int, body: Json) -> None:
@@ -99,5 +111,23 @@ FAULTS = (
         case="ms.openai.stream-usage",
         breaks="every event of a stream has usage although nobody asked",
         event=chunk(_usage_everywhere),
+    ),
+    Fault(
+        name="model-cards-undated",
+        case="ms.openai.model-cards",
+        breaks="the models of the list have no created",
+        reply=answer(_cards_without_date, {MODELS}),
+    ),
+    Fault(
+        name="model-misnamed",
+        case="ms.openai.model-named",
+        breaks="every answer is of a model called gpt",
+        reply=answer(put("model", "gpt"), COMPLETED),
+    ),
+    Fault(
+        name="json-as-text",
+        case="ms.openai.content-types",
+        breaks="answers are text/plain, although they are JSON",
+        reply=_as_text,
     ),
 )

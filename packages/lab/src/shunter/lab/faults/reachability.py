@@ -1,11 +1,13 @@
 """Reachability: a server that is not there, or late."""
 
-from shunter.lab.faults.seams import METRICS, MODELS, Fault, refuse
+from shunter.lab.faults.seams import METRICS, MODELS, Fault, page, refuse, without_families
 
 __all__ = ["FAULTS"]
 
 # Later than any reasonable bound on an answer about models, soon enough for a test to wait for.
 LATE_S = 3.0
+
+PROCESS = ("process_start_time_seconds", "process_resident_memory_bytes")
 
 
 FAULTS = (
@@ -14,6 +16,18 @@ FAULTS = (
         case="ms.reachability.health",
         breaks="/health answers 503 although the server serves",
         refuse=refuse("/health", 503),
+    ),
+    Fault(
+        name="health-slow",
+        case="ms.reachability.health-quick",
+        breaks=f"/health answers {LATE_S} s late",
+        stall_s={"/health": LATE_S},
+    ),
+    Fault(
+        name="process-unknown",
+        case="ms.reachability.process",
+        breaks="the metrics page does not tell since when the server runs, and how much memory it has",
+        reply=page(lambda page, _: without_families(page, PROCESS)),
     ),
     Fault(
         name="models-slow-after-ready",

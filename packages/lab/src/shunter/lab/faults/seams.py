@@ -26,6 +26,7 @@ __all__ = [
     "put",
     "refuse",
     "value",
+    "without",
     "without_families",
 ]
 
@@ -36,6 +37,7 @@ Json = dict[str, Any]
 class Reply(msgspec.Struct, frozen=True):
     """A whole answer on its way out. `pages`: how many metrics pages the server has rendered.
 
+    `refused` and `torn` count answers that were errors, and bodies that ended too early.
     `method` and `asked` are of the request, the names of its headers in lower case; `headers` replace those of the answer.
     """
 
@@ -46,6 +48,8 @@ class Reply(msgspec.Struct, frozen=True):
     method: str = "GET"
     asked: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     headers: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    refused: int = 0
+    torn: int = 0
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +74,10 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     hits: Literal["late", "shared"] | None = None
     leak: Literal["abort", "transfer"] | None = None
     event_s: float = 0.0
-    wire: Literal["reset", "cut", "drip", "crash"] | None = None
+    wire: Literal["reset", "cut", "hoard", "drip", "close", "crash"] | None = None
+    mixes: bool = False
+    probe: Literal["generates", "waits"] | None = None
+    crowd: tuple[int, int] | None = None
     end: Literal["ready", "cut", "error", "linger", "unhurt"] | None = None
     params: Json = {}
 
@@ -82,6 +89,11 @@ DONE = b"data: [DONE]"
 
 def refuse(path: str, status: int) -> Callable[[str, float], int | None]:
     return lambda asked, _age_s: status if asked == path else None
+
+
+def without(name: str) -> Callable[[Json], Json]:
+    """Do not read a member of a request."""
+    return lambda ask: {key: value for key, value in ask.items() if key != name}
 
 
 def answer(change: Callable[[Json], None], paths: Iterable[str]) -> Callable[[Reply], Reply]:

@@ -35,6 +35,7 @@ class Defects:
     def __init__(self, faults: tuple[Fault, ...], dialect: Dialect) -> None:
         self.faults = faults
         self.pages = 0
+        self._refused = self._torn = 0
         self._dialect = dialect
         self._paths = vllm_paths(dialect)
         self.pace: Callable[[float], None] | None = None
@@ -97,6 +98,26 @@ class Defects:
         kinds = {fault.deaf for fault in self.present}
         return ("streams" if stream else "whole") in kinds or ("waiting" in kinds and waits)
 
+    async def whole(self, request: web.Request) -> bytes:
+        """The body of a request, if all of it comes."""
+        try:
+            return await request.read()
+        except BaseException:
+            self._torn += 1
+            raise
+
+    def mixes(self) -> bool:
+        """Whether a stream that is not alone says what another one says."""
+        return any(fault.mixes for fault in self.present)
+
+    def probe(self, kind: str) -> bool:
+        """Whether the health path does this."""
+        return any(fault.probe == kind for fault in self.present)
+
+    def crowded(self, live: int) -> int | None:
+        """The status of a request that comes when so many others are there, if it is too much."""
+        return next((crowd[1] for fault in self.present if (crowd := fault.crowd) and live >= crowd[0]), None)
+
     def hits(self, kind: str) -> bool:
         """Whether hits in the prefix cache are wrong in this way."""
         return any(fault.hits == kind for fault in self.present)
@@ -114,11 +135,23 @@ class Defects:
         if not self.present:
             return response
         path = self._path(request)
+        self._refused += response.status >= 400
+        if any(fault.wire == "close" for fault in self.present):
+            response.force_close()
         body = response.body if isinstance(response.body, bytes) else b""
         if path == METRICS and response.status == 200:
             body = self._kept(body)
         asked = {name.lower(): value for name, value in request.headers.items()}
-        reply = Reply(path, response.status, body, self.pages, request.method, asked)
+        reply = Reply(
+            path,
+            response.status,
+            body,
+            self.pages,
+            method=request.method,
+            asked=asked,
+            refused=self._refused,
+            torn=self._torn,
+        )
         for fault in self.present:
             reply = self._replied(fault, reply)
         response.set_status(reply.status)

@@ -61,6 +61,7 @@ class Generation:
         self._identity = identity
         self._tell_cached = tell_cached
         self._streams: dict[str, asyncio.Queue[Token | None]] = {}
+        self._latest: list[Script] = []
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -68,6 +69,10 @@ class Generation:
     def live(self) -> int:
         """HTTP requests that are being answered."""
         return len(self._streams)
+
+    async def idle(self) -> None:
+        """Wait until nothing is being answered."""
+        await self._idle.wait()
 
     async def end(self, drain_s: float) -> None:
         """Let what runs finish for `drain_s`; then it ends with finish_reason `abort`."""
@@ -97,6 +102,9 @@ class Generation:
         request_id = f"{prefix}-{request.headers.get('X-Request-Id') or serial[:16]}" if prefix else serial
         answer = Answer(ask, request_id, int(time.time()), self._identity.fingerprint)
         scripts = ask.scripts(self.params.context_tokens, serial)
+        if ask.stream and self._streams and self._defects.mixes() and len(scripts) == len(self._latest):
+            scripts = self._latest
+        self._latest = scripts
         tokens: asyncio.Queue[Token | None] = asyncio.Queue()
         # Clients may repeat an X-Request-Id, so the engine knows requests by a name of our own.
         names = [f"{serial}-{index}" for index in range(len(scripts))]

@@ -19,6 +19,8 @@ from shunter.lab.shell.wire import json_response
 
 __all__ = ["MAX_BODY_BYTES", "Page", "Paths"]
 
+# What a probe generates that should not.
+PROBE = b'{"prompt": "ok", "max_tokens": 8}'
 # vLLM has no limit of its own. A 10 MB prompt must pass; one client must not fill the machine's memory.
 MAX_BODY_BYTES = 256 * 1024 * 1024
 
@@ -100,7 +102,11 @@ class Paths:
     async def _alive(self, _: web.Request) -> web.Response:
         return web.Response()
 
-    async def _health(self, _: web.Request) -> web.Response:
+    async def _health(self, request: web.Request) -> web.Response:
+        if self._defects.probe("generates"):
+            await self._generation.answer(request, read_completion(PROBE, self._models, self._params.context_tokens), "probe")
+        if self._defects.probe("waits"):
+            await self._generation.idle()
         ready = not (self.draining or self.dead) or self._defects.ends("ready" if self.draining else "unhurt")
         if ready:
             await asyncio.sleep(self._dialect.health_s)
@@ -179,5 +185,7 @@ class Paths:
             if self._defects.ends("error"):
                 raise ApiError(500, "cannot schedule new futures after shutdown", kind="InternalServerError")
             raise ApiError(503, "The server is shutting down.", kind="ServiceUnavailableError")
-        body = await request.read()
+        body = await self._defects.whole(request)
+        if status := self._defects.crowded(self._generation.live):
+            raise ApiError(status, "There is too much to do.", kind="InternalServerError")
         return self._defects.misread(body, self._models.adapters, self._generation.adapters)

@@ -57,6 +57,7 @@ class EventWriter:
         self._faults = tuple(faults)
         self._shape = shape
         self._sent = 0
+        self._kept = b""
 
     async def begin(self) -> None:
         await self.response.prepare(self._request)
@@ -72,6 +73,9 @@ class EventWriter:
             if fault.event is not None:
                 event = fault.event(self._sent, event)
         self._sent += 1
+        if any(fault.wire == "hoard" for fault in self._faults):
+            self._kept += event
+            event = self._kept if event.startswith(DONE) else b""
         if event:
             await self.response.write(event)
 

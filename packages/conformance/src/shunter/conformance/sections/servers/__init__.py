@@ -19,7 +19,11 @@ from shunter.conformance.sections.servers import (
     openai,
     prefix,
     reachability,
+    requests,
+    robustness,
+    sampling,
     scraping,
+    streaming,
 )
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
@@ -34,7 +38,7 @@ def _openai(case: Case[Target]) -> Case[Target]:
 
 CASES: tuple[Case[Target], ...] = (
     *reachability.CASES,
-    *(_openai(case) for case in (*openai.CASES, *errors.CASES)),
+    *(_openai(case) for section in (openai, sampling, streaming, requests, errors) for case in section.CASES),
     *metrics.CASES,
     *load.CASES,
     *freshness.CASES,
@@ -42,6 +46,7 @@ CASES: tuple[Case[Target], ...] = (
     *scraping.CASES,
     *cache.CASES,
     *cancellation.CASES,
+    *robustness.CASES,
     *(_openai(case) for section in (adapters, prefix) for case in section.CASES),
     *draining.CASES,
 )

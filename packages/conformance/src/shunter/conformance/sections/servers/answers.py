@@ -15,15 +15,33 @@ __all__ = [
     "CompletionChunk",
     "Counted",
     "ErrorBody",
+    "Identified",
+    "LikelyChat",
+    "LikelyCompletion",
     "ModelList",
+    "Named",
     "RepositoryEntry",
     "UsageChunk",
+    "WholeError",
+    "WholeModelList",
 ]
 
 Name = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0)]
 CompletionEnd = Literal["stop", "length", "content_filter"]
 ChatEnd = Literal["stop", "length", "content_filter", "tool_calls", "function_call"]
+
+
+class Named(Struct, frozen=True):
+    """Any answer, for the model that it names."""
+
+    model: Name
+
+
+class Identified(Struct, frozen=True):
+    """Any answer, for its id."""
+
+    id: Name
 
 
 class Usage(Struct, frozen=True):
@@ -108,11 +126,18 @@ class CompletionChunk(Struct, frozen=True):
     choices: list[CompletionDelta]
 
 
+class Delta(Struct, frozen=True):
+    """What a piece of a reply adds."""
+
+    role: str | None = None
+    content: str | None = None
+
+
 class ChatDelta(Struct, frozen=True):
     """A piece of a reply."""
 
     index: Count
-    delta: dict[str, msgspec.Raw]
+    delta: Delta
     finish_reason: ChatEnd | None = None
 
 
@@ -124,11 +149,24 @@ class ChatChunk(Struct, frozen=True):
     choices: list[ChatDelta]
 
 
+class ModelMeta(Struct, frozen=True):
+    """What llama.cpp says of a model beside the API."""
+
+    n_ctx_train: int | None = None
+
+
 class ModelCard(Struct, frozen=True):
-    """A served model."""
+    """A served model, as far as the exam itself needs to know it."""
 
     id: Name
     owned_by: str = ""
+    max_model_len: int | None = None
+    meta: ModelMeta | None = None
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that no prompt of this model may exceed, where the server tells."""
+        return self.max_model_len or (self.meta.n_ctx_train if self.meta else None)
 
 
 class ModelList(Struct, frozen=True):
@@ -137,11 +175,96 @@ class ModelList(Struct, frozen=True):
     data: Annotated[list[ModelCard], Meta(min_length=1)]
 
 
+class WholeCard(Struct, frozen=True):
+    """A model with all that the API says of it."""
+
+    id: Name
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class WholeModelList(Struct, frozen=True):
+    """The answer of GET /v1/models with all that the API says of it."""
+
+    object: Literal["list"]
+    data: list[WholeCard]
+
+
 class RepositoryEntry(Struct, frozen=True):
     """A model in the repository of a Triton server; a state that is missing means that it was never loaded."""
 
     name: Name
     state: str = ""
+
+
+class Logprobs(Struct, frozen=True):
+    """Likelihoods of the tokens of a completion; the first token may have none."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[Count]
+
+
+class LikelyChoice(Struct, frozen=True):
+    """A completion with the likelihoods of its tokens."""
+
+    logprobs: Logprobs
+
+
+class LikelyCompletion(Struct, frozen=True):
+    """An answer that was asked for with logprobs."""
+
+    choices: Annotated[list[LikelyChoice], Meta(min_length=1)]
+    usage: Usage
+
+
+class ChatAlternative(Struct, frozen=True):
+    """A token that might have been said."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatLikelihood(ChatAlternative, frozen=True):
+    """A token that was said, and the likeliest in its place."""
+
+    top_logprobs: list[ChatAlternative]
+
+
+class ChatLogprobs(Struct, frozen=True):
+    """Likelihoods of the tokens of a message."""
+
+    content: list[ChatLikelihood]
+
+
+class LikelyReply(Struct, frozen=True):
+    """A reply with the likelihoods of its tokens."""
+
+    logprobs: ChatLogprobs
+
+
+class LikelyChat(Struct, frozen=True):
+    """An answer of a chat that was asked for with logprobs."""
+
+    choices: Annotated[list[LikelyReply], Meta(min_length=1)]
+    usage: Usage
+
+
+class ErrorDetail(Struct, frozen=True):
+    """What is wrong, for a person and for a program."""
+
+    message: Name
+    type: Name
+    code: int | str | None = None
+
+
+class WholeError(Struct, frozen=True):
+    """An error with all that clients of the API read of it."""
+
+    error: ErrorDetail
 
 
 class ErrorBody(Struct, frozen=True):

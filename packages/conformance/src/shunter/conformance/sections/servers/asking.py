@@ -5,7 +5,7 @@ import msgspec
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["PROMPT", "TOKENS", "ask_chat", "ask_completion"]
+__all__ = ["PROMPT", "TOKENS", "ask_chat", "ask_completion", "completion_body"]
 
 # Enough for several stream chunks, and still an answer within a second on a slow CPU.
 TOKENS = 8
@@ -23,12 +23,14 @@ class _Asked(msgspec.Struct):
     ignore_eos: bool = False
 
 
-async def ask_completion(target: Target, **fields: object) -> Exchange:
-    """POST a fixed prompt; fields override or extend the body of /v1/completions.
+def completion_body(target: Target, **fields: object) -> dict[str, object]:
+    """The body of /v1/completions with a fixed prompt; fields override or extend it, and one that is None is left out."""
+    return _body(target, {"prompt": PROMPT}, fields)
 
-    A server without the OpenAI API is asked by the way that it has, as far as that knows of the fields.
-    """
-    body = {"model": target.model, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, **fields}
+
+async def ask_completion(target: Target, **fields: object) -> Exchange:
+    """POST what `completion_body` returns; a server without the OpenAI API is asked in its own way, as far as that goes."""
+    body = completion_body(target, **fields)
     api = target.profile.api
     if api.generate is None:
         return await target.post(api.completions, body)
@@ -39,7 +41,12 @@ async def ask_completion(target: Target, **fields: object) -> Exchange:
 
 
 async def ask_chat(target: Target, **fields: object) -> Exchange:
-    """POST /v1/chat/completions with a fixed message; fields override or extend the body."""
-    messages = [{"role": "user", "content": PROMPT}]
-    body = {"model": target.model, "messages": messages, "max_tokens": TOKENS, "temperature": 0, **fields}
-    return await target.post(target.profile.api.chat, body)
+    """POST /v1/chat/completions with a fixed message; fields override or extend the body, and one that is None is left out."""
+    return await target.post(
+        target.profile.api.chat, _body(target, {"messages": [{"role": "user", "content": PROMPT}]}, fields)
+    )
+
+
+def _body(target: Target, asked: dict[str, object], fields: dict[str, object]) -> dict[str, object]:
+    body = {"model": target.model, **asked, "max_tokens": TOKENS, "temperature": 0, **fields}
+    return {name: value for name, value in body.items() if value is not None}

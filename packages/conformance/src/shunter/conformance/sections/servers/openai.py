@@ -1,17 +1,27 @@
 """Section B, the OpenAI API: answers that any client of that API can read, whole or as a stream."""
 
 from shunter.conformance.core.case import Case, Level
-from shunter.conformance.core.exchange import Exchange, clip, read_json
-from shunter.conformance.core.sse import read_events
-from shunter.conformance.errors import FormatError, Mismatch
-from shunter.conformance.sections.servers.answers import Chat, ChatChunk, Completion, CompletionChunk, Counted, UsageChunk
+from shunter.conformance.core.exchange import clip, read_json
+from shunter.conformance.core.profile import GIE
+from shunter.conformance.errors import Mismatch
+from shunter.conformance.sections.servers.answers import (
+    Chat,
+    ChatChunk,
+    Completion,
+    CompletionChunk,
+    Counted,
+    Named,
+    UsageChunk,
+    WholeModelList,
+)
 from shunter.conformance.sections.servers.asking import TOKENS, ask_chat, ask_completion
 from shunter.conformance.sections.servers.profile import IGNORE_EOS
+from shunter.conformance.sections.servers.saying import read_chunks, read_stream
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "CHAT_FIELDS", "COMPLETION_FIELDS", "JSON", "STREAM_FRAMING", "USAGE_SUM"]
 
-DONE = "[DONE]"
+JSON = "application/json"
 
 
 async def completion_fields(target: Target) -> str:
@@ -28,34 +38,7 @@ async def chat_fields(target: Target) -> str:
     return f"{answer.usage.completion_tokens} tokens, finish_reason {answer.choices[0].finish_reason}"
 
 
-def read_stream(exchange: Exchange) -> list[str]:
-    """The chunks of a streamed answer as text, at least one; raises Mismatch unless `[DONE]` closes an event stream."""
-    exchange.expect_status(200)
-    if exchange.content_type != "text/event-stream":
-        raise Mismatch("content-type: text/event-stream", f"content-type: {exchange.content_type or 'missing'}")
-    try:
-        events = [event.data for event in read_events(exchange.body)]
-    except FormatError as error:
-        raise Mismatch("a well-formed event stream (WHATWG HTML §9.2)", str(error)) from None
-    if events[-1:] != [DONE]:
-        raise Mismatch(f"data: {DONE} as the last event", f"the last event is {clip((events or [''])[-1])!r}")
-    if len(events) == 1:
-        raise Mismatch(f"at least one chunk before {DONE}", "none")
-    return events[:-1]
-
-
-Chunk = CompletionChunk | ChatChunk
-
-
-def read_chunks(exchange: Exchange, shape: type[Chunk]) -> list[Chunk]:
-    """The chunks of a streamed answer; raises Mismatch unless they belong together."""
-    chunks: list[Chunk] = [read_json(text, shape) for text in read_stream(exchange)]
-    if len(ids := {chunk.id for chunk in chunks}) != 1:
-        raise Mismatch("the same id in every chunk", f"{len(ids)} ids: {clip(', '.join(sorted(ids)))}")
-    return chunks
-
-
-async def ask_streams(target: Target) -> tuple[list[Chunk], list[Chunk]]:
+async def ask_streams(target: Target) -> tuple[list[CompletionChunk], list[ChatChunk]]:
     """The chunks of a streamed completion and of a streamed chat."""
     completion = read_chunks(await ask_completion(target, stream=True), CompletionChunk)
     chat = read_chunks(await ask_chat(target, stream=True), ChatChunk)
@@ -120,6 +103,29 @@ async def usage_exact(target: Target) -> str:
     return f"{TOKENS} tokens asked for, {TOKENS} counted"
 
 
+async def model_cards(target: Target) -> str:
+    exchange = await target.get(target.profile.api.models)
+    exchange.expect_status(200)
+    return f"{len(exchange.read(WholeModelList).data)} with id, object, created and owned_by"
+
+
+async def model_named(target: Target) -> str:
+    for kind, ask in (("completion", ask_completion), ("chat", ask_chat)):
+        exchange = await ask(target)
+        exchange.expect_status(200)
+        if (named := exchange.read(Named).model) != target.model:
+            raise Mismatch(f"{kind}: model {target.model!r}, as asked for", f"model {named!r}")
+    return target.model
+
+
+async def content_types(target: Target) -> str:
+    for exchange in (await target.get(target.profile.api.models), await ask_completion(target), await ask_chat(target)):
+        exchange.expect_status(200)
+        if exchange.content_type != JSON:
+            raise Mismatch(f"content-type: {JSON} from {exchange.url}", exchange.content_type or "no content-type")
+    return JSON
+
+
 COMPLETION_FIELDS = Case(
     id="ms.openai.completion-fields",
     level=Level.MUST,
@@ -127,6 +133,7 @@ COMPLETION_FIELDS = Case(
     "index, text, finish_reason) and usage.",
     why="The protocol is this API; a client that finds a member missing fails in ways that look like the gateway's fault.",
     source="GIE Model Server Protocol (proposal 003), Inference API Protocol; OpenAI API reference, Create completion",
+    suites=(GIE,),
     run=completion_fields,
 )
 
@@ -137,6 +144,7 @@ CHAT_FIELDS = Case(
     "with index, an assistant's message, finish_reason) and usage.",
     why="Most traffic is chat.",
     source="GIE Model Server Protocol (proposal 003), Inference API Protocol; OpenAI API reference, Create chat completion",
+    suites=(GIE,),
     run=chat_fields,
 )
 
@@ -148,6 +156,7 @@ STREAM_FRAMING = Case(
     why="Gateways count tokens and notice the end of a request in the stream; without [DONE] an answer that was cut off "
     "cannot be told from a whole one.",
     source="OpenAI API reference, Streaming; WHATWG HTML §9.2 Server-sent events",
+    suites=(GIE,),
     run=stream_framing,
 )
 
@@ -158,6 +167,7 @@ STREAM_FINISH_REASON = Case(
     why="It is how a client learns whether the answer is complete or was cut at max_tokens.",
     source="OpenAI API reference, The chat completion chunk object",
     needs=(STREAM_FRAMING.id,),
+    suites=(GIE,),
     run=stream_finish_reason,
 )
 
@@ -180,6 +190,7 @@ USAGE_SUM = Case(
     why="Budgets, bills and load estimates are made from these numbers.",
     source="OpenAI API reference, The completion object: usage",
     needs=(COMPLETION_FIELDS.id, CHAT_FIELDS.id),
+    suites=(GIE,),
     run=usage_sum,
 )
 
@@ -194,4 +205,44 @@ USAGE_EXACT = Case(
     run=usage_exact,
 )
 
-CASES = (COMPLETION_FIELDS, CHAT_FIELDS, STREAM_FRAMING, STREAM_FINISH_REASON, STREAM_USAGE, USAGE_SUM, USAGE_EXACT)
+MODEL_CARDS = Case(
+    id="ms.openai.model-cards",
+    level=Level.MUST,
+    requirement="The model list MUST be an object list, and each model in it MUST have id, object model, created and owned_by.",
+    why="Clients decode the list before they ask for anything; one that finds a member missing does not start.",
+    source="OpenAI API reference, The model object",
+    run=model_cards,
+)
+
+MODEL_NAMED = Case(
+    id="ms.openai.model-named",
+    level=Level.SHOULD,
+    requirement="The model that an answer names SHOULD be the one that was asked for.",
+    why="Gateways bill and count by the model in the answer, and compare it with the one that they sent the request to.",
+    source="OpenAI API reference, The completion object: model",
+    needs=(COMPLETION_FIELDS.id, CHAT_FIELDS.id),
+    run=model_named,
+)
+
+CONTENT_TYPES = Case(
+    id="ms.openai.content-types",
+    level=Level.MUST,
+    requirement="Answers that are not streams MUST be application/json.",
+    why="Clients and the filters of gateways choose by the type whether to parse a body at all.",
+    source="OpenAI API reference, Introduction; RFC 9110 §8.3",
+    needs=(COMPLETION_FIELDS.id, CHAT_FIELDS.id),
+    run=content_types,
+)
+
+CASES = (
+    COMPLETION_FIELDS,
+    CHAT_FIELDS,
+    STREAM_FRAMING,
+    STREAM_FINISH_REASON,
+    STREAM_USAGE,
+    USAGE_SUM,
+    USAGE_EXACT,
+    MODEL_CARDS,
+    MODEL_NAMED,
+    CONTENT_TYPES,
+)

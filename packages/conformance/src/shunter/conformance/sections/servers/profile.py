@@ -13,6 +13,7 @@ __all__ = [
     "ADAPTER_INFO",
     "CACHE_SALT",
     "CACHE_SIZE",
+    "CONTINUOUS_USAGE",
     "E2E",
     "GENERATED_TOKENS",
     "IGNORE_EOS",
@@ -35,6 +36,9 @@ __all__ = [
 
 IGNORE_EOS = "ignore-eos"
 """The feature of servers that generate exactly `max_tokens` tokens when asked with `ignore_eos`."""
+
+CONTINUOUS_USAGE = "continuous-usage"
+"""The feature of servers that tell the usage so far in every chunk of a stream when asked to."""
 
 OPENAI = "openai"
 """The feature of servers that have the OpenAI API: every case needs it that asks for more than some load."""

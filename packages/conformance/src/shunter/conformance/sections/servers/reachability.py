@@ -1,15 +1,18 @@
 """Section A, reachability: a server that serves says so, and answers those who ask about it at once."""
 
+import re
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange
+from shunter.conformance.core.profile import GIE
 from shunter.conformance.errors import Mismatch
 from shunter.conformance.sections.servers.answers import ModelList
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["CASES", "METRICS"]
+__all__ = ["CASES", "HEALTH", "HEALTH_QUICK", "METRICS", "PROBE_TIMEOUT", "ask_health"]
 
 READY_ANSWER = Bound(
     "ready-answer",
@@ -18,6 +21,19 @@ READY_ANSWER = Bound(
     scales=False,
 )
 
+
+PROBE_TIMEOUT = Bound(
+    "probe-timeout",
+    1.0,
+    "timeoutSeconds of a kubelet's probe is 1 unless somebody has set it, and three late answers take a pod out",
+    scales=False,
+)
+
+# Probes in a row; with so few the slowest stands for the 99th percentile.
+PROBES = 20
+
+# What the client libraries of Prometheus tell of their process, on Linux.
+PROCESS = ("process_start_time_seconds", "process_resident_memory_bytes")
 
 # One late answer may be a hiccup of a busy machine, the examiner's included; so many in a row are the server's.
 ATTEMPTS = 3
@@ -41,6 +57,30 @@ async def health(target: Target) -> str:
     exchange = await target.get(target.profile.health_path)
     exchange.expect_status(200)
     return f"GET {target.profile.health_path} → 200"
+
+
+async def ask_health(target: Target) -> Exchange:
+    """Probe once; raises Mismatch unless the answer is 200 and comes in time."""
+    exchange = await target.get(target.profile.health_path)
+    exchange.expect_status(200)
+    if exchange.elapsed_s > (limit_s := target.seconds(PROBE_TIMEOUT)):
+        raise Mismatch(f"200 from {exchange.url} within {limit_s:g} s", f"after {exchange.elapsed_s:.2f} s")
+    return exchange
+
+
+async def health_quick(target: Target) -> str:
+    took_s = [(await ask_health(target)).elapsed_s for _ in range(PROBES)]
+    return f"{PROBES} probes, the slowest {max(took_s) * 1000:.0f} ms"
+
+
+async def process(target: Target) -> str:
+    page = (await target.metrics()).text
+    told = {name: float(found[1]) for name in PROCESS if (found := re.search(rf"^{name} (\S+)$", page, re.MULTILINE))}
+    if missing := [name for name in PROCESS if name not in told]:
+        raise Mismatch(f"{' and '.join(PROCESS)} on the metrics page", f"no {' and no '.join(missing)}")
+    start_s, resident_bytes = (told[name] for name in PROCESS)
+    began = datetime.fromtimestamp(start_s, UTC).isoformat(timespec="seconds")
+    return f"started {began}, {resident_bytes / (1 << 20):.0f} MiB resident"
 
 
 async def models(target: Target) -> str:
@@ -81,7 +121,29 @@ METRICS = Case(
     why="A picker that cannot scrape a server knows nothing about its load, and sends it too much or nothing.",
     source="GIE Model Server Protocol (proposal 003), Metrics Reporting; scrape timeout of the reference picker",
     bounds=(READY_ANSWER,),
+    suites=(GIE,),
     run=metrics,
 )
 
-CASES = (HEALTH, MODELS, METRICS)
+HEALTH_QUICK = Case(
+    id="ms.reachability.health-quick",
+    level=Level.SHOULD,
+    requirement="A server that has nothing to do SHOULD answer its health path within one second, each time.",
+    why="A probe that runs a generation, as some servers do, takes as long as one, and longer the more there is to do.",
+    source="Kubernetes, Configure Liveness, Readiness and Startup Probes: timeoutSeconds",
+    needs=(HEALTH.id,),
+    bounds=(PROBE_TIMEOUT,),
+    run=health_quick,
+)
+
+PROCESS_FACTS = Case(
+    id="ms.reachability.process",
+    level=Level.MAY,
+    requirement="The metrics page MAY tell since when the server runs and how much memory it has.",
+    why="Restarts and leaks show in them without any agent beside the server.",
+    source="Prometheus, Writing client libraries: process metrics",
+    needs=(METRICS.id,),
+    run=process,
+)
+
+CASES = (HEALTH, MODELS, METRICS, HEALTH_QUICK, PROCESS_FACTS)

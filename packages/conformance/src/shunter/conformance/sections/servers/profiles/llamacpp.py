@@ -2,7 +2,7 @@
 
 from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.signals import Role, Signal
-from shunter.conformance.sections.servers.profile import GENERATED_TOKENS, ServerProfile
+from shunter.conformance.sections.servers.profile import CONTINUOUS_USAGE, GENERATED_TOKENS, ServerProfile
 
 __all__ = ["PROFILE"]
 
@@ -20,12 +20,28 @@ PROFILE = ServerProfile(
     lacks={
         Role.KV.feature: "llama.cpp has no KV-cache gauge: llamacpp:kv_cache_usage_ratio was removed in May 2025 "
         "(ggml-org/llama.cpp pull request 13660)",
+        CONTINUOUS_USAGE: "llama.cpp does not know continuous_usage_stats, and tells the usage at the end of a stream",
         "model-label": "the metrics of llama.cpp carry no labels; one server has one model",
     },
     known_failures=(
         KnownFailure(
+            "ms.reachability.process",
+            "its metrics page has only families of its own",
+            SEEN,
+        ),
+        KnownFailure(
             "ms.openai.stream-usage",
             "a streamed completion always has its usage in the last chunk with choices, asked for or not; chat is right",
+            SEEN,
+        ),
+        KnownFailure(
+            "ms.sampling.logprobs",
+            "the log-probabilities of a completion have the shape that those of a chat have; chat is right",
+            SEEN,
+        ),
+        KnownFailure(
+            "ms.requests.request-id",
+            "it makes its own ids, and gives an X-Request-Id back nowhere",
             SEEN,
         ),
         KnownFailure(
