@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-dialects conformance-engines conformance-gateways e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-dialects conformance-engines conformance-gateways conformance-mutants e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ envoyconf-gateways: $(VENV)/dev.stamp ## all that the real Envoy Gateway is aske
 
 envoyconf-matrix: $(VENV)/dev.stamp ## try what envoyconf generates on every Envoy, into build/envoyconf-matrix.json and docs/gateway/matrix.md (15 minutes)
 	@$(BIN)/python -m hack.matrix $(ARGS)
+
+conformance-mutants: $(VENV)/dev.stamp ## ask all that is broken in one way every case, into docs/conformance/mutations.md (half an hour)
+	@$(BIN)/python -m hack.conformance.mutations $(ARGS)
 
 fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (ENGINE=atheris: led by coverage; ARGS="wire --seconds 9" …)
 	@$(BIN)/python hack/fuzz.py $(addprefix --engine ,$(ENGINE)) $(ARGS)

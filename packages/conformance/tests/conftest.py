@@ -1,7 +1,9 @@
 """What the tests of the exam share: running one, broken servers beyond the lab's, and recorded metrics pages."""
 
+import json
 import lzma
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from shunter.conformance.shell.servers.exam import examine
 
 DATA = Path(__file__).parent / "data"
 
+# `make conformance-mutants` asks whatever is broken everything, and notes here what it failed.
+MUTATIONS = os.environ.get("SHUNTER_MUTATIONS")
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -28,6 +33,20 @@ class Findings(dict[str, CaseFinished]):
 
     def ids(self, *verdicts: Verdict) -> set[str]:
         return {case_id for case_id, finding in self.items() if finding.verdict in verdicts}
+
+
+@pytest.fixture
+def note():
+    """Note what somebody failed who is broken in one way."""
+
+    def write(case_id: str, breaks: str, findings: Mapping[str, CaseFinished]) -> None:
+        failed = [each.id for each in findings.values() if each.verdict is Verdict.FAILED]
+        judged = sum(each.verdict in {Verdict.PASSED, Verdict.FAILED} for each in findings.values())
+        if MUTATIONS:
+            with Path(MUTATIONS).open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"case": case_id, "breaks": breaks, "failed": failed, "judged": judged}) + "\n")
+
+    return write
 
 
 @pytest.fixture

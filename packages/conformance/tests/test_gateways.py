@@ -82,10 +82,11 @@ async def test_a_good_gateway_passes_everything(hold):
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.case)
-async def test_a_broken_gateway_fails_exactly_one_case(hold, in_a_hurry, broken):
+async def test_a_broken_gateway_fails_exactly_one_case(hold, in_a_hurry, note, broken):
     cases = asked(broken.case)
     lacks = {feature: why for feature, why in PROFILE.lacks.items() if broken.case != "gw.request.http2"}
     findings = await hold(broken.kind, cases=cases, profile=msgspec.structs.replace(PROFILE, lacks=lacks))
+    note(broken.case, broken.breaks, findings)
     failed = {name: each for name, each in findings.items() if each.verdict is Verdict.FAILED}
     assert [(name, each.actual) for name, each in failed.items() if name != broken.case] == []
     assert list(failed) == [broken.case]

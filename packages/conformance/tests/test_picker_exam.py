@@ -69,7 +69,7 @@ async def test_a_good_picker_passes_everything():
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-async def test_a_broken_picker_fails_exactly_one_case(section):
+async def test_a_broken_picker_fails_exactly_one_case(section, note):
     if section == "envoy" and ENVOY is None:
         pytest.skip("no Envoy: shunter envoyconf fetches one, or put one on PATH")
     faults = [fault for fault in FAULTS.values() if fault.case.startswith(f"ep.{section}.")]
@@ -83,6 +83,7 @@ async def test_a_broken_picker_fails_exactly_one_case(section):
 
     exams = await asyncio.gather(*map(examine_one, faults))
     for fault, findings in zip(faults, exams, strict=True):
+        note(fault.case, fault.breaks, findings)
         assert by_verdict(findings, Verdict.FAILED) == {fault.case}, fault.name
         assert by_verdict(findings, Verdict.PASSED, Verdict.FAILED, Verdict.SKIPPED) == {*findings}, fault.name
         finding = findings[fault.case]
