@@ -15,7 +15,7 @@ from shunter.conformance.sections.servers.target import Adapter, Means
 from shunter.conformance.shell.servers.exam import examine
 from shunter.lab.testing import FAULTS, Control, LabServer, lab_server
 
-__all__ = ["MUTANTS", "PROFILE", "SERVER", "equipped", "examine_mutant", "related"]
+__all__ = ["MUTANTS", "PROFILE", "SERVER", "equipped", "examine_mutant", "listens", "related"]
 
 # What the servers are like: they run few requests at once and hold few tokens, so that both are soon too many.
 SERVER = {"max_num_seqs": 4, "num_blocks": 193, "max_loras": 2, "enable_lora": True, "prompt_tokens_details": True}
@@ -43,16 +43,30 @@ def related(case_id: str) -> tuple[AnyCase, ...]:
 
 
 @asynccontextmanager
-async def equipped(**params: Any) -> AsyncGenerator[tuple[LabServer, dict[str, Any]]]:
-    """A lab server, and all that an examiner can have beside its URL, as `examine` takes it."""
+async def equipped(*, listen: bool = False, **params: Any) -> AsyncGenerator[tuple[LabServer, dict[str, Any]]]:
+    """A lab server, and all that an examiner can have beside its URL, as `examine` takes it.
+
+    Who is to `listen` to KV events cannot leap over the time that other threads take, so the server is fast instead.
+    """
+    if listen:
+        params |= {"kv_events_port": 0, "kv_replay_port": 0, "speed": 50.0}
     async with lab_server(**SERVER, **params) as server:
-        adapters = tuple(Adapter(name, f"/adapters/{name}") for name in ADAPTERS)
-        yield server, {"control": Control(server), "means": Means(adapters=adapters)}
+        means = Means(adapters=tuple(Adapter(name, f"/adapters/{name}") for name in ADAPTERS))
+        if (events := server.kv_events) is not None:
+            ports = events.events_port, events.replay_port
+            live, replay = (f"tcp://127.0.0.1:{port}" for port in ports)
+            means = msgspec.structs.replace(means, kv_events=live, kv_replay=replay)
+        yield server, {"control": Control(server), "means": means}
+
+
+def listens(case_id: str) -> bool:
+    """Whether a case listens to KV events, which go through threads of their own."""
+    return case_id.startswith("ms.kv-events.")
 
 
 async def examine_mutant(name: str, cases: Sequence[AnyCase] = CASES) -> dict[str, CaseFinished]:
     """The findings on a server with this fault, by case."""
-    async with equipped() as (server, means):
+    async with equipped(listen=listens(FAULTS[name].case)) as (server, means):
         await asyncio.sleep(UP_S)
         server.break_with(name)
         events = examine(server.url, cases=cases, profile=PROFILE, tries=1, **means)

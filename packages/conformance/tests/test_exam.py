@@ -7,14 +7,14 @@ from contextlib import aclosing
 import msgspec
 import pytest
 from aiohttp import web
-from hack.conformance.mutants import MUTANTS, PROFILE, equipped, examine_mutant, related
+from hack.conformance.mutants import MUTANTS, PROFILE, equipped, examine_mutant, listens, related
 
 from shunter.conformance.core.case import Case, Level, find
 from shunter.conformance.core.events import CaseFinished, CaseStarted, Finished, Started
 from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
-from shunter.conformance.sections.servers import CASES
+from shunter.conformance.sections.servers import CASES, events
 from shunter.conformance.sections.servers.profiles import find_profile
 from shunter.conformance.shell.servers.exam import examine
 from shunter.lab.testing import LeapingLoop, lab_server
@@ -26,7 +26,7 @@ SPEED = 100.0
 EVERYTHING = "SHUNTER_EVERY_CASE" in os.environ
 
 # What the cases are about that cannot be examined with a URL alone.
-NEED_MORE = ("ms.lora.", "ms.prefix.adapter", "ms.drain.")
+NEED_MORE = ("ms.lora.", "ms.prefix.adapter", "ms.kv-events.", "ms.drain.")
 
 
 @pytest.fixture
@@ -36,14 +36,27 @@ def leaping():
         yield runner.run
 
 
+@pytest.fixture
+def in_a_hurry(monkeypatch):
+    """Who listens to KV events cannot leap over the time in which none come."""
+    monkeypatch.setattr(events, "PUBLISHED", msgspec.structs.replace(events.PUBLISHED, seconds=0.3))
+
+
 def test_a_good_server_passes_everything(leaping, exam):
     async def examine_it():
         async with equipped() as (server, means):
             return await exam(server.url, profile=PROFILE, **means)
 
     findings = leaping(examine_it())
-    assert not findings.ids(*{*Verdict} - {Verdict.PASSED})
+    assert {case_id for case_id in findings.ids(*{*Verdict} - {Verdict.PASSED}) if not listens(case_id)} == set()
     assert list(findings) == [case.id for case in CASES]
+
+
+async def test_a_good_server_passes_what_is_asked_of_kv_events(exam, in_a_hurry):
+    cases = [case for case in CASES if listens(case.id)]
+    async with equipped(listen=True) as (server, means):
+        findings = await exam(server.url, profile=PROFILE, cases=cases, **means)
+    assert findings.ids(Verdict.PASSED) == {case.id for case in cases}
 
 
 def test_a_server_that_sheds_load_fails_nothing(leaping, exam):
@@ -57,9 +70,10 @@ def test_a_server_that_sheds_load_fails_nothing(leaping, exam):
 
 
 @pytest.mark.parametrize("fault", MUTANTS, ids=lambda fault: fault.name)
-def test_a_broken_server_fails_exactly_one_case(leaping, note, fault):
+def test_a_broken_server_fails_exactly_one_case(in_a_hurry, note, fault):
     """Of those that could notice; `make conformance-mutants` asks all the others, too."""
-    findings = leaping(examine_mutant(fault.name, CASES if EVERYTHING else related(fault.case)))
+    with asyncio.Runner(loop_factory=None if listens(fault.case) else LeapingLoop) as runner:
+        findings = runner.run(examine_mutant(fault.name, CASES if EVERYTHING else related(fault.case)))
     note(fault.case, fault.breaks, findings)
     assert {case_id for case_id, finding in findings.items() if finding.verdict is Verdict.FAILED} == {fault.case}
     assert {finding.verdict for finding in findings.values()} <= {Verdict.PASSED, Verdict.FAILED, Verdict.SKIPPED}
@@ -84,9 +98,9 @@ async def test_with_a_url_alone_a_case_that_needs_more_says_which_option_gives_i
 
 async def test_events_come_in_order(exam):
     async with lab_server(speed=SPEED) as server:
-        events = (await exam(server.url, cases=CASES[:2])).events
-    assert [type(event) for event in events] == [Started, CaseStarted, CaseFinished, CaseStarted, CaseFinished, Finished]
-    started = events[0]
+        told = (await exam(server.url, cases=CASES[:2])).events
+    assert [type(event) for event in told] == [Started, CaseStarted, CaseFinished, CaseStarted, CaseFinished, Finished]
+    started = told[0]
     assert started.profile == "lab"
     assert started.model == "lab/llama-3-8b"
     assert started.step_s > 0

@@ -11,6 +11,8 @@ A fault is a value with a few seams, and the server applies the seams of the fau
 * `drag` is the share of its speed that the engine keeps while somebody scrapes;
 * `deaf` lets what the engine has go on though its client has hung up: streams, whole answers, or what waits;
 * `model` says which model answers, knowing the one that was asked for, the adapters that are loaded and those in use;
+* `batch` changes the n-th event of KV events, `number` the number under which a message of them is published, and `repeat` what
+  a replay says instead of a message, if anything;
 * `hits` in the prefix cache take as `late` as if there were none, or are `shared` by all adapters;
 * `leak` loses blocks of the cache: when a client hangs up (`abort`), or when another engine has fetched them (`transfer`);
 * `event_s` makes each event of a stream late;
@@ -36,6 +38,7 @@ from shunter.lab.faults import (
     cancellation,
     draining,
     errors,
+    kvevents,
     load,
     metrics,
     openai,
@@ -67,6 +70,7 @@ SECTIONS = (
     robustness,
     adapters,
     prefix,
+    kvevents,
     operation,
     draining,
 )

@@ -71,6 +71,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     drag: float = 1.0
     deaf: Literal["streams", "whole", "waiting"] | None = None
     model: Callable[[str, Collection[str], Collection[str]], str] | None = None
+    batch: Callable[[int, Json], None] | None = None
+    number: Callable[[int], int] | None = None
+    repeat: Callable[[int, bytes], bytes | None] | None = None
     hits: Literal["late", "shared"] | None = None
     leak: Literal["abort", "transfer"] | None = None
     event_s: float = 0.0

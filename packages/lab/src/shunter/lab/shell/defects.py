@@ -35,7 +35,7 @@ class Defects:
     def __init__(self, faults: tuple[Fault, ...], dialect: Dialect) -> None:
         self.faults = faults
         self.pages = 0
-        self._refused = self._torn = 0
+        self._refused = self._torn = self._events = 0
         self._dialect = dialect
         self._paths = vllm_paths(dialect)
         self.pace: Callable[[float], None] | None = None
@@ -117,6 +117,28 @@ class Defects:
     def crowded(self, live: int) -> int | None:
         """The status of a request that comes when so many others are there, if it is too much."""
         return next((crowd[1] for fault in self.present if (crowd := fault.crowd) and live >= crowd[0]), None)
+
+    def published(self, payload: bytes) -> bytes:
+        """What becomes of a batch of KV events."""
+        for change in filter(None, (fault.batch for fault in self.present)):
+            at_s, events, rank = msgspec.msgpack.decode(payload)
+            for event in events:
+                self._events += 1
+                change(self._events, event)
+            payload = msgspec.msgpack.encode([at_s, events, rank])
+        return payload
+
+    def numbered(self, sequence: int) -> int:
+        """The number under which the message of this number is published."""
+        for change in filter(None, (fault.number for fault in self.present)):
+            sequence = change(sequence)
+        return sequence
+
+    def repeated(self, sequence: int, payload: bytes) -> bytes | None:
+        """What a replay says instead of a message; None if it leaves it out."""
+        for change in filter(None, (fault.repeat for fault in self.present)):
+            payload = change(sequence, payload) or b""
+        return payload or None
 
     def hits(self, kind: str) -> bool:
         """Whether hits in the prefix cache are wrong in this way."""

@@ -11,6 +11,7 @@ import zmq
 import zmq.asyncio
 
 from shunter.lab.errors import ParamsError
+from shunter.lab.shell.defects import Defects
 
 __all__ = ["KvPublisher"]
 
@@ -24,9 +25,16 @@ class KvPublisher:
     """The two sockets of one server."""
 
     def __init__(
-        self, host: str, events_port: int, replay_port: int | None, topic: str, batch: Callable[[float], bytes | None]
+        self,
+        host: str,
+        events_port: int,
+        replay_port: int | None,
+        topic: str,
+        batch: Callable[[float], bytes | None],
+        defects: Defects,
     ) -> None:
         """``batch`` returns what happened since the last time it was called; port 0 takes any free one."""
+        self._defects = defects
         self._host = f"[{host}]" if ":" in host else host
         self.events_port = events_port
         self.replay_port = replay_port
@@ -74,8 +82,9 @@ class KvPublisher:
             while True:
                 payload = self._batch(time.time())
                 if payload is not None:
-                    self._buffer.append((self._sequence, payload))
-                    await _send(publisher, self._topic, self._sequence.to_bytes(8, "big"), payload)
+                    payload, number = self._defects.published(payload), self._defects.numbered(self._sequence)
+                    self._buffer.append((number, payload))
+                    await _send(publisher, self._topic, number.to_bytes(8, "big"), payload)
                     self._sequence += 1
                 await asyncio.sleep(INTERVAL_S)
 
@@ -86,8 +95,9 @@ class KvPublisher:
                 if len(frames) != 3 or len(frames[2]) != 8:
                     continue
                 who, empty, start = frames
-                for sequence, payload in list(self._buffer):
-                    if sequence >= int.from_bytes(start, "big"):
+                for sequence, published in list(self._buffer):
+                    payload = self._defects.repeated(sequence, published)
+                    if payload and sequence >= int.from_bytes(start, "big"):
                         await _send(router, who, empty, self._topic, sequence.to_bytes(8, "big"), payload)
                 await _send(router, who, empty, b"", END, b"")
 

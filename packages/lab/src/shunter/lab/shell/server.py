@@ -75,7 +75,7 @@ class LabServer:
         if kv_events_port is not None:
             self._announcer = Announcer(self.params.block_size)
             topic = f"kv@{host}:{port}@{self.models.names[0]}"
-            self.kv_events = KvPublisher(host, kv_events_port, kv_replay_port, topic, self._announcer.batch)
+            self.kv_events = KvPublisher(host, kv_events_port, kv_replay_port, topic, self._announcer.batch, self._defects)
         elif kv_replay_port is not None:
             raise ParamsError("nothing is published that could be repeated: give --kv-events-port, too")
 

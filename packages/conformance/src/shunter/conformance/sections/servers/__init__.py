@@ -13,6 +13,7 @@ from shunter.conformance.sections.servers import (
     cancellation,
     draining,
     errors,
+    events,
     freshness,
     load,
     metrics,
@@ -47,6 +48,6 @@ CASES: tuple[Case[Target], ...] = (
     *cache.CASES,
     *cancellation.CASES,
     *robustness.CASES,
-    *(_openai(case) for section in (adapters, prefix) for case in section.CASES),
+    *(_openai(case) for section in (adapters, prefix, events) for case in section.CASES),
     *draining.CASES,
 )

@@ -18,7 +18,7 @@ from shunter.conformance.sections.servers.openai import USAGE_SUM
 from shunter.conformance.sections.servers.profile import ADAPTERS, CACHE_SALT, PREFIX_HITS
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["CASES", "HITS", "block_tokens", "cached", "fresh_prompt"]
+__all__ = ["CASES", "HITS", "count_hits"]
 
 # Several blocks of the largest size in use (128 tokens), and a part of the smallest context (2,048).
 PROMPT_TOKENS = 600
@@ -44,9 +44,9 @@ class _Cached(msgspec.Struct, frozen=True):
 
 
 async def hits(target: Target) -> str:
-    prompt, tokens = await fresh_prompt(target)
-    block = await block_tokens(target)
-    first, again = [await _hits(target, prompt) for _ in range(2)]
+    prompt, tokens = await _fresh_prompt(target)
+    block = await _block_tokens(target)
+    first, again = [await count_hits(target, prompt) for _ in range(2)]
     if first >= (block or tokens):
         raise Mismatch(f"no hits for a prompt of {tokens} tokens that was never asked before", f"{first:g}")
     # The last token is computed anew, to have something to continue from; a server may compute one block more.
@@ -59,10 +59,10 @@ async def hits(target: Target) -> str:
 
 
 async def cached_tokens(target: Target) -> str:
-    prompt, tokens = await fresh_prompt(target)
+    prompt, tokens = await _fresh_prompt(target)
     await _ask(target, prompt)
     before = await _counter(target)
-    told = cached(await _ask(target, prompt))
+    told = _cached(await _ask(target, prompt))
     if told is None:
         raise Skip("usage tells no cached_tokens (vLLM: --enable-prompt-tokens-details, SGLang: --enable-cache-report)")
     risen = await _risen(target, before, told)
@@ -72,7 +72,7 @@ async def cached_tokens(target: Target) -> str:
 
 
 async def salt(target: Target) -> str:
-    prompt, tokens = await fresh_prompt(target)
+    prompt, tokens = await _fresh_prompt(target)
     mine, other = uuid.uuid4().hex, uuid.uuid4().hex
     await _ask(target, prompt)
     await _ask(target, prompt, cache_salt=mine)
@@ -82,7 +82,7 @@ async def salt(target: Target) -> str:
 async def adapter(target: Target) -> str:
     lora = wanted(target)[0]
     async with loaded(target, lora):
-        prompt, tokens = await fresh_prompt(target)
+        prompt, tokens = await _fresh_prompt(target)
         await _ask(target, prompt)
         return await _nobody_elses(target, prompt, tokens, f"adapter {lora.name}", model=named(target, lora.name))
 
@@ -92,7 +92,7 @@ async def faster(target: Target) -> str:
     cold_s: list[float] = []
     warm_s: list[float] = []
     for _ in range(PROMPTS):
-        prompt, _ = await fresh_prompt(target)
+        prompt, _ = await _fresh_prompt(target)
         for taken_s, asked in ((short_s, uuid.uuid4().hex), (cold_s, prompt), (warm_s, prompt)):
             taken_s.append((await _ask(target, asked)).elapsed_s)
     short, cold, warm = map(statistics.median, (short_s, cold_s, warm_s))
@@ -105,7 +105,7 @@ async def faster(target: Target) -> str:
     return seen
 
 
-async def fresh_prompt(target: Target) -> tuple[str, int]:
+async def _fresh_prompt(target: Target) -> tuple[str, int]:
     """A prompt that nobody has asked before, of several blocks, and its tokens."""
     name = uuid.uuid4().hex
     few = (await _ask(target, f"{name} {PROMPT}")).read(Counted).usage.prompt_tokens
@@ -115,7 +115,7 @@ async def fresh_prompt(target: Target) -> tuple[str, int]:
     return prompt, likewise.read(Counted).usage.prompt_tokens
 
 
-async def block_tokens(target: Target) -> int | None:
+async def _block_tokens(target: Target) -> int | None:
     """Tokens of a block of the cache, as the metrics say; None if they do not."""
     cache = target.profile.cache
     if cache is None:
@@ -128,13 +128,13 @@ async def block_tokens(target: Target) -> int | None:
     return None
 
 
-def cached(exchange: Exchange) -> int | None:
+def _cached(exchange: Exchange) -> int | None:
     """How many tokens of its prompt were cached, as an answer says; None if it does not."""
     details = exchange.read(_Cached).usage.prompt_tokens_details
     return details.cached_tokens if details else None
 
 
-async def _ask(target: Target, prompt: str, **fields: object) -> Exchange:
+async def _ask(target: Target, prompt: object, **fields: object) -> Exchange:
     answer = await ask_completion(target, prompt=prompt, max_tokens=1, **fields)
     answer.expect_status(200)
     return answer
@@ -155,7 +155,8 @@ async def _risen(target: Target, before: float, enough: float = 1) -> float:
         await asyncio.sleep(SAMPLE_PERIOD_S)
 
 
-async def _hits(target: Target, prompt: str, **fields: object) -> float:
+async def count_hits(target: Target, prompt: object, **fields: object) -> float:
+    """Ask a prompt, and say by how much the counter of hits rose."""
     before = await _counter(target)
     await _ask(target, prompt, **fields)
     return await _risen(target, before)
@@ -163,8 +164,8 @@ async def _hits(target: Target, prompt: str, **fields: object) -> float:
 
 async def _nobody_elses(target: Target, prompt: str, tokens: int, whose: str, **fields: object) -> str:
     """Ask a prompt that is cached for somebody for somebody else, twice: he hits nothing first, and then his own."""
-    block = await block_tokens(target)
-    first, again = [await _hits(target, prompt, **fields) for _ in range(2)]
+    block = await _block_tokens(target)
+    first, again = [await count_hits(target, prompt, **fields) for _ in range(2)]
     if first >= (block or tokens // 2):
         raise Mismatch(f"no hits for {whose} in what was cached without it", f"{first:g} of {tokens} tokens")
     return f"{whose} hits {first:g} of {tokens} tokens that are cached without it, and {again:g} of its own"

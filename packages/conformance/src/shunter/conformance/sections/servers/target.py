@@ -8,9 +8,10 @@ import msgspec
 
 from shunter.conformance.core.case import Bound
 from shunter.conformance.core.exchange import Exchange
+from shunter.conformance.core.kvevents import KvMessage
 from shunter.conformance.sections.servers.profile import ServerProfile
 
-__all__ = ["Adapter", "Control", "Line", "Means", "Target"]
+__all__ = ["Adapter", "Control", "KvListener", "Line", "Means", "Target"]
 
 
 class Adapter(msgspec.Struct, frozen=True):
@@ -66,6 +67,14 @@ class Line(Protocol):
 
     async def post(self, path: str, body: bytes | dict[str, object]) -> Exchange:
         """POST JSON; raises Unanswered."""
+        ...
+
+
+class KvListener(Protocol):
+    """A subscription to what a server publishes of its cache."""
+
+    async def receive(self, within_s: float) -> KvMessage | None:
+        """Return the next message, None if none comes in time; raises FormatError for one that is none."""
         ...
 
 
@@ -131,6 +140,14 @@ class Target(Protocol):
 
     async def metrics(self, method: str = "GET", headers: Mapping[str, str] | None = None) -> Exchange:
         """Ask for the metrics page, wherever the profile or the examiner says it is; raises Unanswered."""
+        ...
+
+    def kv_events(self) -> AbstractAsyncContextManager[KvListener]:
+        """Listen to its KV events while a block runs; raises Skip where the examiner does not say where they are."""
+        ...
+
+    async def kv_replay(self, start: int, within_s: float) -> Sequence[KvMessage]:
+        """Ask for the KV events from a number on; raises Skip like the other, and FormatError."""
         ...
 
     def plot(self, name: str, points: Sequence[tuple[float, float]]) -> None:

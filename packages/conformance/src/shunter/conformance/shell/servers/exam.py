@@ -15,6 +15,7 @@ from shunter.conformance.sections.servers.profiles import find_profile
 from shunter.conformance.sections.servers.target import Control, Means, Target
 from shunter.conformance.shell.access import OPEN, Access
 from shunter.conformance.shell.runner import TRIES, attend
+from shunter.conformance.shell.servers.kvevents import check_endpoint
 from shunter.conformance.shell.servers.survey import Plan, SurveyedTarget, survey
 from shunter.conformance.shell.wire import ANSWER_TIMEOUT_S, Wire, base_url, check_url
 
@@ -50,6 +51,8 @@ def examine(
         raise UsageError(f"timeout {timeout_s:g} s: want a number of seconds above 0")
     if health_path and not health_path.startswith("/"):
         raise UsageError(f"health path {health_path!r}: want a path that begins with /")
+    for endpoint in filter(None, (means.kv_events, means.kv_replay)):
+        check_endpoint(endpoint)
     plan = Plan(
         url=base_url(url),
         profile=find_profile(profile) if isinstance(profile, str) else profile,

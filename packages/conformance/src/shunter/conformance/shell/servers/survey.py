@@ -6,7 +6,7 @@ before the first request.
 
 import statistics
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from shunter.conformance.core.case import AnyCase, Bound
 from shunter.conformance.core.events import Planned, Side, Started, Timeline
 from shunter.conformance.core.exchange import Evidence, Exchange, evidence
+from shunter.conformance.core.kvevents import KvMessage
 from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.errors import ConformanceError, Skip, Unanswered
 from shunter.conformance.sections.servers.answers import ModelList, RepositoryEntry
@@ -21,6 +22,7 @@ from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
 from shunter.conformance.sections.servers.profile import ServerProfile
 from shunter.conformance.sections.servers.profiles import GENERIC, PROFILES, detect, undetected
 from shunter.conformance.sections.servers.target import Control, Means
+from shunter.conformance.shell.servers.kvevents import Listener, listening, replayed
 from shunter.conformance.shell.wire import Wire, speaks_tls, unreachable
 
 __all__ = ["Calibration", "Plan", "SurveyedTarget", "survey"]
@@ -149,6 +151,16 @@ class SurveyedTarget:
 
     async def metrics(self, method: str = "GET", headers: Mapping[str, str] | None = None) -> Exchange:
         return await self.wire.exchange(method, self.metrics_url, headers=headers)
+
+    def kv_events(self) -> AbstractAsyncContextManager[Listener]:
+        if not self.means.kv_events:
+            raise Skip("needs the endpoint at which it publishes KV events (--kv-events tcp://HOST:PORT)")
+        return listening(self.means.kv_events)
+
+    async def kv_replay(self, start: int, within_s: float) -> list[KvMessage]:
+        if not self.means.kv_replay:
+            raise Skip("needs the endpoint at which it replays KV events (--kv-replay tcp://HOST:PORT)")
+        return await replayed(self.means.kv_replay, start, within_s)
 
     def plot(self, name: str, points: Sequence[tuple[float, float]]) -> None:
         self._timelines.append(Timeline(name, tuple((round(seconds, 4), value) for seconds, value in points)))
