@@ -178,7 +178,8 @@ async def unreachable(url: str, tls: ssl.SSLContext | None = None) -> str | None
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             _, writer = await _connect(url, tls)
     except TimeoutError:
-        return f"no connection to {at} within {CONNECT_TIMEOUT_S:g} s"
+        secure = " (or it does not speak TLS)" * (parts.scheme == "https")
+        return f"no connection to {at} within {CONNECT_TIMEOUT_S:g} s{secure}"
     except ssl.SSLCertVerificationError as error:
         remedy = "name who signed it with --ca-file, or take any with --insecure"
         return f"the certificate of {at} is not to be trusted: {error.verify_message}; {remedy}"

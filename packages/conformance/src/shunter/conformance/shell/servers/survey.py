@@ -222,6 +222,10 @@ async def survey(wire: Wire, plan: Plan, control: Control | None = None) -> Surv
                 target.first_page = await target.metrics()
         if target.profile.api != GENERIC.api:
             await _list_models(target)
+    else:
+        page = target.first_page.text if target.first_page and target.first_page.status == OK else ""
+        if (found := detect(page, owners)) and not _akin(found[0], plan.profile):
+            target.profile_reason += f"; but it looks like {found[0].name}: {found[1]}"
     target.profile = target.profile.with_signals(plan.signals)
     if plan.health_path:
         target.profile = msgspec.structs.replace(target.profile, health_path=plan.health_path)
@@ -230,6 +234,11 @@ async def survey(wire: Wire, plan: Plan, control: Control | None = None) -> Surv
         return target
     target.calibration = await _calibrate(target)
     return target
+
+
+def _akin(one: ServerProfile, other: ServerProfile) -> bool:
+    """Whether two profiles look for the same gauges, or one is for whatever has no profile."""
+    return GENERIC in (one, other) or one.signals == other.signals
 
 
 async def _list_models(target: SurveyedTarget) -> tuple[str, ...]:
