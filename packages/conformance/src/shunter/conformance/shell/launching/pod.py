@@ -36,6 +36,12 @@ LOG_BYTES = 1 << 16
 # The last lines come within a moment of the end.
 HEAR_OUT_S = 5.0
 
+# Of a pod that is to go at once, the kubelet and the API server have to know; a node that is dead never says so.
+GONE_WITHIN_S = 60.0
+
+# What we call a pod that is not there.
+GONE = "gone"
+
 # States in which a container waits for something that will not come.
 HOPELESS = {"CreateContainerConfigError", "CreateContainerError", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"}
 
@@ -110,7 +116,7 @@ class Pod:
         """Wait until the Pod's container has ended, or the Pod has gone."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while _phase(await self._look()) not in {"Succeeded", "Failed", "gone"}:  # noqa: ASYNC110 – kubectl is asked
+                while _phase(await self._look()) not in {"Succeeded", "Failed", GONE}:  # noqa: ASYNC110 – kubectl is asked
                     await asyncio.sleep(POLL_S)
                 return True
         return False
@@ -118,7 +124,14 @@ class Pod:
     async def restart(self) -> None:
         """Delete what is left of the Pod at once, and create it anew."""
         self._created = False
-        await self._kubectl.run("delete", f"pod/{self._name}", "--ignore-not-found", "--now")
+        # kubectl would watch until it is gone, and an exam as a Job may not watch.
+        await self._kubectl.run("delete", f"pod/{self._name}", "--ignore-not-found", "--now", "--wait=false")
+        try:
+            async with asyncio.timeout(GONE_WITHIN_S):
+                while (await self._look())["status"].get("phase") != GONE:  # noqa: ASYNC110 – kubectl is asked
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            raise LaunchError(f"{self._image.name}: its pod is still there {GONE_WITHIN_S:g} s after its deletion") from None
         await self._stop_listening()
         await self._create()
 
@@ -148,7 +161,7 @@ class Pod:
                     status = pod["status"]
                     if any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", ())):
                         return
-                    if _phase(pod) in {"Succeeded", "Failed", "gone"}:
+                    if _phase(pod) in {"Succeeded", "Failed", GONE}:
                         await self._hear_out()
                         raise LaunchError(f"{self._image.name}: {_state(pod)}{last_words(self.log())}")
                     waiting = [each["state"].get("waiting", {}) for each in status.get("containerStatuses", ())]
@@ -164,7 +177,7 @@ class Pod:
         try:
             return await self._kubectl.read("get", f"pod/{self._name}", "--ignore-not-found")
         except ValueError:  # nothing was printed
-            return {"status": {"phase": "gone"}}
+            return {"status": {"phase": GONE}}
 
     async def _listen(self) -> None:
         """Keep what the server prints; Kubernetes forgets it with the Pod."""
