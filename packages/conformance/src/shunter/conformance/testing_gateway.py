@@ -171,7 +171,7 @@ def _set_headers(mutation: Any) -> dict[str, str]:
 class FakeGateway:
     """The good one. `talk` is how it speaks to pickers."""
 
-    pick_timeout_s = 1.0
+    pick_timeout_s = 2.0
     talk = Talk
 
     def __init__(self, places: Mapping[Pool, Place]) -> None:

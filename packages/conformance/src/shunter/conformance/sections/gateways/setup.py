@@ -10,7 +10,7 @@ from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.gateways.profile import BODY_MODELS, FAIL_OPEN, WEIGHTED, GatewayProfile
 from shunter.conformance.sections.gateways.trial import HOSTS, Pool
 
-__all__ = ["BOTH", "DEFAULT", "MODELS", "MODEL_OF", "Place", "check_places", "intent"]
+__all__ = ["BOTH", "DEFAULT", "MODELS", "MODEL_OF", "Place", "check_places", "intent", "split_address"]
 
 BOTH = "both.test"
 """The host whose requests are divided among both pools, one to one."""
@@ -54,15 +54,22 @@ def check_places(places: Mapping[Pool, Place]) -> None:
             )
         for option, address in ((f"--{pool}-picker", place.picker), *((f"--{pool}-servers", each) for each in place.servers)):
             try:
-                parts = urlsplit(f"//{address}")
-                good = bool(parts.hostname and parts.port and parts.netloc == address and "@" not in address)
+                host, port = split_address(address)
             except ValueError:
-                good = False
-            if not good:
+                host, port = "", 0
+            if not (host and port):
                 raise UsageError(f"{option} {address!r}: want HOST:PORT")
             if address in seen:
                 raise UsageError(f"{option} {address!r}: is somebody's already; each needs an address of its own")
             seen.add(address)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of `host:port` or `[host]:port`; raises ValueError."""
+    parts = urlsplit(f"//{address}")
+    if parts.netloc != address or "@" in address:
+        raise ValueError(address)
+    return parts.hostname or "", parts.port or 0
 
 
 def intent(places: Mapping[Pool, Place], profile: GatewayProfile, port: int) -> str:

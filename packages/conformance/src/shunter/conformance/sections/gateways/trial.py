@@ -149,11 +149,10 @@ class Trial:
 
     def said(self) -> str:
         """What became of it, in words."""
-        by = f"reached {', '.join(self.servers)}" if self.arrived else "reached no server"
-        asked = (
-            "was not asked about" if not self.asked else "was asked about" + f" {len(self.asked)} times" * (len(self.asked) > 1)
+        questions = {0: "never", 1: "once"}.get(len(self.asked), f"{len(self.asked)} times")
+        return (
+            f"HTTP {self.exchange.status}; servers reached: {', '.join(self.servers) or 'none'}; a picker was asked {questions}"
         )
-        return f"HTTP {self.exchange.status}; it {by} and {asked} at a picker"
 
     def expect_served(self, *servers: str, status: int = 200) -> None:
         """Raise Mismatch unless these servers got it, in this order, and the client its answer."""

@@ -6,7 +6,7 @@ import socket
 import struct
 
 from shunter.conformance.errors import UsageError
-from shunter.conformance.shell.gateways.listening import split_address
+from shunter.conformance.sections.gateways.setup import split_address
 
 __all__ = ["Relay"]
 

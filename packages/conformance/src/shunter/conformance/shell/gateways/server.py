@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Mapping
 from aiohttp import web
 
 from shunter.conformance.errors import UsageError
+from shunter.conformance.sections.gateways.setup import split_address
 from shunter.conformance.sections.gateways.trial import TRIAL, Arrival, Reply, Trial
-from shunter.conformance.shell.gateways.listening import split_address
 
 __all__ = ["ServerDouble"]
 
