@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import msgspec
@@ -49,7 +50,7 @@ def examine_launched(
                 profile=profile or served.profile or None,
                 model=model or served.model or None,
                 metrics_url=metrics_url or served.metrics_url or None,
-                means=means or served.means,
+                means=means or _usable(served.means),
                 control=driver,
                 lag_s=served.lag_s,
             )
@@ -58,6 +59,11 @@ def examine_launched(
                     yield msgspec.structs.replace(event, version=served.version) if isinstance(event, Started) else event
 
     return _told(events(), cases)
+
+
+def _usable(means: Means) -> Means:
+    """Leave out KV events where nobody can read them: the examiner has not asked for them."""
+    return means if find_spec("zmq") else msgspec.structs.replace(means, kv_events="", kv_replay="")
 
 
 async def _told(events: AsyncGenerator[Event], cases: Sequence[Case[Target]]) -> AsyncGenerator[Event]:
