@@ -73,8 +73,10 @@ def _families(view: View) -> Iterator[Family]:
         yield Family(f"sglang:{name}", "histogram", ABOUT[name], histograms=samples)
     queries, hits = view.tally.prefix_cache_queries, view.tally.prefix_cache_hits
     yield gauge("cache_hit_rate", "The prefix cache hit rate.", hits / queries if queries else 0.0)
-    yield counter("prompt_tokens_total", "Number of prefill tokens processed.", view.tally.prompt_tokens)
-    yield counter("generation_tokens_total", "Number of generation tokens processed.", view.tally.generation_tokens)
+    # Counted when a request has ended.
+    prompts, generated = view.tally.request_prompt_tokens.sum, view.tally.request_generation_tokens.sum
+    yield counter("prompt_tokens_total", "Number of prefill tokens processed.", prompts)
+    yield counter("generation_tokens_total", "Number of generation tokens processed.", generated)
     yield counter("num_requests_total", "Number of requests processed.", view.finished)
     yield Family(
         "sglang:cached_tokens_total",

@@ -37,12 +37,13 @@ def _families(view: View) -> Iterator[Family]:
     yield family("kv_cache_used_blocks", "gauge", "Number of used KV cache blocks", used)
     yield family("kv_cache_tokens_per_block", "gauge", "Number of tokens per KV cache block", view.params.block_size)
     yield family("max_num_active_requests", "gauge", "Maximum number of active requests", view.params.max_num_seqs)
-    yield family("prompt_tokens_total", "counter", "Cumulative number of prompt (input) tokens processed.", tally.prompt_tokens)
+    prompts = tally.request_prompt_tokens.sum  # what is counted is counted when a request has ended
+    yield family("prompt_tokens_total", "counter", "Cumulative number of prompt (input) tokens processed.", prompts)
     yield family(
         "generation_tokens_total",
         "counter",
         "Cumulative number of generation (output) tokens produced.",
-        tally.generation_tokens,
+        tally.request_generation_tokens.sum,
     )
     # Its bounds are vLLM's.
     for name, about in HISTOGRAMS.items():

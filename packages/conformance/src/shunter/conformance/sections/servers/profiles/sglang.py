@@ -52,6 +52,15 @@ PROFILE = ServerProfile(
             SEEN,
         ),
         KnownFailure(
+            "ms.reachability.health-quick",
+            "its health check generates a token and looks for it once a second: 1.0 s, which is as long as a kubelet waits",
+            SEEN,
+        ),
+        KnownFailure("ms.reachability.process", "its page is that of several processes together, and tells of none", SEEN),
+        KnownFailure("ms.requests.request-id", "it gives every request an id of its own", SEEN),
+        KnownFailure("ms.errors.body", "an error is {object: error, message, type, code}, without error around it", SEEN),
+        KnownFailure("ms.errors.internals", "what its schema refuses is told with file and line", SEEN),
+        KnownFailure(
             "ms.cancel.kv",
             "sglang:token_usage is made anew by steps; when all clients have hung up it stays for some 30 s, until an idle "
             "scheduler writes its log",

@@ -36,8 +36,10 @@ PROFILE = ServerProfile(
             "the model of a request is the id of an adapter, and one that is not loaded is answered by the base model",
             READ,
         ),
+        KnownFailure("ms.reachability.process", "its page tells of requests and batches, not of its process", READ),
         KnownFailure("ms.openai.completion-fields", NO_ID, READ),
         KnownFailure("ms.openai.chat-fields", NO_ID, READ),
         KnownFailure("ms.openai.stream-framing", NO_ID, READ),
+        KnownFailure("ms.errors.body", "what its schema refuses is told in plain text", READ),
     ),
 )

@@ -1,9 +1,12 @@
 """Triton Inference Server with the TensorRT-LLM backend."""
 
+from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.sections.servers.profile import OPENAI, Api, CacheSize, Mark, ServerProfile, Told
 
 __all__ = ["PROFILE"]
+
+SEEN = "seen on Triton 2.51.0"
 
 REQUESTS, BLOCKS = "nv_trt_llm_request_metrics", "nv_trt_llm_kv_cache_block_metrics"
 
@@ -39,4 +42,7 @@ PROFILE = ServerProfile(
         OPENAI: "Triton speaks KServe's protocol with the generate extension; its OpenAI frontend is a server of its own",
         "counters": "the TensorRT-LLM backend has no counters of tokens",
     },
+    known_failures=(
+        KnownFailure("ms.reachability.process", "its page tells of models and hardware, not of its process", SEEN),
+    ),
 )

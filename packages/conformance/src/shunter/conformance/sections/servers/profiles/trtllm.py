@@ -40,6 +40,9 @@ PROFILE = ServerProfile(
     model_label="model_name",
     known_failures=(
         KnownFailure("ms.errors.unknown-model", "it serves one model and does not look at the name that was asked for", READ),
+        KnownFailure("ms.reachability.process", "its page is that of several processes together, and tells of none", READ),
+        KnownFailure("ms.requests.request-id", "it gives every request an id of its own", READ),
+        KnownFailure("ms.errors.body", "an error is {object: error, message, type, code}, without error around it", READ),
         KnownFailure(
             "ms.metrics.model-label",
             "the labels model_name and engine_type both say undefined: the collector is made before the model is known",
