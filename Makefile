@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-dialects conformance-engines conformance-gateways conformance-mutants e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -113,6 +113,10 @@ conformance-engines: $(VENV)/dev.stamp ## install real model servers, examine th
 conformance-gateways: $(VENV)/dev.stamp ## examine every Envoy in every profile, and Envoy Gateway, into docs/conformance/gateways.md (8 minutes; ARGS=--quick: 1)
 	@$(BIN)/python -m hack.conformance.gateways $(ARGS)
 	@SHUNTER_EVERY_CASE=1 $(PYTEST) -q packages/conformance/tests/test_gateways.py
+
+conformance-pickers: $(VENV)/dev.stamp ## examine our picker, and Go ones at EPP_BIN and GIE_EPP_BIN, into docs/conformance/pickers.md (2 minutes)
+	@$(BIN)/python -m hack.conformance.pickers $(ARGS)
+	@SHUNTER_EVERY_CASE=1 $(PYTEST) -q packages/conformance/tests/test_picker_exam.py
 
 docs: $(VENV)/dev.stamp ## regenerate docs/reference from the code
 	@$(BIN)/python hack/gen_docs.py

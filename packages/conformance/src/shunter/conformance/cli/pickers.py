@@ -63,7 +63,8 @@ def picker(
     from shunter.conformance.errors import UsageError
     from shunter.conformance.sections.pickers import CASES
     from shunter.conformance.shell.pickers.exam import examine
-    from shunter.conformance.shell.pickers.launching import launcher
+    from shunter.conformance.shell.pickers.launching import Process
+    from shunter.conformance.shell.pickers.recipes import RECIPES
 
     if not launch and len(words) != 1:
         raise UsageError("want one HOST:PORT, or --launch KIND")
@@ -71,7 +72,7 @@ def picker(
         raise UsageError("--bin and --config are for a picker that --launch starts")
     cases = wishes.choose(CASES)
     exam = examine(
-        launcher(launch, binary, config, words) if launch else words[0],
+        Process(RECIPES[launch](binary, words), config) if launch else words[0],
         servers=servers.split(",") if servers else (),
         dialect=dialect,
         cases=cases,

@@ -2,21 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import UTC, datetime
 from functools import partial
 
 import msgspec
 
 from shunter.conformance.core.case import AnyCase
-from shunter.conformance.core.events import CaseFinished, CaseStarted, Event, Finished
+from shunter.conformance.core.events import CaseFinished, CaseStarted, Event, Finished, Planned, Side, Started
 from shunter.conformance.core.examined import Examined
 from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.verdict import Verdict, judge
 from shunter.conformance.core.waivers import Waiver, waived
-from shunter.conformance.errors import Mismatch, Skip, Unanswered
+from shunter.conformance.errors import LaunchError, Mismatch, Skip, Unanswered
 
-__all__ = ["TRIES", "attend"]
+__all__ = ["TRIES", "attend", "tell_unstarted"]
 
 # A case that samples under load makes hundreds of exchanges; what it found in one of them stands in `actual`.
 MAX_EVIDENCE = 4
@@ -104,3 +104,22 @@ async def _judge(
         tries=met + missed,
         missed=missed,
     )
+
+
+async def tell_unstarted(
+    events: AsyncGenerator[Event], cases: Sequence[AnyCase], side: Side = Side.MODEL_SERVER
+) -> AsyncGenerator[Event]:
+    """Say of what does not come up for its exam what it was to be asked; then raise its LaunchError."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                yield event
+    except LaunchError as error:
+        planned = tuple(Planned(case.id, case.level, case.requirement, case.suites) for case in cases)
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        yield Started(date=date, url="", profile="", profile_reason="it did not come up", cases=planned, side=side)
+        reason = str(error).partition("\n")[0]
+        for case in cases:
+            yield CaseFinished(id=case.id, level=case.level, verdict=Verdict.ERROR, reason=reason)
+        yield Finished(duration_s=0.0)
+        raise

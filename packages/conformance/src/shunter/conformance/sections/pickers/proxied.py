@@ -4,7 +4,7 @@ from shunter.conformance.core.case import Case, Level
 from shunter.conformance.errors import Mismatch
 from shunter.conformance.sections.pickers.asking import CHAT, DESTINATION, PROMPT, chat
 from shunter.conformance.sections.pickers.headers import SPOOFED
-from shunter.conformance.sections.pickers.stream import EXT_PROC, PICKS
+from shunter.conformance.sections.pickers.stream import EXT_PROC, PICKS, same_body
 from shunter.conformance.sections.pickers.target import PICKED, Target
 
 __all__ = ["CASES"]
@@ -33,7 +33,7 @@ async def _send(target: Target, body: bytes, headers: dict[str, str] | None = No
     answer = await proxy.send("POST", CHAT, body, headers)
     answer.expect_status(200)
     arrived = proxy.arrived()
-    if [got for _, got in arrived] != [body]:
+    if len(arrived) != 1 or not same_body(arrived[0][1], body):
         raise Mismatch(
             f"one request of {len(body)} bytes at a model server",
             ", ".join(f"{len(got)} bytes at {address}" for address, got in arrived) or "none",
@@ -44,7 +44,7 @@ async def _send(target: Target, body: bytes, headers: dict[str, str] | None = No
         raise Mismatch("the request where the picker's metadata say", f"they say {picked}, and it came to {address}")
     if answer.body != proxy.answer:
         raise Mismatch(f"the model server's answer, {len(proxy.answer)} bytes", f"{len(answer.body)} bytes")
-    return f"{len(body)} bytes to {address}, {len(answer.body)} bytes back"
+    return f"{len(arrived[0][1])} bytes to {address}, {len(answer.body)} bytes back"
 
 
 async def get(target: Target) -> str:

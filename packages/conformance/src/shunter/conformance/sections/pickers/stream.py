@@ -21,7 +21,7 @@ from shunter.conformance.sections.pickers.asking import (
 from shunter.conformance.sections.pickers.messages import Part
 from shunter.conformance.sections.pickers.target import Target
 
-__all__ = ["CASES", "EXT_PROC", "PICKS", "PROTOCOL", "expect_same_body"]
+__all__ = ["CASES", "EXT_PROC", "PICKS", "PROTOCOL", "expect_same_body", "same_body"]
 
 PICKS = ("ep.stream.destination", "ep.stream.body-end", "ep.stream.order")
 """The cases without which no other can be judged."""
@@ -142,20 +142,21 @@ async def trailers(target: Target) -> str:
     return " → ".join(each.part for each in answered.replies)
 
 
-def expect_same_body(answered: Answered, body: bytes) -> str:
-    """Raise Mismatch unless the body that goes on is this one; the same JSON in other words will do."""
-    _ = answered.head
-    if answered.body == body:
-        return f"{len(body)} bytes, unchanged"
+def same_body(got: bytes, sent: bytes) -> bool:
+    """Whether a body is the one that was sent; the same JSON in other words is."""
     try:
-        same = json.loads(answered.body) == json.loads(body)
+        return got == sent or json.loads(got) == json.loads(sent)
     except ValueError:
-        same = False
-    if not same:
-        raise Mismatch(
-            f"the client's {len(body)} bytes", f"{len(answered.body)} bytes: {clip(answered.body.decode(errors='replace'))!r}"
-        )
-    return f"{len(answered.body)} bytes, the same JSON"
+        return False
+
+
+def expect_same_body(answered: Answered, body: bytes) -> str:
+    """Raise Mismatch unless the body that goes on is the one that was sent."""
+    _ = answered.head
+    if not same_body(answered.body, body):
+        quoted = clip(answered.body.decode("utf-8", "replace"))
+        raise Mismatch(f"the client's {len(body)} bytes", f"{len(answered.body)} bytes: {quoted!r}")
+    return f"{len(body)} bytes, unchanged" if answered.body == body else f"{len(answered.body)} bytes, the same JSON"
 
 
 CASES: tuple[Case[Target], ...] = (

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import msgspec
 
 from shunter.conformance.core.case import Case
-from shunter.conformance.core.events import CaseFinished, Event, Finished, Planned, Started
-from shunter.conformance.core.verdict import Verdict
-from shunter.conformance.errors import LaunchError
+from shunter.conformance.core.events import Event, Started
 from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profile import ServerProfile
 from shunter.conformance.sections.servers.target import Means, Target
 from shunter.conformance.shell.launching.driver import Driver
+from shunter.conformance.shell.runner import tell_unstarted
 from shunter.conformance.shell.servers.exam import examine
 
 __all__ = ["examine_launched"]
@@ -58,26 +56,9 @@ def examine_launched(
                 async for event in exam:
                     yield msgspec.structs.replace(event, version=served.version) if isinstance(event, Started) else event
 
-    return _told(events(), cases)
+    return tell_unstarted(events(), cases)
 
 
 def _usable(means: Means) -> Means:
     """Leave out KV events where nobody can read them: the examiner has not asked for them."""
     return means if find_spec("zmq") else msgspec.structs.replace(means, kv_events="", kv_replay="")
-
-
-async def _told(events: AsyncGenerator[Event], cases: Sequence[Case[Target]]) -> AsyncGenerator[Event]:
-    """Say of a server that did not come up what it was to be asked."""
-    try:
-        async with aclosing(events):
-            async for event in events:
-                yield event
-    except LaunchError as error:
-        planned = tuple(Planned(case.id, case.level, case.requirement, case.suites) for case in cases)
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        yield Started(date=date, url="", profile="", profile_reason="it did not come up", cases=planned)
-        reason = str(error).partition("\n")[0]
-        for case in cases:
-            yield CaseFinished(id=case.id, level=case.level, verdict=Verdict.ERROR, reason=reason)
-        yield Finished(duration_s=0.0)
-        raise

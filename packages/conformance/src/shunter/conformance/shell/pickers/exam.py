@@ -24,7 +24,7 @@ from shunter.conformance.sections.servers.profiles import find_profile as find_d
 from shunter.conformance.shell.pickers.envoy import Envoy
 from shunter.conformance.shell.pickers.servers import PlayedServer, play
 from shunter.conformance.shell.pickers.streams import Line
-from shunter.conformance.shell.runner import TRIES, attend
+from shunter.conformance.shell.runner import TRIES, attend, tell_unstarted
 from shunter.conformance.shell.wire import ANSWER_TIMEOUT_S, Wire, check_url, unreachable
 
 __all__ = ["SERVERS", "Launched", "Launcher", "examine"]
@@ -73,7 +73,10 @@ def examine(
     patience: float = 1.0,
     tries: int = TRIES,
 ) -> AsyncGenerator[Event]:
-    """Examine the picker at `host:port`, or the one that a launcher starts. Raises UsageError at once, or never.
+    """Examine the picker at `host:port`, or the one that a launcher starts.
+
+    Raises UsageError at once, or never. If the picker does not come up, every case is one that could not be asked, and
+    LaunchError follows the last event.
 
     `servers` are the addresses of the endpoints that it was told of, at which the exam listens; a launcher tells it of them.
     `health` is where its health is asked for, by default where it picks. With the binary of an `envoy` it is also examined
@@ -101,7 +104,7 @@ def examine(
         patience=patience,
     )
     find_dialect(dialect)
-    return attend(_open(picker, plan), cases, waivers=waivers, tries=tries)
+    return tell_unstarted(attend(_open(picker, plan), cases, waivers=waivers, tries=tries), cases, Side.PICKER)
 
 
 def _check(address: str, name: str) -> str:
