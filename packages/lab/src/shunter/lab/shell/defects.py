@@ -146,7 +146,7 @@ class Defects:
 
     def leaks(self, kind: str) -> bool:
         """Whether blocks of the cache are lost on such an occasion."""
-        return any(fault.leak == kind for fault in self.faults)
+        return any(fault.leak == kind for fault in self.present)
 
     def ends(self, kind: str) -> bool:
         """Whether it ends in this wrong way."""
