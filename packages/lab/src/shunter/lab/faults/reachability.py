@@ -20,8 +20,8 @@ FAULTS = (
     Fault(
         name="health-slow",
         case="ms.reachability.health-quick",
-        breaks=f"/health answers {LATE_S} s late",
-        stall_s={"/health": LATE_S},
+        breaks="/health takes 3 s while the server is ready",
+        probe="dawdles",
     ),
     Fault(
         name="process-unknown",

@@ -79,7 +79,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     event_s: float = 0.0
     wire: Literal["reset", "cut", "hoard", "drip", "close", "crash"] | None = None
     mixes: bool = False
-    probe: Literal["generates", "waits"] | None = None
+    probe: Literal["dawdles", "generates", "waits"] | None = None
     crowd: tuple[int, int] | None = None
     end: Literal["ready", "cut", "error", "linger", "unhurt"] | None = None
     params: Json = {}

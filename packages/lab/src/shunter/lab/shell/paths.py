@@ -19,6 +19,8 @@ from shunter.lab.shell.wire import json_response
 
 __all__ = ["MAX_BODY_BYTES", "Page", "Paths"]
 
+# How late a probe is that dawdles: later than any kubelet waits unless told to.
+DAWDLE_S = 3.0
 # What a probe generates that should not.
 PROBE = b'{"prompt": "ok", "max_tokens": 8}'
 # vLLM has no limit of its own. A 10 MB prompt must pass; one client must not fill the machine's memory.
@@ -103,13 +105,14 @@ class Paths:
         return web.Response()
 
     async def _health(self, request: web.Request) -> web.Response:
-        if self._defects.probe("generates"):
-            await self._generation.answer(request, read_completion(PROBE, self._models, self._params.context_tokens), "probe")
-        if self._defects.probe("waits"):
-            await self._generation.idle()
         ready = not (self.draining or self.dead) or self._defects.ends("ready" if self.draining else "unhurt")
         if ready:
-            await asyncio.sleep(self._dialect.health_s)
+            await asyncio.sleep(DAWDLE_S if self._defects.probe("dawdles") else self._dialect.health_s)
+            if self._defects.probe("generates"):
+                ask = read_completion(PROBE, self._models, self._params.context_tokens)
+                await self._generation.answer(request, ask, "probe")
+            if self._defects.probe("waits"):
+                await self._generation.idle()
         said = self._dialect.well if ready else b""
         return json_response(said) if said else web.Response(status=200 if ready else 503)
 
