@@ -150,7 +150,7 @@ async def test_a_stale_page_stays_what_it_was(http, server, put):
         async with http.get(server.metrics_url) as response:
             return await response.text()
 
-    await put(["metrics-stale"])
+    await put(["page-stale"])
     first = await page()
     async with http.post(f"{server.url}/v1/completions", json={"prompt": "x", "max_tokens": 2}):
         assert await page() == first

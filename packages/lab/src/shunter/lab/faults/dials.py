@@ -97,7 +97,7 @@ class Renamed(Dial, frozen=True, tag="renamed"):
         return self._named(f"{self.family} is called {self.to}", reply=page(rename))
 
 
-class Late(Dial, frozen=True, tag="metrics-late"):
+class Late(Dial, frozen=True, tag="page-late"):
     """The metrics page comes so much later."""
 
     seconds: Seconds
@@ -106,7 +106,7 @@ class Late(Dial, frozen=True, tag="metrics-late"):
         return self._named(f"the metrics page is {self.seconds:g} s late", stall_s={METRICS: self.seconds})
 
 
-class Stale(Dial, frozen=True, tag="metrics-stale"):
+class Stale(Dial, frozen=True, tag="page-stale"):
     """The metrics page is made anew no more often than that; without seconds, never again."""
 
     seconds: Seconds | None = None

@@ -56,7 +56,7 @@ PROFILE = ServerProfile(
     known_failures=(
         KnownFailure(
             "ms.cancel.counted",
-            "requests whose clients have hung up are not counted: request_success_total with finished_reason abort stays as it is",
+            "requests whose clients have hung up are not counted: request_success_total with finished_reason abort stays",
             SEEN,
         ),
         KnownFailure(
