@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from hack.conformance.mutants import related
 
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.sections.servers import CASES
@@ -23,14 +24,18 @@ async def test_llamacpp_fails_only_as_its_profile_says(exam, llamacpp):
     assert findings.events[0].profile == profile.name
     assert findings.ids(Verdict.KNOWN_FAILURE) == {known.case for known in profile.known_failures}
     assert findings.ids(Verdict.NOT_SUPPORTED) == {case.id for case in CASES if profile.lack(case.features)}
-    # It looks for clients that have left once a second, when so small a model may be done; and such a model knows no
-    # characters of several bytes. What ends a server is not asked of one that is only known by its URL.
-    skipped = {case_id for case_id in findings.ids(Verdict.SKIPPED) if "--" not in findings[case_id].reason}
-    assert skipped <= {"ms.cancel.whole", "ms.streaming.characters"}
+    # It looks for clients that have left once a second, when so small a model may be done, as it may be before many requests
+    # have come; what little a scrape costs it may drown in the noise of a busy machine; and it knows no characters of several
+    # bytes. What ends a server is not asked of one that is only known by its URL.
+    reasons = {case_id: findings[case_id].reason for case_id in findings.ids(Verdict.SKIPPED)}
+    skipped = {case_id for case_id, reason in reasons.items() if "--" not in reason and not reason.startswith("needs ms.")}
+    assert skipped <= {"ms.cancel.whole", "ms.freshness.ramp", "ms.scrape.costs-little", "ms.streaming.characters"}
     assert not findings.ids(Verdict.FAILED, Verdict.ERROR, Verdict.UNEXPECTED_PASS)
 
 
 async def test_without_its_profile_the_same_failures_are_plain(exam, llamacpp):
     strict = msgspec.structs.replace(find_profile("llama.cpp"), known_failures=())
-    findings = await exam(llamacpp, profile=strict)
-    assert findings.ids(Verdict.FAILED) == {known.case for known in find_profile("llama.cpp").known_failures}
+    known = {each.case for each in find_profile("llama.cpp").known_failures}
+    asked = {case.id for each in known for case in related(each)}
+    findings = await exam(llamacpp, profile=strict, cases=[case for case in CASES if case.id in asked])
+    assert findings.ids(Verdict.FAILED) == known

@@ -115,11 +115,11 @@ async def ramp(target: Target) -> str:
         for before, level in pairwise((0, *levels)):
             unanswered.append(await held.enter_async_context(holding(target, level - before)))
             shown.append(await _settled(target, level))
+            if sum(count() for count in unanswered) < level:
+                raise Skip(TOO_SHORT)
             told = ", ".join(f"{here:g} with {level}" for level, here in zip(levels, shown[1:], strict=False))
             if shown[-1] <= shown[-2]:
                 raise Mismatch("more running + queued the more requests there are", told)
-            if sum(count() for count in unanswered) < level:
-                raise Skip(TOO_SHORT)
     return f"running + queue {told}"
 
 
