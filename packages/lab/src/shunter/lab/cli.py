@@ -67,7 +67,8 @@ def main() -> None:
     type=click.Choice(DIALECTS),
     default="lab",
     show_default=True,
-    help="Which kind of server to be; see `shunter lab dialects`. lab: vLLM's API without vLLM's defects.",
+    help="Which kind of server to be (`shunter lab dialects`). lab: vLLM's API without vLLM's defects; trtllm-serve, tgi and "
+    "jetstream are made from the sources of these servers, the others after recordings.",
 )
 @click.option(
     "--metrics-port",
