@@ -1,5 +1,6 @@
 """The committed reports of gateways as one table, into docs/conformance/gateways.md."""
 
+from itertools import groupby
 from pathlib import Path
 
 import yaml
@@ -37,26 +38,19 @@ def page(text):
 
 
 def reports():
-    """Yield name, versions and report of each gateway; versions whose verdicts agree are one."""
-    for home in sorted(REPORTS.iterdir()):
-        found = []
-        for file in sorted(home.glob("*-report.yaml")):
-            report = yaml.safe_load(file.read_text())
-            verdicts = {case["id"]: Verdict(case["verdict"]) for case in report["cases"]}
-            version = report["implementation"]["version"]
-            same = next((each for each in found if each[1] == verdicts), None)
-            if same:
-                same[0].append(version)
-            else:
-                found.append(([version], verdicts, report))
-        for versions, _, report in found:
-            yield home.name, versions, report
+    """Yield name with versions, and report, of each gateway; versions that follow one another and agree are one."""
+    for home in sorted(home for home in REPORTS.iterdir() if home.is_dir()):
+        read = [yaml.safe_load(file.read_text()) for file in sorted(home.glob("*-report.yaml"))]
+        for _, group in groupby(read, lambda report: {case["id"]: case["verdict"] for case in report["cases"]}):
+            first, *others = group
+            versions = [report["implementation"]["version"] for report in (first, *others)]
+            yield " ".join([home.name, " to ".join(dict.fromkeys((versions[0], versions[-1])))]), first
 
 
 def table():
     read = list(reports())
-    verdicts = [{case["id"]: SIGNS[Verdict(case["verdict"])] for case in report["cases"]} for _, _, report in read]
-    yield "| | " + " | ".join(f"{name} {', '.join(versions)}" for name, versions, _ in read) + " |"
+    verdicts = [{case["id"]: SIGNS[Verdict(case["verdict"])] for case in report["cases"]} for _, report in read]
+    yield "| | " + " | ".join(name for name, _ in read) + " |"
     yield "|---" * (1 + len(read)) + "|"
     for case in CASES:
         yield f"| `{case.id}` | " + " | ".join(each.get(case.id, "") for each in verdicts) + " |"
@@ -67,11 +61,11 @@ def notes():
     yield "*Met*; *known*: not met, as its profile says; –: not what this kind of gateway owes."
     yield ""
     said = {}
-    for name, versions, report in reports():
+    for name, report in reports():
         for case in report["cases"]:
             if Verdict(case["verdict"]) in {Verdict.KNOWN_FAILURE, Verdict.FAILED}:
                 why = case.get("reason") or f"expected {case['expected']}; seen: {case['actual']}"
-                said.setdefault((case["id"], case["level"], why), []).append(f"{name} {', '.join(versions)}")
+                said.setdefault((case["id"], case["level"], why), []).append(name)
     for (name, level, why), who in said.items():
         yield f"- `{name}` ({level}), {'; '.join(who)}: {why}"
 
