@@ -16,7 +16,7 @@ from typing import Any
 
 from shunter.conformance.core.image import KILL_ENGINE, NO_ENGINE, Image
 from shunter.conformance.core.manifests import OWNER_NAME, OWNER_UID, server_objects
-from shunter.conformance.errors import LaunchError, Skip
+from shunter.conformance.errors import LaunchError, Skip, UsageError
 from shunter.conformance.shell.launching.driver import Served
 from shunter.conformance.shell.launching.kubectl import Forward, Kubectl, RefusedError, end
 from shunter.conformance.shell.launching.readiness import GRACE_S, READY_WITHIN_S, last_words
@@ -76,7 +76,7 @@ class Pod:
         try:
             pod, service = server_objects(self._image, self._name, self.grace_s, _owner())
             self._pod = await self._patched(pod)
-            created = await self._kubectl.read("create", "--filename=-", stdin=_json(service))
+            created = await self._kubectl.read("create", "--filename=-", stdin=json.dumps(service))
             await self._create()
             await self._ready()
             lag_s = 0.0
@@ -144,10 +144,13 @@ class Pod:
         if not self._patch:
             return pod
         wishes = ("patch", "--local", "--type=strategic", f"--patch={self._patch}", "--filename=-")
-        return await self._kubectl.read(*wishes, stdin=_json(pod))
+        try:
+            return await self._kubectl.read(*wishes, stdin=json.dumps(pod))
+        except RefusedError as error:
+            raise UsageError(f"--pod-patch does not fit a Pod: {error}") from None
 
     async def _create(self) -> None:
-        await self._kubectl.run("create", "--filename=-", stdin=_json(self._pod))
+        await self._kubectl.run("create", "--filename=-", stdin=json.dumps(self._pod))
         self._created = True
         self._listener = asyncio.create_task(self._listen())
 
@@ -241,7 +244,3 @@ def _state(pod: dict[str, Any]) -> str:
                 return f"it is {state}: {details['reason']}: {details.get('message', '')}".rstrip(": ")
     said = [each["message"] for each in status.get("conditions", ()) if each["status"] == "False" and each.get("message")]
     return f"it is {status.get('phase', 'unknown')}" + "".join(f": {each}" for each in said[:1])
-
-
-def _json(resource: dict[str, Any]) -> str:
-    return json.dumps(resource)
