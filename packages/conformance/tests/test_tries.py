@@ -8,7 +8,7 @@ from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.events import CaseFinished, Started
 from shunter.conformance.core.profile import KnownFailure, Profile
 from shunter.conformance.core.verdict import Verdict
-from shunter.conformance.errors import Mismatch, Skip, Unanswered
+from shunter.conformance.errors import LaunchError, Mismatch, Skip, Unanswered
 from shunter.conformance.shell.runner import attend
 
 SOON = Bound("soon", 1.0, "a test")
@@ -94,3 +94,8 @@ async def test_a_known_failure_is_asked_once(outcome):
 async def test_what_is_met_after_all_says_nothing_of_what_was_expected(outcome):
     found = await outcome(LATE, "in time", "in time")
     assert (found.observed, found.expected, found.actual) == ("in time", "", "")
+
+
+async def test_a_server_that_does_not_come_up_again_is_an_error_of_the_case(outcome):
+    found = await outcome(LaunchError("vllm: its pod is still there\n  some log"))
+    assert (found.verdict, found.reason) == (Verdict.ERROR, "vllm: its pod is still there")

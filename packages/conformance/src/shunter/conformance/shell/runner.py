@@ -85,6 +85,8 @@ async def _judge(
                 break
         except Skip as skip:
             return finish(verdict=Verdict.SKIPPED, reason=str(skip))
+        except LaunchError as error:  # a case that ends its server starts it again
+            return finish(verdict=Verdict.ERROR, reason=str(error).partition("\n")[0])
         except (Mismatch, Unanswered) as failure:
             if isinstance(failure, Unanswered) and (reason := await target.unreachable()):
                 return finish(verdict=Verdict.ERROR, reason=reason)
