@@ -148,7 +148,7 @@ class Wire:
         """POST a head that promises so many bytes of JSON, a beginning of them, and hang up; raises Unanswered."""
         parts = urlsplit(url)
         head = {"content-type": "application/json", "content-length": str(promised_bytes)}
-        lines = [f"POST {parts.path} HTTP/1.1", f"host: {parts.netloc}"]
+        lines = [f"POST {parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
         lines += [f"{name}: {value}" for name, value in (self.access.headers | head).items()]
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):

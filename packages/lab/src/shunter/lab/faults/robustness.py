@@ -7,6 +7,9 @@ __all__ = ["FAULTS"]
 # Requests at once that it can take; the exam has fewer anywhere but where this is the question.
 CROWDED = 30
 
+# Later than anybody should wait for a refusal.
+REFUSED_LATE_S = 5.0
+
 # Mistakes and bodies that broke off, until one is not forgotten; the exam makes fewer anywhere else.
 MISTAKES, TORN = 150, 10
 
@@ -28,7 +31,13 @@ FAULTS = (
         name="crowd-500",
         case="ms.robustness.overload",
         breaks=f"with {CROWDED} requests there, further ones get 500",
-        crowd=(CROWDED, 500),
+        crowd=(CROWDED, 500, 0.0),
+    ),
+    Fault(
+        name="crowd-refused-late",
+        case="ms.robustness.overload",
+        breaks=f"with {CROWDED} requests there, further ones get 503 after {REFUSED_LATE_S:g} s",
+        crowd=(CROWDED, 503, REFUSED_LATE_S),
     ),
     Fault(
         name="mistakes-remembered",

@@ -80,7 +80,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     wire: Literal["reset", "cut", "hoard", "drip", "close", "crash"] | None = None
     mixes: bool = False
     probe: Literal["dawdles", "generates", "waits"] | None = None
-    crowd: tuple[int, int] | None = None
+    crowd: tuple[int, int, float] | None = None
     end: Literal["ready", "cut", "error", "linger", "unhurt"] | None = None
     params: Json = {}
 

@@ -114,9 +114,13 @@ class Defects:
         """Whether the health path does this."""
         return any(fault.probe == kind for fault in self.present)
 
-    def crowded(self, live: int) -> int | None:
-        """The status of a request that comes when so many others are there, if it is too much."""
-        return next((crowd[1] for fault in self.present if (crowd := fault.crowd) and live >= crowd[0]), None)
+    async def crowded(self, live: int) -> int | None:
+        """The status of a request that comes when so many others are there, if it is too much; it may take its time."""
+        for crowd in (fault.crowd for fault in self.present if fault.crowd):
+            if live >= crowd[0]:
+                await asyncio.sleep(crowd[2])
+                return crowd[1]
+        return None
 
     def published(self, payload: bytes) -> bytes:
         """What becomes of a batch of KV events."""

@@ -189,6 +189,6 @@ class Paths:
                 raise ApiError(500, "cannot schedule new futures after shutdown", kind="InternalServerError")
             raise ApiError(503, "The server is shutting down.", kind="ServiceUnavailableError")
         body = await self._defects.whole(request)
-        if status := self._defects.crowded(self._generation.live):
+        if status := await self._defects.crowded(self._generation.live):
             raise ApiError(status, "There is too much to do.", kind="InternalServerError")
         return self._defects.misread(body, self._models.adapters, self._generation.adapters)

@@ -1,4 +1,4 @@
-"""Section E, requests: whatever the API lets a client say in a request is understood."""
+"""Section B, requests: whatever the API lets a client say in a request is understood."""
 
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.exchange import clip

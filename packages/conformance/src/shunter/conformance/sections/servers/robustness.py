@@ -1,4 +1,4 @@
-"""Section I, robustness: what some clients do wrong, or too much of, is not felt by probes and by other clients."""
+"""Section C, robustness: what some clients do wrong, or too much of, is not felt by probes and by other clients."""
 
 import asyncio
 import json

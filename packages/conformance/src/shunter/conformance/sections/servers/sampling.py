@@ -1,4 +1,4 @@
-"""Section C, sampling: what a client says about choosing tokens is heeded."""
+"""Section B, sampling: what a client says about choosing tokens is heeded."""
 
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.exchange import clip

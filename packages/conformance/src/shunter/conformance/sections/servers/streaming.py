@@ -1,4 +1,4 @@
-"""Section D, streaming: a stream says what a whole answer says, as it comes into being."""
+"""Section B, streaming: a stream says what a whole answer says, as it comes into being."""
 
 import asyncio
 from itertools import pairwise
