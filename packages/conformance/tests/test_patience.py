@@ -1,14 +1,15 @@
 """A verdict does not hang on one slow moment, the server's or the examiner's."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
 
 from shunter.conformance.core.case import Bound
 from shunter.conformance.core.exchange import Exchange
-from shunter.conformance.errors import Mismatch
-from shunter.conformance.sections.servers import metrics, reachability
+from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.sections.servers import metrics, reachability, scraping
 from shunter.conformance.sections.servers.profiles import find_profile
 
 BUSY = b"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc 0.5\n"
@@ -65,3 +66,38 @@ async def test_a_page_asked_for_too_late_may_not(monkeypatch):
     monkeypatch.setattr(metrics, "IDLE_ZERO", msgspec.structs.replace(metrics.IDLE_ZERO, seconds=0.05))
     with pytest.raises(Mismatch, match="zero within"):
         await metrics.kv_idle(ScriptedTarget(answer(), answer(BUSY, 0.1), answer(BUSY), clock=True))
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    """Let loads without and with a scraper, in turns, take these seconds."""
+
+    def take(*seconds: float) -> ScriptedTarget:
+        left = list(seconds)
+
+        async def turn_s(_) -> float:
+            return left.pop(0)
+
+        @asynccontextmanager
+        async def nobody(_):
+            yield []
+
+        monkeypatch.setattr(scraping, "_turn_s", turn_s)
+        monkeypatch.setattr(scraping, "_scraping", nobody)
+        return ScriptedTarget()
+
+    return take
+
+
+async def test_a_scraper_that_costs_little_three_times_costs_little(turns):
+    assert "1.05, 1.05, 1.05" in await scraping.costs_little(turns(1.0, 1.05, 1.0, 1.05, 1.0, 1.05))
+
+
+async def test_one_that_always_costs_much_costs_much(turns):
+    with pytest.raises(Mismatch, match="less than 10%"):
+        await scraping.costs_little(turns(*[1.0, 1.2] * scraping.PAIRS))
+
+
+async def test_one_that_sometimes_does_decides_nothing(turns):
+    with pytest.raises(Skip, match="less busy"):
+        await scraping.costs_little(turns(*[1.0, 1.2] * 4, *[1.0, 0.8] * 2))

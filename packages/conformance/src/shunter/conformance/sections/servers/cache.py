@@ -44,7 +44,7 @@ PROMPTS, DEMAND = 0.8, 1.4
 FULL = 0.9
 
 # It takes long until a cache is full, and a full one stays so for a while.
-FILL_LOOK_S = 0.1
+FILL_LOOK_S = 0.2
 
 # Longer than this nobody should have to wait until a cache is full.
 MOST_FILL_S = 120.0
