@@ -102,7 +102,7 @@ class Generation:
         request_id = f"{prefix}-{request.headers.get('X-Request-Id') or serial[:16]}" if prefix else serial
         answer = Answer(ask, request_id, int(time.time()), self._identity.fingerprint)
         scripts = ask.scripts(self.params.context_tokens, serial)
-        if ask.stream and self._streams and self._defects.mixes() and len(scripts) == len(self._latest):
+        if ask.stream and self._streams and self._defects.mixes() and _lengths(scripts) == _lengths(self._latest):
             scripts = self._latest
         self._latest = scripts
         tokens: asyncio.Queue[Token | None] = asyncio.Queue()
@@ -199,3 +199,7 @@ class Generation:
             await events.write(DONE)
             await events.response.write_eof()
         return events.response
+
+
+def _lengths(scripts: list[Script]) -> list[int]:
+    return [len(script.tokens) for script in scripts]
