@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -19,21 +20,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("launch", nargs="*", default=["lab", "llamacpp"], help="what to launch; lab and llamacpp by default")
     parser.add_argument("--times", type=int, default=TIMES)
+    parser.add_argument("--jobs", type=int, default=1, help="exams at a time")
     wanted = parser.parse_args()
-    unsteady = [launch for launch in wanted.launch if not steady(launch, wanted.times)]
+    unsteady = [launch for launch in wanted.launch if not steady(launch, wanted.times, wanted.jobs)]
     sys.exit(bool(unsteady))
 
 
-def steady(launch, times):
+def steady(launch, times, jobs):
     """Say which verdicts differed, and whether none did."""
     seen = {}
     codes = Counter()
-    for at in range(times):
-        verdicts, code = examine(launch)
-        codes[code] += 1
-        for case, verdict in verdicts.items():
-            seen.setdefault(case, Counter())[verdict] += 1
-        print(f"{launch}: {at + 1} of {times}, exit code {code}, {len(verdicts)} verdicts", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        for at, (verdicts, code) in enumerate(pool.map(examine, [launch] * times)):
+            codes[code] += 1
+            for case, verdict in verdicts.items():
+                seen.setdefault(case, Counter())[verdict] += 1
+            print(f"{launch}: {at + 1} of {times}, exit code {code}, {len(verdicts)} verdicts", flush=True)
     differ = {case: verdicts for case, verdicts in seen.items() if len(verdicts) > 1 or verdicts.total() != times}
     for case, verdicts in differ.items():
         print(f"  {case:<34} " + ", ".join(f"{verdict} {count}" for verdict, count in verdicts.most_common()))

@@ -92,6 +92,7 @@ DIALECT = Dialect(
     quirks=(
         Fault(name="llamacpp-usage-in-last-event", breaks="a streamed completion has its usage in the last event", ask=_count),
         FAULTS["negative-max-tokens-200"],
+        FAULTS["deaf-to-whole"],
         FAULTS["deaf-to-waiting"],
     ),
     families_of_vllm={

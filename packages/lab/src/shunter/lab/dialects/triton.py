@@ -9,6 +9,7 @@ from shunter.lab.core.asks import parse_json
 from shunter.lab.core.reporting import Refresh
 from shunter.lab.dialects.dialect import Dialect, Family, Json, Shape, View, whole_number
 from shunter.lab.errors import ApiError
+from shunter.lab.faults import FAULTS
 
 __all__ = ["DIALECT"]
 
@@ -115,4 +116,5 @@ DIALECT = Dialect(
     no_method=(405, b""),
     shapes={"generate": Shape(whole=_said, event=_said, done=b"")},
     read=_read,
+    quirks=(FAULTS["deaf-to-whole"], FAULTS["deaf-to-waiting"]),
 )

@@ -31,7 +31,7 @@ LAB = Dialect(
 )
 
 # What is known to be wrong with it.
-QUIRKS = ("aborts-uncounted", "lora-lists-equal", "ready-while-draining", "drain-500")
+QUIRKS = ("metrics-newer-type", "aborts-uncounted", "lora-lists-equal", "ready-while-draining", "drain-500")
 
 DIALECT = msgspec.structs.replace(
     LAB,

@@ -26,6 +26,10 @@ def _typed(reply: Reply) -> Reply:
     return _headed(reply, {"Content-Type": "text/html"})
 
 
+def _newer(reply: Reply) -> Reply:
+    return _headed(reply, {"Content-Type": "text/plain; version=1.0.0; charset=utf-8"})
+
+
 def _half_compressed(reply: Reply) -> Reply:
     return _headed(reply, {"Content-Encoding": "gzip"}) if "gzip" in reply.asked.get("accept-encoding", "") else reply
 
@@ -63,6 +67,12 @@ FAULTS = (
         case="ms.scrape.stable-series",
         breaks="every request that is answered leaves a series",
         reply=page(_add_requests),
+    ),
+    Fault(
+        name="metrics-newer-type",
+        case="ms.scrape.content-type",
+        breaks="a page says version=1.0.0 to whoever asks for 0.0.4",
+        reply=_newer,
     ),
     Fault(name="metrics-html-type", case="ms.scrape.content-type", breaks="a page says that it is HTML", reply=_typed),
     Fault(

@@ -110,6 +110,7 @@ async def refuses(target: Target) -> str:
             except Refused:
                 said.append("no connection")
             except Unanswered as broken:
+                await asyncio.sleep(SAMPLE_PERIOD_S)  # where the server has gone, those who ran learn of it a moment later
                 if not all(task.done() for task in asked):  # else it has drained, and has ended meanwhile
                     raise Mismatch("an answer, 503, or no connection", str(broken)) from None
             await asyncio.sleep(SAMPLE_PERIOD_S)

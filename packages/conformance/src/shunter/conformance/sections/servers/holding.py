@@ -32,7 +32,7 @@ GAUGE_FOLLOWS = Bound(
     "pickers scrape every 50 ms and send hundreds of requests a second; what a gauge does not show yet sends them astray",
 )
 
-SETTLES = Bound("settles", 10.0, "a server that does not notice that a client has left works its request off")
+SETTLES = Bound("settles", 30.0, "a server that does not notice that a client has left works its request off")
 
 
 class Reading(msgspec.Struct, frozen=True):

@@ -43,6 +43,20 @@ PROFILE = ServerProfile(
         "counters": "the TensorRT-LLM backend has no counters of tokens",
     },
     known_failures=(
+        KnownFailure(
+            "ms.cancel.whole",
+            "that a client has hung up is noticed when something is sent to it: what is not streamed goes on",
+            SEEN,
+        ),
+        KnownFailure(
+            "ms.cancel.queued",
+            "that a client has hung up is noticed when something is sent to it: what waits goes on waiting",
+            SEEN,
+        ),
+        KnownFailure("ms.drain.refuses", "while it drains, it takes connections and resets them", SEEN),
+        KnownFailure(
+            "ms.drain.engine-dead", "/v2/health/ready answers 200 when the process that holds the model has been killed", SEEN
+        ),
         KnownFailure("ms.reachability.process", "its page tells of models and hardware, not of its process", SEEN),
     ),
 )

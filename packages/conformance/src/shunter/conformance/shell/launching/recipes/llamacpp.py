@@ -7,15 +7,15 @@ Float32 keys and values, and no flash attention: with the defaults, 1 to 8 % of 
 from shunter.conformance.shell.launching.elsewhere import program
 from shunter.conformance.shell.launching.gguf import write_gguf
 from shunter.conformance.shell.launching.recipe import HOST, Recipe, Site
-from shunter.conformance.shell.launching.weights import TINY
+from shunter.conformance.shell.launching.weights import MEDIUM
 
 __all__ = ["launch"]
 
 SLOTS = 4
-SLOT_TOKENS = 8192
+SLOT_TOKENS = 2048
 
 OPTIONS = {
-    "--alias": TINY.name,
+    "--alias": MEDIUM.name,
     "--host": HOST,
     "--parallel": str(SLOTS),
     "--ctx-size": str(SLOTS * SLOT_TOKENS),
@@ -27,8 +27,8 @@ NATIVE = ("--metrics", "--cache-type-k", "f32", "--cache-type-v", "f32", "--flas
 
 
 def launch(site: Site) -> Recipe:
-    """Serve the tiny model."""
-    port, model = site.port(), write_gguf(site.directory, TINY)
+    """Serve the medium model, on one thread."""
+    port, model = site.port(), write_gguf(site.directory, MEDIUM)
     native = site.found("llama-server")
     words = [word for option in {"--model": str(model), "--port": str(port), **OPTIONS}.items() for word in option]
     command = (native, *words, *NATIVE) if native else (site.python, str(program("llamacpp")), *words)
@@ -37,7 +37,7 @@ def launch(site: Site) -> Recipe:
         command=(*command, *site.arguments),
         url=f"http://{HOST}:{port}",
         profile="llama.cpp",
-        model=TINY.name,
+        model=MEDIUM.name,
         version=version,
         version_at=("/props", "build_info"),
     )

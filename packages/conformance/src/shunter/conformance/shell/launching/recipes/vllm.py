@@ -20,7 +20,7 @@ OPTIONS = {
     "--max-num-seqs": "4",
     "--max-model-len": "2048",
     "--block-size": "32",
-    "--num-gpu-blocks-override": "256",
+    "--num-gpu-blocks-override": "160",
     "--max-loras": "2",
     "--max-cpu-loras": "4",
     "--max-lora-rank": str(ADAPTER_RANK),
