@@ -31,6 +31,7 @@ class Container:
         self._image = image
         self._ready_within_s = ready_within_s
         self._library: Any = None
+        self._docker: Any = None
         self._errors: tuple[type[Exception], ...] = ()
         self._running: Any = None
         self._port: int | None = None
@@ -39,9 +40,9 @@ class Container:
         self._said = ""
 
     async def __aenter__(self) -> Served:
-        library = self._library = _library()
+        library, docker = self._library, self._docker = _libraries()
         own = (library.ContainerStartException, library.ContainerConnectException)
-        self._errors = (library.docker.errors.DockerException, *own, OSError)
+        self._errors = (docker.errors.DockerException, *own, OSError)
         try:
             await self._start()
             url = f"http://{self._host}:{self._port}"
@@ -65,7 +66,10 @@ class Container:
 
     async def kill_engine(self) -> None:
         """Kill the engine's processes inside; raises Skip if there are none beside the server's own."""
-        status, output = await asyncio.to_thread(self._inner.exec_run, list(KILL_ENGINE))
+        try:
+            status, output = await asyncio.to_thread(self._inner.exec_run, list(KILL_ENGINE))
+        except self._errors as error:
+            raise Skip(f"nothing can be killed inside the container: {error}") from None
         if status == NO_ENGINE:
             raise Skip("no process in the container is known as an engine's")
         if status:
@@ -132,7 +136,7 @@ class Container:
         if not self._image.gpus:
             return []
         count = -1 if self._image.gpus == "all" else int(self._image.gpus)
-        return [self._library.docker.types.DeviceRequest(count=count, capabilities=[["gpu"]])]
+        return [self._docker.types.DeviceRequest(count=count, capabilities=[["gpu"]])]
 
     def _end(self) -> str | None:
         """Say how it ended, if it has."""
@@ -154,7 +158,7 @@ class Container:
 
         def remove() -> None:
             self._last_log()
-            with suppress(self._library.docker.errors.NotFound):
+            with suppress(self._docker.errors.NotFound):
                 self._running.stop()
 
         await asyncio.shield(asyncio.to_thread(remove))
@@ -165,9 +169,9 @@ class Container:
             self._stopping = None
 
 
-def _library() -> Any:
+def _libraries() -> tuple[Any, Any]:
+    """Return what of testcontainers and of Docker's own library is needed; raises UsageError."""
     try:
-        library = import_module("testcontainers.core.container")
+        return import_module("testcontainers.core.container"), import_module("docker")
     except ImportError:
         raise UsageError("--container needs testcontainers: pip install 'shunter-conformance[containers]'") from None
-    return library
