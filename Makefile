@@ -116,7 +116,6 @@ conformance-engines: $(VENV)/dev.stamp ## install real model servers, examine th
 
 conformance-gateways: $(VENV)/dev.stamp ## examine every Envoy in every profile, and Envoy Gateway, into docs/conformance/gateways.md (8 minutes; ARGS=--quick: 1)
 	@$(BIN)/python -m hack.conformance.gateways $(ARGS)
-	@SHUNTER_EVERY_CASE=1 $(PYTEST) -q packages/conformance/tests/test_gateways.py
 
 conformance-pickers: $(VENV)/dev.stamp ## examine our picker, and Go ones at EPP_BIN and GIE_EPP_BIN, into docs/conformance/pickers.md (2 minutes)
 	@$(BIN)/python -m hack.conformance.pickers $(ARGS)

@@ -7,7 +7,6 @@ import yaml
 
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.sections.gateways import CASES
-from shunter.conformance.testing_gateway_faults import BROKEN
 
 __all__ = ["main", "page"]
 
@@ -34,7 +33,7 @@ def main():
 
 def page(text):
     """Return the page with its table made anew."""
-    return text.partition(MARK)[0] + MARK + "\n".join(["", *table(), "", *notes(), "", *broken(), ""])
+    return text.partition(MARK)[0] + MARK + "\n".join(["", *table(), "", *notes(), ""])
 
 
 def reports():
@@ -68,13 +67,6 @@ def notes():
                 said.setdefault((case["id"], case["level"], why), []).append(name)
     for (name, level, why), who in said.items():
         yield f"- `{name}` ({level}), {'; '.join(who)}: {why}"
-
-
-def broken():
-    """Each case, and the gateway that fails it."""
-    yield "| a gateway that | fails |"
-    yield "|---|---|"
-    yield from (f"| {each.breaks} | `{each.case}` |" for each in BROKEN)
 
 
 if __name__ == "__main__":
