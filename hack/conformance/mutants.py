@@ -51,7 +51,9 @@ async def equipped(*, listen: bool = False, **params: Any) -> AsyncGenerator[tup
     if listen:
         params |= {"kv_events_port": 0, "kv_replay_port": 0, "speed": 50.0}
     async with lab_server(**SERVER, **params) as server:
-        means = Means(adapters=tuple(Adapter(name, f"/adapters/{name}") for name in ADAPTERS))
+        # It computes prompts for itself: what is wrong with either side is wrong with this one.
+        adapters = tuple(Adapter(name, f"/adapters/{name}") for name in ADAPTERS)
+        means = Means(adapters=adapters, prefill_url=server.url)
         if (events := server.kv_events) is not None:
             ports = events.events_port, events.replay_port
             live, replay = (f"tcp://127.0.0.1:{port}" for port in ports)

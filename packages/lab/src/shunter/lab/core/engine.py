@@ -401,7 +401,7 @@ class Engine:
                 sequence.cached = cached
                 # A preempted request looks its prefix up again, but is not counted twice.
                 self.tally.prefix_cache_queries += length
-                self.tally.prefix_cache_hits += cached
+                self.tally.prefix_cache_hits += 0 if here else cached
             if sequence.adapter is not None:
                 loading_s += self._adapters.join(sequence.adapter)
         waiting.extendleft(reversed(aside))

@@ -65,6 +65,7 @@ class Tally:
         self.num_preemptions = 0
         self.prompt_tokens = 0
         self.prompt_tokens_cached = 0
+        self.prompt_tokens_external = 0
         self.generation_tokens = 0
         self.admission_rejections = 0
         self.request_success = dict.fromkeys(FINISHED_REASONS, 0)
@@ -93,6 +94,7 @@ class Tally:
         else:
             self.prompt_tokens += sequence.prompt
             self.prompt_tokens_cached += sequence.cached
+            self.prompt_tokens_external += sequence.cached * sequence.request.remote
             self.time_to_first_token_seconds.observe(now_s - sequence.arrived_s)
 
     def count(self, sequence: Sequence) -> None:

@@ -13,8 +13,9 @@ A fault is a value with a few seams, and the server applies the seams of the fau
 * `model` says which model answers, knowing the one that was asked for, the adapters that are loaded and those in use;
 * `batch` changes the n-th event of KV events, `number` the number under which a message of them is published, and `repeat` what
   a replay says instead of a message, if anything;
+* `hang` says which requests are never answered;
 * `hits` in the prefix cache take as `late` as if there were none, or are `shared` by all adapters;
-* `leak` loses blocks of the cache: when a client hangs up (`abort`), or when another engine has fetched them (`transfer`);
+* `leak` loses blocks of the cache whenever a client hangs up;
 * `event_s` makes each event of a stream late;
 * `mixes` lets a stream that is not alone say what another one says;
 * `probe` makes the health path of a ready server do what it should not: it dawdles, generates, or waits until nothing runs;
@@ -36,6 +37,7 @@ from shunter.lab.faults import (
     adapters,
     cache,
     cancellation,
+    disaggregation,
     draining,
     errors,
     kvevents,
@@ -71,6 +73,7 @@ SECTIONS = (
     adapters,
     prefix,
     kvevents,
+    disaggregation,
     operation,
     draining,
 )

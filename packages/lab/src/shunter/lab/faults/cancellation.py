@@ -27,7 +27,7 @@ FAULTS = (
         name="abort-leaks-blocks",
         case="ms.cancel.kv",
         breaks="KV blocks of requests whose clients hang up are never free again",
-        leak="abort",
+        leak=True,
     ),
     Fault(
         name="aborts-uncounted",

@@ -74,8 +74,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     batch: Callable[[int, Json], None] | None = None
     number: Callable[[int], int] | None = None
     repeat: Callable[[int, bytes], bytes | None] | None = None
+    hang: Callable[[Json], bool] | None = None
     hits: Literal["late", "shared"] | None = None
-    leak: Literal["abort", "transfer"] | None = None
+    leak: bool = False
     event_s: float = 0.0
     wire: Literal["reset", "cut", "hoard", "drip", "close", "crash"] | None = None
     mixes: bool = False

@@ -81,6 +81,13 @@ class Defects:
         self.pace(share)
         self._relief = asyncio.get_running_loop().call_later(DRAG_S, self.pace, 1.0)
 
+    async def hang(self, body: bytes) -> None:
+        """Never return if a request of this body is one that is never answered."""
+        for hangs in filter(None, (fault.hang for fault in self.present)):
+            with contextlib.suppress(msgspec.DecodeError):
+                if hangs(msgspec.json.decode(body, type=dict[str, Any])):
+                    await asyncio.Future[None]()
+
     def misread(self, body: bytes, loaded: Collection[str], used: Collection[str]) -> bytes:
         """What becomes of the JSON of a completion or chat request before it is read; names of adapters beside it."""
         for fault in self.present:
@@ -148,9 +155,10 @@ class Defects:
         """Whether hits in the prefix cache are wrong in this way."""
         return any(fault.hits == kind for fault in self.present)
 
-    def leaks(self, kind: str) -> bool:
-        """Whether blocks of the cache are lost on such an occasion."""
-        return any(fault.leak == kind for fault in self.present)
+    @property
+    def leaks(self) -> bool:
+        """Whether blocks of the cache are lost when a client hangs up."""
+        return any(fault.leak for fault in self.present)
 
     def ends(self, kind: str) -> bool:
         """Whether it ends in this wrong way."""

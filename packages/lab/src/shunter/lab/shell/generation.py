@@ -129,8 +129,9 @@ class Generation:
             for name in names:
                 if self._defects.deaf(stream=ask.stream, waits=self._clockwork.engine.waits(name)):
                     continue
-                if self._clockwork.abort(name) and self._defects.leaks("abort"):
-                    self._clockwork.engine.cache.take(LEAKED_BLOCKS)
+                if self._clockwork.abort(name) and self._defects.leaks:
+                    cache = self._clockwork.engine.cache
+                    cache.take(min(LEAKED_BLOCKS, cache.free // 4))  # what runs goes on
 
     def _late(self, tokens: asyncio.Queue[Token | None]) -> Callable[[Token], None]:
         """Tell tokens as late as if the engine had computed what was cached."""

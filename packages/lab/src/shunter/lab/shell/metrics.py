@@ -125,8 +125,8 @@ class MetricsPage(Collector):
             "Number of prompt tokens by source.",
             {
                 "local_compute": tally.prompt_tokens - tally.prompt_tokens_cached,
-                "local_cache_hit": tally.prompt_tokens_cached,
-                "external_kv_transfer": 0,
+                "local_cache_hit": tally.prompt_tokens_cached - tally.prompt_tokens_external,
+                "external_kv_transfer": tally.prompt_tokens_external,
             },
             by="source",
         )

@@ -189,6 +189,7 @@ class Paths:
                 raise ApiError(500, "cannot schedule new futures after shutdown", kind="InternalServerError")
             raise ApiError(503, "The server is shutting down.", kind="ServiceUnavailableError")
         body = await self._defects.whole(request)
+        await self._defects.hang(body)
         if status := await self._defects.crowded(self._generation.live):
             raise ApiError(status, "There is too much to do.", kind="InternalServerError")
         return self._defects.misread(body, self._models.adapters, self._generation.adapters)

@@ -11,6 +11,7 @@ from shunter.conformance.sections.servers import (
     adapters,
     cache,
     cancellation,
+    disaggregation,
     draining,
     errors,
     events,
@@ -48,6 +49,6 @@ CASES: tuple[Case[Target], ...] = (
     *cache.CASES,
     *cancellation.CASES,
     *robustness.CASES,
-    *(_openai(case) for section in (adapters, prefix, events) for case in section.CASES),
+    *(_openai(case) for section in (adapters, prefix, events, disaggregation) for case in section.CASES),
     *draining.CASES,
 )

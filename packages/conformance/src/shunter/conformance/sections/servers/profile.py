@@ -15,6 +15,7 @@ __all__ = [
     "CACHE_SIZE",
     "CONTINUOUS_USAGE",
     "E2E",
+    "EXTERNAL_TOKENS",
     "GENERATED_TOKENS",
     "IGNORE_EOS",
     "LATENCIES",
@@ -23,6 +24,7 @@ __all__ = [
     "PREFIX_HITS",
     "PROMPT_TOKENS",
     "SUCCESSES",
+    "TRANSFERS",
     "TTFT",
     "AdapterCalls",
     "Api",
@@ -50,6 +52,7 @@ SUCCESSES = "finished requests"
 PREEMPTIONS = "preemptions"
 ABORTS = "aborted requests"
 PREFIX_HITS = "prefix hits"
+EXTERNAL_TOKENS = "prompt tokens from elsewhere"
 
 # What a profile may know the histograms of, in seconds.
 TTFT = "time to first token"
@@ -62,6 +65,9 @@ LATENCIES = "latencies"
 
 ADAPTERS = "adapters"
 """The feature of servers that load LoRA adapters while they run."""
+
+TRANSFERS = "kv-transfer"
+"""The feature of servers that go on from what another one has computed, as `kv_transfer_params` say."""
 
 CACHE_SALT = "cache-salt"
 """The feature of servers that keep the prefixes of requests with different `cache_salt` apart."""
@@ -131,9 +137,9 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
     """One kind of model server. `family_prefix`, `owned_by` and `mark` are what it is recognised by, in this order.
 
     `engine_label` is the label that tells several engines behind one page apart, `model_label` the one that carries the
-    served name. `rank_header` pins a request to a data-parallel rank. `salts`: requests may have a `cache_salt`. `former`
-    are names that gauges had in releases which pickers of today do not read any more. `metrics_port`, if any, is where the
-    metrics page is unless it was moved.
+    served name. `rank_header` pins a request to a data-parallel rank. Requests may have a `cache_salt` (`salts`) and
+    `kv_transfer_params` (`transfers`). `former` are names that gauges had in releases which pickers of today do not read any
+    more. `metrics_port`, if any, is where the metrics page is unless it was moved.
     """
 
     signals: dict[Role, Signal] = msgspec.field(default_factory=dict[Role, Signal])
@@ -153,13 +159,16 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
     adapters: AdapterCalls | None = None
     rank_header: str = ""
     salts: bool = False
+    transfers: bool = False
 
     def lack(self, features: tuple[str, ...]) -> str | None:
         """Why it cannot be asked for one of the features; of what a profile has no name for, nobody can be."""
         named: dict[str, object] = {
             ABORTS: ABORTS in self.counters,
             PREFIX_HITS: PREFIX_HITS in self.counters,
+            EXTERNAL_TOKENS: EXTERNAL_TOKENS in self.counters,
             CACHE_SALT: self.salts,
+            TRANSFERS: self.transfers,
             ADAPTERS: self.adapters,
             ADAPTER_INFO: self.adapters and self.adapters.info,
             PREEMPTIONS: PREEMPTIONS in self.counters,

@@ -142,6 +142,10 @@ class Target(Protocol):
         """Ask for the metrics page, wherever the profile or the examiner says it is; raises Unanswered."""
         ...
 
+    async def prefill(self, path: str, body: dict[str, object]) -> Exchange:
+        """POST to the server that computes prompts for this one; raises Skip where there is none, and Unanswered."""
+        ...
+
     def kv_events(self) -> AbstractAsyncContextManager[KvListener]:
         """Listen to its KV events while a block runs; raises Skip where the examiner does not say where they are."""
         ...

@@ -53,6 +53,8 @@ def examine(
         raise UsageError(f"health path {health_path!r}: want a path that begins with /")
     for endpoint in filter(None, (means.kv_events, means.kv_replay)):
         check_endpoint(endpoint)
+    if means.prefill_url:
+        base_url(means.prefill_url)
     plan = Plan(
         url=base_url(url),
         profile=find_profile(profile) if isinstance(profile, str) else profile,

@@ -23,7 +23,7 @@ from shunter.conformance.sections.servers.profile import ServerProfile
 from shunter.conformance.sections.servers.profiles import GENERIC, PROFILES, detect, undetected
 from shunter.conformance.sections.servers.target import Control, Means
 from shunter.conformance.shell.servers.kvevents import Listener, listening, replayed
-from shunter.conformance.shell.wire import Wire, speaks_tls, unreachable
+from shunter.conformance.shell.wire import Wire, base_url, speaks_tls, unreachable
 
 __all__ = ["Calibration", "Plan", "SurveyedTarget", "survey"]
 
@@ -151,6 +151,11 @@ class SurveyedTarget:
 
     async def metrics(self, method: str = "GET", headers: Mapping[str, str] | None = None) -> Exchange:
         return await self.wire.exchange(method, self.metrics_url, headers=headers)
+
+    async def prefill(self, path: str, body: dict[str, object]) -> Exchange:
+        if not self.means.prefill_url:
+            raise Skip("needs a second server, which computes prompts for this one (--prefill-url URL)")
+        return await self.wire.exchange("POST", base_url(self.means.prefill_url) + path, body)
 
     def kv_events(self) -> AbstractAsyncContextManager[Listener]:
         if not self.means.kv_events:

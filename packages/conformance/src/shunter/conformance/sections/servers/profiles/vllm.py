@@ -5,6 +5,7 @@ from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.sections.servers.profile import (
     ABORTS,
     E2E,
+    EXTERNAL_TOKENS,
     GENERATED_TOKENS,
     PREEMPTIONS,
     PREFIX_HITS,
@@ -39,6 +40,7 @@ PROFILE = ServerProfile(
         GENERATED_TOKENS: Signal("vllm:generation_tokens_total"),
         SUCCESSES: Signal("vllm:request_success_total"),
         ABORTS: Signal("vllm:request_success_total", {"finished_reason": "abort"}),
+        EXTERNAL_TOKENS: Signal("vllm:prompt_tokens_by_source_total", {"source": "external_kv_transfer"}),
         PREFIX_HITS: Signal("vllm:prefix_cache_hits_total"),
         PREEMPTIONS: Signal("vllm:num_preemptions_total"),
     },
@@ -53,6 +55,7 @@ PROFILE = ServerProfile(
     adapters=AdapterCalls(info=Signal("vllm:lora_requests_info")),
     rank_header="X-data-parallel-rank",
     salts=True,
+    transfers=True,
     known_failures=(
         KnownFailure(
             "ms.scrape.content-type", "a page says version=1.0.0, whichever version of the text format was asked for", SEEN
