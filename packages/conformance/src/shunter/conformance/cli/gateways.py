@@ -9,7 +9,13 @@ __all__ = ["gateway"]
 
 @click.command()
 @click.argument("url")
-@click.option("--profile", default="generic", show_default=True, metavar="NAME", help="What kind of gateway it is.")
+@click.option(
+    "--profile",
+    default="generic",
+    show_default=True,
+    metavar="NAME",
+    help="What kind of gateway it is, such as shunter-lean, shunter-full or envoy-gateway-lean.",
+)
 @click.option("--open-picker", metavar="HOST:PORT", help="Where the gateway looks for the picker of the pool that fails open.")
 @click.option("--open-servers", metavar="HOST:PORT,…", help="Where it looks for the model servers of that pool.")
 @click.option("--close-picker", metavar="HOST:PORT", help="The picker of the pool that fails closed.")
