@@ -16,6 +16,9 @@ from shunter.lab.testing import DIALECTS, Control, LeapingLoop, lab_server
 # A server as the real ones that were examined: few seats, so that a queue is seen soon, a cache that fills, 12 ms a token.
 SERVER = {"models": ["tiny"], "max_num_seqs": 4, "num_blocks": 256, "max_model_len": 2048, "speed": 2.3}
 
+# SGLang tells the cache in hundredths, so that a prompt must be one to be seen.
+SMALLER = {"sglang": {"num_blocks": 130}}
+
 # What the profile of a dialect is called where it is not called as the dialect.
 PROFILE = {"llamacpp": "llama.cpp"}
 
@@ -28,7 +31,7 @@ def findings(exam):
 
     def examine(name):
         async def go():
-            async with lab_server(dialect=name, **SERVER) as server:
+            async with lab_server(dialect=name, **{**SERVER, **SMALLER.get(name, {})}) as server:
                 apart = server.dialect.metrics_port is not None
                 return await exam(server.url, metrics_url=server.metrics_url if apart else None)
 

@@ -236,7 +236,7 @@ def test_gauges_are_new_every_so_many_steps_and_with_each_prompt():
     assert reporting.report(gauges(2, 0.6), tally, 1.0) == gauges(2, 0.6)
 
 
-def test_after_an_abort_the_cache_gauge_is_old_until_the_idle_log():
+def test_when_nothing_runs_the_cache_gauge_is_old_until_the_idle_log():
     reporting, tally = Reporting(Refresh(steps=3, idle_s=30.0)), Tally(128)
     reporting.report(gauges(1, 0.1), tally, 0.0)
     assert reporting.report(gauges(0, 0.0), tally, 1.0) == gauges(0, 0.1)

@@ -9,10 +9,10 @@ __all__ = ["Refresh", "Reporting"]
 
 
 class Refresh(msgspec.Struct, frozen=True, kw_only=True):
-    """When gauges are made anew: every so many steps, or seconds; and how long an idle engine leaves its cache gauge alone.
+    """When gauges are made anew: every so many seconds, or steps.
 
-    With `steps` above 1 they are also new whenever a prompt has been computed or nothing runs any more; but the cache gauge
-    of an engine that has become idle by an abort stays what it was for `idle_s`.
+    With `steps` above 1 they are also new when a prompt has been computed. When nothing runs any more only the counts of
+    requests are right; the cache gauge stays what it was for `idle_s`.
     """
 
     steps: int = 1
@@ -21,12 +21,12 @@ class Refresh(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reporting:
-    """The gauges of one engine as its page has them."""
+    """The gauges of one engine as its page has them; to be asked whenever a prompt has been computed, too."""
 
     def __init__(self, refresh: Refresh) -> None:
         self._refresh = refresh
         self._said: Gauges | None = None
-        self._mark = 0, 0, 0
+        self._mark = 0, 0
         self._at_s = self._busy_s = 0.0
 
     def report(self, truth: Gauges, tally: Tally, now_s: float) -> Gauges:
@@ -38,14 +38,11 @@ class Reporting:
             return said
         if truth.running:
             self._busy_s = now_s
-        window = tally.iteration_tokens_total.count // refresh.steps
-        mark = window, tally.prompt_tokens, sum(tally.request_success.values())
-        moved, self._mark = mark != self._mark, mark
-        if moved or now_s - self._busy_s >= refresh.idle_s:
-            return self._say(truth, now_s)
-        if not truth.running:
-            return self._say(msgspec.structs.replace(truth, kv_usage=said.kv_usage), now_s)
-        return said
+            mark = tally.iteration_tokens_total.count // refresh.steps, tally.prompt_tokens
+            moved, self._mark = mark != self._mark, mark
+            return self._say(truth, now_s) if moved else said
+        idle = now_s - self._busy_s >= refresh.idle_s
+        return self._say(truth if idle else msgspec.structs.replace(truth, kv_usage=said.kv_usage), now_s)
 
     def _say(self, gauges: Gauges, now_s: float) -> Gauges:
         self._said, self._at_s = gauges, now_s

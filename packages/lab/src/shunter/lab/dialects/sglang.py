@@ -16,7 +16,7 @@ RELEASE = "0.5.23"
 
 # --decode-log-interval: gauges are made anew with each prompt, and after so many steps of decoding.
 DECODE_LOG_INTERVAL = 40
-# After an abort nothing refreshes the cache gauge until the log line of an idle scheduler.
+# When the last request has gone nothing refreshes the cache gauge until the log line of an idle scheduler.
 IDLE_LOG_S = 30.0
 # Its health check is a generation, and looks for the result once a second.
 HEALTH_S = 1.0

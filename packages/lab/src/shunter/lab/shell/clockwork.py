@@ -25,6 +25,8 @@ class Clockwork:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._listeners: dict[Hashable, Callable[[Token], None]] = {}
+        self.watch: Callable[[], object] | None = None
+        """Told whenever a prompt has been computed."""
 
     @property
     def live(self) -> int:
@@ -63,7 +65,9 @@ class Clockwork:
         self._listeners.clear()
 
     def _tick(self) -> None:
+        prompts = 0
         for token in self.engine.advance(self._loop.time()):
+            prompts += token.index == 0
             listener = self._listeners.get(token.id)
             if listener is not None:
                 if token.finish is not None:
@@ -73,3 +77,5 @@ class Clockwork:
             self._timer.cancel()
         next_s = self.engine.next_event_s()
         self._timer = None if next_s is None else self._loop.call_at(next_s + _TIMER_ROUNDING_S, self._tick)
+        if prompts and self.watch is not None:
+            self.watch()

@@ -25,6 +25,8 @@ class Views:
         self._generation = generation
         self._unix_minus_engine_s = unix_minus_engine_s
         self._reporting = Reporting(dialect.refresh)
+        if dialect.refresh.steps > 1:
+            clockwork.watch = self.look
 
     def look(self) -> View:
         """As of now, or as old as what the engine says is."""
