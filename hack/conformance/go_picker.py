@@ -54,7 +54,7 @@ class GiePicker:
         return document("inference.networking.x-k8s.io", source, extractor, dataLayer={"sources": sources})
 
     def commands(self, site: Site) -> list[list[str]]:
-        """With its own defaults, but for TLS and for who may read its metrics."""
+        """With its own defaults, TLS among them, but for who may read its metrics."""
         flags = {
             "pool-name": "exam",
             "pool-namespace": "default",
@@ -64,7 +64,6 @@ class GiePicker:
             "metrics-port": site.metrics,
             "tracing": "false",
             "metrics-endpoint-auth": "false",
-            "secure-serving": "false",
         }
         return [["env", f"KUBECONFIG={self._kube.kubeconfig}", self._binary, *(f"--{name}={flags[name]}" for name in flags)]]
 
@@ -125,7 +124,7 @@ def main() -> None:
         cases = wishes.choose(CASES)
         picker = Process(GiePicker(binary, kube, (port, another)))
         servers = [*(f"{host}:{port}" for host in HOSTS), f"{HOSTS[-1]}:{another}"]
-        follow(examine(picker, servers=servers, cases=cases, envoy=options.envoy), cases, wishes)
+        follow(examine(picker, servers=servers, cases=cases, tls=True, envoy=options.envoy), cases, wishes)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
+import trustme
 import yaml
 
 from shunter.conformance.core.verdict import Verdict
@@ -42,8 +44,10 @@ def main():
     missed = []
     for transport in ("native", "grpcio"):
         if wanted in {None, "shunter"}:
-            run = ["-m", "shunter.conformance", "picker", "--launch", "shunter", *front]
-            missed += examine("shunter", f"0.1.0-{transport}", run, ["organization=shunter"], "--", "--transport", transport)
+            with tempfile.TemporaryDirectory() as home:
+                run = ["-m", "shunter.conformance", "picker", "--launch", "shunter", "--tls", *front]
+                arguments = ["--", "--transport", transport, *certificate(Path(home))]
+                missed += examine("shunter", f"0.1.0-{transport}", run, ["organization=shunter"], *arguments)
     if wanted in {None, "llm-d-router"}:
         if binary := os.environ.get("EPP_BIN"):
             run = ["-m", "shunter.conformance", "picker", "--launch", "epp", "--bin", binary, *front]
@@ -59,6 +63,14 @@ def main():
     PAGE.write_text(MARKED.sub(lambda _: table(), PAGE.read_text()))
     print("\n".join(["", *missed]))
     return any("exit code" in each for each in missed)
+
+
+def certificate(home):
+    """Options with a certificate that nobody knows, as pickers make themselves."""
+    issued = trustme.CA().issue_cert("picker.test")
+    issued.private_key_pem.write_to_path(home / "key")
+    issued.cert_chain_pems[0].write_to_path(home / "cert")
+    return ["--tls-cert-file", str(home / "cert"), "--tls-key-file", str(home / "key")]
 
 
 def examine(name, version, run, about, *arguments):

@@ -17,6 +17,7 @@ __all__ = ["picker"]
 @click.option("--health", metavar="HOST:PORT", help="Where its gRPC health is asked for, if not where it picks.")
 @click.option("--metrics-url", metavar="URL", help="Where its metrics page is.")
 @click.option("--profile", metavar="NAME", help="What kind of picker it is.")
+@click.option("--tls", is_flag=True, help="Speak TLS to it, and take any certificate.")
 @click.option("--launch", type=click.Choice(["shunter", "epp"]), help="Start one: Shunter's, or llm-d's Go picker.")
 @click.option(
     "--bin", "binary", default="", metavar="PROGRAM", help="What --launch runs: the command `shunter`, or the binary epp."
@@ -46,6 +47,7 @@ def picker(
     health: str | None,
     metrics_url: str | None,
     profile: str | None,
+    tls: bool,
     launch: str | None,
     binary: str,
     config: Path | None,
@@ -79,6 +81,7 @@ def picker(
         profile=profile,
         health=health,
         metrics_url=metrics_url,
+        tls=tls,
         envoy=envoy,
         waivers=wishes.waivers,
         timeout_s=wishes.timeout_s,

@@ -13,6 +13,7 @@ from shunter.conformance.sections.pickers import (
     proxied,
     refusal,
     response,
+    security,
     stream,
     subset,
 )
@@ -30,6 +31,7 @@ CASES: tuple[Case[Target], ...] = (
     *malformed.CASES,
     *modes.CASES,
     *load.CASES,
+    *security.CASES,
     *metrics.CASES,
     *choice.CASES,
     *proxied.CASES,

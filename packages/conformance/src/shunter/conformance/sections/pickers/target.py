@@ -121,3 +121,7 @@ class Target(Protocol):
     async def metrics(self) -> Exchange:
         """GET its metrics page; raises Unanswered, or Skip when nobody said where it is."""
         ...
+
+    async def alpn(self) -> str:
+        """The protocol that a new TLS connection settles on, if any; raises Skip without TLS, Unanswered."""
+        ...

@@ -13,7 +13,7 @@ from shunter.conformance.core.case import AnyCase, Bound, Case
 from shunter.conformance.core.events import Event, Planned, Side, Started, Timeline
 from shunter.conformance.core.exchange import Evidence, Exchange, evidence
 from shunter.conformance.core.waivers import Waiver
-from shunter.conformance.errors import Skip, UsageError
+from shunter.conformance.errors import Skip, Unanswered, UsageError
 from shunter.conformance.sections.pickers import CASES
 from shunter.conformance.sections.pickers.asking import ANSWERS
 from shunter.conformance.sections.pickers.messages import Mode
@@ -24,6 +24,7 @@ from shunter.conformance.sections.servers.profiles import find_profile as find_d
 from shunter.conformance.shell.pickers.envoy import Envoy
 from shunter.conformance.shell.pickers.servers import PlayedServer, play
 from shunter.conformance.shell.pickers.streams import Line
+from shunter.conformance.shell.pickers.tunnel import anybody, dial, tunnel
 from shunter.conformance.shell.runner import TRIES, attend, tell_unstarted
 from shunter.conformance.shell.wire import ANSWER_TIMEOUT_S, Wire, check_url, unreachable
 
@@ -67,6 +68,7 @@ def examine(
     profile: PickerProfile | str | None = None,
     health: str | None = None,
     metrics_url: str | None = None,
+    tls: bool = False,
     envoy: Path | None = None,
     waivers: Sequence[Waiver] = (),
     timeout_s: float = ANSWER_TIMEOUT_S,
@@ -79,7 +81,8 @@ def examine(
     LaunchError follows the last event.
 
     `servers` are the addresses of the endpoints that it was told of, at which the exam listens; a launcher tells it of them.
-    `health` is where its health is asked for, by default where it picks. With the binary of an `envoy` it is also examined
+    `health` is where its health is asked for, by default where it picks. With `tls` it is spoken to by TLS, whatever its
+    certificate; its health, where that is elsewhere, is not. With the binary of an `envoy` it is also examined
     through that. `patience` is a factor on every time limit.
     """
     if not 0 < timeout_s < math.inf:
@@ -99,6 +102,7 @@ def examine(
         profile=find_profile(profile) if isinstance(profile, str) else profile,
         health=_check(health, "--health") if health else None,
         metrics_url=check_url(metrics_url) if metrics_url else None,
+        tls=tls,
         envoy=envoy,
         timeout_s=timeout_s,
         patience=patience,
@@ -120,6 +124,7 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     profile: PickerProfile | None
     health: str | None
     metrics_url: str | None
+    tls: bool
     envoy: Path | None
     timeout_s: float
     patience: float
@@ -138,14 +143,16 @@ class PlayedTarget:
         control: Control | None,
         proxy: Proxy | None,
         plan: _Plan,
+        door: str,
     ) -> None:
+        """Make it of all that has been opened; `door` is where the picker is reached without TLS."""
         self.wire = wire
         self.servers: Sequence[PlayedServer] = servers
         self.profile = profile
         self._plan, self._reason, self._launched = plan, reason, launched
         self._control, self._proxy = control, proxy
-        self.line = Line(launched.address, self.seconds)
-        self.health_line = Line(launched.health, self.seconds)
+        self.line = Line(launched.address, self.seconds, door)
+        self.health_line = Line(launched.health, self.seconds, door if launched.health == launched.address else "")
 
     def seconds(self, bound: Bound) -> float:
         return min(bound.seconds * self._plan.patience, self._plan.timeout_s)
@@ -172,6 +179,17 @@ class PlayedTarget:
         if not self._launched.metrics_url:
             raise Skip("nobody said where the picker's metrics are; --metrics-url does")
         return await self.wire.exchange("GET", self._launched.metrics_url)
+
+    async def alpn(self) -> str:
+        if not self._plan.tls:
+            raise Skip("needs a picker that is spoken to by TLS; --tls says so")
+        try:
+            _, writer = await dial(self._launched.address, anybody())
+        except OSError as error:
+            raise Unanswered(f"no TLS with {self._launched.address}: {error}") from None
+        negotiated = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        writer.transport.abort()
+        return negotiated or ""
 
     def started(self, date: str, cases: Sequence[AnyCase]) -> Started:
         return Started(
@@ -219,11 +237,12 @@ async def _open(picker: str | Launcher, plan: _Plan) -> AsyncGenerator[PlayedTar
             reason = "started by the exam"
         if plan.profile:
             reason = "chosen by the examiner"
+        door = await opened.enter_async_context(tunnel(launched.address, anybody())) if plan.tls else launched.address
         proxy = None
         if plan.envoy:
-            proxy = await opened.enter_async_context(Envoy(plan.envoy, launched.address, servers, wire))
+            proxy = await opened.enter_async_context(Envoy(plan.envoy, door, servers, wire))
         target = PlayedTarget(
-            wire, launched, plan.profile or find_profile(launched.profile), reason, servers, control, proxy, plan
+            wire, launched, plan.profile or find_profile(launched.profile), reason, servers, control, proxy, plan, door
         )
         opened.push_async_callback(target.line.close)
         opened.push_async_callback(target.health_line.close)

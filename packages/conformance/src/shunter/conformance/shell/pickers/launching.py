@@ -20,6 +20,7 @@ from shunter.conformance.sections.pickers.target import Server
 from shunter.conformance.shell.pickers.exam import Launched
 from shunter.conformance.shell.pickers.recipes import Recipe, Site
 from shunter.conformance.shell.pickers.streams import Line
+from shunter.conformance.shell.wire import unreachable
 
 __all__ = ["Process", "free_ports"]
 
@@ -103,13 +104,13 @@ class Process:
         await self._ready()
 
     async def _ready(self) -> None:
-        """Wait until its health is SERVING."""
+        """Wait until its health is SERVING, and it listens: the Go picker makes a key for TLS first, while it is healthy."""
         clock = asyncio.get_running_loop().time
         deadline_s = clock() + READY_WITHIN_S
         line = Line(f"127.0.0.1:{self._site.health}", lambda bound: bound.seconds)
         said = "no answer"
         try:
-            while said != SERVING:
+            while said != SERVING or await unreachable(f"http://127.0.0.1:{self._site.picks}"):
                 if clock() > deadline_s or any(each.returncode is not None for each in self._running):
                     last = self._log.read_text(errors="replace")[-LOG_CHARS:]
                     raise LaunchError(f"{self._recipe.profile} is not ready ({said})\n{last}")

@@ -13,9 +13,10 @@ import asyncio
 import json
 import random
 import re
+import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from shunter.conformance.sections.pickers.target import Server
 from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.pickers.exam import Launched
 from shunter.conformance.shell.pickers.launching import free_ports
+from shunter.conformance.shell.pickers.tunnel import tunnel
 from shunter.conformance.testing.pickers.codec import Codec
 from shunter.conformance.testing.pickers.faults import FAULTS
 from shunter.conformance.testing.pickers.seams import NO_FAULT, Fault, Illegal, Known, Talk
@@ -55,8 +57,10 @@ class Refused(Exception):  # noqa: N818 – a word of the domain
 class FakePicker:
     """One picker, from entering to leaving; see `shell.pickers.exam.Launcher`."""
 
-    def __init__(self, fault: str = "", *, lag_s: float = 5.0) -> None:
-        """Make one with this fault; `lag_s` is how late one that is late heeds metrics."""
+    def __init__(self, fault: str = "", *, lag_s: float = 5.0, tls: ssl.SSLContext | None = None) -> None:
+        """Make one with this fault, behind TLS if that is given; `lag_s` is how late one that is late heeds metrics."""
+        self._tls = tls
+        self._opened = AsyncExitStack()
         self.lag_s = lag_s
         self.fault: Fault = FAULTS[fault] if fault else NO_FAULT
         self.known: dict[str, Known] = {}
@@ -85,6 +89,10 @@ class FakePicker:
         self._tasks.append(asyncio.create_task(self._look()))
         await self._listen()
         address = f"127.0.0.1:{self._ports[0]}"
+        if self._tls:
+            if not self.fault.has("without-alpn"):
+                self._tls.set_alpn_protocols(["h2"])
+            address = await self._opened.enter_async_context(tunnel(address, outside=None, inside=self._tls))
         return Launched(
             address=address, health=address, metrics_url=f"http://127.0.0.1:{self._ports[1]}/metrics", profile="generic"
         )
@@ -92,6 +100,7 @@ class FakePicker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._opened.aclose()
         await self._server.stop(0)
         for task in self._tasks:
             task.cancel()

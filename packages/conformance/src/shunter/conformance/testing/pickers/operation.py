@@ -71,6 +71,12 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     Fault(
+        name="tls-without-alpn",
+        breaks="no protocol is negotiated in TLS",
+        case="ep.tls.http2",
+        traits=frozenset({"without-alpn"}),
+    ),
+    Fault(
         name="page-broken",
         breaks="the metrics page breaks its format",
         case="ep.metrics.exposition",
