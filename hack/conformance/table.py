@@ -48,11 +48,15 @@ def reports():
 def page():
     read = list(reports())
     sections = list(dict.fromkeys(section(case) for _, _, report in read for case in report["cases"]))
-    rows = [["server", "version", *sections, "in an InferencePool?"]]
-    for name, file, report in read:
-        link = f"[{name}](../../{file.relative_to(ROOT)})"
-        cells = [cell([case for case in report["cases"] if section(case) == each]) for each in sections]
-        rows.append([link, str(report["implementation"].get("version", "")), *cells, answer(report)])
+    rows = [
+        ["", *(f"[{name}](../../{file.relative_to(ROOT)})" for name, file, _ in read)],
+        ["version", *(str(report["implementation"].get("version", "")) for _, _, report in read)],
+        ["in an InferencePool?", *(answer(report) for _, _, report in read)],
+    ]
+    rows += [
+        [f"`ms.{each}`", *(cell([case for case in report["cases"] if section(case) == each]) for _, _, report in read)]
+        for each in sections
+    ]
     text = HEAD + "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])) + "\n"
     for name, _, report in read:
         about = report["implementation"]

@@ -15,6 +15,10 @@ from shunter.conformance.cli import main
 QUICK = ("--select", "ms.reachability.health", "--select", "ms.reachability.models")
 
 
+# How a script starts what is to run in the background.
+DEAF_TO_CTRL_C = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+
+
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "shunter.conformance", "run", "--launch", *words]
 
@@ -48,12 +52,12 @@ def test_a_server_is_started_examined_and_gone(tmp_path):
     assert list(home.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_a_report_and_nothing_else(tmp_path, number):
+@pytest.mark.parametrize(("before", "number"), [((), signal.SIGINT), (DEAF_TO_CTRL_C, signal.SIGTERM)])
+def test_a_signal_leaves_a_report_and_nothing_else(tmp_path, before, number):
     report, home = tmp_path / "report.yaml", tmp_path / "home"
     home.mkdir()
     exam = subprocess.Popen(
-        command("lab", "--select", "ms.load", "--report", str(report)),
+        [*before, *command("lab", "--select", "ms.load", "--report", str(report))],
         env=os.environ | {"TMPDIR": str(home), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

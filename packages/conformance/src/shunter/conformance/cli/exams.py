@@ -108,7 +108,7 @@ def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wi
     interrupted = False
     try:
         asyncio.run(_attend(exam, events))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         interrupted = True
         events.extend(conclude(events, "the exam was interrupted"))
         click.echo("interrupted" if events else "interrupted before the exam began; no report")
@@ -126,8 +126,10 @@ async def _attend(exam: "AsyncGenerator[Event]", events: "list[Event]") -> None:
     """Follow an exam and show it while it happens."""
     from shunter.conformance.core.narration import narrate
 
-    # Whoever stops a job sends SIGTERM: it ends the exam as Ctrl-C does, and what the exam has started with it.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    # Whoever stops a job sends SIGTERM: it ends the exam as Ctrl-C does, and what the exam has started with it. Not by way of
+    # SIGINT, to which a job in a script's background is deaf.
+    if task := asyncio.current_task():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with aclosing(exam):
         async for event in exam:
             events.append(event)
