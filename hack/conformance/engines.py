@@ -109,7 +109,7 @@ def examine(engine, where):
     print(f"\n{engine.name}", flush=True)
     code = subprocess.run([*command, "--", *engine.arguments], check=False).returncode
     if code in (0, 1):
-        version = yaml.safe_load(files[0].read_text())["implementation"]["version"]
+        version = yaml.safe_load(files[0].read_text())["implementation"].get("version", "unknown")
         home = REPORTS / engine.name
         home.mkdir(parents=True, exist_ok=True)
         shutil.copy(files[0], home / f"{version}-report.yaml")

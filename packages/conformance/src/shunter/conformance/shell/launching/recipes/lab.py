@@ -23,5 +23,6 @@ def launch(site: Site) -> Recipe:
         command=(*command, "serve", *words, *FLAGS, *site.arguments),
         url=f"http://{HOST}:{port}",
         profile="",
+        version="" if len(command) == 1 else site.installed("shunter-lab"),
         means=Means(adapters=ADAPTERS, kv_events=f"tcp://{HOST}:{events}", kv_replay=f"tcp://{HOST}:{replay}"),
     )
