@@ -189,7 +189,7 @@ async def unreachable(url: str, tls: ssl.SSLContext | None = None) -> str | None
         # asyncio puts the address into strerror; a resolver's errors have numbers of their own, several errors have none.
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         return f"no connection to {at}: {why}"
-    writer.close()
+    writer.transport.abort()  # TLS would wait for a farewell
     return None
 
 
@@ -203,5 +203,5 @@ async def speaks_tls(url: str) -> bool:
             _, writer = await _connect(url.replace("http://", "https://", 1), anybody)
     except OSError:
         return False
-    writer.close()
+    writer.transport.abort()
     return True
