@@ -39,10 +39,10 @@ class _AsksAboutBodiesOnly(FakeGateway):
 
 class _AsksTwice(FakeGateway):
     async def pick(self, pool: Pool, incoming: Incoming) -> tuple[Pick | Immediate, Talk | None]:
-        with suppress(NotPickedError):
-            _, talk = await super().pick(pool, incoming)
-            if talk:
-                talk.cancel()
+        pick, talk = await super().pick(pool, incoming)
+        if talk is None:
+            return pick, None
+        talk.cancel()
         return await super().pick(pool, incoming)
 
 
