@@ -20,14 +20,15 @@ import trustme
 import yaml
 
 from shunter.conformance.core.verdict import Verdict
+from shunter.conformance.testing.pickers.faults import FAULTS
 from shunter.envoyconf.shell import envoy
 
-__all__ = ["main", "table"]
+__all__ = ["main", "page"]
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTS = ROOT / "packages" / "conformance" / "reports" / "pickers"
 PAGE = ROOT / "docs" / "conformance" / "pickers.md"
-MARKED = re.compile(r"(?<=<!-- reports: make conformance-pickers -->\n).*?(?=<!-- end of reports -->)", re.DOTALL)
+MARKED = re.compile(r"(?<=<!-- (reports|defects): make conformance-pickers -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 GIE = "https://github.com/kubernetes-sigs/gateway-api-inference-extension"
 ROUTER = "https://github.com/llm-d/llm-d-router"
@@ -60,7 +61,7 @@ def main():
             missed += examine("gie-epp", "v1.5.0", run, ["organization=kubernetes-sigs", f"url={GIE}"])
         else:
             missed.append("gie-epp was not run: GIE_EPP_BIN is not set")
-    PAGE.write_text(MARKED.sub(lambda _: table(), PAGE.read_text()))
+    PAGE.write_text(page(PAGE.read_text()))
     print("\n".join(["", *missed]))
     return any("exit code" in each for each in missed)
 
@@ -83,6 +84,17 @@ def examine(name, version, run, about, *arguments):
     code = subprocess.run([*command, *arguments], check=False, cwd=ROOT).returncode
     if code:
         yield f"{name} {version}: exit code {code}"
+
+
+def page(text):
+    """The page with its generated parts as they are to be."""
+    return MARKED.sub(lambda found: table() if found[1] == "reports" else defects(), text)
+
+
+def defects():
+    """What is wrong with the pickers that each fail one case."""
+    rows = "".join(f"| `{fault.case}` | `{fault.name}` | {fault.breaks} |\n" for fault in FAULTS.values())
+    return f"\n| case | broken picker | what is broken |\n|---|---|---|\n{rows}\n"
 
 
 def table():

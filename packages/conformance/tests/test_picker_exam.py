@@ -13,6 +13,7 @@ import pytest
 import trustme
 import yaml
 from click.testing import CliRunner
+from hack.conformance.pickers import page
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -265,6 +266,12 @@ def test_the_failures_in_a_committed_report_are_known(path):
     assert {case_id for case_id, verdict in verdicts.items() if verdict == Verdict.KNOWN_FAILURE} == {
         known.case for known in profile.known_failures
     }
+
+
+def test_the_page_shows_the_reports_and_the_broken_pickers():
+    path = Path(__file__).parents[3] / "docs" / "conformance" / "pickers.md"
+    text = path.read_text(encoding="utf-8")
+    assert page(text) == text, "make conformance-pickers ARGS='--only nobody' writes it"
 
 
 def test_every_picker_that_was_examined_has_a_report():
