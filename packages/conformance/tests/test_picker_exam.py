@@ -28,7 +28,7 @@ from shunter.conformance.sections.pickers.messages import Part, Reply, Set
 from shunter.conformance.sections.pickers.profiles import find_profile
 from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.pickers.exam import examine
-from shunter.conformance.shell.pickers.launching import Process
+from shunter.conformance.shell.pickers.launching import Process, free_ports
 from shunter.conformance.shell.pickers.messages import Codec
 from shunter.conformance.shell.pickers.recipes import RECIPES, Shunter
 from shunter.conformance.testing.pickers.codec import Codec as PickerCodec
@@ -176,26 +176,26 @@ async def test_who_is_not_there_is_an_error_for_every_case(unused_tcp_port):
     assert by_verdict(findings, Verdict.ERROR) == {case.id for case in CASES}
 
 
-async def test_a_picker_at_an_address_is_told_by_hand_where_the_servers_are():
-    """What only who starts it can do is skipped, with the option that gives it."""
+async def test_of_a_picker_at_an_address_what_needs_more_is_skipped_with_the_option_that_gives_it():
+    servers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    cases = select(
+        CASES, ["ep.stream", "ep.subset.port", "ep.endpoints.none", "ep.metrics.exposition", "ep.envoy.post", "ep.tls"]
+    )
     picker = FakePicker()
-    events = []
     async with picker as launched:
-        exam = examine(
-            launched.address,
-            servers=["127.0.0.1:0", "127.0.0.1:0"],
-            cases=select(CASES, ["ep.stream", "ep.endpoints", "ep.metrics.exposition", "ep.envoy.post"]),
-            tries=1,
-        )
-        async for event in exam:
-            if isinstance(event, CaseFinished) and not events:
-                picker.offered = ["127.0.0.1:1"]
-            events.append(event)
-    started = events[0]
-    assert isinstance(started, Started)
-    assert (started.side, started.url, started.profile) == (Side.PICKER, launched.address, "generic")
-    reasons = {event.id: event.reason for event in events if isinstance(event, CaseFinished)}
-    assert "--launch" in reasons["ep.endpoints.none"] or "needs ep.stream" in reasons["ep.endpoints.none"]
+        picker.offered = servers  # it was configured by hand
+        events = [event async for event in examine(launched.address, servers=servers, cases=cases, tries=1)]
+    assert isinstance(events[0], Started)
+    assert (events[0].side, events[0].url, events[0].profile) == (Side.PICKER, launched.address, "generic")
+    skipped = {event.id: event.reason for event in events if isinstance(event, CaseFinished) and event.reason}
+    options = {
+        "endpoints.none": "--launch",
+        "metrics.exposition": "--metrics-url",
+        "envoy.post": "--envoy",
+        "tls.http2": "--tls",
+    }
+    assert skipped.keys() == {f"ep.{name}" for name in options}
+    assert all(option in skipped[f"ep.{name}"] for name, option in options.items())
 
 
 @pytest.mark.parametrize(
