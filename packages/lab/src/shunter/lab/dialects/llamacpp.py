@@ -94,6 +94,7 @@ DIALECT = Dialect(
         FAULTS["negative-max-tokens-200"],
         FAULTS["deaf-to-whole"],
         FAULTS["deaf-to-waiting"],
+        FAULTS["drain-cuts"],
     ),
     families_of_vllm={
         "llamacpp:requests_deferred": "vllm:num_requests_waiting",

@@ -116,5 +116,5 @@ DIALECT = Dialect(
     no_method=(405, b""),
     shapes={"generate": Shape(whole=_said, event=_said, done=b"")},
     read=_read,
-    quirks=(FAULTS["deaf-to-whole"], FAULTS["deaf-to-waiting"]),
+    quirks=(FAULTS["deaf-to-whole"], FAULTS["deaf-to-waiting"], FAULTS["healthy-without-engine"]),
 )
