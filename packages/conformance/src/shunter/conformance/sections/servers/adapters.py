@@ -17,7 +17,7 @@ from shunter.conformance.sections.servers.asking import PROMPT, ask_completion
 from shunter.conformance.sections.servers.errors import NO_SUCH_MODEL, UNKNOWN_MODEL
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, hold_tokens
 from shunter.conformance.sections.servers.load import QUEUE_RISES
-from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S, SHED, find, scrape
+from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, SHED, find, scrape
 from shunter.conformance.sections.servers.profile import ADAPTER_INFO, ADAPTERS, IGNORE_EOS, AdapterCalls
 from shunter.conformance.sections.servers.target import Adapter, Target
 
@@ -407,6 +407,7 @@ INFO = Case(
     why="Without it a picker cannot send a request where its adapter is in memory already.",
     source=PROTOCOL,
     features=(ADAPTERS, ADAPTER_INFO),
+    needs=(EXPOSITION.id,),
     suites=(GIE_LORA,),
     run=info,
 )

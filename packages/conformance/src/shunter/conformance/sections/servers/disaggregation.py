@@ -12,7 +12,7 @@ from shunter.conformance.errors import Mismatch, Unanswered
 from shunter.conformance.sections.servers.answers import Completion
 from shunter.conformance.sections.servers.asking import PROMPT, ask_completion, completion_body
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS
-from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S, scrape
+from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, scrape
 from shunter.conformance.sections.servers.profile import EXTERNAL_TOKENS, TRANSFERS
 from shunter.conformance.sections.servers.target import Target
 
@@ -161,7 +161,7 @@ FETCHED = Case(
     why="A decoder that computes everything itself after all answers as well; only slower, and at twice the cost.",
     source=VLLM,
     features=(TRANSFERS, EXTERNAL_TOKENS),
-    needs=(SAME_TEXT.id,),
+    needs=(SAME_TEXT.id, EXPOSITION.id),
     bounds=(DECODES, GAUGE_FOLLOWS),
     run=fetched,
 )

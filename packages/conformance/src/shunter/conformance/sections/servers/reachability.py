@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.profile import GIE
-from shunter.conformance.errors import Mismatch
+from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.servers.answers import ModelList
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
@@ -75,6 +75,8 @@ async def health_quick(target: Target) -> str:
 
 async def process(target: Target) -> str:
     page = (await target.metrics()).text
+    if "# TYPE " not in page:
+        raise Skip("the metrics page is none in the text format")
     told = {name: float(found[1]) for name in PROCESS if (found := re.search(rf"^{name} (\S+)$", page, re.MULTILINE))}
     if missing := [name for name in PROCESS if name not in told]:
         raise Mismatch(f"{' and '.join(PROCESS)} on the metrics page", f"no {' and no '.join(missing)}")

@@ -21,7 +21,7 @@ from shunter.conformance.sections.servers.errors import (
 )
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, SETTLES, holding, read, settle, watch
 from shunter.conformance.sections.servers.load import RUNNING_RISES, TRIED, WAITING
-from shunter.conformance.sections.servers.metrics import LOAD_IDLE, SAMPLE_PERIOD_S, SHED
+from shunter.conformance.sections.servers.metrics import EXPOSITION, LOAD_IDLE, SAMPLE_PERIOD_S, SHED
 from shunter.conformance.sections.servers.openai import COMPLETION_FIELDS
 from shunter.conformance.sections.servers.profile import IGNORE_EOS, OPENAI
 from shunter.conformance.sections.servers.reachability import HEALTH_QUICK, PROBE_TIMEOUT, ask_health
@@ -176,7 +176,15 @@ MISTAKES_FORGOTTEN = Case(
     why="What each of them leaves behind, somebody who does not know the API fills a server with.",
     source=f"{PROBING}; {GAUGES}",
     features=(OPENAI,),
-    needs=(MALFORMED_JSON.id, MISSING_PROMPT.id, WRONG_METHOD.id, UNKNOWN_PATH.id, COMPLETION_FIELDS.id, HEALTH_QUICK.id),
+    needs=(
+        MALFORMED_JSON.id,
+        MISSING_PROMPT.id,
+        WRONG_METHOD.id,
+        UNKNOWN_PATH.id,
+        COMPLETION_FIELDS.id,
+        HEALTH_QUICK.id,
+        EXPOSITION.id,
+    ),
     bounds=(PROBE_TIMEOUT, GAUGE_FOLLOWS),
     run=mistakes,
 )
