@@ -130,3 +130,17 @@ def test_a_real_engine_is_started_with_a_model_of_ours(tmp_path):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "3 passed" in ran.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lab_server_is_taken_for_what_it_speaks_like(tmp_path):
+    ran = subprocess.run(
+        command("lab", *QUICK, "--select", "ms.reachability.metrics", "--", "--dialect", "jetstream"),
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Profile  jetstream" in ran.stdout
+    assert "2 passed, 1 not-supported" in ran.stdout
