@@ -68,7 +68,8 @@ def listens(case_id: str) -> bool:
 
 async def examine_mutant(name: str, cases: Sequence[AnyCase] = CASES) -> dict[str, CaseFinished]:
     """The findings on a server with this fault, by case."""
-    async with equipped(listen=listens(FAULTS[name].case)) as (server, means):
+    ranks = 2 if FAULTS[name].case.startswith("ms.ranks.") else 1
+    async with equipped(listen=listens(FAULTS[name].case), data_parallel_size=ranks) as (server, means):
         await asyncio.sleep(UP_S)
         server.break_with(name)
         events = examine(server.url, cases=cases, profile=PROFILE, tries=1, **means)

@@ -60,6 +60,7 @@ def main() -> None:
     metavar="SECONDS",
     help="How long running requests may go on after SIGTERM.",
 )
+@click.option("--data-parallel-size", default=1, show_default=True, type=click.IntRange(1), help="Engines behind the one port.")
 @click.option("--kv-events-port", type=click.IntRange(0, 65535), help="Publish what the KV cache holds.  [default: do not]")
 @click.option("--kv-replay-port", type=click.IntRange(0, 65535), help="Repeat it to who missed some.  [default: do not]")
 @click.option(
@@ -91,7 +92,7 @@ def serve(**options: Any) -> None:
     shutdown_timeout_s: float = options.pop("shutdown_timeout")
     if not math.isfinite(shutdown_timeout_s):
         raise click.BadParameter(f"{shutdown_timeout_s} is no number of seconds", param_hint="--shutdown-timeout")
-    named = ("host", "port", "models", "loras", "name", "faults", "dialect", "admin", *KV_PORTS)
+    named = ("host", "port", "models", "loras", "name", "faults", "dialect", "admin", "data_parallel_size", *KV_PORTS)
     serving = {name: options.pop(name) for name in named}
     metrics_port: int | None = options.pop("metrics_port")
     enable_lora: bool = options.pop("enable_lora")

@@ -40,6 +40,7 @@ async def lab_server(
     faults: Iterable[str] = (),
     kv_events_port: int | None = None,
     kv_replay_port: int | None = None,
+    data_parallel_size: int = 1,
     dialect: str = "lab",
     admin: bool = False,
     **engine: Any,
@@ -57,6 +58,7 @@ async def lab_server(
         faults=faults,
         kv_events_port=kv_events_port,
         kv_replay_port=kv_replay_port,
+        data_parallel_size=data_parallel_size,
         dialect=dialect,
         admin=admin,
     )

@@ -13,6 +13,7 @@ A fault is a value with a few seams, and the server applies the seams of the fau
 * `model` says which model answers, knowing the one that was asked for, the adapters that are loaded and those in use;
 * `batch` changes the n-th event of KV events, `number` the number under which a message of them is published, and `repeat` what
   a replay says instead of a message, if anything;
+* `rank` says which data-parallel rank serves a request that is pinned to one, of so many;
 * `hang` says which requests are never answered;
 * `hits` in the prefix cache take as `late` as if there were none, or are `shared` by all adapters;
 * `leak` loses blocks of the cache whenever a client hangs up;
@@ -46,6 +47,7 @@ from shunter.lab.faults import (
     openai,
     operation,
     prefix,
+    ranks,
     reachability,
     requests,
     robustness,
@@ -74,6 +76,7 @@ SECTIONS = (
     prefix,
     kvevents,
     disaggregation,
+    ranks,
     operation,
     draining,
 )

@@ -74,6 +74,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     batch: Callable[[int, Json], None] | None = None
     number: Callable[[int], int] | None = None
     repeat: Callable[[int, bytes], bytes | None] | None = None
+    rank: Callable[[int, int], int | None] | None = None
     hang: Callable[[Json], bool] | None = None
     hits: Literal["late", "shared"] | None = None
     leak: bool = False

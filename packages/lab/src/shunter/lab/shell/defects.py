@@ -129,6 +129,13 @@ class Defects:
                 return crowd[1]
         return None
 
+    def rank(self, asked: str | None, ranks: int) -> int | None:
+        """The data-parallel rank that a header pins a request to; None if there is none."""
+        rank = int(asked) if asked is not None and asked.isdecimal() else None
+        for change in filter(None, (fault.rank for fault in self.present)):
+            rank = None if rank is None else change(rank, ranks)
+        return rank
+
     def published(self, payload: bytes) -> bytes:
         """What becomes of a batch of KV events."""
         for change in filter(None, (fault.batch for fault in self.present)):

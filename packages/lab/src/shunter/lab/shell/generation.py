@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -30,6 +30,8 @@ __all__ = ["Generation", "Identity"]
 # What a server loses of its cache at a time that has such a fault.
 LEAKED_BLOCKS = 64
 
+RANK_HEADER = "X-data-parallel-rank"
+
 
 class Identity(Protocol):
     """Who a server says it is; its port is known once it listens."""
@@ -48,14 +50,14 @@ class Generation:
 
     def __init__(
         self,
-        clockwork: Clockwork,
+        clockworks: Sequence[Clockwork],
         defects: Defects,
         announcer: Announcer | None,
         identity: Identity,
         *,
         tell_cached: bool,
     ) -> None:
-        self._clockwork = clockwork
+        self._clockworks = clockworks
         self._defects = defects
         self._announcer = announcer
         self._identity = identity
@@ -85,19 +87,20 @@ class Generation:
     @property
     def params(self) -> EngineParams:
         """What its engine is like."""
-        return self._clockwork.engine.params
+        return self._clockworks[0].engine.params
 
     @property
     def adapters(self) -> tuple[str, ...]:
         """Those that requests run with, or wait for."""
-        gauges = self._clockwork.engine.gauges()
-        return *gauges.running_adapters, *gauges.waiting_adapters
+        gauges = [clockwork.engine.gauges() for clockwork in self._clockworks]
+        return tuple(name for each in gauges for name in (*each.running_adapters, *each.waiting_adapters))
 
     async def answer(self, request: web.Request, ask: Ask, prefix: str, shape: Shape | None = None) -> web.StreamResponse:
         """Run every prompt of a request through the engine; whoever hangs up takes them all away.
 
         An id without a prefix is not the client's X-Request-Id.
         """
+        clockwork = self._of_rank(request)
         serial = uuid.uuid4().hex
         request_id = f"{prefix}-{request.headers.get('X-Request-Id') or serial[:16]}" if prefix else serial
         answer = Answer(ask, request_id, int(time.time()), self._identity.fingerprint)
@@ -113,7 +116,8 @@ class Generation:
         progress = Progress(ask, names, scripts, tell_cached=self._tell_cached)
         try:
             for name, prompt, script in zip(names, ask.prompt_of_each, scripts, strict=True):
-                self._submit(name, ask, prompt, script, self._late(tokens) if self._defects.hits("late") else tokens.put_nowait)
+                listener = self._late(tokens) if self._defects.hits("late") else tokens.put_nowait
+                self._submit(clockwork, name, ask, prompt, script, listener)
             if ask.stream:
                 events = EventWriter(request, self._defects.present, shape)
                 return await self._stream(events, answer, progress, tokens)
@@ -127,11 +131,22 @@ class Generation:
             if not self._streams:
                 self._idle.set()
             for name in names:
-                if self._defects.deaf(stream=ask.stream, waits=self._clockwork.engine.waits(name)):
+                if self._defects.deaf(stream=ask.stream, waits=clockwork.engine.waits(name)):
                     continue
-                if self._clockwork.abort(name) and self._defects.leaks:
-                    cache = self._clockwork.engine.cache
+                if clockwork.abort(name) and self._defects.leaks:
+                    cache = clockwork.engine.cache
                     cache.take(min(LEAKED_BLOCKS, cache.free // 4))  # what runs goes on
+
+    def _of_rank(self, request: web.Request) -> Clockwork:
+        """The data-parallel engine that a request is pinned to, else the one that has least to do."""
+        rank = self._defects.rank(request.headers.get(RANK_HEADER), len(self._clockworks))
+        if rank is None:
+            return min(self._clockworks, key=lambda clockwork: clockwork.live)
+        if rank not in range(len(self._clockworks)):
+            raise ApiError(
+                400, f"data_parallel_rank {rank} is out of range [0, {len(self._clockworks)}).", param="data_parallel_rank"
+            )
+        return self._clockworks[rank]
 
     def _late(self, tokens: asyncio.Queue[Token | None]) -> Callable[[Token], None]:
         """Tell tokens as late as if the engine had computed what was cached."""
@@ -161,7 +176,15 @@ class Generation:
             "transfer_mode": "pull",
         }
 
-    def _submit(self, name: str, ask: Ask, prompt: tuple[int, ...], script: Script, listener: Callable[[Token], None]) -> None:
+    def _submit(
+        self,
+        clockwork: Clockwork,
+        name: str,
+        ask: Ask,
+        prompt: tuple[int, ...],
+        script: Script,
+        listener: Callable[[Token], None],
+    ) -> None:
         request = Request(
             id=name,
             prompt=prompt,
@@ -176,7 +199,7 @@ class Generation:
         if self._announcer is not None:
             self._announcer.asked(request)
         try:
-            self._clockwork.submit(request, listener)
+            clockwork.submit(request, listener)
         except QueueFullError as error:
             raise ApiError(503, f"Service Unavailable: {error}", kind="ServiceUnavailableError") from error
 

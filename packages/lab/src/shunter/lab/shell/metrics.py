@@ -10,7 +10,7 @@ as aborted. vLLM 0.12 to 0.32 writes every name into both lists (the fault `lora
 no aborts (`aborts-uncounted`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -52,56 +52,89 @@ _HISTOGRAMS = {
 
 
 class _HistogramText(Collector):
-    """One histogram, written anew only after an observation: histograms are most of a page, and most of them rest."""
+    """One histogram, written anew only after an observation: histograms are most of a page, and most of them rest.
 
-    def __init__(self, name: str, documentation: str, histogram: Histogram, labels: dict[str, str], created_s: float) -> None:
+    `histograms`: those of the engines, by the labels of each.
+    """
+
+    def __init__(
+        self, name: str, documentation: str, histograms: Sequence[tuple[dict[str, str], Histogram]], created_s: float
+    ) -> None:
         self._name = name
         self._documentation = documentation
-        self._histogram = histogram
-        self._labels = labels
+        self._histograms = histograms
         self._created_s = created_s
         self._written = 0, generate_latest(self)
 
     def render(self) -> bytes:
-        count = self._histogram.count
+        count = sum(histogram.count for _, histogram in self._histograms)
         if count != self._written[0]:
             self._written = count, generate_latest(self)
         return self._written[1]
 
     def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily(f"vllm:{self._name}", self._documentation, labels=list(self._labels))
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*self._histogram.bounds, float("inf")), self._histogram.counts, strict=True):
-            total += count
-            buckets.append((floatToGoString(bound), total))
-        family.add_metric(list(self._labels.values()), buckets, self._histogram.sum)
-        family.add_sample(f"{family.name}_created", self._labels, self._created_s)
+        names = list(self._histograms[0][0])
+        family = HistogramMetricFamily(f"vllm:{self._name}", self._documentation, labels=names)
+        for labels, histogram in self._histograms:
+            total = 0
+            buckets: list[tuple[str, float]] = []
+            for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+                total += count
+                buckets.append((floatToGoString(bound), total))
+            family.add_metric(list(labels.values()), buckets, histogram.sum)
+            family.add_sample(f"{family.name}_created", labels, self._created_s)
         yield family
 
 
 class MetricsPage(Collector):
-    """Renders one engine. `unix_minus_engine_s`: what to add to the engine's time to get unix time."""
+    """Renders the engines of a server. `unix_minus_engine_s`: what to add to the engines' time to get unix time."""
 
-    def __init__(self, clockwork: Clockwork, models: Models, unix_minus_engine_s: float, started_s: float) -> None:
-        self._clockwork = clockwork
-        self._models = models
-        self._unix_minus_engine_s = unix_minus_engine_s
-        self._created_s = started_s + unix_minus_engine_s
-        self._labels = {"engine": "0", "model_name": models.names[0]}
+    def __init__(self, clockworks: Sequence[Clockwork], models: Models, unix_minus_engine_s: float, started_s: float) -> None:
+        self._engines = [
+            _EngineFamilies(clockwork, str(rank), models, unix_minus_engine_s, started_s)
+            for rank, clockwork in enumerate(clockworks)
+        ]
         self._registry = CollectorRegistry()
         GCCollector(self._registry)
         PlatformCollector(self._registry)
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
         self._histograms = [
-            _HistogramText(name, documentation, getattr(clockwork.engine.tally, name), self._labels, self._created_s)
+            _HistogramText(
+                name,
+                documentation,
+                [(engine.labels, getattr(engine.tally, name)) for engine in self._engines],
+                started_s + unix_minus_engine_s,
+            )
             for name, documentation in _HISTOGRAMS.items()
         ]
 
     def render(self) -> bytes:
         """The page as of now, in the Prometheus text format."""
         return b"".join((generate_latest(self._registry), *(histogram.render() for histogram in self._histograms)))
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family once, with the series of all engines; those without a label of the engine are the first one's."""
+        for family, *others in zip(*(engine.collect() for engine in self._engines), strict=True):
+            for other in others:
+                family.samples.extend(sample for sample in other.samples if "engine" in sample.labels)
+            yield family
+
+
+class _EngineFamilies:
+    """The families of one engine, but for its histograms."""
+
+    def __init__(self, clockwork: Clockwork, rank: str, models: Models, unix_minus_engine_s: float, started_s: float) -> None:
+        self.labels = {"engine": rank, "model_name": models.names[0]}
+        self._clockwork = clockwork
+        self._models = models
+        self._unix_minus_engine_s = unix_minus_engine_s
+        self._created_s = started_s + unix_minus_engine_s
+
+    @property
+    def tally(self) -> Tally:
+        """What its engine has done."""
+        return self._clockwork.engine.tally
 
     def collect(self) -> Iterator[Metric]:
         gauges = self._clockwork.gauges()
@@ -144,13 +177,13 @@ class MetricsPage(Collector):
     def _gauge(self, name: str, documentation: str, values: float | Mapping[str, float], *, by: str = "") -> Metric:
         family = GaugeMetricFamily(f"vllm:{name}", documentation)
         for key, value in values.items() if isinstance(values, Mapping) else [("", values)]:
-            family.add_sample(family.name, {**self._labels, by: key} if by else self._labels, value)
+            family.add_sample(family.name, {**self.labels, by: key} if by else self.labels, value)
         return family
 
     def _counter(self, name: str, documentation: str, values: Mapping[str, float], *, by: str = "") -> Metric:
         family = CounterMetricFamily(f"vllm:{name}", documentation)
         for key, value in values.items():
-            labels = {**self._labels, by: key} if by else self._labels
+            labels = {**self.labels, by: key} if by else self.labels
             family.add_sample(f"{family.name}_total", labels, value)
             family.add_sample(f"{family.name}_created", labels, self._created_s)
         return family
@@ -183,7 +216,7 @@ class MetricsPage(Collector):
             "block_size": params.block_size,
             "cache_dtype": "auto",
             "enable_prefix_caching": params.enable_prefix_caching,
-            "engine": self._labels["engine"],
+            "engine": self.labels["engine"],
             "kv_cache_max_concurrency": params.num_blocks * params.block_size / params.context_tokens,
             "kv_cache_size_tokens": params.num_blocks * params.block_size,
             "num_cpu_blocks": None,

@@ -53,6 +53,7 @@ class LabServer:
         kv_events_port: int | None = None,
         kv_replay_port: int | None = None,
         dialect: str = "lab",
+        data_parallel_size: int = 1,
         metrics_port: int = 0,
         admin: bool = False,
     ) -> None:
@@ -66,6 +67,10 @@ class LabServer:
         self.name = name
         self.metrics_port = metrics_port
         """Where the metrics are if the dialect has them on a port of their own."""
+        if data_parallel_size < 1 or (data_parallel_size > 1 and (self.dialect.families or kv_events_port is not None)):
+            wanted = "at least 1; more than one only with vLLM's metrics, and without KV events"
+            raise ParamsError(f"data_parallel_size {data_parallel_size}: want {wanted}")
+        self._ranks = range(data_parallel_size)
         self._admin = admin
         self._defects = Defects(faults_named(faults), self.dialect)
         self._prompt_tokens_details = prompt_tokens_details
@@ -125,17 +130,18 @@ class LabServer:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         self._started_s = now_s
-        self.engine = Engine(self.params, now_s)
-        for histogram, bounds in self.dialect.bounds.items():
-            setattr(self.engine.tally, histogram, Histogram(bounds))
-        self._clockwork = Clockwork(self.engine, loop)
-        self._defects.pace = self._clockwork.pace
+        self._clockworks = [Clockwork(Engine(self.params, now_s), loop) for _ in self._ranks]
+        self.engine = self._clockworks[0].engine
+        for clockwork in self._clockworks:
+            for histogram, bounds in self.dialect.bounds.items():
+                setattr(clockwork.engine.tally, histogram, Histogram(bounds))
+        self._defects.pace = self._pace
         unix_minus_engine_s = time.time() - now_s
         details = self._prompt_tokens_details
-        self._generation = Generation(self._clockwork, self._defects, self._announcer, self, tell_cached=details)
-        views = Views(self.dialect, self.models, self._clockwork, self._generation, unix_minus_engine_s)
+        self._generation = Generation(self._clockworks, self._defects, self._announcer, self, tell_cached=details)
+        views = Views(self.dialect, self.models, self._clockworks[0], self._generation, unix_minus_engine_s)
         page = (
-            MetricsPage(self._clockwork, self.models, unix_minus_engine_s, now_s)
+            MetricsPage(self._clockworks, self.models, unix_minus_engine_s, now_s)
             if self.dialect.families is None
             else DialectPage(self.dialect, views.look)
         )
@@ -174,6 +180,10 @@ class LabServer:
             ) from error
         return runner.addresses[0][1]
 
+    def _pace(self, share: float) -> None:
+        for clockwork in self._clockworks:
+            clockwork.pace(share)
+
     async def _close(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
@@ -185,14 +195,16 @@ class LabServer:
         if self._defects.ends("linger"):
             await asyncio.Future[None]()
         await self._close()
-        self._clockwork.close()
+        for clockwork in self._clockworks:
+            clockwork.close()
         if self.kv_events is not None:
             await self.kv_events.stop()
 
     async def kill_engine(self) -> None:
         """Let the engine die, and what runs with it; the rest of the server goes on."""
         self._paths.dead = True
-        self._clockwork.close()
+        for clockwork in self._clockworks:
+            clockwork.close()
         await self._generation.end(0.0)
 
     async def __aenter__(self) -> Self:

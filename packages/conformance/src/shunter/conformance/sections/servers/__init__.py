@@ -20,6 +20,7 @@ from shunter.conformance.sections.servers import (
     metrics,
     openai,
     prefix,
+    ranks,
     reachability,
     requests,
     robustness,
@@ -49,6 +50,6 @@ CASES: tuple[Case[Target], ...] = (
     *cache.CASES,
     *cancellation.CASES,
     *robustness.CASES,
-    *(_openai(case) for section in (adapters, prefix, events, disaggregation) for case in section.CASES),
+    *(_openai(case) for section in (adapters, prefix, events, disaggregation, ranks) for case in section.CASES),
     *draining.CASES,
 )

@@ -23,6 +23,7 @@ __all__ = [
     "PREEMPTIONS",
     "PREFIX_HITS",
     "PROMPT_TOKENS",
+    "RANKS",
     "SUCCESSES",
     "TRANSFERS",
     "TTFT",
@@ -68,6 +69,9 @@ ADAPTERS = "adapters"
 
 TRANSFERS = "kv-transfer"
 """The feature of servers that go on from what another one has computed, as `kv_transfer_params` say."""
+
+RANKS = "ranks"
+"""The feature of servers with a header that pins a request to one of several engines."""
 
 CACHE_SALT = "cache-salt"
 """The feature of servers that keep the prefixes of requests with different `cache_salt` apart."""
@@ -167,6 +171,7 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
             ABORTS: ABORTS in self.counters,
             PREFIX_HITS: PREFIX_HITS in self.counters,
             EXTERNAL_TOKENS: EXTERNAL_TOKENS in self.counters,
+            RANKS: self.rank_header and self.engine_label,
             CACHE_SALT: self.salts,
             TRANSFERS: self.transfers,
             ADAPTERS: self.adapters,
