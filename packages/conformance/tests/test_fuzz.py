@@ -58,6 +58,10 @@ ANSWER = st.builds(
 )
 
 
+# Sections whose cases read answers; those of the others wait, for gauges or for a server that ends.
+READING = ("ms.reachability", "ms.openai", "ms.sampling", "ms.streaming", "ms.requests", "ms.errors", "ms.metrics")
+
+
 class FuzzedTarget:
     """Answers each request with the next of some drawn answers, or with none."""
 
@@ -75,7 +79,7 @@ class FuzzedTarget:
     def seconds(self, bound: Bound) -> float:
         return 0.0
 
-    async def get(self, path):
+    async def get(self, path, headers=None):
         await asyncio.sleep(0)
         answer = next(self._answers)
         if answer is None:
@@ -95,6 +99,17 @@ class FuzzedTarget:
     def control(self):
         raise Skip("nobody may end it")
 
+    async def prefill(self, path, body):
+        return await self.get(path)
+
+    @asynccontextmanager
+    async def kv_events(self):
+        raise Skip("nobody publishes any")
+        yield
+
+    async def kv_replay(self, start, within_s):
+        return ()
+
     async def abandon(self, path, body, promised_bytes):
         await self.get(path)
 
@@ -103,14 +118,14 @@ class FuzzedTarget:
             raise Skip("no page")
         return self._first_page
 
-    async def metrics(self):
+    async def metrics(self, method="GET", headers=None):
         return await self.get("/metrics")
 
     def plot(self, name, points):
         pass
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.none() | ANSWER, st.lists(st.none() | ANSWER, min_size=1, max_size=4))
 def test_any_answers_end_in_a_finding(first_page, answers):
     async def run(case):
@@ -124,4 +139,5 @@ def test_any_answers_end_in_a_finding(first_page, answers):
 
     with asyncio.Runner() as runner:
         for case in CASES:
-            runner.run(run(case))
+            if case.id.startswith(READING):
+                runner.run(run(case))
