@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from shunter.conformance.cli import main
 from shunter.conformance.core.case import Level
-from shunter.conformance.core.comparison import Change, Finding, compare, read_events, read_findings, regressions
+from shunter.conformance.core.comparison import Change, Finding, compare, describe, read_events, read_findings, regressions
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
 
@@ -37,6 +37,13 @@ def test_each_change_has_a_name_and_stops_a_release_or_not(was, now, change, sto
 
 def test_what_is_the_same_is_not_told():
     assert compare({"a": PASSED, "b": KNOWN}, {"a": PASSED, "b": KNOWN}) == ()
+
+
+def test_a_difference_is_one_line_whatever_a_server_said():
+    wild = Finding(Level.MUST, Verdict.FAILED, "a\nb\x1b[2J" + "x" * 1000)
+    (line,) = describe(compare({"ms.a": PASSED}, {"ms.a": wild}))
+    assert line.startswith("worse   pass → FAIL   ms.a  a b\ufffd[2Jxxx")
+    assert len(line) < 250
 
 
 def test_both_forms_of_a_report_say_the_same(pytestconfig):

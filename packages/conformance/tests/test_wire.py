@@ -5,10 +5,12 @@ import contextlib
 import shlex
 import ssl
 
+import msgspec
 import pytest
 import trustme
 from aiohttp import web
 
+from shunter.conformance.core.exchange import evidence
 from shunter.conformance.errors import Unanswered
 from shunter.conformance.shell import wire
 from shunter.conformance.shell.access import Access, trust
@@ -81,6 +83,20 @@ async def test_whatever_is_no_answer_is_unanswered(answer):
         host, port = server.sockets[0].getsockname()
         with pytest.raises(Unanswered):
             await client.exchange("GET", f"http://{host}:{port}/")
+
+
+async def test_a_header_that_is_not_utf_8_can_stand_in_a_report():
+    async def handler(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nserver: caf\xe9\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handler, "127.0.0.1", 0) as server, Wire() as client:
+        host, port = server.sockets[0].getsockname()
+        answer = await client.exchange("GET", f"http://{host}:{port}/")
+    assert answer.headers["server"] == "caf\ufffd"
+    assert msgspec.json.encode(evidence(answer))
 
 
 async def test_a_client_that_keeps_its_connection_needs_one(serving):

@@ -8,6 +8,7 @@ import yaml
 
 from shunter.conformance.core.case import Level
 from shunter.conformance.core.events import CaseFinished, Event
+from shunter.conformance.core.exchange import clip, printable
 from shunter.conformance.core.narration import LABELS
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
@@ -71,8 +72,8 @@ def describe(differences: Sequence[Difference]) -> list[str]:
     """Return a line for each difference."""
     return [
         f"{each.change:<6} {LABELS[each.before.verdict] if each.before else '–':>5} → "
-        f"{LABELS[each.after.verdict] if each.after else '–':<5}  {each.id}"
-        f"{'  ' + each.after.grounds if each.after and each.after.grounds else ''}"
+        f"{LABELS[each.after.verdict] if each.after else '–':<5}  "
+        + printable("  ".join(filter(None, [each.id, " ".join(clip(each.after.grounds).split()) if each.after else ""])))
         for each in differences
     ]
 
@@ -118,7 +119,9 @@ def read_events(text: str, file: str) -> tuple[Event, ...]:
     """Read an .ndjson report back; raises UsageError with the line."""
     decoder = msgspec.json.Decoder(Event)
     events: list[Event] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # text of a server may have what Python also takes for line ends
+        if not line.strip():
+            continue
         try:
             events.append(decoder.decode(line))
         except (msgspec.DecodeError, RecursionError) as error:

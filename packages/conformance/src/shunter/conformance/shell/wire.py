@@ -115,7 +115,7 @@ class Wire:
                 method, url, data=io.BytesIO(payload) if payload else None, headers=sent, allow_redirects=False
             ) as response:
                 status = response.status
-                answer_headers = {name.lower(): value for name, value in response.headers.items()}
+                answer_headers = {_legible(name.lower()): _legible(value) for name, value in response.headers.items()}
                 async for piece in response.content.iter_chunked(READ_BYTES):
                     received += piece
                     arrivals.append((clock() - start_s, len(received)))
@@ -126,7 +126,7 @@ class Wire:
             problem = f"no complete answer within {self._timeout_s:g} s ({len(received)} bytes of a body came)"
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
             kind = Refused if isinstance(error, aiohttp.ClientConnectorError) else Unanswered
-            problem = f"{type(error).__name__}: {error} ({len(received)} bytes of a body came)"
+            problem = f"{type(error).__name__}: {_legible(str(error))} ({len(received)} bytes of a body came)"
         exchange = Exchange(
             method=method,
             url=url,
@@ -161,6 +161,11 @@ class Wire:
         told = f"hung up on purpose, after {len(body)} of {promised_bytes} bytes of the body"
         redacted = dict.fromkeys(self.access.headers, REDACTED) | head
         self.transcript.append(Exchange(method="POST", url=url, request_headers=redacted, request_body=body, problem=told))
+
+
+def _legible(text: str) -> str:
+    """What aiohttp made of bytes that need not be UTF-8, with U+FFFD for those that are not: no report could hold them."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 async def _connect(url: str, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
