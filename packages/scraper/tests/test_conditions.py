@@ -30,7 +30,7 @@ def judged(*objectives):
 
 
 def one(complaint=ACCEPTED, stated=None):
-    return Judged(OBJECTIVES, Key("n", "o"), 3, complaint, stated)
+    return Judged(OBJECTIVES, Key("n", "o"), "u", 3, complaint, stated)
 
 
 def condition(judgement, now=NOW):

@@ -28,10 +28,14 @@ MAX_MESSAGE_CHARS = 32768
 
 
 class Judged(NamedTuple):
-    """An object, and what is to be said of it. ``generation`` is that of the specification that was judged."""
+    """An object, and what is to be said of it. ``generation`` is that of the specification that was judged.
+
+    One that is made again under its old name has another ``uid``, and begins with the generation 1.
+    """
 
     resource: Resource
     key: Key
+    uid: str
     generation: int
     complaint: Complaint
     stated: object
@@ -39,17 +43,17 @@ class Judged(NamedTuple):
 
 
 def judgements(reflections: Sequence[Reflection], complaints: Mapping[Place, Complaint]) -> Iterator[Judged]:
-    """Yield what is to be said of each object that gets a condition."""
+    """Yield what is to be said of each object that gets a condition; the complaints are those of the same moment."""
     for each in reflections:
         if each.resource.shape not in JUDGED:
             continue
         title = each.resource.title
         for key, found in each.objects.items():
             if isinstance(found, Manifest):
-                generation = found.metadata.generation
-                yield Judged(each.resource, key, generation, complaints.get((title, key), ACCEPTED), found.status)
+                meta, complaint = found.metadata, complaints.get((title, key), ACCEPTED)
+                yield Judged(each.resource, key, meta.uid, meta.generation, complaint, found.status)
         for key, refusal in each.refused.items():
-            yield Judged(each.resource, key, refusal.generation, complaints[title, key], None)
+            yield Judged(each.resource, key, refusal.uid, refusal.generation, complaints[title, key], None)
 
 
 class _Condition(msgspec.Struct, rename="camel"):

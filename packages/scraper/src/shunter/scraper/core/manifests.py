@@ -106,6 +106,7 @@ class ObjectMeta(Shape, frozen=True, kw_only=True):
     annotations: dict[str, str] = {}
     creation_timestamp: str = ""
     deletion_timestamp: str = ""
+    uid: str = ""
     deletion_grace_period_seconds: object = None
     finalizers: object = None
     generate_name: object = None
@@ -114,7 +115,6 @@ class ObjectMeta(Shape, frozen=True, kw_only=True):
     owner_references: object = None
     resource_version: object = None
     self_link: object = None
-    uid: object = None
 
 
 class Manifest(Shape, frozen=True, kw_only=True):

@@ -38,12 +38,7 @@ def rbac(
     for namespace in (None,) if namespaces is None else namespaces:
         yield from _role(name, account, home, namespace, rules)
     if write_status:
-        lease: dict[str, object] = {
-            "apiGroups": ["coordination.k8s.io"],
-            "resources": ["leases"],
-            "verbs": ["get", "create", "update"],
-        }
-        yield from _role(f"{name}-lease", account, home, home, [lease])
+        yield from _role(f"{name}-lease", account, home, home, [LEASES])
 
 
 def _rules(resources: Sequence[Resource], subresource: str, verbs: Sequence[str]) -> list[dict[str, object]]:

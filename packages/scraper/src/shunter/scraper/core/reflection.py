@@ -30,9 +30,10 @@ class Key(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why an object is kept out, and the generation of its specification."""
+    """Why an object is kept out, which one it is of all that ever had its name, and the generation of its specification."""
 
     reason: str
+    uid: str
     generation: int
 
 
@@ -42,6 +43,7 @@ class VersionGoneError(ApiError):
 
 class _Meta(msgspec.Struct, rename="camel"):
     resource_version: str = ""
+    uid: str = ""
     generation: int = 0
     name: str = ""
     namespace: str = ""
@@ -130,5 +132,5 @@ class Reflection:
         key = Key(meta.namespace, meta.name)
         try:
             objects[key] = self._decoder.decode(raw)
-        except msgspec.ValidationError as error:
-            refused[key] = Refusal(printable(str(error)).replace("`", ""), meta.generation)
+        except (msgspec.DecodeError, RecursionError) as error:
+            refused[key] = Refusal(printable(str(error)).replace("`", ""), meta.uid, meta.generation)

@@ -31,7 +31,11 @@ SHORT_S = 1.0
 ABSENT_S = 15.0
 
 NOT_FOUND = 404
-FORBIDDEN = (401, 403)
+# What to do about answers that are refusals.
+REMEDIES = {
+    401: "the token or certificate does not hold: see the kubeconfig, or the pod's service account",
+    403: "`shunter scraper rbac` prints what must be allowed",
+}
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +59,9 @@ class Kubernetes:
             for namespace in namespaces
             for resource in resources
         ]
-        reflections = [each.reflection for each in self._follows]
-        self._mirror = Mirror(reflections)
-        self._statuses = Statuses(api, lambda: judgements(reflections, self._mirror.complaints)) if write_status else None
+        self._reflections = [each.reflection for each in self._follows]
+        self._mirror = Mirror(self._reflections)
+        self._statuses = Statuses(api) if write_status else None
         self._complained: set[tuple[Place, Complaint]] = set()
         self._touched = asyncio.Event()
         self._known = asyncio.Event()
@@ -90,7 +94,7 @@ class Kubernetes:
                 self._complain()
                 self._known.set()
                 if self._statuses:
-                    self._statuses.judge_again()
+                    self._statuses.judge(judgements(self._reflections, self._mirror.complaints))
                 return cluster
 
     def _complain(self) -> None:
@@ -186,8 +190,9 @@ class _Follow:
 
     def _refused(self, error: RefusedError, touched: Callable[[], None]) -> float:
         """Return how long to wait after an answer that is none."""
-        if error.status in FORBIDDEN:
-            self._tell(logging.WARNING, f"{error}; `shunter scraper rbac` prints what must be allowed")
+        if error.status in REMEDIES:
+            self._server.found(self)
+            self._tell(logging.WARNING, f"{error}; {REMEDIES[error.status]}")
             return self._failed()
         if error.status != NOT_FOUND or self.reflection.resource.required:
             self._server.lost(self, str(error))

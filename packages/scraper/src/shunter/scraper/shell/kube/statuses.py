@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -67,15 +67,18 @@ def _status(error: Any) -> int:
 class Statuses:
     """Says what is to be said, as soon as it is and as long as this scraper leads."""
 
-    def __init__(self, api: Api, judged: Callable[[], Iterable[Judged]]) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._judged = judged
+        self._judged: tuple[Judged, ...] = ()
         self._changed = asyncio.Event()
-        self._said: dict[Place, tuple[int, Complaint]] = {}
+        self._said: dict[Place, tuple[str, int, Complaint]] = {}
+        self._failed: dict[Place, str] = {}
+        self._leading: asyncio.Task[None] | None = None
         self.identity = f"{socket.gethostname()}-{os.getpid()}-{random.getrandbits(32):08x}"
 
-    def judge_again(self) -> None:
-        """Something has changed."""
+    def judge(self, judged: Iterable[Judged]) -> None:
+        """Take what is to be said from now on, of every object that is told anything."""
+        self._judged = tuple(judged)
         self._changed.set()
 
     async def run(self) -> None:
@@ -92,10 +95,15 @@ class Statuses:
                 if failures == PATIENT:
                     words = f"HTTP {_status(error)}" if isinstance(error, ApiException) else str(error)
                     log.warning("no status is written: the lease %s/%s: %s", self._api.namespace, LEASE, words)
+            finally:
+                # The library's end of a leader that could not renew its lease in time, but not of one whose renewal failed.
+                if self._leading:
+                    self._leading.cancel()
             await asyncio.sleep(retry_s(failures or 1, random.random()))  # noqa: S311  jitter
 
     async def _lead(self) -> None:
         log.info("this scraper writes statuses (lease %s/%s)", self._api.namespace, LEASE)
+        self._leading = asyncio.current_task()
         self._said.clear()
         failures = 0
         while True:
@@ -112,10 +120,12 @@ class Statuses:
 
     async def _write(self) -> bool:
         """Say what has not been said; tell whether all of it could be."""
-        done = True
-        for judged in tuple(self._judged()):
-            place, said = (judged.resource.title, judged.key), (judged.generation, judged.complaint)
-            if self._said.get(place) == said:
+        said_before, self._said = self._said, {}
+        failed_before, self._failed = self._failed, {}
+        for judged in self._judged:
+            place, said = (judged.resource.title, judged.key), (judged.uid, judged.generation, judged.complaint)
+            if said_before.get(place) == said:
+                self._said[place] = said
                 continue
             status = status_of(judged, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
             try:
@@ -123,6 +133,7 @@ class Statuses:
                     await self._api.apply_status(f"{judged.resource.path(judged.key.namespace)}/{judged.key.name}", status)
                 self._said[place] = said
             except ApiError as error:
-                done = False
-                log.warning("the status of %s %s/%s: %s", judged.resource.title, *judged.key, error)
-        return done
+                self._failed[place] = str(error)
+                if failed_before.get(place) != str(error):
+                    log.warning("the status of %s %s/%s: %s", judged.resource.title, *judged.key, error)
+        return not self._failed
