@@ -30,6 +30,8 @@ def test_without_files_and_kubeconfig_it_says_what_would_help(tmp_path, monkeypa
         (["--endpoints", "e.yaml", "--namespace", "a"], "either --endpoints says who exists or a Kubernetes API"),
         (["--endpoints", "e.yaml", "--context", "a"], "either --endpoints"),
         (["--namespace", "a", "--all-namespaces"], "leave one of them out"),
+        (["--namespace", ""], "'' is no namespace"),
+        (["--namespace", "a/pods"], "'a/pods' is no namespace"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, words):
@@ -38,12 +40,27 @@ def test_options_that_contradict_each_other_are_refused(options, words):
     assert words in output
 
 
-def test_a_kubeconfig_that_is_none_is_refused(tmp_path):
+def kubeconfig(user="{token: t}", server="https://127.0.0.1:1", **cluster):
+    """One of a single cluster, user and context."""
+    cluster = ", ".join(f'{name}: "{value}"' for name, value in {"server": server, **cluster}.items())
+    return (
+        f"apiVersion: v1\nclusters: [{{name: c, cluster: {{{cluster}}}}}]\nusers: [{{name: u, user: {user}}}]\n"
+        "contexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: 1", "[1, 2]", "\t:", "\x00", kubeconfig(user="abc"), kubeconfig(user=""), kubeconfig(server="10.0.0.1:6443")]
+    + [kubeconfig(server=server) for server in ("", "https://a:99999", "https://")]
+    + [kubeconfig(**{"certificate-authority-data": data}) for data in ("@@@", "aGFsbG8=")],
+)
+def test_a_kubeconfig_that_is_none_is_refused(tmp_path, text):
     path = tmp_path / "config"
-    path.write_text("a: 1")
+    path.write_text(text)
     code, output = invoke("run", "--snapshot", tmp_path / "s", "--kubeconfig", path)
     assert code == 2
-    assert "kubeconfig: " in output
+    assert f"{path}: " in output or "kubeconfig: " in output
 
 
 def test_bad_files_are_refused_before_anything_starts(tmp_path):

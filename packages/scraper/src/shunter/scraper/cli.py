@@ -1,6 +1,7 @@
 """The commands: ``shunter scraper run`` and ``shunter scraper probe``."""
 
 import contextlib
+import re
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,13 +44,27 @@ milliseconds = click.IntRange(1, 60_000)
 port = click.IntRange(1, 65_535)
 
 
+def _namespaces(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse what is no namespace (an empty name would be all of them), and take each once."""
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name):
+            raise click.BadParameter(f"{name!r} is no namespace: up to 63 small letters, digits and inner hyphens")
+    return tuple(dict.fromkeys(names))
+
+
 @main.command()
 @click.option(
     "--endpoints",
     type=click.Path(path_type=Path),
     help="File, or directory of files, that says who exists.  [default: a Kubernetes API does]",
 )
-@click.option("--namespace", "namespaces", multiple=True, help="Namespace of pools and pods; repeatable.  [default: one's own]")
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    callback=_namespaces,
+    help="Namespace of pools and pods; repeatable.  [default: one's own]",
+)
 @click.option("--all-namespaces", is_flag=True, help="Follow the pools and pods of every namespace.")
 @click.option(
     "--kubeconfig",
@@ -146,7 +161,13 @@ def run(
 
 
 @main.command()
-@click.option("--namespace", "namespaces", multiple=True, help="Namespace to follow; repeatable.  [default: the account's]")
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    callback=_namespaces,
+    help="Namespace to follow; repeatable.  [default: the account's]",
+)
 @click.option("--all-namespaces", is_flag=True, help="Allow to follow every namespace.")
 @click.option("--service-account", default="shunter", show_default=True, help="Who runs the scraper.")
 @click.option("--service-account-namespace", "home", default="default", show_default=True, help="And where.")

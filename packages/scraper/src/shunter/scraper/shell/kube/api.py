@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import msgspec
@@ -122,28 +122,45 @@ async def connect(kubeconfig: Path | None = None, context: str | None = None) ->
     Without a file it is the pod's account if there is one, then ``$KUBECONFIG``, then ``~/.kube/config``.
     """
     configuration: Any = Configuration()
-    loaded: Any = credentials
-    renewal: asyncio.Task[None] | None = None
     try:
-        if kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-            loaded.load_incluster_config(client_configuration=configuration)
-            namespace = _account_namespace()
-        else:
-            files = _files(kubeconfig)
-            loader: Any = await loaded.load_kube_config(config_file=files, context=context, client_configuration=configuration)
-            namespace = loader.current_context["context"].get("namespace")
-            renewal = asyncio.ensure_future(_renewed(loader, configuration))
+        loader, namespace = await _log_in(configuration, kubeconfig, context)
+        client: Any = ApiClient(configuration)
+    except ConfigError:
+        raise
     except credentials.ConfigException as error:
         raise ConfigError(f"kubeconfig: {error}") from None
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from None
-    client: Any = ApiClient(configuration)
+        raise ConfigError(f"{error.filename or 'kubeconfig'}: {error.strerror}") from None
+    except Exception as error:  # noqa: BLE001  the client lets through whatever it stumbles over in a file
+        raise ConfigError(f"kubeconfig: it is not such as kubectl writes: {printable(str(error))}") from None
+    renewal = asyncio.ensure_future(_renewed(loader, configuration)) if loader else None
     try:
         yield Api(client, namespace or "default")
     finally:
         if renewal:
             renewal.cancel()
         await client.close()
+
+
+async def _log_in(configuration: Any, kubeconfig: Path | None, context: str | None) -> tuple[Any, str | None]:
+    """Fill in a configuration; returns what keeps it valid if that must be done, and the namespace where one is at home."""
+    loaded: Any = credentials
+    if kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+        loaded.load_incluster_config(client_configuration=configuration)
+        return None, _account_namespace()
+    files = _files(kubeconfig)
+    loader: Any = await loaded.load_kube_config(config_file=files, context=context, client_configuration=configuration)
+    if not _is_url(configuration.host):
+        raise ConfigError(f"{files}: {configuration.host!r} is no server; write a URL like https://10.0.0.1:6443")
+    return loader, loader.current_context["context"].get("namespace")
+
+
+def _is_url(server: object) -> bool:
+    try:
+        parts = urlsplit(str(server))
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _account_namespace() -> str:
