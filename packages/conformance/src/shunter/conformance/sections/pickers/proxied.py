@@ -51,7 +51,9 @@ async def get(target: Target) -> str:
     proxy = target.proxy
     answer = await proxy.send("GET", "/v1/models")
     answer.expect_status(200)
-    return f"HTTP 200 from {proxy.arrived()[0][0]}"
+    if not (arrived := proxy.arrived()):
+        raise Mismatch("the request at a model server", "at none, though somebody answered HTTP 200")
+    return f"HTTP 200 from {arrived[0][0]}"
 
 
 async def refusal(target: Target) -> str:

@@ -151,8 +151,9 @@ class PlayedTarget:
         self.profile = profile
         self._plan, self._reason, self._launched = plan, reason, launched
         self._control, self._proxy = control, proxy
-        self.line = Line(launched.address, self.seconds, door)
-        self.health_line = Line(launched.health, self.seconds, door if launched.health == launched.address else "")
+        health_door = door if launched.health == launched.address else ""
+        self.line = Line(launched.address, self.seconds, door, plan.timeout_s)
+        self.health_line = Line(launched.health, self.seconds, health_door, plan.timeout_s)
 
     def seconds(self, bound: Bound) -> float:
         return min(bound.seconds * self._plan.patience, self._plan.timeout_s)

@@ -18,7 +18,7 @@ class Codec:
         self._protocol = load("envoy.service.ext_proc.v3.external_processor_pb2")
         self._modes = load("envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2").ProcessingMode
         self._json = load("google.protobuf.json_format")
-        self._error = load("google.protobuf.message").DecodeError
+        self._errors = load("google.protobuf.message").DecodeError, self._json.Error
 
     def encode(self, message: Message, announced: Mode | None) -> Any:
         """Return a ProcessingRequest; the first of a stream announces how bodies come."""
@@ -49,10 +49,10 @@ class Codec:
         response = self._protocol.ProcessingResponse()
         try:
             response.ParseFromString(data)
-        except self._error as error:
+            metadata = self._json.MessageToDict(response.dynamic_metadata)  # which refuses a number that JSON has not
+        except self._errors as error:
             raise ValueError(f"not a ProcessingResponse: {error}") from None
         part = response.WhichOneof("response") or ""
-        metadata = self._json.MessageToDict(response.dynamic_metadata)
         if part == Part.IMMEDIATE:
             said = response.immediate_response
             return Reply(

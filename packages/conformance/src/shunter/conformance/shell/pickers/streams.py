@@ -14,6 +14,7 @@ from shunter.conformance.errors import Unanswered
 from shunter.conformance.sections.pickers.messages import Ended, Message, Mode, Part, Reply
 from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.pickers.messages import Codec
+from shunter.conformance.shell.wire import ANSWER_TIMEOUT_S
 
 __all__ = ["Line"]
 
@@ -29,6 +30,11 @@ KEPT_STREAMS = 8
 # A command of more is not one to paste.
 MAX_COMMAND_CHARS = 4096
 
+# What is read ahead of the cases, in bytes, where each message counts as so many more: several times the largest body that is
+# sent. Who says more than that about one request never ends.
+MOST_HEARD_BYTES = 64 << 20
+MESSAGE_BYTES = 100
+
 # A picker that was started again is found again within this, and not after the library's 20 s.
 RECONNECT_MS = 100
 
@@ -40,16 +46,20 @@ OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
-GRPCURL = ("grpcurl", "-plaintext", "-proto", "envoy/service/ext_proc/v3/external_processor.proto", "-d")
+PROTO = ("-proto", "envoy/service/ext_proc/v3/external_processor.proto")
 
 
 class Line:
     """One connection to a picker, its streams and their transcripts; `address` is what messages call it."""
 
-    def __init__(self, address: str, seconds: Callable[[Bound], float], dial: str = "") -> None:
+    def __init__(
+        self, address: str, seconds: Callable[[Bound], float], dial: str = "", timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         self.grpc = load("grpc.aio")
         self.codec = Codec()
         self.address = address
+        self.grpcurl = ("grpcurl", "-insecure" if dial not in {"", address} else "-plaintext")
+        self.timeout_s = timeout_s
         self._seconds = seconds
         self._channel = self.grpc.insecure_channel(dial or address, options=OPTIONS)
         self._process = self._channel.stream_stream(PROCESS)
@@ -61,10 +71,14 @@ class Line:
         transcript = _Transcript(self, asyncio.get_running_loop().time())
         self._kept.append(transcript)
         call = self._process()
+        stream = _Stream(self, call, mode, transcript, self._seconds)
+        listening = asyncio.create_task(stream.listen())
         try:
-            yield _Stream(self, call, mode, transcript, self._seconds)
+            yield stream
         finally:
             call.cancel()
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
             transcript.elapsed_s = asyncio.get_running_loop().time() - transcript.start_s
 
     async def check(self, service: str, bound: Bound) -> str:
@@ -78,7 +92,7 @@ class Line:
             said, problem = error.code().name, error.details() or ""
         self._kept.append(
             Evidence(
-                curl=shlex.join(["grpcurl", "-plaintext", "-d", json.dumps({"service": service}), self.address, HEALTH[1:]]),
+                curl=shlex.join([*self.grpcurl, "-d", json.dumps({"service": service}), self.address, HEALTH[1:]]),
                 status=0,
                 headers={},
                 body=said,
@@ -118,7 +132,7 @@ class _Transcript:
     def evidence(self) -> Evidence:
         """Prepare it for a report."""
         told = "".join(map(self._line.codec.print, self.sent[:64]))  # more are a large body, and no command
-        command = shlex.join([*GRPCURL, told, self._line.address, PROCESS[1:]])
+        command = shlex.join([*self._line.grpcurl, *PROTO, "-d", told, self._line.address, PROCESS[1:]])
         return Evidence(
             curl=command
             if len(command) < MAX_COMMAND_CHARS
@@ -137,36 +151,67 @@ class _Stream:
     def __init__(self, line: Line, call: Any, mode: Mode, transcript: _Transcript, seconds: Callable[[Bound], float]) -> None:
         self._line, self._call, self._transcript, self._seconds = line, call, transcript, seconds
         self._announce: Mode | None = mode
+        self._heard: asyncio.Queue[bytes | Ended] = asyncio.Queue()
+        self._deadline_s: float | None = None
+
+    async def listen(self) -> None:
+        """Hear while messages are still sent, as Envoy does: who hands on what comes and we would wait for each other."""
+        heard_bytes = 0
+        try:
+            while (data := await self._call.read()) is not self._line.grpc.EOF:
+                heard_bytes += len(data) + MESSAGE_BYTES
+                if heard_bytes > MOST_HEARD_BYTES:
+                    return
+                self._heard.put_nowait(data)
+            ended = Ended((await self._call.code()).name, await self._call.details() or "")
+        except self._line.grpc.AioRpcError as error:
+            ended = Ended(error.code().name, error.details() or "")
+        self._heard.put_nowait(ended)
 
     async def send(self, *messages: Message) -> None:
-        """Send messages, as long as somebody listens."""
-        for each in messages:
-            request = self._line.codec.encode(each, self._announce)
-            self._announce = None
-            self._transcript.sent.append(request)
-            self._transcript.lines.append(f"→ {_tell(each)}")
-            with suppress(self._line.grpc.AioRpcError, asyncio.InvalidStateError):
-                await self._call.write(request.SerializeToString())
+        """Send messages, as long as somebody listens; raises Unanswered if they are not taken."""
+        self._deadline_s = None
+        try:
+            async with asyncio.timeout(self._line.timeout_s):
+                for each in messages:
+                    await self._send(each)
+        except TimeoutError:
+            self._transcript.problem = f"not taken within {self._line.timeout_s:g} s: {self._transcript.lines[-1][2:]}"
+            raise Unanswered(self._transcript.problem) from None
+
+    async def _send(self, message: Message) -> None:
+        request = self._line.codec.encode(message, self._announce)
+        self._announce = None
+        self._transcript.sent.append(request)
+        self._transcript.lines.append(f"→ {_tell(message)}")
+        with suppress(self._line.grpc.AioRpcError, asyncio.InvalidStateError):
+            await self._call.write(request.SerializeToString())
 
     async def finish(self) -> None:
         """Half-close."""
+        self._deadline_s = None
         self._transcript.lines.append("→ nothing more")
         with suppress(self._line.grpc.AioRpcError, asyncio.InvalidStateError):
             await self._call.done_writing()
 
     async def receive(self, bound: Bound) -> Reply | Ended:
-        """Return the next answer, or how the picker ended the stream."""
+        """Return the next answer, or how the picker ended the stream.
+
+        The bound is for all answers to what was sent last: who answers for ever is not waited for for ever.
+        """
         within_s = self._seconds(bound)
+        if self._deadline_s is None:
+            self._deadline_s = asyncio.get_running_loop().time() + within_s
         try:
-            async with asyncio.timeout(within_s):
-                data = await self._call.read()
-                if data is self._line.grpc.EOF:
-                    return self._end(Ended((await self._call.code()).name, await self._call.details() or ""))
+            async with asyncio.timeout_at(self._deadline_s):
+                data = await self._heard.get()
         except TimeoutError:
-            self._transcript.problem = f"no answer within {within_s:g} s"
-            raise Unanswered(f"no answer within {within_s:g} s after: {'; '.join(self._transcript.lines[-4:])}") from None
-        except self._line.grpc.AioRpcError as error:
-            return self._end(Ended(error.code().name, error.details() or ""))
+            self._transcript.problem = f"no answer, or no end of them, within {within_s:g} s"
+            raise Unanswered(f"{self._transcript.problem} after: {'; '.join(self._transcript.lines[-4:])}") from None
+        if isinstance(data, Ended):
+            self._heard.put_nowait(data)  # for who asks again
+            self._transcript.lines.append(f"← {data}")
+            return data
         try:
             reply = self._line.codec.decode(data)
         except ValueError as error:
@@ -175,10 +220,6 @@ class _Stream:
             self._transcript.reply = reply
         self._transcript.lines.append(f"← {_retell(reply)}")
         return reply
-
-    def _end(self, ended: Ended) -> Ended:
-        self._transcript.lines.append(f"← {ended}")
-        return ended
 
 
 def _tell(message: Message) -> str:

@@ -75,6 +75,7 @@ class FakePicker:
         self._grpc, self._rpc, self._codec = load("grpc.aio"), load("grpc"), Codec()
         self._ports = free_ports(2)
         self._server: Any = None
+        self._ending: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._page: web.ServerRunner | None = None
 
@@ -101,7 +102,7 @@ class FakePicker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._opened.aclose()
-        await self._server.stop(0)
+        await self._end(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -114,19 +115,24 @@ class FakePicker:
 
     async def terminate(self) -> None:
         if not self.fault.has("serves-on"):
-            grace_s = 0 if self.fault.has("cuts-off") else GRACE_S
-            self._tasks.append(asyncio.create_task(self._server.stop(grace_s)))
+            self._end(0 if self.fault.has("cuts-off") else GRACE_S)
 
     async def ended(self, within_s: float) -> bool:
         del within_s
         return not self.fault.has("stays")
 
     async def restart(self) -> None:
-        await self._server.stop(0)
+        await self._end(0)
         await self._listen()
 
+    def _end(self, grace_s: float) -> "asyncio.Task[None]":
+        """End the server once: the library dies of a second `stop` beside the first. Whoever listened has hung up by then."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._server.stop(grace_s))
+        return self._ending
+
     async def _listen(self) -> None:
-        self._server = self._grpc.server()
+        self._server, self._ending = self._grpc.server(), None
         handler = self._rpc.method_handlers_generic_handler
         process = self._rpc.stream_stream_rpc_method_handler(self._process)
         check = self._rpc.unary_unary_rpc_method_handler(self._check)
