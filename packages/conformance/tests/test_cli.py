@@ -8,12 +8,15 @@ import time
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from shunter.conformance import sections
 from shunter.conformance.cli import main
+from shunter.conformance.core.case import find
+from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.servers import CASES
 
 
@@ -107,6 +110,7 @@ def test_a_target_that_is_not_there_exits_3_and_still_reports(tmp_path, unused_t
     ("words", "problem"),
     [
         (["run", "localhost"], "want http://HOST:PORT"),
+        (["run", "http://me:secret@h:1"], "URL of h: it has a user; say who asks with --header"),
         (["run", "http://h:1", "--profile", "vlm"], "did you mean vllm"),
         (["run", "http://h:1", "--select", "ms.metric"], "did you mean ms.metrics"),
         (["run", "http://h:1", "--metric", "queue"], "want ROLE=FAMILY"),
@@ -177,6 +181,23 @@ def test_ctrl_c_before_the_exam_began_says_so():
         code, output, errors = interrupt(server, 0, url)
     assert (code, errors) == (130, "")
     assert "interrupted before the exam began" in output
+
+
+@pytest.mark.parametrize("code", [2, 1])
+def test_what_ends_an_exam_midway_leaves_a_report(tmp_path, monkeypatch, code):
+    """A wish that turns out to be impossible, and a fault of the exam itself."""
+    good, bad = (find(CASES, f"ms.reachability.{name}") for name in ("health", "models"))
+
+    async def fall(_):
+        raise UsageError("no such thing") if code == 2 else KeyError("oh")
+
+    monkeypatch.setattr("shunter.conformance.sections.servers.CASES", (good, msgspec.structs.replace(bad, run=fall)))
+    report = tmp_path / "r.yaml"
+    with http_server() as (_, url):
+        assert invoke("run", url, "--report", str(report)).exit_code == code
+    first, second = yaml.safe_load(report.read_text())["cases"]
+    assert (first["verdict"], second["verdict"]) == ("passed", "skipped")
+    assert second["reason"].startswith("the exam broke off: ")
 
 
 def test_importing_the_command_line_loads_nothing_heavy():

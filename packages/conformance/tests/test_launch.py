@@ -102,6 +102,8 @@ def test_what_does_not_come_up_exits_3_with_its_last_words_and_a_report(tmp_path
         (["http://h:1", "--python", "p"], "--launch"),
         (["http://h:1", "--lora", "a"], "want NAME=PATH"),
         (["http://h:1", "--kv-events", "h:1"], "want tcp://HOST:PORT"),
+        (["--launch", "vllm", "--kv-events", "udp://h:1"], "as a client sees it"),
+        (["--launch", "vllm", "--prefill-url", "h:1"], "want http://HOST:PORT"),
         (["--launch", "ollama"], "'vllm', 'sglang', 'triton', 'llamacpp', 'lab'"),
     ],
 )

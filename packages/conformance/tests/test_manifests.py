@@ -1,5 +1,7 @@
 """What an exam asks Kubernetes for, as values."""
 
+import re
+
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -98,6 +100,15 @@ def test_files_come_with_the_job(tmp_path, separator):
     objects = printed("--image", "exam:1", "--", "http://x", *f"--waivers{separator}{waivers}".split(" "))
     assert objects["ConfigMap"]["data"] == {"0-waivers.yaml": "waivers: []\n"}
     assert "/exam/0-waivers.yaml" in " ".join(command(objects["Job"]))
+
+
+def test_a_file_is_called_there_what_a_config_map_allows(tmp_path):
+    waivers = tmp_path / "die Ausnahmen für uns.yaml"
+    waivers.write_text("waivers: []\n")
+    objects = printed("--image", "exam:1", "--", "http://x", "--waivers", str(waivers))
+    (key,) = objects["ConfigMap"]["data"]
+    assert re.fullmatch("[-._a-zA-Z0-9]+", key)
+    assert command(objects["Job"])[-1] == f"/exam/{key}"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from shunter.conformance.core.events import CaseFinished, Started
 from shunter.conformance.core.profile import KnownFailure, Profile
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import LaunchError, Mismatch, Skip, Unanswered
-from shunter.conformance.shell.runner import attend
+from shunter.conformance.shell.runner import attend, tell_unstarted
 
 SOON = Bound("soon", 1.0, "a test")
 
@@ -94,6 +94,17 @@ async def test_a_known_failure_is_asked_once(outcome):
 async def test_what_is_met_after_all_says_nothing_of_what_was_expected(outcome):
     found = await outcome(LATE, "in time", "in time")
     assert (found.observed, found.expected, found.actual) == ("in time", "", "")
+
+
+async def test_an_exam_of_what_came_up_is_not_told_anew_when_it_cannot_be_removed():
+    async def events():
+        yield CaseFinished(id="ms.a.b", level=Level.MUST, verdict=Verdict.PASSED)
+        raise LaunchError("its container cannot be removed")
+
+    told = tell_unstarted(events(), [])
+    assert (await anext(told)).verdict is Verdict.PASSED
+    with pytest.raises(LaunchError):
+        await anext(told)
 
 
 async def test_a_server_that_does_not_come_up_again_is_an_error_of_the_case(outcome):

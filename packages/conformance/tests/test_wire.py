@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shlex
+import socket
 import ssl
 
 import msgspec
@@ -66,6 +67,18 @@ async def test_a_silent_server_is_given_up(serving):
             await client.exchange("GET", url)
         assert client.transcript[0].status == 0
         assert client.transcript[0].problem
+
+
+async def test_a_connection_that_nobody_takes_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr(wire, "CONNECT_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+        for _ in range(4):
+            queued = waiting.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(full.getsockname())
+        async with Wire() as client:
+            with pytest.raises(Unanswered, match=r"no connection within 0\.1 s"):
+                await client.exchange("GET", f"http://127.0.0.1:{full.getsockname()[1]}/")
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,11 @@ def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wi
         click.echo("interrupted" if events else "interrupted before the exam began; no report")
     except LaunchError as error:
         click.echo(f"Error: {error}", err=True)
+    except Exception as error:
+        events.extend(conclude(events, f"the exam broke off: {type(error).__name__}: {error}"))
+        if events:
+            wishes.write(events)
+        raise
     for line in summarise(events):
         click.echo(line)
     if events:

@@ -1,5 +1,6 @@
 """`manifests`: print an exam as a Job for a cluster."""
 
+import re
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -38,7 +39,7 @@ def manifests(image: str, name: str, words: tuple[str, ...]) -> None:
         run.main(["--dry-run", *inside], standalone_mode=False)
     files: dict[str, str] = {}
     for path in (value for value in wishes.values() if isinstance(value, Path)):
-        key = f"{len(files)}-{path.name}"
+        key = f"{len(files)}-{re.sub(r'[^-._a-zA-Z0-9]', '_', path.name)}"  # a ConfigMap allows no more
         files[key] = read_file(path)
         inside = [_moved(word, str(path), f"{FILES}/{key}") for word in inside]
     objects = exam_job(name, image, inside, files=files, starts_servers=starts_servers)

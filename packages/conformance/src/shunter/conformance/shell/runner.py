@@ -112,11 +112,15 @@ async def tell_unstarted(
     events: AsyncGenerator[Event], cases: Sequence[AnyCase], side: Side = Side.MODEL_SERVER
 ) -> AsyncGenerator[Event]:
     """Say of what does not come up for its exam what it was to be asked; then raise its LaunchError."""
+    started = False
     try:
         async with aclosing(events):
             async for event in events:
+                started = True
                 yield event
     except LaunchError as error:
+        if started:
+            raise
         planned = tuple(Planned(case.id, case.level, case.requirement, case.suites) for case in cases)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         yield Started(date=date, url="", profile="", profile_reason="it did not come up", cases=planned, side=side)

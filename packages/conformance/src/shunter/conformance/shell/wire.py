@@ -43,6 +43,8 @@ def check_url(url: str) -> str:
         raise UsageError(f"URL {url!r}: {error}") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise UsageError(f"URL {url!r}: want http://HOST:PORT")
+    if "@" in parts.netloc:  # every report shows the URL
+        raise UsageError(f"URL of {parts.hostname}: it has a user; say who asks with --header 'Authorization: Basic …'")
     return url
 
 
@@ -122,6 +124,8 @@ class Wire:
                     if len(received) > MAX_BODY_BYTES:
                         problem = f"the answer is larger than {MAX_BODY_BYTES >> 20} MiB"
                         break
+        except aiohttp.ConnectionTimeoutError:
+            problem = f"no connection within {CONNECT_TIMEOUT_S:g} s"
         except TimeoutError:
             problem = f"no complete answer within {self._timeout_s:g} s ({len(received)} bytes of a body came)"
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:

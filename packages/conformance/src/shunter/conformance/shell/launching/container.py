@@ -158,8 +158,12 @@ class Container:
 
         def remove() -> None:
             self._last_log()
-            with suppress(self._docker.errors.NotFound):
+            try:
                 self._running.stop()
+            except self._docker.errors.NotFound:
+                pass
+            except self._errors as error:
+                raise LaunchError(f"{self._image.name}: its container cannot be removed: {error}") from None
 
         await asyncio.shield(asyncio.to_thread(remove))
         self._running = None

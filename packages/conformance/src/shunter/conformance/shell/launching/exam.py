@@ -39,7 +39,7 @@ def examine_launched(
     follows the last event.
     """
     ask = partial(examine, cases=cases, **options)
-    ask(SOMEWHERE, profile=profile, model=model, metrics_url=metrics_url)
+    ask(SOMEWHERE, profile=profile, model=model, metrics_url=metrics_url, means=means or Means())
 
     async def events() -> AsyncGenerator[Event]:
         async with driver as served:
