@@ -6,7 +6,7 @@ from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, SETTLES, hold_tokens, holding, read, settle, watch
-from shunter.conformance.sections.servers.load import ALL_SHOWN, KV_FOLLOWS, KV_SLACK, RUNNING_RISES, WAITING
+from shunter.conformance.sections.servers.load import ALL_SHOWN, KV_FOLLOWS, KV_SLACK, RUNNING_RISES, WAITING, find_capacity
 from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S, scrape
 from shunter.conformance.sections.servers.openai import STREAM_FRAMING
 from shunter.conformance.sections.servers.profile import ABORTS, IGNORE_EOS
@@ -55,7 +55,7 @@ async def whole(target: Target) -> str:
 
 async def queued(target: Target) -> str:
     await settle(target)
-    capacity = target.capacity or LEAVING
+    capacity = await find_capacity(target)
     async with holding(target, capacity, tokens=[_long(target)] * capacity, leave=True) as unanswered:
         await watch(target, lambda each: each.running >= capacity, wanted=f"running {capacity}")
         async with holding(target, WAITING, stream=True, leave=True):

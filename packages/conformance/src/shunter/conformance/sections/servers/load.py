@@ -38,7 +38,7 @@ from shunter.conformance.sections.servers.openai import USAGE_EXACT, USAGE_SUM
 from shunter.conformance.sections.servers.profile import GENERATED_TOKENS, IGNORE_EOS, PREEMPTIONS, PROMPT_TOKENS, SUCCESSES
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "find_capacity"]
 
 # So many at once are tried, one number after the other, until a server lets some of them wait.
 TRIED = (4, 8, 16, 32, 64, 128)
@@ -48,6 +48,9 @@ WAITING = 4
 
 # So many times the gauges are looked at after they have settled, and with so few nothing is known.
 LOOKS, FEWEST_LOOKS = 20, 3
+
+# Whoever has a seat may still be in the queue, until the step in progress and the next are over.
+SETTLING_STEPS = 2
 
 # An answer that the server has sent and that its client has not read yet.
 ON_THE_WAY_S = 0.25
@@ -73,7 +76,7 @@ async def running_rises(target: Target) -> str:
 
 
 async def queue_rises(target: Target) -> str:
-    capacity = await _capacity(target)
+    capacity = await _measure_capacity(target)
     async with holding(target, capacity + WAITING):
         seen = await watch(
             target, lambda each: each.queue >= WAITING, wanted=f"queue at least {WAITING} with {capacity + WAITING} requests"
@@ -81,24 +84,30 @@ async def queue_rises(target: Target) -> str:
     return f"{capacity} run at once; with {capacity + WAITING} {seen[-1]}"
 
 
-async def _capacity(target: Target) -> int:
-    """Find out how many requests run at once, and remember it for others."""
+async def find_capacity(target: Target) -> int:
+    """How many requests run at once, as a case has found out, or as is found out now; raises Skip if all do that are tried."""
+    return target.capacity or await _measure_capacity(target)
+
+
+async def _measure_capacity(target: Target) -> int:
     for count in TRIED:
-        running, settled = 0.0, list[float]()
+        running, settled = 0.0, list[Reading]()
+        enough_s = SETTLING_STEPS * (target.step_s or 0.0)
         clock = asyncio.get_running_loop().time
         async with holding(target, count) as unanswered:
             begin_s = clock()
             while unanswered() and clock() - begin_s < target.seconds(GAUGE_FOLLOWS):
                 seen = await read(target, begin_s)
                 running = max(running, seen.running)
-                settled += [seen.running] * (seen.here >= count)
-                if len(settled) >= FEWEST_LOOKS:
+                settled += [seen] * (seen.here >= count)
+                if len(settled) >= FEWEST_LOOKS and settled[-1].at_s - settled[0].at_s >= enough_s:
                     break
                 await asyncio.sleep(SAMPLE_PERIOD_S)
-        capacity = int(statistics.median(settled or [running]))  # one look at a gauge that lies is not enough
+        # One look at a gauge that lies is not enough.
+        capacity = statistics.median([each.running for each in settled[-FEWEST_LOOKS:]] or [running])
         if capacity < count:
-            target.capacity = capacity
-            return capacity
+            target.capacity = int(capacity)
+            return target.capacity
     raise Skip(f"{TRIED[-1]} requests run at once; a smaller batch (vLLM: --max-num-seqs 4) would show a queue")
 
 
@@ -123,7 +132,7 @@ async def all_shown(target: Target) -> str:
 
 
 async def running_bounded(target: Target) -> str:
-    capacity = target.capacity or TRIED[0]
+    capacity = await find_capacity(target)
     seen = await _looks(target, capacity + WAITING)
     if above := [each for each in seen if each.running > capacity]:
         raise Mismatch(f"at most {capacity} running while others wait, as when {capacity} were running first", str(above[0]))
