@@ -1,5 +1,6 @@
 """The cases of gateways are well-formed values, and what the gateway is told of the exam is an intent."""
 
+import contextlib
 import re
 
 import msgspec
@@ -7,11 +8,12 @@ import pytest
 import yaml
 
 from shunter.conformance.core.exchange import Exchange
-from shunter.conformance.errors import UsageError
-from shunter.conformance.sections.gateways import CASES, PROFILES
+from shunter.conformance.errors import Mismatch, Unanswered, UsageError
+from shunter.conformance.sections.gateways import CASES, PROFILES, failures
 from shunter.conformance.sections.gateways.requests import make_body
-from shunter.conformance.sections.gateways.setup import DEFAULT, Place, check_places, intent
-from shunter.conformance.sections.gateways.trial import Pool
+from shunter.conformance.sections.gateways.setup import DEFAULT, Place, beside, check_places, intent
+from shunter.conformance.sections.gateways.target import Outage
+from shunter.conformance.sections.gateways.trial import Pool, Reply, Trial
 
 # The ids that reports in the world may contain. Lines are only ever added.
 IDS = [
@@ -122,6 +124,45 @@ def test_the_intent_names_both_pools_and_how_they_fail(profile):
 def test_an_address_that_is_none_is_refused(place, problem):
     with pytest.raises(UsageError, match=re.escape(problem)):
         check_places({**DEFAULT, Pool.OPEN: place})
+
+
+@pytest.mark.parametrize("saw", ["question", "arrival"])
+def test_what_nobody_saw_is_a_mismatch(saw):
+    """Also where a case that came before has seen it: gateways differ from one request to the next."""
+    with pytest.raises(Mismatch, match="HTTP 0; servers reached: none; a picker was asked never"):
+        getattr(Trial("trial-1", None, Reply()), saw)
+
+
+class Outages:
+    """A gateway that is mute while a picker is away, of which it then sees, or not, that it is back."""
+
+    def __init__(self, *, asked_again):
+        self.outage = Outage()
+        self.asked_again = asked_again
+
+    @contextlib.asynccontextmanager
+    async def picker_down(self, pool):
+        yield self.outage
+        self.outage.asked_again = self.asked_again
+
+    async def ask(self, pool):
+        raise Unanswered("nothing came")
+
+    def seconds(self, bound):
+        return bound.seconds
+
+
+async def test_a_picker_is_given_the_bound_once_to_be_asked_again():
+    """What becomes of requests while it is away is not the question here."""
+    assert "asked again" in await failures.recovers(Outages(asked_again=True))
+    with pytest.raises(Mismatch, match="asked again within 20 s of its return"):
+        await failures.recovers(Outages(asked_again=False))
+
+
+@pytest.mark.parametrize(("address", "place"), [("10.0.0.5:9101", "10.0.0.5:0"), ("[fd00::5]:9101", "[fd00::5]:0")])
+def test_a_server_of_no_pool_is_where_the_gateway_would_reach_it(address, place):
+    """One that nobody reaches anyway would prove nothing."""
+    assert beside(address) == place
 
 
 def test_no_part_of_a_body_is_like_another():

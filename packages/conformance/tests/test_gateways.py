@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from shunter.conformance.cli import main
+from shunter.conformance.core.case import select
 from shunter.conformance.core.events import CaseFinished, Side, Started
 from shunter.conformance.core.profile import named
 from shunter.conformance.core.verdict import Verdict
@@ -93,6 +94,21 @@ async def test_a_broken_gateway_fails_exactly_one_case(hold, in_a_hurry, note, b
     assert not [each for each in findings.values() if each.verdict is Verdict.ERROR]
     assert failed[broken.case].expected
     assert failed[broken.case].evidence
+
+
+async def test_servers_in_ipv6_are_examined_as_well(places):
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    at = {
+        pool: Place(place.picker, tuple(each.replace("127.0.0.1", "[::1]") for each in place.servers))
+        for pool, place in places.items()
+    }
+    cases = select(CASES, ["gw.pick.each", "gw.pick.first-choice", "gw.pick.spoofed", "gw.pick.outside", "gw.fallback.refused"])
+    async with FakeGateway(at).serving() as url:
+        exam = examine(url, places=at, cases=cases, profile=PROFILE, patience=PATIENCE, tries=3)
+        findings = [event async for event in exam if isinstance(event, CaseFinished)]
+    assert {each.id: each.actual for each in findings if each.verdict is not Verdict.PASSED} == {}
+    assert any("a pick of [::1]:" in each.observed for each in findings)
 
 
 def test_each_case_has_been_seen_to_fail():

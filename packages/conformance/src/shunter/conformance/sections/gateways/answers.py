@@ -106,7 +106,7 @@ async def hang_up(target: Target) -> str:
         await stream.read(len(EVENT), PASSED_ON)
         stream.hang_up()
         trial = stream.trial
-        took_s = await target.until(trial.arrived[0].left.is_set, NOTICED, "the server's connection to end")
+        took_s = await target.until(trial.arrival.left.is_set, NOTICED, "the server's connection to end")
         took_s += await target.until(
             lambda: all(each.over.is_set() for each in trial.asked), NOTICED, "the picker's stream to end"
         )
@@ -118,7 +118,7 @@ async def hang_up_waiting(target: Target) -> str:
         trial = stream.trial
         await target.until(lambda: bool(trial.asked), PASSED_ON, "a question to the picker")
         stream.hang_up()
-        took_s = await target.until(trial.asked[0].over.is_set, NOTICED, "the picker's stream to end")
+        took_s = await target.until(trial.question.over.is_set, NOTICED, "the picker's stream to end")
     if trial.arrived:
         raise Mismatch("no request to a server", trial.said())
     return f"the picker heard of it {took_s:.2f} s after a client hung up that it kept waiting"
@@ -128,8 +128,8 @@ async def served(target: Target) -> str:
     for pick in target.servers(Pool.OPEN):
         trial = await target.ask(Pool.OPEN, pick)
         trial.expect_served(pick)
-        if trial.asked[0].served != pick:
-            raise Mismatch(f"{pick} told to the picker as the one who served", f"{trial.asked[0].served}")
+        if trial.question.served != pick:
+            raise Mismatch(f"{pick} told to the picker as the one who served", f"{trial.question.served}")
     return "the picker was told with each response who served"
 
 

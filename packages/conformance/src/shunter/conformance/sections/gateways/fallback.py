@@ -22,8 +22,8 @@ async def _refused(target: Target, body: bytes) -> Trial:
     async with target.server_down(down):
         trial = await target.ask(Pool.CLOSE, Pick((down, up)), body=body)
     trial.expect_served(up)
-    if trial.arrived[0].body != body:
-        raise Mismatch(f"the {len(body)} bytes of the body at the second choice", f"{len(trial.arrived[0].body)} bytes")
+    if trial.arrival.body != body:
+        raise Mismatch(f"the {len(body)} bytes of the body at the second choice", f"{len(trial.arrival.body)} bytes")
     return trial
 
 
@@ -58,8 +58,8 @@ async def told(target: Target) -> str:
     busy, free, *_ = target.servers(Pool.CLOSE)
     trial = await target.ask(Pool.CLOSE, Pick((busy, free)), replies={busy: FULL})
     trial.expect_served(busy, free)
-    if trial.asked[0].served != free:
-        raise Mismatch(f"{free} told to the picker as the one who served", f"{trial.asked[0].served}")
+    if trial.question.served != free:
+        raise Mismatch(f"{free} told to the picker as the one who served", f"{trial.question.served}")
     return "the picker was told of the second choice, which served"
 
 

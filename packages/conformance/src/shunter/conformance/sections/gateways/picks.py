@@ -40,7 +40,7 @@ async def bodiless(target: Target) -> str:
         for server in target.servers(Pool.OPEN):
             trial = await target.ask(Pool.OPEN, server, method=method, path="/v1/models?limit=3", body=b"")
             trial.expect_served(server)
-            arrival = trial.arrived[0]
+            arrival = trial.arrival
             if (arrival.method, arrival.path) != (method, "/v1/models?limit=3"):
                 raise Mismatch(f"{method} /v1/models?limit=3 at the server", f"{arrival.method} {arrival.path}")
     return f"{' and '.join(methods)} without a body went where the picker said"
@@ -114,7 +114,7 @@ async def weighted(target: Target) -> str:
         trial = await target.ask(BOTH)
         if len(trial.asked) != 1:
             raise Mismatch("one question to a picker", trial.said())
-        pool = trial.asked[0].pool
+        pool = trial.question.pool
         trial.expect_served(target.servers(pool)[0])
         counts[pool] += 1
     if not all(counts.values()):

@@ -32,7 +32,7 @@ def make_body(size_bytes: int) -> bytes:
 
 
 def _expect_body(trial: Trial, wanted: bytes) -> None:
-    got = trial.arrived[0].body
+    got = trial.arrival.body
     if got != wanted:
         same = next(
             (at for at, (one, other) in enumerate(zip(got, wanted, strict=False)) if one != other), min(len(got), len(wanted))
@@ -67,7 +67,7 @@ async def seen(target: Target) -> str:
     for size in SIZES_BYTES:
         body = make_body(size)
         trial = await target.ask(Pool.OPEN, target.servers(Pool.OPEN)[-1], body=body)
-        asked = bytes(trial.asked[0].body) if trial.asked else b""
+        asked = bytes(trial.question.body)
         if asked != body:
             raise Mismatch(f"a body of {len(body)} bytes at the picker", f"{len(asked)} bytes, not the same")
     return "the picker was sent each body, byte for byte"
@@ -80,7 +80,7 @@ async def headers(target: Target) -> str:
     trial = await target.ask(Pool.OPEN, choice, headers=sent)
     trial.expect_served(pick)
     wanted = {"x-exam-kept": "kept", "x-exam-replaced": "new", "x-exam-removed": None, "x-exam-added": "new"}
-    got = {name: trial.arrived[0].headers.get(name) for name in wanted}
+    got = {name: trial.arrival.headers.get(name) for name in wanted}
     if got != wanted:
         raise Mismatch(f"headers {wanted} at the server", f"{got}")
     return "headers that the picker added, replaced and removed, and one that it left alone, came so to the server"
@@ -100,7 +100,7 @@ async def request_id(target: Target) -> str:
     name = "x-request-id"
     trial = await target.ask(Pool.OPEN)
     trial.expect_served(target.servers(Pool.OPEN)[0])
-    asked, got = trial.asked[0].headers.get(name), trial.arrived[0].headers.get(name)
+    asked, got = trial.question.headers.get(name), trial.arrival.headers.get(name)
     if not got or asked != got:
         raise Mismatch(f"one {name} at picker and server, where the client sends none", f"{asked!r} and {got!r}")
     return f"{name} {got} at picker and server"
@@ -110,13 +110,13 @@ async def same_headers(target: Target) -> str:
     """The trial's own header is how everybody knows the request; here it is the subject."""
     trial = await target.ask(Pool.OPEN)
     trial.expect_served(target.servers(Pool.OPEN)[0])
-    places = {"picker": trial.asked[0].headers, "server": trial.arrived[0].headers}
+    places = {"picker": trial.question.headers, "server": trial.arrival.headers}
     for place, names in places.items():
         if names.get("content-type") != "application/json" or TRIAL not in names:
             raise Mismatch(f"the client's headers at the {place}", f"{sorted(names)}")
-    path = trial.asked[0].headers.get(":path")
-    if path != trial.arrived[0].path:
-        raise Mismatch(f"the path {trial.arrived[0].path} at the picker", f"{path}")
+    path = trial.question.headers.get(":path")
+    if path != trial.arrival.path:
+        raise Mismatch(f"the path {trial.arrival.path} at the picker", f"{path}")
     return "picker and server got the client's headers and path"
 
 

@@ -10,7 +10,7 @@ from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.gateways.profile import BODY_MODELS, FAIL_OPEN, WEIGHTED, GatewayProfile
 from shunter.conformance.sections.gateways.trial import HOSTS, Pool
 
-__all__ = ["BOTH", "DEFAULT", "MODELS", "MODEL_OF", "Place", "check_places", "intent", "split_address"]
+__all__ = ["BOTH", "DEFAULT", "MODELS", "MODEL_OF", "Place", "beside", "check_places", "intent", "split_address"]
 
 BOTH = "both.test"
 """The host whose requests are divided among both pools, one to one."""
@@ -62,6 +62,11 @@ def check_places(places: Mapping[Pool, Place]) -> None:
             if address in seen:
                 raise UsageError(f"{option} {address!r}: is somebody's already; each needs an address of its own")
             seen.add(address)
+
+
+def beside(address: str) -> str:
+    """Any free port of the same host: whoever reaches one reaches the other."""
+    return address[: address.rindex(":")] + ":0"
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from shunter.conformance.core.case import Bound
 from shunter.conformance.sections.gateways.profile import GatewayProfile
 from shunter.conformance.sections.gateways.trial import Immediate, Pick, Pool, Reply, Trial, Trouble
 
-__all__ = ["CHAT", "ENOUGH", "PROMPT", "RECOVERS", "Stream", "Target"]
+__all__ = ["CHAT", "ENOUGH", "PROMPT", "RECOVERS", "Outage", "Stream", "Target"]
 
 CHAT = "/v1/chat/completions"
 """What is asked for unless a case says otherwise."""
@@ -46,6 +46,12 @@ class Stream(Protocol):
     def hang_up(self) -> None:
         """Close the connection, as a client does that wants no more."""
         ...
+
+
+class Outage:
+    """A picker's absence. `asked_again`: once it is back, whether it was asked within `RECOVERS`."""
+
+    asked_again = False
 
 
 class Target(Protocol):
@@ -109,12 +115,8 @@ class Target(Protocol):
         """Wait until something holds, and return after how many seconds it did; raises Mismatch."""
         ...
 
-    def picker_down(self, *pools: Pool) -> AbstractAsyncContextManager[None]:
-        """Reset the connections of these pools' pickers and refuse new ones; afterwards they are back, and asked again."""
-        ...
-
-    async def asked_again(self, pool: Pool) -> float | None:
-        """Ask until a picker is asked, and return after how many seconds it was; None if it was not in time."""
+    def picker_down(self, pool: Pool) -> AbstractAsyncContextManager[Outage]:
+        """Reset the connections of a pool's picker and refuse new ones; afterwards it is back, and waited for to be asked."""
         ...
 
     def server_down(self, *servers: str) -> AbstractAsyncContextManager[None]:

@@ -143,6 +143,20 @@ class Trial:
         await self._let_go.acquire()
 
     @property
+    def question(self) -> Asked:
+        """What the first picker saw; raises Mismatch if none was asked."""
+        if not self.asked:
+            raise Mismatch("a question to a picker", self.said())
+        return self.asked[0]
+
+    @property
+    def arrival(self) -> Arrival:
+        """What the first server saw; raises Mismatch if there is none."""
+        if not self.arrived:
+            raise Mismatch("the request at a model server", self.said())
+        return self.arrived[0]
+
+    @property
     def servers(self) -> list[str]:
         """Who got the request, in order."""
         return [arrival.server for arrival in self.arrived]

@@ -42,7 +42,7 @@ class ServerDouble:
         except OSError as error:
             raise UsageError(f"the exam cannot be a model server at {self.address}: {error.strerror or error}") from None
         if not port:
-            self.address = f"{host}:{self._runner.addresses[-1][1]}"
+            self.address = self.address.removesuffix("0") + str(self._runner.addresses[-1][1])
 
     async def stop(self) -> None:
         """Be gone."""

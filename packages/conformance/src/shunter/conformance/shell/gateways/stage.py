@@ -14,7 +14,7 @@ from shunter.conformance.core.exchange import Evidence, Exchange, evidence
 from shunter.conformance.errors import Mismatch, Skip, Unanswered
 from shunter.conformance.sections.gateways.profile import GatewayProfile
 from shunter.conformance.sections.gateways.setup import Place
-from shunter.conformance.sections.gateways.target import CHAT, ENOUGH, PROMPT, RECOVERS
+from shunter.conformance.sections.gateways.target import CHAT, ENOUGH, PROMPT, RECOVERS, Outage
 from shunter.conformance.sections.gateways.trial import HOSTS, TRIAL, Immediate, Pick, Pool, Reply, Trial, Trouble
 from shunter.conformance.shell.gateways import http2
 from shunter.conformance.shell.gateways.picker import PickerDouble
@@ -106,7 +106,7 @@ class Stage:
     async def settle(self) -> None:
         """Wait until the gateway has seen that the pickers are there; it may have looked for them in vain before."""
         if await self.unreachable() is None:
-            await asyncio.gather(*(self.asked_again(pool) for pool in self._pickers))
+            await asyncio.gather(*map(self._asked_again, self._pickers))
 
     # What the engine asks.
 
@@ -246,20 +246,18 @@ class Stage:
         return clock() - start_s
 
     @asynccontextmanager
-    async def picker_down(self, *pools: Pool) -> AsyncGenerator[None]:
+    async def picker_down(self, pool: Pool) -> AsyncGenerator[Outage]:
         """See Target."""
-        for pool in pools:
-            await self._pickers[pool].die()
+        outage = Outage()
+        await self._pickers[pool].die()
         try:
-            yield
+            yield outage
         finally:
-            for pool in pools:
-                await self._pickers[pool].live()
-            for pool in pools:
-                await self.asked_again(pool)
+            await self._pickers[pool].live()
+            outage.asked_again = await self._asked_again(pool)
 
-    async def asked_again(self, pool: Pool) -> float | None:
-        """See Target."""
+    async def _asked_again(self, pool: Pool) -> bool:
+        """Ask until the pool's picker is asked; False if it is not in time. None of it is evidence."""
         clock = asyncio.get_running_loop().time
         start_s = clock()
         before = [*self._wire.transcript]
@@ -268,11 +266,11 @@ class Stage:
                 with suppress(Unanswered):
                     trial = await self.ask(pool)
                     if trial.asked and trial.exchange.status == 200:
-                        return clock() - start_s
+                        return True
                 await asyncio.sleep(ASK_AGAIN_S * self._patience)
         finally:
             self._wire.transcript[:] = before
-        return None
+        return False
 
     @asynccontextmanager
     async def server_down(self, *servers: str) -> AsyncGenerator[None]:
