@@ -68,15 +68,6 @@ async def test_a_good_server_passes_what_is_asked_of_kv_events(exam, in_a_hurry)
     assert findings.ids(Verdict.PASSED) == {case.id for case in cases}
 
 
-@pytest.mark.parametrize("case_id", ["ms.load.running-bounded", "ms.cancel.queued"])
-def test_a_case_that_is_asked_alone_finds_out_itself_how_many_requests_run_at_once(leaping, exam, case_id):
-    async def examine_it():
-        async with lab_server(max_num_seqs=8) as server:
-            return await exam(server.url, profile=PROFILE, cases=[find(CASES, case_id)])
-
-    assert leaping(examine_it())[case_id].verdict is Verdict.PASSED
-
-
 def test_a_server_that_sheds_load_fails_nothing(leaping, exam):
     async def examine_it():
         async with equipped(max_num_queued_reqs=1) as (server, means):

@@ -1,6 +1,7 @@
 """Section G, LoRA adapters: they come and go while the server runs, answer to their names, and pickers see where they are."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -152,8 +153,7 @@ async def refused(target: Target) -> str:
 async def info(target: Target) -> str:
     wanted(target)
     latest = _infos(target, await scrape(target))[0]
-    if not latest.slots.isdecimal() or not int(latest.slots):
-        raise Mismatch("a whole number above 0 as max_lora", repr(latest.slots))
+    _slots(latest)
     return str(latest)
 
 
@@ -209,7 +209,7 @@ async def slots(target: Target) -> str:
         page = await scrape(target)
         run, queue = _gauges(target, page)
         seen = _infos(target, page)[0]
-    most = int(seen.slots)
+    most = _slots(seen)
     if run > most or (queue and run != most and run < (target.capacity or 0)):
         raise Mismatch(f"{run:g} as max_lora, for of {len(adapters)} requests with an adapter each so many run", str(seen))
     return f"max_lora {most}, and {run:g} of {len(adapters)} adapters run"
@@ -277,6 +277,13 @@ def _infos(target: Target, page: Page) -> list[Info]:
         for each in series
         if each.value == latest
     ]
+
+
+def _slots(info: Info) -> int:
+    """How many adapters run at once, as the gauge says; raises Mismatch."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", info.slots):
+        raise Mismatch("a whole number above 0 as max_lora", repr(info.slots))
+    return int(info.slots)
 
 
 def _names(label: str) -> frozenset[str]:

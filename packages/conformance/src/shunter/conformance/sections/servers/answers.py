@@ -174,6 +174,10 @@ class ModelList(Struct, frozen=True):
 
     data: Annotated[list[ModelCard], Meta(min_length=1)]
 
+    def context(self, model: str) -> int | None:
+        """The context of a model, where the server tells it."""
+        return next((card.context for card in self.data if card.id == model), None)
+
 
 class WholeCard(Struct, frozen=True):
     """A model with all that the API says of it."""

@@ -3,15 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
-import msgspec
-
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.exposition import Page
 from shunter.conformance.sections.servers.accounting import COUNTERS
-from shunter.conformance.sections.servers.answers import Completion
+from shunter.conformance.sections.servers.answers import Completion, ModelList
 from shunter.conformance.sections.servers.asking import PROMPT, ask_completion
 from shunter.conformance.sections.servers.holding import (
     GAUGE_FOLLOWS,
@@ -56,14 +54,6 @@ MEANING = "GIE Model Server Protocol (proposal 003), Metrics Reporting: meaning 
 SIZES = "Metrics that the reference picker reads for its prefix cache scorer: block size and number of blocks"
 
 
-class _Card(msgspec.Struct):
-    max_model_len: int | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Card]
-
-
 def _number(page: Page, told: Told) -> int:
     """A whole number above 0 from a label or a value of the page; raises Mismatch."""
     series = page.find(told.signal)
@@ -105,6 +95,10 @@ async def tokens_held(target: Target) -> str:
     await settle(target)
     before = await scrape(target)
     block_tokens, blocks = _size(target, before)
+    if target.capacity and target.capacity < DECODING:
+        raise Skip(f"{target.capacity} requests run at once, and {DECODING} are needed")
+    if 2 * BLOCKS_EACH * block_tokens > (context := await _context_tokens(target)):
+        raise Skip(f"{BLOCKS_EACH} blocks of {block_tokens} tokens fill a context of {context}")
     generated = target.profile.counters[GENERATED_TOKENS]
     tokens = max(hold_tokens(target), BLOCKS_EACH * block_tokens)
     pages: list[Page] = []
@@ -183,8 +177,7 @@ async def _give_up(asked: Sequence[asyncio.Task[Exchange]]) -> None:
 
 async def _context_tokens(target: Target) -> int:
     """The context of a model, if the model list tells it."""
-    cards = (await target.get(target.profile.api.models)).read(_Models).data
-    return next((card.max_model_len for card in cards if card.max_model_len), CONTEXT_TOKENS)
+    return (await target.get(target.profile.api.models)).read(ModelList).context(target.model) or CONTEXT_TOKENS
 
 
 async def _tokens_per_word(target: Target) -> float:

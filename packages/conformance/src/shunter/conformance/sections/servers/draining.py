@@ -16,9 +16,10 @@ from shunter.conformance.sections.servers.cancellation import FEATURES
 from shunter.conformance.sections.servers.holding import FEWEST_TOKENS, GAUGE_FOLLOWS, hold_tokens, watch
 from shunter.conformance.sections.servers.load import RUNNING_RISES
 from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S
-from shunter.conformance.sections.servers.openai import STREAM_FRAMING, USAGE_EXACT, read_chunks
+from shunter.conformance.sections.servers.openai import STREAM_FRAMING, USAGE_EXACT
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.reachability import HEALTH
+from shunter.conformance.sections.servers.saying import read_chunks
 from shunter.conformance.sections.servers.target import Control, Target
 
 __all__ = ["CASES"]
@@ -92,9 +93,13 @@ async def in_flight(target: Target) -> str:
                 raise Mismatch("whole answers for all that ran at SIGTERM", str(unanswered)) from None
         whole.expect_status(200)
         answer = whole.read(Completion)
-        ends = answer.choices[0].finish_reason, read_chunks(stream, CompletionChunk)[-1].choices[0].finish_reason
+        reasons = [choice.finish_reason for chunk in read_chunks(stream, CompletionChunk) for choice in chunk.choices]
+        ends = answer.choices[0].finish_reason, *reasons[-1:]
         if (said := answer.usage.completion_tokens) != tokens or ends != ("length", "length"):
-            raise Mismatch(f"{tokens} tokens and finish_reason length", f"{said} tokens and {' and '.join(map(str, ends))}")
+            raise Mismatch(
+                f"{tokens} tokens, and finish_reason length whole and as a stream",
+                f"{said} tokens and {' and '.join(map(str, ends))}",
+            )
     return f"{tokens} tokens for each of the {RUNNING} that ran at SIGTERM"
 
 

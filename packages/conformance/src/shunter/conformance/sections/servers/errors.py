@@ -87,8 +87,7 @@ async def wrong_types(target: Target) -> str:
 
 
 async def context_overflow(target: Target) -> str:
-    cards = (await target.get(target.profile.api.models)).read(ModelList).data
-    context = next((card.context for card in cards if card.id == target.model), None)
+    context = (await target.get(target.profile.api.models)).read(ModelList).context(target.model)
     if context is None:
         raise Skip("the model list does not say how long its context is (max_model_len)")
     exchange = await ask_completion(target, prompt=WORD * (context + 1))
@@ -121,7 +120,9 @@ async def body(target: Target) -> str:
 async def internals(target: Target) -> str:
     for mistake in (*MISTAKES.values(), *WRONG_TYPES.values()):
         exchange = await mistake(target)
-        if found := INTERNALS.search(exchange.text.replace('\\"', '"')):
+        # A model is often called by the path that it was loaded from, and an error may repeat what it was asked.
+        said = exchange.text.replace('\\"', '"').replace("\\/", "/").replace(target.model, "")
+        if found := INTERNALS.search(said):
             wanted = "an error without a traceback or the path of a file"
             raise Mismatch(wanted, f"{clip(found[0])!r} in {clip(exchange.text)!r}")
     return f"nothing of it in {len(MISTAKES) + len(WRONG_TYPES)} errors"

@@ -128,6 +128,8 @@ async def predicted(target: Target) -> str:
     async with _heard(target) as listener:
         stored = _stored(await _tell(target, listener, [prompt]))
         known = sum(map(len, _chain(stored, prompt)))
+    if not known:
+        raise Mismatch("blocks of the tokens that were asked", "no block of them is stored")
     seen = await count_hits(target, list(prompt))
     block = stored[0].block_size
     # The last block may have to be computed again, to have a token to continue from.

@@ -137,7 +137,7 @@ async def content_type(target: Target) -> str:
     page.expect_status(200)
     said = page.headers.get("content-type", "")
     parameters = {part.strip() for part in said.lower().split(";")[1:]}
-    version = next((part.partition("=")[2] for part in parameters if part.startswith("version=")), VERSION)
+    version = next((part.partition("=")[2].strip('"') for part in parameters if part.startswith("version=")), VERSION)
     if page.content_type != TEXT or version != VERSION:
         raise Mismatch(f"content-type {TEXT}; version={VERSION}", said or "none")
     return said

@@ -1,0 +1,120 @@
+"""Servers that are right in an unusual way pass, and what is broken elsewhere is not held against a case."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from aiohttp import web
+from hack.conformance.mutants import PROFILE, equipped
+
+from shunter.conformance.core.case import find
+from shunter.conformance.core.verdict import Verdict
+from shunter.conformance.sections.servers import CASES
+from shunter.lab.faults.seams import DONE
+from shunter.lab.testing import FAULTS, Fault, LeapingLoop, lab_server
+
+
+@asynccontextmanager
+async def sized(**params):
+    """A lab server of another size than those of the mutants, with its URL alone."""
+    async with lab_server(**params) as server:
+        yield server, {}
+
+
+@pytest.fixture
+def judge(exam):
+    """The findings of some cases, and no others, on a server with some faults."""
+
+    def run(*ids, server=equipped, fault=None, profile=PROFILE, **params):
+        async def go():
+            async with server(**params) as (lab, means):
+                lab.faults = () if fault is None else (fault,)
+                return await exam(lab.url, profile=profile, cases=[find(CASES, each) for each in ids], **means)
+
+        with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+            return runner.run(go())
+
+    return run
+
+
+@pytest.mark.parametrize("case_id", ["ms.load.running-bounded", "ms.cancel.queued"])
+def test_a_case_that_is_asked_alone_finds_out_itself_how_many_requests_run_at_once(judge, case_id):
+    assert judge(case_id, server=sized, max_num_seqs=8)[case_id].verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize("fault", ["queue-family-missing", "idle-not-zero", "negative-queue"])
+def test_gauges_that_were_wrong_before_are_no_consequence_of_mistakes(judge, fault):
+    cases = "ms.robustness.mistakes", "ms.robustness.half-a-body"
+    assert judge(*cases, fault=FAULTS[fault]).ids(Verdict.PASSED) == set(cases)
+
+
+def test_a_number_of_slots_that_is_none_is_a_finding_of_whoever_reads_it(judge):
+    finding = judge("ms.lora.slots", fault=FAULTS["lora-slots-missing"])["ms.lora.slots"]
+    assert (finding.verdict, finding.actual) == (Verdict.FAILED, "'None'")
+
+
+def test_where_a_block_is_a_token_what_begins_every_prompt_may_hit(judge):
+    begin = Fault(
+        name="begins", breaks="nothing", ask=lambda ask: {**ask, "prompt": f"<s> {ask['prompt']}"} if "prompt" in ask else ask
+    )
+    findings = judge("ms.prefix.hits", server=sized, fault=begin, block_size=1, num_blocks=8192)
+    assert findings["ms.prefix.hits"].verdict is Verdict.PASSED
+
+
+def test_a_prompt_that_fills_no_block_says_nothing_of_hits(judge):
+    finding = judge("ms.prefix.hits", server=sized, block_size=1056)["ms.prefix.hits"]
+    assert finding.verdict is Verdict.SKIPPED
+    assert "fills no block of 1056" in finding.reason
+
+
+def test_a_stream_that_was_drained_may_close_with_its_usage(judge):
+    said = [b""]
+
+    def count(_, event):
+        if not event.startswith(DONE):
+            said[0] = event
+            return event
+        usage = {**msgspec.json.decode(said[0].removeprefix(b"data: ")), "choices": []}
+        return b"data: " + msgspec.json.encode(usage) + b"\n\n" + event
+
+    finding = judge("ms.drain.in-flight", fault=Fault(name="counts", breaks="nothing", event=count))["ms.drain.in-flight"]
+    assert finding.verdict is Verdict.PASSED
+
+
+def test_a_version_may_stand_in_quotes(judge):
+    def quote(reply):
+        quoted = {"Content-Type": 'text/plain; version="0.0.4"'}
+        return msgspec.structs.replace(reply, headers=quoted) if reply.path == "/metrics" else reply
+
+    finding = judge("ms.scrape.content-type", fault=Fault(name="quotes", breaks="nothing", reply=quote))
+    assert finding["ms.scrape.content-type"].verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize(("said", "verdict"), [("", Verdict.PASSED), ("; see /data/models/log", Verdict.FAILED)])
+async def test_a_model_that_is_called_by_its_path_may_stand_in_an_error(exam, serving, said, verdict):
+    async def repeat(request):
+        return web.json_response({"error": {"message": await request.text() + said, "type": "x"}}, status=400)
+
+    case = find(CASES, "ms.errors.internals")
+    async with serving(repeat) as url:
+        assert (await exam(url, model="/data/models/tiny", cases=[case]))[case.id].verdict is verdict
+
+
+@pytest.mark.parametrize(("together", "verdict"), [("TX", Verdict.PASSED), ("OT", Verdict.FAILED), ("T", Verdict.FAILED)])
+async def test_in_a_batch_a_model_may_say_something_new_but_not_what_another_prompt_is_answered(
+    exam, serving, together, verdict
+):
+    """Alone, a prompt is answered by its first character: T for the one, O for the other."""
+
+    async def complete(request):
+        asked = msgspec.json.decode(await request.read() or b"{}")
+        texts = together if isinstance(asked.get("prompt"), list) else asked.get("prompt", "T")[:1]
+        choices = [{"index": at, "text": text, "finish_reason": "length"} for at, text in enumerate(texts)]
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        whole = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": choices, "usage": usage}
+        return web.json_response(whole)
+
+    case = find(CASES, "ms.requests.several-prompts")
+    async with serving(complete) as url:
+        assert (await exam(url, model="m", profile="generic", cases=[case]))[case.id].verdict is verdict
