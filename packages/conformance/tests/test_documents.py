@@ -1,5 +1,6 @@
 """What the README shows is what the program says, and committed reports are about cases and failures that exist."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from shunter.conformance.sections.servers.profiles import PROFILES, find_profile
 
 PACKAGE = Path(__file__).parents[1]
 README = (PACKAGE / "README.md").read_text(encoding="utf-8")
+PAGES = PACKAGE.parents[1] / "docs" / "conformance"
 REPORTS = sorted((PACKAGE / "reports").glob("*/*-report.yaml"))
 
 
@@ -22,6 +24,12 @@ def test_the_readme_shows_what_explain_prints():
 def test_the_readme_names_every_verdict_and_profile():
     assert all(f"| `{label}` | {verdict} |" in README for verdict, label in LABELS.items())
     assert all(f"`{profile.name}`" in README for profile in PROFILES)
+
+
+@pytest.mark.parametrize("path", [PACKAGE / "README.md", *PAGES.glob("*.md")], ids=lambda path: path.name)
+def test_what_a_page_imports_is_there(path):
+    for line in re.findall(r"^from shunter.* import .*$", path.read_text(encoding="utf-8"), re.MULTILINE):
+        exec(line, {})
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.name)

@@ -6,6 +6,7 @@ the others out.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any, cast
 
 import pytest
 
+from shunter.conformance.cli.files import read_file
 from shunter.conformance.core.case import AnyCase, Level, select
 from shunter.conformance.core.events import CaseFinished, Event
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.core.waivers import load_waivers
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.servers import CASES
+from shunter.conformance.shell.access import Access, parse_headers, trust
 from shunter.conformance.shell.servers.exam import examine
 
 __all__ = ["CaseItem", "Exam"]
@@ -32,7 +35,7 @@ class Exam:
     def __init__(self, config: pytest.Config) -> None:
         option = cast("Callable[[str], Any]", config.getoption)
         self.cases = select(CASES, option("shunter_select"), Level(option("shunter_level")))
-        waivers = option("shunter_waivers")
+        waivers, signer = (Path(name) if (name := option(f"shunter_{each}")) else None for each in ("waivers", "ca_file"))
         self._runner = asyncio.Runner()
         self._findings: dict[str, CaseFinished] = {}
         self._events = examine(
@@ -40,9 +43,10 @@ class Exam:
             cases=self.cases,
             profile=option("shunter_profile"),
             model=option("shunter_model"),
-            waivers=load_waivers(Path(waivers).read_text(encoding="utf-8"), waivers, {each.id for each in CASES})
-            if waivers
-            else (),
+            access=Access(
+                parse_headers(option("shunter_header"), os.environ), trust(signer, insecure=option("shunter_insecure"))
+            ),
+            waivers=load_waivers(read_file(waivers), str(waivers), {each.id for each in CASES}) if waivers else (),
         )
 
     def finding(self, case_id: str) -> CaseFinished:
@@ -120,6 +124,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--shunter-select", metavar="ID-PREFIX", action="append", default=[], help="Only the cases under this id.")
     group.addoption("--shunter-level", choices=[*Level], default=str(Level.MAY), help="The weakest level to run.")
     group.addoption("--shunter-waivers", metavar="FILE", help="Failures to put up with.")
+    sent = "Send this with every request, as `Authorization: Bearer ${KEY}`; ${KEY} is of the environment."
+    group.addoption("--shunter-header", metavar="'NAME: VALUE'", action="append", default=[], help=sent)
+    group.addoption("--shunter-ca-file", metavar="FILE", help="Who signed the server's certificate (PEM).")
+    group.addoption("--shunter-insecure", action="store_true", help="Take any certificate.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -129,8 +137,6 @@ def pytest_configure(config: pytest.Config) -> None:
             config.stash[EXAM] = Exam(config)
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
-        except OSError as error:
-            raise pytest.UsageError(f"--shunter-waivers {error.filename}: {error.strerror}") from None
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = []
 
