@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from shunter.conformance.core.case import Case
-from shunter.conformance.core.events import CaseFinished, Event
+from shunter.conformance.core.case import AnyCase, Bound, Case
+from shunter.conformance.core.events import CaseFinished, CaseStarted, Event
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.sections.servers import CASES
 from shunter.conformance.shell.servers.exam import examine
@@ -47,6 +47,44 @@ def note():
                 lines.write(json.dumps({"case": case_id, "breaks": breaks, "failed": failed, "judged": judged}) + "\n")
 
     return write
+
+
+class Limits:
+    """Which bounds were used while each case was asked."""
+
+    def __init__(self) -> None:
+        self._case = ""
+        self._used: dict[str, set[Bound]] = {}
+
+    def follow(self, event: Event) -> Event:
+        """See an event: what comes next is the doing of the case that has started."""
+        self._case = event.id if isinstance(event, CaseStarted) else ""
+        return event
+
+    def use(self, bound: Bound) -> None:
+        self._used.setdefault(self._case, set()).add(bound)
+
+    def undeclared(self, cases: Sequence[AnyCase]) -> dict[str, set[str]]:
+        """By case: the names of the bounds that it used and does not have."""
+        missing = {case.id: {each.name for each in self._used.get(case.id, set()) - {*case.bounds}} for case in cases}
+        return {case_id: names for case_id, names in missing.items() if names}
+
+
+@pytest.fixture
+def watch_limits(monkeypatch):
+    """Watch what a kind of target is asked for bounds."""
+
+    def watch(kind: type) -> Limits:
+        limits, seconds = Limits(), kind.seconds
+
+        def watched(target, bound: Bound) -> float:
+            limits.use(bound)
+            return seconds(target, bound)
+
+        monkeypatch.setattr(kind, "seconds", watched)
+        return limits
+
+    return watch
 
 
 @pytest.fixture

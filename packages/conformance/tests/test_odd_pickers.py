@@ -1,5 +1,7 @@
 """Pickers that answer oddly: every case comes to a verdict, and obedience by luck is no obedience."""
 
+import random
+
 import msgspec
 import pytest
 
@@ -69,3 +71,15 @@ async def test_who_heeds_the_hint_by_luck_is_found_out(case_id):
     cases = [change(case, needs=()) for case in select(CASES, [case_id])]
     findings = await hold(change(NO_FAULT, allow=often), cases, patience=1.0)
     assert findings[case_id].verdict is Verdict.FAILED
+
+
+async def test_who_draws_lots_among_the_good_is_not_called_late():
+    """Of ten picks one or two go astray, as in pickers that weigh their chances."""
+
+    def cost(what):
+        return what if lots.random() > 0.05 else ()
+
+    lots = random.Random(1)
+    cases = [change(case, needs=()) for case in select(CASES, ["ep.choice.fresh"])]
+    findings = await hold(change(NO_FAULT, cost=cost), cases, patience=1.0)
+    assert findings["ep.choice.fresh"].verdict is Verdict.PASSED

@@ -27,7 +27,7 @@ from shunter.conformance.sections.pickers import CASES, PROFILES
 from shunter.conformance.sections.pickers.messages import Part, Reply, Set
 from shunter.conformance.sections.pickers.profiles import find_profile
 from shunter.conformance.shell.extproc import load
-from shunter.conformance.shell.pickers.exam import examine
+from shunter.conformance.shell.pickers.exam import PlayedTarget, examine
 from shunter.conformance.shell.pickers.launching import Process, free_ports
 from shunter.conformance.shell.pickers.messages import Codec
 from shunter.conformance.shell.pickers.recipes import RECIPES, Shunter
@@ -39,7 +39,7 @@ from shunter.conformance.testing.pickers.faults import FAULTS
 PATIENCE, AT_ONCE = 0.4, 3
 
 # Later than the limit on what is fresh, sooner than that on what is noticed at all.
-LAG_S = 2.0
+LAG_S = 3.0
 
 REPORTS = sorted((Path(__file__).parents[1] / "reports" / "pickers").glob("*/*-report.yaml"))
 
@@ -58,10 +58,10 @@ def find_envoy() -> Path | None:
 ENVOY = find_envoy()
 
 
-async def hold(picker, cases=CASES, **options):
+async def hold(picker, cases=CASES, seen=lambda event: event, **options):
     """The findings by case."""
     options = {"patience": PATIENCE, "tries": 1} | options
-    events = [event async for event in examine(picker, cases=cases, **options)]
+    events = [seen(event) async for event in examine(picker, cases=cases, **options)]
     return {event.id: event for event in events if isinstance(event, CaseFinished)}
 
 
@@ -84,6 +84,11 @@ def related(case_id):
 
 
 @pytest.fixture
+def limits(watch_limits):
+    return watch_limits(PlayedTarget)
+
+
+@pytest.fixture
 def tls():
     """A certificate that nobody knows, as pickers make themselves."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -91,8 +96,9 @@ def tls():
     return context
 
 
-async def test_a_good_picker_passes_everything(tls):
-    findings = await hold(FakePicker(tls=tls), tls=True, envoy=ENVOY)
+async def test_a_good_picker_passes_everything_within_the_bounds_that_each_case_names(tls, limits):
+    findings = await hold(FakePicker(tls=tls), tls=True, envoy=ENVOY, seen=limits.follow)
+    assert limits.undeclared(CASES) == {}
     assert list(findings) == [case.id for case in CASES]
     unexamined = by_verdict(findings, Verdict.SKIPPED)
     assert unexamined == (set() if ENVOY else {case.id for case in select(CASES, ["ep.envoy"])})

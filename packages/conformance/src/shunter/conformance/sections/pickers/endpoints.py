@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.errors import Mismatch
-from shunter.conformance.sections.pickers.asking import Answered, ask, chat, expect_status, request
+from shunter.conformance.sections.pickers.asking import ANSWERS, Answered, ask, chat, expect_status, request
 from shunter.conformance.sections.pickers.stream import PICKS, PROTOCOL
 from shunter.conformance.sections.pickers.target import Target
 
@@ -95,7 +95,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=none,
         needs=PICKS,
-        bounds=(FOLLOWS,),
+        bounds=(FOLLOWS, ANSWERS),
     ),
     Case(
         id="ep.endpoints.removed",
@@ -105,7 +105,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=removed,
         needs=PICKS,
-        bounds=(FOLLOWS,),
+        bounds=(FOLLOWS, ANSWERS),
     ),
     Case(
         id="ep.endpoints.added",
@@ -115,6 +115,6 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=added,
         needs=(*PICKS, "ep.endpoints.removed"),
-        bounds=(FOLLOWS,),
+        bounds=(FOLLOWS, ANSWERS),
     ),
 )

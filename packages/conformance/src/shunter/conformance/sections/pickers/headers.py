@@ -2,7 +2,7 @@
 
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.errors import Mismatch
-from shunter.conformance.sections.pickers.asking import DESTINATION, PROMPT, ask, pick, request
+from shunter.conformance.sections.pickers.asking import ANSWERS, DESTINATION, PROMPT, ask, pick, request
 from shunter.conformance.sections.pickers.stream import PICKS, PROTOCOL
 from shunter.conformance.sections.pickers.target import Target
 
@@ -61,6 +61,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=spoofed,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.headers.request-id",
@@ -70,6 +71,7 @@ CASES: tuple[Case[Target], ...] = (
         source=REFERENCE,
         run=request_id,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.headers.request-id-kept",
@@ -79,6 +81,7 @@ CASES: tuple[Case[Target], ...] = (
         source=REFERENCE,
         run=request_id_kept,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.headers.many",
@@ -88,6 +91,7 @@ CASES: tuple[Case[Target], ...] = (
         source=REFERENCE,
         run=many,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.headers.octets",
@@ -97,5 +101,6 @@ CASES: tuple[Case[Target], ...] = (
         source="RFC 9110 section 5.5",
         run=octets,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
 )

@@ -72,7 +72,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=hundred,
         needs=PICKS,
-        bounds=(ALL_ANSWERED,),
+        bounds=(ALL_ANSWERED, ANSWERS),
     ),
     Case(
         id="ep.load.stalled",

@@ -126,6 +126,7 @@ CASES: tuple[Case[Target], ...] = (
         source=REFERENCE,
         run=bad_json,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.malformed.no-model",
@@ -135,6 +136,7 @@ CASES: tuple[Case[Target], ...] = (
         source=REFERENCE,
         run=no_model,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.malformed.deep-json",
@@ -164,7 +166,7 @@ CASES: tuple[Case[Target], ...] = (
         source=EXT_PROC,
         run=_unharmed(half),
         needs=PICKS,
-        bounds=(ENDS,),
+        bounds=(ENDS, ANSWERS),
     ),
     Case(
         id="ep.malformed.nothing",
@@ -174,7 +176,7 @@ CASES: tuple[Case[Target], ...] = (
         source=EXT_PROC,
         run=_unharmed(nothing),
         needs=PICKS,
-        bounds=(ENDS,),
+        bounds=(ENDS, ANSWERS),
     ),
     Case(
         id="ep.malformed.body-first",
@@ -184,7 +186,7 @@ CASES: tuple[Case[Target], ...] = (
         source=EXT_PROC,
         run=_unharmed(body_first),
         needs=PICKS,
-        bounds=(ENDS,),
+        bounds=(ENDS, ANSWERS),
     ),
     Case(
         id="ep.malformed.without-part",
@@ -194,7 +196,7 @@ CASES: tuple[Case[Target], ...] = (
         source=EXT_PROC,
         run=_unharmed(without_part),
         needs=PICKS,
-        bounds=(ENDS,),
+        bounds=(ENDS, ANSWERS),
     ),
     Case(
         id="ep.malformed.twice",
@@ -204,7 +206,7 @@ CASES: tuple[Case[Target], ...] = (
         source=EXT_PROC,
         run=_unharmed(twice),
         needs=PICKS,
-        bounds=(ENDS,),
+        bounds=(ENDS, ANSWERS),
     ),
     Case(
         id="ep.malformed.reset",
@@ -214,5 +216,6 @@ CASES: tuple[Case[Target], ...] = (
         source=EXT_PROC,
         run=_unharmed(reset),
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
 )

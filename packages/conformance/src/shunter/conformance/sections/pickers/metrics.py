@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.errors import FormatError, Mismatch
 from shunter.conformance.exposition import Page, read_page
-from shunter.conformance.sections.pickers.asking import PROMPT, chat, hear_request, request, spend
+from shunter.conformance.sections.pickers.asking import ANSWERS, PROMPT, chat, hear_request, request, spend
 from shunter.conformance.sections.pickers.profile import POOL_METRICS, TOKEN_METRICS
 from shunter.conformance.sections.pickers.stream import PICKS
 from shunter.conformance.sections.pickers.target import Target
@@ -154,7 +154,7 @@ CASES: tuple[Case[Target], ...] = (
         source=SOURCE,
         run=requests,
         needs=(*PICKS, PAGE),
-        bounds=(COUNTED,),
+        bounds=(COUNTED, ANSWERS),
     ),
     Case(
         id="ep.metrics.running",
@@ -164,7 +164,7 @@ CASES: tuple[Case[Target], ...] = (
         source=SOURCE,
         run=running,
         needs=(*PICKS, PAGE),
-        bounds=(COUNTED,),
+        bounds=(COUNTED, ANSWERS),
     ),
     Case(
         id="ep.metrics.tokens",
@@ -175,6 +175,6 @@ CASES: tuple[Case[Target], ...] = (
         run=tokens,
         features=(TOKEN_METRICS,),
         needs=(*PICKS, PAGE),
-        bounds=(COUNTED,),
+        bounds=(COUNTED, ANSWERS),
     ),
 )

@@ -71,6 +71,7 @@ CASES: tuple[Case[Target], ...] = (
         source="GIE reference picker, pkg/common/error",
         run=readable,
         needs=(*PICKS, *REFUSES),
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.refusal.reason",
@@ -81,5 +82,6 @@ CASES: tuple[Case[Target], ...] = (
         run=reason,
         features=(DROP_REASON,),
         needs=(*PICKS, *REFUSES),
+        bounds=(ANSWERS,),
     ),
 )

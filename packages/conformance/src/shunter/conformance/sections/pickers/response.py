@@ -175,5 +175,6 @@ CASES: tuple[Case[Target], ...] = (
         run=served,
         features=(SERVED_ECHO,),
         needs=(*PICKS, HANDED_ON),
+        bounds=(ANSWERS,),
     ),
 )

@@ -192,6 +192,7 @@ CASES: tuple[Case[Target], ...] = (
         source=EXT_PROC,
         run=order,
         needs=("ep.stream.body-end",),
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.stream.known-endpoint",
@@ -201,6 +202,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=known_endpoint,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.stream.fallbacks",
@@ -210,6 +212,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=fallbacks,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.stream.metadata",
@@ -219,6 +222,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=metadata,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.stream.body-form",
@@ -228,6 +232,7 @@ CASES: tuple[Case[Target], ...] = (
         source=EXT_PROC,
         run=body_form,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.stream.body-intact",
@@ -237,6 +242,7 @@ CASES: tuple[Case[Target], ...] = (
         source=EXT_PROC,
         run=body_intact,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.stream.chunks",
@@ -246,6 +252,7 @@ CASES: tuple[Case[Target], ...] = (
         source="GIE reference picker, pkg/epp/handlers",
         run=chunks,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.stream.content-length",
@@ -255,6 +262,7 @@ CASES: tuple[Case[Target], ...] = (
         source="RFC 9110 section 8.6",
         run=content_length,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.stream.route",
@@ -264,6 +272,7 @@ CASES: tuple[Case[Target], ...] = (
         source="GIE reference picker, pkg/epp/handlers",
         run=route,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.stream.no-body",

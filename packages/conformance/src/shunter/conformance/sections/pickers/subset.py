@@ -4,7 +4,7 @@ from itertools import groupby
 
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.errors import Mismatch, Skip
-from shunter.conformance.sections.pickers.asking import PROMPT, ask, expect_status, pick, request, subset
+from shunter.conformance.sections.pickers.asking import ANSWERS, PROMPT, ask, expect_status, pick, request, subset
 from shunter.conformance.sections.pickers.messages import Part
 from shunter.conformance.sections.pickers.stream import PICKS, PROTOCOL
 from shunter.conformance.sections.pickers.target import Server, Target
@@ -82,6 +82,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=honoured,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.subset.port",
@@ -91,6 +92,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=port,
         needs=(*PICKS, HONOURED),
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.subset.first-message",
@@ -100,6 +102,7 @@ CASES: tuple[Case[Target], ...] = (
         source="envoy/service/ext_proc/v3/external_processor.proto",
         run=first_message,
         needs=(*PICKS, HONOURED),
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.subset.empty",
@@ -109,6 +112,7 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=empty,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
     Case(
         id="ep.subset.strangers",
@@ -118,5 +122,6 @@ CASES: tuple[Case[Target], ...] = (
         source=PROTOCOL,
         run=strangers,
         needs=PICKS,
+        bounds=(ANSWERS,),
     ),
 )

@@ -28,7 +28,7 @@ from shunter.conformance.shell.pickers.tunnel import anybody, dial, tunnel
 from shunter.conformance.shell.runner import TRIES, attend, tell_unstarted
 from shunter.conformance.shell.wire import ANSWER_TIMEOUT_S, Wire, check_url, unreachable
 
-__all__ = ["SERVERS", "Launched", "Launcher", "examine"]
+__all__ = ["SERVERS", "Launched", "Launcher", "PlayedTarget", "examine"]
 
 SERVERS = ("127.0.0.2:0", "127.0.0.3:0", "127.0.0.4:0", "127.0.0.4:0")
 """Where model servers are played for a picker that the exam starts: on three hosts, as some pickers do not tell ports apart."""
