@@ -11,7 +11,8 @@ from hack.conformance.mutants import PROFILE, equipped
 from shunter.conformance.core.case import find
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.sections.servers import CASES
-from shunter.lab.faults.seams import DONE
+from shunter.conformance.sections.servers.profiles import find_profile
+from shunter.lab.faults.seams import DONE, KV, value
 from shunter.lab.testing import FAULTS, Fault, LeapingLoop, lab_server
 
 
@@ -66,6 +67,20 @@ def test_a_prompt_that_fills_no_block_says_nothing_of_hits(judge):
     finding = judge("ms.prefix.hits", server=sized, block_size=1056)["ms.prefix.hits"]
     assert finding.verdict is Verdict.SKIPPED
     assert "fills no block of 1056" in finding.reason
+
+
+def test_a_large_cache_of_which_a_gauge_tells_hundredths_does_not_show_a_few_requests(judge):
+    profile = msgspec.structs.replace(PROFILE, kv_step=0.01)
+    coarse = Fault(name="coarse", breaks="nothing", reply=value(KV, lambda was, _: round(was, 2)))
+    finding = judge("ms.load.kv-follows", server=sized, fault=coarse, profile=profile, num_blocks=100_000)["ms.load.kv-follows"]
+    assert finding.verdict is Verdict.SKIPPED
+    assert "no less than 16000 of 1600000 tokens" in finding.reason
+
+
+def test_a_cache_may_hold_millions_of_tokens(judge):
+    profile = find_profile("sglang")
+    found = judge("ms.cache.size", "ms.cache.capacity", server=sized, profile=profile, dialect="sglang", num_blocks=2_500_000)
+    assert found.ids(Verdict.PASSED) == {"ms.cache.size", "ms.cache.capacity"}
 
 
 def test_a_stream_that_was_drained_may_close_with_its_usage(judge):

@@ -16,15 +16,17 @@ from shunter.conformance.sections.servers.holding import (
     SCRAPE_EVERY_S,
     SETTLES,
     Reading,
+    cache_size,
     draw,
     expect_served,
     hold_tokens,
     read,
+    read_number,
     settle,
 )
 from shunter.conformance.sections.servers.load import KV_FOLLOWS, TOO_SHORT, TRIED
 from shunter.conformance.sections.servers.metrics import EXPOSITION, scrape
-from shunter.conformance.sections.servers.profile import CACHE_SIZE, GENERATED_TOKENS, IGNORE_EOS, OPENAI, PREEMPTIONS, Told
+from shunter.conformance.sections.servers.profile import CACHE_SIZE, GENERATED_TOKENS, IGNORE_EOS, OPENAI, PREEMPTIONS
 from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES"]
@@ -54,39 +56,18 @@ MEANING = "GIE Model Server Protocol (proposal 003), Metrics Reporting: meaning 
 SIZES = "Metrics that the reference picker reads for its prefix cache scorer: block size and number of blocks"
 
 
-def _number(page: Page, told: Told) -> int:
-    """A whole number above 0 from a label or a value of the page; raises Mismatch."""
-    series = page.find(told.signal)
-    if not series:
-        raise Mismatch(f"a series {told.signal}", "the page has none")
-    text = series[0].labels.get(told.label, "") if told.label else f"{series[0].value:g}"
-    value = float(text) if text.replace(".", "", 1).isdecimal() else 0.0
-    if not (value > 0 and value.is_integer()):
-        where = f"label {told.label} of {told.signal}" if told.label else str(told.signal)
-        raise Mismatch(f"a whole number above 0 in {where}", repr(text))
-    return int(value)
-
-
-def _size(target: Target, page: Page) -> tuple[int, int]:
-    """Tokens of a block, and the number of blocks."""
-    cache = target.profile.cache
-    if cache is None:
-        raise Skip(f"this profile has no name for it: {CACHE_SIZE}")
-    return _number(page, cache.block_tokens), _number(page, cache.blocks)
-
-
 async def size(target: Target) -> str:
-    block_tokens, blocks = _size(target, await scrape(target))
+    block_tokens, blocks = cache_size(target, await scrape(target))
     return f"{blocks} blocks of {block_tokens} tokens"
 
 
 async def capacity(target: Target) -> str:
     page = await scrape(target)
-    block_tokens, blocks = _size(target, page)
+    block_tokens, blocks = cache_size(target, page)
     told = target.profile.cache.tokens if target.profile.cache else None
     if told is None:
         raise Skip("this kind of server does not say how many tokens its cache holds")
-    if (tokens := _number(page, told)) != block_tokens * blocks:
+    if (tokens := read_number(page, told)) != block_tokens * blocks:
         raise Mismatch(f"{block_tokens * blocks} tokens, which are {blocks} blocks of {block_tokens}", f"{tokens}")
     return f"{tokens} tokens in {blocks} blocks of {block_tokens}"
 
@@ -94,7 +75,7 @@ async def capacity(target: Target) -> str:
 async def tokens_held(target: Target) -> str:
     await settle(target)
     before = await scrape(target)
-    block_tokens, blocks = _size(target, before)
+    block_tokens, blocks = cache_size(target, before)
     if target.capacity and target.capacity < DECODING:
         raise Skip(f"{target.capacity} requests run at once, and {DECODING} are needed")
     if 2 * BLOCKS_EACH * block_tokens > (context := await _context_tokens(target)):
@@ -136,7 +117,7 @@ async def _fill(target: Target) -> tuple[list[Reading], Sequence[Exchange], int]
     Raises Skip where that cannot be done.
     """
     await settle(target)
-    block_tokens, blocks = _size(target, await scrape(target))
+    block_tokens, blocks = cache_size(target, await scrape(target))
     seats, held = target.capacity or TRIED[0], block_tokens * blocks
     context = await _context_tokens(target)
     each = min(int(DEMAND * held / seats), context - 1)

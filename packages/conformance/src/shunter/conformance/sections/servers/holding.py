@@ -11,12 +11,26 @@ from shunter.conformance.core.case import Bound
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.exposition import Page
 from shunter.conformance.sections.servers.asking import ask_completion
 from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S, SHED, find, scrape
-from shunter.conformance.sections.servers.profile import IGNORE_EOS
+from shunter.conformance.sections.servers.profile import CACHE_SIZE, IGNORE_EOS, Told
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["GAUGE_FOLLOWS", "SETTLES", "Reading", "draw", "expect_served", "hold_tokens", "holding", "read", "settle", "watch"]
+__all__ = [
+    "GAUGE_FOLLOWS",
+    "SETTLES",
+    "Reading",
+    "cache_size",
+    "draw",
+    "expect_served",
+    "hold_tokens",
+    "holding",
+    "read",
+    "read_number",
+    "settle",
+    "watch",
+]
 
 # How long a request should last by the pace of the target: long enough for some looks at the gauges. Within these numbers of
 # tokens, of which the upper fits into a context of 2,048.
@@ -125,6 +139,27 @@ async def watch(
             await asyncio.sleep(SAMPLE_PERIOD_S)
     finally:
         draw(target, readings)
+
+
+def read_number(page: Page, told: Told) -> int:
+    """A whole number above 0 from a label or a value of the page; raises Mismatch."""
+    series = page.find(told.signal)
+    if not series:
+        raise Mismatch(f"a series {told.signal}", "the page has none")
+    text = series[0].labels.get(told.label, "") if told.label else str(series[0].value)
+    value = float(text) if text.replace(".", "", 1).isdecimal() else 0.0
+    if not (value > 0 and value.is_integer()):
+        where = f"label {told.label} of {told.signal}" if told.label else str(told.signal)
+        raise Mismatch(f"a whole number above 0 in {where}", repr(text))
+    return int(value)
+
+
+def cache_size(target: Target, page: Page) -> tuple[int, int]:
+    """Tokens of a block, and the number of blocks, as a page says; raises Mismatch, and Skip where no page does."""
+    cache = target.profile.cache
+    if cache is None:
+        raise Skip(f"this profile has no name for it: {CACHE_SIZE}")
+    return read_number(page, cache.block_tokens), read_number(page, cache.blocks)
 
 
 async def settle(target: Target) -> None:

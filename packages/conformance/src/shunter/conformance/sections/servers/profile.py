@@ -143,7 +143,8 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
     `engine_label` is the label that tells several engines behind one page apart, `model_label` the one that carries the
     served name. `rank_header` pins a request to a data-parallel rank. Requests may have a `cache_salt` (`salts`) and
     `kv_transfer_params` (`transfers`). `former` are names that gauges had in releases which pickers of today do not read any
-    more. `metrics_port`, if any, is where the metrics page is unless it was moved.
+    more. `kv_step` is what the KV gauge is rounded to, if it is. `metrics_port`, if any, is where the metrics page is unless
+    it was moved.
     """
 
     signals: dict[Role, Signal] = msgspec.field(default_factory=dict[Role, Signal])
@@ -151,6 +152,7 @@ class ServerProfile(Profile, frozen=True, kw_only=True):
     counters: dict[str, Signal] = msgspec.field(default_factory=dict[str, Signal])
     histograms: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     cache: CacheSize | None = None
+    kv_step: float = 0.0
     family_prefix: str = ""
     owned_by: str = ""
     mark: Mark | None = None

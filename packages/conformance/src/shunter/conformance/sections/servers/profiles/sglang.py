@@ -47,6 +47,7 @@ PROFILE = ServerProfile(
         blocks=Told(Signal("sglang:num_pages")),
         tokens=Told(Signal("sglang:max_total_num_tokens")),
     ),
+    kv_step=0.01,
     engine_label="dp_rank",
     model_label="model_name",
     adapters=AdapterCalls(load="/load_lora_adapter", unload="/unload_lora_adapter", selector="{base}:{adapter}"),
