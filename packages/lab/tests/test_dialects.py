@@ -1,8 +1,10 @@
 """A dialect answers like the server it is named after, as far as that was recorded, and from its source elsewhere."""
 
+import asyncio
 import contextlib
 import json
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from shunter.lab.core.reporting import Refresh, Reporting
 from shunter.lab.core.tally import Tally
 from shunter.lab.dialects import DIALECTS, dialect_named
 from shunter.lab.errors import ApiError, ParamsError
-from shunter.lab.testing import lab_server
+from shunter.lab.testing import LeapingLoop, lab_server
 
 RECORDED = {
     "sglang": "sglang-under-load",
@@ -63,9 +65,21 @@ async def test_every_family_has_the_name_type_help_and_labels_of_the_real_one(ht
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-async def test_load_shows_on_the_page_of_every_dialect(http, until, name):
-    """What the page says of one request: some gauge rises while it runs, and is what it was when it has ended."""
+def test_load_shows_on_the_page_of_every_dialect(until, name):
+    """What the page says of one request: some gauge rises while it runs, and is what it was when it has ended.
 
+    On a clock that leaps: no busy machine is too late to see it.
+    """
+
+    async def look():
+        async with aiohttp.ClientSession() as http:
+            await load_shows(http, until, name)
+
+    with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+        runner.run(look())
+
+
+async def load_shows(http, until, name):
     async def says():
         families = text_string_to_metric_families(await page_of(http, server))
         gauges = [sample for family in families if family.type == "gauge" for sample in family.samples]
@@ -177,6 +191,13 @@ async def test_errors_have_the_shape_of_the_dialect(http, name, status, words):
     async with lab_server(dialect=name) as server, http.post(f"{server.url}/v1/completions", data=b"{bad json") as response:
         assert response.status == status
         assert (await response.read()).startswith(words)
+
+
+@pytest.mark.parametrize("name", OPENAI)
+async def test_what_is_nested_too_deeply_is_refused_in_the_shape_of_the_dialect(http, name):
+    body = b'{"prompt": "x", "max_tokens": 1, "stop": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+    async with lab_server(dialect=name) as server, http.post(f"{server.url}/v1/completions", data=body) as response:
+        assert response.status == (422 if name == "tgi" else 400)
 
 
 async def test_trtllm_has_json_where_others_have_their_page(http):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 
 from shunter.lab.errors import ParamsError
 from shunter.lab.faults import FAULTS
@@ -82,6 +83,7 @@ async def test_without_admin_there_is_no_such_path(http):
         (b'{"name": "latency"}', "want a JSON list of names"),
         (["metric-404"], "near: metrics-404"),
         ([{"name": "latenzy", "seconds": 1}], "near: latency"),
+        ([{"name": ["latency"]}], "fault \\['latency'\\] takes no parameters"),
         ([{"name": "sse-no-done"}], "takes no parameters or does not exist"),
         ([{"name": "latency"}], "fault 0, latency: Object missing required field `seconds`"),
         ([{"name": "latency", "second": 1, "seconds": 1}], "unknown field `second`"),
@@ -97,9 +99,11 @@ async def test_what_is_wrong_with_a_list_is_said_and_nothing_changes(server, put
     assert [fault.name for fault in server.faults] == ["health-503"]
 
 
-async def test_errors_come_evenly(put, status):
-    await put([{"name": "errors", "rate": 0.25, "status": 503}])
-    assert [await status() for _ in range(8)] == [200, 200, 200, 503] * 2
+@pytest.mark.parametrize(("rate", "errors"), [(0, []), (0.1, [10, 20, 30]), (0.4, [3, 5, 8, 10]), (1, [1, 2, 3])])
+async def test_errors_come_evenly(put, status, rate, errors):
+    await put([{"name": "errors", "rate": rate, "status": 503}])
+    found = [await status() for _ in range(max(errors, default=5))]
+    assert found == [503 if number in errors else 200 for number in range(1, len(found) + 1)]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,37 @@ async def test_metrics_lie_and_change_their_names_in_every_dialect(http, dialect
         assert len(lying) == len(renamed)
 
 
+async def test_histograms_and_counters_lie_and_are_renamed_with_all_of_their_series(http, server):
+    async def says(*faults):
+        server.faults = read_faults(json.dumps(faults).encode())
+        async with http.get(server.metrics_url) as response:
+            return {family.name: family for family in text_string_to_metric_families(await response.text())}
+
+    name = "vllm:time_to_first_token_seconds"
+    before = await says()
+    renamed = await says({"name": "renamed", "family": name, "to": "other"})
+    assert renamed.keys() == before.keys() - {name} | {"other"}
+    assert len(renamed["other"].samples) == len(before[name].samples)
+    lying = await says({"name": "metric", "family": "vllm:prompt_tokens", "value": 7})
+    assert [sample.value for sample in lying["vllm:prompt_tokens"].samples] == [7]
+    assert lying["vllm:prompt_tokens_cached"] == before["vllm:prompt_tokens_cached"]
+
+
+async def test_only_what_is_the_metrics_page_is_one_for_faults(http):
+    """The path of vLLM's page has something else in this dialect."""
+    async with lab_server(dialect="trtllm-serve") as server:
+
+        async def statistics():
+            async with http.get(f"{server.url}/metrics") as response:
+                return response.status, await response.json()
+
+        before = await statistics()
+        server.faults = read_faults(b'["page-stale", "metrics-404"]')
+        async with http.get(server.metrics_url) as response:
+            assert response.status == 404
+        assert await statistics() == before
+
+
 async def test_a_stale_page_stays_what_it_was(http, server, put):
     async def page():
         async with http.get(server.metrics_url) as response:
@@ -175,7 +210,8 @@ def test_no_dial_is_called_as_a_fault_is():
 @given(
     st.binary()
     | st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+        st.none() | st.booleans() | st.floats() | st.text() | st.sampled_from([*DIALS]),
+        lambda x: st.lists(x) | st.dictionaries(st.sampled_from(["name", "seconds", "rate", "family", "to"]), x),
     ).map(lambda value: json.dumps(value).encode())
 )
 def test_whatever_is_asked_for_it_is_faults_or_a_reason(body):

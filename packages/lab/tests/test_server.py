@@ -133,6 +133,11 @@ async def test_continuous_usage_counts_up(stream):
     assert all(u["total_tokens"] == u["prompt_tokens"] + u["completion_tokens"] for u in (e["usage"] for e in events))
 
 
+@pytest.mark.parametrize(("rank", "status"), [("0", 200), ("1", 400), ("-1", 400), ("x", 200), ("9" * 5000, 200)])
+async def test_a_rank_that_there_is_not_is_refused(post, rank, status):
+    assert (await post(COMPLETIONS, {"prompt": "x", "max_tokens": 1}, **{"X-data-parallel-rank": rank}))[0] == status
+
+
 async def test_several_prompts_get_a_choice_each(post, stream):
     body = {"prompt": ["one", "two", "one"], "temperature": 0, "max_tokens": 6, "ignore_eos": True}
     _, whole = await post(COMPLETIONS, body)

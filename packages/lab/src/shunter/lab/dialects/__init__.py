@@ -33,7 +33,11 @@ def dialect_named(name: str) -> Dialect:
 
 
 def vllm_paths(dialect: Dialect) -> dict[str, str]:
-    """What vLLM calls the paths of a dialect, which is what faults call them; a path that vLLM has stands for itself."""
+    """What vLLM calls the paths of a dialect, which is what faults call them; a path that vLLM has stands for itself.
+
+    One that has only its name of vLLM, and says something else, has none.
+    """
     deeds = {deed: path.partition(" ")[2] for path, deed in reversed([*vllm.LAB.paths.items()])}
     paths = {path.partition(" ")[2]: deed for path, deed in dialect.paths.items()}
-    return {path: deeds[deed] for path, deed in paths.items() if deed in deeds and deeds[deed] not in paths}
+    others = dict.fromkeys(dialect.facts.keys() & deeds.values(), "")
+    return others | {path: deeds[deed] for path, deed in paths.items() if deed in deeds and deeds[deed] not in paths}

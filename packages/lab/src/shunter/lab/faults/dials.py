@@ -1,6 +1,8 @@
 """Faults with parameters: a server that is bad by a measure, which only an admin call can ask for."""
 
 import difflib
+import math
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -12,6 +14,9 @@ from shunter.lab.faults import faults_named
 from shunter.lab.faults.seams import CHAT, COMPLETIONS, METRICS, Fault, Reply, page
 
 __all__ = ["DIALS", "Dial", "read_faults"]
+
+# What stands in a line of a family behind its name: series of histograms and counters have more in theirs.
+_REST = re.compile("(?:_bucket|_sum|_count|_total)?[ {]")
 
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
@@ -44,17 +49,17 @@ class Errors(Dial, frozen=True, tag="errors"):
     status: Annotated[int, Meta(ge=400, le=599)] = 500
 
     def fault(self) -> Fault:
-        due = 0.0
+        asked = answered = 0
 
         def refuse(path: str, _age_s: float) -> int | None:
-            nonlocal due
+            nonlocal asked, answered
             if path not in {COMPLETIONS, CHAT}:
                 return None
-            due += self.rate
-            if due < 1:
-                return None
-            due -= 1
-            return self.status
+            asked += 1
+            # Rounded, since the tenth of 0.1 would be due at the eleventh request by a sum of floats.
+            due = math.floor(round(asked * self.rate, 9))
+            answered, due = due, due - answered
+            return self.status if due else None
 
         return self._named(f"{self.rate:.0%} of the answers are {self.status}", refuse=refuse)
 
@@ -118,7 +123,7 @@ class Stale(Dial, frozen=True, tag="page-stale"):
 
 def _is_of(line: str, family: str) -> bool:
     words = line.removeprefix("# HELP ").removeprefix("# TYPE ")
-    return words.startswith(family) and words[len(family) : len(family) + 1] in {" ", "{"}
+    return words.startswith(family) and bool(_REST.match(words, len(family)))
 
 
 def _each_sample(text: str, family: str, change: Callable[[str], str]) -> str:
@@ -150,7 +155,7 @@ def read_faults(body: bytes) -> tuple[Fault, ...]:
             continue
         dial = {"name": each} if isinstance(each, str) else each
         name = dial.get("name")
-        if name not in DIALS:
+        if not isinstance(name, str) or name not in DIALS:
             near = difflib.get_close_matches(str(name), DIALS)
             raise ParamsError(
                 f"fault {name!r} takes no parameters or does not exist; "

@@ -20,6 +20,9 @@ __all__ = ["Defects"]
 # What paths end in by which servers without the OpenAI API generate.
 GENERATING = ("/generate", "/generate_stream")
 
+# What is no JSON object, or one that nobody can look into.
+UNREADABLE = msgspec.DecodeError, RecursionError
+
 # Whoever scrapes more often than each of these drags all the time; the reference picker does it twice as often.
 DRAG_S = 0.1
 
@@ -84,7 +87,7 @@ class Defects:
     async def hang(self, body: bytes) -> None:
         """Never return if a request of this body is one that is never answered."""
         for hangs in filter(None, (fault.hang for fault in self.present)):
-            with contextlib.suppress(msgspec.DecodeError):
+            with contextlib.suppress(*UNREADABLE):
                 if hangs(msgspec.json.decode(body, type=dict[str, Any])):
                     await asyncio.Future[None]()
 
@@ -92,7 +95,7 @@ class Defects:
         """What becomes of the JSON of a completion or chat request before it is read; names of adapters beside it."""
         for fault in self.present:
             # A body that is not a JSON object is for the reader to refuse.
-            with contextlib.suppress(msgspec.DecodeError):
+            with contextlib.suppress(*UNREADABLE):
                 if fault.ask:
                     body = msgspec.json.encode(fault.ask(msgspec.json.decode(body, type=dict[str, Any])))
                 if fault.model:
@@ -131,7 +134,9 @@ class Defects:
 
     def rank(self, asked: str | None, ranks: int) -> int | None:
         """The data-parallel rank that a header pins a request to; None if there is none."""
-        rank = int(asked) if asked is not None and asked.isdecimal() else None
+        rank = None
+        with contextlib.suppress(ValueError):  # as vLLM, for which a header without a number is none
+            rank = int(asked or "")
         for change in filter(None, (fault.rank for fault in self.present)):
             rank = None if rank is None else change(rank, ranks)
         return rank
@@ -198,7 +203,7 @@ class Defects:
         response.set_status(reply.status)
         response.body = reply.body
         response.headers.update(reply.headers)
-        if path == "/metrics" and any(fault.wire == "drip" for fault in self.present):
+        if path == METRICS and any(fault.wire == "drip" for fault in self.present):
             await drip(request, response)
         return response
 

@@ -49,13 +49,15 @@ class KvPublisher:
         self._context = zmq.asyncio.Context(io_threads=1)
         try:
             publisher, self.events_port = self._bind(zmq.PUB, self.events_port, "--kv-events-port")
-            self._tasks.append(asyncio.create_task(self._publish(publisher)))
+            router = None
             if self.replay_port is not None:
                 router, self.replay_port = self._bind(zmq.ROUTER, self.replay_port, "--kv-replay-port")
-                self._tasks.append(asyncio.create_task(self._repeat(router)))
         except ParamsError:
             self._context.destroy(linger=0)
             raise
+        self._tasks.append(asyncio.create_task(self._publish(publisher)))
+        if router is not None:
+            self._tasks.append(asyncio.create_task(self._repeat(router)))
 
     async def stop(self) -> None:
         """Close everything; a second time does nothing."""
