@@ -75,7 +75,7 @@ async def test_it_ends_when_it_is_asked_to_and_comes_again_at_the_same_port(dock
     driver = Container(Image(name=IMAGE, arguments=SERVE))
     async with driver as served:
         await driver.terminate()
-        assert await driver.ended(10)
+        assert await driver.ended(60)
         await driver.restart()
         await ready(served.url + "/health", nothing, 30)
         assert not await driver.ended(0.2)
@@ -86,7 +86,7 @@ async def test_one_that_will_not_end_is_killed_when_the_grace_is_over(docker):
     driver = Container(Image(name=IMAGE, arguments=stubborn), grace_s=1)
     async with driver:
         await driver.terminate()
-        assert await driver.ended(30)
+        assert await driver.ended(60)
 
 
 async def test_an_engine_is_killed_and_its_server_is_not(docker):

@@ -108,8 +108,8 @@ async def test_what_ends_at_once_is_told_with_its_last_words(cluster, left):
 
 
 async def test_a_pod_that_no_node_can_take_is_told_why(cluster, left):
-    with pytest.raises(LaunchError, match=r"not ready within 3 s: .*Insufficient nvidia.com/gpu"):
-        async with Pod(Image(name=IMAGE, gpus="1"), ready_within_s=3):
+    with pytest.raises(LaunchError, match=r"not ready within 8 s: .*Insufficient nvidia.com/gpu"):
+        async with Pod(Image(name=IMAGE, gpus="1"), ready_within_s=8):
             pass
     assert not left()
 

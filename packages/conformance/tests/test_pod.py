@@ -10,13 +10,13 @@ import pytest
 
 from shunter.conformance.core.image import Image
 from shunter.conformance.errors import LaunchError, UsageError
-from shunter.conformance.shell.launching.kubectl import Forward, Kubectl
+from shunter.conformance.shell.launching.kubectl import Forward, Kubectl, RefusedError
 from shunter.conformance.shell.launching.pod import Pod
 from shunter.conformance.shell.wire import unreachable
 
 # Writes down what it is asked for and answers with the file of that name; a forward listens until its first guest.
 KUBECTL = """
-    import socket, sys
+    import signal, socket, sys
     from pathlib import Path
 
     here, words = Path(__file__).parent, sys.argv[1:]
@@ -25,6 +25,8 @@ KUBECTL = """
     verb = words[0]
     with (here / "asked").open("a") as asked:
         print(*sys.argv[1:], file=asked)
+    if verb == "port-forward" and (here / "mute").exists():
+        signal.pause()
     if verb == "port-forward":
         with socket.create_server(("127.0.0.1", int(sys.argv[-1].partition(":")[0] or 0))) as listener:
             print(f"Forwarding from 127.0.0.1:{listener.getsockname()[1]} -> 8000", flush=True)
@@ -106,6 +108,20 @@ async def test_a_patch_that_does_not_fit_is_the_examiners_mistake(kubectl):
     with pytest.raises(UsageError, match="--pod-patch does not fit a Pod: cannot restore"):
         async with Pod(Image(name="vllm:1"), patch="spec: {containers: {}}"):
             pass
+
+
+async def test_a_port_that_is_never_forwarded_is_given_up(kubectl, monkeypatch):
+    monkeypatch.setattr("shunter.conformance.shell.launching.kubectl.ANSWER_WITHIN_S", 0.1)
+    (kubectl / "mute").touch()
+    forward = Forward(Kubectl(), "exam", 8000, lambda: True)
+    with pytest.raises(RefusedError, match="no port is forwarded"):
+        await forward.open()
+    await forward.close()
+
+
+async def test_an_api_server_that_says_nothing_is_not_waited_for(kubectl):
+    await Kubectl().run("get", "pods")
+    assert (kubectl / "asked").read_text() == "get pods --request-timeout=30s\n"
 
 
 async def test_a_forwarded_port_comes_back_where_it_was(kubectl):

@@ -15,6 +15,9 @@ from shunter.conformance.errors import LaunchError, UsageError
 
 __all__ = ["Forward", "Kubectl", "RefusedError", "end"]
 
+# An API server that has said nothing for so long does not come back while somebody waits; kubectl alone would wait for ever.
+ANSWER_WITHIN_S = 30
+
 # Between two attempts to forward: the server may need a moment to listen.
 FORWARD_AGAIN_S = 0.2
 
@@ -39,7 +42,7 @@ class Kubectl:
 
     async def run(self, *arguments: str, stdin: str = "") -> str:
         """Return what it prints; raises RefusedError."""
-        status, out, err = await self.attempt(*arguments, stdin=stdin)
+        status, out, err = await self.attempt(*arguments, f"--request-timeout={ANSWER_WITHIN_S}s", stdin=stdin)
         if status:
             raise RefusedError(err.strip() or f"kubectl ended with {status}")
         return out
@@ -72,13 +75,15 @@ class Forward:
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Return when the port is there."""
+        """Return when the port is there; raises RefusedError if it does not come."""
         self._task = asyncio.create_task(self._forward())
         opening = asyncio.create_task(self._open.wait())
-        await asyncio.wait([self._task, opening], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([self._task, opening], timeout=ANSWER_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
         opening.cancel()
-        if self._task.done():
+        if self._task in done:
             self._task.result()
+        if not done:
+            raise RefusedError(f"no port is forwarded within {ANSWER_WITHIN_S} s")
 
     async def close(self) -> None:
         """End it."""
