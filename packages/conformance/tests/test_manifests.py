@@ -111,11 +111,20 @@ def test_a_file_is_called_there_what_a_config_map_allows(tmp_path):
     assert command(objects["Job"])[-1] == f"/exam/{key}"
 
 
+def test_a_key_is_of_a_secret():
+    words = ("http://x", "--header", "Authorization: Bearer ${NO_VARIABLE_OF_HERE}")
+    objects = printed("--image", "exam:1", "--secret", "keys", "--", *words)
+    assert command(objects["Job"])[-1] == words[-1]
+    (container,) = objects["Job"]["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (["http://x", "--report", "r.yaml"], "a Job prints its report"),
         (["--container", "x", "--kube", "minikube"], "there is only that cluster"),
+        (["http://x", "--header", "a: ${HOME}"], "by --secret"),
         (["http://x", "--no-such-option"], "No such option"),
         ([], "want one URL"),
         (["http://x", "--waivers", "/no/such/file"], "No such file"),

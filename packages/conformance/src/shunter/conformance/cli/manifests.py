@@ -13,12 +13,16 @@ from shunter.conformance.errors import UsageError
 
 __all__ = ["manifests"]
 
+# Only the Job knows what a variable says.
+_VARIABLE = re.compile(r"\$\{\w+\}")
+
 
 @click.command()
 @click.option("--image", required=True, metavar="IMAGE", help="An image with shunter-conformance, and kubectl for --container.")
 @click.option("--name", default="shunter-exam", show_default=True, metavar="NAME", help="What the Job is called.")
+@click.option("--secret", default="", metavar="NAME", help="A Secret of the namespace, for what a --header names as ${KEY}.")
 @click.argument("words", metavar="-- RUN-ARGS...", nargs=-1, type=click.UNPROCESSED)
-def manifests(image: str, name: str, words: tuple[str, ...]) -> None:
+def manifests(image: str, name: str, secret: str, words: tuple[str, ...]) -> None:
     """Print a Job that examines as `run RUN-ARGS` does, inside a cluster: for `kubectl create -f -`.
 
     Files that the arguments name come with it. With --container it may start and remove a Pod of its namespace. It prints the
@@ -33,16 +37,18 @@ def manifests(image: str, name: str, words: tuple[str, ...]) -> None:
         raise UsageError("--report: a Job prints its report; make others of it by `report`")
     if wishes["kube"]:
         raise UsageError(f"--kube {wishes['kube']}: inside a cluster there is only that cluster")
+    if not secret and any(_VARIABLE.search(header) for header in wishes["headers"]):
+        raise UsageError("--header: a Job does not have your environment; name a Secret that has the key, by --secret")
     starts_servers = bool(wishes["container"])
     inside = [*(["--kube"] if starts_servers and wishes["kube"] is None else []), *words]
     with redirect_stdout(StringIO()):  # whatever is wrong with the wishes is better said here than in the cluster
-        run.main(["--dry-run", *inside], standalone_mode=False)
+        run.main(["--dry-run", *(_VARIABLE.sub("there", word) for word in inside)], standalone_mode=False)
     files: dict[str, str] = {}
     for path in (value for value in wishes.values() if isinstance(value, Path)):
         key = f"{len(files)}-{re.sub(r'[^-._a-zA-Z0-9]', '_', path.name)}"  # a ConfigMap allows no more
         files[key] = read_file(path)
         inside = [_moved(word, str(path), f"{FILES}/{key}") for word in inside]
-    objects = exam_job(name, image, inside, files=files, starts_servers=starts_servers)
+    objects = exam_job(name, image, inside, files=files, starts_servers=starts_servers, secret=secret)
     click.echo(yaml.safe_dump_all(objects, sort_keys=False, width=120, allow_unicode=True), nl=False)
 
 

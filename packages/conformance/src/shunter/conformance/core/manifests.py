@@ -80,9 +80,11 @@ def server_objects(image: Image, name: str, grace_s: float, owner: tuple[str, st
 
 
 def exam_job(
-    name: str, image: str, arguments: Sequence[str], *, files: Mapping[str, str], starts_servers: bool
+    name: str, image: str, arguments: Sequence[str], *, files: Mapping[str, str], starts_servers: bool, secret: str = ""
 ) -> tuple[Resource, ...]:
     """Return `run` with these arguments as a Job, with its files, and with the rights to start a server if it does.
+
+    The keys of the Secret are variables of its environment, which headers may name.
 
     The Job prints what the exam prints, and then its report as NDJSON, every line of which begins with a brace. Its Pod's
     termination message is the end of that, if the exam ends badly.
@@ -107,6 +109,8 @@ def exam_job(
             for variable, path in ((OWNER_NAME, "metadata.name"), (OWNER_UID, "metadata.uid"))
         ],
     }
+    if secret:
+        container["envFrom"] = [{"secretRef": {"name": secret}}]
     spec: Resource = {
         "containers": [container],
         "restartPolicy": "Never",
