@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from shunter.conformance.cli.exams import Wishes, follow
+from shunter.conformance.core.addresses import split_address
 from shunter.conformance.sections.pickers import CASES
 from shunter.conformance.shell.pickers.exam import examine
 from shunter.conformance.shell.pickers.launching import Process
-from shunter.conformance.shell.pickers.recipes import Site, document, split
+from shunter.conformance.shell.pickers.recipes import Site, document
 from shunter.envoyconf.testing_kube import RunningKube, find_crds, running_kube
 
 __all__ = ["GiePicker"]
@@ -71,8 +72,8 @@ class GiePicker:
         """Let there be a Ready pod for each host, with these of the pool's ports, and no other."""
         del site
         wanted: dict[str, list[str]] = {}
-        for host, port in map(split, addresses):
-            wanted.setdefault(host, []).append(port)
+        for host, port in map(split_address, addresses):
+            wanted.setdefault(host, []).append(str(port))
         there = {each.removeprefix("pod/") for each in self._kube.kubectl("get", "pods", "-o", "name").split()}
         names = {host: f"server-{host.rpartition('.')[2]}" for host in wanted}
         for name in there - {*names.values()}:

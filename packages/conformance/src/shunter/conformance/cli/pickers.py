@@ -72,6 +72,10 @@ def picker(
         raise UsageError("want one HOST:PORT, or --launch KIND")
     if not launch and (binary or config):
         raise UsageError("--bin and --config are for a picker that --launch starts")
+    if launch and (health or metrics_url):
+        raise UsageError(
+            "--health and --metrics-url are for a picker at an address; one that --launch starts is asked where it serves"
+        )
     cases = wishes.choose(CASES)
     exam = examine(
         Process(RECIPES[launch](binary, words), config) if launch else words[0],

@@ -1,16 +1,16 @@
 """What a gateway is to be told before the exam: two pools whose pickers and model servers the exam itself is."""
 
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 import msgspec
 import yaml
 
+from shunter.conformance.core.addresses import check_address, check_endpoint, split_address
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.gateways.profile import BODY_MODELS, FAIL_OPEN, WEIGHTED, GatewayProfile
 from shunter.conformance.sections.gateways.trial import HOSTS, Pool
 
-__all__ = ["BOTH", "DEFAULT", "MODELS", "MODEL_OF", "Place", "beside", "check_places", "intent", "split_address"]
+__all__ = ["BOTH", "DEFAULT", "MODELS", "MODEL_OF", "Place", "check_places", "intent"]
 
 BOTH = "both.test"
 """The host whose requests are divided among both pools, one to one."""
@@ -52,29 +52,15 @@ def check_places(places: Mapping[Pool, Place]) -> None:
             raise UsageError(
                 f"--{pool}-servers {','.join(place.servers)}: want {MIN_SERVERS} servers or more, HOST:PORT,HOST:PORT"
             )
+        check_address(place.picker, f"--{pool}-picker")
+        for address in place.servers:
+            check_endpoint(address, f"--{pool}-servers")
         for option, address in ((f"--{pool}-picker", place.picker), *((f"--{pool}-servers", each) for each in place.servers)):
-            try:
-                host, port = split_address(address)
-            except ValueError:
-                host, port = "", 0
-            if not (host and port):
-                raise UsageError(f"{option} {address!r}: want HOST:PORT")
+            if not split_address(address)[1]:
+                raise UsageError(f"{option} {address!r}: want a port, since the gateway has been told of one")
             if address in seen:
                 raise UsageError(f"{option} {address!r}: is somebody's already; each needs an address of its own")
             seen.add(address)
-
-
-def beside(address: str) -> str:
-    """Any free port of the same host: whoever reaches one reaches the other."""
-    return address[: address.rindex(":")] + ":0"
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of `host:port` or `[host]:port`; raises ValueError."""
-    parts = urlsplit(f"//{address}")
-    if parts.netloc != address or "@" in address:
-        raise ValueError(address)
-    return parts.hostname or "", parts.port or 0
 
 
 def intent(places: Mapping[Pool, Place], profile: GatewayProfile, port: int) -> str:

@@ -2,6 +2,7 @@
 
 from itertools import groupby
 
+from shunter.conformance.core.addresses import split_address
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.pickers.asking import ANSWERS, PROMPT, ask, expect_status, pick, request, subset
@@ -21,7 +22,7 @@ STRANGERS = ("192.0.2.1:80", "192.0.2.2:80")
 
 
 def _host(server: Server) -> str:
-    return server.address.rpartition(":")[0]
+    return split_address(server.address)[0]
 
 
 def _neighbours(target: Target) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from shunter.conformance.core.addresses import with_port
 from shunter.conformance.core.case import Case
 from shunter.conformance.core.events import Event
 from shunter.conformance.core.profile import named
@@ -11,7 +12,7 @@ from shunter.conformance.core.waivers import Waiver
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.gateways import CASES, PROFILES
 from shunter.conformance.sections.gateways.profile import GatewayProfile
-from shunter.conformance.sections.gateways.setup import DEFAULT, Place, beside, check_places
+from shunter.conformance.sections.gateways.setup import DEFAULT, Place, check_places
 from shunter.conformance.sections.gateways.target import Target
 from shunter.conformance.sections.gateways.trial import Pool, Trial
 from shunter.conformance.shell.gateways.picker import PickerDouble
@@ -53,7 +54,7 @@ async def _open(
     trials: dict[str, Trial] = {}
     async with AsyncExitStack() as resources:
         servers = [ServerDouble(address, trials) for place in places.values() for address in place.servers]
-        outside = ServerDouble(beside(places[Pool.OPEN].servers[0]), trials)
+        outside = ServerDouble(with_port(places[Pool.OPEN].servers[0], 0), trials)  # where the gateway would reach it
         pickers = {pool: PickerDouble(pool, place.picker, place.servers[0], trials) for pool, place in places.items()}
         for double in (*servers, outside, *pickers.values()):
             resources.push_async_callback(double.stop)

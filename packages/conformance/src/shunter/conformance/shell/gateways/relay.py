@@ -5,8 +5,8 @@ import contextlib
 import socket
 import struct
 
+from shunter.conformance.core.addresses import split_address
 from shunter.conformance.errors import UsageError
-from shunter.conformance.sections.gateways.setup import split_address
 
 __all__ = ["Relay"]
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Mapping
 
 from aiohttp import web
 
+from shunter.conformance.core.addresses import split_address, with_port
 from shunter.conformance.errors import UsageError
-from shunter.conformance.sections.gateways.setup import split_address
 from shunter.conformance.sections.gateways.trial import TRIAL, Arrival, Reply, Trial
 
 __all__ = ["ServerDouble"]
@@ -42,7 +42,7 @@ class ServerDouble:
         except OSError as error:
             raise UsageError(f"the exam cannot be a model server at {self.address}: {error.strerror or error}") from None
         if not port:
-            self.address = self.address.removesuffix("0") + str(self._runner.addresses[-1][1])
+            self.address = with_port(self.address, self._runner.addresses[-1][1])
 
     async def stop(self) -> None:
         """Be gone."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from shunter.conformance.core.addresses import split_address
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import LaunchError, Unanswered
 from shunter.conformance.sections.pickers.asking import DESTINATION, METADATA
@@ -109,8 +110,8 @@ def _typed(name: str, kind: str, **fields: object) -> dict[str, Any]:
 
 
 def _address(address: str) -> dict[str, Any]:
-    host, _, port = address.rpartition(":")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+    host, port = split_address(address)
+    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def _listener() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from shunter.conformance.core.addresses import check_address, check_endpoint
 from shunter.conformance.core.case import AnyCase, Bound, Case
 from shunter.conformance.core.events import Event, Planned, Side, Started, Timeline
 from shunter.conformance.core.exchange import Evidence, Exchange, evidence
@@ -88,19 +89,17 @@ def examine(
     if not 0 < timeout_s < math.inf:
         raise UsageError(f"timeout {timeout_s:g} s: want a number of seconds above 0")
     if isinstance(picker, str):
-        _check(picker, "address")
+        check_address(picker, "address")
         if not servers:
             raise UsageError(
                 f"{picker}: --servers is missing: the addresses of the endpoints that the picker was told of, where the exam "
                 "plays model servers"
             )
-    for each in servers:
-        _check(each, "--servers")
     plan = _Plan(
-        servers=tuple(servers or SERVERS),
+        servers=tuple(check_endpoint(each, "--servers") for each in servers or SERVERS),
         dialect=dialect,
         profile=find_profile(profile) if isinstance(profile, str) else profile,
-        health=_check(health, "--health") if health else None,
+        health=check_address(health, "--health") if health else None,
         metrics_url=check_url(metrics_url) if metrics_url else None,
         tls=tls,
         envoy=envoy,
@@ -109,13 +108,6 @@ def examine(
     )
     find_dialect(dialect)
     return tell_unstarted(attend(_open(picker, plan), cases, waivers=waivers, tries=tries), cases, Side.PICKER)
-
-
-def _check(address: str, name: str) -> str:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"{name} {address!r}: want HOST:PORT")
-    return address
 
 
 class _Plan(msgspec.Struct, frozen=True, kw_only=True):

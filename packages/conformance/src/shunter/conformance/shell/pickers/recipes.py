@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from shunter.conformance.core.addresses import split_address
 from shunter.conformance.errors import UsageError
 
-__all__ = ["RECIPES", "Epp", "Recipe", "Shunter", "Site", "document", "split"]
+__all__ = ["RECIPES", "Epp", "Recipe", "Shunter", "Site", "document"]
 
 # What an examined picker is to heed, in the words that all of them read; weights as in the default of GIE and llm-d.
 SCORERS = {"queue-scorer": 2, "kv-cache-utilization-scorer": 2, "prefix-cache-scorer": 3, "lora-affinity-scorer": 1}
@@ -67,19 +68,13 @@ def document(group: str, *plugins: dict[str, Any], **fields: object) -> dict[str
     }
 
 
-def split(address: str) -> tuple[str, str]:
-    """Host, without the brackets of IPv6, and port."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), port
-
-
 class _File:
     """Endpoints in llm-d's file-discovery format; whoever reads the file sees the old one or the new one."""
 
     def offer(self, site: Site, addresses: Sequence[str]) -> None:
         endpoints = [
-            {"name": f"server-{host.replace('.', '-').replace(':', '-')}-{port}", "address": host, "port": port}
-            for host, port in map(split, addresses)
+            {"name": f"server-{host.replace('.', '-').replace(':', '-')}-{port}", "address": host, "port": str(port)}
+            for host, port in map(split_address, addresses)
         ]
         draft = site.home / "draft"
         draft.write_text(json.dumps({"endpoints": endpoints}))

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
+from shunter.conformance.core.addresses import split_address, with_port
 from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.servers.profile import ServerProfile
@@ -75,12 +76,12 @@ async def play(addresses: Sequence[str], dialect: ServerProfile) -> AsyncGenerat
     async with AsyncExitStack() as listening:
         servers: list[PlayedServer] = []
         for address in addresses:
-            host, _, port = address.rpartition(":")
+            host, port = split_address(address)
             server = PlayedServer(address, dialect)
             runner = web.ServerRunner(web.Server(server.handle, access_log=None), shutdown_timeout=0)
             await runner.setup()
             listening.push_async_callback(runner.cleanup)
-            site = web.TCPSite(runner, host.strip("[]"), int(port))
+            site = web.TCPSite(runner, host, port)
             try:
                 await site.start()
             except OSError as error:
@@ -88,7 +89,6 @@ async def play(addresses: Sequence[str], dialect: ServerProfile) -> AsyncGenerat
                     f"--servers {address}: cannot listen there ({error.strerror or error}); "
                     "name free addresses of this machine, the ones that the picker was told of"
                 ) from None
-            bound = runner.addresses[0][1]
-            server.address = f"{host}:{bound}"
+            server.address = with_port(address, runner.addresses[0][1])
             servers.append(server)
         yield tuple(servers)

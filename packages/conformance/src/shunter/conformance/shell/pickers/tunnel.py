@@ -8,6 +8,8 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
+from shunter.conformance.core.addresses import split_address
+
 __all__ = ["anybody", "dial", "tunnel"]
 
 READ_BYTES = 64 << 10
@@ -24,8 +26,7 @@ def anybody() -> ssl.SSLContext:
 
 async def dial(address: str, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Connect; raises OSError, of which ssl.SSLError is one."""
-    host, _, port = address.rpartition(":")
-    return await asyncio.open_connection(host.strip("[]"), int(port), ssl=tls)
+    return await asyncio.open_connection(*split_address(address), ssl=tls)
 
 
 @asynccontextmanager
