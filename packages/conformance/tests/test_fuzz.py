@@ -40,6 +40,8 @@ PAGE = st.lists(
             'vllm:num_requests_waiting{engine="1"} -1',
             'vllm:kv_cache_usage_perc{engine="0"} +Inf',
             "vllm:kv_cache_usage_perc 0",
+            "process_start_time_seconds NaN",
+            "process_resident_memory_bytes +Inf",
             "nonsense",
         ]
     ),

@@ -1,6 +1,7 @@
 """Servers that are right in an unusual way pass, and what is broken elsewhere is not held against a case."""
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -12,7 +13,7 @@ from shunter.conformance.core.case import find
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profiles import find_profile
-from shunter.lab.faults.seams import DONE, KV, value
+from shunter.lab.faults.seams import DONE, KV, page, value
 from shunter.lab.testing import FAULTS, Fault, LeapingLoop, lab_server
 
 
@@ -95,6 +96,14 @@ def test_a_stream_that_was_drained_may_close_with_its_usage(judge):
 
     finding = judge("ms.drain.in-flight", fault=Fault(name="counts", breaks="nothing", event=count))["ms.drain.in-flight"]
     assert finding.verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize("start", ["NaN", "1e300", "none"])
+def test_a_start_that_is_no_time_is_a_finding_or_the_business_of_who_reads_the_page(judge, start):
+    lie = re.compile(r"^(process_start_time_seconds) .*$", re.MULTILINE)
+    page_of = page(lambda text, _: lie.sub(rf"\g<1> {start}", text))
+    found = judge("ms.reachability.process", fault=Fault(name="timeless", breaks="nothing", reply=page_of))
+    assert found.ids(Verdict.SKIPPED if start == "none" else Verdict.FAILED) == set(found)
 
 
 def test_a_version_may_stand_in_quotes(judge):

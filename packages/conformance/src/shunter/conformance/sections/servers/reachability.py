@@ -1,13 +1,14 @@
 """Section A, reachability: a server that serves says so, and answers those who ask about it at once."""
 
-import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.profile import GIE
-from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.core.signals import Signal
+from shunter.conformance.errors import FormatError, Mismatch, Skip
+from shunter.conformance.exposition import read_page
 from shunter.conformance.sections.servers.answers import ModelList
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
@@ -74,14 +75,18 @@ async def health_quick(target: Target) -> str:
 
 
 async def process(target: Target) -> str:
-    page = (await target.metrics()).text
-    if "# TYPE " not in page:
-        raise Skip("the metrics page is none in the text format")
-    told = {name: float(found[1]) for name in PROCESS if (found := re.search(rf"^{name} (\S+)$", page, re.MULTILINE))}
+    try:
+        page = read_page((await target.metrics()).body)
+    except FormatError:
+        raise Skip("the metrics page is none in the text format") from None
+    told = {name: found[0].value for name in PROCESS if (found := page.find(Signal(name)))}
     if missing := [name for name in PROCESS if name not in told]:
         raise Mismatch(f"{' and '.join(PROCESS)} on the metrics page", f"no {' and no '.join(missing)}")
     start_s, resident_bytes = (told[name] for name in PROCESS)
-    began = datetime.fromtimestamp(start_s, UTC).isoformat(timespec="seconds")
+    try:
+        began = datetime.fromtimestamp(start_s, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        raise Mismatch(f"seconds since 1970 in {PROCESS[0]}", f"{start_s:g}") from None
     return f"started {began}, {resident_bytes / (1 << 20):.0f} MiB resident"
 
 

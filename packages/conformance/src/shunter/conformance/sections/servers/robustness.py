@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange, clip
 from shunter.conformance.core.signals import Role
-from shunter.conformance.errors import Mismatch
+from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.servers.asking import ask_completion, completion_body
 from shunter.conformance.sections.servers.errors import (
     MALFORMED_JSON,
@@ -21,7 +21,7 @@ from shunter.conformance.sections.servers.errors import (
     WRONG_METHOD,
 )
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, SETTLES, holding, read, settle, watch
-from shunter.conformance.sections.servers.load import RUNNING_RISES, TRIED, WAITING
+from shunter.conformance.sections.servers.load import RUNNING_RISES, TOO_SHORT, TRIED, WAITING
 from shunter.conformance.sections.servers.metrics import EXPOSITION, LOAD_IDLE, SAMPLE_PERIOD_S, SHED
 from shunter.conformance.sections.servers.openai import COMPLETION_FIELDS
 from shunter.conformance.sections.servers.profile import IGNORE_EOS, OPENAI
@@ -81,7 +81,9 @@ async def health_under_load(target: Target) -> str:
         while unanswered() and len(took_s) < PROBES:
             took_s.append((await ask_health(target)).elapsed_s)
             await asyncio.sleep(SAMPLE_PERIOD_S)
-    return f"{len(took_s)} probes beside {count} requests, the slowest {max(took_s, default=0.0) * 1000:.0f} ms"
+    if not took_s:
+        raise Skip(TOO_SHORT)
+    return f"{len(took_s)} probes beside {count} requests, the slowest {max(took_s) * 1000:.0f} ms"
 
 
 async def overload(target: Target) -> str:
@@ -127,7 +129,8 @@ async def _quiet(target: Target) -> bool:
     """Whether its gauges say that nothing is there; one that is missing, or never says so, is the business of other cases."""
     if all(role in target.profile.signals for role in (Role.QUEUE, Role.RUNNING)):
         with suppress(Mismatch):
-            return (await read(target, asyncio.get_running_loop().time())).here == 0
+            await watch(target, lambda each: each.here == 0, wanted="running and queue 0")
+            return True
     return False
 
 
@@ -138,7 +141,7 @@ async def _unhurt(target: Target, after: str, *, quiet: bool) -> str:
         await watch(target, lambda each: each.here == 0, wanted=f"running and queue 0 after {after}")
     exchange = await ask_completion(target)
     exchange.expect_status(200)
-    return f"after {after} ready, and a completion in {exchange.elapsed_s:.2f} s"
+    return f"after {after} ready{', idle' * quiet}, and a completion in {exchange.elapsed_s:.2f} s"
 
 
 PROBING = "Kubernetes, Configure Liveness, Readiness and Startup Probes"
