@@ -25,7 +25,7 @@ __all__ = ["Kubernetes"]
 PAGE_OBJECTS = 500
 # Changes come in bursts: a rollout, a relist. What comes within this time is one change of the cluster.
 SETTLE_S = 0.02
-# A server that ends a watch so soon is asked again a little later.
+# A watch that has told nothing and ended so soon has failed, whatever ended it.
 SHORT_S = 1.0
 # A server that starts answers 404 for resources that it has not read yet. Only after so long there are none.
 ABSENT_S = 15.0
@@ -144,13 +144,11 @@ class _Follow:
                     await self._list(api)
                     self.known = True
                     touched()
-                clock = asyncio.get_running_loop().time
-                begun_s = clock()
                 await self._watch(api, touched)
-                wait_s = 0.0 if clock() - begun_s > SHORT_S else self._failed()
+                wait_s = self._failed()
             except VersionGoneError:
                 self.reflection.version = ""
-                wait_s = retry_s(1, random.random())  # noqa: S311  jitter, no secret
+                wait_s = self._failed()
             except RefusedError as error:
                 wait_s = self._refused(error, touched)
             except ApiError as error:
@@ -166,21 +164,30 @@ class _Follow:
 
     async def _watch(self, api: Api, touched: Callable[[], None]) -> None:
         """Take what changes until the server ends the watch."""
-        async for line in api.lines(
-            self._path,
-            watch=1,
-            allowWatchBookmarks="true",
-            resourceVersion=self.reflection.version,
-            timeoutSeconds=watch_s(random.random()),  # noqa: S311  jitter
-        ):
-            self._recover()
-            if line and self.reflection.take_line(line):
-                touched()
+        clock = asyncio.get_running_loop().time
+        begun_s = clock()
+        try:
+            async for line in api.lines(
+                self._path,
+                watch=1,
+                allowWatchBookmarks="true",
+                resourceVersion=self.reflection.version,
+                timeoutSeconds=watch_s(random.random()),  # noqa: S311  jitter
+            ):
+                self._recover()
+                if line:
+                    if self.reflection.take_line(line):
+                        touched()
+                    self._failures = 0
+        finally:
+            if clock() - begun_s > SHORT_S:
+                self._failures = 0
 
     def _recover(self) -> None:
+        """The server answers; whether it says anything of use is to be seen."""
         if self._told:
             log.info("%s: is read again", self._path)
-        self._failures, self._told, self._absent_since_s = 0, "", None
+        self._told, self._absent_since_s = "", None
         self._server.found(self)
 
     def _failed(self) -> float:

@@ -1,0 +1,99 @@
+"""Watches that fail are begun less and less often, whatever they fail of."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+pytest.importorskip("kubernetes", reason="pip install 'shunter-scraper[kubernetes]'")
+
+from shunter.scraper.core.reflection import VersionGoneError
+from shunter.scraper.core.resources import RESOURCES
+from shunter.scraper.errors import ApiError
+from shunter.scraper.shell.kube import registry
+from shunter.scraper.shell.kube.registry import Kubernetes
+
+PATIENCE_S = 30
+PODS = RESOURCES[0]
+POD = {"metadata": {"name": "a", "namespace": "n", "resourceVersion": "9"}}
+
+
+def event(kind, item):
+    return json.dumps({"type": kind, "object": item}).encode()
+
+
+class Api:
+    """A server without pods; each watch is the next of ``watches``: lines, and how it ends. The last one stays open."""
+
+    title, namespace = "here", "n"
+
+    def __init__(self, *watches):
+        self.watches = list(watches)
+        self.lists = 0
+        self.done = asyncio.Event()
+
+    async def page(self, path, **query):
+        self.lists += 1
+        return json.dumps({"metadata": {"resourceVersion": "5"}, "items": []}).encode()
+
+    async def lines(self, path, **query):
+        if not self.watches:
+            self.done.set()
+            await asyncio.Future()
+        lines, end = self.watches.pop(0)
+        for line in (b"", *lines):
+            yield line
+        if end is not None:
+            raise end
+
+
+@pytest.fixture
+def failures(monkeypatch):
+    """How many failures in a row there were when each wait began; nobody waits."""
+    counted = []
+
+    def retry_s(failures, _):
+        counted.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(registry, "retry_s", retry_s)
+    return counted
+
+
+async def follow(api):
+    task = asyncio.ensure_future(Kubernetes(api, ["n"], [PODS]).run())
+    async with asyncio.timeout(PATIENCE_S):
+        await api.done.wait()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize(
+    ("watch", "lists"),
+    [
+        (((), None), 1),
+        (((), ApiError("the connection was cut")), 1),
+        (((), VersionGoneError("gone")), 5),
+        (((event("ERROR", {"code": 410}),), None), 5),
+        (((b"<html>",), None), 1),
+    ],
+)
+async def test_waits_grow_while_watches_end_at_once(failures, watch, lists):
+    api = Api(*[watch] * 4)
+    await follow(api)
+    assert failures == [1, 2, 3, 4]
+    assert api.lists == lists
+
+
+async def test_a_watch_that_tells_something_begins_the_count_anew(failures):
+    nothing, something = ((), None), ((event("ADDED", POD),), None)
+    await follow(Api(nothing, nothing, something, nothing))
+    assert failures == [1, 2, 1, 2]
+
+
+async def test_a_watch_that_lasted_begins_the_count_anew(failures, monkeypatch):
+    monkeypatch.setattr(registry, "SHORT_S", -1.0)
+    await follow(Api(*[((), None)] * 3))
+    assert failures == [1, 1, 1]
