@@ -84,6 +84,13 @@ def test_a_cache_may_hold_millions_of_tokens(judge):
     assert found.ids(Verdict.PASSED) == {"ms.cache.size", "ms.cache.capacity"}
 
 
+def test_a_cache_that_would_take_longer_to_fill_than_a_client_waits_is_not_filled(judge):
+    cases = "ms.cache.full", "ms.cache.nothing-lost"
+    found = judge(*cases, server=sized, max_num_seqs=16, num_blocks=2000)
+    assert found.ids(Verdict.SKIPPED) == set(cases)
+    assert "would take" in found["ms.cache.full"].reason
+
+
 def test_a_stream_that_was_drained_may_close_with_its_usage(judge):
     said = [b""]
 

@@ -46,8 +46,9 @@ FULL = 0.9
 # It takes long until a cache is full, and a full one stays so for a while.
 FILL_LOOK_S = 0.2
 
-# Longer than this nobody should have to wait until a cache is full.
-MOST_FILL_S = 120.0
+# What a request may take by the pace of the target. In a full batch a step takes longer, and whoever is preempted is computed
+# again: all of it has to come within a minute, after which a client takes a server for hung.
+MOST_FILL_S = 20.0
 
 # The context of a server that does not tell it.
 CONTEXT_TOKENS = 2048
