@@ -18,11 +18,11 @@ from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.gateways import CASES, PROFILES, answers, failures, picks, requests
 from shunter.conformance.sections.gateways.setup import Place, intent
-from shunter.conformance.sections.gateways.trial import Pool
+from shunter.conformance.sections.gateways.trial import DESTINATION, Pool
 from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.gateways import stage
 from shunter.conformance.shell.gateways.exam import examine
-from shunter.conformance.testing_gateway import PROFILE, FakeGateway
+from shunter.conformance.testing_gateway import PROFILE, Failure, FakeGateway, NotPickedError
 from shunter.conformance.testing_gateway_faults import BROKEN
 
 # Time limits here: 1.5 s to notice who has left, 3.6 s to give up a picker.
@@ -111,6 +111,35 @@ async def test_servers_in_ipv6_are_examined_as_well(places):
         findings = [event async for event in exam if isinstance(event, CaseFinished)]
     assert {each.id: each.actual for each in findings if each.verdict is not Verdict.PASSED} == {}
     assert any("a pick of [::1]:" in each.observed for each in findings)
+
+
+class _OpensLateForAnybody(FakeGateway):
+    """Sees only after a while that a picker is away, as by a health check, and then goes where clients say."""
+
+    refused = 0
+
+    def failed(self, pool, failure, incoming):
+        if pool is Pool.OPEN and failure is Failure.AWAY:
+            self.refused += 1
+            if self.refused < 3:
+                raise NotPickedError(failure)
+        return super().failed(pool, failure, incoming)
+
+    async def pick(self, pool, incoming):
+        pick, talk = await super().pick(pool, incoming)
+        if talk:
+            self.refused = 0
+        return pick, talk
+
+    def candidates(self, pool, picked, incoming):
+        spoofed = incoming.headers.get(DESTINATION)
+        return [spoofed] if spoofed and not picked else super().candidates(pool, picked, incoming)
+
+
+async def test_a_gateway_that_opens_late_is_asked_when_it_is_open(hold, in_a_hurry):
+    cases = [msgspec.structs.replace(case, needs=()) for case in select(CASES, ["gw.failure.open-away", "gw.failure.spoofed"])]
+    findings = await hold(_OpensLateForAnybody, cases=cases)
+    assert [each.verdict for each in findings.values()] == [Verdict.PASSED, Verdict.FAILED]
 
 
 def test_each_case_has_been_seen_to_fail():

@@ -41,22 +41,32 @@ def _expect_refused(trial: Trial, *, outage: str) -> None:
         raise Mismatch(f"HTTP 5xx and no server asked, the picker being {outage}", trial.said())
 
 
-async def open_away(target: Target) -> str:
+async def _until_served(target: Target) -> str:
     """A gateway that looks after its pickers' health may need a moment to see that one is away."""
     clock = asyncio.get_running_loop().time
+    start_s, refused = clock(), 0
+    while True:
+        try:
+            trial = await target.ask(Pool.OPEN)
+            said = trial.said()
+            if _is_served(target, trial, Pool.OPEN):
+                return f"{clock() - start_s:.1f} s after the picker had died, when {refused} requests had failed"
+        except Unanswered as failure:
+            said = str(failure)
+        refused += 1
+        if clock() - start_s > target.seconds(SEEN_AWAY):
+            raise Mismatch(f"to be served by the pool within {target.seconds(SEEN_AWAY):g} s", said)
+        await asyncio.sleep(ASK_AGAIN_S)
+
+
+async def open_away(target: Target) -> str:
     async with target.picker_down(Pool.OPEN):
-        start_s, refused = clock(), 0
-        while not _is_served(target, trial := await target.ask(Pool.OPEN), Pool.OPEN):
-            refused += 1
-            if clock() - start_s > target.seconds(SEEN_AWAY):
-                raise Mismatch(f"to be served by the pool within {target.seconds(SEEN_AWAY):g} s", trial.said())
-            await asyncio.sleep(ASK_AGAIN_S)
-        took_s = clock() - start_s
+        began = await _until_served(target)
         for _ in range(IN_A_ROW):
             trial = await target.ask(Pool.OPEN)
             if not _is_served(target, trial, Pool.OPEN):
                 raise Mismatch("to be served by a server of the pool, the picker being away", trial.said())
-    return f"served without a pick {took_s:.1f} s after the picker had died, when {refused} requests had failed"
+    return f"served without a pick {began}"
 
 
 async def close_away(target: Target) -> str:
@@ -88,7 +98,9 @@ async def apart(target: Target) -> str:
 
 
 async def spoofed_away(target: Target) -> str:
+    """Asked once the gateway serves without a pick: before, it serves nobody, whomever the client names."""
     async with target.picker_down(Pool.OPEN):
+        await _until_served(target)
         trial = await target.ask(Pool.OPEN, headers={DESTINATION: target.outside})
     if target.outside in trial.servers:
         raise Mismatch("a server of the pool, or an error", f"the client's choice, {target.outside}, which is in no pool")
@@ -218,8 +230,8 @@ SPOOFED_AWAY = Case(
     why="Nobody overwrites it then: a gateway that reads it from the request lets the client reach any address.",
     source="seen on clusters of type ORIGINAL_DST that fail open",
     features=(FAIL_OPEN,),
-    needs=(RECOVERY.id, SPOOFED.id),
-    bounds=(RECOVERS,),
+    needs=(OPEN_AWAY.id, SPOOFED.id),
+    bounds=(SEEN_AWAY, RECOVERS),
     run=spoofed_away,
 )
 
