@@ -102,6 +102,7 @@ def test_what_does_not_come_up_exits_3_with_its_last_words_and_a_report(tmp_path
         (["http://h:1", "--python", "p"], "--launch"),
         (["http://h:1", "--lora", "a"], "want NAME=PATH"),
         (["http://h:1", "--kv-events", "h:1"], "want tcp://HOST:PORT"),
+        (["http://h:1", "--kv-replay", "tcp://h"], "as a client sees it"),
         (["--launch", "vllm", "--kv-events", "udp://h:1"], "as a client sees it"),
         (["--launch", "vllm", "--prefill-url", "h:1"], "want http://HOST:PORT"),
         (["--launch", "ollama"], "'vllm', 'sglang', 'triton', 'llamacpp', 'lab'"),
@@ -136,7 +137,7 @@ def test_a_real_engine_is_started_with_a_model_of_ours(tmp_path):
 
 def test_a_lab_server_is_taken_for_what_it_speaks_like(tmp_path):
     ran = subprocess.run(
-        command("lab", *QUICK, "--select", "ms.reachability.metrics", "--", "--dialect", "jetstream"),
+        command("lab", *QUICK, "--select", "ms.reachability.metrics", "--", "--dialect=jetstream"),
         env=os.environ | {"TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -1,6 +1,7 @@
 """Listening to KV events over ZeroMQ, and asking for those that were missed."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ MAX_FRAME_BYTES = 64 << 20
 
 def check_endpoint(endpoint: str) -> None:
     """Raise UsageError unless the endpoint can be listened to here."""
-    if not endpoint.startswith(("tcp://", "ipc://")) or not endpoint[6:] or "*" in endpoint:
+    if not re.fullmatch(r"tcp://[^/*]+:\d+|ipc://.+", endpoint):
         raise UsageError(f"KV events at {endpoint!r}: want tcp://HOST:PORT, as a client sees it")
     if find_spec("zmq") is None:
         raise UsageError("KV events need pyzmq: pip install 'shunter-conformance[kv-events]'")

@@ -25,7 +25,8 @@ def launch(site: Site) -> Recipe:
     command = site.command("shunter-lab", "shunter.lab")
     ports = {"--port": port, "--metrics-port": metrics, "--kv-events-port": events, "--kv-replay-port": replay}
     words = [word for option in {**ports, **OPTIONS}.items() for word in map(str, option)]
-    dialect = next((value for name, value in pairwise(site.arguments) if name == "--dialect"), "lab")
+    given = [part for word in site.arguments for part in word.split("=", 1)]
+    dialect = next((value for name, value in pairwise(given) if name == "--dialect"), "lab")
     profile = find_profile(PROFILE_OF.get(dialect, dialect))
     return Recipe(
         command=(*command, "serve", *words, *FLAGS, *site.arguments),
