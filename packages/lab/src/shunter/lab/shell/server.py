@@ -20,15 +20,13 @@ from shunter.lab.shell.clockwork import Clockwork
 from shunter.lab.shell.defects import Defects
 from shunter.lab.shell.generation import Generation
 from shunter.lab.shell.kvevents import KvPublisher
+from shunter.lab.shell.listening import listen
 from shunter.lab.shell.metrics import MetricsPage
 from shunter.lab.shell.paths import MAX_BODY_BYTES, Paths
 from shunter.lab.shell.views import DialectPage, Views
 from shunter.lab.shell.wire import json_response
 
 __all__ = ["LabServer"]
-
-# A stalled answer must not hold up the end of the server for longer.
-CLEANUP_S = 0.5
 
 
 class LabServer:
@@ -165,20 +163,13 @@ class LabServer:
         """Answer these paths at a port, of which 0 is any free one; returns the real one."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
         app.add_routes(routes)
-        runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=CLEANUP_S, handle_signals=False
-        )
-        self._runners.append(runner)
-        await runner.setup()
         try:
-            await web.TCPSite(runner, self.host, port).start()
-        except (OSError, OverflowError) as error:
+            runner, port = await listen(app, self.host, port, option)
+        except ParamsError:
             await self._close()
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ParamsError(
-                f"cannot listen on {self.host}:{port}: {reason}; choose another {option} (0 takes a free one)"
-            ) from error
-        return runner.addresses[0][1]
+            raise
+        self._runners.append(runner)
+        return port
 
     def _pace(self, share: float) -> None:
         for clockwork in self._clockworks:

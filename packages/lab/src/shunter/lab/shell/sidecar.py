@@ -30,7 +30,8 @@ from shunter.lab.core.legs import (
     read_prefilled,
     tell_cached,
 )
-from shunter.lab.errors import ApiError, ParamsError
+from shunter.lab.errors import ApiError
+from shunter.lab.shell.listening import listen
 from shunter.lab.shell.wire import json_response, reset
 from shunter.snapshot import SnapshotReader
 
@@ -138,17 +139,9 @@ class Sidecar:
     async def _listen(self, port: int, *routes: web.RouteDef) -> int:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.add_routes(routes)
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5, handle_signals=False)
+        runner, port = await listen(app, self.host, port, "port")
         self._runners.append(runner)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self.host, port).start()
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ParamsError(
-                f"cannot listen on {self.host}:{port}: {reason}; choose another port (0 takes a free one)"
-            ) from error
-        return runner.addresses[0][1]
+        return port
 
     async def _show_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self.registry), headers={"Content-Type": "text/plain; version=0.0.4"})
