@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 
 import msgspec
 import pytest
+import trustme
 import yaml
 from click.testing import CliRunner
 
@@ -19,6 +21,7 @@ from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.gateways import CASES, PROFILES, answers, failures, picks, requests
 from shunter.conformance.sections.gateways.setup import Place, intent
 from shunter.conformance.sections.gateways.trial import DESTINATION, Pool
+from shunter.conformance.shell.access import OPEN, Access
 from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.gateways import stage
 from shunter.conformance.shell.gateways.exam import examine
@@ -113,6 +116,22 @@ async def test_servers_in_ipv6_are_examined_as_well(places):
     assert any("a pick of [::1]:" in each.observed for each in findings)
 
 
+async def test_a_gateway_behind_tls_is_examined_by_who_trusts_it(places):
+    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    cases = select(CASES, ["gw.pick.each", "gw.pick.connection", "gw.answer.unbuffered", "gw.answer.hang-up-waiting"])
+    async with FakeGateway(places).serving(context) as url:
+        findings = {}
+        for access in (Access(tls=trusting), OPEN):
+            exam = examine(url, places=places, cases=cases, profile=PROFILE, patience=PATIENCE, access=access)
+            findings[access] = [event async for event in exam if isinstance(event, CaseFinished)]
+    trusted, untrusted = findings.values()
+    assert {each.id: each.actual or each.reason for each in trusted if each.verdict is not Verdict.PASSED} == {}
+    assert all("is not to be trusted" in each.reason and "--ca-file" in each.reason for each in untrusted)
+
+
 class _OpensLateForAnybody(FakeGateway):
     """Sees only after a while that a picker is away, as by a health check, and then goes where clients say."""
 
@@ -197,6 +216,10 @@ def test_the_command_prints_what_the_gateway_is_to_be_told(addressed, places):
     assert result.output == intent(places, named(PROFILES, "shunter-full"), 8080)
 
 
+def test_a_gateway_with_tls_listens_at_its_port_unless_another_is_named(addressed):
+    assert yaml.safe_load(addressed("https://gateway.test", "--explain-setup").output)["listeners"] == [{"port": 443}]
+
+
 def test_the_command_shows_what_it_would_ask(addressed):
     result = addressed("http://127.0.0.1:9", "--dry-run", "--select", "gw.pools", "--level", "MUST")
     assert result.output.splitlines() == [
@@ -220,6 +243,7 @@ def test_the_command_says_that_nobody_is_there(addressed, unused_tcp_port, tmp_p
         (["--profile", "shunter-ful"], "did you mean shunter-full?"),
         (["--open-servers", "127.0.0.1:1"], "want 2 servers or more"),
         (["--patience", "0"], "--patience"),
+        (["--ca-file", "/nowhere"], "--ca-file /nowhere: No such file"),
         (["--select", "gw.pik"], "did you mean gw.pick"),
     ],
 )

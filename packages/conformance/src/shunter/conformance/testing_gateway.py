@@ -7,6 +7,7 @@ is wrong in one of them is a subclass with one method (`testing_gateway_faults`)
 import asyncio
 import io
 import random
+import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -343,8 +344,8 @@ class FakeGateway:
         return self.talk(self._channels[pool])
 
     @asynccontextmanager
-    async def serving(self) -> AsyncGenerator[str]:
-        """Listen, and yield the URL."""
+    async def serving(self, tls: ssl.SSLContext | None = None) -> AsyncGenerator[str]:
+        """Listen, with TLS if that is given, and yield the URL."""
         app = web.Application(client_max_size=BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
@@ -352,9 +353,9 @@ class FakeGateway:
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as self._client:
             await runner.setup()
             try:
-                await web.TCPSite(runner, "127.0.0.1", 0).start()
+                await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
                 host, port = runner.addresses[0][:2]
-                yield f"http://{host}:{port}"
+                yield f"{'https' if tls else 'http'}://{host}:{port}"
             finally:
                 await runner.cleanup()
                 for channel in self._channels.values():

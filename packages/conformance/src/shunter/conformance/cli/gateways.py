@@ -1,5 +1,7 @@
 """`gateway`: examine a gateway, as the pickers and model servers behind it."""
 
+from pathlib import Path
+
 import click
 
 from shunter.conformance.cli.exams import Wishes, exam_options, follow
@@ -23,6 +25,13 @@ __all__ = ["gateway"]
 @click.option(
     "--patience", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="A factor on every time limit."
 )
+@click.option(
+    "--ca-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Who signed its certificate (PEM), beside whom the machine trusts.",
+)
+@click.option("--insecure", is_flag=True, help="Take any certificate.")
 @click.option("--explain-setup", is_flag=True, help="Only print what the gateway is to be told, as an intent of envoyconf.")
 @exam_options
 def gateway(
@@ -34,6 +43,8 @@ def gateway(
     close_picker: str | None,
     close_servers: str | None,
     patience: float,
+    ca_file: Path | None,
+    insecure: bool,
     explain_setup: bool,
 ) -> None:
     """Examine the gateway at URL.
@@ -51,6 +62,7 @@ def gateway(
     from shunter.conformance.sections.gateways import CASES, PROFILES
     from shunter.conformance.sections.gateways.setup import DEFAULT, check_places, intent
     from shunter.conformance.sections.gateways.trial import Pool
+    from shunter.conformance.shell.access import Access, trust
     from shunter.conformance.shell.gateways.exam import examine
     from shunter.conformance.shell.wire import base_url
 
@@ -66,7 +78,8 @@ def gateway(
     kind = named(PROFILES, profile)
     if explain_setup:
         check_places(places)
-        click.echo(intent(places, kind, urlsplit(base_url(url)).port or 80), nl=False)
+        parts = urlsplit(base_url(url))
+        click.echo(intent(places, kind, parts.port or (443 if parts.scheme == "https" else 80)), nl=False)
         return
     cases = wishes.choose(CASES)
     exam = examine(
@@ -77,6 +90,7 @@ def gateway(
         waivers=wishes.waivers,
         timeout_s=wishes.timeout_s,
         patience=patience,
+        access=Access(tls=trust(ca_file, insecure=insecure)),
         tries=wishes.tries,
     )
     follow(exam, cases, wishes)

@@ -15,6 +15,7 @@ from shunter.conformance.sections.gateways.profile import GatewayProfile
 from shunter.conformance.sections.gateways.setup import DEFAULT, Place, check_places
 from shunter.conformance.sections.gateways.target import Target
 from shunter.conformance.sections.gateways.trial import Pool, Trial
+from shunter.conformance.shell.access import OPEN, Access
 from shunter.conformance.shell.gateways.picker import PickerDouble
 from shunter.conformance.shell.gateways.server import ServerDouble
 from shunter.conformance.shell.gateways.stage import Stage
@@ -33,23 +34,24 @@ def examine(
     waivers: Sequence[Waiver] = (),
     timeout_s: float = ANSWER_TIMEOUT_S,
     patience: float = 1.0,
+    access: Access = OPEN,
     tries: int = TRIES,
 ) -> AsyncGenerator[Event]:
     """Examine the gateway at `url`, which has been told of `places`. Raises UsageError at once, or when the exam begins.
 
-    `patience` is a factor on every time limit. A caller that may stop early wraps the events in `contextlib.aclosing`, which
-    closes all that listens.
+    `patience` is a factor on every time limit, `access` says whom to trust behind https. A caller that may stop early wraps
+    the events in `contextlib.aclosing`, which closes all that listens.
     """
     if not 0 < timeout_s < math.inf or not 0 < patience < math.inf:
         raise UsageError(f"timeout {timeout_s:g} s, patience {patience:g}: want numbers above 0")
     check_places(places)
     kind = named(PROFILES, profile) if isinstance(profile, str) else profile
-    return attend(_open(base_url(url), places, kind, timeout_s, patience), cases, waivers=waivers, tries=tries)
+    return attend(_open(base_url(url), places, kind, timeout_s, patience, access), cases, waivers=waivers, tries=tries)
 
 
 @asynccontextmanager
 async def _open(
-    url: str, places: Mapping[Pool, Place], profile: GatewayProfile, timeout_s: float, patience: float
+    url: str, places: Mapping[Pool, Place], profile: GatewayProfile, timeout_s: float, patience: float, access: Access
 ) -> AsyncGenerator[Stage]:
     trials: dict[str, Trial] = {}
     async with AsyncExitStack() as resources:
@@ -59,7 +61,7 @@ async def _open(
         for double in (*servers, outside, *pickers.values()):
             resources.push_async_callback(double.stop)
             await double.start()
-        wire = await resources.enter_async_context(Wire(timeout_s))
+        wire = await resources.enter_async_context(Wire(timeout_s, access))
         stage = Stage(url, profile, places, trials, wire, pickers, servers, outside, timeout_s, patience)
         await stage.settle()
         yield stage

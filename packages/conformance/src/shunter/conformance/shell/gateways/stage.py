@@ -137,7 +137,7 @@ class Stage:
 
     async def unreachable(self) -> str | None:
         """Why nobody accepts connections there."""
-        return await unreachable(self._url)
+        return await unreachable(self._url, self._wire.access.tls)
 
     # What the cases ask.
 
@@ -183,7 +183,9 @@ class Stage:
         trace.on_connection_create_end.append(note)
         trials: list[Trial] = []
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=1), timeout=self._timeout, trace_configs=[trace]
+            connector=aiohttp.TCPConnector(limit=1, ssl=self._wire.access.tls or True),
+            timeout=self._timeout,
+            trace_configs=[trace],
         ) as session:
             for pick in picks:
                 trial = self._trial(pick, ENOUGH)
@@ -222,7 +224,7 @@ class Stage:
         """See Target."""
         trial = self._trial(pick, reply)
         headers = self._headers(where, trial)
-        connector = aiohttp.TCPConnector(force_close=True)
+        connector = aiohttp.TCPConnector(force_close=True, ssl=self._wire.access.tls or True)
         async with aiohttp.ClientSession(connector=connector, timeout=self._timeout, auto_decompress=False) as session:
             request = asyncio.ensure_future(session.post(self._url + CHAT, data=PROMPT, headers=headers))
             stream = _Stream(trial, request, self.seconds)
