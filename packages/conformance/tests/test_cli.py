@@ -110,6 +110,8 @@ def test_a_target_that_is_not_there_exits_3_and_still_reports(tmp_path, unused_t
     ("words", "problem"),
     [
         (["run", "localhost"], "want http://HOST:PORT"),
+        (["run", "http://h ost:1"], "want http://HOST:PORT"),
+        (["run", "http://h:1", "--profile", "gie", "--select", "ms.reachability.health"], "leave one of them out"),
         (["run", "http://me:secret@h:1"], "URL of h: it has a user; say who asks with --header"),
         (["run", "http://h:1", "--profile", "vlm"], "did you mean vllm"),
         (["run", "http://h:1", "--select", "ms.metric"], "did you mean ms.metrics"),

@@ -138,6 +138,10 @@ def test_what_no_job_can_do_is_said_here(words, why):
     assert why in refused("--image", "exam:1", "--", *words)
 
 
+def test_a_name_that_kubernetes_refuses_is_refused_here():
+    assert "--name 'My_Exam'" in refused("--image", "exam:1", "--name", "My_Exam", "--", "http://x")
+
+
 def test_what_is_for_a_cluster_needs_one():
     result = CliRunner().invoke(main, ["run", "--container", "x", "--namespace", "n"])
     assert result.exit_code == 2

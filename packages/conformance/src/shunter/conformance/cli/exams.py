@@ -55,10 +55,14 @@ class Wishes:
             check_report(path, REPORTS)
 
     def choose(self, cases: "Sequence[Cases]", suite: str | None = None) -> "tuple[Cases, ...]":
-        """Return those of the cases that are to run."""
+        """Return those of the cases that are to run; raises UsageError if none is."""
         from shunter.conformance.core.case import Level, select
+        from shunter.conformance.errors import UsageError
 
-        return select(cases, self._prefixes, Level(self._level), suite=suite, features=self._features)
+        chosen = select(cases, self._prefixes, Level(self._level), suite=suite, features=self._features)
+        if not chosen:
+            raise UsageError("no case is all that --select, --level, --feature and --profile ask for; leave one of them out")
+        return chosen
 
     def write(self, events: "Sequence[Event]") -> None:
         """Write the reports."""

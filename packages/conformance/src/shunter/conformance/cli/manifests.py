@@ -13,6 +13,8 @@ from shunter.conformance.errors import UsageError
 
 __all__ = ["manifests"]
 
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
 # Only the Job knows what a variable says.
 _VARIABLE = re.compile(r"\$\{\w+\}")
 
@@ -32,6 +34,8 @@ def manifests(image: str, name: str, secret: str, words: tuple[str, ...]) -> Non
 
     from shunter.conformance.core.manifests import FILES, exam_job
 
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"--name {name!r}: Kubernetes wants lower-case letters, digits and -, at most 63")
     wishes = run.make_context("run", list(words)).params
     if wishes["reports"]:
         raise UsageError("--report: a Job prints its report; make others of it by `report`")

@@ -41,7 +41,7 @@ def check_url(url: str) -> str:
         _ = parts.port
     except ValueError as error:
         raise UsageError(f"URL {url!r}: {error}") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or any(map(str.isspace, url)):
         raise UsageError(f"URL {url!r}: want http://HOST:PORT")
     if "@" in parts.netloc:  # every report shows the URL
         raise UsageError(f"URL of {parts.hostname}: it has a user; say who asks with --header 'Authorization: Basic …'")
