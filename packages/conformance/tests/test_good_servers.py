@@ -13,7 +13,7 @@ from shunter.conformance.core.case import find
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profiles import find_profile
-from shunter.lab.faults.seams import DONE, KV, page, value
+from shunter.lab.faults.seams import COMPLETIONS, DONE, KV, answer, page, value
 from shunter.lab.testing import FAULTS, Fault, LeapingLoop, lab_server
 
 
@@ -54,6 +54,14 @@ def test_gauges_that_were_wrong_before_are_no_consequence_of_mistakes(judge, fau
 def test_a_number_of_slots_that_is_none_is_a_finding_of_whoever_reads_it(judge):
     finding = judge("ms.lora.slots", fault=FAULTS["lora-slots-missing"])["ms.lora.slots"]
     assert (finding.verdict, finding.actual) == (Verdict.FAILED, "'None'")
+
+
+def test_a_model_that_says_nothing_cannot_be_told_from_its_adapter(judge):
+    def hush(body):
+        body["choices"][0]["text"] = ""
+
+    silent = Fault(name="silent", breaks="nothing", reply=answer(hush, {COMPLETIONS}))
+    assert judge("ms.lora.selected", fault=silent)["ms.lora.selected"].verdict is Verdict.SKIPPED
 
 
 def test_where_a_block_is_a_token_what_begins_every_prompt_may_hit(judge):
