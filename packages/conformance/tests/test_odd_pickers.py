@@ -46,7 +46,6 @@ ODD = {
     "says nothing": lambda _, replies: replies[:0],
     "answers out of turn": out_of_turn,
     "has a text for metadata": metadata_of("127.0.0.1:1"),
-    "has a number for metadata": metadata_of(7),
     "has a number that JSON has not": metadata_of({"load": float("nan")}),
     "has no bodies": lambda _, replies: [each for each in replies if each.part is not Part.REQUEST_BODY],
 }
