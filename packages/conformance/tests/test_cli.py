@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from shunter.conformance import sections
 from shunter.conformance.cli import main
-from shunter.conformance.core.case import find
+from shunter.conformance.core.case import Level, find
+from shunter.conformance.core.profile import GIE
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.servers import CASES
 
@@ -84,7 +85,9 @@ def test_nothing_newly_broken_exits_0_and_reports_are_written(tmp_path):
     assert "3 cases: 3 passed" in result.output
     report = yaml.safe_load(files[0].read_text())
     assert report["implementation"] == {"project": "x"}
-    assert report["profiles"][0]["core"]["result"] == "success"
+    assert [each["core"]["result"] for each in report["profiles"]] == ["partial", "success"]
+    all_of_it = sum(case.level is Level.MUST and GIE in case.suites for case in CASES)
+    assert f"Undecided (gie: 1 of {all_of_it} MUSTs met; not asked: {all_of_it - 1})" in result.output
     assert all(f.stat().st_size for f in files)
 
 

@@ -1,10 +1,13 @@
 """A suite's answer: yes if all its MUSTs are met, no if one is not, undecided if one could not be judged."""
 
+import msgspec
 import pytest
+import yaml
 
 from shunter.conformance.core.case import Level
 from shunter.conformance.core.events import CaseFinished, Planned, Started
 from shunter.conformance.core.profile import GIE, GIE_LORA
+from shunter.conformance.core.report import conformance_report
 from shunter.conformance.core.suites import answers
 from shunter.conformance.core.verdict import Verdict
 
@@ -30,6 +33,14 @@ def exam(suite, *verdicts, level=Level.MUST):
 )
 def test_an_answer_is_the_worst_of_its_cases(verdicts, word):
     assert [answer.word for answer in answers(exam(GIE, *verdicts))] == ([word] if word else [])
+
+
+def test_a_part_of_a_suite_is_no_yes():
+    started, *rest = exam(GIE, Verdict.PASSED)
+    part = [msgspec.structs.replace(started, left_out={GIE: 17}), *rest]
+    (answer,) = answers(part)
+    assert str(answer).endswith("InferencePool? Undecided (gie: 1 of 18 MUSTs met; not asked: 17)")
+    assert yaml.safe_load(conformance_report(part, {}))["profiles"][0]["core"]["result"] == "partial"
 
 
 def test_what_a_server_does_not_have_at_all_is_not_asked():

@@ -42,7 +42,8 @@ class Started(_Event, frozen=True, tag="started"):
 
     `url` is a picker's address where a picker is examined. Of a model server `step_s` is the measured time of one generated
     token (None: it could not be measured); `scale` is the factor on every bound that scales, and `calibration` says where it
-    comes from. `version` is what whoever started the target knows of it.
+    comes from. `version` is what whoever started the target knows of it. `left_out` counts, by suite, the MUSTs that this exam
+    does not ask.
     """
 
     date: str
@@ -57,6 +58,7 @@ class Started(_Event, frozen=True, tag="started"):
     scale: float = 1.0
     calibration: str = "not measured"
     version: str = ""
+    left_out: dict[str, int] = {}
 
 
 class CaseStarted(_Event, frozen=True, tag="case-started"):

@@ -68,6 +68,8 @@ def _suite(answer: Answer) -> dict[str, object]:
     """A suite as a profile; what a server lacks that the suite demands has failed here."""
     met = answer.asked - len(answer.unmet) - len(answer.unjudged)
     core = _counted(answer.unmet, answer.unjudged, met)
+    if answer.word == "undecided":
+        core["result"] = "partial"
     return {"name": answer.suite, "core": core, "summary": str(answer)}
 
 

@@ -22,29 +22,36 @@ _UNMET = frozenset({Verdict.FAILED, Verdict.KNOWN_FAILURE, Verdict.NOT_SUPPORTED
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What an exam says to a suite's question: the ids of the MUSTs that are not met, and of those that could not be judged."""
+    """What an exam says to a suite's question: the ids of the MUSTs that are not met, and of those that could not be judged.
+
+    `left_out` of its MUSTs were not asked at all, because the examiner chose others.
+    """
 
     suite: str
     asked: int
     unmet: tuple[str, ...]
     unjudged: tuple[str, ...]
+    left_out: int = 0
 
     @property
     def word(self) -> str:
         """Yes, no or undecided."""
-        return "no" if self.unmet else "undecided" if self.unjudged else "yes"
+        return "no" if self.unmet else "undecided" if self.unjudged or self.left_out else "yes"
 
     def __str__(self) -> str:
         """The question, its answer and the grounds, in one line."""
-        grounds = f"{self.asked - len(self.unmet) - len(self.unjudged)} of {self.asked} MUSTs met"
+        grounds = f"{self.asked - len(self.unmet) - len(self.unjudged)} of {self.asked + self.left_out} MUSTs met"
         grounds += f"; not met: {', '.join(self.unmet)}" if self.unmet else ""
         grounds += f"; not judged: {', '.join(self.unjudged)}" if self.unjudged else ""
+        grounds += f"; not asked: {self.left_out}" if self.left_out else ""
         return f"{QUESTIONS.get(self.suite, self.suite)} {self.word.capitalize()} ({self.suite}: {grounds})"
 
 
 def answers(events: Sequence[Event]) -> tuple[Answer, ...]:
     """Return what an exam answers: a suite of which every MUST is lacking for one reason, not supported, is not asked about."""
-    suites = {case.id: case.suites for event in events if isinstance(event, Started) for case in event.cases}
+    started = [event for event in events if isinstance(event, Started)]
+    suites = {case.id: case.suites for event in started for case in event.cases}
+    left_out = {suite: count for event in started for suite, count in event.left_out.items()}
     musts = [event for event in events if isinstance(event, CaseFinished) and event.level is Level.MUST]
     found: list[Answer] = []
     for suite in dict.fromkeys(name for names in suites.values() for name in names):
@@ -53,5 +60,5 @@ def answers(events: Sequence[Event]) -> tuple[Answer, ...]:
             continue
         unmet = tuple(each.id for each in members if each.verdict in _UNMET)
         unjudged = tuple(each.id for each in members if not each.verdict.met and each.verdict not in _UNMET)
-        found.append(Answer(suite, len(members), unmet, unjudged))
+        found.append(Answer(suite, len(members), unmet, unjudged, left_out.get(suite, 0)))
     return tuple(found)

@@ -5,18 +5,20 @@ before the first request.
 """
 
 import statistics
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import msgspec
 
-from shunter.conformance.core.case import AnyCase, Bound
+from shunter.conformance.core.case import AnyCase, Bound, Level
 from shunter.conformance.core.events import Planned, Side, Started, Timeline
 from shunter.conformance.core.exchange import Evidence, Exchange, evidence
 from shunter.conformance.core.kvevents import KvMessage
 from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.errors import ConformanceError, Skip, Unanswered
+from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.answers import ModelList, RepositoryEntry
 from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
 from shunter.conformance.sections.servers.profile import ServerProfile
@@ -175,6 +177,8 @@ class SurveyedTarget:
             model = self.model
         except Skip:
             model = ""
+        asked = {case.id for case in cases}
+        musts = [case for case in CASES if case.level is Level.MUST and case.id not in asked]
         return Started(
             date=date,
             url=self.url,
@@ -187,6 +191,7 @@ class SurveyedTarget:
             step_s=self.calibration.step_s,
             scale=round(self.calibration.scale, 2),
             calibration=self.calibration.note + (f", and {self._plan.lag_s:g} s for the way" if self._plan.lag_s else ""),
+            left_out=dict(Counter(suite for case in musts for suite in case.suites)),
         )
 
     def forget(self) -> None:
