@@ -17,6 +17,7 @@ from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.servers import CASES, events
 from shunter.conformance.sections.servers.profiles import find_profile
 from shunter.conformance.shell.servers.exam import examine
+from shunter.conformance.shell.servers.survey import SurveyedTarget
 from shunter.lab.testing import LeapingLoop, lab_server
 
 # A machine on which an exam without load takes a part of a second.
@@ -42,15 +43,41 @@ def in_a_hurry(monkeypatch):
     monkeypatch.setattr(events, "QUIET", msgspec.structs.replace(events.QUIET, seconds=0.2))
 
 
-def test_a_good_server_passes_everything(leaping, exam):
+@pytest.fixture
+def timed(monkeypatch):
+    """The cases, and the names of the time limits that each has looked at."""
+    looked: dict[str, set[str]] = {case.id: set() for case in CASES}
+    asked = [CASES[0].id]
+    seconds = SurveyedTarget.seconds
+
+    def look(target, bound):
+        looked[asked[-1]].add(bound.name)
+        return seconds(target, bound)
+
+    def watched(case):
+        async def run(target):
+            asked.append(case.id)
+            return await case.run(target)
+
+        return msgspec.structs.replace(case, run=run)
+
+    monkeypatch.setattr(SurveyedTarget, "seconds", look)
+    return [watched(case) for case in CASES], looked
+
+
+def test_a_good_server_passes_everything_within_the_limits_that_are_declared(leaping, exam, timed):
+    cases, looked = timed
+
     async def examine_it():
         async with equipped() as (server, means):
-            return await exam(server.url, profile=PROFILE, **means)
+            return await exam(server.url, profile=PROFILE, cases=cases, **means)
 
     findings = leaping(examine_it())
     unasked = {case.id for case in CASES if listens(case.id) or case.id.startswith("ms.ranks.")}
     assert findings.ids(*{*Verdict} - {Verdict.PASSED}) == findings.ids(Verdict.SKIPPED) == unasked
     assert list(findings) == [case.id for case in CASES]
+    declared = {case.id: {bound.name for bound in case.bounds} for case in CASES if case.id not in unasked}
+    assert {case_id: looked[case_id] for case_id in declared} == declared
 
 
 def test_a_good_server_passes_what_is_asked_of_several_engines(leaping, exam):

@@ -116,7 +116,7 @@ WHOLE = Case(
     source=f"RFC 9112 §9.6 (a client may close); {REPORTING}",
     features=FEATURES,
     needs=(STREAM.id,),
-    bounds=(WHOLE_NOTICED, SETTLES),
+    bounds=(WHOLE_NOTICED, GAUGE_FOLLOWS, SETTLES),
     run=whole,
 )
 
