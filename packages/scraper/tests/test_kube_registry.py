@@ -1,4 +1,4 @@
-"""Watches that fail are begun less and less often, whatever they fail of."""
+"""What fails is tried less and less often, whatever it fails of, and what would help is said."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,7 @@ from shunter.scraper.core.reflection import VersionGoneError
 from shunter.scraper.core.resources import RESOURCES
 from shunter.scraper.errors import ApiError
 from shunter.scraper.shell.kube import registry
+from shunter.scraper.shell.kube.api import RefusedError
 from shunter.scraper.shell.kube.registry import Kubernetes
 
 PATIENCE_S = 30
@@ -97,3 +98,32 @@ async def test_a_watch_that_lasted_begins_the_count_anew(failures, monkeypatch):
     monkeypatch.setattr(registry, "SHORT_S", -1.0)
     await follow(Api(*[((), None)] * 3))
     assert failures == [1, 1, 1]
+
+
+class Refusing(Api):
+    """Refuses the first list."""
+
+    def __init__(self, status):
+        super().__init__()
+        self._status = status
+
+    async def page(self, path, **query):
+        body = await super().page(path, **query)
+        if self.lists == 1:
+            raise RefusedError(self._status, "no")
+        return body
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "unsaid"),
+    [
+        (401, "the token or certificate does not hold", "does not answer"),
+        (403, "`shunter scraper rbac` prints what must be allowed", "does not answer"),
+        (500, "here does not answer: HTTP 500: no", "rbac"),
+    ],
+)
+async def test_a_refusal_is_told_with_its_remedy(failures, caplog, status, said, unsaid):
+    await follow(Refusing(status))
+    assert failures == [1]
+    assert said in caplog.text
+    assert unsaid not in caplog.text
