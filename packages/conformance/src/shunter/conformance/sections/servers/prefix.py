@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import uuid
+from contextlib import suppress
 
 import msgspec
 
@@ -12,7 +13,7 @@ from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.servers.adapters import LISTED, loaded, named, wanted
 from shunter.conformance.sections.servers.answers import Counted
 from shunter.conformance.sections.servers.asking import PROMPT, ask_completion
-from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS
+from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, read_number
 from shunter.conformance.sections.servers.metrics import COUNTERS_RISE, SAMPLE_PERIOD_S, scrape
 from shunter.conformance.sections.servers.openai import USAGE_SUM
 from shunter.conformance.sections.servers.profile import ADAPTERS, CACHE_SALT, PREFIX_HITS
@@ -123,14 +124,9 @@ async def _fresh_prompt(target: Target) -> tuple[str, int]:
 
 async def _block_tokens(target: Target) -> int | None:
     """Tokens of a block of the cache, as the metrics say; None if they do not."""
-    cache = target.profile.cache
-    if cache is None:
-        return None
-    told = cache.block_tokens
-    for series in (await scrape(target)).find(told.signal):
-        text = series.labels.get(told.label, "") if told.label else f"{series.value:g}"
-        if text.isdecimal():
-            return int(text)
+    if target.profile.cache is not None:
+        with suppress(Mismatch):
+            return read_number(await scrape(target), target.profile.cache.block_tokens)
     return None
 
 
