@@ -25,8 +25,8 @@ from shunter.conformance.shell.access import OPEN, Access
 from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.gateways import stage
 from shunter.conformance.shell.gateways.exam import examine
-from shunter.conformance.testing_gateway import PROFILE, Failure, FakeGateway, NotPickedError
-from shunter.conformance.testing_gateway_faults import BROKEN
+from shunter.conformance.testing.gateways.fake import PROFILE, Failure, FakeGateway, NotPickedError
+from shunter.conformance.testing.gateways.faults import BROKEN
 
 # Time limits here: 1.5 s to notice who has left, 3.6 s to give up a picker.
 PATIENCE = 0.3

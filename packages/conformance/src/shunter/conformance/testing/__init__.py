@@ -1,3 +1,3 @@
-"""Doubles for tests of the exam itself: pickers that are right, and pickers that are wrong in one way each."""
+"""Doubles for tests of the exam itself: pickers and gateways that are right, and some that are wrong in one way each."""
 
 __all__: list[str] = []

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from shunter.conformance.sections.gateways.setup import BOTH, MODELS
 from shunter.conformance.sections.gateways.trial import DESTINATION, Immediate, Pick, Pool
-from shunter.conformance.testing_gateway import CHUNK_BYTES, Failure, FakeGateway, Incoming, NotPickedError, Talk
+from shunter.conformance.testing.gateways.fake import CHUNK_BYTES, Failure, FakeGateway, Incoming, NotPickedError, Talk
 
 __all__ = ["BROKEN", "Broken"]
 

@@ -1,7 +1,7 @@
 """A gateway in Python for tests of the exam: slow, and right in all that a gateway owes.
 
 It speaks HTTP/1.1, and ext_proc in the mode FULL_DUPLEX_STREAMED. Every decision is a method of its own, so that a gateway that
-is wrong in one of them is a subclass with one method (`testing_gateway_faults`).
+is wrong in one of them is a subclass with one method (`faults`).
 """
 
 import asyncio

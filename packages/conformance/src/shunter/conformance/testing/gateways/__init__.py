@@ -1,0 +1,3 @@
+"""Gateways in process: `fake.FakeGateway`, `faults.BROKEN`."""
+
+__all__: list[str] = []
