@@ -22,10 +22,10 @@ change = msgspec.structs.replace
 SECTIONS = ["stream", "headers", "subset", "response", "refusal", "malformed", "modes", "load", "metrics"]
 
 
-async def hold(fault, cases, patience=PATIENCE):
+async def hold(fault, cases, patience=PATIENCE, **options):
     picker = FakePicker()
     picker.fault = fault
-    events = [event async for event in examine(picker, cases=cases, patience=patience, tries=1)]
+    events = [event async for event in examine(picker, cases=cases, patience=patience, tries=1, **options)]
     return {event.id: event for event in events if isinstance(event, CaseFinished)}
 
 
@@ -82,3 +82,11 @@ async def test_who_draws_lots_among_the_good_is_not_called_late():
     cases = [change(case, needs=()) for case in select(CASES, ["ep.choice.fresh"])]
     findings = await hold(change(NO_FAULT, cost=cost), cases, patience=1.0)
     assert findings["ep.choice.fresh"].verdict is Verdict.PASSED
+
+
+async def test_of_a_pool_of_one_nobody_leaves():
+    """A good picker of one server has nobody else to name."""
+    findings = await hold(NO_FAULT, select(CASES, ["ep.stream", "ep.endpoints"]), patience=0.4, servers=["127.0.0.1:0"])
+    assert findings["ep.endpoints.removed"].verdict is Verdict.SKIPPED
+    assert "--servers" in findings["ep.endpoints.removed"].reason
+    assert Verdict.FAILED not in {each.verdict for each in findings.values()}

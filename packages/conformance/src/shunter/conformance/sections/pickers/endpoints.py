@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from shunter.conformance.core.case import Bound, Case, Level
-from shunter.conformance.errors import Mismatch
+from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.pickers.asking import ANSWERS, Answered, ask, chat, expect_status, request
 from shunter.conformance.sections.pickers.stream import PICKS, PROTOCOL
 from shunter.conformance.sections.pickers.target import Target
@@ -64,6 +64,8 @@ async def none(target: Target) -> str:
 
 async def removed(target: Target) -> str:
     gone, *rest = (each.address for each in target.servers)
+    if not rest:
+        raise Skip("needs two servers or more, one of which leaves; --servers names them")
 
     def spared(answered: Answered) -> bool:
         return bool(named := _named(answered)) and gone not in named
