@@ -9,6 +9,7 @@ from shunter.lab.core.reporting import Refresh
 from shunter.lab.core.tally import Histogram
 from shunter.lab.dialects.dialect import Dialect, Family, Json, Shape, View
 from shunter.lab.errors import ApiError
+from shunter.lab.faults import FAULTS
 
 __all__ = ["DIALECT"]
 
@@ -99,6 +100,8 @@ def _choice(choice: Json) -> None:
     for name in ("stop_reason", "token_ids", "prompt_logprobs", "prompt_token_ids"):
         choice.pop(name, None)
     choice["matched_stop"] = None
+    if told := choice.get("logprobs"):
+        told.update({"text_offset": [-1] * len(told["text_offset"])} if "text_offset" in told else {})
 
 
 def _whole(body: Json) -> Json:
@@ -156,6 +159,7 @@ DIALECT = Dialect(
     lenient=True,
     health_s=HEALTH_S,
     own_ids=True,
+    quirks=(FAULTS["seed-ignored"],),
     families_of_vllm={
         "sglang:num_queue_reqs": "vllm:num_requests_waiting",
         "sglang:num_running_reqs": "vllm:num_requests_running",
