@@ -22,7 +22,7 @@ from shunter.conformance.errors import FormatError
 
 __all__ = ["Page", "Series", "read_page"]
 
-# A page that is wrong all over is wrong enough after this many findings.
+# A page that is wrong all over is wrong enough after this many findings; to read on may take minutes.
 MAX_PROBLEMS = 10
 
 # Series that a family of such a type spreads over several names.
@@ -87,10 +87,12 @@ def read_page(body: bytes) -> Page:
     for number, line in enumerate(lines, 1):
         if problem := reader.read(line):
             reader.problems.append(f"line {number}: {problem}")
+            if len(reader.problems) == MAX_PROBLEMS:
+                raise FormatError(*reader.problems)
     if rest:
         reader.problems.append(f"line {len(lines) + 1}: the last line does not end with a line feed: {clip(rest)!r}")
     if reader.problems:
-        raise FormatError(*reader.problems[:MAX_PROBLEMS])
+        raise FormatError(*reader.problems)
     return Page(reader.types, tuple(reader.series))
 
 
