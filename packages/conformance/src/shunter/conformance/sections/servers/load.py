@@ -30,6 +30,7 @@ from shunter.conformance.sections.servers.holding import (
 from shunter.conformance.sections.servers.metrics import (
     COUNTERS_RISE,
     KV_IDLE,
+    KV_RANGE,
     LOAD_IDLE,
     LOAD_REPORTING,
     REPORTING,
@@ -361,7 +362,7 @@ KV_FOLLOWS = Case(
     why="A gauge that does not move says that there is always room, and long prompts go where they must wait for memory.",
     source=REPORTING,
     features=(*FEATURES, Role.KV.feature),
-    needs=(RUNNING_RISES.id, KV_IDLE.id),
+    needs=(RUNNING_RISES.id, KV_RANGE.id, KV_IDLE.id),
     bounds=(GAUGE_FOLLOWS, SETTLES),
     suites=(GIE,),
     run=kv_follows,
