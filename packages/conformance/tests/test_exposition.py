@@ -122,3 +122,8 @@ def test_what_is_written_is_read(families):
 def test_any_bytes_are_read_or_refused(body):
     with suppress(FormatError):
         assert isinstance(read_page(body), Page)
+
+
+def test_a_line_that_would_take_minutes_is_not_parsed():
+    with pytest.raises(FormatError, match=r"line 1: .* is longer than"):
+        read_page(b'x{a="' + b'\\"' * (1 << 20) + b'"} 1\n')

@@ -25,6 +25,9 @@ __all__ = ["Page", "Series", "read_page"]
 # A page that is wrong all over is wrong enough after this many findings; to read on may take minutes.
 MAX_PROBLEMS = 10
 
+# The library takes minutes for a line of megabytes with many quoted characters; the longest real one seen has a thousand.
+MAX_LINE_CHARS = 64 << 10
+
 # Series that a family of such a type spreads over several names.
 _PARTS = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 
@@ -117,6 +120,8 @@ class _Reader:
 
     def read(self, line: str) -> str | None:
         """Take in one line; returns what is wrong with it."""
+        if len(line) > MAX_LINE_CHARS:
+            return f"{clip(line)!r} is longer than {MAX_LINE_CHARS} characters"
         line = line.strip(" \t")
         if not line or (line.startswith("#") and not _DESCRIPTION.match(line)):
             return None
