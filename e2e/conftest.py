@@ -83,7 +83,8 @@ class Client:
         path = self.stack.directory / "access.log"
 
         def find():
-            lines = path.read_text().splitlines() if path.exists() else []
+            whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")  # the last may be half written
+            lines = whole.splitlines()
             return [line for line in map(json.loads, lines) if line["request_id"] == request_id]
 
         (line,) = await eventually(find)

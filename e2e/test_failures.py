@@ -127,7 +127,7 @@ async def test_ctrl_c_ends_everything_it_started_and_nothing_else(ending):
         with running_stack() as stack:
             pids = stack.state.pids
             stack.process.send_signal(ending)
-            assert await asyncio.to_thread(stack.process.wait, 30) == 0
+            assert await asyncio.to_thread(stack.process.wait, 90) == 0
             for name, pid in pids.items():
                 with pytest.raises(ProcessLookupError):
                     os.kill(pid, 0)
@@ -142,7 +142,7 @@ async def test_a_killed_parent_leaves_no_orphans(eventually):
     with running_stack() as stack:
         pids = stack.state.pids
         stack.process.kill()
-        await asyncio.to_thread(stack.process.wait, 30)
+        await asyncio.to_thread(stack.process.wait, 90)
 
         def gone(pid):
             try:
