@@ -120,6 +120,15 @@ async def test_without_the_scraper_picks_go_on(own, connect, eventually):
     await eventually(lambda: own.state.pids["scraper"] != old and own.fleet().snapshot_age_s < 2)
 
 
+@pytest.fixture
+def heeding_hangups():
+    """Whoever runs the tests under nohup has SIGHUP ignored, and what is started inherits that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heeding_hangups")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_ctrl_c_ends_everything_it_started_and_nothing_else(ending):
     bystander = await asyncio.create_subprocess_exec("sleep", "600")
