@@ -4,6 +4,8 @@ Each exam starts a server of its own. Exit code 1 if a verdict of one differs fr
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,9 @@ import yaml
 
 TIMES = 20
 
+# The exams under way: each ends what it has started when it is told to end itself.
+RUNNING = []
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -22,8 +27,18 @@ def main():
     parser.add_argument("--times", type=int, default=TIMES)
     parser.add_argument("--jobs", type=int, default=1, help="exams at a time")
     wanted = parser.parse_args()
+    signal.signal(signal.SIGTERM, give_up)
     unsteady = [launch for launch in wanted.launch if not steady(launch, wanted.times, wanted.jobs)]
     sys.exit(bool(unsteady))
+
+
+def give_up(number, _frame):
+    """Take the exams along."""
+    for exam in RUNNING:
+        exam.send_signal(number)
+    for exam in RUNNING:
+        exam.wait()
+    os._exit(128 + number)  # the pool would begin the next
 
 
 def steady(launch, times, jobs):
@@ -49,9 +64,12 @@ def examine(launch):
     with tempfile.TemporaryDirectory() as home:
         report = Path(home) / "report.yaml"
         command = [sys.executable, "-m", "shunter.conformance", "run", "--launch", launch, "--report", str(report)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        exam = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        RUNNING.append(exam)
+        exam.wait()
+        RUNNING.remove(exam)
         cases = yaml.safe_load(report.read_text())["cases"] if report.exists() else []
-    return {case["id"]: case["verdict"] for case in cases}, done.returncode
+    return {case["id"]: case["verdict"] for case in cases}, exam.returncode
 
 
 if __name__ == "__main__":
