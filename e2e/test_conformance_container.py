@@ -22,6 +22,7 @@ pytest.importorskip("testcontainers", reason="no testcontainers: pip install 'sh
 
 IMAGE = "shunter-lab:test"
 SERVE = ("shunter-lab", "serve", "--host", "0.0.0.0", "--shutdown-timeout", "5")
+# An engine in name only, beside the server: it does nothing until somebody kills it, or this time is over.
 SLEEPER = 'import time; open("/proc/self/comm", "w").write("VLLM::EngineCore"); print("loading", flush=True); time.sleep(600)'
 WITH_ENGINE = ("sh", "-c", f"{PYTHON} -c '{SLEEPER}' & exec \"$@\"", "-", *SERVE)
 

@@ -29,6 +29,7 @@ SERVE = ("shunter-lab", "serve", "--host", "0.0.0.0", "--shutdown-timeout", "5")
 OURS = "app.kubernetes.io/managed-by=shunter-conformance"
 JOB_WITHIN_S = 300
 
+# An engine in name only, beside the server: it does nothing until somebody kills it, or this time is over.
 SLEEPER = 'import time; open("/proc/self/comm", "w").write("VLLM::EngineCore"); time.sleep(600)'
 WITH_ENGINE = ("sh", "-c", f"{PYTHON} -c '{SLEEPER}' & \"$@\" & wait $!", "-", *SERVE)
 

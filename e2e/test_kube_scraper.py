@@ -27,6 +27,8 @@ from shunter.scraper.shell.kube.api import connect
 from shunter.scraper.shell.kube.registry import Kubernetes
 
 PATIENCE_S = 60
+# Between two looks at what tells nobody that it has changed: a snapshot of another process, an object of the API.
+LOOK_S = 0.02
 GIE, LLMD = "inference.networking.k8s.io", "llm-d.ai"
 
 
@@ -440,7 +442,7 @@ def published(directory, count):
             view = reader.view(time.monotonic_ns())
             if view and len(view.topology.endpoints) == count:
                 return [each.name for each in view.topology.endpoints]
-        time.sleep(0.02)
+        time.sleep(LOOK_S)
     raise TimeoutError(directory)
 
 
@@ -456,7 +458,7 @@ def becomes(admin, home, wanted):
     while (said := accepted(admin, home)) != wanted:
         if time.monotonic() > deadline:
             raise TimeoutError(said)
-        time.sleep(0.05)
+        time.sleep(LOOK_S)
 
 
 async def test_an_objective_is_told_whether_it_counts_by_one_scraper_of_two(admin, account, following, heard):

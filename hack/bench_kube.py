@@ -29,6 +29,10 @@ from shunter.snapshot import SnapshotError, SnapshotReader
 __all__ = ["main"]
 
 POOLS, PODS, RATE, SECONDS = 50, 2000, 20.0, 20.0
+# A reader looks as often as the figures are fine: a millisecond.
+LOOK_S = 0.001
+# Each endpoint is scraped once at the start; what is idle is counted after that, for so long.
+FIRST_SCRAPES_S, IDLE_S = 3, 5
 MAKERS = 8  # threads that make objects
 GROUP = "inference.networking.k8s.io"
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -114,7 +118,7 @@ def seen(directory, stop, events):
             for name in names ^ now:
                 events.put((name, name in now, time.monotonic()))
             names = now
-        time.sleep(0.001)
+        time.sleep(LOOK_S)
 
 
 def measure(args, directory):
@@ -135,15 +139,15 @@ def measure(args, directory):
         for _ in range(args.pods):
             *_, last_s = events.get(timeout=PATIENCE_S)
         first_s = last_s - begun_s
-        time.sleep(3)  # its first scrapes are over
+        time.sleep(FIRST_SCRAPES_S)
         idle_s, _ = usage(process.pid)
-        time.sleep(5)
+        time.sleep(IDLE_S)
         quiet_s, _ = usage(process.pid)
         client, waits_s, begun_s = Client(kube), [], time.monotonic()
         changes = int(args.rate * args.seconds)
         for change in range(changes):
             delay_s = begun_s + change / args.rate - time.monotonic()
-            time.sleep(max(delay_s, 0))
+            time.sleep(max(delay_s, 0))  # until the next change is due
             number, ready = change // 2 % args.pods, bool(change % 2)
             client.tell(number, args.pools, ready=ready)
             told_s = time.monotonic()
@@ -157,7 +161,7 @@ def measure(args, directory):
     waits_s.sort()
     return {
         "first_s": first_s,
-        "idle": (quiet_s - idle_s) / 5,
+        "idle": (quiet_s - idle_s) / IDLE_S,
         "busy": (busy_s - quiet_s) / took_s,
         "rate": changes / took_s,
         "memory_mb": memory_mb,
