@@ -45,6 +45,12 @@ def test_a_case_that_is_asked_alone_finds_out_itself_how_many_requests_run_at_on
     assert judge(case_id, server=sized, max_num_seqs=8)[case_id].verdict is Verdict.PASSED
 
 
+def test_a_server_that_shows_nobody_running_is_not_taken_for_one_with_room_for_none(judge):
+    finding = judge("ms.load.queue-rises", server=sized, fault=FAULTS["running-frozen"])["ms.load.queue-rises"]
+    assert (finding.verdict, finding.actual) == (Verdict.FAILED, "running 0")
+    assert finding.expected.startswith("running at least 1 with 4 requests")
+
+
 @pytest.mark.parametrize("fault", ["queue-family-missing", "idle-not-zero", "negative-queue"])
 def test_gauges_that_were_wrong_before_are_no_consequence_of_mistakes(judge, fault):
     cases = "ms.robustness.mistakes", "ms.robustness.half-a-body"

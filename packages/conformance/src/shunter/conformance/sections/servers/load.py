@@ -88,7 +88,10 @@ async def queue_rises(target: Target) -> str:
 
 
 async def find_capacity(target: Target) -> int:
-    """How many requests run at once, as a case has found out, or as is found out now; raises Skip if all do that are tried."""
+    """How many requests run at once, as a case has found out, or as is found out now; raises Skip if all do that are tried.
+
+    Raises Mismatch if none is shown to run: no server has room for none.
+    """
     return target.capacity or await _measure_capacity(target)
 
 
@@ -108,6 +111,9 @@ async def _measure_capacity(target: Target) -> int:
                 await asyncio.sleep(SAMPLE_PERIOD_S)
         # One look at a gauge that lies is not enough.
         capacity = statistics.median([each.running for each in settled[-FEWEST_LOOKS:]] or [running])
+        if capacity < 1:
+            limit_s = target.seconds(GAUGE_FOLLOWS)
+            raise Mismatch(f"running at least 1 with {count} requests within {limit_s:g} s", f"running {capacity:g}")
         if capacity < count:
             target.capacity = int(capacity)
             return target.capacity
