@@ -1,0 +1,201 @@
+"""A real Prometheus and its promtool, for tests and drills: rules checked, unit-tested, and evaluated on what is scraped.
+
+::
+
+    with running_prometheus({"picker": [f"127.0.0.1:{port}"]}, rules=rules) as prometheus:
+        prometheus.await_scrapes(3)
+        prometheus.query("up")
+        prometheus.firing()
+
+Both are Debian's (2.42), which `hack/observability/fetch` unpacks; others on PATH do as well.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from shunter.envoyconf.shell.envoy import tools_dir
+
+__all__ = ["Missing", "Prometheus", "QueryError", "find", "hasten", "promtool", "running_prometheus"]
+
+T = TypeVar("T")
+
+# Starting takes a tenth of a second, a scrape some milliseconds; a machine with a test on every core takes its time.
+DEADLINE_S = 60.0
+POLL_S = 0.05
+
+# As often as a test's patience wants it; a scrape that takes as long has failed, which a busy machine must not make of it.
+INTERVAL = "500ms"
+
+_RANGE = re.compile(r"\[(\d+)([smhd])(?=[\]:])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Missing(Exception):  # noqa: N818  what is missing, not what went wrong
+    """A program that is not here; the message says how to get it."""
+
+
+class QueryError(Exception):
+    """Prometheus would not evaluate an expression; the message has its words."""
+
+
+def find(name: str) -> Path:
+    """Return ``prometheus`` or ``promtool``: unpacked by `hack/observability/fetch`, or on PATH."""
+    unpacked = tools_dir() / "debian" / "usr" / "bin" / name
+    found = unpacked if unpacked.exists() else shutil.which(name)
+    if found is None:
+        raise Missing(f"no {name}: hack/observability/fetch unpacks Debian's into the tools directory, installing nothing")
+    return Path(found)
+
+
+def promtool(*arguments: str | Path) -> str:
+    """Run promtool and return what it printed; AssertionError with that if it was not content."""
+    done = subprocess.run([find("promtool"), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def hasten(rules: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """Return rules whose ranges, waits and intervals are so many times shorter: what takes an hour in production, in a test."""
+
+    def shorter(amount: str, unit: str) -> str:
+        return f"{max(round(int(amount) * _SECONDS[unit] * 1000 / factor), 1)}ms"
+
+    def quick(rule: dict[str, Any]) -> dict[str, Any]:
+        changed = rule | {"expr": _RANGE.sub(lambda found: f"[{shorter(*found.groups())}", rule["expr"])}
+        for key in ("for", "keep_firing_for"):
+            if key in rule:
+                changed[key] = shorter(rule[key][:-1], rule[key][-1])
+        return changed
+
+    return {"groups": [{"name": group["name"], "rules": [*map(quick, group["rules"])]} for group in rules["groups"]]}
+
+
+class Prometheus:
+    """One that runs: what it scraped, what its rules say."""
+
+    def __init__(self, url: str, jobs: Sequence[str]) -> None:
+        self.url = url
+        self._jobs = jobs
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Evaluate an expression now; each series is ``{"metric": labels, "value": [time, text]}``."""
+        result = self._get("query", query=expression)
+        return [{"metric": {}, "value": result["result"]}] if result["resultType"] == "scalar" else result["result"]
+
+    def values(self, expression: str, label: str) -> dict[str, float]:
+        """Return the values of an expression by a label of its series."""
+        return {series["metric"].get(label, ""): float(series["value"][1]) for series in self.query(expression)}
+
+    def names(self) -> set[str]:
+        """Every name of a series that it has."""
+        return set(self._get("label/__name__/values"))
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule as it stands, with ``health`` and ``lastError``."""
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Return the alerts that are pending or firing: labels, annotations, state, value."""
+        return self._get("alerts")["alerts"]
+
+    def firing(self) -> set[str]:
+        """Name the alerts that fire."""
+        return {alert["labels"]["alertname"] for alert in self.alerts() if alert["state"] == "firing"}
+
+    def await_scrapes(self, count: int) -> None:
+        """Wait until every job's targets have been scraped so often, successfully."""
+        for job in self._jobs:
+            self.await_that(
+                lambda job=job: (
+                    min(self.values(f'sum_over_time(up{{job="{job}"}}[1h])', "instance").values(), default=0) >= count
+                ),
+                f"{job} was not scraped {count} times",
+            )
+
+    def await_that(self, condition: Callable[[], T], otherwise: str, deadline_s: float = DEADLINE_S) -> T:
+        """Return the first true answer; AssertionError with these words if there is none in time."""
+        deadline = time.monotonic() + deadline_s
+        while not (answer := condition()):
+            assert time.monotonic() < deadline, f"{otherwise}; its alerts: {self.alerts()}"
+            time.sleep(POLL_S)
+        return answer
+
+    def _get(self, page: str, **query: str) -> Any:
+        url = f"{self.url}/api/v1/{page}?{urllib.parse.urlencode(query)}"
+        try:
+            with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            with error:
+                raise QueryError(f"{query}: {json.load(error)['error']}") from error
+
+
+@contextmanager
+def running_prometheus(
+    targets: Mapping[str, Sequence[str]], rules: Mapping[str, Any] | None = None, interval: str = INTERVAL
+) -> Generator[Prometheus]:
+    """Run one that scrapes ``targets`` (addresses by job) and evaluates ``rules`` (as a rule file has them) until the end."""
+    program = find("prometheus")
+    with tempfile.TemporaryDirectory(prefix="shunter-prometheus-") as scratch:
+        directory = Path(scratch)
+        config = {
+            "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
+            "rule_files": [str(directory / "rules.yaml")],
+            "scrape_configs": [
+                {"job_name": job, "scrape_interval": interval, "static_configs": [{"targets": [*addresses]}]}
+                for job, addresses in targets.items()
+            ],
+        }
+        (directory / "rules.yaml").write_bytes(msgspec.yaml.encode(rules or {"groups": []}))
+        (directory / "prometheus.yaml").write_bytes(msgspec.yaml.encode(config))
+        log = directory / "log"
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                [
+                    program,
+                    f"--config.file={directory / 'prometheus.yaml'}",
+                    f"--storage.tsdb.path={directory / 'data'}",
+                    "--web.listen-address=127.0.0.1:0",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "GOMAXPROCS": "1"},
+            )
+        try:
+            yield Prometheus(_await_ready(process, log), [*targets])
+        except BaseException as error:
+            error.add_note(f"Prometheus printed:\n{log.read_text(errors='replace')}")
+            raise
+        finally:
+            process.terminate()
+            try:
+                process.wait(DEADLINE_S)
+            finally:
+                process.kill()
+                process.wait()
+
+
+def _await_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    """Return its URL as soon as it serves."""
+    deadline = time.monotonic() + DEADLINE_S
+    while "Server is ready to receive web requests" not in (text := log.read_text(errors="replace")):
+        assert process.poll() is None, f"Prometheus ended with {process.returncode}"
+        assert time.monotonic() < deadline, "Prometheus is not ready"
+        time.sleep(POLL_S)
+    (port,) = set(re.findall(r'msg="Listening on" address=127\.0\.0\.1:(\d+)', text))
+    return f"http://127.0.0.1:{port}"
