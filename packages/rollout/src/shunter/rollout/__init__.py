@@ -1,0 +1,3 @@
+"""Adapters and versions: sync, readiness-gated traffic shifting, rollback."""
+
+__all__: list[str] = []

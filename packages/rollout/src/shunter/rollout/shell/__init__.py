@@ -1,0 +1,3 @@
+"""What talks to model servers, pickers, files and Kubernetes."""
+
+__all__: list[str] = []
