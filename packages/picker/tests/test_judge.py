@@ -298,9 +298,18 @@ def test_a_bad_request_is_counted_and_logged(make_judge):
     assert judge.decisions.find("id").explain()["refusal"]["status"] == 400
 
 
+@pytest.mark.parametrize("body", [b'{"model": "m", "messages": ["hi"]}', b"{"], ids=["picked", "refused"])
+def test_whatever_becomes_of_a_request_its_trace_is_known(body, make_judge):
+    judge = make_judge(IDLE)
+    judge.decide(Ask(CHAT, body, traceparent="00-trace" + "x" * 1_000), NOW_S)
+    (entry,) = judge.decisions.latest()
+    assert entry.traceparent.startswith("00-trace")
+    assert len(entry.traceparent) == 256
+
+
 def test_a_refusal_of_the_sessions_own_is_counted_and_logged(make_judge):
     judge = make_judge(IDLE)
-    judge.note(CHAT, Refusal(413, "PayloadTooLarge", "too large"), NOW_S)
+    judge.note(Ask(CHAT, b""), Refusal(413, "PayloadTooLarge", "too large"), NOW_S)
     assert tally(judge).refusals == {"PayloadTooLarge": 1}
     assert judge.decisions.find("id").explain()["refusal"]["status"] == 413
 

@@ -205,3 +205,15 @@ def test_however_a_body_is_cut_the_judge_and_the_upstream_see_the_same(cuts, mod
     envoy.request(pieces=[BODY[a:b] for a, b in itertools.pairwise(edges)])
     assert judge.asks[0].body == BODY
     assert envoy.upstream_body == BODY
+
+
+@pytest.mark.parametrize(
+    ("gateways", "clients", "heeded"),
+    [(None, None, None), (None, "client", "client"), ("gateway", None, "gateway"), ("gateway", "client", "gateway")],
+)
+def test_a_gateway_that_traces_knows_better_than_its_client_where_a_request_belongs(gateways, clients, heeded):
+    judge = StubJudge()
+    envoy = FakeEnvoy.before(judge, BodyMode.BUFFERED)
+    envoy.session.traceparent = gateways
+    envoy.request([*JSON_POST, ("traceparent", clients)] if clients else JSON_POST, b"{}")
+    assert [ask.traceparent for ask in judge.asks] == [heeded]

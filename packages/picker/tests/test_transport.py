@@ -25,6 +25,7 @@ from shunter.picker.transport.parking import Parking
 HEADERS = pb.ProcessingRequest(request_headers=pb.HttpHeaders())
 BODY = pb.ProcessingRequest(request_body=pb.HttpBody(body=b"{}", end_of_stream=True))
 DEADLINE_S = 10
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def headers(mode):
@@ -74,6 +75,17 @@ def running(transport):
             await picker.server.stop()
 
     return running
+
+
+async def test_what_the_gateway_says_when_it_opens_the_stream(running):
+    async with running() as picker:
+        told = (("x-shunter-pool", "llama"), ("traceparent", TRACEPARENT))
+        process = pb_grpc.ExternalProcessorStub(picker.channel).Process(metadata=told)
+        for message in (HEADERS, BODY):
+            await process.write(message)
+        await process.read()
+        (ask,) = picker.judge.asks
+        assert (ask.pool, ask.traceparent) == ("llama", TRACEPARENT)
 
 
 async def test_one_stream_is_one_session(running):

@@ -123,9 +123,9 @@ class StubJudge:
         """Remember who served."""
         self.told.append((ticket, endpoint))
 
-    def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
+    def note(self, ask: Ask, refusal: Refusal, now_s: float) -> None:
         """Remember what the session refused."""
-        del headers, now_s
+        del ask, now_s
         self.noted.append(refusal)
 
     def needs(self) -> Sequence[str]:

@@ -63,9 +63,9 @@ class ModelNamer:
             headers = ((MODEL, _header(model)), (BASE_MODEL, _header(self._bases.get(model, ""))))
         return Pick(endpoints=(), ticket=self._asked, request_id="", model=model, set_headers=headers)
 
-    def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
+    def note(self, ask: Ask, refusal: Refusal, now_s: float) -> None:
         """Count a refusal of the session's own."""
-        del headers, now_s
+        del ask, now_s
         self._counters.refused(refusal.code)
 
     def release(self, ticket: int, outcome: Outcome, now_s: float) -> None:

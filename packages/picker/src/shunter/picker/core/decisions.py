@@ -58,6 +58,7 @@ class Entry(msgspec.Struct, gc=False):
     refusal: Refusal | None = None
     outcome: Outcome | None = None
     waited_s: float | None = None  # for room; None: it did not
+    traceparent: str | None = None  # as it came, cut to LONGEST_NAME: see core.tracecontext
 
     @property
     def prefix_blocks(self) -> int:
@@ -128,6 +129,7 @@ def enter(request: Request, now_s: float, verdict: Verdict | None, refusal: Refu
         others=verdict.others if verdict is not None else NOTHING,
         profile=verdict.profile if verdict is not None else "",
         refusal=refusal,
+        traceparent=request.traceparent and request.traceparent[:LONGEST_NAME],
     )
 
 

@@ -7,7 +7,7 @@ random endpoint.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
 
@@ -186,7 +186,7 @@ class FleetJudge:
         self.fleet(now_s)
         ward = self._wards.default if ask.pool is None else self._wards.find(ask.pool)
         if ward is None:
-            return self._refuse(self._explain_pool(ask.pool or ""), _unread(ask.headers, self._ticket, ask.pool), now_s)
+            return self._refuse(self._explain_pool(ask.pool or ""), _unread(ask, self._ticket), now_s)
         if self._serves_models and not ask.has_body and (listed := answer(ask.headers, ward.names)) is not None:
             return listed
         request = read(
@@ -197,8 +197,8 @@ class FleetJudge:
             passthrough=self._policy.passthrough,
         )
         if isinstance(request, Refusal):
-            return self._refuse(request, _unread(ask.headers, self._ticket, ask.pool), now_s)
-        request = self._complete(self._scheduler.identify(request), ward, self._ticket, self._now_ns)
+            return self._refuse(request, _unread(ask, self._ticket), now_s)
+        request = self._complete(ask, self._scheduler.identify(request), ward, self._ticket, self._now_ns)
         if ward.lobby is not None:
             held = ward.lobby.admit(ask, request, self._expect_tokens(request), ward.fleet, now_s)
             if isinstance(held, Parked):
@@ -228,7 +228,7 @@ class FleetJudge:
             if refusal is not None:
                 verdict = self._refuse(refusal, request, now_s)
             else:
-                request = self._complete(request, ward, waiter.ticket, int(now_s * 1e9))  # the caches have changed since
+                request = self._complete(ask, request, ward, waiter.ticket, int(now_s * 1e9))  # the caches have changed since
                 verdict = self._settle(ask, request, ward, now_s, waited_s=waited_s)
             self.decisions.waited(waiter.ticket, waited_s)
             yield waiter.ticket, verdict
@@ -341,10 +341,10 @@ class FleetJudge:
         self.counters.unbooked(booking)
         self._enter(ticket, msgspec.structs.replace(booking, slot=key[0], incarnation=key[1]))
 
-    def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
+    def note(self, ask: Ask, refusal: Refusal, now_s: float) -> None:
         """Count and remember a refusal of the session's own."""
         self._ticket = next_ticket(self._ticket)
-        self._refuse(refusal, _unread(headers, self._ticket), now_s)
+        self._refuse(refusal, _unread(ask, self._ticket), now_s)
 
     def _adopt(self, topology: Topology | None) -> None:
         """Index a new topology's rules and forget the endpoints that are gone."""
@@ -376,7 +376,7 @@ class FleetJudge:
         words = f"the gateway names the pool {name[:LONGEST_NAME]}, which this picker does not know; pools: "
         return Refusal(503, "ServiceUnavailable", f"{words}{known or 'none'}{served}", DropReason.NO_ENDPOINTS)
 
-    def _complete(self, request: Request, ward: Ward, ticket: int, now_ns: int) -> Request:
+    def _complete(self, ask: Ask, request: Request, ward: Ward, ticket: int, now_ns: int) -> Request:
         """Add what the pool's rules and the prefix indices say of it."""
         target, rule = ward.rules.target(request, self._dice)
         prefix = NO_MATCH
@@ -395,6 +395,7 @@ class FleetJudge:
             target_model=target,
             rule=rule,
             pool=ward.name,
+            traceparent=ask.traceparent,
             priority=ward.rules.priority(request),
             prefix=prefix,
             request_id=request.request_id or new_request_id(self._dice),
@@ -474,8 +475,10 @@ class FleetJudge:
         self.decisions.add(enter(request, now_s, verdict, refusal, features))
 
 
-def _unread(headers: Mapping[str, str], ticket: int, pool: str | None = None) -> Request:
-    return Request(headers=headers, request_id=headers.get("x-request-id"), ticket=ticket, pool=pool and pool[:LONGEST_NAME])
+def _unread(ask: Ask, ticket: int) -> Request:
+    pool = ask.pool and ask.pool[:LONGEST_NAME]
+    request_id = ask.headers.get("x-request-id")
+    return Request(headers=ask.headers, request_id=request_id, ticket=ticket, pool=pool, traceparent=ask.traceparent)
 
 
 def new_request_id(dice: Dice) -> str:

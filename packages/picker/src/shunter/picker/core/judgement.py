@@ -36,6 +36,7 @@ class Ask(msgspec.Struct, frozen=True):
     subset: tuple[str, ...] | None = None  # the gateway's hint, "ip" or "ip:port"; None: the whole pool; (): nobody
     has_body: bool = True  # False: none, or the mode hides it (STREAMED, NONE, a part of it): decide by the headers
     pool: str | None = None  # whose request it is, if the gateway says so
+    traceparent: str | None = None  # of the trace it belongs to, as somebody wrote it: see core.tracecontext
 
 
 ResponseHeader = tuple[str, str | Mapping[str, str]]
@@ -124,8 +125,8 @@ class Judge(Protocol):
         """Take notice of who, ``ip:port``, really serves a request in flight: the gateway may have fallen back."""
         ...
 
-    def note(self, headers: Mapping[str, str], refusal: Refusal, now_s: float) -> None:
-        """Take notice of a request that the session itself refused: too large, too late."""
+    def note(self, ask: Ask, refusal: Refusal, now_s: float) -> None:
+        """Take notice of a request that the session itself refused: too large, too late. Its body is not there."""
         ...
 
     def needs(self) -> Sequence[str]:

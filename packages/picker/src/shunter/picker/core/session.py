@@ -85,6 +85,7 @@ from shunter.picker.core.events import (
 from shunter.picker.core.judgement import Ask, DropReason, Judge, Overflow, Parked, Pick, Refusal
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.response import Response
+from shunter.picker.core.tracecontext import TRACEPARENT
 from shunter.picker.errors import ProtocolError
 
 __all__ = ["ASSUMED", "TRANSITIONS", "Session", "Sight", "State", "Step"]
@@ -234,7 +235,8 @@ class Session:
 
     __slots__ = (
         *("_body", "_budget", "_headers", "_judge", "_limits", "_metadata", "_pick", "_protocol"),
-        *("_released", "_response", "_rows", "_states", "_waits", "ended", "evictable", "overflow", "parked", "pool", "ticket"),
+        *("_released", "_response", "_rows", "_states", "_waits"),
+        *("ended", "evictable", "overflow", "parked", "pool", "ticket", "traceparent"),
     )
 
     def __init__(self, judge: Judge, limits: Limits, budget: Budget) -> None:
@@ -243,6 +245,8 @@ class Session:
         """Whose request it is, if the gateway said so when it opened the stream."""
         self.overflow: Overflow | None = None
         """Where the gateway would rather send what is refused, if it said so then."""
+        self.traceparent: str | None = None
+        """Of the gateway's trace, if it said so then; else what the client says holds."""
         self.ticket: int | None = None
         """Of a request that has waited, or may be evicted; of others the judge has nothing more to say."""
         self.parked = False
@@ -448,7 +452,11 @@ class Session:
         subset = read_subset(metadata) if metadata else None
         if subset is None and self._metadata:
             subset = read_subset(self._metadata)  # a gateway may attach its hint to the first message only
-        return self._judge.decide(Ask(self._headers, body or b"", subset, has_body=body is not None, pool=self.pool), now_s)
+        return self._judge.decide(self._ask(body, subset), now_s)
+
+    def _ask(self, body: bytes | bytearray | None, subset: tuple[str, ...] | None = None) -> Ask:
+        traceparent = self.traceparent or self._headers.get(TRACEPARENT)
+        return Ask(self._headers, body or b"", subset, has_body=body is not None, pool=self.pool, traceparent=traceparent)
 
     def _leave(self, now_s: float, refusal: Refusal | None = None) -> None:
         """Wait no longer."""
@@ -461,7 +469,7 @@ class Session:
         if self.parked:
             self._leave(now_s, refusal)
         else:
-            self._judge.note(self._headers, refusal, now_s)
+            self._judge.note(self._ask(None), refusal, now_s)
         return self._turn_away(refusal)
 
     def _turn_away(self, refusal: Refusal) -> list[Reply]:

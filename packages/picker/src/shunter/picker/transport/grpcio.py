@@ -25,7 +25,6 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 
-from shunter.picker.core.answers import OVERFLOW, read_overflow
 from shunter.picker.core.events import Reply
 from shunter.picker.core.judgement import Pick, Refusal
 from shunter.picker.core.limits import Limits
@@ -33,7 +32,15 @@ from shunter.picker.core.session import Session
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.health import Health, UnknownServiceError
 from shunter.picker.transport.parking import Parking
-from shunter.picker.transport.server import ENVELOPE_BYTES, LAST_WORDS_S, MAX_STREAMS, POOL, PROCESS, SWEEP_S, explain_taken
+from shunter.picker.transport.server import (
+    ENVELOPE_BYTES,
+    LAST_WORDS_S,
+    MAX_STREAMS,
+    PROCESS,
+    SWEEP_S,
+    explain_taken,
+    introduce,
+)
 from shunter.picker.transport.tls import Identity, Material, Tls
 from shunter.picker.transport.wire import decode, encode
 
@@ -164,8 +171,7 @@ class GrpcServer:
 
     async def _process(self, _: object, context: Context) -> None:
         session = self._make_session()
-        told = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
-        session.pool, session.overflow = told.get(POOL), read_overflow(told.get(OVERFLOW, ""))
+        introduce(session, {str(key): str(value) for key, value in context.invocation_metadata() or ()})
         stream = _Stream(session)
         self._streams.add(stream)
         self._empty.clear()

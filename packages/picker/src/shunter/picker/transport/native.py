@@ -25,7 +25,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-from shunter.picker.core.answers import OVERFLOW, read_overflow
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ConfigError
@@ -37,10 +36,10 @@ from shunter.picker.transport.server import (
     ENVELOPE_BYTES,
     LAST_WORDS_S,
     MAX_STREAMS,
-    POOL,
     PROCESS,
     SWEEP_S,
     explain_taken,
+    introduce,
     refuse_name,
     refuse_taken,
 )
@@ -275,8 +274,7 @@ class _Connection(asyncio.Protocol):
 
     def _process(self, exchange: Exchange) -> Process:
         session = self._server.make_session()
-        session.pool = exchange.metadata.get(POOL)
-        session.overflow = read_overflow(exchange.metadata.get(OVERFLOW, ""))
+        introduce(session, exchange.metadata)
         process = Process(session, exchange, self._peer, self._forget, self.flush, self._server.parking)
         process.leaving = self._server.draining
         self.processes.add(process)

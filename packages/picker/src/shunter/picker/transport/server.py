@@ -2,10 +2,14 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from shunter.picker.core.answers import OVERFLOW, read_overflow
+from shunter.picker.core.session import Session
+from shunter.picker.core.tracecontext import TRACEPARENT
 from shunter.picker.errors import ConfigError
 
 __all__ = [
@@ -17,6 +21,7 @@ __all__ = [
     "SWEEP_S",
     "Server",
     "explain_taken",
+    "introduce",
     "refuse_name",
     "refuse_taken",
 ]
@@ -77,6 +82,13 @@ class Server(Protocol):
     async def stop(self) -> None:
         """Cut everything off."""
         ...
+
+
+def introduce(session: Session, metadata: Mapping[str, str]) -> None:
+    """Tell a session what the gateway said when it opened the stream: whose request it is, and what it belongs to."""
+    session.pool = metadata.get(POOL)
+    session.overflow = read_overflow(metadata.get(OVERFLOW, ""))
+    session.traceparent = metadata.get(TRACEPARENT)
 
 
 def refuse_name(path: str) -> None:
