@@ -21,7 +21,7 @@ from shunter.picker.core.kinds import Dice
 from shunter.picker.core.request import Request
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, Target, Topology
 
-__all__ = ["CRITICALITY", "REWRITE", "Rulebook"]
+__all__ = ["CRITICALITY", "REWRITE", "Rulebook", "belonging"]
 
 # What is told as the rule where the header names the target.
 REWRITE = "x-llm-d-model-name-rewrite"
@@ -51,16 +51,16 @@ class Rulebook:
         self._priorities: dict[str, int] = {}
         if topology is None:
             return
-        for rewrite in _oldest_first(_of(topology.rewrites, topology.pools, pool)):
+        for rewrite in _oldest_first(belonging(topology.rewrites, topology.pools, pool)):
             for each in rewrite.rules:
                 rule = Rule(f"InferenceModelRewrite {rewrite.namespace}/{rewrite.name}", each.targets)
                 for model in each.models:
                     self._exact.setdefault(model, rule)
                 if not each.models:
                     self._generic = self._generic or rule
-        for model in _oldest_first(_of(topology.models, topology.pools, pool)):
+        for model in _oldest_first(belonging(topology.models, topology.pools, pool)):
             self._models.setdefault(model.model, model)
-        for objective in _of(topology.objectives, topology.pools, pool):
+        for objective in belonging(topology.objectives, topology.pools, pool):
             self._priorities.setdefault(objective.name, objective.priority or 0)
 
     def match(self, model: str) -> str:
@@ -103,7 +103,8 @@ class Rulebook:
         return CRITICALITY.get(model.criticality or "", 0) if model else 0
 
 
-def _of(resources: Iterable[Resource], pools: Sequence[Pool], pool: str | None) -> list[Resource]:
+def belonging(resources: Iterable[Resource], pools: Sequence[Pool], pool: str | None) -> list[Resource]:
+    """Return the resources that refer to ``pool``, as in Rulebook."""
     if pool is None:
         return list(resources)
     owners = {(each.namespace, each.name) for each in pools if is_called(each, pool)}

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import msgspec
 
 from shunter.picker.core.fleet import endpoints_of
+from shunter.picker.core.saturation import ROLE_LABEL
+from shunter.picker.core.splits import Split, splits
 from shunter.picker.core.tables import Account, Tally
 from shunter.snapshot import View
 
@@ -30,6 +32,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     prefix_hit_blocks: int
     prefix_blocks: int
     reason: str  # of the last failed scrape
+    role: str | None = None  # by its label, where prefill and decode are separate
+    engine: str = ""  # the dialect its metrics are read in
+    adapters: tuple[str, ...] = ()  # LoRA adapters that serve requests now
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +49,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     queued: dict[int, int] | None = None  # requests that wait, by priority; None without flow control
     saturation: float | None = None  # of the pool, when flow control looked last
     reports: dict[str, str] = {}  # what plugins of one worker have to say of themselves, by name
+    splits: tuple[Split, ...] = ()  # what resources make of models' names
 
 
 def look(
@@ -82,6 +88,9 @@ def look(
                 prefix_hit_blocks=account.prefix_hits,
                 prefix_blocks=account.prefix_blocks,
                 reason=load.reason if load else "",
+                role=endpoint.labels.get(ROLE_LABEL),
+                engine=endpoint.engine,
+                adapters=load.running_adapters if load else (),
             )
         )
     bands = tally.queue.bands
@@ -95,6 +104,7 @@ def look(
         queued={priority: bands[priority].requests for priority in sorted(bands, reverse=True)} if bands else None,
         saturation=tally.queue.saturation if bands else None,
         reports=dict(reports or {}),
+        splits=splits(view.topology, pool, tally.rulings) if view else (),
     )
 
 

@@ -25,7 +25,7 @@ from shunter.picker.core.named_counts import NamedCounts
 from shunter.picker.core.queue_counters import QUEUE_WORDS, QueueCounters, QueueTally, add_up
 from shunter.snapshot import Buffer
 
-__all__ = ["COUNTERS_BYTES", "Account", "Counters", "Tally", "fold"]
+__all__ = ["COUNTERS_BYTES", "Account", "Counters", "Ruling", "Tally", "fold"]
 
 MAGIC = int.from_bytes(b"SHUNTCN\x01", "little")
 TOTALS = (
