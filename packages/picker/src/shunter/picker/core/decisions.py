@@ -15,7 +15,7 @@ from shunter.picker.core.judgement import Outcome, Refusal
 from shunter.picker.core.kinds import Decision, Verdict
 from shunter.picker.core.prefix import NO_MATCH, Match
 from shunter.picker.core.reasons import reason, score_at
-from shunter.picker.core.request import Request
+from shunter.picker.core.request import DEFAULT_FLOW, Request
 
 __all__ = ["KEEP", "KEEP_CANDIDATES", "LONGEST_NAME", "DecisionLog", "Entry", "enter"]
 
@@ -46,6 +46,9 @@ class Entry(msgspec.Struct, gc=False):
     rule: str | None = None  # that names the target
     pool: str | None = None  # None: all endpoints
     priority: int = 0
+    objective: str | None = None
+    fairness_id: str = DEFAULT_FLOW
+    size_bytes: int = 0  # of the body
     prompt_tokens: int = 0
     max_output_tokens: int | None = None
     stream: bool = False
@@ -119,6 +122,9 @@ def enter(request: Request, now_s: float, verdict: Verdict | None, refusal: Refu
         rule=request.rule,
         pool=request.pool,
         priority=request.priority,
+        objective=request.objective and request.objective[:LONGEST_NAME],
+        fairness_id=request.fairness_id[:LONGEST_NAME],
+        size_bytes=request.size_bytes,
         prompt_tokens=request.prompt_tokens,
         max_output_tokens=request.max_output_tokens,
         stream=request.stream,

@@ -396,6 +396,7 @@ class FleetJudge:
             rule=rule,
             pool=ward.name,
             traceparent=ask.traceparent,
+            size_bytes=len(ask.body),
             priority=ward.rules.priority(request),
             prefix=prefix,
             request_id=request.request_id or new_request_id(self._dice),

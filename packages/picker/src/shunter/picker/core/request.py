@@ -108,6 +108,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body: Body = _UNREAD
     pool: str | None = None  # as the gateway or the picker's command line names it
     traceparent: str | None = None  # as it came
+    size_bytes: int = 0  # of the body
     target_model: str | None = None  # what the engine is asked for
     rule: str | None = None  # what says so, if anything does: an InferenceModelRewrite, a header, an InferenceModel
     priority: int = 0  # higher first; negative may be shed
