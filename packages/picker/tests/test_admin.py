@@ -1,8 +1,11 @@
-"""The pages keep nobody from ending."""
+"""The pages keep nobody from ending, and let nobody from afar change anything."""
 
 import asyncio
+from types import SimpleNamespace
 
 import aiohttp
+import pytest
+from aiohttp import web
 
 from shunter.picker.shell.admin import Admin
 
@@ -30,3 +33,9 @@ async def test_a_page_that_hangs_does_not_keep_the_picker_from_ending():
         async with asyncio.timeout(DEADLINE_S):
             await admin.stop()
         await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_nobody_from_afar_changes_what_is_logged():
+    with pytest.raises(web.HTTPForbidden) as refused:
+        await Admin(Source())._set_log_level(SimpleNamespace(remote="10.0.0.7"))
+    assert "from the picker's own machine" in refused.value.text

@@ -173,7 +173,7 @@ async def test_without_processes_to_be_had_it_is_tried_again(delays):
 @pytest.fixture
 async def child(tmp_path):
     """A real process with a program that cannot know what is wanted of it: it dies at once, and never served."""
-    child = await spawn("nobody", "info", asyncio.sleep, Seat(tmp_path, 0, 1, 1), account=bytes)
+    child = await spawn("nobody", "info", "text", asyncio.sleep, Seat(tmp_path, 0, 1, 1), account=bytes)
     yield child
     child.kill()
     await asyncio.wait({child.end})

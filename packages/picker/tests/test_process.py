@@ -28,6 +28,6 @@ async def test_what_cannot_be_started_leaves_nothing_open(tmp_path, monkeypatch)
     counts = []
     for _ in range(3):
         with pytest.raises(BlockingIOError):
-            await spawn("nobody", "info", asyncio.sleep, Seat(tmp_path, 0, 1, 1), account=bytes)
+            await spawn("nobody", "info", "text", asyncio.sleep, Seat(tmp_path, 0, 1, 1), account=bytes)
         counts.append(count_open())
     assert counts[1:] == counts[:1] * 2

@@ -218,6 +218,32 @@ async def test_a_worker_that_hangs_is_replaced_and_holds_nobody_up(run, eventual
     assert (await picker.samples())["shunter_picker_worker_restarts_total", "hung", "1"] == 1
 
 
+async def test_everybody_logs_what_is_asked_for_while_they_run(run, eventually):
+    picker = await run("--log-format=json", "--collector-port=0")
+    everybody = {"supervisor", "worker-0", "worker-1", "collector"}
+
+    async def said(words):
+        lines = [json.loads(line) for line in picker.text.splitlines()]
+        return {line["process"] for line in lines if line["message"] == words} == everybody
+
+    async with aiohttp.ClientSession() as client:
+        for body, status, answer in (
+            (b'{"level":"debug"}', 200, '{"level":"debug"}'),
+            (b'{"level":"loud"}', 400, "Invalid enum value 'loud' - at `$.level`; send {\"level\": LEVEL}, one of debug, info"),
+            (b'{"volume":11}', 400, "unknown field `volume`; send"),
+            (b"no JSON", 400, "JSON is malformed"),
+        ):
+            async with client.put(picker.admin + "/debug/log-level", data=body) as response:
+                told = await response.text()
+                assert (response.status, answer in told) == (status, True), told
+        async with client.post(picker.admin + "/debug/log-level", data=b'{"level":"info"}') as response:
+            assert response.status == 405
+    assert (await picker.get("/debug/log-level"))[1] == '{"level":"debug"}'
+    await eventually(lambda: said("log level: debug"))
+    picker.signal(signal.SIGUSR2)
+    await eventually(lambda: said("log level: info"))
+
+
 async def test_a_reload_relieves_all_and_a_broken_configuration_changes_nothing(run, eventually):
     picker = await run()
     before = {worker["pid"] for worker in await picker.workers()}

@@ -5,18 +5,11 @@ import os
 import random
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import click
-
-if TYPE_CHECKING:
-    from shunter.picker.config import Plan
-    from shunter.picker.core.fleet import Fleet
-    from shunter.picker.core.retrial import Retrial
-    from shunter.picker.transport.tls import Tls
 
 __all__ = ["main"]
 
@@ -37,11 +30,6 @@ class Seconds(click.FloatRange):
 # a worker that was started again has its share within half a minute.
 ONE_PORT_STREAMS = 16
 ONE_PORT_AGE_S = 20.0
-
-
-# Decisions on which a configuration is tried, and how long their page may take.
-TRIED = 1_000
-FETCH_S = 30.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -194,7 +182,16 @@ def main() -> None:
     show_default=True,
     help="Seconds for requests to end after SIGTERM.",
 )
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is logged at least. PUT /debug/log-level changes it; SIGUSR2 makes it debug, and undoes that.",
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="A line of the log: for whom."
+)
 def run(
     role: Literal["endpoint-picker", "body-router"],
     config_file: Path | None,
@@ -228,14 +225,15 @@ def run(
     pool: str | None,
     serve_models: bool,
     drain_s: float,
-    log_level: str,
+    log_level: Literal["debug", "info", "warning", "error"],
+    log_format: Literal["text", "json"],
 ) -> None:
     """Answer Envoy until SIGTERM or SIGINT. SIGHUP reloads the configuration, and loses no request."""
     # Who wants a reload before the configuration has been read gets what it wants.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     click.get_current_context().call_on_close(lambda: signal.signal(signal.SIGHUP, before))
     from shunter.picker.core.limits import Limits
-    from shunter.picker.shell import collector, layout, supervisor, worker
+    from shunter.picker.shell import arguments, collector, layout, supervisor, worker
     from shunter.picker.transport.server import MAX_STREAMS
 
     routes = role == "body-router"
@@ -246,21 +244,21 @@ def run(
     ports = ports or ((9004,) if routes else (9002,))
     if health_port is None:
         health_port = 9005 if routes else 9003
-    runtime = runtime or _or_complain(lambda: _runtime(ports[0]))
+    runtime = runtime or _or_complain(lambda: arguments.choose_runtime(ports[0]))
     snapshot = snapshot or runtime
     settings = layout.Settings(
         worker=worker.Settings(
             snapshot=snapshot,
             role=role,
             serve_models=serve_models,
-            shadow=None if shadow_config is None else _or_complain(lambda: _shadow(shadow_config)),
+            shadow=None if shadow_config is None else _or_complain(lambda: arguments.read_shadow(shadow_config)),
             shadow_sample=shadow_sample,
-            record=None if record_decisions is None else _or_complain(lambda: _directory(record_decisions)),
+            record=None if record_decisions is None else _or_complain(lambda: arguments.make_directory(record_decisions)),
             record_sample=record_sample,
             host=host,
             health_port=health_port,
             transport=transport,
-            tls=_tls(tls_cert_file, tls_key_file, tls_client_ca_file),
+            tls=arguments.choose_tls(tls_cert_file, tls_key_file, tls_client_ca_file),
             pool=pool,
             drain_s=drain_s,
             limits=_or_complain(lambda: Limits(body_bytes, buffered_bytes)),
@@ -279,8 +277,9 @@ def run(
         watch_config=watch_config,
         reload_max_change=reload_max_change,
         log_level=log_level,
+        log_format=log_format,
     )
-    read = _source(config_file, config_text, builtin, default="" if routes else None)
+    read = arguments.source(config_file, config_text, builtin, default="" if routes else None)
     sys.exit(_or_complain(lambda: supervisor.run(settings, read)))
 
 
@@ -316,16 +315,17 @@ def check(
     The configuration goes to stdout; the warnings, and what would change, to stderr. Ends with 2 if it cannot be used.
     """
     from shunter.picker import config
+    from shunter.picker.shell import arguments
 
-    plan = _or_complain(lambda: config.load(_source(config_file, config_text, builtin)()))
+    plan = _or_complain(lambda: config.load(arguments.source(config_file, config_text, builtin)()))
     warnings = config.review(plan, profile)
     if snapshot is not None:
-        warnings += config.review_fleet(plan, _or_complain(lambda: _fleet(snapshot)), random.Random())  # noqa: S311  no secret
+        warnings += config.review_fleet(plan, _or_complain(lambda: arguments.read_fleet(snapshot)), random.Random())  # noqa: S311  no secret
     click.echo(config.effective(plan), nl=False)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if against is not None or decisions is not None:
-        for line in _or_complain(lambda: _hold_trial(plan, against, decisions)):
+        for line in _or_complain(lambda: arguments.hold_trial(plan, against, decisions)):
             click.echo(line, err=True)
     sys.exit(1 if warnings and strict else 0)
 
@@ -369,125 +369,6 @@ def schema() -> None:
     from shunter.picker import config
 
     click.echo(msgspec.json.format(msgspec.json.encode(config.schema()), indent=2))
-
-
-def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> "Tls | None":
-    from shunter.picker.transport.tls import Tls
-
-    if cert and key:
-        return Tls(cert, key, client_ca)
-    if cert or key or client_ca:
-        raise click.UsageError("TLS needs both --tls-cert-file and --tls-key-file")
-    return None
-
-
-def _runtime(port: int) -> Path:
-    from shunter.picker.errors import ConfigError
-    from shunter.snapshot import SnapshotError, runtime_directory
-
-    try:
-        return runtime_directory(f"picker-{port or os.getpid()}")
-    except SnapshotError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _fleet(snapshot: Path) -> "Fleet":
-    """Return the endpoints that are ready."""
-    from shunter.picker.core.fleet import Roster
-    from shunter.picker.core.ledger import Ledger
-    from shunter.picker.errors import PickerError
-    from shunter.snapshot import SnapshotReader
-
-    reader, now_ns = SnapshotReader(snapshot), time.monotonic_ns()
-    try:
-        view = reader.view(now_ns)
-        if view is None:
-            raise PickerError(f"{snapshot}: no snapshot there{f': {reader.trouble}' if reader.trouble else ''}")
-        return Roster(Ledger()).fleet(view, now_ns)
-    finally:
-        reader.close()
-
-
-def _directory(path: Path) -> Path:
-    """Return a directory that is there."""
-    from shunter.picker.errors import ConfigError
-
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--record-decisions {path}: {error.strerror}") from error
-    return path
-
-
-def _shadow(file: Path) -> str:
-    """Return the text of a configuration that can be used."""
-    from shunter.picker import config
-    from shunter.picker.errors import ConfigError
-
-    text = _source(file, None, None)()
-    try:
-        config.load(text)
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
-    return text
-
-
-def _hold_trial(plan: "Plan", against: str | None, decisions: BinaryIO | None) -> list[str]:
-    """Return what a configuration would change of what a running picker decided, or of what is in a file."""
-    from shunter.picker import config
-    from shunter.picker.core.precedents import read
-    from shunter.picker.core.retrial import report, retry
-
-    def decide(lines: Iterable[bytes], place: str, plan: "Plan") -> "Retrial":
-        return retry(read(lines, f"{place}: line"), plan.policy, random.Random(0))  # noqa: S311  no secret
-
-    told: list[str] = []
-    if against is not None:
-        page, in_force = (_fetch(f"{against.rstrip('/')}/debug/{name}") for name in (f"precedents?last={TRIED}", "config"))
-        lines = page.splitlines()
-        told += report(decide(lines, against, plan), decide(lines, against, config.load(in_force)))
-    if decisions is not None:
-        told += report(decide(decisions, decisions.name, plan))
-    return told
-
-
-def _fetch(url: str) -> bytes:
-    """Return a page of a running picker."""
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
-    from shunter.picker.errors import PickerError
-
-    if not url.startswith(("http://", "https://")):
-        raise PickerError(f"{url}: give the admin pages as http://HOST:PORT")
-    try:
-        with urlopen(url, timeout=FETCH_S) as page:  # noqa: S310  the scheme has been looked at
-            return page.read()
-    except (OSError, HTTPException) as error:
-        raise PickerError(f"{url}: {error}") from error
-
-
-def _source(file: Path | None, text: str | None, builtin: str | None, default: str | None = None) -> Callable[[], str]:
-    """Return how to read the configuration, again at every reload; ``default`` as in DEFAULT unless given."""
-    from shunter.picker import config
-    from shunter.picker.errors import ConfigError
-
-    if sum(given is not None for given in (file, text, builtin)) > 1:
-        raise click.UsageError("a file, a text and a built-in configuration exclude each other; give one")
-
-    def read() -> str:
-        if file is not None:
-            try:
-                return file.read_text()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{file}: {getattr(error, 'strerror', None) or error}") from error
-        if builtin is not None:
-            return config.read_builtin(builtin)
-        if text is not None:
-            return text
-        return config.DEFAULT if default is None else default
-
-    return read
 
 
 def _or_complain(act: Callable[[], T]) -> T:

@@ -13,10 +13,13 @@
     /debug/workers     JSON: every worker, its process and where it listens
     /debug/config      YAML: the configuration in force, with every default
     /debug/stacks      text: where every thread and task is
+    /debug/log-level   JSON: what is logged at least; PUT from this machine changes it, {"level": "debug"}
 """
 
 import os
 import time
+from ipaddress import ip_address
+from typing import get_args
 
 import msgspec
 from aiohttp import web
@@ -26,6 +29,7 @@ from shunter.picker.core.shadow import describe
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell.metrics import Metrics
 from shunter.picker.shell.report import Source
+from shunter.snapshot.stderr import Level
 
 __all__ = ["Admin"]
 
@@ -37,6 +41,12 @@ LAST_PAGES_S = 2.0
 SHOWN = 256
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be logged at least."""
+
+    level: Level
 
 
 class Admin:
@@ -58,8 +68,11 @@ class Admin:
             "/debug/workers": self._workers,
             "/debug/config": self._config,
             "/debug/stacks": self._stacks,
+            "/debug/log-level": self._log_level,
         }.items():
             app.router.add_get(path, page)
+        # PUT: a page of somebody else's in a browser of this machine must ask before it may, and nobody answers.
+        app.router.add_put("/debug/log-level", self._set_log_level)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=LAST_PAGES_S)
 
     async def start(self, host: str, port: int) -> int:
@@ -120,6 +133,20 @@ class Admin:
 
     async def _stacks(self, _: web.Request) -> web.Response:
         return web.Response(text=await self._source.stacks())
+
+    async def _log_level(self, _: web.Request) -> web.Response:
+        return _json({"level": self._source.log_level()})
+
+    async def _set_log_level(self, request: web.Request) -> web.Response:
+        if request.remote is None or not ip_address(request.remote).is_loopback:
+            raise web.HTTPForbidden(text="the log level is changed from the picker's own machine, or pod, only\n")
+        try:
+            wish = msgspec.json.decode(await request.read(), type=Wish)
+        except msgspec.MsgspecError as error:
+            levels = ", ".join(get_args(Level))
+            raise web.HTTPBadRequest(text=f'{error}; send {{"level": LEVEL}}, one of {levels}\n') from None
+        self._source.set_log_level(wish.level)
+        return await self._log_level(request)
 
 
 def _last(request: web.Request, default: int) -> int:

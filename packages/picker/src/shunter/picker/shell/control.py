@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from shunter.picker.core.shadow import Account
+from shunter.snapshot.stderr import Level
 
 __all__ = [
     "Caller",
@@ -32,6 +33,7 @@ __all__ = [
     "Stacks",
     "Status",
     "Traced",
+    "Verbosity",
     "connect",
 ]
 
@@ -68,6 +70,12 @@ class Stacks(_Message, frozen=True):
 
 class Drain(_Message, frozen=True):
     """End well. Answered by ending."""
+
+
+class Verbosity(_Message, frozen=True):
+    """Log what is of this level at least. Answered by doing so."""
+
+    level: Level
 
 
 class Hello(_Message, frozen=True):
@@ -112,7 +120,7 @@ class Traced(_Message, frozen=True):
     text: str
 
 
-Question: TypeAlias = Ping | Decisions | Recall | Stacks | Drain
+Question: TypeAlias = Ping | Decisions | Recall | Stacks | Verbosity | Drain
 Reply: TypeAlias = Hello | Failure | Status | Decided | Recalled | Traced
 Message: TypeAlias = Question | Reply
 
@@ -173,7 +181,7 @@ class Caller:
         self._link.send(question)
         return answer
 
-    def tell(self, order: Drain) -> None:
+    def tell(self, order: Verbosity | Drain) -> None:
         """Say what is answered by deeds."""
         self._link.send(order)
 

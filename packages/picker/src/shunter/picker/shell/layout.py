@@ -10,6 +10,7 @@ from shunter.picker.shell.claim import Ports, count_upward
 from shunter.picker.shell.collector import Settings as CollectorSettings
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.transport.server import refuse_name, refuse_taken
+from shunter.snapshot.stderr import Form, Level
 
 __all__ = ["Settings", "address", "lay_out", "lay_out_collector"]
 
@@ -34,7 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     one_port: bool = False
     watch_config: bool = False
     reload_max_change: float | None = None  # of the picks, 0 to 1: what would change more is not taken
-    log_level: str = "info"
+    log_level: Level = "info"
+    log_format: Form = "text"
 
 
 def lay_out(settings: Settings, ports: Ports, *, orphaned: bool) -> list[WorkerSettings]:

@@ -39,10 +39,12 @@ from shunter.picker.shell.control import (
     Reply,
     Stacks,
     Status,
+    Verbosity,
     connect,
 )
 from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.service import enter
+from shunter.snapshot.stderr import Form, Level
 
 __all__ = ["BEAT_S", "HUNG_S", "START_S", "Child", "Fate", "Patience", "spawn"]
 
@@ -150,6 +152,10 @@ class Child:
                 return await self._caller.ask(question)
         return None
 
+    def speak(self, level: Level) -> None:
+        """Let it log what is of this level at least."""
+        self._caller.tell(Verbosity(level))
+
     async def leave(self, deadline_s: float) -> Fate:
         """Tell it to end well, kill it at the deadline, and return how it ended."""
         self.draining = True
@@ -230,7 +236,8 @@ class Child:
 
 async def spawn(
     name: str,
-    log_level: str,
+    log_level: Level,
+    log_format: Form,
     target: Callable[..., Awaitable[None]],
     seat: Seat,
     *args: object,
@@ -246,7 +253,7 @@ async def spawn(
         name=name,
         daemon=True,
         initializer=enter,
-        initargs=(name, log_level),
+        initargs=(name, log_level, log_format),
         loop_initializer=uvloop.new_event_loop,
     )
     try:

@@ -9,6 +9,7 @@ from shunter.picker.core.overview import Overview
 from shunter.picker.core.retrial import Retrial
 from shunter.picker.core.shadow import Account
 from shunter.picker.core.tables import Tally
+from shunter.snapshot.stderr import Level
 
 __all__ = ["Source", "Trial", "WorkerReport"]
 
@@ -47,6 +48,14 @@ class Source(Protocol):
 
     def hindrances(self) -> list[str]:
         """Say why requests should not come here, in words; nothing if they should."""
+        ...
+
+    def log_level(self) -> Level:
+        """Return what is logged at least."""
+        ...
+
+    def set_log_level(self, level: Level) -> None:
+        """Let everybody log what is of this level at least."""
         ...
 
     def tally(self) -> Tally:

@@ -35,9 +35,10 @@ from shunter.picker.shell.control import (
     Stacks,
     Status,
     Traced,
+    Verbosity,
     connect,
 )
-from shunter.picker.shell.logs import log_to_stderr
+from shunter.snapshot.stderr import Form, Level, log_to_stderr
 
 __all__ = ["ALONE_S", "ORPHAN_S", "Service", "enter", "serve", "trace"]
 
@@ -121,6 +122,9 @@ async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
                 _send(link, lambda: service.recall(most, before_s), Recalled())
             case Stacks():
                 link.send(Traced(trace()))
+            case Verbosity(level):
+                logging.getLogger().setLevel(level.upper())
+                log.info("log level: %s", level)
             case Drain():
                 over.set()
             case _:
@@ -149,10 +153,11 @@ def trace() -> str:
     return text.getvalue()
 
 
-def enter(name: str, log_level: str) -> None:
+def enter(name: str, log_level: Level, log_format: Form) -> None:
     """Begin a child's life: to be called before anything else in it."""
-    log_to_stderr(log_level, name)
+    log_to_stderr(log_level, log_format, name)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # it is for the supervisor, and would end whom it was sent to by mistake
     # A supervisor that is killed cannot end its children: the kernel does it, if it was asked in time.
     _end_with_parent(signal.SIGTERM)
     parent = parent_process()

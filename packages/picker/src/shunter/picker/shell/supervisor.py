@@ -7,6 +7,7 @@
     a worker is silent   → it is killed, and so on as above
     SIGHUP               → the new configuration is validated, then each worker relieved by one that has it
     SIGTERM or SIGINT    → not ready → all workers end well → exit 0; the second signal ends them at once, exit 1
+    SIGUSR2              → everybody logs at level debug, and at the next one as before
     SIGKILL              → the workers go on for some seconds; the next supervisor's relieve them
 """
 
@@ -36,7 +37,6 @@ from shunter.picker.shell.collector import LearnedReader, collect
 from shunter.picker.shell.collector import Settings as CollectorSettings
 from shunter.picker.shell.control import Decided, Decisions, Recall, Recalled, Stacks, Traced
 from shunter.picker.shell.layout import Settings, address, lay_out, lay_out_collector
-from shunter.picker.shell.logs import log_to_stderr
 from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.post import Post
 from shunter.picker.shell.process import Child, spawn
@@ -46,6 +46,7 @@ from shunter.picker.shell.service import trace
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.shell.worker import work
 from shunter.snapshot import SnapshotReader
+from shunter.snapshot.stderr import Level, log_to_stderr
 
 __all__ = ["Supervisor", "run"]
 
@@ -68,6 +69,7 @@ class Supervisor:
         self._settings = settings
         self._read = read
         self._configuration = ""
+        self._level: Level = settings.log_level
         self._reader = SnapshotReader(settings.worker.snapshot)
         self._seating = Seating(settings.runtime, settings.workers)
         self._ports = Ports()
@@ -106,6 +108,23 @@ class Supervisor:
     def reload(self) -> None:
         """Read the configuration again, and relieve all workers by such as have it."""
         self._wanted.set()
+
+    def log_level(self) -> Level:
+        """Return what is logged at least."""
+        return self._level
+
+    def set_log_level(self, level: Level) -> None:
+        """Let everybody log what is of this level at least, and who is yet to come too."""
+        self._level = level
+        logging.getLogger().setLevel(level.upper())
+        for post in self._everybody():
+            for child in post.children:
+                child.speak(level)
+        log.info("log level: %s", level)
+
+    def toggle_debug(self) -> None:
+        """Log everything, or as it was."""
+        self.set_log_level("debug" if self._level != "debug" else self._settings.log_level)
 
     async def drain(self) -> None:
         """Let all workers end well, and stop."""
@@ -254,7 +273,7 @@ class Supervisor:
 
     async def _spawn(self, name: str, target: Callable[..., Awaitable[None]], seat: Seat, *args: object) -> Child:
         account = partial(self._seating.account, seat)
-        return await spawn(name, self._settings.log_level, target, seat, *args, account=account)
+        return await spawn(name, self._level, self._settings.log_format, target, seat, *args, account=account)
 
     def _bury(self, child: Child) -> None:
         self._seating.clear(child.seat)
@@ -377,7 +396,7 @@ def _report(post: Post) -> WorkerReport:
 
 def run(settings: Settings, read: Callable[[], str]) -> int:
     """Run until SIGTERM or SIGINT and return the exit code. Raises ConfigError if it cannot start."""
-    log_to_stderr(settings.log_level, "supervisor")
+    log_to_stderr(settings.log_level, settings.log_format, "supervisor")
     with claim_directory(settings.runtime):
         return asyncio.run(_run(settings, read))
 
@@ -393,6 +412,7 @@ async def _run(settings: Settings, read: Callable[[], str]) -> int:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, end)
     loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
+    loop.add_signal_handler(signal.SIGUSR2, supervisor.toggle_debug)
     try:
         if await _unless(over, supervisor.start()):
             await _unless(over, supervisor.watch())
