@@ -299,10 +299,11 @@ def test_a_bad_request_is_counted_and_logged(make_judge):
 
 
 @pytest.mark.parametrize("body", [b'{"model": "m", "messages": ["hi"]}', b"{"], ids=["picked", "refused"])
-def test_whatever_becomes_of_a_request_its_trace_is_known(body, make_judge):
+def test_whatever_becomes_of_a_request_its_trace_and_its_beginning_are_known(body, make_judge):
     judge = make_judge(IDLE)
-    judge.decide(Ask(CHAT, body, traceparent="00-trace" + "x" * 1_000), NOW_S)
+    judge.decide(Ask(CHAT, body, traceparent="00-trace" + "x" * 1_000, began_s=NOW_S - 1), NOW_S)
     (entry,) = judge.decisions.latest()
+    assert entry.began_s == NOW_S - 1
     assert entry.traceparent.startswith("00-trace")
     assert len(entry.traceparent) == 256
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from shunter.picker.core.answers import CHUNK_BYTES, CONTROL_HEADERS
 from shunter.picker.core.events import BodyMode, BodyReply, HeadersReply, Protocol, RequestBody, RequestHeaders
+from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.session import Session
 from shunter.picker.testing import JSON_POST, FakeEnvoy, StubJudge
 
 MODES = list(BodyMode)
@@ -217,3 +219,11 @@ def test_a_gateway_that_traces_knows_better_than_its_client_where_a_request_belo
     envoy.session.traceparent = gateways
     envoy.request([*JSON_POST, ("traceparent", clients)] if clients else JSON_POST, b"{}")
     assert [ask.traceparent for ask in judge.asks] == [heeded]
+
+
+def test_a_request_begins_with_its_first_message():
+    judge = StubJudge()
+    session = Session(judge, Limits(), Budget(Limits().buffered_bytes))
+    session.feed(RequestHeaders(JSON_POST, protocol=Protocol(BodyMode.BUFFERED, BodyMode.NONE)), 7.0)
+    session.feed(RequestBody(b"{}", end_of_stream=True), 9.0)
+    assert [ask.began_s for ask in judge.asks] == [7.0]

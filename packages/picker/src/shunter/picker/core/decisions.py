@@ -39,7 +39,7 @@ class Entry(msgspec.Struct, gc=False):
     """One request's decision; ``outcome`` follows when the request has ended."""
 
     ticket: int
-    at_s: float  # monotonic
+    at_s: float  # monotonic; the whole request was there, and room for it
     request_id: str
     model: str | None = None
     target_model: str | None = None
@@ -60,7 +60,8 @@ class Entry(msgspec.Struct, gc=False):
     profile: str = ""  # whose decision it is
     refusal: Refusal | None = None
     outcome: Outcome | None = None
-    waited_s: float | None = None  # for room; None: it did not
+    began_s: float | None = None  # when the first of the request came, monotonic
+    waited_s: float | None = None  # for room, until ``at_s``; None: it did not
     traceparent: str | None = None  # as it came, cut to LONGEST_NAME: see core.tracecontext
 
     @property
@@ -135,6 +136,8 @@ def enter(request: Request, now_s: float, verdict: Verdict | None, refusal: Refu
         others=verdict.others if verdict is not None else NOTHING,
         profile=verdict.profile if verdict is not None else "",
         refusal=refusal,
+        began_s=request.began_s,
+        waited_s=request.waited_s,
         traceparent=request.traceparent and request.traceparent[:LONGEST_NAME],
     )
 
@@ -179,12 +182,6 @@ class DecisionLog:
         entry = self._entries.get(ticket)
         if entry is not None:
             entry.outcome = outcome
-
-    def waited(self, ticket: int, waited_s: float) -> None:
-        """Add how long the request waited for room, if its decision is still here."""
-        entry = self._entries.get(ticket)
-        if entry is not None:
-            entry.waited_s = waited_s
 
     def latest(self, count: int = KEEP) -> list[Entry]:
         """Return up to ``count`` entries, newest first."""

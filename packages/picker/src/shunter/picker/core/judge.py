@@ -205,7 +205,6 @@ class FleetJudge:
                 return held
             if held is not None:
                 return self._refuse(held, request, now_s)
-            return self._settle(ask, request, ward, now_s, waited_s=0.0)
         return self._settle(ask, request, ward, now_s)
 
     def dispatch(self, now_s: float) -> Sequence[tuple[int, Pick | Refusal]]:
@@ -223,14 +222,13 @@ class FleetJudge:
 
         for waiter, refusal in lobby.turn(look, now_s):
             ask, request = cast("tuple[Ask, Request]", waiter.content)
-            waited_s = now_s - waiter.arrived_s
+            request = msgspec.structs.replace(request, waited_s=now_s - waiter.arrived_s)
             verdict: Pick | Refusal
             if refusal is not None:
                 verdict = self._refuse(refusal, request, now_s)
             else:
                 request = self._complete(ask, request, ward, waiter.ticket, int(now_s * 1e9))  # the caches have changed since
-                verdict = self._settle(ask, request, ward, now_s, waited_s=waited_s)
-            self.decisions.waited(waiter.ticket, waited_s)
+                verdict = self._settle(ask, request, ward, now_s)
             yield waiter.ticket, verdict
         for ticket in lobby.evict(now_s):
             self.counters.refused(DropReason.EVICTED.value)
@@ -246,10 +244,11 @@ class FleetJudge:
         else:
             _, request = cast("tuple[Ask, Request]", waiter.content)
             waiter.content = None  # it may stand in its line for a while
+            request = msgspec.structs.replace(request, waited_s=now_s - waiter.arrived_s)
             self._refuse(refusal or GONE, request, now_s)
 
-    def _settle(self, ask: Ask, request: Request, ward: Ward, now_s: float, *, waited_s: float | None = None) -> Pick | Refusal:
-        """Schedule and book one request, which has ``waited_s`` if there is flow control."""
+    def _settle(self, ask: Ask, request: Request, ward: Ward, now_s: float) -> Pick | Refusal:
+        """Schedule and book one request."""
         verdict = self._judge(ask, request, ward)
         if isinstance(verdict, Refusal):
             return self._refuse(verdict, request, now_s)
@@ -272,8 +271,8 @@ class FleetJudge:
         if evictor is not None:
             evictor.begin(request.ticket, request.priority)
         response_headers = tuple(verdict.response_headers)
-        if waited_s is not None:
-            response_headers += ((QUEUE_DURATION, str(int(waited_s * 1e3))),)
+        if ward.lobby is not None:
+            response_headers += ((QUEUE_DURATION, str(int(1e3 * (request.waited_s or 0.0)))),)
         return Pick(
             endpoints=tuple([candidates[at].authority for at in verdict.decision.chosen]),
             ticket=request.ticket,
@@ -396,6 +395,7 @@ class FleetJudge:
             rule=rule,
             pool=ward.name,
             traceparent=ask.traceparent,
+            began_s=ask.began_s,
             size_bytes=len(ask.body),
             priority=ward.rules.priority(request),
             prefix=prefix,
@@ -477,9 +477,14 @@ class FleetJudge:
 
 
 def _unread(ask: Ask, ticket: int) -> Request:
-    pool = ask.pool and ask.pool[:LONGEST_NAME]
-    request_id = ask.headers.get("x-request-id")
-    return Request(headers=ask.headers, request_id=request_id, ticket=ticket, pool=pool, traceparent=ask.traceparent)
+    return Request(
+        headers=ask.headers,
+        request_id=ask.headers.get("x-request-id"),
+        ticket=ticket,
+        pool=ask.pool and ask.pool[:LONGEST_NAME],
+        traceparent=ask.traceparent,
+        began_s=ask.began_s,
+    )
 
 
 def new_request_id(dice: Dice) -> str:

@@ -37,6 +37,7 @@ class Ask(msgspec.Struct, frozen=True):
     has_body: bool = True  # False: none, or the mode hides it (STREAMED, NONE, a part of it): decide by the headers
     pool: str | None = None  # whose request it is, if the gateway says so
     traceparent: str | None = None  # of the trace it belongs to, as somebody wrote it: see core.tracecontext
+    began_s: float | None = None  # when the first of it came, monotonic; None: at once
 
 
 ResponseHeader = tuple[str, str | Mapping[str, str]]

@@ -108,6 +108,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     body: Body = _UNREAD
     pool: str | None = None  # as the gateway or the picker's command line names it
     traceparent: str | None = None  # as it came
+    began_s: float | None = None  # when the first of it came, monotonic
+    waited_s: float | None = None  # for room; None: it did not
     size_bytes: int = 0  # of the body
     target_model: str | None = None  # what the engine is asked for
     rule: str | None = None  # what says so, if anything does: an InferenceModelRewrite, a header, an InferenceModel

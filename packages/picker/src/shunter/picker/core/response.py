@@ -27,7 +27,7 @@ class Response:
 
     __slots__ = (
         *("_duplex", "_first_token_s", "_mode", "_pick", "_reader", "_restorer"),
-        *("_served", "_started_s", "_status", "unchanged"),
+        *("_served", "_status", "started_s", "unchanged"),
     )
 
     def __init__(self, mode: BodyMode, started_s: float) -> None:
@@ -35,7 +35,8 @@ class Response:
         self._duplex = mode is BodyMode.FULL_DUPLEX_STREAMED
         self.unchanged = self._duplex
         """Whether pieces of the body go on as they come, each answered by itself."""
-        self._started_s = started_s
+        self.started_s = started_s
+        """When the exchange began."""
         self._reader: UsageReader | None = None if mode is BodyMode.NONE else UsageReader()
         self._restorer: Restorer | None = None
         self._pick: Pick | None = None
@@ -79,7 +80,7 @@ class Response:
             self._status,
             self._served,
             self._first_token_s,
-            now_s - self._started_s,
+            now_s - self.started_s,
             usage.prompt_tokens,
             usage.completion_tokens,
             usage.cached_tokens,
@@ -111,7 +112,7 @@ class Response:
     def see(self, data: bytes, now_s: float) -> None:
         """Learn what a piece of the body tells."""
         if self._first_token_s is None and data:
-            self._first_token_s = now_s - self._started_s
+            self._first_token_s = now_s - self.started_s
         if self._reader is not None:
             self._reader.feed(data)
 

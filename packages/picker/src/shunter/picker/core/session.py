@@ -246,7 +246,7 @@ class Session:
         self.overflow: Overflow | None = None
         """Where the gateway would rather send what is refused, if it said so then."""
         self.traceparent: str | None = None
-        """Of the gateway's trace, if it said so then; else what the client says holds."""
+        """Of the gateway's trace, if it said so then."""
         self.ticket: int | None = None
         """Of a request that has waited, or may be evicted; of others the judge has nothing more to say."""
         self.parked = False
@@ -352,8 +352,8 @@ class Session:
         self._end(now_s, complete=self._protocol.response_body is _NONE and not self.ended)
 
     def _begin(self, event: Event, now_s: float) -> Response:
-        protocol = (event.protocol if isinstance(event, RequestHeaders | ResponseHeaders) else None) or ASSUMED
-        self._protocol = protocol
+        announced = event.protocol if isinstance(event, RequestHeaders | ResponseHeaders) else None
+        self._protocol = protocol = announced or ASSUMED
         self._rows = TRANSITIONS[_REQUEST, protocol.request_body], TRANSITIONS[_RESPONSE, protocol.response_body]
         self._response = Response(protocol.response_body, now_s)
         return self._response
@@ -380,8 +380,7 @@ class Session:
             return [BodyReply(_REQUEST)]
         if step is Step.CHOOSE_PART:
             return self._choose(step, None, event.metadata, now_s, end_of_stream=False)
-        size_bytes = len(self._body) + len(event.data)
-        if size_bytes > self._limits.body_bytes:
+        if len(self._body) + len(event.data) > self._limits.body_bytes:
             return self._refuse(_too_large(self._limits.body_bytes), now_s)
         if step is Step.CHOOSE_BODY:
             return self._choose(step, event.data, event.metadata, now_s, end_of_stream=event.end_of_stream)
@@ -455,8 +454,9 @@ class Session:
         return self._judge.decide(self._ask(body, subset), now_s)
 
     def _ask(self, body: bytes | bytearray | None, subset: tuple[str, ...] | None = None) -> Ask:
-        traceparent = self.traceparent or self._headers.get(TRACEPARENT)
-        return Ask(self._headers, body or b"", subset, has_body=body is not None, pool=self.pool, traceparent=traceparent)
+        traceparent = self.traceparent or self._headers.get(TRACEPARENT)  # where the gateway traces it knows better
+        began_s = self._response and self._response.started_s
+        return Ask(self._headers, body or b"", subset, body is not None, self.pool, traceparent, began_s)
 
     def _leave(self, now_s: float, refusal: Refusal | None = None) -> None:
         """Wait no longer."""
