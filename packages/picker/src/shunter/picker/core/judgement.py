@@ -100,6 +100,8 @@ class Outcome(msgspec.Struct, frozen=True):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
+    first_byte_s: float | None = None  # of the response's body, streamed or not
+    sent_bytes: int | None = None  # of it; None: whoever tells has not seen it
     lasts: bool = False  # the stream is over, the request is not: its record will tell, and is waited for
 
 

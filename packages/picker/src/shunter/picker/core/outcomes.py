@@ -106,6 +106,8 @@ def outcome_of(record: Record) -> Outcome:
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
+        first_byte_s=first_byte_s(record),
+        sent_bytes=max(record.sent, 0),
     )
 
 

@@ -26,7 +26,7 @@ class Response:
     """One response on its way; the order of its events is the session's business."""
 
     __slots__ = (
-        *("_duplex", "_first_token_s", "_mode", "_pick", "_reader", "_restorer"),
+        *("_duplex", "_first_token_s", "_mode", "_pick", "_reader", "_restorer", "_sent_bytes"),
         *("_served", "_status", "started_s", "unchanged"),
     )
 
@@ -43,6 +43,7 @@ class Response:
         self._status: int | None = None
         self._served: str | None = None
         self._first_token_s: float | None = None
+        self._sent_bytes = 0
 
     def expect(self, pick: Pick) -> None:
         """Learn whose response it will be; if the model was rewritten, its name is put back."""
@@ -84,6 +85,8 @@ class Response:
             usage.prompt_tokens,
             usage.completion_tokens,
             usage.cached_tokens,
+            self._first_token_s,
+            None if self._mode is BodyMode.NONE else self._sent_bytes,
         )
 
     def _added(self) -> tuple[tuple[str, str], ...]:
@@ -113,6 +116,7 @@ class Response:
         """Learn what a piece of the body tells."""
         if self._first_token_s is None and data:
             self._first_token_s = now_s - self.started_s
+        self._sent_bytes += len(data)
         if self._reader is not None:
             self._reader.feed(data)
 
