@@ -77,6 +77,15 @@ def test_bad_files_are_refused_before_anything_starts(tmp_path):
     assert "--interval-min-ms 5000 is more than --interval-max-ms 1000" in output
 
 
+def test_pages_that_cannot_be_served_are_refused_with_their_place(server, tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text("endpoints: []")
+    port = server.split(":")[1]
+    code, output = invoke("run", "--endpoints", path, "--snapshot", tmp_path / "s", "--admin-port", port)
+    assert code == 2
+    assert f"cannot serve the admin pages on 127.0.0.1:{port}: Address already in use; choose another" in output
+
+
 def test_a_snapshot_directory_that_cannot_be_is_refused_by_name(tmp_path):
     path = tmp_path / "e.yaml"
     path.write_text("endpoints: []")

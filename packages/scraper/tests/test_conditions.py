@@ -5,8 +5,9 @@ import json
 import msgspec
 import pytest
 
+from shunter.scraper.core.complaints import Complaint
 from shunter.scraper.core.conditions import ACCEPTED, Judged, judgements, status_of
-from shunter.scraper.core.mirror import Complaint, Mirror
+from shunter.scraper.core.mirror import Mirror
 from shunter.scraper.core.reflection import Key, Reflection
 from shunter.scraper.core.resources import RESOURCES
 

@@ -127,3 +127,73 @@ async def test_a_refusal_is_told_with_its_remedy(failures, caplog, status, said,
     assert failures == [1]
     assert said in caplog.text
     assert unsaid not in caplog.text
+
+
+class Forbidding(Api):
+    """A server that has a pod and a pool of it, and refuses to list some resources."""
+
+    def __init__(self, *forbidden):
+        super().__init__()
+        self.forbidden = set(forbidden)
+
+    async def page(self, path, **query):
+        plural = path.rpartition("/")[2]
+        if plural in self.forbidden:
+            raise RefusedError(403, f"{plural}: no")
+        return json.dumps({"metadata": {"resourceVersion": "5"}, "items": ITEMS.get(path.partition("/n/")[0], [])}).encode()
+
+
+META = {"name": "a", "namespace": "n", "labels": {"app": "a"}}
+STATUS = {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
+SPEC = {"selector": {"matchLabels": {"app": "a"}}, "targetPorts": [{"number": 8000}]}
+ITEMS = {
+    "/api/v1/namespaces": [{"metadata": META, "status": STATUS}],
+    "/apis/inference.networking.k8s.io/v1/namespaces": [{"metadata": META, "spec": SPEC}],
+}
+
+
+@pytest.fixture
+async def following():
+    """Follow a server: the registry, and what its ``changed`` will return."""
+    tasks = []
+
+    def follow(api, resources=RESOURCES):
+        followed = Kubernetes(api, ["n"], resources)
+        tasks.extend(asyncio.ensure_future(each) for each in (followed.run(), followed.changed()))
+        return followed, tasks[-1]
+
+    yield follow
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_what_is_forbidden_holds_up_the_rest_for_a_while_only(failures, monkeypatch, following, until):
+    api = Forbidding("inferenceobjectives")
+    followed, first = following(api)
+    await until(lambda: len(failures) >= 10)
+    assert not first.done()
+    monkeypatch.setattr(registry, "GRACE_S", 0.0)
+    async with asyncio.timeout(PATIENCE_S):
+        cluster = await first
+    assert [each.host for each in cluster.members] == ["10.0.0.1"]
+    troubled = {each.resource: each.trouble for each in followed.following if each.trouble}
+    assert set(troubled) == {"inferenceobjectives.llm-d.ai", "inferenceobjectives.inference.networking.x-k8s.io"}
+    assert all("`shunter scraper rbac` prints" in words for words in troubled.values())
+    api.forbidden.clear()
+    async with asyncio.timeout(PATIENCE_S):
+        await followed.changed()
+    await until(lambda: all(each.known and not each.trouble for each in followed.following))
+
+
+@pytest.mark.parametrize("plural", ["pods", "inferencepools"])
+async def test_nobody_is_not_told_of_while_something_is_forbidden(failures, monkeypatch, following, until, plural):
+    """A reader may know endpoints of a former run: an empty snapshot would take them away."""
+    monkeypatch.setattr(registry, "GRACE_S", 0.0)
+    api = Forbidding(plural)
+    _, first = following(api)
+    await until(lambda: len(failures) >= 20)
+    assert not first.done()
+    api.forbidden.clear()
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await first).members

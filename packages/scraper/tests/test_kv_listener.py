@@ -161,6 +161,7 @@ async def follow(tmp_path):
         tasks.append(asyncio.create_task(kv_events.follow(endpoint, source)))
         return tasks[-1]
 
+    start.opened = opened
     yield start
     for task in tasks:
         task.cancel()
@@ -215,6 +216,25 @@ async def test_a_gap_that_cannot_be_filled_clears_what_was_known(engine, follow,
     await engine.publish(stored(0))
     await engine.publish(stored(1))
     await until(lambda: world.strides() == 2)
+
+
+async def test_what_was_heard_and_what_was_lost_is_counted_while_an_endpoint_is_followed(engine, follow, world, until):
+    engine.keep = 1
+    task = follow(engine)
+    await engine.subscribed()
+    (kv_events,) = follow.opened
+    counts = kv_events.counts["127.0.0.1:8000"]
+    await engine.publish(stored(0))
+    await until(lambda: counts.publications == 1)
+    await engine.publish(stored(1), silently=True)
+    for taken, publication in enumerate((stored(0), stored(1) | {"token_ids": "?"}, stored(0)), 2):
+        await engine.publish(publication)
+        await until(lambda taken=taken: counts.publications == taken)
+    assert kv_events.counts["127.0.0.1:8000"] is counts
+    assert (counts.gaps, counts.lost, counts.unreadable, counts.replays, counts.restarts) == (1, 1, 1, 2, 1)
+    assert counts.blocks == 4
+    task.cancel()
+    await until(lambda: not kv_events.counts)
 
 
 async def test_without_a_replay_socket_it_goes_on_from_where_it_joined(engine, follow, world, until):

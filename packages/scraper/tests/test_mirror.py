@@ -111,7 +111,7 @@ def as_sets(cluster):
 def test_an_api_and_a_file_with_the_same_objects_are_the_same_cluster():
     made = mirror(OBJECTS)
     assert as_sets(made.cluster()) == as_sets(from_files(OBJECTS))
-    assert made.complaints == {}
+    assert made.complaints == {}  # not even of `old`, whose pod is there
 
 
 @given(st.lists(st.sampled_from(OBJECTS), unique_by=lambda each: each["metadata"]["name"]))
@@ -151,6 +151,32 @@ def test_a_pod_of_two_pools_with_one_port_is_one_member():
     assert [(each.port, each.pools) for each in cluster.members] == [(8000, (0, 1)), (8001, (1,))]
 
 
+@pytest.mark.parametrize(
+    ("pods", "reason"),
+    [
+        ([], "SelectorMatchesNothing"),
+        ([pod("p", "10.0.0.1", {"app": "b"})], "SelectorMatchesNothing"),
+        ([pod("p", "10.0.0.1", A, ready="False")], "NoReadyPods"),
+        ([pod("p", "10.0.0.1", A, annotations={"llm-d.ai/active-ports": "9"})], "NoLivePorts"),
+        ([pod("p", "10.0.0.1", A), pod("q", "10.0.0.2", A, ready="False")], None),
+    ],
+)
+def test_a_pool_that_nobody_can_be_sent_to_is_complained_of(pods, reason):
+    made = mirror([pool("a", A, 8000), *pods])
+    assert len(made.cluster().pools) == 1
+    assert [(place, each.reason) for place, each in made.complaints.items()] == (
+        [((f"inferencepools.{GIE}", Key("llm", "a")), reason)] if reason else []
+    )
+
+
+def test_pools_of_the_same_pods_and_ports_share_them_and_the_later_one_is_complained_of():
+    made = mirror([pool("a", A, 8000, 8001), pool("b", A, 8001, 8000), pool("c", A, 8000), pod("p", "10.0.0.1", A)])
+    assert [(each.port, each.pools) for each in made.cluster().members] == [(8000, (0, 1, 2)), (8001, (0, 1))]
+    ((place, complaint),) = made.complaints.items()
+    assert place == (f"inferencepools.{GIE}", Key("llm", "b"))
+    assert complaint == ("DuplicatePool", "spec: has the same pods and ports as InferencePool a")
+
+
 def test_what_refers_to_no_pool_waits_for_it():
     made = mirror([belongs("InferenceObjective", "urgent", "a", priority=10)])
     assert made.cluster().objectives == ()
@@ -161,7 +187,7 @@ def test_what_refers_to_no_pool_waits_for_it():
 
 def test_of_two_groups_the_newer_counts():
     twins = [belongs("InferenceObjective", "o", "a", group, priority=len(group)) for group in (LEGACY, LLMD)]
-    made = mirror([pool("a", A, 1), *twins])
+    made = mirror([pool("a", A, 1), pod("p", "10.0.0.1", A), *twins])
     assert [each.priority for each in made.cluster().objectives] == [len(LLMD)]
     ((place, complaint),) = made.complaints.items()
     assert place == (f"inferenceobjectives.{LEGACY}", Key("llm", "o"))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from shunter.scraper.shell.registry import Registry
+    from shunter.scraper.shell.service import Scraper
 
 __all__ = ["main"]
 
@@ -85,6 +86,12 @@ def _namespaces(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -
     type=click.FloatRange(0.1, 86_400),
     help="Seconds between asking each engine for its models (GET /v1/models).  [default: never]",
 )
+@click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of the pages for probes and metrics.")
+@click.option(
+    "--admin-port",
+    type=click.IntRange(0, 65_535),
+    help="Serve /healthz, /readyz and /metrics there; 0 takes any free port.  [default: nowhere]",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def run(
     *,
@@ -101,6 +108,8 @@ def run(
     kv_events_port: int | None,
     kv_replay_port: int | None,
     models_interval_s: float | None,
+    admin_host: str,
+    admin_port: int | None,
     log_level: str,
 ) -> None:
     """Scrape every endpoint and publish what is known in --snapshot, until interrupted.
@@ -152,8 +161,9 @@ def run(
                         kv_events=kv_events,
                         models=Models(models_interval_s, timeout_ms / 1000) if models_interval_s else None,
                     )
-                    _spare_the_collector()
-                    await scraper.run()
+                    async with _pages(scraper, admin_host, admin_port):
+                        _spare_the_collector()
+                        await scraper.run()
 
             uvloop.run(_until_interrupted(scrape()))
     except (ConfigError, SnapshotError) as error:
@@ -281,6 +291,25 @@ async def _registry(
         raise ConfigError(f"{error.name} is missing: pip install 'shunter-scraper[kubernetes]', or use --endpoints") from None
     async with connect(kubeconfig, context) as api:
         yield Kubernetes(api, namespaces or (api.namespace,), write_status=write_status)
+
+
+@contextlib.asynccontextmanager
+async def _pages(scraper: "Scraper", host: str, port: int | None) -> "AsyncGenerator[None]":
+    """Serve a scraper's pages; raises ConfigError."""
+    if port is None:
+        yield
+        return
+    import logging
+
+    from shunter.scraper.shell.admin import Admin
+
+    admin = Admin(scraper)
+    bound = await admin.start(host, port)
+    logging.getLogger("shunter.scraper").info("pages at http://%s:%d", f"[{host}]" if ":" in host else host, bound)
+    try:
+        yield
+    finally:
+        await admin.stop()
 
 
 async def _until_interrupted(running: Coroutine[Any, Any, None]) -> None:

@@ -50,13 +50,17 @@ class SnapshotWriter:
         except SnapshotError:
             return None
 
-    def publish_topology(self, topology: Topology, now_ns: int) -> None:
-        """Publish who exists. The Load that belongs to it must follow."""
-        self._topologies.publish(encode(topology), now_ns)
+    def publish_topology(self, topology: Topology, now_ns: int) -> int:
+        """Publish who exists; returns its size in bytes. The Load that belongs to it must follow."""
+        payload = encode(topology)
+        self._topologies.publish(payload, now_ns)
+        return len(payload)
 
-    def publish_load(self, load: Load) -> None:
-        """Publish how everybody is; its ``published_ns`` is the writer's sign of life."""
-        self._loads.publish(encode(load), load.published_ns)
+    def publish_load(self, load: Load) -> int:
+        """Publish how everybody is; returns its size in bytes. ``published_ns`` is the writer's sign of life."""
+        payload = encode(load)
+        self._loads.publish(payload, load.published_ns)
+        return len(payload)
 
     def close(self) -> None:
         """Let go of both rings; their files stay."""

@@ -8,6 +8,8 @@ complaint that names the object, and the rest keeps working:
 * one that refers to a pool that is not there (it counts as soon as the pool is),
 * of two of one name in two groups, that of the older group,
 * the engine label of a pod that names no engine (the pod is taken for the default engine's).
+
+Pools that nobody can be sent to are complained of too (`core.complaints`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import NamedTuple, cast
 
 from shunter.scraper.core.assembly import by_namespace
 from shunter.scraper.core.cluster import Cluster, Member
+from shunter.scraper.core.complaints import Complaint, Place, of_pools
 from shunter.scraper.core.dialect import DIALECTS
 from shunter.scraper.core.manifests import (
     InferenceModelManifest,
@@ -31,20 +34,9 @@ from shunter.scraper.core.reflection import Key, Reflection
 from shunter.scraper.errors import ConfigError
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite
 
-__all__ = ["DEFAULT_ENGINE", "Complaint", "Mirror", "Place"]
+__all__ = ["DEFAULT_ENGINE", "Mirror"]
 
 DEFAULT_ENGINE = "vllm"
-
-
-class Complaint(NamedTuple):
-    """Why an object does not count: a word for programs, and for people where and what."""
-
-    reason: str
-    message: str
-
-
-Place = tuple[str, Key]
-"""The resource of an object, and its key."""
 
 
 class Mirror:
@@ -64,7 +56,12 @@ class Mirror:
             for key, refusal in each.refused.items()
         }
         manifests = list(self._named(complaints))
-        pools = tuple(pool_of(each) for _, each in manifests if isinstance(each, PoolManifest | PoolManifestV1Alpha2))
+        placed = [
+            ((title, Key(each.metadata.namespace, each.metadata.name)), pool_of(each))
+            for title, each in manifests
+            if isinstance(each, PoolManifest | PoolManifestV1Alpha2)
+        ]
+        pools = tuple(pool for _, pool in placed)
         names = {Key(pool.namespace, pool.name) for pool in pools}
         objectives: list[Objective] = []
         rewrites: list[Rewrite] = []
@@ -87,6 +84,7 @@ class Mirror:
                 except ConfigError as error:
                     complaints[place] = Complaint("Invalid", str(error))
         members = tuple(chain.from_iterable(self._served(pools, complaints)))
+        complaints.update(of_pools(placed, members, self._pods))
         self.complaints = complaints
         return Cluster(
             pools=pools, members=members, objectives=tuple(objectives), rewrites=tuple(rewrites), models=tuple(models)
@@ -105,6 +103,9 @@ class Mirror:
                         continue
                     seen[plural, key] = each.resource.group
                     yield each.resource.title, found
+
+    def _pods(self, namespace: str) -> Iterator[Pod]:
+        return (served.pod for key, served in self._served_pods.items() if key.namespace == namespace)
 
     def _served(self, pools: tuple[Pool, ...], complaints: dict[Place, Complaint]) -> Iterator[tuple[Member, ...]]:
         """Yield the members of each pod, as before where neither it nor a pool has changed."""

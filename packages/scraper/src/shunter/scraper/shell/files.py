@@ -7,12 +7,15 @@ still be the same after reading: half of a file that is being written may well b
 
 import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shunter.scraper.core.assembly import assemble
 from shunter.scraper.core.cluster import Cluster
+from shunter.scraper.core.complaints import Complaint, Place, in_files
 from shunter.scraper.core.documents import MAX_FILE_BYTES, read_documents
 from shunter.scraper.errors import ConfigError
+from shunter.scraper.shell.registry import Following
 
 __all__ = ["Files"]
 
@@ -34,10 +37,24 @@ class Files:
         self._seen: Signature | None = None  # what they looked like last
         self._newest: Cluster | None = None
         self._changed = asyncio.Event()
+        self._trouble = ""
+        self._readings = 0
+        self._complaints: Mapping[Place, Complaint] = {}
 
     @property
     def title(self) -> str:
         return str(self.path)
+
+    @property
+    def following(self) -> Sequence[Following]:
+        relists = max(self._readings - 1, 0)
+        return (
+            Following(resource="files", place=str(self.path), known=self._readings > 0, trouble=self._trouble, relists=relists),
+        )
+
+    @property
+    def complaints(self) -> Mapping[Place, Complaint]:
+        return self._complaints
 
     async def run(self) -> None:
         """Look again and again until cancelled; what cannot be used is logged."""
@@ -46,6 +63,7 @@ class Files:
             try:
                 cluster = await self.poll()
             except ConfigError as error:
+                self._trouble = str(error)
                 log.error("%s; the state before stays in force", error)  # noqa: TRY400  the message is the whole story
                 continue
             if cluster:
@@ -64,7 +82,11 @@ class Files:
     def load(self) -> Cluster:
         """Return the cluster that the files describe; raises ConfigError."""
         self._read = self._seen = self._signature()
-        return assemble(document for name, text in self._contents() for document in read_documents(name, text))
+        cluster = assemble(document for name, text in self._contents() for document in read_documents(name, text))
+        self._complaints = in_files(cluster.pools, cluster.members)
+        self._trouble = ""
+        self._readings += 1
+        return cluster
 
     async def poll(self) -> Cluster | None:
         """Look; return the new cluster after a change, None if there is none; raises ConfigError once per bad change."""

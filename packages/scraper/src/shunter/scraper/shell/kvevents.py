@@ -27,7 +27,7 @@ from shunter.scraper.core.kvevents import END_OF_REPLAY, Order, Verdict, decode,
 from shunter.scraper.errors import KvEventError
 from shunter.snapshot import BLOCK_LOG, Endpoint, map_log
 
-__all__ = ["KvEvents", "Patience"]
+__all__ = ["KvCounts", "KvEvents", "Patience"]
 
 # A publication tells at most the blocks of one step: of a hundred thousand tokens it is a megabyte.
 MAX_MESSAGE_BYTES = 16 << 20
@@ -49,6 +49,19 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     cooldown_s: float = 30.0
 
 
+class KvCounts(msgspec.Struct):
+    """What was heard of one endpoint, since it exists."""
+
+    publications: int = 0
+    gaps: int = 0  # holes in the sequence, however they were filled
+    lost: int = 0  # publications that nobody could repeat
+    unreadable: int = 0
+    replays: int = 0
+    restarts: int = 0  # connections and sequences that began anew
+    blocks: int = 0  # known to be cached there now
+    orphans: int = 0  # blocks without a name, for want of a parent
+
+
 class KvEvents:
     """All endpoints' KV events, and the log they end up in. Nothing is opened before the first endpoint that publishes."""
 
@@ -67,6 +80,12 @@ class KvEvents:
         self._patience = patience or Patience()
         self._context: zmq.asyncio.Context | None = None
         self._chronicle: Chronicle | None = None
+        self._listeners: dict[str, Listener] = {}
+
+    @property
+    def counts(self) -> dict[str, KvCounts]:
+        """By ``address:port`` of the endpoints that are followed."""
+        return {authority: listener.counts for authority, listener in self._listeners.items()}
 
     def publishes(self, source: Source) -> bool:
         """Is there anything to follow?"""
@@ -89,7 +108,12 @@ class KvEvents:
             self._chronicle,
             self._patience,
         )
-        await listener.run()
+        self._listeners[endpoint.authority] = listener
+        try:
+            await listener.run()
+        finally:
+            if self._listeners.get(endpoint.authority) is listener:
+                del self._listeners[endpoint.authority]
 
     def close(self) -> None:
         """Close what is open; the log stays."""
@@ -119,6 +143,13 @@ class Listener:
         self._holdings = Holdings(endpoint.slot, endpoint.incarnation)
         self._order = Order()
         self._replay_after_s = 0.0
+        self._counts = KvCounts()
+
+    @property
+    def counts(self) -> KvCounts:
+        """What was heard so far."""
+        self._counts.blocks, self._counts.orphans = len(self._holdings), self._holdings.orphans
+        return self._counts
 
     async def run(self) -> None:
         """Follow until cancelled; then nothing is known of the endpoint any longer."""
@@ -147,6 +178,7 @@ class Listener:
         """Begin anew: with a connection comes a publisher whose past is not known, and without one nothing is."""
         self._clear()
         self._order = Order()
+        self._counts.restarts += connected
         if connected:
             log.info("%s: publishes KV events at %s", self._title, self._events)
             self._replay_after_s = 0.0
@@ -163,6 +195,7 @@ class Listener:
         try:
             sequence = sequence_of(frames)
         except KvEventError as error:
+            self._counts.unreadable += 1
             self._forget(str(error))
             return
         verdict = self._order.live(sequence)
@@ -170,11 +203,13 @@ class Listener:
             await self._turn(connected=True)
             verdict = self._order.live(sequence)
         if verdict is Verdict.GAP:
+            self._counts.gaps += 1
             await self._catch_up()
             verdict = self._order.repeated(sequence)
         if verdict is Verdict.KNOWN:
             return
         if verdict is Verdict.GAP and self._order.next:
+            self._counts.lost += sequence - self._order.next
             self._forget(f"publications {self._order.next} to {sequence - 1} were missed")
         self._take(sequence, frames[-1])
 
@@ -184,6 +219,7 @@ class Listener:
         if self._replay is None or now_s < self._replay_after_s:
             return
         self._replay_after_s = now_s + self._patience.cooldown_s
+        self._counts.replays += 1
         with self._socket(zmq.DEALER) as dealer:
             dealer.connect(self._replay)
             await dealer.send(b"", zmq.SNDMORE)
@@ -209,6 +245,7 @@ class Listener:
             return False
         verdict = self._order.repeated(sequence)
         if verdict is Verdict.GAP and self._order.next:
+            self._counts.lost += sequence - self._order.next
             self._forget(f"publications {self._order.next} to {sequence - 1} are forgotten there too")
         if verdict is not Verdict.KNOWN:
             self._take(sequence, frames[-1])
@@ -216,9 +253,11 @@ class Listener:
 
     def _take(self, sequence: int, payload: bytes) -> None:
         self._order.take(sequence)
+        self._counts.publications += 1
         try:
             self._chronicle.tell(self._holdings.apply(decode(payload)))
         except KvEventError as error:
+            self._counts.unreadable += 1
             self._forget(f"publication {sequence}: {error}")
 
     def _forget(self, reason: str) -> None:

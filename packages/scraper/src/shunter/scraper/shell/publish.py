@@ -7,8 +7,9 @@ changes, so that its age tells whether the scraper lives.
 import asyncio
 import contextlib
 import time
+from collections.abc import Collection
 
-from shunter.snapshot import Load, LoadRow, SnapshotWriter, Topology
+from shunter.snapshot import NEVER, Load, LoadRow, SnapshotWriter, Topology
 
 __all__ = ["Publisher"]
 
@@ -26,13 +27,21 @@ class Publisher:
         self._topology: Topology | None = None
         self._rows: dict[tuple[int, int], LoadRow] = {}  # by slot and incarnation, in the topology's order
         self._changed = asyncio.Event()
+        self.sizes_bytes = {"topology": 0, "load": 0}
+        self.publications = {"topology": 0, "load": 0}
+        self.published_ns = NEVER
+
+    @property
+    def rows(self) -> Collection[LoadRow]:
+        """What is known of each endpoint now."""
+        return self._rows.values()
 
     def publish(self, topology: Topology) -> None:
         """Publish who exists, with the rows of those who existed before; new ones are unscraped."""
         pairs = [(one.slot, one.incarnation) for one in topology.endpoints]
         self._rows = {pair: self._rows.get(pair) or LoadRow(slot=pair[0], incarnation=pair[1]) for pair in pairs}
         self._topology = topology
-        self._writer.publish_topology(topology, time.monotonic_ns())
+        self._note("topology", self._writer.publish_topology(topology, time.monotonic_ns()))
         self._publish_load()
 
     def update(self, row: LoadRow) -> None:
@@ -57,4 +66,10 @@ class Publisher:
             epoch, generation = self._topology.epoch, self._topology.generation
             rows = tuple(self._rows.values())
             now_ns = time.monotonic_ns()
-            self._writer.publish_load(Load.of(rows, epoch=epoch, topology_generation=generation, published_ns=now_ns))
+            load = Load.of(rows, epoch=epoch, topology_generation=generation, published_ns=now_ns)
+            self._note("load", self._writer.publish_load(load))
+            self.published_ns = now_ns
+
+    def _note(self, kind: str, size_bytes: int) -> None:
+        self.sizes_bytes[kind] = size_bytes
+        self.publications[kind] += 1

@@ -1,10 +1,28 @@
 """What a place that says who exists owes the scraper: files, or a Kubernetes API."""
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from shunter.scraper.core.cluster import Cluster
+from msgspec import Struct
 
-__all__ = ["Registry"]
+from shunter.scraper.core.cluster import Cluster
+from shunter.scraper.core.complaints import Complaint, Place
+
+__all__ = ["Following", "Registry"]
+
+
+class Following(Struct, frozen=True, kw_only=True):
+    """One thing that is followed: a resource of a namespace, or a path of files.
+
+    ``known``: read at least once, or known not to exist. ``trouble``: why it cannot be read now, for people; empty if it can.
+    """
+
+    resource: str
+    place: str
+    known: bool
+    trouble: str = ""
+    relists: int = 0  # whole readings after the first
+    restarts: int = 0  # watches after the first, those that ended when it was time included
 
 
 class Registry(Protocol):
@@ -13,6 +31,16 @@ class Registry(Protocol):
     @property
     def title(self) -> str:
         """Its name, for people."""
+        ...
+
+    @property
+    def following(self) -> Sequence[Following]:
+        """How it stands with everything that is followed."""
+        ...
+
+    @property
+    def complaints(self) -> Mapping[Place, Complaint]:
+        """What is wrong with objects of the state that was returned last."""
         ...
 
     def load(self) -> Cluster | None:

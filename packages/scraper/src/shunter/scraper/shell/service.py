@@ -12,6 +12,7 @@ from shunter.scraper.core.cluster import Cluster, Source, dns_names, survey
 from shunter.scraper.core.exposition import Scanner
 from shunter.scraper.core.fold import fail, fold
 from shunter.scraper.core.http import Response
+from shunter.scraper.core.scrapes import Scrapes
 from shunter.scraper.core.slots import Slots
 from shunter.scraper.errors import ExpositionError
 from shunter.scraper.shell.fetch import DEFAULT_TIMEOUT_S, Failure, Fetcher
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Scraper:
-    """Everything from the registry to the snapshot."""
+    """Everything from the registry to the snapshot. Its public attributes are what its page shows (`shell.admin`)."""
 
     def __init__(
         self,
@@ -47,50 +48,51 @@ class Scraper:
     ) -> None:
         """Read what is known at once and take over the slots of the former run; raises ConfigError."""
         former = writer.last_topology()
-        self._registry = registry
+        self.registry = registry
+        self.scrapes = Scrapes()
+        self.kv_events = kv_events
         self._cluster = registry.load()
         self._cadence = cadence or Cadence()
         self._timeout_s = timeout_s
-        self._kv_events = kv_events
         self._models = models
         self._names = Names()
         self._spare: list[bytearray] = []  # receive buffers, see Response
         self._slots = Slots(former)
-        self._publisher = Publisher(writer)
+        self.publisher = Publisher(writer)
         # The wall clock names a run: it differs from that of any other run of this machine. Without a former topology it
         # numbers generations too: if somebody removed the snapshot, readers that live on may remember smaller ones.
         now_ns = time.time_ns()
-        self._topology = Topology(epoch=now_ns, generation=former.generation if former else now_ns // 1_000_000)
+        self.topology = Topology(epoch=now_ns, generation=former.generation if former else now_ns // 1_000_000)
         self._watches: dict[tuple[int, int], tuple[Source, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
         """Scrape and publish until cancelled; raises SnapshotError if the snapshot can no longer be written."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._registry.run())
+                group.create_task(self.registry.run())
                 if self._cluster is None:
-                    log.info("waiting for %s", self._registry.title)
-                    self._cluster = await self._registry.changed()
+                    log.info("waiting for %s", self.registry.title)
+                    self._cluster = await self.registry.changed()
                 await self._look_up(self._cluster)
                 self._settle(group, self._cluster)
-                log.info("scraping %d endpoints of %s", len(self._topology.endpoints), self._registry.title)
-                group.create_task(self._publisher.run())
+                log.info("scraping %d endpoints of %s", len(self.topology.endpoints), self.registry.title)
+                group.create_task(self.publisher.run())
                 group.create_task(self._follow(group, self._cluster))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None  # one loop failed; the others were only cancelled
 
     async def _follow(self, group: asyncio.TaskGroup, cluster: Cluster) -> None:
         looked_up_s = time.monotonic()
-        change = asyncio.ensure_future(self._registry.changed())
+        change = asyncio.ensure_future(self.registry.changed())
         try:
             while True:
                 await asyncio.wait({change}, timeout=POLL_S)
                 changed = change.done()
                 if changed:
                     before, cluster = cluster, change.result()
-                    change = asyncio.ensure_future(self._registry.changed())
+                    change = asyncio.ensure_future(self.registry.changed())
                     level = logging.INFO if len(before.members) != len(cluster.members) else logging.DEBUG
-                    log.log(level, "%s: %d endpoints", self._registry.title, len(cluster.members))
+                    log.log(level, "%s: %d endpoints", self.registry.title, len(cluster.members))
                 names_aged = time.monotonic() - looked_up_s >= LOOK_UP_S
                 if names_aged or (changed and dns_names(cluster)):
                     await self._look_up(cluster)
@@ -110,7 +112,7 @@ class Scraper:
 
     def _settle(self, group: asyncio.TaskGroup, cluster: Cluster) -> None:
         """Publish the topology if it differs from the last one, and let exactly its endpoints be watched."""
-        last = self._topology
+        last = self.topology
         topology, sources = survey(
             cluster,
             self._names.addresses,
@@ -124,8 +126,8 @@ class Scraper:
             endpoints = [replace(endpoint, models=self._models.of(endpoint)) for endpoint in topology.endpoints]
             topology = replace(topology, endpoints=tuple(endpoints))
         if replace(topology, generation=last.generation) != last:
-            self._topology = topology
-            self._publisher.publish(topology)
+            self.topology = topology
+            self.publisher.publish(topology)
             for endpoint in topology.endpoints:
                 if not endpoint.pools:
                     log.warning("%s belongs to no pool: give it a pool or labels that match", _title(endpoint))
@@ -142,26 +144,36 @@ class Scraper:
         """Scrape one endpoint, follow its KV events and ask for its models, until cancelled."""
         fetcher = Fetcher(source.host, source.port, source.path, timeout_s=self._timeout_s, spare=self._spare)
         following: list[asyncio.Task[None]] = []
-        if self._kv_events is not None and self._kv_events.publishes(source):
-            following.append(group.create_task(self._kv_events.follow(endpoint, source)))
+        if self.kv_events is not None and self.kv_events.publishes(source):
+            following.append(group.create_task(self.kv_events.follow(endpoint, source)))
         if self._models is not None:
             following.append(group.create_task(self._models.follow(endpoint)))
         try:
-            await Watch(endpoint, source, fetcher, self._cadence, self._publisher).run()
+            await Watch(endpoint, source, fetcher, self._cadence, self.publisher, self.scrapes).run()
         finally:
             for task in following:
                 task.cancel()
+            self.scrapes.forget(endpoint.slot, endpoint.incarnation)
 
 
 class Watch:
     """One endpoint, asked again and again: a chain of callbacks, since a task would have to be woken twice for each page."""
 
-    def __init__(self, endpoint: Endpoint, source: Source, fetcher: Fetcher, cadence: Cadence, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        source: Source,
+        fetcher: Fetcher,
+        cadence: Cadence,
+        publisher: Publisher,
+        scrapes: Scrapes,
+    ) -> None:
         self._endpoint = endpoint
         self._source = source
         self._fetcher = fetcher
         self._cadence = cadence
         self._publisher = publisher
+        self._scrapes = scrapes
         self._scanner = Scanner()
         self._row = LoadRow(slot=endpoint.slot, incarnation=endpoint.incarnation)
         self._interval_s = cadence.min_s
@@ -194,6 +206,13 @@ class Watch:
             self._publisher.update(self._row)
             _report(self._endpoint, before, self._row)
             took_s = (now_ns - self._asked_ns) / 1e9
+            self._scrapes.note(
+                self._row.slot,
+                self._row.incarnation,
+                took_s,
+                answered=isinstance(answer, Response),
+                readable=not self._row.failures,
+            )
             self._interval_s = self._cadence.next_s(self._interval_s, before, self._row, took_s)
             self._wait(self._cadence.jittered(self._interval_s, random.random()))  # noqa: S311  jitter
         except Exception as error:  # noqa: BLE001  the event loop would only log it

@@ -7,17 +7,19 @@ hold up the others. What is known stays in force while the server is away.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from shunter.scraper.core.cluster import Cluster
+from shunter.scraper.core.complaints import Complaint, Place
 from shunter.scraper.core.conditions import judgements
-from shunter.scraper.core.mirror import Complaint, Mirror, Place
+from shunter.scraper.core.mirror import Mirror
 from shunter.scraper.core.patience import MISSING_S, retry_s, watch_s
 from shunter.scraper.core.reflection import Reflection, VersionGoneError
 from shunter.scraper.core.resources import RESOURCES, Resource
 from shunter.scraper.errors import ApiError
 from shunter.scraper.shell.kube.api import Api, RefusedError
 from shunter.scraper.shell.kube.statuses import Statuses
+from shunter.scraper.shell.registry import Following
 
 __all__ = ["Kubernetes"]
 
@@ -29,6 +31,8 @@ SETTLE_S = 0.02
 SHORT_S = 1.0
 # A server that starts answers 404 for resources that it has not read yet. Only after so long there are none.
 ABSENT_S = 15.0
+# What may not be read holds up the first snapshot for so long; whoever installs us applies rights and pods in any order.
+GRACE_S = 10.0
 
 NOT_FOUND = 404
 # What to do about answers that are refusals.
@@ -65,11 +69,20 @@ class Kubernetes:
         self._complained: set[tuple[Place, Complaint]] = set()
         self._touched = asyncio.Event()
         self._known = asyncio.Event()
+        self._told = False
 
     @property
     def title(self) -> str:
         homes = ", ".join(name or "all namespaces" for name in self._namespaces)
         return f"{homes} of {self._api.title}"
+
+    @property
+    def following(self) -> Sequence[Following]:
+        return [each.standing for each in self._follows]
+
+    @property
+    def complaints(self) -> Mapping[Place, Complaint]:
+        return self._mirror.complaints
 
     def load(self) -> None:
         """Nothing is known before the lists are there."""
@@ -84,18 +97,27 @@ class Kubernetes:
                 group.create_task(self._statuses.run())
 
     async def changed(self) -> Cluster:
-        """Wait for a change; at first until every resource has been listed, or is known to be missing."""
+        """Wait for a change; at first until every resource has been listed, or is known to be missing.
+
+        One that has been refused for a while is no longer waited for, if there is somebody without it: a snapshot without
+        anybody would take away from readers whom they know of a former run.
+        """
         while True:
             await self._touched.wait()
             await asyncio.sleep(SETTLE_S)
             self._touched.clear()
-            if all(each.known for each in self._follows):
-                cluster = self._mirror.cluster()
-                self._complain()
+            if not all(each.known or each.given_up for each in self._follows):
+                continue
+            cluster, whole = self._mirror.cluster(), all(each.known for each in self._follows)
+            if not (whole or cluster.members or self._told):
+                continue
+            self._told = True
+            self._complain()
+            if whole:
                 self._known.set()
                 if self._statuses:
                     self._statuses.judge(judgements(self._reflections, self._mirror.complaints))
-                return cluster
+            return cluster
 
     def _complain(self) -> None:
         """Log each complaint once, as long as it lasts."""
@@ -134,7 +156,27 @@ class _Follow:
         self._server = server
         self._failures = 0
         self._told = ""
+        self._trouble = ""
+        self._lists = self._watches = 0
         self._absent_since_s: float | None = None
+        self._refused_since_s: float | None = None
+
+    @property
+    def standing(self) -> Following:
+        return Following(
+            resource=self.reflection.resource.title,
+            place=self._path,
+            known=self.known,
+            trouble=self._trouble,
+            relists=max(self._lists - 1, 0),
+            restarts=max(self._watches - 1, 0),
+        )
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it has been refused for so long that nobody waits for it."""
+        since_s = self._refused_since_s
+        return since_s is not None and asyncio.get_running_loop().time() - since_s >= GRACE_S
 
     async def run(self, api: Api, touched: Callable[[], None]) -> None:
         """List, watch, and begin again when either ends."""
@@ -143,6 +185,8 @@ class _Follow:
                 if not self.reflection.version:
                     await self._list(api)
                     self.known = True
+                    self._lists += 1
+                    self._trouble, self._refused_since_s = "", None
                     touched()
                 await self._watch(api, touched)
                 wait_s = self._failed()
@@ -153,6 +197,7 @@ class _Follow:
                 wait_s = self._refused(error, touched)
             except ApiError as error:
                 wait_s = self._failed()
+                self._trouble = str(error)
                 self._server.lost(self, str(error))
             await asyncio.sleep(wait_s)
 
@@ -166,6 +211,7 @@ class _Follow:
         """Take what changes until the server ends the watch."""
         clock = asyncio.get_running_loop().time
         begun_s = clock()
+        self._watches += 1
         try:
             async for line in api.lines(
                 self._path,
@@ -187,7 +233,7 @@ class _Follow:
         """The server answers; whether it says anything of use is to be seen."""
         if self._told:
             log.info("%s: is read again", self._path)
-        self._told, self._absent_since_s = "", None
+        self._told, self._trouble, self._absent_since_s = "", "", None
         self._server.found(self)
 
     def _failed(self) -> float:
@@ -200,8 +246,12 @@ class _Follow:
         if error.status in REMEDIES:
             self._server.found(self)
             self._tell(logging.WARNING, f"{error}; {REMEDIES[error.status]}")
+            self._refused_since_s = self._refused_since_s or asyncio.get_running_loop().time()
+            if self.given_up and not self.known:
+                touched()
             return self._failed()
         if error.status != NOT_FOUND or self.reflection.resource.required:
+            self._trouble = str(error)
             self._server.lost(self, str(error))
             return self._failed()
         self._server.found(self)
@@ -211,6 +261,7 @@ class _Follow:
             self._tell(logging.INFO, f"there is no such resource (looked for again every {MISSING_S:g} s)")
             self.reflection.forget()
             self.known = True
+            self._trouble = ""
             touched()
         return MISSING_S
 
@@ -218,4 +269,4 @@ class _Follow:
         """Log something once, until it is over or something else is wrong."""
         if words != self._told:
             log.log(level, "%s: %s", self._path, words)
-        self._told = words
+        self._told = self._trouble = words

@@ -14,8 +14,8 @@ from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
+from shunter.scraper.core.complaints import Complaint, Place
 from shunter.scraper.core.conditions import Judged, status_of
-from shunter.scraper.core.mirror import Complaint, Place
 from shunter.scraper.core.patience import retry_s
 from shunter.scraper.errors import ApiError
 from shunter.scraper.shell.kube.api import Api
