@@ -200,3 +200,16 @@ async def test_a_taken_port_is_named_and_nothing_stays_open(tmp_path, which):
         worker = Worker(config.load().policy, Settings(snapshot=tmp_path, **ports))
         with pytest.raises(ConfigError, match=str(taken)):
             await worker.start()
+
+
+async def test_a_sampled_decision_is_in_the_log_whatever_else_is(start, publish, ask_pick, caplog):
+    publish(7001)
+    worker, address = await start(log_decisions=1.0)
+    await ask_pick(address)
+    await worker.drain()
+    (told,) = [record.fields for record in caplog.records if record.name == "shunter.picker.decisions"]
+    assert (told["request_id"], told["endpoint"], told["why"]) == (
+        "r-1",
+        "127.0.0.1:7001",
+        "127.0.0.1:7001 was the only candidate.",
+    )

@@ -190,6 +190,13 @@ def main() -> None:
     help="What is logged at least. PUT /debug/log-level changes it; SIGUSR2 makes it debug, and undoes that.",
 )
 @click.option(
+    "--log-decisions",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="The part of decisions that has a line in the log, with how the request went: never its prompt.",
+)
+@click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="A line of the log: for whom."
 )
 def run(
@@ -226,6 +233,7 @@ def run(
     serve_models: bool,
     drain_s: float,
     log_level: Literal["debug", "info", "warning", "error"],
+    log_decisions: float,
     log_format: Literal["text", "json"],
 ) -> None:
     """Answer Envoy until SIGTERM or SIGINT. SIGHUP reloads the configuration, and loses no request."""
@@ -255,6 +263,7 @@ def run(
             shadow_sample=shadow_sample,
             record=None if record_decisions is None else _or_complain(lambda: arguments.make_directory(record_decisions)),
             record_sample=record_sample,
+            log_decisions=log_decisions,
             host=host,
             health_port=health_port,
             transport=transport,

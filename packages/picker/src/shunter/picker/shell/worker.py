@@ -10,7 +10,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,13 +20,18 @@ import msgspec
 
 from shunter.picker import config
 from shunter.picker.config.base_models import read_base_models
+from shunter.picker.config.service_levels import read_service_levels
+from shunter.picker.core.accounts import Accounts
 from shunter.picker.core.body_routing import ModelNamer
+from shunter.picker.core.canonical import Canon, describe
+from shunter.picker.core.decisions import Entry
 from shunter.picker.core.fleet import is_called
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.precedents import precedent, write
 from shunter.picker.core.recorder import Recorder
+from shunter.picker.core.service_levels import Level
 from shunter.picker.core.session import Session
 from shunter.picker.core.shadow import Shadow
 from shunter.picker.shell.allocator import keep_large_blocks
@@ -51,7 +56,11 @@ CATCH_UP_S = 0.05
 # Recalled at once, of all decisions together: 1,000 candidates take 4 ms to write down.
 RECALL_CANDIDATES = 1_000
 
+# Sampled decisions are written when they can be, a few at a time and off the way of any request.
+TELL_S = 0.25
+
 log = logging.getLogger(__name__)
+decisions_log = logging.getLogger("shunter.picker.decisions")
 
 
 Role = Literal["endpoint-picker", "body-router"]
@@ -79,18 +88,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shadow_sample: float = 0.0  # the part of requests, 0 to 1
     record: Path | None = None  # directory for decisions
     record_sample: float = 0.0  # the part of them, 0 to 1
+    log_decisions: float = 0.0  # the part of them that has a line in the log, 0 to 1
 
 
 class Worker:
     """A picker that can be started and stopped, more than once in a process if need be."""
 
     def __init__(
-        self, policy: Policy, settings: Settings, seat: Seat | None = None, *, bases: Mapping[str, str] | None = None
+        self,
+        policy: Policy,
+        settings: Settings,
+        seat: Seat | None = None,
+        *,
+        bases: Mapping[str, str] | None = None,
+        levels: Sequence[Level] = (),
     ) -> None:
         """Listen to nobody yet. To be called in the event loop that will serve: grpc.aio binds itself to it.
 
         Without a ``seat`` it knows of no others, and keeps its account to itself. A body router has ``bases``, the base model
-        of each model; it needs no snapshot.
+        of each model; it needs no snapshot. ``levels`` are those that it counts the requests of.
         """
         self._settings = settings
         self._reader = SnapshotReader(settings.snapshot)
@@ -109,11 +125,19 @@ class Worker:
             serve_models=settings.serve_models,
             shadow=_make_shadow(settings),
         )
+        accounts = self.judge.counters.accounts
+        accounts.levels.begin(levels)
+        self.judge.decisions.witnesses.append(Accounts(accounts, lambda: self.judge.models))
         self._recording: Recording | None = None
         if settings.record is not None:
             recorder = Recorder(random.Random(settings.seed), settings.record_sample)  # noqa: S311  as above
             self.judge.decisions.witnesses.append(recorder)
             self._recording = Recording(settings.record, seat.index if seat else 0, recorder)
+        self._canon: Canon | None = None
+        if settings.log_decisions:
+            self._canon = Canon(random.Random(settings.seed), settings.log_decisions)  # noqa: S311  as above
+            self.judge.decisions.witnesses.append(self._canon)
+            decisions_log.setLevel(logging.INFO)  # whatever else is logged: who asks for them wants them
         self._asked = (
             self.judge if bases is None else ModelNamer(bases, self.judge.counters, serve_models=settings.serve_models)
         )
@@ -132,6 +156,8 @@ class Worker:
         self._watches.append(asyncio.create_task(self._follow_snapshot()))
         if self._recording is not None:
             self._watches.append(asyncio.create_task(self._recording.run()))
+        if self._canon is not None:
+            self._watches.append(asyncio.create_task(self._tell_decisions(self._canon)))
         if self._memory is not None or self.judge.precise is not None:
             self._watches.append(asyncio.create_task(self._follow_peers()))
         if self.judge.precise is not None:
@@ -150,6 +176,8 @@ class Worker:
         await self._server.drain(self._settings.drain_s if deadline_s is None else deadline_s)
         if self._recording is not None:
             await self._recording.finish()
+        if self._canon is not None:
+            _tell(self._canon.take(None))
         self._reader.close()
         if self._memory is not None:
             self._memory.close()
@@ -235,10 +263,20 @@ class Worker:
                 said = ready
             await asyncio.sleep(LOOK_S)
 
+    async def _tell_decisions(self, canon: Canon) -> None:
+        while True:
+            await asyncio.sleep(TELL_S)
+            _tell(canon.take(time.monotonic()))
+
     async def _follow_peers(self) -> None:
         while True:
             await asyncio.sleep(CATCH_UP_S)
             self.judge.catch_up(time.monotonic())
+
+
+def _tell(entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        decisions_log.info("decision", extra={"fields": describe(entry)})
 
 
 def _make_shadow(settings: Settings) -> Shadow | None:
@@ -248,17 +286,17 @@ def _make_shadow(settings: Settings) -> Shadow | None:
     return Shadow(config.load(settings.shadow).policy, dice, settings.shadow_sample, time.perf_counter)
 
 
-async def work(end: socket.socket, seat: Seat, settings: Settings, configuration: str) -> None:
+async def work(end: socket.socket, seat: Seat, settings: Settings, configuration: str, service_levels: str = "") -> None:
     """Be the worker of a supervisor at the other ``end``, until it says so or is gone."""
     keep_large_blocks()
-    await serve(end, partial(_make, seat, settings, configuration), settings.drain_s, ALONE_S)
+    await serve(end, partial(_make, seat, settings, configuration, service_levels), settings.drain_s, ALONE_S)
 
 
-def _make(seat: Seat, settings: Settings, configuration: str) -> Worker:
+def _make(seat: Seat, settings: Settings, configuration: str, service_levels: str) -> Worker:
     if settings.role == "body-router":
         worker = Worker(config.load().policy, settings, seat, bases=read_base_models(configuration))
     else:
-        worker = Worker(config.load(configuration).policy, settings, seat)
+        worker = Worker(config.load(configuration).policy, settings, seat, levels=read_service_levels(service_levels))
     # What is there now stays for good: the collector need not look at it again.
     gc.collect()
     gc.freeze()
