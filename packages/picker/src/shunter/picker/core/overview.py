@@ -35,6 +35,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     role: str | None = None  # by its label, where prefill and decode are separate
     engine: str = ""  # the dialect its metrics are read in
     adapters: tuple[str, ...] = ()  # LoRA adapters that serve requests now
+    models: tuple[str, ...] = ()  # as it lists them itself, adapters included, where the scraper asks for them
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +92,7 @@ def look(
                 role=endpoint.labels.get(ROLE_LABEL),
                 engine=endpoint.engine,
                 adapters=load.running_adapters if load else (),
+                models=endpoint.models,
             )
         )
     bands = tally.queue.bands
