@@ -88,7 +88,10 @@ def test_a_taken_port_is_named_and_nothing_is_started(name):
             name,
             "--port",
             str(port),
-            *(f"--{p}=0" for p in ("picker-port", "health-port", "admin-port", "envoy-admin-port", "engine-port")),
+            *(
+                f"--{p}=0"
+                for p in ("picker-port", "health-port", "admin-port", "scraper-port", "envoy-admin-port", "engine-port")
+            ),
         )
     assert done.returncode == 2
     assert f"port {port} (--port): Address already in use" in done.stderr

@@ -31,7 +31,7 @@ def plan():
         Engine(name="engine-0", address="127.0.0.1", port=8101, dialect="vllm", argv=("-m", "shunter.lab", "serve")),
         Engine(name="backend-1", address="::1", port=8102, dialect="sglang"),
     )
-    ports = Ports(gateway=8080, picker=(9002, 9004), health=9003, admin=9090, collector=24224, envoy_admin=9901)
+    ports = Ports(gateway=8080, picker=(9002, 9004), health=9003, admin=9090, collector=24224, envoy_admin=9901, scraper=9091)
     return Plan(directory="/run/shunter", profile="lean", model="m", ports=ports, engines=engines)
 
 

@@ -33,7 +33,7 @@ def name():
 
 @pytest.fixture
 def saved():
-    ports = Ports(gateway=1, picker=(2,), health=3, admin=4, collector=6, envoy_admin=5)
+    ports = Ports(gateway=1, picker=(2,), health=3, admin=4, collector=6, envoy_admin=5, scraper=7)
     return state.State(Plan(directory="d", profile="lean", model="m", ports=ports, engines=()), {"picker": 7})
 
 

@@ -110,6 +110,13 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     show_default=True,
     help="Where Envoy tells the picker of requests that ended.",
 )
+@click.option(
+    "--scraper-port",
+    type=click.IntRange(0, 65535),
+    default=9091,
+    show_default=True,
+    help="The scraper's metrics, and what is wrong with objects.",
+)
 @click.option("--envoy-admin-port", type=click.IntRange(0, 65535), default=9901, show_default=True, help="Envoy's admin port.")
 @click.option(
     "--engine-port",

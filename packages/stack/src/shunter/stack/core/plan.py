@@ -18,6 +18,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     admin: int
     collector: int
     envoy_admin: int
+    scraper: int
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +157,10 @@ def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
     started = {f"{engine.name}-server": engine.behind for engine in plan.engines if engine.behind}
     started |= {engine.name: engine.argv for engine in plan.engines if engine.argv}
     return started | {
-        "scraper": ("-m", "shunter.scraper", "run", "--endpoints", f"{here}/endpoints.yaml", "--snapshot", here),
+        "scraper": (
+            *("-m", "shunter.scraper", "run", "--endpoints", f"{here}/endpoints.yaml", "--snapshot", here),
+            *("--admin-port", str(ports.scraper)),
+        ),
         "picker": (
             *("-m", "shunter.picker", "run", "--config", f"{here}/picker.yaml", "--snapshot", here),
             *("--runtime", f"{here}/picker", "--health-port", str(ports.health), "--admin-port", str(ports.admin)),

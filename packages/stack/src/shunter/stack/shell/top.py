@@ -10,13 +10,14 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from shunter.stack.core.cluster import Cluster, grievances
 from shunter.stack.core.fleet import Decisions, Fleet, Shadow, explain, mention, table
 from shunter.stack.core.plan import LOOPBACK
 from shunter.stack.core.screen import fit, printable
 from shunter.stack.errors import StackError
 from shunter.stack.shell import state, web
 
-__all__ = ["ALL", "Screen", "compare_shadow", "decisions", "fetch_decisions", "fetch_fleet", "watch"]
+__all__ = ["ALL", "Screen", "compare_shadow", "decisions", "fetch_complaints", "fetch_decisions", "fetch_fleet", "watch"]
 
 # More than any picker keeps.
 ALL = 100_000
@@ -30,6 +31,14 @@ Page = TypeVar("Page")
 def fetch_fleet(admin: str) -> Fleet:
     """Return what the picker whose admin page is at ``admin`` sees; raise StackError if it does not answer."""
     return _page(admin, "/debug/fleet", Fleet)
+
+
+def fetch_complaints(scraper: str) -> list[str]:
+    """Return what the scraper whose pages are at ``scraper`` complains of, a line each, or that it does not answer."""
+    try:
+        return grievances(_page(scraper, "/debug/cluster", Cluster))
+    except StackError as error:  # one that died is started again, and what the picker sees is worth showing
+        return [str(error)]
 
 
 def fetch_decisions(admin: str, last: int, request_id: str | None = None) -> Decisions:
@@ -65,9 +74,10 @@ def watch(name: str, *, once: bool) -> None:
     screen = Screen()
     try:
         while True:
-            admin = _admin(name)
+            ports = state.load(name).plan.ports
             try:
-                lines = table(fetch_fleet(admin))
+                lines = table(fetch_fleet(f"{LOOPBACK}:{ports.admin}"))
+                lines += fetch_complaints(f"{LOOPBACK}:{ports.scraper}")
             except StackError as error:  # a picker that died is started again
                 if once:
                     raise
@@ -122,5 +132,5 @@ def _page(admin: str, path: str, kind: type[Page]) -> Page:
         if answer.status == 200:
             return msgspec.json.decode(answer.body, type=kind)
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
-        raise StackError(f"the picker does not answer at http://{admin}{path}: {error}") from error
+        raise StackError(f"nobody answers at http://{admin}{path}: {error}") from error
     raise StackError(f"http://{admin}{path} answered {answer.status}")

@@ -33,7 +33,7 @@ from shunter.stack.errors import StackError
 from shunter.stack.llamacpp import INSTALL_HINT
 from shunter.stack.shell import ports, state, web
 from shunter.stack.shell.children import Child, end
-from shunter.stack.shell.top import Screen, fetch_fleet
+from shunter.stack.shell.top import Screen, fetch_complaints, fetch_fleet
 
 __all__ = ["Wishes", "run"]
 
@@ -64,6 +64,7 @@ class Wishes(msgspec.Struct, frozen=True):
     collector_port: int
     health_port: int
     admin_port: int
+    scraper_port: int
     envoy_admin_port: int
     engine_port: int
     speed: float
@@ -105,6 +106,7 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
         "--admin-port": wishes.admin_port,
         "--envoy-admin-port": wishes.envoy_admin_port,
         "--collector-port": wishes.collector_port,
+        "--scraper-port": wishes.scraper_port,
     }
     upward = {f"--picker-port + {n}": wishes.picker_port + n if wishes.picker_port else 0 for n in range(wishes.workers + 1)}
     upward = {option: port for option, port in upward.items() if not port or port != wishes.health_port}
@@ -112,7 +114,7 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
     if not wishes.backends:
         wanted |= {f"--engine-port + {n}": wishes.engine_port + n if wishes.engine_port else 0 for n in range(_servers(wishes))}
     free = list(ports.claim(dict.fromkeys(wanted, 0) if wishes.any_port else wanted).values())
-    gateway, health, admin, envoy_admin, collector, *more = free
+    gateway, health, admin, envoy_admin, collector, scraper, *more = free
     pickers, for_engines = more[: wishes.workers], more[wishes.workers :]
     if wishes.backends:
         engines, model = _backends(wishes)
@@ -131,6 +133,7 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
             admin=admin,
             collector=collector,
             envoy_admin=envoy_admin,
+            scraper=scraper,
         ),
         engines=engines,
         config=plans.stages_config() if wishes.disaggregated and wishes.config is None else _read(wishes.config),
@@ -237,6 +240,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         self._name = name
         self._plan = plan
         self._admin = f"{plans.LOOPBACK}:{plan.ports.admin}"
+        self._scraper = f"{plans.LOOPBACK}:{plan.ports.scraper}"
         self._directory = Path(plan.directory)
         self._logs = self._directory / "logs"
         self._children: dict[str, Child] = {}
@@ -268,7 +272,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         while True:
             self._bury()
             with contextlib.suppress(StackError):  # between a picker's death and its successor
-                self._screen.show(table(fetch_fleet(self._admin)))
+                self._screen.show(table(fetch_fleet(self._admin)) + fetch_complaints(self._scraper))
             if once:
                 return
             wake = time.monotonic() + self._screen.refresh_s
@@ -338,6 +342,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         lines = {
             "gateway": f"http://{plans.LOOPBACK}:{plan.ports.gateway}  profile {plan.profile}, model {plan.model}",
             "picker": f"http://{self._admin}/metrics  /debug/fleet  /debug/decisions",
+            "scraper": f"http://{plans.LOOPBACK}:{plan.ports.scraper}/metrics  /debug/cluster",
             "Envoy": f"http://{plans.LOOPBACK}:{plan.ports.envoy_admin}",
             "engines": "  ".join(f"http://{engine.authority}" for engine in plan.engines),
             "files": f"{plan.directory}  (endpoints.yaml, picker.yaml, intent.yaml, envoy/, access.log, logs/)",
