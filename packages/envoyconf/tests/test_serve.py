@@ -282,6 +282,35 @@ async def test_what_is_not_served_is_said(start):
     assert "rewrites are for pickers" in plane.warnings
 
 
+async def test_what_is_said_is_json_for_whom_it_is_to_be(tmp_path):
+    path = tmp_path / "intent.yaml"
+    path.write_text(
+        json.dumps(intent(["127.0.0.1:1"], routes=[{"pool": "llama", "models": ["m"], "rewrites": [{"model": "n"}]}]))
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "shunter.envoyconf",
+        "serve",
+        "-f",
+        path,
+        "--log-format=json",
+        "--port=0",
+        "--status-port=0",
+    ]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    try:
+        said = []
+        while not said or said[-1]["level"] == "warning":
+            said.append(json.loads(await process.stderr.readline()))
+    finally:
+        process.kill()
+        await process.communicate()
+    assert "rewrites are for pickers" in said[0]["message"]
+    assert (said[-1]["level"], said[-1]["process"]) == ("info", "envoyconf")
+    assert "Envoys are served on 127.0.0.1:" in said[-1]["message"]
+
+
 async def test_that_envoys_have_to_be_started_anew_is_said(start, tmp_path):
     plane = await start(intent=intent(["127.0.0.1:1"], admin={"port": 9901}))
     (tmp_path / "intent.yaml").write_text(json.dumps(intent(["127.0.0.1:2"], admin={"port": 9902})))

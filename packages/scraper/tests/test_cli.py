@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -151,3 +152,18 @@ def test_run_publishes_until_it_is_told_to_end(server, tmp_path, number):
         process.wait()
         process.stderr.close()
         reader.close()
+
+
+def test_its_log_is_json_and_more_of_it_while_it_runs(tmp_path):
+    (tmp_path / "e.yaml").write_text("endpoints: []")
+    options = ["--endpoints", tmp_path / "e.yaml", "--snapshot", tmp_path / "s", "--log-format", "json"]
+    with subprocess.Popen([sys.executable, "-m", "shunter.scraper", "run", *options], stderr=subprocess.PIPE) as process:
+        try:
+            said = json.loads(process.stderr.readline())
+            assert (said["level"], said["process"]) == ("info", "scraper")
+            for level in ("debug", "info"):
+                process.send_signal(signal.SIGUSR2)
+                while (said := json.loads(process.stderr.readline())["message"]) != f"log level: {level}":
+                    assert "Traceback" not in said
+        finally:
+            process.kill()

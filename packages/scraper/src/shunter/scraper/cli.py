@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import click
@@ -92,7 +92,16 @@ def _namespaces(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -
     type=click.IntRange(0, 65_535),
     help="Serve /healthz, /readyz and /metrics there; 0 takes any free port.  [default: nowhere]",
 )
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is logged at least. SIGUSR2 makes it debug, and undoes that.",
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="A line of the log: for whom."
+)
 def run(
     *,
     endpoints: Path | None,
@@ -110,7 +119,8 @@ def run(
     models_interval_s: float | None,
     admin_host: str,
     admin_port: int | None,
-    log_level: str,
+    log_level: Literal["debug", "info", "warning", "error"],
+    log_format: Literal["text", "json"],
 ) -> None:
     """Scrape every endpoint and publish what is known in --snapshot, until interrupted.
 
@@ -125,7 +135,8 @@ def run(
     if interval_min_ms > interval_max_ms:
         raise click.UsageError(f"--interval-min-ms {interval_min_ms} is more than --interval-max-ms {interval_max_ms}")
 
-    import logging
+    import asyncio
+    import signal
 
     import uvloop
 
@@ -135,9 +146,10 @@ def run(
     from shunter.scraper.shell.models import Models
     from shunter.scraper.shell.service import Scraper
     from shunter.snapshot import SnapshotError, SnapshotWriter
+    from shunter.snapshot.stderr import log_to_stderr, toggle_debug
 
     _keep_freed_memory()
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(message)s")
+    log_to_stderr(log_level, log_format, "scraper")
     try:
         snapshot.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -151,6 +163,7 @@ def run(
         ):
 
             async def scrape() -> None:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, toggle_debug, log_level)
                 homes = (None,) if all_namespaces else namespaces
                 async with _registry(endpoints, kubeconfig, context, homes, write_status=write_status) as registry:
                     scraper = Scraper(

@@ -22,7 +22,18 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["BURST", "LONGEST_BYTES", "PERIOD_S", "Form", "JsonLines", "Level", "Sparing", "TextLines", "log_to_stderr"]
+__all__ = [
+    "BURST",
+    "LONGEST_BYTES",
+    "PERIOD_S",
+    "Form",
+    "JsonLines",
+    "Level",
+    "Sparing",
+    "TextLines",
+    "log_to_stderr",
+    "toggle_debug",
+]
 
 Form = Literal["text", "json"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -39,6 +50,8 @@ LONGEST_BYTES = 16 << 10
 LONGEST_MESSAGE = 1_000
 LONGEST_EXCEPTION = 1_500
 
+log = logging.getLogger(__name__)
+
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 
 
@@ -48,6 +61,14 @@ def log_to_stderr(level: Level, form: Form, who: str) -> None:
     handler.setFormatter(JsonLines(who) if form == "json" else TextLines(who))
     handler.addFilter(Sparing())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def toggle_debug(level: Level) -> None:
+    """Say everything, or if that is so already, what is of this level at least."""
+    root = logging.getLogger()
+    wanted: Level = "debug" if root.level != logging.DEBUG else level
+    root.setLevel(wanted.upper())
+    log.info("log level: %s", wanted)
 
 
 class TextLines(logging.Formatter):

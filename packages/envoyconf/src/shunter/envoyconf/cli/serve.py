@@ -1,12 +1,17 @@
 """``serve``: the control plane of Envoys that are configured while they run."""
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from shunter.envoyconf.cli.asking import plain_errors, tell, warn
 
 __all__ = ["serve"]
+
+log = logging.getLogger(__name__)
 
 
 @click.command()
@@ -52,6 +57,13 @@ __all__ = ["serve"]
 @click.option(
     "--client-ca", type=click.Path(path_type=Path), help="PEM file of the CAs that must have signed an Envoy's certificate."
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="What is said on standard error: for whom.",
+)
 def serve(
     sources: tuple[str, ...],
     host: str,
@@ -65,6 +77,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     client_ca: Path | None,
+    log_format: Literal["text", "json"],
 ) -> None:
     """Configure Envoys while they run: the intent's resources by xDS, endpoints as the scraper sees them.
 
@@ -79,6 +92,7 @@ def serve(
     from shunter.envoyconf.core.versions import DEFAULT_VERSION, parse_version
     from shunter.envoyconf.shell.ads import Keys
     from shunter.envoyconf.shell.plane import Place, Sight, run
+    from shunter.snapshot.stderr import log_to_stderr
 
     if "-" in sources:
         raise click.UsageError("-f -: what is served is read again when it changes; give a FILE or DIR")
@@ -88,6 +102,10 @@ def serve(
         raise click.UsageError("--client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")
     if directory and tls_cert:
         raise click.UsageError("--directory is for Envoys that read files: nobody connects, and --tls-cert is of no use")
+    say, heed = tell, warn
+    if log_format == "json":
+        log_to_stderr("info", log_format, "envoyconf")
+        say, heed = log.info, _log_warnings
     keys = Keys(tls_cert, tls_key, client_ca) if tls_cert and tls_key else None
     place = Place(host=host, port=port, keys=keys, status_host=status_host, status_port=status_port, directory=directory)
     sight = Sight(sources=sources, snapshot=snapshot, learned=learned)
@@ -95,6 +113,11 @@ def serve(
         for address in (host, status_host):
             check_address(address)
         if not (client_ca or directory or ip_address(host).is_loopback):
-            warn([f"whoever reaches {host} is told the configuration, clients' API keys too; --client-ca lets Envoys in only"])
+            heed([f"whoever reaches {host} is told the configuration, clients' API keys too; --client-ca lets Envoys in only"])
         settings = Settings(envoy_version=parse_version(envoy_version) if envoy_version else DEFAULT_VERSION)
-        asyncio.run(run(sight, place, settings, tell, warn))
+        asyncio.run(run(sight, place, settings, say, heed))
+
+
+def _log_warnings(messages: Iterable[str]) -> None:
+    for message in messages:
+        log.warning("%s", message)
