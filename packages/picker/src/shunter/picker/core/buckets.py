@@ -1,4 +1,8 @@
-"""The upper bounds of every histogram: the reference picker's, so that its dashboards fit (GIE digest §7.2)."""
+"""Histograms, and the upper bounds of each: the reference picker's, so that its dashboards fit (GIE digest §7.2)."""
+
+from collections.abc import Sequence
+
+import msgspec
 
 __all__ = [
     "CACHED_TOKENS",
@@ -15,6 +19,7 @@ __all__ = [
     "TPOT_S",
     "TTFT_S",
     "WAITS_S",
+    "Histogram",
 ]
 
 DURATION_S = (
@@ -37,3 +42,15 @@ PROCESSING_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1
 WAITS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 HIT_RATIO = tuple(tenth / 10 for tenth in range(11))
 HIT_BYTES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+
+
+class Histogram(msgspec.Struct):
+    """Counts by bucket, the last one for what is above all bounds; and the sum of all values."""
+
+    counts: list[int]
+    total: float = 0.0
+
+    @classmethod
+    def of(cls, bounds: Sequence[float]) -> "Histogram":
+        """Return an empty one."""
+        return cls([0] * (len(bounds) + 1))

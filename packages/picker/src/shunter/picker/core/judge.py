@@ -24,7 +24,7 @@ from shunter.picker.core.kinds import Dice, Verdict
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticket
 from shunter.picker.core.listing import answer
 from shunter.picker.core.lobby import Lobby
-from shunter.picker.core.models import REWRITE, Rulebook
+from shunter.picker.core.models import REWRITE, Rulebook, known_names
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.pools import Ward, Wards
 from shunter.picker.core.precise import Precise
@@ -128,6 +128,8 @@ class FleetJudge:
             counters.queue.begin(policy.flow)
         self._wards = Wards(self.ledger, pool, stale_after_ns, self._make_lobby)
         self._topology: Topology | None = None
+        self.models: frozenset[str] = frozenset()
+        """All models that resources or engines have a name for."""
         self._now_ns = 0  # when it was looked around last
         self._live: dict[int, int] = {}  # all endpoints there are, ready or not: slot → incarnation
         self._ticket = first_ticket(life)
@@ -348,6 +350,7 @@ class FleetJudge:
     def _adopt(self, topology: Topology | None) -> None:
         """Index a new topology's rules and forget the endpoints that are gone."""
         self._topology = topology
+        self.models = known_names(topology)
         self._wards.adopt(topology)
         kept = {id(ward.lobby) for ward in self._wards}
         self._lobbies = {name: lobby for name, lobby in self._lobbies.items() if id(lobby) in kept}

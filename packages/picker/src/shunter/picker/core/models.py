@@ -21,7 +21,7 @@ from shunter.picker.core.kinds import Dice
 from shunter.picker.core.request import Request
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, Target, Topology
 
-__all__ = ["CRITICALITY", "REWRITE", "Rulebook", "belonging"]
+__all__ = ["CRITICALITY", "REWRITE", "Rulebook", "belonging", "known_names"]
 
 # What is told as the rule where the header names the target.
 REWRITE = "x-llm-d-model-name-rewrite"
@@ -101,6 +101,17 @@ class Rulebook:
             return self._priorities.get(request.objective, 0)
         model = self._models.get(request.model or "")
         return CRITICALITY.get(model.criticality or "", 0) if model else 0
+
+
+def known_names(topology: Topology | None) -> frozenset[str]:
+    """Return all models that a resource has a name for, or an engine."""
+    if topology is None:
+        return frozenset()
+    rules = [rule for rewrite in topology.rewrites for rule in rewrite.rules]
+    names = {name for rule in rules for name in rule.models}
+    names.update(target.model for each in (*rules, *topology.models) for target in each.targets)
+    names.update(each.model for each in topology.models)
+    return frozenset(names.union(*[endpoint.models for endpoint in topology.endpoints]))
 
 
 def belonging(resources: Iterable[Resource], pools: Sequence[Pool], pool: str | None) -> list[Resource]:

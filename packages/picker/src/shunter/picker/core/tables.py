@@ -14,15 +14,18 @@ Words of 8 bytes, native byte order::
     145   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
     …     what waits, and what became of whom that waited: ``core.queue_counters``
     …     what rules made of models: RULINGS rows of ``core.named_counts``
+    …     requests by class, and service levels: ``core.accounts``
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
+from shunter.picker.core.accounts import ACCOUNT_WORDS, AccountBook, Class, ClassTally, add_classes, add_levels
 from shunter.picker.core.ledger import Booking, Key
 from shunter.picker.core.named_counts import NamedCounts
 from shunter.picker.core.queue_counters import QUEUE_WORDS, QueueCounters, QueueTally, add_up
+from shunter.picker.core.service_levels import LevelTally
 from shunter.snapshot import Buffer
 
 __all__ = ["COUNTERS_BYTES", "Account", "Counters", "Ruling", "Tally", "fold"]
@@ -76,7 +79,8 @@ QUEUE_AT = ROWS_AT + ROW * SLOTS
 RULINGS = 64
 RULING_WORDS = 128
 RULINGS_AT = QUEUE_AT + QUEUE_WORDS
-COUNTERS_BYTES = 8 * (RULINGS_AT + RULING_WORDS * RULINGS)
+ACCOUNTS_AT = RULINGS_AT + RULING_WORDS * RULINGS
+COUNTERS_BYTES = 8 * (ACCOUNTS_AT + ACCOUNT_WORDS)
 
 Ruling = tuple[str, str, str]
 """The resource that says what a model is called, the client's name for it ("" for any), the engine's."""
@@ -99,6 +103,9 @@ class Tally(msgspec.Struct):
     refusals: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # by drop reason, else by code
     by_endpoint: dict[Key, Account] = msgspec.field(default_factory=dict[Key, Account])
     queue: QueueTally = msgspec.field(default_factory=QueueTally)
+    classes: dict[Class, ClassTally] = msgspec.field(default_factory=dict[Class, ClassTally])
+    folded: int = 0  # requests whose class is not told apart any more
+    levels: dict[str, LevelTally] = msgspec.field(default_factory=dict[str, LevelTally])  # also former ones
 
 
 class _Word:
@@ -131,7 +138,9 @@ class Counters:
         self.queue = QueueCounters(self.words[QUEUE_AT:])
         """What flow control counts."""
         self._refusals = NamedCounts(self.words[REFUSALS_AT:IN_USE_AT], REFUSAL_WORDS)
-        self._rulings = NamedCounts(self.words[RULINGS_AT:], RULING_WORDS)
+        self._rulings = NamedCounts(self.words[RULINGS_AT:ACCOUNTS_AT], RULING_WORDS)
+        self.accounts = AccountBook(self.words[ACCOUNTS_AT:])
+        """What is counted by class of requests."""
 
     def begin(self, life: int, pid: int, now_ns: int) -> None:
         """Sit down: nothing is in flight, the totals go on."""
@@ -141,6 +150,7 @@ class Counters:
         self.clear_in_flight()
         self._refusals.begin()
         self._rulings.begin()
+        self.accounts.begin()
         self.life, self.pid, self.started_ns, self.ready, self.beat_ns = life, pid, now_ns, 0, now_ns
 
     def clear_in_flight(self) -> None:
@@ -148,6 +158,7 @@ class Counters:
         for row in self._rows():
             self._clear_row(row)
         self.queue.clear()
+        self.accounts.clear()
 
     def picked(self, slot: int, incarnation: int, blocks: int, hits: int) -> None:
         """Count a pick, and how many of its prompt's blocks the endpoint had seen before."""
@@ -239,6 +250,9 @@ class Counters:
                 (slot, incarnation): Account(*counts) for slot, (incarnation, *counts) in enumerate(rows) if any(counts)
             },
             queue=self.queue.tally(),
+            classes=self.accounts.tally(),
+            folded=self.accounts.folded,
+            levels=self.accounts.levels.tally(),
         )
 
     def _clear_row(self, row: int) -> None:
@@ -271,7 +285,12 @@ def _ruling(name: str) -> Ruling:
 def fold(tallies: Iterable[Tally]) -> Tally:
     """Return the sum of all seats' tallies."""
     tallies = list(tallies)
-    total = Tally(queue=add_up(each.queue for each in tallies))
+    total = Tally(
+        queue=add_up(each.queue for each in tallies),
+        classes=add_classes(each.classes for each in tallies),
+        folded=sum(each.folded for each in tallies),
+        levels=add_levels(each.levels for each in tallies),
+    )
     for each in tallies:
         for name in TOTALS:
             setattr(total, name, getattr(total, name) + getattr(each, name))
