@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from shunter.picker.cli import main
@@ -120,6 +121,20 @@ def test_plugins_are_listed_and_described():
 
 def test_the_schema_is_printed():
     assert json.loads(shunter("schema").stdout)["$defs"]
+
+
+def test_the_rules_are_printed_and_lead_to_the_runbook_where_it_is_published():
+    printed = shunter("rules").stdout
+    assert "runbook_url: docs/runbook.md#pickerbypassed" in printed
+    there = yaml.safe_load(shunter("rules", "--kubernetes", "--runbook", "https://wiki.example/runbook").stdout)
+    assert there["kind"] == "PrometheusRule"
+    (url,) = {rule["annotations"]["runbook_url"].partition("#")[0] for rule in rules_of(there["spec"]) if "alert" in rule}
+    assert url == "https://wiki.example/runbook"
+    assert [rule["expr"] for rule in rules_of(there["spec"])] == [rule["expr"] for rule in rules_of(yaml.safe_load(printed))]
+
+
+def rules_of(document):
+    return [rule for group in document["groups"] for rule in group["rules"]]
 
 
 def test_builtin_configurations_are_listed_printed_and_checked():

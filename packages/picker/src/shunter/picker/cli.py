@@ -371,6 +371,20 @@ def builtins(name: str | None) -> None:
 
 
 @main.command()
+@click.option("--kubernetes", is_flag=True, help="As a PrometheusRule, for the Prometheus Operator.")
+@click.option("--runbook", metavar="URL", help="Where the alerts' links lead; docs/runbook.md unless you publish it.")
+def rules(kubernetes: bool, runbook: str | None) -> None:
+    """Print alerts and the recording rules of service levels, as a rule file for Prometheus."""
+    import yaml
+
+    from shunter.picker.core import rules
+
+    groups = rules.rules(runbook or rules.RUNBOOK)
+    document = rules.prometheus_rule(groups) if kubernetes else groups
+    click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=math.inf), nl=False)
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration."""
     import msgspec

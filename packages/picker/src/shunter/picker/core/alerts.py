@@ -1,0 +1,202 @@
+"""What a person should be told of a picker, as Prometheus alerts: each a value, and each with its section in docs/runbook.md.
+
+An alert is *critical* if requests suffer now and somebody has to get up, else a *warning*, which can wait for the morning. Its
+expression keeps the labels of the target (``job``, ``instance`` …), so that its summary can name which picker it is about. A
+condition has to last longer than the picker needs to mend what it can mend: a dead worker is there again after 0.3 s, a hung
+one is killed after 3 s, a reload takes some seconds for each worker.
+
+A ratio of two rates is NaN while nothing happens, and NaN is above nothing: a picker that is not used does not complain.
+"""
+
+from enum import Enum
+
+import msgspec
+
+__all__ = ["ALERTS", "Alert", "Severity"]
+
+
+class Severity(Enum):
+    """Whether it can wait."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """One alert; ``summary`` is a sentence in Prometheus' templates that names the thing."""
+
+    name: str
+    severity: Severity
+    lasts: str  # how long it has to be so, in Prometheus' words; "": told at once
+    expr: str
+    summary: str
+
+    @property
+    def anchor(self) -> str:
+        """Where in the runbook its section is, whose heading is its name."""
+        return self.name.lower()
+
+
+_CRITICAL, _WARNING = Severity.CRITICAL, Severity.WARNING
+
+ALERTS = (
+    Alert(
+        "PickerAbsent",
+        _CRITICAL,
+        "5m",
+        "absent(shunter_picker_worker_up)",
+        "Prometheus sees no picker at all: none is scraped, or none runs.",
+    ),
+    Alert(
+        "PickerDown",
+        _CRITICAL,
+        "1m",
+        'sum without (worker) (shunter_picker_worker_up{worker!="collector"}) == 0',
+        "No worker of the picker {{ $labels.instance }} is ready.",
+    ),
+    # Of a dying worker's requests some may go without a pick, once; that is no reason to wake anybody.
+    Alert(
+        "PickerBypassed",
+        _CRITICAL,
+        "2m",
+        "rate(shunter_picker_bypassed_requests_total[5m]) / rate(shunter_picker_records_total[5m]) > 0.01",
+        "{{ $value | humanizePercentage }} of the requests behind the picker {{ $labels.instance }} are served without a pick.",
+    ),
+    # The same in the gateway's own words, for when no collector lives to tell. Envoy counts idle streams of a worker that dies
+    # too, so a single burst says nothing: it has to go on.
+    Alert(
+        "GatewayFailsOpen",
+        _CRITICAL,
+        "5m",
+        "rate(envoy_http_ext_proc_failure_mode_allowed[2m]) > 0",
+        "The Envoy {{ $labels.instance }} sends requests on although no picker answers.",
+    ),
+    Alert(
+        "SnapshotOld",
+        _CRITICAL,
+        "1m",
+        "shunter_picker_snapshot_age_seconds > 30",
+        "The picker {{ $labels.instance }} has not heard of its scraper for {{ $value | humanizeDuration }}.",
+    ),
+    Alert(
+        "NoReadyEndpoints",
+        _CRITICAL,
+        "1m",
+        "llm_d_epp_ready_endpoints == 0",
+        "The pool {{ $labels.name }} has no endpoint that may get requests.",
+    ),
+    Alert(
+        "ResponsesFail",
+        _CRITICAL,
+        "5m",
+        'sum without (status) (rate(shunter_picker_responses_total{status=~"5xx|none"}[5m]))'
+        " / sum without (status) (rate(shunter_picker_responses_total[5m])) > 0.05",
+        "{{ $value | humanizePercentage }} of the requests behind the picker {{ $labels.instance }} fail.",
+    ),
+    Alert(
+        "RequestsShed",
+        _CRITICAL,
+        "5m",
+        "sum without (reason) (rate(shunter_picker_refusals_total[5m]))"
+        " / (sum without (reason) (rate(shunter_picker_refusals_total[5m]))"
+        " + sum without (endpoint) (rate(shunter_picker_picks_total[5m]))) > 0.05",
+        "The picker {{ $labels.instance }} refuses {{ $value | humanizePercentage }} of its requests.",
+    ),
+    Alert(
+        "EndpointOutlier",
+        _WARNING,
+        "10m",
+        "shunter_picker_endpoint_outlier == 1",
+        "The endpoint {{ $labels.endpoint }} is much slower than the others, or fails.",
+    ),
+    Alert(
+        "PoolSaturated",
+        _WARNING,
+        "10m",
+        'llm_d_epp_flow_control_pool_saturation{stage="effective"} >= 1',
+        "The pool {{ $labels.inference_pool }} is full: requests wait in the picker.",
+    ),
+    Alert(
+        "QueueFilling",
+        _WARNING,
+        "2m",
+        "llm_d_epp_flow_control_capacity_utilization_requests > 0.8",
+        "The queue of the pool {{ $labels.inference_pool }} at priority {{ $labels.priority }} is full to"
+        " {{ $value | humanizePercentage }}.",
+    ),
+    Alert(
+        "PrefixHitsLost",
+        _WARNING,
+        "15m",
+        "sum without (endpoint) (rate(shunter_picker_prefix_hit_blocks_total[15m]))"
+        " / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[15m]))"
+        " < 0.5 * sum without (endpoint) (rate(shunter_picker_prefix_hit_blocks_total[6h] offset 1h))"
+        " / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[6h] offset 1h))",
+        "Prompts behind the picker {{ $labels.instance }} are cached where they go to {{ $value | humanizePercentage }}:"
+        " less than half of what was usual.",
+    ),
+    Alert(
+        "WorkerCrashLoop",
+        _CRITICAL,
+        "",
+        'sum without (reason) (increase(shunter_picker_worker_restarts_total{reason=~"signal|exit|failure|late"}[10m])) > 3',
+        "{{ $labels.worker }} of the picker {{ $labels.instance }} keeps ending: {{ $value | humanize }} times in 10 minutes.",
+    ),
+    Alert(
+        "WorkerHung",
+        _WARNING,
+        "",
+        'increase(shunter_picker_worker_restarts_total{reason="hung"}[15m]) > 0',
+        "{{ $labels.worker }} of the picker {{ $labels.instance }} hung and was killed.",
+    ),
+    Alert(
+        "ConfigRefused",
+        _WARNING,
+        "",
+        "shunter_picker_config_last_reload_successful == 0",
+        "The picker {{ $labels.instance }} goes on with its former configuration: it did not take the new one.",
+    ),
+    Alert(
+        "PluginComplains",
+        _WARNING,
+        "5m",
+        "shunter_picker_plugin_complaints > 0",
+        "The plugin {{ $labels.plugin }} of the picker {{ $labels.instance }} fails, or is not shown what it needs.",
+    ),
+    Alert(
+        "CertificateExpires",
+        _WARNING,
+        "1h",
+        "shunter_picker_worker_certificate_expiry_seconds - time() < 7 * 86400",
+        "The certificate of {{ $labels.worker }} of the picker {{ $labels.instance }} is valid for"
+        " {{ $value | humanizeDuration }} more.",
+    ),
+    Alert(
+        "RecordsMissing",
+        _WARNING,
+        "10m",
+        "rate(shunter_picker_records_total[5m]) == 0 and sum without (endpoint) (rate(shunter_picker_picks_total[5m])) > 0",
+        "The picker {{ $labels.instance }} picks, and Envoy tells its collector of no request that ended.",
+    ),
+    Alert(
+        "RecordsUnreadable",
+        _WARNING,
+        "",
+        "increase(shunter_picker_unread_records_total[15m]) > 0",
+        "The collector of the picker {{ $labels.instance }} could not read {{ $value | humanize }} of Envoy's records.",
+    ),
+    Alert(
+        "NamesFolded",
+        _WARNING,
+        "15m",
+        "rate(shunter_picker_folded_requests_total[5m]) > 0",
+        'The picker {{ $labels.instance }} counts requests as "other": clients use more names than are told apart.',
+    ),
+    Alert(
+        "BudgetSpent",
+        _WARNING,
+        "",
+        "level_signal:shunter_picker_service_level_budget_left:ratio_30d < 0",
+        "The level {{ $labels.level }} has missed its {{ $labels.signal }} more often than it may in 30 days.",
+    ),
+)
