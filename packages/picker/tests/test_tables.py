@@ -120,7 +120,7 @@ def test_foreign_bytes_are_tallied_as_something_and_swept_by_the_next_life(noise
     buffer[: len(noise)] = noise
     counters = Counters(buffer)
     counters.begin(3, 3, 3)
-    if noise[:8] != b"SHUNTCN\x01":
+    if noise[:8] != b"SHUNTCN\x02":
         assert counters.tally() == Tally()
 
 

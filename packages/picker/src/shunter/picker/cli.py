@@ -240,6 +240,7 @@ def run(
     # Who wants a reload before the configuration has been read gets what it wants.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     click.get_current_context().call_on_close(lambda: signal.signal(signal.SIGHUP, before))
+    from shunter.picker.config.tracing import read_tracing
     from shunter.picker.core.limits import Limits
     from shunter.picker.shell import arguments, collector, layout, supervisor, worker
     from shunter.picker.transport.server import MAX_STREAMS
@@ -264,6 +265,7 @@ def run(
             record=None if record_decisions is None else _or_complain(lambda: arguments.make_directory(record_decisions)),
             record_sample=record_sample,
             log_decisions=log_decisions,
+            tracing=_or_complain(lambda: read_tracing(os.environ)),
             host=host,
             health_port=health_port,
             transport=transport,

@@ -9,9 +9,9 @@ Words of 8 bytes, native byte order::
     0     magic; until a worker has begun the memory is all zero, which counts nothing
     1     life, pid, started_ns (CLOCK_MONOTONIC), ready, beat_ns (when the worker last said that it lives)
     6     totals, in the order of TOTALS
-    16    refusals: REFUSALS rows of ``core.named_counts``
-    144   number of endpoint rows in use
-    145   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
+    19    refusals: REFUSALS rows of ``core.named_counts``
+    147   number of endpoint rows in use
+    148   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
     …     what waits, and what became of whom that waited: ``core.queue_counters``
     …     what rules made of models: RULINGS rows of ``core.named_counts``
     …     requests by class, and service levels: ``core.accounts``
@@ -30,7 +30,7 @@ from shunter.snapshot import Buffer
 
 __all__ = ["COUNTERS_BYTES", "Account", "Counters", "Ruling", "Tally", "fold"]
 
-MAGIC = int.from_bytes(b"SHUNTCN\x01", "little")
+MAGIC = int.from_bytes(b"SHUNTCN\x02", "little")  # of this order of words
 TOTALS = (
     "picks",
     "released",
@@ -42,9 +42,12 @@ TOTALS = (
     "nameless",
     "tokenised",
     "untokenised",
+    "spans_exported",
+    "spans_failed",
+    "spans_full",
 )
 TOTALS_AT = 6
-REFUSALS_AT = 16
+REFUSALS_AT = TOTALS_AT + len(TOTALS)
 
 # There are a dozen reasons; whatever a plugin may add beyond these is counted as the last one, "other". Of a name 56 bytes.
 REFUSALS = 16
@@ -99,6 +102,9 @@ class Tally(msgspec.Struct):
     nameless: int = 0  # requests that it found no model in
     tokenised: int = 0  # prompts whose tokens an engine told
     untokenised: int = 0  # those that were to be asked for, and no tokens came
+    spans_exported: int = 0  # spans of traces that a collector took
+    spans_failed: int = 0  # that it did not take
+    spans_full: int = 0  # for which there was no room in the queue
     rulings: dict[Ruling, int] = msgspec.field(default_factory=dict[Ruling, int])
     refusals: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # by drop reason, else by code
     by_endpoint: dict[Key, Account] = msgspec.field(default_factory=dict[Key, Account])
@@ -231,6 +237,10 @@ class Counters:
     def named(self, *, known: bool) -> None:
         """Count a request that the body router looked at."""
         self.words[TOTALS_AT + (6 if known else 7)] += 1
+
+    def spans(self, result: str, count: int) -> None:
+        """Count spans of traces: exported, failed or full."""
+        self.words[TOTALS_AT + TOTALS.index(f"spans_{result}")] += count
 
     def account(self) -> bytes:
         """Return totals and refusals as they stand, for whoever asks no more than whether they have changed."""

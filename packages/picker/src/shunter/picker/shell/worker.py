@@ -10,23 +10,25 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from shunter.picker import config
 from shunter.picker.config.base_models import read_base_models
 from shunter.picker.config.service_levels import read_service_levels
+from shunter.picker.config.tracing import TracingSettings
 from shunter.picker.core.accounts import Accounts
 from shunter.picker.core.body_routing import ModelNamer
 from shunter.picker.core.canonical import Canon, describe
 from shunter.picker.core.decisions import Entry
 from shunter.picker.core.fleet import is_called
 from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.kinds import Named
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.precedents import precedent, write
@@ -34,6 +36,7 @@ from shunter.picker.core.recorder import Recorder
 from shunter.picker.core.service_levels import Level
 from shunter.picker.core.session import Session
 from shunter.picker.core.shadow import Shadow
+from shunter.picker.errors import ConfigError
 from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat
@@ -45,6 +48,9 @@ from shunter.picker.transport.parking import Parking
 from shunter.picker.transport.server import MAX_STREAMS, Server
 from shunter.picker.transport.tls import Tls
 from shunter.snapshot import BLOCK_LOG, MappedLogReader, SnapshotReader
+
+if TYPE_CHECKING:
+    from shunter.picker.shell.telemetry import Telemetry
 
 __all__ = ["Role", "Settings", "Worker", "work"]
 
@@ -58,6 +64,9 @@ RECALL_CANDIDATES = 1_000
 
 # Sampled decisions are written when they can be, a few at a time and off the way of any request.
 TELL_S = 0.25
+
+# Among the plugins; no configuration has one of that name.
+TRACER = "the tracer"
 
 log = logging.getLogger(__name__)
 decisions_log = logging.getLogger("shunter.picker.decisions")
@@ -89,6 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     record: Path | None = None  # directory for decisions
     record_sample: float = 0.0  # the part of them, 0 to 1
     log_decisions: float = 0.0  # the part of them that has a line in the log, 0 to 1
+    tracing: TracingSettings | None = None  # no spans
 
 
 class Worker:
@@ -112,6 +122,10 @@ class Worker:
         self._reader = SnapshotReader(settings.snapshot)
         dice = random.Random(settings.seed)  # noqa: S311  no secret depends on it
         self._memory = memory = Memory(seat) if seat is not None else None
+        self._telemetry = None
+        if settings.tracing is not None and bases is None:
+            self._telemetry = _make_telemetry(settings.tracing, seat, self._count_spans)
+            policy = msgspec.structs.replace(policy, others=(*policy.others, Named(TRACER, self._telemetry.tracer)))
         self.judge = FleetJudge(
             policy,
             self._reader.view,
@@ -125,6 +139,8 @@ class Worker:
             serve_models=settings.serve_models,
             shadow=_make_shadow(settings),
         )
+        if self._telemetry is not None:
+            self.judge.decisions.witnesses.append(self._telemetry.tracer)  # the first: others log the traces that it begins
         accounts = self.judge.counters.accounts
         accounts.levels.begin(levels)
         self.judge.decisions.witnesses.append(Accounts(accounts, lambda: self.judge.models))
@@ -156,6 +172,8 @@ class Worker:
         self._watches.append(asyncio.create_task(self._follow_snapshot()))
         if self._recording is not None:
             self._watches.append(asyncio.create_task(self._recording.run()))
+        if self._telemetry is not None:
+            self._watches.append(asyncio.create_task(self._telemetry.run()))
         if self._canon is not None:
             self._watches.append(asyncio.create_task(self._tell_decisions(self._canon)))
         if self._memory is not None or self.judge.precise is not None:
@@ -176,6 +194,8 @@ class Worker:
         await self._server.drain(self._settings.drain_s if deadline_s is None else deadline_s)
         if self._recording is not None:
             await self._recording.finish()
+        if self._telemetry is not None:
+            await self._telemetry.finish()
         if self._canon is not None:
             _tell(self._canon.take(None))
         self._reader.close()
@@ -230,6 +250,9 @@ class Worker:
                 told.append(write([found]))
         return Recalled(tuple(told))
 
+    def _count_spans(self, result: str, count: int) -> None:
+        self.judge.counters.spans(result, count)
+
     def _choose_server(self, parking: Parking | None) -> Server:
         settings = self._settings
         if settings.transport == "native":
@@ -277,6 +300,17 @@ class Worker:
 def _tell(entries: Sequence[Entry]) -> None:
     for entry in entries:
         decisions_log.info("decision", extra={"fields": describe(entry)})
+
+
+def _make_telemetry(settings: TracingSettings, seat: Seat | None, note: Callable[[str, int], None]) -> "Telemetry":
+    try:
+        from shunter.picker.shell.telemetry import Telemetry  # noqa: PLC0415  25 MB that who sends no spans spares
+    except ImportError as error:
+        raise ConfigError(
+            f"a collector of spans is named, and there is no {error.name}: install shunter-picker[tracing],"
+            " or set OTEL_SDK_DISABLED=true"
+        ) from error
+    return Telemetry(settings, seat.index if seat else 0, note, time.monotonic)
 
 
 def _make_shadow(settings: Settings) -> Shadow | None:
