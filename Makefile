@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers e2e envoyconf-gateways envoyconf-matrix fuzz interop engines lab-compare lab-wire lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs soak-streams clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,10 @@ fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (
 
 soak-streams: $(VENV)/dev.stamp ## ten million generated streams through the picker without sockets (half an hour; ARGS="--minutes 5" …)
 	@$(BIN)/python hack/long_run.py --jobs 2 $(ARGS)
+
+images: $(VENV)/dev.stamp ## build every image twice with a Docker daemon of its own, and run it (5 minutes; root, Debian)
+	@hack/kube/fetch
+	@SHUNTER_EVERY_IMAGE=1 $(PYTEST) e2e/test_images.py $(ARGS)
 
 interop: $(VENV)/dev.stamp ## the picker's transports with older Envoys and with grpc-go (fetches the Envoys once)
 	@$(BIN)/python hack/interop.py $(ARGS)

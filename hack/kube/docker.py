@@ -1,6 +1,7 @@
 """A Docker daemon of our own, which touches nothing of the machine's Docker, network, mounts or firewall."""
 
 import contextlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -27,7 +28,8 @@ class RunningDocker(msgspec.Struct, frozen=True):
     def docker(self, *arguments: str | Path) -> str:
         """Return what docker prints; AssertionError with its words if it fails."""
         command = [programs.find("docker"), "--host", self.host, *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        environment = os.environ | {"DOCKER_BUILDKIT": "1"}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
         assert not done.returncode, done.stderr
         return done.stdout
 
