@@ -100,7 +100,7 @@ def pool_service(intent: Intent, pool: Pool) -> Resource:
 def picker_config(*, one_choice: bool = False) -> Resource:
     """Return the picker's built-in default, written out as the place to change it. (Without plugins it chooses blindly.)"""
     single = {"parameters": {"maxNumOfEndpoints": 1}} if one_choice else {}
-    plugins = ("outlier-ejection-filter", "expected-delay-scorer", "max-score-picker")
+    plugins = ("adapter-ready-filter", "outlier-ejection-filter", "expected-delay-scorer", "max-score-picker")
     return {
         "apiVersion": "llm-d.ai/v1alpha1",
         "kind": "EndpointPickerConfig",
