@@ -1,0 +1,85 @@
+"""Is the new version worse than the old one? Counts of both, as pickers have them, and what they say.
+
+Both get requests of the same clients in the same minutes, so what clients do wrong counts on both sides alike and only the
+difference is held against the new one. Old counts since the rollout began, new since the step did: at 100 % the old one has
+no requests of its own any more.
+
+Errors need not wait for ``minRequests``: as soon as there are more than even so many requests would be allowed, it is decided.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from shunter.rollout.core.spec import Analysis, fraction_of
+
+__all__ = ["Counts", "Opinion", "compare", "quantile", "since"]
+
+# A quantile of the old side's latency means nothing on fewer than so many.
+FEW = 20
+# Of two latencies below this neither is worse: the first bucket of the pickers' histograms ends at 5 ms.
+NEGLIGIBLE_S = 0.01
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """What pickers counted of one side since they started; ``ttft``: cumulated buckets of a histogram, by upper bound in s."""
+
+    requests: float = 0.0
+    errors: float = 0.0
+    ttft: tuple[tuple[float, float], ...] = ()
+
+
+class Opinion(msgspec.Struct, frozen=True):
+    """``worse`` is why, or empty; ``enough`` says that there were requests enough to tell."""
+
+    worse: str = ""
+    enough: bool = False
+    words: str = ""
+
+
+def since(now: Counts, then: Counts | None) -> Counts:
+    """Return what was added; all of it where a picker has started anew in between, or nothing was known then."""
+    if then is None or now.requests < then.requests or now.errors < then.errors:
+        return now
+    before = dict(then.ttft)
+    ttft = tuple((bound, count - before.get(bound, 0.0)) for bound, count in now.ttft)
+    if any(count < 0 for _, count in ttft):
+        return now
+    return Counts(now.requests - then.requests, now.errors - then.errors, ttft)
+
+
+def compare(analysis: Analysis, old: Counts, new: Counts) -> Opinion:
+    """Say what the counts mean for the new side."""
+    usual = old.errors / old.requests if old.requests else 0.0
+    allowed = usual + fraction_of(analysis.error_rate)
+    judged = max(new.requests, float(analysis.min_requests))
+    if new.errors > allowed * judged:
+        return Opinion(f"{new.errors:.0f} of {new.requests:.0f} requests failed, allowed are {allowed:.1%}", enough=True)
+    words = f"{new.requests:.0f} of {analysis.min_requests} requests judged"
+    if new.requests < analysis.min_requests:
+        return Opinion(words=words)
+    slow, usual_s = quantile(new.ttft, analysis.quantile), quantile(old.ttft, analysis.quantile)
+    if analysis.latency and slow is not None and usual_s is not None and _count(old.ttft) >= FEW:
+        words = f"time to first token at {analysis.quantile:g}: {slow:.3f} s, of the old one {usual_s:.3f} s"
+        if slow > max(usual_s * analysis.latency, NEGLIGIBLE_S):
+            return Opinion(f"{words}: more than {analysis.latency:g} times as long", enough=True)
+    return Opinion(enough=True, words=f"{new.errors:.0f} of {new.requests:.0f} requests failed; {words}")
+
+
+def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
+    """Return below which value that share lies, as Prometheus' ``histogram_quantile`` does; None of nothing."""
+    total = _count(buckets)
+    if total <= 0:
+        return None
+    lower, below = 0.0, 0.0
+    for bound, count in buckets:
+        if count >= share * total:
+            if bound == float("inf"):
+                return lower
+            return lower + (bound - lower) * (share * total - below) / (count - below) if count > below else bound
+        lower, below = bound, count
+    return lower
+
+
+def _count(buckets: Sequence[tuple[float, float]]) -> float:
+    return buckets[-1][1] if buckets else 0.0

@@ -1,0 +1,62 @@
+"""How a share of the traffic is written down: as an InferenceModelRewrite, or as the weights of an HTTPRoute."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import msgspec
+
+from shunter.rollout.core.spec import Rollout
+from shunter.rollout.errors import ConfigError
+
+__all__ = ["rewrite", "route_share", "routed"]
+
+
+def rewrite(rollout: Rollout, share: int) -> dict[str, Any]:
+    """Return the resource that sends ``share`` per cent to the new side; who gets nothing is no target (weights begin at 1)."""
+    shares = {rollout.from_.model: 100 - share, rollout.to.model: share}
+    metadata = {"name": rollout.traffic.rewrite or rollout.name, "namespace": rollout.traffic.namespace}
+    rule = {
+        "matches": [{"model": {"value": rollout.model}}],
+        "targets": [{"modelRewrite": model, "weight": weight} for model, weight in shares.items() if weight],
+    }
+    return {
+        "apiVersion": rollout.traffic.api_version,
+        "kind": "InferenceModelRewrite",
+        "metadata": metadata,
+        "spec": {"poolRef": {"name": rollout.pool.rpartition("/")[2] or "default"}, "rules": [rule]},
+    }
+
+
+def route_share(route: Mapping[str, Any], rollout: Rollout) -> int | None:
+    """Return the percentage of the first rule with both pools that the new one gets; raises ConfigError if none has both."""
+    weights = _weights(_rules(route, rollout)[0])
+    old, new = (weights[name] for name in _names(rollout))
+    return round(100 * new / (old + new)) if old + new else None
+
+
+def routed(route: Mapping[str, Any], rollout: Rollout, share: int) -> dict[str, Any]:
+    """Return the HTTPRoute with these weights in every rule that has both pools; raises ConfigError if none has."""
+    changed = msgspec.json.decode(msgspec.json.encode(route))
+    old, new = _names(rollout)
+    for rule in _rules(changed, rollout):
+        for backend in rule["backendRefs"]:
+            if backend["name"] in (old, new):
+                backend["weight"] = share if backend["name"] == new else 100 - share
+    return changed
+
+
+def _rules(route: Mapping[str, Any], rollout: Rollout) -> list[dict[str, Any]]:
+    rules = cast("list[dict[str, Any]]", route["spec"].get("rules", []))
+    found = [rule for rule in rules if set(_names(rollout)) <= _weights(rule).keys()]
+    if not found:
+        old, new = _names(rollout)
+        raise ConfigError(f"HTTPRoute {rollout.traffic.http_route}: no rule has both {old} and {new} among its backendRefs")
+    return found
+
+
+def _weights(rule: Mapping[str, Any]) -> dict[str, int]:
+    return {backend["name"]: backend.get("weight", 1) for backend in rule.get("backendRefs", ())}
+
+
+def _names(rollout: Rollout) -> tuple[str, str]:
+    return rollout.from_.pool.rpartition("/")[2], rollout.to.pool.rpartition("/")[2]

@@ -1,0 +1,38 @@
+"""Whom a sync of a whole pool talks to, as the snapshot says."""
+
+import time
+from pathlib import Path
+
+from shunter.rollout.errors import ConfigError
+from shunter.rollout.shell.syncing import Target
+from shunter.snapshot import SnapshotReader
+
+__all__ = ["Fleet"]
+
+
+class Fleet:
+    """The ready endpoints of one pool, by its name or ``namespace/name``; of all if it is empty."""
+
+    def __init__(self, directory: Path, pool: str, *, scheme: str = "http") -> None:
+        self._scheme = scheme
+        self._pool = pool
+        self._reader = SnapshotReader(directory)
+
+    def targets(self) -> tuple[Target, ...]:
+        """Return who is there now; raises ConfigError if there is no such pool. A scraper that is silent is believed."""
+        view = self._reader.view(time.monotonic_ns())
+        if view is None:
+            return ()
+        pools = [f"{each.namespace}/{each.name}" for each in view.topology.pools]
+        wanted = {at for at, each in enumerate(pools) if self._pool in ("", each, each.rpartition("/")[2])}
+        if not wanted:
+            raise ConfigError(f"--pool {self._pool}: there is no such pool; there are: {', '.join(pools) or 'none'}")
+        return tuple(
+            Target(f"{self._scheme}://{each.authority}", each.engine, (each.slot, each.incarnation))
+            for each in view.topology.endpoints
+            if each.ready and wanted.intersection(each.pools)
+        )
+
+    def close(self) -> None:
+        """Let go of the snapshot."""
+        self._reader.close()

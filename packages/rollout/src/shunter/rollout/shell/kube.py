@@ -1,0 +1,108 @@
+"""Weights that are in Kubernetes: an InferenceModelRewrite, by server-side apply, or the backends of an HTTPRoute.
+
+The official client reads kubeconfigs ($KUBECONFIG, ~/.kube/config) and service accounts. Its calls block, so they are made in a
+thread.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client import ApiException, CustomObjectsApi
+
+from shunter.rollout.core.sight import Page, in_force
+from shunter.rollout.core.spec import Rollout
+from shunter.rollout.core.weights import rewrite, route_share, routed
+from shunter.rollout.errors import ConfigError, ServerError
+
+__all__ = ["HttpRoute", "RewriteResource", "connect"]
+
+MANAGER = "shunter-rollout"
+APPLY = "application/apply-patch+yaml"
+ROUTES = ("gateway.networking.k8s.io", "v1")
+ANSWER_S = 30
+
+Answer = TypeVar("Answer")
+
+
+def connect() -> CustomObjectsApi:
+    """Reach the API server that is configured here; raises ConfigError."""
+    library: Any = config  # it has no types
+    try:
+        library.load_config()
+    except (config.ConfigException, OSError) as error:
+        raise ConfigError(f"no Kubernetes API: {error}") from None
+    return CustomObjectsApi(client.ApiClient())
+
+
+class RewriteResource:
+    """An InferenceModelRewrite that is ours; pickers tell what is in force."""
+
+    def __init__(self, rollout: Rollout, api: CustomObjectsApi) -> None:
+        self._rollout = rollout
+        self._api: Any = api
+
+    async def share(self, pages: Sequence[Page]) -> int | None:
+        """Return what pickers say."""
+        return in_force(pages, self._rollout)
+
+    async def move(self, share: int) -> None:
+        """Apply it; fields of other managers stay theirs."""
+        body = rewrite(self._rollout, share)
+        group, version = body["apiVersion"].split("/")
+        await _asking(
+            lambda: self._api.patch_namespaced_custom_object(
+                group,
+                version,
+                body["metadata"]["namespace"],
+                "inferencemodelrewrites",
+                body["metadata"]["name"],
+                body,
+                field_manager=MANAGER,
+                force=True,
+                _content_type=APPLY,
+                _request_timeout=ANSWER_S,
+            )
+        )
+
+
+class HttpRoute:
+    """Somebody's HTTPRoute, of which only the weights of two backends are changed.
+
+    Its rules are one list to Kubernetes, owned as a whole by whoever wrote it, so they are not applied but replaced, by the
+    version that was read: a change in between is an answer of 409, and the next look begins anew.
+    """
+
+    def __init__(self, rollout: Rollout, api: CustomObjectsApi) -> None:
+        self._rollout = rollout
+        self._api: Any = api
+        self._place = (*ROUTES, rollout.traffic.namespace, "httproutes", rollout.traffic.http_route)
+
+    async def share(self, pages: Sequence[Page]) -> int | None:  # noqa: ARG002  the gateway splits here, not the pickers
+        """Return what the route says."""
+        return route_share(await self._read(), self._rollout)
+
+    async def move(self, share: int) -> None:
+        """Change the weights."""
+        body = routed(await self._read(), self._rollout, share)
+        await _asking(
+            lambda: self._api.replace_namespaced_custom_object(
+                *self._place, body, field_manager=MANAGER, _request_timeout=ANSWER_S
+            )
+        )
+
+    async def _read(self) -> dict[str, Any]:
+        return await _asking(lambda: self._api.get_namespaced_custom_object(*self._place, _request_timeout=ANSWER_S))
+
+
+async def _asking(call: Callable[[], Answer]) -> Answer:
+    """Make a blocking call; raises ServerError."""
+    try:
+        return await asyncio.to_thread(call)
+    except ApiException as error:
+        problem: Any = error
+        raise ServerError(f"Kubernetes: HTTP {problem.status}: {problem.reason}; {str(problem.body or '')[:300]}") from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise ServerError(f"Kubernetes: {error}") from None

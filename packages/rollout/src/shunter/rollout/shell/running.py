@@ -1,0 +1,108 @@
+"""Runs a rollout: looks, lets the machine decide, keeps what it decided, and does it, again and again."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import aiohttp
+from msgspec.structs import replace
+
+from shunter.rollout.core.desired import Desired
+from shunter.rollout.core.machine import Orders, Seen, State, Wish, advance, begin
+from shunter.rollout.core.sight import Holders
+from shunter.rollout.core.spec import Rollout, Side
+from shunter.rollout.errors import ServerError
+from shunter.rollout.shell.looking import Outlook
+from shunter.rollout.shell.servers import Access
+from shunter.rollout.shell.store import Record, Store
+from shunter.rollout.shell.syncing import Sync, Target
+from shunter.rollout.shell.traffic import Traffic
+
+__all__ = ["LOOK_S", "Runner", "Say"]
+
+# Between two looks. A step lasts a minute or more; what is wrong with it should be noticed within seconds.
+LOOK_S = 1.0
+# What is only waited for is written down that often.
+SAVE_S = 5.0
+
+Say = Callable[[State, str], None]
+"""Hears of each state and, if something could not be seen or done, why."""
+
+
+class Runner:
+    """One rollout at work."""
+
+    def __init__(
+        self,
+        rollout: Rollout,
+        session: aiohttp.ClientSession,
+        access: Access,
+        traffic: Traffic,
+        store: Store,
+        *,
+        look_s: float = LOOK_S,
+    ) -> None:
+        self._rollout = rollout
+        self._traffic = traffic
+        self._store = store
+        self._scheme = access.scheme
+        self._look_s = look_s
+        self._outlook = Outlook(rollout, session, traffic)
+        self._sync = Sync(session, access)
+        self._saved: tuple[State, float] | None = None
+
+    async def run(self, state: State | None, say: Say) -> State:
+        """Go on from a state, or begin, until it is over or halts; raises StateError and ConfigError."""
+        if state is None:
+            state = begin(self._rollout, time.time())
+        self._save(state)
+        while True:
+            wish = self._store.wish()
+            seen = await self._outlook.look()
+            state, orders = advance(self._rollout, state, seen, time.time(), wish)
+            self._save(state)
+            if wish in (Wish.RESUME, Wish.ROLLBACK):
+                self._store.want(Wish.RUN)  # the state has it now
+            trouble = await self._obey(orders, seen)
+            say(state, trouble or self._outlook.trouble)
+            if state.over or state.halted:
+                return state
+            await asyncio.sleep(self._look_s)
+
+    def _save(self, state: State) -> None:
+        """Keep a state before anything is done by it; the seconds that are left of a pause need not be up to date."""
+        now_s = time.monotonic()
+        if self._saved:
+            saved, saved_s = self._saved
+            if state == saved or (replace(state, waiting=saved.waiting) == saved and now_s - saved_s < SAVE_S):
+                return
+        self._store.save(Record(self._rollout, state))
+        self._saved = state, now_s
+
+    async def _obey(self, orders: Orders, seen: Seen) -> str:
+        """Do what is to be done; return what failed of it, to be tried again after the next look."""
+        trouble = ""
+        if orders.load and orders.load.load and (there := self._holders(orders.load, seen)):
+            trouble = await self._settle(there, there.lacking, Desired(wanted=(orders.load.load,)))
+        if orders.unload and (there := self._holders(orders.unload, seen)):
+            trouble = await self._settle(there, there.having, Desired(unwanted=(orders.unload.listed,))) or trouble
+        if orders.share is not None:
+            try:
+                await self._traffic.move(orders.share)
+            except ServerError as error:
+                trouble = str(error)
+        return trouble
+
+    def _holders(self, side: Side, seen: Seen) -> Holders | None:
+        return seen.to if side is self._rollout.to else seen.from_
+
+    async def _settle(self, there: Holders, authorities: tuple[str, ...], desired: Desired) -> str:
+        targets = tuple(Target(f"{self._scheme}://{each}", there.engines[each]) for each in authorities)
+        await self._sync.look(targets, desired)
+        failed = [
+            f"{url}: {why}"
+            for url, report in self._sync.reports.items()
+            for why in (report.trouble, *report.reasons.values())
+            if why
+        ]
+        return failed[-1] if failed else ""

@@ -1,0 +1,158 @@
+"""The commands at work: a sync that goes on until it is ended, and a rollout until it is over."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from shunter.rollout.core.desired import Desired, read_desired
+from shunter.rollout.core.machine import State, advance, begin
+from shunter.rollout.core.spec import Rollout
+from shunter.rollout.core.telling import clock, outline
+from shunter.rollout.errors import ConfigError, StateError
+from shunter.rollout.shell.fleet import Fleet
+from shunter.rollout.shell.following import Following
+from shunter.rollout.shell.looking import Outlook
+from shunter.rollout.shell.running import Runner
+from shunter.rollout.shell.servers import Access, open_session
+from shunter.rollout.shell.status import serve_status
+from shunter.rollout.shell.store import Store
+from shunter.rollout.shell.syncing import Sync, Target
+from shunter.rollout.shell.traffic import RewriteFile, Traffic
+
+__all__ = ["SyncOptions", "preview", "sync_once", "sync_until_cancelled", "work"]
+
+# A file is looked at that often, whatever the interval: a change should have its effect while one looks at it.
+POLL_S = 0.5
+# What a rollout waits for is told again after so long.
+TELL_S = 10.0
+
+Result = TypeVar("Result")
+
+
+class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``shunter rollout sync`` was told."""
+
+    config: Path
+    access: Access = Access()
+    server: str | None = None
+    engine: str = "vllm"
+    snapshot: Path | None = None
+    pool: str = ""
+    interval_s: float = 5.0
+    prune: bool = False
+    status_host: str = "127.0.0.1"
+    status_port: int = 8080
+    dry_run: bool = False
+
+
+async def sync_once(options: SyncOptions) -> tuple[str, bool]:
+    """Look once; return how everything stands, in words, and whether it is as it should be. Raises ConfigError."""
+    async with _syncing(options) as (sync, config, targets):
+        await sync.look(targets(), config.content)
+        lines = [f"{url}: {report.trouble}" for url, report in sync.reports.items() if report.trouble]
+        for url, report in sync.reports.items():
+            for adapter, standing in report.adapters.items():
+                reason = report.reasons.get(adapter)
+                lines.append(f"{url}: {adapter} {standing}{f': {reason}' if reason else ''}")
+        settled = bool(sync.reports) and all(report.settled for report in sync.reports.values())
+        return "\n".join(lines) or "there is no endpoint", settled
+
+
+async def sync_until_cancelled(options: SyncOptions) -> None:
+    """Look again and again until SIGINT or SIGTERM; raises ConfigError at start."""
+    await _until_ended(_sync(options))
+
+
+async def _sync(options: SyncOptions) -> None:
+    async with (
+        _syncing(options) as (sync, config, targets),
+        serve_status(options.status_host, options.status_port, sync, config),
+    ):
+        while True:
+            await sync.look(targets(), config.content)
+            wake_s = time.monotonic() + options.interval_s
+            while time.monotonic() < wake_s and not config.poll():  # noqa: ASYNC110  files have no events
+                await asyncio.sleep(min(POLL_S, options.interval_s))
+
+
+@asynccontextmanager
+async def _syncing(options: SyncOptions) -> AsyncGenerator[tuple[Sync, Following[Desired], Callable[[], tuple[Target, ...]]]]:
+    config = Following(options.config, read_desired)
+    async with open_session(options.access) as session:
+        sync = Sync(session, options.access, prune=options.prune, dry_run=options.dry_run)
+        if options.snapshot is None:
+            yield sync, config, lambda: (Target(options.server or config.content.server, options.engine),)
+            return
+        fleet = Fleet(options.snapshot, options.pool, scheme=options.access.scheme)
+        try:
+            yield sync, config, fleet.targets
+        finally:
+            fleet.close()
+
+
+async def preview(rollout: Rollout) -> str:
+    """Return what a rollout is going to do, and what it would wait for now; raises ConfigError."""
+    async with open_session(Access()) as session:
+        outlook = Outlook(rollout, session, _traffic(rollout))
+        seen = await outlook.look()
+    now_s = time.time()
+    state, _ = advance(rollout, begin(rollout, now_s), seen, now_s)
+    return f"{outline(rollout)}\n\nnow: {outlook.trouble or state.waiting or state.events[-1].words}"
+
+
+async def work(rollout: Rollout, store: Store, access: Access, tell: Callable[[str], None]) -> State:
+    """Run a rollout until it is over or halts, and tell how it goes; raises ConfigError and StateError."""
+    with store.at_it() as alone:
+        if not alone:
+            raise StateError(f"another process is at {rollout.name}")
+        record = store.load()
+        state = record.state if record and not record.state.over else None
+        async with open_session(access) as session:
+            return await Runner(rollout, session, access, _traffic(rollout), store).run(state, _Progress(tell))
+
+
+class _Progress:
+    """Tells what happens when it does, and what is waited for now and then."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told = 0.0
+        self._words = ""
+        self._again_s = 0.0
+
+    def __call__(self, state: State, trouble: str) -> None:
+        for event in state.events:
+            if event.at_s > self._told:
+                self._tell(clock(event))
+                self._again_s = time.monotonic() + TELL_S
+        self._told = max(self._told, *(event.at_s for event in state.events))
+        words = trouble or state.waiting
+        if words and words != self._words and time.monotonic() >= self._again_s:
+            self._tell(f"          {'trouble: ' if trouble else 'waiting '}{words}")
+            self._words, self._again_s = words, time.monotonic() + TELL_S
+
+
+def _traffic(rollout: Rollout) -> Traffic:
+    if rollout.traffic.rewrite_file:
+        return RewriteFile(rollout)
+    try:
+        from shunter.rollout.shell import kube  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise ConfigError(f"$.traffic: for Kubernetes install shunter-rollout[kubernetes]: {error}") from None
+    api = kube.connect()
+    return kube.HttpRoute(rollout, api) if rollout.traffic.http_route else kube.RewriteResource(rollout, api)
+
+
+async def _until_ended(running: Coroutine[None, None, None]) -> None:
+    task = asyncio.ensure_future(running)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,96 @@
+"""Keeps what a rollout has come to in a file, so that whoever is killed goes on, and hears what people want of it.
+
+For a rollout NAME there are ``NAME.json``, the record; ``NAME.wish``, what somebody wants and nobody has done yet; and
+``NAME.lock``, held by the process that is at it (the kernel lets go of it when that dies, however it does).
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from shunter.rollout.core.machine import State, Wish
+from shunter.rollout.core.spec import Rollout
+from shunter.rollout.errors import StateError
+
+__all__ = ["Record", "Store", "default_directory", "replace_file"]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What is kept: what was asked for, and what has come of it."""
+
+    rollout: Rollout
+    state: State
+
+
+class Store:
+    """The files of one rollout. Methods raise StateError."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
+        self._record = directory / f"{name}.json"
+        self._wish = directory / f"{name}.wish"
+        self._lock = directory / f"{name}.lock"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"{directory}: {error.strerror}; say where rollouts are kept with --state") from None
+
+    def load(self) -> Record | None:
+        """Return the record; None if there is none."""
+        try:
+            return msgspec.json.decode(self._record.read_bytes(), type=Record)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise StateError(f"{self._record}: not a rollout's record: {error}; without the file it begins anew") from None
+
+    def save(self, record: Record) -> None:
+        """Keep a record: all of it or, whatever happens, the one before."""
+        replace_file(self._record, msgspec.json.format(msgspec.json.encode(record)))
+
+    def wish(self) -> Wish:
+        """Return what is wanted; what cannot be read is no wish."""
+        with contextlib.suppress(OSError, ValueError):
+            return Wish(self._wish.read_text().strip())
+        return Wish.RUN
+
+    def want(self, wish: Wish) -> None:
+        """Say what is wanted."""
+        if wish is Wish.RUN:
+            self._wish.unlink(missing_ok=True)
+        else:
+            replace_file(self._wish, wish.encode())
+
+    @contextmanager
+    def at_it(self) -> Generator[bool]:
+        """Be the one who is at it while the block runs; yields whether nobody else was."""
+        with self._lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+            else:
+                yield True
+
+
+def default_directory() -> Path:
+    """Return where rollouts are kept unless somebody says where: it outlives a boot."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "shunter" / "rollouts"
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put content in a file's place, at once and durably; raises StateError."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise StateError(f"{path}: cannot be written: {error.strerror}") from None
