@@ -71,7 +71,7 @@ async def test_a_dead_endpoint_is_shown_stale_with_its_age_and_reason(own, event
 
 async def test_no_endpoint_is_503_with_the_reason_not_a_hang(own, connect, eventually):
     client = connect(own)
-    endpoints = own.directory / "endpoints.yaml"
+    endpoints = own.directory / "cluster" / "endpoints.yaml"
     before = endpoints.read_bytes()
     endpoints.write_bytes(before[: before.index(b"endpoints:")] + b"endpoints: []\n")
     await eventually(lambda: not own.fleet().endpoints)
@@ -88,7 +88,7 @@ async def test_no_endpoint_is_503_with_the_reason_not_a_hang(own, connect, event
 async def test_an_endpoint_that_comes_while_it_runs_is_served(own, connect, eventually):
     client = connect(own)
     async with lab_server(name="newcomer", speed=20) as server:
-        file = own.directory / "endpoints.yaml"
+        file = own.directory / "cluster" / "endpoints.yaml"
         *documents, endpoints = file.read_text().split("\n---\n")
         listed = msgspec.yaml.decode(endpoints.encode())
         listed["endpoints"] = [{**listed["endpoints"][0], "name": "newcomer", "port": str(server.port)}]
@@ -102,7 +102,7 @@ async def test_an_endpoint_that_comes_while_it_runs_is_served(own, connect, even
 
 async def test_a_broken_endpoints_file_changes_nothing(own, connect, eventually):
     before = own.fleet().endpoints
-    (own.directory / "endpoints.yaml").write_text("endpoints:\n- {name: a, adress: 127.0.0.1, port: '1'}\n")
+    (own.directory / "cluster" / "endpoints.yaml").write_text("endpoints:\n- {name: a, adress: 127.0.0.1, port: '1'}\n")
     log = own.directory / "logs" / "scraper.log"
     await eventually(lambda: "adress" in log.read_text())
     assert "address" in log.read_text(), "the message names what was probably meant"

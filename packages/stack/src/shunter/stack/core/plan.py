@@ -4,7 +4,7 @@ import msgspec
 
 from shunter.envoyconf.core.intent import LONGEST_QUEUE_SECONDS
 
-__all__ = ["Engine", "Plan", "Ports", "commands", "curl", "endpoints_file", "envoy_intent", "stages_config"]
+__all__ = ["Engine", "Plan", "Ports", "commands", "curl", "endpoints_file", "environment", "envoy_intent", "stages_config"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -19,6 +19,10 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     collector: int
     envoy_admin: int
     scraper: int
+    otlp_grpc: int = 0  # 0: nobody takes spans
+    otlp_http: int = 0
+    jaeger_otlp: int = 0  # 0: no Jaeger shows them
+    jaeger: int = 0
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +63,28 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     manifests: bytes = b""
     shadow: bytes = b""
 
+    @property
+    def traces(self) -> bool:
+        """Whether everybody sends spans."""
+        return self.ports.otlp_grpc > 0
+
+
+# Of Envoy: spans are sent five times a second, for whoever waits to see them.
+TELL_SOON = msgspec.json.encode(
+    {
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "traces",
+                    "static_layer": {
+                        "tracing.opentelemetry.flush_interval_ms": 200,
+                        "tracing.opentelemetry.min_flush_spans": 1,
+                    },
+                }
+            ]
+        }
+    }
+).decode()
 
 # How long Envoy bears silence on a request, in seconds, and how much longer than a request may wait.
 IDLE_S, MARGIN_S = 300.0, 2.0
@@ -145,21 +171,23 @@ def envoy_intent(plan: Plan) -> bytes:
                 }
             ],
             "limits": {"queueSeconds": queue_s, "idleTimeoutSeconds": max(IDLE_S, queue_s + MARGIN_S)},
-            "observability": {"accessLog": f"{plan.directory}/access.log", "servedHeader": True},
+            "observability": {"accessLog": f"{plan.directory}/access.log", "servedHeader": True}
+            | ({"tracing": {"collector": f"{LOOPBACK}:{plan.ports.otlp_grpc}", "samplePercent": 100}} if plan.traces else {}),
             "admin": {"address": LOOPBACK, "port": plan.ports.envoy_admin},
         }
     )
 
 
-def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
+def commands(plan: Plan, envoy: str, jaeger: str = "") -> dict[str, tuple[str, ...]]:
     """Name → argv of every process, in the order in which they start; Python modules begin with ``-m``."""
     here, ports = plan.directory, plan.ports
-    started = {f"{engine.name}-server": engine.behind for engine in plan.engines if engine.behind}
+    started = _watchers(plan, jaeger)
+    started |= {f"{engine.name}-server": engine.behind for engine in plan.engines if engine.behind}
     started |= {engine.name: engine.argv for engine in plan.engines if engine.argv}
     return started | {
         "scraper": (
-            *("-m", "shunter.scraper", "run", "--endpoints", f"{here}/endpoints.yaml", "--snapshot", here),
-            *("--admin-port", str(ports.scraper)),
+            *("-m", "shunter.scraper", "run", "--endpoints", f"{here}/cluster", "--snapshot", here),
+            *("--admin-port", str(ports.scraper), "--models-interval", "1"),
         ),
         "picker": (
             *("-m", "shunter.picker", "run", "--config", f"{here}/picker.yaml", "--snapshot", here),
@@ -175,8 +203,42 @@ def commands(plan: Plan, envoy: str) -> dict[str, tuple[str, ...]]:
         "envoy": (
             *(envoy, "-c", f"{here}/envoy/envoy.yaml", "--log-level", "warn", "--concurrency", "1"),
             *("--disable-hot-restart", "--file-flush-interval-msec", "100"),
+            *(("--config-yaml", TELL_SOON) if plan.traces else ()),
         ),
     }
+
+
+def _watchers(plan: Plan, jaeger: str) -> dict[str, tuple[str, ...]]:
+    """Who takes spans, and who shows them."""
+    ports = plan.ports
+    if not plan.traces:
+        return {}
+    collector = (
+        *("-m", "shunter.stack.traces", "--directory", plan.directory),
+        *("--grpc-port", str(ports.otlp_grpc), "--http-port", str(ports.otlp_http)),
+    )
+    if not jaeger:
+        return {"traces": collector}
+    elsewhere = ("admin.http", "collector.grpc-server", "collector.http-server", "collector.otlp.grpc", "query.grpc-server")
+    return {
+        "jaeger": (
+            *(jaeger, "--log-level", "warn", *(f"--{each}.host-port={LOOPBACK}:0" for each in elsewhere)),
+            f"--collector.otlp.http.host-port={LOOPBACK}:{ports.jaeger_otlp}",
+            f"--query.http-server.host-port={LOOPBACK}:{ports.jaeger}",
+        ),
+        "traces": (*collector, "--forward", f"http://{LOOPBACK}:{ports.jaeger_otlp}/v1/traces"),
+    }
+
+
+def environment(plan: Plan, name: str) -> dict[str, str]:
+    """Return what a process finds in its environment beside ours: where its spans go, and that a caller says which."""
+    if not plan.traces or not (name == "picker" or any(name.startswith(engine.name) for engine in plan.engines)):
+        return {}
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{LOOPBACK}:{plan.ports.otlp_http}",
+        "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    } | ({} if name == "picker" else {"OTEL_SERVICE_NAME": name})
 
 
 def curl(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import os
 import shutil
 import signal
 import time
@@ -34,6 +35,7 @@ from shunter.stack.llamacpp import INSTALL_HINT
 from shunter.stack.shell import ports, state, web
 from shunter.stack.shell.children import Child, end
 from shunter.stack.shell.top import Screen, fetch_complaints, fetch_fleet
+from shunter.stack.traces import FILE, OLDER
 
 __all__ = ["Wishes", "run"]
 
@@ -41,10 +43,12 @@ __all__ = ["Wishes", "run"]
 READY_S = 60.0
 POLL_S = 0.05
 # The parts that hold no requests of their own are started again when they die, as a kubelet would; not in a tight loop.
-REVIVED = ("scraper", "picker", "control-plane")
+REVIVED = ("scraper", "picker", "control-plane", "traces", "jaeger")
 REVIVE_AFTER_S = 0.5
 YOUNG_S = 5.0
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Whose ports nobody needs to know.
+_TRACERS = ("otlp_grpc", "otlp_http", "jaeger_otlp", "jaeger")
 LAB_MODEL = "lab/llama-3-8b"
 LLAMACPP_MODEL = "tiny"
 
@@ -74,6 +78,7 @@ class Wishes(msgspec.Struct, frozen=True):
     config: Path | None = None
     manifests: Path | None = None
     shadow_config: Path | None = None
+    traces: bool = False
 
 
 def run(wishes: Wishes) -> int:
@@ -95,6 +100,12 @@ def run(wishes: Wishes) -> int:
     return 0
 
 
+def _find_jaeger() -> str:
+    """Return Jaeger's program, all in one, from the tools directory or PATH; "" if it is not here."""
+    directories = os.pathsep.join([str(envoy.tools_dir() / "bin"), os.environ.get("PATH", "")])
+    return next((found for name in ("jaeger", "jaeger-all-in-one") if (found := shutil.which(name, path=directories))), "")
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -111,9 +122,11 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
     upward = {f"--picker-port + {n}": wishes.picker_port + n if wishes.picker_port else 0 for n in range(wishes.workers + 1)}
     upward = {option: port for option, port in upward.items() if not port or port != wishes.health_port}
     wanted |= dict(list(upward.items())[: wishes.workers])
+    tracers = {f"--traces, {what}": 0 for what in _TRACERS} if wishes.traces else {}
     if not wishes.backends:
         wanted |= {f"--engine-port + {n}": wishes.engine_port + n if wishes.engine_port else 0 for n in range(_servers(wishes))}
-    free = list(ports.claim(dict.fromkeys(wanted, 0) if wishes.any_port else wanted).values())
+    free = list(ports.claim(tracers | (dict.fromkeys(wanted, 0) if wishes.any_port else wanted)).values())
+    traced, free = dict(zip(_TRACERS, free, strict=False)) if tracers else {}, free[len(tracers) :]
     gateway, health, admin, envoy_admin, collector, scraper, *more = free
     pickers, for_engines = more[: wishes.workers], more[wishes.workers :]
     if wishes.backends:
@@ -134,6 +147,7 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
             collector=collector,
             envoy_admin=envoy_admin,
             scraper=scraper,
+            **traced,
         ),
         engines=engines,
         config=plans.stages_config() if wishes.disaggregated and wishes.config is None else _read(wishes.config),
@@ -194,7 +208,7 @@ def _engines(wishes: Wishes, free: list[int], directory: Path) -> tuple[tuple[En
         command = ("-m", "shunter.stack.llamacpp", "--gguf", str(_gguf(directory)), "--model-name", model)
     else:
         model, dialect = LAB_MODEL, "vllm"
-        command = ("-m", "shunter.lab", "serve", "--model", model, "--speed", str(wishes.speed))
+        command = ("-m", "shunter.lab", "serve", "--model", model, "--enable-lora", "--speed", str(wishes.speed))
     engines = tuple(
         Engine(name=f"engine-{n}", address=plans.LOOPBACK, port=port, dialect=dialect, argv=(*command, "--port", str(port)))
         for n, port in enumerate(free)
@@ -256,8 +270,8 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         plan = self._plan
         binary = self._prepare()
         started = time.monotonic()
-        for name, argv in plans.commands(plan, str(binary)).items():
-            self._children[name] = Child(name, argv, self._logs)
+        for name, argv in plans.commands(plan, str(binary), _find_jaeger()).items():
+            self._children[name] = Child(name, argv, self._logs, plans.environment(plan, name))
         self._remember()
         for engine in plan.engines:
             if engine.argv:
@@ -282,10 +296,13 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
     def _prepare(self) -> Path:
         plan = self._plan
         self._logs.mkdir(exist_ok=True)
-        for old in (*self._logs.iterdir(), self._directory / "access.log"):
+        for old in (*self._logs.iterdir(), *(self._directory / each for each in ("access.log", FILE, OLDER))):
             old.unlink(missing_ok=True)
         shutil.rmtree(self._directory / "picker", ignore_errors=True)  # counters and prefixes of another run
-        endpoints = self._directory / "endpoints.yaml"
+        cluster = self._directory / "cluster"
+        shutil.rmtree(cluster, ignore_errors=True)  # rewrites of another run
+        cluster.mkdir()
+        endpoints = cluster / "endpoints.yaml"
         endpoints.write_bytes(plans.endpoints_file(plan))
         (self._directory / "picker.yaml").write_bytes(plan.config or read_builtin("default").encode())
         (self._directory / "shadow.yaml").write_bytes(plan.shadow)
@@ -345,8 +362,12 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             "scraper": f"http://{plans.LOOPBACK}:{plan.ports.scraper}/metrics  /debug/cluster",
             "Envoy": f"http://{plans.LOOPBACK}:{plan.ports.envoy_admin}",
             "engines": "  ".join(f"http://{engine.authority}" for engine in plan.engines),
-            "files": f"{plan.directory}  (endpoints.yaml, picker.yaml, intent.yaml, envoy/, access.log, logs/)",
+            "files": f"{plan.directory}  (cluster/, picker.yaml, intent.yaml, envoy/, access.log, logs/)",
         }
+        if plan.traces:
+            lines["traces"] = f"{plan.directory}/{FILE}  (OTLP JSON; a tree of the last one: shunter explain --trace)"
+        if "jaeger" in self._children:
+            lines["Jaeger"] = f"http://{plans.LOOPBACK}:{plan.ports.jaeger}"
         click.echo(f"\nA request went through. The stack was up after {took_s:.1f} s; Ctrl-C ends it.\n")
         for what, where in lines.items():
             click.echo(f"  {what:<8} {where}")
@@ -367,7 +388,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
                 continue
             if time.monotonic() - child.started_s < YOUNG_S:
                 time.sleep(REVIVE_AFTER_S)
-            self._children[name] = Child(name, child.argv, self._logs)
+            self._children[name] = Child(name, child.argv, self._logs, plans.environment(self._plan, name))
             self._screen.say(f"{name} was started again")
             self._remember()
 
