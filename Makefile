@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs soak-streams clean
+.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers dashboards e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs soak-streams test-observability clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -115,7 +115,15 @@ conformance-cluster: $(VENV)/dev.stamp ## start model servers in a real Docker a
 conformance-dialects: $(VENV)/dev.stamp ## set the lab's dialects beside the reports of real model servers, into docs/conformance/dialects.md
 	@$(BIN)/python -m hack.conformance.dialects $(ARGS)
 
-conformance-engines: $(VENV)/dev.stamp ## install real model servers, examine them and write the reports (half an hour, 8 GB; ARGS="--only vllm")
+conformance-dashboards: $(VENV)/dev.stamp ## regenerate deploy/observability and docs/dashboards.md: rules, alerts, dashboards
+	@$(BIN)/python -m hack.observability
+
+test-observability: $(VENV)/dev.stamp ## rules by promtool and a real Prometheus, traces, the page in a browser, drills (fetches what is missing; Debian)
+	@hack/observability/fetch
+	@hack/observability/fetch-chromium
+	@$(PYTEST) hack/tests/test_observability.py packages/picker/tests/test_rules.py $(wildcard e2e/test_prometheus.py e2e/test_trac*.py e2e/test_page*.py e2e/test_drills.py) $(ARGS)
+
+engines: $(VENV)/dev.stamp ## install real model servers, examine them and write the reports (half an hour, 8 GB; ARGS="--only vllm")
 	@$(BIN)/python -m hack.conformance.engines $(ARGS)
 
 conformance-gateways: $(VENV)/dev.stamp ## examine every Envoy in every profile, and Envoy Gateway, into docs/conformance/gateways.md (8 minutes; ARGS=--quick: 1)
@@ -127,6 +135,14 @@ conformance-pickers: $(VENV)/dev.stamp ## examine our picker, and Go ones at EPP
 
 docs: $(VENV)/dev.stamp ## regenerate docs/reference from the code
 	@$(BIN)/python hack/gen_docs.py
+
+dashboards: $(VENV)/dev.stamp ## regenerate deploy/observability and docs/dashboards.md: rules, alerts, dashboards
+	@$(BIN)/python -m hack.observability
+
+test-observability: $(VENV)/dev.stamp ## rules by promtool and a real Prometheus, traces, the page in a browser, drills (fetches what is missing; Debian)
+	@hack/observability/fetch
+	@hack/observability/fetch-chromium
+	@$(PYTEST) hack/tests/test_observability.py packages/picker/tests/test_rules.py $(wildcard e2e/test_prometheus.py e2e/test_trac*.py e2e/test_page*.py e2e/test_drills.py) $(ARGS)
 
 engines: $(VENV)/dev.stamp ## install what `make up ARGS="--engine llamacpp"` needs
 

@@ -146,19 +146,19 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(
-    targets: Mapping[str, Sequence[str]], rules: Mapping[str, Any] | None = None, interval: str = INTERVAL
+    targets: Mapping[str, str | Sequence[str]], rules: Mapping[str, Any] | None = None, interval: str = INTERVAL
 ) -> Generator[Prometheus]:
-    """Run one that scrapes ``targets`` (addresses by job) and evaluates ``rules`` (as a rule file has them) until the end."""
+    """Run one that scrapes ``targets`` and evaluates ``rules`` (as a rule file has them) until the end.
+
+    Targets are by job: addresses, ``/metrics`` of each, or one with another path: ``127.0.0.1:9901/stats/prometheus``.
+    """
     program = find("prometheus")
     with tempfile.TemporaryDirectory(prefix="shunter-prometheus-") as scratch:
         directory = Path(scratch)
         config = {
             "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
             "rule_files": [str(directory / "rules.yaml")],
-            "scrape_configs": [
-                {"job_name": job, "scrape_interval": interval, "static_configs": [{"targets": [*addresses]}]}
-                for job, addresses in targets.items()
-            ],
+            "scrape_configs": [_job(job, addresses) for job, addresses in targets.items()],
         }
         (directory / "rules.yaml").write_bytes(msgspec.yaml.encode(rules or {"groups": []}))
         (directory / "prometheus.yaml").write_bytes(msgspec.yaml.encode(config))
@@ -188,6 +188,13 @@ def running_prometheus(
             finally:
                 process.kill()
                 process.wait()
+
+
+def _job(name: str, addresses: str | Sequence[str]) -> dict[str, Any]:
+    if isinstance(addresses, str):
+        address, _, path = addresses.partition("/")
+        return {"job_name": name, "metrics_path": f"/{path or 'metrics'}", "static_configs": [{"targets": [address]}]}
+    return {"job_name": name, "static_configs": [{"targets": [*addresses]}]}
 
 
 def _await_ready(process: "subprocess.Popen[bytes]", log: Path) -> str:

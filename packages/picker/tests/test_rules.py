@@ -113,6 +113,11 @@ CASES = {
         [series("shunter_picker_endpoint_outlier", "1x114 _x36", endpoint="10.0.0.1:8000")],
         {"endpoint": "The endpoint 10.0.0.1:8000 is much slower than the others, or fails."},
     ),
+    "EndpointUnscraped": (
+        [gauge("shunter_scraper_row_age_seconds", 65, endpoint="10.0.0.1:8000", instance="scraper:9091")],
+        [gauge("shunter_scraper_row_age_seconds", 0.5, endpoint="10.0.0.1:8000", instance="scraper:9091")],
+        {"endpoint": "The metrics of the endpoint 10.0.0.1:8000 could not be read for 1m 5s."},
+    ),
     "PoolSaturated": (
         [gauge("llm_d_epp_flow_control_pool_saturation", 1.2, inference_pool="chat", stage="effective")],
         [gauge("llm_d_epp_flow_control_pool_saturation", 0.9, inference_pool="chat", stage="effective")],

@@ -110,6 +110,13 @@ ALERTS = (
         "The endpoint {{ $labels.endpoint }} is much slower than the others, or fails.",
     ),
     Alert(
+        "EndpointUnscraped",
+        _WARNING,
+        "2m",
+        "shunter_scraper_row_age_seconds > 30",
+        "The metrics of the endpoint {{ $labels.endpoint }} could not be read for {{ $value | humanizeDuration }}.",
+    ),
+    Alert(
         "PoolSaturated",
         _WARNING,
         "10m",
