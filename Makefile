@@ -115,15 +115,7 @@ conformance-cluster: $(VENV)/dev.stamp ## start model servers in a real Docker a
 conformance-dialects: $(VENV)/dev.stamp ## set the lab's dialects beside the reports of real model servers, into docs/conformance/dialects.md
 	@$(BIN)/python -m hack.conformance.dialects $(ARGS)
 
-conformance-dashboards: $(VENV)/dev.stamp ## regenerate deploy/observability and docs/dashboards.md: rules, alerts, dashboards
-	@$(BIN)/python -m hack.observability
-
-test-observability: $(VENV)/dev.stamp ## rules by promtool and a real Prometheus, traces, the page in a browser, drills (fetches what is missing; Debian)
-	@hack/observability/fetch
-	@hack/observability/fetch-chromium
-	@$(PYTEST) hack/tests/test_observability.py packages/picker/tests/test_rules.py $(wildcard e2e/test_prometheus.py e2e/test_trac*.py e2e/test_page*.py e2e/test_drills.py) $(ARGS)
-
-engines: $(VENV)/dev.stamp ## install real model servers, examine them and write the reports (half an hour, 8 GB; ARGS="--only vllm")
+conformance-engines: $(VENV)/dev.stamp ## install real model servers, examine them and write the reports (half an hour, 8 GB; ARGS="--only vllm")
 	@$(BIN)/python -m hack.conformance.engines $(ARGS)
 
 conformance-gateways: $(VENV)/dev.stamp ## examine every Envoy in every profile, and Envoy Gateway, into docs/conformance/gateways.md (8 minutes; ARGS=--quick: 1)

@@ -1,7 +1,8 @@
 """Dashboards as people write them, in `dashboards/*.yaml`, and as Grafana reads them.
 
 A panel has one ``query``, several ``queries`` by legend, or the ``quantiles`` of a histogram; in all of them ``$rate`` is the
-range of rates. ``sparse`` says when it is empty although all is well; without that an empty panel is a mistake; a test finds it.
+range of rates. ``sparse`` says when it is empty although all is well; without that an empty panel is a mistake, and a test
+finds it.
 """
 
 import re
