@@ -110,6 +110,11 @@ def test_the_commands_take_these_options(plan, name):
     assert result.exit_code == 0, result.output
 
 
+def test_the_picker_is_told_what_else_is_wanted_of_it(plan):
+    told = commands(msgspec.structs.replace(plan, picker_options=("--log-decisions=1",)), "envoy")["picker"]
+    assert told[-1] == "--log-decisions=1"
+
+
 def test_the_curl_is_one_line_that_a_shell_reads_back(plan):
     line = curl(plan)
     assert line.startswith("curl ")

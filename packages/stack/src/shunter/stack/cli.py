@@ -148,6 +148,13 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     help="Another configuration that decides every request too, without a say: `shunter explain --shadow`.",
 )
 @click.option(
+    "--picker-option",
+    "picker_options",
+    multiple=True,
+    metavar="OPTION",
+    help="Whatever else `shunter picker run` takes, such as --picker-option=--log-decisions=1; repeatable.",
+)
+@click.option(
     "--any-port", is_flag=True, help="Take any free port for everything (stack.json in the runtime directory tells which)."
 )
 @click.option("--once", is_flag=True, help="Start, prove that a request succeeds, print it, and end.")

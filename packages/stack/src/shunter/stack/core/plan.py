@@ -50,7 +50,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A whole stack. ``directory`` holds its files, rings, state and logs.
 
     ``config`` is the picker's (empty: the one that comes with it), which lets requests wait up to ``queue_s``; ``manifests`` is
-    YAML for the scraper beside the endpoints; ``shadow`` a configuration that decides without a say (empty: none).
+    YAML for the scraper beside the endpoints; ``shadow`` a configuration that decides without a say (empty: none);
+    ``picker_options`` whatever else the picker is told.
     """
 
     directory: str
@@ -62,6 +63,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     queue_s: float = 0.0
     manifests: bytes = b""
     shadow: bytes = b""
+    picker_options: tuple[str, ...] = ()
 
     @property
     def traces(self) -> bool:
@@ -195,6 +197,7 @@ def commands(plan: Plan, envoy: str, jaeger: str = "") -> dict[str, tuple[str, .
             *("--collector-port", str(ports.collector)),
             *(("--shadow-config", f"{here}/shadow.yaml", "--shadow-sample", "1") if plan.shadow else ()),
             *(word for port in ports.picker for word in ("--port", str(port))),
+            *plan.picker_options,
         ),
         "control-plane": (
             *("-m", "shunter.envoyconf", "serve", "-f", f"{here}/intent.yaml", "--snapshot", here),

@@ -78,6 +78,7 @@ class Wishes(msgspec.Struct, frozen=True):
     config: Path | None = None
     manifests: Path | None = None
     shadow_config: Path | None = None
+    picker_options: tuple[str, ...] = ()
     traces: bool = False
 
 
@@ -154,6 +155,7 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
         queue_s=_longest_queue_s(wishes.config),
         manifests=_read(wishes.manifests),
         shadow=_read(wishes.shadow_config),
+        picker_options=wishes.picker_options,
     )
 
 
