@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import json
+import logging
 import secrets
 import time
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
+from shunter.envoyconf.errors import ToolMissingError
 from shunter.envoyconf.shell import envoy
 from shunter.envoyconf.testing_gateway import find_envoy_gateway, own_network, running_gateway
+from shunter.envoyconf.testing_kube import find_crds, running_kube
 from shunter.stack.testing import Running, running_stack
+from shunter.stack.testing_kube import Administrator, Followed
 
 DEADLINE_S = 30
 
@@ -155,3 +159,59 @@ async def connect():
 @pytest.fixture
 async def client(connect, stack):
     return connect(stack)
+
+
+@pytest.fixture(scope="session")
+def admin():
+    """The administrator of a real Kubernetes API with the CRDs of GIE and llm-d, each test in namespaces of its own."""
+    try:
+        with running_kube((*find_crds("gie_"), *find_crds("llmd_"))) as kube:
+            yield Administrator(kube)
+    except ToolMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def following():
+    """Follow a namespace of an API: ``async with following(kubeconfig, namespace)``."""
+    pytest.importorskip("kubernetes", reason="pip install 'shunter-scraper[kubernetes]'")
+    from shunter.scraper.shell.kube.api import connect
+    from shunter.scraper.shell.kube.registry import Kubernetes
+
+    @contextlib.asynccontextmanager
+    async def follow(kubeconfig, namespace, **options):
+        async with connect(kubeconfig) as api, Followed(Kubernetes(api, [namespace], **options)) as followed:
+            yield followed
+
+    return follow
+
+
+class Heard(logging.Handler):
+    """Waits for words in the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._words = ""
+        self._said = asyncio.Event()
+
+    def emit(self, record):
+        if self._words and self._words in record.getMessage():
+            self._said.set()
+
+    @contextlib.asynccontextmanager
+    async def when(self, words):
+        """Leave the block when something with these words has been logged since it began."""
+        self._words = words
+        self._said.clear()
+        yield
+        async with asyncio.timeout(DEADLINE_S * 2):
+            await self._said.wait()
+
+
+@pytest.fixture
+async def heard(caplog):
+    caplog.set_level(logging.INFO, "shunter.scraper")
+    handler = Heard()
+    logging.getLogger("shunter.scraper").addHandler(handler)
+    yield handler
+    logging.getLogger("shunter.scraper").removeHandler(handler)

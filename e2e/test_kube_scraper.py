@@ -2,166 +2,27 @@
 
 import asyncio
 import contextlib
-import http.client
 import json
-import logging
-import ssl
 import sys
 import time
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
-from shunter.envoyconf.errors import ToolMissingError
-from shunter.envoyconf.testing_kube import find_crds, running_kube, running_process
+from shunter.envoyconf.testing_kube import find_crds, running_process
 from shunter.scraper.cli import main as scraper
 from shunter.snapshot import SnapshotError, SnapshotReader
+from shunter.stack.testing_kube import GIE, LLMD, relayed
 
 pytest.importorskip("kubernetes", reason="pip install 'shunter-scraper[kubernetes]'")
 
-from shunter.scraper.shell.kube.api import connect
-from shunter.scraper.shell.kube.registry import Kubernetes
 
 PATIENCE_S = 60
 # Between two looks at what tells nobody that it has changed: a snapshot of another process, an object of the API.
 LOOK_S = 0.02
-GIE, LLMD = "inference.networking.k8s.io", "llm-d.ai"
-
-
-class Administrator:
-    """Makes and changes objects, one request each."""
-
-    def __init__(self, kube) -> None:
-        self.kube = kube
-        self._namespaces = 0
-        config = json.loads(kube.kubeconfig.read_text())
-        self._trust = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
-        self._token = config["users"][0]["user"]["token"]
-
-    def __call__(self, method, path, body=None, kind="application/json"):
-        connection = http.client.HTTPSConnection(urlsplit(self.kube.server).netloc, context=self._trust, timeout=30)
-        with contextlib.closing(connection):
-            headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-            answer = connection.getresponse()
-            said = json.loads(answer.read())
-        if answer.status >= 400:
-            raise RuntimeError(f"{method} {path}: {said}")
-        return said
-
-    def namespace(self, name):
-        self._namespaces += 1
-        name = f"{name}-{self._namespaces}"
-        self("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        return name
-
-    def pool(self, namespace, name="pool", ports=(8000,)):
-        spec = {
-            "selector": {"matchLabels": {"app": name}},
-            "targetPorts": [{"number": port} for port in ports],
-            "endpointPickerRef": {"name": "epp", "port": {"number": 9002}},
-        }
-        body = {"apiVersion": f"{GIE}/v1", "kind": "InferencePool", "metadata": {"name": name}, "spec": spec}
-        return self("POST", f"/apis/{GIE}/v1/namespaces/{namespace}/inferencepools", body)
-
-    def pod(self, namespace, name, ip, app="pool"):
-        pods = f"/api/v1/namespaces/{namespace}/pods"
-        meta = {"name": name, "labels": {"app": app}}
-        self("POST", pods, {"metadata": meta, "spec": {"containers": [{"name": "c", "image": "i"}]}})
-        self.ready(namespace, name, ip)
-
-    def ready(self, namespace, name, ip, status="True"):
-        """As a kubelet would say; nobody else does here."""
-        body = {"status": {"podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": status}]}}
-        path = f"/api/v1/namespaces/{namespace}/pods/{name}/status"
-        self("PATCH", path, body, "application/strategic-merge-patch+json")
-
-    def delete(self, namespace, name):
-        self("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}?gracePeriodSeconds=0")
-
-
-@pytest.fixture(scope="module")
-def admin():
-    try:
-        with running_kube((*find_crds("gie_"), *find_crds("llmd_"))) as kube:
-            yield Administrator(kube)
-    except ToolMissingError as error:
-        pytest.skip(str(error))
-
-
-class Followed:
-    """A registry that is followed, and every cluster that it ever told."""
-
-    def __init__(self, registry) -> None:
-        self.clusters = []
-        self._registry = registry
-        self._news = asyncio.Event()
-
-    async def run(self):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._registry.run())
-            while True:
-                self.clusters.append(await self._registry.changed())
-                self._news.set()
-
-    async def until(self, condition):
-        """Wait for a cluster such as this."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not (self.clusters and condition(self.clusters[-1])):
-                await self._news.wait()
-                self._news.clear()
-        return self.clusters[-1]
-
-
-@pytest.fixture
-def following():
-    @contextlib.asynccontextmanager
-    async def follow(kubeconfig, namespace, **options):
-        async with connect(kubeconfig) as api:
-            followed = Followed(Kubernetes(api, [namespace], **options))
-            task = asyncio.ensure_future(followed.run())
-            try:
-                yield followed
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
-    return follow
-
-
-class Heard(logging.Handler):
-    """Waits for words in the log."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._words = ""
-        self._said = asyncio.Event()
-
-    def emit(self, record):
-        if self._words and self._words in record.getMessage():
-            self._said.set()
-
-    @contextlib.asynccontextmanager
-    async def when(self, words):
-        """Leave the block when something with these words has been logged since it began."""
-        self._words = words
-        self._said.clear()
-        yield
-        async with asyncio.timeout(PATIENCE_S):
-            await self._said.wait()
-
-
-@pytest.fixture
-async def heard(caplog):
-    caplog.set_level(logging.INFO, "shunter.scraper")
-    handler = Heard()
-    logging.getLogger("shunter.scraper").addHandler(handler)
-    yield handler
-    logging.getLogger("shunter.scraper").removeHandler(handler)
 
 
 def hosts(cluster):
@@ -212,11 +73,8 @@ async def test_more_pods_than_a_page_has_are_listed(admin, following, monkeypatc
 async def test_objects_that_belong_to_a_pool_are_followed(admin, following):
     home = admin.namespace("objects")
     admin.pool(home)
-    paths = f"/apis/{LLMD}/v1alpha2/namespaces/{home}"
-    spec = {"poolRef": {"name": "pool"}, "priority": 7}
     async with following(admin.kube.kubeconfig, home) as followed:
-        body = {"apiVersion": f"{LLMD}/v1alpha2", "kind": "InferenceObjective", "metadata": {"name": "o"}, "spec": spec}
-        admin("POST", f"{paths}/inferenceobjectives", body)
+        admin.objective(home)
         cluster = await followed.until(lambda now: now.objectives)
         assert [(each.name, each.priority) for each in cluster.objectives] == [("o", 7)]
 
@@ -238,70 +96,15 @@ async def test_a_server_that_dies_and_comes_back_loses_nobody(admin, following, 
         assert all(len(each.members) >= 3 and len(each.pools) == 1 for each in followed.clusters[told:])
 
 
-class Relay:
-    """A TCP relay in front of the API server that can be cut, and be shut for a while."""
-
-    def __init__(self, host, port) -> None:
-        self._to = host, port
-        self._open = asyncio.Event()
-        self._open.set()
-        self._writers = set()
-
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_):
-        self._open.set()
-        self.cut()
-        self._server.close()
-
-    def cut(self):
-        for writer in self._writers:
-            writer.close()
-
-    def shut(self):
-        self._open.clear()
-        self.cut()
-
-    def reopen(self):
-        self._open.set()
-
-    async def _serve(self, reader, writer):
-        self._writers.add(writer)
-        with contextlib.suppress(OSError):
-            await self._open.wait()
-            back, forth = await asyncio.open_connection(*self._to)
-            self._writers.add(forth)
-            await asyncio.gather(self._copy(reader, forth), self._copy(back, writer))
-        self._writers.discard(writer)
-
-    async def _copy(self, reader, writer):
-        with contextlib.suppress(OSError):
-            while piece := await reader.read(1 << 16):
-                writer.write(piece)
-                await writer.drain()
-        writer.close()
-
-
-@contextlib.asynccontextmanager
-async def relayed(admin, tmp_path):
-    """A relay to the API server, and a kubeconfig that goes through it."""
-    config = json.loads(admin.kube.kubeconfig.read_text())
-    parts = urlsplit(admin.kube.server)
-    async with Relay(parts.hostname, parts.port) as relay:
-        config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{relay.port}"
-        path = tmp_path / "relayed"
-        path.write_text(json.dumps(config))
-        yield relay, path
-
-
 async def test_a_watch_that_is_cut_goes_on_where_it_was(admin, following, tmp_path):
     home = admin.namespace("cut")
     admin.pool(home)
     admin.pod(home, "a", "10.0.0.1")
-    async with relayed(admin, tmp_path) as (relay, kubeconfig), following(kubeconfig, home) as followed:
+    kubeconfig = tmp_path / "relayed"
+    async with (
+        relayed(admin.kube.server, admin.kube.kubeconfig, kubeconfig) as relay,
+        following(kubeconfig, home) as followed,
+    ):
         await followed.until(lambda now: len(now.members) == 1)
         relay.shut()
         await asyncio.to_thread(admin.pod, home, "b", "10.0.0.2")
@@ -326,7 +129,11 @@ async def test_what_happened_while_history_was_forgotten_is_learnt_from_a_new_li
     home = admin.namespace("compacted")
     admin.pool(home)
     admin.pod(home, "a", "10.0.0.1")
-    async with relayed(admin, tmp_path) as (relay, kubeconfig), following(kubeconfig, home) as followed:
+    kubeconfig = tmp_path / "relayed"
+    async with (
+        relayed(admin.kube.server, admin.kube.kubeconfig, kubeconfig) as relay,
+        following(kubeconfig, home) as followed,
+    ):
         await followed.until(lambda now: len(now.members) == 1)
         told = len(followed.clusters)
         relay.shut()
@@ -378,13 +185,7 @@ def recreate(admin, path, definition, home):
 def account(admin, tmp_path):
     """A service account that may do what `shunter scraper rbac` says; its kubeconfig, and the manifests."""
     home = admin.namespace("account")
-    admin("POST", f"/api/v1/namespaces/{home}/serviceaccounts", {"metadata": {"name": "shunter"}})
-    token = admin("POST", f"/api/v1/namespaces/{home}/serviceaccounts/shunter/token", {"spec": {"audiences": []}})
-    config = json.loads(admin.kube.kubeconfig.read_text())
-    config["users"][0]["user"]["token"] = token["status"]["token"]
-    config["contexts"][0]["context"]["namespace"] = home
-    path = tmp_path / "account"
-    path.write_text(json.dumps(config))
+    path = admin.account(home, tmp_path / "account")
     printed = CliRunner().invoke(scraper, ["rbac", "--namespace", home, "--service-account-namespace", home])
     return home, path, list(yaml.safe_load_all(printed.output))
 
@@ -465,10 +266,8 @@ async def test_an_objective_is_told_whether_it_counts_by_one_scraper_of_two(admi
     home, kubeconfig, _ = account
     printed = CliRunner().invoke(scraper, ["rbac", "--namespace", home, "--service-account-namespace", home, "--write-status"])
     admin.kube.apply(list(yaml.safe_load_all(printed.output)))
-    spec = {"poolRef": {"name": "pool"}, "priority": 7}
-    body = {"apiVersion": f"{LLMD}/v1alpha2", "kind": "InferenceObjective", "metadata": {"name": "o"}, "spec": spec}
     path = f"/apis/{LLMD}/v1alpha2/namespaces/{home}/inferenceobjectives"
-    admin("POST", path, body)
+    admin.objective(home)
     async with following(kubeconfig, home, write_status=True), following(kubeconfig, home, write_status=True):
         await asyncio.to_thread(becomes, admin, home, ("False", "PoolNotFound", 1))
         await asyncio.to_thread(admin.pool, home)

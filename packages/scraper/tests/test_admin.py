@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shunter.scraper.core.cadence import Cadence
 from shunter.scraper.core.complaints import Complaint
-from shunter.scraper.core.reflection import Key
+from shunter.scraper.core.manifests import Key
 from shunter.scraper.errors import ConfigError
 from shunter.scraper.shell.admin import Admin
 from shunter.scraper.shell.files import Files

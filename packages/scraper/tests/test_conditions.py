@@ -7,8 +7,9 @@ import pytest
 
 from shunter.scraper.core.complaints import Complaint
 from shunter.scraper.core.conditions import ACCEPTED, Judged, judgements, status_of
+from shunter.scraper.core.manifests import Key
 from shunter.scraper.core.mirror import Mirror
-from shunter.scraper.core.reflection import Key, Reflection
+from shunter.scraper.core.reflection import Reflection
 from shunter.scraper.core.resources import RESOURCES
 
 NOW, EARLIER = "2026-11-26T12:00:00Z", "2026-11-26T11:00:00Z"

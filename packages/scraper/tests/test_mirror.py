@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from shunter.scraper.core.assembly import assemble
 from shunter.scraper.core.documents import read_documents
+from shunter.scraper.core.manifests import Key
 from shunter.scraper.core.mirror import Mirror
 from shunter.scraper.core.pods import Pod
-from shunter.scraper.core.reflection import Key, Reflection
+from shunter.scraper.core.reflection import Reflection
 from shunter.scraper.core.resources import RESOURCES
 
 GIE, LEGACY, LLMD = "inference.networking.k8s.io", "inference.networking.x-k8s.io", "llm-d.ai"
@@ -183,6 +184,17 @@ def test_what_refers_to_no_pool_waits_for_it():
     ((place, complaint),) = made.complaints.items()
     assert place == (f"inferenceobjectives.{LLMD}", Key("llm", "urgent"))
     assert complaint == ("PoolNotFound", "spec.poolRef.name: there is no InferencePool a in its namespace yet")
+
+
+def test_what_refers_to_a_pool_of_another_cluster_is_told_so():
+    imported = {"apiVersion": f"{LEGACY}/v1alpha1", "kind": "InferencePoolImport", "metadata": meta("a")}
+    imported["status"] = {"controllers": [{"name": "x/y", "exportingClusters": [{"name": "west"}, {"name": "east"}]}]}
+    made = mirror([imported, belongs("InferenceObjective", "urgent", "a", priority=10)])
+    assert made.cluster().imports == (("llm", "a", ("east", "west")),)
+    assert [each.message.partition("namespace")[2] for each in made.complaints.values()] == [
+        ", only one that is imported from other clusters"
+    ]
+    assert from_files([imported]).imports == made.cluster().imports
 
 
 def test_of_two_groups_the_newer_counts():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.scraper.core.reflection import Key, Reflection, VersionGoneError
+from shunter.scraper.core.manifests import Key
+from shunter.scraper.core.reflection import Reflection, VersionGoneError
 from shunter.scraper.core.resources import RESOURCES
 from shunter.scraper.errors import ApiError
 

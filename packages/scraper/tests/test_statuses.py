@@ -10,7 +10,7 @@ pytest.importorskip("kubernetes", reason="pip install 'shunter-scraper[kubernete
 from kubernetes.aio.client import ApiException
 
 from shunter.scraper.core.conditions import ACCEPTED, Judged
-from shunter.scraper.core.reflection import Key
+from shunter.scraper.core.manifests import Key
 from shunter.scraper.core.resources import RESOURCES
 from shunter.scraper.shell.kube import statuses
 from shunter.scraper.shell.kube.api import RefusedError

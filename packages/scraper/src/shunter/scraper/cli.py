@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from shunter.scraper.core.slices import Service
     from shunter.scraper.shell.registry import Registry
     from shunter.scraper.shell.service import Scraper
 
@@ -53,6 +54,30 @@ def _namespaces(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -
     return tuple(dict.fromkeys(names))
 
 
+def _services(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> "list[Service]":
+    """Read each NAME[:PORT]; refuse two of one name."""
+    from shunter.scraper.core.slices import parse_service
+
+    services: dict[str, Service] = {}
+    for text in texts:
+        service = parse_service(text)
+        if service is None:
+            raise click.BadParameter(f"{text!r}: write the name of a Service, and after a colon the name or number of a port")
+        if services.setdefault(service.name, service) != service:
+            raise click.BadParameter(f"{service.name} is named twice, with different ports; a Service is one pool")
+    return [*services.values()]
+
+
+service_option = click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="NAME[:PORT]",
+    callback=_services,
+    help="Follow a Service as a pool instead of InferencePools; PORT is its pods', by name or number; repeatable.",
+)
+
+
 @main.command()
 @click.option(
     "--endpoints",
@@ -67,6 +92,7 @@ def _namespaces(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -
     help="Namespace of pools and pods; repeatable.  [default: one's own]",
 )
 @click.option("--all-namespaces", is_flag=True, help="Follow the pools and pods of every namespace.")
+@service_option
 @click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -107,6 +133,7 @@ def run(
     endpoints: Path | None,
     namespaces: tuple[str, ...],
     all_namespaces: bool,
+    services: "list[Service]",
     kubeconfig: Path | None,
     context: str | None,
     write_status: bool,
@@ -126,10 +153,12 @@ def run(
 
     Who exists says a Kubernetes API, or a file.
     """
-    if endpoints and (namespaces or all_namespaces or kubeconfig or context or write_status):
+    if endpoints and (namespaces or all_namespaces or services or kubeconfig or context or write_status):
         raise click.UsageError("either --endpoints says who exists or a Kubernetes API does; leave one of them out")
     if namespaces and all_namespaces:
         raise click.UsageError("--all-namespaces has those of --namespace, too; leave one of them out")
+    if services and all_namespaces:
+        raise click.UsageError("--service is of the namespaces that are named: --namespace instead of --all-namespaces")
     if snapshot is None:
         raise click.UsageError("say where the snapshot goes: --snapshot DIRECTORY, private and best on tmpfs")
     if interval_min_ms > interval_max_ms:
@@ -165,7 +194,7 @@ def run(
             async def scrape() -> None:
                 asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, toggle_debug, log_level)
                 homes = (None,) if all_namespaces else namespaces
-                async with _registry(endpoints, kubeconfig, context, homes, write_status=write_status) as registry:
+                async with _registry(endpoints, kubeconfig, context, homes, services, write_status=write_status) as registry:
                     scraper = Scraper(
                         registry,
                         writer,
@@ -192,24 +221,33 @@ def run(
     help="Namespace to follow; repeatable.  [default: the account's]",
 )
 @click.option("--all-namespaces", is_flag=True, help="Allow to follow every namespace.")
+@service_option
 @click.option("--service-account", default="shunter", show_default=True, help="Who runs the scraper.")
 @click.option("--service-account-namespace", "home", default="default", show_default=True, help="And where.")
 @click.option("--name", default="shunter-scraper", show_default=True, help="Of the roles and bindings.")
 @click.option("--write-status", is_flag=True, help="With what `run --write-status` needs beyond.")
 def rbac(
-    *, namespaces: tuple[str, ...], all_namespaces: bool, service_account: str, home: str, name: str, write_status: bool
+    *,
+    namespaces: tuple[str, ...],
+    all_namespaces: bool,
+    services: "list[Service]",
+    service_account: str,
+    home: str,
+    name: str,
+    write_status: bool,
 ) -> None:
     """Print what the scraper must be allowed to do, for `kubectl apply -f -`."""
     import yaml
 
     from shunter.scraper.core.rbac import rbac as manifests
+    from shunter.scraper.core.resources import RESOURCES, RESOURCES_OF_SERVICES
 
     if namespaces and all_namespaces:
         raise click.UsageError("--all-namespaces has those of --namespace, too; leave one of them out")
     wanted = None if all_namespaces else namespaces or (home,)
-    click.echo(
-        yaml.safe_dump_all(manifests(name, service_account, home, wanted, write_status=write_status), sort_keys=False), nl=False
-    )
+    resources = RESOURCES_OF_SERVICES if services else RESOURCES
+    documents = manifests(name, service_account, home, wanted, resources, write_status=write_status)
+    click.echo(yaml.safe_dump_all(documents, sort_keys=False), nl=False)
 
 
 @main.command()
@@ -286,6 +324,7 @@ async def _registry(
     kubeconfig: Path | None,
     context: str | None,
     namespaces: "Sequence[str | None]",
+    services: "Sequence[Service]",
     *,
     write_status: bool,
 ) -> "AsyncGenerator[Registry]":
@@ -303,7 +342,7 @@ async def _registry(
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'shunter-scraper[kubernetes]', or use --endpoints") from None
     async with connect(kubeconfig, context) as api:
-        yield Kubernetes(api, namespaces or (api.namespace,), write_status=write_status)
+        yield Kubernetes(api, namespaces or (api.namespace,), services=services, write_status=write_status)
 
 
 @contextlib.asynccontextmanager

@@ -25,6 +25,7 @@ from shunter.scraper.core.manifests import (
     EndpointEntry,
     EndpointsFile,
     EngineConfig,
+    ImportManifest,
     InferenceModelManifest,
     Manifest,
     ObjectiveManifest,
@@ -33,7 +34,7 @@ from shunter.scraper.core.manifests import (
     RewriteManifest,
 )
 from shunter.scraper.core.pods import Pod, engine_label, members_of
-from shunter.scraper.core.records import model_of, objective_of, pool_of, rewrite_of
+from shunter.scraper.core.records import import_of, model_of, objective_of, pool_of, rewrite_of
 from shunter.scraper.errors import ConfigError
 from shunter.snapshot import Pool
 
@@ -94,6 +95,7 @@ def assemble(documents: Iterable[Document]) -> Cluster:
         objectives=tuple(objective_of(m) for _, m in manifests if isinstance(m, ObjectiveManifest)),
         rewrites=tuple(rewrite_of(m) for _, m in manifests if isinstance(m, RewriteManifest)),
         models=tuple(model_of(place, m) for place, m in manifests if isinstance(m, InferenceModelManifest)),
+        imports=tuple(import_of(m) for _, m in manifests if isinstance(m, ImportManifest)),
     )
 
 

@@ -11,7 +11,7 @@ from shunter.scraper.core.dialect import Dialect
 from shunter.scraper.core.slots import Identity, Slots
 from shunter.snapshot import Endpoint, InferenceModel, Objective, Pool, Rewrite, Topology
 
-__all__ = ["Cluster", "Member", "Source", "as_address", "dns_names", "survey"]
+__all__ = ["Cluster", "Import", "Member", "Source", "as_address", "dns_names", "survey"]
 
 
 class Member(Struct, frozen=True, kw_only=True):
@@ -32,6 +32,14 @@ class Member(Struct, frozen=True, kw_only=True):
     pools: tuple[int, ...]  # indices into Cluster.pools
 
 
+class Import(NamedTuple):
+    """An InferencePoolImport: a pool of other clusters, whose own scrapers follow it there."""
+
+    namespace: str
+    name: str
+    clusters: tuple[str, ...]
+
+
 class Cluster(Struct, frozen=True, kw_only=True):
     """The desired state."""
 
@@ -40,6 +48,7 @@ class Cluster(Struct, frozen=True, kw_only=True):
     objectives: tuple[Objective, ...] = ()
     rewrites: tuple[Rewrite, ...] = ()
     models: tuple[InferenceModel, ...] = ()
+    imports: tuple[Import, ...] = ()
 
 
 class Source(NamedTuple):

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from shunter.scraper.core.cluster import Member
-from shunter.scraper.core.manifests import GROUP
+from shunter.scraper.core.manifests import GROUP, Key
 from shunter.scraper.core.pods import Pod
-from shunter.scraper.core.reflection import Key
 from shunter.snapshot import Pool
 
 __all__ = ["Complaint", "Place", "in_files", "of_pools"]

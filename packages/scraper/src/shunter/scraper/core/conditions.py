@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shunter.scraper.core.complaints import Complaint, Place
-from shunter.scraper.core.manifests import Manifest, ObjectiveManifest, RewriteManifest
-from shunter.scraper.core.reflection import Key, Reflection
+from shunter.scraper.core.manifests import Key, Manifest, ObjectiveManifest, RewriteManifest
+from shunter.scraper.core.reflection import Reflection
 from shunter.scraper.core.resources import Resource
 
 __all__ = ["ACCEPTED", "JUDGED", "Judged", "judgements", "status_of"]

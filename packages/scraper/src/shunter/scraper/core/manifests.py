@@ -11,7 +11,7 @@ YAML scalars arrive here as text and become numbers where a number is wanted: ``
 reference's own form) and the label value ``1`` all mean what they look like.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
@@ -25,7 +25,9 @@ __all__ = [
     "EndpointsFile",
     "EngineConfig",
     "Glimpse",
+    "ImportManifest",
     "InferenceModelManifest",
+    "Key",
     "Manifest",
     "Name",
     "ObjectiveManifest",
@@ -44,6 +46,13 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(min_length=1, max_length=253)]
 Weight = Annotated[int, Meta(ge=1, le=1_000_000)]
 Selector = Annotated[dict[str, str], Meta(min_length=1, max_length=64)]
+
+
+class Key(NamedTuple):
+    """An object's place among those of its resource."""
+
+    namespace: str
+    name: str
 
 
 class Shape(Struct, frozen=True, rename="camel"):
@@ -270,9 +279,14 @@ class InferenceModelManifest(Manifest, frozen=True, kw_only=True):
     spec: InferenceModelSpec
 
 
+class ImportManifest(Manifest, frozen=True, kw_only=True):
+    """InferencePoolImport v1alpha1: a pool of other clusters. It has no specification; its status is its controllers'."""
+
+
 KINDS: dict[tuple[str, str], type[Manifest]] = {
     ("InferencePool", f"{GROUP}/v1"): PoolManifest,
     ("InferencePool", f"{LEGACY_GROUP}/v1alpha2"): PoolManifestV1Alpha2,
+    ("InferencePoolImport", f"{LEGACY_GROUP}/v1alpha1"): ImportManifest,
     ("InferenceModel", f"{LEGACY_GROUP}/v1alpha2"): InferenceModelManifest,
     ("InferenceObjective", f"{LEGACY_GROUP}/v1alpha2"): ObjectiveManifest,
     ("InferenceObjective", f"{LLMD_GROUP}/v1alpha2"): ObjectiveManifest,

@@ -21,7 +21,9 @@ from shunter.scraper.core.cluster import Cluster, Member
 from shunter.scraper.core.complaints import Complaint, Place, of_pools
 from shunter.scraper.core.dialect import DIALECTS
 from shunter.scraper.core.manifests import (
+    ImportManifest,
     InferenceModelManifest,
+    Key,
     Manifest,
     ObjectiveManifest,
     PoolManifest,
@@ -29,8 +31,9 @@ from shunter.scraper.core.manifests import (
     RewriteManifest,
 )
 from shunter.scraper.core.pods import Pod, engine_label, members_of
-from shunter.scraper.core.records import model_of, objective_of, pool_of, rewrite_of
-from shunter.scraper.core.reflection import Key, Reflection
+from shunter.scraper.core.records import import_of, model_of, objective_of, pool_of, rewrite_of
+from shunter.scraper.core.reflection import Reflection
+from shunter.scraper.core.slices import Service, Slice, members_of_service
 from shunter.scraper.errors import ConfigError
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite
 
@@ -42,9 +45,11 @@ DEFAULT_ENGINE = "vllm"
 class Mirror:
     """Everything that the reflections of some namespaces know, as one cluster; ``complaints`` are by object."""
 
-    def __init__(self, reflections: Sequence[Reflection]) -> None:
+    def __init__(self, reflections: Sequence[Reflection], services: Sequence[tuple[str, Service]] = ()) -> None:
+        """``services`` that are pools, with the namespaces where they are."""
         self.complaints: Mapping[Place, Complaint] = {}
         self._reflections = reflections
+        self._services = services
         self._pools: tuple[Pool, ...] = ()
         self._served_pods: dict[Key, _Served] = {}
 
@@ -61,7 +66,10 @@ class Mirror:
             for title, each in manifests
             if isinstance(each, PoolManifest | PoolManifestV1Alpha2)
         ]
-        pools = tuple(pool for _, pool in placed)
+        served = [*self._services_as_pools(len(placed), complaints)]
+        pools = (*(pool for _, pool in placed), *(pool for pool, _ in served))
+        imports = tuple(import_of(each) for _, each in manifests if isinstance(each, ImportManifest))
+        abroad = {(each.namespace, each.name) for each in imports}
         names = {Key(pool.namespace, pool.name) for pool in pools}
         objectives: list[Objective] = []
         rewrites: list[Rewrite] = []
@@ -72,7 +80,8 @@ class Mirror:
             meta, pool = each.metadata, each.spec.pool_ref.name
             place = title, Key(meta.namespace, meta.name)
             if Key(meta.namespace, pool) not in names:
-                words = f"spec.poolRef.name: there is no InferencePool {pool} in its namespace yet"
+                hint = ", only one that is imported from other clusters" if (meta.namespace, pool) in abroad else " yet"
+                words = f"spec.poolRef.name: there is no InferencePool {pool} in its namespace{hint}"
                 complaints[place] = Complaint("PoolNotFound", words)
             elif isinstance(each, ObjectiveManifest):
                 objectives.append(objective_of(each))
@@ -83,11 +92,16 @@ class Mirror:
                     models.append(model_of("it", each))
                 except ConfigError as error:
                     complaints[place] = Complaint("Invalid", str(error))
-        members = tuple(chain.from_iterable(self._served(pools, complaints)))
+        members = tuple(chain(*self._served(pools, complaints), *(members for _, members in served)))
         complaints.update(of_pools(placed, members, self._pods))
         self.complaints = complaints
         return Cluster(
-            pools=pools, members=members, objectives=tuple(objectives), rewrites=tuple(rewrites), models=tuple(models)
+            pools=pools,
+            members=members,
+            objectives=tuple(objectives),
+            rewrites=tuple(rewrites),
+            models=tuple(models),
+            imports=imports,
         )
 
     def _named(self, complaints: dict[Place, Complaint]) -> Iterator[tuple[str, Manifest]]:
@@ -103,6 +117,19 @@ class Mirror:
                         continue
                     seen[plural, key] = each.resource.group
                     yield each.resource.title, found
+
+    def _services_as_pools(self, index: int, complaints: dict[Place, Complaint]) -> Iterator[tuple[Pool, Sequence[Member]]]:
+        """Yield each Service that is a pool, from this index on, with its members."""
+        slices: dict[str, list[Slice]] = {}
+        for each in self._reflections:
+            for key, found in each.objects.items():
+                if isinstance(found, Slice):
+                    slices.setdefault(key.namespace, []).append(found)
+        for at, (namespace, service) in enumerate(self._services, index):
+            pool, members, complaint = members_of_service(service, namespace, at, slices.get(namespace, ()))
+            if complaint:
+                complaints["services", Key(namespace, service.name)] = complaint
+            yield pool, members
 
     def _pods(self, namespace: str) -> Iterator[Pod]:
         return (served.pod for key, served in self._served_pods.items() if key.namespace == namespace)

@@ -1,6 +1,10 @@
 """Manifests of the inference extension as records of the snapshot."""
 
+import msgspec
+
+from shunter.scraper.core.cluster import Import
 from shunter.scraper.core.manifests import (
+    ImportManifest,
     InferenceModelManifest,
     ObjectiveManifest,
     PoolManifest,
@@ -11,7 +15,7 @@ from shunter.scraper.core.manifests import (
 from shunter.scraper.errors import ConfigError
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, RewriteRule, Target
 
-__all__ = ["model_of", "objective_of", "pool_of", "rewrite_of"]
+__all__ = ["import_of", "model_of", "objective_of", "pool_of", "rewrite_of"]
 
 
 def pool_of(manifest: PoolManifest | PoolManifestV1Alpha2) -> Pool:
@@ -51,6 +55,24 @@ def rewrite_of(manifest: RewriteManifest) -> Rewrite:
     return Rewrite(
         name=meta.name, namespace=meta.namespace, pool=spec.pool_ref.name, created=meta.creation_timestamp, rules=rules
     )
+
+
+class _Controller(msgspec.Struct, rename="camel"):
+    exporting_clusters: list[dict[str, object]] = []
+
+
+class _ImportStatus(msgspec.Struct):
+    controllers: list[_Controller] = []
+
+
+def import_of(manifest: ImportManifest) -> Import:
+    """Whatever its controllers say: a status that cannot be read names no clusters."""
+    try:
+        status = msgspec.convert(manifest.status or {}, _ImportStatus)
+    except msgspec.ValidationError:
+        status = _ImportStatus()
+    clusters = {str(each.get("name", "")) for one in status.controllers for each in one.exporting_clusters}
+    return Import(manifest.metadata.namespace, manifest.metadata.name, tuple(sorted(clusters - {""})))
 
 
 def model_of(place: str, manifest: InferenceModelManifest) -> InferenceModel:

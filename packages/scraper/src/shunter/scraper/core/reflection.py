@@ -12,21 +12,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shunter.scraper.core.excerpt import printable
-from shunter.scraper.core.manifests import Manifest
-from shunter.scraper.core.pods import Pod
-from shunter.scraper.core.resources import Resource
+from shunter.scraper.core.manifests import Key
+from shunter.scraper.core.resources import Object, Resource
 from shunter.scraper.errors import ApiError
 
-__all__ = ["Key", "Reflection", "Refusal", "VersionGoneError"]
+__all__ = ["Reflection", "Refusal", "VersionGoneError"]
 
 GONE = 410
-
-
-class Key(NamedTuple):
-    """An object's place among those of its resource."""
-
-    namespace: str
-    name: str
 
 
 class Refusal(NamedTuple):
@@ -77,12 +69,12 @@ class Reflection:
 
     def __init__(self, resource: Resource) -> None:
         self.resource = resource
-        self.objects: dict[Key, Manifest | Pod] = {}
+        self.objects: dict[Key, Object] = {}
         self.refused: dict[Key, Refusal] = {}
         self.version = ""
         self.listed = False
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(resource.shape)
-        self._begun: tuple[dict[Key, Manifest | Pod], dict[Key, Refusal]] = ({}, {})
+        self._begun: tuple[dict[Key, Object], dict[Key, Refusal]] = ({}, {})
 
     def begin(self) -> None:
         """A new list begins; whatever came of an unfinished one is forgotten."""
@@ -128,7 +120,7 @@ class Reflection:
         """The resource does not exist on this server: there is none of it."""
         self.objects, self.refused, self.version = {}, {}, ""
 
-    def _put(self, raw: msgspec.Raw, meta: _Meta, objects: dict[Key, Manifest | Pod], refused: dict[Key, Refusal]) -> None:
+    def _put(self, raw: msgspec.Raw, meta: _Meta, objects: dict[Key, Object], refused: dict[Key, Refusal]) -> None:
         key = Key(meta.namespace, meta.name)
         try:
             objects[key] = self._decoder.decode(raw)

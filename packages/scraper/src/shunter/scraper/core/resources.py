@@ -6,6 +6,7 @@ from shunter.scraper.core.manifests import (
     GROUP,
     LEGACY_GROUP,
     LLMD_GROUP,
+    ImportManifest,
     InferenceModelManifest,
     Manifest,
     ObjectiveManifest,
@@ -14,8 +15,12 @@ from shunter.scraper.core.manifests import (
     RewriteManifest,
 )
 from shunter.scraper.core.pods import Pod
+from shunter.scraper.core.slices import Slice
 
-__all__ = ["RESOURCES", "Resource"]
+__all__ = ["RESOURCES", "RESOURCES_OF_SERVICES", "Object", "Resource"]
+
+Object = Manifest | Pod | Slice
+"""What is read of an object."""
 
 
 class Resource(Struct, frozen=True):
@@ -24,7 +29,7 @@ class Resource(Struct, frozen=True):
     kind: str
     group: str
     version: str
-    shape: type[Manifest] | type[Pod]
+    shape: type[Object]
     required: bool = False
 
     @property
@@ -43,14 +48,21 @@ class Resource(Struct, frozen=True):
         return f"{root}/namespaces/{namespace}/{self.plural}" if namespace else f"{root}/{self.plural}"
 
 
+# What belongs to a pool, whatever says which pools there are.
 # Of two objects of one name in two groups, that of the earlier line counts: the newer group's.
-RESOURCES = (
-    Resource("Pod", "", "v1", Pod, required=True),
-    Resource("InferencePool", GROUP, "v1", PoolManifest),
-    Resource("InferencePool", LEGACY_GROUP, "v1alpha2", PoolManifestV1Alpha2),
+_OF_POOLS = (
     Resource("InferenceObjective", LLMD_GROUP, "v1alpha2", ObjectiveManifest),
     Resource("InferenceObjective", LEGACY_GROUP, "v1alpha2", ObjectiveManifest),
     Resource("InferenceModelRewrite", LLMD_GROUP, "v1alpha2", RewriteManifest),
     Resource("InferenceModelRewrite", LEGACY_GROUP, "v1alpha2", RewriteManifest),
     Resource("InferenceModel", LEGACY_GROUP, "v1alpha2", InferenceModelManifest),
 )
+RESOURCES = (
+    Resource("Pod", "", "v1", Pod, required=True),
+    Resource("InferencePool", GROUP, "v1", PoolManifest),
+    Resource("InferencePool", LEGACY_GROUP, "v1alpha2", PoolManifestV1Alpha2),
+    Resource("InferencePoolImport", LEGACY_GROUP, "v1alpha1", ImportManifest),
+    *_OF_POOLS,
+)
+# Where Services are the pools.
+RESOURCES_OF_SERVICES = (Resource("EndpointSlice", "discovery.k8s.io", "v1", Slice, required=True), *_OF_POOLS)

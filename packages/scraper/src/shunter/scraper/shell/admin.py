@@ -5,7 +5,8 @@
     /healthz        200 while the scraper lives
     /readyz         200 once a snapshot has been published, else 503; JSON with what hinders it and what is wrong besides
     /metrics        Prometheus text
-    /debug/cluster  JSON: version, what is followed and how it stands, pools with their endpoints, complaints
+    /debug/cluster  JSON: version, what is followed and how it stands, pools with their endpoints, pools of other
+                    clusters, complaints
 """
 
 import os
@@ -105,6 +106,7 @@ class Admin:
                 "generation": topology.generation,
                 "following": registry.following,
                 "pools": pools,
+                "imports": [each._asdict() for each in self._scraper.imports],
                 "complaints": complaints,
             }
         )

@@ -8,7 +8,7 @@ import time
 from msgspec.structs import replace
 
 from shunter.scraper.core.cadence import Cadence
-from shunter.scraper.core.cluster import Cluster, Source, dns_names, survey
+from shunter.scraper.core.cluster import Cluster, Import, Source, dns_names, survey
 from shunter.scraper.core.exposition import Scanner
 from shunter.scraper.core.fold import fail, fold
 from shunter.scraper.core.http import Response
@@ -51,6 +51,7 @@ class Scraper:
         self.registry = registry
         self.scrapes = Scrapes()
         self.kv_events = kv_events
+        self.imports: tuple[Import, ...] = ()
         self._cluster = registry.load()
         self._cadence = cadence or Cadence()
         self._timeout_s = timeout_s
@@ -113,6 +114,7 @@ class Scraper:
     def _settle(self, group: asyncio.TaskGroup, cluster: Cluster) -> None:
         """Publish the topology if it differs from the last one, and let exactly its endpoints be watched."""
         last = self.topology
+        self.imports = cluster.imports
         topology, sources = survey(
             cluster,
             self._names.addresses,

@@ -15,7 +15,8 @@ from shunter.scraper.core.conditions import judgements
 from shunter.scraper.core.mirror import Mirror
 from shunter.scraper.core.patience import MISSING_S, retry_s, watch_s
 from shunter.scraper.core.reflection import Reflection, VersionGoneError
-from shunter.scraper.core.resources import RESOURCES, Resource
+from shunter.scraper.core.resources import RESOURCES, RESOURCES_OF_SERVICES, Resource
+from shunter.scraper.core.slices import SERVICE_LABEL, Service, Slice
 from shunter.scraper.errors import ApiError
 from shunter.scraper.shell.kube.api import Api, RefusedError
 from shunter.scraper.shell.kube.statuses import Statuses
@@ -51,20 +52,24 @@ class Kubernetes:
         self,
         api: Api,
         namespaces: Sequence[str | None],
-        resources: Sequence[Resource] = RESOURCES,
+        resources: Sequence[Resource] | None = None,
         *,
+        services: Sequence[Service] = (),
         write_status: bool = False,
     ) -> None:
+        """With ``services`` these are the pools, not InferencePools; the namespaces are named then."""
         self._api = api
         self._namespaces = tuple(namespaces)
         server = _Server(api.title)
+        slices = {"labelSelector": f"{SERVICE_LABEL} in ({','.join(each.name for each in services)})"} if services else {}
         self._follows = [
-            _Follow(Reflection(resource), resource.path(namespace), server)
+            _Follow(Reflection(resource), resource.path(namespace), server, slices if resource.shape is Slice else {})
             for namespace in namespaces
-            for resource in resources
+            for resource in resources or (RESOURCES_OF_SERVICES if services else RESOURCES)
         ]
         self._reflections = [each.reflection for each in self._follows]
-        self._mirror = Mirror(self._reflections)
+        homes = [(namespace, service) for namespace in namespaces if namespace for service in services]
+        self._mirror = Mirror(self._reflections, homes)
         self._statuses = Statuses(api) if write_status else None
         self._complained: set[tuple[Place, Complaint]] = set()
         self._touched = asyncio.Event()
@@ -149,10 +154,11 @@ class _Server:
 class _Follow:
     """One resource of one namespace, listed and watched as long as the scraper lives."""
 
-    def __init__(self, reflection: Reflection, path: str, server: _Server) -> None:
+    def __init__(self, reflection: Reflection, path: str, server: _Server, query: Mapping[str, str]) -> None:
         self.reflection = reflection
         self.known = False
         self._path = path
+        self._query = query
         self._server = server
         self._failures = 0
         self._told = ""
@@ -203,9 +209,10 @@ class _Follow:
 
     async def _list(self, api: Api) -> None:
         self.reflection.begin()
-        token = self.reflection.take_page(await api.page(self._path, limit=PAGE_OBJECTS))
+        token = self.reflection.take_page(await api.page(self._path, **self._query, limit=PAGE_OBJECTS))
         while token:
-            token = self.reflection.take_page(await api.page(self._path, **{"limit": PAGE_OBJECTS, "continue": token}))
+            more = {**self._query, "limit": PAGE_OBJECTS, "continue": token}
+            token = self.reflection.take_page(await api.page(self._path, **more))
 
     async def _watch(self, api: Api, touched: Callable[[], None]) -> None:
         """Take what changes until the server ends the watch."""
@@ -215,6 +222,7 @@ class _Follow:
         try:
             async for line in api.lines(
                 self._path,
+                **self._query,
                 watch=1,
                 allowWatchBookmarks="true",
                 resourceVersion=self.reflection.version,
