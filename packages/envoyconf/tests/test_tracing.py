@@ -110,3 +110,15 @@ async def test_a_callers_decision_holds(percent, flags, traced_too, scene, colle
         spans = await collector.hear(6 if traced_too else 3)
     found = {span.trace_id.hex() for span in spans} - {"1" * 32}
     assert found == ({CALLERS} if traced_too else set())
+
+
+@pytest.mark.parametrize("request_id", ["chat-7", "6f1c1f4e-0d5b-4f0e-8c3a-2d9c1b7a5e10"])
+async def test_a_request_is_traced_whatever_its_client_calls_it(request_id, scene, collector):
+    scene.pickers[0].pick = scene.upstreams[0].authority
+    async with scene.envoy(traced(scene, collector, 100)) as envoy:
+        await scene.ask(envoy, headers={"x-request-id": request_id})
+        spans = await collector.hear(3)
+    (server,) = [span for span in spans if span.kind == SERVER]
+    assert tags(server)["guid:x-request-id"] == request_id
+    headers = {name.lower(): value for name, value in scene.upstreams[0].requests[0][1].items()}
+    assert headers["x-request-id"] == request_id

@@ -13,7 +13,7 @@ picker in the metadata of its call, a model server in a header.
 from shunter.envoyconf.core.envoy.cluster import grpc_cluster
 from shunter.envoyconf.core.intent import Limits, Tracing
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE, TICKET
-from shunter.envoyconf.core.protojson import Resource, duration, extension
+from shunter.envoyconf.core.protojson import Resource, duration, extension, typed
 from shunter.envoyconf.core.versions import Feature, Version
 
 __all__ = ["trace_configuration", "tracing_clusters"]
@@ -50,8 +50,18 @@ def trace_configuration(tracing: Tracing | None, version: Version) -> Resource:
             "spawn_upstream_span": True,
             "custom_tags": [_url(version), *(_tag(tag, key) for tag, key in TAGS.items())],
             "provider": provider,
-        }
+        },
+        "request_id_extension": {"typed_config": _any_request_id()},
     }
+
+
+def _any_request_id() -> Resource:
+    """Return that a request is traced whatever a client calls it, and is still called so.
+
+    As it is, Envoy traces none whose x-request-id is not a UUID, and writes into those that are why it traces them.
+    """
+    message = "extensions.request_id.uuid.v3.UuidRequestIdConfig"
+    return typed(message, pack_trace_reason=False, use_request_id_for_trace_sampling=False)
 
 
 def _sampler(percent: float) -> Resource:
