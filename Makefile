@@ -125,8 +125,9 @@ conformance-pickers: $(VENV)/dev.stamp ## examine our picker, and Go ones at EPP
 	@$(BIN)/python -m hack.conformance.pickers $(ARGS)
 	@SHUNTER_EVERY_CASE=1 $(PYTEST) -q packages/conformance/tests/test_picker_exam.py
 
-docs: $(VENV)/dev.stamp ## regenerate docs/reference from the code
+docs: $(VENV)/dev.stamp ## regenerate docs/reference and the chart's values from the code
 	@$(BIN)/python hack/gen_docs.py
+	@$(BIN)/python hack/gen_chart.py
 
 dashboards: $(VENV)/dev.stamp ## regenerate deploy/observability and docs/dashboards.md: rules, alerts, dashboards
 	@$(BIN)/python -m hack.observability

@@ -38,6 +38,17 @@ NETWORK = (
     "sysctl -qw net.ipv4.ip_forward=1",
 )
 
+# For pods; nobody outside the cluster is asked.
+COREFILE = f"""
+.:53 {{
+    bind {NODE_IP}
+    errors
+    kubernetes cluster.local {{
+        kubeconfig admin.kubeconfig
+    }}
+}}
+"""
+
 # Left in `bin` beside the kubeconfig; those who drive the cluster find kubectl there.
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
 
@@ -70,14 +81,17 @@ wait
 
 
 @contextlib.contextmanager
-def running_cluster(images: Iterable[Path]) -> Generator[RunningKube]:
+def running_cluster(images: Iterable[Path], *, dns: bool = False) -> Generator[RunningKube]:
     """Run a cluster in the network namespace of the caller, which must be its own (`own_network`), with these images.
+
+    Names of Services resolve if there is ``dns``, which takes CoreDNS (`hack/kube/fetch-tools`).
 
     Raises programs.Missing, ToolMissingError or PermissionError if it cannot be; KubernetesRefusedError if it does not come up.
     """
     for name in ("containerd", "runc", "nft"):
         programs.find(name)
     kube = find_tool("kubelet")
+    names = find_tool("coredns") if dns else None
     with tempfile.TemporaryDirectory(prefix="shk-", ignore_cleanup_errors=True) as name, contextlib.ExitStack() as stack:
         directory = Path(name)  # short: the path of a unix socket has 107 characters at most
         (directory / "bin").mkdir()
@@ -87,6 +101,8 @@ def running_cluster(images: Iterable[Path]) -> Generator[RunningKube]:
             subprocess.run(command.split(), check=True, capture_output=True)
         _furnish(directory)
         write_image(directory / "pause.tar", PAUSE, tools=[("sleep", Path("/bin/sleep"))], command=("sleep", "infinity"))
+        if names:
+            (directory / "bin" / "coredns").symlink_to(names)
         running = RunningKube(f"https://127.0.0.1:{PORT}", directory / "admin.kubeconfig")
         try:
             _start(stack, directory, running, [directory / "pause.tar", *images])
@@ -118,6 +134,8 @@ def _start(stack: contextlib.ExitStack, directory: Path, running: RunningKube, i
         *("--kubeconfig=manager.kubeconfig", "--use-service-account-credentials", "--leader-elect=false"),
         *("--service-account-private-key-file=server.key", "--root-ca-file=ca.pem", "--bind-address=127.0.0.1"),
     )
+    if (directory / "bin" / "coredns").exists():
+        start("coredns", "-conf=Corefile")
     start("kube-scheduler", "--kubeconfig=scheduler.kubeconfig", "--leader-elect=false", "--bind-address=127.0.0.1")
     isolated = ("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child", "--mount-proc")
     command = [*isolated, "sh", "-c", NODE, "node", str(directory), NODE_IP]
@@ -166,6 +184,7 @@ def _furnish(directory: Path) -> None:
         "containerd.toml": _containerd(directory),
         "kubelet.json": json.dumps(_kubelet(directory)),
         "resolv.conf": "",
+        "Corefile": COREFILE,
     }
     tokens: list[str] = []
     for name, (user, group) in USERS.items():
@@ -245,6 +264,8 @@ def _kubelet(directory: Path) -> dict[str, object]:
         "podLogsDir": f"{directory}/pod-logs",
         "volumePluginDir": f"{directory}/kubelet/plugins",
         "serializeImagePulls": False,
+        "clusterDNS": [NODE_IP],
+        "clusterDomain": "cluster.local",
     }
 
 

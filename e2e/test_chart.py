@@ -1,0 +1,197 @@
+"""The Helm chart, rendered by Helm and judged by a real Kubernetes API."""
+
+import json
+import subprocess
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from hack.kube.stage import CHART
+
+from shunter.envoyconf.core.intent import Intent, Picker, PickerTls, Pool, Profile
+from shunter.envoyconf.core.intent import Kubernetes as Place
+from shunter.envoyconf.core.kube.install import installation
+from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
+from shunter.envoyconf.testing_kube import find_crds, find_tool, running_kube
+from shunter.scraper.cli import main as scraper
+
+MINIMAL = {"pool": {"selector": {"app": "vllm"}}}
+RESTRICTED = {
+    f"pod-security.kubernetes.io/{key}": value for key, value in (("enforce", "restricted"), ("enforce-version", "v1.36"))
+}
+# Of projects whose CRDs are not here.
+ELSEWHERE = {"Certificate", "PodMonitor", "PrometheusRule"}
+
+VARIANTS = {
+    "as it comes": {},
+    "with an Envoy": {"gateway": {"enabled": True, "profile": "full", "intent": {"limits": {"retries": 3}}}},
+    "in the clear": {"tls": {"enabled": False}, "gateway": {"enabled": True}},
+    "a certificate of others": {"tls": {"secret": "ours"}},
+    "cert-manager": {"tls": {"certManager": {"issuer": "ca"}}},
+    "everything": {
+        "pool": {"targetPorts": [8000, 8001], "appProtocol": "kubernetes.io/h2c", "failureMode": "FailClose"},
+        "objectives": [{"name": "urgent", "priority": 10}, {"name": "batch", "priority": -1}],
+        "image": {"registry": "registry.example/llm", "tag": "2", "pullSecrets": ["credentials"]},
+        "picker": {
+            "config": {"plugins": [{"type": "queue-scorer"}], "schedulingProfiles": []},
+            "records": True,
+            "extraArgs": ["--serve-models"],
+            "extraEnv": [{"name": "OTEL_SERVICE_NAME", "value": "picker"}],
+        },
+        "autoscaling": {"enabled": True},
+        "networkPolicy": {
+            "enabled": True,
+            "gateways": [{"podSelector": {"matchLabels": {"app": "envoy"}}}],
+            "monitoring": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        },
+        "monitoring": {"podMonitor": True, "rules": True, "labels": {"release": "prometheus"}},
+        "podLabels": {"team": "llm"},
+        "podAnnotations": {"note": "none"},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "llm", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "system-cluster-critical",
+    },
+    "a pool that is there": {"pool": {"create": False, "selector": {}}, "scraper": {"writeStatus": False}},
+    "a configuration that is there": {"picker": {"existingConfigMap": "scheduling"}},
+}
+
+REFUSED = {
+    "no selector": ({"pool": {"selector": None}}, "pool.selector: say which labels"),
+    "an unknown value": ({"pool": {"slector": {}}}, "at '/pool': additional properties 'slector' not allowed"),
+    "words for a number": ({"picker": {"replicas": "two"}}, "at '/picker/replicas': got string, want integer"),
+    "a port that is none": ({"pool": {"targetPorts": [99999]}}, "at '/pool/targetPorts/0': maximum: got 99,999, want 65,535"),
+    "too many ports": ({"pool": {"targetPorts": [*range(1, 10)]}}, "at '/pool/targetPorts': maxItems: got 9, want 8"),
+    "a mode that is none": ({"pool": {"failureMode": "FailSoft"}}, "at '/pool/failureMode': value must be one of"),
+    "a name that no Service can have": ({"pool": {"name": "Llama.3"}}, "at '/pool/name'"),
+    "an Envoy that knows nobody": (
+        {"pool": {"create": False, "selector": None}, "gateway": {"enabled": True}},
+        "gateway.enabled: the Envoy finds model servers by pool.selector",
+    ),
+}
+
+
+def merged(base, over):
+    both = {key: merged(base[key], over[key]) for key in base.keys() & over.keys() if isinstance(over[key], dict)}
+    return base | over | both
+
+
+def helm(*arguments, values=None):
+    try:
+        program = find_tool("helm")
+    except ToolMissingError as missing:
+        pytest.skip(f"{missing} (hack/kube/fetch-tools builds it)")
+    return subprocess.run([program, *arguments], input=json.dumps(values), capture_output=True, text=True, check=False)
+
+
+def render(values, release="llama"):
+    done = helm("template", release, CHART, "--namespace=llm", "--values=-", values=merged(MINIMAL, values))
+    assert not done.returncode, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def one(kind, documents, name="llama-picker"):
+    (found,) = [each for each in documents if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+@pytest.fixture(scope="module")
+def kube():
+    try:
+        with running_kube(crds=(*find_crds("gie_"), *find_crds("llmd_"))) as running:
+            space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "llm", "labels": RESTRICTED}}
+            running.apply([space])
+            yield running
+    except ToolMissingError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS.keys())
+def test_the_api_accepts_every_object_and_every_pod_where_only_harmless_ones_may_run(kube, values):
+    documents = render(values)
+    kube.apply([each for each in documents if each["kind"] not in ELSEWHERE], dry_run=True)
+    for deployment in (each for each in documents if each["kind"] == "Deployment"):
+        template = deployment["spec"]["template"]
+        pod = {"apiVersion": "v1", "kind": "Pod", **template}
+        pod["metadata"] |= {"name": "any", "namespace": "llm"}
+        pod["spec"].pop("priorityClassName", None)  # a controller's to resolve
+        kube.apply([pod], dry_run=True)
+
+
+@pytest.mark.parametrize(("values", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_is_refused_in_words_before_anything_is_changed(values, words):
+    done = helm("template", "llama", CHART, "--namespace=llm", "--values=-", values=merged(MINIMAL, values))
+    assert done.returncode
+    assert words in done.stderr
+
+
+def test_a_release_whose_name_is_too_long_for_a_pool_is_told_so():
+    done = helm("template", "l" * 49, CHART, "--set=pool.selector.app=vllm")
+    assert "at most 48 small letters" in done.stderr
+
+
+def test_helm_finds_nothing_wrong():
+    done = helm("lint", CHART, "--strict", "--values=-", values=MINIMAL)
+    assert not done.returncode, done.stdout
+
+
+def test_only_the_scraper_is_given_a_token():
+    spec = one("Deployment", render({}))["spec"]["template"]["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    containers = [*spec["initContainers"], *spec["containers"]]
+    holders = [each["name"] for each in containers if "token" in {mount["name"] for mount in each["volumeMounts"]}]
+    assert holders == ["scraper"]
+
+
+@pytest.mark.parametrize("write_status", [True, False])
+def test_the_rights_are_those_that_the_scraper_asks_for(write_status):
+    options = ["--namespace=llm", "--service-account=llama-picker", "--service-account-namespace=llm", "--name=llama-picker"]
+    printed = CliRunner().invoke(scraper, ["rbac", *options, *(["--write-status"] if write_status else [])]).output
+    wanted = list(yaml.safe_load_all(printed))
+    given = [each for each in render({"scraper": {"writeStatus": write_status}}) if each["kind"].startswith("Role")]
+    for each in given:
+        del each["metadata"]["labels"]
+    assert sorted(given, key=json.dumps) == sorted(wanted, key=json.dumps)
+
+
+def test_names_ports_and_labels_are_those_that_envoyconf_installs():
+    picker = Picker(tls=PickerTls(), collector="llama-picker.llm.svc:24224")
+    pool = Pool(name="llama", selector={"app": "vllm"}, picker=picker)
+    intent = Intent(pools=(pool,), profile=Profile.FULL, kubernetes=Place(namespace="llm"))
+    theirs = [each for artefact in installation(intent) for each in artefact.documents]
+    ours = render({"picker": {"records": True}, "gateway": {"enabled": True}})
+    for each in theirs:
+        same = one(each["kind"], ours, each["metadata"]["name"])
+        if each["kind"] == "Service":
+            assert same["spec"] == each["spec"]
+    selectors = [one("Deployment", documents)["spec"]["selector"] for documents in (theirs, ours)]
+    assert selectors[0] == selectors[1]
+
+
+def test_the_pool_names_the_picker_that_is_installed():
+    documents = render({})
+    reference = one("InferencePool", documents, "llama")["spec"]["endpointPickerRef"]
+    ports = {port["port"] for port in one(reference["kind"], documents, reference["name"])["spec"]["ports"]}
+    assert reference["port"]["number"] in ports
+
+
+def test_prometheus_looks_where_pages_are():
+    documents = render(VARIANTS["everything"])
+    spec = one("Deployment", documents)["spec"]["template"]["spec"]
+    served = {port["name"] for each in (*spec["initContainers"], *spec["containers"]) for port in each.get("ports", ())}
+    assert {each["port"] for each in one("PodMonitor", documents)["spec"]["podMetricsEndpoints"]} <= served
+    assert one("PrometheusRule", documents)["spec"]["groups"]
+
+
+def test_a_secret_that_is_wanted_is_the_one_that_cert_manager_makes():
+    documents = render(VARIANTS["cert-manager"])
+    volumes = one("Deployment", documents)["spec"]["template"]["spec"]["volumes"]
+    (secret,) = [volume["secret"]["secretName"] for volume in volumes if "secret" in volume]
+    assert one("Certificate", documents)["spec"]["secretName"] == secret
+
+
+def test_an_api_server_refuses_what_is_not_confined(kube):
+    """That the other test could fail."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any", "namespace": "llm"}}
+    with pytest.raises(KubernetesRefusedError, match="restricted"):
+        kube.apply([pod | {"spec": {"containers": [{"name": "any", "image": "any"}]}}], dry_run=True)
