@@ -1,10 +1,12 @@
 """What flow control counts, in memory and as metrics."""
 
+from shunter.picker.core.buckets import WAITS_S
 from shunter.picker.core.flow import BandSettings, FlowSettings
-from shunter.picker.core.queue_counters import OUTCOMES, ROWS, WAITS_S
+from shunter.picker.core.queue_counters import OUTCOMES, ROWS
+from shunter.picker.core.queue_samples import queue_samples
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters, fold
 from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, StaticLimit
-from shunter.picker.shell.queue_metrics import queue_families
+from shunter.picker.shell.metrics import as_metrics
 
 PLAIN = BandSettings(fairness=GlobalStrict(), ordering=FirstCome(), max_requests=10, max_bytes=1000)
 SETTINGS = FlowSettings(default=PLAIN, limits=StaticLimit(), max_requests=20)
@@ -67,8 +69,9 @@ def test_the_metrics_have_the_names_and_labels_of_the_reference():
     counters.queue.end(10, "Dispatched", 0.3)
     samples = {
         (sample.name.removeprefix("llm_d_epp_flow_control_"), *sorted(sample.labels.values())): sample.value
-        for family in queue_families(counters.tally().queue, "p")
-        for sample in family.samples
+        for samples in queue_samples(counters.tally().queue, "p")
+        for metric in as_metrics(samples)
+        for sample in metric.samples
     }
     assert samples["queue_size", "10", "p"] == 5
     assert samples["queue_bytes", "10", "p"] == 500
@@ -86,4 +89,4 @@ def test_the_metrics_have_the_names_and_labels_of_the_reference():
 def test_without_flow_control_there_are_none():
     counters = Counters(bytearray(COUNTERS_BYTES))
     counters.begin(1, pid=1, now_ns=1)
-    assert list(queue_families(counters.tally().queue, "p")) == []
+    assert list(queue_samples(counters.tally().queue, "p")) == []

@@ -25,7 +25,7 @@ from shunter.picker.cli import main
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ConfigError
-from shunter.picker.shell import metrics
+from shunter.picker.shell.metrics import process_samples
 from shunter.picker.shell.report import WorkerReport
 from shunter.picker.testing import StubJudge
 from shunter.picker.transport.grpcio import GrpcServer
@@ -419,5 +419,5 @@ def test_the_expiry_is_a_metric_of_each_worker_that_has_one():
         WorkerReport(worker=worker, restarts={}, certificate_expires_s=expires_s, **common)
         for worker, expires_s in (("0", 2e9), ("1", None))
     ]
-    (family,) = [each for each in metrics._by_worker(reports) if "certificate" in each.name]
-    assert [(sample.labels, sample.value) for sample in family.samples] == [({"worker": "0"}, 2e9)]
+    (shown,) = [each for each in process_samples(reports) if "certificate" in each.family.name]
+    assert shown.values == {("0",): 2e9}

@@ -104,6 +104,18 @@ def main() -> None:
     show_default="in shared memory, by the port's number",
     help="Directory for what the workers share.",
 )
+@click.option(
+    "--service-levels",
+    type=click.Path(path_type=Path),
+    help="What is fast enough for whom, as YAML: requests and good ones are counted by level. Reloaded with the configuration.",
+)
+@click.option(
+    "--metric-names",
+    type=click.Choice(["current", "legacy", "both"]),
+    default="current",
+    show_default=True,
+    help="Show metrics under the reference's names of today, those of its older releases, or both.",
+)
 @click.option("--watch-config", is_flag=True, help="Reload when the configuration file changes, as at SIGHUP.")
 @click.option(
     "--reload-max-change",
@@ -217,6 +229,8 @@ def run(
     max_streams: int | None,
     max_age_s: float | None,
     runtime: Path | None,
+    service_levels: Path | None,
+    metric_names: Literal["current", "legacy", "both"],
     watch_config: bool,
     reload_max_change: float | None,
     record_decisions: Path | None,
@@ -285,13 +299,15 @@ def run(
         admin_host=admin_host,
         admin_port=admin_port,
         one_port=one_port,
+        metric_names=metric_names,
         watch_config=watch_config,
         reload_max_change=reload_max_change,
         log_level=log_level,
         log_format=log_format,
     )
     read = arguments.source(config_file, config_text, builtin, default="" if routes else None)
-    sys.exit(_or_complain(lambda: supervisor.run(settings, read)))
+    read_levels = arguments.source(service_levels, None, None, default="")
+    sys.exit(_or_complain(lambda: supervisor.run(settings, read, read_levels)))
 
 
 @main.command()

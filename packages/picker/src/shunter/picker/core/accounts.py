@@ -102,6 +102,7 @@ FIGURES = _lay_out(
     request_bytes=(buckets.REQUEST_BYTES, 1),
     response_bytes=(buckets.RESPONSE_BYTES, 1),
     processing=(buckets.PROCESSING_S, NS),
+    scheduler=(buckets.SCHEDULER_S, NS),
     hit_ratio=(buckets.HIT_RATIO, NS),
 )
 """What is known of a class' requests, by name."""
@@ -111,7 +112,7 @@ LEVELS_AT = HEAD + ROWS * ROW
 ACCOUNT_WORDS = LEVELS_AT + LEVEL_WORDS
 
 DURATION, TTFT, FIRST_BYTE, TPOT, NTPOT, INPUT, CACHED, OUTPUT, REQUEST_SIZE, RESPONSE_SIZE, *OF_PICKS = FIGURES.values()
-PROCESSING, HIT_RATIO = OF_PICKS
+PROCESSING, SCHEDULER, HIT_RATIO = OF_PICKS
 
 
 class ClassTally(msgspec.Struct):
@@ -129,9 +130,8 @@ class ClassTally(msgspec.Struct):
         for code, count in other.errors.items():
             self.errors[code] = self.errors.get(code, 0) + count
         for name, histogram in other.figures.items():
-            mine = self.figures.setdefault(name, Histogram.of(FIGURES[name].bounds))
-            mine.counts = [one + two for one, two in zip(mine.counts, histogram.counts, strict=True)]
-            mine.total += histogram.total
+            mine = self.figures.get(name)
+            self.figures[name] = histogram if mine is None else mine.plus(histogram)
 
 
 class AccountBook:
@@ -275,6 +275,8 @@ class Accounts:
         book.add(at, REQUEST_SIZE, entry.size_bytes)
         if entry.began_s is not None:
             book.add(at, PROCESSING, entry.at_s - entry.began_s)
+        if entry.took_s is not None:
+            book.add(at, SCHEDULER, entry.took_s)
         if entry.prefix.hashes:
             decision = entry.decision
             book.add(at, HIT_RATIO, entry.prefix.share.get(decision.candidates[decision.chosen[0]].slot, 0.0))

@@ -54,3 +54,8 @@ class Histogram(msgspec.Struct):
     def of(cls, bounds: Sequence[float]) -> "Histogram":
         """Return an empty one."""
         return cls([0] * (len(bounds) + 1))
+
+    def plus(self, other: "Histogram") -> "Histogram":
+        """Return the sum of both."""
+        counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        return Histogram(counts, self.total + other.total)

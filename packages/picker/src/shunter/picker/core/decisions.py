@@ -62,6 +62,7 @@ class Entry(msgspec.Struct, gc=False):
     outcome: Outcome | None = None
     began_s: float | None = None  # when the first of the request came, monotonic
     waited_s: float | None = None  # for room, until ``at_s``; None: it did not
+    took_s: float | None = None  # the choice, by the stopwatch
     traceparent: str | None = None  # as it came, cut to LONGEST_NAME: see core.tracecontext
 
     @property

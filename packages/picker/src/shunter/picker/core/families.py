@@ -23,6 +23,7 @@ from shunter.picker.core.buckets import (
     DURATION_S,
     HIT_RATIO,
     NTPOT_S,
+    PROCESSING_S,
     PROMPT_TOKENS,
     REQUEST_BYTES,
     RESPONSE_BYTES,
@@ -223,6 +224,12 @@ SCHEDULER = Family(
     buckets=SCHEDULER_S,
     twins=_extension("scheduler_e2e_duration_seconds"),
 )
+PROCESSING = Family(
+    "llm_d_epp_request_processing_duration_seconds",
+    "histogram",
+    "From a request's first byte to its endpoint: its body, and room for it, waited for.",
+    buckets=PROCESSING_S,
+)
 PICKS = Family("shunter_picker_picks_total", "counter", "Requests sent to an endpoint.", ("endpoint",))
 IN_FLIGHT = Family("shunter_picker_in_flight_requests", "gauge", "Requests picked and not ended.", ("endpoint",))
 PREFIX_BLOCKS = Family(
@@ -237,16 +244,9 @@ PREFIX_HIT_BLOCKS = Family(
 HIT_RATIOS = Family(
     "llm_d_epp_prefix_indexer_hit_ratio",
     "histogram",
-    "Which part of a prompt the chosen endpoint had seen before.",
-    ("plugin_name", "plugin_type"),
-    HIT_RATIO,
-    _extension("prefix_indexer_hit_ratio", "plugin_name", "plugin_type"),
-)
-DISAGGREGATION = Family(
-    "llm_d_epp_disagg_decision_total",
-    "counter",
-    "Which stages were given to other endpoints than the one that decodes.",
-    ("plugin_name", "plugin_type", "model_name", "decision_type"),
+    "Which part of a prompt the chosen endpoint had seen before, 0 to 1.",
+    buckets=HIT_RATIO,
+    twins=_extension("prefix_indexer_hit_ratio"),
 )
 REWRITES = Family(
     "llm_d_epp_model_rewrite_decisions_total",

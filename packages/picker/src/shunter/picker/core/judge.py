@@ -90,16 +90,19 @@ class FleetJudge:
         blocks: Callable[[int], Batch | None] | None = None,
         serve_models: bool = False,
         shadow: Shadow | None = None,
+        stopwatch: Callable[[], float] | None = None,
     ) -> None:
         """``view`` returns the newest snapshot at a time in ns; ``pool`` as in Roster; ``keep`` decisions are remembered.
 
         One of several workers has a ``life`` that no other ever had, ``counters`` begun with it, a ``journal`` for the others
         and theirs as ``peers``. ``blocks`` returns what is new in the scraper's log of who holds what, at a time in ns. With
-        ``serve_models`` it says itself what models there are. A ``shadow`` decides a sample too, without a say.
+        ``serve_models`` it says itself what models there are. A ``shadow`` decides a sample too, without a say. With
+        a ``stopwatch``, in seconds, it notes how long choices take.
         """
         self.decisions = DecisionLog(keep)
         self._remembers = keep > 0 or shadow is not None
         self.shadow = shadow
+        self._stopwatch = stopwatch
         self.ledger = Ledger()
         if counters is None:
             counters = Counters(bytearray(COUNTERS_BYTES))
@@ -251,7 +254,9 @@ class FleetJudge:
 
     def _settle(self, ask: Ask, request: Request, ward: Ward, now_s: float) -> Pick | Refusal:
         """Schedule and book one request."""
+        began_s = self._stopwatch() if self._stopwatch is not None else 0.0
         verdict = self._judge(ask, request, ward)
+        took_s = self._stopwatch() - began_s if self._stopwatch is not None else None
         if isinstance(verdict, Refusal):
             return self._refuse(verdict, request, now_s)
         rewritten = request.target_model if request.target_model != request.model else None
@@ -260,7 +265,7 @@ class FleetJudge:
         except RecursionError:
             return self._refuse(TOO_DEEP, request, now_s)
         features = note(ward.fleet) if self._remembers else None
-        self._log(request, now_s, verdict=verdict, features=features)
+        self._log(request, now_s, verdict=verdict, features=features, took_s=took_s)
         if self.shadow is not None and features is not None:
             self.shadow.decide(request, features, verdict.decision)
         self._book(request, verdict)
@@ -472,11 +477,14 @@ class FleetJudge:
         verdict: Verdict | None = None,
         features: Features | None = None,
         refusal: Refusal | None = None,
+        took_s: float | None = None,
     ) -> None:
         while self._broken < self._scheduler.complaints.errors:
             self._broken += 1
             self.counters.broke()
-        self.decisions.add(enter(request, now_s, verdict, refusal, features))
+        entry = enter(request, now_s, verdict, refusal, features)
+        entry.took_s = took_s
+        self.decisions.add(entry)
 
 
 def _unread(ask: Ask, ticket: int) -> Request:

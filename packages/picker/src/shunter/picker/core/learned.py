@@ -6,8 +6,6 @@ and goes on from there. Rows are keyed by (slot, incarnation); ``endpoint`` is t
 Averages of an endpoint are running ones, over its last few dozen requests; ``None``: not enough is known.
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from statistics import median_low
 
 import msgspec
@@ -15,30 +13,7 @@ import msgspec
 from shunter.picker.core.ledger import Key
 from shunter.picker.errors import PickerError
 
-__all__ = [
-    "CACHED_TOKENS",
-    "COMPLETION_TOKENS",
-    "DURATION_S",
-    "PROMPT_TOKENS",
-    "TTFT_S",
-    "Histogram",
-    "Learned",
-    "Row",
-    "decode_learned",
-    "encode_learned",
-    "outliers",
-    "row_key",
-]
-
-# The reference picker's buckets, so that its dashboards fit (GIE digest §7.2: L up to 120 s, L, I, O).
-DURATION_S = (
-    *(0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60, 120),
-    *(180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600),
-)
-TTFT_S = DURATION_S[: DURATION_S.index(120) + 1]
-COMPLETION_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-PROMPT_TOKENS = (*COMPLETION_TOKENS, 16384, 32778, 65536, 131072, 262144, 524288, 1048576)
-CACHED_TOKENS = PROMPT_TOKENS
+__all__ = ["Learned", "Row", "decode_learned", "encode_learned", "outliers", "row_key"]
 
 # An endpoint is called an outlier if its time to first token is this many times the median of all, or if this share of its
 # requests failed; of fewer requests nothing is said.
@@ -46,24 +21,7 @@ SLOW = 3.0
 FAILING = 0.2
 FEWEST = 20
 
-SCHEMA = 1
-
-
-class Histogram(msgspec.Struct, array_like=True):
-    """Counts by bucket, the last one for what is above all bounds."""
-
-    counts: list[int]
-    total: float = 0.0
-
-    @classmethod
-    def of(cls, bounds: Sequence[float]) -> "Histogram":
-        """Return an empty one."""
-        return cls([0] * (len(bounds) + 1))
-
-    def add(self, bounds: Sequence[float], value: float) -> None:
-        """Count a value; a bound belongs to its bucket."""
-        self.counts[bisect_left(bounds, value)] += 1
-        self.total += value
+SCHEMA = 2
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -98,12 +56,6 @@ class Learned(msgspec.Struct, kw_only=True):
     adopting: int = 0  # of these, in flight now
     statuses: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # "2xx" …, "none" without a response
     flags: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # Envoy's, of requests that did not end well
-    ttft: Histogram = msgspec.field(default_factory=lambda: Histogram.of(TTFT_S))  # of streamed responses
-    first_byte: Histogram = msgspec.field(default_factory=lambda: Histogram.of(TTFT_S))  # of the others
-    duration: Histogram = msgspec.field(default_factory=lambda: Histogram.of(DURATION_S))
-    prompt: Histogram = msgspec.field(default_factory=lambda: Histogram.of(PROMPT_TOKENS))
-    completion: Histogram = msgspec.field(default_factory=lambda: Histogram.of(COMPLETION_TOKENS))
-    cached: Histogram = msgspec.field(default_factory=lambda: Histogram.of(CACHED_TOKENS))
     rows: dict[str, Row] = msgspec.field(default_factory=dict[str, Row])  # by "slot/incarnation"
 
     def row(self, key: Key) -> Row | None:
@@ -125,14 +77,6 @@ def outliers(learned: Learned) -> list[Row]:
 
 
 _decoder = msgspec.msgpack.Decoder(Learned)
-_BUCKETS = {
-    "ttft": TTFT_S,
-    "first_byte": TTFT_S,
-    "duration": DURATION_S,
-    "prompt": PROMPT_TOKENS,
-    "completion": COMPLETION_TOKENS,
-    "cached": CACHED_TOKENS,
-}
 
 
 def encode_learned(learned: Learned) -> bytes:
@@ -146,7 +90,6 @@ def decode_learned(data: bytes) -> Learned:
         learned = _decoder.decode(data)
     except (ValueError, RecursionError) as error:
         raise PickerError(f"not what a collector learnt: {error}") from error
-    fits = all(len(getattr(learned, name).counts) == len(bounds) + 1 for name, bounds in _BUCKETS.items())
-    if learned.schema != SCHEMA or not fits:
+    if learned.schema != SCHEMA:
         raise PickerError("what was learnt was learnt by another release")
     return learned

@@ -8,16 +8,7 @@ import math
 from collections.abc import Collection, Mapping
 
 from shunter.picker.core.judgement import Outcome
-from shunter.picker.core.learned import (
-    CACHED_TOKENS,
-    COMPLETION_TOKENS,
-    DURATION_S,
-    PROMPT_TOKENS,
-    TTFT_S,
-    Learned,
-    Row,
-    row_key,
-)
+from shunter.picker.core.learned import Learned, Row, row_key
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.records import Record
 
@@ -64,7 +55,6 @@ class Outcomes:
         first = record.pick.split(",", 1)[0].strip() if record.pick else None
         learned.blind += first is None
         learned.fallbacks += first not in {None, record.host}
-        self._measure(record)
         key = endpoints.get(record.host)
         if key is None:
             learned.strangers += 1
@@ -77,21 +67,6 @@ class Outcomes:
         kept = {row_key(key) for key in live}
         for gone in self.learned.rows.keys() - kept:
             del self.learned.rows[gone]
-
-    def _measure(self, record: Record) -> None:
-        learned, usage = self.learned, record.usage
-        first_s, duration_s = first_byte_s(record), _seconds(record.duration_ms, 1e3)
-        if first_s is not None:
-            (learned.ttft if record.streamed else learned.first_byte).add(TTFT_S, first_s)
-        if duration_s is not None:
-            learned.duration.add(DURATION_S, duration_s)
-        for value, histogram, bounds in (
-            (usage.prompt_tokens, learned.prompt, PROMPT_TOKENS),
-            (usage.completion_tokens, learned.completion, COMPLETION_TOKENS),
-            (usage.cached_tokens, learned.cached, CACHED_TOKENS),
-        ):
-            if value is not None:
-                histogram.add(bounds, value)
 
 
 def outcome_of(record: Record) -> Outcome:

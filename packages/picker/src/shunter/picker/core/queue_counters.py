@@ -14,9 +14,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from shunter.picker.core.buckets import WAITS_S
 from shunter.picker.core.flow import BandSettings, FlowSettings
 
-__all__ = ["OUTCOMES", "QUEUE_WORDS", "WAITS_S", "BandTally", "QueueCounters", "QueueTally", "add_up"]
+__all__ = ["OUTCOMES", "QUEUE_WORDS", "BandTally", "QueueCounters", "QueueTally", "add_up"]
 
 # The reference's names (GIE digest §6), of those that there are here.
 OUTCOMES = (
@@ -29,9 +30,6 @@ OUTCOMES = (
     "EvictedOther",
 )
 DISPATCHED = 0
-
-# Upper bounds in seconds: the reference's.
-WAITS_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 # Priorities come from a configuration and from objectives; what there is beyond is counted with the last one.
 ROWS = 32

@@ -8,6 +8,7 @@ import msgspec
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell.claim import Ports, count_upward
 from shunter.picker.shell.collector import Settings as CollectorSettings
+from shunter.picker.shell.metrics import Names
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.transport.server import refuse_name, refuse_taken
 from shunter.snapshot.stderr import Form, Level
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     one_port: bool = False
     watch_config: bool = False
     reload_max_change: float | None = None  # of the picks, 0 to 1: what would change more is not taken
+    metric_names: Names = "current"
     log_level: Level = "info"
     log_format: Form = "text"
 

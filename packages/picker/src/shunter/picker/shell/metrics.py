@@ -1,31 +1,51 @@
 """The picker's metrics in Prometheus text: the workers' counters, read when somebody asks.
 
-Names are the reference's (``llm_d_epp_*``) where the meaning agrees, ours (``shunter_picker_*``) elsewhere.
+Which metrics there are, and under which names, ``core.families`` says; what each shows, the modules ``core.…_samples``.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
-from shunter.picker.core.overview import Overview
-from shunter.picker.shell.outcome_metrics import count_by, outcome_families
-from shunter.picker.shell.queue_metrics import queue_families
+from shunter.picker.core import families
+from shunter.picker.core.buckets import Histogram
+from shunter.picker.core.class_samples import class_samples, level_samples
+from shunter.picker.core.families import Family
+from shunter.picker.core.outcome_samples import outcome_samples
+from shunter.picker.core.pool_samples import pool_samples
+from shunter.picker.core.queue_samples import queue_samples
+from shunter.picker.core.samples import Labels, Samples, Sum, Value, by_label, fold, single
+from shunter.picker.core.shadow import Account
+from shunter.picker.core.tables import Tally
 from shunter.picker.shell.report import Source, WorkerReport
 
-__all__ = ["Metrics", "averages"]
+__all__ = ["Metrics", "Names", "as_metrics", "everything", "process_samples"]
+
+Names: TypeAlias = Literal["current", "legacy", "both"]
+"""Whether families are shown under their own names, their twins', or both."""
+
+SUFFIX = "_total"
 
 
 class Metrics(Collector):
     """Renders what its source tells at that moment."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, names: Names = "current") -> None:
         self._source = source
+        self._names: Names = names
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -35,103 +55,73 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
-        overview, tally = self._source.overview(), self._source.tally()
-        yield from _by_endpoint(overview)
-        yield count_by("refusals", "Requests refused, by the reason given to the client.", "reason", overview.refusals)
-        for name, text, value in (
-            ("released", "Picked requests that ended.", tally.released),
-            ("incomplete", "Picked requests that were cut short: the client left, a reset, a drain.", tally.incomplete),
-            ("model_rewrites", "Requests whose model name was rewritten.", tally.rewrites),
-            ("plugin_errors", "Runs of the scheduling profile that a plugin broke.", tally.plugin_errors),
-            ("models_named", "Requests whose model was named in headers, by body-based routing.", tally.named),
-            ("models_not_named", "Requests in which body-based routing found no model.", tally.nameless),
-            ("laps", "Times a worker lost the trail of another one's bookings.", tally.laps),
-            ("prompts_tokenised", "Prompts whose tokens an engine told.", tally.tokenised),
-            ("prompts_untokenised", "Prompts whose tokens were wanted and did not come.", tally.untokenised),
-        ):
-            yield CounterMetricFamily(f"shunter_picker_{name}", text, value)
-        rulings = CounterMetricFamily(
-            "llm_d_epp_model_rewrite_decisions",
-            "What InferenceModelRewrites and InferenceModels made of models.",
-            labels=["model_rewrite_name", "model_name", "target_model"],
-        )
-        for (rule, model, target), count in tally.rulings.items():
-            rulings.add_metric([rule.partition(" ")[2] or rule, model, target], count)
-        yield rulings
-        complaints = GaugeMetricFamily(
-            "shunter_picker_plugin_complaints",
-            "Plugins that did something wrong, or are not shown what they need; the fleet's page says what.",
-            labels=["plugin"],
-        )
-        for plugin in overview.complaints:
-            complaints.add_metric([plugin], 1.0)
-        yield complaints
-        age = float("inf") if overview.snapshot_age_s is None else overview.snapshot_age_s
-        yield GaugeMetricFamily("shunter_picker_snapshot_age_seconds", "Time since the scraper was last heard of.", age)
-        yield from averages(overview, self._source.pool())
-        yield from queue_families(tally.queue, self._source.pool())
-        yield from _by_worker(self._source.workers())
-        yield count_by("config_reloads", "Reloads of the configuration.", "result", self._source.reloads())
-        shadow = self._source.shadow()
-        if shadow is not None:
-            results = {"agreed": shadow.decided - shadow.differed, "differed": shadow.differed - shadow.refused}
-            results["refused"] = shadow.refused
-            yield count_by("shadow_decisions", "What the shadow configuration made of requests.", "result", results)
-            yield CounterMetricFamily("shunter_picker_shadow_seconds", "Time that workers spent on it.", shadow.spent_s)
-        learned = self._source.learned()
-        if learned is not None:
-            yield from outcome_families(learned)
+        for samples in everything(self._source):
+            yield from as_metrics(samples, self._names)
 
 
-def averages(overview: Overview, served: str) -> Iterator[Metric]:
-    """Yield those of ``served`` as a whole, and of each pool by itself if it is more than one pool.
-
-    The label ``name`` is the reference's; of several pools it is namespace/name.
-    """
-    pools = sorted({pool for row in overview.endpoints for pool in row.pools})
-    groups = {served: overview.endpoints}
-    if len(pools) > 1:
-        groups |= {pool: tuple(row for row in overview.endpoints if pool in row.pools) for pool in pools}
-    ready = {pool: [row for row in rows if row.ready] for pool, rows in groups.items()}
-    yield _by_pool("ready_endpoints", "Endpoints that may get requests.", {pool: len(rows) for pool, rows in ready.items()})
-    for name, text, column in (
-        ("average_queue_size", "Requests waiting, per endpoint.", "waiting"),
-        ("average_running_requests", "Requests running, per endpoint.", "running"),
-        ("average_kv_cache_utilization", "KV cache in use, 0 to 1.", "kv_usage"),
-    ):
-        known = {
-            pool: [value for row in rows if (value := cast("float | None", getattr(row, column))) is not None]
-            for pool, rows in ready.items()
-        }
-        yield _by_pool(name, text, {pool: sum(values) / len(values) for pool, values in known.items() if values})
+def as_metrics(samples: Samples, names: Names = "current") -> Iterator[Metric]:
+    """Yield a family as prometheus_client has it, under every name that is wanted."""
+    family = samples.family
+    if names != "legacy" or not family.twins:
+        yield _metric(family, family.name, family.help, family.labels, samples.values)
+    if names != "current":
+        for twin in family.twins:
+            yield _metric(family, twin.name, f"Deprecated: {family.name}.", twin.labels, fold(samples, twin))
 
 
-def _by_worker(reports: Sequence[WorkerReport]) -> Iterator[Metric]:
-    up = GaugeMetricFamily("shunter_picker_worker_up", "Whether the worker is ready.", labels=["worker"])
-    streams = GaugeMetricFamily("shunter_picker_worker_streams", "Open ext_proc streams.", labels=["worker"])
-    expiry = GaugeMetricFamily(
-        "shunter_picker_worker_certificate_expiry_seconds",
-        "When its certificate expires, since 1970; none without TLS.",
-        labels=["worker"],
-    )
-    memory = GaugeMetricFamily("shunter_picker_worker_resident_memory_bytes", "Its resident memory.", labels=["worker"])
-    cpu = CounterMetricFamily("shunter_picker_worker_cpu_seconds", "CPU time of the process there now.", labels=["worker"])
-    restarts = CounterMetricFamily(
-        "shunter_picker_worker_restarts", "Processes that ended there, by the reason.", labels=["worker", "reason"]
-    )
-    for report in reports:
-        label = [report.worker]
-        up.add_metric(label, report.ready)
-        streams.add_metric(label, report.streams)
-        if report.certificate_expires_s is not None:
-            expiry.add_metric(label, report.certificate_expires_s)
-        usage = _usage(report.pid)
-        if usage is not None:
-            cpu.add_metric(label, usage[0])
-            memory.add_metric(label, usage[1])
-        for reason, count in report.restarts.items():
-            restarts.add_metric([*label, reason], count)
-    yield from (up, streams, expiry, memory, cpu, restarts)
+def everything(source: Source) -> Iterator[Samples]:
+    """Yield all that a picker shows."""
+    overview, tally = source.overview(), source.tally()
+    yield from class_samples(tally.classes, tally.folded)
+    yield from level_samples(source.service_levels(), tally.levels)
+    yield from pool_samples(overview, source.pool())
+    yield by_label(families.REFUSALS, overview.refusals)
+    yield from _counters(tally)
+    yield by_label(families.COMPLAINTS, dict.fromkeys(overview.complaints, 1))
+    yield from queue_samples(tally.queue, source.pool())
+    yield from process_samples(source.workers())
+    yield by_label(families.RELOADS, source.reloads())
+    if (shadow := source.shadow()) is not None:
+        yield from _shadow(shadow)
+    if (learned := source.learned()) is not None:
+        yield from outcome_samples(learned)
+
+
+def _counters(tally: Tally) -> Iterator[Samples]:
+    yield single(families.RELEASED, tally.released)
+    yield single(families.INCOMPLETE, tally.incomplete)
+    yield single(families.MODEL_REWRITES, tally.rewrites)
+    yield single(families.PLUGIN_ERRORS, tally.plugin_errors)
+    yield single(families.NAMED, tally.named)
+    yield single(families.NOT_NAMED, tally.nameless)
+    yield single(families.LAPS, tally.laps)
+    yield single(families.TOKENISED, tally.tokenised)
+    yield single(families.UNTOKENISED, tally.untokenised)
+    rulings: dict[Labels, Value] = {}
+    for (rule, model, target), count in tally.rulings.items():
+        rulings[rule.partition(" ")[2] or rule, model, target] = count
+    yield Samples(families.REWRITES, rulings)
+
+
+def _shadow(account: Account) -> Iterator[Samples]:
+    results = {"agreed": account.decided - account.differed, "differed": account.differed - account.refused}
+    yield by_label(families.SHADOW_DECISIONS, results | {"refused": account.refused})
+    yield single(families.SHADOW_SECONDS, account.spent_s)
+
+
+def process_samples(reports: Sequence[WorkerReport]) -> Iterator[Samples]:
+    """Yield what is shown of each worker and of the collector."""
+    yield Samples(families.INFO, {("", f"shunter-{version('shunter-picker')}"): 1})
+    yield by_label(families.WORKER_UP, {report.worker: report.ready for report in reports})
+    yield by_label(families.WORKER_STREAMS, {report.worker: report.streams for report in reports})
+    yield single(families.STREAMS, sum(report.streams for report in reports if report.worker.isdecimal()))
+    expiries = {each.worker: each.certificate_expires_s for each in reports if each.certificate_expires_s is not None}
+    yield by_label(families.WORKER_CERTIFICATE, expiries)
+    usages = {report.worker: usage for report in reports if (usage := _usage(report.pid)) is not None}
+    yield by_label(families.WORKER_CPU, {worker: cpu_s for worker, (cpu_s, _) in usages.items()})
+    yield by_label(families.WORKER_MEMORY, {worker: size_bytes for worker, (_, size_bytes) in usages.items()})
+    restarts = {(report.worker, reason): count for report in reports for reason, count in report.restarts.items()}
+    yield Samples(families.WORKER_RESTARTS, restarts)
 
 
 def _usage(pid: int) -> tuple[float, int] | None:
@@ -144,21 +134,33 @@ def _usage(pid: int) -> tuple[float, int] | None:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _by_endpoint(overview: Overview) -> Iterator[Metric]:
-    rows = overview.endpoints
-    yield count_by("picks", "Requests sent to an endpoint.", "endpoint", {row.authority: row.picks for row in rows})
-    hits = {row.authority: row.prefix_hit_blocks for row in rows}
-    yield count_by("prefix_hit_blocks", "Prompt blocks that the chosen endpoint had seen before.", "endpoint", hits)
-    blocks = {row.authority: row.prefix_blocks for row in rows}
-    yield count_by("prefix_blocks", "Prompt blocks of all requests sent to an endpoint.", "endpoint", blocks)
-    in_flight = GaugeMetricFamily("shunter_picker_in_flight_requests", "Requests picked and not ended.", labels=["endpoint"])
-    for row in rows:
-        in_flight.add_metric([row.authority], row.in_flight)
-    yield in_flight
+_KINDS = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+    "summary": SummaryMetricFamily,
+}
 
 
-def _by_pool(name: str, text: str, values: Mapping[str, float]) -> Metric:
-    family = GaugeMetricFamily(f"llm_d_epp_{name}", text, labels=["name"])
-    for pool, value in values.items():
-        family.add_metric([pool], value)
-    return family
+def _metric(family: Family, name: str, text: str, labels: Labels, values: Mapping[Labels, Value]) -> Metric:
+    """Return it as prometheus_client has it, which adds a counter's suffix itself."""
+    metric = _KINDS[family.kind](name.removesuffix(SUFFIX), text, labels=labels)
+    for key, value in values.items():
+        if isinstance(metric, HistogramMetricFamily) and isinstance(value, Histogram):
+            metric.add_metric(key, _cumulate(value, family.buckets), value.total)
+        elif isinstance(metric, SummaryMetricFamily) and isinstance(value, Sum):
+            metric.add_metric(key, value.count, value.total)
+        elif isinstance(metric, CounterMetricFamily | GaugeMetricFamily) and isinstance(value, int | float):
+            metric.add_metric(key, value)
+        else:
+            raise TypeError(f"{name} is a {family.kind}, and {type(value).__name__} is none")
+    return metric
+
+
+def _cumulate(histogram: Histogram, bounds: Sequence[float]) -> list[tuple[str, float]]:
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip([*map(str, map(float, bounds)), "+Inf"], histogram.counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets

@@ -1,5 +1,6 @@
 """What the admin pages may ask of the supervisor, and how it reports on a worker."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview
 from shunter.picker.core.retrial import Retrial
+from shunter.picker.core.service_levels import Level as ServiceLevel
 from shunter.picker.core.shadow import Account
 from shunter.picker.core.tables import Tally
 from shunter.snapshot.stderr import Level
@@ -76,6 +78,10 @@ class Source(Protocol):
 
     def pool(self) -> str:
         """Name the pool that is served."""
+        ...
+
+    def service_levels(self) -> Sequence[ServiceLevel]:
+        """Return what is promised to whom."""
         ...
 
     def configuration(self) -> str:

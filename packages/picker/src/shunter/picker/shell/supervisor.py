@@ -24,10 +24,12 @@ from typing import Any
 
 from shunter.picker import config
 from shunter.picker.config.base_models import read_base_models
+from shunter.picker.config.service_levels import read_service_levels
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview, look
 from shunter.picker.core.precedents import read
 from shunter.picker.core.retrial import report, retry
+from shunter.picker.core.service_levels import Level as ServiceLevel
 from shunter.picker.core.shadow import Account, add_up
 from shunter.picker.core.tables import Tally
 from shunter.picker.errors import ConfigError
@@ -63,12 +65,15 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Several workers as one picker. ``read`` returns the text of the configuration, or raises ConfigError."""
+    """Several workers as one picker."""
 
-    def __init__(self, settings: Settings, read: Callable[[], str]) -> None:
+    def __init__(self, settings: Settings, read: Callable[[], str], read_levels: Callable[[], str] = str) -> None:
+        """``read`` returns the text of the configuration, ``read_levels`` of the service levels; both may raise ConfigError."""
         self._settings = settings
         self._read = read
-        self._configuration = ""
+        self._read_levels = read_levels
+        self._configuration: str = ""
+        self._levels: str = ""
         self._level: Level = settings.log_level
         self._reader = SnapshotReader(settings.worker.snapshot)
         self._seating = Seating(settings.runtime, settings.workers)
@@ -77,7 +82,7 @@ class Supervisor:
         self._collector: Post | None = None
         self._learned = LearnedReader(settings.runtime)
         self._tasks: list[asyncio.Task[None]] = []
-        self._admin = Admin(self)
+        self._admin = Admin(self, settings.metric_names)
         self._reloads: Counter[str] = Counter()
         self._wanted = asyncio.Event()  # a reload is
         self._trial: Trial | None = None
@@ -87,6 +92,7 @@ class Supervisor:
         """Start everything; raise ConfigError if that cannot be. ``drain`` ends it in either case."""
         settings = self._settings
         self._configuration = self._validated(self._read())
+        self._levels = _validated_levels(self._read_levels())
         await self._seating.open()
         self._make_posts()
         admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
@@ -192,6 +198,10 @@ class Supervisor:
         """Name what is served."""
         return self._settings.worker.pool or "default"
 
+    def service_levels(self) -> Sequence[ServiceLevel]:
+        """Return what is promised to whom."""
+        return read_service_levels(self._levels)
+
     def configuration(self) -> str:
         """Return the configuration in force, with every default."""
         if self._settings.worker.role == "body-router":
@@ -263,7 +273,7 @@ class Supervisor:
     async def _hire(self, name: str, settings: WorkerSettings) -> Child:
         seat = self._seating.take()
         try:
-            return await self._spawn(name, work, seat, settings, self._configuration)
+            return await self._spawn(name, work, seat, settings, self._configuration, self._levels)
         except BaseException:
             self._seating.give_back(seat)
             raise
@@ -298,18 +308,18 @@ class Supervisor:
             log.info("reload: %s", result)
 
     async def _reload(self) -> str:
-        before = self._configuration
+        before, levels_before = self._configuration, self._levels
         try:
-            wanted = self._validated(self._read())
+            wanted, levels = self._validated(self._read()), _validated_levels(self._read_levels())
         except ConfigError as error:
             log.error("the configuration stays as it is: %s", error)  # noqa: TRY400  words, not a traceback
             return "rejected"
         if wanted != before and self._settings.worker.role != "body-router" and not await self._try(wanted):
             return "refused"
-        self._configuration = wanted
+        self._configuration, self._levels = wanted, levels
         for at, post in enumerate(self._posts):
             if not await post.relieve(self._settings.worker.drain_s):
-                self._configuration = before  # for all of them: two at once is what nobody asked for
+                self._configuration, self._levels = before, levels_before  # for all: two at once is what nobody asked for
                 for changed in self._posts[:at]:
                     await changed.relieve(self._settings.worker.drain_s)
                 return "failed"
@@ -336,16 +346,16 @@ class Supervisor:
         return trial.taken
 
     async def _watch_config(self) -> None:
-        seen = self._configuration
+        seen = self._configuration, self._levels
         while True:
             await asyncio.sleep(WATCH_S)
             try:
-                text = self._read()
-            except ConfigError:  # it is being replaced
+                texts = self._read(), self._read_levels()
+            except ConfigError:  # one is being replaced
                 continue
-            if text != seen:
-                seen = text
-                log.info("the configuration file has changed")
+            if texts != seen:
+                seen = texts
+                log.info("the configuration has changed")
                 self.reload()
 
 
@@ -394,15 +404,22 @@ def _report(post: Post) -> WorkerReport:
     )
 
 
-def run(settings: Settings, read: Callable[[], str]) -> int:
+def _validated_levels(text: str) -> str:
+    try:
+        read_service_levels(text)
+    except ConfigError as error:
+        raise ConfigError(f"service levels: {error}") from error
+    return text
+
+
+def run(settings: Settings, read: Callable[[], str], read_levels: Callable[[], str] = str) -> int:
     """Run until SIGTERM or SIGINT and return the exit code. Raises ConfigError if it cannot start."""
     log_to_stderr(settings.log_level, settings.log_format, "supervisor")
     with claim_directory(settings.runtime):
-        return asyncio.run(_run(settings, read))
+        return asyncio.run(_run(Supervisor(settings, read, read_levels), settings.worker.drain_s))
 
 
-async def _run(settings: Settings, read: Callable[[], str]) -> int:
-    supervisor = Supervisor(settings, read)
+async def _run(supervisor: Supervisor, drain_s: float) -> int:
     over, at_once = asyncio.Event(), asyncio.Event()
 
     def end() -> None:
@@ -416,7 +433,7 @@ async def _run(settings: Settings, read: Callable[[], str]) -> int:
     try:
         if await _unless(over, supervisor.start()):
             await _unless(over, supervisor.watch())
-        log.info("draining, at most %g s", settings.worker.drain_s)
+        log.info("draining, at most %g s", drain_s)
     finally:
         draining = asyncio.create_task(supervisor.drain())
         hurry = asyncio.create_task(at_once.wait())

@@ -138,6 +138,7 @@ class Worker:
             blocks=MappedLogReader(settings.snapshot / BLOCK_LOG).read if policy.precise else None,
             serve_models=settings.serve_models,
             shadow=_make_shadow(settings),
+            stopwatch=time.perf_counter,
         )
         if self._telemetry is not None:
             self.judge.decisions.witnesses.append(self._telemetry.tracer)  # the first: others log the traces that it begins
