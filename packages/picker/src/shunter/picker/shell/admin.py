@@ -27,7 +27,7 @@ from aiohttp import web
 from shunter.picker.core.decisions import KEEP
 from shunter.picker.core.shadow import describe
 from shunter.picker.errors import ConfigError
-from shunter.picker.shell.metrics import Metrics
+from shunter.picker.shell.metrics import Metrics, Names
 from shunter.picker.shell.report import Source
 from shunter.snapshot.stderr import Level
 
@@ -52,9 +52,9 @@ class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Admin:
     """Serves the pages; knows nothing that its source does not tell it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, names: Names = "current") -> None:
         self._source = source
-        self._metrics = Metrics(source)
+        self._metrics = Metrics(source, names)
         app = web.Application()
         for path, page in {
             "/healthz": self._health,
