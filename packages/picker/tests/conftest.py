@@ -13,6 +13,8 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from shunter.picker.core.fleet import Roster
 from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.overview import look
+from shunter.picker.core.tables import Tally
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, SnapshotWriter, Topology, View
 
 NOW_NS = 100_000_000_000
@@ -95,6 +97,59 @@ def publish(tmp_path):
 
     yield publish
     writer.close()
+
+
+class PageSource:
+    """What the admin pages ask of a supervisor, as a test sets it."""
+
+    def __init__(self, view):
+        self.view = view
+        self.tallied = Tally()
+        self.learnt = None
+        self.decided = []
+        self.hindered = []
+        self.reported = []
+        self.looks = 0
+
+    def overview(self):
+        self.looks += 1
+        return look(self.view, None, self.tallied, NOW_NS)
+
+    def tally(self):
+        return self.tallied
+
+    def learned(self):
+        return self.learnt
+
+    def workers(self):
+        return self.reported
+
+    def hindrances(self):
+        return self.hindered
+
+    def reloads(self):
+        return {}
+
+    def pool(self):
+        return "default"
+
+    def shadow(self):
+        return None
+
+    def trial(self):
+        return None
+
+    def configuration(self):
+        return "plugins: []\n"
+
+    async def decisions(self, last, request_id):
+        return [each for each in self.decided if request_id in {None, each["request_id"]}][:last]
+
+
+@pytest.fixture
+def make_source(make_view):
+    """A source for the pages of a picker with these rows of load."""
+    return lambda *rows, **options: PageSource(make_view(*rows, **options))
 
 
 def header(name, value):

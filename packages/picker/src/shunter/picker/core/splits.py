@@ -1,4 +1,4 @@
-"""How requests for a model are split among targets: what InferenceModelRewrites and InferenceModels ask for, and what came of it."""
+"""How requests for a model are split among targets: what resources ask for, and what came of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -2,9 +2,12 @@
 
 ::
 
+    /                  the web page (``shell.page``), and beside it /page/…
+    /events            what the web page is told, as server-sent events
     /healthz           200 while the supervisor lives
     /readyz            200 when a worker is ready and the picker is not draining, else 503; JSON with the reasons, by worker
     /metrics           Prometheus text
+    /metrics/external  JSON for autoscalers (``core.external``), or /metrics/external/NAME; ?LABEL=VALUE
     /debug/fleet       JSON: the endpoints as the picker sees them
     /debug/decisions   JSON: the last decisions, newest first; ?last=N, or ?id=REQUEST_ID
     /debug/precedents  lines of JSON: the last decisions with all that was known then, to decide them anew; ?last=N
@@ -16,6 +19,7 @@
     /debug/log-level   JSON: what is logged at least; PUT from this machine changes it, {"level": "debug"}
 """
 
+import datetime as dt
 import os
 import time
 from ipaddress import ip_address
@@ -24,10 +28,12 @@ from typing import get_args
 import msgspec
 from aiohttp import web
 
-from shunter.picker.core.decisions import KEEP
+from shunter.picker.core.decisions import KEEP, LONGEST_NAME
+from shunter.picker.core.external import OFFERED, offer
 from shunter.picker.core.shadow import describe
 from shunter.picker.errors import ConfigError
-from shunter.picker.shell.metrics import Metrics, Names
+from shunter.picker.shell.metrics import Metrics, Names, everything
+from shunter.picker.shell.page import Files, Live, refuse_strange_names
 from shunter.picker.shell.report import Source
 from shunter.snapshot.stderr import Level
 
@@ -55,11 +61,16 @@ class Admin:
     def __init__(self, source: Source, names: Names = "current") -> None:
         self._source = source
         self._metrics = Metrics(source, names)
-        app = web.Application()
+        self._live = Live(source)
+        app = web.Application(middlewares=[refuse_strange_names])
+        app.add_routes(Files().routes())
         for path, page in {
+            "/events": self._live.events,
             "/healthz": self._health,
             "/readyz": self._readiness,
             "/metrics": self._numbers,
+            "/metrics/external": self._external,
+            "/metrics/external/{name}": self._external,
             "/debug/fleet": self._fleet,
             "/debug/decisions": self._decisions,
             "/debug/precedents": self._precedents,
@@ -73,6 +84,8 @@ class Admin:
             app.router.add_get(path, page)
         # PUT: a page of somebody else's in a browser of this machine must ask before it may, and nobody answers.
         app.router.add_put("/debug/log-level", self._set_log_level)
+        app.on_startup.append(self._live.start)
+        app.on_shutdown.append(self._live.stop)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=LAST_PAGES_S)
 
     async def start(self, host: str, port: int) -> int:
@@ -105,6 +118,14 @@ class Admin:
 
     async def _numbers(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"content-type": PROMETHEUS})
+
+    async def _external(self, request: web.Request) -> web.Response:
+        name = request.match_info.get("name")
+        names = [family.name for family in OFFERED]
+        if name is not None and name not in names:
+            raise web.HTTPNotFound(text=f"no metric {name[:LONGEST_NAME]} here; there are {', '.join(names)}\n")
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        return _json(offer(everything(self._source), now, name, dict(request.query)))
 
     async def _fleet(self, _: web.Request) -> web.Response:
         return _json(self._source.overview())

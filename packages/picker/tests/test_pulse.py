@@ -1,0 +1,71 @@
+"""Rates and shares follow from totals that were seen now and then."""
+
+from bisect import bisect_left
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter.picker.core.buckets import TTFT_S
+from shunter.picker.core.pulse import EVERY_S, KEPT, Moment, Pulse, quantile
+
+
+def test_rates_are_of_the_last_minute():
+    pulse = Pulse()
+    for second in range(0, 200, 10):
+        pulse.add(Moment(at_s=second, picks=second * (1 if second <= 100 else 3)))
+    recent = pulse.since(Moment(at_s=190, picks=190 * 3))
+    assert (recent.over_s, recent.picks_per_s) == (60, 3.0)
+
+
+def test_what_is_younger_than_a_minute_is_told_by_what_there_is():
+    pulse = Pulse()
+    pulse.add(Moment(at_s=10, picks=5))
+    recent = pulse.since(Moment(at_s=20, picks=25))
+    assert (recent.over_s, recent.picks_per_s) == (10, 2.0)
+
+
+def test_nothing_has_no_rate():
+    recent = Pulse().since(Moment(at_s=1, picks=9))
+    assert (recent.picks_per_s, recent.hit_share, recent.ttft_p50_s) == (None, None, None)
+
+
+def test_a_total_that_fell_began_anew():
+    pulse = Pulse()
+    pulse.add(Moment(at_s=0, picks=1000, refusals={"full": 7}))
+    recent = pulse.since(Moment(at_s=10, picks=20, refusals={"full": 2}))
+    assert (recent.picks, recent.refusals) == (20, {"full": 2})
+
+
+def test_refusals_that_did_not_grow_are_not_told():
+    pulse = Pulse()
+    pulse.add(Moment(at_s=0, refusals={"full": 7, "gone": 1}))
+    assert pulse.since(Moment(at_s=10, refusals={"full": 7, "gone": 3})).refusals == {"gone": 2}
+
+
+def test_moments_are_apart_and_the_oldest_are_forgotten():
+    pulse = Pulse()
+    for tenth in range(10 * int(EVERY_S) * (KEPT + 20)):
+        pulse.add(Moment(at_s=tenth / 10))
+    assert len(pulse.moments) == KEPT
+    assert {each.over_s for each in pulse.steps()} == {EVERY_S}
+
+
+def test_a_collector_that_comes_later_is_no_error():
+    pulse = Pulse()
+    pulse.add(Moment(at_s=0))
+    counts = [0] * (len(TTFT_S) + 1)
+    counts[3] = 10
+    assert pulse.since(Moment(at_s=10, ttfts=tuple(counts))).ttft_p50_s == pytest.approx(0.075)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=50), st.floats(0.01, 1))
+def test_a_quantile_is_in_the_bucket_of_the_value_it_stands_for(values, share):
+    counts = [0] * (len(TTFT_S) + 1)
+    for value in values:
+        counts[bisect_left(TTFT_S, value)] += 1
+    rank = next(at for at in range(1, len(values) + 1) if at >= share * len(values))
+    exact = sorted(values)[rank - 1]
+    found = quantile(share, counts)
+    bucket = next(at for at, bound in enumerate(TTFT_S) if exact <= bound)
+    assert (TTFT_S[bucket - 1] if bucket else 0.0) <= found <= TTFT_S[bucket]

@@ -1,0 +1,100 @@
+"""What is wrong is said in a sentence, the gravest first, and leads to a section of the runbook."""
+
+import pytest
+
+from shunter.picker.core.overview import Overview, Row
+from shunter.picker.core.pulse import Recent
+from shunter.picker.core.verdict import Post, judge
+
+WELL = Recent(over_s=60, picks=600, picks_per_s=10.0, records=600)
+
+
+def row(n, **facts):
+    usual = {"pools": (), "ready": True, "health": "fresh", "age_s": 0.1, "waiting": 0.0, "running": 0.0, "kv_usage": 0.0}
+    counts = {"in_flight": 0, "prefill_tokens": 0, "decode_tokens": 0, "picks": 0, "prefix_hit_blocks": 0, "prefix_blocks": 0}
+    return Row(**({"name": f"pod-{n}", "authority": f"10.0.0.{n}:8000", "reason": ""} | usual | counts | facts))
+
+
+def overview(*rows, **facts):
+    usual = {"snapshot_age_s": 0.1, "trouble": None, "picks": 1, "refusals": {}, "complaints": {}}
+    return Overview(endpoints=rows or (row(1), row(2)), **(usual | facts))
+
+
+def post(worker="0", *, ready=True, hindrances=(), expires_s=None):
+    return Post(worker=worker, ready=ready, hindrances=hindrances, certificate_expires_s=expires_s)
+
+
+def recent(**facts):
+    return Recent(**({"over_s": 60, "picks": 95, "records": 100} | facts))
+
+
+def test_all_is_well():
+    verdict = judge(overview(), WELL, posts=[post()])
+    assert verdict.state == "well"
+    assert verdict.sentence == "All is well: 2 endpoints ready, 10.0 picks a second, nothing refused."
+
+
+@pytest.mark.parametrize(
+    ("state", "alert", "words", "given"),
+    [
+        ("critical", "SnapshotOld", "is the scraper running", {"overview": overview(snapshot_age_s=None)}),
+        ("critical", "SnapshotOld", "cannot be read: torn", {"overview": overview(trouble="torn")}),
+        ("warning", "SnapshotOld", "silent for 9 s", {"overview": overview(snapshot_age_s=9.0)}),
+        ("critical", "SnapshotOld", "silent for 90 s", {"overview": overview(snapshot_age_s=90.0)}),
+        ("critical", "PickerDown", "draining", {"hindrances": ["draining"]}),
+        (
+            "warning",
+            "WorkerCrashLoop",
+            "Worker 1 is not ready: not running",
+            {"posts": [post("1", ready=False, hindrances=("not running",))]},
+        ),
+        ("warning", "WorkerCrashLoop", "The collector was started again twice", {"recent": recent(restarts={"collector": 2})}),
+        ("warning", "CertificateExpires", "worker 0 expires in 24 hours", {"posts": [post(expires_s=86_400.0)]}),
+        ("critical", "NoReadyEndpoints", "No endpoint is ready", {"overview": overview(row(1, ready=False))}),
+        ("critical", "PickerBypassed", "40 requests of the last minute, 40 %", {"recent": recent(bypassed=40)}),
+        (
+            "critical",
+            "RequestsShed",
+            "95 requests of the last minute, 50 %, refused: 90 full, 5 gone",
+            {"recent": recent(refusals={"gone": 5, "full": 90})},
+        ),
+        ("warning", "RequestsShed", "1 request of the last minute, 1 %, refused", {"recent": recent(refusals={"full": 1})}),
+        ("warning", "PoolSaturated", "12 requests waiting", {"overview": overview(queued={0: 12}, saturation=1.0)}),
+        (
+            "warning",
+            "EndpointOutlier",
+            "pod-1 does not answer: refused",
+            {"overview": overview(row(1, health="unreachable", reason="refused"), row(2))},
+        ),
+        (
+            "warning",
+            "EndpointOutlier",
+            "2 of 3 endpoints (pod-1, pod-2) give no metrics",
+            {"overview": overview(row(1, health="failed"), row(2, health="failed"), row(3))},
+        ),
+        ("warning", "EndpointOutlier", "pod-2 is much slower", {"outliers": ["10.0.0.2:8000"]}),
+        ("warning", "ConfigRefused", "The last reload was rejected", {"refused_config": "rejected"}),
+        (
+            "warning",
+            "PluginComplains",
+            "Plugin angry: OSError: no",
+            {"overview": overview(complaints={"angry": "OSError: no"})},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_is_said(state, alert, words, given):
+    verdict = judge(given.pop("overview", overview()), given.pop("recent", WELL), given.pop("outliers", ()), **given)
+    assert (verdict.state, verdict.findings[0].alert) == (state, alert)
+    assert words in verdict.sentence
+
+
+def test_the_gravest_comes_first():
+    verdict = judge(overview(row(1, health="failed"), row(2)), recent(bypassed=40), posts=[post(ready=False)])
+    assert [finding.severity for finding in verdict.findings] == ["critical", "warning", "warning"]
+    assert verdict.findings[0].alert == "PickerBypassed"
+
+
+def test_of_many_endpoints_some_are_named():
+    rows = [row(n, health="unreachable") for n in range(1, 8)]
+    assert "7 of 7 endpoints (pod-1, pod-2, pod-3 and 4 more) do not answer" in judge(overview(*rows), WELL).sentence
