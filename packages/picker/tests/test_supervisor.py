@@ -503,3 +503,56 @@ async def test_a_body_router_takes_new_base_models_with_a_reload(run, ask_pick, 
     assert (await told())["x-gateway-base-model-name"] == b""
     assert (await picker.get("/debug/config"))[1] == CONFIG_MAP % "other"
     assert (await picker.samples())[("shunter_picker_models_named_total",)] == 2
+
+
+async def test_requests_are_counted_by_class_and_a_workers_death_loses_none(run, ask_pick, eventually):
+    picker = await run("--metric-names=both")
+    for worker in await picker.workers():
+        await ask_pick(worker["address"])
+    before = await picker.samples()
+    (victim, *_) = await picker.workers()
+    os.kill(victim["pid"], signal.SIGKILL)
+
+    async def restarted():
+        return (await picker.samples()).get(("shunter_picker_worker_restarts_total", "signal", victim["worker"])) == 1
+
+    await eventually(restarted)
+    after = await picker.samples()
+    (requests,) = {key for key in before if key[0] == "llm_d_epp_request_total"}
+    (twin,) = {key for key in before if key[0] == "inference_objective_request_total"}
+    (duration,) = {key for key in before if key[0] == "llm_d_epp_request_duration_seconds_count"}
+    assert before[requests] == after[requests] == after[twin] == after[duration] == 2
+    assert after["llm_d_epp_scheduler_e2e_duration_seconds_count",] == 2
+
+
+async def test_service_levels_are_reloaded_and_a_mistake_in_them_changes_nothing(run, tmp_path, eventually):
+    levels = tmp_path / "levels.yaml"
+    levels.write_text("serviceLevels: [{name: chat, target: .9, e2e: 30s}]")
+    picker = await run(f"--service-levels={levels}")
+    key = ("shunter_picker_service_level_threshold_seconds", "chat", "e2e")
+    assert (await picker.samples())[key] == 30
+
+    async def reloaded(result):
+        return (await picker.samples()).get(("shunter_picker_config_reloads_total", result)) == 1
+
+    levels.write_text("serviceLevels: [{name: chat, target: .9, e2e: soon}]")
+    picker.signal(signal.SIGHUP)
+    await eventually(lambda: reloaded("rejected"))
+    assert "service levels: $.serviceLevels[0].e2e: 'soon' is not a duration such as 200ms or 1m30s" in picker.text
+    assert (await picker.samples())[key] == 30
+    levels.write_text("serviceLevels: [{name: chat, target: .9, e2e: 20s}]")
+    picker.signal(signal.SIGHUP)
+    await eventually(lambda: reloaded("done"))
+    assert (await picker.samples())[key] == 20
+
+
+async def test_autoscalers_ask_by_name_and_label(run):
+    picker = await run()
+    status, text = await picker.get("/metrics/external/shunter_picker_desired_replicas?role=both")
+    (item,) = json.loads(text)["items"]
+    assert (status, item["metricLabels"], item["value"]) == (200, {"role": "both"}, "2")
+    assert {each["metricName"] for each in json.loads((await picker.get("/metrics/external"))[1])["items"]} > {
+        "llm_d_epp_ready_endpoints"
+    }
+    status, text = await picker.get("/metrics/external/replicas")
+    assert (status, text.startswith("no metric replicas here; there are shunter_picker_desired_replicas,")) == (404, True)
