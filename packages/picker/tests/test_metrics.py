@@ -90,6 +90,13 @@ def value(name, names="current", /, **labels):
     return sum(found)
 
 
+def test_what_rarely_happens_is_counted_from_the_beginning():
+    """Prometheus sees no growth in a series that begins with 1."""
+    assert value("shunter_picker_worker_restarts_total", worker="0", reason="hung") == 0
+    assert value("shunter_picker_worker_restarts_total", worker="0", reason="signal") == 1
+    assert value("shunter_picker_config_reloads_total", result="rejected") == 0
+
+
 def test_a_page_has_every_family_and_nothing_else():
     shown = {samples.family.name for samples in everything(Source())}
     assert shown == {family.name for family in families.families()}

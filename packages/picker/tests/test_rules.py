@@ -48,18 +48,18 @@ PREFIX_HITS = "shunter_picker_prefix_hit_blocks_total"
 CASES = {
     "PickerAbsent": (
         [],
-        [gauge("shunter_picker_worker_up", 0, worker="worker-0")],
+        [gauge("shunter_picker_worker_up", 0, worker="0")],
         {"": "Prometheus sees no picker at all: none is scraped, or none runs."},
     ),
     "PickerDown": (
         [
-            gauge("shunter_picker_worker_up", 0, worker="worker-0"),
-            gauge("shunter_picker_worker_up", 0, worker="worker-1"),
+            gauge("shunter_picker_worker_up", 0, worker="0"),
+            gauge("shunter_picker_worker_up", 0, worker="1"),
             gauge("shunter_picker_worker_up", 1, worker="collector"),
         ],
         [
-            gauge("shunter_picker_worker_up", 0, worker="worker-0"),
-            gauge("shunter_picker_worker_up", 1, worker="worker-1"),
+            gauge("shunter_picker_worker_up", 0, worker="0"),
+            gauge("shunter_picker_worker_up", 1, worker="1"),
             gauge("shunter_picker_worker_up", 0, worker="collector"),
         ],
         {"": "No worker of the picker picker:9090 is ready."},
@@ -141,19 +141,19 @@ CASES = {
     ),
     "WorkerCrashLoop": (
         [
-            counter("shunter_picker_worker_restarts_total", 1, worker="worker-0", reason="signal"),
-            counter("shunter_picker_worker_restarts_total", 1, worker="worker-0", reason="exit"),
+            counter("shunter_picker_worker_restarts_total", 1, worker="0", reason="signal"),
+            counter("shunter_picker_worker_restarts_total", 1, worker="0", reason="exit"),
         ],
         [
-            once("shunter_picker_worker_restarts_total", 118, worker="worker-0", reason="signal"),
-            counter("shunter_picker_worker_restarts_total", 5, worker="worker-0", reason="relieved"),
+            once("shunter_picker_worker_restarts_total", 118, worker="0", reason="signal"),
+            counter("shunter_picker_worker_restarts_total", 5, worker="0", reason="relieved"),
         ],
-        {"worker": "worker-0 of the picker picker:9090 keeps ending: 20 times in 10 minutes."},
+        {"worker": "Worker 0 of the picker picker:9090 keeps ending: 20 times in 10 minutes."},
     ),
     "WorkerHung": (
-        [once("shunter_picker_worker_restarts_total", 115, worker="worker-0", reason="hung")],
-        [once("shunter_picker_worker_restarts_total", 60, worker="worker-0", reason="hung")],
-        {"worker": "worker-0 of the picker picker:9090 hung and was killed.", "reason": None},
+        [once("shunter_picker_worker_restarts_total", 115, worker="0", reason="hung")],
+        [once("shunter_picker_worker_restarts_total", 60, worker="0", reason="hung")],
+        {"worker": "Worker 0 of the picker picker:9090 hung and was killed.", "reason": None},
     ),
     "ConfigRefused": (
         [gauge("shunter_picker_config_last_reload_successful", 0)],
@@ -166,9 +166,9 @@ CASES = {
         {"plugin": "The plugin my-scorer of the picker picker:9090 fails, or is not shown what it needs."},
     ),
     "CertificateExpires": (  # promtool's clock begins at 0
-        [gauge("shunter_picker_worker_certificate_expiry_seconds", 2 * 3600 + 86400, worker="worker-0")],
-        [gauge("shunter_picker_worker_certificate_expiry_seconds", 2 * 3600 + 30 * 86400, worker="worker-0")],
-        {"worker": "The certificate of worker-0 of the picker picker:9090 is valid for 1d 0h 0m 0s more."},
+        [gauge("shunter_picker_worker_certificate_expiry_seconds", 2 * 3600 + 86400, worker="0")],
+        [gauge("shunter_picker_worker_certificate_expiry_seconds", 2 * 3600 + 30 * 86400, worker="0")],
+        {"worker": "The certificate of worker 0 of the picker picker:9090 is valid for 1d 0h 0m 0s more."},
     ),
     "RecordsMissing": (
         [gauge("shunter_picker_records_total", 7), counter("shunter_picker_picks_total", 60, endpoint="a")],

@@ -246,6 +246,7 @@ async def test_everybody_logs_what_is_asked_for_while_they_run(run, eventually):
 
 async def test_a_reload_relieves_all_and_a_broken_configuration_changes_nothing(run, eventually):
     picker = await run()
+    assert (await picker.samples())["shunter_picker_config_last_reload_successful",] == 1
     before = {worker["pid"] for worker in await picker.workers()}
     picker.config.write_text(configuration("quue-scorer"))
     picker.signal(signal.SIGHUP)
@@ -254,6 +255,7 @@ async def test_a_reload_relieves_all_and_a_broken_configuration_changes_nothing(
         return (await picker.samples()).get(("shunter_picker_config_reloads_total", result)) == 1
 
     await eventually(lambda: reloaded("rejected"))
+    assert (await picker.samples())["shunter_picker_config_last_reload_successful",] == 0
     assert "the configuration stays as it is: $.plugins[0].type" in picker.text
     assert {worker["pid"] for worker in await picker.workers()} == before
     picker.config.write_text(configuration("kv-cache-utilization-scorer"))

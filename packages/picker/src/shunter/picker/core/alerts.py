@@ -147,14 +147,14 @@ ALERTS = (
         _CRITICAL,
         "",
         'sum without (reason) (increase(shunter_picker_worker_restarts_total{reason=~"signal|exit|failure|late"}[10m])) > 3',
-        "{{ $labels.worker }} of the picker {{ $labels.instance }} keeps ending: {{ $value | humanize }} times in 10 minutes.",
+        "Worker {{ $labels.worker }} of the picker {{ $labels.instance }} keeps ending: {{ $value | humanize }} times in 10 minutes.",
     ),
     Alert(
         "WorkerHung",
         _WARNING,
         "",
         'increase(shunter_picker_worker_restarts_total{reason="hung"}[15m]) > 0',
-        "{{ $labels.worker }} of the picker {{ $labels.instance }} hung and was killed.",
+        "Worker {{ $labels.worker }} of the picker {{ $labels.instance }} hung and was killed.",
     ),
     Alert(
         "ConfigRefused",
@@ -175,7 +175,7 @@ ALERTS = (
         _WARNING,
         "1h",
         "shunter_picker_worker_certificate_expiry_seconds - time() < 7 * 86400",
-        "The certificate of {{ $labels.worker }} of the picker {{ $labels.instance }} is valid for"
+        "The certificate of worker {{ $labels.worker }} of the picker {{ $labels.instance }} is valid for"
         " {{ $value | humanizeDuration }} more.",
     ),
     Alert(

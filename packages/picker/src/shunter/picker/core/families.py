@@ -447,6 +447,9 @@ WORKER_RESTARTS = Family(
     "shunter_picker_worker_restarts_total", "counter", "Processes that ended there, by the reason.", ("worker", "reason")
 )
 RELOADS = Family("shunter_picker_config_reloads_total", "counter", "Reloads of the configuration.", ("result",))
+RELOADED = Family(
+    "shunter_picker_config_last_reload_successful", "gauge", "1: the configuration that was read last is in force."
+)
 SHADOW_DECISIONS = Family(
     "shunter_picker_shadow_decisions_total", "counter", "What the shadow configuration made of requests.", ("result",)
 )

@@ -1,6 +1,9 @@
 """The picker's metrics in Prometheus text: the workers' counters, read when somebody asks.
 
 Which metrics there are, and under which names, ``core.families`` says; what each shows, the modules ``core.…_samples``.
+
+Counters of what rarely happens are there from the beginning, as 0: Prometheus sees no growth in a series that begins with 1, so
+an alert on the first time would never fire.
 """
 
 import os
@@ -30,7 +33,8 @@ from shunter.picker.core.queue_samples import queue_samples
 from shunter.picker.core.samples import Labels, Samples, Sum, Value, by_label, fold, single
 from shunter.picker.core.shadow import Account
 from shunter.picker.core.tables import Tally
-from shunter.picker.shell.report import Source, WorkerReport
+from shunter.picker.shell.process import REASONS
+from shunter.picker.shell.report import RELOADS, Source, WorkerReport
 
 __all__ = ["Metrics", "Names", "as_metrics", "everything", "process_samples"]
 
@@ -80,7 +84,9 @@ def everything(source: Source) -> Iterator[Samples]:
     yield by_label(families.COMPLAINTS, dict.fromkeys(overview.complaints, 1))
     yield from queue_samples(tally.queue, source.pool())
     yield from process_samples(source.workers())
-    yield by_label(families.RELOADS, source.reloads())
+    reloads = source.reloads()
+    yield by_label(families.RELOADS, dict.fromkeys(RELOADS, 0) | reloads)
+    yield single(families.RELOADED, next(reversed(reloads), "done") == "done")
     if (shadow := source.shadow()) is not None:
         yield from _shadow(shadow)
     if (learned := source.learned()) is not None:
@@ -120,7 +126,7 @@ def process_samples(reports: Sequence[WorkerReport]) -> Iterator[Samples]:
     usages = {report.worker: usage for report in reports if (usage := _usage(report.pid)) is not None}
     yield by_label(families.WORKER_CPU, {worker: cpu_s for worker, (cpu_s, _) in usages.items()})
     yield by_label(families.WORKER_MEMORY, {worker: size_bytes for worker, (_, size_bytes) in usages.items()})
-    restarts = {(report.worker, reason): count for report in reports for reason, count in report.restarts.items()}
+    restarts = {(each.worker, reason): each.restarts.get(reason, 0) for each in reports for reason in (*REASONS, "relieved")}
     yield Samples(families.WORKER_RESTARTS, restarts)
 
 

@@ -46,7 +46,7 @@ from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.service import enter
 from shunter.snapshot.stderr import Form, Level
 
-__all__ = ["BEAT_S", "HUNG_S", "START_S", "Child", "Fate", "Patience", "spawn"]
+__all__ = ["BEAT_S", "HUNG_S", "REASONS", "START_S", "Child", "Fate", "Patience", "spawn"]
 
 # An import on two busy cores takes seconds; whoever has not served after this never will.
 START_S = 30.0
@@ -59,6 +59,10 @@ HUNG_S = 3.0
 LAST_LOOK_S = 0.2
 
 log = logging.getLogger(__name__)
+
+
+REASONS = ("signal", "exit", "failure", "hung", "late")
+"""Why a child may have ended, in a word."""
 
 
 class Fate(msgspec.Struct, frozen=True):

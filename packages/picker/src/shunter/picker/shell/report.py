@@ -13,7 +13,11 @@ from shunter.picker.core.shadow import Account
 from shunter.picker.core.tables import Tally
 from shunter.snapshot.stderr import Level
 
-__all__ = ["Source", "Trial", "WorkerReport"]
+__all__ = ["RELOADS", "Source", "Trial", "WorkerReport"]
+
+
+RELOADS = ("done", "rejected", "refused", "failed")
+"""What may come of a reload: taken; not valid; too much would have changed; no worker could serve with it."""
 
 
 class WorkerReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +77,7 @@ class Source(Protocol):
         ...
 
     def reloads(self) -> dict[str, int]:
-        """Count reloads of the configuration, by result."""
+        """Count reloads of the configuration, by result; the last one's is the last."""
         ...
 
     def pool(self) -> str:

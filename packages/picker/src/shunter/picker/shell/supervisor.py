@@ -17,7 +17,6 @@ import math
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -83,7 +82,7 @@ class Supervisor:
         self._learned = LearnedReader(settings.runtime)
         self._tasks: list[asyncio.Task[None]] = []
         self._admin = Admin(self, settings.metric_names)
-        self._reloads: Counter[str] = Counter()
+        self._reloads: dict[str, int] = {}  # by result, the last one's last
         self._wanted = asyncio.Event()  # a reload is
         self._trial: Trial | None = None
         self._draining = False
@@ -191,7 +190,7 @@ class Supervisor:
         return self._learned.read(time.monotonic_ns())
 
     def reloads(self) -> dict[str, int]:
-        """Count reloads by result."""
+        """Count reloads by result, the last one's last."""
         return dict(self._reloads)
 
     def pool(self) -> str:
@@ -304,7 +303,7 @@ class Supervisor:
             await self._wanted.wait()
             self._wanted.clear()
             result = await self._reload()
-            self._reloads[result] += 1
+            self._reloads[result] = self._reloads.pop(result, 0) + 1
             log.info("reload: %s", result)
 
     async def _reload(self) -> str:
