@@ -52,10 +52,11 @@ lint: $(VENV)/dev.stamp ## ruff and the layer contracts
 types: $(VENV)/dev.stamp ## pyright, strict
 	@$(BIN)/pyright
 
-bench: $(VENV)/dev.stamp ## print the exposition, pick-path, plugin and transport tables
+bench: $(VENV)/dev.stamp ## print the exposition, pick-path, plugin, observability and transport tables
 	@$(BIN)/python hack/bench_exposition.py
 	@$(BIN)/python hack/bench_pick.py
 	@$(BIN)/python -m hack.bench_plugins
+	@$(BIN)/python -m hack.bench seeing
 	@$(BIN)/python -m hack.bench picker --quick --only direct
 
 bench-inprocess: $(VENV)/dev.stamp ## the picker's core beside the reference loop, on recorded streams (20 seconds)

@@ -3,6 +3,7 @@
 picker      all subjects, through Envoy and straight, beside the floor: build/bench/picker.json and docs/performance.md
 peers       other routers from PyPI: build/bench/peers.json
 inprocess   the sans-IO core beside the floor
+seeing      the picks' CPU with metrics, traces, lines of the log and the page on and off
 gate        fail if the core has become dearer
 report      docs/performance.md again, from the two files
 """
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import msgspec
-from hack.bench import gate, inprocess, rounds, rows
+from hack.bench import gate, inprocess, rounds, rows, seeing
 from hack.bench.cases import CASES, Case
 from hack.bench.measure import QUICK, THOROUGH, measure
 from hack.bench.peers import PEER_CASES, PEER_VERSIONS, PEERS
@@ -86,6 +87,7 @@ def main() -> int:
         command.add_argument("--rounds", type=int)
         command.add_argument("--only", default="", help="cases with this in their name")
     commands.add_parser("inprocess")
+    commands.add_parser("seeing")
     commands.add_parser("gate").add_argument("--accept", action="store_true", help="make what is measured now the rule")
     commands.add_parser("report")
     arguments = parser.parse_args()
@@ -98,8 +100,8 @@ def main() -> int:
         case "peers":
             print(peer_table(measure_all(arguments, PEER_CASES, PEERS, PEER_VERSIONS).rows))
             whole = not (arguments.quick or arguments.only)
-        case "inprocess":
-            for line in inprocess.table():
+        case "inprocess" | "seeing":
+            for line in (inprocess if arguments.command == "inprocess" else seeing).table():
                 print(line, flush=True)
         case "gate":
             return check_gate(accept=arguments.accept)

@@ -22,8 +22,10 @@ from hack.bench.streams import Step
 from hack.bench_pick import world
 
 from shunter.picker import config
+from shunter.picker.core.decisions import KEEP
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.limits import Budget, Limits
+from shunter.picker.core.policy import Policy
 from shunter.picker.core.session import Session
 from shunter.picker.shell.memory import Memory, Seat
 from shunter.picker.transport.grpc import GrpcConnection
@@ -36,6 +38,7 @@ ENDPOINTS = 10
 PROMPTS = 40
 TURNS = 15
 TURN_S = 0.06  # of CPU, for one subject
+NOW_S = 100.0
 SEATS = 3  # a worker's, its successor's, the collector's
 
 
@@ -85,12 +88,15 @@ def floor_connection() -> Feed:
     return connection.data_received
 
 
-def product_connection(memory: Memory) -> Feed:
-    """Everything that a worker has but its sockets: the account it shares, the journal for the others, and theirs."""
-    now_s = 100.0
-    view = world(ENDPOINTS, int(now_s * 1e9))
+def product_judge(memory: Memory, policy: Policy | None = None, *, keep: int = KEEP) -> FleetJudge:
+    """The account that it shares, the journal for the others, and theirs; it remembers so many decisions."""
+    view = world(ENDPOINTS, int(NOW_S * 1e9))
     shared = {"counters": memory.counters, "journal": memory.journal, "peers": memory.peers}
-    judge = FleetJudge(config.load().policy, lambda _now_ns: view, random.Random(7), **shared)
+    return FleetJudge(policy or config.load().policy, lambda _now_ns: view, random.Random(7), keep=keep, **shared)
+
+
+def product_connection(judge: FleetJudge) -> Feed:
+    """Everything that a worker has but its sockets."""
     limits = Limits()
     budget = Budget(limits.buffered_bytes)
     processes: set[Process] = set()
@@ -104,7 +110,7 @@ def product_connection(memory: Memory) -> Feed:
     sink = Sink()
 
     def feed(data: bytes) -> None:
-        connection.receive(data, now_s)
+        connection.receive(data, NOW_S)
         sink.write(connection.http.take_pieces())
 
     return feed
@@ -165,7 +171,7 @@ def compare(case: str, turns: int) -> Cost:
     ):
         clients = [
             Client(floor_connection(), exchanges(lean=False)),
-            Client(product_connection(memory), exchanges(lean=told.lean)),
+            Client(product_connection(product_judge(memory)), exchanges(lean=told.lean)),
         ]
         slowest_us = max([client.turn(2 * PROMPTS) for client in clients])
         times = max(PROMPTS // 4, int(TURN_S * 1e6 / slowest_us))

@@ -8,7 +8,7 @@ from functools import partial
 
 import msgspec
 import pytest
-from hack.bench import engines, programs, report, streams
+from hack.bench import engines, programs, report, seeing, streams
 from hack.bench.cases import CASES, STEADY, STREAMED, Case
 from hack.bench.floor.exchange import Floor
 from hack.bench.measure import QUICK, Times, measure
@@ -223,3 +223,10 @@ def test_load_counts_what_fails_as_failed(tmp_path):
         told = run("load", servers.addresses[0], servers.port, tmp_path / "requests", 2, 100, 0.2, seconds=1)
     assert told["sent"] == 20
     assert told["ok"] == told["failed"] == 10
+
+
+def test_what_seeing_costs_is_measured_of_what_sees():
+    floor_us, found = seeing.compare(turns=1, times=20)
+    assert len(floor_us) == 1
+    assert found.keys() == seeing.PARTS.keys()
+    assert found["traces of 100 %"][0] > found["nothing"][0]
