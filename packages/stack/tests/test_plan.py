@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from shunter.envoyconf import bootstrap, load_intent
 from shunter.picker import config
+from shunter.picker.config.tracing import TracingSettings, read_tracing
 from shunter.picker.core.events import BodyMode, MoreTime
 from shunter.picker.testing import FakeEnvoy, StubJudge
 from shunter.scraper.shell.files import Files
@@ -20,6 +21,7 @@ from shunter.stack.core.plan import (
     commands,
     curl,
     endpoints_file,
+    environment,
     envoy_intent,
     stages_config,
 )
@@ -121,3 +123,16 @@ def test_the_curl_is_one_line_that_a_shell_reads_back(plan):
     assert "\n" not in line
     words = shlex.split(line)
     assert msgspec.json.decode(words[-1])["model"] == "m"
+
+
+def test_who_is_told_where_spans_go(plan):
+    traced = msgspec.structs.replace(plan, ports=msgspec.structs.replace(plan.ports, otlp_grpc=4317, otlp_http=4318))
+    assert not plan.traces
+    assert not environment(plan, "picker")
+    told = {name: environment(traced, name) for name in commands(traced, "envoy", "jaeger")}
+    assert {name for name, each in told.items() if each} == {"picker", "engine-0"}
+    assert {each["OTEL_EXPORTER_OTLP_ENDPOINT"] for each in told.values() if each} == {"http://127.0.0.1:4318"}
+    assert read_tracing(told["picker"]) == TracingSettings(share=0.0)
+    assert load_intent(envoy_intent(traced).decode()).observability.tracing.collector == "127.0.0.1:4317"
+    assert "traces" not in commands(plan, "envoy", "jaeger")
+    assert "jaeger" not in commands(traced, "envoy")

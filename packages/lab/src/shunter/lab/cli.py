@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from shunter.lab.shell.server import LabServer
     from shunter.lab.shell.sidecar import Sidecar
+    from shunter.lab.shell.tracing import Tracing
 
 __all__ = ["main"]
 
@@ -79,7 +80,7 @@ def main() -> None:
 @click.option("--admin", is_flag=True, help="Let faults be changed while it runs: GET and PUT /admin/faults.")
 @click.option("--break", "faults", multiple=True, metavar="FAULT", help="Be broken in this way; see `shunter lab faults`.")
 def serve(**options: Any) -> None:
-    """Serve one model until SIGTERM or Ctrl-C."""
+    """Serve one model until SIGTERM or Ctrl-C. With OTEL_EXPORTER_OTLP_ENDPOINT its part of traces is sent there."""
     import asyncio
 
     import uvloop
@@ -98,6 +99,7 @@ def serve(**options: Any) -> None:
     enable_lora: bool = options.pop("enable_lora")
     details: bool = options.pop("enable_prompt_tokens_details")
     options["enable_prefix_caching"] = not options.pop("no_prefix_caching")
+    tracing = _trace()
     try:
         server = LabServer(
             params_from({name: value for name, value in options.items() if value is not None}),
@@ -105,12 +107,30 @@ def serve(**options: Any) -> None:
             metrics_port=dialect_named(serving["dialect"]).metrics_port or 0 if metrics_port is None else metrics_port,
             enable_lora=enable_lora or None,
             prompt_tokens_details=details,
+            middlewares=[tracing.middleware] if tracing else (),
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(server, shutdown_timeout_s))
+        if tracing:
+            tracing.close()
     except ParamsError as error:
         click.echo(f"shunter lab serve: {error}", err=True)
         sys.exit(2)
+
+
+def _trace() -> "Tracing | None":
+    """Return who makes spans, if somebody wants them; the SDK takes 0.1 s and 25 MB."""
+    import os
+
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return None
+    try:
+        from shunter.lab.shell.tracing import Tracing
+    except ImportError as error:
+        raise click.UsageError(
+            f"OTEL_EXPORTER_OTLP_ENDPOINT is set, and there is no {error.name}: install shunter-lab[tracing], or unset it"
+        ) from error
+    return Tracing()
 
 
 async def _serve(server: "LabServer", shutdown_timeout_s: float) -> None:

@@ -155,6 +155,9 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     help="Whatever else `shunter picker run` takes, such as --picker-option=--log-decisions=1; repeatable.",
 )
 @click.option(
+    "--traces", is_flag=True, help="Trace every request through Envoy, picker and engines; in Jaeger too, if it is installed."
+)
+@click.option(
     "--any-port", is_flag=True, help="Take any free port for everything (stack.json in the runtime directory tells which)."
 )
 @click.option("--once", is_flag=True, help="Start, prove that a request succeeds, print it, and end.")
@@ -206,13 +209,20 @@ def top(name: str, *, once: bool) -> None:
 @click.option("--last", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many decisions; of one, all.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as a line of JSON for each decision.")
 @click.option("--shadow", is_flag=True, help="How the shadow configuration differs (shunter picker run --shadow-config).")
+@click.option(
+    "--trace", is_flag=True, help="The spans of the last request, or of REQUEST_ID (shunter up --traces); --json: for viewers."
+)
 @click.argument("request_id", required=False)
-def explain(name: str, last: int, request_id: str | None, *, as_json: bool, shadow: bool) -> None:
+def explain(name: str, last: int, request_id: str | None, *, as_json: bool, shadow: bool, trace: bool) -> None:
     """Tell why the last requests went where they went, on a line each; of the one named REQUEST_ID, everything."""
     from shunter.stack.errors import StackError
     from shunter.stack.shell.top import compare_shadow, decisions
+    from shunter.stack.shell.traces import show_trace
 
     try:
+        if trace:
+            click.echo(show_trace(name, request_id, as_json=as_json))
+            return
         click.echo(compare_shadow(name) if shadow else decisions(name, last, request_id, as_json=as_json))
     except StackError as error:
         raise click.exceptions.Exit(_complain(error)) from error

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Self
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from shunter.lab.core.engine import Engine
 from shunter.lab.core.kvevents import Announcer
@@ -54,6 +55,7 @@ class LabServer:
         data_parallel_size: int = 1,
         metrics_port: int = 0,
         admin: bool = False,
+        middlewares: Sequence[Middleware] = (),
     ) -> None:
         self.params = params or EngineParams()
         self.dialect = dialect_named(dialect)
@@ -70,6 +72,7 @@ class LabServer:
             raise ParamsError(f"data_parallel_size {data_parallel_size}: want {wanted}")
         self._ranks = range(data_parallel_size)
         self._admin = admin
+        self._middlewares = middlewares
         self._defects = Defects(faults_named(faults), self.dialect)
         self._prompt_tokens_details = prompt_tokens_details
         self.kv_events: KvPublisher | None = None
@@ -161,7 +164,7 @@ class LabServer:
 
     async def _listen(self, routes: Iterable[web.RouteDef], port: int, option: str) -> int:
         """Answer these paths at a port, of which 0 is any free one; returns the real one."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[*self._middlewares, self._guard])
         app.add_routes(routes)
         try:
             runner, port = await listen(app, self.host, port, option)

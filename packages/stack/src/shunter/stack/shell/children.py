@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +33,8 @@ def _die_with(parent: int) -> None:
 class Child:
     """One process of the stack."""
 
-    def __init__(self, name: str, argv: Sequence[str], logs: Path) -> None:
-        """Start it; ``argv`` beginning with ``-m`` is a module of this interpreter."""
+    def __init__(self, name: str, argv: Sequence[str], logs: Path, environment: Mapping[str, str] | None = None) -> None:
+        """Start it; ``argv`` beginning with ``-m`` is a module of this interpreter. ``environment`` is added to ours."""
         self.name = name
         self.argv = tuple(argv)
         self.log = logs / f"{name}.log"
@@ -45,6 +45,7 @@ class Child:
                 self.process = subprocess.Popen(  # noqa: S603  argv is built by core.plan
                     command,
                     stdin=subprocess.DEVNULL,
+                    env=os.environ | dict(environment or {}),
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C is for us alone: we end the children in order

@@ -369,7 +369,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         if plan.traces:
             lines["traces"] = f"{plan.directory}/{FILE}  (OTLP JSON; a tree of the last one: shunter explain --trace)"
         if "jaeger" in self._children:
-            lines["Jaeger"] = f"http://{plans.LOOPBACK}:{plan.ports.jaeger}"
+            lines["Jaeger"] = f"http://{plans.LOOPBACK}:{plan.ports.jaeger}  /api/traces?service=shunter-picker"
         click.echo(f"\nA request went through. The stack was up after {took_s:.1f} s; Ctrl-C ends it.\n")
         for what, where in lines.items():
             click.echo(f"  {what:<8} {where}")
