@@ -1,0 +1,195 @@
+"""A real Prometheus scrapes a real stack: every rule and every panel is evaluated there and answers, as do older dashboards."""
+
+import json
+import math
+import re
+import threading
+import urllib.request
+
+import msgspec
+import pytest
+from hack.observability import prometheus
+from hack.observability.grafana import read_dashboards
+
+from shunter.picker.core.rules import rules
+from shunter.stack.testing import running_stack
+
+pytestmark = pytest.mark.envoy
+
+# A day is 24 minutes: ranges of five minutes are five seconds, ten scrapes.
+FASTER = 60
+RATE = "10s"
+
+CONFIG = {
+    "apiVersion": "llm-d.ai/v1alpha1",
+    "kind": "EndpointPickerConfig",
+    "featureGates": ["flowControl"],
+    "plugins": [{"type": "queue-scorer"}, {"type": "prefix-cache-scorer"}, {"type": "concurrency-detector"}],
+    "flowControl": {"maxRequests": "100", "saturationDetector": {"pluginRef": "concurrency-detector"}},
+}
+REWRITE = {
+    "apiVersion": "inference.networking.x-k8s.io/v1alpha2",
+    "kind": "InferenceModelRewrite",
+    "metadata": {"name": "review", "namespace": "default"},
+    "spec": {
+        "poolRef": {"name": "engines"},
+        "rules": [
+            {
+                "matches": [{"model": {"value": "review"}}],
+                "targets": [{"modelRewrite": "lab/llama-3-8b", "weight": 1}],
+            }
+        ],
+    },
+}
+# Nobody keeps the second one.
+LEVELS = {
+    "serviceLevels": [
+        {"name": "chat", "target": 0.99, "ttft": "60s", "tpot": "10s", "e2e": "60s"},
+        {"name": "hurried", "target": 0.99, "ttft": "100us"},
+    ]
+}
+
+# What dashboards of GIE 1.x and of llm-d ask, recreated from their metrics' names and labels.
+UPSTREAM = [
+    'sum by (name) (inference_pool_average_kv_cache_utilization{name=~".+"})',
+    "sum by (name) (inference_pool_average_queue_size)",
+    "sum by (name) (inference_pool_average_running_requests)",
+    "inference_pool_ready_pods",
+    "sum by (model_name, target_model_name) (rate(inference_objective_request_total[$rate]))",
+    "histogram_quantile(0.95, sum by (le) (rate(inference_objective_request_duration_seconds_bucket[$rate])))",
+    "histogram_quantile(0.90, sum by (le) (rate(inference_objective_request_ttft_seconds_bucket[$rate])))",
+    "sum by (model_name) (inference_objective_running_requests)",
+    "sum(rate(inference_objective_input_tokens_sum[$rate])) / sum(rate(inference_objective_input_tokens_count[$rate]))",
+    "sum by (model_name) (rate(inference_objective_output_tokens_sum[$rate]))",
+    "histogram_quantile(0.5, sum by (le) (rate(inference_objective_normalized_time_per_output_token_seconds_bucket[$rate])))",
+    "histogram_quantile(0.99, sum by (le) (rate(inference_extension_scheduler_e2e_duration_seconds_bucket[$rate])))",
+    "inference_extension_flow_control_pool_saturation",
+    "sum by (name) (llm_d_epp_average_kv_cache_utilization)",
+    "max by (model_server_endpoint) (llm_d_epp_per_endpoint_queue_size)",
+    "sum by (fairness_id, priority) (rate(llm_d_epp_request_total[$rate]))",
+    "histogram_quantile(0.95, sum by (le, streaming) (rate(llm_d_epp_request_ttft_seconds_bucket[$rate])))",
+    "histogram_quantile(0.95, sum by (le) (rate(llm_d_epp_flow_control_request_queue_duration_seconds_bucket[$rate])))",
+    "llm_d_epp_info",
+]
+
+
+class Clients:
+    """Ask one request after the other until told to stop."""
+
+    def __init__(self, stack):
+        self._stack = stack
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *_):
+        self._enough.set()
+        self._thread.join()
+
+    def _ask(self):
+        number, streamed = 0, {"stream": True, "stream_options": {"include_usage": True}}
+        while not self._enough.is_set():
+            number += 1
+            message = {"role": "user", "content": f"Which track for wagon {number % 5}? " * 50}
+            body = {
+                "model": "review" if number % 3 == 0 else self._stack.state.plan.model,
+                "messages": [message],
+                "max_tokens": 16,
+            }
+            request = urllib.request.Request(
+                f"{self._stack.gateway}/v1/chat/completions",
+                json.dumps(body | streamed if number % 4 else body).encode(),
+                {"content-type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                answer.read()
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """A Prometheus that has seen some seconds of everything at work, and goes on seeing it."""
+    try:
+        prometheus.find("prometheus")
+    except prometheus.Missing as missing:
+        pytest.skip(str(missing))
+    directory = tmp_path_factory.mktemp("prometheus")
+    for name, document in (("config", CONFIG), ("rewrite", REWRITE), ("levels", LEVELS)):
+        (directory / f"{name}.yaml").write_bytes(msgspec.yaml.encode(document))
+    config = str(directory / "config.yaml")
+    options = ["--profile", "usage", "--speed", "10", "--config", config, "--shadow-config", config]
+    options += ["--manifests", str(directory / "rewrite.yaml"), "--picker-option=--metric-names=both"]
+    options += [f"--picker-option=--service-levels={directory / 'levels.yaml'}"]
+    with running_stack(*options) as stack:
+        ports = stack.state.plan.ports
+        targets = {
+            "picker": f"127.0.0.1:{ports.admin}",
+            "scraper": f"127.0.0.1:{ports.scraper}",
+            "envoy": f"127.0.0.1:{ports.envoy_admin}/stats/prometheus",
+        }
+        with prometheus.running_prometheus(targets, prometheus.hasten(rules(), FASTER)) as server, Clients(stack):
+            server.await_that(lambda: server.query('ALERTS{window="1h", alertstate="firing"}'), "no budget burns")
+            yield server
+
+
+def series_in(expression):
+    return set(re.findall(r"\b(?:shunter_\w+|llm_d_epp_\w+|envoy_\w+|level_signal:[\w:]+)", expression))
+
+
+def ask(server, expression):
+    """Return the values of a query that are numbers."""
+    values = [float(series["value"][1]) for series in server.query(expression.replace("$rate", RATE))]
+    return [value for value in values if not math.isnan(value)]
+
+
+PANELS = [
+    pytest.param(panel, expression, id=f"{name}: {panel.title}, {legend}")
+    for name, dashboard in read_dashboards().items()
+    for panel in dashboard.panels
+    for legend, expression in panel.by_legend.items()
+]
+# What this stack has none of: TLS, requests that fail, slow endpoints, broken plugins, engines that tell of cached tokens.
+ABSENT = {
+    "shunter_picker_worker_certificate_expiry_seconds",
+    "llm_d_epp_request_error_total",
+    "shunter_picker_response_flags_total",
+    "shunter_picker_refusals_total",
+    "shunter_picker_endpoint_outlier",
+    "shunter_picker_plugin_complaints",
+    "llm_d_epp_request_cached_tokens_sum",
+}
+
+
+@pytest.mark.parametrize(("panel", "expression"), PANELS)
+def test_every_panel_shows_something(panel, expression, seen):
+    if panel.sparse and series_in(expression) & ABSENT:
+        ask(seen, expression)  # it can be asked at least
+    else:
+        assert seen.await_that(lambda: ask(seen, expression), f"nothing to see of {expression}")
+
+
+@pytest.mark.parametrize("expression", UPSTREAM)
+def test_a_dashboard_of_older_names_is_answered(expression, seen):
+    assert ask(seen, expression)
+
+
+def test_every_rule_is_evaluated_and_every_recorded_series_is_there(seen):
+    for rule in seen.rules():
+        assert (rule["health"], rule.get("lastError", "")) == ("ok", ""), rule["name"]
+    for recorded in {rule["name"] for rule in seen.rules() if rule["type"] == "recording"}:
+        assert seen.query(recorded), recorded
+
+
+def test_every_series_in_an_alert_is_there(seen):
+    known = seen.names()
+    for rule in seen.rules():
+        assert series_in(rule["query"]) <= known | ABSENT, rule["name"]
+
+
+def test_of_a_stack_that_is_well_only_the_level_that_nobody_keeps_is_told(seen):
+    alerts = [alert for alert in seen.alerts() if alert["state"] == "firing"]
+    assert {alert["labels"]["alertname"] for alert in alerts} <= {"BudgetBurnsFast", "BudgetBurns", "BudgetSpent"}, alerts
+    assert {alert["labels"]["level"] for alert in alerts} == {"hurried"}
+    summary = next(alert["annotations"]["summary"] for alert in alerts if alert["labels"].get("window") == "1h")
+    assert summary.startswith("The level hurried misses its ttft 100 times as often as it may:")
