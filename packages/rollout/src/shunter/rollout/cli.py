@@ -38,6 +38,13 @@ def reaching_servers(command: Command) -> Command:
     return command
 
 
+def looking(command: Command) -> Command:
+    """Add the option that says how often a rollout looks around."""
+    return click.option("--interval", "interval_s", type=SECONDS, default=1.0, show_default=True, help="Between two looks.")(
+        command
+    )
+
+
 def kept_in(command: Command) -> Command:
     """Add the option that says where rollouts are kept."""
     return click.option(
@@ -111,8 +118,9 @@ def sync(**options: object) -> None:
 @click.option("-f", "--file", "path", type=click.Path(path_type=Path), required=True, help="A Rollout: what is to be done.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what would be waited for now.")
 @kept_in
+@looking
 @reaching_servers
-def start(path: Path, state: Path | None, *, dry_run: bool, **access: object) -> None:
+def start(path: Path, state: Path | None, *, dry_run: bool, **options: object) -> None:
     """Do what a file says, from the beginning or from where it was left.
 
     Ends with 0 when the new version has all traffic, and with 1 when it went back or halted.
@@ -138,7 +146,7 @@ def start(path: Path, state: Path | None, *, dry_run: bool, **access: object) ->
         _refusing(lambda: store.want(Wish.RUN))
     if record and record.rollout != rollout:
         raise Refusal(f"{rollout.name} is under way, and not as {path} says: roll it back, or give {path} another name")
-    _work(rollout, store, _access(access))
+    _work(rollout, store, options)
 
 
 @main.command()
@@ -172,27 +180,29 @@ def pause(name: str, state: Path | None) -> None:
 @main.command()
 @click.argument("name")
 @kept_in
+@looking
 @reaching_servers
-def resume(name: str, state: Path | None, **access: object) -> None:
+def resume(name: str, state: Path | None, **options: object) -> None:
     """Go on: after a pause, in spite of why it halted, or where nobody is at it any more."""
     from shunter.rollout.core.machine import Wish
 
-    _want(name, state, Wish.RESUME, access)
+    _want(name, state, Wish.RESUME, options)
 
 
 @main.command()
 @click.argument("name")
 @kept_in
+@looking
 @reaching_servers
-def rollback(name: str, state: Path | None, **access: object) -> None:
+def rollback(name: str, state: Path | None, **options: object) -> None:
     """Go back: all traffic to the old version, and the new one is unloaded."""
     from shunter.rollout.core.machine import Wish
 
-    _want(name, state, Wish.ROLLBACK, access)
+    _want(name, state, Wish.ROLLBACK, options)
 
 
-def _want(name: str, directory: Path | None, wish: "Wish", access: dict[str, object] | None = None) -> None:
-    """Say what is wanted to whoever is at it; if nobody is, and ``access`` is given, do it."""
+def _want(name: str, directory: Path | None, wish: "Wish", options: dict[str, object] | None = None) -> None:
+    """Say what is wanted to whoever is at it; if nobody is, and there are ``options`` for it, do it."""
     store = _store(directory, name)
     record = _refusing(store.load)
     if record is None:
@@ -204,18 +214,18 @@ def _want(name: str, directory: Path | None, wish: "Wish", access: dict[str, obj
         pass
     if not idle:
         click.echo(f"{name}: told whoever is at it: {wish}")
-    elif access is None:
+    elif options is None:
         click.echo(f"{name}: nobody is at it; this is for whoever resumes it: {wish}")
     else:
-        _work(record.rollout, store, _access(access))
+        _work(record.rollout, store, options)
 
 
-def _work(rollout: "Rollout", store: "Store", access: "Access") -> None:
+def _work(rollout: "Rollout", store: "Store", options: dict[str, object]) -> None:
     """Be the one who is at it until it is over or halts."""
     from shunter.rollout.shell.service import work
 
     try:
-        final = _run(work(rollout, store, access, click.echo))
+        final = _run(work(rollout, store, _access(options), click.echo, look_s=float(str(options["interval_s"]))))
     except KeyboardInterrupt:
         click.echo(f"{rollout.name} stays as it is; to go on: shunter rollout resume {rollout.name}", err=True)
         sys.exit(130)

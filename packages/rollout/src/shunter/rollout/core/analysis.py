@@ -7,8 +7,6 @@ no requests of its own any more.
 Errors need not wait for ``minRequests``: as soon as there are more than even so many requests would be allowed, it is decided.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 
 from shunter.rollout.core.spec import Analysis, fraction_of
@@ -22,10 +20,15 @@ NEGLIGIBLE_S = 0.01
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What pickers counted of one side since they started; ``ttft``: cumulated buckets of a histogram, by upper bound in s."""
+    """What pickers counted of one side since they started.
+
+    ``ttft`` are the cumulated buckets of a histogram by upper bound in seconds, without the last one, which has no bound (JSON
+    has no infinity): that is ``answered``.
+    """
 
     requests: float = 0.0
     errors: float = 0.0
+    answered: float = 0.0
     ttft: tuple[tuple[float, float], ...] = ()
 
 
@@ -39,13 +42,13 @@ class Opinion(msgspec.Struct, frozen=True):
 
 def since(now: Counts, then: Counts | None) -> Counts:
     """Return what was added; all of it where a picker has started anew in between, or nothing was known then."""
-    if then is None or now.requests < then.requests or now.errors < then.errors:
+    if then is None:
         return now
     before = dict(then.ttft)
     ttft = tuple((bound, count - before.get(bound, 0.0)) for bound, count in now.ttft)
-    if any(count < 0 for _, count in ttft):
-        return now
-    return Counts(now.requests - then.requests, now.errors - then.errors, ttft)
+    added = Counts(now.requests - then.requests, now.errors - then.errors, now.answered - then.answered, ttft)
+    fell = min(added.requests, added.errors, added.answered, *(count for _, count in ttft)) < 0
+    return now if fell else added
 
 
 def compare(analysis: Analysis, old: Counts, new: Counts) -> Opinion:
@@ -58,28 +61,21 @@ def compare(analysis: Analysis, old: Counts, new: Counts) -> Opinion:
     words = f"{new.requests:.0f} of {analysis.min_requests} requests judged"
     if new.requests < analysis.min_requests:
         return Opinion(words=words)
-    slow, usual_s = quantile(new.ttft, analysis.quantile), quantile(old.ttft, analysis.quantile)
-    if analysis.latency and slow is not None and usual_s is not None and _count(old.ttft) >= FEW:
+    slow, usual_s = quantile(new, analysis.quantile), quantile(old, analysis.quantile)
+    if analysis.latency and slow is not None and usual_s is not None and old.answered >= FEW:
         words = f"time to first token at {analysis.quantile:g}: {slow:.3f} s, of the old one {usual_s:.3f} s"
         if slow > max(usual_s * analysis.latency, NEGLIGIBLE_S):
             return Opinion(f"{words}: more than {analysis.latency:g} times as long", enough=True)
     return Opinion(enough=True, words=f"{new.errors:.0f} of {new.requests:.0f} requests failed; {words}")
 
 
-def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
-    """Return below which value that share lies, as Prometheus' ``histogram_quantile`` does; None of nothing."""
-    total = _count(buckets)
-    if total <= 0:
+def quantile(counts: Counts, share: float) -> float | None:
+    """Return the time to first token below which that share lies, interpolated as Prometheus does; None of nothing."""
+    if counts.answered <= 0:
         return None
-    lower, below = 0.0, 0.0
-    for bound, count in buckets:
-        if count >= share * total:
-            if bound == float("inf"):
-                return lower
-            return lower + (bound - lower) * (share * total - below) / (count - below) if count > below else bound
+    rank, lower, below = share * counts.answered, 0.0, 0.0
+    for bound, count in counts.ttft:
+        if count >= rank:
+            return lower + (bound - lower) * (rank - below) / (count - below) if count > below else bound
         lower, below = bound, count
     return lower
-
-
-def _count(buckets: Sequence[tuple[float, float]]) -> float:
-    return buckets[-1][1] if buckets else 0.0

@@ -1,5 +1,6 @@
 """Text of a YAML file becomes one typed document, or an error that names the place, the value and the remedy."""
 
+import re
 from collections.abc import Hashable, Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any, TypeVar, cast
@@ -16,6 +17,8 @@ __all__ = ["MAX_FILE_BYTES", "near", "read_document", "read_mapping"]
 MAX_FILE_BYTES = 1 << 20
 
 Shape = TypeVar("Shape")
+
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 class _Loader(yaml.CBaseLoader):
@@ -41,7 +44,8 @@ def read_document(name: str, text: bytes, shape: type[Shape]) -> Shape:
         return msgspec.convert(document, shape, strict=False)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at ")
-        raise ConfigError(f"{name}: {(path or '$').replace('`', '')}: {message}") from None
+        path = (path or "$").replace("`", "")
+        raise ConfigError(f"{name}: {path}: {message}{_found(document, path)}") from None
 
 
 def read_mapping(name: str, text: bytes) -> dict[str, object]:
@@ -84,3 +88,13 @@ def _unknown(info: inspect.Type, raw: object, path: str) -> Iterator[tuple[str, 
     elif isinstance(info, inspect.VarTupleType) and isinstance(raw, list):
         for number, item in enumerate(cast("list[object]", raw)):
             yield from _unknown(info.item_type, item, f"{path}[{number}]")
+
+
+def _found(document: object, path: str) -> str:
+    """Return what stands at ``path``, as the end of a message; nothing if it is not a single value."""
+    for field, index in _STEP.findall(path):
+        if isinstance(document, dict):
+            document = cast("dict[str, object]", document).get(field)
+        elif isinstance(document, list) and index:
+            document = cast("list[object]", document)[int(index)]
+    return f", found {document!r}" if isinstance(document, str) else ""

@@ -83,7 +83,8 @@ def read_tally(pages: Iterable[bytes], model: str) -> Tally:
                 sums[sample.name] += sample.value
     except (ValueError, KeyError, UnicodeError) as error:
         raise ServerError(f"/metrics: not Prometheus text: {error}") from None
-    return Tally(Counts(sums[REQUESTS], sums[ERRORS], tuple(sorted(ttft.items()))), sums[RUNNING])
+    answered = ttft.pop(float("inf"), 0.0)
+    return Tally(Counts(sums[REQUESTS], sums[ERRORS], answered, tuple(sorted(ttft.items()))), sums[RUNNING])
 
 
 def _samples(page: bytes, model: str) -> Iterator[Sample]:

@@ -18,10 +18,8 @@ from shunter.rollout.shell.store import Record, Store
 from shunter.rollout.shell.syncing import Sync, Target
 from shunter.rollout.shell.traffic import Traffic
 
-__all__ = ["LOOK_S", "Runner", "Say"]
+__all__ = ["Runner", "Say"]
 
-# Between two looks. A step lasts a minute or more; what is wrong with it should be noticed within seconds.
-LOOK_S = 1.0
 # What is only waited for is written down that often.
 SAVE_S = 5.0
 
@@ -40,7 +38,7 @@ class Runner:
         traffic: Traffic,
         store: Store,
         *,
-        look_s: float = LOOK_S,
+        look_s: float,
     ) -> None:
         self._rollout = rollout
         self._traffic = traffic

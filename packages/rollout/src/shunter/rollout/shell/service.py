@@ -107,7 +107,7 @@ async def preview(rollout: Rollout) -> str:
     return f"{outline(rollout)}\n\nnow: {outlook.trouble or state.waiting or state.events[-1].words}"
 
 
-async def work(rollout: Rollout, store: Store, access: Access, tell: Callable[[str], None]) -> State:
+async def work(rollout: Rollout, store: Store, access: Access, tell: Callable[[str], None], *, look_s: float) -> State:
     """Run a rollout until it is over or halts, and tell how it goes; raises ConfigError and StateError."""
     with store.at_it() as alone:
         if not alone:
@@ -115,7 +115,7 @@ async def work(rollout: Rollout, store: Store, access: Access, tell: Callable[[s
         record = store.load()
         state = record.state if record and not record.state.over else None
         async with open_session(access) as session:
-            return await Runner(rollout, session, access, _traffic(rollout), store).run(state, _Progress(tell))
+            return await Runner(rollout, session, access, _traffic(rollout), store, look_s=look_s).run(state, _Progress(tell))
 
 
 class _Progress:
@@ -134,7 +134,7 @@ class _Progress:
                 self._again_s = time.monotonic() + TELL_S
         self._told = max(self._told, *(event.at_s for event in state.events))
         words = trouble or state.waiting
-        if words and words != self._words and time.monotonic() >= self._again_s:
+        if words and words != self._words and (trouble or time.monotonic() >= self._again_s):
             self._tell(f"          {'trouble: ' if trouble else 'waiting '}{words}")
             self._words, self._again_s = words, time.monotonic() + TELL_S
 

@@ -1,0 +1,61 @@
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shunter.rollout.core.analysis import Counts, compare, quantile, since
+from shunter.rollout.core.spec import Analysis
+
+BOUNDS = (0.1, 0.2, 0.4)
+
+
+def counts(requests, errors=0, at=0.15):
+    return Counts(requests, errors, requests, tuple((bound, float(requests * (at <= bound))) for bound in BOUNDS))
+
+
+def test_errors_of_both_sides_alike_are_nobodys_fault():
+    assert not compare(Analysis(), counts(1000, 300), counts(200, 60)).worse
+
+
+def test_more_errors_than_the_old_one_has_are():
+    assert compare(Analysis(), counts(1000, 10), counts(200, 10)).worse == "10 of 200 requests failed, allowed are 3.0%"
+
+
+def test_errors_enough_for_all_requests_that_are_waited_for_decide_at_once():
+    assert compare(Analysis(min_requests=100), counts(1000), counts(5, 5)).worse
+    assert not compare(Analysis(min_requests=100), counts(1000), counts(2, 2)).worse
+
+
+def test_few_requests_say_nothing():
+    opinion = compare(Analysis(), counts(1000), counts(99))
+    assert (opinion.enough, opinion.words) == (False, "99 of 100 requests judged")
+
+
+def test_a_slow_first_token_is_worse():
+    assert "more than 1.5 times as long" in compare(Analysis(), counts(1000), counts(100, at=0.3)).worse
+    assert not compare(Analysis(latency=None), counts(1000), counts(100, at=0.3)).worse
+    assert not compare(Analysis(), counts(10), counts(100, at=0.3)).worse, "ten requests are no distribution"
+
+
+def test_a_picker_that_started_anew_counts_from_nothing():
+    assert since(counts(10, 1), counts(1000, 5)) == counts(10, 1)
+    assert since(counts(1010, 6), counts(1000, 5)).requests == 10
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 0.15), (1.0, 0.2)])
+def test_a_quantile_lies_within_its_bucket_as_prometheus_has_it(share, expected):
+    assert quantile(Counts(answered=10, ttft=((0.1, 0.0), (0.2, 10.0))), share) == pytest.approx(expected)
+
+
+def test_what_is_beyond_the_last_bound_is_at_the_last_bound():
+    assert quantile(Counts(answered=10, ttft=((0.1, 0.0), (0.2, 0.0))), 0.9) == 0.2
+
+
+@given(st.lists(st.integers(0, 50), min_size=4, max_size=4), st.floats(0.01, 0.99))
+def test_a_quantile_grows_with_its_share_and_nothing_has_none(added, share):
+    *cumulated, answered = accumulate(map(float, added))
+    found = Counts(answered=answered, ttft=tuple(zip(BOUNDS, cumulated, strict=True)))
+    value = quantile(found, share)
+    assert (value is None) == (answered == 0)
+    assert value is None or 0 <= value <= quantile(found, 0.999)
