@@ -110,6 +110,7 @@ class PageSource:
         self.hindered = []
         self.reported = []
         self.looks = 0
+        self.asked = 0
 
     def overview(self):
         self.looks += 1
@@ -143,6 +144,7 @@ class PageSource:
         return "plugins: []\n"
 
     async def decisions(self, last, request_id):
+        self.asked += 1
         return [each for each in self.decided if request_id in {None, each["request_id"]}][:last]
 
 
