@@ -171,3 +171,4 @@ async def test_in_native_nobody_is_asked_a_session_stays_and_the_collector_is_to
     found = await eventually(lambda: (known := numbers(own)).get("shunter_picker_records_total", 0) >= 6 and known)
     assert found["shunter_picker_picks_total"] == 0
     assert found["shunter_picker_endpoint_requests_total"] >= 6
+    assert found["shunter_picker_bypassed_requests_total"] == 0

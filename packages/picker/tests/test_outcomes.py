@@ -125,6 +125,12 @@ def test_two_endpoints_alike_are_no_outliers_and_one_request_makes_none():
     assert outliers(learn(status=500)) == []
 
 
+@pytest.mark.parametrize(("pick", "blind"), [(A, 0), (None, 1), (msgspec.UNSET, 0)])
+def test_who_was_to_be_picked_and_was_not_is_served_blindly(pick, blind):
+    learned = learn(pick=pick)
+    assert (learned.blind, learned.fallbacks) == (blind, 0)
+
+
 def test_rows_of_endpoints_that_are_gone_are_forgotten():
     outcomes = Outcomes(learn())
     outcomes.retain([(0, 2), (1, 1)])

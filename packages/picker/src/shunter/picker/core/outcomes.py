@@ -7,6 +7,8 @@ as a stranger's and teaches nothing of endpoints: so the number of rows is bound
 import math
 from collections.abc import Collection, Mapping
 
+import msgspec
+
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.learned import Learned, Row, row_key
 from shunter.picker.core.ledger import Key
@@ -53,7 +55,7 @@ class Outcomes:
         if record.host is None:
             return
         first = record.pick.split(",", 1)[0].strip() if record.pick else None
-        learned.blind += first is None
+        learned.blind += first is None and record.pick is not msgspec.UNSET
         learned.fallbacks += first not in {None, record.host}
         key = endpoints.get(record.host)
         if key is None:

@@ -35,7 +35,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     type: Literal["DownstreamEnd", "DownstreamPeriodic"]
     status: int = 0  # 0: no response (yet)
     id: str | None = None  # the ticket
-    pick: str | None = None  # what the picker named: "ip:port", best first, with commas between
+    # What the picker named: "ip:port", best first, with commas between; None: nothing, unset: it was not to be asked.
+    pick: str | None | msgspec.UnsetType = msgspec.UNSET
     host: str | None = None  # who got the request, in the end
     flags: str = "-"  # Envoy's response flags: why it did not end well
     attempts: int | None = None

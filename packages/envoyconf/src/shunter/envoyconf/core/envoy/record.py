@@ -73,6 +73,8 @@ def record_fields(profiles: Iterable[Profile], version: Version = DEFAULT_VERSIO
     """Return the fields of a record, for a pool whose requests go in these profiles."""
     met = {*profiles}
     fields = FIELDS | (USAGE_FIELDS if Profile.USAGE in met else {}) | (RELEASES if met & ENDS_BY_RECORD else {})
+    if met == {Profile.NATIVE}:  # nobody is asked: a record without the field is no request that the picker missed
+        fields = {name: value for name, value in fields.items() if name != "pick"}
     return known_fields(fields, version)
 
 
