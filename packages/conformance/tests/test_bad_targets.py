@@ -49,22 +49,32 @@ class Raw:
 
     def __init__(self, answer, tls=None):
         self._answer, self._tls = answer, tls
+        self._writers = []  # of all connections: a task that is cancelled before it begins closes nothing
 
     async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._welcome, "127.0.0.1", 0, ssl=self._tls)
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aexit__(self, *_):
         self.stop()
+        for _ in range(3):  # what was accepted becomes a connection in a task of its own
+            await asyncio.sleep(0)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for _ in range(5):  # what was aborted closes its socket, and TLS above it takes some turns of the loop
+        for writer in self._writers:
+            writer.transport.abort()
+        closed = [asyncio.ensure_future(writer.wait_closed()) for writer in self._writers]
+        await asyncio.gather(*tasks, *closed, return_exceptions=True)
+        for _ in range(5):  # a socket is closed a turn after its connection is lost, and TLS takes some more
             await asyncio.sleep(0)
 
     def stop(self):
         self._server.close()
+
+    def _welcome(self, reader, writer):
+        self._writers.append(writer)
+        return self._serve(reader, writer)
 
     async def _serve(self, reader, writer):
         try:

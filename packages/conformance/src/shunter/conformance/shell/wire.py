@@ -5,6 +5,7 @@ import io
 import json
 import os
 import ssl
+import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace, TracebackType
@@ -73,7 +74,13 @@ class Wire:
         # blame the next request; `reuse` is for those who want to know. No cookies, and no proxy from the environment.
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
-            connector=aiohttp.TCPConnector(limit=0, force_close=not reuse, ssl=access.tls or True),
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                force_close=not reuse,
+                ssl=access.tls or True,
+                # Before CPython 3.12.8 a TLS connection that is hung up waits for ever for a peer that does not hang up too.
+                enable_cleanup_closed=sys.version_info < (3, 12, 8),
+            ),
             trace_configs=[tracing],
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"accept-encoding": "identity", "user-agent": "shunter-conformance"},

@@ -155,16 +155,17 @@ class FakePicker:
         talk = Talk(self)
         self.open.add(talk)
         try:
-            if self.poisoned:
-                self.poisoned = False
-                await context.abort(self._rpc.StatusCode.INTERNAL, "what an earlier stream has left")
             while (data := await context.read()) is not self._grpc.EOF:
                 message = self._codec.decode(data, talk)
                 if self.fault.waits(talk, message):
                     await asyncio.sleep(3600)  # until the stream is reset
                 if (heard := self.fault.hear(talk, message)) is None:
                     continue
-                for reply in self._answer(talk, heard):
+                replies = self._answer(talk, heard)
+                if talk.endpoint and self._is_poisoned(talk):
+                    self.poisoned = False
+                    await context.abort(self._rpc.StatusCode.INTERNAL, "what an earlier stream has left")
+                for reply in replies:
                     await context.write(self._codec.encode(reply))
                 if talk.refused:
                     return
@@ -173,12 +174,17 @@ class FakePicker:
         except Illegal as illegal:
             await context.abort(self._rpc.StatusCode.INVALID_ARGUMENT, str(illegal))
         except asyncio.CancelledError:
-            self.poisoned = self.fault.has("is-poisoned") and not talk.endpoint
+            self.poisoned |= not talk.endpoint
             raise
         finally:
             self.open.discard(talk)
             if talk.endpoint and not (self.fault.has("never-forgets") and not talk.over):
                 self.running -= 1
+
+    def _is_poisoned(self, talk: Talk) -> bool:
+        """Whether a stream was reset before its pick; one that was and that nobody has told yet is still open."""
+        left = self.poisoned or any(not other.endpoint for other in self.open - {talk})
+        return self.fault.has("is-poisoned") and left
 
     def _answer(self, talk: Talk, message: Message) -> list[Reply]:
         try:
