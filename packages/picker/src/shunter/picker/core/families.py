@@ -279,6 +279,12 @@ TOKENISED = Family("shunter_picker_prompts_tokenised_total", "counter", "Prompts
 UNTOKENISED = Family(
     "shunter_picker_prompts_untokenised_total", "counter", "Prompts whose tokens were wanted and did not come."
 )
+SPANS = Family(
+    "shunter_picker_spans_total",
+    "counter",
+    "Spans of traces by what became of them: exported; failed: the collector did not take them; full: too many waited for it.",
+    ("result",),
+)
 
 # -- the pool --------------------------------------------------------------------------------------------------------------
 

@@ -103,6 +103,8 @@ def _counters(tally: Tally) -> Iterator[Samples]:
     yield single(families.LAPS, tally.laps)
     yield single(families.TOKENISED, tally.tokenised)
     yield single(families.UNTOKENISED, tally.untokenised)
+    spans = {"exported": tally.spans_exported, "failed": tally.spans_failed, "full": tally.spans_full}
+    yield by_label(families.SPANS, spans)
     rulings: dict[Labels, Value] = {}
     for (rule, model, target), count in tally.rulings.items():
         rulings[rule.partition(" ")[2] or rule, model, target] = count
