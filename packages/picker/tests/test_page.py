@@ -75,7 +75,7 @@ def test_history_has_a_value_for_each_step(told):
 
 
 def test_the_state_has_what_the_page_reads(told):
-    state = told({}, hindrances=["draining"], last_reload="done")["state"]
+    state = told({}, hindrances=["draining"], reloads={"done": 1})["state"]
     assert state["verdict"]["state"] == "critical"
     assert set(state) == {
         *("now_s", "wall_s", "pool", "verdict", "recent", "snapshot_age_s", "picks", "picks_per_s", "in_flight", "waiting"),

@@ -182,7 +182,7 @@ async def show(browser, serve):
 async def test_the_page_tells_what_the_picker_knows(show, source):
     page = await show(source)
     assert "pod-2 does not answer: connection refused." in await page.locator("#verdict").inner_text()
-    assert "docs/runbook.md#endpointoutlier" in await page.locator("#verdict").inner_text()
+    assert "docs/runbook.md#endpointunscraped" in await page.locator("#verdict").inner_text()
     assert await page.locator("#heat .away .name").all_inner_texts() == ["pod-2"]
     assert "got 80 % of 100, is to get 90 %" in await page.locator("#models").inner_text()
     assert "sql on 1" in await page.locator("#models").inner_text()

@@ -1,7 +1,12 @@
 """What is wrong is said in a sentence, the gravest first, and leads to a section of the runbook."""
 
+import inspect
+import re
+
 import pytest
 
+from shunter.picker.core import verdict as judging
+from shunter.picker.core.alerts import ALERTS
 from shunter.picker.core.overview import Overview, Row
 from shunter.picker.core.pulse import Recent
 from shunter.picker.core.verdict import Post, judge
@@ -48,8 +53,16 @@ def test_all_is_well():
             "Worker 1 is not ready: not running",
             {"posts": [post("1", ready=False, hindrances=("not running",))]},
         ),
-        ("warning", "WorkerCrashLoop", "The collector was started again twice", {"recent": recent(restarts={"collector": 2})}),
+        (
+            "warning",
+            "WorkerCrashLoop",
+            "The collector was started again twice in the last minute (signal)",
+            {"recent": recent(restarts={"collector signal": 2})},
+        ),
         ("warning", "CertificateExpires", "worker 0 expires in 24 hours", {"posts": [post(expires_s=86_400.0)]}),
+        ("warning", "WorkerHung", "Worker 1 was started again once", {"recent": recent(restarts={"1 hung": 1})}),
+        ("critical", "ResponsesFail", "10 requests of the last minute, 10 %, failed", {"recent": recent(failed=10)}),
+        ("warning", "ConfigRefused", "The last reload has failed", {"last_reload": "failed"}),
         ("critical", "NoReadyEndpoints", "No endpoint is ready", {"overview": overview(row(1, ready=False))}),
         ("critical", "PickerBypassed", "40 requests of the last minute, 40 %", {"recent": recent(bypassed=40)}),
         (
@@ -62,18 +75,18 @@ def test_all_is_well():
         ("warning", "PoolSaturated", "12 requests waiting", {"overview": overview(queued={0: 12}, saturation=1.0)}),
         (
             "warning",
-            "EndpointOutlier",
+            "EndpointUnscraped",
             "pod-1 does not answer: refused",
             {"overview": overview(row(1, health="unreachable", reason="refused"), row(2))},
         ),
         (
             "warning",
-            "EndpointOutlier",
+            "EndpointUnscraped",
             "2 of 3 endpoints (pod-1, pod-2) give no metrics",
             {"overview": overview(row(1, health="failed"), row(2, health="failed"), row(3))},
         ),
         ("warning", "EndpointOutlier", "pod-2 is much slower", {"outliers": ["10.0.0.2:8000"]}),
-        ("warning", "ConfigRefused", "The last reload was rejected", {"refused_config": "rejected"}),
+        ("warning", "ConfigRefused", "The last reload was rejected", {"last_reload": "rejected"}),
         (
             "warning",
             "PluginComplains",
@@ -87,6 +100,12 @@ def test_what_is_wrong_is_said(state, alert, words, given):
     verdict = judge(given.pop("overview", overview()), given.pop("recent", WELL), given.pop("outliers", ()), **given)
     assert (verdict.state, verdict.findings[0].alert) == (state, alert)
     assert words in verdict.sentence
+
+
+def test_each_finding_leads_to_an_alert_that_there_is():
+    named = set(re.findall(r'"([A-Z][a-z]+[A-Z]\w+)"', inspect.getsource(judging)))
+    assert len(named) > 10
+    assert named <= {alert.name for alert in ALERTS}
 
 
 def test_the_gravest_comes_first():

@@ -456,6 +456,11 @@ RELOADS = Family("shunter_picker_config_reloads_total", "counter", "Reloads of t
 RELOADED = Family(
     "shunter_picker_config_last_reload_successful", "gauge", "1: the configuration that was read last is in force."
 )
+PAGE_DROPPED = Family(
+    "shunter_picker_page_clients_dropped_total",
+    "counter",
+    "Viewers of the web page that did not take their news, or were too many.",
+)
 SHADOW_DECISIONS = Family(
     "shunter_picker_shadow_decisions_total", "counter", "What the shadow configuration made of requests.", ("result",)
 )

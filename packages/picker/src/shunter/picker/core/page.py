@@ -116,10 +116,10 @@ def tell(
     hindrances: Sequence[str] = (),
     shadow: Sequence[str] = (),
     trial: Sequence[str] = (),
-    last_reload: str | None = None,
+    reloads: dict[str, int] | None = None,
     wall_s: float = 0.0,
 ) -> dict[str, bytes]:
-    """Return the sections but ``decisions`` as JSON. ``wall_s`` is since 1970."""
+    """Return the sections but ``decisions`` as JSON; ``reloads`` by result, the last one's last; ``wall_s`` since 1970."""
     endpoints = _endpoints(overview.endpoints)
     slow = [row.endpoint for row in outliers(learned)] if learned else []
     recent = pulse.since(now)
@@ -129,7 +129,7 @@ def tell(
         slow,
         hindrances=hindrances,
         posts=workers,
-        refused_config=last_reload if last_reload not in {None, "done"} else None,
+        last_reload=next(reversed(reloads or {}), "done"),
         now_s=wall_s,
     )
     state = State(
@@ -152,7 +152,7 @@ def tell(
         complaints=overview.complaints,
         shadow=list(shadow),
         trial=tuple(trial),
-        reloads=now.reloads,
+        reloads=reloads or {},
     )
     told = {"endpoints": endpoints, "load": _load(overview.endpoints, learned, slow, endpoints.version)}
     return {name: msgspec.json.encode(each) for name, each in {**told, "state": state, "history": _history(pulse)}.items()}

@@ -33,8 +33,8 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     bypassed: int = 0  # requests that went to the pool without a pick
     records: int = 0
     ttfts: tuple[int, ...] = ()  # by bucket of TTFT_S; empty: nobody tells
-    reloads: dict[str, int] = {}  # by result
-    restarts: dict[str, int] = {}  # of workers, by name
+    failed: int = 0  # records of requests that ended with a status from 500 on, or with none
+    restarts: dict[str, int] = {}  # by worker and reason
     in_flight: int = 0
     waiting: float = 0.0  # at engines
     queued: int = 0  # in the picker
@@ -52,7 +52,7 @@ class Recent(msgspec.Struct, frozen=True, kw_only=True):
     hit_share: float | None = None
     ttft_p50_s: float | None = None
     ttft_p95_s: float | None = None
-    reloads: dict[str, int] = {}
+    failed: int = 0
     restarts: dict[str, int] = {}
 
 
@@ -62,7 +62,6 @@ def moment(
     learned: Learned | None,
     now_s: float,
     *,
-    reloads: dict[str, int],
     restarts: dict[str, int],
 ) -> Moment:
     """Return this one."""
@@ -77,7 +76,7 @@ def moment(
         bypassed=learned.blind if learned else 0,
         records=learned.records if learned else 0,
         ttfts=tuple(map(sum, zip(*ttfts, strict=True))),
-        reloads=reloads,
+        failed=sum(learned.statuses.get(each, 0) for each in ("5xx", "none")) if learned else 0,
         restarts=restarts,
         in_flight=sum(row.in_flight for row in overview.endpoints),
         waiting=sum(row.waiting or 0.0 for row in overview.endpoints),
@@ -140,7 +139,7 @@ def _between(before: Moment, now: Moment) -> Recent:
         hit_share=min(1.0, _grown(before.hits, now.hits) / blocks) if blocks else None,
         ttft_p50_s=quantile(0.5, ttfts),
         ttft_p95_s=quantile(0.95, ttfts),
-        reloads=_grown_by(before.reloads, now.reloads),
+        failed=_grown(before.failed, now.failed),
         restarts=_grown_by(before.restarts, now.restarts),
     )
 

@@ -58,20 +58,19 @@ def judge(
     *,
     hindrances: Sequence[str] = (),
     posts: Sequence[Post] = (),
-    refused_config: str | None = None,
+    last_reload: str = "done",
     now_s: float = 0.0,
 ) -> Verdict:
     """Judge.
 
-    ``outliers`` are addresses; ``refused_config`` is what became of the last reload, if it was not taken; ``now_s`` is since
-    1970.
+    ``outliers`` are addresses; ``last_reload`` is what became of it; ``now_s`` is since 1970.
     """
     found = [
         *_senses(overview),
         *_picker(hindrances, posts, recent, now_s),
         *_requests(overview, recent),
         *_endpoints(overview, outliers),
-        *_settings(overview, refused_config),
+        *_settings(overview, last_reload),
     ]
     found.sort(key=lambda finding: finding.severity != "critical")  # stable: of a kind the first is the cause of the next ones
     if not found:
@@ -86,8 +85,12 @@ def _picker(hindrances: Sequence[str], posts: Sequence[Post], recent: Recent, no
         for post in posts:
             if not post.ready:
                 yield _warning(f"{_worker(post.worker)} is not ready: {', '.join(post.hindrances)}.", "WorkerCrashLoop")
-    for worker, count in recent.restarts.items():
-        yield _warning(f"{_worker(worker)} was started again {_times(count)} in the last minute.", "WorkerCrashLoop")
+    for which, count in recent.restarts.items():
+        worker, _, reason = which.partition(" ")
+        yield _warning(
+            f"{_worker(worker)} was started again {_times(count)} in the last minute ({reason}).",
+            "WorkerHung" if reason == "hung" else "WorkerCrashLoop",
+        )
     for post in posts:
         expires_s = post.certificate_expires_s
         if expires_s is not None and expires_s - now_s < EXPIRES_S:
@@ -120,6 +123,11 @@ def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
         reasons = ", ".join(f"{count} {name}" for name, count in sorted(recent.refusals.items(), key=lambda each: -each[1]))
         make = _critical if share > SUFFERING else _warning
         yield make(f"{_count(refused, 'request')} of the last minute, {_percent(share)}, refused: {reasons}.", "RequestsShed")
+    if recent.failed:
+        share = recent.failed / max(recent.failed, recent.records)
+        make = _critical if share > SUFFERING else _warning
+        which = f"{_count(recent.failed, 'request')} of the last minute, {_percent(share)},"
+        yield make(f"{which} failed behind the picker.", "ResponsesFail")
     if overview.saturation is not None and overview.saturation >= 1:
         waiting = sum((overview.queued or {}).values())
         yield _warning(f"The pool is full: {_count(waiting, 'request')} waiting in the picker.", "PoolSaturated")
@@ -138,16 +146,17 @@ def _endpoints(overview: Overview, outliers: Sequence[str]) -> Iterator[Finding]
         away = [row for row in rows if row.health == health]
         if away:
             reason = away[0].reason or "no reason given"
-            yield _warning(f"{_named(away, len(rows))} {one if len(away) == 1 else several}: {reason}.", "EndpointOutlier")
+            yield _warning(f"{_named(away, len(rows))} {one if len(away) == 1 else several}: {reason}.", "EndpointUnscraped")
     slow = [row for row in rows if row.authority in set(outliers)]
     if slow:
         are = "is much slower than the others, or fails" if len(slow) == 1 else "are much slower than the others, or fail"
         yield _warning(f"{_named(slow, len(rows))} {are}.", "EndpointOutlier")
 
 
-def _settings(overview: Overview, refused_config: str | None) -> Iterator[Finding]:
-    if refused_config:
-        yield _warning(f"The last reload was {refused_config}: the former configuration is in force.", "ConfigRefused")
+def _settings(overview: Overview, last_reload: str) -> Iterator[Finding]:
+    if last_reload != "done":
+        came = "has failed" if last_reload == "failed" else f"was {last_reload}"
+        yield _warning(f"The last reload {came}: the former configuration is in force.", "ConfigRefused")
     for plugin, words in overview.complaints.items():
         yield _warning(f"Plugin {plugin}: {words}", "PluginComplains")
 

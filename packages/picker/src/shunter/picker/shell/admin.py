@@ -60,8 +60,8 @@ class Admin:
 
     def __init__(self, source: Source, names: Names = "current") -> None:
         self._source = source
-        self._metrics = Metrics(source, names)
         self._live = Live(source)
+        self._metrics = Metrics(source, names, lambda: self._live.dropped)
         app = web.Application(middlewares=[refuse_strange_names])
         app.add_routes(Files().routes())
         for path, page in {

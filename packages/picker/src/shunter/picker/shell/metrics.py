@@ -7,7 +7,7 @@ an alert on the first time would never fire.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -47,8 +47,10 @@ SUFFIX = "_total"
 class Metrics(Collector):
     """Renders what its source tells at that moment."""
 
-    def __init__(self, source: Source, names: Names = "current") -> None:
+    def __init__(self, source: Source, names: Names = "current", page_dropped: Callable[[], int] = int) -> None:
+        """Show nothing yet; ``page_dropped`` as in ``everything``."""
         self._source = source
+        self._page_dropped = page_dropped
         self._names: Names = names
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -59,7 +61,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
-        for samples in everything(self._source):
+        for samples in everything(self._source, self._page_dropped()):
             yield from as_metrics(samples, self._names)
 
 
@@ -73,8 +75,8 @@ def as_metrics(samples: Samples, names: Names = "current") -> Iterator[Metric]:
             yield _metric(family, twin.name, f"Deprecated: {family.name}.", twin.labels, fold(samples, twin))
 
 
-def everything(source: Source) -> Iterator[Samples]:
-    """Yield all that a picker shows."""
+def everything(source: Source, page_dropped: int = 0) -> Iterator[Samples]:
+    """Yield all that a picker shows; ``page_dropped`` counts the web page's dropped viewers."""
     overview, tally = source.overview(), source.tally()
     yield from class_samples(tally.classes, tally.folded)
     yield from level_samples(source.service_levels(), tally.levels)
@@ -87,6 +89,7 @@ def everything(source: Source) -> Iterator[Samples]:
     reloads = source.reloads()
     yield by_label(families.RELOADS, dict.fromkeys(RELOADS, 0) | reloads)
     yield single(families.RELOADED, next(reversed(reloads), "done") == "done")
+    yield single(families.PAGE_DROPPED, page_dropped)
     if (shadow := source.shadow()) is not None:
         yield from _shadow(shadow)
     if (learned := source.learned()) is not None:

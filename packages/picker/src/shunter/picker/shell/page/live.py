@@ -14,7 +14,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import msgspec
 from aiohttp import web
@@ -85,8 +85,6 @@ class Live:
         self._viewers: set[Viewer] = set()
         self._told: dict[str, bytes] = {}  # what whoever comes next is told first
         self._come = asyncio.Event()
-        self._reloads: dict[str, int] = {}
-        self._last_reload: str | None = None
         self._producing: asyncio.Task[None] | None = None
         self.dropped = 0
         """Viewers that did not take their news, or were too many."""
@@ -158,10 +156,7 @@ class Live:
     def _look(self) -> None:
         source, now_s = self._source, time.monotonic()
         overview, learned, reports = source.overview(), source.learned(), source.workers()
-        reloads = source.reloads()
-        self._last_reload = next(iter(reloads.items() - self._reloads.items()), (self._last_reload,))[0]
-        self._reloads = reloads
-        now = moment(overview, source.tally(), learned, now_s, reloads=reloads, restarts={r.worker: _ended(r) for r in reports})
+        now = moment(overview, source.tally(), learned, now_s, restarts=_ended(reports))
         self._pulse.add(now)
         if not self._viewers:
             self._told.clear()
@@ -177,7 +172,7 @@ class Live:
             hindrances=source.hindrances(),
             shadow=describe(account) if account is not None else (),
             trial=trial.report if trial is not None else (),
-            last_reload=self._last_reload,
+            reloads=source.reloads(),
             wall_s=time.time(),
         ).items():
             self._publish(section, data)
@@ -189,9 +184,14 @@ class Live:
                 viewer.offer(section, data)
 
 
-def _ended(report: WorkerReport) -> int:
-    """Count the processes that ended there and should not have."""
-    return sum(count for reason, count in report.restarts.items() if reason != "relieved")
+def _ended(reports: Sequence[WorkerReport]) -> dict[str, int]:
+    """Count the processes that ended and should not have, by worker and reason."""
+    return {
+        f"{report.worker} {reason}": count
+        for report in reports
+        for reason, count in report.restarts.items()
+        if reason != "relieved"
+    }
 
 
 def _worker(report: WorkerReport) -> Worker:

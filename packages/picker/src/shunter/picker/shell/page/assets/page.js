@@ -134,9 +134,14 @@ function tellWorkers(workers) {
     `${each.worker} · ${each.address}`,
     each.ready ? ["✓ ready", "state-well"] : [`✕ ${each.hindrances.join(", ")}`, "state-critical"],
     count(each.streams),
-    Object.entries(each.restarts).map(([reason, times]) => `${reason} ×${times}`).join(", ") || "–",
+    times(each.restarts) || "–",
   ]);
   tabulate(find("#workers"), columns, rows);
+}
+
+function times(counts) {
+  const known = Object.entries(counts).filter(([, count]) => count);
+  return known.map(([name, count]) => `${name} ×${count}`).join(", ");
 }
 
 function tellModels(state) {
@@ -147,9 +152,9 @@ function tellModels(state) {
   holder.dataset.key = key;
   const parts = state.splits.map(split);
   if (adapters.length) {
-    const times = new Map();
-    for (const name of adapters) times.set(name, (times.get(name) ?? 0) + 1);
-    const chips = [...times].map(([name, endpoints]) => make("li", {}, `${name} on ${endpoints}`));
+    const places = new Map();
+    for (const name of adapters) places.set(name, (places.get(name) ?? 0) + 1);
+    const chips = [...places].map(([name, endpoints]) => make("li", {}, `${name} on ${endpoints}`));
     parts.push(make("h3", {}, "Adapters that serve requests now"), make("ul", { class: "chips" }, ...chips));
   }
   holder.replaceChildren(...(parts.length ? parts : [make("p", { class: "muted" }, "No rewrite, and no adapter serves requests now.")]));
@@ -172,7 +177,7 @@ function tellNotes(state) {
     ...Object.entries(state.reports),
     ["shadow", state.shadow.join("; ")],
     ["last change of the configuration, tried on recorded decisions", state.trial.join("; ")],
-    ["reloads", Object.entries(state.reloads).map(([result, times]) => `${result} ×${times}`).join(", ")],
+    ["reloads", times(state.reloads)],
   ].filter(([, words]) => words);
   const key = JSON.stringify(notes);
   const holder = find("#notes");
