@@ -1,5 +1,5 @@
-"""Write docs/reference/ from the code: the commands, the intent, the picker's configuration and plugins, the exam, the faults,
-the transport's limits; and of docs/gateway/ which gateway and which Envoy can do what.
+"""Write docs/reference/ from the code: the commands, the intent, the picker's configuration, plugins and metrics, the exam, the
+faults, the transport's limits; and of docs/gateway/ which gateway and which Envoy can do what.
 
 ``--check`` writes nothing and fails if a page is not what the code says.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 import msgspec
 from click.testing import CliRunner
+from reference_metrics import METRICS, PREFIX
 
 from shunter.conformance.core.case import AnyCase, Level
 from shunter.conformance.sections import CASES
@@ -29,6 +30,8 @@ from shunter.envoyconf.core.versions import DEFAULT_VERSION, OLDEST_VERIFIED, Fe
 from shunter.lab.faults import FAULTS
 from shunter.picker import config, transport
 from shunter.picker.config import document, manual
+from shunter.picker.core.accounts import STRANGE_ROWS
+from shunter.picker.core.families import families
 from shunter.picker.core.limits import Limits
 from shunter.picker.transport.h2 import Terms
 
@@ -228,6 +231,35 @@ def constants(module):
             comment, above = "", True
 
 
+def metrics():
+    text = "# The picker's metrics\n\nAll that `/metrics` shows. `llm_d_epp_*` are the reference's, with its labels and buckets; `shunter_picker_*` are ours.\n"
+    text += "`--metric-names legacy` shows the older names in place of those that have one, `both` shows both: the same numbers, summed over the\nlabels that they lack.\n"
+    text += "\n*Needs*: `records`, the end of each request in Envoy's words (`--collector-port`), or the profile `full`; `usage`, token counts, so the\n"
+    text += "profile `usage` with records, or `full`. Without it the metric is there and empty.\n"
+    text += f"\nClasses of requests are bounded: of those with names that no resource of the cluster has (models, fairness ids) a worker tells the first\n{STRANGE_ROWS}"
+    text += " apart and counts the rest as `other`; names that InferenceModelRewrites, InferenceModels or engines' own lists have are\nnever folded into it. `shunter_picker_folded_requests_total` says how many were.\n"
+    text += "\n| metric | labels | | needs | older names |\n|---|---|---|---|---|\n"
+    for family in families():
+        older = ", ".join(f"`{twin.name}`" + (f" ({', '.join(twin.labels)})" if twin.labels else "") for twin in family.twins)
+        text += f"| `{family.name}` | {', '.join(family.labels)} | {family.kind}: {family.help} | {family.needs} | {older} |\n"
+    text += "\n## Buckets\n\n| metrics | upper bounds |\n|---|---|\n"
+    by_bounds = {}
+    for family in families():
+        if family.buckets:
+            by_bounds.setdefault(family.buckets, []).append(f"`{family.name}`")
+    text += "".join(
+        f"| {', '.join(names)} | {' '.join(f'{bound:g}' for bound in bounds)} |\n" for bounds, names in by_bounds.items()
+    )
+    shown = {family.name: family for family in families()}
+    text += "\n## What the reference has and this picker has not\n\n| metric | labels | why |\n|---|---|---|\n"
+    for metric in METRICS:
+        family = shown.get(PREFIX + metric.name)
+        if metric.why:
+            missing = [label for label in metric.labels.split() if family is None or label not in family.labels]
+            text += f"| `{PREFIX}{metric.name}` | {'without ' if family else ''}{', '.join(missing)} | {metric.why} |\n"
+    return text
+
+
 def targets():
     text = "# Which gateway can do which profile\n\n`shunter envoyconf targets` prints this table, `shunter envoyconf explain TARGET` one row with its reasons.\n"
     text += "A profile that a target cannot have is an error (exit code 2) that names the nearest one.\n\n"
@@ -285,6 +317,7 @@ PAGES = {
     "../conformance/mutations": mutations,
     "faults": faults,
     "limits": limits,
+    "metrics": metrics,
     "../gateway/targets": targets,
     "../gateway/versions": versions,
     "lint": lint_rules,

@@ -97,7 +97,7 @@ REQUESTS = Family(
 REQUEST_ERRORS = Family(
     "llm_d_epp_request_error_total",
     "counter",
-    "Requests that were refused, by the error's code; or that ended with an error status, by the status.",
+    "Requests that were refused, by the error's code; and those that ended with a status from 400 on: ModelServerError.",
     (*CLASS, "error_code"),
     twins=_objective("request_error_total", *_MODELS, "error_code"),
 )

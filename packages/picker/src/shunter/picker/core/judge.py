@@ -29,6 +29,7 @@ from shunter.picker.core.policy import Policy
 from shunter.picker.core.pools import Ward, Wards
 from shunter.picker.core.precise import Precise
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
+from shunter.picker.core.refusals import FILTERED, GONE, NO_CANDIDATES, SHED, TOO_DEEP
 from shunter.picker.core.request import Request, read
 from shunter.picker.core.schedule import Scheduler
 from shunter.picker.core.shadow import Shadow
@@ -38,17 +39,6 @@ from shunter.picker.core.tables import COUNTERS_BYTES, Counters
 from shunter.snapshot import Batch, Topology, View
 
 __all__ = ["FleetJudge"]
-
-NO_CANDIDATES = Refusal(
-    503,
-    "ServiceUnavailable",
-    "failed to find endpoint candidates for serving the request",
-    DropReason.NO_ENDPOINTS,
-)
-SHED = Refusal(429, "ResourceExhausted", "system saturated, sheddable request dropped", DropReason.SATURATED)
-FILTERED = Refusal(429, "ResourceExhausted", "no endpoints available for the given request", DropReason.SATURATED)
-GONE = Refusal(503, "ServiceUnavailable", "nobody waits for the answer any longer", DropReason.CONTEXT_CANCELLED)
-TOO_DEEP = Refusal(400, "BadRequest", "request body is nested too deeply")
 
 # How a request ends whose stream ended before it: by its record, or for want of one. Those that last are in the collector's
 # account long before the lease is over.

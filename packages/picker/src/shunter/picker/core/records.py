@@ -36,7 +36,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     status: int = 0  # 0: no response (yet)
     id: str | None = None  # the ticket
     # What the picker named: "ip:port", best first, with commas between; None: nothing, unset: it was not to be asked.
-    pick: str | None | msgspec.UnsetType = msgspec.UNSET
+    pick: str | msgspec.UnsetType | None = msgspec.UNSET
     host: str | None = None  # who got the request, in the end
     flags: str = "-"  # Envoy's response flags: why it did not end well
     attempts: int | None = None
