@@ -56,6 +56,15 @@ def test_options_that_do_not_go_together_are_refused(tmp_path, options, words):
     assert "Traceback" not in done.stderr
 
 
+def test_what_the_environment_says_of_traces_is_refused_in_words_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "ten")
+    done = shunter("run", "--snapshot", str(tmp_path), "--runtime", str(tmp_path))
+    assert done.returncode == 2
+    assert "OTEL_TRACES_SAMPLER_ARG=ten: give a number from 0 to 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_only_a_body_router_needs_no_snapshot(tmp_path):
     done = shunter("run", "--runtime", str(tmp_path))
     assert done.returncode == 2

@@ -124,6 +124,13 @@ def test_foreign_bytes_are_tallied_as_something_and_swept_by_the_next_life(noise
         assert counters.tally() == Tally()
 
 
+def test_spans_are_counted_by_what_became_of_them(counters):
+    for result, count in (("exported", 3), ("failed", 2), ("full", 1), ("exported", 3)):
+        counters.spans(result, count)
+    tally = counters.tally()
+    assert (tally.spans_exported, tally.spans_failed, tally.spans_full) == (6, 2, 1)
+
+
 def test_tallies_add_up(counters):
     other = Counters(bytearray(COUNTERS_BYTES))
     other.begin(8, pid=1, now_ns=1)

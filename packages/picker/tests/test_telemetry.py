@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 import time
 from collections import Counter
 
@@ -9,12 +10,14 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from shunter.picker import config
 from shunter.picker.config.tracing import TracingSettings, read_tracing
 from shunter.picker.core.spans import Span
 from shunter.picker.core.tracecontext import TraceContext
 from shunter.picker.errors import ConfigError
 from shunter.picker.shell import telemetry
 from shunter.picker.shell.telemetry import Telemetry
+from shunter.picker.shell.worker import Settings, Worker
 
 TRACE, PARENT, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "00f067aa0ba902b7"
 DEADLINE_S = 30
@@ -155,6 +158,35 @@ async def test_a_picker_that_goes_does_not_wait_for_a_collector_that_hangs(colle
     made._send([span()])
     await made.finish()
     assert not results["exported"]
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+@pytest.mark.parametrize("gateways", [f"00-{TRACE}-{PARENT}-01", None], ids=["gateway traces", "nobody traces"])
+async def test_a_workers_picks_are_traced_and_the_engine_is_told_where_the_gateway_does_not(
+    gateways, transport, collector, publish, ask_pick, tmp_path, make
+):
+    publish(7001)
+    settings = Settings(snapshot=tmp_path, port=0, health_port=0, transport=transport, tracing=TracingSettings(share=1.0))
+    worker = Worker(config.load().policy, settings)
+    address = f"127.0.0.1:{await worker.start()}"
+    answer = await ask_pick(address, metadata=[("traceparent", gateways)] if gateways else None)
+    await worker.drain(0.2)
+    spans = {span.name: span for span in collector.spans}
+    root = spans["gateway.request"]
+    assert set(spans) == {"gateway.request", "gateway.request_orchestration", "run_scheduler_profile"}
+    mutation = answer.request_body.response.header_mutation
+    told = [each.header.raw_value.decode() for each in mutation.set_headers if each.header.key == "traceparent"]
+    if gateways:
+        assert (root.trace_id.hex(), root.parent_span_id.hex(), told) == (TRACE, PARENT, [])
+    else:
+        assert told == [f"00-{root.trace_id.hex()}-{root.span_id.hex()}-01"]
+    assert worker.judge.counters.tally().spans_exported == 3
+
+
+async def test_a_collector_that_is_named_needs_the_sdk(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shunter.picker.shell.telemetry", None)
+    with pytest.raises(ConfigError, match=r"install shunter-picker\[tracing\]"):
+        Worker(config.load().policy, Settings(snapshot=tmp_path, tracing=TracingSettings()))
 
 
 def test_ids_differ_between_workers_of_one_seed(monkeypatch, make):
