@@ -192,4 +192,4 @@ def test_of_a_stack_that_is_well_only_the_level_that_nobody_keeps_is_told(seen):
     assert {alert["labels"]["alertname"] for alert in alerts} <= {"BudgetBurnsFast", "BudgetBurns", "BudgetSpent"}, alerts
     assert {alert["labels"]["level"] for alert in alerts} == {"hurried"}
     summary = next(alert["annotations"]["summary"] for alert in alerts if alert["labels"].get("window") == "1h")
-    assert summary.startswith("The level hurried misses its ttft 100 times as often as it may:")
+    assert summary.startswith("The level hurried misses its ttft 100× as often as it may:")

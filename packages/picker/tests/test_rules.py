@@ -118,6 +118,23 @@ CASES = {
         [gauge("shunter_scraper_row_age_seconds", 0.5, endpoint="10.0.0.1:8000", instance="scraper:9091")],
         {"endpoint": "The metrics of the endpoint 10.0.0.1:8000 could not be read for 1m 5s."},
     ),
+    "EndpointImplausible": (
+        [
+            gauge("llm_d_epp_per_endpoint_queue_size", 7, name="chat", model_server_endpoint="10.0.0.1:8000"),
+            gauge("llm_d_epp_per_endpoint_queue_size", 7, name="default/chat", model_server_endpoint="10.0.0.1:8000"),
+            gauge("shunter_picker_in_flight_requests", 0, endpoint="10.0.0.1:8000"),
+        ],
+        [
+            gauge("llm_d_epp_per_endpoint_queue_size", 7, name="chat", model_server_endpoint="10.0.0.1:8000"),
+            gauge("llm_d_epp_per_endpoint_queue_size", 0, name="chat", model_server_endpoint="10.0.0.2:8000"),
+            gauge("shunter_picker_in_flight_requests", 12, endpoint="10.0.0.1:8000"),
+            gauge("shunter_picker_in_flight_requests", 0, endpoint="10.0.0.2:8000"),
+        ],
+        {
+            "endpoint": "The endpoint 10.0.0.1:8000 says that 7 requests wait there; the picker has sent none.",
+            "model_server_endpoint": None,
+        },
+    ),
     "PoolSaturated": (
         [gauge("llm_d_epp_flow_control_pool_saturation", 1.2, inference_pool="chat", stage="effective")],
         [gauge("llm_d_epp_flow_control_pool_saturation", 0.9, inference_pool="chat", stage="effective")],
@@ -127,6 +144,19 @@ CASES = {
         [gauge("llm_d_epp_flow_control_capacity_utilization_requests", 0.9, inference_pool="chat", priority="0")],
         [gauge("llm_d_epp_flow_control_capacity_utilization_requests", 0.5, inference_pool="chat", priority="0")],
         {"inference_pool": "The queue of the pool chat at priority 0 is full to 90%.", "priority": None},
+    ),
+    "TenantDominates": (
+        [
+            counter("llm_d_epp_request_total", 60, fairness_id="loud", model_name="a", target_model_name="a", priority="0"),
+            counter("llm_d_epp_request_total", 30, fairness_id="loud", model_name="b", target_model_name="b", priority="0"),
+            counter("llm_d_epp_request_total", 10, fairness_id="quiet", model_name="a", target_model_name="a", priority="0"),
+            gauge("llm_d_epp_average_queue_size", 8, name="chat"),
+        ],
+        [
+            counter("llm_d_epp_request_total", 60, fairness_id="only", model_name="a", target_model_name="a", priority="0"),
+            gauge("llm_d_epp_average_queue_size", 8, name="chat"),
+        ],
+        {"fairness_id": "90% of requests are the tenant loud's, and engines have queues."},
     ),
     "PrefixHitsLost": (
         [
@@ -148,7 +178,7 @@ CASES = {
             once("shunter_picker_worker_restarts_total", 118, worker="0", reason="signal"),
             counter("shunter_picker_worker_restarts_total", 5, worker="0", reason="relieved"),
         ],
-        {"worker": "Worker 0 of the picker picker:9090 keeps ending: 20 times in 10 minutes."},
+        {"worker": "Worker 0 of the picker picker:9090 has ended 20× in 10 minutes."},
     ),
     "WorkerHung": (
         [once("shunter_picker_worker_restarts_total", 115, worker="0", reason="hung")],
@@ -184,6 +214,15 @@ CASES = {
         [counter("shunter_picker_folded_requests_total", 6)],
         [gauge("shunter_picker_folded_requests_total", 6)],
         {"": 'The picker picker:9090 counts requests as "other": clients use more names than are told apart.'},
+    ),
+    "SpansDropped": (
+        [
+            counter("shunter_picker_spans_total", 60, result="exported"),
+            counter("shunter_picker_spans_total", 2, result="full"),
+            counter("shunter_picker_spans_total", 4, result="failed"),
+        ],
+        [counter("shunter_picker_spans_total", 60, result="exported"), gauge("shunter_picker_spans_total", 4, result="failed")],
+        {"": "The picker picker:9090 loses spans: traces have holes, or there are none."},
     ),
     "BudgetSpent": (
         [gauge("level_signal:shunter_picker_service_level_budget_left:ratio_30d", -0.1, level="chat", signal="ttft")],
@@ -249,7 +288,7 @@ def test_an_alert_fires_and_says_what_it_is_about(name, examine):
     given, _, told = CASES[name]
     labels = {"severity": alert.severity.value}
     if given:
-        seen = dict(re.findall(r'(\w+)="([^"]*)"', given[0]["series"]))
+        seen = dict(found for each in reversed(given) for found in re.findall(r'(\w+)="([^"]*)"', each["series"]))
         labels |= {key: seen[key] for key in (*TARGET, *filter(None, told))}
     (summary,) = filter(None, told.values())
     examine(named(name), given, {name: [{"exp_labels": labels, "exp_annotations": annotations(name, summary)}]})
@@ -306,8 +345,8 @@ def test_an_error_budget_that_burns_too_fast_is_told(window, step, phases, fires
     (rule,) = (each for each in RULES if each.get("labels", {}).get("window") == window)
     bad = phases[-1][1]
     summary = (
-        f"The level chat misses its ttft {100 * bad:.4g} times as often as it may:"
-        f" at {burn.factor:g} times, {burn.spent} of its error budget is gone in {window}."
+        f"The level chat misses its ttft {100 * bad:.4g}× as often as it may:"
+        f" at {burn.factor:g}×, {burn.spent} of its error budget is gone in {window}."
     )
     labels = {**LEVEL, "severity": burn.severity.value, "window": window}
     expected = [{"exp_labels": labels, "exp_annotations": annotations(rule["alert"], summary)}] if fires else []

@@ -116,6 +116,16 @@ ALERTS = (
         "shunter_scraper_row_age_seconds > 30",
         "The metrics of the endpoint {{ $labels.endpoint }} could not be read for {{ $value | humanizeDuration }}.",
     ),
+    # Of an endpoint that others use, too, it is true; then whoever reads this knows why.
+    Alert(
+        "EndpointImplausible",
+        _WARNING,
+        "5m",
+        "label_replace(max without (name) (llm_d_epp_per_endpoint_queue_size),"
+        ' "endpoint", "$1", "model_server_endpoint", "(.*)") > 0'
+        " and ignoring (model_server_endpoint) shunter_picker_in_flight_requests == 0",
+        "The endpoint {{ $labels.endpoint }} says that {{ $value | humanize }} requests wait there; the picker has sent none.",
+    ),
     Alert(
         "PoolSaturated",
         _WARNING,
@@ -130,6 +140,17 @@ ALERTS = (
         "llm_d_epp_flow_control_capacity_utilization_requests > 0.8",
         "The queue of the pool {{ $labels.inference_pool }} at priority {{ $labels.priority }} is full to"
         " {{ $value | humanizePercentage }}.",
+    ),
+    # Of a single tenant it is no news; so others have to be there.
+    Alert(
+        "TenantDominates",
+        _WARNING,
+        "5m",
+        "sum without (model_name, target_model_name, priority) (rate(llm_d_epp_request_total[5m]))"
+        " / ignoring (fairness_id) group_left"
+        " sum without (model_name, target_model_name, priority, fairness_id) (rate(llm_d_epp_request_total[5m])) > 0.8 < 1"
+        " and ignoring (fairness_id) max without (name) (llm_d_epp_average_queue_size) > 1",
+        "{{ $value | humanizePercentage }} of requests are the tenant {{ $labels.fairness_id }}'s, and engines have queues.",
     ),
     Alert(
         "PrefixHitsLost",
@@ -147,7 +168,7 @@ ALERTS = (
         _CRITICAL,
         "",
         'sum without (reason) (increase(shunter_picker_worker_restarts_total{reason=~"signal|exit|failure|late"}[10m])) > 3',
-        "Worker {{ $labels.worker }} of the picker {{ $labels.instance }} keeps ending: {{ $value | humanize }} times in 10 minutes.",
+        "Worker {{ $labels.worker }} of the picker {{ $labels.instance }} has ended {{ $value | humanize }}× in 10 minutes.",
     ),
     Alert(
         "WorkerHung",
@@ -198,6 +219,13 @@ ALERTS = (
         "15m",
         "rate(shunter_picker_folded_requests_total[5m]) > 0",
         'The picker {{ $labels.instance }} counts requests as "other": clients use more names than are told apart.',
+    ),
+    Alert(
+        "SpansDropped",
+        _WARNING,
+        "10m",
+        'sum without (result) (rate(shunter_picker_spans_total{result!="exported"}[5m])) > 0',
+        "The picker {{ $labels.instance }} loses spans: traces have holes, or there are none.",
     ),
     Alert(
         "BudgetSpent",

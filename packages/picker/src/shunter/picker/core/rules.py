@@ -95,8 +95,8 @@ def _burning(burn: Burn, runbook: str) -> Rule:
         burn.severity,
         "",
         " and ".join((*over, enough)),
-        "The level {{ $labels.level }} misses its {{ $labels.signal }} {{ $value | humanize }} times as often as it may:"
-        f" at {burn.factor:g} times, {burn.spent} of its error budget is gone in {burn.long}.",
+        "The level {{ $labels.level }} misses its {{ $labels.signal }} {{ $value | humanize }}× as often as it may:"
+        f" at {burn.factor:g}×, {burn.spent} of its error budget is gone in {burn.long}.",
     )
     return _alert(alert, runbook) | {"labels": {"severity": burn.severity.value, "window": burn.long}}
 
