@@ -360,6 +360,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         plan = self._plan
         lines = {
             "gateway": f"http://{plans.LOOPBACK}:{plan.ports.gateway}  profile {plan.profile}, model {plan.model}",
+            "page": f"http://{self._admin}/",
             "picker": f"http://{self._admin}/metrics  /debug/fleet  /debug/decisions",
             "scraper": f"http://{plans.LOOPBACK}:{plan.ports.scraper}/metrics  /debug/cluster",
             "Envoy": f"http://{plans.LOOPBACK}:{plan.ports.envoy_admin}",
