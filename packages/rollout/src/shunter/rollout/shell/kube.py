@@ -1,10 +1,10 @@
 """Weights that are in Kubernetes: an InferenceModelRewrite, by server-side apply, or the backends of an HTTPRoute.
 
-The official client reads kubeconfigs ($KUBECONFIG, ~/.kube/config) and service accounts. Its calls block, so they are made in a
-thread.
+The official client reads kubeconfigs and service accounts. Its calls block, so they are made in a thread.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -28,13 +28,19 @@ Answer = TypeVar("Answer")
 
 
 def connect() -> CustomObjectsApi:
-    """Reach the API server that is configured here; raises ConfigError."""
+    """Reach the API server of $KUBECONFIG, else of the pod's service account, else of ~/.kube/config; raises ConfigError."""
     library: Any = config  # it has no types
+    settings: Any = client.Configuration()
     try:
-        library.load_config()
+        if path := os.environ.get("KUBECONFIG"):
+            library.load_kube_config(path, client_configuration=settings)
+        elif "KUBERNETES_SERVICE_HOST" in os.environ:
+            library.load_incluster_config(client_configuration=settings)
+        else:
+            library.load_kube_config(client_configuration=settings)
     except (config.ConfigException, OSError) as error:
         raise ConfigError(f"no Kubernetes API: {error}") from None
-    return CustomObjectsApi(client.ApiClient())
+    return CustomObjectsApi(client.ApiClient(settings))
 
 
 class RewriteResource:

@@ -31,7 +31,7 @@ __all__ = ["SyncOptions", "preview", "sync_once", "sync_until_cancelled", "work"
 # A file is looked at that often, whatever the interval: a change should have its effect while one looks at it.
 POLL_S = 0.5
 # What a rollout waits for is told again after so long.
-TELL_S = 10.0
+TELL_S = 30.0
 
 Result = TypeVar("Result")
 
@@ -115,15 +115,17 @@ async def work(rollout: Rollout, store: Store, access: Access, tell: Callable[[s
         record = store.load()
         state = record.state if record and not record.state.over else None
         async with open_session(access) as session:
-            return await Runner(rollout, session, access, _traffic(rollout), store, look_s=look_s).run(state, _Progress(tell))
+            return await Runner(rollout, session, access, _traffic(rollout), store, look_s=look_s).run(
+                state, _Progress(tell, state)
+            )
 
 
 class _Progress:
     """Tells what happens when it does, and what is waited for now and then."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], state: State | None) -> None:
         self._tell = tell
-        self._told = 0.0
+        self._told = state.events[-1].at_s if state else 0.0
         self._words = ""
         self._again_s = 0.0
 

@@ -1,0 +1,158 @@
+"""Rollouts on a real Kubernetes API: weights in a rewrite that the scraper follows there, and in somebody's HTTPRoute."""
+
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+from msgspec.structs import replace
+
+from shunter.envoyconf.testing_kube import find_crds, running_process
+from shunter.lab.testing import lab_server
+from shunter.rollout.core.spec import Rollout, Side, Traffic
+from shunter.rollout.errors import ConfigError, ServerError
+from shunter.stack.testing_kube import LLMD
+
+pytest.importorskip("kubernetes", reason="pip install 'shunter-rollout[kubernetes]'")
+
+GATEWAY = "gateway.networking.k8s.io"
+
+
+@pytest.fixture
+def api(admin, monkeypatch):
+    """The official client, as its administrator's kubeconfig has it."""
+    from shunter.rollout.shell import kube
+
+    monkeypatch.setenv("KUBECONFIG", str(admin.kube.kubeconfig))
+    return kube.connect()
+
+
+def rewrites(home, name=""):
+    return f"/apis/{LLMD}/v1alpha2/namespaces/{home}/inferencemodelrewrites{name and f'/{name}'}"
+
+
+async def test_an_adapter_takes_over_by_a_rewrite_that_the_scraper_follows(admin, tmp_path, unused_tcp_port_factory):
+    """Pods are lab servers at loopback addresses; nobody sends requests, so there is nothing to analyse."""
+    home, port = admin.namespace("rollout"), unused_tcp_port_factory()
+    admin.pool(home, ports=(port,))
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(lab_server(host=host, port=port, loras=["v1"], max_loras=2))
+            for host in ("127.0.0.2", "127.0.0.3")
+        ]
+        for number, host in enumerate(("127.0.0.2", "127.0.0.3")):
+            admin.pod(home, f"pod-{number}", host)
+        kubeconfig = str(admin.kube.kubeconfig)
+        picker, health, pages = (str(unused_tcp_port_factory()) for _ in range(3))
+        for name, *arguments in (
+            ("scraper", "--kubeconfig", kubeconfig, "--namespace", home, "--models-interval", "0.2"),
+            ("picker", "--port", picker, "--health-port", health, "--admin-port", pages, "--workers", "1"),
+        ):
+            command = (sys.executable, "-m", f"shunter.{name}", "run", "--snapshot", str(tmp_path / "snapshot"), *arguments)
+            stack.enter_context(running_process(tmp_path / f"{name}.log", command))
+        (tmp_path / "rollout.yaml").write_text(f"""
+kind: Rollout
+name: review
+model: review
+from: {{model: v1, source: /a/v1}}
+to: {{model: v2, source: /a/v2}}
+pool: pool
+traffic: {{rewrite: review, namespace: {home}}}
+pickers: ["http://127.0.0.1:{pages}"]
+steps: [10, 100]
+pause: 0s
+analysis: null
+""")
+        command = (
+            sys.executable,
+            "-m",
+            "shunter.rollout",
+            "start",
+            "-f",
+            tmp_path / "rollout.yaml",
+            "--state",
+            tmp_path / "state",
+        )
+        process = await asyncio.create_subprocess_exec(
+            *map(str, command),
+            env=os.environ | {"KUBECONFIG": kubeconfig},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode() + (tmp_path / "scraper.log").read_text()
+        assert b"10 % v2" in output
+        assert [set(server.models.adapters) for server in servers] == [{"v2"}] * 2
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{pages}/debug/fleet") as answer:
+            (split,) = (await answer.json())["splits"]
+    assert split["shares"] == [{"model": "v2", "wanted": 1.0, "requests": 0}]
+    (rule,) = admin("GET", rewrites(home, "review"))["spec"]["rules"]
+    assert rule["targets"] == [{"modelRewrite": "v2", "weight": 100}]
+
+
+async def test_a_rewrite_is_applied_and_what_others_say_in_it_stays(admin, api):
+    from shunter.rollout.shell.kube import RewriteResource
+
+    home = admin.namespace("applied")
+    rollout = Rollout(
+        kind="Rollout",
+        name="review",
+        model="review",
+        from_=Side(model="v1"),
+        to=Side(model="v2"),
+        pool="pool",
+        traffic=Traffic(rewrite="review", namespace=home),
+    )
+    traffic = RewriteResource(rollout, api)
+    await traffic.move(1)
+    label = {"metadata": {"labels": {"team": "food"}}}
+    admin("PATCH", rewrites(home, "review"), label, "application/merge-patch+json")
+    await traffic.move(50)
+    found = admin("GET", rewrites(home, "review"))
+    assert found["metadata"]["labels"] == {"team": "food"}
+    assert [target["weight"] for target in found["spec"]["rules"][0]["targets"]] == [50, 50]
+    with pytest.raises(ServerError, match=r"HTTP 404.*nowhere"):
+        await RewriteResource(replace(rollout, traffic=Traffic(rewrite="r", namespace="nowhere")), api).move(1)
+
+
+async def test_weights_of_two_pools_are_changed_in_somebodys_route(admin, api):
+    from shunter.rollout.shell.kube import HttpRoute
+
+    (crd,) = find_crds("gw_httproutes")
+    admin.kube.kubectl("apply", "--server-side", "-f", str(crd))
+    admin.kube.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/httproutes.gateway.networking.k8s.io")
+    home = admin.namespace("route")
+    place = f"/apis/{GATEWAY}/v1/namespaces/{home}/httproutes"
+
+    def backend(name, weight=None):
+        weighed = {} if weight is None else {"weight": weight}
+        return {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": name, "port": 8000, **weighed}
+
+    matches = [{"path": {"type": "PathPrefix", "value": "/v1"}}]
+    split = [backend("llama-v1", 100), backend("llama-v2", 0)]
+    rules = [{"backendRefs": split, "matches": matches}, {"backendRefs": [backend("other")]}]
+    admin(
+        "POST",
+        place,
+        {"apiVersion": f"{GATEWAY}/v1", "kind": "HTTPRoute", "metadata": {"name": "llm"}, "spec": {"rules": rules}},
+    )
+    rollout = Rollout(
+        kind="Rollout",
+        name="llama",
+        from_=Side(pool="llama-v1"),
+        to=Side(pool="llama-v2"),
+        traffic=Traffic(http_route="llm", namespace=home),
+    )
+    traffic = HttpRoute(rollout, api)
+    assert await traffic.share(()) == 0
+    await traffic.move(10)
+    assert await traffic.share(()) == 10
+    changed, other = admin("GET", f"{place}/llm")["spec"]["rules"]
+    assert [each["weight"] for each in changed["backendRefs"]] == [90, 10]
+    assert changed["matches"] == matches
+    assert other["backendRefs"][0]["weight"] == 1
+    stranger = replace(rollout, to=Side(pool="mistral"))
+    with pytest.raises(ConfigError, match="no rule has both llama-v1 and mistral"):
+        await HttpRoute(stranger, api).share(())
