@@ -2,8 +2,9 @@
 
 Pods are made in as many namespaces as there are pools and told ready by hand, since there is no kubelet. Then pods lose and
 get back their readiness at a steady rate. Counted are the milliseconds from the API server's answer to the request that changed
-a pod until a reader of the snapshot sees the endpoint gone or there. CPU and memory are the scraper's alone (/proc). Scrapes
-are set to once a minute: what they cost is measured by hack/bench_scrape.py.
+a pod until the picker's judge, which reads the snapshot as a worker does, answers otherwise a request that only this pod may
+serve: refuses it, or sends it there. CPU and memory are the scraper's alone (/proc). Scrapes are set to once a minute: what
+they cost is measured by hack/bench_scrape.py. Nobody answers them here: the judge is shown endpoints that were never scraped.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import http.client
 import json
 import os
 import platform
-import queue
+import random
 import ssl
 import sys
 import tempfile
@@ -24,19 +25,29 @@ from statistics import median
 from urllib.parse import urlsplit
 
 from shunter.envoyconf.testing_kube import find_crds, running_kube, running_process
-from shunter.snapshot import SnapshotError, SnapshotReader
+from shunter.picker import config
+from shunter.picker.core.judge import FleetJudge
+from shunter.picker.core.judgement import Ask, Outcome, Pick
+from shunter.snapshot import Load, LoadRow, SnapshotReader, View
 
 __all__ = ["main"]
 
 POOLS, PODS, RATE, SECONDS = 50, 2000, 20.0, 20.0
-# A reader looks as often as the figures are fine: a millisecond.
+# Requests come as often as the figures are fine.
 LOOK_S = 0.001
+PORT = 8000
+HEADERS = {":method": "POST", ":path": "/v1/completions", "content-type": "application/json"}
+BODY = b'{"model": "m", "prompt": "hello"}'
 # Each endpoint is scraped once at the start; what is idle is counted after that, for so long.
 FIRST_SCRAPES_S, IDLE_S = 3, 5
 MAKERS = 8  # threads that make objects
 GROUP = "inference.networking.k8s.io"
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 PATIENCE_S = 300
+
+
+def address(number):
+    return f"127.{10 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
 
 
 class Client:
@@ -61,7 +72,7 @@ class Client:
         self("POST", "/api/v1/namespaces", {"metadata": {"name": home}})
         spec = {
             "selector": {"matchLabels": {"app": "model"}},
-            "targetPorts": [{"number": 8000}],
+            "targetPorts": [{"number": PORT}],
             "endpointPickerRef": {"name": "epp", "port": {"number": 9002}},
         }
         body = {"apiVersion": f"{GROUP}/v1", "kind": "InferencePool", "metadata": {"name": "pool"}, "spec": spec}
@@ -80,7 +91,7 @@ class Client:
 
     def tell(self, number, pools, *, ready):
         home, name = f"ns-{number % pools}", f"pod-{number}"
-        ip = f"127.{10 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
+        ip = address(number)
         conditions = [{"type": "Ready", "status": str(ready)}]
         body = {"status": {"podIP": ip, "podIPs": [{"ip": ip}], "conditions": conditions}}
         self("PATCH", f"/api/v1/namespaces/{home}/pods/{name}/status", body, "application/strategic-merge-patch+json")
@@ -105,19 +116,45 @@ def usage(pid):
     return (int(fields[11]) + int(fields[12])) * TICK_S, int(memory.split()[1]) / 1024
 
 
-def seen(directory, stop, events):
-    """Put (name, there, when) into a queue for each endpoint that comes or goes."""
-    reader, names = None, frozenset()
-    while not stop.is_set():
-        if reader is None:
-            with contextlib.suppress(SnapshotError):
-                reader = SnapshotReader(directory)
-        view = reader and reader.view(time.monotonic_ns())
-        if view:
-            now = frozenset(each.name for each in view.topology.endpoints)
-            for name in names ^ now:
-                events.put((name, name in now, time.monotonic()))
-            names = now
+class Picker:
+    """The judge of a picker's worker, with what it is configured by default."""
+
+    def __init__(self, directory):
+        self._reader = SnapshotReader(directory)
+        self._seen = self._shown = None
+        self._judge = FleetJudge(config.load().policy, self._view, random.Random(7))
+
+    def close(self):
+        self._reader.close()
+
+    def _view(self, now_ns):
+        view = self._reader.view(now_ns)
+        if view is not None and view is not self._seen:
+            rows = [LoadRow(slot=each.slot, incarnation=each.incarnation) for each in view.topology.endpoints]
+            epoch, generation = view.topology.epoch, view.topology.generation
+            load = Load.of(rows, epoch=epoch, topology_generation=generation, published_ns=view.load.published_ns)
+            self._seen, self._shown = view, View(view.topology, load)
+        return self._shown
+
+    def endpoints(self):
+        view = self._view(time.monotonic_ns())
+        return len(view.topology.endpoints) if view else 0
+
+    def sends(self, address):
+        """Whether a request that only this endpoint may serve is sent there."""
+        now_s = time.monotonic()
+        answer = self._judge.decide(Ask(HEADERS, BODY, subset=(f"{address}:{PORT}",)), now_s)
+        if isinstance(answer, Pick):
+            self._judge.release(answer.ticket, Outcome(complete=True), now_s)
+        return isinstance(answer, Pick)
+
+
+def until(condition):
+    """Look as often as the figures are fine."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise TimeoutError
         time.sleep(LOOK_S)
 
 
@@ -131,14 +168,10 @@ def measure(args, directory):
         command += ["--interval-min-ms", "60000", "--interval-max-ms", "60000"]
         begun_s = time.monotonic()
         process = stack.enter_context(running_process(directory / "log", command))
-        stop, events = threading.Event(), queue.SimpleQueue()
-        watcher = threading.Thread(target=seen, args=(directory / "snapshot", stop, events))
-        watcher.start()
-        stack.callback(watcher.join)
-        stack.callback(stop.set)
-        for _ in range(args.pods):
-            *_, last_s = events.get(timeout=PATIENCE_S)
-        first_s = last_s - begun_s
+        until((directory / "snapshot" / "topology.ring").exists)
+        picker = stack.enter_context(contextlib.closing(Picker(directory / "snapshot")))
+        until(lambda: picker.endpoints() == args.pods)
+        first_s = time.monotonic() - begun_s
         time.sleep(FIRST_SCRAPES_S)
         idle_s, _ = usage(process.pid)
         time.sleep(IDLE_S)
@@ -151,11 +184,8 @@ def measure(args, directory):
             number, ready = change // 2 % args.pods, bool(change % 2)
             client.tell(number, args.pools, ready=ready)
             told_s = time.monotonic()
-            while True:
-                name, there, when_s = events.get(timeout=PATIENCE_S)
-                if (name, there) == (f"pod-{number}-rank-0", ready):
-                    break
-            waits_s.append(max(when_s - told_s, 0.0))
+            until(lambda number=number, ready=ready: picker.sends(address(number)) is ready)
+            waits_s.append(time.monotonic() - told_s)
         took_s = time.monotonic() - begun_s
         busy_s, memory_mb = usage(process.pid)
     waits_s.sort()
@@ -182,7 +212,7 @@ def main():
         found = measure(args, Path(name))
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}")
     print(f"{args.pools} pools, {args.pods:,} pods, {found['rate']:.1f} changes/s for {args.seconds:g} s\n")
-    print("| from start to all endpoints | idle | while changing | memory (PSS) | change → snapshot p50 | p99 | max |")
+    print("| from start to all endpoints | idle | while changing | memory (PSS) | change → pick p50 | p99 | max |")
     print("|---|---|---|---|---|---|---|")
     print(
         f"| {found['first_s']:.1f} s | {found['idle']:.3f} cores | {found['busy']:.3f} cores | {found['memory_mb']:.0f} MB "

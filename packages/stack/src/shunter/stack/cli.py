@@ -1,4 +1,4 @@
-"""The umbrella command ``shunter``, and its own commands ``up``, ``top`` and ``explain``.
+"""The umbrella command ``shunter``, and its own commands ``up``, ``top``, ``explain`` and ``doctor``.
 
 Every package contributes its commands through the entry-point group ``shunter.commands``; a package that is not installed is
 simply not there, and none is imported before it is asked for.
@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-__all__ = ["explain", "main", "top", "up"]
+__all__ = ["doctor", "explain", "main", "top", "up"]
 
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -226,6 +226,46 @@ def explain(name: str, last: int, request_id: str | None, *, as_json: bool, shad
         click.echo(compare_shadow(name) if shadow else decisions(name, last, request_id, as_json=as_json))
     except StackError as error:
         raise click.exceptions.Exit(_complain(error)) from error
+
+
+@click.command()
+@_named
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Examine a Kubernetes cluster, reached by this file.  [default: as kubectl does]",
+)
+@click.option("--context", help="Examine a Kubernetes cluster: this context of the kubeconfig.")
+@click.option("-n", "--namespace", "namespaces", multiple=True, help="Examine these namespaces of a cluster; repeatable.")
+@click.option(
+    "--service-account", "account", help="Whose rights are asked for: NAME or NAMESPACE/NAME.  [default: the picker's pods']"
+)
+@click.option("--picker", "pickers", multiple=True, metavar="HOST:PORT", help="Admin pages of a picker; repeatable.")
+@click.option("--scraper", "scrapers", multiple=True, metavar="HOST:PORT", help="Pages of a scraper; repeatable.")
+@click.option("--envoy", "envoys", multiple=True, metavar="HOST:PORT", help="Admin pages of an Envoy; repeatable.")
+@click.option("--ext-proc", multiple=True, metavar="HOST:PORT", help="Where a picker speaks ext_proc over TLS; repeatable.")
+@click.option("--server-name", default="", help="The name its certificate must have.  [default: the host of --ext-proc]")
+@click.option("--json", "as_json", is_flag=True, help="Every answer, as JSON.")
+@click.option("--list", "listing", is_flag=True, help="List the checks.")
+def doctor(*, as_json: bool, listing: bool, **wanted: object) -> None:
+    """Examine a live installation and say what to do: a stack of this machine, or one on Kubernetes.
+
+    Exit codes: 0 nothing fails; 1 something does; 2 usage, or nothing to examine.
+    """
+    from shunter.stack.core.doctor import CHECKS, as_text, examine, exit_code
+    from shunter.stack.core.doctor import as_json as in_json
+    from shunter.stack.errors import StackError
+    from shunter.stack.shell.doctor import Wanted, gather
+
+    if listing:
+        click.echo("".join(f"{check.id:<15} {check.question}\n" for check in CHECKS), nl=False)
+        return
+    try:
+        answers = examine(gather(Wanted(**wanted)), CHECKS)  # pyright: ignore[reportArgumentType]  click has checked them
+    except StackError as error:
+        raise click.exceptions.Exit(_complain(error)) from error
+    click.echo(in_json(answers) if as_json else as_text(answers))
+    raise click.exceptions.Exit(exit_code(answers))
 
 
 def _complain(error: Exception) -> int:

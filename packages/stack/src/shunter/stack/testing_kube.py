@@ -17,7 +17,7 @@ from shunter.envoyconf.testing_kube import RunningKube
 from shunter.scraper.core.cluster import Cluster
 from shunter.scraper.shell.registry import Registry
 
-__all__ = ["GIE", "LLMD", "Administrator", "Followed", "Relay", "relayed"]
+__all__ = ["GIE", "LLMD", "MERGE", "Administrator", "Followed", "Relay", "relayed"]
 
 # For anything that comes at once on an idle machine: tests run beside others.
 PATIENCE_S = 60.0

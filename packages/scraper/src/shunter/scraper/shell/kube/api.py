@@ -6,7 +6,7 @@ The official client reads kubeconfigs and service accounts, runs credential plug
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ RENEW_S = 60.0
 
 APPLY = "application/apply-patch+yaml"
 MANAGER = "shunter"
-OK, GONE = 200, 410
+OK, CREATED, GONE = 200, 201, 410
 # What connections die of.
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -90,6 +90,22 @@ class Api:
             except FAILURES as error:
                 raise _lost(error) from None
 
+    async def get(self, path: str) -> tuple[bytes, Mapping[str, str]]:
+        """GET a short answer with its headers; raises ApiError."""
+        async with self._ask("GET", path, {}, total_s=ANSWER_S) as response:
+            try:
+                return await response.read(), response.headers
+            except FAILURES as error:
+                raise _lost(error) from None
+
+    async def post(self, path: str, body: dict[str, Any]) -> bytes:
+        """Create something, a review say, and return what became of it; raises ApiError."""
+        async with self._ask("POST", path, {}, total_s=ANSWER_S, body=body, kind="application/json") as response:
+            try:
+                return await response.read()
+            except FAILURES as error:
+                raise _lost(error) from None
+
     async def apply_status(self, path: str, body: dict[str, Any]) -> None:
         """Have an object's status say this, by server-side apply: what others say there stays; raises ApiError."""
         query: dict[str, object] = {"fieldManager": MANAGER, "force": "true"}
@@ -98,9 +114,16 @@ class Api:
 
     @asynccontextmanager
     async def _ask(
-        self, method: str, path: str, query: dict[str, object], *, total_s: float | None, body: dict[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        query: dict[str, object],
+        *,
+        total_s: float | None,
+        body: dict[str, Any] | None = None,
+        kind: str = APPLY,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
-        headers: dict[str, str] = {"Accept": "application/json"} | ({"Content-Type": APPLY} if body else {})
+        headers: dict[str, str] = {"Accept": "application/json"} | ({"Content-Type": kind} if body else {})
         timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=ANSWER_S, sock_read=SILENCE_S)
         try:
             await self.client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
@@ -109,7 +132,7 @@ class Api:
         except FAILURES as error:
             raise _lost(error) from None
         async with answer.response as response:
-            if response.status != OK:
+            if response.status not in (OK, CREATED):
                 words = _words(await response.content.read(SAID_BYTES))
                 raise VersionGoneError(words) if response.status == GONE else RefusedError(response.status, words)
             yield response

@@ -1,0 +1,187 @@
+"""``doctor``: gathers the facts of an installation on this machine or on a Kubernetes cluster, and prints what they mean."""
+
+import asyncio
+import contextlib
+import http.client
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from shunter.envoyconf.core.documents import load_documents
+from shunter.envoyconf.core.lint.examine import examine as lint
+from shunter.envoyconf.core.lint.rule import Severity
+from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version, parse_version
+from shunter.envoyconf.errors import EnvoyconfError
+from shunter.snapshot import SCHEMA
+from shunter.stack.core.doctor import Facts
+from shunter.stack.core.doctor.facts import (
+    PICKER_PAGES,
+    SCRAPER_PAGES,
+    EnvoyFacts,
+    KubeFacts,
+    Page,
+    PickerFacts,
+    ScraperFacts,
+    TlsFacts,
+    read_picker,
+    read_scraper,
+)
+from shunter.stack.core.plan import LOOPBACK
+from shunter.stack.errors import StackError
+from shunter.stack.shell import state, web
+
+__all__ = ["Wanted", "gather"]
+
+TLS_TIMEOUT_S = 5.0
+
+Part = TypeVar("Part", PickerFacts, ScraperFacts)
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be examined: a cluster if anything of one is named, parts at addresses (``HOST:PORT``), else a stack."""
+
+    name: str
+    kubeconfig: Path | None = None
+    context: str | None = None
+    namespaces: tuple[str, ...] = ()
+    account: str | None = None
+    pickers: tuple[str, ...] = ()
+    scrapers: tuple[str, ...] = ()
+    envoys: tuple[str, ...] = ()
+    ext_proc: tuple[str, ...] = ()
+    server_name: str = ""
+
+
+def gather(wanted: Wanted) -> Facts:
+    """Look at everything; raises StackError if there is no such stack, or no way to the cluster's API."""
+    dead: tuple[str, ...] | None = None
+    kube: KubeFacts | None = None
+    pickers, scrapers, envoys = wanted.pickers, wanted.scrapers, wanted.envoys
+    found_pickers: tuple[PickerFacts, ...] = ()
+    found_scrapers: tuple[ScraperFacts, ...] = ()
+    for where in (*pickers, *scrapers, *envoys, *wanted.ext_proc):
+        host, _, port = where.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 1 << 16):
+            raise StackError(f"{where!r}: write HOST:PORT, such as 127.0.0.1:9090")
+    if wanted.kubeconfig or wanted.context or wanted.namespaces:
+        try:
+            from shunter.stack.shell.doctor_kube import look  # noqa: PLC0415  the client is an optional extra
+        except ImportError as error:
+            raise StackError(f"{error.name} is missing: pip install 'shunter-stack[kubernetes]'") from error
+        kube, found_pickers, found_scrapers = asyncio.run(
+            look(wanted.kubeconfig, wanted.context, wanted.namespaces, wanted.account, parts=not (pickers or scrapers))
+        )
+    elif not (pickers or scrapers or envoys or wanted.ext_proc):
+        running = state.load(wanted.name)
+        ports = running.plan.ports
+        pickers, scrapers = (f"{LOOPBACK}:{ports.admin}",), (f"{LOOPBACK}:{ports.scraper}",)
+        envoys = (f"{LOOPBACK}:{ports.envoy_admin}",)
+        dead = tuple(name for name, pid in running.pids.items() if not _runs(pid))
+    return Facts(
+        version=version("shunter-stack"),
+        schema=SCHEMA,
+        now_s=time.time(),
+        dead=dead,
+        kube=kube,
+        pickers=(*found_pickers, *(_look(each, PICKER_PAGES, read_picker, _silent_picker) for each in pickers)),
+        scrapers=(*found_scrapers, *(_look(each, SCRAPER_PAGES, read_scraper, _silent_scraper) for each in scrapers)),
+        envoys=tuple(map(_examine_envoy, envoys)),
+        tls=tuple(_shake_hands(each, wanted.server_name) for each in wanted.ext_proc),
+    )
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def _silent_picker(where: str, trouble: str) -> PickerFacts:
+    return PickerFacts(where=where, trouble=trouble)
+
+
+def _silent_scraper(where: str, trouble: str) -> ScraperFacts:
+    return ScraperFacts(where=where, trouble=trouble)
+
+
+def _look(
+    where: str,
+    paths: Iterable[str],
+    read: Callable[[str, Mapping[str, Page]], Part],
+    silent: Callable[[str, str], Part],
+) -> Part:
+    """GET the pages of a part and read them."""
+    try:
+        return read(where, {path: Page(*_get(where, path)) for path in paths})
+    except (OSError, http.client.HTTPException) as error:
+        return silent(where, str(error) or type(error).__name__)
+
+
+def _get(where: str, path: str) -> tuple[int, bytes]:
+    answer = web.get(where, path)
+    return answer.status, answer.body
+
+
+def _examine_envoy(where: str) -> EnvoyFacts:
+    try:
+        status, body = _get(where, "/config_dump?include_eds")
+        if status != 200:
+            return EnvoyFacts(where=where, trouble=f"/config_dump: HTTP {status}")
+        findings = lint(load_documents(body.decode(), where), _envoy_version(where))
+    except (OSError, http.client.HTTPException, UnicodeDecodeError, EnvoyconfError) as error:
+        return EnvoyFacts(where=where, trouble=str(error) or type(error).__name__)
+    said = [(rule.severity, f"{rule.code} {finding.message}") for rule, finding in findings]
+    return EnvoyFacts(
+        where=where,
+        errors=tuple(words for severity, words in said if severity is Severity.ERROR),
+        warnings=tuple(words for severity, words in said if severity is Severity.WARNING),
+    )
+
+
+class _ServerInfo(msgspec.Struct):
+    version: str
+
+
+def _envoy_version(where: str) -> Version:
+    """Return the version that an Envoy tells: ``commit/1.40.0/…``; that of the newest if it cannot be read."""
+    with contextlib.suppress(msgspec.MsgspecError, EnvoyconfError, IndexError, UnicodeDecodeError):
+        return parse_version(msgspec.json.decode(_get(where, "/server_info")[1], type=_ServerInfo).version.split("/")[1])
+    return DEFAULT_VERSION
+
+
+def _shake_hands(where: str, wanted: str) -> TlsFacts:
+    """Have a certificate shown, and read it: as one that is trusted, since who signed it is not the question here."""
+    host, _, port = where.rpartition(":")
+    host = host.strip("[]")
+    wanted = wanted or host
+    try:
+        shown = ssl.get_server_certificate((host, int(port)), timeout=TLS_TIMEOUT_S)
+        trusting = ssl.create_default_context(cadata=shown)
+        trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        trusting.check_hostname = False
+        with (
+            socket.create_connection((host, int(port)), timeout=TLS_TIMEOUT_S) as plain,
+            trusting.wrap_socket(plain, server_hostname=wanted) as secure,
+        ):
+            certificate = secure.getpeercert() or {}
+    except (OSError, ValueError) as error:
+        return TlsFacts(where=where, wanted=wanted, trouble=getattr(error, "verify_message", "") or str(error))
+    names = tuple(str(value) for _, value in certificate.get("subjectAltName", ()))
+    expires = certificate.get("notAfter")
+    return TlsFacts(
+        where=where,
+        wanted=wanted,
+        names=names,
+        expires_s=ssl.cert_time_to_seconds(expires) if isinstance(expires, str) else None,
+    )
