@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers dashboards e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs soak-streams test-observability clean
+.PHONY: help up top explain test test-kube lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos cluster conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers dashboards e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs soak-streams test-observability clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,11 @@ lab-compare: $(VENV)/dev.stamp ## compare policies on every workload in virtual 
 lab-wire: $(VENV)/dev.stamp ## the lab's ranking beside a real Envoy's, picker's and servers' (10 minutes)
 	@$(BIN)/python hack/lab_wire.py $(ARGS)
 
+cluster: $(VENV)/dev.stamp ## keep a Kubernetes cluster of one node with Shunter's images until Ctrl-C (root, Debian)
+	@hack/kube/fetch
+	@hack/kube/fetch-tools
+	@$(BIN)/python -m hack.kube.stage
+
 chaos: $(VENV)/dev.stamp ## kill, stop and restart everything under load, in every profile, into docs/chaos.md (13 minutes; ARGS=--quick: 2)
 	@$(BIN)/python -m hack.chaos $(ARGS)
 
@@ -105,6 +110,11 @@ soak-streams: $(VENV)/dev.stamp ## ten million generated streams through the pic
 images: $(VENV)/dev.stamp ## build every image twice with a Docker daemon of its own, and run it (5 minutes; root, Debian)
 	@hack/kube/fetch
 	@SHUNTER_EVERY_IMAGE=1 $(PYTEST) e2e/test_images.py $(ARGS)
+
+test-kube: $(VENV)/dev.stamp ## everything against real Kubernetes parts: the API alone, and a cluster of one node under load (10 minutes; root, Debian)
+	@hack/kube/fetch
+	@hack/kube/fetch-tools
+	@SHUNTER_EVERY_CLUSTER=1 $(PYTEST) e2e/test_kube_scraper.py e2e/test_chart.py e2e/test_cluster.py e2e/test_getting_started.py $(ARGS)
 
 interop: $(VENV)/dev.stamp ## the picker's transports with older Envoys and with grpc-go (fetches the Envoys once)
 	@$(BIN)/python hack/interop.py $(ARGS)

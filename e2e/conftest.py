@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import aiohttp
 import pytest
+from hack.kube import programs
+from hack.kube.stage import running_stage
 
 from shunter.envoyconf.errors import ToolMissingError
 from shunter.envoyconf.shell import envoy
@@ -146,6 +148,18 @@ def envoy_gateway():
         except PermissionError:
             pytest.skip("no network namespace: Envoy Gateway has fixed ports, and only root can give it a network of its own")
         yield functools.partial(running_gateway, controller=controller, envoy=binary)
+
+
+@pytest.fixture(scope="module")
+def stage():
+    """A Kubernetes cluster with Shunter's images; a module's own, with a network of its own, unless there is one already."""
+    with contextlib.ExitStack() as stack:
+        try:
+            yield stack.enter_context(running_stage())
+        except (programs.Missing, ToolMissingError) as missing:
+            pytest.skip(f"{missing} (hack/kube/fetch, hack/kube/fetch-tools)")
+        except PermissionError:
+            pytest.skip("no network namespace: only root can give a cluster a network of its own")
 
 
 @pytest.fixture

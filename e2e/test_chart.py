@@ -84,8 +84,8 @@ def helm(*arguments, values=None):
     return subprocess.run([program, *arguments], input=json.dumps(values), capture_output=True, text=True, check=False)
 
 
-def render(values, release="llama"):
-    done = helm("template", release, CHART, "--namespace=llm", "--values=-", values=merged(MINIMAL, values))
+def render(values, *options):
+    done = helm("template", "llama", CHART, *options, "--namespace=llm", "--values=-", values=merged(MINIMAL, values))
     assert not done.returncode, done.stderr
     return [each for each in yaml.safe_load_all(done.stdout) if each]
 
@@ -173,6 +173,15 @@ def test_the_pool_names_the_picker_that_is_installed():
     reference = one("InferencePool", documents, "llama")["spec"]["endpointPickerRef"]
     ports = {port["port"] for port in one(reference["kind"], documents, reference["name"])["spec"]["ports"]}
     assert reference["port"]["number"] in ports
+
+
+def test_objectives_are_of_the_project_that_is_installed():
+    former, moved = ("inference.networking.x-k8s.io/v1alpha2", "llm-d.ai/v1alpha2")
+    for served, wanted in (((), moved), ((former,), former), ((former, moved), moved)):
+        versions = [f"--api-versions={version}/InferenceObjective" for version in served]
+        assert (
+            one("InferenceObjective", render({"objectives": [{"name": "urgent"}]}, *versions), "urgent")["apiVersion"] == wanted
+        )
 
 
 def test_prometheus_looks_where_pages_are():

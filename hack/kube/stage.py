@@ -1,4 +1,4 @@
-"""A cluster of one node that has Shunter's images, an Envoy, and the CRDs of Gateway API and GIE; ``make cluster`` keeps one.
+"""A cluster of one node that has Shunter's images, an Envoy, and the CRDs of GIE; ``make cluster`` keeps one.
 
 Whatever cluster $SHUNTER_CLUSTER says is taken instead: the path of a kubeconfig. Its nodes must have the images, loaded by
 `kind load docker-image` or the like, and it must have the CRDs.
@@ -38,7 +38,7 @@ def running_stage() -> Generator[RunningKube]:
         return
     archives = [*images.archives(TARGETS), _envoy()]
     with own_network(), running_cluster(archives, dns=True) as kube:
-        for path in (*find_crds("gie_"), *find_crds("llmd_")):
+        for path in find_crds("gie_"):
             kube.kubectl("create", "-f", str(path))
         yield kube
 
