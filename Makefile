@@ -142,6 +142,7 @@ docs: $(VENV)/dev.stamp ## regenerate docs/reference and the chart's values from
 
 dashboards: $(VENV)/dev.stamp ## regenerate deploy/observability and docs/dashboards.md: rules, alerts, dashboards
 	@$(BIN)/python -m hack.observability
+	@$(BIN)/python hack/gen_chart.py
 
 test-observability: $(VENV)/dev.stamp ## rules by promtool and a real Prometheus, traces, the page in a browser, drills (fetches what is missing; Debian)
 	@hack/observability/fetch
