@@ -69,3 +69,19 @@ def test_a_quantile_is_in_the_bucket_of_the_value_it_stands_for(values, share):
     found = quantile(share, counts)
     bucket = next(at for at, bound in enumerate(TTFT_S) if exact <= bound)
     assert (TTFT_S[bucket - 1] if bucket else 0.0) <= found <= TTFT_S[bucket]
+
+
+def test_who_hides_requests_is_told_of_when_it_has_done_so_for_a_while():
+    pulse = Pulse()
+    for second, hidden in ((0, {"a": 5}), (5, {"a": 9, "b": 4}), (10, {"a": 6}), (15, {"a": 8, "b": 5})):
+        now = Moment(at_s=second, hidden=hidden)
+        told = pulse.since(now).hidden
+        assert told == ({"a": hidden["a"]} if second >= 10 else {})
+        pulse.add(now)
+    assert pulse.since(Moment(at_s=20)).hidden == {}
+
+
+def test_tenants_are_told_by_what_they_asked_lately():
+    pulse = Pulse()
+    pulse.add(Moment(at_s=0, tenants={"old": 100, "loud": 1}))
+    assert pulse.since(Moment(at_s=10, tenants={"old": 100, "loud": 8, "new": 2})).tenants == {"loud": 7, "new": 2}

@@ -135,6 +135,19 @@ CASES = {
             "model_server_endpoint": None,
         },
     ),
+    "EndpointHidesLoad": (
+        [
+            gauge("shunter_picker_in_flight_requests", 9, endpoint="10.0.0.1:8000"),
+            gauge("shunter_picker_endpoint_running_requests", 0, endpoint="10.0.0.1:8000"),
+        ],
+        [
+            gauge("shunter_picker_in_flight_requests", 9, endpoint="10.0.0.1:8000"),
+            gauge("shunter_picker_endpoint_running_requests", 1, endpoint="10.0.0.1:8000"),
+            gauge("shunter_picker_in_flight_requests", 3, endpoint="10.0.0.2:8000"),
+            gauge("shunter_picker_endpoint_running_requests", 0, endpoint="10.0.0.2:8000"),
+        ],
+        {"endpoint": "The endpoint 10.0.0.1:8000 says that it runs nothing, and has 9 requests."},
+    ),
     "PoolSaturated": (
         [gauge("llm_d_epp_flow_control_pool_saturation", 1.2, inference_pool="chat", stage="effective")],
         [gauge("llm_d_epp_flow_control_pool_saturation", 0.9, inference_pool="chat", stage="effective")],
@@ -156,7 +169,7 @@ CASES = {
             counter("llm_d_epp_request_total", 60, fairness_id="only", model_name="a", target_model_name="a", priority="0"),
             gauge("llm_d_epp_average_queue_size", 8, name="chat"),
         ],
-        {"fairness_id": "90% of requests are the tenant loud's, and engines have queues."},
+        {"fairness_id": "90% of requests are the tenant loud's, and requests wait."},
     ),
     "PrefixHitsLost": (
         [

@@ -72,6 +72,24 @@ def test_all_is_well():
             {"recent": recent(refusals={"gone": 5, "full": 90})},
         ),
         ("warning", "RequestsShed", "1 request of the last minute, 1 %, refused", {"recent": recent(refusals={"full": 1})}),
+        (
+            "warning",
+            "PoolSaturated",
+            "12 requests waiting in the picker; 90 % of the last minute's are the tenant loud's.",
+            {"overview": overview(queued={0: 12}, saturation=1.0), "recent": recent(tenants={"loud": 90, "quiet": 10})},
+        ),
+        (
+            "warning",
+            "PoolSaturated",
+            "12 requests waiting in the picker.",
+            {"overview": overview(queued={0: 12}, saturation=1.0), "recent": recent(tenants={"only": 90})},
+        ),
+        (
+            "warning",
+            "EndpointHidesLoad",
+            "pod-1 says that it runs nothing, and has 7 requests: its gauges lie, or it hangs.",
+            {"overview": overview(row(1, in_flight=7), row(2)), "recent": recent(hidden={"10.0.0.1:8000": 7})},
+        ),
         ("warning", "PoolSaturated", "12 requests waiting", {"overview": overview(queued={0: 12}, saturation=1.0)}),
         (
             "warning",

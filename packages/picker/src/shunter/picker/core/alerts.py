@@ -126,6 +126,15 @@ ALERTS = (
         " and ignoring (model_server_endpoint) shunter_picker_in_flight_requests == 0",
         "The endpoint {{ $labels.endpoint }} says that {{ $value | humanize }} requests wait there; the picker has sent none.",
     ),
+    # An engine that computes a prompt of a minute's length says so: of what it has, something runs.
+    Alert(
+        "EndpointHidesLoad",
+        _WARNING,
+        "5m",
+        "min_over_time(shunter_picker_in_flight_requests[2m]) > 3"
+        " and max_over_time(shunter_picker_endpoint_running_requests[2m]) == 0",
+        "The endpoint {{ $labels.endpoint }} says that it runs nothing, and has {{ $value | humanize }} requests.",
+    ),
     Alert(
         "PoolSaturated",
         _WARNING,
@@ -149,8 +158,9 @@ ALERTS = (
         "sum without (model_name, target_model_name, priority) (rate(llm_d_epp_request_total[5m]))"
         " / ignoring (fairness_id) group_left"
         " sum without (model_name, target_model_name, priority, fairness_id) (rate(llm_d_epp_request_total[5m])) > 0.8 < 1"
-        " and ignoring (fairness_id) max without (name) (llm_d_epp_average_queue_size) > 1",
-        "{{ $value | humanizePercentage }} of requests are the tenant {{ $labels.fairness_id }}'s, and engines have queues.",
+        " and ignoring (fairness_id) (max without (name) (llm_d_epp_average_queue_size) > 1"
+        " or max without (inference_pool, stage) (llm_d_epp_flow_control_pool_saturation) >= 1)",
+        "{{ $value | humanizePercentage }} of requests are the tenant {{ $labels.fairness_id }}'s, and requests wait.",
     ),
     Alert(
         "PrefixHitsLost",

@@ -232,6 +232,9 @@ PROCESSING = Family(
 )
 PICKS = Family("shunter_picker_picks_total", "counter", "Requests sent to an endpoint.", ("endpoint",))
 IN_FLIGHT = Family("shunter_picker_in_flight_requests", "gauge", "Requests picked and not ended.", ("endpoint",))
+ENDPOINT_RUNNING = Family(
+    "shunter_picker_endpoint_running_requests", "gauge", "Requests that run there, as the engine says.", ("endpoint",)
+)
 PREFIX_BLOCKS = Family(
     "shunter_picker_prefix_blocks_total", "counter", "Prompt blocks of all requests sent to an endpoint.", ("endpoint",)
 )

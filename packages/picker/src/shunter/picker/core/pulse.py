@@ -3,13 +3,13 @@
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import msgspec
 
 from shunter.picker.core.buckets import TTFT_S
 from shunter.picker.core.learned import Learned
-from shunter.picker.core.overview import Overview
+from shunter.picker.core.overview import Overview, Row
 from shunter.picker.core.tables import Tally
 
 __all__ = ["EVERY_S", "RECENT_S", "Moment", "Pulse", "Recent", "moment", "quantile"]
@@ -20,6 +20,11 @@ KEPT = 180
 
 # What "now" means of rates and shares: long enough for a quantile, short enough to follow what is being done about it.
 RECENT_S = 60.0
+
+
+# An engine that says it runs nothing while so many of our requests are there; for so long that they cannot all be on their way.
+HIDDEN_REQUESTS = 4
+HIDDEN_S = 10.0
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +43,8 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     waiting: float = 0.0  # at engines
     queued: int = 0  # in the picker
+    hidden: dict[str, int] = {}  # requests in flight at endpoints that say they run nothing, by address
+    tenants: dict[str, int] = {}  # requests by fairness id
 
 
 class Recent(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +61,8 @@ class Recent(msgspec.Struct, frozen=True, kw_only=True):
     ttft_p95_s: float | None = None
     failed: int = 0
     restarts: dict[str, int] = {}
+    hidden: dict[str, int] = {}  # as at this moment, of who has been so for HIDDEN_S
+    tenants: dict[str, int] = {}
 
 
 def moment(
@@ -67,6 +76,9 @@ def moment(
     """Return this one."""
     accounts = tally.by_endpoint.values()
     ttfts = [each.figures["ttft"].counts for each in tally.classes.values() if "ttft" in each.figures]
+    tenants: dict[str, int] = {}
+    for (_, _, fairness_id, _), each in tally.classes.items():
+        tenants[fairness_id] = tenants.get(fairness_id, 0) + each.requests
     return Moment(
         at_s=now_s,
         picks=tally.picks,
@@ -81,6 +93,8 @@ def moment(
         in_flight=sum(row.in_flight for row in overview.endpoints),
         waiting=sum(row.waiting or 0.0 for row in overview.endpoints),
         queued=sum((overview.queued or {}).values()),
+        hidden={row.authority: row.in_flight for row in overview.endpoints if _hides(row)},
+        tenants=tenants,
     )
 
 
@@ -100,7 +114,13 @@ class Pulse:
         """Return what happened in the last ``over_s``, or since the oldest moment if that is younger."""
         at = bisect_right(self.moments, now.at_s - over_s, key=lambda each: each.at_s)
         before = self.moments[max(0, at - 1)] if self.moments else now
-        return _between(before, now)
+        return msgspec.structs.replace(_between(before, now), hidden=self._hidden(now))
+
+    def _hidden(self, now: Moment) -> dict[str, int]:
+        """Return who hides requests now and did so at every moment of the last HIDDEN_S, if they have been seen for so long."""
+        at = bisect_right(self.moments, now.at_s - HIDDEN_S, key=lambda each: each.at_s)
+        seen = list(islice(self.moments, at - 1, None)) if at else []
+        return {name: count for name, count in now.hidden.items() if seen and all(name in each.hidden for each in seen)}
 
     def steps(self) -> list[Recent]:
         """Return what happened from each moment to the next, oldest first."""
@@ -124,6 +144,10 @@ def quantile(share: float, counts: Sequence[int], bounds: Sequence[float] = TTFT
     return bounds[-1]
 
 
+def _hides(row: Row) -> bool:
+    return row.in_flight >= HIDDEN_REQUESTS and row.health == "fresh" and row.running == 0 and not row.waiting
+
+
 def _between(before: Moment, now: Moment) -> Recent:
     """Compare; a total that fell began anew, as after a restart with fewer workers, and counts from zero."""
     over_s = now.at_s - before.at_s
@@ -141,6 +165,7 @@ def _between(before: Moment, now: Moment) -> Recent:
         ttft_p95_s=quantile(0.95, ttfts),
         failed=_grown(before.failed, now.failed),
         restarts=_grown_by(before.restarts, now.restarts),
+        tenants=_grown_by(before.tenants, now.tenants),
     )
 
 

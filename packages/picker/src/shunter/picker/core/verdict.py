@@ -5,7 +5,7 @@ alert that somebody gets if it lasts (`shunter.picker.core.alerts`). The page se
 wait, so that nobody is woken by what the picker mends by itself.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -21,6 +21,8 @@ SILENT_S = 5.0
 LOST_S = 30.0
 SUFFERING = 0.05  # of the requests
 EXPIRES_S = 7 * 86_400.0
+
+LOUD = 0.8  # of the requests of all tenants
 
 # Names in a sentence; the others are counted.
 NAMED = 3
@@ -69,7 +71,7 @@ def judge(
         *_senses(overview),
         *_picker(hindrances, posts, recent, now_s),
         *_requests(overview, recent),
-        *_endpoints(overview, outliers),
+        *_endpoints(overview, recent, outliers),
         *_settings(overview, last_reload),
     ]
     found.sort(key=lambda finding: finding.severity != "critical")  # stable: of a kind the first is the cause of the next ones
@@ -130,10 +132,11 @@ def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
         yield make(f"{which} failed behind the picker.", "ResponsesFail")
     if overview.saturation is not None and overview.saturation >= 1:
         waiting = sum((overview.queued or {}).values())
-        yield _warning(f"The pool is full: {_count(waiting, 'request')} waiting in the picker.", "PoolSaturated")
+        loud = _loudest(recent.tenants)
+        yield _warning(f"The pool is full: {_count(waiting, 'request')} waiting in the picker{loud}.", "PoolSaturated")
 
 
-def _endpoints(overview: Overview, outliers: Sequence[str]) -> Iterator[Finding]:
+def _endpoints(overview: Overview, recent: Recent, outliers: Sequence[str]) -> Iterator[Finding]:
     rows = overview.endpoints
     if overview.snapshot_age_s is None:
         return
@@ -151,6 +154,20 @@ def _endpoints(overview: Overview, outliers: Sequence[str]) -> Iterator[Finding]
     if slow:
         are = "is much slower than the others, or fails" if len(slow) == 1 else "are much slower than the others, or fail"
         yield _warning(f"{_named(slow, len(rows))} {are}.", "EndpointOutlier")
+
+    for row in rows:
+        if row.authority in recent.hidden:
+            there = _count(recent.hidden[row.authority], "request")
+            yield _warning(
+                f"{row.name} says that it runs nothing, and has {there}: its gauges lie, or it hangs.", "EndpointHidesLoad"
+            )
+
+
+def _loudest(tenants: Mapping[str, int]) -> str:
+    """Name the tenant that nearly all of the last minute's requests are of, if others are there too."""
+    name, count = max(tenants.items(), key=lambda each: each[1], default=("", 0))
+    share = count / (sum(tenants.values()) or 1)
+    return f"; {_percent(share)} of the last minute's are the tenant {name}'s" if LOUD < share < 1 else ""
 
 
 def _settings(overview: Overview, last_reload: str) -> Iterator[Finding]:
