@@ -117,3 +117,30 @@ def test_without_a_pool_all_resources_count(dice):
     assert Rulebook(resources).target(asked(), dice)[0] == "x"
     assert Rulebook(resources, "pool").target(asked(), dice)[0] == "m"
     assert Rulebook(None).target(asked(), dice)[0] == "m"
+
+
+def shares(new, sticky="x-user-id"):
+    """A rule that gives the new version so many of a hundred."""
+    targets = (Target(model="v1", weight=100 - new), Target(model="v2", weight=new))
+    return Rewrite(name="r", pool="pool", rules=(RewriteRule(models=("m",), targets=targets),), sticky=sticky)
+
+
+def drawn(new, users, dice):
+    rules = Rulebook(topology(rewrites=(shares(new),)), "pool")
+    return {user: rules.target(Request(headers={"x-user-id": user}, model="m"), dice)[0] for user in users}
+
+
+def test_a_client_keeps_to_its_target_and_to_the_new_one_for_good(dice):
+    users = [f"user-{n}" for n in range(3000)]
+    before = drawn(1, users, dice)
+    for new in (10, 50, 99):
+        now = drawn(new, users, dice)
+        assert now == drawn(new, users, dice)
+        assert {user for user in users if before[user] == "v2"} <= {user for user in users if now[user] == "v2"}
+        assert abs([*now.values()].count("v2") / len(users) - new / 100) < 0.04
+        before = now
+
+
+def test_who_does_not_say_who_he_is_is_drawn(dice):
+    rules = Rulebook(topology(rewrites=(shares(50),)), "pool")
+    assert {rules.target(asked(), dice)[0] for _ in range(100)} == {"v1", "v2"}

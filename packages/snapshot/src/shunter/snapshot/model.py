@@ -117,13 +117,17 @@ class RewriteRule(Record, frozen=True, array_like=True, kw_only=True):
 
 
 class Rewrite(Record, frozen=True, array_like=True, kw_only=True):
-    """An InferenceModelRewrite; ``created`` (RFC 3339) orders resources of equal precedence, oldest first."""
+    """An InferenceModelRewrite; ``created`` (RFC 3339) orders resources of equal precedence, oldest first.
+
+    Requests that say the same in the header ``sticky``, if it names one, are for the same target.
+    """
 
     name: str
     namespace: str = "default"
     pool: str
     created: str = ""
     rules: tuple[RewriteRule, ...]
+    sticky: str = ""
 
 
 class InferenceModel(Record, frozen=True, array_like=True, kw_only=True):

@@ -8,13 +8,16 @@ The name the engine gets comes from the first of these that has one:
 4. an InferenceModel (GIE v0.3) of the client's model name,
 5. the client's own words: a model unknown to any rule is the engines' affair, not an error.
 
-Of several resources that fit, the oldest wins, then list order. Among weighted targets the dice decide.
+Of several resources that fit, the oldest wins, then list order. Among weighted targets the dice decide; or, in a rewrite that
+names a header for it, what the request says there, so that one client keeps to one target. Each client stands for a point of a
+line that the targets share in their order; so, when the last one's weight grows, nobody who has it already loses it.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
+import xxhash
 
 from shunter.picker.core.fleet import is_called
 from shunter.picker.core.kinds import Dice
@@ -38,6 +41,7 @@ class Rule(msgspec.Struct, frozen=True):
 
     words: str  # kind, namespace and name of the resource
     targets: Sequence[Target]
+    sticky: str = ""  # the header that decides instead of the dice, where a request has it
 
 
 class Rulebook:
@@ -53,7 +57,7 @@ class Rulebook:
             return
         for rewrite in _oldest_first(belonging(topology.rewrites, topology.pools, pool)):
             for each in rewrite.rules:
-                rule = Rule(f"InferenceModelRewrite {rewrite.namespace}/{rewrite.name}", each.targets)
+                rule = Rule(f"InferenceModelRewrite {rewrite.namespace}/{rewrite.name}", each.targets, rewrite.sticky)
                 for model in each.models:
                     self._exact.setdefault(model, rule)
                 if not each.models:
@@ -87,7 +91,8 @@ class Rulebook:
             return None, None
         rule = self._exact.get(name) or self._generic
         if rule is not None:
-            return _draw(rule.targets, dice), rule.words
+            client = request.headers.get(rule.sticky) if rule.sticky else None
+            return _draw(rule.targets, dice if client is None else Lot(f"{name} {client}")), rule.words
         if request.rewrite:
             return request.rewrite, REWRITE
         model = self._models.get(name)
@@ -126,7 +131,19 @@ def _oldest_first(resources: Iterable[Dated]) -> list[Dated]:
     return sorted(resources, key=lambda resource: resource.created)  # RFC 3339 in UTC sorts as text
 
 
-def _draw(targets: Sequence[Target], dice: Dice) -> str:
+class Lot:
+    """Dice that fall the same for the same words: at the same point of any range, on every worker and every picker."""
+
+    def __init__(self, words: str) -> None:
+        """Draw it."""
+        self._point = xxhash.xxh3_64_intdigest(words.encode(errors="surrogateescape"))
+
+    def randrange(self, count: int) -> int:
+        """Return the number at that point from 0 to ``count`` - 1."""
+        return self._point * count >> 64
+
+
+def _draw(targets: Sequence[Target], dice: "Dice | Lot") -> str:
     """Draw by weight; a target without one is drawn only when no target has any."""
     if len(targets) == 1:
         return targets[0].model

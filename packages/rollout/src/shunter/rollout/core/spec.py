@@ -103,11 +103,15 @@ class Analysis(Part, frozen=True):
 
 
 class Traffic(Part, frozen=True):
-    """Where the weights are. ``api_version`` is the group of the InferenceModelRewrite that is installed."""
+    """Where the weights are. ``api_version`` is the group of the InferenceModelRewrite that is installed.
+
+    Who says the same in the header ``sticky`` gets the same version, and stays with the new one once it was there.
+    """
 
     rewrite_file: str = ""
     rewrite: Name | Literal[""] = ""
     http_route: Name | Literal[""] = ""
+    sticky: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]*$")] = ""
     namespace: Name = "default"
     api_version: Literal["llm-d.ai/v1alpha2", "inference.networking.x-k8s.io/v1alpha2"] = "llm-d.ai/v1alpha2"
 
@@ -159,6 +163,10 @@ def check(rollout: Rollout) -> None:
     given = [field for field, value in places.items() if value]
     if len(given) != 1:
         raise ConfigError(f"$.traffic: give one of rewriteFile, rewrite and httpRoute, found {', '.join(given) or 'none'}")
+    if traffic.sticky and traffic.http_route:
+        raise ConfigError(
+            "$.traffic.sticky: a header that keeps clients together is for a rewrite; the gateway splits an httpRoute"
+        )
     needed = "pool" if traffic.http_route else "model"
     for field, side in sides.items():
         if not getattr(side, needed):

@@ -10,11 +10,16 @@ from shunter.rollout.errors import ConfigError
 
 __all__ = ["rewrite", "route_share", "routed"]
 
+# The annotation by which the scraper knows the header that keeps clients to one target.
+STICKY = "shunter.dev/sticky-header"
+
 
 def rewrite(rollout: Rollout, share: int) -> dict[str, Any]:
     """Return the resource that sends ``share`` per cent to the new side; who gets nothing is no target (weights begin at 1)."""
     shares = {rollout.from_.model: 100 - share, rollout.to.model: share}
-    metadata = {"name": rollout.traffic.rewrite or rollout.name, "namespace": rollout.traffic.namespace}
+    metadata: dict[str, Any] = {"name": rollout.traffic.rewrite or rollout.name, "namespace": rollout.traffic.namespace}
+    if rollout.traffic.sticky:
+        metadata["annotations"] = {STICKY: rollout.traffic.sticky}
     rule = {
         "matches": [{"model": {"value": rollout.model}}],
         "targets": [{"modelRewrite": model, "weight": weight} for model, weight in shares.items() if weight],

@@ -15,7 +15,10 @@ from shunter.scraper.core.manifests import (
 from shunter.scraper.errors import ConfigError
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, RewriteRule, Target
 
-__all__ = ["import_of", "model_of", "objective_of", "pool_of", "rewrite_of"]
+__all__ = ["STICKY", "import_of", "model_of", "objective_of", "pool_of", "rewrite_of"]
+
+# An annotation of an InferenceModelRewrite: the request header by which clients keep to one of its targets.
+STICKY = "shunter.dev/sticky-header"
 
 
 def pool_of(manifest: PoolManifest | PoolManifestV1Alpha2) -> Pool:
@@ -43,7 +46,7 @@ def objective_of(manifest: ObjectiveManifest) -> Objective:
 
 
 def rewrite_of(manifest: RewriteManifest) -> Rewrite:
-    """Rules keep their order."""
+    """Rules keep their order; the annotation names a header."""
     meta, spec = manifest.metadata, manifest.spec
     rules = tuple(
         RewriteRule(
@@ -53,7 +56,12 @@ def rewrite_of(manifest: RewriteManifest) -> Rewrite:
         for rule in spec.rules
     )
     return Rewrite(
-        name=meta.name, namespace=meta.namespace, pool=spec.pool_ref.name, created=meta.creation_timestamp, rules=rules
+        name=meta.name,
+        namespace=meta.namespace,
+        pool=spec.pool_ref.name,
+        created=meta.creation_timestamp,
+        rules=rules,
+        sticky=meta.annotations.get(STICKY, "").lower(),
     )
 
 
