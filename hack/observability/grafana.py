@@ -27,6 +27,18 @@ QUANTILES = (50, 95, 99)
 # The picker's and the scraper's metrics have a job each; recorded ones have none left, and Envoy's are somebody else's.
 _SCOPED = re.compile(r"\b((?:shunter_picker|shunter_scraper|llm_d_epp)_\w+)(\{)?")
 _JOBS = 'label_values({__name__=~"shunter_picker_worker_up|shunter_scraper_snapshot_age_seconds"}, job)'
+# To the other dashboards.
+_LINK = {
+    "type": "dashboards",
+    "tags": ["shunter"],
+    "title": "Shunter",
+    "tooltip": "",
+    "icon": "external link",
+    "asDropdown": True,
+    "includeVars": True,
+    "keepTime": True,
+    "targetBlank": False,
+}
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 
@@ -89,7 +101,8 @@ def render(name: str, dashboard: Dashboard) -> dict[str, Any]:
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
         "templating": {"list": [*_variables()]},
-        "links": [{"type": "dashboards", "tags": ["shunter"], "title": "Shunter", "asDropdown": True, "keepTime": True}],
+        "annotations": {"list": []},
+        "links": [_LINK],
         "panels": [*_lay_out(dashboard)],
     }
 

@@ -53,11 +53,11 @@ class QueryError(Exception):
 
 
 def find(name: str) -> Path:
-    """Return ``prometheus`` or ``promtool``: unpacked by `hack/observability/fetch`, or on PATH."""
-    unpacked = tools_dir() / "debian" / "usr" / "bin" / name
-    found = unpacked if unpacked.exists() else shutil.which(name)
+    """Return ``prometheus``, ``promtool`` or ``dashboard-schema``: put there by `hack/observability/fetch`, or on PATH."""
+    places = (str(tools_dir() / "debian" / "usr" / "bin"), str(tools_dir() / "bin"), os.environ.get("PATH", ""))
+    found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
-        raise Missing(f"no {name}: hack/observability/fetch unpacks Debian's into the tools directory, installing nothing")
+        raise Missing(f"no {name}: hack/observability/fetch puts it into the tools directory, installing nothing")
     return Path(found)
 
 

@@ -1,19 +1,22 @@
 """Rules, alerts, dashboards and the runbook say what the code says, and speak of metrics that there are."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hack.observability.grafana import read_dashboards
+from hack.observability.grafana import read_dashboards, render
+from hack.observability.prometheus import Missing, find
 
 from shunter.picker.core.families import families
 from shunter.picker.core.rules import rules
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = [rule for group in rules()["groups"] for rule in group["rules"]]
-PANELS = [(name, panel) for name, dashboard in read_dashboards().items() for panel in dashboard.panels]
+DASHBOARDS = read_dashboards()
+PANELS = [(name, panel) for name, dashboard in DASHBOARDS.items() for panel in dashboard.panels]
 QUERIES = [
     *(pytest.param(rule["expr"], id=rule.get("alert", rule.get("record"))) for rule in RULES),
     *(
@@ -34,6 +37,31 @@ def test_what_is_deployed_is_what_the_code_says():
     command = [sys.executable, "-m", "hack.observability", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def read_as_grafana(tmp_path):
+    """Read a dashboard with Grafana's own types; return what is wrong with it."""
+    try:
+        program = find("dashboard-schema")
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+    def read(dashboard):
+        (tmp_path / "dashboard.json").write_text(json.dumps(dashboard))
+        done = subprocess.run([program, tmp_path / "dashboard.json"], capture_output=True, text=True, check=False)
+        assert bool(done.stderr) == bool(done.returncode)
+        return done.stderr
+
+    return read
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_grafana_knows_everything_in_a_dashboard_and_misses_nothing(name, read_as_grafana):
+    dashboard = render(name, DASHBOARDS[name])
+    assert not read_as_grafana(dashboard)
+    dashboard["panels"][1]["targets"][0]["legend"] = "not so"
+    assert "legend" in read_as_grafana(dashboard)
 
 
 @pytest.mark.parametrize("expression", QUERIES)
