@@ -109,6 +109,7 @@ class PageSource:
         self.decided = []
         self.hindered = []
         self.reported = []
+        self.levels = []
         self.looks = 0
         self.asked = 0
 
@@ -136,6 +137,9 @@ class PageSource:
 
     def shadow(self):
         return None
+
+    def service_levels(self):
+        return self.levels
 
     def trial(self):
         return None

@@ -6,8 +6,9 @@ import pytest
 
 from shunter.picker.core.learned import Learned, Row, row_key
 from shunter.picker.core.overview import look
-from shunter.picker.core.page import Worker, tell
+from shunter.picker.core.page import Worker, attained, tell
 from shunter.picker.core.pulse import EVERY_S, Moment, Pulse
+from shunter.picker.core.service_levels import Level, LevelTally
 from shunter.picker.core.tables import Account, Tally
 from shunter.snapshot import Health
 
@@ -79,8 +80,27 @@ def test_the_state_has_what_the_page_reads(told):
     assert state["verdict"]["state"] == "critical"
     assert set(state) == {
         *("now_s", "wall_s", "pool", "verdict", "recent", "snapshot_age_s", "picks", "picks_per_s", "in_flight", "waiting"),
-        *("queued", "saturation", "bypassed", "workers", "splits", "reports", "complaints", "shadow", "trial", "reloads"),
+        *(
+            "queued",
+            "saturation",
+            "bypassed",
+            "workers",
+            "splits",
+            "levels",
+            "reports",
+            "complaints",
+            "shadow",
+            "trial",
+            "reloads",
+        ),
     }
+
+
+def test_a_service_level_is_set_beside_what_came_of_it():
+    levels = [Level(name="chat", target=0.99, ttft_s=0.5, e2e_s=9.0), Level(name="new", target=0.9, ttft_s=1.0)]
+    (ttft, e2e) = attained(levels, {"chat": LevelTally([100, 0, 50], [97, 0, 50]), "former": LevelTally()})
+    assert (ttft.level, ttft.signal, ttft.target, ttft.requests, ttft.good) == ("chat", "ttft", 0.99, 100, 97)
+    assert (e2e.signal, e2e.requests, e2e.good) == ("e2e", 50, 50)
 
 
 def test_a_worker_is_a_post_with_its_process():

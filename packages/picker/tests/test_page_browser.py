@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 from hack.observability.chromium import HOW, find_chromium, running_chromium
 
+from shunter.picker.core.service_levels import Level, LevelTally
 from shunter.picker.core.tables import Account, Tally
 from shunter.picker.shell.admin import Admin
 from shunter.picker.shell.report import WorkerReport
@@ -137,6 +138,8 @@ def source(make_source):
         by_endpoint={(0, 1): Account(picks=80, prefix_blocks=10, prefix_hits=9, in_flight=8), (1, 1): Account(picks=20)},
     )
     source.reported = [worker()]
+    source.levels = [Level(name="chat", target=0.99, ttft_s=0.5)]
+    source.tallied.levels = {"chat": LevelTally([200, 0, 0], [196, 0, 0])}
     source.decided = [decision(n) for n in range(5)]
     return source
 
@@ -186,6 +189,7 @@ async def test_the_page_tells_what_the_picker_knows(show, source):
     assert await page.locator("#heat .away .name").all_inner_texts() == ["pod-2"]
     assert "got 80 % of 100, is to get 90 %" in await page.locator("#models").inner_text()
     assert "sql on 1" in await page.locator("#models").inner_text()
+    assert "✕ 98 %" in await page.locator("#levels").inner_text()
     assert "hung ×1" in await page.locator("#workers").inner_text()
     await page.get_by_text("In force, with every default").click()
     await page.locator("#config pre").get_by_text("plugins: []").wait_for()

@@ -12,7 +12,7 @@ Columns, because of 1,000 endpoints rows would repeat a dozen names 1,000 times 
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,10 +20,11 @@ import msgspec
 from shunter.picker.core.learned import Learned, outliers
 from shunter.picker.core.overview import Overview, Row
 from shunter.picker.core.pulse import EVERY_S, Moment, Pulse, Recent
+from shunter.picker.core.service_levels import SIGNALS, Level, LevelTally
 from shunter.picker.core.splits import Split
 from shunter.picker.core.verdict import Post, Verdict, judge
 
-__all__ = ["Endpoints", "History", "Load", "State", "Worker", "tell"]
+__all__ = ["Attainment", "Endpoints", "History", "Load", "State", "Worker", "attained", "tell"]
 
 T = TypeVar("T")
 
@@ -59,6 +60,16 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     reason: dict[int, str]  # of the last failed scrape, by position
 
 
+class Attainment(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of what a service level promises in one signal was kept, since it is counted."""
+
+    level: str
+    signal: str  # ttft, tpot, e2e
+    target: float  # share of requests
+    requests: int
+    good: int
+
+
 class Worker(Post, frozen=True, kw_only=True):
     """A worker's place and the process there."""
 
@@ -86,6 +97,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     bypassed: int | None  # None: no collector tells
     workers: list[Worker]
     splits: tuple[Split, ...]
+    levels: list[Attainment]
     reports: dict[str, str]
     complaints: dict[str, str]
     shadow: list[str]
@@ -117,6 +129,7 @@ def tell(
     shadow: Sequence[str] = (),
     trial: Sequence[str] = (),
     reloads: dict[str, int] | None = None,
+    levels: Sequence[Attainment] = (),
     wall_s: float = 0.0,
 ) -> dict[str, bytes]:
     """Return the sections but ``decisions`` as JSON; ``reloads`` by result, the last one's last; ``wall_s`` since 1970."""
@@ -148,6 +161,7 @@ def tell(
         bypassed=learned.blind if learned else None,
         workers=list(workers),
         splits=overview.splits,
+        levels=list(levels),
         reports=overview.reports,
         complaints=overview.complaints,
         shadow=list(shadow),
@@ -156,6 +170,17 @@ def tell(
     )
     told = {"endpoints": endpoints, "load": _load(overview.endpoints, learned, slow, endpoints.version)}
     return {name: msgspec.json.encode(each) for name, each in {**told, "state": state, "history": _history(pulse)}.items()}
+
+
+def attained(levels: Iterable[Level], tallies: Mapping[str, LevelTally]) -> list[Attainment]:
+    """Set beside each other what is promised and what came of it."""
+    return [
+        Attainment(level=level.name, signal=signal, target=level.target, requests=requests, good=good)
+        for level in levels
+        if (tally := tallies.get(level.name)) is not None
+        for signal, threshold_s, requests, good in zip(SIGNALS, level.thresholds, tally.requests, tally.good, strict=True)
+        if threshold_s is not None
+    ]
 
 
 def _endpoints(rows: Sequence[Row]) -> Endpoints:

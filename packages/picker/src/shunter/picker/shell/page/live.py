@@ -19,7 +19,7 @@ from collections.abc import Generator, Sequence
 import msgspec
 from aiohttp import web
 
-from shunter.picker.core.page import Worker, tell
+from shunter.picker.core.page import Worker, attained, tell
 from shunter.picker.core.pulse import EVERY_S, Pulse, moment
 from shunter.picker.core.shadow import describe
 from shunter.picker.shell.page.files import HEADERS
@@ -156,7 +156,8 @@ class Live:
     def _look(self) -> None:
         source, now_s = self._source, time.monotonic()
         overview, learned, reports = source.overview(), source.learned(), source.workers()
-        now = moment(overview, source.tally(), learned, now_s, restarts=_ended(reports))
+        tally = source.tally()
+        now = moment(overview, tally, learned, now_s, restarts=_ended(reports))
         self._pulse.add(now)
         if not self._viewers:
             self._told.clear()
@@ -173,6 +174,7 @@ class Live:
             shadow=describe(account) if account is not None else (),
             trial=trial.report if trial is not None else (),
             reloads=source.reloads(),
+            levels=attained(source.service_levels(), tally.levels),
             wall_s=time.time(),
         ).items():
             self._publish(section, data)

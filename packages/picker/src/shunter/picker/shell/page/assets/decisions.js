@@ -11,11 +11,13 @@ export class Decisions {
     this.dialog = find("#why");
     this.items = new Map(); // by ticket, newest first
     this.paused = false;
+    this.missed = [];
     this.since = 0; // wall clock less the picker's
     find("#pause").addEventListener("click", ({ target }) => {
       this.paused = !this.paused;
       target.setAttribute("aria-pressed", String(this.paused));
       say(target, this.paused ? "Go on" : "Pause");
+      if (!this.paused) this.take(this.missed);
     });
     find("#find").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -26,8 +28,9 @@ export class Decisions {
     this.list.append(make("li", { class: "empty" }, "None yet."));
   }
 
-  /** Take some of the last ones, newest first. */
+  /** Take some of the last ones, newest first; while paused they wait, for what does not change is not told again. */
   take(decisions) {
+    this.missed = decisions;
     if (this.paused || !decisions.length) return;
     find(".empty", this.list)?.remove();
     for (const decision of [...decisions].reverse()) {

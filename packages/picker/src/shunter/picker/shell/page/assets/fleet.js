@@ -7,14 +7,16 @@ const FEW = 48;
 const ROWS = 200;
 const LEVELS = 5;
 
+const pace = (value) => (value === null ? "–" : `${count(value)}/s`);
+
 // How to read a measure off the load, how to write it, and what is hot: a fixed end of the scale, or the fleet's highest but
-// never less than `least`, lest an idle fleet glow.
+// never less than `least`, lest an idle fleet glow. Where `total`, all of them together are told by their sum.
 const MEASURES = {
-  "queue": { read: (load, at) => load.waiting[at], write: count, least: 4 },
-  "running": { read: (load, at) => load.running[at], write: count, least: 8 },
+  "queue": { read: (load, at) => load.waiting[at], write: count, total: true, least: 4 },
+  "running": { read: (load, at) => load.running[at], write: count, total: true, least: 8 },
   "KV cache": { read: (load, at) => load.kv_usage[at], write: percent, top: 1 },
-  "in flight": { read: (load, at) => load.in_flight[at], write: count, least: 8 },
-  "picks": { read: (load, at) => load.paces?.[at] ?? null, write: (value) => (value === null ? "–" : `${count(value)}/s`), least: 1 },
+  "in flight": { read: (load, at) => load.in_flight[at], write: count, total: true, least: 8 },
+  "picks": { read: (load, at) => load.paces?.[at] ?? null, write: pace, total: true, least: 1 },
   "prefix hits": { read: (load, at) => load.hit_share[at], write: percent, top: 1 },
   "first token": { read: (load, at) => load.ttft_s[at], write: seconds, least: 0.2 },
 };
@@ -96,8 +98,9 @@ export class Fleet {
       say(cell.children[2], lost ? "✕" : slow.has(cell.at) ? "!" : out.has(cell.at) ? "◌" : "");
     }
     this.legend(write(end));
-    const ready = this.cells.length - out.size;
-    say(find("#fleet-title small"), `${count(ready)} of ${count(this.cells.length)} ready`);
+    const lost = this.heat.getElementsByClassName("away").length;
+    const words = `${count(this.cells.length - out.size)} of ${count(this.cells.length)} ready`;
+    say(find("#fleet-title small"), lost ? `${words}, ${count(lost)} without an answer` : words);
     this.tell();
     this.tabulate();
   }
@@ -162,14 +165,24 @@ export class Fleet {
   }
 
   tell() {
+    if (!this.load) return;
     const at = this.at(this.hovered ?? this.selected);
-    if (at < 0 || !this.load) return;
-    const facts = this.facts(at);
-    if (!find("h3", this.one)) this.one.replaceChildren(make("h3"), make("dl"));
-    say(this.one.firstChild, this.endpoints.name[at]);
+    const facts = at < 0 ? this.sums() : this.facts(at);
+    if (!this.one.firstChild) this.one.append(make("h3"), make("dl"));
+    say(this.one.firstChild, at < 0 ? "All of them; choose one to see it alone" : this.endpoints.name[at]);
     terms(this.one.lastChild, facts);
+    if (at < 0) return;
     const cell = document.activeElement;
     if (cell?.at === at) cell.setAttribute("aria-label", `${this.endpoints.name[at]}: ${facts.map((pair) => pair.join(" ")).join(", ")}`);
+  }
+
+  sums() {
+    return Object.entries(MEASURES).flatMap(([name, { read, write, total }]) => {
+      const known = this.load.picks.map((_, at) => read(this.load, at)).filter((value) => value !== null);
+      const sum = known.reduce((all, value) => all + value, 0);
+      if (!known.length) return [[name, "–"]];
+      return total ? [[name, write(sum)]] : [[`${name}, mean`, write(sum / known.length)], [`${name}, highest`, write(Math.max(...known))]];
+    });
   }
 
   facts(at) {

@@ -62,6 +62,7 @@ function tellState(state) {
   tellQueue(state);
   tellWorkers(state.workers);
   tellModels(state);
+  tellLevels(state.levels);
   tellNotes(state);
 }
 
@@ -91,7 +92,7 @@ function tellTiles(state) {
   tile("ttft", seconds(recent.ttft_p50_s), recent.ttft_p95_s !== null ? `median; p95 ${seconds(recent.ttft_p95_s)}` : state.bypassed === null ? "no collector tells" : "none in the last minute");
   tile("hits", percent(recent.hit_share), "of prompts' blocks");
   tile("flight", count(state.in_flight), "picked and not ended");
-  tile("waiting", count(state.waiting + queued), state.queued ? `${count(queued)} of these in the picker` : "at the model servers");
+  tile("waiting", count(state.waiting + queued), state.queued ? `${count(queued)} in the picker's queue` : "at the model servers");
   tile("refused", count(refused), state.bypassed === null ? "in the last minute" : `${count(recent.bypassed)} went past the picker`);
 }
 
@@ -171,6 +172,18 @@ function split({ rule, model, shares }) {
   });
   return make("div", { class: "split" }, make("h3", {}, model || "any other model"), make("p", { class: "muted" }, rule), ...lines);
 }
+
+function tellLevels(levels) {
+  const section = find("#levels");
+  section.hidden = !levels.length;
+  const rows = levels.map(({ level, signal, target, requests, good }) => {
+    const share = requests ? good / requests : null;
+    return [`${level} ${signal}`, fine(target), share === null ? "–" : [`${share < target ? "✕ " : ""}${fine(share)}`, share < target ? "number state-critical" : "number"], count(requests)];
+  });
+  tabulate(find(".scroll", section), [["level"], ["target", true], ["good", true], ["requests", true]], rows);
+}
+
+const fine = (share) => `${(100 * share).toFixed(2).replace(/\.?0+$/, "")} %`;
 
 function tellNotes(state) {
   const notes = [
