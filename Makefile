@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test test-kube lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos cluster conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers dashboards e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs soak-streams test-observability clean
+.PHONY: help up top explain test test-kube lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos cluster conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers dashboards drills e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs rollout-engines soak-streams test-observability clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,9 @@ envoyconf-matrix: $(VENV)/dev.stamp ## try what envoyconf generates on every Env
 conformance-mutants: $(VENV)/dev.stamp ## ask all that is broken in one way every case, into docs/conformance/mutations.md (half an hour)
 	@$(BIN)/python -m hack.conformance.mutations $(ARGS)
 
+rollout-engines: $(VENV)/dev.stamp ## roll adapters out on a real vLLM and a real SGLang, behind a real Envoy (5 minutes; ARGS="-k vllm")
+	@SHUNTER_REAL_ENGINES=1 $(PYTEST) -s e2e/test_rollout_engines.py $(ARGS)
+
 fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (ENGINE=atheris: led by coverage; ARGS="wire --seconds 9" …)
 	@$(BIN)/python hack/fuzz.py $(addprefix --engine ,$(ENGINE)) $(ARGS)
 
@@ -139,6 +142,10 @@ conformance-pickers: $(VENV)/dev.stamp ## examine our picker, and Go ones at EPP
 docs: $(VENV)/dev.stamp ## regenerate docs/reference and the chart's values from the code
 	@$(BIN)/python hack/gen_docs.py
 	@$(BIN)/python hack/gen_chart.py
+
+drills: $(VENV)/dev.stamp ## break seven things in a real stack and see what names each, into docs/diagnosis.md (5 minutes; ARGS=tenant: one; Debian)
+	@hack/observability/fetch
+	@$(BIN)/python -m hack.drills $(ARGS)
 
 dashboards: $(VENV)/dev.stamp ## regenerate deploy/observability and docs/dashboards.md: rules, alerts, dashboards
 	@$(BIN)/python -m hack.observability

@@ -27,6 +27,11 @@ def test_errors_enough_for_all_requests_that_are_waited_for_decide_at_once():
     assert not compare(Analysis(min_requests=100), counts(1000), counts(2, 2)).worse
 
 
+def test_one_error_or_two_may_be_anybodys():
+    assert not compare(Analysis(min_requests=1), counts(1000), counts(2, 2)).worse
+    assert compare(Analysis(min_requests=1), counts(1000), counts(3, 3)).worse
+
+
 def test_few_requests_say_nothing():
     opinion = compare(Analysis(), counts(1000), counts(99))
     assert (opinion.enough, opinion.words) == (False, "99 of 100 requests judged")

@@ -4,7 +4,8 @@ Both get requests of the same clients in the same minutes, so what clients do wr
 difference is held against the new one. Old counts since the rollout began, new since the step did: at 100 % the old one has
 no requests of its own any more.
 
-Errors need not wait for ``minRequests``: as soon as there are more than even so many requests would be allowed, it is decided.
+Errors need not wait for ``minRequests``: as soon as there are more than even so many requests would be allowed, and not only
+one or two, it is decided.
 """
 
 import msgspec
@@ -13,6 +14,8 @@ from shunter.rollout.core.spec import Analysis, fraction_of
 
 __all__ = ["Counts", "Opinion", "compare", "quantile", "since"]
 
+# Fewer errors than these may be anybody's, however few requests there were.
+FEW_ERRORS = 3
 # A quantile of the old side's latency means nothing on fewer than so many.
 FEW = 20
 # Of two latencies below this neither is worse: the first bucket of the pickers' histograms ends at 5 ms.
@@ -20,7 +23,7 @@ NEGLIGIBLE_S = 0.01
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """What pickers counted of one side since they started.
+    """What pickers counted of one side since they started: requests that have ended, and those of them that failed.
 
     ``ttft`` are the cumulated buckets of a histogram by upper bound in seconds, without the last one, which has no bound (JSON
     has no infinity): that is ``answered``.
@@ -56,17 +59,18 @@ def compare(analysis: Analysis, old: Counts, new: Counts) -> Opinion:
     usual = old.errors / old.requests if old.requests else 0.0
     allowed = usual + fraction_of(analysis.error_rate)
     judged = max(new.requests, float(analysis.min_requests))
-    if new.errors > allowed * judged:
-        return Opinion(f"{new.errors:.0f} of {new.requests:.0f} requests failed, allowed are {allowed:.1%}", enough=True)
-    words = f"{new.requests:.0f} of {analysis.min_requests} requests judged"
+    failed = f"{new.errors:.0f} of {new.requests:.0f} requests failed"
+    if new.errors >= FEW_ERRORS and new.errors > allowed * judged:
+        return Opinion(f"{failed}, allowed are {allowed:.1%}", enough=True)
     if new.requests < analysis.min_requests:
-        return Opinion(words=words)
+        return Opinion(words=f"{new.requests:.0f} of {analysis.min_requests} requests judged")
     slow, usual_s = quantile(new, analysis.quantile), quantile(old, analysis.quantile)
     if analysis.latency and slow is not None and usual_s is not None and old.answered >= FEW:
         words = f"time to first token at {analysis.quantile:g}: {slow:.3f} s, of the old one {usual_s:.3f} s"
         if slow > max(usual_s * analysis.latency, NEGLIGIBLE_S):
             return Opinion(f"{words}: more than {analysis.latency:g} times as long", enough=True)
-    return Opinion(enough=True, words=f"{new.errors:.0f} of {new.requests:.0f} requests failed; {words}")
+        return Opinion(enough=True, words=f"{failed}; {words}")
+    return Opinion(enough=True, words=failed)
 
 
 def quantile(counts: Counts, share: float) -> float | None:

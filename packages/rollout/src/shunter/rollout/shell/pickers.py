@@ -84,7 +84,8 @@ def read_tally(pages: Iterable[bytes], model: str) -> Tally:
     except (ValueError, KeyError, UnicodeError) as error:
         raise ServerError(f"/metrics: not Prometheus text: {error}") from None
     answered = ttft.pop(float("inf"), 0.0)
-    return Tally(Counts(sums[REQUESTS], sums[ERRORS], answered, tuple(sorted(ttft.items()))), sums[RUNNING])
+    ended = sums[REQUESTS] - sums[RUNNING]
+    return Tally(Counts(ended, sums[ERRORS], answered, tuple(sorted(ttft.items()))), sums[RUNNING])
 
 
 def _samples(page: bytes, model: str) -> Iterator[Sample]:
