@@ -13,6 +13,7 @@ from shunter.envoyconf.cli.generate import generate
 from shunter.envoyconf.cli.import_ import import_
 from shunter.envoyconf.cli.lint import lint
 from shunter.envoyconf.cli.migrate import migrate
+from shunter.envoyconf.cli.migrate_values import migrate_values
 from shunter.envoyconf.cli.run import run
 from shunter.envoyconf.cli.serve import serve
 from shunter.envoyconf.cli.validate import validate
@@ -34,5 +35,5 @@ def fetch_envoy(version: str | None) -> None:
         click.echo(ensure_envoy(version))
 
 
-for command in (diff, explain, generate, import_, init, lint, migrate, run, schema, serve, targets, validate):
+for command in (diff, explain, generate, import_, init, lint, migrate, migrate_values, run, schema, serve, targets, validate):
     main.add_command(command)
