@@ -29,7 +29,7 @@ def reaching_servers(command: Command) -> Command:
     path = click.Path(path_type=Path)
     for option in (
         click.option(
-            "--timeout", "timeout_s", type=SECONDS, default=120.0, show_default=True, help="How long a load may take."
+            "--timeout", "timeout_s", type=SECONDS, default=120.0, show_default=True, help="Seconds that a load may take."
         ),
         click.option("--ca-file", type=path, help="Use TLS, and trust the certificates of these authorities."),
         click.option("--token-file", type=path, help="Show model servers this token.  [default: $SHUNTER_ROLLOUT_TOKEN]"),
@@ -40,9 +40,10 @@ def reaching_servers(command: Command) -> Command:
 
 def looking(command: Command) -> Command:
     """Add the option that says how often a rollout looks around."""
-    return click.option("--interval", "interval_s", type=SECONDS, default=1.0, show_default=True, help="Between two looks.")(
-        command
+    option = click.option(
+        "--interval", "interval_s", type=SECONDS, default=1.0, show_default=True, help="Seconds between looks."
     )
+    return option(command)
 
 
 def kept_in(command: Command) -> Command:
@@ -82,14 +83,7 @@ def main() -> None:
     help="Look after all endpoints of a pool instead, as the scraper has them here.",
 )
 @click.option("--pool", default="", help="Of --snapshot this pool only, NAME or NAMESPACE/NAME.")
-@click.option(
-    "--interval",
-    "interval_s",
-    type=SECONDS,
-    default=5.0,
-    show_default=True,
-    help="Seconds between two looks.",
-)
+@click.option("--interval", "interval_s", type=SECONDS, default=5.0, show_default=True, help="Seconds between two looks.")
 @click.option("--prune", is_flag=True, help="Unload adapters that the configuration does not name.")
 @click.option("--status-host", default="127.0.0.1", show_default=True, help="Address of /status, /metrics and /readyz.")
 @click.option("--status-port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Their port.")

@@ -12,8 +12,8 @@ Rule 1: a transition follows from what is seen, never from what was ordered. So 
 is killed at any moment goes on from the state that was saved last.
 
 Rule 2: going back is going forward with the sides exchanged and 100 % as the only step, without an analysis: the old version
-is loaded where it is missing, gets the traffic, the new one is drained and unloaded. Only the first condition is weaker: then
-it is enough that somebody has the old version.
+is loaded where it is missing, gets the traffic, the new one is drained and unloaded. Only the first condition is weaker: after
+some seconds it is enough that somebody has the old version.
 
 Rule 3: a share is never raised while a ready endpoint lacks the version. An endpoint that appears later without it is loaded
 at once; meanwhile the picker's ``adapter-ready-filter`` keeps requests for it away.
@@ -35,7 +35,9 @@ __all__ = ["Event", "Orders", "Phase", "Seen", "State", "Wish", "advance", "begi
 
 # How long nothing of the old version must run: pickers on other machines hear of new weights a little later.
 QUIET_S = 2.0
-# Of what happened only the end is kept: a rollout that goes back and forth for days must fit into an annotation.
+# Going back, how long those without the old version are waited for: a load takes seconds at most, failing requests hurt.
+HURRY_S = 10.0
+# Of what happened only the end is kept: a rollout that is halted and resumed for days should still be read at a glance.
 MAX_EVENTS = 40
 
 
@@ -132,10 +134,10 @@ def advance(rollout: Rollout, state: State, seen: Seen, now_s: float, wish: Wish
             state = _unloading(rollout, state, seen, now_s)
         case Phase.DONE:
             pass
-    return state, _orders(rollout, state, seen)
+    return state, _orders(rollout, state, seen, now_s)
 
 
-def _orders(rollout: Rollout, state: State, seen: Seen) -> Orders:
+def _orders(rollout: Rollout, state: State, seen: Seen, now_s: float) -> Orders:
     if state.halted:
         return Orders()
     arriving, leaving, there, left = _sides(rollout, state, seen)
@@ -148,7 +150,7 @@ def _orders(rollout: Rollout, state: State, seen: Seen) -> Orders:
             return Orders(load=load)
         case Phase.SHIFTING:
             raised = seen.share is None or (wanted < seen.share if state.backwards else wanted > seen.share)
-            gated = raised and not _may_carry(state, there)
+            gated = raised and not _may_carry(state, there, now_s)
             return Orders(load=load, share=None if gated or seen.share == wanted else wanted)
         case Phase.DRAINING | Phase.UNLOADING if seen.share != wanted:
             return Orders(load=load, share=wanted)  # somebody has moved the traffic
@@ -160,7 +162,7 @@ def _orders(rollout: Rollout, state: State, seen: Seen) -> Orders:
 
 def _loading(rollout: Rollout, state: State, seen: Seen, now_s: float) -> State:
     arriving, _, there, _ = _sides(rollout, state, seen)
-    if _may_carry(state, there):
+    if _may_carry(state, there, now_s):
         words = f"{arriving.title} is at {_places(len(there.having))}" if there else ""
         return _enter(replace(state, step=0, reached_s=None, old=state.old or seen.old), Phase.SHIFTING, words, now_s)
     if now_s - state.since_s > seconds_of(rollout.deadline):
@@ -177,7 +179,7 @@ def _shifting(rollout: Rollout, state: State, seen: Seen, now_s: float, *, pause
     reached_s = state.reached_s
     if reached_s is None:
         if seen.share != share:
-            lack = "" if _may_carry(state, there) else f"; {_lack(there)}"
+            lack = "" if _may_carry(state, there, now_s) else f"; {_lack(there)}"
             has = "unknown" if seen.share is None else f"{seen.share} %"
             return replace(state, waiting=f"for {share} % {rollout.to.title} to be in force, it is {has}{lack}")
         words = f"{100 - share if state.backwards else share} % {arriving.title}"
@@ -267,8 +269,9 @@ def _share(rollout: Rollout, state: State) -> int:
     return 0 if state.backwards else rollout.stages[state.step].percent
 
 
-def _may_carry(state: State, there: Holders | None) -> bool:
-    return bool(there and there.having and (state.backwards or not there.lacking))
+def _may_carry(state: State, there: Holders | None, now_s: float) -> bool:
+    hurried = state.backwards and (state.phase is not Phase.LOADING or now_s - state.since_s >= HURRY_S)
+    return bool(there and there.having and (hurried or not there.lacking))
 
 
 def _lack(there: Holders | None) -> str:
