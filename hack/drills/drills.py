@@ -1,0 +1,234 @@
+"""Seven things that go wrong: what is done, what a user notices, and what then names the cause."""
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from hack.drills.scene import Scene
+
+__all__ = ["DRILLS", "Drill", "Told"]
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What was to be seen: ``sentence`` names the cause, and ``by`` says who said so."""
+
+    sentence: str
+    by: str
+    alert: str = ""
+    figures: list[str] = []
+    shown: list[str] = []  # what commands printed, each with its prompt
+
+
+class Drill(msgspec.Struct, frozen=True, kw_only=True):
+    """One of them. ``alerts`` are those that fire; ``options`` are of `shunter up`."""
+
+    name: str
+    symptom: str
+    done: str
+    look: str
+    run: Callable[[Scene], Told]
+    alerts: tuple[str, ...]
+    config: str = ""
+
+
+def slow_engine(scene: Scene) -> Told:
+    def served(name: str) -> list[str]:
+        return [
+            each.request_id for each in scene.stack.decisions() if each.outcome and each.outcome.served == where(scene, name)
+        ]
+
+    with scene.crowd(6, scene.words):
+        scene.await_that(lambda: min(len(served(f"engine-{at}")) for at in range(3)) > 20, "not everybody has served")
+        with scene.throttled("engine-1"):
+            sentence = scene.await_finding("engine-1 is much slower")
+            alert = scene.await_alert("EndpointOutlier")
+            figures = scene.figures("shunter_picker_endpoint_outlier")
+            request_id = served("engine-1")[0]
+    return Told(
+        sentence=sentence,
+        by="the page",
+        alert=alert,
+        figures=figures,
+        shown=[f"$ shunter explain --trace {request_id}", scene.await_trace(request_id)],
+    )
+
+
+def lying_metrics(scene: Scene) -> Told:
+    scene.break_engine("engine-0", "running-frozen", "queue-frozen", "kv-frozen")
+    try:
+        with scene.crowd(12, scene.words, tokens=100):
+            sentence = scene.await_finding("engine-0 says that it runs nothing")
+            alert = scene.await_alert("EndpointHidesLoad")
+            figures = scene.figures("shunter_picker_in_flight_requests") + scene.figures(
+                "shunter_picker_endpoint_running_requests"
+            )
+    finally:
+        scene.break_engine("engine-0")
+    return Told(sentence=sentence, by="the page", alert=alert, figures=figures)
+
+
+def dead_scraper(scene: Scene) -> Told:
+    with scene.stopped(scene.stack.state.pids["scraper"]), scene.crowd(3, scene.words):
+        sentence = scene.await_finding("The scraper has been silent")
+        alert = scene.await_alert("SnapshotOld")
+        figures = scene.figures("shunter_picker_snapshot_age_seconds")
+        request_id = scene.ask(scene.words())
+        shown = scene.explain(request_id)
+    return Told(
+        sentence=sentence, by="the page", alert=alert, figures=figures, shown=[f"$ shunter explain {request_id}", shown]
+    )
+
+
+def cold_prefix(scene: Scene) -> Told:
+    manual, numbers = scene.words(600), itertools.count()
+    hits = "sum(rate(shunter_picker_prefix_hit_blocks_total[3s])) / sum(rate(shunter_picker_prefix_blocks_total[3s]))"
+    with scene.crowd(3, lambda: manual + scene.words(5)):
+        scene.await_that(lambda: scene.value(USUAL_HITS) > 0.8, "nothing is cached")
+    with scene.crowd(3, lambda: f"It is {next(numbers)} o'clock. {scene.words(3)} {manual}"):
+        alert = scene.await_alert("PrefixHitsLost")
+        figures = scene.figures(hits)
+        request_id = scene.ask(f"It is {next(numbers)} o'clock. {manual}")
+        shown = scene.explain(request_id)
+    return Told(sentence=alert, by="the alert", alert=alert, figures=figures, shown=[f"$ shunter explain {request_id}", shown])
+
+
+# What is compared with: an hour ago, which is ten seconds here.
+USUAL_HITS = (
+    "sum(rate(shunter_picker_prefix_hit_blocks_total[3s] offset 10s))"
+    " / sum(rate(shunter_picker_prefix_blocks_total[3s] offset 10s))"
+)
+
+
+def hot_tenant(scene: Scene) -> Told:
+    rates = "sum by (fairness_id) (rate(llm_d_epp_request_total[5s]))"
+    loud, quiet = ({"x-llm-d-inference-fairness-id": name} for name in ("loud", "quiet"))
+    with scene.crowd(20, scene.words, loud, tokens=50), scene.crowd(1, scene.words, quiet, tokens=50):
+        sentence = scene.await_finding("the tenant loud's")
+        alert = scene.await_alert("TenantDominates")
+        figures = scene.figures(rates)
+        request_id = scene.ask(scene.words(), headers=quiet)
+        trace = scene.await_trace(request_id)
+    return Told(
+        sentence=sentence,
+        by="the page",
+        alert=alert,
+        figures=figures,
+        shown=[f"$ shunter explain --trace {request_id}", trace],
+    )
+
+
+def bypassed_picker(scene: Scene) -> Told:
+    path = Path(scene.stack.directory) / "intent.yaml"
+    before = path.read_bytes()
+    intent = msgspec.yaml.decode(before)
+    intent["pools"][0]["picker"]["addresses"] = ["127.0.0.1:1"]
+    with scene.crowd(2, scene.words):
+        path.write_bytes(msgspec.yaml.encode(intent))
+        try:
+            sentence = scene.await_finding("without a pick")
+            alert = scene.await_alert("PickerBypassed")
+            figures = scene.figures("rate(shunter_picker_bypassed_requests_total[5s])")
+            request_id = scene.ask(scene.words())
+        finally:
+            path.write_bytes(before)
+    line = json.dumps(scene.access_line(request_id))
+    return Told(sentence=sentence, by="the page", alert=alert, figures=figures, shown=[f"$ grep {request_id} access.log", line])
+
+
+def refused_config(scene: Scene) -> Told:
+    path = Path(scene.stack.directory) / "picker.yaml"
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"- type: expected-delay-scorer", b"- type: expected-delay-scorrer"))
+    try:
+        os.kill(scene.stack.state.pids["picker"], signal.SIGHUP)
+        sentence = scene.await_finding("The last reload was")
+        alert = scene.await_alert("ConfigRefused")
+        figures = scene.figures("shunter_picker_config_last_reload_successful")
+        line = scene.log("the configuration stays as it is")
+    finally:
+        path.write_bytes(before)
+        os.kill(scene.stack.state.pids["picker"], signal.SIGHUP)
+    scene.await_finding("All is well")
+    return Told(sentence=sentence, by="the page", alert=alert, figures=figures, shown=["$ tail picker.log", line])
+
+
+def where(scene: Scene, name: str) -> str:
+    """Return an engine's address."""
+    return next(each.authority for each in scene.stack.state.plan.engines if each.name == name)
+
+
+# Six requests an engine at once; the others wait in the picker.
+TENANTS = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+featureGates: [flowControl]
+plugins:
+- type: queue-scorer
+- type: concurrency-detector
+  parameters: {maxConcurrency: 2}
+flowControl: {saturationDetector: {pluginRef: concurrency-detector}}
+"""
+
+DRILLS = (
+    Drill(
+        name="Slow engine",
+        symptom="Some requests take ten times as long as others, whatever their prompts are.",
+        done="One of three engines runs for a tenth of the time, as on a throttled GPU.",
+        look="its bar in the page's heat map; in the trace the time is the model server's own, `llm_request`.",
+        run=slow_engine,
+        alerts=("EndpointOutlier",),
+    ),
+    Drill(
+        name="Lying metrics",
+        symptom="One engine has more and more requests, and its gauges say that it has none.",
+        done="One engine's gauges of running and waiting requests and of its cache stand at 0.",
+        look="what it says beside what is in flight there, in the page's table.",
+        run=lying_metrics,
+        alerts=("EndpointHidesLoad",),
+    ),
+    Drill(
+        name="Dead scraper",
+        symptom="New endpoints get no requests; picks go on, only a little worse.",
+        done="The scraper stands still.",
+        look="the age of the snapshot; decisions are by requests in flight.",
+        run=dead_scraper,
+        alerts=("SnapshotOld",),
+    ),
+    Drill(
+        name="Cold prefix",
+        symptom="Since a change of some client every first token takes longer, and engines are busier with the same requests.",
+        done="Clients that have sent the same long beginning put the time before it.",
+        look="how much of a prompt each endpoint had cached: 0 % everywhere, of a long prompt.",
+        run=cold_prefix,
+        alerts=("PrefixHitsLost",),
+    ),
+    Drill(
+        name="Hot tenant",
+        symptom="Everybody waits, and the engines are not slow.",
+        done="Of two tenants one asks with twenty clients at once, the other with one.",
+        look="requests by `fairness_id` (*Loudest tenants*); in the trace the wait is the picker's, `shunter.queue`.",
+        run=hot_tenant,
+        alerts=("TenantDominates",),
+        config=TENANTS,
+    ),
+    Drill(
+        name="Bypassed picker",
+        symptom="Answers come, only from the wrong servers: caches are missed, full engines get more.",
+        done="All workers stand still for a while; the gateway fails open.",
+        look="Envoy's access log: the request has a server and no pick.",
+        run=bypassed_picker,
+        alerts=("PickerBypassed",),
+    ),
+    Drill(
+        name="Refused configuration",
+        symptom="A change of the configuration changes nothing.",
+        done="A plugin's type is misspelt, and the picker is told to reload.",
+        look="the log has the place and what was probably meant.",
+        run=refused_config,
+        alerts=("ConfigRefused",),
+    ),
+)
