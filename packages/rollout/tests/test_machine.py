@@ -244,7 +244,7 @@ def test_going_back_does_not_wait_for_endpoints_that_never_had_the_old_version(w
     world.endpoints["new"] = {"review-v2"}
     world.wish = Wish.ROLLBACK
     world.deaf = True  # the old version cannot be loaded anywhere
-    world.run(lambda w: w.state.phase is Phase.SHIFTING)
+    world.run(lambda w: w.state.backwards and w.state.phase is Phase.SHIFTING)
     assert world.share == 0
     assert world.violations == []
 
