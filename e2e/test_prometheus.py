@@ -193,3 +193,16 @@ def test_of_a_stack_that_is_well_only_the_level_that_nobody_keeps_is_told(seen):
     assert {alert["labels"]["level"] for alert in alerts} == {"hurried"}
     summary = next(alert["annotations"]["summary"] for alert in alerts if alert["labels"].get("window") == "1h")
     assert summary.startswith("The level hurried misses its ttft 100× as often as it may:")
+
+
+def test_up_brings_a_prometheus_along_that_sees_everybody_and_keeps_the_rules():
+    try:
+        prometheus.find("prometheus")
+    except prometheus.Missing as missing:
+        pytest.skip(str(missing))
+    with running_stack("--prometheus", "--engines", "2") as stack:
+        server = prometheus.Prometheus(f"http://127.0.0.1:{stack.state.plan.ports.prometheus}", ["picker"])
+        everybody = {"picker": 1, "scraper": 1, "envoy": 1, "engines": 2}
+        server.await_that(lambda: server.values("sum by (job) (up)", "job") == everybody, "not everybody is scraped")
+        kept = {rule["name"] for rule in server.rules()}
+        assert kept == {rule.get("alert", rule.get("record")) for group in rules()["groups"] for rule in group["rules"]}

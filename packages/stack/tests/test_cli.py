@@ -51,3 +51,11 @@ def test_an_option_without_effect_is_refused(options, complaint):
     result = CliRunner().invoke(main, ["up", *options])
     assert result.exit_code == 2
     assert complaint in result.output
+
+
+def test_a_prometheus_that_is_not_there_is_told_before_anything_starts(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SHUNTER_TOOLS_DIR", str(tmp_path))
+    result = CliRunner().invoke(main, ["up", "--prometheus", "--name", "nobody"])
+    assert result.exit_code == 2
+    assert "--prometheus: no prometheus on PATH; install your system's package" in result.output

@@ -23,6 +23,7 @@ from shunter.stack.core.plan import (
     endpoints_file,
     environment,
     envoy_intent,
+    scrapes,
     stages_config,
 )
 
@@ -115,6 +116,20 @@ def test_the_commands_take_these_options(plan, name):
 def test_the_picker_is_told_what_else_is_wanted_of_it(plan):
     told = commands(msgspec.structs.replace(plan, picker_options=("--log-decisions=1",)), "envoy")["picker"]
     assert told[-1] == "--log-decisions=1"
+
+
+def test_prometheus_scrapes_everybody_and_is_there_only_if_it_is_asked_for(plan):
+    watched = msgspec.structs.replace(plan, ports=msgspec.structs.replace(plan.ports, prometheus=9999))
+    assert "prometheus" not in commands(plan, "envoy", prometheus="prom")
+    program, *arguments = commands(watched, "envoy", prometheus="prom")["prometheus"]
+    assert program == "prom"
+    assert "--web.listen-address=127.0.0.1:9999" in arguments
+    jobs = {
+        job["job_name"]: job["static_configs"][0]["targets"] for job in msgspec.yaml.decode(scrapes(watched))["scrape_configs"]
+    }
+    assert jobs["picker"] == [f"127.0.0.1:{plan.ports.admin}"]
+    assert jobs["engines"] == [engine.authority for engine in plan.engines]
+    assert {*jobs} == {"picker", "scraper", "envoy", "engines"}
 
 
 def test_the_curl_is_one_line_that_a_shell_reads_back(plan):

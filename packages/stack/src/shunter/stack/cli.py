@@ -158,6 +158,9 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     "--traces", is_flag=True, help="Trace every request through Envoy, picker and engines; in Jaeger too, if it is installed."
 )
 @click.option(
+    "--prometheus", is_flag=True, help="Scrape everything with a Prometheus that is installed, and keep the picker's rules."
+)
+@click.option(
     "--any-port", is_flag=True, help="Take any free port for everything (stack.json in the runtime directory tells which)."
 )
 @click.option("--once", is_flag=True, help="Start, prove that a request succeeds, print it, and end.")

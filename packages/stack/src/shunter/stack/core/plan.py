@@ -4,7 +4,18 @@ import msgspec
 
 from shunter.envoyconf.core.intent import LONGEST_QUEUE_SECONDS
 
-__all__ = ["Engine", "Plan", "Ports", "commands", "curl", "endpoints_file", "environment", "envoy_intent", "stages_config"]
+__all__ = [
+    "Engine",
+    "Plan",
+    "Ports",
+    "commands",
+    "curl",
+    "endpoints_file",
+    "environment",
+    "envoy_intent",
+    "scrapes",
+    "stages_config",
+]
 
 LOOPBACK = "127.0.0.1"
 
@@ -23,6 +34,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     otlp_http: int = 0
     jaeger_otlp: int = 0  # 0: no Jaeger shows them
     jaeger: int = 0
+    prometheus: int = 0  # 0: nobody scrapes
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +99,9 @@ TELL_SOON = msgspec.json.encode(
         }
     }
 ).decode()
+
+# By Prometheus, which keeps what it scrapes in the stack's directory: at this pace 20 MB of shared memory an hour.
+SCRAPED_EVERY = "5s"
 
 # How long Envoy bears silence on a request, in seconds, and how much longer than a request may wait.
 IDLE_S, MARGIN_S = 300.0, 2.0
@@ -180,10 +195,29 @@ def envoy_intent(plan: Plan) -> bytes:
     )
 
 
-def commands(plan: Plan, envoy: str, jaeger: str = "") -> dict[str, tuple[str, ...]]:
+def scrapes(plan: Plan) -> bytes:
+    """What Prometheus is to scrape, and the rules that it is to keep: a file beside."""
+    ports = plan.ports
+    targets = {"picker": (ports.admin, "/metrics"), "scraper": (ports.scraper, "/metrics")}
+    targets["envoy"] = (ports.envoy_admin, "/stats/prometheus")
+    jobs = [
+        {"job_name": name, "metrics_path": path, "static_configs": [{"targets": [f"{LOOPBACK}:{port}"]}]}
+        for name, (port, path) in targets.items()
+    ]
+    jobs.append({"job_name": "engines", "static_configs": [{"targets": [engine.authority for engine in plan.engines]}]})
+    every = {"scrape_interval": SCRAPED_EVERY, "evaluation_interval": SCRAPED_EVERY}
+    return msgspec.yaml.encode({"global": every, "rule_files": ["rules.yaml"], "scrape_configs": jobs})
+
+
+def commands(plan: Plan, envoy: str, jaeger: str = "", prometheus: str = "") -> dict[str, tuple[str, ...]]:
     """Name → argv of every process, in the order in which they start; Python modules begin with ``-m``."""
     here, ports = plan.directory, plan.ports
     started = _watchers(plan, jaeger)
+    if ports.prometheus:
+        started["prometheus"] = (
+            *(prometheus, f"--config.file={here}/prometheus.yaml", f"--web.listen-address={LOOPBACK}:{ports.prometheus}"),
+            *(f"--storage.tsdb.path={here}/prometheus", "--log.level=warn"),
+        )
     started |= {f"{engine.name}-server": engine.behind for engine in plan.engines if engine.behind}
     started |= {engine.name: engine.argv for engine in plan.engines if engine.argv}
     return started | {

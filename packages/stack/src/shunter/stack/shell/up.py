@@ -24,6 +24,7 @@ from shunter.envoyconf.errors import EnvoyconfError
 from shunter.envoyconf.shell import envoy
 from shunter.envoyconf.shell.texts import write_texts
 from shunter.picker.config import read_builtin
+from shunter.picker.core.rules import rules
 from shunter.scraper.errors import ConfigError
 from shunter.scraper.shell.files import Files
 from shunter.snapshot import SnapshotError, runtime_directory
@@ -43,7 +44,7 @@ __all__ = ["Wishes", "run"]
 READY_S = 60.0
 POLL_S = 0.05
 # The parts that hold no requests of their own are started again when they die, as a kubelet would; not in a tight loop.
-REVIVED = ("scraper", "picker", "control-plane", "traces", "jaeger")
+REVIVED = ("scraper", "picker", "control-plane", "traces", "jaeger", "prometheus")
 REVIVE_AFTER_S = 0.5
 YOUNG_S = 5.0
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -80,10 +81,13 @@ class Wishes(msgspec.Struct, frozen=True):
     shadow_config: Path | None = None
     picker_options: tuple[str, ...] = ()
     traces: bool = False
+    prometheus: bool = False
 
 
 def run(wishes: Wishes) -> int:
     """Bring the stack up, show it until interrupted, bring it down; return the exit code. Raises StackError."""
+    if wishes.prometheus and not _find("prometheus"):
+        raise StackError("--prometheus: no prometheus on PATH; install your system's package (Debian: apt install prometheus)")
     for ending in ENDINGS:
         if ending is not signal.SIGHUP or signal.getsignal(ending) is not signal.SIG_IGN:  # nohup means it
             signal.signal(ending, _interrupt)  # a shell starts background jobs with SIGINT ignored
@@ -101,10 +105,11 @@ def run(wishes: Wishes) -> int:
     return 0
 
 
-def _find_jaeger() -> str:
-    """Return Jaeger's program, all in one, from the tools directory or PATH; "" if it is not here."""
-    directories = os.pathsep.join([str(envoy.tools_dir() / "bin"), os.environ.get("PATH", "")])
-    return next((found for name in ("jaeger", "jaeger-all-in-one") if (found := shutil.which(name, path=directories))), "")
+def _find(*names: str) -> str:
+    """Return the first of these programs that is in the tools directory or on PATH; "" if none is here."""
+    tools = envoy.tools_dir()
+    directories = os.pathsep.join([str(tools / "bin"), str(tools / "debian" / "usr" / "bin"), os.environ.get("PATH", "")])
+    return next((found for name in names if (found := shutil.which(name, path=directories))), "")
 
 
 def _interrupt(*_: object) -> None:
@@ -123,11 +128,11 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
     upward = {f"--picker-port + {n}": wishes.picker_port + n if wishes.picker_port else 0 for n in range(wishes.workers + 1)}
     upward = {option: port for option, port in upward.items() if not port or port != wishes.health_port}
     wanted |= dict(list(upward.items())[: wishes.workers])
-    tracers = {f"--traces, {what}": 0 for what in _TRACERS} if wishes.traces else {}
+    watchers = [*(_TRACERS if wishes.traces else ()), *(("prometheus",) if wishes.prometheus else ())]
     if not wishes.backends:
         wanted |= {f"--engine-port + {n}": wishes.engine_port + n if wishes.engine_port else 0 for n in range(_servers(wishes))}
-    free = list(ports.claim(tracers | (dict.fromkeys(wanted, 0) if wishes.any_port else wanted)).values())
-    traced, free = dict(zip(_TRACERS, free, strict=False)) if tracers else {}, free[len(tracers) :]
+    free = list(ports.claim(dict.fromkeys(watchers, 0) | (dict.fromkeys(wanted, 0) if wishes.any_port else wanted)).values())
+    watched, free = dict(zip(watchers, free, strict=False)), free[len(watchers) :]
     gateway, health, admin, envoy_admin, collector, scraper, *more = free
     pickers, for_engines = more[: wishes.workers], more[wishes.workers :]
     if wishes.backends:
@@ -148,7 +153,7 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
             collector=collector,
             envoy_admin=envoy_admin,
             scraper=scraper,
-            **traced,
+            **watched,
         ),
         engines=engines,
         config=plans.stages_config() if wishes.disaggregated and wishes.config is None else _read(wishes.config),
@@ -272,7 +277,8 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         plan = self._plan
         binary = self._prepare()
         started = time.monotonic()
-        for name, argv in plans.commands(plan, str(binary), _find_jaeger()).items():
+        programs = _find("jaeger", "jaeger-all-in-one"), _find("prometheus")
+        for name, argv in plans.commands(plan, str(binary), *programs).items():
             self._children[name] = Child(name, argv, self._logs, plans.environment(plan, name))
         self._remember()
         for engine in plan.engines:
@@ -308,6 +314,10 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         endpoints.write_bytes(plans.endpoints_file(plan))
         (self._directory / "picker.yaml").write_bytes(plan.config or read_builtin("default").encode())
         (self._directory / "shadow.yaml").write_bytes(plan.shadow)
+        if plan.ports.prometheus:
+            shutil.rmtree(self._directory / "prometheus", ignore_errors=True)  # series of another run
+            (self._directory / "prometheus.yaml").write_bytes(plans.scrapes(plan))
+            (self._directory / "rules.yaml").write_bytes(msgspec.yaml.encode(rules()))
         intent = plans.envoy_intent(plan)
         (self._directory / "intent.yaml").write_bytes(intent)
         try:
@@ -371,9 +381,11 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             lines["traces"] = f"{plan.directory}/{FILE}  (OTLP JSON; a tree of the last one: shunter explain --trace)"
         if "jaeger" in self._children:
             lines["Jaeger"] = f"http://{plans.LOOPBACK}:{plan.ports.jaeger}  /api/traces?service=shunter-picker"
+        if plan.ports.prometheus:
+            lines["Prometheus"] = f"http://{plans.LOOPBACK}:{plan.ports.prometheus}/alerts  (rules.yaml, prometheus.yaml)"
         click.echo(f"\nA request went through. The stack was up after {took_s:.1f} s; Ctrl-C ends it.\n")
         for what, where in lines.items():
-            click.echo(f"  {what:<8} {where}")
+            click.echo(f"  {what:<{max(8, *map(len, lines))}} {where}")
         explain = "shunter explain" if self._name == "default" else f"shunter explain --name {self._name}"
         click.echo(f"\nTry it (why it went where it went: {explain}):\n\n{plans.curl(plan)}\n")
 
