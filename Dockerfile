@@ -33,42 +33,42 @@ USER 65532:65532
 FROM wheels AS install-picker
 RUN /build/bin/install 'shunter-picker[tracing]'
 FROM runtime AS picker
-COPY --from=install-picker /opt/shunter /opt/shunter
+COPY --from=install-picker /image /
 ENTRYPOINT ["shunter-picker"]
 
 FROM wheels AS install-scraper
 RUN /build/bin/install 'shunter-scraper[kubernetes]'
 FROM runtime AS scraper
-COPY --from=install-scraper /opt/shunter /opt/shunter
+COPY --from=install-scraper /image /
 ENTRYPOINT ["shunter-scraper"]
 
 FROM wheels AS install-envoyconf
 RUN /build/bin/install shunter-envoyconf
 FROM runtime AS envoyconf
-COPY --from=install-envoyconf /opt/shunter /opt/shunter
+COPY --from=install-envoyconf /image /
 ENTRYPOINT ["shunter-envoyconf"]
 
 FROM wheels AS install-conformance
 RUN /build/bin/install 'shunter-conformance[picker,kv-events]'
 FROM runtime AS conformance
-COPY --from=install-conformance /opt/shunter /opt/shunter
+COPY --from=install-conformance /image /
 ENTRYPOINT ["shunter-conformance"]
 
 FROM wheels AS install-rollout
 RUN /build/bin/install 'shunter-rollout[kubernetes]'
 FROM runtime AS rollout
-COPY --from=install-rollout /opt/shunter /opt/shunter
+COPY --from=install-rollout /image /
 ENTRYPOINT ["shunter-rollout"]
 
 FROM wheels AS install-lab
 RUN /build/bin/install shunter-lab
 FROM runtime AS lab
-COPY --from=install-lab /opt/shunter /opt/shunter
+COPY --from=install-lab /image /
 ENTRYPOINT ["shunter-lab"]
 
 FROM wheels AS install-all
 RUN /build/bin/install shunter-stack 'shunter-scraper[kubernetes]' 'shunter-rollout[kubernetes]' \
     'shunter-conformance[picker,kv-events]'
 FROM runtime AS all
-COPY --from=install-all /opt/shunter /opt/shunter
+COPY --from=install-all /image /
 ENTRYPOINT ["shunter"]
