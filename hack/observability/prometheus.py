@@ -5,7 +5,7 @@
     with running_prometheus({"picker": [f"127.0.0.1:{port}"]}, rules=rules) as prometheus:
         prometheus.await_scrapes(3)
         prometheus.query("up")
-        prometheus.firing()
+        prometheus.alerts()
 
 Both are Debian's (2.42), which `hack/observability/fetch` unpacks; others on PATH do as well.
 """
@@ -40,7 +40,7 @@ POLL_S = 0.05
 # As often as a test's patience wants it; a scrape that takes as long has failed, which a busy machine must not make of it.
 INTERVAL = "500ms"
 
-_RANGE = re.compile(r"\[(\d+)([smhd])(?=[\]:])")
+_RANGE = re.compile(r"(\[|offset )(\d+)([smhd])\b")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -69,17 +69,14 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def hasten(rules: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """Return rules whose ranges, waits and intervals are so many times shorter: what takes an hour in production, in a test."""
+    """Return rules whose ranges, offsets and waits are so many times shorter: what takes an hour in production, in a test."""
 
     def shorter(amount: str, unit: str) -> str:
         return f"{max(round(int(amount) * _SECONDS[unit] * 1000 / factor), 1)}ms"
 
     def quick(rule: dict[str, Any]) -> dict[str, Any]:
-        changed = rule | {"expr": _RANGE.sub(lambda found: f"[{shorter(*found.groups())}", rule["expr"])}
-        for key in ("for", "keep_firing_for"):
-            if key in rule:
-                changed[key] = shorter(rule[key][:-1], rule[key][-1])
-        return changed
+        changed = rule | {"expr": _RANGE.sub(lambda found: found[1] + shorter(found[2], found[3]), rule["expr"])}
+        return changed | {"for": shorter(rule["for"][:-1], rule["for"][-1])} if "for" in rule else changed
 
     return {"groups": [{"name": group["name"], "rules": [*map(quick, group["rules"])]} for group in rules["groups"]]}
 
@@ -93,8 +90,7 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Evaluate an expression now; each series is ``{"metric": labels, "value": [time, text]}``."""
-        result = self._get("query", query=expression)
-        return [{"metric": {}, "value": result["result"]}] if result["resultType"] == "scalar" else result["result"]
+        return self._get("query", query=expression)["result"]
 
     def values(self, expression: str, label: str) -> dict[str, float]:
         """Return the values of an expression by a label of its series."""
@@ -111,10 +107,6 @@ class Prometheus:
     def alerts(self) -> list[dict[str, Any]]:
         """Return the alerts that are pending or firing: labels, annotations, state, value."""
         return self._get("alerts")["alerts"]
-
-    def firing(self) -> set[str]:
-        """Name the alerts that fire."""
-        return {alert["labels"]["alertname"] for alert in self.alerts() if alert["state"] == "firing"}
 
     def await_scrapes(self, count: int) -> None:
         """Wait until every job's targets have been scraped so often, successfully."""
