@@ -117,14 +117,29 @@ class Batch(msgspec.Struct, rename="camel"):
     resource_spans: list[ResourceSpans] = []
 
 
-class Raw(msgspec.Struct, rename="camel"):
-    """A line whose parts are passed on as they are."""
+class Spans(msgspec.Struct, rename="camel"):
+    """Of one library, as they came."""
 
-    resource_spans: list[msgspec.Raw] = []
+    scope: msgspec.Raw = msgspec.Raw(b"{}")
+    spans: list[msgspec.Raw] = []
 
 
+class Process(msgspec.Struct, rename="camel"):
+    """Of one process, as they came."""
+
+    resource: msgspec.Raw = msgspec.Raw(b"{}")
+    scope_spans: list[Spans] = []
+
+
+class Whole(msgspec.Struct, rename="camel"):
+    """A line, or a document."""
+
+    resource_spans: list[Process] = []
+
+
+_span = msgspec.json.Decoder(Span)
+_whole = msgspec.json.Decoder(Whole)
 _batch = msgspec.json.Decoder(Batch)
-_raw = msgspec.json.Decoder(Raw)
 
 
 def read_spans(lines: Iterable[bytes]) -> list[Span]:
@@ -156,9 +171,19 @@ def find(spans: Sequence[Span], wanted: str | None) -> list[Span]:
 
 
 def document(lines: Iterable[bytes], trace_id: str) -> bytes:
-    """Return one OTLP JSON document of the lines that have anything of a trace: what viewers take as a file."""
-    parts = [part for line in lines if trace_id.encode() in line for part in _raw.decode(line).resource_spans]
-    return msgspec.json.encode({"resourceSpans": [part for part in parts if trace_id.encode() in bytes(part)]})
+    """Return one OTLP JSON document of all there is of a trace: what viewers take as a file."""
+    found: list[Process] = []
+    for line in lines:
+        try:
+            processes = _whole.decode(line).resource_spans if trace_id.encode() in line else []
+        except (msgspec.DecodeError, ValueError):  # as above
+            continue
+        for process in processes:
+            for scope in process.scope_spans:
+                scope.spans = [span for span in scope.spans if _span.decode(span).trace_id == trace_id]
+            process.scope_spans = [scope for scope in process.scope_spans if scope.spans]
+            found += [process] if process.scope_spans else []
+    return msgspec.json.encode(Whole(found))
 
 
 def tree(spans: Sequence[Span]) -> list[str]:
