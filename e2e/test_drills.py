@@ -34,4 +34,4 @@ def test_the_cause_is_named_on_the_page_and_by_an_alert(drill, told):
 
 
 def test_every_drill_is_about_an_alert_that_there_is():
-    assert {name for drill in DRILLS for name in drill.alerts} <= {alert.name for alert in ALERTS}
+    assert {drill.alert for drill in DRILLS} <= {alert.name for alert in ALERTS}

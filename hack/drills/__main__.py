@@ -52,14 +52,12 @@ def write(told: dict[str, Told]) -> str:
     page = [HEAD]
     page += [f"| [{drill.symptom}](#{anchor(drill)}) | {told[drill.name].sentence} |\n" for drill in DRILLS]
     for drill in DRILLS:
-        shown = told[drill.name]
-        (alert,) = drill.alerts
-        page.append(f"\n## {drill.name}\n\n{drill.symptom}\n*Done:* {drill.done}\n\n")
-        page.append(f"> {shown.sentence}\n\nso says {shown.by}; ")
-        page.append(f"the alert is [{alert}](runbook.md#{alert.lower()}): *{shown.alert}* Look at {drill.look}\n\n")
-        page.append("```console\n" + "\n".join(f"{line}" for line in shown.figures) + "\n```\n")
-        if shown.shown:
-            page.append("\n```console\n" + "\n".join(shown.shown) + "\n```\n")
+        shown, alert = told[drill.name], drill.alert
+        page.append(f"\n## {drill.name}\n\n{drill.symptom}\n\n**Done** {drill.done}\n\n**{shown.by}** {shown.sentence}\n\n")
+        if shown.sentence != shown.alert:
+            page.append(f"**Alert** [{alert}](runbook.md#{alert.lower()}): {shown.alert}\n\n")
+        page.append(f"**See** {drill.look}\n")
+        page += ["\n```console\n" + "\n".join(block) + "\n```\n" for block in (shown.figures, shown.shown) if block]
     return "".join(page)
 
 
@@ -75,7 +73,7 @@ def main(words: Sequence[str]) -> int:
         for drill, shown in run(chosen):
             told[drill.name] = shown
             SHOWN.write_bytes(msgspec.json.encode(told))
-            print(f"{drill.name}: {shown.sentence}\n  {drill.alerts[0]}: {shown.alert}", flush=True)
+            print(f"{drill.name}: {shown.sentence}\n  {drill.alert}: {shown.alert}", flush=True)
     except Missing as missing:
         print(missing, file=sys.stderr)
         return 2

@@ -14,24 +14,24 @@ __all__ = ["DRILLS", "Drill", "Told"]
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What was to be seen: ``sentence`` names the cause, and ``by`` says who said so."""
+    """What was to be seen: ``sentence`` names the cause."""
 
     sentence: str
-    by: str
+    by: str  # Page or Alert
     alert: str = ""
     figures: list[str] = []
     shown: list[str] = []  # what commands printed, each with its prompt
 
 
 class Drill(msgspec.Struct, frozen=True, kw_only=True):
-    """One of them. ``alerts`` are those that fire; ``options`` are of `shunter up`."""
+    """One of them; ``config`` is the picker's, if another than its own."""
 
     name: str
     symptom: str
     done: str
     look: str
     run: Callable[[Scene], Told]
-    alerts: tuple[str, ...]
+    alert: str  # that fires
     config: str = ""
 
 
@@ -50,7 +50,7 @@ def slow_engine(scene: Scene) -> Told:
             request_id = served("engine-1")[0]
     return Told(
         sentence=sentence,
-        by="the page",
+        by="Page",
         alert=alert,
         figures=figures,
         shown=[f"$ shunter explain --trace {request_id}", scene.await_trace(request_id)],
@@ -68,7 +68,7 @@ def lying_metrics(scene: Scene) -> Told:
             )
     finally:
         scene.break_engine("engine-0")
-    return Told(sentence=sentence, by="the page", alert=alert, figures=figures)
+    return Told(sentence=sentence, by="Page", alert=alert, figures=figures)
 
 
 def dead_scraper(scene: Scene) -> Told:
@@ -78,9 +78,7 @@ def dead_scraper(scene: Scene) -> Told:
         figures = scene.figures("shunter_picker_snapshot_age_seconds")
         request_id = scene.ask(scene.words())
         shown = scene.explain(request_id)
-    return Told(
-        sentence=sentence, by="the page", alert=alert, figures=figures, shown=[f"$ shunter explain {request_id}", shown]
-    )
+    return Told(sentence=sentence, by="Page", alert=alert, figures=figures, shown=[f"$ shunter explain {request_id}", shown])
 
 
 def cold_prefix(scene: Scene) -> Told:
@@ -93,7 +91,7 @@ def cold_prefix(scene: Scene) -> Told:
         figures = scene.figures(hits)
         request_id = scene.ask(f"It is {next(numbers)} o'clock. {manual}")
         shown = scene.explain(request_id)
-    return Told(sentence=alert, by="the alert", alert=alert, figures=figures, shown=[f"$ shunter explain {request_id}", shown])
+    return Told(sentence=alert, by="Alert", alert=alert, figures=figures, shown=[f"$ shunter explain {request_id}", shown])
 
 
 # What is compared with: an hour ago, which is ten seconds here.
@@ -114,7 +112,7 @@ def hot_tenant(scene: Scene) -> Told:
         trace = scene.await_trace(request_id)
     return Told(
         sentence=sentence,
-        by="the page",
+        by="Page",
         alert=alert,
         figures=figures,
         shown=[f"$ shunter explain --trace {request_id}", trace],
@@ -136,7 +134,7 @@ def bypassed_picker(scene: Scene) -> Told:
         finally:
             path.write_bytes(before)
     line = json.dumps(scene.access_line(request_id))
-    return Told(sentence=sentence, by="the page", alert=alert, figures=figures, shown=[f"$ grep {request_id} access.log", line])
+    return Told(sentence=sentence, by="Page", alert=alert, figures=figures, shown=[f"$ grep {request_id} access.log", line])
 
 
 def refused_config(scene: Scene) -> Told:
@@ -153,7 +151,7 @@ def refused_config(scene: Scene) -> Told:
         path.write_bytes(before)
         os.kill(scene.stack.state.pids["picker"], signal.SIGHUP)
     scene.await_finding("All is well")
-    return Told(sentence=sentence, by="the page", alert=alert, figures=figures, shown=["$ tail picker.log", line])
+    return Told(sentence=sentence, by="Page", alert=alert, figures=figures, shown=["$ tail picker.log", line])
 
 
 def where(scene: Scene, name: str) -> str:
@@ -178,57 +176,57 @@ DRILLS = (
         name="Slow engine",
         symptom="Some requests take ten times as long as others, whatever their prompts are.",
         done="One of three engines runs for a tenth of the time, as on a throttled GPU.",
-        look="its bar in the page's heat map; in the trace the time is the model server's own, `llm_request`.",
+        look="The page's heat map. In the trace the time is the model server's, `llm_request`, or before it answers at all.",
         run=slow_engine,
-        alerts=("EndpointOutlier",),
+        alert="EndpointOutlier",
     ),
     Drill(
         name="Lying metrics",
         symptom="One engine has more and more requests, and its gauges say that it has none.",
         done="One engine's gauges of running and waiting requests and of its cache stand at 0.",
-        look="what it says beside what is in flight there, in the page's table.",
+        look="What it says beside what is in flight there: the page's table has both.",
         run=lying_metrics,
-        alerts=("EndpointHidesLoad",),
+        alert="EndpointHidesLoad",
     ),
     Drill(
         name="Dead scraper",
         symptom="New endpoints get no requests; picks go on, only a little worse.",
         done="The scraper stands still.",
-        look="the age of the snapshot; decisions are by requests in flight.",
+        look="How old the snapshot is. Decisions go by requests in flight.",
         run=dead_scraper,
-        alerts=("SnapshotOld",),
+        alert="SnapshotOld",
     ),
     Drill(
         name="Cold prefix",
         symptom="Since a change of some client every first token takes longer, and engines are busier with the same requests.",
         done="Clients that have sent the same long beginning put the time before it.",
-        look="how much of a prompt each endpoint had cached: 0 % everywhere, of a long prompt.",
+        look="How much of a long prompt each endpoint had cached.",
         run=cold_prefix,
-        alerts=("PrefixHitsLost",),
+        alert="PrefixHitsLost",
     ),
     Drill(
         name="Hot tenant",
         symptom="Everybody waits, and the engines are not slow.",
         done="Of two tenants one asks with twenty clients at once, the other with one.",
-        look="requests by `fairness_id` (*Loudest tenants*); in the trace the wait is the picker's, `shunter.queue`.",
+        look="*Loudest tenants* in the dashboards; in the quiet tenant's trace the wait, `shunter.queue`.",
         run=hot_tenant,
-        alerts=("TenantDominates",),
+        alert="TenantDominates",
         config=TENANTS,
     ),
     Drill(
         name="Bypassed picker",
         symptom="Answers come, only from the wrong servers: caches are missed, full engines get more.",
-        done="All workers stand still for a while; the gateway fails open.",
-        look="Envoy's access log: the request has a server and no pick.",
+        done="The gateway is given an address of the picker's where nobody listens; it fails open.",
+        look="Envoy's access log: a server, and no pick.",
         run=bypassed_picker,
-        alerts=("PickerBypassed",),
+        alert="PickerBypassed",
     ),
     Drill(
         name="Refused configuration",
         symptom="A change of the configuration changes nothing.",
         done="A plugin's type is misspelt, and the picker is told to reload.",
-        look="the log has the place and what was probably meant.",
+        look="The log: it has the place in the file, and what was probably meant.",
         run=refused_config,
-        alerts=("ConfigRefused",),
+        alert="ConfigRefused",
     ),
 )
