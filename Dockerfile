@@ -2,7 +2,7 @@
 #
 # What is installed is what requirements/image.txt pins by hash. Each image has a Python, the packages of one component in
 # /opt/shunter, and nothing that could install more. It runs as nobody in particular, on a root that may be read-only.
-# Built twice from one commit, on one base, the layers are the same (docs/images.md).
+# Built twice from one commit, on one base, the layers are the same (docs/container-images.md).
 
 # Any image with Python 3.11 or later in which `python3 -m venv` works, and which has openssl for pickers that certify
 # themselves. Name it with its digest to have the same one again.
@@ -31,7 +31,7 @@ ENV PATH=/opt/shunter/bin:/usr/local/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 HOME=/
 USER 65532:65532
 
 FROM wheels AS install-picker
-RUN /build/bin/install 'shunter-picker[tracing]'
+RUN /build/bin/install 'shunter-picker[sharing,tracing]'
 FROM runtime AS picker
 COPY --from=install-picker /image /
 ENTRYPOINT ["shunter-picker"]
@@ -67,7 +67,7 @@ COPY --from=install-lab /image /
 ENTRYPOINT ["shunter-lab"]
 
 FROM wheels AS install-all
-RUN /build/bin/install shunter-stack 'shunter-scraper[kubernetes]' 'shunter-rollout[kubernetes]' \
+RUN /build/bin/install shunter-stack 'shunter-picker[sharing]' 'shunter-scraper[kubernetes]' 'shunter-rollout[kubernetes]' \
     'shunter-conformance[picker,kv-events]'
 FROM runtime AS all
 COPY --from=install-all /image /

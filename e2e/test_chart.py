@@ -45,6 +45,7 @@ VARIANTS = {
             "monitoring": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
         },
         "monitoring": {"podMonitor": True, "rules": True, "labels": {"release": "prometheus"}},
+        "sharing": {"secret": "redis"},
         "podLabels": {"team": "llm"},
         "podAnnotations": {"note": "none"},
         "nodeSelector": {"kubernetes.io/os": "linux"},
@@ -52,6 +53,7 @@ VARIANTS = {
         "affinity": {"nodeAffinity": {}},
         "priorityClassName": "system-cluster-critical",
     },
+    "pickers that tell each other": {"sharing": {"url": "redis://redis.llm:6379"}},
     "a pool that is there": {"pool": {"create": False, "selector": {}}, "scraper": {"writeStatus": False}},
     "a configuration that is there": {"picker": {"existingConfigMap": "scheduling"}},
 }

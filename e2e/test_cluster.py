@@ -14,6 +14,9 @@ from hack.kube import images
 from hack.kube.stage import CHART
 
 from shunter.conformance.cli import main as conformance
+from shunter.envoyconf.core.intent import Intent, Picker, PickerTls, Pool, Profile
+from shunter.envoyconf.core.intent import Kubernetes as Place
+from shunter.envoyconf.core.kube.install import installation
 from shunter.envoyconf.errors import KubernetesRefusedError
 from shunter.envoyconf.testing_kube import find_tool
 
@@ -94,8 +97,9 @@ class Cluster:
     def settled(self, what):
         self.kubectl("rollout", "status", what, f"--timeout={WITHIN_S}s")
 
-    def pods(self, name="shunter-picker"):
-        items = json.loads(self.kubectl("get", "pods", f"--selector=app.kubernetes.io/name={name}", "--output=json"))["items"]
+    def pods(self, instance="llama-picker"):
+        selector = f"--selector=app.kubernetes.io/instance={instance}"
+        items = json.loads(self.kubectl("get", "pods", selector, "--output=json"))["items"]
         return [each["metadata"]["name"] for each in items if "deletionTimestamp" not in each["metadata"]]
 
     def page(self, pod, path, port=9090):
@@ -230,7 +234,7 @@ async def test_a_new_configuration_is_taken_up_and_a_wrong_one_is_not(cluster, l
 
 def test_an_exam_runs_as_a_job_in_the_cluster(cluster):
     words = ("--select", "ms.reachability", "--tries", "1", f"http://llama.{SPACE}:8000")
-    image = images.image_name("conformance")
+    image = images.image_name("all")
     printed = CliRunner().invoke(conformance, ["manifests", "--image", image, "--", *words]).output
     try:
         cluster.kubectl("create", "-f", "-", stdin=printed)
@@ -238,6 +242,24 @@ def test_an_exam_runs_as_a_job_in_the_cluster(cluster):
         assert "pass   ms.reachability" in cluster.kubectl("logs", "job/shunter-exam")
     finally:
         cluster.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=printed)
+
+
+def test_what_envoyconf_installs_runs(cluster):
+    """It finds model servers by name instead of by the API."""
+    pool = Pool(name="by-name", selector={"app": "vllm"}, picker=Picker(tls=PickerTls()))
+    intent = Intent(pools=(pool,), profile=Profile.FULL, kubernetes=Place(namespace=SPACE, replicas=1))
+    objects = [each for artefact in installation(intent) for each in artefact.documents]
+    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        container["resources"] = SMALL
+    cluster.kube.apply(objects)
+    try:
+        cluster.settled("deployment/by-name-picker")
+        (pod,) = cluster.pods(instance="by-name-picker")
+        assert len(json.loads(cluster.page(pod, "/debug/fleet"))["endpoints"]) == 3
+    finally:
+        cluster.kubectl("delete", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
 
 def test_what_is_uninstalled_leaves_nothing(cluster):

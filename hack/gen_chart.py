@@ -139,6 +139,13 @@ class Tls(Part, frozen=True):
     cert_manager: Annotated[CertManager, Meta(description="Who issues certificates, if cert-manager does.")] = CertManager()
 
 
+class Sharing(Part, frozen=True):
+    url: Annotated[str, Meta(description="Of a Redis or Valkey, redis://…; none: each picker knows of its own requests.")] = ""
+    secret: Annotated[
+        str, Meta(description="Name of a Secret with it instead, under the key url: for one with a password.")
+    ] = ""
+
+
 class Autoscaling(Part, frozen=True):
     enabled: Annotated[bool, Meta(description="Let a HorizontalPodAutoscaler say how many pickers there are.")] = False
     min_replicas: Annotated[int, Meta(ge=1, description="At least.")] = 2
@@ -189,6 +196,7 @@ class Values(Part, frozen=True):
     picker: Annotated[Picker, Meta(description="Who chooses.")] = Picker()
     scraper: Annotated[Scraper, Meta(description="Who looks at the cluster and at the model servers' metrics.")] = Scraper()
     tls: Annotated[Tls, Meta(description="Between gateways and the picker.")] = Tls()
+    sharing: Annotated[Sharing, Meta(description="By what pickers tell each other what they have sent where.")] = Sharing()
     log: Annotated[Log, Meta(description="Of picker and scraper.")] = Log()
     autoscaling: Annotated[Autoscaling, Meta(description="Of the picker, by its CPU.")] = Autoscaling()
     network_policy: Annotated[NetworkPolicy, Meta(description="Who may connect to the picker.")] = NetworkPolicy()
