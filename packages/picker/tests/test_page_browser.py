@@ -1,7 +1,9 @@
 """The web page in a real Chromium: readable by everybody, usable by keyboard alone, and safe whatever things are called."""
 
 import asyncio
+import os
 import time
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -16,6 +18,9 @@ from shunter.snapshot import Health, Pool, Rewrite, RewriteRule, Target
 pytestmark = [pytest.mark.skipif(find_chromium() is None, reason=HOW), pytest.mark.asyncio(loop_scope="module")]
 
 DEADLINE_MS = 30_000
+
+# Where SHUNTER_SCREENSHOTS=1 paints what a thousand endpoints look like; e2e/test_page.py paints the rest.
+IMAGES = Path(__file__).parents[3] / "docs" / "images"
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='hacked'\">",
@@ -331,11 +336,13 @@ async def test_the_theme_follows_the_system_until_it_is_chosen_and_is_remembered
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-async def test_a_thousand_endpoints_fit_and_stay_where_they_are(show, make_source, width):
-    source = make_source(
-        *[{"waiting": float(n % 9)} for n in range(1000)],
-        endpoints=[{"address": f"10.0.{n // 250}.{n % 250}"} for n in range(1000)],
-    )
+async def test_a_thousand_endpoints_fit_and_stay_where_they_are(show, make_source, dice, width):
+    rows = [
+        {"waiting": float(int(dice.expovariate(0.4))), "running": dice.randrange(40), "kv_usage": dice.random()}
+        for _ in range(1000)
+    ]
+    rows[44] = rows[317] = {"health": Health.UNREACHABLE, "reason": "connection refused"}
+    source = make_source(*rows, endpoints=[{"address": f"10.0.{n // 250}.{n % 250}"} for n in range(1000)])
     source.decided = [decision()]
     page = await show(source, width=width)
     await page.evaluate(SHIFTS)
@@ -348,6 +355,8 @@ async def test_a_thousand_endpoints_fit_and_stay_where_they_are(show, make_sourc
     assert await page.evaluate("window.shifts") < 0.01
     await page.locator("#heat .cell").nth(500).click()
     assert await page.locator("#one h3").inner_text() == "pod-500"
+    if os.environ.get("SHUNTER_SCREENSHOTS") and width > 1000:
+        await page.screenshot(path=IMAGES / "page-1000.png", full_page=True)
 
 
 async def test_a_picker_that_is_gone_is_said_to_be_and_found_again(show, serve, source):

@@ -157,6 +157,15 @@ async def test_a_source_that_breaks_does_not_end_the_news(client, serve, make_so
     assert "cannot be told" in caplog.text
 
 
+@pytest.mark.parametrize(("endpoints", "asked"), [(1, 8), (500, 4), (2500, 1)])
+async def test_in_a_large_pool_workers_are_asked_for_fewer_decisions(client, serve, make_source, endpoints, asked):
+    source = make_source(*[{}] * endpoints)
+    source.decided = [{"request_id": str(n)} for n in range(20)]
+    url = await serve(Live(source, look_s=QUICK_S))
+    async with looking(client, url) as viewer:
+        assert len(await viewer.until("decisions")) == asked
+
+
 async def test_viewers_do_not_keep_the_picker_from_ending(client, make_source):
     admin = Admin(make_source({}))
     port = await admin.start("127.0.0.1", 0)
