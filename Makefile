@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test test-kube lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos cluster conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers dashboards drills e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs rollout-engines soak-streams test-observability clean
+.PHONY: help up top explain test test-kube lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos cluster conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers drills e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs rollout-engines soak-streams test-observability clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -139,17 +139,14 @@ conformance-pickers: $(VENV)/dev.stamp ## examine our picker, and Go ones at EPP
 	@$(BIN)/python -m hack.conformance.pickers $(ARGS)
 	@SHUNTER_EVERY_CASE=1 $(PYTEST) -q packages/conformance/tests/test_picker_exam.py
 
-docs: $(VENV)/dev.stamp ## regenerate docs/reference and the chart's values from the code
+docs: $(VENV)/dev.stamp ## regenerate docs/reference, rules, dashboards and the chart's values from the code
 	@$(BIN)/python hack/gen_docs.py
 	@$(BIN)/python hack/gen_chart.py
+	@$(BIN)/python -m hack.observability
 
 drills: $(VENV)/dev.stamp ## break seven things in a real stack and see what names each, into docs/diagnosis.md (5 minutes; ARGS=tenant: one; Debian)
 	@hack/observability/fetch
 	@$(BIN)/python -m hack.drills $(ARGS)
-
-dashboards: $(VENV)/dev.stamp ## regenerate deploy/observability and docs/dashboards.md: rules, alerts, dashboards
-	@$(BIN)/python -m hack.observability
-	@$(BIN)/python hack/gen_chart.py
 
 test-observability: $(VENV)/dev.stamp ## rules by promtool and a real Prometheus, traces, the page in a browser, drills (fetches what is missing; Debian)
 	@hack/observability/fetch

@@ -51,7 +51,7 @@ def main() -> None:
         stale += [path for path in DEPLOY.rglob("*.*") if path not in made and path.suffix in {".json", ".yaml"}]
         if stale:
             sys.exit(
-                f"not what the code says: {', '.join(str(path.relative_to(ROOT)) for path in stale)}; run: make dashboards"
+                f"not what the code says: {', '.join(str(path.relative_to(ROOT)) for path in stale)}; run: make docs"
             )
         return
     for path, text in made.items():

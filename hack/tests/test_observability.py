@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hack.observability.grafana import read_dashboards, render
-from hack.observability.prometheus import Missing, find
+from hack.observability.prometheus import Missing, find, hasten
 
 from shunter.picker.core.families import families
 from shunter.picker.core.rules import rules
@@ -37,6 +37,12 @@ def test_what_is_deployed_is_what_the_code_says():
     command = [sys.executable, "-m", "hack.observability", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_hastened_rules_wait_and_look_back_for_shorter():
+    rule = {"alert": "A", "expr": "rate(a_total[5m]) > 5 and a offset 1h > b:rate6h", "for": "10m"}
+    (quick,) = hasten({"groups": [{"name": "g", "rules": [rule]}]}, 60)["groups"][0]["rules"]
+    assert quick == rule | {"expr": "rate(a_total[5000ms]) > 5 and a offset 60000ms > b:rate6h", "for": "10000ms"}
 
 
 @pytest.fixture
