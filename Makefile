@@ -141,8 +141,8 @@ conformance-pickers: $(VENV)/dev.stamp ## examine our picker, and Go ones at EPP
 
 docs: $(VENV)/dev.stamp ## regenerate docs/reference, rules, dashboards and the chart's values from the code
 	@$(BIN)/python hack/gen_docs.py
-	@$(BIN)/python hack/gen_chart.py
 	@$(BIN)/python -m hack.observability
+	@$(BIN)/python hack/gen_chart.py
 
 drills: $(VENV)/dev.stamp ## break seven things in a real stack and see what names each, into docs/diagnosis.md (5 minutes; ARGS=tenant: one; Debian)
 	@hack/observability/fetch
