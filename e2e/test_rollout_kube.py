@@ -11,8 +11,10 @@ from msgspec.structs import replace
 
 from shunter.envoyconf.testing_kube import find_crds, running_process
 from shunter.lab.testing import lab_server
+from shunter.rollout.core.machine import Wish, begin
 from shunter.rollout.core.spec import Rollout, Side, Traffic
-from shunter.rollout.errors import ConfigError, ServerError
+from shunter.rollout.errors import ConfigError, ServerError, StateError
+from shunter.rollout.shell.store import Record
 from shunter.stack.testing_kube import LLMD
 
 pytest.importorskip("kubernetes", reason="pip install 'shunter-rollout[kubernetes]'")
@@ -156,3 +158,44 @@ async def test_weights_of_two_pools_are_changed_in_somebodys_route(admin, api):
     stranger = replace(rollout, to=Side(pool="mistral"))
     with pytest.raises(ConfigError, match="no rule has both llama-v1 and mistral"):
         await HttpRoute(stranger, api).share(())
+
+
+@pytest.fixture
+def kept(admin, api):
+    """Where a rollout is kept: a ConfigMap of a namespace of its own."""
+    from shunter.rollout.shell.kube_store import ConfigMapStore
+
+    home = admin.namespace("kept")
+    return lambda: ConfigMapStore(home, "review")
+
+
+@pytest.fixture
+def record():
+    sides = {"from_": Side(model="v1"), "to": Side(model="v2")}
+    rollout = Rollout(kind="Rollout", name="review", model="review", traffic=Traffic(rewrite="review"), **sides)
+    return Record(rollout, begin(rollout, 1.5))
+
+
+def test_a_record_and_wishes_are_kept_in_a_configmap(kept, record):
+    store = kept()
+    assert (store.load(), store.wish(), store.held()) == (None, Wish.RUN, False)
+    store.save(record)
+    kept().want(Wish.PAUSE)
+    assert (store.load(), store.wish()) == (record, Wish.PAUSE)
+    store.save(record)
+    assert kept().wish() is Wish.PAUSE, "a record does not put a wish aside"
+
+
+def test_one_is_at_it_until_he_has_been_silent_for_long(kept, record, monkeypatch):
+    first, second = kept(), kept()
+    with first.at_it() as alone:
+        assert alone
+        first.save(record)
+        with second.at_it() as also:
+            assert not also
+        monkeypatch.setattr("shunter.rollout.shell.kube_store.HOLD_S", 0)
+        with second.at_it() as instead:
+            assert instead
+            with pytest.raises(StateError, match="another process has gone on with review"):
+                first.save(record)
+    assert not second.held()

@@ -9,7 +9,7 @@ import pytest
 
 from shunter.lab.errors import ApiError
 from shunter.rollout.core.machine import Wish
-from shunter.rollout.shell.store import Store
+from shunter.rollout.shell.store import FileStore
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ async def test_errors_of_the_new_version_bring_everybody_back(fake_picker, file,
 async def test_a_rollout_waits_while_it_is_paused_and_goes_back_when_it_is_told_to(
     fake_picker, file, rollout, ended, tmp_path, eventually
 ):
-    store = Store(tmp_path / "state", "review-v2")
+    store = FileStore(tmp_path / "state", "review-v2")
     store.want(Wish.PAUSE)
     running = await rollout("start", "-f", file)
     await eventually(lambda: (record := store.load()) and "resume" in record.state.waiting)

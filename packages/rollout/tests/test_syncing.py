@@ -18,7 +18,7 @@ from shunter.rollout.core.reconcile import Standing
 from shunter.rollout.errors import ConfigError
 from shunter.rollout.shell.following import Following, read_file
 from shunter.rollout.shell.servers import Access, open_session
-from shunter.rollout.shell.store import Store
+from shunter.rollout.shell.store import FileStore
 from shunter.rollout.shell.syncing import Sync, Target
 from shunter.snapshot import Endpoint, Load, Pool, SnapshotWriter, Topology
 
@@ -244,8 +244,8 @@ def test_a_record_that_is_none_is_told(tmp_path):
 
 
 def test_two_cannot_be_at_the_same_rollout(tmp_path):
-    store = Store(tmp_path, "r")
-    with store.at_it() as alone, Store(tmp_path, "r").at_it() as second:
+    store = FileStore(tmp_path, "r")
+    with store.at_it() as alone, FileStore(tmp_path, "r").at_it() as second:
         assert (alone, second) == (True, False)
     with store.at_it() as again:
         assert again

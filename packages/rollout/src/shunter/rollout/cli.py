@@ -50,7 +50,7 @@ def kept_in(command: Command) -> Command:
     """Add the option that says where rollouts are kept."""
     return click.option(
         "--state",
-        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR|configmap:NAMESPACE",
         help="Where rollouts are kept.  [default: ~/.local/state/shunter/rollouts]",
     )(command)
 
@@ -114,7 +114,7 @@ def sync(**options: object) -> None:
 @kept_in
 @looking
 @reaching_servers
-def start(path: Path, state: Path | None, *, dry_run: bool, **options: object) -> None:
+def start(path: Path, state: str | None, *, dry_run: bool, **options: object) -> None:
     """Do what a file says, from the beginning or from where it was left.
 
     Ends with 0 when the new version has all traffic, and with 1 when it went back or halted.
@@ -146,25 +146,24 @@ def start(path: Path, state: Path | None, *, dry_run: bool, **options: object) -
 @main.command()
 @click.argument("name", required=False)
 @kept_in
-def status(name: str | None, state: Path | None) -> None:
+def status(name: str | None, state: str | None) -> None:
     """Say what has come of a rollout, or of all of them."""
     from shunter.rollout.core.telling import describe
-    from shunter.rollout.shell.store import default_directory
+    from shunter.rollout.shell.store import kept_names
 
-    directory = state or default_directory()
-    for each in [name] if name else sorted(path.stem for path in directory.glob("*.json")):
-        store = _store(directory, each)
+    for each in [name] if name else _refusing(lambda: kept_names(state)):
+        store = _store(state, each)
         record = _refusing(store.load)
         if record is None:
-            raise Refusal(f"no rollout is called {each} in {directory}")
-        with store.at_it() as idle:
-            click.echo(describe(record.rollout, record.state, store.wish(), running=not idle))
+            raise Refusal(f"no rollout is called {each}")
+        running = _refusing(store.held)
+        click.echo(describe(record.rollout, record.state, store.wish(), running=running))
 
 
 @main.command()
 @click.argument("name")
 @kept_in
-def pause(name: str, state: Path | None) -> None:
+def pause(name: str, state: str | None) -> None:
     """Stay at the present share; a version that turns out to be worse still goes back."""
     from shunter.rollout.core.machine import Wish
 
@@ -176,7 +175,7 @@ def pause(name: str, state: Path | None) -> None:
 @kept_in
 @looking
 @reaching_servers
-def resume(name: str, state: Path | None, **options: object) -> None:
+def resume(name: str, state: str | None, **options: object) -> None:
     """Go on: after a pause, in spite of why it halted, or where nobody is at it any more."""
     from shunter.rollout.core.machine import Wish
 
@@ -188,25 +187,23 @@ def resume(name: str, state: Path | None, **options: object) -> None:
 @kept_in
 @looking
 @reaching_servers
-def rollback(name: str, state: Path | None, **options: object) -> None:
+def rollback(name: str, state: str | None, **options: object) -> None:
     """Go back: all traffic to the old version, and the new one is unloaded."""
     from shunter.rollout.core.machine import Wish
 
     _want(name, state, Wish.ROLLBACK, options)
 
 
-def _want(name: str, directory: Path | None, wish: "Wish", options: dict[str, object] | None = None) -> None:
+def _want(name: str, place: str | None, wish: "Wish", options: dict[str, object] | None = None) -> None:
     """Say what is wanted to whoever is at it; if nobody is, and there are ``options`` for it, do it."""
-    store = _store(directory, name)
+    store = _store(place, name)
     record = _refusing(store.load)
     if record is None:
         raise Refusal(f"no rollout is called {name}")
     if record.state.over:
         raise Refusal(f"{name} is over: {record.state.events[-1].words}")
     _refusing(lambda: store.want(wish))
-    with store.at_it() as idle:
-        pass
-    if not idle:
+    if _refusing(store.held):
         click.echo(f"{name}: told whoever is at it: {wish}")
     elif options is None:
         click.echo(f"{name}: nobody is at it; this is for whoever resumes it: {wish}")
@@ -236,10 +233,10 @@ def _access(options: dict[str, object]) -> "Access":
     return Access(ca_file=options["ca_file"], token_file=options["token_file"], call_s=options["timeout_s"])  # pyright: ignore[reportArgumentType]  click has checked them
 
 
-def _store(directory: Path | None, name: str) -> "Store":
-    from shunter.rollout.shell.store import Store, default_directory
+def _store(place: str | None, name: str) -> "Store":
+    from shunter.rollout.shell.store import open_store
 
-    return _refusing(lambda: Store(directory or default_directory(), name))
+    return _refusing(lambda: open_store(place, name))
 
 
 def _refusing(doing: "Callable[[], Result]") -> "Result":

@@ -17,7 +17,7 @@ from shunter.rollout.core.spec import Rollout
 from shunter.rollout.core.weights import rewrite, route_share, routed
 from shunter.rollout.errors import ConfigError, ServerError
 
-__all__ = ["HttpRoute", "RewriteResource", "connect"]
+__all__ = ["ANSWER_S", "HttpRoute", "RewriteResource", "configured", "connect"]
 
 MANAGER = "shunter-rollout"
 APPLY = "application/apply-patch+yaml"
@@ -28,7 +28,12 @@ Answer = TypeVar("Answer")
 
 
 def connect() -> CustomObjectsApi:
-    """Reach the API server of $KUBECONFIG, else of the pod's service account, else of ~/.kube/config; raises ConfigError."""
+    """Reach objects of any kind; raises ConfigError."""
+    return CustomObjectsApi(configured())
+
+
+def configured() -> Any:
+    """Return a client for the API server of $KUBECONFIG, else the pod's own, else of ~/.kube/config; raises ConfigError."""
     library: Any = config  # it has no types
     settings: Any = client.Configuration()
     try:
@@ -40,7 +45,7 @@ def connect() -> CustomObjectsApi:
             library.load_kube_config(client_configuration=settings)
     except (config.ConfigException, OSError) as error:
         raise ConfigError(f"no Kubernetes API: {error}") from None
-    return CustomObjectsApi(client.ApiClient(settings))
+    return client.ApiClient(settings)
 
 
 class RewriteResource:

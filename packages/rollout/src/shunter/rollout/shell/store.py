@@ -1,4 +1,6 @@
-"""Keeps what a rollout has come to in a file, so that whoever is killed goes on, and hears what people want of it.
+"""Keeps what a rollout has come to, so that whoever is killed goes on, and hears what people want of it.
+
+It is kept in a directory, or in Kubernetes (``kube_store``).
 
 For a rollout NAME there are ``NAME.json``, the record; ``NAME.wish``, what somebody wants and nobody has done yet; and
 ``NAME.lock``, held by the process that is at it (the kernel lets go of it when that dies, however it does).
@@ -8,16 +10,21 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Protocol
 
 import msgspec
 
 from shunter.rollout.core.machine import State, Wish
 from shunter.rollout.core.spec import Rollout
-from shunter.rollout.errors import StateError
+from shunter.rollout.errors import ConfigError, StateError
 
-__all__ = ["Record", "Store", "default_directory", "replace_file"]
+__all__ = ["FileStore", "Record", "Store", "default_directory", "kept_names", "open_store", "replace_file"]
+
+CONFIG_MAP = "configmap:"
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -27,8 +34,38 @@ class Record(msgspec.Struct, frozen=True):
     state: State
 
 
-class Store:
-    """The files of one rollout. Methods raise StateError."""
+class Store(Protocol):
+    """Where one rollout is kept. Methods raise StateError."""
+
+    name: str
+
+    def load(self) -> Record | None:
+        """Return the record; None if there is none."""
+        ...
+
+    def save(self, record: Record) -> None:
+        """Keep a record: all of it or, whatever happens, the one before."""
+        ...
+
+    def wish(self) -> Wish:
+        """Return what is wanted; what cannot be read is no wish."""
+        ...
+
+    def want(self, wish: Wish) -> None:
+        """Say what is wanted."""
+        ...
+
+    def held(self) -> bool:
+        """Tell whether somebody is at it."""
+        ...
+
+    def at_it(self) -> AbstractContextManager[bool]:
+        """Be the one who is at it while the block runs; yields whether nobody else was."""
+        ...
+
+
+class FileStore:
+    """A rollout's files."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
@@ -66,6 +103,11 @@ class Store:
         else:
             replace_file(self._wish, wish.encode())
 
+    def held(self) -> bool:
+        """Tell whether somebody is at it."""
+        with self.at_it() as idle:
+            return not idle
+
     @contextmanager
     def at_it(self) -> Generator[bool]:
         """Be the one who is at it while the block runs; yields whether nobody else was."""
@@ -76,6 +118,27 @@ class Store:
                 yield False
             else:
                 yield True
+
+
+def open_store(place: str | None, name: str) -> Store:
+    """Return where a rollout is kept: in a directory, or in ``configmap:NAMESPACE``; raises StateError and ConfigError."""
+    if place and place.startswith(CONFIG_MAP):
+        return _kubernetes().ConfigMapStore(place.removeprefix(CONFIG_MAP), name)
+    return FileStore(Path(place) if place else default_directory(), name)
+
+
+def kept_names(place: str | None) -> list[str]:
+    """Return the names of all rollouts that are kept there; raises StateError and ConfigError."""
+    if place and place.startswith(CONFIG_MAP):
+        return _kubernetes().config_map_names(place.removeprefix(CONFIG_MAP))
+    return sorted(path.stem for path in (Path(place) if place else default_directory()).glob("*.json"))
+
+
+def _kubernetes() -> ModuleType:
+    try:
+        return import_module("shunter.rollout.shell.kube_store")
+    except ImportError as error:
+        raise ConfigError(f"--state {CONFIG_MAP}…: for Kubernetes install shunter-rollout[kubernetes]: {error}") from None
 
 
 def default_directory() -> Path:
