@@ -5,6 +5,9 @@ prompt after the other at a fixed rate, then decode all together; a cache of pro
 Prompts begin with one of many system prompts, so it matters to send like to like, and end with words of their own, so it
 matters not to send everybody to the same. Scrapes are as rare as asked for; what happened since only the ledger knows.
 
+Replicas of a picker on several machines can know of each other only what a network has told them: ``--replicas`` asks what is left
+of it if each record of a journal comes later by so much, and what those lose that tell each other nothing.
+
 A second table asks what the picker loses by guessing when a prompt has been computed (``lean``) instead of seeing the first
 token (``full``): the same engines, prompts of very different length, each sent where the least prefill is thought to wait.
 """
@@ -14,6 +17,7 @@ import random
 from collections import OrderedDict
 from heapq import heappop, heappush
 from statistics import mean, quantiles
+from types import SimpleNamespace
 
 import msgspec
 
@@ -22,7 +26,7 @@ from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, Outcome
 from shunter.picker.core.ledger import Booking, Ledger
-from shunter.snapshot import Endpoint, Health, Load, LoadRow, LogReader, LogWriter, Topology, View
+from shunter.snapshot import Batch, Endpoint, Health, Load, LoadRow, LogReader, LogWriter, Topology, View
 
 ENGINES = 10
 PREFILL_PER_S = 10_000
@@ -85,18 +89,48 @@ TOPOLOGY = Topology(
 )
 
 
-class World:
-    """Engines, the newest snapshot of them, and the workers that see it."""
+class Wire:
+    """A log that others read later by ``delay_ns``; its writer is asked the time."""
 
-    def __init__(self, workers, *, sharing):
+    def __init__(self, delay_ns, clock):
+        self.records = []
+        self._delay_ns = delay_ns
+        self._clock = clock
+
+    def append(self, record):
+        self.records.append((self._clock() + self._delay_ns, record))
+
+    def reader(self):
+        at = 0
+
+        def read():
+            nonlocal at
+            begin, now_ns = at, self._clock()
+            while at < len(self.records) and self.records[at][0] <= now_ns:
+                at += 1
+            return Batch([record for _, record in self.records[begin:at]]) if at > begin else None
+
+        return SimpleNamespace(read=read)
+
+
+class World:
+    """Engines, the newest snapshot of them, and the workers that see it.
+
+    With a ``delay_s`` they are replicas, which share by wire.
+    """
+
+    def __init__(self, workers, *, sharing, delay_s=None):
         self.engines = [Engine() for _ in range(ENGINES)]
+        self.now_ns = LONG
         self.scrape(LONG)
         logs = [bytearray(LOG_BYTES) for _ in range(workers)] if sharing else []
+        wires = [Wire(int((delay_s or 0) * 1e9), lambda: self.now_ns) for _ in logs]
         policy = config.load().policy
         self.judges = []
         for at in range(workers):
-            peers = Peers([LogReader(log) for log in logs], life=at + 1)
-            journal = Journal(LogWriter(logs[at]), at + 1) if sharing else None
+            readers = [LogReader(log) for log in logs] if delay_s is None else [wire.reader() for wire in wires]
+            peers = Peers(readers, life=at + 1)
+            journal = Journal(LogWriter(logs[at]) if delay_s is None else wires[at], at + 1) if sharing else None
             if journal:
                 journal.begun()
             dice = random.Random(at)
@@ -107,9 +141,9 @@ class World:
         self.view = View(TOPOLOGY, Load.of(rows, epoch=1, topology_generation=1, published_ns=now_ns))
 
 
-def simulate(workers, *, sharing, scrape_s, requests, seed, rate_per_s=RATE_PER_S):
+def simulate(workers, *, sharing, scrape_s, requests, seed, rate_per_s=RATE_PER_S, delay_s=None):
     """Return the times to first token in seconds, and which part of the system prompts was cached."""
-    world = World(workers, sharing=sharing)
+    world = World(workers, sharing=sharing, delay_s=delay_s)
     dice = random.Random(seed)
     beginnings = [msgspec.json.encode(f"{at:04d}" * SYSTEM_TOKENS) for at in range(SYSTEM_PROMPTS)]
     now_s, first_tokens_s = LONG / 1e9, []
@@ -119,11 +153,13 @@ def simulate(workers, *, sharing, scrape_s, requests, seed, rate_per_s=RATE_PER_
         now_ns = int(now_s * 1e9)
         while events[0][0] <= now_ns:
             at_ns, _, what = heappop(events)
+            world.now_ns = at_ns
             if what is None:
                 world.scrape(at_ns)
                 heappush(events, (at_ns + int(scrape_s * 1e9), 0, None))
             else:
                 what[0].release(what[1], DONE, at_ns / 1e9)
+        world.now_ns = now_ns
         system, tokens = int(SYSTEM_PROMPTS * dice.random() ** 2), dice.randint(*OWN_TOKENS)
         body = b'{"model":"m","messages":[{"role":"system","content":%s},{"role":"user","content":"%s"}]}' % (
             beginnings[system],
@@ -146,6 +182,34 @@ def compare(scrape_s, requests, seeds, configurations):
         times = [each for run, _ in runs for each in run[len(run) // 5 :]]  # the caches are cold at first
         table.append((mean(times), quantiles(times, n=100)[98], mean(hits for _, hits in runs)))
     return table
+
+
+def replicas(requests, seeds, rate_per_s, delays_s=(None, 0.0, 0.002, 0.01, 0.05, 0.25)):
+    """Print what 2, 4 and 8 replicas make of it, by the delay of what they tell each other (None: they tell nothing)."""
+    print(
+        "| replicas | told after | mean | p99 | mean of a single one's | p99 | beginnings cached |\n|---|---|---|---|---|---|---|"
+    )
+    alone = None
+    for count in (1, 2, 4, 8):
+        for delay_s in (None,) if count == 1 else delays_s:
+            sharing = delay_s is not None
+            settings = {
+                "sharing": sharing,
+                "scrape_s": 0.05,
+                "requests": requests,
+                "rate_per_s": rate_per_s,
+                "delay_s": delay_s,
+            }
+            runs = [simulate(count, seed=seed, **settings) for seed in range(seeds)]
+            times = [each for run, _ in runs for each in run[len(run) // 5 :]]
+            average, p99, hits = mean(times), quantiles(times, n=100)[98], mean(hits for _, hits in runs)
+            alone = alone or (average, p99)
+            told = f"{delay_s * 1000:g} ms" if sharing else "" if count == 1 else "never"
+            print(
+                f"| {count} | {told} | {average * 1000:.0f} | {p99 * 1000:.0f} | {average / alone[0]:.2f} "
+                f"| {p99 / alone[1]:.2f} | {hits:.0%} |",
+                flush=True,
+            )
 
 
 def guess(kind, requests, seed, spread=0.0, load=0.8):
@@ -196,7 +260,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=4_000, help="per run")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=RATE_PER_S, help="requests a second, for --replicas")
+    parser.add_argument("--replicas", action="store_true", help="only replicas that share by wire, or not")
     arguments = parser.parse_args()
+    if arguments.replicas:
+        replicas(arguments.requests, arguments.seeds, arguments.rate)
+        return
     configurations = [(1, False), (4, True), (4, False), (8, True), (8, False)]
     print(f"{arguments.requests} requests × {arguments.seeds} seeds, {ENGINES} engines, {RATE_PER_S:g}/s; ms to first token\n")
     print("| scraped every | workers | mean | p99 | mean of one worker's | p99 | beginnings cached |")

@@ -23,9 +23,9 @@ async def seating(tmp_path):
 
 
 async def test_no_two_have_one_seat_or_one_life_and_the_collector_has_the_last(seating):
-    seats = [seating.take() for _ in range(6)] + [seating.take_last()]
-    assert [seat.index for seat in seats] == [0, 1, 2, 3, 4, 5, 6]
-    assert len({seat.life for seat in seats}) == 7
+    seats = [seating.take() for _ in range(6)] + [seating.take_sharers(), seating.take_last()]
+    assert [seat.index for seat in seats] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert len({seat.life for seat in seats}) == 8
     seating.give_back(seats[3])
     assert seating.take().index == 3
 

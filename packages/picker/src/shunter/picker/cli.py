@@ -84,6 +84,15 @@ def main() -> None:
     show_default=True,
     help="Address for them. Whoever reaches it is believed: let nobody do so but gateways.",
 )
+@click.option(
+    "--share",
+    "share_url",
+    envvar="SHUNTER_SHARE_URL",
+    metavar="URL",
+    show_default="each replica knows of itself",
+    help="A Redis by which replicas tell each other what they send where: redis[s]://[USER:PASSWORD@]HOST:PORT.",
+)
+@click.option("--share-group", default="default", show_default=True, help="Which replicas do: those of the same name there.")
 @click.option("--one-port", is_flag=True, help="All workers on --port, for gateways that know a single one.")
 @click.option(
     "--max-streams",
@@ -225,6 +234,8 @@ def run(
     workers: int | None,
     collector_port: int | None,
     collector_host: str,
+    share_url: str | None,
+    share_group: str,
     one_port: bool,
     max_streams: int | None,
     max_age_s: float | None,
@@ -256,7 +267,7 @@ def run(
     click.get_current_context().call_on_close(lambda: signal.signal(signal.SIGHUP, before))
     from shunter.picker.config.tracing import read_tracing
     from shunter.picker.core.limits import Limits
-    from shunter.picker.shell import arguments, collector, layout, supervisor, worker
+    from shunter.picker.shell import arguments, collector, layout, sharer, supervisor, worker
     from shunter.picker.transport.server import MAX_STREAMS
 
     routes = role == "body-router"
@@ -292,6 +303,7 @@ def run(
         ),
         ports=ports,
         workers=workers or max(len(ports), len(os.sched_getaffinity(0)) - 1),
+        sharer=None if share_url is None else sharer.Settings(url=share_url, group=share_group, snapshot=snapshot),
         collector=None
         if collector_port is None
         else collector.Settings(snapshot=snapshot, host=collector_host, port=collector_port, pool=pool),

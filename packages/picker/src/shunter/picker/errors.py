@@ -6,10 +6,11 @@
     ├── ConfigError        the configuration cannot be used; the message has path, value and remedy
     ├── ProtocolError      a peer broke ext_proc or its encoding; answered, logged, never anything else
     ├── RecordsError       what should be Envoy's access log is not; the connection is closed
-    └── PrecedentError     what should be recorded decisions is not
+    ├── PrecedentError     what should be recorded decisions is not
+    └── SharingError       what should be another replica's message is not; it is left out
 """
 
-__all__ = ["ConfigError", "PickerError", "PrecedentError", "ProtocolError", "RecordsError"]
+__all__ = ["ConfigError", "PickerError", "PrecedentError", "ProtocolError", "RecordsError", "SharingError"]
 
 
 class PickerError(Exception):
@@ -30,3 +31,7 @@ class RecordsError(PickerError):
 
 class PrecedentError(PickerError):
     """A line that is no recorded decision; the message has its number."""
+
+
+class SharingError(PickerError):
+    """A message of another replica cannot be read."""

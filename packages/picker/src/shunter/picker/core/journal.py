@@ -20,7 +20,7 @@ from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import Booking, Ledger, life_of
 from shunter.snapshot import LogReader, LogWriter
 
-__all__ = ["Journal", "News", "Peers"]
+__all__ = ["Begun", "Booked", "Journal", "News", "Peers", "Released", "read_event"]
 
 
 class Begun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):
@@ -56,8 +56,18 @@ class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     outcome: Outcome
 
 
+Event = Begun | Booked | Released | Told | Measured
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Begun | Booked | Released | Told | Measured).decode
+_decode = msgspec.msgpack.Decoder(Event).decode
+
+
+def read_event(record: bytes) -> Event | None:
+    """Read one record; None for one that cannot be read, which is skipped."""
+    try:
+        return _decode(record)
+    except msgspec.MsgspecError:
+        return None
 
 
 class Journal:
@@ -151,10 +161,7 @@ class Peers:
                 laps += 1
                 _turn(peer, 0, ledger, fleet)
             for record in batch.records:
-                try:
-                    event = _decode(record)
-                except msgspec.MsgspecError:
-                    continue
+                event = read_event(record)
                 if isinstance(event, Booked):
                     life = life_of(event.ticket)
                     if life != peer.life:
@@ -170,7 +177,7 @@ class Peers:
                 elif isinstance(event, Measured):
                     if life_of(event.ticket) == self._life:
                         measured.append((event.ticket, event.outcome))
-                else:
+                elif event is not None:
                     _turn(peer, event.life, ledger, fleet)
                     if event.life == self._life:
                         self._peers = [each for each in self._peers if each is not peer]

@@ -9,6 +9,7 @@ from shunter.picker.errors import ConfigError
 from shunter.picker.shell.claim import Ports, count_upward
 from shunter.picker.shell.collector import Settings as CollectorSettings
 from shunter.picker.shell.metrics import Names
+from shunter.picker.shell.sharer import Settings as SharerSettings
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.transport.server import refuse_name, refuse_taken
 from shunter.snapshot.stderr import Form, Level
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run; ``collector`` if there is to be one.
+    """What to run; ``collector`` and ``sharer`` if there are to be such.
 
     ``worker`` holds for each but its port, which is one of ``ports``, or counted upward from a single one.
     """
@@ -31,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     runtime: Path
     collector: CollectorSettings | None = None
+    sharer: SharerSettings | None = None
     admin_host: str = "127.0.0.1"
     admin_port: int = 9090
     one_port: bool = False

@@ -56,8 +56,9 @@ class Memory:
         """Sit down. Raises PickerError if the seat is taken or the files cannot be made."""
         self._lock = _take(seat)
         size_bytes = max(LEAST_JOURNAL_BYTES, JOURNALS_BYTES // seat.seats)
+        self._index = seat.index
         try:
-            journals = [_map(seat.directory / f"journal-{index}", size_bytes) for index in range(seat.seats)]
+            self._journals = journals = [_map(seat.directory / f"journal-{index}", size_bytes) for index in range(seat.seats)]
             self.counters = Counters(_map(seat.directory / f"counters-{seat.index}", COUNTERS_BYTES))
         except BaseException:
             self._lock.close()
@@ -66,6 +67,10 @@ class Memory:
         self.journal = Journal(LogWriter(journals[seat.index]), seat.life)
         self.journal.begun()
         self.counters.begin(seat.life, os.getpid(), time.monotonic_ns())
+
+    def others(self) -> dict[int, LogReader]:
+        """Return the journals of all other seats, to be read from the oldest record that is left."""
+        return {index: LogReader(journal) for index, journal in enumerate(self._journals) if index != self._index}
 
     def close(self) -> None:
         """Leave the seat; the files stay."""

@@ -3,7 +3,8 @@
 ::
 
     0 … 2N + 1    workers
-    2N + 2        the collector
+    2N + 2        the sharer
+    2N + 3        the collector
 
 Of N workers one more may drain, relieved by its successor. If their supervisor is killed just then, N + 1 orphans go on while
 the next one seats as many: its N, and one more if it is told to reload.
@@ -26,6 +27,9 @@ from shunter.picker.shell.service import ORPHAN_S
 
 __all__ = ["Seating"]
 
+# Seats of those who are one of a kind, and whose successor sits where they sat.
+LASTING = 2
+
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +40,7 @@ class Seating:
         """Give out none yet. Raises PickerError if the files cannot be made."""
         self._directory = directory
         self._workers = workers
-        self._seats = 2 * workers + 3
+        self._seats = 2 * workers + 4
         self._counters = watch(directory, self._seats)
         self._free: list[int] = []
         self._orphans: set[int] = set()
@@ -55,7 +59,7 @@ class Seating:
         for index in set(range(self._seats)) - self._orphans:
             if self._counters[index].life:  # somebody sat here
                 self._strike_out(index)
-        self._free = [index for index in range(self._seats - 1) if index not in self._orphans]
+        self._free = [index for index in range(self._seats - LASTING) if index not in self._orphans]
 
     def take(self) -> Seat:
         """Give a worker a seat, and a new life in it."""
@@ -66,6 +70,10 @@ class Seating:
     def take_last(self) -> Seat:
         """Give the collector its seat, and a new life in it."""
         return self._seat(self._seats - 1)
+
+    def take_sharers(self) -> Seat:
+        """Give the sharer its seat, and a new life in it."""
+        return self._seat(self._seats - LASTING)
 
     def give_back(self, seat: Seat) -> None:
         """Take a seat back in which nobody ever sat."""
@@ -103,7 +111,7 @@ class Seating:
 
     def _leave_room(self, taken: set[int]) -> bool:
         # Those of a larger picker sit further back; they go as soon as any others.
-        return max(taken, default=0) < self._seats - 1 and len(taken) <= self._workers + 1
+        return max(taken, default=0) < self._seats - LASTING and len(taken) <= self._workers + 1
 
     def _seat(self, index: int) -> Seat:
         return Seat(self._directory, index, self._seats, new_life(self._directory))
@@ -119,6 +127,6 @@ class Seating:
             log.exception("what was in flight in seat %d cannot be struck out", index)
 
     def _release(self, index: int) -> None:
-        if index < self._seats - 1:
+        if index < self._seats - LASTING:
             self._free.append(index)
             self._free.sort()

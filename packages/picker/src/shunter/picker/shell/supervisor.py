@@ -44,6 +44,8 @@ from shunter.picker.shell.process import Child, spawn
 from shunter.picker.shell.report import Trial, WorkerReport
 from shunter.picker.shell.seating import Seating
 from shunter.picker.shell.service import trace
+from shunter.picker.shell.sharer import Settings as SharerSettings
+from shunter.picker.shell.sharer import share
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.shell.worker import work
 from shunter.snapshot import SnapshotReader
@@ -79,6 +81,7 @@ class Supervisor:
         self._ports = Ports()
         self._posts: list[Post] = []
         self._collector: Post | None = None
+        self._sharer: Post | None = None
         self._learned = LearnedReader(settings.runtime)
         self._tasks: list[asyncio.Task[None]] = []
         self._admin = Admin(self, settings.metric_names)
@@ -140,6 +143,8 @@ class Supervisor:
         await asyncio.gather(*[post.close(self._settings.worker.drain_s) for post in self._posts])
         if self._collector is not None and self._settings.collector is not None:
             await self._collector.close(self._settings.collector.drain_s)
+        if self._sharer is not None and self._settings.sharer is not None:
+            await self._sharer.close(self._settings.sharer.drain_s)
         await self._admin.stop()
         self._ports.close()
         self._reader.close()
@@ -251,7 +256,7 @@ class Supervisor:
     # -- the workers -------------------------------------------------------------------------------------------------
 
     def _everybody(self) -> list[Post]:
-        return [*self._posts, self._collector] if self._collector is not None else self._posts
+        return [*self._posts, *filter(None, (self._collector, self._sharer))]
 
     def _children(self, posts: Sequence[Post] | None = None) -> list[Child]:
         posts = self._posts if posts is None else posts
@@ -268,6 +273,8 @@ class Supervisor:
             where = address(collector.host, collector.port)
             self._collector = Post("collector", where, partial(self._hire_collector, collector), self._bury)
             log.info("records on %s", where)
+        if settings.sharer is not None:
+            self._sharer = Post("sharer", "", partial(self._hire_sharer, settings.sharer), self._bury)
 
     async def _hire(self, name: str, settings: WorkerSettings) -> Child:
         seat = self._seating.take()
@@ -279,6 +286,9 @@ class Supervisor:
 
     async def _hire_collector(self, settings: CollectorSettings) -> Child:
         return await self._spawn("collector", collect, self._seating.take_last(), settings)
+
+    async def _hire_sharer(self, settings: SharerSettings) -> Child:
+        return await self._spawn("sharer", share, self._seating.take_sharers(), settings)
 
     async def _spawn(self, name: str, target: Callable[..., Awaitable[None]], seat: Seat, *args: object) -> Child:
         account = partial(self._seating.account, seat)
