@@ -9,7 +9,7 @@ import urllib.request
 import msgspec
 import pytest
 from hack.observability import prometheus
-from hack.observability.grafana import read_dashboards
+from hack.observability.grafana import RATE, read_dashboards, scope
 
 from shunter.picker.core.rules import rules
 from shunter.stack.testing import running_stack
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.envoy
 
 # A day is 24 minutes: ranges of five minutes are five seconds, ten scrapes.
 FASTER = 60
-RATE = "10s"
+VARIABLES = {RATE: "10s", "$rate": "10s", "$job": ".*"}
 
 CONFIG = {
     "apiVersion": "llm-d.ai/v1alpha1",
@@ -138,13 +138,15 @@ def series_in(expression):
 
 
 def ask(server, expression):
-    """Return the values of a query that are numbers."""
-    values = [float(series["value"][1]) for series in server.query(expression.replace("$rate", RATE))]
+    """Return the values of a query, as Grafana asks it, that are numbers."""
+    for variable, value in VARIABLES.items():
+        expression = expression.replace(variable, value)
+    values = [float(series["value"][1]) for series in server.query(expression)]
     return [value for value in values if not math.isnan(value)]
 
 
 PANELS = [
-    pytest.param(panel, expression, id=f"{name}: {panel.title}, {legend}")
+    pytest.param(panel, scope(expression), id=f"{name}: {panel.title}, {legend}")
     for name, dashboard in read_dashboards().items()
     for panel in dashboard.panels
     for legend, expression in panel.by_legend.items()

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["Dashboard", "Panel", "Row", "read_dashboards", "render", "scope"]
+__all__ = ["RATE", "Dashboard", "Panel", "Row", "read_dashboards", "render", "scope"]
 
 SOURCES = Path(__file__).with_name("dashboards")
 
@@ -25,7 +25,7 @@ RATE = "$__rate_interval"
 QUANTILES = (50, 95, 99)
 
 # The picker's and the scraper's metrics have a job each; recorded ones have none left, and Envoy's are somebody else's.
-_SCOPED = re.compile(r"\b((?:shunter_picker|shunter_scraper|llm_d_epp)_\w+)(\{)?")
+_SCOPED = re.compile(r"(?<![\w:])((?:shunter_picker|shunter_scraper|llm_d_epp)_\w+)(\{)?")
 _JOBS = 'label_values({__name__=~"shunter_picker_worker_up|shunter_scraper_snapshot_age_seconds"}, job)'
 # To the other dashboards.
 _LINK = {
