@@ -275,7 +275,7 @@ def environment(plan: Plan, name: str) -> dict[str, str]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{LOOPBACK}:{plan.ports.otlp_http}",
         "OTEL_TRACES_SAMPLER": "parentbased_always_off",
         "OTEL_BSP_SCHEDULE_DELAY": "200",
-    } | ({} if name == "picker" else {"OTEL_SERVICE_NAME": name})
+    } | ({} if name == "picker" else {"OTEL_SERVICE_NAME": name.removesuffix("-server")})
 
 
 def curl(plan: Plan) -> str:
