@@ -50,8 +50,8 @@ def kept_in(command: Command) -> Command:
     """Add the option that says where rollouts are kept."""
     return click.option(
         "--state",
-        metavar="DIR|configmap:NAMESPACE",
-        help="Where rollouts are kept.  [default: ~/.local/state/shunter/rollouts]",
+        metavar="PLACE",
+        help="Where rollouts are kept, a directory or configmap:NAMESPACE.  [default: ~/.local/state/shunter/rollouts]",
     )(command)
 
 
