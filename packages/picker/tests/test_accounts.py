@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from shunter.picker.core.accounts import (
     ACCOUNT_WORDS,
+    BATCH,
     FIGURES,
     LONGEST_NAME_BYTES,
     MOST_UNTOLD,
@@ -57,6 +58,11 @@ def accounts(book):
     return Accounts(book, lambda: {"llama", "qwen"})
 
 
+def figures_of(accounts, book, key=LLAMA):
+    accounts.flush()
+    return seen(book.tally()[key])
+
+
 def entry(ticket=1, model="llama", target=None, **fields):
     facts = {"decision": DECISION, "fairness_id": DEFAULT_FLOW, "stream": True, "size_bytes": 700} | fields
     return Entry(ticket=ticket, at_s=10.0, request_id="", model=model, target_model=target or model, **facts)
@@ -73,9 +79,10 @@ def seen(tally):
 
 def test_a_request_is_counted_when_it_is_picked_when_it_ends_and_when_it_is_told_of(book, accounts):
     accounts.add(entry())
-    assert book.tally() == {LLAMA: ClassTally(1, 1, {}, book.tally()[LLAMA].figures)}
+    assert book.tally() == {LLAMA: ClassTally(1, 1)}
     accounts.close(1, ENDED)
     accounts.close(1, TOLD)
+    accounts.flush()
     tally = book.tally()[LLAMA]
     assert (tally.requests, tally.running, tally.errors) == (1, 0, {})
     assert seen(tally) == {
@@ -105,9 +112,8 @@ def test_however_often_and_in_whatever_order_it_is_told_each_figure_is_counted_o
     accounts.add(entry())
     for outcome in told:
         accounts.close(1, outcome)
-    tally = book.tally()[LLAMA]
-    assert tally.running == 0
-    assert {count for count, _ in seen(tally).values()} == {1}
+    assert {count for count, _ in figures_of(accounts, book).values()} == {1}
+    assert book.tally()[LLAMA].running == 0
 
 
 def test_what_nobody_tells_is_given_up_in_time(book, accounts):
@@ -115,9 +121,16 @@ def test_what_nobody_tells_is_given_up_in_time(book, accounts):
         accounts.add(entry(ticket))
         accounts.close(ticket, ENDED)
     accounts.close(1, TOLD)
-    assert "ttft" not in book.tally()[LLAMA].figures
+    assert "ttft" not in figures_of(accounts, book)
     accounts.close(2, TOLD)
-    assert seen(book.tally()[LLAMA])["ttft"] == (1, 0.5)
+    assert figures_of(accounts, book)["ttft"] == (1, 0.5)
+
+
+def test_figures_are_entered_some_dozen_requests_at_a_time(book, accounts):
+    for ticket in range(BATCH):
+        assert "request_bytes" not in seen(book.tally().get(LLAMA, ClassTally()))
+        accounts.add(entry(ticket))
+    assert seen(book.tally()[LLAMA])["request_bytes"] == (BATCH, 700 * BATCH)
 
 
 def test_another_workers_requests_are_not_ours(book, accounts):
@@ -129,6 +142,7 @@ def test_refusals_and_error_statuses_are_errors_of_the_class(book, accounts):
     accounts.add(refused(429, "ResourceExhausted"))
     accounts.add(entry(2))
     accounts.close(2, Outcome(complete=True, status=502, sent_bytes=0))
+    accounts.flush()
     assert book.tally()[LLAMA].errors == {"ResourceExhausted": 1, "ModelServerError": 1}
     assert book.tally()[LLAMA].requests == 1
 
@@ -136,12 +150,12 @@ def test_refusals_and_error_statuses_are_errors_of_the_class(book, accounts):
 def test_a_response_that_is_no_stream_has_no_ttft_of_streams(book, accounts):
     accounts.add(entry(stream=False))
     accounts.close(1, TOLD)
-    assert {"ttft", "first_byte", "tpot"} & book.tally()[LLAMA].figures.keys() == {"first_byte"}
+    assert {"ttft", "first_byte", "tpot"} & figures_of(accounts, book).keys() == {"first_byte"}
 
 
 def test_what_a_pick_knows_itself_is_counted_with_it(book, accounts):
     accounts.add(entry(began_s=9.99, prefix=Match(hashes=(1, 2), blocks={3: 1}, share={3: 0.5})))
-    found = seen(book.tally()[LLAMA])
+    found = figures_of(accounts, book)
     assert (found["processing"], found["hit_ratio"]) == ((1, pytest.approx(0.01)), (1, 0.5))
 
 
@@ -151,6 +165,7 @@ def test_service_levels_learn_of_refusals_and_of_ends(book, accounts):
     accounts.add(entry(2))
     accounts.close(2, ENDED)
     accounts.close(2, TOLD)
+    accounts.flush()
     tally = book.levels.tally()["chat"]
     assert (tally.requests, tally.good) == ([2, 0, 2], [1, 0, 0])
 
@@ -209,6 +224,7 @@ def test_the_next_life_goes_on_with_the_totals_and_has_nothing_running(words, ac
 def test_tallies_of_seats_add_up(book, accounts):
     accounts.add(entry())
     accounts.close(1, TOLD)
+    accounts.flush()
     total = add_classes([book.tally(), {}, book.tally()])
     assert total[LLAMA].requests == 2
     assert seen(total[LLAMA])["duration"] == (2, 5.0)
@@ -217,8 +233,7 @@ def test_tallies_of_seats_add_up(book, accounts):
 
 def test_a_bound_belongs_to_its_bucket(book):
     at = book.row(LLAMA, set)
-    for value in (0.005, 0.0051, 1e9):
-        book.add(at, FIGURES["duration"], value)
+    book.add(at, FIGURES["duration"], [0.005, 0.0051, 1e9])
     counts = book.tally()[LLAMA].figures["duration"].counts
     assert (counts[0], counts[1], counts[-1]) == (1, 1, 1)
 

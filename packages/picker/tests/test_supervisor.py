@@ -511,6 +511,11 @@ async def test_requests_are_counted_by_class_and_a_workers_death_loses_none(run,
     picker = await run("--metric-names=both")
     for worker in await picker.workers():
         await ask_pick(worker["address"])
+
+    async def entered():
+        return (await picker.samples()).get(("llm_d_epp_scheduler_e2e_duration_seconds_count",)) == 2
+
+    await eventually(entered)
     before = await picker.samples()
     (victim, *_) = await picker.workers()
     os.kill(victim["pid"], signal.SIGKILL)

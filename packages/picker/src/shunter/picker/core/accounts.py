@@ -18,13 +18,15 @@ Words of 8 bytes in shared memory::
 
     0     rows in use, those of strange names among them, requests that were folded
     3     ROWS rows: the names, zeros between them, and the priority plus 2**63; requests, and those running; ERRORS rows of
-          ``core.named_counts``; then each of FIGURES: counts by bucket, and the sum
+          ``core.named_counts``; then each of FIGURES: counts by bucket, and the sum as a double
     …     service levels: ``core.service_levels``
 """
 
 from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -57,8 +59,9 @@ ERROR_WORDS = 4
 # requests of a busy worker. Where no record ever comes they must not cost much: this is a megabyte.
 MOST_UNTOLD = 4096
 
-# Seconds are summed as nanoseconds.
-NS = 1_000_000_000
+# Requests whose figures are entered together: a fifth of a millisecond of work. A worker that is killed takes those with it that
+# wait, a tenth of a second's at most; requests and errors it has counted.
+BATCH = 64
 
 NAME_WORDS = 48
 PRIORITY_AT = NAME_WORDS
@@ -72,47 +75,43 @@ HEAD = 3
 SERVER_ERROR = "ModelServerError"  # the reference's word for a response with an error status
 
 
-class Figure(msgspec.Struct, frozen=True):
-    """A distribution: its bounds, in which unit it is summed, where its counts begin in a row and where its sum stands."""
+class Figure(NamedTuple):
+    """A distribution: its bounds, where its counts begin in a row and where its sum stands."""
 
     bounds: tuple[float, ...]
-    unit: int
     counts_at: int
     sum_at: int
 
 
-def _lay_out(**figures: tuple[tuple[float, ...], int]) -> dict[str, Figure]:
+def _lay_out(**figures: tuple[float, ...]) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     at = FIGURES_AT
-    for name, (bounds, unit) in figures.items():
-        found[name] = Figure(bounds, unit, at, at + len(bounds) + 1)
+    for name, bounds in figures.items():
+        found[name] = Figure(tuple(map(float, bounds)), at, at + len(bounds) + 1)
         at = found[name].sum_at + 1
     return found
 
 
 FIGURES = _lay_out(
-    duration=(buckets.DURATION_S, NS),
-    ttft=(buckets.TTFT_S, NS),  # of streamed responses
-    first_byte=(buckets.TTFT_S, NS),  # of the others
-    tpot=(buckets.TPOT_S, NS),
-    ntpot=(buckets.NTPOT_S, NS),
-    input_tokens=(buckets.PROMPT_TOKENS, 1),
-    cached_tokens=(buckets.CACHED_TOKENS, 1),
-    output_tokens=(buckets.COMPLETION_TOKENS, 1),
-    request_bytes=(buckets.REQUEST_BYTES, 1),
-    response_bytes=(buckets.RESPONSE_BYTES, 1),
-    processing=(buckets.PROCESSING_S, NS),
-    scheduler=(buckets.SCHEDULER_S, NS),
-    hit_ratio=(buckets.HIT_RATIO, NS),
+    duration=buckets.DURATION_S,
+    ttft=buckets.TTFT_S,  # of streamed responses
+    first_byte=buckets.TTFT_S,  # of the others
+    tpot=buckets.TPOT_S,
+    ntpot=buckets.NTPOT_S,
+    input_tokens=buckets.PROMPT_TOKENS,
+    cached_tokens=buckets.CACHED_TOKENS,
+    output_tokens=buckets.COMPLETION_TOKENS,
+    request_bytes=buckets.REQUEST_BYTES,
+    response_bytes=buckets.RESPONSE_BYTES,
+    processing=buckets.PROCESSING_S,
+    scheduler=buckets.SCHEDULER_S,
+    hit_ratio=buckets.HIT_RATIO,
 )
 """What is known of a class' requests, by name."""
 
 ROW = max(figure.sum_at for figure in FIGURES.values()) + 1
 LEVELS_AT = HEAD + ROWS * ROW
 ACCOUNT_WORDS = LEVELS_AT + LEVEL_WORDS
-
-DURATION, TTFT, FIRST_BYTE, TPOT, NTPOT, INPUT, CACHED, OUTPUT, REQUEST_SIZE, RESPONSE_SIZE, *OF_PICKS = FIGURES.values()
-PROCESSING, SCHEDULER, HIT_RATIO = OF_PICKS
 
 
 class ClassTally(msgspec.Struct):
@@ -140,6 +139,7 @@ class AccountBook:
     def __init__(self, words: memoryview) -> None:
         """Change nothing yet."""
         self.words = words
+        self._sums = words.cast("B").cast("d")  # the same memory, as numbers with a fraction
         self.levels = LevelCounters(words[LEVELS_AT:])
         """What service levels count."""
         self._rows: dict[Class, int] = {}  # where each begins
@@ -176,11 +176,12 @@ class AccountBook:
             at = self._rows.get(folded) or self._enter(folded, strange=False) or self._last()
         return at
 
-    def add(self, at: int, figure: Figure, value: float) -> None:
-        """Count a value in a row's figure; a bound belongs to its bucket."""
-        words = self.words
-        words[at + figure.counts_at + bisect_left(figure.bounds, value)] += 1
-        words[at + figure.sum_at] += int(value * figure.unit)
+    def add(self, at: int, figure: Figure, values: Sequence[float]) -> None:
+        """Count values in a row's figure; a bound belongs to its bucket."""
+        words, counts_at = self.words, at + figure.counts_at
+        for bucket, count in Counter(map(partial(bisect_left, figure.bounds), values)).items():
+            words[counts_at + bucket] += count
+        self._sums[at + figure.sum_at] += sum(values)
 
     def err(self, at: int, code: str) -> None:
         """Count an error in a row."""
@@ -204,7 +205,7 @@ class AccountBook:
             for name, figure in FIGURES.items():
                 counts = row[figure.counts_at : figure.sum_at]
                 if any(counts):
-                    figures[name] = Histogram(counts, row[figure.sum_at] / figure.unit)
+                    figures[name] = Histogram(counts, self._sums[at + figure.sum_at])
             tally = ClassTally(row[REQUESTS_AT], row[RUNNING_AT], self._read_errors(at).counts(), figures)
             found.setdefault(self._read_class(at), ClassTally()).add(tally)
         return found
@@ -249,8 +250,22 @@ class _Open(msgspec.Struct, gc=False):
     timed: bool = False  # its duration is counted
 
 
+class _Waiting:
+    """Values of one row that are yet to be entered, by figure."""
+
+    __slots__ = tuple(FIGURES)
+
+    def __init__(self) -> None:
+        for name in FIGURES:
+            setattr(self, name, [])
+
+
 class Accounts:
-    """A Witness that keeps the account of one worker's requests."""
+    """A Witness that keeps the account of one worker's requests.
+
+    Requests and errors are counted at once. Figures are entered some dozen requests at a time, at the latest when ``flush`` is
+    called: one by one, with all that a pick does in between, they were measured to cost twice as much.
+    """
 
     def __init__(self, book: AccountBook, known: Callable[[], Collection[str]]) -> None:
         """``known`` returns the models' names that resources have."""
@@ -258,13 +273,15 @@ class Accounts:
         self._known = known
         self._running: dict[int, _Open] = {}  # by ticket
         self._untold: OrderedDict[int, _Open] = OrderedDict()  # have ended; of these nobody has told yet
+        self._waiting: defaultdict[int, Any] = defaultdict(_Waiting)  # by row
+        self._waits = 0
 
     def add(self, entry: Entry) -> None:
         """Count a request that was picked or refused."""
-        book = self._book
+        book, decision = self._book, entry.decision
         at = book.row((entry.model or "", entry.target_model or "", entry.fairness_id, entry.priority), self._known)
         levels = book.levels.find(entry)
-        if entry.decision is None:
+        if decision is None:
             if entry.refusal is not None:
                 book.err(at, entry.refusal.code)
                 book.levels.refuse(levels, entry.refusal.status, stream=entry.stream)
@@ -272,15 +289,18 @@ class Accounts:
         words = book.words
         words[at + REQUESTS_AT] += 1
         words[at + RUNNING_AT] += 1
-        book.add(at, REQUEST_SIZE, entry.size_bytes)
-        if entry.began_s is not None:
-            book.add(at, PROCESSING, entry.at_s - entry.began_s)
-        if entry.took_s is not None:
-            book.add(at, SCHEDULER, entry.took_s)
-        if entry.prefix.hashes:
-            decision = entry.decision
-            book.add(at, HIT_RATIO, entry.prefix.share.get(decision.candidates[decision.chosen[0]].slot, 0.0))
         self._running[entry.ticket] = _Open(at, entry.stream, levels)
+        waiting, prefix = self._waiting[at], entry.prefix
+        waiting.request_bytes.append(entry.size_bytes)
+        if entry.began_s is not None:
+            waiting.processing.append(entry.at_s - entry.began_s)
+        if entry.took_s is not None:
+            waiting.scheduler.append(entry.took_s)
+        if prefix.hashes:
+            waiting.hit_ratio.append(prefix.share.get(decision.candidates[decision.chosen[0]].slot, 0.0))
+        self._waits += 1
+        if self._waits >= BATCH:
+            self.flush()
 
     def close(self, ticket: int, outcome: Outcome) -> None:
         """Count how a request went, as far as it is known by now; nothing of another worker's, or of one that was told of."""
@@ -293,32 +313,42 @@ class Accounts:
                 return
         if outcome.duration_s is not None and not request.timed:
             request.timed = True
-            self._book.add(request.row, DURATION, outcome.duration_s)
+            self._waiting[request.row].duration.append(outcome.duration_s)
         if outcome.sent_bytes is not None:
-            self._tell(request, outcome)
+            self._tell(request, outcome, outcome.sent_bytes)
             return
         self._untold[ticket] = request
         if len(self._untold) > MOST_UNTOLD:
             self._untold.popitem(last=False)
 
-    def _tell(self, request: _Open, outcome: Outcome) -> None:
-        book, at = self._book, request.row
+    def _tell(self, request: _Open, outcome: Outcome, sent_bytes: int) -> None:
         if (outcome.status or 0) >= 400:
-            book.err(at, SERVER_ERROR)
-        tokens, duration_s = outcome.completion_tokens, outcome.duration_s
-        for figure, value in (
-            (TTFT if request.stream else FIRST_BYTE, outcome.first_byte_s),
-            (TPOT, tpot_s(outcome) if request.stream else None),
-            (NTPOT, duration_s / tokens if tokens and duration_s is not None else None),
-            (INPUT, outcome.prompt_tokens or None),
-            (CACHED, outcome.cached_tokens),
-            (OUTPUT, tokens or None),
-            (RESPONSE_SIZE, outcome.sent_bytes),
-        ):
-            if value is not None:
-                book.add(at, figure, value)
+            self._book.err(request.row, SERVER_ERROR)
         if request.levels:
-            book.levels.settle(request.levels, outcome, stream=request.stream)
+            self._book.levels.settle(request.levels, outcome, stream=request.stream)
+        waiting, tokens, duration_s = self._waiting[request.row], outcome.completion_tokens, outcome.duration_s
+        waiting.response_bytes.append(sent_bytes)
+        if outcome.first_byte_s is not None:
+            (waiting.ttft if request.stream else waiting.first_byte).append(outcome.first_byte_s)
+        if outcome.prompt_tokens:
+            waiting.input_tokens.append(outcome.prompt_tokens)
+        if outcome.cached_tokens is not None:
+            waiting.cached_tokens.append(outcome.cached_tokens)
+        if tokens:
+            waiting.output_tokens.append(tokens)
+            if duration_s is not None:
+                waiting.ntpot.append(duration_s / tokens)
+            if request.stream and (pace_s := tpot_s(outcome)) is not None:
+                waiting.tpot.append(pace_s)
+
+    def flush(self) -> None:
+        """Enter the figures that wait."""
+        self._waits = 0
+        for at, waiting in self._waiting.items():
+            for name, figure in FIGURES.items():
+                if values := getattr(waiting, name):
+                    self._book.add(at, figure, values)
+                    values.clear()
 
 
 def add_classes(tallies: Iterable[dict[Class, ClassTally]]) -> dict[Class, ClassTally]:

@@ -144,7 +144,8 @@ class Worker:
             self.judge.decisions.witnesses.append(self._telemetry.tracer)  # the first: others log the traces that it begins
         accounts = self.judge.counters.accounts
         accounts.levels.begin(levels)
-        self.judge.decisions.witnesses.append(Accounts(accounts, lambda: self.judge.models))
+        self._accounts = Accounts(accounts, lambda: self.judge.models)
+        self.judge.decisions.witnesses.append(self._accounts)
         self._recording: Recording | None = None
         if settings.record is not None:
             recorder = Recorder(random.Random(settings.seed), settings.record_sample)  # noqa: S311  as above
@@ -199,6 +200,7 @@ class Worker:
             await self._telemetry.finish()
         if self._canon is not None:
             _tell(self._canon.take(None))
+        self._accounts.flush()
         self._reader.close()
         if self._memory is not None:
             self._memory.close()
@@ -285,6 +287,7 @@ class Worker:
             if ready != said:
                 log.info("ready" if ready else "not ready: %s", *hindrances[:1])
                 said = ready
+            self._accounts.flush()
             await asyncio.sleep(LOOK_S)
 
     async def _tell_decisions(self, canon: Canon) -> None:
