@@ -9,7 +9,7 @@ MANIFESTS := $(wildcard packages/*/pyproject.toml)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up top explain test test-kube lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos cluster conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers drills e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs rollout-engines soak-streams test-observability clean
+.PHONY: help up top explain test test-kube lint types bench bench-gate bench-inprocess bench-lab bench-peers bench-picker bench-routing chaos cluster conformance-cluster conformance-dialects conformance-engines conformance-gateways conformance-mutants conformance-pickers drills e2e envoyconf-gateways envoyconf-matrix fuzz images interop engines lab-compare lab-wire lock docs rollout-engines screenshots soak-streams test-observability clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -151,7 +151,11 @@ drills: $(VENV)/dev.stamp ## break seven things in a real stack and see what nam
 test-observability: $(VENV)/dev.stamp ## rules by promtool and a real Prometheus, traces, the page in a browser, drills (fetches what is missing; Debian)
 	@hack/observability/fetch
 	@hack/observability/fetch-chromium
-	@$(PYTEST) hack/tests/test_observability.py packages/picker/tests/test_rules.py $(wildcard e2e/test_prometheus.py e2e/test_trac*.py e2e/test_page*.py e2e/test_drills.py) $(ARGS)
+	@$(PYTEST) hack/tests/test_observability.py packages/picker/tests/test_rules.py packages/picker/tests/test_page_browser.py $(wildcard e2e/test_prometheus.py e2e/test_trac*.py e2e/test_page*.py e2e/test_drills.py) $(ARGS)
+
+screenshots: $(VENV)/dev.stamp ## paint docs/images: the picker's web page upon a real stack (3 minutes; Debian)
+	@hack/observability/fetch-chromium
+	@SHUNTER_SCREENSHOTS=1 $(PYTEST) e2e/test_page.py packages/picker/tests/test_page_browser.py -k "pictures or thousand"
 
 engines: $(VENV)/dev.stamp ## install what `make up ARGS="--engine llamacpp"` needs
 
