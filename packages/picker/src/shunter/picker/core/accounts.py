@@ -59,8 +59,8 @@ ERROR_WORDS = 4
 # requests of a busy worker. Where no record ever comes they must not cost much: this is a megabyte.
 MOST_UNTOLD = 4096
 
-# Requests whose figures are entered together: a fifth of a millisecond of work. A worker that is killed takes those with it that
-# wait, a tenth of a second's at most; requests and errors it has counted.
+# Requests whose figures are entered together: a fifth of a millisecond of work. A worker that is killed takes those with it
+# that wait, a tenth of a second's at most; requests and errors it has counted.
 BATCH = 64
 
 NAME_WORDS = 48
