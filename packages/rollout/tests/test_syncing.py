@@ -251,13 +251,23 @@ def test_two_cannot_be_at_the_same_rollout(tmp_path):
         assert again
 
 
+def test_a_file_is_read_when_it_is_still(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"1")
+    following = Following(path, lambda _, text: int(text))
+    for half in (b"20", b"200", b"2000"):
+        path.write_bytes(half)
+        assert (following.poll(), following.content) == (False, 1)
+    assert (following.poll(), following.content) == (True, 2000)
+
+
 def test_a_file_that_vanishes_leaves_what_it_said(tmp_path):
     path = tmp_path / "f"
     path.write_bytes(b"1")
     following = Following(path, lambda _, text: int(text))
     assert (following.poll(), following.content) == (False, 1)
     path.unlink()
-    assert (following.poll(), following.content) == (True, 1)
+    assert (following.poll(), following.poll(), following.content) == (False, True, 1)
     assert "No such file" in following.trouble
     with pytest.raises(ConfigError, match="No such file"):
         read_file(path)

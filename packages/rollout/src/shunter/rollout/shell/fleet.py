@@ -16,16 +16,18 @@ class Fleet:
     def __init__(self, directory: Path, pool: str, *, scheme: str = "http") -> None:
         self._scheme = scheme
         self._pool = pool
+        self._known = False
         self._reader = SnapshotReader(directory)
 
     def targets(self) -> tuple[Target, ...]:
-        """Return who is there now; raises ConfigError if there is no such pool. A scraper that is silent is believed."""
+        """Return who is there now; raises ConfigError if there never was such a pool. A scraper that is silent is believed."""
         view = self._reader.view(time.monotonic_ns())
         if view is None:
             return ()
         pools = [f"{each.namespace}/{each.name}" for each in view.topology.pools]
         wanted = {at for at, each in enumerate(pools) if self._pool in ("", each, each.rpartition("/")[2])}
-        if not wanted:
+        self._known = self._known or bool(wanted)
+        if not self._known:
             raise ConfigError(f"--pool {self._pool}: there is no such pool; there are: {', '.join(pools) or 'none'}")
         return tuple(
             Target(f"{self._scheme}://{each.authority}", each.engine, (each.slot, each.incarnation))

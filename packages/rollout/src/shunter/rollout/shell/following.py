@@ -1,4 +1,8 @@
-"""Reads a file again whenever it has changed: an edit, a rename over it, or the symlink swap of a mounted ConfigMap."""
+"""Reads a file again whenever it has changed: an edit, a rename over it, or the symlink swap of a mounted ConfigMap.
+
+A changed file is read once it has been still from one look to the next: half of a file that is being written may well be
+a valid one with fewer adapters.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,19 +23,19 @@ class Following(Generic[Content]):
     def __init__(self, path: Path, read: Callable[[str, bytes], Content]) -> None:
         """Read it for the first time; raises ConfigError."""
         self._path = path
-        self._read = read
-        self._seen = _look(path)
+        self._understand = read
+        self._seen = self._read = _look(path)
         self.content = read(str(path), read_file(path))
         self.trouble: str | None = None
 
     def poll(self) -> bool:
         """Look whether the file has changed and take what it says; tell whether it did or cannot be used."""
-        seen = _look(self._path)
-        if seen == self._seen:
+        before, self._seen = self._seen, _look(self._path)
+        if self._seen == self._read or self._seen != before:
             return False
-        self._seen = seen
+        self._read = self._seen
         try:
-            self.content = self._read(str(self._path), read_file(self._path))
+            self.content = self._understand(str(self._path), read_file(self._path))
             self.trouble = None
         except ConfigError as error:
             self.trouble = str(error)

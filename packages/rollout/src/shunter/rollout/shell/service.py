@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -33,7 +33,7 @@ POLL_S = 0.5
 # What a rollout waits for is told again after so long.
 TELL_S = 30.0
 
-Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
 
 class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +61,7 @@ async def sync_once(options: SyncOptions) -> tuple[str, bool]:
             for adapter, standing in report.adapters.items():
                 reason = report.reasons.get(adapter)
                 lines.append(f"{url}: {adapter} {standing}{f': {reason}' if reason else ''}")
-        settled = bool(sync.reports) and all(report.settled for report in sync.reports.values())
-        return "\n".join(lines) or "there is no endpoint", settled
+        return "\n".join(lines) or "there is no endpoint", sync.settled
 
 
 async def sync_until_cancelled(options: SyncOptions) -> None:
@@ -78,8 +77,12 @@ async def _sync(options: SyncOptions) -> None:
         while True:
             await sync.look(targets(), config.content)
             wake_s = time.monotonic() + options.interval_s
-            while time.monotonic() < wake_s and not config.poll():  # noqa: ASYNC110  files have no events
+            while time.monotonic() < wake_s:
                 await asyncio.sleep(min(POLL_S, options.interval_s))
+                if config.poll():
+                    if config.trouble:
+                        log.error("%s; what was read before stays in force", config.trouble)
+                    break
 
 
 @asynccontextmanager

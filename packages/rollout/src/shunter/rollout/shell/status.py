@@ -68,7 +68,7 @@ async def serve_status(host: str, port: int, sync: Sync, config: Following[Desir
 
     async def status(_: web.Request) -> web.Response:
         body = {
-            "settled": _settled(sync),
+            "settled": sync.settled,
             "configRefused": config.trouble,
             "conflicts": config.content.conflicts,
             "endpoints": {
@@ -79,7 +79,7 @@ async def serve_status(host: str, port: int, sync: Sync, config: Following[Desir
         return web.Response(body=msgspec.json.format(msgspec.json.encode(body)), content_type="application/json")
 
     async def ready(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n") if _settled(sync) else web.Response(status=503, text="not yet\n")
+        return web.Response(text="ok\n") if sync.settled else web.Response(status=503, text="not yet\n")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -97,7 +97,3 @@ async def serve_status(host: str, port: int, sync: Sync, config: Following[Desir
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
-
-
-def _settled(sync: Sync) -> bool:
-    return bool(sync.reports) and all(report.settled for report in sync.reports.values())

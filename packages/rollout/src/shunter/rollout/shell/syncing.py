@@ -58,6 +58,11 @@ class Sync:
         self._known: dict[Target, Known] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
 
+    @property
+    def settled(self) -> bool:
+        """Whether there is somebody, and everything is as it should be everywhere."""
+        return bool(self.reports) and all(report.settled for report in self.reports.values())
+
     async def look(self, targets: tuple[Target, ...], desired: Desired) -> None:
         """Look at all servers once, and do what is due."""
         self._known = {target: self._known.get(target, Known()) for target in targets}
