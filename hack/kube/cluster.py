@@ -71,6 +71,7 @@ set -eu
 mount -t tmpfs tmpfs /run/netns 2>/dev/null || { mkdir -p /run/netns; mount -t tmpfs tmpfs /run/netns; }
 for tunable in "$1"/tunables/*; do mount --bind "$tunable" "/proc/sys/$(basename "$tunable" | tr : /)"; done
 containerd --config "$1/containerd.toml" >"$1/containerd.log" 2>&1 &
+until [ -S "$1/containerd.sock" ]; do sleep 0.1; done  # the kubelet ends if there is nobody
 "$1/bin/kubelet" "--config=$1/kubelet.json" "--kubeconfig=$1/node.kubeconfig" "--root-dir=$1/kubelet" \\
     "--cert-dir=$1/kubelet/pki" --hostname-override=node1 "--node-ip=$2" >"$1/kubelet.log" 2>&1 &
 "$1/bin/kube-proxy" "--kubeconfig=$1/proxy.kubeconfig" --proxy-mode=nftables --hostname-override=node1 \\
