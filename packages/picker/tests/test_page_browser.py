@@ -285,6 +285,14 @@ async def test_all_of_it_can_be_reached_and_used_by_keyboard(show, source):
     assert await first.evaluate("element => element === document.activeElement")
 
 
+async def test_who_comes_and_goes_does_not_take_the_keyboard_away(show, source, make_source):
+    page = await show(source)
+    await page.locator("#heat .cell", has_text="pod-1").focus()
+    source.view = make_source({}, {}, {}, {}, {}).view
+    await page.locator("#heat .cell", has_text="pod-4").wait_for()
+    assert await page.locator("#heat .cell:focus .name").inner_text() == "pod-1"
+
+
 async def test_pausing_keeps_the_list_in_place(show, source, eventually):
     page = await show(source)
     await page.locator("#pause").click()

@@ -50,7 +50,7 @@ async def serve():
 
     async def serve(live):
         app = web.Application()
-        app.router.add_get("/events", live.events)
+        app.add_routes(live.routes())
         app.on_startup.append(live.start)
         app.on_shutdown.append(live.stop)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=5)
@@ -214,6 +214,11 @@ async def test_nothing_else_is(client, admin, path):
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 async def test_the_pages_are_for_reading(client, admin, method, path):
     async with client.request(method, admin + path) as response:
+        assert response.status == 405
+
+
+async def test_nobody_waits_for_the_head_of_the_news(client, admin):
+    async with client.head(admin + "/events") as response:
         assert response.status == 405
 
 

@@ -63,9 +63,8 @@ class Admin:
         self._live = Live(source)
         self._metrics = Metrics(source, names, lambda: self._live.dropped)
         app = web.Application(middlewares=[refuse_strange_names])
-        app.add_routes(Files().routes())
+        app.add_routes([*Files().routes(), *self._live.routes()])
         for path, page in {
-            "/events": self._live.events,
             "/healthz": self._health,
             "/readyz": self._readiness,
             "/metrics": self._numbers,

@@ -103,7 +103,11 @@ class Live:
         for viewer in self._viewers:
             viewer.close()
 
-    async def events(self, request: web.Request) -> web.StreamResponse:
+    def routes(self) -> list[web.RouteDef]:
+        """Return where the news are; who asks for their head alone would wait for ever."""
+        return [web.get("/events", self._events, allow_head=False)]
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
         """Tell one viewer all there is, and then what changes, until it leaves."""
         if len(self._viewers) >= MOST_VIEWERS:
             self.dropped += 1

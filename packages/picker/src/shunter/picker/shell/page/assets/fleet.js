@@ -45,6 +45,7 @@ export class Fleet {
 
   /** Take who exists. */
   meet(endpoints) {
+    const held = this.endpoints?.authority[document.activeElement.at]; // the keyboard stays where it is
     this.endpoints = endpoints;
     this.load = null;
     this.past = [];
@@ -61,7 +62,9 @@ export class Fleet {
     });
     this.heat.classList.toggle("many", this.cells.length > FEW);
     this.heat.replaceChildren(...this.cells);
-    this.cells[0]?.setAttribute("tabindex", "0");
+    const kept = this.cells.find((cell) => endpoints.authority[cell.at] === held);
+    (kept ?? this.cells[0])?.setAttribute("tabindex", "0");
+    kept?.focus();
     this.mark();
   }
 
