@@ -277,12 +277,12 @@ def _shown(default: Any) -> str:
 
 def main() -> None:
     """Write the files, or compare them."""
-    wrong = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
+    wrong = {path: text for path, text in files().items() if not path.exists() or path.read_text() != text}
     if "--check" in sys.argv:
         sys.exit(f"not what the code says: {', '.join(path.name for path in wrong)}; run: make docs" if wrong else 0)
-    for path in wrong:
+    for path, text in wrong.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(files()[path])
+        path.write_text(text)
 
 
 if __name__ == "__main__":
