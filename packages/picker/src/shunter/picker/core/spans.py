@@ -14,6 +14,7 @@ conventions for generative AI and for HTTP call so (``gen_ai.*``, ``server.*``, 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from heapq import nlargest
 from typing import Literal
 
 import msgspec
@@ -88,8 +89,8 @@ def describe_profile(entry: Entry, name: str, decision: Decision) -> dict[str, A
     """Return how one profile chose."""
     candidates, chosen, totals = decision.candidates, decision.chosen, decision.totals
     met = len(decision.narrowed[0][1]) if decision.narrowed else len(candidates)
-    others = sorted((at for at in range(len(totals)) if at not in chosen), key=lambda at: -totals[at])
-    shown = [*chosen, *others][: max(SHOWN, len(chosen))]
+    best = nlargest(SHOWN, range(len(totals)), key=totals.__getitem__)
+    shown = [*chosen, *(at for at in best if at not in chosen)][: max(SHOWN, len(chosen))]
     found: dict[str, Attribute | None] = {
         "llm_d.epp.scheduling.profile.name": name,
         "llm_d.epp.filter.candidate_endpoints": met,

@@ -23,7 +23,7 @@ from shunter.picker.core.tracecontext import TRACEPARENT, TraceContext, is_sampl
 
 __all__ = ["MOST_OPEN", "PATIENCE_S", "RECORD_S", "Tracer"]
 
-# Traced requests in flight. Each is some 6 KB here; beyond that the oldest is sent as far as it is known.
+# Traced requests in flight. Each is some 3 KB here; beyond that the oldest is sent as far as it is known.
 MOST_OPEN = 4_096
 
 # Envoy sends a record with the end of its request or within its flush of 0.15 s; a collector that is started again is told
