@@ -2,6 +2,7 @@
 
 import pytest
 
+from shunter.picker.core.decisions import Entry
 from shunter.picker.core.features import note
 from shunter.picker.core.kinds import Decision, Weighted
 from shunter.picker.core.prefix import Match
@@ -49,3 +50,10 @@ def test_the_only_candidate_needs_no_scores(fleet):
 
 def test_a_plugins_failure_is_the_reason(fleet):
     assert "a plugin failed" in reason(decision(fleet, ()))
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace_id"), [(f"00-{'ab' * 16}-{'cd' * 8}-01", "ab" * 16), ("nonsense", None), (None, None)]
+)
+def test_the_trace_of_a_request_is_told_if_it_has_one(traceparent, trace_id):
+    assert Entry(ticket=1, at_s=0.0, request_id="r", traceparent=traceparent).explain().get("trace_id") == trace_id

@@ -16,6 +16,7 @@ from shunter.picker.core.kinds import Decision, Verdict
 from shunter.picker.core.prefix import NO_MATCH, Match
 from shunter.picker.core.reasons import reason, score_at
 from shunter.picker.core.request import DEFAULT_FLOW, Request
+from shunter.picker.core.tracecontext import read_traceparent
 
 __all__ = ["KEEP", "KEEP_CANDIDATES", "LONGEST_NAME", "DecisionLog", "Entry", "enter"]
 
@@ -95,6 +96,8 @@ class Entry(msgspec.Struct, gc=False):
             "prompt_tokens": self.prompt_tokens,
             "prefix_blocks": self.prefix_blocks,
         }
+        if (trace := read_traceparent(self.traceparent)) is not None:
+            told["trace_id"] = trace.trace_id
         if self.waited_s is not None:
             told["waited_s"] = self.waited_s
         if self.refusal is not None:
