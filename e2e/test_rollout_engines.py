@@ -1,5 +1,7 @@
 """A new adapter takes over on real vLLM and SGLang servers, with random adapters, behind a real Envoy and under traffic.
 
+Triton has no adapters to load; what it loads are models of its repository.
+
 ``make rollout-engines`` runs it; engines are those of ``make conformance-engines``, or of hack/vllm/install and its like, in
 $SHUNTER_TOOLS_DIR/engines.
 """
@@ -28,15 +30,19 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=sorted(SELECTORS))
-async def engine(request):
-    """A server that has been started with adapters beside it; yields its kind and what is known of it."""
-    kind = request.param
+def started(kind, *arguments):
+    """A server of this kind, with adapters beside it if it takes any."""
     python = ENGINES / kind / "bin" / "python"
     if not python.exists():
-        pytest.skip(f"no {kind} in {ENGINES}: make conformance-engines ARGS='--only {kind}' installs it")
-    async with Process(kind, LAUNCHERS[kind], python=str(python)) as served:
-        yield kind, served
+        pytest.skip(f"no {kind} in {ENGINES}: make conformance-engines installs it")
+    return Process(kind, LAUNCHERS[kind], python=str(python), arguments=arguments)
+
+
+@pytest.fixture(params=sorted(SELECTORS))
+async def engine(request):
+    """Yields a server's kind and what is known of it."""
+    async with started(request.param) as served:
+        yield request.param, served
 
 
 def rule(target):
@@ -116,3 +122,27 @@ async def test_one_adapter_takes_over_from_another(engine, connect, tmp_path):
         )
     finally:
         await asyncio.to_thread(running.__exit__, None, None, None)
+
+
+async def test_triton_loads_and_unloads_models_of_its_repository(tmp_path):
+    async with started("triton", "--model-control-mode=explicit", "--load-model=*") as served:
+        for wanted, unwanted, expected in (
+            ([], [served.model], f"{served.url}: {served.model} absent\n"),
+            ([served.model], [], f"{served.url}: {served.model} ready\n"),
+        ):
+            config = {
+                "ensureExist": {"models": [{"id": each, "source": "its repository"} for each in wanted]},
+                "ensureNotExist": {"models": [{"id": each} for each in unwanted]},
+            }
+            (tmp_path / "adapters.yaml").write_text(json.dumps({"vLLMLoRAConfig": config}))
+            sync = (
+                "sync",
+                "--config",
+                tmp_path / "adapters.yaml",
+                "--server",
+                served.url,
+                "--engine",
+                "triton-tensorrt-llm",
+                "--once",
+            )
+            assert await command(*sync) == (0, expected)
