@@ -101,7 +101,7 @@ envoyconf-matrix: $(VENV)/dev.stamp ## try what envoyconf generates on every Env
 conformance-mutants: $(VENV)/dev.stamp ## ask all that is broken in one way every case, into docs/conformance/mutations.md (half an hour)
 	@$(BIN)/python -m hack.conformance.mutations $(ARGS)
 
-rollout-engines: $(VENV)/dev.stamp ## roll adapters out on a real vLLM and a real SGLang, behind a real Envoy (5 minutes; ARGS="-k vllm")
+rollout-engines: $(VENV)/dev.stamp ## roll adapters out on real vLLM, SGLang and Triton (8 minutes; ARGS="-k vllm")
 	@SHUNTER_REAL_ENGINES=1 $(PYTEST) -s -o faulthandler_timeout=0 e2e/test_rollout_engines.py $(ARGS)
 
 fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (ENGINE=atheris: led by coverage; ARGS="wire --seconds 9" …)
