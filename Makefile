@@ -148,7 +148,7 @@ drills: $(VENV)/dev.stamp ## break seven things in a real stack and see what nam
 	@hack/observability/fetch
 	@$(BIN)/python -m hack.drills $(ARGS)
 
-test-observability: $(VENV)/dev.stamp ## rules by promtool and a real Prometheus, traces, the page in a browser, drills (fetches what is missing; Debian)
+test-observability: $(VENV)/dev.stamp ## rules by promtool and a real Prometheus, traces, the page in a browser, drills (3 minutes; fetches what is missing; Debian)
 	@hack/observability/fetch
 	@hack/observability/fetch-chromium
 	@$(PYTEST) hack/tests/test_observability.py packages/picker/tests/test_rules.py packages/picker/tests/test_page_browser.py $(wildcard e2e/test_prometheus.py e2e/test_trac*.py e2e/test_page*.py e2e/test_drills.py) $(ARGS)
