@@ -90,6 +90,12 @@ async def test_what_is_no_picker_is_told(ask, fleet, status, words):
             await pickers.look()
 
 
+async def test_localhost_is_one_picker(ask):
+    async with ask(b'{"snapshot_age_s": 0.5, "endpoints": []}') as pickers:
+        pickers._urls = [pickers._urls[0].replace("127.0.0.1", "localhost")]
+        assert len((await pickers.look()).pages) == 1
+
+
 async def test_nobody_at_all_is_told():
     async with ClientSession() as session:
         with pytest.raises(ServerError, match=r"http://127\.0\.0\.1:1/"):

@@ -14,10 +14,11 @@ from prometheus_client.samples import Sample
 from shunter.rollout.core.analysis import Counts
 from shunter.rollout.core.sight import Page
 from shunter.rollout.errors import ServerError
+from shunter.rollout.shell.servers import read_answer
 
 __all__ = ["Glance", "Pickers", "Tally", "read_tally"]
 
-# A page of a picker that serves a thousand endpoints comes in a fraction of it.
+# A page of a picker that serves a thousand endpoints comes in a fraction of it; its metrics are five megabytes at worst.
 ANSWER_S = 5.0
 MAX_PAGE_BYTES = 64 << 20
 
@@ -61,7 +62,7 @@ class Pickers:
     async def _get(self, url: str, path: str) -> tuple[str, bytes]:
         try:
             async with asyncio.timeout(ANSWER_S), self._session.get(url + path, allow_redirects=False) as response:
-                page = await response.read()
+                page = await read_answer(response, MAX_PAGE_BYTES)
         except TimeoutError:
             raise ServerError(f"{url}{path}: no answer within {ANSWER_S:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -100,13 +101,14 @@ async def _addresses(url: str) -> list[str]:
     """Return the URL once for each address that its host has."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    if parts.scheme == "https":
-        return [url.rstrip("/")]  # a certificate is for the name
+    if parts.scheme == "https" or host == "localhost":
+        return [url.rstrip("/")]  # a certificate is for the name; and localhost is one picker, of either family
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ServerError(f"{url}: {error.strerror or error}") from None
-    addresses = dict.fromkeys(str(each[4][0]) for each in found)
+    # A pod has an address of each family: one of them is enough.
+    addresses = dict.fromkeys(str(each[4][0]) for each in found if each[0] == found[0][0])
     return [f"http://[{each}]:{port}" if ":" in each else f"http://{each}:{port}" for each in addresses]
 
 

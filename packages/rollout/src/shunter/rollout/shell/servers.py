@@ -14,7 +14,7 @@ from shunter.rollout.core.desired import Adapter
 from shunter.rollout.core.dialects import Call, Dialect
 from shunter.rollout.errors import ConfigError, ServerError
 
-__all__ = ["Access", "Server", "open_session"]
+__all__ = ["Access", "Server", "open_session", "read_answer"]
 
 # A list of a thousand adapters has a tenth of it.
 MAX_ANSWER_BYTES = 4 << 20
@@ -95,9 +95,7 @@ class Server:
                     call.method, self.url + call.path, json=call.body, headers=self._access.headers(), allow_redirects=False
                 ) as response,
             ):
-                answer = await response.content.read(MAX_ANSWER_BYTES)
-                while len(answer) < MAX_ANSWER_BYTES and (more := await response.content.read(MAX_ANSWER_BYTES)):
-                    answer += more
+                answer = await read_answer(response, MAX_ANSWER_BYTES)
         except TimeoutError:
             raise ServerError(f"{call.path}: no answer within {limit_s:g} s") from None
         except FAILURES as error:
@@ -105,6 +103,16 @@ class Server:
         if response.status != 200:
             raise ServerError(f"{call.path}: HTTP {response.status}: {_said(answer)}")
         return answer
+
+
+async def read_answer(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    """Return the body of an answer, of a longer one the beginning."""
+    answer = bytearray()
+    async for piece in response.content.iter_any():
+        answer += piece
+        if len(answer) >= most_bytes:
+            break
+    return bytes(answer[:most_bytes])
 
 
 def _said(answer: bytes) -> str:
