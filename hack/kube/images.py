@@ -7,6 +7,7 @@ Built once for each state of what goes into them, and kept as archives in ``buil
 import contextlib
 import hashlib
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -61,8 +62,12 @@ def running_builder() -> Generator[RunningDocker]:
         _fetch(["hack/kube/base", str(base)])
     if not fetched.exists():
         shutil.rmtree(WHEELS, ignore_errors=True)
+        WHEELS.mkdir(parents=True)
+        # Conditions would be those of the Python that downloads, not of the image's.
+        whole = WHEELS / "whole.txt"
+        whole.write_text(re.sub(r" ; [^\\]*", " ", (ROOT / "requirements/image.txt").read_text()))
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary=:all:"]
-        _fetch([*pip, "--python-version=3.11", "-r", "requirements/image.txt", f"--dest={WHEELS}"])
+        _fetch([*pip, "--python-version=3.11", f"--requirement={whole}", f"--dest={WHEELS}"])
         fetched.touch()
     with own_network(), running_docker() as docker:
         docker.docker("import", base, BASE)
