@@ -4,8 +4,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shunter.picker.core import families
-from shunter.picker.core.accounts import FIGURES, ClassTally
+from shunter.picker.core.accounts import ACCOUNT_WORDS, FIGURES, REQUESTS_AT, STRANGE_ROWS, AccountBook, ClassTally
 from shunter.picker.core.buckets import Histogram
+from shunter.picker.core.class_samples import class_samples
 from shunter.picker.core.families import Twin
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.learned import Row as LearnedRow
@@ -181,3 +182,25 @@ def test_what_the_shadow_would_do_is_a_metric():
 def test_a_plugin_that_is_complained_of_is_a_metric():
     complaints = page()["shunter_picker_plugin_complaints"].samples
     assert [(sample.labels, sample.value) for sample in complaints] == [({"plugin": "angry"}, 1.0), ({"plugin": "blind"}, 1.0)]
+
+
+def test_a_hostile_client_can_make_a_page_of_a_few_thousand_lines():
+    """Ten thousand models for ten thousand tenants, each with all that can be known of a request."""
+    book = AccountBook(memoryview(bytearray(8 * ACCOUNT_WORDS)).cast("Q"))
+    book.begin()
+    values = [0.5]
+    for at in range(10_000):
+        row = book.row((f"model-{at}", f"target-{at}", f"tenant-{at % 7}", 0), set)
+        book.words[row + REQUESTS_AT] += 1
+        for figure in FIGURES.values():
+            book.add(row, figure, values)
+    lines = [
+        sample
+        for samples in class_samples(book.tally(), book.folded)
+        for metric in as_metrics(samples)
+        for sample in metric.samples
+    ]
+    assert len(lines) < 17_000
+    folded = [sample.value for sample in lines if sample.name == "shunter_picker_folded_requests_total"]
+    assert folded == [10_000 - STRANGE_ROWS]
+    assert sum(sample.value for sample in lines if sample.name == "llm_d_epp_request_total") == 10_000
