@@ -304,6 +304,7 @@ def test_whatever_becomes_of_a_request_its_trace_and_its_beginning_are_known(bod
     judge.decide(Ask(CHAT, body, traceparent="00-trace" + "x" * 1_000, began_s=NOW_S - 1), NOW_S)
     (entry,) = judge.decisions.latest()
     assert entry.began_s == NOW_S - 1
+    assert entry.suffix == ("/chat/completions" if entry.refusal is None else "")
     assert entry.traceparent.startswith("00-trace")
     assert len(entry.traceparent) == 256
 

@@ -70,6 +70,7 @@ def test_the_spans_of_a_request_whose_response_is_seen(watch):
     watch.pick(
         began_s=99.5,
         waited_s=0.25,
+        suffix="/chat/completions",
         model="m",
         target_model="m-v2",
         max_output_tokens=9,
@@ -96,6 +97,7 @@ def test_the_spans_of_a_request_whose_response_is_seen(watch):
     assert (root.began_s, root.ended_s, root.events, root.error) == (99.5, 102.5, [(100.5, "first token")], None)
     assert (queue.began_s, queue.ended_s) == (99.75, 100.0)
     assert root.attributes == {
+        "gen_ai.operation.name": "chat",
         "gen_ai.request.id": "r",
         "gen_ai.request.model": "m",
         "gen_ai.request.max_tokens": 9,

@@ -49,6 +49,7 @@ class Entry(msgspec.Struct, gc=False):
     priority: int = 0
     objective: str | None = None
     fairness_id: str = DEFAULT_FLOW
+    suffix: str = ""  # of the path, by which the body's format was known
     size_bytes: int = 0  # of the body
     prompt_tokens: int = 0
     max_output_tokens: int | None = None
@@ -129,6 +130,7 @@ def enter(request: Request, now_s: float, verdict: Verdict | None, refusal: Refu
         priority=request.priority,
         objective=request.objective and request.objective[:LONGEST_NAME],
         fairness_id=request.fairness_id[:LONGEST_NAME],
+        suffix=request.format.suffix if request.format is not None else "",
         size_bytes=request.size_bytes,
         prompt_tokens=request.prompt_tokens,
         max_output_tokens=request.max_output_tokens,

@@ -30,6 +30,17 @@ __all__ = ["Attribute", "Span", "describe_decision", "describe_end", "describe_p
 
 Attribute = str | bool | int | float | Sequence[str] | Sequence[float]
 
+# What a request asks for, by how its path ends, where OpenTelemetry has a name for that.
+OPERATIONS = {
+    "/chat/completions": "chat",
+    "/messages": "chat",
+    "/responses": "chat",
+    "/completions": "text_completion",
+    "/generate": "text_completion",
+    "/inference/v1/generate": "text_completion",
+    "/embeddings": "embeddings",
+}
+
 # Of a profile's candidates, those shown with their totals: the chosen and who else was close.
 SHOWN = 5
 
@@ -51,6 +62,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 def describe_request(entry: Entry) -> dict[str, Attribute]:
     """Return what is known of a request as soon as it is decided."""
     found: dict[str, Attribute | None] = {
+        "gen_ai.operation.name": OPERATIONS.get(entry.suffix),
         "gen_ai.request.id": entry.request_id,
         "gen_ai.request.model": entry.model,
         "gen_ai.request.max_tokens": entry.max_output_tokens,
