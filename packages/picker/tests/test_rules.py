@@ -100,13 +100,16 @@ CASES = {
         [
             counter("shunter_picker_picks_total", 60, endpoint="a"),
             counter("shunter_picker_picks_total", 20, endpoint="b"),
-            counter("shunter_picker_refusals_total", 20, reason="saturated"),
+            counter("shunter_picker_refusals_total", 15, reason="rejected-saturated"),
+            counter("shunter_picker_refusals_total", 5, reason="evicted-priority"),
         ],
         [
             counter("shunter_picker_picks_total", 100, endpoint="a"),
-            counter("shunter_picker_refusals_total", 1, reason="saturated"),
+            counter("shunter_picker_refusals_total", 1, reason="rejected-saturated"),
+            counter("shunter_picker_refusals_total", 90, reason="rejected-context-cancelled"),
+            counter("shunter_picker_refusals_total", 90, reason="BadRequest"),
         ],
-        {"": "The picker picker:9090 refuses 20% of its requests."},
+        {"": "The picker picker:9090 refuses 20% of its requests for want of room."},
     ),
     "EndpointOutlier": (
         [gauge("shunter_picker_endpoint_outlier", 1, endpoint="10.0.0.1:8000")],

@@ -93,14 +93,15 @@ ALERTS = (
         " / sum without (status) (rate(shunter_picker_responses_total[5m])) > 0.05",
         "{{ $value | humanizePercentage }} of the requests behind the picker {{ $labels.instance }} fail.",
     ),
+    # For want of room, that is; what is refused by a status is a client's mistake, and one who leaves wants nothing any more.
     Alert(
         "RequestsShed",
         _CRITICAL,
         "5m",
-        "sum without (reason) (rate(shunter_picker_refusals_total[5m]))"
+        'sum without (reason) (rate(shunter_picker_refusals_total{reason=~"rejected-.+|evicted.*",reason!~".+-cancelled"}[5m]))'
         " / (sum without (reason) (rate(shunter_picker_refusals_total[5m]))"
         " + sum without (endpoint) (rate(shunter_picker_picks_total[5m]))) > 0.05",
-        "The picker {{ $labels.instance }} refuses {{ $value | humanizePercentage }} of its requests.",
+        "The picker {{ $labels.instance }} refuses {{ $value | humanizePercentage }} of its requests for want of room.",
     ),
     Alert(
         "EndpointOutlier",
