@@ -184,11 +184,23 @@ async def share(end: socket.socket, seat: Seat, settings: Settings) -> None:
 def _client(url: str) -> Any:
     try:
         import redis.asyncio  # noqa: PLC0415  an optional extra
+        from redis.asyncio.retry import Retry  # noqa: PLC0415  as above
+        from redis.backoff import NoBackoff  # noqa: PLC0415  as above
+        from redis.exceptions import ConnectionError as Cut  # noqa: PLC0415  as above
     except ImportError as error:
         raise ConfigError(f"--share needs {error.name}: pip install 'shunter-picker[sharing]'") from error
     try:
         client: Any = redis.asyncio.Redis
-        return client.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        # Once more at once: a connection that was kept does not know that its server has been started anew. A message that is
+        # put twice by that is read once.
+        again: Any = Retry(NoBackoff(), retries=1)
+        return client.from_url(
+            url,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=again,
+            retry_on_error=[Cut],
+        )
     except ValueError as error:
         raise ConfigError(f"--share: {error}") from error
 
