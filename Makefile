@@ -110,7 +110,7 @@ fuzz: $(VENV)/dev.stamp ## a minute of fuzzing of all that reads foreign bytes (
 soak-streams: $(VENV)/dev.stamp ## ten million generated streams through the picker without sockets (half an hour; ARGS="--minutes 5" …)
 	@$(BIN)/python hack/long_run.py --jobs 2 $(ARGS)
 
-images: $(VENV)/dev.stamp ## build every image twice with a Docker daemon of its own, and run it (5 minutes; root, Debian)
+images: $(VENV)/dev.stamp ## build every image with a Docker daemon of its own, and run it (3 minutes; root, Debian)
 	@hack/kube/fetch
 	@SHUNTER_EVERY_IMAGE=1 $(PYTEST) e2e/test_images.py $(ARGS)
 
