@@ -140,6 +140,12 @@ async def test_one_viewer_too_many_is_sent_away_and_counted(client, serve, make_
         response.close()
 
 
+async def test_somebody_elses_page_takes_no_viewers_place(client, serve, make_source):
+    url = await serve(Live(make_source({})))
+    async with client.get(url, headers={"Sec-Fetch-Site": "cross-site"}) as response:
+        assert response.status == 403
+
+
 async def test_a_source_that_breaks_does_not_end_the_news(client, serve, make_source, monkeypatch, caplog):
     source, calls = make_source({}), []
 

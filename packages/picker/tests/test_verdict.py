@@ -42,7 +42,12 @@ def test_all_is_well():
 @pytest.mark.parametrize(
     ("state", "alert", "words", "given"),
     [
-        ("critical", "SnapshotOld", "is the scraper running", {"overview": overview(snapshot_age_s=None)}),
+        (
+            "critical",
+            "SnapshotOld",
+            "is the scraper running",
+            {"overview": overview(snapshot_age_s=None), "hindrances": ["no snapshot yet"]},
+        ),
         ("critical", "SnapshotOld", "cannot be read: torn", {"overview": overview(trouble="torn")}),
         ("warning", "SnapshotOld", "silent for 9 s", {"overview": overview(snapshot_age_s=9.0)}),
         ("critical", "SnapshotOld", "silent for 90 s", {"overview": overview(snapshot_age_s=90.0)}),
@@ -118,6 +123,10 @@ def test_what_is_wrong_is_said(state, alert, words, given):
     verdict = judge(given.pop("overview", overview()), given.pop("recent", WELL), given.pop("outliers", ()), **given)
     assert (verdict.state, verdict.findings[0].alert) == (state, alert)
     assert words in verdict.sentence
+
+
+def test_a_body_router_needs_no_snapshot():
+    assert judge(overview(snapshot_age_s=None), WELL, posts=[post()]).state == "well"
 
 
 def test_each_finding_leads_to_an_alert_that_there_is():

@@ -68,7 +68,7 @@ def judge(
     ``outliers`` are addresses; ``last_reload`` is what became of it; ``now_s`` is since 1970.
     """
     found = [
-        *_senses(overview),
+        *_senses(overview, hindrances),
         *_picker(hindrances, posts, recent, now_s),
         *_requests(overview, recent),
         *_endpoints(overview, recent, outliers),
@@ -100,12 +100,13 @@ def _picker(hindrances: Sequence[str], posts: Sequence[Post], recent: Recent, no
             yield _warning(f"The certificate of {_worker(post.worker).lower()} {left}.", "CertificateExpires")
 
 
-def _senses(overview: Overview) -> Iterator[Finding]:
+def _senses(overview: Overview, hindrances: Sequence[str]) -> Iterator[Finding]:
     age_s = overview.snapshot_age_s
     if overview.trouble:
         yield _critical(f"The snapshot cannot be read: {overview.trouble}.", "SnapshotOld")
     elif age_s is None:
-        yield _critical("There is no snapshot yet: is the scraper running?", "SnapshotOld")
+        if hindrances:  # a body router is ready without
+            yield _critical("There is no snapshot yet: is the scraper running?", "SnapshotOld")
     elif age_s > SILENT_S:
         make = _critical if age_s > LOST_S else _warning
         yield make(f"The scraper has been silent for {age_s:.0f} s: picks go by requests in flight alone.", "SnapshotOld")
@@ -179,6 +180,8 @@ def _settings(overview: Overview, last_reload: str) -> Iterator[Finding]:
 
 
 def _well(overview: Overview, recent: Recent) -> str:
+    if overview.snapshot_age_s is None:
+        return "All is well: models are read out of requests."
     ready = sum(row.ready for row in overview.endpoints)
     busy = f"{recent.picks_per_s:.1f} picks a second" if recent.picks_per_s else "no requests just now"
     return f"All is well: {_count(ready, 'endpoint')} ready, {busy}, nothing refused."

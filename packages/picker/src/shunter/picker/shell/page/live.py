@@ -109,14 +109,16 @@ class Live:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Tell one viewer all there is, and then what changes, until it leaves."""
+        if request.headers.get("Sec-Fetch-Site") == "cross-site":  # it could not read them, but take others' places
+            raise web.HTTPForbidden(text="this is for the picker's own page\n")
         if len(self._viewers) >= MOST_VIEWERS:
             self.dropped += 1
             raise web.HTTPServiceUnavailable(text=f"{MOST_VIEWERS} look already\n", headers={"Retry-After": "10"})
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await response.prepare(request)
-        if request.transport is not None:
-            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
-        with self._seat() as viewer, contextlib.suppress(ConnectionError):
+        with self._seat() as viewer, contextlib.suppress(OSError):  # it left
+            if request.transport is not None:
+                request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
             await response.write(b"retry: %d\n\n" % AGAIN_MS)
             while news := await viewer.take():
                 try:

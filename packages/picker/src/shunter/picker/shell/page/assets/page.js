@@ -202,7 +202,9 @@ function tellNotes(state) {
 // -- what the reader does ------------------------------------------------------------------------------------------------
 
 find("#config").addEventListener("toggle", async ({ target }) => {
-  if (target.open) say(find("pre", target), await (await fetch("/debug/config")).text());
+  if (!target.open) return;
+  const answer = await fetch("/debug/config").catch(() => null);
+  say(find("pre", target), answer ? await answer.text() : "The picker does not answer.");
 });
 
 function setTheme(theme) {
