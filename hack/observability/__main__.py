@@ -50,9 +50,7 @@ def main() -> None:
         stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
         stale += [path for path in DEPLOY.rglob("*.*") if path not in made and path.suffix in {".json", ".yaml"}]
         if stale:
-            sys.exit(
-                f"not what the code says: {', '.join(str(path.relative_to(ROOT)) for path in stale)}; run: make docs"
-            )
+            sys.exit(f"not what the code says: {', '.join(str(path.relative_to(ROOT)) for path in stale)}; run: make docs")
         return
     for path, text in made.items():
         path.parent.mkdir(parents=True, exist_ok=True)
