@@ -3,9 +3,12 @@
 import asyncio
 import os
 import random
+import re
 import signal
+import socket
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hack.observability.chromium import HOW, find_chromium, running_chromium
@@ -13,7 +16,7 @@ from hack.observability.chromium import HOW, find_chromium, running_chromium
 from shunter.lab.testing import lab_server
 from shunter.stack.testing import running_stack
 
-pytestmark = [pytest.mark.skipif(find_chromium() is None, reason=HOW)]
+browsing = pytest.mark.skipif(find_chromium() is None, reason=HOW)
 
 DEADLINE_MS = 60_000
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -86,6 +89,7 @@ def url(stack):
     return next(line.split()[1] for line in stack.output.splitlines() if line.split()[:1] == ["page"])
 
 
+@browsing
 async def test_a_request_is_explained_from_its_arrival_to_its_end(page, connect, lean):
     client = connect(lean)
     async with page(lean) as shown:
@@ -105,6 +109,21 @@ async def test_a_request_is_explained_from_its_arrival_to_its_end(page, connect,
     assert "200" in dialog.partition("How it ended")[2]
 
 
+async def test_viewers_that_never_read_take_nothing_from_the_picks(connect, lean):
+    client, (host, port) = connect(lean), urlsplit(url(lean)).netloc.split(":")
+    with ExitStack() as deaf:
+        for _ in range(17):  # one more than may look
+            viewer = deaf.enter_context(socket.create_connection((host, int(port))))
+            viewer.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        replies = [await client.chat(f"wagon {n}") for n in range(20)]
+        for reply in replies:
+            assert (reply.status, (await client.decision(reply.request_id)).chosen[0]) == (200, reply.served)
+        async with client.session.get(url(lean) + "metrics") as response:
+            (dropped,) = re.findall(r"^shunter_picker_page_clients_dropped_total (.*)$", await response.text(), re.MULTILINE)
+    assert float(dropped) >= 1
+
+
+@browsing
 async def test_an_endpoint_that_dies_is_told_of_and_so_is_a_worker(page, connect):
     with running_stack("--engines", "3") as stack:
         async with page(stack) as shown:
@@ -139,6 +158,7 @@ async def load(client, clients=26):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@browsing
 @pytest.mark.skipif(not os.environ.get("SHUNTER_SCREENSHOTS"), reason="paints docs/images with SHUNTER_SCREENSHOTS=1")
 async def test_the_pictures_of_the_docs(page, connect, tmp_path):
     (tmp_path / "config.yaml").write_text(CONFIG)
