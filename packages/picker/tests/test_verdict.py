@@ -125,6 +125,10 @@ def test_what_is_wrong_is_said(state, alert, words, given):
     assert words in verdict.sentence
 
 
+def test_a_dying_workers_few_requests_without_a_pick_wake_nobody():
+    assert judge(overview(), recent(records=1000, bypassed=3)).state == "warning"
+
+
 def test_a_body_router_needs_no_snapshot():
     assert judge(overview(snapshot_age_s=None), WELL, posts=[post()]).state == "well"
 

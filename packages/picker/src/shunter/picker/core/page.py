@@ -168,8 +168,13 @@ def tell(
         trial=tuple(trial),
         reloads=reloads or {},
     )
-    told = {"endpoints": endpoints, "load": _load(overview.endpoints, learned, slow, endpoints.version)}
-    return {name: msgspec.json.encode(each) for name, each in {**told, "state": state, "history": _history(pulse)}.items()}
+    sections = {
+        "endpoints": endpoints,
+        "load": _load(overview.endpoints, learned, slow, endpoints.version),
+        "state": state,
+        "history": _history(pulse),
+    }
+    return {name: msgspec.json.encode(section) for name, section in sections.items()}
 
 
 def attained(levels: Iterable[Level], tallies: Mapping[str, LevelTally]) -> list[Attainment]:

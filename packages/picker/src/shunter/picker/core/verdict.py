@@ -20,6 +20,7 @@ SILENT_S = 5.0
 # As the alerts have it.
 LOST_S = 30.0
 SUFFERING = 0.05  # of the requests
+BYPASSED = 0.01  # of the requests; of a dying worker's some do
 EXPIRES_S = 7 * 86_400.0
 
 LOUD = 0.8  # of the requests of all tenants
@@ -115,7 +116,8 @@ def _senses(overview: Overview, hindrances: Sequence[str]) -> Iterator[Finding]:
 def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
     if recent.bypassed:
         share = recent.bypassed / max(recent.bypassed, recent.records)
-        yield _critical(
+        make = _critical if share > BYPASSED else _warning
+        yield make(
             f"{_count(recent.bypassed, 'request')} of the last minute, {_percent(share)}, went to the pool without a pick:"
             " the gateway does not reach the picker.",
             "PickerBypassed",
