@@ -70,12 +70,14 @@ def parent_in(traceparent):
     return trace, span, flags
 
 
-async def test_the_spans_of_a_request_that_was_tried_twice(scene, collector):
+async def test_the_spans_of_a_request_that_was_tried_twice(scene, collector, until):
     upstream = scene.upstreams[0]
     scene.pickers[0].pick = f"{scene.nobody},{upstream.authority}"
     async with scene.envoy(traced(scene, collector, 100)) as envoy:
         await scene.ask(envoy, "/v1/completions?key=secret")
         spans = await collector.hear(3)
+        await until(envoy.access_log)
+        lines = envoy.access_log()
     (server,) = [span for span in spans if span.kind == SERVER]
     question = next(span for span in spans if "ExternalProcessor" in span.name)
     (attempt,) = [span for span in spans if span.kind == CLIENT and tags(span).get("upstream_address") == upstream.authority]
@@ -86,6 +88,7 @@ async def test_the_spans_of_a_request_that_was_tried_twice(scene, collector):
     assert (told["http.url"], told["http.status_code"]) == ("/v1/completions", "200")
     assert "secret" not in str(spans)
     assert collector.services == {"gateway-7"}
+    assert [line["trace_id"] for line in lines] == [server.trace_id.hex()]
     # Both go on with the trace: the picker from the metadata of its call, the model server from a header.
     headers = {name.lower(): value for name, value in upstream.requests[0][1].items()}
     for heard, span in ((scene.pickers[0].called[0]["traceparent"], question), (headers["traceparent"], attempt)):

@@ -1,5 +1,7 @@
 """Listeners: what clients connect to, cleaned of picker headers, asked of the picker, routed and logged."""
 
+from collections.abc import Mapping
+
 from shunter.envoyconf.core.envoy.chain import http_filters
 from shunter.envoyconf.core.envoy.local_reply import local_reply
 from shunter.envoyconf.core.envoy.record import PERIODIC_SECONDS, known_fields, record_log
@@ -11,7 +13,7 @@ from shunter.envoyconf.core.names import CLIENT, DESTINATION, NAMESPACE, OVERFLO
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, Feature, Version
 
-__all__ = ["access_log", "http_connection_manager", "http_listener"]
+__all__ = ["access_log", "http_connection_manager", "http_listener", "log_fields"]
 
 # A client that needs longer for its headers is stuck or malicious.
 REQUEST_HEADERS_SECONDS = 10
@@ -63,6 +65,7 @@ def http_connection_manager(listener: Listener, intent: Intent, version: Version
     it says who was let in.
     """
     known = intent.security.knows_clients
+    log = access_log(intent.observability.access_log, known_fields(log_fields(intent), version))
     removed = [header for header in PICKER_HEADERS if header != intent.model_header] + ([CLIENT] if known else [])
     removed += [OVERFLOW] if any(pool.overflow for pool in intent.pools) else []
     records = [record_log(pool, intent, version) for pool in intent.pools if pool.picker.collector and intent.profiles_of(pool)]
@@ -86,7 +89,7 @@ def http_connection_manager(listener: Listener, intent: Intent, version: Version
             ),
         ],
         local_reply_config=local_reply(by_model=intent.by_model, security=intent.security),
-        access_log=[*access_log(intent.observability.access_log, version, known=known), *records],
+        access_log=[*log, *records],
         **periodic,
         **trace_configuration(intent.observability.tracing, version),
         route_config=route_configuration(intent, listener.hosts),
@@ -94,15 +97,18 @@ def http_connection_manager(listener: Listener, intent: Intent, version: Version
     )
 
 
-def access_log(target: str, version: Version = DEFAULT_VERSION, *, known: bool = False) -> list[Resource]:
-    """Return the access loggers for people: none, standard output, or a file. A request is told of once, at its end.
+def log_fields(intent: Intent) -> dict[str, str]:
+    """Return what a line of the access log says; also who asked, where that is certain, and the trace, where there are any."""
+    known, traced = intent.security.knows_clients, intent.observability.tracing is not None
+    client = {"client": f"%REQ({CLIENT.upper()})%"} if known else {}
+    return ACCESS_LOG_FIELDS | client | ({"trace_id": "%TRACE_ID%"} if traced else {})
 
-    ``known``: is it certain from whom a request is.
-    """
+
+def access_log(target: str, told: Mapping[str, str]) -> list[Resource]:
+    """Return the access loggers for people: none, standard output, or a file. A request is told of once, at its end."""
     if target == "none":
         return []
-    told = known_fields(ACCESS_LOG_FIELDS | ({"client": f"%REQ({CLIENT.upper()})%"} if known else {}), version)
-    fields: Resource = {"log_format": {"json_format": told}}
+    fields: Resource = {"log_format": {"json_format": dict(told)}}
     if target == "stdout":
         logger = extension("envoy.access_loggers.stdout", "extensions.access_loggers.stream.v3.StdoutAccessLog", **fields)
     else:

@@ -6,7 +6,7 @@ there is one.
 
 from shunter.envoyconf.core.envoy.cluster import POOL_IDLE_SECONDS
 from shunter.envoyconf.core.envoy.ext_proc import GRACE_SECONDS
-from shunter.envoyconf.core.envoy.listener import ACCESS_LOG_FIELDS, REQUEST_HEADERS_SECONDS
+from shunter.envoyconf.core.envoy.listener import REQUEST_HEADERS_SECONDS, log_fields
 from shunter.envoyconf.core.intent import FailureMode, Intent, Limits, Pool, Profile, Route
 from shunter.envoyconf.core.kube.admission import LIMITS_FIRST, rate_limits
 from shunter.envoyconf.core.kube.backends import BACKEND, gateway_object, picker_references
@@ -75,13 +75,12 @@ def _policy_name(pool: Pool, profile: Profile) -> str:
 def envoy_proxy(intent: Intent) -> Resource:
     """Return what the Envoys of the Gateway are told at start: access log, tracing, the order of filters."""
     names, watching = intent.kubernetes, intent.observability
-    known = intent.security.knows_clients
     if watching.access_log == "none":
         log: Resource = {"disable": True}
     else:
         path = "/dev/stdout" if watching.access_log == "stdout" else watching.access_log
-        told = ACCESS_LOG_FIELDS | ({"client": f"%REQ({CLIENT.upper()})%"} if known else {})
-        log = {"settings": [{"format": {"type": "JSON", "json": told}, "sinks": [{"type": "File", "file": {"path": path}}]}]}
+        told = {"type": "JSON", "json": log_fields(intent)}
+        log = {"settings": [{"format": told, "sinks": [{"type": "File", "file": {"path": path}}]}]}
     telemetry: Resource = {"accessLog": log}
     if tracing := watching.tracing:
         telemetry["tracing"] = {
