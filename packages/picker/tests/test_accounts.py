@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,9 +6,11 @@ from hypothesis import strategies as st
 from shunter.picker.core.accounts import (
     ACCOUNT_WORDS,
     BATCH,
+    ENCODED,
     FIGURES,
     LONGEST_NAME_BYTES,
     MOST_UNTOLD,
+    PREFILLED,
     ROWS,
     STRANGE_ROWS,
     AccountBook,
@@ -157,6 +160,20 @@ def test_what_a_pick_knows_itself_is_counted_with_it(book, accounts):
     accounts.add(entry(began_s=9.99, prefix=Match(hashes=(1, 2), blocks={3: 1}, share={3: 0.5})))
     found = figures_of(accounts, book)
     assert (found["processing"], found["hit_ratio"]) == ((1, pytest.approx(0.01)), (1, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        ({}, "decode-only"),
+        ({"p": DECISION}, "prefill-decode"),
+        ({"p": DECISION, "e": DECISION}, "encode-prefill-decode"),
+        ({"p": msgspec.structs.replace(DECISION, chosen=()), "e": DECISION, "x": DECISION}, "encode-decode"),
+    ],
+)
+def test_stages_that_somebody_else_does_are_counted(book, others, told):
+    Accounts(book, set, {"p": PREFILLED, "e": ENCODED}).add(entry(others=others))
+    assert book.tally()[LLAMA].stages == {told: 1}
 
 
 def test_service_levels_learn_of_refusals_and_of_ends(book, accounts):

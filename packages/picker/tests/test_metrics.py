@@ -10,7 +10,7 @@ from shunter.picker.core.class_samples import class_samples
 from shunter.picker.core.families import Twin
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.learned import Row as LearnedRow
-from shunter.picker.core.overview import Overview, Row
+from shunter.picker.core.overview import Overview, Row, look
 from shunter.picker.core.queue_counters import BandTally, QueueTally
 from shunter.picker.core.samples import Samples, fold
 from shunter.picker.core.service_levels import Level, LevelTally
@@ -38,8 +38,10 @@ class Source:
         return Tally(
             rulings={("InferenceModelRewrite default/canary", "chat", "chat-v2"): 4},
             classes={
-                ("chat", "chat-v1", "default-flow", 0): ClassTally(2, 1, {"ModelServerError": 1}, seen),
-                ("chat", "chat-v1", "tenant", 1): ClassTally(3, 0, {}, {"duration": seen["duration"]}),
+                ("chat", "chat-v1", "default-flow", 0): ClassTally(2, 1, {"ModelServerError": 1}, {"decode-only": 2}, seen),
+                ("chat", "chat-v1", "tenant", 1): ClassTally(
+                    3, 0, {}, {"decode-only": 1, "prefill-decode": 2}, {"duration": seen["duration"]}
+                ),
             },
             levels={"chat": LevelTally([10, 0, 5], [9, 0, 5]), "former": LevelTally()},
             queue=QueueTally(0.5, 20, 0, {10: BandTally(requests=5)}),
@@ -143,6 +145,11 @@ def test_sums_under_one_name_are_of_one_kind():
         list(as_metrics(samples))
 
 
+def test_stages_are_told_by_model():
+    stages = {sample.labels["decision_type"]: sample.value for sample in page()["llm_d_epp_disagg_decision"].samples}
+    assert stages == {"decode-only": 3, "prefill-decode": 2}
+
+
 def test_averages_come_with_how_much_endpoints_differ():
     assert value("llm_d_epp_average_queue_size", name="default") == 3
     assert value("llm_d_epp_std_dev_queue_size", name="default") == 1
@@ -204,3 +211,22 @@ def test_a_hostile_client_can_make_a_page_of_a_few_thousand_lines():
     folded = [sample.value for sample in lines if sample.name == "shunter_picker_folded_requests_total"]
     assert folded == [10_000 - STRANGE_ROWS]
     assert sum(sample.value for sample in lines if sample.name == "llm_d_epp_request_total") == 10_000
+
+
+class Newcomer(Source):
+    """One that has no snapshot yet, or needs none."""
+
+    def __init__(self, *hindrances):
+        self._hindrances = hindrances
+
+    def overview(self):
+        return look(None, None, self.tally(), 0)
+
+    def hindrances(self):
+        return self._hindrances
+
+
+def test_a_body_router_has_no_pool_that_could_be_empty():
+    pools = {families.SNAPSHOT_AGE.name, families.READY.name}
+    assert pools <= {samples.family.name for samples in everything(Newcomer("no snapshot yet"))}
+    assert not pools & {samples.family.name for samples in everything(Newcomer())}

@@ -18,13 +18,13 @@ Words of 8 bytes in shared memory::
 
     0     rows in use, those of strange names among them, requests that were folded
     3     ROWS rows: the names, zeros between them, and the priority plus 2**63; requests, and those running; ERRORS rows of
-          ``core.named_counts``; then each of FIGURES: counts by bucket, and the sum as a double
+          ``core.named_counts``; one for each of STAGES; then each of FIGURES: counts by bucket, and the sum as a double
     …     service levels: ``core.service_levels``
 """
 
 from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,7 +38,18 @@ from shunter.picker.core.named_counts import OTHER, NamedCounts
 from shunter.picker.core.request import DEFAULT_FLOW
 from shunter.picker.core.service_levels import LEVEL_WORDS, Level, LevelCounters, LevelTally, tpot_s
 
-__all__ = ["ACCOUNT_WORDS", "FIGURES", "AccountBook", "Accounts", "Class", "ClassTally", "add_classes", "add_levels"]
+__all__ = [
+    "ACCOUNT_WORDS",
+    "ENCODED",
+    "FIGURES",
+    "PREFILLED",
+    "AccountBook",
+    "Accounts",
+    "Class",
+    "ClassTally",
+    "add_classes",
+    "add_levels",
+]
 
 Class = tuple[str, str, str, int]
 """Model, target model, fairness id, priority."""
@@ -50,6 +61,10 @@ STRANGE_ROWS = 64
 
 # Of a name: models' are up to 96 characters on the hub; what is longer shares the row of what begins alike.
 LONGEST_NAME_BYTES = 127
+
+# Which stages endpoints did for the one that decodes, in the reference's words: a bit for prefill, one for encode.
+STAGES = ("decode-only", "prefill-decode", "encode-decode", "encode-prefill-decode")
+PREFILLED, ENCODED = 1, 2
 
 # Codes of refusals there are a handful.
 ERRORS = 8
@@ -68,7 +83,8 @@ PRIORITY_AT = NAME_WORDS
 REQUESTS_AT = PRIORITY_AT + 1
 RUNNING_AT = REQUESTS_AT + 1
 ERRORS_AT = RUNNING_AT + 1
-FIGURES_AT = ERRORS_AT + ERRORS * ERROR_WORDS
+STAGES_AT = ERRORS_AT + ERRORS * ERROR_WORDS
+FIGURES_AT = STAGES_AT + len(STAGES)
 OFFSET = 1 << 63
 HEAD = 3
 
@@ -120,14 +136,16 @@ class ClassTally(msgspec.Struct):
     requests: int = 0
     running: int = 0
     errors: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    stages: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # where a handler divides them
     figures: dict[str, Histogram] = msgspec.field(default_factory=dict[str, Histogram])
 
     def add(self, other: "ClassTally") -> None:
         """Add another seat's."""
         self.requests += other.requests
         self.running += other.running
-        for code, count in other.errors.items():
-            self.errors[code] = self.errors.get(code, 0) + count
+        for mine, theirs in ((self.errors, other.errors), (self.stages, other.stages)):
+            for name, count in theirs.items():
+                mine[name] = mine.get(name, 0) + count
         for name, histogram in other.figures.items():
             mine = self.figures.get(name)
             self.figures[name] = histogram if mine is None else mine.plus(histogram)
@@ -206,7 +224,8 @@ class AccountBook:
                 counts = row[figure.counts_at : figure.sum_at]
                 if any(counts):
                     figures[name] = Histogram(counts, self._sums[at + figure.sum_at])
-            tally = ClassTally(row[REQUESTS_AT], row[RUNNING_AT], self._read_errors(at).counts(), figures)
+            stages = {name: count for name, count in zip(STAGES, row[STAGES_AT:FIGURES_AT], strict=True) if count}
+            tally = ClassTally(row[REQUESTS_AT], row[RUNNING_AT], self._read_errors(at).counts(), stages, figures)
             found.setdefault(self._read_class(at), ClassTally()).add(tally)
         return found
 
@@ -240,7 +259,7 @@ class AccountBook:
         return model, target, fairness_id, self.words[at + PRIORITY_AT] - OFFSET
 
     def _read_errors(self, at: int) -> NamedCounts:
-        return NamedCounts(self.words[at + ERRORS_AT : at + FIGURES_AT], ERROR_WORDS)
+        return NamedCounts(self.words[at + ERRORS_AT : at + STAGES_AT], ERROR_WORDS)
 
 
 class _Open(msgspec.Struct, gc=False):
@@ -267,9 +286,12 @@ class Accounts:
     called: one by one, with all that a pick does in between, they were measured to cost twice as much.
     """
 
-    def __init__(self, book: AccountBook, known: Callable[[], Collection[str]]) -> None:
-        """``known`` returns the models' names that resources have."""
+    def __init__(
+        self, book: AccountBook, known: Callable[[], Collection[str]], stages: Mapping[str, int] | None = None
+    ) -> None:
+        """``known`` returns the models' names that resources have; ``stages`` are PREFILLED or ENCODED by a profile's name."""
         self._book = book
+        self._stages = stages
         self._known = known
         self._running: dict[int, _Open] = {}  # by ticket
         self._untold: OrderedDict[int, _Open] = OrderedDict()  # have ended; of these nobody has told yet
@@ -289,6 +311,9 @@ class Accounts:
         words = book.words
         words[at + REQUESTS_AT] += 1
         words[at + RUNNING_AT] += 1
+        if self._stages is not None:
+            others, bits = entry.others, self._stages
+            words[at + STAGES_AT + sum([bits.get(name, 0) for name, each in others.items() if each.chosen])] += 1
         self._running[entry.ticket] = _Open(at, entry.stream, levels)
         waiting, prefix = self._waiting[at], entry.prefix
         waiting.request_bytes.append(entry.size_bytes)

@@ -1,5 +1,6 @@
 """Requests by class, and service levels, as they are shown."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
@@ -33,6 +34,10 @@ def class_samples(classes: Mapping[Class, ClassTally], folded: int) -> Iterator[
     yield Samples(families.RUNNING, {labels: tally.running for labels, tally in picked})
     errors = {(*labels, code): count for labels, tally in rows for code, count in tally.errors.items()}
     yield Samples(families.REQUEST_ERRORS, errors)
+    stages: Counter[Labels] = Counter()
+    for labels, tally in rows:
+        stages.update({(labels[0], stage): count for stage, count in tally.stages.items()})
+    yield Samples(families.DISAGGREGATION, stages)
     times: dict[Labels, Value] = {}
     for labels, tally in rows:
         for streaming, name in (("true", "ttft"), ("false", "first_byte")):

@@ -251,6 +251,12 @@ HIT_RATIOS = Family(
     buckets=HIT_RATIO,
     twins=_extension("prefix_indexer_hit_ratio"),
 )
+DISAGGREGATION = Family(
+    "llm_d_epp_disagg_decision_total",
+    "counter",
+    "Which stages were done for the endpoint that decodes: decode-only, prefill-decode, encode-decode, encode-prefill-decode.",
+    ("model_name", "decision_type"),
+)
 REWRITES = Family(
     "llm_d_epp_model_rewrite_decisions_total",
     "counter",

@@ -25,7 +25,7 @@ from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, register
 from shunter.picker.plugins.deciders import Decider
 from shunter.snapshot import Endpoint
 
-__all__ = ["DataParallel", "Disaggregated", "HeadersHandler", "PrefillDecode", "PrefillHeaderHandler"]
+__all__ = ["DataParallel", "Disaggregated", "HeadersHandler", "PrefillDecode", "PrefillHeaderHandler", "Stages"]
 
 PREFILLER = ("x-llm-d-prefiller-host-port", "x-prefiller-host-port")
 ENCODERS = ("x-llm-d-encoder-hosts-ports", "x-encoder-hosts-ports")
@@ -164,11 +164,15 @@ class PrefillDecode(Plugin, frozen=True):
         """Both."""
         return (self.decode_profile, self.prefill_profile)
 
+    @property
+    def stages(self) -> Stages:
+        """The profile of each."""
+        return Stages(self.decode_profile, self.prefill_profile)
+
     def start(self, setting: Setting) -> ByStage:
         """Return the handler at work."""
-        stages = Stages(self.decode_profile, self.prefill_profile)
         decider: Any = setting.find(self.decider_plugin_name)
-        return ByStage(stages, {stages.prefill: decider}, ranks=bool(self.primary_port))
+        return ByStage(self.stages, {self.prefill_profile: decider}, ranks=bool(self.primary_port))
 
 
 @register("data-parallel-profile-handler", Kind.HANDLER, replacement="an InferencePool with a target port for each rank")

@@ -22,7 +22,7 @@ from shunter.picker import config
 from shunter.picker.config.base_models import read_base_models
 from shunter.picker.config.service_levels import read_service_levels
 from shunter.picker.config.tracing import TracingSettings
-from shunter.picker.core.accounts import Accounts
+from shunter.picker.core.accounts import ENCODED, PREFILLED, Accounts
 from shunter.picker.core.body_routing import ModelNamer
 from shunter.picker.core.canonical import Canon, describe
 from shunter.picker.core.decisions import Entry
@@ -37,6 +37,7 @@ from shunter.picker.core.service_levels import Level
 from shunter.picker.core.session import Session
 from shunter.picker.core.shadow import Shadow
 from shunter.picker.errors import ConfigError
+from shunter.picker.plugins.disagg import Stages
 from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat
@@ -144,7 +145,7 @@ class Worker:
             self.judge.decisions.witnesses.append(self._telemetry.tracer)  # the first: others log the traces that it begins
         accounts = self.judge.counters.accounts
         accounts.levels.begin(levels)
-        self._accounts = Accounts(accounts, lambda: self.judge.models)
+        self._accounts = Accounts(accounts, lambda: self.judge.models, _stages(policy))
         self.judge.decisions.witnesses.append(self._accounts)
         self._recording: Recording | None = None
         if settings.record is not None:
@@ -315,6 +316,12 @@ def _make_telemetry(settings: TracingSettings, seat: Seat | None, note: Callable
             " or set OTEL_SDK_DISABLED=true"
         ) from error
     return Telemetry(settings, seat.index if seat else 0, note, time.monotonic)
+
+
+def _stages(policy: Policy) -> Mapping[str, int] | None:
+    """Return what is done where the configuration lets several endpoints have a part in a request."""
+    stages: Stages | None = getattr(policy.handler.plugin, "stages", None) if policy.handler is not None else None
+    return None if stages is None else {stages.prefill: PREFILLED, stages.encode: ENCODED}
 
 
 def _make_shadow(settings: Settings) -> Shadow | None:
