@@ -80,7 +80,8 @@ def everything(source: Source, page_dropped: int = 0) -> Iterator[Samples]:
     overview, tally = source.overview(), source.tally()
     yield from class_samples(tally.classes, tally.folded)
     yield from level_samples(source.service_levels(), tally.levels)
-    yield from pool_samples(overview, source.pool())
+    if overview.snapshot_age_s is not None or source.hindrances():  # a body router, ready without a snapshot, has no pool
+        yield from pool_samples(overview, source.pool())
     yield by_label(families.REFUSALS, overview.refusals)
     yield from _counters(tally)
     yield by_label(families.COMPLAINTS, dict.fromkeys(overview.complaints, 1))
