@@ -229,4 +229,4 @@ def test_what_seeing_costs_is_measured_of_what_sees():
     floor_us, found = seeing.compare(turns=1, times=20)
     assert len(floor_us) == 1
     assert found.keys() == seeing.PARTS.keys()
-    assert found["traces of 100 %"][0] > found["nothing"][0]
+    assert found["traces of 100 %"][0] > found[seeing.BASE][0]
