@@ -38,8 +38,10 @@ class Source:
         return Tally(
             rulings={("InferenceModelRewrite default/canary", "chat", "chat-v2"): 4},
             classes={
-                ("chat", "chat-v1", "default-flow", 0): ClassTally(2, 1, {"ModelServerError": 1}, seen),
-                ("chat", "chat-v1", "tenant", 1): ClassTally(3, 0, {}, {"duration": seen["duration"]}),
+                ("chat", "chat-v1", "default-flow", 0): ClassTally(2, 1, {"ModelServerError": 1}, {"decode-only": 2}, seen),
+                ("chat", "chat-v1", "tenant", 1): ClassTally(
+                    3, 0, {}, {"decode-only": 1, "prefill-decode": 2}, {"duration": seen["duration"]}
+                ),
             },
             levels={"chat": LevelTally([10, 0, 5], [9, 0, 5]), "former": LevelTally()},
             queue=QueueTally(0.5, 20, 0, {10: BandTally(requests=5)}),
@@ -141,6 +143,11 @@ def test_sums_under_one_name_are_of_one_kind():
         fold(samples, Twin("twin", ("model_name",)))
     with pytest.raises(TypeError, match="is a counter, and Histogram is none"):
         list(as_metrics(samples))
+
+
+def test_stages_are_told_by_model():
+    stages = {sample.labels["decision_type"]: sample.value for sample in page()["llm_d_epp_disagg_decision"].samples}
+    assert stages == {"decode-only": 3, "prefill-decode": 2}
 
 
 def test_averages_come_with_how_much_endpoints_differ():
