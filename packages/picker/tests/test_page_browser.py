@@ -330,6 +330,19 @@ async def test_every_element_has_a_name(show, source):
     assert await page.locator("h1").count() == 1
 
 
+async def test_what_is_read_aloud_is_what_became_of_it_and_not_each_figure(show, source, make_source):
+    source.view = make_source({}, {}).view
+    page = await show(source)
+    said = page.locator("#said")
+    before = await said.inner_text()
+    assert before.startswith("All is well: 2 endpoints ready")
+    source.tallied = Tally(picks=2000)
+    await page.locator("#tile-picks small", has_text="2,000").wait_for()
+    assert await said.inner_text() == before
+    source.view = make_source({}, {"health": Health.UNREACHABLE}).view
+    await said.get_by_text("pod-1 does not answer").wait_for(state="attached")
+
+
 async def test_the_theme_follows_the_system_until_it_is_chosen_and_is_remembered(show, source):
     page = await show(source, scheme="light")
     ground = "getComputedStyle(document.body).backgroundColor"

@@ -71,6 +71,9 @@ function tellVerdict(verdict) {
   section.className = `verdict ${verdict.state}`;
   say(find(".sign", section), SIGNS[verdict.state]);
   say(find("strong", section), verdict.sentence);
+  const kind = [verdict.state, ...verdict.findings.map((each) => each.alert)].join(" ");
+  if (section.dataset.kind !== kind) say(find("#said"), verdict.sentence); // read aloud: not each time a figure in it changes
+  section.dataset.kind = kind;
   document.title = `${SIGNS[verdict.state]} ${find("#pool").textContent} – Shunter`;
   const [first, ...others] = verdict.findings;
   const lines = [...(first?.alert ? [["", "", first.alert]] : []), ...others.map((each) => [each.severity, each.sentence, each.alert])];
