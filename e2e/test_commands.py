@@ -129,6 +129,26 @@ def test_servers_that_run_already_are_used_and_left_alone(lean, connect):
     assert {row.health for row in lean.fleet().endpoints} == {"fresh"}
 
 
+EMPTY_POOL = """\
+apiVersion: inference.networking.k8s.io/v1
+kind: InferencePool
+metadata: {name: nobodys}
+spec:
+  selector: {matchLabels: {app: nobody}}
+  targetPorts: [{number: 8000}]
+  endpointPickerRef: {name: epp, port: {number: 9002}}
+"""
+
+
+def test_a_pool_without_endpoints_is_seen_below_the_table(tmp_path):
+    from shunter.stack.testing import running_stack
+
+    (tmp_path / "pool.yaml").write_text(EMPTY_POOL)
+    with running_stack("--engines", "1", "--manifests", str(tmp_path / "pool.yaml")) as stack:
+        shown = shunter("top", "--once", "--name", stack.name)
+    assert shown.stdout.splitlines()[-1].endswith("default/nobodys: no endpoint belongs to it")
+
+
 POLICY = """\
 apiVersion: llm-d.ai/v1alpha1
 kind: EndpointPickerConfig

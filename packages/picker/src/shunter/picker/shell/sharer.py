@@ -96,7 +96,12 @@ class Sharer:
 
     def status(self) -> Status:
         """Say how it is, to the supervisor: streams are the replicas that it hears."""
-        return Status(streams=self.hearer.replicas)
+        hearer = self.hearer
+        words = f"{hearer.replicas} other replicas, {hearer.in_flight} of their requests in flight"
+        words += f", {hearer.gaps} times messages were missed" if hearer.gaps else ""
+        words += f", {hearer.refused} requests not booked, since they are too many" if hearer.refused else ""
+        words += f"; {self._title} does not answer" if self._away else ""
+        return Status(streams=hearer.replicas, reports={"sharing": words})
 
     def explain(self, last: int, request_id: str | None) -> list[dict[str, Any]]:  # noqa: ARG002  a Service's signature
         """Return the last decisions: it makes none."""

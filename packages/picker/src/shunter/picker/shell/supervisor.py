@@ -179,7 +179,7 @@ class Supervisor:
         """Show the fleet and the account at this moment."""
         now_ns = time.monotonic_ns()
         view = self._reader.view(now_ns)
-        told = [child.status for child in self._children() if child.status]
+        told = [child.status for child in self._children(self._everybody()) if child.status]
         return look(
             view,
             self._reader.trouble,
