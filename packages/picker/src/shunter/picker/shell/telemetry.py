@@ -85,6 +85,7 @@ class Telemetry:
         if leaving.is_alive():
             self._exporter.shutdown()
         self._tell()
+        self._note("failed", self._taken - self._exporter.handled)
 
     def _send(self, spans: Sequence[Span]) -> None:
         if self._taken - self._exporter.handled + len(spans) > self._settings.queue_spans:

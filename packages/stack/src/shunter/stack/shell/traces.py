@@ -4,7 +4,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from shunter.stack.core.traces import document, find, read_spans, tree
+from shunter.stack.core.traces import Span, document, find, read_spans, tree
 from shunter.stack.errors import StackError
 from shunter.stack.shell import state
 from shunter.stack.traces import FILE, OLDER
@@ -25,6 +25,7 @@ def show_trace(name: str, wanted: str | None, *, as_json: bool) -> str:
     directory = Path(plan.directory)
     began_s = changed_s = time.monotonic()
     lines: list[bytes] = []
+    spans: list[Span] = []
     while (now_s := time.monotonic()) - began_s < SETTLE_S:  # they come from several processes: until no more do
         before, lines = lines, read_lines(directory)
         spans = find(read_spans(lines), wanted)
@@ -33,8 +34,6 @@ def show_trace(name: str, wanted: str | None, *, as_json: bool) -> str:
         if spans and now_s - changed_s > QUIET_S:
             break
         time.sleep(POLL_S)
-    else:
-        spans = find(read_spans(lines), wanted)
     if not spans:
         raise StackError(f"no trace{f' of {wanted}' if wanted else ' yet'}; the last ones are in {directory / FILE}")
     return document(lines, spans[0].trace_id).decode() if as_json else "\n".join(tree(spans))
