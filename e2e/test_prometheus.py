@@ -151,12 +151,13 @@ PANELS = [
     for panel in dashboard.panels
     for legend, expression in panel.by_legend.items()
 ]
-# What this stack has none of: TLS, requests that fail, slow endpoints, broken plugins, engines that tell of cached tokens.
+# What this stack has none of: TLS, stages, requests that fail, slow endpoints, broken plugins, engines that tell of cached tokens.
 ABSENT = {
     "shunter_picker_worker_certificate_expiry_seconds",
     "llm_d_epp_request_error_total",
     "shunter_picker_response_flags_total",
     "shunter_picker_refusals_total",
+    "llm_d_epp_disagg_decision_total",
     "shunter_picker_endpoint_outlier",
     "shunter_picker_plugin_complaints",
     "llm_d_epp_request_cached_tokens_sum",
