@@ -151,7 +151,7 @@ PANELS = [
     for panel in dashboard.panels
     for legend, expression in panel.by_legend.items()
 ]
-# What this stack has none of: TLS, stages, requests that fail, slow endpoints, broken plugins, engines that tell of cached tokens.
+# What this stack has none of: TLS, stages, requests that fail, slow endpoints, broken plugins, cached tokens that are told.
 ABSENT = {
     "shunter_picker_worker_certificate_expiry_seconds",
     "llm_d_epp_request_error_total",
