@@ -30,7 +30,7 @@ from shunter.envoyconf.core.versions import DEFAULT_VERSION, OLDEST_VERIFIED, Fe
 from shunter.lab.faults import FAULTS
 from shunter.picker import config, transport
 from shunter.picker.config import document, manual
-from shunter.picker.core.accounts import STRANGE_ROWS
+from shunter.picker.core.account_book import STRANGE_ROWS
 from shunter.picker.core.families import families
 from shunter.picker.core.limits import Limits
 from shunter.picker.transport.h2 import Terms

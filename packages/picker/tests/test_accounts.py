@@ -3,21 +3,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.picker.core.accounts import (
+from shunter.picker.core.account_book import (
     ACCOUNT_WORDS,
-    BATCH,
     ENCODED,
     FIGURES,
     LONGEST_NAME_BYTES,
-    MOST_UNTOLD,
     PREFILLED,
     ROWS,
     STRANGE_ROWS,
     AccountBook,
-    Accounts,
     ClassTally,
     add_classes,
 )
+from shunter.picker.core.accounts import BATCH, MOST_UNTOLD, Accounts
 from shunter.picker.core.decisions import Entry
 from shunter.picker.core.judgement import Outcome, Refusal
 from shunter.picker.core.kinds import Decision

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shunter.picker.core import families
-from shunter.picker.core.accounts import ACCOUNT_WORDS, FIGURES, REQUESTS_AT, STRANGE_ROWS, AccountBook, ClassTally
+from shunter.picker.core.account_book import ACCOUNT_WORDS, FIGURES, REQUESTS_AT, STRANGE_ROWS, AccountBook, ClassTally
 from shunter.picker.core.buckets import Histogram
 from shunter.picker.core.class_samples import class_samples
 from shunter.picker.core.families import Twin

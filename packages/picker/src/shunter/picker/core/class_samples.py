@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 
 from shunter.picker.core import families
-from shunter.picker.core.accounts import Class, ClassTally
+from shunter.picker.core.account_book import Class, ClassTally
 from shunter.picker.core.buckets import Histogram
 from shunter.picker.core.families import Family
 from shunter.picker.core.samples import Labels, Samples, Value, single

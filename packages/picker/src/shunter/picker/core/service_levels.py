@@ -26,7 +26,17 @@ import msgspec
 from shunter.picker.core.decisions import Entry
 from shunter.picker.core.judgement import Outcome
 
-__all__ = ["LEVEL_WORDS", "MOST_LEVELS", "SIGNALS", "Level", "LevelCounters", "LevelTally", "has_failed", "tpot_s"]
+__all__ = [
+    "LEVEL_WORDS",
+    "MOST_LEVELS",
+    "SIGNALS",
+    "Level",
+    "LevelCounters",
+    "LevelTally",
+    "add_levels",
+    "has_failed",
+    "tpot_s",
+]
 
 SIGNALS = ("ttft", "tpot", "e2e")
 
@@ -152,6 +162,15 @@ class LevelCounters:
             if name:
                 found.append((at, name))
         return found
+
+
+def add_levels(tallies: Iterable[dict[str, LevelTally]]) -> dict[str, LevelTally]:
+    """Return the sum of all seats' service levels."""
+    total: dict[str, LevelTally] = {}
+    for each in tallies:
+        for name, tally in each.items():
+            total.setdefault(name, LevelTally()).add(tally)
+    return total
 
 
 def has_failed(status: int) -> bool:

@@ -14,18 +14,18 @@ Words of 8 bytes, native byte order::
     148   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
     …     what waits, and what became of whom that waited: ``core.queue_counters``
     …     what rules made of models: RULINGS rows of ``core.named_counts``
-    …     requests by class, and service levels: ``core.accounts``
+    …     requests by class, and service levels: ``core.account_book``
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from shunter.picker.core.accounts import ACCOUNT_WORDS, AccountBook, Class, ClassTally, add_classes, add_levels
+from shunter.picker.core.account_book import ACCOUNT_WORDS, AccountBook, Class, ClassTally, add_classes
 from shunter.picker.core.ledger import Booking, Key
 from shunter.picker.core.named_counts import NamedCounts
 from shunter.picker.core.queue_counters import QUEUE_WORDS, QueueCounters, QueueTally, add_up
-from shunter.picker.core.service_levels import LevelTally
+from shunter.picker.core.service_levels import LevelTally, add_levels
 from shunter.snapshot import Buffer
 
 __all__ = ["COUNTERS_BYTES", "Account", "Counters", "Ruling", "Tally", "fold"]

@@ -22,7 +22,8 @@ from shunter.picker import config
 from shunter.picker.config.base_models import read_base_models
 from shunter.picker.config.service_levels import read_service_levels
 from shunter.picker.config.tracing import TracingSettings
-from shunter.picker.core.accounts import ENCODED, PREFILLED, Accounts
+from shunter.picker.core.account_book import ENCODED, PREFILLED
+from shunter.picker.core.accounts import Accounts
 from shunter.picker.core.body_routing import ModelNamer
 from shunter.picker.core.canonical import Canon, describe
 from shunter.picker.core.decisions import Entry
