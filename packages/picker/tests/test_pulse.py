@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker.core.buckets import TTFT_S
-from shunter.picker.core.pulse import EVERY_S, KEPT, Moment, Pulse, quantile
+from shunter.picker.core.overview import look
+from shunter.picker.core.pulse import EVERY_S, KEPT, Moment, Pulse, moment, quantile
+from shunter.picker.core.tables import Account, Tally
 
 
 def test_rates_are_of_the_last_minute():
@@ -69,6 +71,14 @@ def test_a_quantile_is_in_the_bucket_of_the_value_it_stands_for(values, share):
     found = quantile(share, counts)
     bucket = next(at for at, bound in enumerate(TTFT_S) if exact <= bound)
     assert (TTFT_S[bucket - 1] if bucket else 0.0) <= found <= TTFT_S[bucket]
+
+
+@pytest.mark.parametrize(("role", "hides"), [(None, True), ("decode", True), ("prefill-decode", True), ("prefill", False)])
+def test_who_only_prefills_hides_nothing_when_others_decode(make_view, role, hides):
+    endpoint = {"labels": {"llm-d.ai/role": role}} if role else {}
+    tally = Tally(by_endpoint={(0, 1): Account(in_flight=7)})
+    overview = look(make_view({"running": 0.0, "waiting": 0.0}, endpoints=[endpoint]), None, tally, 100_000_000_000)
+    assert bool(moment(overview, tally, None, 0.0, restarts={}).hidden) == hides
 
 
 def test_who_hides_requests_is_told_of_when_it_has_done_so_for_a_while():

@@ -66,7 +66,7 @@ class Family(msgspec.Struct, frozen=True):
 
 
 CLASS = ("model_name", "target_model_name", "fairness_id", "priority")
-"""What a class of requests is told apart by; see ``core.account_book``."""
+"""What a class of requests is told apart by; see ``core.accounts``."""
 
 _MODELS = ("model_name", "target_model_name")
 _POOL = ("name",)
@@ -233,7 +233,10 @@ PROCESSING = Family(
 PICKS = Family("shunter_picker_picks_total", "counter", "Requests sent to an endpoint.", ("endpoint",))
 IN_FLIGHT = Family("shunter_picker_in_flight_requests", "gauge", "Requests picked and not ended.", ("endpoint",))
 ENDPOINT_RUNNING = Family(
-    "shunter_picker_endpoint_running_requests", "gauge", "Requests that run there, as the engine says.", ("endpoint",)
+    "shunter_picker_endpoint_running_requests",
+    "gauge",
+    "Requests that run there, as the engine says; not of endpoints that only prefill.",
+    ("endpoint",),
 )
 PREFIX_BLOCKS = Family(
     "shunter_picker_prefix_blocks_total", "counter", "Prompt blocks of all requests sent to an endpoint.", ("endpoint",)

@@ -7,6 +7,7 @@ from shunter.picker.core import families
 from shunter.picker.core.overview import Overview, Row
 from shunter.picker.core.replicas import desired_replicas
 from shunter.picker.core.samples import Samples, by_label, single
+from shunter.picker.core.saturation import DECODE
 
 __all__ = ["pool_samples"]
 
@@ -25,7 +26,8 @@ def pool_samples(overview: Overview, served: str) -> Iterator[Samples]:
     rows = overview.endpoints
     yield by_label(families.PICKS, {row.authority: row.picks for row in rows})
     yield by_label(families.IN_FLIGHT, {row.authority: row.in_flight for row in rows})
-    yield by_label(families.ENDPOINT_RUNNING, {row.authority: row.running for row in rows if row.running is not None})
+    running = {row.authority: row.running for row in rows if row.running is not None and row.role in DECODE}
+    yield by_label(families.ENDPOINT_RUNNING, running)
     yield by_label(families.PREFIX_BLOCKS, {row.authority: row.prefix_blocks for row in rows})
     yield by_label(families.PREFIX_HIT_BLOCKS, {row.authority: row.prefix_hit_blocks for row in rows})
     ready = {pool: [row for row in rows if row.ready] for pool, rows in _pools(overview, served).items()}

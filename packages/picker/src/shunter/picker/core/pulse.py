@@ -10,6 +10,7 @@ import msgspec
 from shunter.picker.core.buckets import TTFT_S
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview, Row
+from shunter.picker.core.saturation import DECODE
 from shunter.picker.core.tables import Tally
 
 __all__ = ["EVERY_S", "RECENT_S", "Moment", "Pulse", "Recent", "moment", "quantile"]
@@ -145,7 +146,14 @@ def quantile(share: float, counts: Sequence[int], bounds: Sequence[float] = TTFT
 
 
 def _hides(row: Row) -> bool:
-    return row.in_flight >= HIDDEN_REQUESTS and row.health == "fresh" and row.running == 0 and not row.waiting
+    """Tell whether it runs nothing and has requests; whoever only prefills has them until they are decoded elsewhere."""
+    return (
+        row.role in DECODE
+        and row.in_flight >= HIDDEN_REQUESTS
+        and row.health == "fresh"
+        and row.running == 0
+        and not row.waiting
+    )
 
 
 def _between(before: Moment, now: Moment) -> Recent:
