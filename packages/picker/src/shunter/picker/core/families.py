@@ -66,7 +66,7 @@ class Family(msgspec.Struct, frozen=True):
 
 
 CLASS = ("model_name", "target_model_name", "fairness_id", "priority")
-"""What a class of requests is told apart by; see ``core.accounts``."""
+"""What a class of requests is told apart by; see ``core.account_book``."""
 
 _MODELS = ("model_name", "target_model_name")
 _POOL = ("name",)
