@@ -2,9 +2,9 @@ from collections import Counter
 
 import pytest
 
-from shunter.picker.core.models import Rulebook
+from shunter.picker.core.models import Rulebook, known_names
 from shunter.picker.core.request import Request
-from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite, RewriteRule, Target, Topology
+from shunter.snapshot import Endpoint, InferenceModel, Objective, Pool, Rewrite, RewriteRule, Target, Topology
 
 OLD, YOUNG = "2025-01-02T00:00:00Z", "2026-01-02T00:00:00Z"
 
@@ -144,3 +144,11 @@ def test_a_client_keeps_to_its_target_and_to_the_new_one_for_good(dice):
 def test_who_does_not_say_who_he_is_is_drawn(dice):
     rules = Rulebook(topology(rewrites=(shares(50),)), "pool")
     assert {rules.target(asked(), dice)[0] for _ in range(100)} == {"v1", "v2"}
+
+
+def test_a_name_is_known_that_a_resource_or_an_engine_has():
+    engine = Endpoint(slot=0, incarnation=1, name="a", address="10.0.0.1", port=8000, models=("base", "adapter"))
+    models = (InferenceModel(name="im", pool="pool", model="legacy", targets=(Target(model="legacy-v1"),)),)
+    known = known_names(topology(endpoints=(engine,), rewrites=(rewrite("r", (["chat"], "chat-v1")),), models=models))
+    assert known == {"base", "adapter", "legacy", "legacy-v1", "chat", "chat-v1"}
+    assert known_names(None) == frozenset()

@@ -89,6 +89,7 @@ def test_the_outcome_tells_what_was_seen(mode):
     assert judge.outcome.first_token_s == pytest.approx(0.25)
     assert judge.outcome.duration_s == pytest.approx(0.25)
     assert (judge.outcome.prompt_tokens, judge.outcome.completion_tokens) == (5, 7)
+    assert (judge.outcome.first_byte_s, judge.outcome.sent_bytes) == (judge.outcome.first_token_s, len(USAGE))
 
 
 def test_an_empty_piece_is_not_a_token():
@@ -198,3 +199,12 @@ def test_a_refused_request_has_nothing_to_release():
     envoy.close()
     assert envoy.immediate is not None
     assert judge.released == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_how_large_a_response_was_is_told_by_who_has_seen_it(mode):
+    judge = StubJudge()
+    envoy = after_request(judge, response=mode)
+    envoy.respond(pieces=[b"12", b"345"])
+    envoy.close()
+    assert judge.outcome.sent_bytes == (None if mode is BodyMode.NONE else 5)
