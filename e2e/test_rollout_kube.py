@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
+from aiohttp import web
 from msgspec.structs import replace
 
 from shunter.envoyconf.testing_kube import find_crds, running_process
@@ -119,27 +120,30 @@ async def test_a_rewrite_is_applied_and_what_others_say_in_it_stays(admin, api):
         await RewriteResource(replace(rollout, traffic=Traffic(rewrite="r", namespace="nowhere")), api).move(1)
 
 
-async def test_weights_of_two_pools_are_changed_in_somebodys_route(admin, api):
-    from shunter.rollout.shell.kube import HttpRoute
-
+@pytest.fixture
+def route(admin):
+    """Somebody's HTTPRoute with two pools in a rule; yields its namespace, its path, and the rules as they were."""
     (crd,) = find_crds("gw_httproutes")
     admin.kube.kubectl("apply", "--server-side", "-f", str(crd))
-    admin.kube.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/httproutes.gateway.networking.k8s.io")
+    admin.kube.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/httproutes.{GATEWAY}")
     home = admin.namespace("route")
     place = f"/apis/{GATEWAY}/v1/namespaces/{home}/httproutes"
 
-    def backend(name, weight=None):
-        weighed = {} if weight is None else {"weight": weight}
-        return {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": name, "port": 8000, **weighed}
+    def backend(name, **weight):
+        return {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": name, "port": 8000, **weight}
 
     matches = [{"path": {"type": "PathPrefix", "value": "/v1"}}]
-    split = [backend("llama-v1", 100), backend("llama-v2", 0)]
+    split = [backend("llama-v1", weight=100), backend("llama-v2", weight=0)]
     rules = [{"backendRefs": split, "matches": matches}, {"backendRefs": [backend("other")]}]
-    admin(
-        "POST",
-        place,
-        {"apiVersion": f"{GATEWAY}/v1", "kind": "HTTPRoute", "metadata": {"name": "llm"}, "spec": {"rules": rules}},
-    )
+    body = {"apiVersion": f"{GATEWAY}/v1", "kind": "HTTPRoute", "metadata": {"name": "llm"}, "spec": {"rules": rules}}
+    admin("POST", place, body)
+    return home, f"{place}/llm", rules
+
+
+async def test_weights_of_two_pools_are_changed_in_somebodys_route(admin, api, route):
+    from shunter.rollout.shell.kube import HttpRoute
+
+    home, place, rules = route
     rollout = Rollout(
         kind="Rollout",
         name="llama",
@@ -151,13 +155,52 @@ async def test_weights_of_two_pools_are_changed_in_somebodys_route(admin, api):
     assert await traffic.share(()) == 0
     await traffic.move(10)
     assert await traffic.share(()) == 10
-    changed, other = admin("GET", f"{place}/llm")["spec"]["rules"]
+    changed, other = admin("GET", place)["spec"]["rules"]
     assert [each["weight"] for each in changed["backendRefs"]] == [90, 10]
-    assert changed["matches"] == matches
+    assert changed["matches"] == rules[0]["matches"]
     assert other["backendRefs"][0]["weight"] == 1
     stranger = replace(rollout, to=Side(pool="mistral"))
     with pytest.raises(ConfigError, match="no rule has both llama-v1 and mistral"):
         await HttpRoute(stranger, api).share(())
+
+
+async def test_a_pool_takes_over_from_another_one(admin, route, tmp_path):
+    """Its picker says who is ready; that one endpoint of the new pool is not yet holds nothing up, since the other is."""
+    home, place, _ = route
+
+    async def fleet(_):
+        rows = [
+            {"authority": f"10.0.0.{at}:8000", "ready": at != 3, "health": "fresh", "pools": [f"{home}/{pool}"]}
+            for at, pool in enumerate(("llama-v1", "llama-v2", "llama-v2"), 1)
+        ]
+        return web.json_response({"snapshot_age_s": 0.1, "endpoints": rows})
+
+    async def metrics(_):
+        return web.Response()
+
+    app = web.Application()
+    app.add_routes([web.get("/debug/fleet", fleet), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    (tmp_path / "rollout.yaml").write_text(f"""
+kind: Rollout
+name: llama
+from: {{pool: llama-v1}}
+to: {{pool: llama-v2}}
+traffic: {{httpRoute: llm, namespace: {home}}}
+pickers: ["http://127.0.0.1:{runner.addresses[0][1]}"]
+steps: [10, 100]
+pause: 0s
+analysis: null
+""")
+    command = (sys.executable, "-m", "shunter.rollout", "start", "-f", tmp_path / "rollout.yaml", "--state", tmp_path / "state")
+    process = await asyncio.create_subprocess_exec(
+        *map(str, command), "--interval", "0.2", env=os.environ | {"KUBECONFIG": str(admin.kube.kubeconfig)}
+    )
+    assert await process.wait() == 0
+    await runner.cleanup()
+    assert [each["weight"] for each in admin("GET", place)["spec"]["rules"][0]["backendRefs"]] == [0, 100]
 
 
 @pytest.fixture

@@ -117,11 +117,13 @@ def begin(rollout: Rollout, now_s: float) -> State:
 
 def advance(rollout: Rollout, state: State, seen: Seen, now_s: float, wish: Wish = Wish.RUN) -> tuple[State, Orders]:
     """Return what the rollout has come to, and what to do."""
+    if state.over:
+        return state, Orders()
     if wish is Wish.ROLLBACK and not state.backwards:
         state = _go_back(replace(state, halted=""), state.halted or "somebody asked for it", now_s)
     elif wish is Wish.RESUME and state.halted:
         state = _tell(replace(state, halted="", since_s=now_s, reached_s=None), "resumed", now_s)
-    if state.halted or state.over:
+    if state.halted:
         return state, Orders()
     match state.phase:
         case Phase.LOADING:
