@@ -97,8 +97,9 @@ def test_only_a_sample_is_told(judge):
     assert 25 < len(canon.take(NOW_S)) < 75
 
 
-def test_what_never_ends_is_told_before_there_is_too_much_of_it(judge, canon, monkeypatch):
-    monkeypatch.setattr("shunter.picker.core.canonical.KEEP_CANDIDATES", 4)
+@pytest.mark.parametrize(("limit", "value"), [("KEEP_CANDIDATES", 4), ("MOST_HELD", 2)])
+def test_what_never_ends_is_told_before_there_is_too_much_of_it(judge, canon, monkeypatch, limit, value):
+    monkeypatch.setattr(f"shunter.picker.core.canonical.{limit}", value)
     tickets = [decide(judge).ticket for _ in range(5)]  # of two candidates each
     assert [entry.ticket for entry in canon.take(NOW_S)] == tickets[:3]
 

@@ -15,9 +15,12 @@ __all__ = ["RECORD_S", "Canon", "describe"]
 # comes.
 RECORD_S = 3.0
 
+# A long prompt's entry is 80 KB, most of it the hashes of its blocks.
+MOST_HELD = 1024
+
 
 class Canon:
-    """A Witness: holds the sampled decisions until they can be told; like the log of decisions bounded by their candidates."""
+    """A Witness: holds the sampled decisions until they can be told; bounded as the log of decisions is."""
 
     def __init__(self, dice: Dice, share: float) -> None:
         """Take the part ``share`` of decisions, refusals too."""
@@ -37,7 +40,7 @@ class Canon:
             return
         self._held[entry.ticket] = entry
         self._candidates += entry.candidates
-        while self._candidates > KEEP_CANDIDATES:
+        while len(self._held) > MOST_HELD or self._candidates > KEEP_CANDIDATES:
             self._let_go(next(iter(self._held)))
 
     def close(self, ticket: int, outcome: Outcome) -> None:
