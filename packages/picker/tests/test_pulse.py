@@ -95,3 +95,12 @@ def test_tenants_are_told_by_what_they_asked_lately():
     pulse = Pulse()
     pulse.add(Moment(at_s=0, tenants={"old": 100, "loud": 1}))
     assert pulse.since(Moment(at_s=10, tenants={"old": 100, "loud": 8, "new": 2})).tenants == {"loud": 7, "new": 2}
+
+
+def test_hits_that_are_usual_are_those_of_before_the_last_minute():
+    pulse = Pulse()
+    for second in range(0, 300, 10):
+        pulse.add(Moment(at_s=second, blocks=second, hits=min(second, 240)))
+    recent = pulse.since(Moment(at_s=300, blocks=300, hits=240))
+    assert (recent.usual_hit_share, recent.hit_share) == (1.0, 0.0)
+    assert Pulse().since(Moment(at_s=1)).usual_hit_share is None

@@ -91,6 +91,12 @@ def test_all_is_well():
         ),
         (
             "warning",
+            "PrefixHitsLost",
+            "cached where they go to 3 %, those of the minutes before to 40 %: they begin otherwise, or caches were lost.",
+            {"recent": recent(hit_share=0.03, usual_hit_share=0.4)},
+        ),
+        (
+            "warning",
             "EndpointHidesLoad",
             "pod-1 says that it runs nothing, and has 7 requests: its gauges lie, or it hangs.",
             {"overview": overview(row(1, in_flight=7), row(2)), "recent": recent(hidden={"10.0.0.1:8000": 7})},
@@ -148,3 +154,17 @@ def test_the_gravest_comes_first():
 def test_of_many_endpoints_some_are_named():
     rows = [row(n, health="unreachable") for n in range(1, 8)]
     assert "7 of 7 endpoints (pod-1, pod-2, pod-3 and 4 more) do not answer" in judge(overview(*rows), WELL).sentence
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"hit_share": 0.21, "usual_hit_share": 0.4},
+        {"hit_share": 0.0, "usual_hit_share": 0.19},
+        {"hit_share": 0.0, "usual_hit_share": 0.9, "picks": 19},
+        {"hit_share": 0.0},
+        {"usual_hit_share": 0.9},
+    ],
+)
+def test_fewer_hits_are_no_news_where_they_are_few_or_hardly_fewer(facts):
+    assert judge(overview(), recent(**facts)).state == "well"

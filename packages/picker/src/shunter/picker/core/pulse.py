@@ -58,6 +58,7 @@ class Recent(msgspec.Struct, frozen=True, kw_only=True):
     records: int = 0
     picks_per_s: float | None = None
     hit_share: float | None = None
+    usual_hit_share: float | None = None  # of all that is remembered from before
     ttft_p50_s: float | None = None
     ttft_p95_s: float | None = None
     failed: int = 0
@@ -115,7 +116,8 @@ class Pulse:
         """Return what happened in the last ``over_s``, or since the oldest moment if that is younger."""
         at = bisect_right(self.moments, now.at_s - over_s, key=lambda each: each.at_s)
         before = self.moments[max(0, at - 1)] if self.moments else now
-        return msgspec.structs.replace(_between(before, now), hidden=self._hidden(now))
+        usual = _between(self.moments[0], before).hit_share if self.moments else None
+        return msgspec.structs.replace(_between(before, now), hidden=self._hidden(now), usual_hit_share=usual)
 
     def _hidden(self, now: Moment) -> dict[str, int]:
         """Return who hides requests now and did so at every moment of the last HIDDEN_S, if they have been seen for so long."""

@@ -24,6 +24,11 @@ BYPASSED = 0.01  # of the requests; of a dying worker's some do
 EXPIRES_S = 7 * 86_400.0
 
 LOUD = 0.8  # of the requests of all tenants
+LOST = 0.5  # of the hits that are usual
+
+# Where less is cached nobody counts on it; of fewer picks nothing is said.
+WORTH_CACHING = 0.2
+FEWEST_PICKS = 20
 
 # Names in a sentence; the others are counted.
 NAMED = 3
@@ -133,6 +138,19 @@ def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
         make = _critical if share > SUFFERING else _warning
         which = f"{_count(recent.failed, 'request')} of the last minute, {_percent(share)},"
         yield make(f"{which} failed behind the picker.", "ResponsesFail")
+    hits, usual = recent.hit_share, recent.usual_hit_share
+    if (
+        hits is not None
+        and usual is not None
+        and usual >= WORTH_CACHING
+        and hits < LOST * usual
+        and recent.picks >= FEWEST_PICKS
+    ):
+        yield _warning(
+            f"Prompts of the last minute are cached where they go to {_percent(hits)}, those of the minutes before to"
+            f" {_percent(usual)}: they begin otherwise, or caches were lost.",
+            "PrefixHitsLost",
+        )
     if overview.saturation is not None and overview.saturation >= 1:
         waiting = sum((overview.queued or {}).values())
         loud = _loudest(recent.tenants)
