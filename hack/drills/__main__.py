@@ -53,9 +53,8 @@ def write(told: dict[str, Told]) -> str:
     page += [f"| [{drill.symptom}](#{anchor(drill)}) | {told[drill.name].sentence} |\n" for drill in DRILLS]
     for drill in DRILLS:
         shown, alert = told[drill.name], drill.alert
-        page.append(f"\n## {drill.name}\n\n{drill.symptom}\n\n**Done** {drill.done}\n\n**{shown.by}** {shown.sentence}\n\n")
-        if shown.sentence != shown.alert:
-            page.append(f"**Alert** [{alert}](runbook.md#{alert.lower()}): {shown.alert}\n\n")
+        page.append(f"\n## {drill.name}\n\n{drill.symptom}\n\n**Done** {drill.done}\n\n**Page** {shown.sentence}\n\n")
+        page.append(f"**Alert** [{alert}](runbook.md#{alert.lower()}): {shown.alert}\n\n")
         page.append(f"**See** {drill.look}\n")
         page += ["\n```console\n" + "\n".join(block) + "\n```\n" for block in (shown.figures, shown.shown) if block]
     return "".join(page)

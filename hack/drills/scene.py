@@ -134,8 +134,8 @@ class Scene:
 
     # -- what tells of it
 
-    def findings(self) -> list[str]:
-        """What the page says is wrong now, the gravest first; else that all is well."""
+    def state(self) -> dict[str, Any]:
+        """What the page is told first."""
         with urllib.request.urlopen(
             f"http://127.0.0.1:{self.stack.state.plan.ports.admin}/events", timeout=DEADLINE_S
         ) as events:
@@ -145,9 +145,13 @@ class Scene:
                 if name == "event":
                     section = data
                 elif name == "data" and section == "state":
-                    verdict = json.loads(data)["verdict"]
-                    return [finding["sentence"] for finding in verdict["findings"]] or [verdict["sentence"]]
+                    return json.loads(data)
         raise AssertionError("the page said nothing")
+
+    def findings(self) -> list[str]:
+        """What the page says is wrong now, the gravest first; else that all is well."""
+        verdict = self.state()["verdict"]
+        return [finding["sentence"] for finding in verdict["findings"]] or [verdict["sentence"]]
 
     def await_finding(self, words: str) -> str:
         """Return the page's sentence with these words."""
