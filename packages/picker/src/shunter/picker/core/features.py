@@ -63,7 +63,8 @@ class Features(msgspec.Struct, frozen=True, gc=False):
         """Put the columns together."""
         following = [list(column) for column in self.page.start]
         changes = iter(self.page.changes[: self.length])
-        for at, *values in zip(*[changes] * (1 + len(following)), strict=True):
+        last = {change[0]: change for change in zip(*[changes] * (1 + len(following)), strict=True)}  # of each position
+        for at, *values in last.values():
             for column, value in zip(following, values, strict=True):
                 column[at] = value
         named = dict(zip(FIXED, self.page.fixed, strict=True))
