@@ -14,7 +14,7 @@ from shunter.scraper.shell.kube import registry
 from shunter.stack.testing_kube import LLMD, MERGE, relayed
 
 # As many as fit a fast run; `make test-kube` lets five hundred flap.
-FLAPPING = 500 if os.environ.get("SHUNTER_EVERY_KUBE") else 60
+FLAPPING = 500 if os.environ.get("SHUNTER_EVERY_CLUSTER") else 60
 FLAPS = 4
 HANDS = 8  # threads that change pods
 
