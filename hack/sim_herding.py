@@ -5,8 +5,8 @@ prompt after the other at a fixed rate, then decode all together; a cache of pro
 Prompts begin with one of many system prompts, so it matters to send like to like, and end with words of their own, so it
 matters not to send everybody to the same. Scrapes are as rare as asked for; what happened since only the ledger knows.
 
-Replicas of a picker on several machines can know of each other only what a network has told them: ``--replicas`` asks what is left
-of it if each record of a journal comes later by so much, and what those lose that tell each other nothing.
+Replicas of a picker on several machines can know of each other only what a network has told them: ``--replicas`` asks what is
+left of it if each record of a journal comes later by so much, and what those lose that tell each other nothing.
 
 A second table asks what the picker loses by guessing when a prompt has been computed (``lean``) instead of seeing the first
 token (``full``): the same engines, prompts of very different length, each sent where the least prefill is thought to wait.
@@ -186,9 +186,8 @@ def compare(scrape_s, requests, seeds, configurations):
 
 def replicas(requests, seeds, rate_per_s, delays_s=(None, 0.0, 0.002, 0.01, 0.05, 0.25)):
     """Print what 2, 4 and 8 replicas make of it, by the delay of what they tell each other (None: they tell nothing)."""
-    print(
-        "| replicas | told after | mean | p99 | mean of a single one's | p99 | beginnings cached |\n|---|---|---|---|---|---|---|"
-    )
+    print("| replicas | told after | mean | p99 | mean of a single one's | p99 | beginnings cached |")
+    print("|---|---|---|---|---|---|---|")
     alone = None
     for count in (1, 2, 4, 8):
         for delay_s in (None,) if count == 1 else delays_s:
