@@ -1,4 +1,4 @@
-"""Two pickers of the same engines, a gateway each, that tell each other by a real Redis what they send where; and without it."""
+"""Two pickers of the same engines, a gateway each, that tell each other by a real Redis what they send where; or alone."""
 
 import contextlib
 import mmap
