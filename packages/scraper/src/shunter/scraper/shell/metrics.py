@@ -6,7 +6,7 @@ the label ``endpoint`` is of those that exist, and is gone with them.
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -16,11 +16,19 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from shunter.scraper.core.scrapes import BOUNDS_S, EndpointScrapes
+from shunter.scraper.shell.registry import Following
 from shunter.scraper.shell.service import Scraper
 from shunter.snapshot import SCHEMA, Health
 
 __all__ = ["Metrics"]
 
+# What is told of everything that is followed, added up by resource.
+FOLLOWED: tuple[tuple[str, str, Any, Callable[[Following], int]], ...] = (
+    ("relists", "Whole readings of what is followed, after the first.", CounterMetricFamily, lambda each: each.relists),
+    ("watch_restarts", "Watches begun after the first, at their time too.", CounterMetricFamily, lambda each: each.restarts),
+    ("unread", "Namespaces or files in which it was never read.", GaugeMetricFamily, lambda each: not each.known),
+    ("troubled", "Namespaces or files in which it cannot be read now.", GaugeMetricFamily, lambda each: bool(each.trouble)),
+)
 KV_COUNTERS = {
     "publications": "Publications of KV events that were taken.",
     "gaps": "Holes in the sequence of publications: ZeroMQ dropped some, or they were missed while joining.",
@@ -101,25 +109,10 @@ class Metrics(Collector):
         yield _by(CounterMetricFamily, "publications", "Snapshots published.", ("kind",), counts)
 
     def _following(self) -> Iterator[Metric]:
-        following = self._scraper.registry.following
-        for name, text, kind in (
-            ("relists", "Whole readings of what is followed, after the first.", CounterMetricFamily),
-            (
-                "watch_restarts",
-                "Watches begun after the first; servers end each after five to ten minutes.",
-                CounterMetricFamily,
-            ),
-            ("unread", "Namespaces or files in which it has never been read.", GaugeMetricFamily),
-            ("troubled", "Namespaces or files in which it cannot be read now.", GaugeMetricFamily),
-        ):
+        for name, text, kind, count in FOLLOWED:
             sums: Counter[tuple[str]] = Counter()
-            for each in following:
-                sums[each.resource,] += {
-                    "relists": each.relists,
-                    "watch_restarts": each.restarts,
-                    "unread": not each.known,
-                    "troubled": bool(each.trouble),
-                }[name]
+            for each in self._scraper.registry.following:
+                sums[each.resource,] += count(each)
             yield _by(kind, name, text, ("resource",), sums)
         complaints = Counter((title, each.reason) for (title, _), each in self._scraper.registry.complaints.items())
         yield _by(GaugeMetricFamily, "complaints", "Objects with which something is wrong.", ("resource", "reason"), complaints)
