@@ -19,6 +19,7 @@ from shunter.envoyconf.core.intent import Kubernetes as Place
 from shunter.envoyconf.core.kube.install import installation
 from shunter.envoyconf.errors import KubernetesRefusedError
 from shunter.envoyconf.testing_kube import find_tool
+from shunter.stack.cli import doctor
 
 pytestmark = pytest.mark.skipif("SHUNTER_EVERY_CLUSTER" not in os.environ, reason="needs its time: make test-kube")
 
@@ -167,6 +168,15 @@ async def test_every_server_serves_and_the_picker_chose_it(cluster, load, eventu
     assert "servers-" in json.dumps(fleet)
     assert await eventually(lambda: any(json.loads(cluster.page(pod, "/debug/decisions?last=1")) for pod in cluster.pods()))
     assert cluster.page(pod, "/readyz", port=9091)
+
+
+def test_the_doctor_reaches_the_parts_through_the_api_and_finds_them_well(cluster):
+    arguments = ["--kubeconfig", str(cluster.kube.kubeconfig), "-n", SPACE, "--json"]
+    result = CliRunner().invoke(doctor, arguments)
+    verdicts = {each["id"]: each["verdict"] for each in json.loads(result.output)}
+    parts = ("scraper", "reads", "objects", "picker", "ready", "snapshot", "endpoints", "profile", "versions", "clock")
+    installed = ("api", "rights", "pools", "selectors", "ports", "picker-service")
+    assert {verdicts[each] for each in (*installed, *parts)} == {"ok"}, result.output
 
 
 async def test_more_servers_are_used_and_fewer_are_not_missed(cluster, load, eventually):
