@@ -207,6 +207,14 @@ async def test_a_figure_changes_without_a_hand(show, source):
     await page.locator("#heat .cell", has_text="pod-1").locator(".value", has_text="5").wait_for()
 
 
+async def test_a_pace_is_never_below_zero_even_if_the_picker_begins_anew(show, source):
+    page = await show(source)
+    await page.locator("#measures label", has_text="picks").click()
+    source.tallied = Tally(picks=20, by_endpoint={(1, 1): Account(picks=20)})  # pod-0 had 80
+    await page.locator("#tile-picks small", has_text="20 in all").wait_for()
+    assert await page.locator("#heat .cell", has_text="pod-0").locator(".value").inner_text() == "0/s"
+
+
 async def test_why_is_one_click_away(show, source):
     page = await show(source)
     await page.locator("#decisions li button").last.click()

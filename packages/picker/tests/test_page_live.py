@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from shunter.picker.shell.admin import Admin
 from shunter.picker.shell.page import Files, Live
 from shunter.picker.shell.page.live import MOST_VIEWERS
+from shunter.picker.shell.page.live import Viewer as Mailbox
 from shunter.snapshot import View
 
 DEADLINE_S = 30
@@ -98,6 +99,13 @@ async def test_what_did_not_change_is_not_told_again(client, serve, make_source)
     async with looking(client, url) as viewer:
         await viewer.until("decisions")
         assert {(await viewer.next())[0] for _ in range(20)} == {"state"}
+
+
+async def test_a_slow_viewer_is_told_who_exists_before_how_they_are():
+    mailbox = Mailbox()
+    for section, data in (("load", b"1"), ("endpoints", b"2"), ("load", b"2")):
+        mailbox.offer(section, data)
+    assert await mailbox.take() == b"event: endpoints\ndata: 2\n\nevent: load\ndata: 2\n\n"
 
 
 async def test_news_are_made_once_for_all_viewers(client, serve, make_source):

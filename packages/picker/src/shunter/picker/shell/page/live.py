@@ -58,7 +58,8 @@ class Viewer:
         self._some = asyncio.Event()
 
     def offer(self, section: str, data: bytes) -> None:
-        """Put something in place of what is not taken yet."""
+        """Put something in place of what is not taken yet, and last: a load is of the endpoints that were told before it."""
+        self._news.pop(section, None)
         self._news[section] = data
         self._some.set()
 

@@ -74,7 +74,8 @@ export class Fleet {
     const now = performance.now();
     this.past = this.past.filter((each) => now - each.at <= PACE_MS);
     const before = this.past[0];
-    if (before) load.paces = load.picks.map((picks, at) => (1000 * (picks - before.picks[at])) / (now - before.at));
+    // A picker that was started again counts from zero.
+    if (before) load.paces = load.picks.map((picks, at) => (1000 * Math.max(0, picks - before.picks[at])) / (now - before.at));
     this.past.push({ at: now, picks: load.picks });
     this.load = load;
     this.paint();

@@ -5,8 +5,8 @@ import { Decisions } from "./decisions.js";
 import { clock, count, find, make, percent, say, seconds, tabulate } from "./dom.js";
 import { Fleet } from "./fleet.js";
 
-// The picker has news every second; a busy machine is late.
-const SILENT_MS = 4000;
+// The picker has news every second; a busy machine is late, and after a mistake of its own it waits for five.
+const SILENT_MS = 8000;
 const AGAIN_MS = 5000;
 
 const SIGNS = { well: "✓", warning: "▲", critical: "✕" };
