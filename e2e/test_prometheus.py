@@ -1,5 +1,6 @@
 """A real Prometheus scrapes a real stack: every rule and every panel is evaluated there and answers, as do older dashboards."""
 
+import contextlib
 import json
 import math
 import re
@@ -103,7 +104,7 @@ class Clients:
                 json.dumps(body | streamed if number % 4 else body).encode(),
                 {"content-type": "application/json"},
             )
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=60) as answer:
                 answer.read()
 
 
@@ -169,31 +170,34 @@ def test_every_panel_shows_something(panel, expression, seen):
     if panel.sparse and series_in(expression) & ABSENT:
         ask(seen, expression)  # it can be asked at least
     else:
-        assert seen.await_that(lambda: ask(seen, expression), f"nothing to see of {expression}")
+        seen.await_that(lambda: ask(seen, expression), f"nothing to see of {expression}")
 
 
 @pytest.mark.parametrize("expression", UPSTREAM)
 def test_a_dashboard_of_older_names_is_answered(expression, seen):
-    assert ask(seen, expression)
+    seen.await_that(lambda: ask(seen, expression), f"no answer to {expression}")
 
 
 def test_every_rule_is_evaluated_and_every_recorded_series_is_there(seen):
     for rule in seen.rules():
         assert (rule["health"], rule.get("lastError", "")) == ("ok", ""), rule["name"]
     for recorded in {rule["name"] for rule in seen.rules() if rule["type"] == "recording"}:
-        assert seen.query(recorded), recorded
+        seen.await_that(lambda recorded=recorded: seen.query(recorded), f"{recorded} is not recorded")
 
 
 def test_every_series_in_an_alert_is_there(seen):
-    known = seen.names()
-    for rule in seen.rules():
-        assert series_in(rule["query"]) <= known | ABSENT, rule["name"]
+    asked = set().union(*(series_in(rule["query"]) for rule in seen.rules())) - ABSENT
+    seen.await_that(lambda: asked <= seen.names(), f"not all there: {asked - seen.names()}")
 
 
 def test_of_a_stack_that_is_well_only_the_level_that_nobody_keeps_is_told(seen):
-    alerts = [alert for alert in seen.alerts() if alert["state"] == "firing"]
-    assert {alert["labels"]["alertname"] for alert in alerts} <= {"BudgetBurnsFast", "BudgetBurns", "BudgetSpent"}, alerts
-    assert {alert["labels"]["level"] for alert in alerts} == {"hurried"}
+    def told():
+        alerts = [alert for alert in seen.alerts() if alert["state"] == "firing"]
+        expected = {alert["labels"]["alertname"] for alert in alerts} <= {"BudgetBurnsFast", "BudgetBurns", "BudgetSpent"}
+        return alerts if expected and {alert["labels"]["level"] for alert in alerts} == {"hurried"} else None
+
+    # A machine that stands still for some seconds makes hung workers and slow endpoints; of these no more is told soon after.
+    alerts = seen.await_that(told, "other alerts fire, or none")
     summary = next(alert["annotations"]["summary"] for alert in alerts if alert["labels"].get("window") == "1h")
     assert summary.startswith("The level hurried misses its ttft 100× as often as it may:")
 
