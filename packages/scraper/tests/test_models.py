@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.scraper.core.models import MAX_MODELS, read_models
+from shunter.scraper.core.models import MAX_MODELS, Models, read_models
 
 
 def listed(*names):
@@ -12,23 +12,27 @@ def listed(*names):
 
 
 @pytest.mark.parametrize(
-    ("content", "names"),
+    ("content", "models"),
     [
-        (listed("b", "a", "b"), ("a", "b")),
-        (listed(), ()),
-        (listed("", "x" * 257, "x"), ("x",)),
+        (listed("b", "a", "b"), Models(("a", "b"))),
+        (listed(), Models()),
+        (listed("", "x" * 257, "x"), Models(("x",))),
+        (
+            b'{"data": [{"id": "base", "parent": null}, {"id": "v2", "parent": "base"}, {"id": "v1", "parent": "base"}]}',
+            Models(("base", "v1", "v2"), adapters=("v1", "v2")),
+        ),
         (b"", None),
         (b"[]", None),
         (b'{"data": [{"name": "a"}]}', None),
         (b'{"error": "no"}', None),
     ],
 )
-def test_a_list_has_its_names_and_anything_else_none(content, names):
-    assert read_models(content) == names
+def test_a_list_has_its_names_and_anything_else_none(content, models):
+    assert read_models(content) == models
 
 
 def test_no_more_are_kept_than_anybody_has():
-    assert len(read_models(listed(*map(str, range(MAX_MODELS + 5))))) == MAX_MODELS
+    assert len(read_models(listed(*map(str, range(MAX_MODELS + 5)))).names) == MAX_MODELS
 
 
 @given(
@@ -38,4 +42,5 @@ def test_no_more_are_kept_than_anybody_has():
     )
 )
 def test_any_bytes_are_read_or_not(content):
-    assert read_models(content) is None or all(read_models(content))
+    models = read_models(content)
+    assert models is None or (all(models.names) and set(models.adapters) <= set(models.names))

@@ -273,8 +273,10 @@ async def test_the_models_that_engines_list_are_published_and_followed(stage, se
         count = len(asked)
         await until(lambda: b"/v1/models" in asked[count:])
         assert models() == ("adapter", "llama")
-        listed = b'{"data": [{"id": "llama"}]}'
-        await until(lambda: models() == ("llama",))
+        listed = b'{"data": [{"id": "llama"}, {"id": "adapter", "parent": "llama"}]}'
+        await until(lambda: stage.view.topology.endpoints[0].adapters == ("adapter",))
+        await server.stop()
+        await until(lambda: models() == ())  # who accepts no connections has ended, and its adapters with it
 
 
 async def test_nobody_is_asked_for_models_unless_it_is_wanted(stage, serve, until):

@@ -86,10 +86,11 @@ def test_a_newer_writers_further_fields_are_ignored(name, value, decode):
     assert decode(msgspec.msgpack.encode([*fields, {"new": 1}, "field"])) == value
 
 
-def test_an_older_writers_endpoints_list_no_models():
+@pytest.mark.parametrize("missing", [1, 2])
+def test_an_older_writers_endpoints_list_no_adapters_or_no_models_at_all(missing):
     fields = msgspec.msgpack.decode(encode(TOPOLOGY))
     at = Topology.__struct_fields__.index("endpoints")
-    fields[at] = [endpoint[:-1] for endpoint in fields[at]]
+    fields[at] = [endpoint[:-missing] for endpoint in fields[at]]
     assert decode_topology(msgspec.msgpack.encode(fields)) == TOPOLOGY
 
 

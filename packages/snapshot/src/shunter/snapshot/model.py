@@ -85,7 +85,8 @@ class Endpoint(Record, frozen=True, array_like=True, kw_only=True):
     labels: dict[str, str] = {}
     ready: bool = True
     engine: str = "vllm"  # the dialect its metrics are read in
-    models: tuple[str, ...] = ()  # as it lists them itself, where somebody asked it
+    models: tuple[str, ...] = ()  # as it lists them itself, where somebody asked it; empty: not known
+    adapters: tuple[str, ...] = ()  # those of them that it lists with a parent: others may lack them
 
     @property
     def authority(self) -> str:

@@ -16,8 +16,8 @@ class AdapterReady(Plugin, frozen=True):
     """Keeps those that list the model that the engine is asked for; everybody, if nobody lists it.
 
     Engines' lists are known where the scraper asks for them (``--models-interval``); without them nothing changes. An endpoint
-    that has just come is asked within seconds, and until then gets no requests for models that others list. SGLang's
-    ``base:adapter`` is listed as ``adapter``.
+    whose list is not known, since it has just come or never gives one, is kept for base models all the same, and not for
+    adapters that others list. SGLang's ``base:adapter`` is listed as ``adapter``.
     """
 
     def start(self, setting: Setting) -> "Holding":  # noqa: ARG002  it needs nothing of the kind
@@ -49,7 +49,14 @@ class Holding:
 
 def _index(endpoints: Sequence[Endpoint]) -> dict[str, list[int]]:
     having: dict[str, list[int]] = {}
+    adapters: set[str] = set()
+    silent: list[int] = []
     for at, endpoint in enumerate(endpoints):
+        adapters.update(endpoint.adapters)
+        if not endpoint.models:
+            silent.append(at)
         for model in endpoint.models:
             having.setdefault(model, []).append(at)
+    if silent:
+        return {model: at if model in adapters else sorted(at + silent) for model, at in having.items()}
     return having

@@ -2,17 +2,25 @@
 
 import msgspec
 
-__all__ = ["MAX_MODELS", "read_models"]
+__all__ = ["MAX_MODELS", "Models", "read_models"]
 
 # An engine has a base model, a few other names for it, and adapters by the hundred; what claims more would fill the snapshot.
 MAX_MODELS = 1000
 MAX_NAME_CHARACTERS = 256
 
 
+class Models(msgspec.Struct, frozen=True):
+    """What an engine serves, sorted; ``adapters`` are those of ``names`` that have a parent, as vLLM and SGLang say it."""
+
+    names: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+
+
 class Model(msgspec.Struct):
-    """One of them."""
+    """One of them. Whatever stands there as its parent is somebody's business; only null and nothing are none."""
 
     id: str
+    parent: object = None
 
 
 class Page(msgspec.Struct):
@@ -24,10 +32,12 @@ class Page(msgspec.Struct):
 _page = msgspec.json.Decoder(Page)
 
 
-def read_models(content: bytes) -> tuple[str, ...] | None:
-    """Return the names, sorted; None for what is no such list."""
+def read_models(content: bytes) -> Models | None:
+    """Return what the list has; None for what is no such list."""
     try:
-        names = {model.id for model in _page.decode(content).data}
+        models = _page.decode(content).data
     except (ValueError, RecursionError):  # msgspec's errors, and bytes that are not UTF-8
         return None
-    return tuple(sorted(name for name in names if 0 < len(name) <= MAX_NAME_CHARACTERS))[:MAX_MODELS]
+    names = tuple(sorted({model.id for model in models if 0 < len(model.id) <= MAX_NAME_CHARACTERS}))[:MAX_MODELS]
+    with_parent = {model.id for model in models if model.parent is not None}
+    return Models(names, tuple(name for name in names if name in with_parent))

@@ -125,8 +125,9 @@ class Scraper:
         )
         if self._models is not None:
             self._models.changed = False
-            endpoints = [replace(endpoint, models=self._models.of(endpoint)) for endpoint in topology.endpoints]
-            topology = replace(topology, endpoints=tuple(endpoints))
+            told = [(endpoint, self._models.of(endpoint)) for endpoint in topology.endpoints]
+            endpoints = tuple(replace(endpoint, models=its.names, adapters=its.adapters) for endpoint, its in told)
+            topology = replace(topology, endpoints=endpoints)
         if replace(topology, generation=last.generation) != last:
             self.topology = topology
             self.publisher.publish(topology)
