@@ -182,6 +182,8 @@ CASES = {
         [
             series(PREFIX_HITS, "0+60x90 5400+40x60", endpoint="a"),
             counter("shunter_picker_prefix_blocks_total", 100, endpoint="a"),
+            series(PREFIX_HITS, "0+10x90 900x60", endpoint="a", instance="uncached:9090"),
+            counter("shunter_picker_prefix_blocks_total", 100, endpoint="a", instance="uncached:9090"),
         ],
         {"": "Prompts behind the picker picker:9090 are cached where they go to 0%: less than half of what was usual."},
     ),

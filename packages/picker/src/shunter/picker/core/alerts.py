@@ -163,6 +163,7 @@ ALERTS = (
         " or max without (inference_pool, stage) (llm_d_epp_flow_control_pool_saturation) >= 1)",
         "{{ $value | humanizePercentage }} of requests are the tenant {{ $labels.fairness_id }}'s, and requests wait.",
     ),
+    # Where less than a fifth was cached nobody counts on it.
     Alert(
         "PrefixHitsLost",
         _WARNING,
@@ -170,7 +171,9 @@ ALERTS = (
         "sum without (endpoint) (rate(shunter_picker_prefix_hit_blocks_total[15m]))"
         " / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[15m]))"
         " < 0.5 * sum without (endpoint) (rate(shunter_picker_prefix_hit_blocks_total[6h] offset 1h))"
-        " / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[6h] offset 1h))",
+        " / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[6h] offset 1h))"
+        " and sum without (endpoint) (rate(shunter_picker_prefix_hit_blocks_total[6h] offset 1h))"
+        " / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[6h] offset 1h)) > 0.2",
         "Prompts behind the picker {{ $labels.instance }} are cached where they go to {{ $value | humanizePercentage }}:"
         " less than half of what was usual.",
     ),
