@@ -151,7 +151,7 @@ drills: $(VENV)/dev.stamp ## break seven things in a real stack and see what nam
 test-observability: $(VENV)/dev.stamp ## rules by promtool and a real Prometheus, traces, the page in a browser, drills (3 minutes; fetches what is missing; Debian)
 	@hack/observability/fetch
 	@hack/observability/fetch-chromium
-	@$(PYTEST) hack/tests/test_observability.py packages/picker/tests/test_rules.py packages/picker/tests/test_page_browser.py $(wildcard e2e/test_prometheus.py e2e/test_trac*.py e2e/test_page*.py e2e/test_drills.py) $(ARGS)
+	@$(PYTEST) hack/tests/test_observability.py packages/picker/tests/test_rules.py packages/picker/tests/test_page_browser.py e2e/test_prometheus.py e2e/test_traces.py e2e/test_page.py e2e/test_drills.py $(ARGS)
 
 screenshots: $(VENV)/dev.stamp ## paint docs/images: the picker's web page upon a real stack (3 minutes; Debian)
 	@hack/observability/fetch-chromium
