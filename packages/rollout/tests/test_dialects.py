@@ -24,13 +24,13 @@ def test_of_tritons_repository_what_is_ready_counts():
 @pytest.mark.parametrize(
     ("engine", "path", "body"),
     [
-        ("vllm", "/v1/load_lora_adapter", {"lora_name": "a b", "lora_path": "/l", "base_model_name": "tiny"}),
-        ("sglang", "/load_lora_adapter", {"lora_name": "a b", "lora_path": "/l", "base_model_name": "tiny"}),
-        ("triton-tensorrt-llm", "/v2/repository/models/a%20b/load", {}),
+        ("vllm", "/v1/load_lora_adapter", {"lora_name": "a/b", "lora_path": "/l", "base_model_name": "tiny"}),
+        ("sglang", "/load_lora_adapter", {"lora_name": "a/b", "lora_path": "/l", "base_model_name": "tiny"}),
+        ("triton-tensorrt-llm", "/v2/repository/models/a%2Fb/load", {}),
     ],
 )
 def test_each_engine_is_asked_in_its_own_words(engine, path, body):
-    call = find_dialect(engine).load(Adapter("a b", "/l", "tiny"))
+    call = find_dialect(engine).load(Adapter("a/b", "/l", "tiny"))
     assert (call.method, call.path, call.body) == ("POST", path, body)
 
 

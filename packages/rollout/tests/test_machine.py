@@ -190,6 +190,32 @@ def test_a_pause_holds_the_share_and_still_watches(world):
     assert world.run().state.backwards
 
 
+def test_who_is_paused_while_it_is_loaded_gets_no_first_share(world):
+    world.wish = Wish.PAUSE
+    for _ in range(50):
+        world.tick()
+    assert (world.share, world.state.phase) == (0, Phase.LOADING)
+    assert "resume" in world.state.waiting
+    world.wish = Wish.RUN
+    world.run(lambda w: w.share == 1)
+
+
+def test_a_share_that_was_not_given_yet_is_not_given_in_a_pause(world):
+    world.run(lambda w: w.share == 1)
+    while not (orders := world.tick(do=False)).share:
+        pass
+    assert orders.share == 10
+    world.wish = Wish.PAUSE
+    assert [world.tick().share for _ in range(5)] == [None] * 5
+    assert "resume" in world.state.waiting
+
+
+def test_who_tells_no_models_is_named(make_rollout, hold):
+    rollout = make_rollout()
+    state, _ = advance(rollout, begin(rollout, 0.0), Seen(to=hold("a", "bc", "c")), 1.0)
+    assert state.waiting == "for review-v2: not yet at b, c, which tells no models: c"
+
+
 def test_a_step_waits_for_requests_enough(world):
     world.rate = 0
     for _ in range(500):

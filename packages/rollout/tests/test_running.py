@@ -124,7 +124,7 @@ async def test_a_rollout_waits_while_it_is_paused_and_goes_back_when_it_is_told_
     running = await rollout("start", "-f", file)
     await eventually(lambda: (record := store.load()) and "resume" in record.state.waiting)
     code, output = await ended("status", "review-v2")
-    assert "shifting, step 1 of 2" in output
+    assert "review-v2: loading" in output
     assert "paused; to go on: shunter rollout resume review-v2" in output
     code, output = await ended("start", "-f", file)
     assert (code, "another process is at review-v2" in output) == (2, True)

@@ -19,6 +19,8 @@ def test_a_rollout_survives_being_written_down(make_rollout):
 @pytest.mark.parametrize(
     ("without", "line", "words"),
     [
+        (["pickers"], 'pickers: ["http://127.0.0.1:99999"]', "$.pickers: http://127.0.0.1:99999: Port out of range"),
+        (["pickers"], 'pickers: ["http://[::1:9090"]', "$.pickers: http://[::1:9090: "),
         (["steps"], "steps: [10, 5, 100]", "$.steps: percents rise and end at 100, found [10, 5, 100]"),
         (["steps"], "steps: [1, 50]", "$.steps: percents rise and end at 100, found [1, 50]"),
         (["steps"], "steps: [0, 100]", "$.steps[0]: Expected `int` >= 1, found '0'"),

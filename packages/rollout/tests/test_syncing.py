@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from shunter.lab.testing import lab_server
 from shunter.rollout.cli import main
 from shunter.rollout.core.desired import Adapter, Desired
+from shunter.rollout.core.machine import Wish
 from shunter.rollout.core.reconcile import Standing
-from shunter.rollout.errors import ConfigError
+from shunter.rollout.errors import ConfigError, StateError
 from shunter.rollout.shell.following import Following, read_file
 from shunter.rollout.shell.servers import Access, open_session
 from shunter.rollout.shell.store import FileStore
@@ -241,6 +242,18 @@ def test_a_record_that_is_none_is_told(tmp_path):
     (tmp_path / "r.json").write_text("{")
     result = CliRunner().invoke(main, ["status", "r", "--state", str(tmp_path)])
     assert (result.exit_code, "not a rollout's record" in result.output) == (2, True)
+
+
+def test_files_that_cannot_be_opened_or_removed_are_told(tmp_path):
+    (tmp_path / "r.lock").mkdir()
+    (tmp_path / "r.wish").mkdir()
+    store = FileStore(tmp_path, "r")
+    for doing, words in (
+        (store.held, r"r\.lock: cannot be opened"),
+        (lambda: store.want(Wish.RUN), r"r\.wish: cannot be removed"),
+    ):
+        with pytest.raises(StateError, match=words):
+            doing()
 
 
 def test_two_cannot_be_at_the_same_rollout(tmp_path):

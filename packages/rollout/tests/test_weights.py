@@ -45,6 +45,8 @@ def test_the_weights_of_two_pools_in_a_route(pools):
     assert changed == route(llama_v1=75, llama_v2=25, canary=3)
     assert route_share(changed, pools) == 25
     assert route_share(route(llama_v1=0, llama_v2=0), pools) is None
+    changed["spec"]["rules"] += route(llama_v1=0, llama_v2=1)["spec"]["rules"]
+    assert route_share(changed, pools) is None, "one rule lags behind"
 
 
 def test_a_route_without_both_pools_is_refused(pools):

@@ -68,11 +68,11 @@ class Dialect(msgspec.Struct, frozen=True):
         body = {"lora_name": adapter.id, "lora_path": adapter.source}
         if adapter.base_model:
             body["base_model_name"] = adapter.base_model
-        return Call("POST", self.load_path.format(quote(adapter.id)), body if self.sources else {})
+        return Call("POST", self.load_path.format(quote(adapter.id, safe="")), body if self.sources else {})
 
     def unload(self, adapter: str) -> Call:
         """Return the call that lets go of an adapter."""
-        return Call("POST", self.unload_path.format(quote(adapter)), {"lora_name": adapter} if self.sources else {})
+        return Call("POST", self.unload_path.format(quote(adapter, safe="")), {"lora_name": adapter} if self.sources else {})
 
     def read(self, page: bytes) -> Mapping[str, str | None]:
         """Return each adapter that the page lists and where it came from, if that is told; raises ServerError."""

@@ -127,7 +127,7 @@ def advance(rollout: Rollout, state: State, seen: Seen, now_s: float, wish: Wish
         return state, Orders()
     match state.phase:
         case Phase.LOADING:
-            state = _loading(rollout, state, seen, now_s)
+            state = _loading(rollout, state, seen, now_s, paused=wish is Wish.PAUSE)
         case Phase.SHIFTING:
             state = _shifting(rollout, state, seen, now_s, paused=wish is Wish.PAUSE)
         case Phase.DRAINING:
@@ -136,10 +136,10 @@ def advance(rollout: Rollout, state: State, seen: Seen, now_s: float, wish: Wish
             state = _unloading(rollout, state, seen, now_s)
         case Phase.DONE:
             pass
-    return state, _orders(rollout, state, seen, now_s)
+    return state, _orders(rollout, state, seen, now_s, paused=wish is Wish.PAUSE)
 
 
-def _orders(rollout: Rollout, state: State, seen: Seen, now_s: float) -> Orders:
+def _orders(rollout: Rollout, state: State, seen: Seen, now_s: float, *, paused: bool) -> Orders:
     if state.halted:
         return Orders()
     arriving, leaving, there, left = _sides(rollout, state, seen)
@@ -152,7 +152,7 @@ def _orders(rollout: Rollout, state: State, seen: Seen, now_s: float) -> Orders:
             return Orders(load=load)
         case Phase.SHIFTING:
             raised = seen.share is None or (wanted < seen.share if state.backwards else wanted > seen.share)
-            gated = raised and not _may_carry(state, there, now_s)
+            gated = raised and (not _may_carry(state, there, now_s) or (paused and not state.backwards))
             return Orders(load=load, share=None if gated or seen.share == wanted else wanted)
         case Phase.DRAINING | Phase.UNLOADING if seen.share != wanted:
             return Orders(load=load, share=wanted)  # somebody has moved the traffic
@@ -162,9 +162,11 @@ def _orders(rollout: Rollout, state: State, seen: Seen, now_s: float) -> Orders:
             return Orders(load=load, unload=leaving if left and left.having else None)
 
 
-def _loading(rollout: Rollout, state: State, seen: Seen, now_s: float) -> State:
+def _loading(rollout: Rollout, state: State, seen: Seen, now_s: float, *, paused: bool) -> State:
     arriving, _, there, _ = _sides(rollout, state, seen)
     if _may_carry(state, there, now_s):
+        if paused and not state.backwards:
+            return replace(state, waiting="for somebody to resume it")
         words = f"{arriving.title} is at {_places(len(there.having))}" if there else ""
         return _enter(replace(state, step=0, reached_s=None, old=state.old or seen.old), Phase.SHIFTING, words, now_s)
     if now_s - state.since_s > seconds_of(rollout.deadline):
@@ -182,6 +184,8 @@ def _shifting(rollout: Rollout, state: State, seen: Seen, now_s: float, *, pause
     if reached_s is None:
         if seen.share != share:
             lack = "" if _may_carry(state, there, now_s) else f"; {_lack(there)}"
+            if paused and not state.backwards:
+                return replace(state, waiting="for somebody to resume it")
             has = "unknown" if seen.share is None else f"{seen.share} %"
             return replace(state, waiting=f"for {share} % {rollout.to.title} to be in force, it is {has}{lack}")
         words = f"{100 - share if state.backwards else share} % {arriving.title}"
@@ -283,7 +287,8 @@ def _lack(there: Holders | None) -> str:
         return "the pool has no ready endpoint"
     if there.silent and not there.having and len(there.silent) == len(there.lacking):
         return "no endpoint's models are known; the scraper asks for them with --models-interval"
-    return f"not yet at {', '.join(there.lacking)}" if there.lacking else "nothing is missing"
+    lists = f", which tell{'s' if len(there.silent) == 1 else ''} no models: {', '.join(there.silent)}" if there.silent else ""
+    return f"not yet at {', '.join(there.lacking)}{lists}" if there.lacking else "nothing is missing"
 
 
 def _places(count: int) -> str:

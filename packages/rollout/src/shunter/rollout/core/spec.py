@@ -26,6 +26,7 @@ blue-green.
 """
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -173,6 +174,11 @@ def check(rollout: Rollout) -> None:
             raise ConfigError(f"$.{field}.{needed}: $.traffic.{given[0]} moves traffic between {needed}s: say which")
         if side.source and not side.model:
             raise ConfigError(f"$.{field}.model: say what the adapter from {side.source} is called")
+        for url in rollout.pickers_of(side):
+            try:
+                _ = urlsplit(url).port
+            except ValueError as error:
+                raise ConfigError(f"$.pickers: {url}: {error}; it is such as http://127.0.0.1:9090") from None
         if not rollout.pickers_of(side):
             raise ConfigError(f"$.pickers: they tell where {side.title} is and how it does, such as http://127.0.0.1:9090")
     if getattr(rollout.from_, needed) == getattr(rollout.to, needed):

@@ -33,10 +33,12 @@ def rewrite(rollout: Rollout, share: int) -> dict[str, Any]:
 
 
 def route_share(route: Mapping[str, Any], rollout: Rollout) -> int | None:
-    """Return the percentage of the first rule with both pools that the new one gets; raises ConfigError if none has both."""
-    weights = _weights(_rules(route, rollout)[0])
-    old, new = (weights[name] for name in _names(rollout))
-    return round(100 * new / (old + new)) if old + new else None
+    """Return what percentage of both the new pool gets, None unless rules agree; raises ConfigError if none has both."""
+    found: set[int | None] = set()
+    for weights in map(_weights, _rules(route, rollout)):
+        old, new = (weights[name] for name in _names(rollout))
+        found.add(round(100 * new / (old + new)) if old + new else None)
+    return found.pop() if len(found) == 1 else None
 
 
 def routed(route: Mapping[str, Any], rollout: Rollout, share: int) -> dict[str, Any]:

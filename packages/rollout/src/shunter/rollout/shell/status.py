@@ -93,7 +93,7 @@ async def serve_status(host: str, port: int, sync: Sync, config: Following[Desir
         try:
             await site.start()
         except OSError as error:
-            raise ConfigError(f"--status-port {port}: {error.strerror}") from None
+            raise ConfigError(f"--status-host {host} --status-port {port}: {error.strerror}") from None
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

@@ -98,10 +98,13 @@ class FileStore:
 
     def want(self, wish: Wish) -> None:
         """Say what is wanted."""
-        if wish is Wish.RUN:
-            self._wish.unlink(missing_ok=True)
-        else:
+        if wish is not Wish.RUN:
             replace_file(self._wish, wish.encode())
+            return
+        try:
+            self._wish.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"{self._wish}: cannot be removed: {error.strerror}") from None
 
     def held(self) -> bool:
         """Tell whether somebody is at it."""
@@ -111,7 +114,11 @@ class FileStore:
     @contextmanager
     def at_it(self) -> Generator[bool]:
         """Be the one who is at it while the block runs; yields whether nobody else was."""
-        with self._lock.open("w") as file:
+        try:
+            file = self._lock.open("w")
+        except OSError as error:
+            raise StateError(f"{self._lock}: cannot be opened: {error.strerror}") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
