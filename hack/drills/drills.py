@@ -144,7 +144,9 @@ def refused_config(scene: Scene) -> Told:
     finally:
         path.write_bytes(before)
         os.kill(scene.stack.state.pids["picker"], signal.SIGHUP)
-    scene.await_finding("All is well")
+    scene.await_that(
+        lambda: not any("The last reload" in each for each in scene.findings()), "the next reload was not taken either"
+    )
     return Told(sentence=sentence, alert=alert, figures=figures, shown=["$ tail picker.log", line])
 
 

@@ -10,9 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping
+from http.client import HTTPException
 from typing import Any, TypeVar
 
 from hack.observability import prometheus
@@ -63,7 +63,7 @@ class Scene:
             **(headers or {}),
         }
         request = urllib.request.Request(f"{self.stack.gateway}/v1/chat/completions", json.dumps(body).encode(), sent)
-        with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+        with contextlib.suppress(OSError, HTTPException), urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
             answer.read()
         return request_id
 
