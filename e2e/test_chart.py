@@ -13,6 +13,7 @@ from shunter.envoyconf.core.intent import Kubernetes as Place
 from shunter.envoyconf.core.kube.install import installation
 from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
 from shunter.envoyconf.testing_kube import find_crds, find_tool, running_kube
+from shunter.picker.cli import main as picker
 from shunter.scraper.cli import main as scraper
 
 MINIMAL = {"pool": {"selector": {"app": "vllm"}}}
@@ -168,6 +169,15 @@ def test_names_ports_and_labels_are_those_that_envoyconf_installs():
             assert same["spec"] == each["spec"]
     selectors = [one("Deployment", documents)["spec"]["selector"] for documents in (theirs, ours)]
     assert selectors[0] == selectors[1]
+
+
+@pytest.mark.parametrize("sharing", [{"secret": "redis"}, {"url": "redis://:secret@redis.llm:6379"}])
+def test_the_password_of_a_redis_is_in_no_list_of_processes(sharing):
+    containers = one("Deployment", render({"sharing": sharing}))["spec"]["template"]["spec"]["containers"]
+    (container,) = [each for each in containers if "shunter-picker" in each["command"]]
+    assert not [word for word in container["command"] if word.startswith("--share=")]
+    (option,) = [each for each in picker.commands["run"].params if each.name == "share_url"]
+    assert [each["name"] for each in container["env"] if each["name"].endswith("SHARE_URL")] == [option.envvar]
 
 
 def test_the_pool_names_the_picker_that_is_installed():
