@@ -198,6 +198,27 @@ def test_no_more_are_booked_than_there_is_room_for(machines, monkeypatch):
     assert (west.hearer.in_flight, west.hearer.refused) == (3, 2)
 
 
+def test_no_more_replicas_are_known_than_there_is_room_for(machines, monkeypatch):
+    monkeypatch.setattr("shunter.picker.core.sharing.MAX_REPLICAS", 2)
+    _, west = machines
+    event = Sent(1, 0, Share(f"{ADDRESSES[0]}:8000"))
+    west.hear([encode(Message(f"made up {number}", 1, (event,))) for number in range(5)])
+    assert (west.hearer.replicas, west.hearer.in_flight, west.hearer.refused) == (2, 2, 3)
+    west.now_ns += int(SILENT_S * 1e9) + 1
+    west.hearer.expire(west.now_ns)
+    west.hear([encode(Message("another", 1, (event,)))])
+    assert west.hearer.replicas == 1
+
+
+def test_the_largest_booking_that_is_read_has_room_in_the_journal(machines):
+    _, west = machines
+    share = Share(f"{ADDRESSES[0]}:8000", *[1 << 40] * 3)
+    for hashes in range(3400, 4097, 4):
+        with contextlib.suppress(SharingError):
+            west.hear([encode(Message("east", hashes, (Sent(hashes, 0, share, (2**64 - 1,) * hashes, (share,) * 8),)))])
+    assert west.hearer.in_flight == 1
+
+
 @given(st.binary(max_size=200))
 def test_whatever_is_in_the_stream_it_is_a_message_or_an_error_of_ours(data):
     with contextlib.suppress(SharingError):

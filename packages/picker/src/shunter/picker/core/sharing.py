@@ -30,6 +30,7 @@ __all__ = [
     "HEARTBEAT_S",
     "MAX_EVENTS",
     "MAX_HEARD",
+    "MAX_REPLICAS",
     "SILENT_S",
     "Hearer",
     "Message",
@@ -49,9 +50,13 @@ SILENT_S = 5.0
 MAX_EVENTS = 512
 # Requests in flight at all other replicas together; beyond it nobody is booked. 64 thousand is what Envoy opens to one picker.
 MAX_HEARD = 4 * 65_536
+# A picker has a handful of replicas, and one that is started anew is counted twice for SILENT_S. Whoever makes up names in the
+# stream must not fill our memory with them.
+MAX_REPLICAS = 256
 
-# Blocks of the longest prompt that is looked at are 322; what claims more is not from a picker.
-Hashes = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=4096)]
+# Blocks of the longest prompt that is looked at are 322; what claims more is not from a picker. At 9 bytes each these have room
+# in a record of a journal, which is 32 KB at most, with companions and all.
+Hashes = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=3500)]
 Tokens = Annotated[int, Meta(ge=0, le=1 << 40)]
 Ticket = Annotated[int, Meta(ge=0)]
 
@@ -162,7 +167,7 @@ class Hearer:
         self._journal = journal
         self._ticket = first_ticket(life)
         self._replicas: dict[str, _Replica] = {}
-        self.refused = 0  # bookings beyond MAX_HEARD
+        self.refused = 0  # bookings beyond MAX_HEARD, or of replicas beyond MAX_REPLICAS
         self.gaps = 0  # messages that were missed, once for each time that some were
 
     @property
@@ -181,6 +186,9 @@ class Hearer:
             return
         replica = self._replicas.get(message.replica)
         if replica is None:
+            if len(self._replicas) >= MAX_REPLICAS:
+                self.refused += sum(isinstance(event, Sent) for event in message.events)
+                return
             replica = self._replicas[message.replica] = _Replica(message.number, now_ns)
         elif message.number <= replica.number:
             return  # it was read before
