@@ -27,6 +27,9 @@ $(VENV)/run.stamp: requirements/run.txt $(MANIFESTS) | $(BIN)/python
 $(VENV)/dev.stamp: requirements/dev.txt $(VENV)/run.stamp
 	@echo "installing the test tools into $(VENV) …"
 	@$(PIP) --require-hashes -r requirements/dev.txt
+	@# xds-protos has an older copy of these files in the same place, which tracing cannot do with.
+	@sed -n '/^opentelemetry-proto==/,/[^\\]$$/p' requirements/dev.txt >$(VENV)/again.txt
+	@$(PIP) --require-hashes --force-reinstall --no-deps -r $(VENV)/again.txt
 	@touch $@
 
 up: $(VENV)/run.stamp ## start the whole stack here: model servers, scraper, picker, Envoy (ARGS="--engine llamacpp" …)
