@@ -73,7 +73,8 @@ async def provider():
 async def litellm(config, directory, session):
     """Run LiteLLM with a configuration, and tell its URL when it serves."""
     (directory / "litellm.yaml").write_text(config)
-    port = ports.claim({"litellm": 0})["litellm"]
+    with contextlib.ExitStack() as held:
+        port = ports.claim({"litellm": 0}, held)["litellm"]
     with (directory / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(str(LITELLM), "--config", str(directory / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)),

@@ -88,7 +88,8 @@ async def complete(session, url, seed, prefiller=None, **more):
 
 
 async def test_vllm_decodes_what_another_vllm_has_prefilled(tmp_path):
-    free = list(ports.claim({"a": 0, "b": 0, "c": 0, "d": 0}).values())
+    with contextlib.ExitStack() as held:
+        free = list(ports.claim(dict.fromkeys("abcd", 0), held).values())
     logs: list[Path] = [tmp_path / "prefill.log", tmp_path / "decode.log"]
     async with (
         vllm(free[0], free[2], logs[0]) as prefill,

@@ -98,7 +98,8 @@ def run(wishes: Wishes) -> int:
     with (
         contextlib.suppress(KeyboardInterrupt),
         state.hold(wishes.name, directory),
-        _Stack(wishes.name, _plan(wishes, directory)) as stack,
+        contextlib.ExitStack() as held,
+        _Stack(wishes.name, _plan(wishes, directory, held)) as stack,
     ):
         stack.start()
         stack.watch(once=wishes.once)
@@ -116,7 +117,7 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _plan(wishes: Wishes, directory: Path) -> Plan:
+def _plan(wishes: Wishes, directory: Path, held: contextlib.ExitStack) -> Plan:
     wanted = {
         "--port": wishes.port,
         "--health-port": wishes.health_port,
@@ -131,7 +132,8 @@ def _plan(wishes: Wishes, directory: Path) -> Plan:
     watchers = [*(_TRACERS if wishes.traces else ()), *(("prometheus",) if wishes.prometheus else ())]
     if not wishes.backends:
         wanted |= {f"--engine-port + {n}": wishes.engine_port + n if wishes.engine_port else 0 for n in range(_servers(wishes))}
-    free = list(ports.claim(dict.fromkeys(watchers, 0) | (dict.fromkeys(wanted, 0) if wishes.any_port else wanted)).values())
+    wanted = dict.fromkeys(watchers, 0) | (dict.fromkeys(wanted, 0) if wishes.any_port else wanted)
+    free = list(ports.claim(wanted, held).values())
     watched, free = dict(zip(watchers, free, strict=False)), free[len(watchers) :]
     gateway, health, admin, envoy_admin, collector, scraper, *more = free
     pickers, for_engines = more[: wishes.workers], more[wishes.workers :]
