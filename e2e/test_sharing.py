@@ -4,7 +4,6 @@ import contextlib
 import mmap
 import os
 import shutil
-import socket
 import time
 from functools import partial
 
@@ -14,7 +13,7 @@ from shunter.envoyconf.shell.envoy import tools_dir
 from shunter.envoyconf.testing_kube import running_process
 from shunter.picker.core.journal import Booked, read_event
 from shunter.snapshot import LogReader
-from shunter.stack.shell import web
+from shunter.stack.shell import ports, web
 from shunter.stack.testing import running_stack
 
 PATIENCE_S = 60
@@ -22,18 +21,11 @@ LOOK_S = 0.05  # between two looks at another process
 PASSWORD = "wagon"
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 class Redis:
     """Debian's server, which keeps nothing over its end."""
 
-    def __init__(self, program, directory):
-        self._program, self._directory = program, directory
-        self._port = free_port()
+    def __init__(self, program, directory, port):
+        self._program, self._directory, self._port = program, directory, port
         self._running = contextlib.ExitStack()
         self.url = f"redis://:{PASSWORD}@127.0.0.1:{self._port}/0"
 
@@ -66,10 +58,12 @@ def redis(tmp_path_factory):
     found = program if program.exists() else shutil.which("redis-server")
     if not found:
         pytest.skip(f"no redis-server: hack/redis/fetch puts it into {tools_dir()}, or install it")
-    redis = Redis(type(program)(found), tmp_path_factory.mktemp("redis"))
-    redis.start()
-    yield redis
-    redis.stop()
+    with contextlib.ExitStack() as held:  # for it to have when it is back
+        port = ports.claim({"redis": 0}, held)["redis"]
+        redis = Redis(type(program)(found), tmp_path_factory.mktemp("redis"), port)
+        redis.start()
+        yield redis
+        redis.stop()
 
 
 @pytest.fixture(scope="module")
