@@ -67,7 +67,7 @@ COPY --from=install-lab /image /
 ENTRYPOINT ["shunter-lab"]
 
 FROM wheels AS install-all
-RUN /build/bin/install shunter-stack 'shunter-picker[sharing]' 'shunter-scraper[kubernetes]' 'shunter-rollout[kubernetes]' \
+RUN /build/bin/install shunter-stack 'shunter-picker[sharing,tracing]' 'shunter-scraper[kubernetes]' 'shunter-rollout[kubernetes]' \
     'shunter-conformance[picker,kv-events]'
 FROM runtime AS all
 COPY --from=install-all /image /

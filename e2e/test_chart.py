@@ -146,6 +146,13 @@ def test_only_the_scraper_is_given_a_token():
     assert holders == ["scraper"]
 
 
+def test_every_container_says_what_it_needs_as_a_quota_wants():
+    for each in (each for each in render({"gateway": {"enabled": True}}) if each["kind"] == "Deployment"):
+        spec = each["spec"]["template"]["spec"]
+        for container in (*spec["initContainers"], *spec["containers"]):
+            assert container["resources"].keys() == {"requests", "limits"}, container["name"]
+
+
 @pytest.mark.parametrize("write_status", [True, False])
 def test_the_rights_are_those_that_the_scraper_asks_for(write_status):
     options = ["--namespace=llm", "--service-account=llama-picker", "--service-account-namespace=llm", "--name=llama-picker"]
