@@ -93,10 +93,11 @@ def test_without_anything_to_examine_it_says_so():
 
 
 @contextlib.contextmanager
-def showing(certificate):
-    """A server that shows this certificate to everybody."""
+def showing(certificate, choose=None):
+    """A server that shows this certificate to everybody, unless it is to choose by the name that is asked for."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
+    context.sni_callback = choose
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve():
@@ -119,6 +120,24 @@ def test_a_certificate_is_seen_whoever_signed_it():
         assert examined("--ext-proc", where, "--server-name", "a.example.com")[1]["tls"]["verdict"] == "ok"
         answer = examined("--ext-proc", where, "--server-name", "other.llm.svc")[1]["tls"]
         assert (answer["verdict"], "not for other.llm.svc" in answer["evidence"]) == ("fail", True)
+
+
+def test_a_name_is_the_same_however_it_is_written():
+    with showing(trustme.CA().issue_cert("::1", "epp.llm.svc")) as where:
+        for name in ("::1", "0:0::1", "EPP.llm.svc"):
+            assert examined("--ext-proc", where, "--server-name", name)[1]["tls"]["verdict"] == "ok"
+
+
+def test_of_a_server_with_several_certificates_the_one_that_gateways_ask_for_is_examined():
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("epp.llm.svc").configure_cert(ours)
+
+    def choose(secure, name, _):
+        if name == "epp.llm.svc":
+            secure.context = ours
+
+    with showing(trustme.CA().issue_cert("others"), choose) as where:
+        assert examined("--ext-proc", where, "--server-name", "epp.llm.svc")[1]["tls"]["verdict"] == "ok"
 
 
 def test_a_certificate_that_has_expired_is_told():

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import http.client
+import ipaddress
 import os
 import socket
 import ssl
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -164,20 +165,27 @@ def _shake_hands(where: str, wanted: str) -> TlsFacts:
     """Have a certificate shown, and read it: as one that is trusted, since who signed it is not the question here."""
     host, _, port = where.rpartition(":")
     host = host.strip("[]")
-    wanted = wanted or host
+    wanted = _plainly(wanted or host)
+
+    def show(context: ssl.SSLContext) -> tuple[bytes, Mapping[str, Any]]:
+        with (
+            socket.create_connection((host, int(port)), timeout=TLS_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=wanted) as secure,
+        ):
+            return secure.getpeercert(binary_form=True) or b"", secure.getpeercert() or {}
+
     try:
-        shown = ssl.get_server_certificate((host, int(port)), timeout=TLS_TIMEOUT_S)
+        believing = ssl.create_default_context()
+        believing.check_hostname = False
+        believing.verify_mode = ssl.CERT_NONE
+        shown, _ = show(believing)
         trusting = ssl.create_default_context(cadata=shown)
         trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         trusting.check_hostname = False
-        with (
-            socket.create_connection((host, int(port)), timeout=TLS_TIMEOUT_S) as plain,
-            trusting.wrap_socket(plain, server_hostname=wanted) as secure,
-        ):
-            certificate = secure.getpeercert() or {}
+        _, certificate = show(trusting)
     except (OSError, ValueError) as error:
         return TlsFacts(where=where, wanted=wanted, trouble=getattr(error, "verify_message", "") or str(error))
-    names = tuple(str(value) for _, value in certificate.get("subjectAltName", ()))
+    names = tuple(_plainly(str(value)) for _, value in certificate.get("subjectAltName", ()))
     expires = certificate.get("notAfter")
     return TlsFacts(
         where=where,
@@ -185,3 +193,10 @@ def _shake_hands(where: str, wanted: str) -> TlsFacts:
         names=names,
         expires_s=ssl.cert_time_to_seconds(expires) if isinstance(expires, str) else None,
     )
+
+
+def _plainly(name: str) -> str:
+    """Return a host's name or address as everybody writes it; certificates write IPv6 addresses at length."""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(name))
+    return name.lower()
