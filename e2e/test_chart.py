@@ -203,6 +203,14 @@ def test_objectives_are_of_the_project_that_is_installed():
         )
 
 
+def test_the_envoy_of_the_release_may_ask_whoever_else_may():
+    others = [{"podSelector": {"matchLabels": {"app": "envoy"}}}]
+    documents = render({"gateway": {"enabled": True}, "networkPolicy": {"enabled": True, "gateways": others}})
+    (asked, _) = one("NetworkPolicy", documents)["spec"]["ingress"]
+    own = one("Deployment", documents, "llama-gateway")["spec"]["selector"]
+    assert asked["from"] == [*others, {"podSelector": own}]
+
+
 def test_prometheus_looks_where_pages_are():
     documents = render(VARIANTS["everything"])
     spec = one("Deployment", documents)["spec"]["template"]["spec"]
