@@ -3,7 +3,8 @@
 import asyncio
 import socket
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -17,6 +18,8 @@ from shunter.rollout.errors import ServerError
 from shunter.rollout.shell.servers import read_answer
 
 __all__ = ["Glance", "Pickers", "Tally", "read_tally"]
+
+Answer = TypeVar("Answer")
 
 # A page of a picker that serves a thousand endpoints comes in a fraction of it; its metrics are five megabytes at worst.
 ANSWER_S = 5.0
@@ -52,12 +55,12 @@ class Pickers:
 
     async def look(self) -> Glance:
         """Ask them all; raises ServerError unless all answer."""
-        fleets, metrics = await asyncio.gather(self._everywhere("/debug/fleet"), self._everywhere("/metrics"))
+        fleets, metrics = await _all([self._everywhere("/debug/fleet"), self._everywhere("/metrics")])
         return Glance(tuple(_decode(url, page) for url, page in fleets), tuple(page for _, page in metrics))
 
     async def _everywhere(self, path: str) -> list[tuple[str, bytes]]:
-        urls = [url for each in await asyncio.gather(*map(_addresses, self._urls)) for url in each]
-        return list(await asyncio.gather(*(self._get(url, path) for url in urls)))
+        urls = [url for each in await _all([_addresses(url) for url in self._urls]) for url in each]
+        return await _all([self._get(url, path) for url in urls])
 
     async def _get(self, url: str, path: str) -> tuple[str, bytes]:
         try:
@@ -95,6 +98,16 @@ def _samples(page: bytes, model: str) -> Iterator[Sample]:
     text = b"\n".join(line for line in page.splitlines() if line.startswith(prefixes)).decode()
     for family in text_string_to_metric_families(text + "\n"):
         yield from (each for each in family.samples if not model or each.labels.get("target_model_name") == model)
+
+
+async def _all(asked: Iterable[Awaitable[Answer]]) -> list[Answer]:
+    """Return all answers, or raise the first error once there is nobody left who is being asked."""
+    answers: list[Answer] = []
+    for each in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(each, BaseException):
+            raise each
+        answers.append(each)
+    return answers
 
 
 async def _addresses(url: str) -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import ssl
+import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -62,7 +63,9 @@ class Access(msgspec.Struct, frozen=True):
 @asynccontextmanager
 async def open_session(access: Access) -> AsyncGenerator[aiohttp.ClientSession]:
     """Open connections that trust whom ``access`` says; raises ConfigError."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=access.trust())) as session:
+    # Before CPython 3.12.8 a TLS connection that is hung up waits for ever for a peer that does not hang up too.
+    connector = aiohttp.TCPConnector(ssl=access.trust(), enable_cleanup_closed=sys.version_info < (3, 12, 8))
+    async with aiohttp.ClientSession(connector=connector) as session:
         yield session
 
 
