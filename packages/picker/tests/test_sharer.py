@@ -138,3 +138,14 @@ async def test_a_server_that_is_away_is_told_once_and_heard_of_again(replica, se
 def test_an_address_that_is_none_is_refused(tmp_path, url):
     with pytest.raises(ConfigError, match="--share: "):
         Sharer(Settings(url=url, group="g", snapshot=tmp_path), Seat(tmp_path, 0, 1, 1))
+
+
+async def test_a_half_that_breaks_takes_the_process_along(replica, server, monkeypatch):
+    raised = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(module.signal, "raise_signal", raised.set_result)
+
+    async def broken(*_, **__):
+        raise ValueError("what nobody thought of")
+
+    monkeypatch.setattr(server, "xread", broken)
+    assert await asyncio.wait_for(raised, 60) is module.signal.SIGTERM

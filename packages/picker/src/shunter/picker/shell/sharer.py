@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import signal
 import socket
 import time
 from functools import partial
@@ -82,6 +83,8 @@ class Sharer:
     async def start(self) -> int:
         """Begin; there is no port."""
         self._tasks = [asyncio.create_task(each()) for each in (self._speak, self._listen)]
+        for task in self._tasks:
+            task.add_done_callback(_end_with)
         self._memory.counters.ready = 1
         return 0
 
@@ -184,6 +187,13 @@ class Sharer:
 async def share(end: socket.socket, seat: Seat, settings: Settings) -> None:
     """Be the sharer of a supervisor at the other ``end``, until it says so or is gone."""
     await serve(end, partial(Sharer, settings, seat), settings.drain_s)
+
+
+def _end_with(task: asyncio.Task[None]) -> None:
+    """End this process with a task that broke, for the supervisor to start another: a half that is deaf looks well."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("sharing ends, and is begun anew", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _client(url: str) -> Any:
