@@ -90,6 +90,16 @@ def test_without_anything_to_examine_it_says_so():
     result = CliRunner().invoke(doctor, ["--picker", "localhost"])
     assert result.exit_code == 2
     assert "write HOST:PORT" in result.output
+    result = CliRunner().invoke(doctor, ["--kubeconfig", "/nowhere"])
+    assert result.exit_code == 2
+    assert result.output.endswith("there is no kubeconfig /nowhere; name one by --kubeconfig\n")
+
+
+def test_of_whoever_does_not_listen_it_is_not_the_certificate_that_is_doubted():
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        where = f"127.0.0.1:{closed.getsockname()[1]}"
+    answer = examined("--ext-proc", where, "--server-name", "epp.llm.svc")[1]["tls"]
+    assert (answer["verdict"], "look whether it speaks TLS there" in answer["remedy"]) == ("fail", True)
 
 
 @contextlib.contextmanager

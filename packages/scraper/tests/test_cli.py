@@ -1,5 +1,6 @@
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,17 @@ def test_pages_that_cannot_be_served_are_refused_with_their_place(server, tmp_pa
     code, output = invoke("run", "--endpoints", path, "--snapshot", tmp_path / "s", "--admin-port", port)
     assert code == 2
     assert f"cannot serve the admin pages on 127.0.0.1:{port}: Address already in use; choose another" in output
+
+
+def test_pages_at_an_ipv6_address_are_refused_with_a_place_that_can_be_copied(tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text("endpoints: []")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        options = ("--snapshot", tmp_path / "s", "--admin-host", "::1", "--admin-port", port)
+        code, output = invoke("run", "--endpoints", path, *options)
+    assert code == 2
+    assert f"cannot serve the admin pages on [::1]:{port}: " in output
 
 
 def test_a_snapshot_directory_that_cannot_be_is_refused_by_name(tmp_path):

@@ -341,7 +341,11 @@ async def _registry(
         from shunter.scraper.shell.kube.registry import Kubernetes
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'shunter-scraper[kubernetes]', or use --endpoints") from None
-    async with connect(kubeconfig, context) as api:
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            api = await stack.enter_async_context(connect(kubeconfig, context))
+        except ConfigError as error:
+            raise ConfigError(f"{error}, or say by --endpoints FILE who exists") from None
         yield Kubernetes(api, namespaces or (api.namespace,), services=services, write_status=write_status)
 
 

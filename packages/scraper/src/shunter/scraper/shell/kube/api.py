@@ -194,7 +194,7 @@ def _files(kubeconfig: Path | None) -> str:
     """Return the kubeconfig files to merge, as the client wants them; raises ConfigError if there are none."""
     named = str(kubeconfig or os.environ.get("KUBECONFIG") or Path("~/.kube/config").expanduser())
     if not any(Path(part).expanduser().is_file() for part in named.split(os.pathsep) if part):
-        raise ConfigError(f"there is no kubeconfig {named}; name one by --kubeconfig, or say by --endpoints FILE who exists")
+        raise ConfigError(f"there is no kubeconfig {named}; name one by --kubeconfig")
     return named
 
 

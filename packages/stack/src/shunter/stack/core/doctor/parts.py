@@ -142,10 +142,12 @@ def _tls(facts: Facts) -> Finding:
         for each in facts.tls
         if each.names and each.wanted and not any(_is_for(name, each.wanted) for name in each.names)
     ]
-    if troubled or unnamed:
+    if troubled:
         return fail(
-            some([*troubled, *unnamed]), "give the picker a certificate with the name that gateways ask for: --tls-cert-file"
+            some([*troubled, *unnamed]), "look whether it speaks TLS there, with a certificate that holds: --tls-cert-file"
         )
+    if unnamed:
+        return fail(some(unnamed), "give the picker a certificate with the name that gateways ask for: --tls-cert-file")
     if not expiries:
         return skipped("no certificate was seen: no picker told one, and --ext-proc names no address")
     left_s = {where: expires_s - facts.now_s for where, expires_s in expiries.items()}
