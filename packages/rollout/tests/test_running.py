@@ -8,8 +8,13 @@ import msgspec
 import pytest
 
 from shunter.lab.errors import ApiError
-from shunter.rollout.core.machine import Wish
+from shunter.rollout.core.machine import Phase, Wish
+from shunter.rollout.core.spec import read_rollout
+from shunter.rollout.errors import ServerError
+from shunter.rollout.shell.running import Runner
+from shunter.rollout.shell.servers import Access, open_session
 from shunter.rollout.shell.store import FileStore
+from shunter.rollout.shell.traffic import RewriteFile
 
 
 @pytest.fixture
@@ -165,3 +170,26 @@ async def test_a_file_with_something_else_in_it_is_not_overwritten(fake_picker, 
     code, output = await ended("start", "-f", file)
     assert code == 2
     assert "give the rewrite a file of its own" in output
+
+
+async def test_a_store_that_does_not_answer_is_asked_again(fake_picker, file, tmp_path):
+    """As a ConfigMap's API server that is started anew: nothing is decided meanwhile, and then it goes on."""
+    told = []
+
+    class Away(FileStore):
+        saves = 0
+
+        def save(self, record):
+            self.saves += 1
+            if self.saves in (2, 3, 5):
+                raise ServerError("Kubernetes: connection refused")
+            super().save(record)
+
+    spec = read_rollout(str(file), file.read_bytes())
+    async with open_session(Access()) as session:
+        store = Away(tmp_path, spec.name)
+        runner = Runner(spec, session, Access(), RewriteFile(spec), store, look_s=0.01)
+        state = await runner.run(None, lambda _, trouble: told.append(trouble))
+    assert state.phase is Phase.DONE
+    assert told.count("Kubernetes: connection refused") == 3
+    assert adapters(fake_picker) == [{"review-v2"}] * 2

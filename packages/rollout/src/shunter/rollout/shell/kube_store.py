@@ -19,7 +19,7 @@ from kubernetes import client
 from kubernetes.client import ApiException
 
 from shunter.rollout.core.machine import Wish
-from shunter.rollout.errors import StateError
+from shunter.rollout.errors import ServerError, StateError
 from shunter.rollout.shell.kube import ANSWER_S, configured
 from shunter.rollout.shell.store import Record
 
@@ -28,7 +28,8 @@ __all__ = ["ConfigMapStore", "config_map_names"]
 PREFIX, LABEL = "rollout-", "shunter.dev/rollout"
 # Said anew every RENEW_S; who is silent for HOLD_S is taken for dead. A pod is started again within seconds.
 RENEW_S, HOLD_S = 5.0, 20.0
-NOT_FOUND, CONFLICT = 404, 409
+NOT_FOUND, CONFLICT, SERVER_ERROR = 404, 409, 500
+BUSY = (408, 429)
 # Whoever reads, changes and is refused tries again so often: a person's wish and a process's record meet seldom.
 TRIES = 5
 
@@ -36,7 +37,7 @@ Answer = TypeVar("Answer")
 
 
 class ConfigMapStore:
-    """The ConfigMap of one rollout. Methods raise StateError."""
+    """The ConfigMap of one rollout. Methods raise StateError, and ServerError while the API server does not answer."""
 
     def __init__(self, namespace: str, name: str) -> None:
         """Reach the API server; raises ConfigError if none is configured."""
@@ -88,7 +89,7 @@ class ConfigMapStore:
             yield True
         finally:
             self._holds = False
-            with contextlib.suppress(StateError):
+            with contextlib.suppress(StateError, ServerError):
                 self._change(lambda data: {key: value for key, value in data.items() if key != "holder"})
 
     def _change(self, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
@@ -122,7 +123,7 @@ class ConfigMapStore:
 
 
 def config_map_names(namespace: str) -> list[str]:
-    """Return the names of all rollouts in a namespace; raises StateError."""
+    """Return the names of all rollouts in a namespace; raises StateError and ServerError."""
     api: Any = client.CoreV1Api(configured())
     found: Any = _asking(
         lambda: api.list_namespaced_config_map(namespace, label_selector=LABEL, _request_timeout=ANSWER_S), NOT_FOUND
@@ -131,13 +132,14 @@ def config_map_names(namespace: str) -> list[str]:
 
 
 def _asking(call: Callable[[], Answer], pardoned: int) -> Answer | None:
-    """Make a call; return None for an answer with the status that is ``pardoned``; raises StateError."""
+    """Make a call; return None for an answer with the status that is ``pardoned``; raises StateError and ServerError."""
     try:
         return call()
     except ApiException as error:
         problem: Any = error
         if problem.status == pardoned:
             return None
-        raise StateError(f"Kubernetes: HTTP {problem.status}: {problem.reason}; {str(problem.body or '')[:300]}") from None
+        kind = ServerError if problem.status in BUSY or problem.status >= SERVER_ERROR else StateError
+        raise kind(f"Kubernetes: HTTP {problem.status}: {problem.reason}; {str(problem.body or '')[:300]}") from None
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise StateError(f"Kubernetes: {error}") from None
+        raise ServerError(f"Kubernetes: {error}") from None

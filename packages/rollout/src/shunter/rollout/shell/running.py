@@ -55,17 +55,24 @@ class Runner:
             state = begin(self._rollout, time.time())
         self._save(state)
         while True:
-            wish = self._store.wish()
-            seen = await self._outlook.look()
-            state, orders = advance(self._rollout, state, seen, time.time(), wish)
-            self._save(state)
-            if wish in (Wish.RESUME, Wish.ROLLBACK):
-                self._store.want(Wish.RUN)  # the state has it now
-            trouble = await self._obey(orders, seen)
+            try:
+                state, trouble = await self._go_on(state)
+            except ServerError as error:  # the store does not answer: nothing was decided
+                trouble = str(error)
             say(state, trouble or self._outlook.trouble)
             if state.over or state.halted:
                 return state
             await asyncio.sleep(self._look_s)
+
+    async def _go_on(self, state: State) -> tuple[State, str]:
+        """Look once, and do what follows; return what it has come to, and what failed. Raises what the store does."""
+        wish = self._store.wish()
+        seen = await self._outlook.look()
+        state, orders = advance(self._rollout, state, seen, time.time(), wish)
+        self._save(state)
+        if wish in (Wish.RESUME, Wish.ROLLBACK):
+            self._store.want(Wish.RUN)  # the state has it now
+        return state, await self._obey(orders, seen)
 
     def _save(self, state: State) -> None:
         """Keep a state before anything is done by it; the seconds that are left of a pause need not be up to date."""
