@@ -49,8 +49,10 @@ def target(data: bytes) -> None:
         if kind == KINDS[0]:
             said = json.loads(data.decode("utf-8", "replace"), strict=False, parse_int=str).get("model")
             assert (said or None) == verdict.model
-    names = read_models(data)
-    assert names is None or (all(names) and names == tuple(sorted(set(names))))
+    if (models := read_models(data)) is not None:
+        assert all(models.names)
+        assert models.names == tuple(sorted(set(models.names)))
+        assert set(models.adapters) <= set(models.names)
     listed = answer({":method": "GET", ":path": data.decode("latin-1")}, lambda: ("m", "org/m"))
     assert listed is None or listed.status in {200, 404}
     try:

@@ -39,6 +39,9 @@ POLL_S = 0.05
 # All CRDs in one call take ten seconds on an idle machine.
 KUBECTL_TIMEOUT_S = 180
 
+# What a `kube` is, if it is called so.
+IN_KUBE = frozenset({"etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"})
+
 # What a Service would get an address of; nothing routes it.
 SERVICE_NETWORK = "10.96.0.0/16"
 
@@ -46,7 +49,8 @@ SERVICE_NETWORK = "10.96.0.0/16"
 def find_tool(name: str) -> Path:
     """Return the program of that name; raise ToolMissingError with what helps. It must be started under its name."""
     binaries = tools_dir() / "bin"
-    found = shutil.which(name, path=binaries) or shutil.which("kube", path=binaries) or shutil.which(name)
+    kube = shutil.which("kube", path=binaries) if name in IN_KUBE else None
+    found = shutil.which(name, path=binaries) or kube or shutil.which(name)
     if found is None:
         raise ToolMissingError(
             f"no {name}: put it into {binaries}, or on PATH; envtest's archive has etcd, kube-apiserver and kubectl"

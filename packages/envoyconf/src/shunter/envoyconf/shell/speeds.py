@@ -14,7 +14,7 @@ from shunter.snapshot import RingError, RingReader
 __all__ = ["Key", "Speeds"]
 
 RING = "learned"
-SCHEMA = 1
+SCHEMA = 2
 
 Key = tuple[int, int]  # slot and incarnation
 
