@@ -1,9 +1,11 @@
 """Whatever a target does, the exam ends, and its report says what was found and what was not asked."""
 
 import asyncio
+import gc
 import json
 import ssl
 import threading
+import warnings
 from contextlib import contextmanager
 
 import pytest
@@ -39,9 +41,13 @@ def running(opened):
     try:
         yield yielded[0]
     finally:
+        gc.collect()  # what the exam has left open is told, under the strict rules for warnings
         loop.call_soon_threadsafe(end.set)
         thread.join()
         loop.close()
+        with warnings.catch_warnings():  # what a server breaks off anyhow may be left to the collector
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 class Raw:
