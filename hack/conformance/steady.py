@@ -1,6 +1,7 @@
 """``python -m hack.conformance.steady``: examine a server again and again; its verdicts must always be the same.
 
-Each exam starts a server of its own. Exit code 1 if a verdict of one differs from that of another.
+Each exam starts a server of its own. Exit code 1 if a verdict of one differs from that of another: the reports, in
+build/conformance/steady, have the evidence.
 """
 
 import argparse
@@ -8,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,8 @@ from pathlib import Path
 import yaml
 
 TIMES = 20
+
+REPORTS = Path(__file__).resolve().parents[2] / "build" / "conformance" / "steady"
 
 # The exams under way: each ends what it has started when it is told to end itself.
 RUNNING = []
@@ -46,11 +48,13 @@ def steady(launch, times, jobs):
     seen = {}
     codes = Counter()
     with ThreadPoolExecutor(jobs) as pool:
-        for at, (verdicts, code) in enumerate(pool.map(examine, [launch] * times)):
+        for at, (verdicts, code) in enumerate(pool.map(examine, [launch] * times, range(times))):
             codes[code] += 1
             for case, verdict in verdicts.items():
                 seen.setdefault(case, Counter())[verdict] += 1
-            print(f"{launch}: {at + 1} of {times}, exit code {code}, {len(verdicts)} verdicts", flush=True)
+            other = [f"{case} {verdict}" for case, verdict in verdicts.items() if len(seen[case]) > 1]
+            same = f"others before: {', '.join(other)}" if other else "no other before"
+            print(f"{launch}: {at + 1} of {times}, exit code {code}, {len(verdicts)} verdicts, {same}", flush=True)
     differ = {case: verdicts for case, verdicts in seen.items() if len(verdicts) > 1 or verdicts.total() != times}
     for case, verdicts in differ.items():
         print(f"  {case:<34} " + ", ".join(f"{verdict} {count}" for verdict, count in verdicts.most_common()))
@@ -59,16 +63,17 @@ def steady(launch, times, jobs):
     return not differ and len(codes) == 1
 
 
-def examine(launch):
+def examine(launch, at):
     """Examine a server; return the verdict of each case, and the exit code."""
-    with tempfile.TemporaryDirectory() as home:
-        report = Path(home) / "report.yaml"
-        command = [sys.executable, "-m", "shunter.conformance", "run", "--launch", launch, "--report", str(report)]
-        exam = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        RUNNING.append(exam)
-        exam.wait()
-        RUNNING.remove(exam)
-        cases = yaml.safe_load(report.read_text())["cases"] if report.exists() else []
+    report = REPORTS / launch / f"{at + 1}.yaml"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "shunter.conformance", "run", "--launch", launch, "--report", str(report)]
+    exam = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    RUNNING.append(exam)
+    exam.wait()
+    RUNNING.remove(exam)
+    cases = yaml.safe_load(report.read_text())["cases"] if report.exists() else []
     return {case["id"]: case["verdict"] for case in cases}, exam.returncode
 
 
