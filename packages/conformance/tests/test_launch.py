@@ -119,6 +119,14 @@ def test_a_dry_run_starts_nothing(tmp_path):
     assert result.output.splitlines() == ["MUST    ms.reachability.health", "MUST    ms.reachability.models"]
 
 
+def test_what_is_given_leaves_the_rest_as_the_launcher_knows_it():
+    """A prefiller from elsewhere, and adapters of the launched server's own."""
+    words = command("lab", "--prefill-url", "http://127.0.0.1:9", "--select", "ms.pd.handed-over", "--select", "ms.lora.listed")
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert "FAIL   ms.pd.handed-over" in ran.stdout, ran.stdout + ran.stderr
+    assert "pass   ms.lora.listed" in ran.stdout
+
+
 @pytest.mark.llamacpp
 def test_a_real_engine_is_started_with_a_model_of_ours(tmp_path):
     pytest.importorskip("xllamacpp", reason="pip install xllamacpp")

@@ -48,7 +48,7 @@ def examine_launched(
                 profile=profile or served.profile or None,
                 model=model or served.model or None,
                 metrics_url=metrics_url or served.metrics_url or None,
-                means=means or _usable(served.means),
+                means=_besides(_usable(served.means), means or Means()),
                 control=driver,
                 lag_s=served.lag_s,
             )
@@ -57,6 +57,11 @@ def examine_launched(
                     yield msgspec.structs.replace(event, version=served.version) if isinstance(event, Started) else event
 
     return tell_unstarted(events(), cases)
+
+
+def _besides(told: Means, given: Means) -> Means:
+    """Return what a driver tells of its server, and in its place what the examiner has given."""
+    return msgspec.structs.replace(told, **{name: value for name, value in msgspec.structs.asdict(given).items() if value})
 
 
 def _usable(means: Means) -> Means:
