@@ -153,7 +153,7 @@ async def test_a_relief_that_is_called_off_takes_its_successor_along(post):
     assert not post.hired[0].end.done()
 
 
-async def test_without_processes_to_be_had_it_is_tried_again(delays):
+async def test_without_processes_to_be_had_it_is_tried_again_and_counted(delays):
     tries = []
 
     async def hire():
@@ -166,6 +166,7 @@ async def test_without_processes_to_be_had_it_is_tried_again(delays):
     manning = asyncio.create_task(post.man())
     await until(lambda: post.child is not None)
     assert delays == [10.0]
+    assert post.restarts == {"failure": 1}
     await post.close(0)
     await manning
 

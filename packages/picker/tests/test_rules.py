@@ -51,6 +51,16 @@ CASES = {
         [gauge("shunter_picker_worker_up", 0, worker="0")],
         {"": "Prometheus sees no picker at all: none is scraped, or none runs."},
     ),
+    "PickerGone": (
+        [gauge("up", 0), series("shunter_picker_worker_up", f"1x30 _x{MINUTES - 30}", worker="0")],
+        [
+            gauge("up", 1),
+            gauge("shunter_picker_worker_up", 1, worker="0"),
+            gauge("up", 0, instance="engine:8000"),
+            series("shunter_picker_worker_up", f"1x30 _x{MINUTES - 30}", worker="0", instance="taken-out:9090"),
+        ],
+        {"": "The picker picker:9090 no longer answers Prometheus; it did within the last day."},
+    ),
     "PickerDown": (
         [
             gauge("shunter_picker_worker_up", 0, worker="0"),
@@ -242,11 +252,6 @@ CASES = {
         [counter("shunter_picker_spans_total", 60, result="exported"), gauge("shunter_picker_spans_total", 4, result="failed")],
         {"": "The picker picker:9090 loses spans: traces have holes, or there are none."},
     ),
-    "BudgetSpent": (
-        [gauge("level_signal:shunter_picker_service_level_budget_left:ratio_30d", -0.1, level="chat", signal="ttft")],
-        [gauge("level_signal:shunter_picker_service_level_budget_left:ratio_30d", 0.1, level="chat", signal="ttft")],
-        {"level": "The level chat has missed its ttft more often than it may in 30 days.", "signal": None},
-    ),
 }
 
 
@@ -376,6 +381,21 @@ def test_few_bad_requests_wake_nobody(examine):
     """In an hour there are twelve requests, and half of them are bad."""
     hourly = [rule for rule in RULES if rule.get("labels", {}).get("window") == "1h"]
     examine([*RECORDED, *hourly], level((121, 0.5), per_step=0.2), {"BudgetBurnsFast": []})
+
+
+@pytest.mark.parametrize(
+    ("per_step", "bad", "fires"),
+    [
+        (10, 0.02, True),
+        (10, 0.005, False),
+        (2, 0.5, False),  # some 300 requests, as of ten a day: three may be bad, and it is no news that four are
+    ],
+)
+def test_a_budget_that_is_spent_is_told_where_there_is_one_to_speak_of(per_step, bad, fires, examine):
+    summary = "The level chat has missed its ttft more often than it may in 30 days."
+    told = {"exp_labels": {**LEVEL, "severity": "warning"}, "exp_annotations": annotations("BudgetSpent", summary)}
+    given = level((MINUTES, bad), per_step=per_step)
+    examine([*RECORDED, *named("BudgetSpent")], given, {"BudgetSpent": [told] if fires else []}, at=f"{MINUTES - 1}m")
 
 
 @pytest.mark.parametrize(("bad", "left"), [(0.0025, 0.75), (0.02, -1.0)])

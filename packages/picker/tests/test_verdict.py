@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from shunter.picker.core import thresholds
 from shunter.picker.core import verdict as judging
 from shunter.picker.core.alerts import ALERTS
 from shunter.picker.core.overview import Overview, Row
@@ -143,6 +144,39 @@ def test_each_finding_leads_to_an_alert_that_there_is():
     named = set(re.findall(r'"([A-Z][a-z]+[A-Z]\w+)"', inspect.getsource(judging)))
     assert len(named) > 10
     assert named <= {alert.name for alert in ALERTS}
+
+
+@pytest.mark.parametrize(
+    ("alert", "compares", "threshold", "state", "measured"),
+    [
+        ("SnapshotOld", "> {:g}", thresholds.SNAPSHOT_LOST_S, "critical", lambda age_s: {"snapshot_age_s": age_s}),
+        ("PickerBypassed", "> {:g}", thresholds.BYPASSED_SHARE, "critical", lambda share: {"bypassed": round(share * 1000)}),
+        ("ResponsesFail", "> {:g}", thresholds.FAILED_SHARE, "critical", lambda share: {"failed": round(share * 1000)}),
+        (
+            "RequestsShed",
+            "> {:g}",
+            thresholds.REFUSED_SHARE,
+            "critical",
+            lambda share: {"refusals": {"full": round(share * 1000)}},
+        ),
+        ("PoolSaturated", ">= {:g}", thresholds.SATURATED, "warning", lambda level: {"saturation": level}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_page_and_the_alert_begin_at_the_same_number(alert, compares, threshold, state, measured):
+    """A little beyond it the page says so, a little below it not, or less gravely; the alert's expression has the number."""
+
+    def told(value):
+        given = measured(value)
+        seen = {name: given.pop(name) for name in ("snapshot_age_s", "saturation") if name in given}
+        refused = sum(given.get("refusals", {}).values())
+        verdict = judge(overview(**seen), recent(picks=1000 - refused, records=1000, **given))
+        return [(finding.alert, finding.severity) for finding in verdict.findings]
+
+    assert (alert, state) in told(threshold * 1.2)
+    assert (alert, state) not in told(threshold * 0.8)
+    (expression,) = (each.expr for each in ALERTS if each.name == alert)
+    assert expression.endswith(compares.format(threshold))
 
 
 def test_the_gravest_comes_first():

@@ -12,6 +12,19 @@ from enum import Enum
 
 import msgspec
 
+from shunter.picker.core.thresholds import (
+    BYPASSED_SHARE,
+    EXPIRES_S,
+    FAILED_SHARE,
+    HIDDEN_REQUESTS,
+    HITS_LOST,
+    LOUD,
+    REFUSED_SHARE,
+    SATURATED,
+    SNAPSHOT_LOST_S,
+    WORTH_CACHING,
+)
+
 __all__ = ["ALERTS", "Alert", "Severity"]
 
 
@@ -47,6 +60,14 @@ ALERTS = (
         "absent(shunter_picker_worker_up)",
         "Prometheus sees no picker at all: none is scraped, or none runs.",
     ),
+    # Beside others that live, of the same pool or of another one. Whoever was taken out on purpose is no target any more.
+    Alert(
+        "PickerGone",
+        _CRITICAL,
+        "5m",
+        "up == 0 and on (job, instance) present_over_time(shunter_picker_worker_up[1d])",
+        "The picker {{ $labels.instance }} no longer answers Prometheus; it did within the last day.",
+    ),
     Alert(
         "PickerDown",
         _CRITICAL,
@@ -59,7 +80,7 @@ ALERTS = (
         "PickerBypassed",
         _CRITICAL,
         "2m",
-        "rate(shunter_picker_bypassed_requests_total[5m]) / rate(shunter_picker_records_total[5m]) > 0.01",
+        f"rate(shunter_picker_bypassed_requests_total[5m]) / rate(shunter_picker_records_total[5m]) > {BYPASSED_SHARE:g}",
         "{{ $value | humanizePercentage }} of the requests behind the picker {{ $labels.instance }} are served without a pick.",
     ),
     # The same in the gateway's own words, for when no collector lives to tell. Envoy counts idle streams of a worker that dies
@@ -75,7 +96,7 @@ ALERTS = (
         "SnapshotOld",
         _CRITICAL,
         "1m",
-        "shunter_picker_snapshot_age_seconds > 30",
+        f"shunter_picker_snapshot_age_seconds > {SNAPSHOT_LOST_S:g}",
         "The picker {{ $labels.instance }} has not heard of its scraper for {{ $value | humanizeDuration }}.",
     ),
     Alert(
@@ -90,7 +111,7 @@ ALERTS = (
         _CRITICAL,
         "5m",
         'sum without (status) (rate(shunter_picker_responses_total{status=~"5xx|none"}[5m]))'
-        " / sum without (status) (rate(shunter_picker_responses_total[5m])) > 0.05",
+        f" / sum without (status) (rate(shunter_picker_responses_total[5m])) > {FAILED_SHARE:g}",
         "{{ $value | humanizePercentage }} of the requests behind the picker {{ $labels.instance }} fail.",
     ),
     # For want of room, that is; what is refused by a status is a client's mistake, and one who leaves wants nothing any more.
@@ -100,7 +121,7 @@ ALERTS = (
         "5m",
         'sum without (reason) (rate(shunter_picker_refusals_total{reason=~"rejected-.+|evicted.*",reason!~".+-cancelled"}[5m]))'
         " / (sum without (reason) (rate(shunter_picker_refusals_total[5m]))"
-        " + sum without (endpoint) (rate(shunter_picker_picks_total[5m]))) > 0.05",
+        f" + sum without (endpoint) (rate(shunter_picker_picks_total[5m]))) > {REFUSED_SHARE:g}",
         "The picker {{ $labels.instance }} refuses {{ $value | humanizePercentage }} of its requests for want of room.",
     ),
     Alert(
@@ -132,7 +153,7 @@ ALERTS = (
         "EndpointHidesLoad",
         _WARNING,
         "5m",
-        "min_over_time(shunter_picker_in_flight_requests[2m]) > 3"
+        f"min_over_time(shunter_picker_in_flight_requests[2m]) >= {HIDDEN_REQUESTS}"
         " and max_over_time(shunter_picker_endpoint_running_requests[2m]) == 0",
         "The endpoint {{ $labels.endpoint }} says that it runs nothing, and has {{ $value | humanize }} requests.",
     ),
@@ -140,7 +161,7 @@ ALERTS = (
         "PoolSaturated",
         _WARNING,
         "10m",
-        'llm_d_epp_flow_control_pool_saturation{stage="effective"} >= 1',
+        f'llm_d_epp_flow_control_pool_saturation{{stage="effective"}} >= {SATURATED:g}',
         "The pool {{ $labels.inference_pool }} is full: requests wait in the picker.",
     ),
     Alert(
@@ -158,22 +179,21 @@ ALERTS = (
         "5m",
         "sum without (model_name, target_model_name, priority) (rate(llm_d_epp_request_total[5m]))"
         " / ignoring (fairness_id) group_left"
-        " sum without (model_name, target_model_name, priority, fairness_id) (rate(llm_d_epp_request_total[5m])) > 0.8 < 1"
-        " and ignoring (fairness_id) (max without (name) (llm_d_epp_average_queue_size) > 1"
-        " or max without (inference_pool, stage) (llm_d_epp_flow_control_pool_saturation) >= 1)",
+        " sum without (model_name, target_model_name, priority, fairness_id) (rate(llm_d_epp_request_total[5m]))"
+        f" > {LOUD:g} < 1 and ignoring (fairness_id) (max without (name) (llm_d_epp_average_queue_size) > 1"
+        f" or max without (inference_pool, stage) (llm_d_epp_flow_control_pool_saturation) >= {SATURATED:g})",
         "{{ $value | humanizePercentage }} of requests are the tenant {{ $labels.fairness_id }}'s, and requests wait.",
     ),
-    # Where less than a fifth was cached nobody counts on it.
     Alert(
         "PrefixHitsLost",
         _WARNING,
         "15m",
         "sum without (endpoint) (rate(shunter_picker_prefix_hit_blocks_total[15m]))"
         " / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[15m]))"
-        " < 0.5 * sum without (endpoint) (rate(shunter_picker_prefix_hit_blocks_total[6h] offset 1h))"
+        f" < {HITS_LOST:g} * sum without (endpoint) (rate(shunter_picker_prefix_hit_blocks_total[6h] offset 1h))"
         " / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[6h] offset 1h))"
         " and sum without (endpoint) (rate(shunter_picker_prefix_hit_blocks_total[6h] offset 1h))"
-        " / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[6h] offset 1h)) > 0.2",
+        f" / sum without (endpoint) (rate(shunter_picker_prefix_blocks_total[6h] offset 1h)) > {WORTH_CACHING:g}",
         "Prompts behind the picker {{ $labels.instance }} are cached where they go to {{ $value | humanizePercentage }}:"
         " less than half of what was usual.",
     ),
@@ -209,7 +229,7 @@ ALERTS = (
         "CertificateExpires",
         _WARNING,
         "1h",
-        "shunter_picker_worker_certificate_expiry_seconds - time() < 7 * 86400",
+        f"shunter_picker_worker_certificate_expiry_seconds - time() < {EXPIRES_S // 86_400} * 86400",
         "The certificate of worker {{ $labels.worker }} of the picker {{ $labels.instance }} is valid for"
         " {{ $value | humanizeDuration }} more.",
     ),
@@ -240,12 +260,5 @@ ALERTS = (
         "10m",
         'sum without (result) (rate(shunter_picker_spans_total{result!="exported"}[5m])) > 0',
         "The picker {{ $labels.instance }} loses spans: traces have holes, or there are none.",
-    ),
-    Alert(
-        "BudgetSpent",
-        _WARNING,
-        "",
-        "level_signal:shunter_picker_service_level_budget_left:ratio_30d < 0",
-        "The level {{ $labels.level }} has missed its {{ $labels.signal }} more often than it may in 30 days.",
     ),
 )

@@ -12,6 +12,7 @@ from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview, Row
 from shunter.picker.core.saturation import DECODE
 from shunter.picker.core.tables import Tally
+from shunter.picker.core.thresholds import HIDDEN_REQUESTS
 
 __all__ = ["EVERY_S", "RECENT_S", "Moment", "Pulse", "Recent", "moment", "quantile"]
 
@@ -22,9 +23,7 @@ KEPT = 180
 # What "now" means of rates and shares: long enough for a quantile, short enough to follow what is being done about it.
 RECENT_S = 60.0
 
-
-# An engine that says it runs nothing while so many of our requests are there; for so long that they cannot all be on their way.
-HIDDEN_REQUESTS = 4
+# How long an engine has to say that it runs nothing while requests of ours are there.
 HIDDEN_S = 10.0
 
 

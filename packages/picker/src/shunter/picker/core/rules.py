@@ -27,12 +27,21 @@ RUNBOOK = "docs/runbook.md"
 # What the budget is for.
 PERIOD = "30d"
 
-# A ratio of few requests says little: at night one slow answer of two would wake somebody. So many have to be bad.
+# A ratio of few requests says little: at night one slow answer of two would wake somebody. So many have to be bad; and where
+# fewer may be in the whole period (of a target of 0.99: with fewer than 1,000 requests), chance alone spends the budget.
 FEWEST_BAD = 10
 
 _BY = "by (level, signal)"
 _BUDGET = f"(1 - max {_BY} ({LEVEL_TARGET.name}))"
 _RECORDED = "level_signal:shunter_picker_service_level"
+_SPENT = Alert(
+    "BudgetSpent",
+    Severity.WARNING,
+    "",
+    f"{_RECORDED}_budget_left:ratio_{PERIOD} < 0"
+    f" and sum {_BY} (increase({LEVEL_REQUESTS.name}[{PERIOD}])) * {_BUDGET} >= {FEWEST_BAD}",
+    "The level {{ $labels.level }} has missed its {{ $labels.signal }} more often than it may in 30 days.",
+)
 
 
 class Burn(msgspec.Struct, frozen=True):
@@ -62,7 +71,7 @@ def rules(runbook: str = RUNBOOK) -> Groups:
         "groups": [
             {"name": "shunter-picker", "rules": [_alert(each, runbook) for each in ALERTS]},
             {"name": "shunter-service-levels", "rules": _records()},
-            {"name": "shunter-error-budgets", "rules": [_burning(each, runbook) for each in BURNS]},
+            {"name": "shunter-error-budgets", "rules": [_alert(_SPENT, runbook), *(_burning(each, runbook) for each in BURNS)]},
         ]
     }
 

@@ -12,22 +12,23 @@ import msgspec
 
 from shunter.picker.core.overview import Overview, Row
 from shunter.picker.core.pulse import Recent
+from shunter.picker.core.thresholds import (
+    BYPASSED_SHARE,
+    EXPIRES_S,
+    FAILED_SHARE,
+    HITS_LOST,
+    LOUD,
+    REFUSED_SHARE,
+    SATURATED,
+    SNAPSHOT_LOST_S,
+    WORTH_CACHING,
+)
 
 __all__ = ["Finding", "Post", "Verdict", "judge"]
 
 # A scraper that is started again is silent for two seconds or three.
 SILENT_S = 5.0
-# As the alerts have it.
-LOST_S = 30.0
-SUFFERING = 0.05  # of the requests
-BYPASSED = 0.01  # of the requests; of a dying worker's some do
-EXPIRES_S = 7 * 86_400.0
-
-LOUD = 0.8  # of the requests of all tenants
-LOST = 0.5  # of the hits that are usual
-
-# Where less is cached nobody counts on it; of fewer picks nothing is said.
-WORTH_CACHING = 0.2
+# Of fewer it cannot be said how many of their prompts were cached.
 FEWEST_PICKS = 20
 
 # Names in a sentence; the others are counted.
@@ -114,14 +115,14 @@ def _senses(overview: Overview, hindrances: Sequence[str]) -> Iterator[Finding]:
         if hindrances:  # a body router is ready without
             yield _critical("There is no snapshot yet: is the scraper running?", "SnapshotOld")
     elif age_s > SILENT_S:
-        make = _critical if age_s > LOST_S else _warning
+        make = _critical if age_s > SNAPSHOT_LOST_S else _warning
         yield make(f"The scraper has been silent for {age_s:.0f} s: picks go by requests in flight alone.", "SnapshotOld")
 
 
 def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
     if recent.bypassed:
         share = recent.bypassed / max(recent.bypassed, recent.records)
-        make = _critical if share > BYPASSED else _warning
+        make = _critical if share > BYPASSED_SHARE else _warning
         yield make(
             f"{_count(recent.bypassed, 'request')} of the last minute, {_percent(share)}, went to the pool without a pick:"
             " the gateway does not reach the picker.",
@@ -131,11 +132,11 @@ def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
     if refused:
         share = refused / (refused + recent.picks)
         reasons = ", ".join(f"{count} {name}" for name, count in sorted(recent.refusals.items(), key=lambda each: -each[1]))
-        make = _critical if share > SUFFERING else _warning
+        make = _critical if share > REFUSED_SHARE else _warning
         yield make(f"{_count(refused, 'request')} of the last minute, {_percent(share)}, refused: {reasons}.", "RequestsShed")
     if recent.failed:
         share = recent.failed / max(recent.failed, recent.records)
-        make = _critical if share > SUFFERING else _warning
+        make = _critical if share > FAILED_SHARE else _warning
         which = f"{_count(recent.failed, 'request')} of the last minute, {_percent(share)},"
         yield make(f"{which} failed behind the picker.", "ResponsesFail")
     hits, usual = recent.hit_share, recent.usual_hit_share
@@ -143,7 +144,7 @@ def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
         hits is not None
         and usual is not None
         and usual >= WORTH_CACHING
-        and hits < LOST * usual
+        and hits < HITS_LOST * usual
         and recent.picks >= FEWEST_PICKS
     ):
         yield _warning(
@@ -151,7 +152,7 @@ def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
             f" {_percent(usual)}: they begin otherwise, or caches were lost.",
             "PrefixHitsLost",
         )
-    if overview.saturation is not None and overview.saturation >= 1:
+    if overview.saturation is not None and overview.saturation >= SATURATED:
         waiting = sum((overview.queued or {}).values())
         loud = _loudest(recent.tenants)
         yield _warning(f"The pool is full: {_count(waiting, 'request')} waiting in the picker{loud}.", "PoolSaturated")

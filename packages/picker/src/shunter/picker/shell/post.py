@@ -51,6 +51,7 @@ class Post:
                 child = await self._occupant()
             except OSError as error:  # no memory, no process to be had
                 log.error("%s cannot be started: %s; next try in %g s", self.name, error, LONGEST_DELAY_S)  # noqa: TRY400  words do
+                self.restarts["failure"] += 1  # lest a post that stays empty beside others is seen by nobody
                 self.tried.set()
                 await asyncio.sleep(LONGEST_DELAY_S)
                 continue
