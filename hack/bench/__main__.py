@@ -19,7 +19,7 @@ from hack.bench.cases import CASES, Case
 from hack.bench.measure import QUICK, THOROUGH, measure
 from hack.bench.peers import PEER_CASES, PEER_VERSIONS, PEERS
 from hack.bench.processes import ROOT
-from hack.bench.programs import EPP_VERSION
+from hack.bench.reference import go_epp, go_epp_version
 from hack.bench.report import PAGE, page, peer_table, table
 from hack.bench.subjects import SUBJECTS, Start
 
@@ -95,7 +95,8 @@ def main() -> int:
     whole = False
     match arguments.command:
         case "picker":
-            print(table(measure_all(arguments, CASES, SUBJECTS, {"go-epp": EPP_VERSION}).rows))
+            subjects = {**SUBJECTS, "go-epp": go_epp}
+            print(table(measure_all(arguments, CASES, subjects, {"go-epp": go_epp_version()}).rows))
             whole = not (arguments.quick or arguments.only)
         case "peers":
             print(peer_table(measure_all(arguments, PEER_CASES, PEERS, PEER_VERSIONS).rows))

@@ -39,9 +39,14 @@ METHOD = """\
 - **direct** rows leave Envoy out: a replayer sends what Envoy sends, ends each stream by RST_STREAM, and measures the time
   to the pick. SSE chunks arrive one by one through Envoy and all in one read in direct rows.
 - The model servers are one C process that answers at once, serves a recorded vLLM page of 56 KB, and gzips it for whoever
-  asks, as vLLM does. The Go picker asks; it is given one scrape a second except in the idle row, since at its default of 50
-  ms scraping would swamp the rest. `EPP_BIN=… make bench-picker` measures one that you have built; without it, Go is asked
-  to fetch and build it.
+  asks, as vLLM does.
+- **go-epp** is a Go picker that you have built: `EPP_BIN=… make bench-picker`, of llm-d-router (v0.10, which Go is asked to
+  fetch and build where none is given) or of gateway-api-inference-extension (v1.5, from which that one came; its version,
+  which a checkout without its tag does not say, by `EPP_VERSION`). The head of this page says which. It asks for gzip, and is
+  given one scrape a second except in the idle row, since at its default of 50 ms scraping would swamp the rest. That of
+  gateway-api-inference-extension knows no endpoints but from Kubernetes: it has a real API server with pods that nobody
+  started, which beside all rows from its first on does nothing for 1 to 2 % of a core. It is in profile full only, where its
+  rows are; no row is left out for it.
 - wrk, h2load, hey, ghz and fortio were considered: none sends hundreds of different prompts on time and counts latency from
   when they were due, or plays Envoy's side of ext_proc. The load generators are small C programs (`hack/bench/c`).
 - Not measured: more than one Envoy thread, a real network, arm64, Kubernetes discovery, hours of running.

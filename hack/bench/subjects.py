@@ -9,9 +9,8 @@ import msgspec
 from hack.bench.cases import Case
 from hack.bench.engines import Engines
 from hack.bench.processes import Children, free_ports
-from hack.bench.programs import reference_picker
 
-__all__ = ["SUBJECTS", "Picker", "Start", "native", "shunter"]
+__all__ = ["SUBJECTS", "WEIGHTS", "Picker", "Start", "document", "endpoints_file", "native", "shunter"]
 
 SCRAPE_MS = 50
 
@@ -45,10 +44,10 @@ class Picker(msgspec.Struct, frozen=True, kw_only=True):
 Start = Callable[[Children, Case, Engines], Picker]
 
 
-def document(**fields: object) -> dict[str, object]:
-    """An EndpointPickerConfig; both implementations read it. JSON is YAML."""
+def document(group: str = "llm-d.ai", **fields: object) -> dict[str, object]:
+    """An EndpointPickerConfig; all implementations read it. JSON is YAML."""
     return {
-        "apiVersion": "llm-d.ai/v1alpha1",
+        "apiVersion": f"{group}/v1alpha1",
         "kind": "EndpointPickerConfig",
         "schedulingProfiles": [
             {"name": "default", "plugins": [{"pluginRef": name, "weight": weight} for name, weight in WEIGHTS.items()]}
@@ -136,44 +135,8 @@ def floor(children: Children, case: Case, engines: Engines) -> Picker:
     return Picker(roots=(picker,), scrapers=(scraper,), ports=[port])
 
 
-def go_epp(children: Children, case: Case, engines: Engines) -> Picker:
-    """The reference picker with the plugins of its chart's default and endpoints from a file instead of Kubernetes.
-
-    It scrapes in the process that picks. At its default of 50 ms that would swamp what requests cost, so it gets a second
-    except where scraping is what is measured.
-    """
-    discovery = {"path": str(endpoints_file(children, engines)), "watchFile": False}
-    source = {"scheme": "http", "path": "/metrics", "insecureSkipVerify": True}
-    plugins = [
-        {"type": "file-discovery", "name": "file-disc", "parameters": discovery},
-        *({"type": name} for name in WEIGHTS),
-        {"type": "metrics-data-source", "parameters": source},
-        {"type": "core-metrics-extractor"},
-    ]
-    config = children.directory / "epp.yaml"
-    config.write_text(json.dumps(document(plugins=plugins, dataLayer={"discovery": {"pluginRef": "file-disc"}})))
-    port, health, metrics = free_ports(3)
-    flags = {
-        "pool-name": "epp",
-        "pool-namespace": "bench",
-        "config-file": config,
-        "grpc-port": port,
-        "grpc-health-port": health,
-        "metrics-port": metrics,
-        "zap-encoder": "json",
-        "tracing": "false",
-        "metrics-endpoint-auth": "false",
-        "secure-serving": "false",
-        "refresh-metrics-interval": f"{case.load.scrape_ms or 1000}ms",
-    }
-    picker = children.start("epp", [reference_picker(), *(f"--{name}={value}" for name, value in flags.items())])
-    children.await_port(port)
-    return Picker(roots=(picker,), ports=[port])
-
-
 SUBJECTS: dict[str, Start] = {
     "shunter-native": shunter("native"),
     "shunter-grpcio": shunter("grpcio"),
     "floor": floor,
-    "go-epp": go_epp,
 }

@@ -15,6 +15,7 @@ from hack.bench.measure import QUICK, Times, measure
 from hack.bench.peers import PEER_CASES, PEERS
 from hack.bench.processes import Children, Trouble, Unavailable
 from hack.bench.programs import run
+from hack.bench.reference import find_reference, go_epp_version
 from hack.bench.rounds import measure_all
 from hack.bench.rows import Result, Sample, read, row, write
 from hack.bench.subjects import SUBJECTS
@@ -75,8 +76,32 @@ def test_rows_have_the_fields_that_others_read(result, tmp_path):
 def test_each_case_is_one_row_of_each_subject(result):
     keys = [(row.case, row.subject) for row in result.rows]
     assert len(set(keys)) == len(keys)
-    assert all(set(case.subjects) <= {*SUBJECTS, "none"} for case in CASES)
+    assert all(set(case.subjects) <= {*SUBJECTS, "go-epp", "none"} for case in CASES)
     assert all(set(case.subjects) <= {*PEERS, "none"} for case in PEER_CASES)
+
+
+@pytest.mark.parametrize(
+    ("info", "told"),
+    [
+        (b"sigs.k8s.io/gateway-api-inference-extension\t(devel)\t", "gateway-api-inference-extension v1.5.0"),
+        (b"github.com/llm-d/llm-d-router\tv0.10.0\th1:x=", "llm-d-router v0.10.0"),
+        (b"example.com/else\tv1\t", "else v1"),
+    ],
+)
+def test_a_go_picker_says_itself_what_it_is(info, told, tmp_path, monkeypatch):
+    program = tmp_path / "epp"
+    program.write_bytes(b"\x7fELF" + bytes(5000) + b"path\tits/cmd/epp\nmod\t" + info + b"\ndep\tmore\tv2\t\n" + bytes(99))
+    program.chmod(0o755)
+    monkeypatch.setenv("EPP_BIN", str(program))
+    monkeypatch.setenv("EPP_VERSION", "v1.5.0")
+    assert go_epp_version() == told
+
+
+def test_a_picker_that_is_none_is_left_out_with_the_reason(tmp_path, monkeypatch):
+    for path, reason in ((tmp_path, "is not an executable file"), (shutil.which("true"), "wanted is cmd/epp of")):
+        monkeypatch.setenv("EPP_BIN", str(path))
+        with pytest.raises(Unavailable, match=reason):
+            find_reference()
 
 
 def test_who_is_not_there_is_asked_for_once_and_who_fails_once_more(monkeypatch):
