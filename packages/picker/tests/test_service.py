@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from shunter.picker.shell.control import Caller, Decided, Decisions, Drain, Hello, Ping, Recall, Recalled, Status, connect
-from shunter.picker.shell.service import serve
+from shunter.picker.shell.service import end_tasks, serve
 
 
 class Double:
@@ -14,6 +14,12 @@ class Double:
 
     def __init__(self):
         self.drained = False
+        self.tasks = [asyncio.create_task(self._go_on())]
+        self.broken = asyncio.Event()
+
+    async def _go_on(self):
+        await self.broken.wait()
+        raise ZeroDivisionError("a task")
 
     async def start(self):
         return 7
@@ -28,14 +34,19 @@ class Double:
         raise ZeroDivisionError(most)
 
     async def drain(self, deadline_s):
+        await end_tasks(self.tasks)
         self.drained = True
 
 
 @pytest.fixture
-async def caller():
+async def service():
+    return Double()
+
+
+@pytest.fixture
+async def caller(service):
     """Asks a service that runs in this process, and ends it."""
     ours, theirs = socket.socketpair()
-    service = Double()
     serving = asyncio.create_task(serve(theirs, lambda: service, 1.0))
     caller = Caller(await connect(ours))
     assert await caller.first() == Hello(7)
@@ -53,3 +64,13 @@ async def test_a_question_that_breaks_is_logged_and_the_service_goes_on(caller, 
     assert await caller.ask(Recall(5)) == Recalled()
     assert "ZeroDivisionError" in caplog.text
     assert (await caller.ask(Ping())).streams == 3
+
+
+async def test_a_task_that_breaks_is_logged_and_ends_the_process_well(caller, service, eventually, caplog):
+    service.broken.set()
+
+    async def drained():
+        return service.drained
+
+    await eventually(drained)
+    assert "ZeroDivisionError: a task" in caplog.text

@@ -19,7 +19,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -35,7 +35,7 @@ from shunter.picker.core.records import Record, Records
 from shunter.picker.errors import ConfigError, PickerError, RecordsError
 from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat, watch
-from shunter.picker.shell.service import serve
+from shunter.picker.shell.service import end_tasks, serve
 from shunter.snapshot import RingError, RingReader, RingWriter, SnapshotReader, Topology
 
 __all__ = ["Collector", "LearnedReader", "Settings", "collect"]
@@ -83,7 +83,7 @@ class Collector:
         self._endpoints: dict[str, Key] = {}
         self._connections: set[_Connection] = set()
         self._server: asyncio.Server | None = None
-        self._ticking: asyncio.Task[None] | None = None
+        self.tasks: Sequence[asyncio.Task[None]] = ()
 
     async def start(self) -> int:
         """Listen and return the port, or raise ConfigError."""
@@ -97,7 +97,7 @@ class Collector:
                 f"cannot take records on {host}:{port}: {error.strerror}; choose another with --collector-port"
             ) from error
         self._publish()
-        self._ticking = asyncio.create_task(self._tick())
+        self.tasks = [asyncio.create_task(self._tick())]
         self._memory.counters.ready = 1
         return self._server.sockets[0].getsockname()[1]
 
@@ -112,10 +112,7 @@ class Collector:
                 await asyncio.gather(*[connection.lost.wait() for connection in self._connections])
         for connection in [*self._connections]:
             connection.abort()
-        if self._ticking is not None:
-            self._ticking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._ticking
+        await end_tasks(self.tasks)
         self._publish()
         self._ring.close()
         self._snapshot.close()

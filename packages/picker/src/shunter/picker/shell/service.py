@@ -4,6 +4,8 @@
 
     SIGTERM, or Drain from the supervisor      → it drains and ends
     the end of the link: no supervisor is left → it goes on for a while, for somebody to relieve it, then as above
+    a task of the service breaks               → it is logged, and the process ends, which counts as a restart: half a service
+                                                 looks well from outside
     the supervisor dies before it serves       → it ends at once
 """
 
@@ -17,7 +19,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import parent_process
 from typing import Any, Protocol
 
@@ -40,11 +42,12 @@ from shunter.picker.shell.control import (
 )
 from shunter.snapshot.stderr import Form, Level, log_to_stderr
 
-__all__ = ["ALONE_S", "ORPHAN_S", "Service", "enter", "serve", "trace"]
+__all__ = ["ALONE_S", "ORPHAN_S", "Service", "end_tasks", "enter", "serve", "trace"]
 
 # A worker without supervisor goes on until the next one's workers are there; it takes two seconds on two busy cores.
 ALONE_S = 5.0
-# Then it ends: long enough for a choice to be made and an answer of ordinary length to end, short enough to wait for.
+# Then it ends, as does one that is broken: long enough for a choice to be made and an answer of ordinary length to end, short
+# enough to wait for.
 ORPHAN_S = 3.0
 
 # <sys/prctl.h>
@@ -58,6 +61,11 @@ log = logging.getLogger(__name__)
 
 class Service(Protocol):
     """What runs in a child."""
+
+    @property
+    def tasks(self) -> Sequence[asyncio.Task[None]]:
+        """What it does beside answering, from its start until it drains; none ends by itself."""
+        ...
 
     async def start(self) -> int:
         """Serve, and return the port; raise PickerError if that cannot be."""
@@ -97,17 +105,26 @@ async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float,
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     _end_with_parent(0)  # from now on the link tells
     link.send(Hello(port))
-    answering = asyncio.create_task(_answer(link, service, over))
-    await asyncio.wait({answering, waiting := asyncio.create_task(over.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    if not waiting.done():
+    answering, waiting = asyncio.create_task(_answer(link, service, over)), asyncio.create_task(over.wait())
+    await asyncio.wait({answering, waiting, *service.tasks}, return_when=asyncio.FIRST_COMPLETED)
+    broken = [task for task in service.tasks if task.done()]
+    if broken:
+        log.error("a task of this process has ended, and so does the process", exc_info=broken[0].exception())
+    elif not waiting.done():
         log.warning("the supervisor is gone: going on for %g s, unless another one has somebody for this post", alone_s)
         await asyncio.wait({waiting}, timeout=alone_s)
-        waiting.cancel()
-    deadline_s = min(drain_s, ORPHAN_S) if answering.done() else drain_s
+    deadline_s = min(drain_s, ORPHAN_S) if answering.done() or broken else drain_s
     log.info("draining, at most %g s", deadline_s)
     await service.drain(deadline_s)
-    answering.cancel()
+    await end_tasks((answering, waiting))
     await link.close()
+
+
+async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end, however they end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:

@@ -15,9 +15,9 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import signal
 import socket
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from shunter.picker.core.sharing import HEARTBEAT_S, Hearer, Message, Teller, de
 from shunter.picker.errors import ConfigError, SharingError
 from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat
-from shunter.picker.shell.service import serve
+from shunter.picker.shell.service import end_tasks, serve
 from shunter.snapshot import SnapshotReader, Topology
 
 __all__ = ["Settings", "Sharer", "share"]
@@ -78,21 +78,17 @@ class Sharer:
         self._keys: dict[str, Key] = {}
         self._read = b""  # the id of the last message that was read
         self._away = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: Sequence[asyncio.Task[None]] = ()
 
     async def start(self) -> int:
         """Begin; there is no port."""
-        self._tasks = [asyncio.create_task(each()) for each in (self._speak, self._listen)]
-        for task in self._tasks:
-            task.add_done_callback(_end_with)
+        self.tasks = [asyncio.create_task(each()) for each in (self._speak, self._listen)]
         self._memory.counters.ready = 1
         return 0
 
     async def drain(self, deadline_s: float) -> None:  # noqa: ARG002  a Service's signature: it holds nobody up
         """Stop; what is in flight is told by whoever ends it no longer, and expires elsewhere."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self.tasks)
         await self._redis.aclose()
         self._snapshot.close()
         self._memory.close()
@@ -187,13 +183,6 @@ class Sharer:
 async def share(end: socket.socket, seat: Seat, settings: Settings) -> None:
     """Be the sharer of a supervisor at the other ``end``, until it says so or is gone."""
     await serve(end, partial(Sharer, settings, seat), settings.drain_s)
-
-
-def _end_with(task: asyncio.Task[None]) -> None:
-    """End this process with a task that broke, for the supervisor to start another: a half that is deaf looks well."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("sharing ends, and is begun anew", exc_info=error)
-        signal.raise_signal(signal.SIGTERM)
 
 
 def _client(url: str) -> Any:

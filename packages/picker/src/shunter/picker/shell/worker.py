@@ -4,7 +4,6 @@ It stands alone in tests; the supervisor runs several, each a process of its own
 """
 
 import asyncio
-import contextlib
 import gc
 import logging
 import random
@@ -43,7 +42,7 @@ from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat
 from shunter.picker.shell.recording import Recording
-from shunter.picker.shell.service import ALONE_S, serve
+from shunter.picker.shell.service import ALONE_S, end_tasks, serve
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
 from shunter.picker.transport.parking import Parking
@@ -165,7 +164,7 @@ class Worker:
         self._health = Health()
         self._server = self._choose_server(Parking(self.judge, time.monotonic) if policy.flow else None)
         self._draining = False
-        self._watches: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> int:
         """Listen and return the port, or raise ConfigError naming the one that is taken, with nothing left open."""
@@ -173,28 +172,25 @@ class Worker:
         # The first look replays whole journals, up to half a second of a busy core: requests must not wait for it.
         self.judge.catch_up(time.monotonic())
         port = await self._server.start(settings.host, settings.port, settings.health_port)
-        self._watches.append(asyncio.create_task(self._follow_snapshot()))
+        self.tasks.append(asyncio.create_task(self._follow_snapshot()))
         if self._recording is not None:
-            self._watches.append(asyncio.create_task(self._recording.run()))
+            self.tasks.append(asyncio.create_task(self._recording.run()))
         if self._telemetry is not None:
-            self._watches.append(asyncio.create_task(self._telemetry.run()))
+            self.tasks.append(asyncio.create_task(self._telemetry.run()))
         if self._canon is not None:
-            self._watches.append(asyncio.create_task(self._tell_decisions(self._canon)))
+            self.tasks.append(asyncio.create_task(self._tell_decisions(self._canon)))
         if self._memory is not None or self.judge.precise is not None:
-            self._watches.append(asyncio.create_task(self._follow_peers()))
+            self.tasks.append(asyncio.create_task(self._follow_peers()))
         if self.judge.precise is not None:
             from shunter.picker.shell.tokens import Tokeniser  # noqa: PLC0415  aiohttp: 11 MB that who asks nobody spares
 
-            self._watches.append(asyncio.create_task(Tokeniser(self.judge.precise, self.judge.counters).run()))
+            self.tasks.append(asyncio.create_task(Tokeniser(self.judge.precise, self.judge.counters).run()))
         return port
 
     async def drain(self, deadline_s: float | None = None) -> None:
         """Say that we are going, let requests end, and stop."""
         self._draining = True
-        for watch in self._watches:
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+        await end_tasks(self.tasks)
         await self._server.drain(self._settings.drain_s if deadline_s is None else deadline_s)
         if self._recording is not None:
             await self._recording.finish()
