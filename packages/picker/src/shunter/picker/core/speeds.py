@@ -103,6 +103,14 @@ class Speeds:
         own = self._paces.get(key)
         return _differing(own and own.answer_s, self.fleet.answer_s)
 
+    def pace(self, key: Key) -> tuple[float, float]:
+        """Return both, in ns for a token and in ns: of all endpoints of a fleet they are asked at once."""
+        own = self._paces.get(key)
+        rate, usual = self.fleet.prefill_per_s, self.fleet.answer_s
+        if own is None:
+            return 1e9 / rate.value, 1e9 * usual.value
+        return 1e9 / _differing(own.prefill_per_s, rate), 1e9 * _differing(own.answer_s, usual)
+
     def began(self, ticket: int, key: Key, waiting_tokens: float, in_flight: float, held_tokens: float = 0.0) -> None:
         """Note what a request meets where it is sent, itself included; ``held_tokens`` are those of prompts in flight."""
         self._open[ticket] = Open(key, waiting_tokens, crowding(in_flight, held_tokens))

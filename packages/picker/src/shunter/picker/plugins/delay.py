@@ -21,13 +21,12 @@ prompts go round: who got one lately counts as dearer, the more so the more prom
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar, TypeAlias
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.kinds import Header, Scores, Setting, Verdict
-from shunter.picker.core.ledger import Key
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.core.speeds import REQUEST_SHARE, TOKEN_SHARE, Speeds, crowding
@@ -65,6 +64,8 @@ MOST_ADAPTERS = 4096
 # Requests in flight whose beginnings are remembered; a worker has fewer.
 MOST_BEGINNINGS = 16_384
 
+NOTHING: tuple[Sequence[Header], Sequence[Header]] = (), ()
+
 Delays: TypeAlias = list[float] | dict[int, float]
 """By position, in ns."""
 
@@ -93,10 +94,7 @@ class Delay:
 
     def __init__(self) -> None:
         self.speeds = Speeds()
-        self._fleet: Fleet | None = None  # whom the columns below are aligned with
-        self._token_ns: list[float] = []  # of a prompt
-        self._answer_ns: list[float] = []
-        self._foreign: list[float] = []  # requests there that are none of ours
+        self._met: tuple[Fleet, Costs] | None = None  # who was scored last
         self._next = 0  # whose turn it is in a large fleet
         self._adapters: set[str] = set()  # names that were seen to be adapters
         self._reuse = 0.0  # what part of a prompt is cached somewhere
@@ -107,53 +105,43 @@ class Delay:
 
     def score(self, request: Request, fleet: Fleet) -> Scores:
         """Score those who are asked."""
-        if fleet is not self._fleet:
-            self._align(fleet)
+        costs = self._look(fleet)
         total = len(fleet)
-        begin, end = 0, total
+        prompt, share, now_ns = request.prompt_tokens, request.prefix.share, request.at_ns
+        whole, cached = prompt + LEAST_TOKENS, max(share.values(), default=0.0)
+        stalling = whole
+        if cached and (others := self._beginnings.count(request.prefix)):
+            stalling -= prompt * cached * others / (1 + others)
+        begin, rows = 0, costs.rows
         if total > MOST_ASKED:
             begin, end = self._next, min(total, self._next + ASKED_IN_TURN)
-            self._next = end % total
-        now_ns, whole = request.at_ns, request.prompt_tokens + LEAST_TOKENS
-        stalling, cached = STALL * whole, max(request.prefix.share.values(), default=0.0)
-        if cached and (others := self._beginnings.count(request.prefix)):
-            stalling -= STALL * request.prompt_tokens * cached * others / (1 + others)
-        delays = [
-            (until - now_ns if until > now_ns else 0)
-            + token * (whole + stalling * (n + foreign + 1.0))
-            + answer * (1.0 + REQUEST_SHARE * (n + foreign) + TOKEN_SHARE * held)
-            for until, n, held, foreign, token, answer in zip(
-                fleet.busy_until_ns[begin:end],
-                fleet.in_flight[begin:end],
-                fleet.tokens_in_flight[begin:end],
-                self._foreign[begin:end],
-                self._token_ns[begin:end],
-                self._answer_ns[begin:end],
-                strict=True,
-            )
+            self._next, rows = end % total, rows[begin:end]
+        delays: Delays = [
+            (until - now_ns if until > now_ns else 0) + whole * token + stalling * stall + answer
+            for until, token, stall, _, answer in rows
         ]
-        known = dict(zip(range(begin, end), delays, strict=True)) if end - begin < total else None
-        place = delays if known is None else known
-        if request.prefix.share:
-            self._favour(request, fleet, place)
+        asked: Collection[int] = range(begin, begin + len(delays))
+        if total > MOST_ASKED:
+            asked = delays = dict(zip(asked, delays, strict=True))
+        if share:
+            self._favour(request, fleet, costs, delays)
         self._reuse += (cached - self._reuse) / REMEMBERED
         if cached < NEW:
-            self._go_round(request, fleet, list(known or range(total)), place)
+            self._go_round(request, fleet, [*asked], delays)
         if self._adapters and request.target_model in self._adapters:
-            for at in known or range(total):
-                place[at] += self._loading_ns(at, fleet, request.target_model)
-        if known is None:
-            least = min(delays)
-            return [least / delay for delay in delays]
-        least = min(known.values())
-        return {at: least / delay for at, delay in known.items()}
+            for at in asked:
+                delays[at] += _loading_ns(at, fleet, costs, request.target_model)
+        if isinstance(delays, dict):
+            least = min(delays.values())
+            return {at: least / delay for at, delay in delays.items()}
+        least = min(delays)
+        return [least / delay for delay in delays]
 
     def waits_s(self, request: Request, fleet: Fleet) -> list[float]:
         """Return the time to first token that is to be expected of every candidate."""
-        if fleet is not self._fleet:
-            self._align(fleet)
+        token_ns = self._look(fleet).token
         prompt, share, now_ns = request.prompt_tokens, request.prefix.share, request.at_ns
-        columns = zip(fleet.endpoints, fleet.busy_until_ns, self._token_ns, strict=True)
+        columns = zip(fleet.endpoints, fleet.busy_until_ns, token_ns, strict=True)
         return [
             (max(0, until - now_ns) + (prompt * (1.0 - share.get(endpoint.slot, 0.0)) + LEAST_TOKENS) * token) / 1e9
             for endpoint, until, token in columns
@@ -161,33 +149,36 @@ class Delay:
 
     def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[Header]]:
         """Remember what the request meets, to learn from it."""
-        fleet, decision = self._fleet, verdict.decision
-        chosen = decision.candidates[decision.chosen[0]]
-        at = fleet.index.get(chosen.slot) if fleet is not None else None
+        chosen = verdict.decision.candidates[verdict.decision.chosen[0]]
         self._beginnings.add(request.ticket, request.prefix)
         if self._new == request.ticket:
             self._began[chosen.slot] = request.ticket
-        if fleet is not None and at is not None and fleet.endpoints[at] is chosen:
-            key = fleet.key(at)
+        if self._met is None:
+            return NOTHING
+        fleet, costs = self._met
+        at = fleet.index.get(chosen.slot)
+        if at is not None and fleet.endpoints[at] is chosen:
+            key, token = fleet.key(at), costs.token[at]
             cached = request.prefix.share.get(chosen.slot, 0.0)
-            waiting = max(0, fleet.busy_until_ns[at] - request.at_ns) / self._token_ns[at]
+            waiting = max(0, fleet.busy_until_ns[at] - request.at_ns) / token
             waiting += request.prompt_tokens * (1.0 - cached)
             n, held = fleet.in_flight[at] + 1, fleet.tokens_in_flight[at]
             self.speeds.began(request.ticket, key, waiting, n, held)
-            prompts, answer = waiting * self._token_ns[at], self._answer_ns[at] / ANSWER * (crowding(n, held) - 1.0)
+            prompts, answer = waiting * token, costs.alone[at] / ANSWER * (crowding(n, held) - 1.0)
             self._prompts += (prompts / max(1.0, prompts + answer) - self._prompts) / REMEMBERED
             fleet.ledger.pace(key, self.speeds.prefill_per_s(key))
-        return (), ()
+        return NOTHING
 
     def observe(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Learn from how a request went."""
         del now_s
         self._beginnings.remove(ticket)
         key = self.speeds.observe(ticket, outcome)
-        if key is not None and self._fleet is not None:
-            at = self._fleet.index.get(key[0])
+        if key is not None and self._met is not None:
+            fleet, costs = self._met
+            at = fleet.index.get(key[0])
             if at is not None:
-                self._token_ns[at], self._answer_ns[at] = self._pace(key)
+                costs.learn(at, *self.speeds.pace(key))
 
     def report(self) -> str:
         """Say what binds the fleet, and how fast it was found to be."""
@@ -197,37 +188,37 @@ class Delay:
         prompts, answer = f"{fleet.prefill_per_s.value:,.0f} prompt tokens/s", f"{fleet.answer_s.value:.2f} s"
         return f"bound by {bound} ({waiting}); an endpoint computes {prompts}, and an answer alone takes {answer}"
 
-    def _align(self, fleet: Fleet) -> None:
-        """Look up everybody's speed, and the adapters there are."""
-        self._fleet = fleet
-        paces = list(map(self._pace, fleet.keys))
-        self._token_ns, self._answer_ns = [token for token, _ in paces], [answer for _, answer in paces]
-        # What the engine says beyond what we sent. Of one that does not say it is the worst that is known of any: see Fleet.
-        engines = zip(fleet.running, fleet.reported_waiting, fleet.in_flight, strict=True)
-        self._foreign = [max(0.0, running + waiting - ours) for running, waiting, ours in engines]
+    def _look(self, fleet: Fleet) -> "Costs":
+        """Return what the candidates cost at this moment."""
+        if self._met is not None and self._met[0] is fleet:
+            costs = self._met[1]
+        else:
+            costs = self._meet(fleet)
+            self._met = fleet, costs
+        costs.refresh(fleet)
+        return costs
+
+    def _meet(self, fleet: Fleet) -> "Costs":
+        """Look up everybody's speed, and the adapters there are; of a fleet that lasts, once."""
+        kept = fleet.keepers.get(self)
+        if isinstance(kept, Costs):
+            return kept
         for names in (*fleet.running_adapters, *fleet.waiting_adapters):
             if names and len(self._adapters) < MOST_ADAPTERS:
                 self._adapters.update(names)
+        costs = Costs(fleet, self.speeds)
+        if fleet.lasting:
+            fleet.keepers[self] = costs
+        return costs
 
-    def _pace(self, key: Key) -> tuple[float, float]:
-        """What a token of a prompt takes, and an answer as far as it counts."""
-        return 1e9 / self.speeds.prefill_per_s(key), ANSWER * 1e9 * self.speeds.answer_s(key)
-
-    def _favour(self, request: Request, fleet: Fleet, delays: Delays) -> None:
+    def _favour(self, request: Request, fleet: Fleet, costs: "Costs", delays: Delays) -> None:
         """Enter the delays of those that have a part of the prompt cached."""
-        index, untils, in_flight, held = fleet.index, fleet.busy_until_ns, fleet.in_flight, fleet.tokens_in_flight
-        foreign, token_ns, answer_ns = self._foreign, self._token_ns, self._answer_ns
-        now_ns, prompt = request.at_ns, request.prompt_tokens
+        find, rows, now_ns, prompt = fleet.index.get, costs.rows, request.at_ns, request.prompt_tokens
         for slot, share in request.prefix.share.items():
-            at = index.get(slot)
-            if at is None:
-                continue
-            until, n = untils[at], in_flight[at] + foreign[at]
-            delays[at] = (
-                (until - now_ns if until > now_ns else 0)
-                + (prompt * (1.0 - share) + LEAST_TOKENS) * token_ns[at] * (1.0 + STALL * (n + 1.0))
-                + answer_ns[at] * (1.0 + REQUEST_SHARE * n + TOKEN_SHARE * held[at])
-            )
+            at = find(slot)
+            if at is not None:
+                until, _, _, both, answer = rows[at]
+                delays[at] = (until - now_ns if until > now_ns else 0) + (prompt * (1.0 - share) + LEAST_TOKENS) * both + answer
 
     def _go_round(self, request: Request, fleet: Fleet, asked: list[int], delays: Delays) -> None:
         """Make it dearer for those who got a new prompt lately."""
@@ -237,11 +228,38 @@ class Delay:
         for rank, at in enumerate(asked):
             delays[at] *= 1.0 + more * rank
 
-    def _loading_ns(self, at: int, fleet: Fleet, adapter: str) -> float:
-        running, waiting, room = fleet.running_adapters[at], fleet.waiting_adapters[at], fleet.max_adapters[at]
-        if adapter in running or room is None:
-            return 0.0
-        return LOAD_S * 1e9 if len(running) + len(waiting) < room else self._answer_ns[at] / ANSWER
+
+class Costs:
+    """What candidates of one Fleet take, in ns, with what is there now: a Keeper, so most is known from the request before."""
+
+    __slots__ = ("_foreign", "alone", "rows", "token", "touched")
+
+    def __init__(self, fleet: Fleet, speeds: Speeds) -> None:
+        """Look up everybody's speed."""
+        self.touched = set(range(len(fleet)))
+        paces = list(map(speeds.pace, fleet.keys))
+        self.token = [token_ns for token_ns, _ in paces]  # of a prompt
+        self.alone = [ANSWER * answer_ns for _, answer_ns in paces]  # an answer with nobody beside it, as far as it counts
+        # What the engine says beyond what we sent. Of one that does not say it is the worst that is known of any: see Fleet.
+        engines = zip(fleet.running, fleet.reported_waiting, fleet.in_flight, strict=True)
+        self._foreign = [max(0.0, running + waiting - ours) for running, waiting, ours in engines]
+        self.rows: list[tuple[int, float, float, float, float]] = [(0, 0.0, 0.0, 0.0, 0.0)] * len(fleet)
+        """When the prompts there are computed; of a token of a prompt: itself, the pause of all who are there as far as it
+        counts, and both; an answer beside them as far as it counts."""
+
+    def refresh(self, fleet: Fleet) -> None:
+        """Follow the bookings. It is always the same Fleet."""
+        for at in self.touched:
+            n, token = fleet.in_flight[at] + self._foreign[at], self.token[at]
+            stall = STALL * token * (n + 1.0)
+            answer = self.alone[at] * (1.0 + REQUEST_SHARE * n + TOKEN_SHARE * fleet.tokens_in_flight[at])
+            self.rows[at] = fleet.busy_until_ns[at], token, stall, token + stall, answer
+        self.touched.clear()
+
+    def learn(self, at: int, token_ns: float, answer_ns: float) -> None:
+        """Take a speed that is known better now."""
+        self.token[at], self.alone[at] = token_ns, ANSWER * answer_ns
+        self.touched.add(at)
 
 
 class Beginnings:
@@ -272,6 +290,13 @@ class Beginnings:
         """Return how many in flight begin like this prompt, of which somebody has a part."""
         last = _last(match)
         return 0 if last is None else self._counts.get(last, 0)
+
+
+def _loading_ns(at: int, fleet: Fleet, costs: Costs, adapter: str) -> float:
+    running, waiting, room = fleet.running_adapters[at], fleet.waiting_adapters[at], fleet.max_adapters[at]
+    if adapter in running or room is None:
+        return 0.0
+    return LOAD_S * 1e9 if len(running) + len(waiting) < room else costs.alone[at] / ANSWER
 
 
 def _last(match: Match) -> int | None:
