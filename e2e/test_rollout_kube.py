@@ -3,7 +3,9 @@
 import asyncio
 import os
 import sys
-from contextlib import AsyncExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack
+from threading import Barrier
 
 import aiohttp
 import pytest
@@ -242,3 +244,31 @@ def test_one_is_at_it_until_he_has_been_silent_for_long(kept, record, monkeypatc
             with pytest.raises(StateError, match="another process has gone on with review"):
                 first.save(record)
     assert not second.held()
+
+
+def test_of_those_who_begin_at_once_one_is_at_it(kept, record):
+    """Each reads that nobody is, before any of them writes that it is."""
+    many = 4
+    at_once = Barrier(many)
+
+    def begin(stack):
+        store = kept()
+        at_once.wait()
+        return stack.enter_context(store.at_it())
+
+    kept().save(record)
+    with ThreadPoolExecutor(many) as pool, ExitStack() as stack:
+        begun = pool.map(begin, [stack.enter_context(ExitStack()) for _ in range(many)])
+        assert sorted(begun) == [False] * (many - 1) + [True]
+        assert kept().held()
+    assert not kept().held()
+
+
+def test_a_wish_that_came_meanwhile_is_not_forgotten(kept):
+    store = kept()
+    store.want(Wish.RESUME)
+    kept().want(Wish.ROLLBACK)
+    store.fulfil(Wish.RESUME)
+    assert store.wish() is Wish.ROLLBACK
+    store.fulfil(Wish.ROLLBACK)
+    assert store.wish() is Wish.RUN

@@ -6,8 +6,10 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
+from click.testing import CliRunner
 
 from shunter.lab.testing import lab_server
+from shunter.rollout.cli import main
 from shunter.rollout.core.sight import Holders
 from shunter.rollout.core.spec import read_rollout
 
@@ -64,6 +66,25 @@ def hold():
         return Holders(tuple(having), tuple(lacking), tuple(silent))
 
     return hold
+
+
+class VirtualClock:
+    """A clock of which an hour is over as soon as nobody has anything else to do."""
+
+    def __init__(self):
+        self._now_s = 1_000_000.0
+
+    def now_s(self):
+        return self._now_s
+
+    async def sleep(self, seconds):
+        self._now_s += seconds
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def virtual_clock():
+    return VirtualClock()
 
 
 class FakePicker:
@@ -131,3 +152,34 @@ async def fake_picker(tmp_path):
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         picker.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield picker
+
+
+@pytest.fixture
+def file(fake_picker, tmp_path):
+    """A rollout's file that needs no patience."""
+    path = tmp_path / "rollout.yaml"
+    path.write_text(f"""
+kind: Rollout
+name: review-v2
+model: review
+from: {{model: review-v1, source: /a/v1}}
+to: {{model: review-v2, source: /a/v2}}
+pool: engines
+traffic: {{rewriteFile: {fake_picker.path}}}
+pickers: ["{fake_picker.url}"]
+steps: [10, 100]
+pause: 0s
+""")
+    return path
+
+
+@pytest.fixture
+def told(tmp_path):
+    """Run ``shunter rollout`` with some arguments; return the code and what it printed."""
+
+    async def told(*arguments):
+        words = [*map(str, arguments), "--state", str(tmp_path / "state")]
+        result = await asyncio.to_thread(CliRunner().invoke, main, words)
+        return result.exit_code, result.output
+
+    return told

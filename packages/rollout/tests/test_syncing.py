@@ -244,13 +244,13 @@ def test_a_record_that_is_none_is_told(tmp_path):
     assert (result.exit_code, "not a rollout's record" in result.output) == (2, True)
 
 
-def test_files_that_cannot_be_opened_or_removed_are_told(tmp_path):
+def test_files_that_cannot_be_opened_or_written_are_told(tmp_path):
     (tmp_path / "r.lock").mkdir()
     (tmp_path / "r.wish").mkdir()
     store = FileStore(tmp_path, "r")
     for doing, words in (
         (store.held, r"r\.lock: cannot be opened"),
-        (lambda: store.want(Wish.RUN), r"r\.wish: cannot be removed"),
+        (lambda: store.want(Wish.RUN), r"r\.wish: cannot be written"),
     ):
         with pytest.raises(StateError, match=words):
             doing()

@@ -1,8 +1,13 @@
 """Weights as they are written down are weights as the scraper reads them."""
 
+from fractions import Fraction
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shunter.rollout.core.spec import Rollout, Side, Traffic
 from shunter.rollout.core.weights import rewrite, route_share, routed
 from shunter.rollout.errors import ConfigError
 from shunter.scraper.core.documents import read_documents
@@ -25,11 +30,9 @@ def test_a_header_that_keeps_clients_together_is_told(make_rollout):
     assert rewrite_of(document.content).sticky == "x-user-id"
 
 
-@pytest.fixture
-def pools(make_rollout):
-    """A rollout between two pools."""
-    lines = ("from: {pool: llama-v1}", "to: {pool: llama-v2}", "traffic: {httpRoute: llm}")
-    return make_rollout(*lines, without=["from", "to", "traffic", "model", "pool"])
+POOLS = Rollout(
+    kind="Rollout", name="llama", from_=Side(pool="llama-v1"), to=Side(pool="llama-v2"), traffic=Traffic(http_route="llm")
+)
 
 
 def route(**weights):
@@ -39,16 +42,48 @@ def route(**weights):
     return {"spec": {"rules": [{"backendRefs": [{"name": "other"}]}, {"backendRefs": backends}]}}
 
 
-def test_the_weights_of_two_pools_in_a_route(pools):
-    assert route_share(route(llama_v1=None, llama_v2=None), pools) == 50
-    changed = routed(route(llama_v1=100, llama_v2=0, canary=3), pools, 25)
+def test_the_weights_of_two_pools_in_a_route():
+    assert route_share(route(llama_v1=None, llama_v2=None), POOLS) == 50
+    changed = routed(route(llama_v1=100, llama_v2=0, canary=3), POOLS, 25)
     assert changed == route(llama_v1=75, llama_v2=25, canary=3)
-    assert route_share(changed, pools) == 25
-    assert route_share(route(llama_v1=0, llama_v2=0), pools) is None
+    assert route_share(changed, POOLS) == 25
+    assert route_share(route(llama_v1=0, llama_v2=0), POOLS) is None
     changed["spec"]["rules"] += route(llama_v1=0, llama_v2=1)["spec"]["rules"]
-    assert route_share(changed, pools) is None, "one rule lags behind"
+    assert route_share(changed, POOLS) is None, "one rule lags behind"
 
 
-def test_a_route_without_both_pools_is_refused(pools):
+def test_a_route_without_both_pools_is_refused():
     with pytest.raises(ConfigError, match="no rule has both llama-v1 and llama-v2"):
-        routed(route(llama_v1=1), pools, 5)
+        routed(route(llama_v1=1), POOLS, 5)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(0, 1_000)),
+    st.tuples(st.integers(0, 1_000), st.integers(0, 1_000)).filter(any),
+    st.lists(st.integers(0, 100), min_size=1, max_size=5),
+)
+def test_whatever_share_the_new_pool_gets_the_others_keep_theirs_exactly(others, both, shares):
+    def fractions(weights):
+        total = sum(weights.values())
+        return {name: Fraction(weights.get(name, 0), total) for name in (*others, "both")} if total else {}
+
+    def weights_of(found):
+        return {each["name"]: each["weight"] for each in found["spec"]["rules"][1]["backendRefs"]}
+
+    now = route(**others, llama_v1=both[0], llama_v2=both[1])
+    before = fractions(others | {"both": sum(both)})
+    for share in shares:
+        now = routed(now, POOLS, share)
+        weights = weights_of(now)
+        old, new = weights.pop("llama-v1"), weights.pop("llama-v2")
+        assert 100 * new == share * (old + new)
+        assert fractions(weights | {"both": old + new}) == before
+        assert route_share(now, POOLS) == share
+
+
+def test_what_cannot_be_split_is_refused_with_its_remedy():
+    with pytest.raises(ConfigError, match="weight 0 beside others: give one of them what is theirs"):
+        routed(route(llama_v1=0, llama_v2=0, canary=3), POOLS, 25)
+    with pytest.raises(ConfigError, match="cannot be split by hundredths: make them smaller"):
+        routed(route(llama_v1=99_999, llama_v2=0, canary=3), POOLS, 25)
+    assert routed(route(llama_v1=0, llama_v2=0), POOLS, 25) == route(llama_v1=75, llama_v2=25)

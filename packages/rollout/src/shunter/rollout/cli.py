@@ -131,16 +131,7 @@ def start(path: Path, state: str | None, *, dry_run: bool, **options: object) ->
 
         click.echo(_run(preview(rollout)))
         return
-    from shunter.rollout.core.machine import Wish
-
-    store = _store(state, rollout.name)
-    record = _refusing(store.load)
-    if record and record.state.over:
-        record = None
-        _refusing(lambda: store.want(Wish.RUN))
-    if record and record.rollout != rollout:
-        raise Refusal(f"{rollout.name} is under way, and not as {path} says: roll it back, or give {path} another name")
-    _work(rollout, store, options)
+    _work(_store(state, rollout.name), rollout, options)
 
 
 @main.command()
@@ -208,21 +199,21 @@ def _want(name: str, place: str | None, wish: "Wish", options: dict[str, object]
     elif options is None:
         click.echo(f"{name}: nobody is at it; this is for whoever resumes it: {wish}")
     else:
-        _work(record.rollout, store, options)
+        _work(store, None, options)
 
 
-def _work(rollout: "Rollout", store: "Store", options: dict[str, object]) -> None:
-    """Be the one who is at it until it is over or halts."""
+def _work(store: "Store", rollout: "Rollout | None", options: dict[str, object]) -> None:
+    """Be the one who is at it, a new rollout or the one that is kept, until it is over or halts."""
     from shunter.rollout.shell.service import work
 
     try:
-        final = _run(work(rollout, store, _access(options), click.echo, look_s=float(str(options["interval_s"]))))
+        final = _run(work(store, rollout, _access(options), click.echo, look_s=float(str(options["interval_s"]))))
     except KeyboardInterrupt:
-        click.echo(f"{rollout.name} stays as it is; to go on: shunter rollout resume {rollout.name}", err=True)
+        click.echo(f"{store.name} stays as it is; to go on: shunter rollout resume {store.name}", err=True)
         sys.exit(130)
     if final.halted:
         click.echo(
-            f"to go on in spite of it, or back: shunter rollout resume {rollout.name}, shunter rollout rollback {rollout.name}"
+            f"to go on in spite of it, or back: shunter rollout resume {store.name}, shunter rollout rollback {store.name}"
         )
     sys.exit(UNFINISHED if final.halted or final.backwards else 0)
 

@@ -1,6 +1,7 @@
 """How a share of the traffic is written down: as an InferenceModelRewrite, or as the weights of an HTTPRoute."""
 
 from collections.abc import Mapping
+from math import gcd
 from typing import Any, cast
 
 import msgspec
@@ -12,6 +13,8 @@ __all__ = ["rewrite", "route_share", "routed"]
 
 # The annotation by which the scraper knows the header that keeps clients to one target.
 STICKY = "shunter.dev/sticky-header"
+# Of a backendRef, as the Gateway API's schema has it.
+MAX_WEIGHT = 1_000_000
 
 
 def rewrite(rollout: Rollout, share: int) -> dict[str, Any]:
@@ -42,13 +45,28 @@ def route_share(route: Mapping[str, Any], rollout: Rollout) -> int | None:
 
 
 def routed(route: Mapping[str, Any], rollout: Rollout, share: int) -> dict[str, Any]:
-    """Return the HTTPRoute with these weights in every rule that has both pools; raises ConfigError if none has."""
+    """Return the HTTPRoute with these weights in every rule that has both pools; raises ConfigError if it cannot be.
+
+    What both have together, and what every other backend has, stay the same fractions of the rule exactly: weights are whole
+    numbers, so all of the rule's may grow by one factor.
+    """
     changed = msgspec.json.decode(msgspec.json.encode(route))
     old, new = _names(rollout)
     for rule in _rules(changed, rollout):
+        weights = _weights(rule)
+        both = weights[old] + weights[new] or (0 if sum(weights.values()) else 100)
+        if not both:
+            raise ConfigError(
+                f"{_called(rollout)}: {old} and {new} have weight 0 beside others: give one of them what is theirs"
+            )
+        factor = 100 // gcd(both, 100)
+        hundredth = both * factor // 100
+        wanted = {name: weight * factor for name, weight in weights.items()}
+        wanted |= {old: (100 - share) * hundredth, new: share * hundredth}
+        if max(wanted.values()) > MAX_WEIGHT:
+            raise ConfigError(f"{_called(rollout)}: the weights {weights} cannot be split by hundredths: make them smaller")
         for backend in rule["backendRefs"]:
-            if backend["name"] in (old, new):
-                backend["weight"] = share if backend["name"] == new else 100 - share
+            backend["weight"] = wanted[backend["name"]]
     return changed
 
 
@@ -57,12 +75,16 @@ def _rules(route: Mapping[str, Any], rollout: Rollout) -> list[dict[str, Any]]:
     found = [rule for rule in rules if set(_names(rollout)) <= _weights(rule).keys()]
     if not found:
         old, new = _names(rollout)
-        raise ConfigError(f"HTTPRoute {rollout.traffic.http_route}: no rule has both {old} and {new} among its backendRefs")
+        raise ConfigError(f"{_called(rollout)}: no rule has both {old} and {new} among its backendRefs")
     return found
 
 
 def _weights(rule: Mapping[str, Any]) -> dict[str, int]:
     return {backend["name"]: backend.get("weight", 1) for backend in rule.get("backendRefs", ())}
+
+
+def _called(rollout: Rollout) -> str:
+    return f"HTTPRoute {rollout.traffic.http_route}"
 
 
 def _names(rollout: Rollout) -> tuple[str, str]:

@@ -15,14 +15,16 @@ from kubernetes.client import ApiException, CustomObjectsApi
 from shunter.rollout.core.sight import Page, in_force
 from shunter.rollout.core.spec import Rollout
 from shunter.rollout.core.weights import rewrite, route_share, routed
-from shunter.rollout.errors import ConfigError, ServerError
+from shunter.rollout.errors import ConfigError, RefusedError, ServerError
 
-__all__ = ["ANSWER_S", "HttpRoute", "RewriteResource", "configured", "connect"]
+__all__ = ["ANSWER_S", "HttpRoute", "RewriteResource", "ask", "configured", "connect"]
 
 MANAGER = "shunter-rollout"
 APPLY = "application/apply-patch+yaml"
 ROUTES = ("gateway.networking.k8s.io", "v1")
 ANSWER_S = 30
+# Of a server that is busy or broken; what it says to anything else it says of what it was asked.
+BUSY, SERVER_ERROR = (408, 429), 500
 
 Answer = TypeVar("Answer")
 
@@ -48,6 +50,20 @@ def configured() -> Any:
     return client.ApiClient(settings)
 
 
+def ask(call: Callable[[], Answer]) -> Answer:
+    """Make a call; raises RefusedError, or another ServerError if the API server does not answer or cannot now."""
+    try:
+        return call()
+    except ApiException as error:
+        problem: Any = error
+        words = f"Kubernetes: HTTP {problem.status}: {problem.reason}; {str(problem.body or '')[:300]}"
+        if problem.status in BUSY or problem.status >= SERVER_ERROR:
+            raise ServerError(words) from None
+        raise RefusedError(words, problem.status) from None
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise ServerError(f"Kubernetes: {error}") from None
+
+
 class RewriteResource:
     """An InferenceModelRewrite that is ours; pickers tell what is in force."""
 
@@ -63,7 +79,8 @@ class RewriteResource:
         """Apply it; fields of other managers stay theirs."""
         body = rewrite(self._rollout, share)
         group, version = body["apiVersion"].split("/")
-        await _asking(
+        await asyncio.to_thread(
+            ask,
             lambda: self._api.patch_namespaced_custom_object(
                 group,
                 version,
@@ -75,7 +92,7 @@ class RewriteResource:
                 force=True,
                 _content_type=APPLY,
                 _request_timeout=ANSWER_S,
-            )
+            ),
         )
 
 
@@ -98,22 +115,14 @@ class HttpRoute:
     async def move(self, share: int) -> None:
         """Change the weights."""
         body = routed(await self._read(), self._rollout, share)
-        await _asking(
+        await asyncio.to_thread(
+            ask,
             lambda: self._api.replace_namespaced_custom_object(
                 *self._place, body, field_manager=MANAGER, _request_timeout=ANSWER_S
-            )
+            ),
         )
 
     async def _read(self) -> dict[str, Any]:
-        return await _asking(lambda: self._api.get_namespaced_custom_object(*self._place, _request_timeout=ANSWER_S))
-
-
-async def _asking(call: Callable[[], Answer]) -> Answer:
-    """Make a blocking call; raises ServerError."""
-    try:
-        return await asyncio.to_thread(call)
-    except ApiException as error:
-        problem: Any = error
-        raise ServerError(f"Kubernetes: HTTP {problem.status}: {problem.reason}; {str(problem.body or '')[:300]}") from None
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise ServerError(f"Kubernetes: {error}") from None
+        return await asyncio.to_thread(
+            ask, lambda: self._api.get_namespaced_custom_object(*self._place, _request_timeout=ANSWER_S)
+        )

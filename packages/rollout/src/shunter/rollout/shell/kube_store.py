@@ -9,18 +9,16 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
-import urllib3
 from kubernetes import client
-from kubernetes.client import ApiException
 
 from shunter.rollout.core.machine import Wish
-from shunter.rollout.errors import ServerError, StateError
-from shunter.rollout.shell.kube import ANSWER_S, configured
+from shunter.rollout.errors import RefusedError, ServerError, StateError
+from shunter.rollout.shell.kube import ANSWER_S, ask, configured
 from shunter.rollout.shell.store import Record
 
 __all__ = ["ConfigMapStore", "config_map_names"]
@@ -28,8 +26,7 @@ __all__ = ["ConfigMapStore", "config_map_names"]
 PREFIX, LABEL = "rollout-", "shunter.dev/rollout"
 # Said anew every RENEW_S; who is silent for HOLD_S is taken for dead. A pod is started again within seconds.
 RENEW_S, HOLD_S = 5.0, 20.0
-NOT_FOUND, CONFLICT, SERVER_ERROR = 404, 409, 500
-BUSY = (408, 429)
+NOT_FOUND, CONFLICT = 404, 409
 # Whoever reads, changes and is refused tries again so often: a person's wish and a process's record meet seldom.
 TRIES = 5
 
@@ -72,43 +69,54 @@ class ConfigMapStore:
         """Say what is wanted."""
         self._change(lambda data: data | {"wish": str(wish)})
 
+    def fulfil(self, wish: Wish) -> None:
+        """Forget what is wanted, unless that is something else by now."""
+        self._change(lambda data: _without(data, "wish") if data.get("wish") == wish else None)
+
     def held(self) -> bool:
         """Tell whether somebody is at it."""
-        said_s = (self._read() or {}).get("holder", "").rpartition(" ")[2]
-        return said_s.isdecimal() and time.time() - int(said_s) < HOLD_S
+        return _is_held(self._read() or {})
 
     @contextmanager
     def at_it(self) -> Generator[bool]:
         """Be the one who is at it while the block runs; yields whether nobody else was."""
-        if self.held():
+        if not self._change(lambda data: None if _is_held(data) else data | self._holder()):
             yield False
             return
-        self._change(lambda data: data | {"holder": f"{self._me} {int(time.time())}"})
         self._holds = True
         try:
             yield True
         finally:
             self._holds = False
             with contextlib.suppress(StateError, ServerError):
-                self._change(lambda data: {key: value for key, value in data.items() if key != "holder"})
+                self._change(
+                    lambda data: _without(data, "holder") if data.get("holder", "").startswith(f"{self._me} ") else None
+                )
 
-    def _change(self, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    def _holder(self) -> dict[str, str]:
+        return {"holder": f"{self._me} {int(time.time())}"}
+
+    def _change(self, change: Callable[[dict[str, str]], dict[str, str] | None]) -> bool:
+        """Change what is there, in as many tries as it takes; tell whether ``change`` had a change to make of it."""
         for _ in range(TRIES):
             found = self._find()
             data: dict[str, str] = dict(found.data or {}) if found else {}
             if self._holds:
                 if data.get("holder", "").partition(" ")[0] != self._me:
                     raise StateError(f"another process has gone on with {self.name}")
-                data["holder"] = f"{self._me} {int(time.time())}"
+                data |= self._holder()
                 self._renewed_s = time.monotonic()
+            changed = change(data)
+            if changed is None:
+                return False
             version = found.metadata.resource_version if found else None
             name = PREFIX + self.name
             meta = client.V1ObjectMeta(name=name, labels={LABEL: self.name}, resource_version=version)
-            body = client.V1ConfigMap(metadata=meta, data=change(data))
+            body = client.V1ConfigMap(metadata=meta, data=changed)
             call = self._api.replace_namespaced_config_map if found else self._api.create_namespaced_config_map
             place = (name, self._namespace) if found else (self._namespace,)
             if _asking(lambda call=call, place=place, body=body: call(*place, body, _request_timeout=ANSWER_S), CONFLICT):
-                return
+                return True
         raise StateError(f"ConfigMap {self._namespace}/{PREFIX}{self.name}: others change it all the time")
 
     def _find(self) -> Any:
@@ -131,15 +139,20 @@ def config_map_names(namespace: str) -> list[str]:
     return sorted(each.metadata.labels[LABEL] for each in found.items) if found else []
 
 
+def _is_held(data: Mapping[str, str]) -> bool:
+    said_s = data.get("holder", "").rpartition(" ")[2]
+    return said_s.isdecimal() and time.time() - int(said_s) < HOLD_S
+
+
+def _without(data: Mapping[str, str], gone: str) -> dict[str, str]:
+    return {key: value for key, value in data.items() if key != gone}
+
+
 def _asking(call: Callable[[], Answer], pardoned: int) -> Answer | None:
-    """Make a call; return None for an answer with the status that is ``pardoned``; raises StateError and ServerError."""
+    """Make a call; return None for a refusal with the status that is ``pardoned``; raises StateError and ServerError."""
     try:
-        return call()
-    except ApiException as error:
-        problem: Any = error
-        if problem.status == pardoned:
+        return ask(call)
+    except RefusedError as error:
+        if error.status == pardoned:
             return None
-        kind = ServerError if problem.status in BUSY or problem.status >= SERVER_ERROR else StateError
-        raise kind(f"Kubernetes: HTTP {problem.status}: {problem.reason}; {str(problem.body or '')[:300]}") from None
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise ServerError(f"Kubernetes: {error}") from None
+        raise StateError(str(error)) from None

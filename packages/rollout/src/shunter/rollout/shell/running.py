@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import aiohttp
 from msgspec.structs import replace
@@ -18,13 +19,37 @@ from shunter.rollout.shell.store import Record, Store
 from shunter.rollout.shell.syncing import Sync, Target
 from shunter.rollout.shell.traffic import Traffic
 
-__all__ = ["Runner", "Say"]
+__all__ = ["Clock", "Runner", "Say", "SystemClock"]
 
 # What is only waited for is written down that often.
 SAVE_S = 5.0
 
 Say = Callable[[State, str], None]
 """Hears of each state and, if something could not be seen or done, why."""
+
+
+class Clock(Protocol):
+    """What tells the time, and lets it pass."""
+
+    def now_s(self) -> float:
+        """Return the seconds since 1970."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Let them pass."""
+        ...
+
+
+class SystemClock:
+    """Everybody's time."""
+
+    def now_s(self) -> float:
+        """Return the seconds since 1970."""
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let them pass."""
+        await asyncio.sleep(seconds)
 
 
 class Runner:
@@ -39,7 +64,9 @@ class Runner:
         store: Store,
         *,
         look_s: float,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
         self._rollout = rollout
         self._traffic = traffic
         self._store = store
@@ -52,7 +79,7 @@ class Runner:
     async def run(self, state: State | None, say: Say) -> State:
         """Go on from a state, or begin, until it is over or halts; raises StateError and ConfigError."""
         if state is None:
-            state = begin(self._rollout, time.time())
+            state = begin(self._rollout, self._clock.now_s())
         self._save(state)
         while True:
             try:
@@ -62,24 +89,24 @@ class Runner:
             say(state, trouble or self._outlook.trouble)
             if state.over or state.halted:
                 return state
-            await asyncio.sleep(self._look_s)
+            await self._clock.sleep(self._look_s)
 
     async def _go_on(self, state: State) -> tuple[State, str]:
         """Look once, and do what follows; return what it has come to, and what failed. Raises what the store does."""
         wish = self._store.wish()
         seen = await self._outlook.look()
-        state, orders = advance(self._rollout, state, seen, time.time(), wish)
+        state, orders = advance(self._rollout, state, seen, self._clock.now_s(), wish)
         self._save(state)
         if wish in (Wish.RESUME, Wish.ROLLBACK):
-            self._store.want(Wish.RUN)  # the state has it now
+            self._store.fulfil(wish)  # the state has it now
         return state, await self._obey(orders, seen)
 
     def _save(self, state: State) -> None:
         """Keep a state before anything is done by it; the seconds that are left of a pause need not be up to date."""
-        now_s = time.monotonic()
+        now_s = self._clock.now_s()
         if self._saved:
             saved, saved_s = self._saved
-            if state == saved or (replace(state, waiting=saved.waiting) == saved and now_s - saved_s < SAVE_S):
+            if state == saved or (replace(state, waiting=saved.waiting) == saved and abs(now_s - saved_s) < SAVE_S):
                 return
         self._store.save(Record(self._rollout, state))
         self._saved = state, now_s

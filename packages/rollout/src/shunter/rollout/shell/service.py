@@ -26,7 +26,7 @@ from shunter.rollout.shell.store import Store
 from shunter.rollout.shell.syncing import Sync, Target
 from shunter.rollout.shell.traffic import RewriteFile, Traffic
 
-__all__ = ["SyncOptions", "preview", "sync_once", "sync_until_cancelled", "work"]
+__all__ = ["SyncOptions", "preview", "sync_once", "sync_until_cancelled", "take_up", "work"]
 
 # A file is looked at that often, whatever the interval: a change should have its effect while one looks at it.
 POLL_S = 0.5
@@ -110,17 +110,35 @@ async def preview(rollout: Rollout) -> str:
     return f"{outline(rollout)}\n\nnow: {outlook.trouble or state.waiting or state.events[-1].words}"
 
 
-async def work(rollout: Rollout, store: Store, access: Access, tell: Callable[[str], None], *, look_s: float) -> State:
-    """Run a rollout until it is over or halts, and tell how it goes; raises ConfigError and StateError."""
+async def work(store: Store, rollout: Rollout | None, access: Access, tell: Callable[[str], None], *, look_s: float) -> State:
+    """Run a rollout, by default the one that is kept, until it is over or halts, and tell how it goes.
+
+    Raises ConfigError, and StateError if somebody else is at it or the one that is kept is another.
+    """
     with store.at_it() as alone:
         if not alone:
-            raise StateError(f"another process is at {rollout.name}")
-        record = store.load()
-        state = record.state if record and not record.state.over else None
+            raise StateError(f"another process is at {store.name}")
+        rollout, state = take_up(store, rollout)
         async with open_session(access) as session:
             return await Runner(rollout, session, access, _traffic(rollout), store, look_s=look_s).run(
                 state, _Progress(tell, state)
             )
+
+
+def take_up(store: Store, rollout: Rollout | None) -> tuple[Rollout, State | None]:
+    """Return what is to be done and, unless that is new, how far it is; raises StateError. One has to be at it."""
+    record = store.load()
+    if record and not record.state.over:
+        if rollout not in (None, record.rollout):
+            raise StateError(
+                f"{store.name} is under way, and not as this file says: roll it back, or give this one another name"
+            )
+        return record.rollout, record.state
+    if rollout is None:
+        raise StateError(f"{store.name} is over")
+    if record:
+        store.fulfil(store.wish())  # it was for the one before
+    return rollout, None
 
 
 class _Progress:

@@ -2,14 +2,16 @@
 
 It is kept in a directory, or in Kubernetes (``kube_store``).
 
-For a rollout NAME there are ``NAME.json``, the record; ``NAME.wish``, what somebody wants and nobody has done yet; and
+For a rollout NAME there are ``NAME.json``, the record; ``NAME.wish``, what somebody wants and nobody has done yet, locked for
+the moment that a change takes; and
 ``NAME.lock``, held by the process that is at it (the kernel lets go of it when that dies, however it does).
 """
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Generator
+import re
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +27,7 @@ from shunter.rollout.errors import ConfigError, StateError
 __all__ = ["FileStore", "Record", "Store", "default_directory", "kept_names", "open_store", "replace_file"]
 
 CONFIG_MAP = "configmap:"
+NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # a DNS label
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -53,6 +56,10 @@ class Store(Protocol):
 
     def want(self, wish: Wish) -> None:
         """Say what is wanted."""
+        ...
+
+    def fulfil(self, wish: Wish) -> None:
+        """Forget what is wanted, unless that is something else by now."""
         ...
 
     def held(self) -> bool:
@@ -92,19 +99,29 @@ class FileStore:
 
     def wish(self) -> Wish:
         """Return what is wanted; what cannot be read is no wish."""
-        with contextlib.suppress(OSError, ValueError):
-            return Wish(self._wish.read_text().strip())
+        with contextlib.suppress(OSError, ValueError), self._wish.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            return Wish(file.read())
         return Wish.RUN
 
     def want(self, wish: Wish) -> None:
         """Say what is wanted."""
-        if wish is not Wish.RUN:
-            replace_file(self._wish, wish.encode())
-            return
+        self._rewish(lambda _: wish)
+
+    def fulfil(self, wish: Wish) -> None:
+        """Forget what is wanted, unless that is something else by now."""
+        self._rewish(lambda wanted: "" if wanted == wish else wanted)
+
+    def _rewish(self, change: Callable[[str], str]) -> None:
         try:
-            self._wish.unlink(missing_ok=True)
+            with self._wish.open("a+", errors="replace") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0)
+                wanted = change(file.read())
+                file.truncate(0)
+                file.write(wanted)
         except OSError as error:
-            raise StateError(f"{self._wish}: cannot be removed: {error.strerror}") from None
+            raise StateError(f"{self._wish}: cannot be written: {error.strerror}") from None
 
     def held(self) -> bool:
         """Tell whether somebody is at it."""
@@ -129,16 +146,27 @@ class FileStore:
 
 def open_store(place: str | None, name: str) -> Store:
     """Return where a rollout is kept: in a directory, or in ``configmap:NAMESPACE``; raises StateError and ConfigError."""
-    if place and place.startswith(CONFIG_MAP):
-        return _kubernetes().ConfigMapStore(place.removeprefix(CONFIG_MAP), name)
+    if namespace := _namespace(place):
+        return _kubernetes().ConfigMapStore(namespace, name)
     return FileStore(Path(place) if place else default_directory(), name)
 
 
 def kept_names(place: str | None) -> list[str]:
     """Return the names of all rollouts that are kept there; raises StateError and ConfigError."""
-    if place and place.startswith(CONFIG_MAP):
-        return _kubernetes().config_map_names(place.removeprefix(CONFIG_MAP))
+    if namespace := _namespace(place):
+        return _kubernetes().config_map_names(namespace)
     return sorted(path.stem for path in (Path(place) if place else default_directory()).glob("*.json"))
+
+
+def _namespace(place: str | None) -> str:
+    """Return the namespace of ``configmap:NAMESPACE``, empty for a directory; raises ConfigError."""
+    if not place or not place.startswith(CONFIG_MAP):
+        return ""
+    namespace = place.removeprefix(CONFIG_MAP)
+    if not NAMESPACE.fullmatch(namespace):
+        found = f"{namespace!r} is no name of a namespace" if namespace else "a namespace is missing"
+        raise ConfigError(f"--state {place}: {found}: give for example {CONFIG_MAP}default")
+    return namespace
 
 
 def _kubernetes() -> ModuleType:
