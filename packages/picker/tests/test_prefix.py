@@ -33,10 +33,15 @@ def test_a_prompt_is_found_up_to_where_it_differs():
     assert match.share == {0: 0.5, 5: 0.25}
 
 
+def blocks_of(chains):
+    return {value for piece in chains._order for value in piece.hashes}
+
+
 def counted(memory, prompt):
     """What match finds, block by block."""
     found = {}
-    for slot, seen in memory._seen.items():
+    for slot, chains in memory._seen.items():
+        seen = blocks_of(chains)
         depth = next((at for at, value in enumerate(prompt) if value not in seen), len(prompt))
         if depth:
             found[slot] = depth
@@ -56,8 +61,8 @@ def test_of_every_prompt_a_slot_knows_a_beginning_and_nothing_beyond(sent, capac
         for each in prompts:
             known = counted(memory, each)
             assert memory.match(each).blocks == known
-            for slot_of, seen in memory._seen.items():
-                assert not any(value in seen for value in each[known.get(slot_of, 0) :])
+            for slot_of, chains in memory._seen.items():
+                assert blocks_of(chains).isdisjoint(each[known.get(slot_of, 0) :])
 
 
 def test_whoever_has_not_seen_the_first_block_matches_nothing():
@@ -185,9 +190,9 @@ class Bounds(RuleBasedStateMachine):
         memory = self.memory
         assert memory.pairs <= 20
         assert memory.pairs == sum(map(len, memory._seen.values())) == sum(bits.bit_count() for bits in memory._owners.values())
-        for slot, seen in memory._seen.items():
-            assert memory._bytes[slot] == sum(seen.values()) <= 8 * BLOCK
-            assert all(memory._owners[value] >> slot & 1 for value in seen)
+        for slot, chains in memory._seen.items():
+            assert memory._bytes[slot] == len(chains) * BLOCK <= 8 * BLOCK
+            assert all(memory._owners[value] >> slot & 1 for value in blocks_of(chains))
 
 
 TestBounds = Bounds.TestCase

@@ -12,13 +12,14 @@ It is a guess: engines evict by their own rules and the scores only lean on it. 
 with a new owner starts cold.
 """
 
-from bisect import bisect_left, bisect_right
-from collections import OrderedDict, deque
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
 import xxhash
+
+from shunter.picker.core.chains import Chains
 
 __all__ = ["BLOCK_FLOOR_TOKENS", "NO_MATCH", "Match", "PrefixIndex", "PrefixSettings"]
 
@@ -26,8 +27,8 @@ BLOCK_FLOOR_TOKENS = 64
 BYTES_PER_TOKEN = 4
 BLOCKS_PER_SIZE = 64
 
-# A remembered (block, endpoint) pair was measured to cost 175 bytes, 275 with slot numbers up to a thousand, whose bits make
-# long ints: at most 35 to 55 MB, which leaves a worker below its 120 MB whatever the number of endpoints. At 6 endpoints it is
+# A remembered (block, endpoint) pair was measured to cost 110 bytes, 270 with slot numbers up to a thousand, whose bits make
+# long ints: at most 22 to 54 MB, which leaves a worker below its 120 MB whatever the number of endpoints. At 6 endpoints it is
 # their whole default capacity; at 1,000 it is the last 200 blocks of each.
 MAX_PAIRS = 200_000
 
@@ -65,9 +66,9 @@ class PrefixIndex:
         self._max_pairs = settings.max_pairs
         self._ends = _boundaries(tokens * BYTES_PER_TOKEN, settings.max_tokens * BYTES_PER_TOKEN)
         self._cuts = [slice(start, end) for start, end in pairwise([0, *self._ends])]
-        self._sizes = [cut.stop - cut.start for cut in self._cuts]  # one int object each, not one for every pair remembered
+        self._sizes = [cut.stop - cut.start for cut in self._cuts]
         self._owners: dict[int, int] = {}  # hash → bits of the slots
-        self._seen: dict[int, OrderedDict[int, int]] = {}  # slot → {hash: bytes}, least recently sent first
+        self._seen: dict[int, Chains] = {}  # by slot
         self._bytes: dict[int, int] = {}  # slot → sum of the above
         self._incarnations: dict[int, int] = {}
         self.pairs = 0
@@ -121,22 +122,17 @@ class PrefixIndex:
         if self._incarnations.get(slot) != incarnation:
             self.forget(slot)
             self._incarnations[slot] = incarnation
-            self._seen[slot] = OrderedDict()
+            self._seen[slot] = Chains()
             self._bytes[slot] = 0
-        seen, owners, bit, sizes = self._seen[slot], self._owners, 1 << slot, self._sizes
         # More blocks than there are sizes come from a worker with another configuration, which is about to be replaced.
-        count = min(len(hashes), len(sizes))
-        known = bisect_left(hashes, True, hi=count, key=lambda value: value not in seen)
-        # From the last block to the first: a chain must lose its end first, for without its beginning the rest is never found.
-        for at in range(count - 1, known - 1, -1):
-            value = hashes[at]
-            seen[value] = sizes[at]
+        prompt = list(hashes[: len(self._sizes)])
+        seen, owners, bit, count = self._seen[slot], self._owners, 1 << slot, len(prompt)
+        known = seen.send(prompt)
+        for value in prompt[known:]:
             owners[value] = owners.get(value, 0) | bit
         if count > known:
             self._bytes[slot] += self._ends[count - 1] - (self._ends[known - 1] if known else 0)
             self.pairs += count - known
-        # Most of a prompt has been here before: half the cost of a loop.
-        deque(map(seen.move_to_end, reversed(hashes[:known])), maxlen=0)
         capacity = cache_tokens * BYTES_PER_TOKEN if cache_tokens and self._auto_tune else self._capacity_bytes
         if self._bytes[slot] > capacity:
             self._shrink(slot, capacity, len(seen))
@@ -169,16 +165,16 @@ class PrefixIndex:
 
     def _shrink(self, slot: int, length: int, blocks: int) -> None:
         """Forget what a slot was sent least recently, until it is no more than ``length`` bytes and so many blocks."""
-        seen, has, owners, bit = self._seen[slot], self._bytes[slot], self._owners, 1 << slot
+        seen, has, owners, sizes, bit = self._seen[slot], self._bytes[slot], self._owners, self._sizes, 1 << slot
         self.pairs -= len(seen)
         while has > length or len(seen) > blocks:
-            value, size = seen.popitem(last=False)
-            has -= size
-            left = owners[value] ^ bit
+            value, at = seen.pop()
+            has -= sizes[at]
+            left = owners.get(value, 0) & ~bit
             if left:
                 owners[value] = left
             else:
-                del owners[value]
+                owners.pop(value, None)
         self.pairs += len(seen)
         self._bytes[slot] = has
 
