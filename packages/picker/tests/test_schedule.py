@@ -14,7 +14,7 @@ from shunter.picker.core.kinds import Named, Profile, Weighted
 from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.request import Request
-from shunter.picker.core.schedule import PEER, Complaints, Run, Scheduler, best_first
+from shunter.picker.core.schedule import FEW, PEER, Complaints, Run, Scheduler, best_first
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.picker.plugins.scorers import ActiveRequest, KvCacheUtilization, Queue, RunningRequests
 
@@ -160,9 +160,13 @@ def test_without_a_detector_nothing_is_saturated(make_fleet):
 
 
 @given(
-    st.lists(st.sampled_from([-math.inf, 0.0, 1.0, 2.0, math.inf]), min_size=1, max_size=30), st.integers(1, 40), st.integers()
+    st.lists(st.sampled_from([-math.inf, 0.0, 1.0, 2.0, math.inf]), min_size=1, max_size=30),
+    st.integers(1, 40),
+    st.sampled_from([1, FEW]),
+    st.integers(),
 )
-def test_best_first_is_a_sort(totals, count, seed):
+def test_best_first_is_a_sort(some, count, times, seed):
+    totals = some * times
     chosen = best_first(totals, count, random.Random(seed))
     assert [totals[at] for at in chosen] == sorted(totals, reverse=True)[:count]
     assert len(set(chosen)) == len(chosen)

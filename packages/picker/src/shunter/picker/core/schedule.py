@@ -10,6 +10,7 @@ handler is as if there were none, everything else is left out; and the plugin is
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from heapq import nlargest
 from typing import Any, cast
 
 import msgspec
@@ -33,8 +34,10 @@ MOST_RUNS = 16
 # Of so many that have a score there is no need to look at those that have none.
 ENOUGH = 32
 
+# Of so many totals the highest are found sooner by sorting all than by going through them once in Python.
+FEW = 128
+
 BOOKED = frozenset({"waiting", "running", "in_flight", "tokens_in_flight"})  # the columns that follow bookings
-TAKEN = float("-inf")
 
 PEER = "peer-endpoint"
 """The fact under which profiles that run later find whom the first one chose: an Endpoint."""
@@ -370,20 +373,16 @@ class Kept(msgspec.Struct):
 
 def best_first(totals: Sequence[float], count: int, equals: Sampler) -> list[int]:
     """Return the positions of the ``count`` highest totals, highest first; equals in the order of a sample."""
-    left = list(totals)
+    # One more than is asked for: which of them is equal to a further one is seen without a look at the others.
+    many = len(totals) > FEW
+    highest = nlargest(count + 1, totals) if many else sorted(totals, reverse=True)[: count + 1]
     chosen: list[int] = []
-    while len(chosen) < min(count, len(left)):
-        highest = max(left)
-        if left.count(highest) == 1:
-            at = left.index(highest)
-            left[at] = TAKEN
-            chosen.append(at)
+    for total in dict.fromkeys(highest[:count]):
+        if highest.count(total) == 1:
+            chosen.append(totals.index(total))
             continue
-        tied = [at for at, total in enumerate(left) if total == highest and at not in chosen]  # some total may be TAKEN itself
+        tied = [at for at, each in enumerate(totals) if each == total]
         if not tied:  # only NaN, which equals nothing
             break
-        tied = equals.sample(tied, min(len(tied), count - len(chosen)))
-        for at in tied:
-            left[at] = TAKEN
-        chosen += tied
+        chosen += equals.sample(tied, min(len(tied), count - len(chosen)))
     return chosen

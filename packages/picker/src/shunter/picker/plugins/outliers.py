@@ -15,6 +15,7 @@ from shunter.picker.core.request import Request
 from shunter.picker.core.tenants import Tenants
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 from shunter.picker.plugins.durations import duration_ns
+from shunter.snapshot import Endpoint
 
 __all__ = ["Ejection", "OutlierEjection"]
 
@@ -77,7 +78,7 @@ class Ejection:
         self._base_ns, self._return_ns = duration_ns(parameters.base_ejection_time), duration_ns(parameters.return_time)
         self._setting = setting
         self._conduct = Tenants[Conduct]()
-        self._open: OrderedDict[int, tuple[Key, str]] = OrderedDict()
+        self._open: OrderedDict[int, Endpoint] = OrderedDict()
         self._all_back_ns = 0  # from when on nobody is left out or on the way back
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
@@ -92,7 +93,7 @@ class Ejection:
     def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[Header]]:
         """Remember who is to answer."""
         chosen = verdict.decision.candidates[verdict.decision.chosen[0]]
-        self._open[request.ticket] = (chosen.slot, chosen.incarnation), chosen.authority
+        self._open[request.ticket] = chosen
         if len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)
         return (), ()
@@ -101,14 +102,15 @@ class Ejection:
         """Take notice of how a request went; without a status nothing is known of it."""
         if outcome.status is None or ticket not in self._open:
             return
-        key, authority = self._open.pop(ticket)
-        conduct, now_ns = self._conduct.get(key), int(now_s * 1e9)
+        chosen = self._open.pop(ticket)
+        key, now_ns = (chosen.slot, chosen.incarnation), int(now_s * 1e9)
+        conduct = self._conduct.get(key)
         if conduct is None:
             conduct = Conduct()
             self._conduct.put(key, conduct)
         if now_ns < conduct.until_ns:  # it was sent before, and tells nothing that is not known
             return
-        failed = outcome.status >= 500 or (outcome.served or authority) != authority
+        failed = outcome.status >= 500 or outcome.served not in (None, "", chosen.authority)
         conduct.seen += 1
         conduct.failing += (failed - conduct.failing) / min(conduct.seen, REMEMBERED)
         if conduct.seen >= self._parameters.min_requests and conduct.failing > self._parameters.failure_threshold:
