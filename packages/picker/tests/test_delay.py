@@ -1,9 +1,11 @@
 import random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from shunter.picker.core.judgement import Outcome
-from shunter.picker.core.kinds import Named, Profile, Weighted
+from shunter.picker.core.kinds import Named, Profile, Setting, Weighted
 from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.prefix import Match
@@ -15,6 +17,7 @@ from shunter.picker.plugins.pickers import MaxScore
 from shunter.picker.plugins.price import PRICE_LABEL, Price
 
 NOW_NS = 100_000_000_000
+SETTING = Setting(DELAY_SCORER, random.Random(1), {}.__getitem__, lambda data: None)
 
 
 def scheduler(*scorers, filters=(), tell=lambda name, data: None):
@@ -125,6 +128,25 @@ def test_in_a_large_fleet_everybody_has_a_turn_and_who_has_the_prompt_is_always_
     assert len(scored) == 2 * MOST_ASKED
     for ticket in range(4):
         assert first(run, ask(ticket=ticket, prefix=Match(tokens=4000, share={7: 1.0})), fleet) == 7
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it only builds
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9000), st.booleans(), st.booleans()), max_size=30))
+def test_costs_that_are_kept_are_what_they_would_be_anew(make_fleet, bookings):
+    ledger = Ledger()
+    fleet, delay = make_fleet({"running": 3.0}, {}, {"waiting": 2.0}, {}, ledger=ledger), ExpectedDelay().start(SETTING)
+    for ticket, (slot, tokens, ends, asks) in enumerate(bookings):
+        fleet.add(ledger.book(ticket, Booking(slot, 1, NOW_NS + ticket, tokens, (), tokens, 100)), +1)
+        if ends:
+            fleet.add(ledger.release(ticket), -1)
+        if asks:
+            delay.score(ask(), fleet)
+    delay.score(ask(), fleet)
+    costs = fleet.keepers[delay]
+    kept = costs.rows.copy()
+    costs.touched.update(range(4))
+    costs.refresh(fleet)
+    assert costs.rows == kept
 
 
 def test_new_prompts_go_round_where_prompts_are_reused(make_fleet):
