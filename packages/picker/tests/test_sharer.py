@@ -22,6 +22,7 @@ class Server:
     def __init__(self):
         self.entries = []
         self.away = False
+        self.clock_s = 0
         self._news = asyncio.Event()
 
     def put(self, data, field=b"m"):
@@ -34,7 +35,7 @@ class Server:
 
     async def time(self):
         self._answer()
-        return 0, 1000
+        return self.clock_s, 1000
 
     async def xadd(self, stream, fields, *, maxlen, approximate):
         self._answer()
@@ -111,6 +112,21 @@ async def test_what_workers_do_is_told(replica, server, eventually):
         return any(b"127.0.0.1:8000" in fields[b"m"] for _, fields in server.entries)
 
     await eventually(told)
+
+
+async def test_a_servers_clock_that_is_set_is_noticed(replica, server, eventually, monkeypatch):
+    """What it stores has the first clock's time; by the second one's it was written too long ago to go by."""
+    sharer, _ = replica
+    server.put(message(1, sent(7)))
+    await eventually(lambda: heard(sharer))
+    monkeypatch.setattr(module, "CLOCK_S", 0.01)
+    server.clock_s = 3600
+
+    async def forgotten():
+        server.put(message(len(server.entries) + 1, sent(8)))
+        return not await heard(sharer)
+
+    await eventually(forgotten)
 
 
 async def test_a_server_that_is_away_is_told_once_and_heard_of_again(replica, server, eventually, caplog):

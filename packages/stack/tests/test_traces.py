@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import socket
 
 import grpc
 import grpc.aio
@@ -83,6 +84,13 @@ def test_a_document_for_viewers_has_the_trace_whole():
     ]
 
 
+def test_a_span_without_an_id_hides_none_of_those_that_came_with_it():
+    stray = Span(name="stray", attributes=[attribute("of", string_value=TRACE.hex())])
+    told = lines(batch("engine", span(5), stray))
+    assert [each.name for each in find(read_spans(told), TRACE.hex())] == ["s"]
+    assert len(json.loads(document(told, TRACE.hex()))["resourceSpans"][0]["scopeSpans"][0]["spans"]) == 1
+
+
 def test_spans_that_are_each_others_parents_end():
     assert len(tree(read_spans(lines(batch("s", span(1, 2), span(2, 1), span(3)))))) == 2
 
@@ -120,6 +128,15 @@ async def test_spans_are_taken_in_both_ways(running, tmp_path):
         async with session.post(url, data=b"\xff") as response:
             assert response.status == 400
     assert [span.name for span in read_spans(read_lines(tmp_path))] == ["ingress", "choose", "request", "s"]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_a_port_that_is_taken_is_an_error_and_nothing_stays_open(which, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        ports = [0, 0]
+        ports[which] = squatter.getsockname()[1]
+        with pytest.raises(OSError, match=str(ports[which])):
+            await TraceCollector(tmp_path).start(*ports)
 
 
 async def test_the_file_is_bounded(running, tmp_path, monkeypatch):

@@ -45,6 +45,8 @@ WAIT_MS = 1000
 # Longer than a read may wait for news.
 TIMEOUT_S = 5.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+# Between looks at the server's clock: one that is set while we listen would make all news look old, or new, for good.
+CLOCK_S = 10.0
 FIELD = b"m"
 
 log = logging.getLogger(__name__)
@@ -144,7 +146,8 @@ class Sharer:
                 if self._away:
                     log.info("%s answers again: replicas know of each other", self._title)
                 self._away, failures = False, 0
-                while True:
+                looked_s = time.monotonic()
+                while time.monotonic() - looked_s < CLOCK_S:
                     answer = await self._redis.xread({self._stream: self._read}, count=READ_MESSAGES, block=WAIT_MS)
                     for _, entries in answer or ():
                         self._take(entries, ahead_ms)

@@ -64,10 +64,10 @@ class Status(msgspec.Struct):
 
 
 class Span(msgspec.Struct, rename="camel"):
-    """One span."""
+    """One span; what a foreign one leaves out is empty."""
 
-    trace_id: str
-    span_id: str
+    trace_id: str = ""
+    span_id: str = ""
     name: str = ""
     parent_span_id: str = ""
     start_time_unix_nano: str | int = 0

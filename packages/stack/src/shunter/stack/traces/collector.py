@@ -49,20 +49,21 @@ class TraceCollector:
         self._forward = forward
 
     async def start(self, grpc_port: int, http_port: int) -> tuple[int, int]:
-        """Listen; return both ports, which matters if one is 0. Raises OSError."""
+        """Listen; return both ports, which matters if one is 0. Raises OSError, with nothing left open."""
         self._session = aiohttp.ClientSession(timeout=PATIENCE)
         handler = grpc.unary_unary_rpc_method_handler(self._export)
         self._grpc = grpc.aio.server(options=[("grpc.max_receive_message_length", BATCH_BYTES)])
         self._grpc.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Export": handler})])
-        try:
-            grpc_port = self._grpc.add_insecure_port(f"{HOST}:{grpc_port}")
-        except RuntimeError as error:  # the library's word for it
-            raise OSError(str(error)) from error
         app = web.Application(client_max_size=BATCH_BYTES)
         app.router.add_post("/v1/traces", self._post)
         self._http = web.AppRunner(app, access_log=None)
         await self._http.setup()
-        await web.TCPSite(self._http, HOST, http_port).start()
+        try:
+            grpc_port = self._grpc.add_insecure_port(f"{HOST}:{grpc_port}")
+            await web.TCPSite(self._http, HOST, http_port).start()
+        except (OSError, RuntimeError) as error:  # the one's word for it, and the other's
+            await self.stop()
+            raise OSError(str(error)) from error
         await self._grpc.start()
         return grpc_port, self._http.addresses[0][1]
 

@@ -116,8 +116,8 @@ class Live:
             self.dropped += 1
             raise web.HTTPServiceUnavailable(text=f"{MOST_VIEWERS} look already\n", headers={"Retry-After": "10"})
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        await response.prepare(request)
         with self._seat() as viewer, contextlib.suppress(OSError):  # it left
+            await response.prepare(request)
             if request.transport is not None:
                 request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
             await response.write(b"retry: %d\n\n" % AGAIN_MS)
