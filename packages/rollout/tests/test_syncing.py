@@ -181,10 +181,12 @@ async def test_a_sidecar_follows_its_configmap_and_says_how_everything_stands(ru
         (tmp_path / "new").symlink_to("2")
         (tmp_path / "new").rename(tmp_path / "..data")
         await eventually(lambda: set(server.models.adapters) == {"a", "b"})
-        await eventually(is_ready)
-        _, metrics = await get(session, f"{url}/metrics")
-        assert 'lora_syncer_adapter_status{adapter_name="b"} 1.0' in metrics
-        assert f'shunter_rollout_adapter_ready{{adapter_name="a",endpoint="{server.url}"}} 1.0' in metrics
+
+        async def metrics():
+            _, page = await get(session, f"{url}/metrics")
+            return page if 'lora_syncer_adapter_status{adapter_name="b"} 1.0' in page else ""
+
+        assert f'shunter_rollout_adapter_ready{{adapter_name="a",endpoint="{server.url}"}} 1.0' in await eventually(metrics)
         _, status = await get(session, f"{url}/status")
         assert json.loads(status)["endpoints"][server.url]["adapters"] == {"a": "ready", "b": "ready"}
 
