@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shunter.scraper.core.dialect import DIALECTS
 from shunter.scraper.core.exposition import Scanner
-from shunter.scraper.core.fold import fold
+from shunter.scraper.core.fold import Reader, fold
 from shunter.scraper.errors import ExpositionError
 from shunter.snapshot import Load, LoadRow, decode_load, encode
 
@@ -33,6 +33,11 @@ def target(data):
                 fold(scanner.page(page), DIALECTS["triton-tensorrt-llm"], BEFORE, 1)
         remembered, fresh = read(scanner, content), read(Scanner(), content)
         assert remembered == fresh, "what was read depends on the page before"
+    reader, row = Reader(DIALECTS["vllm"]), BEFORE
+    for _ in range(2):
+        with contextlib.suppress(ExpositionError):
+            row = reader.read(content, 0, len(content), row, 1)
+            assert row == fresh, "a repeated page says something else"
     if isinstance(fresh, LoadRow):
         load = Load.of([fresh], epoch=1, topology_generation=1)
         assert decode_load(encode(load)) == load, "a row does not fit the snapshot"

@@ -1,10 +1,12 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.scraper.core.dialect import DIALECTS
 from shunter.scraper.core.exposition import Scanner
-from shunter.scraper.core.fold import fail, fold, guess_engine
+from shunter.scraper.core.fold import Reader, fail, fold, guess_engine
 from shunter.scraper.errors import ExpositionError
 from shunter.snapshot import Health, Load, LoadRow, decode_load, encode
 
@@ -213,3 +215,82 @@ def test_whatever_the_numbers_a_row_fits_the_snapshot(texts):
     assert decode_load(encode(load)) == load
     assert row.waiting is None or row.waiting >= 0
     assert row.kv_usage is None or 0 <= row.kv_usage <= 1
+
+
+def family(name, *labels):
+    """A family of these series, or none of it; few numbers, so that many are what they were; some cannot be read."""
+    number = st.sampled_from([*["0", "1", "1", "12", "0.5"] * 4, "NaN", "what"])
+    some = st.lists(st.tuples(st.sampled_from(labels), number), max_size=2, unique_by=lambda each: each[0])
+    return some.map(lambda each: f"# TYPE {name} gauge\n" + "".join(f"{name}{label} {value}\n" for label, value in each))
+
+
+PARTS = (
+    st.sampled_from(["# HELP\n", "process_cpu_seconds_total 1.5\n", "process_cpu_seconds_total 11.75\n", "{"]),
+    family("vllm:num_requests_running", "", '{engine="1"}'),
+    family("vllm:num_requests_waiting", '{engine="0"}', '{engine="1"}'),
+    family("vllm:num_requests_waiting_by_reason", '{reason="capacity"}'),
+    family("vllm:kv_cache_usage_perc", ""),
+    family("vllm:cache_config_info", '{block_size="16",num_gpu_blocks="100"}', '{block_size="32",num_gpu_blocks="100"}'),
+    family("vllm:lora_requests_info", '{max_lora="2",running_lora_adapters="a"}', '{max_lora="2",running_lora_adapters=""}'),
+    st.sampled_from(["other 1\n", "# TYPE other gauge\nother 1\n", "", "# EOF\n", "cut off"]),
+)
+changes = st.integers(0, len(PARTS) - 1).flatmap(lambda at: st.tuples(st.just(at), PARTS[at]))
+
+
+@given(st.tuples(*PARTS), st.lists(st.lists(changes, max_size=1), min_size=4, max_size=12))
+def test_a_reader_remembers_nothing_that_matters(first, later):
+    reader, row, parts, buffer = Reader(DIALECTS["vllm"]), BEFORE, list(first), bytearray(b"?" * 2000)
+    for now_ns, changed in enumerate(([], *later), 1):
+        for at, part in changed:
+            parts[at] = part
+        content = "".join(parts).encode()
+        buffer[7 : 7 + len(content)] = content  # over what is left of the page before
+        try:
+            expected = fold(Scanner().page(content), DIALECTS["vllm"], BEFORE, now_ns)
+        except ExpositionError as error:
+            with pytest.raises(ExpositionError, match=re.escape(str(error))):
+                reader.read(buffer, 7, 7 + len(content), row, now_ns)
+            row = fail(row, str(error))
+        else:
+            row = reader.read(buffer, 7, 7 + len(content), row, now_ns)
+            assert row == expected
+
+
+ADAPTER = 'vllm:lora_requests_info{max_lora="2"} 1\n'
+RUNNING = "#" * (len(ADAPTER) - 1) + "\n# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 1\n"
+WAITING = "# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting 1\n"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        RUNNING + WAITING + 'vllm:num_requests_waiting{engine="1"} 1\nother 1\n',
+        RUNNING + WAITING + "# TYPE other gauge\nother 1\n" + ADAPTER,
+        ADAPTER + RUNNING[len(ADAPTER) :] + WAITING + "# TYPE other gauge\nother 1\n",
+        RUNNING,
+        RUNNING + WAITING.replace(" 1\n", " 12\n") + "# TYPE other gauge\nother 1\n",
+    ],
+    ids=["one series more", "one family more", "one more at the very start", "one family less", "another number"],
+)
+def test_a_page_that_says_more_or_less_is_no_repetition(second):
+    scanner, buffer = Scanner(), bytearray(2000)
+    first = (RUNNING + WAITING + "# TYPE other gauge\nother 1\n").encode()
+    buffer[: len(first)] = first
+    page = scanner.page(buffer, 0, len(first))
+    fold(page, DIALECTS["vllm"], BEFORE, NOW_NS)
+    scanner.remember(page)
+    assert scanner.repeats(buffer, 0, len(first))
+    buffer[: len(second)] = second.encode()
+    assert not scanner.repeats(buffer, 0, len(second))
+
+
+@pytest.mark.parametrize("name", ["vllm-before", "vllm-with-lora", "sglang-under-load", "triton-under-load"])
+def test_a_page_of_an_idle_engine_repeats_the_one_before(recorded, name):
+    engine = {"sglang": "sglang", "triton": "triton-tensorrt-llm"}.get(name.split("-")[0], "vllm")
+    scanner, content = Scanner(), recorded[name]
+    page = scanner.page(content)
+    fold(page, DIALECTS[engine], BEFORE, NOW_NS)
+    assert not scanner.repeats(content, 0, len(content))
+    scanner.remember(page)
+    assert scanner.repeats(content, 0, len(content))
+    assert not scanner.repeats(content, 0, len(content) - 1)

@@ -28,8 +28,8 @@ A Scanner remembers, for each name, where its first line was, the comment before
 (``name{labels}``) of its lines. On the next page comment and name are looked for together in the neighbourhood (a
 longer number somewhere moves everything by a byte or two): after a comment a line is the first of its name. Failing
 that, the whole page is searched. A head that is still in its place has had its labels parsed already; where a name had one
-line, comment and head are looked for in one go, and nothing but a plain number may follow. Hence one Scanner for one source
-of pages.
+line, comment and head are looked for in one go, and nothing but a plain number may follow. And where everything from the
+comment to the next family is what it was, numbers included, one comparison tells. Hence one Scanner for one source of pages.
 """
 
 import re
@@ -79,6 +79,24 @@ class Scanner:
 
     def __init__(self) -> None:
         self._series: dict[str, _Series] = {}
+        self._marks: list[_Mark] = []
+
+    def remember(self, page: "Page") -> None:
+        """Have this page be the one that others repeat."""
+        self._marks = page.marks()
+
+    def repeats(self, content: bytes | bytearray, start: int, stop: int) -> bool:
+        """Tell whether a page answers everything that the remembered one was asked in the same words, at the same places.
+
+        A page that does not may still say the same.
+        """
+        for at, seen in self._marks:
+            if at >= 0:
+                if not content.startswith(seen, start + at, stop):
+                    return False
+            elif content.startswith(seen[1:], start, stop) or content.find(seen, start, stop) >= 0:
+                return False
+        return bool(self._marks) and content.endswith(b"\n", start, stop)
 
     def page(self, content: bytes | bytearray, start: int = 0, stop: int | None = None) -> "Page":
         """Return ``content[start:stop]`` ready to be asked; raises ExpositionError if it is no page at all.
@@ -95,9 +113,10 @@ class Page:
         """Made by ``Scanner.page``."""
         if stop - start > MAX_PAGE_BYTES:
             raise ExpositionError(f"the page has {stop - start} bytes; the limit is {MAX_PAGE_BYTES}")
-        foreign = _FOREIGN.get(bytes(content[start : min(start + EXCERPT_BYTES, stop)].lstrip()[:1]))
-        if foreign:
-            raise ExpositionError(foreign)
+        if not content.startswith(b"#", start, stop):  # as pages begin
+            foreign = _FOREIGN.get(bytes(content[start : min(start + EXCERPT_BYTES, stop)].lstrip()[:1]))
+            if foreign:
+                raise ExpositionError(foreign)
         openmetrics = content.endswith((b"\n# EOF\n", b"\n# EOF"), start, stop)
         if stop > start and not openmetrics and not content.endswith(b"\n", start, stop):
             raise ExpositionError("the page ends in the middle of a line: it was cut off")
@@ -115,6 +134,13 @@ class Page:
             samples = self._samples[name] = series.read(self._text)
         return samples
 
+    def marks(self) -> "list[_Mark]":
+        """Return where the answers stand that were given; none if there is one that is not told by a single comparison."""
+        asked = [self._series[name] for name in self._samples]
+        if any(each.samples and not each.seen for each in asked) or not any(each.seen for each in asked):
+            return []
+        return [_Mark(each.anchored_at, each.seen) if each.seen else _Mark(-1, each.needle) for each in asked]
+
 
 class _Text(NamedTuple):
     """A page and what is around it."""
@@ -123,6 +149,11 @@ class _Text(NamedTuple):
     start: int
     stop: int
     openmetrics: bool
+
+
+class _Mark(NamedTuple):
+    at: int  # from the page's start; -1: nowhere
+    seen: bytes
 
 
 class _Head(NamedTuple):
@@ -136,7 +167,7 @@ _NO_HEAD = _Head(b"\n", {})  # begins no line
 class _Series:
     """The lines of one name: where they were, how they began, and how to read them."""
 
-    __slots__ = ("anchor", "anchored_at", "heads", "interleaved", "labels", "lead", "name", "needle")
+    __slots__ = ("anchor", "anchored_at", "heads", "interleaved", "labels", "lead", "name", "needle", "samples", "seen")
 
     def __init__(self, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -149,12 +180,24 @@ class _Series:
         self.heads: list[_Head] = []
         self.lead = b""  # the anchor's comment and the whole head, if there was but one line; these are its labels
         self.labels: Mapping[str, str] = {}
+        self.samples: list[Sample] = []  # what was returned last
+        self.seen = b""  # where it stood, from the anchor's comment to the byte that gives the next line another name
 
     def read(self, text: _Text) -> list[Sample]:
-        if self.lead and (only := self._read_only_line(text)):
-            return [only]
+        content, start, stop, openmetrics = text
+        if self.seen and not openmetrics and content.startswith(self.seen, start + self.anchored_at, stop):
+            return self.samples
+        self.samples, end = (self._read_only_line(text) if self.lead else None) or self._read_lines(text)
+        end += len(self.name) + 1
+        whole = self.samples and self.anchor and not openmetrics and end <= stop
+        self.seen = bytes(content[start + self.anchored_at : end]) if whole else b""
+        return self.samples
+
+    def _read_lines(self, text: _Text) -> tuple[list[Sample], int]:
+        """Read every line of this name; return where the last ends, too."""
         content, start, stop, openmetrics = text
         samples: list[Sample] = []
+        end = start
         at = self._first(text)
         while at >= 0:
             if len(samples) == MAX_SERIES:
@@ -164,15 +207,16 @@ class _Series:
             if match is None or (match[3] and not openmetrics):
                 raise _malformed(text, at, "no value, or something after it")
             samples.append(_sample(text, at, labels, match))
-            at = self._next(text, match.end())
+            end = match.end()
+            at = self._next(text, end)
         self.lead = b""
         if len(samples) == 1 and self.anchor:
             place = start + self.anchored_at
             self.lead, self.labels = bytes(content[place : place + len(self.anchor) - len(self.name) - 1]), samples[0].labels
             self.lead += self.heads[0].text if self.heads[0] is not _NO_HEAD else self.name
-        return samples
+        return samples, end
 
-    def _read_only_line(self, text: _Text) -> Sample | None:
+    def _read_only_line(self, text: _Text) -> tuple[list[Sample], int] | None:
         """Read the one line of this name if it begins as before and ends in a plain number; None if that is not so."""
         content, start, stop, _ = text
         found = start + self.anchored_at
@@ -185,7 +229,7 @@ class _Series:
         if end < 0 or content.startswith(self.needle, end) or not _PLAIN.fullmatch(content, at, end):
             return None
         self.anchored_at = found - start
-        return Sample(self.labels, float(content[at:end]))
+        return [Sample(self.labels, float(content[at:end]))], end + 1
 
     def _next(self, text: _Text, at: int) -> int:
         """Return where the next line begins, looking from the line at ``at``, or -1."""

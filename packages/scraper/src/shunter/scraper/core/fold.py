@@ -3,6 +3,9 @@
 Nothing is invented. A family that is missing is None even if it was there before (a value carried over would look as
 fresh as the rest); a scrape that failed keeps the values and their time, so that their age tells what they are worth.
 Gauges have no memory: an engine that restarted simply says what it says.
+
+Most pages repeat in all that is wanted what the one before said: those of idle engines do. A Reader finds that out by a few
+comparisons and dates the row it has.
 """
 
 from collections.abc import Mapping
@@ -11,11 +14,11 @@ from math import isfinite
 from msgspec.structs import replace
 
 from shunter.scraper.core.dialect import DIALECTS, Dialect, Fold, Reading, Spec, as_number
-from shunter.scraper.core.exposition import Page
+from shunter.scraper.core.exposition import Page, Scanner
 from shunter.scraper.errors import ExpositionError
 from shunter.snapshot import Health, LoadRow
 
-__all__ = ["fail", "fold", "guess_engine"]
+__all__ = ["Reader", "fail", "fold", "guess_engine"]
 
 # A failure's reason travels in every snapshot and is read in one line of a terminal.
 MAX_REASON_CHARACTERS = 200
@@ -23,6 +26,27 @@ MAX_REASON_CHARACTERS = 200
 MAX_COUNT = 1 << 40
 
 _NOBODY = LoadRow(slot=0, incarnation=0)
+
+
+class Reader:
+    """Folds page after page of one endpoint."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._scanner = Scanner()
+
+    def read(self, content: bytes | bytearray, start: int, stop: int, before: LoadRow, now_ns: int) -> LoadRow:
+        """Return the row that the page ``content[start:stop]`` makes of the one returned last, or of what `fail` made of that.
+
+        Raises ExpositionError as `fold` does.
+        """
+        scanner = self._scanner
+        if scanner.repeats(content, start, stop):
+            return replace(before, health=Health.FRESH, sampled_ns=now_ns, failures=0, reason="")
+        page = scanner.page(content, start, stop)
+        row = fold(page, self._dialect, before, now_ns)
+        scanner.remember(page)
+        return row
 
 
 def fold(page: Page, dialect: Dialect, before: LoadRow, now_ns: int) -> LoadRow:

@@ -17,8 +17,8 @@ has to hand out its pages again), so that a thousand servers need as many as ans
 """
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 from shunter.scraper.core.excerpt import excerpt
 from shunter.scraper.core.exposition import MAX_PAGE_BYTES
@@ -43,13 +43,48 @@ _LENGTH = re.compile(rb"[0-9]{1,15}")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*(?:;.*)?")
 
 
-@lru_cache(maxsize=512)
-def _read_field(line: bytes) -> tuple[bytes, bytes]:
-    """Return a header field in lower case. A server's are the same with every page, but for a date and a length."""
-    field = _FIELD.fullmatch(line)
-    if field is None:
-        raise ResponseError(f"not a header field: {excerpt(line)}")
-    return field[1].lower(), field[2].strip().lower()
+class _Head(NamedTuple):
+    """What a header means; the body has a ``length`` in bytes, or comes in chunks, or lasts to the end of the connection."""
+
+    interim: bool = False
+    reusable: bool = False
+    chunked: bool = False
+    length: int | None = None
+
+
+@lru_cache(maxsize=256)  # a server's says the same for a second, then it has another date; 4 MiB if all are as long as allowed
+def _read_head(head: bytes) -> _Head:
+    """Read what stands before the empty line; raises ResponseError."""
+    first, *lines = head.split(b"\r\n")
+    status = _STATUS.fullmatch(first)
+    if status is None:
+        raise ResponseError(f"not HTTP/1.1: {excerpt(first)}")
+    fields: dict[bytes, list[bytes]] = {}
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise ResponseError(f"not a header field: {excerpt(line)}")
+        fields.setdefault(field[1].lower(), []).append(field[2].strip().lower())
+    if status[2].startswith(b"1"):
+        return _Head(interim=True)
+    if status[2] != b"200":
+        location = fields.get(b"location", [b""])[0]
+        to = f" to {excerpt(location)} (redirects are not followed)" if location else ""
+        raise ResponseError(f"status {status[2].decode()} {excerpt(status[3] or b'')}".rstrip() + to)
+    codings = b",".join(fields.get(b"content-encoding", [b"identity"]))
+    if codings != b"identity":
+        raise ResponseError(f"content coding {excerpt(codings)}, though none was offered")
+    reusable = status[1] == b"1" and b"close" not in b",".join(fields.get(b"connection", []))
+    codings, lengths = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    if codings:
+        if codings != [b"chunked"] or lengths:
+            raise ResponseError("a transfer coding other than chunked, or a length beside it")
+        return _Head(reusable=reusable, chunked=True)
+    if lengths:
+        if len(set(lengths)) > 1 or not _LENGTH.fullmatch(lengths[0]):
+            raise ResponseError(f"not a content length: {excerpt(b', '.join(lengths))}")
+        return _Head(reusable=reusable, length=int(lengths[0]))
+    return _Head(reusable=reusable)
 
 
 class Response:
@@ -122,42 +157,20 @@ class Response:
         head = self._take(b"\r\n\r\n", MAX_HEAD_BYTES, "header")
         if head is None:
             return False
-        first, *lines = head.split(b"\r\n")
-        status = _STATUS.fullmatch(first)
-        if status is None:
-            raise ResponseError(f"not HTTP/1.1: {excerpt(first)}")
-        fields: dict[bytes, list[bytes]] = {}
-        for line in lines:
-            name, value = _read_field(line)
-            fields.setdefault(name, []).append(value)
-        if status[2].startswith(b"1"):
-            return True  # an interim response; the real one follows
-        if status[2] != b"200":
-            location = fields.get(b"location", [b""])[0]
-            to = f" to {excerpt(location)} (redirects are not followed)" if location else ""
-            raise ResponseError(f"status {status[2].decode()} {excerpt(status[3] or b'')}".rstrip() + to)
-        codings = b",".join(fields.get(b"content-encoding", [b"identity"]))
-        if codings != b"identity":
-            raise ResponseError(f"content coding {excerpt(codings)}, though none was offered")
-        self.reusable = status[1] == b"1" and b"close" not in b",".join(fields.get(b"connection", []))
-        self._step = self._framing(fields)
-        return True
-
-    def _framing(self, fields: dict[bytes, list[bytes]]) -> Callable[[], bool]:
-        """Return the step that reads the body these header fields announce."""
-        codings, lengths = fields.get(b"transfer-encoding"), fields.get(b"content-length")
-        if codings:
-            if codings != [b"chunked"] or lengths:
-                raise ResponseError("a transfer coding other than chunked, or a length beside it")
-            return self._chunk_line
-        if lengths:
-            if len(set(lengths)) > 1 or not _LENGTH.fullmatch(lengths[0]):
-                raise ResponseError(f"not a content length: {excerpt(b', '.join(lengths))}")
-            self._length = int(lengths[0])
+        told = _read_head(head)
+        if told.interim:
+            return True  # the real one follows
+        self.reusable = told.reusable
+        if told.chunked:
+            self._step = self._chunk_line
+        elif told.length is None:
+            self._step = self._until_end
+        else:
+            self._length = told.length
             if self._length > self._limit_bytes:
                 raise self._too_large()
-            return self._fixed
-        return self._until_end
+            self._step = self._fixed
+        return True
 
     def _fixed(self) -> bool:
         end = self._position + self._length

@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from shunter.scraper.core.cadence import Cadence
 from shunter.scraper.core.cluster import Cluster, Import, Source, dns_names, survey
-from shunter.scraper.core.exposition import Scanner
-from shunter.scraper.core.fold import fail, fold
+from shunter.scraper.core.fold import Reader, fail
 from shunter.scraper.core.http import Response
 from shunter.scraper.core.scrapes import Scrapes
 from shunter.scraper.core.slots import Slots
@@ -177,7 +176,7 @@ class Watch:
         self._cadence = cadence
         self._publisher = publisher
         self._scrapes = scrapes
-        self._scanner = Scanner()
+        self._reader = Reader(source.dialect)
         self._row = LoadRow(slot=endpoint.slot, incarnation=endpoint.incarnation)
         self._interval_s = cadence.min_s
         self._asked_ns = 0
@@ -229,8 +228,7 @@ class Watch:
             gone = not answer.connected and self._source.port == self._endpoint.port
             return fail(before, answer.reason, Health.UNREACHABLE if gone else Health.FAILED)
         try:
-            page = self._scanner.page(answer.content, answer.start, answer.stop)
-            return fold(page, self._source.dialect, before, now_ns)
+            return self._reader.read(answer.content, answer.start, answer.stop, before, now_ns)
         except ExpositionError as error:
             return fail(before, str(error))
 
