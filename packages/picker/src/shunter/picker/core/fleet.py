@@ -77,11 +77,13 @@ class Fleet:
     lasting: bool  # will the next request meet the same Fleet; one made for a single request is not worth keeping scores of
     keepers: dict[object, Keeper]  # who keeps something that follows from these columns, by whose it is
 
-    def __init__(self, columns: Iterable[Sequence[object]], ledger: Ledger, *, lasting: bool = True) -> None:
-        """Take the columns in the order of COLUMNS."""
+    def __init__(
+        self, columns: Iterable[Sequence[object]], ledger: Ledger, *, lasting: bool = True, index: dict[int, int] | None = None
+    ) -> None:
+        """Take the columns in the order of COLUMNS, and the ``index`` if it is known already."""
         for name, column in zip(COLUMNS, columns, strict=True):
             setattr(self, name, column)
-        self.index = {endpoint.slot: at for at, endpoint in enumerate(self.endpoints)}
+        self.index = {endpoint.slot: at for at, endpoint in enumerate(self.endpoints)} if index is None else index
         self.ledger = ledger
         self.lasting = lasting
         self.keepers = {}
@@ -163,6 +165,7 @@ class Roster:
         self._endpoints: tuple[Endpoint, ...] = ()
         self._authorities: tuple[str, ...] = ()
         self._keys: list[Key] = []
+        self._index: dict[int, int] = {}
         self._listed: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self._rows: list[int] = []  # the load's row of each endpoint; -1 where it has none
         self._in_order = False  # every endpoint ready and listed: the columns fit as they are
@@ -189,7 +192,7 @@ class Roster:
         # What is stale already changes no more.
         turning_ns = [at for at in sampled_ns if at] + ([load.published_ns] if self.gone else [])
         self._good_until_ns = min(turning_ns, default=1 << 62) + self._stale_after_ns
-        unreported = [ledger.unreported(key, at) for key, at in zip(self._keys, sampled_ns, strict=True)]
+        unreported, in_flight, tokens_in_flight, busy_until_ns = ledger.columns(self._keys, sampled_ns)
         waiting = worst_for_unknown(self._align(load.waiting), fresh)
         sizes = zip(self._align(load.block_size), self._align(load.num_blocks), strict=True)
         return Fleet((
@@ -201,14 +204,14 @@ class Roster:
             list(map(add, waiting, unreported)),
             list(map(add, worst_for_unknown(self._align(load.running), fresh), unreported)),
             worst_for_unknown(self._align(load.kv_usage), fresh),
-            [ledger.in_flight(key) for key in self._keys],
-            [ledger.tokens_in_flight(key) for key in self._keys],
-            [ledger.busy_until_ns(key) for key in self._keys],
+            in_flight,
+            tokens_in_flight,
+            busy_until_ns,
             self._align(load.max_adapters),
             [names or () for names in self._align(load.running_adapters)],
             [names or () for names in self._align(load.waiting_adapters)],
             [size * count if size and count else None for size, count in sizes],
-        ), ledger)  # fmt: skip
+        ), ledger, index=self._index)  # fmt: skip
 
     def _unreachable(self, load: Load, now_ns: int) -> frozenset[Key]:
         """Who does not accept connections, if the scraper lives to tell when that changes."""
@@ -235,6 +238,7 @@ class Roster:
             self._endpoints = left or self._ready
             self._authorities = tuple(endpoint.authority for endpoint in self._endpoints)
             self._keys = [(endpoint.slot, endpoint.incarnation) for endpoint in self._endpoints]
+            self._index = {slot: at for at, (slot, _) in enumerate(self._keys)}
         listed = (load.slot, load.incarnation)
         if not same or listed != self._listed:
             self._listed = listed

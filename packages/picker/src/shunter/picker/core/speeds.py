@@ -150,9 +150,12 @@ def _differing(own: Quantile | None, fleet: Quantile) -> float:
     usual = fleet.value
     if own is None:
         return usual
-    if own.value > usual:
-        return min(max(usual, own.value / NOISE), usual * FARTHEST)
-    return max(min(usual, own.value * NOISE), usual / FARTHEST)
+    # In this order, since nearly always it is noise.
+    if (less := own.value / NOISE) > usual:
+        return min(less, usual * FARTHEST)
+    if (more := own.value * NOISE) < usual:
+        return max(more, usual / FARTHEST)
+    return usual
 
 
 def _pace(prefill_per_s: float, answer_s: float, step: float) -> Pace:
