@@ -120,6 +120,7 @@ images: $(VENV)/dev.stamp ## build every image with a Docker daemon of its own, 
 test-kube: $(VENV)/dev.stamp ## everything against real Kubernetes parts: the API alone, and a cluster of one node under load (10 minutes; root, Debian)
 	@hack/kube/fetch
 	@hack/kube/fetch-tools
+	@hack/kube/fetch-crds
 	@SHUNTER_EVERY_CLUSTER=1 $(PYTEST) e2e/test_kube_scraper.py e2e/test_kube_chaos.py e2e/test_doctor.py e2e/test_chart.py e2e/test_cluster.py e2e/test_getting_started.py $(ARGS)
 
 interop: $(VENV)/dev.stamp ## the picker's transports with older Envoys and with grpc-go (fetches the Envoys once)

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -12,16 +13,22 @@ from shunter.envoyconf.core.intent import Intent, Picker, PickerTls, Pool, Profi
 from shunter.envoyconf.core.intent import Kubernetes as Place
 from shunter.envoyconf.core.kube.install import installation
 from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
+from shunter.envoyconf.shell.envoy import tools_dir
 from shunter.envoyconf.testing_kube import find_crds, find_tool, running_kube
 from shunter.picker.cli import main as picker
+from shunter.picker.config.service_levels import read_service_levels
+from shunter.picker.config.tracing import read_tracing
+from shunter.rollout.cli import main as rollout_commands
+from shunter.rollout.core.desired import read_desired
+from shunter.rollout.core.spec import read_rollout
 from shunter.scraper.cli import main as scraper
 
 MINIMAL = {"pool": {"selector": {"app": "vllm"}}}
 RESTRICTED = {
     f"pod-security.kubernetes.io/{key}": value for key, value in (("enforce", "restricted"), ("enforce-version", "v1.36"))
 }
-# Of projects whose CRDs are not here.
-ELSEWHERE = {"Certificate", "PodMonitor", "PrometheusRule"}
+# Of operators, whose definitions hack/kube/fetch-crds fetches.
+ELSEWHERE = {"Certificate", "PodMonitor", "PrometheusRule", "ScaledObject"}
 
 VARIANTS = {
     "as it comes": {},
@@ -36,6 +43,8 @@ VARIANTS = {
         "picker": {
             "config": {"plugins": [{"type": "queue-scorer"}], "schedulingProfiles": []},
             "records": True,
+            "tracing": {"endpoint": "http://otel-collector:4318", "samplePercent": 2.5},
+            "serviceLevels": [{"name": "chat", "match": {"priority": 1}, "target": 0.99, "ttft": "500ms"}],
             "extraArgs": ["--serve-models"],
             "extraEnv": [{"name": "OTEL_SERVICE_NAME", "value": "picker"}],
         },
@@ -45,6 +54,13 @@ VARIANTS = {
             "gateways": [{"podSelector": {"matchLabels": {"app": "envoy"}}}],
             "monitoring": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
         },
+        "adapters": {
+            "enabled": True,
+            "config": {"vLLMLoRAConfig": {"ensureExist": {"models": [{"id": "food-review", "source": "/adapters/food"}]}}},
+            "prune": True,
+            "tokenSecret": "servers",
+        },
+        "log": {"decisions": 0.01},
         "monitoring": {"podMonitor": True, "rules": True, "labels": {"release": "prometheus"}},
         "sharing": {"secret": "redis"},
         "podLabels": {"team": "llm"},
@@ -57,6 +73,9 @@ VARIANTS = {
     "pickers that tell each other": {"sharing": {"url": "redis://redis.llm:6379"}},
     "a pool that is there": {"pool": {"create": False, "selector": {}}, "scraper": {"writeStatus": False}},
     "a configuration that is there": {"picker": {"existingConfigMap": "scheduling"}},
+    "scaled by KEDA": {
+        "autoscaling": {"enabled": True, "kind": "keda", "triggers": [{"type": "cron", "metadata": {"timezone": "UTC"}}]}
+    },
 }
 
 REFUSED = {
@@ -67,6 +86,19 @@ REFUSED = {
     "too many ports": ({"pool": {"targetPorts": [*range(1, 10)]}}, "at '/pool/targetPorts': maxItems: got 9, want 8"),
     "a mode that is none": ({"pool": {"failureMode": "FailSoft"}}, "at '/pool/failureMode': value must be one of"),
     "a name that no Service can have": ({"pool": {"name": "Llama.3"}}, "at '/pool/name'"),
+    "a label that Pods are selected by": (
+        {"podLabels": {"app.kubernetes.io/name": "mine"}},
+        "podLabels: Deployment and Service know the pickers' Pods by app.kubernetes.io/name; choose another label",
+    ),
+    "a level without a target": (
+        {"picker": {"serviceLevels": [{"name": "chat", "ttft": "500ms"}]}},
+        "at '/picker/serviceLevels/0': missing property 'target'",
+    ),
+    "KEDA's triggers without KEDA": (
+        {"autoscaling": {"enabled": True, "triggers": [{"type": "cron"}]}},
+        "autoscaling.triggers: they are KEDA's",
+    ),
+    "adapters that nobody names": ({"adapters": {"enabled": True}}, "adapters.config: say which adapters there should be"),
     "an Envoy that knows nobody": (
         {"pool": {"create": False, "selector": None}, "gateway": {"enabled": True}},
         "gateway.enabled: the Envoy finds model servers by pool.selector",
@@ -119,6 +151,31 @@ def test_the_api_accepts_every_object_and_every_pod_where_only_harmless_ones_may
         pod["metadata"] |= {"name": "any", "namespace": "llm"}
         pod["spec"].pop("priorityClassName", None)  # a controller's to resolve
         kube.apply([pod], dry_run=True)
+
+
+def test_operators_definitions_accept_what_is_theirs(kube):
+    """Of all variants: KEDA's, cert-manager's and those of Prometheus' operator."""
+    definitions = sorted((tools_dir() / "operators").glob("*.yaml"))
+    if not definitions:
+        pytest.skip("no definitions of operators: hack/kube/fetch-crds fetches them")
+    for each in definitions:
+        kube.kubectl("apply", "--server-side", "-f", str(each))
+    kube.kubectl("wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all")
+    objects = [each for values in VARIANTS.values() for each in render(values) if each["kind"] in ELSEWHERE]
+    assert {each["kind"] for each in objects} == ELSEWHERE
+    for each in objects:
+        kube.apply([each], dry_run=True)
+
+
+def test_the_example_of_a_rollout_may_run_where_only_harmless_pods_may_and_its_file_is_one(kube):
+    documents = list(yaml.safe_load_all((CHART.parent / "examples" / "rollout.yaml").read_text()))
+    kube.apply(documents, dry_run=True)
+    spec = one("Job", documents, "food-review-v2")["spec"]["template"]["spec"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any", "namespace": "llm"}, "spec": spec}
+    kube.apply([pod], dry_run=True)
+    rollout = read_rollout("rollout.yaml", one("ConfigMap", documents, "food-review-v2")["data"]["rollout.yaml"].encode())
+    (url,) = rollout.pickers
+    assert one("Service", render({}), urlsplit(url).hostname)["spec"]["clusterIP"] == "None", "all pickers are asked"
 
 
 @pytest.mark.parametrize(("values", "words"), REFUSED.values(), ids=REFUSED.keys())
@@ -203,12 +260,46 @@ def test_objectives_are_of_the_project_that_is_installed():
         )
 
 
+def test_service_levels_are_such_as_a_picker_reads_and_stand_where_it_looks():
+    for there in ({}, {"existingConfigMap": "scheduling"}):
+        documents = render({"picker": {**VARIANTS["everything"]["picker"], "config": None, **there}})
+        (level,) = read_service_levels(one("ConfigMap", documents)["data"]["service-levels.yaml"])
+        assert (level.name, level.target) == ("chat", 0.99)
+        spec = one("Deployment", documents)["spec"]["template"]["spec"]
+        (sources,) = [volume["projected"]["sources"] for volume in spec["volumes"] if volume["name"] == "configuration"]
+        names = [each["configMap"]["name"] for each in sources]
+        assert names == [*there.values(), "llama-picker"]
+        (command,) = [each["command"] for each in spec["containers"]]
+        assert "--service-levels=/etc/shunter/service-levels.yaml" in command
+
+
+def test_traces_are_sent_as_the_picker_reads_it():
+    (container,) = one("Deployment", render(VARIANTS["everything"]))["spec"]["template"]["spec"]["containers"]
+    environment = {each["name"]: each.get("value", "") for each in container["env"]}
+    assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://otel-collector:4318"
+    assert read_tracing(environment).share == 0.025
+
+
+def test_who_keeps_adapters_reads_what_the_scraper_reads_and_writes_nothing_to_kubernetes():
+    documents = render(VARIANTS["everything"])
+    rules = one("Role", documents, "llama-adapters")["rules"]
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"list", "watch"}
+    spec = one("Deployment", documents, "llama-adapters")["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    sync = rollout_commands.commands["sync"]
+    options = {word.partition("=")[0] for word in container["command"][2:]}
+    assert options <= {name for each in sync.params for name in each.opts}
+    desired = read_desired("configmap.yaml", one("ConfigMap", documents, "llama-adapters")["data"]["configmap.yaml"].encode())
+    assert [each.id for each in desired.wanted] == ["food-review"]
+
+
 def test_the_envoy_of_the_release_may_ask_whoever_else_may():
     others = [{"podSelector": {"matchLabels": {"app": "envoy"}}}]
     documents = render({"gateway": {"enabled": True}, "networkPolicy": {"enabled": True, "gateways": others}})
     (asked, _) = one("NetworkPolicy", documents)["spec"]["ingress"]
     own = one("Deployment", documents, "llama-gateway")["spec"]["selector"]
     assert asked["from"] == [*others, {"podSelector": own}]
+    assert asked["ports"] == [{"port": 9002}, {"port": 9003}]
 
 
 def test_prometheus_looks_where_pages_are():

@@ -98,9 +98,8 @@ class Cluster:
     def settled(self, what):
         self.kubectl("rollout", "status", what, f"--timeout={WITHIN_S}s")
 
-    def pods(self, instance="llama-picker"):
-        selector = f"--selector=app.kubernetes.io/instance={instance}"
-        items = json.loads(self.kubectl("get", "pods", selector, "--output=json"))["items"]
+    def pods(self, selector="app.kubernetes.io/instance=llama-picker"):
+        items = json.loads(self.kubectl("get", "pods", f"--selector={selector}", "--output=json"))["items"]
         return [each["metadata"]["name"] for each in items if "deletionTimestamp" not in each["metadata"]]
 
     def page(self, pod, path, port=9090):
@@ -242,6 +241,44 @@ async def test_a_new_configuration_is_taken_up_and_a_wrong_one_is_not(cluster, l
     assert set(cluster.pods()) == before
 
 
+def adapters_of(cluster):
+    """Return what each server has loaded, by its name."""
+    names = cluster.pods(selector="app=vllm")
+    cards = {name: json.loads(cluster.page(name, "/v1/models", port=8000))["data"] for name in names}
+    return {name: sorted(card["id"] for card in each if card.get("parent")) for name, each in cards.items()}
+
+
+async def test_adapters_are_kept_loaded_and_a_rollout_moves_to_the_next(cluster, load):
+    """The chart's adapters, then the Job of deploy/examples: nobody asks for them, so there is nothing to analyse."""
+    listed = {"models": [{"id": "food-review-v1", "source": "/adapters/food-review-v1"}]}
+    cluster.upgrade(adapters={"enabled": True, "config": {"vLLMLoRAConfig": {"ensureExist": listed}}, "resources": SMALL})
+    (keeper,) = cluster.pods(selector="app.kubernetes.io/instance=llama-adapters")
+    assert json.loads(cluster.page(keeper, "/status", port=8080))
+    assert set(map(tuple, adapters_of(cluster).values())) == {("food-review-v1",)}, "a release is ready when they are loaded"
+    cluster.upgrade()
+    text = (images.ROOT / "deploy" / "examples" / "rollout.yaml").read_text()
+    for said, here in (
+        ("namespace: llm", f"namespace: {SPACE}"),
+        ("configmap:llm", f"configmap:{SPACE}"),
+        ("llm/llama", f"{SPACE}/llama"),
+        ("pause: 60s", "pause: 1s"),
+        ("analysis: {minRequests: 20}", "analysis: null"),
+    ):
+        assert said in text
+        text = text.replace(said, here)
+    cluster.kubectl("apply", "-f", "-", stdin=text)
+    try:
+        cluster.kubectl("wait", "--for=condition=Complete", "job/food-review-v2", f"--timeout={WITHIN_S}s")
+        told = cluster.kubectl("logs", "job/food-review-v2")
+        assert "100 % food-review-v2" in told
+        assert told.splitlines()[-1].endswith("  done")
+        assert set(map(tuple, adapters_of(cluster).values())) == {("food-review-v2",)}
+        await load()
+    finally:
+        cluster.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=text)
+        cluster.kubectl("delete", "configmap/rollout-food-review-v2", "inferencemodelrewrite/food-review", "--ignore-not-found")
+
+
 def test_an_exam_runs_as_a_job_in_the_cluster(cluster):
     words = ("--select", "ms.reachability", "--tries", "1", f"http://llama.{SPACE}:8000")
     image = images.image_name("all")
@@ -266,7 +303,7 @@ def test_what_envoyconf_installs_runs(cluster):
     cluster.kube.apply(objects)
     try:
         cluster.settled("deployment/by-name-picker")
-        (pod,) = cluster.pods(instance="by-name-picker")
+        (pod,) = cluster.pods(selector="app.kubernetes.io/instance=by-name-picker")
         assert len(json.loads(cluster.page(pod, "/debug/fleet"))["endpoints"]) == 3
     finally:
         cluster.kubectl("delete", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))

@@ -15,6 +15,7 @@ from msgspec import Meta, field
 
 from shunter.envoyconf.shell import envoy
 from shunter.picker.config import read_builtin
+from shunter.picker.config.service_levels import LevelSpec
 from shunter.scraper.core.rbac import rbac
 
 __all__ = ["Values", "files"]
@@ -85,6 +86,18 @@ class Resources(Part, frozen=True):
 class Log(Part, frozen=True):
     level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="What is logged at least.")] = "info"
     format: Annotated[Literal["text", "json"], Meta(description="A line of the log: for people, or for programs.")] = "json"
+    decisions: Annotated[
+        float, Meta(ge=0, le=1, description="The part of the picker's decisions that has a line, with how the request went.")
+    ] = 0
+
+
+class Tracing(Part, frozen=True):
+    endpoint: Annotated[
+        str, Meta(description="A collector's OTLP over HTTP, such as http://otel-collector.observability:4318; none: no spans.")
+    ] = ""
+    sample_percent: Annotated[
+        float, Meta(ge=0, le=100, description="Of requests that neither the client nor the gateway has decided of.")
+    ] = 10
 
 
 class Picker(Part, frozen=True):
@@ -102,6 +115,10 @@ class Picker(Part, frozen=True):
     buffered_bytes: Annotated[int, Meta(ge=1 << 20, description="Unfinished bodies altogether, in each worker.")] = 256 << 20
     drain_seconds: Annotated[int, Meta(ge=0, le=3600, description="For requests under way when a Pod is to go.")] = 30
     records: Annotated[bool, Meta(description="Take Envoy's records of requests, on port 24224.")] = False
+    tracing: Annotated[Tracing, Meta(description="Where traces go (docs/tracing.md).")] = Tracing()
+    service_levels: Annotated[
+        tuple[LevelSpec, ...], Meta(description="What is fast enough for whom: name, target, ttft … (docs/slo.md).")
+    ] = ()
     extra_args: Annotated[tuple[str, ...], Meta(description="Further options of shunter-picker run.")] = ()
     extra_env: Annotated[tuple[dict[str, Any], ...], Meta(description="Further environment, as in a container: OTEL_…")] = ()
     resources: Annotated[Resources, Meta(description="A request of 1 KB takes 0.4 ms of CPU, at 500 a second.")] = Resources(
@@ -116,6 +133,25 @@ class Scraper(Part, frozen=True):
     extra_args: Annotated[tuple[str, ...], Meta(description="Further options of shunter-scraper run.")] = ()
     resources: Annotated[Resources, Meta(description="100 model servers at 20 scrapes a second take 0.2 CPUs.")] = Resources(
         Requests("100m", "128Mi"), Bound("256Mi")
+    )
+
+
+class Adapters(Part, frozen=True):
+    enabled: Annotated[bool, Meta(description="Run shunter rollout sync for the pool, in a Pod of its own.")] = False
+    config: Annotated[
+        dict[str, Any],
+        Meta(description="Which there should be, a vLLMLoRAConfig as in docs/rollouts.md. Taken up when changed."),
+    ] = field(default_factory=dict)
+    existing_config_map: Annotated[
+        str, Meta(description="Name of a ConfigMap with it instead, under the key configmap.yaml.")
+    ] = ""
+    prune: Annotated[bool, Meta(description="Unload adapters that are not named.")] = False
+    token_secret: Annotated[
+        str, Meta(description="Name of a Secret with the model servers' bearer token, under the key token.")
+    ] = ""
+    extra_args: Annotated[tuple[str, ...], Meta(description="Further options of shunter-rollout sync.")] = ()
+    resources: Annotated[Resources, Meta(description="It waits most of the time.")] = Resources(
+        Requests("20m", "96Mi"), Bound("256Mi")
     )
 
 
@@ -147,16 +183,21 @@ class Sharing(Part, frozen=True):
 
 
 class Autoscaling(Part, frozen=True):
-    enabled: Annotated[bool, Meta(description="Let a HorizontalPodAutoscaler say how many pickers there are.")] = False
+    enabled: Annotated[bool, Meta(description="Let the load say how many pickers there are.")] = False
+    kind: Annotated[Literal["hpa", "keda"], Meta(description="By a HorizontalPodAutoscaler, or by KEDA's ScaledObject.")] = (
+        "hpa"
+    )
     min_replicas: Annotated[int, Meta(ge=1, description="At least.")] = 2
     max_replicas: Annotated[int, Meta(ge=1, description="At most.")] = 8
     cpu_percent: Annotated[int, Meta(ge=1, le=1000, description="Of the CPU that containers request, on average.")] = 70
+    triggers: Annotated[tuple[dict[str, Any], ...], Meta(description="Further triggers of the ScaledObject.")] = ()
 
 
 class NetworkPolicy(Part, frozen=True):
     enabled: Annotated[bool, Meta(description="Let nobody but these reach the picker.")] = False
     gateways: Annotated[
-        tuple[dict[str, Any], ...], Meta(description="NetworkPolicyPeers that may ask it; none: anybody in the cluster.")
+        tuple[dict[str, Any], ...],
+        Meta(description="NetworkPolicyPeers that may ask it, and for its health; none: anybody in the cluster."),
     ] = ()
     monitoring: Annotated[
         tuple[dict[str, Any], ...], Meta(description="NetworkPolicyPeers that may read metrics and pages; none: anybody.")
@@ -190,15 +231,16 @@ class Values(Part, frozen=True):
 
     pool: Annotated[Pool, Meta(description="The model servers.")] = Pool()
     objectives: Annotated[tuple[Objective, ...], Meta(description="Priorities that requests may name.")] = ()
-    image: Annotated[Image, Meta(description="Where images come from: shunter-picker, shunter-scraper, shunter-envoyconf.")] = (
-        Image()
-    )
+    image: Annotated[
+        Image, Meta(description="Where images come from: shunter-picker, shunter-scraper, shunter-envoyconf, shunter-rollout.")
+    ] = Image()
     picker: Annotated[Picker, Meta(description="Who chooses.")] = Picker()
     scraper: Annotated[Scraper, Meta(description="Who looks at the cluster and at the model servers' metrics.")] = Scraper()
+    adapters: Annotated[Adapters, Meta(description="Keep LoRA adapters loaded on all model servers of the pool.")] = Adapters()
     tls: Annotated[Tls, Meta(description="Between gateways and the picker.")] = Tls()
     sharing: Annotated[Sharing, Meta(description="By what pickers tell each other what they have sent where.")] = Sharing()
     log: Annotated[Log, Meta(description="Of picker and scraper.")] = Log()
-    autoscaling: Annotated[Autoscaling, Meta(description="Of the picker, by its CPU.")] = Autoscaling()
+    autoscaling: Annotated[Autoscaling, Meta(description="Of the pickers, by their CPU.")] = Autoscaling()
     network_policy: Annotated[NetworkPolicy, Meta(description="Who may connect to the picker.")] = NetworkPolicy()
     monitoring: Annotated[Monitoring, Meta(description="Prometheus.")] = Monitoring()
     gateway: Annotated[Gateway, Meta(description="An Envoy that needs nobody else.")] = Gateway()
@@ -207,10 +249,12 @@ class Values(Part, frozen=True):
         default_factory=dict
     )
     pod_annotations: Annotated[dict[str, str], Meta(description="Further annotations of them.")] = field(default_factory=dict)
-    node_selector: Annotated[dict[str, str], Meta(description="Where they may run.")] = field(default_factory=dict)
+    node_selector: Annotated[dict[str, str], Meta(description="Where pickers, and who keeps adapters, may run.")] = field(
+        default_factory=dict
+    )
     tolerations: Annotated[tuple[dict[str, Any], ...], Meta(description="Which taints they bear.")] = ()
     affinity: Annotated[dict[str, Any], Meta(description="With whom they like to be.")] = field(default_factory=dict)
-    priority_class_name: Annotated[str, Meta(description="Of the pickers' Pods.")] = ""
+    priority_class_name: Annotated[str, Meta(description="Of their Pods.")] = ""
 
 
 def files() -> dict[Path, str]:

@@ -23,7 +23,7 @@ from shunter.envoyconf.testing_kube import RunningKube, find_crds, find_tool
 __all__ = ["CHART", "running_stage"]
 
 CHART = images.ROOT / "deploy" / "chart"
-TARGETS = ("picker", "scraper", "envoyconf", "lab", "all")
+TARGETS = ("picker", "scraper", "envoyconf", "rollout", "lab", "all")
 
 
 @contextlib.contextmanager

@@ -9,15 +9,12 @@
 
 {{- define "shunter.picker" -}}{{ include "shunter.pool" . }}-picker{{- end -}}
 {{- define "shunter.gateway" -}}{{ include "shunter.pool" . }}-gateway{{- end -}}
+{{- define "shunter.adapters" -}}{{ include "shunter.pool" . }}-adapters{{- end -}}
 
+{{- /* What a component's Pods are selected by: list with the root and "picker", "gateway" or "adapters". */ -}}
 {{- define "shunter.selector" -}}
-app.kubernetes.io/name: shunter-picker
-app.kubernetes.io/instance: {{ include "shunter.picker" . }}
-{{- end -}}
-
-{{- define "shunter.gatewaySelector" -}}
-app.kubernetes.io/name: shunter-gateway
-app.kubernetes.io/instance: {{ include "shunter.gateway" . }}
+app.kubernetes.io/name: shunter-{{ index . 1 }}
+app.kubernetes.io/instance: {{ include "shunter.pool" (index . 0) }}-{{ index . 1 }}
 {{- end -}}
 
 {{- define "shunter.labels" -}}
@@ -26,7 +23,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
-{{- /* The image of a component: list with the root and "picker", "scraper" or "envoyconf". */ -}}
+{{- /* The image of a component: list with the root and "picker", "scraper", "envoyconf" or "rollout". */ -}}
 {{- define "shunter.image" -}}
 {{- $root := index . 0 -}}
 image: {{ with $root.Values.image.registry }}{{ . }}/{{ end }}shunter-{{ index . 1 }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}
@@ -63,21 +60,72 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
-{{- define "shunter.gatewayMeta" -}}
-metadata:
-  name: {{ index . 1 }}
-  namespace: {{ (index . 0).Release.Namespace }}
-  labels:
-    {{- include "shunter.gatewaySelector" (index . 0) | nindent 4 }}
-    {{- include "shunter.labels" (index . 0) | nindent 4 }}
-{{- end }}
-
-{{- /* Names and labels of an object: list with the root and its name. */ -}}
+{{- /* Name and labels of an object: list with the root, whose it is ("picker", "gateway" or "adapters"), and its name. */ -}}
 {{- define "shunter.meta" -}}
 metadata:
-  name: {{ index . 1 }}
+  name: {{ index . 2 }}
   namespace: {{ (index . 0).Release.Namespace }}
   labels:
-    {{- include "shunter.selector" (index . 0) | nindent 4 }}
+    {{- include "shunter.selector" . | nindent 4 }}
     {{- include "shunter.labels" (index . 0) | nindent 4 }}
+{{- end -}}
+
+{{- /* The scraper as a sidecar, there before what it serves and until that has ended: list with the root and further options. */ -}}
+{{- define "shunter.scraper" -}}
+{{- $root := index . 0 -}}
+- name: scraper
+  restartPolicy: Always
+  {{- include "shunter.image" (list $root "scraper") | nindent 2 }}
+  command:
+  - shunter-scraper
+  - run
+  - --namespace={{ $root.Release.Namespace }}
+  - --snapshot=/run/shunter/snapshot
+  - --admin-host=0.0.0.0
+  - --admin-port=9091
+  - --log-level={{ $root.Values.log.level }}
+  - --log-format={{ $root.Values.log.format }}
+  {{- range index . 1 }}
+  - {{ . | quote }}
+  {{- end }}
+  ports:
+  - {name: http-scraper, containerPort: 9091}
+  livenessProbe:
+    httpGet: {path: /healthz, port: http-scraper}
+    periodSeconds: 10
+    timeoutSeconds: 5
+  {{- include "shunter.confined" . | nindent 2 }}
+  resources:
+    {{- toYaml $root.Values.scraper.resources | nindent 4 }}
+  volumeMounts:
+  - {name: memory, mountPath: /run/shunter}
+  - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- end -}}
+
+{{- /* What it needs: memory to share, which counts as that of whoever writes it, and a token that no other container sees. */ -}}
+{{- define "shunter.scraperVolumes" -}}
+- name: memory
+  emptyDir: {medium: Memory, sizeLimit: 256Mi}
+- name: token
+  projected:
+    sources:
+    - serviceAccountToken: {path: token, expirationSeconds: 3607}
+    - configMap:
+        name: kube-root-ca.crt
+        items: [{key: ca.crt, path: ca.crt}]
+    - downwardAPI:
+        items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]
+{{- end -}}
+
+{{- /* Where Pods of ours may run. */ -}}
+{{- define "shunter.placed" -}}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" }}
+{{- with index $.Values $field }}
+{{ $field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
 {{- end -}}
