@@ -77,15 +77,15 @@ def issuer(envoy_gateway):
             "listeners": [{"port": 10080}],
             "pools": [{"name": "llama", "endpoints": [here]}],
             "security": {"jwt": [jwt]},
-            "observability": {"tracing": {"collector": here}},
+            "observability": {"tracing": {"collector": here, "samplePercent": 0}},
         }
         with envoy_gateway(generate(load_intent(json.dumps(asked)), Target.ENVOY_GATEWAY).documents):
             yield issuer
         server.shutdown()
 
 
-async def ask(token):
-    headers = {"x-client-id": "root"} | ({"authorization": f"Bearer {token}"} if token else {})
+async def ask(token, further=None):
+    headers = (further or {}) | {"x-client-id": "root"} | ({"authorization": f"Bearer {token}"} if token else {})
     async with aiohttp.ClientSession() as session, session.get(URL, headers=headers) as answer:
         return answer.status, await answer.json(content_type=None) if answer.status == 200 else None
 
@@ -99,4 +99,14 @@ async def test_model_servers_are_told_who_it_is_and_not_by_which_token(issuer):
     status, told = await ask(issuer.token(aud="llm", sub="alice"))
     assert (status, told["x-client-id"]) == (200, "alice")
     assert "authorization" not in told
-    assert "traceparent" in told
+
+
+@pytest.mark.parametrize("sampled", ["01", "00"])
+async def test_a_callers_trace_goes_on_as_it_was_decided_whatever_the_request_is_called(issuer, sampled):
+    trace_id, caller = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {"x-request-id": "wagon-7", "traceparent": f"00-{trace_id}-{caller}-{sampled}"}
+    _, told = await ask(issuer.token(aud="llm", sub="alice"), headers)
+    assert told["x-request-id"] == "wagon-7"
+    _, same, span, flags = told["traceparent"].split("-")
+    assert (same, flags) == (trace_id, sampled)
+    assert span != caller  # the gateway's own is between

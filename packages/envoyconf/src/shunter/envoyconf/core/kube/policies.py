@@ -83,11 +83,15 @@ def envoy_proxy(intent: Intent) -> Resource:
         log = {"settings": [{"format": told, "sinks": [{"type": "File", "file": {"path": path}}]}]}
     telemetry: Resource = {"accessLog": log}
     if tracing := watching.tracing:
+        # The caller decides, else chance. What Envoy itself leaves out, by a fraction or since its x-request-id is no UUID, is
+        # not traced whatever the caller has decided.
+        share = {"numerator": round(tracing.sample_percent * 10_000), "denominator": 1_000_000}
+        telemetry["requestID"] = {"tracing": "Disable"}
         telemetry["tracing"] = {
-            "samplingFraction": {"numerator": round(tracing.sample_percent * 10_000), "denominator": 1_000_000},
             "provider": {
                 "type": "OpenTelemetry",
                 "serviceName": tracing.service_name,
+                "openTelemetry": {"sampler": {"type": "ParentBasedTraceIdRatio", "samplingPercentage": share}},
                 "backendRefs": [BACKEND | {"name": tracing_backend(intent)}],
             },
         }
