@@ -247,9 +247,9 @@ def test_a_deadline_ends_the_call(timeout, seconds):
 def test_deadlines_of_calls_that_are_over_are_forgotten():
     wire = Wire()
     last = wire.open(("grpc-timeout", "2H"))
-    for _ in range(50):
+    for _ in range(200):
         wire.send(wire.open(("grpc-timeout", "1H")), b"", end=True)
-    assert len(wire.server._agenda) <= 2
+    assert len(wire.server._agenda) <= 70
     wire.server.expire(wire.now_s + 7201)
     wire.carry()
     assert wire.status(last)[0] == 4

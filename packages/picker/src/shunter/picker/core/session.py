@@ -262,7 +262,7 @@ class Session:
         self._states = [_FRESH, _FRESH]  # by Side
         self._headers: dict[str, str] = {}
         self._metadata: Metadata = {}
-        self._body: bytes | bytearray = bytearray()
+        self._body: bytes | bytearray = b""
         self._pick: Pick | None = None
         self._released = False
         self._response: Response | None = None
@@ -381,11 +381,13 @@ class Session:
         if step is Step.CHOOSE_PART:
             return self._choose(step, None, event.metadata, now_s, end_of_stream=False)
         if len(self._body) + len(event.data) > self._limits.body_bytes:
-            return self._refuse(_too_large(self._limits.body_bytes), now_s)
+            words = f"the request body is larger than {self._limits.body_bytes} bytes"
+            return self._refuse(Refusal(413, "PayloadTooLarge", words), now_s)
         if step is Step.CHOOSE_BODY:
             return self._choose(step, event.data, event.metadata, now_s, end_of_stream=event.end_of_stream)
         if not self._budget.take(len(event.data)):
             return self._refuse(_SHORT_OF_MEMORY, now_s)
+        self._body = self._body or bytearray()
         self._body += event.data
         if step is Step.COLLECT:
             return []
@@ -479,7 +481,7 @@ class Session:
 
     def _forget_body(self) -> None:
         self._budget.give(len(self._body))
-        self._body = bytearray()
+        self._body = b""
 
     def _release(self, now_s: float, *, complete: bool) -> None:
         if self._pick is not None and self._response is not None and not self._released:
@@ -494,7 +496,3 @@ class Session:
         self._leave(now_s)
         self._forget_body()
         self._release(now_s, complete=complete)
-
-
-def _too_large(limit_bytes: int) -> Refusal:
-    return Refusal(413, "PayloadTooLarge", f"the request body is larger than {limit_bytes} bytes")

@@ -44,6 +44,9 @@ _PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
+# Calls that are over and still on the agenda, however few there are: a lone call must not tidy up after itself each time.
+_OVER = 64
+
 _HEAD_FIELDS = ((":status", "200"), ("content-type", "application/grpc"))
 _HEAD = hpack.encode(_HEAD_FIELDS)
 _OK = hpack.encode([("grpc-status", "0")])
@@ -96,10 +99,7 @@ class Call(Protocol):
 class Exchange:
     """One running call, from the wire's side: what a call may send at any time."""
 
-    __slots__ = (
-        *("_begun", "_connection", "_unsent", "_unsent_bytes"),
-        *("call", "metadata", "needed_bytes", "stream_id", "unfinished"),
-    )
+    __slots__ = ("_begun", "_connection", "_unsent", "call", "metadata", "needed_bytes", "stream_id", "unfinished")
 
     call: Call
     metadata: Mapping[str, str]
@@ -112,34 +112,32 @@ class Exchange:
         self._connection = connection
         self._begun = False
         self._unsent: list[bytes] = []
-        self._unsent_bytes = 0
 
     def send(self, messages: Sequence[bytes]) -> None:
         """Send messages; what answers one read goes out in one piece."""
-        unsent, connection = self._unsent, self._connection
-        if not unsent and connection.reading:
-            connection.unsent.append(self)
-        for message in messages:
-            unsent += (_PREFIX.pack(0, len(message)), message)
-            self._unsent_bytes += _PREFIX_BYTES + len(message)
-        if not connection.reading:
+        if self._connection.reading:
+            if not self._unsent:
+                self._connection.unsent.append(self)
+            self._unsent += messages
+        else:
+            self._unsent += messages
             self.flush()
 
     def flush(self) -> None:
         """Hand over what was said."""
-        if self._unsent:
-            http = self._connection.http
+        messages = self._unsent
+        if messages:
+            http, stream_id = self._connection.http, self.stream_id
             if not self._begun:
                 self._begun = True
-                http.send_headers(self.stream_id, _HEAD)
-            messages = len(self._unsent) // 2  # each has its prefix before it
-            if self._unsent_bytes <= MAX_FRAME_BYTES * messages:
-                http.send_data(self.stream_id, b"".join(self._unsent))
+                http.send_headers(stream_id, _HEAD)
+            self._unsent = []
+            pieces = [piece for message in messages for piece in (_PREFIX.pack(0, len(message)), message)]
+            if sum(map(len, pieces)) <= MAX_FRAME_BYTES * len(messages):
+                http.send_data(stream_id, b"".join(pieces))
             else:  # large ones: a frame more for each is cheaper than its bytes once more
-                for piece in self._unsent:
-                    http.send_data(self.stream_id, piece)
-            self._unsent.clear()
-            self._unsent_bytes = 0
+                for piece in pieces:
+                    http.send_data(stream_id, piece)
 
     def end(self, now_s: float, code: StatusCode = StatusCode.OK, details: str = "") -> None:
         """End the call with a status."""
@@ -194,25 +192,23 @@ class GrpcConnection:
         exchanges = self._exchanges
         self.reading = True
         for event in self.http.receive(data):
-            if isinstance(event, Request):
-                self._open(event, now_s)
-                continue
             exchange = exchanges.get(event.stream_id)
             if exchange is None:
-                if not isinstance(event, Data) or event.end_stream:
+                if isinstance(event, Request):
+                    self._open(event, now_s)
+                elif not isinstance(event, Data) or event.end_stream:
                     self._explain(event.stream_id)
-                continue
-            if isinstance(event, Reset):
+            elif isinstance(event, Reset):
                 self.forget(exchange, now_s)
-                continue
-            try:
-                if isinstance(event, Data):
-                    self._read(exchange, event.data, now_s)
-                    if not event.end_stream:
-                        continue
-                self._finish(exchange, now_s)
-            except StatusError as status:
-                exchange.end(now_s, status.code, status.details)
+            else:
+                try:
+                    if isinstance(event, Data):
+                        self._read(exchange, event.data, now_s)
+                        if not event.end_stream:
+                            continue
+                    self._finish(exchange, now_s)
+                except StatusError as status:
+                    exchange.end(now_s, status.code, status.details)
         self.reading = False
         if self.unsent:
             for exchange in self.unsent:
@@ -277,7 +273,7 @@ class GrpcConnection:
 
     def _tidy_agenda(self) -> None:
         """Throw out what is over as soon as that is the larger part."""
-        if len(self._agenda) > 2 * len(self._deadlines_s):
+        if len(self._agenda) > 2 * len(self._deadlines_s) + _OVER:
             self._agenda = [(at_s, stream_id) for stream_id, at_s in self._deadlines_s.items()]
             heapq.heapify(self._agenda)
 
@@ -299,7 +295,7 @@ class GrpcConnection:
             self._budget.give(len(unfinished))
             unfinished.clear()
         at, size, call = 0, len(data), exchange.call
-        exchange.needed_bytes = _PREFIX_BYTES
+        needed_bytes = _PREFIX_BYTES
         while size - at >= _PREFIX_BYTES:
             compressed, length = _PREFIX.unpack_from(data, at)
             if compressed:
@@ -309,10 +305,11 @@ class GrpcConnection:
                     StatusCode.RESOURCE_EXHAUSTED, f"a message of {length} bytes; the limit is {self._max_message_bytes}"
                 )
             begin = at + _PREFIX_BYTES
-            if begin + length > size:
-                exchange.needed_bytes = _PREFIX_BYTES + length
+            end = begin + length
+            if end > size:
+                needed_bytes += length
                 break
-            at = begin + length
+            at = end
             replies = call.receive(data[begin:at], now_s)
             if replies:
                 exchange.send(replies)
@@ -320,6 +317,7 @@ class GrpcConnection:
                 exchange.end(now_s)
                 return
         if at < size:
+            exchange.needed_bytes = needed_bytes
             self._keep(exchange, data[at:] if at else data)
 
     def _keep(self, exchange: Exchange, data: bytes) -> None:

@@ -190,7 +190,10 @@ class Connection:
                 if begin + length > size:
                     break
                 at = begin + length
-                event = self._on_frame(kind, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
+                try:
+                    event = self._HANDLERS[kind](self, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
+                except StreamFault as fault:
+                    event = self._reset(fault.stream_id, fault.code)
                 if event is not None:
                     yield event
                 if self._untold:
@@ -204,15 +207,6 @@ class Connection:
         """Return what answers brought about that were sent since the last event: streams whose answer is too much."""
         untold, self._untold = self._untold, []
         return untold
-
-    def _on_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if kind >= len(self._HANDLERS):  # an extension (section 4.1)
-            self._patience.control(len(payload))
-            return None
-        try:
-            return self._HANDLERS[kind](self, flags, stream_id, payload)
-        except StreamFault as fault:
-            return self._reset(fault.stream_id, fault.code)
 
     def _check_preface(self, data: bytes) -> int:
         """Return where the frames begin."""
@@ -238,9 +232,12 @@ class Connection:
         self._receivable -= size
         if self._receivable < self._half_bytes:
             self._replenish_connection()
-        data = frames.unpad(payload, flags) if flags & Flag.PADDED else payload
-        end_stream = flags & Flag.END_STREAM != 0
-        if data or end_stream:
+        end_stream = False
+        if flags:
+            end_stream = flags & Flag.END_STREAM != 0
+            if flags & Flag.PADDED:
+                payload = frames.unpad(payload, flags)
+        if payload or end_stream:
             self._patience.worked_bytes += size
         else:
             self._patience.control(size)
@@ -252,12 +249,12 @@ class Connection:
             raise StreamFault(stream_id, Code.STREAM_CLOSED, "DATA after the end")
         stream.receivable -= size
         if stream.expected_bytes is not None:
-            stream.take_content(len(data), end_stream=end_stream)
+            stream.take_content(len(payload), end_stream=end_stream)
         if end_stream:
             stream.open = False
         if stream.receivable < self._half_stream_bytes:
             self._replenish(stream)
-        return Data(stream_id, data, end_stream)
+        return Data(stream_id, payload, end_stream)
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         if not stream_id & 1:
@@ -396,9 +393,14 @@ class Connection:
         if stream is not None and not self._outbox.widen_stream(stream, increment):
             raise StreamFault(stream_id, Code.FLOW_CONTROL_ERROR, f"the stream's window grows by {increment}")
 
+    def _on_extension(self, _: int, __: int, payload: bytes) -> None:
+        """Ignore what has no meaning to us (section 4.1)."""
+        self._patience.control(len(payload))
+
     _HANDLERS = (
         *(_on_data, _on_headers, _on_priority, _on_reset, _on_settings),
         *(_on_push_promise, _on_ping, _on_go_away, _on_window_update, _on_continuation),
+        *[_on_extension] * (256 - Kind.CONTINUATION - 1),
     )
 
     # -- answers -----------------------------------------------------------------------------------------------------

@@ -48,7 +48,10 @@ def walk(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 def decode_varint(data: bytes, at: int) -> tuple[int, int]:
     """Return a varint of at most 64 bits and where it ends; IndexError if it is cut off."""
-    value = shift = 0
+    value = data[at]
+    if value < 0x80:
+        return value, at + 1
+    value, shift, at = value & 0x7F, 7, at + 1
     while True:
         byte = data[at]
         at += 1
