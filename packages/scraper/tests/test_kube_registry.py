@@ -197,3 +197,49 @@ async def test_nobody_is_not_told_of_while_something_is_forbidden(failures, monk
     api.forbidden.clear()
     async with asyncio.timeout(PATIENCE_S):
         assert (await first).members
+
+
+class Telling(Forbidding):
+    """A server whose pods' watch tells what is put into ``told``."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = asyncio.Queue()
+
+    async def lines(self, path, **query):
+        yield b""
+        while path.endswith("/pods"):
+            yield event("ADDED", {"metadata": META | {"name": await self.told.get()}, "status": STATUS})
+        await asyncio.Future()
+
+
+async def test_a_change_goes_out_at_once_and_what_follows_it_closely_together(monkeypatch, following, until):
+    api, gate, held, real = Telling(), asyncio.Event(), [], asyncio.sleep
+    followed, first = following(api)
+    async with asyncio.timeout(PATIENCE_S):
+        await first
+
+    async def sleep(seconds):
+        if seconds < PATIENCE_S:
+            await real(seconds)
+        else:
+            held.append(seconds)
+            await gate.wait()
+
+    change, clock = asyncio.ensure_future(followed.changed()), asyncio.get_running_loop().time
+    begun_s = clock()
+    await until(lambda: clock() > begun_s + registry.SETTLE_S)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(registry, "SETTLE_S", 2 * PATIENCE_S)
+    await api.told.put("b")
+    async with asyncio.timeout(PATIENCE_S):
+        assert len((await change).members) == 2
+    assert not held
+    change = asyncio.ensure_future(followed.changed())
+    for name in "cd":
+        await api.told.put(name)
+    await until(lambda: held and api.told.empty())
+    assert not change.done()
+    gate.set()
+    async with asyncio.timeout(PATIENCE_S):
+        assert len((await change).members) == 4
