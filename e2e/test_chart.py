@@ -1,12 +1,14 @@
 """The Helm chart, rendered by Helm and judged by a real Kubernetes API."""
 
 import json
+import re
 import subprocess
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from hack.kube import images
 from hack.kube.stage import CHART
 
 from shunter.envoyconf.core.intent import Intent, Picker, PickerTls, Pool, Profile
@@ -154,7 +156,7 @@ def test_the_api_accepts_every_object_and_every_pod_where_only_harmless_ones_may
 
 
 def test_operators_definitions_accept_what_is_theirs(kube):
-    """Of all variants: KEDA's, cert-manager's and those of Prometheus' operator."""
+    """Of all variants: KEDA's, cert-manager's and those of Prometheus' operator; and what a page shows of scaling servers."""
     definitions = sorted((tools_dir() / "operators").glob("*.yaml"))
     if not definitions:
         pytest.skip("no definitions of operators: hack/kube/fetch-crds fetches them")
@@ -163,7 +165,11 @@ def test_operators_definitions_accept_what_is_theirs(kube):
     kube.kubectl("wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all")
     objects = [each for values in VARIANTS.values() for each in render(values) if each["kind"] in ELSEWHERE]
     assert {each["kind"] for each in objects} == ELSEWHERE
-    for each in objects:
+    page = (images.ROOT / "docs" / "autoscaling.md").read_text()
+    shown = [yaml.safe_load(each) for each in re.findall(r"^```yaml\n(apiVersion.*?)^```$", page, re.DOTALL | re.MULTILINE)]
+    assert {each["kind"] for each in shown} == {"ScaledObject", "HorizontalPodAutoscaler"}
+    for each in (*objects, *shown):
+        each["metadata"].setdefault("namespace", "llm")
         kube.apply([each], dry_run=True)
 
 
