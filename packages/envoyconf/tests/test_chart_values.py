@@ -33,7 +33,7 @@ GIE = {
         "env": [{"name": "OTEL_SERVICE_NAME", "value": "epp"}, {"name": "SD_QUEUE_DEPTH_THRESHOLD", "value": "5"}],
         "flags": {"drain-timeout": "1m30s", "secure-serving": False, "enable-pprof": False},
         "monitoring": {"interval": "10s", "prometheus": {"enabled": True, "auth": {"enabled": True}}},
-        "tracing": {"enabled": True, "otelExporterEndpoint": "http://otel:4317"},
+        "tracing": {"enabled": True, "otelExporterEndpoint": "http://otel:4317", "sampling": {"samplerArg": "0.25"}},
     },
     "inferencePool": {"targetPorts": [{"number": 8000}, {"number": 8001}], "modelServers": {"matchLabels": {"app": "vllm"}}},
     "provider": {"name": "istio"},
@@ -42,10 +42,8 @@ OURS = {
     "picker": {
         "replicas": 3,
         "config": CONFIG,
-        "extraEnv": [
-            {"name": "OTEL_SERVICE_NAME", "value": "epp"},
-            {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://otel:4318"},
-        ],
+        "extraEnv": [{"name": "OTEL_SERVICE_NAME", "value": "epp"}],
+        "tracing": {"endpoint": "http://otel:4318", "samplePercent": 25},
         "drainSeconds": 90,
     },
     "pool": {"failureMode": "FailClose", "targetPorts": [8000, 8001], "selector": {"app": "vllm"}},

@@ -63,9 +63,7 @@ def _settings(at: Cursor) -> Iterator[Cursor]:
 def _put(values: Resource, path: list[str], value: Any) -> None:
     for step in path[:-1]:
         values = values.setdefault(step, {})
-    known = values.get(path[-1])
-    # Two of theirs may be one of ours: environments are added up, ports are of the newer name.
-    values[path[-1]] = [*known, *value] if path[-1] == "extraEnv" and known else value
+    values[path[-1]] = value
 
 
 def _reason(name: str) -> str:
@@ -155,9 +153,18 @@ def _variables(at: Cursor) -> list[Any] | None:
     return kept or None
 
 
-def _exporter(at: Cursor) -> list[Resource] | None:
+def _collector(at: Cursor) -> str | None:
     """Return where traces go; theirs by gRPC, ours by HTTP, whose port is the next."""
-    return [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": at.text.replace(":4317", ":4318")}] if at.text else None
+    return at.text.replace(":4317", ":4318") or None
+
+
+def _percent(at: Cursor) -> float | None:
+    """Return the argument of a sampler by ratio; the others have none."""
+    try:
+        percent = 100 * float(at.text or str(at.value))
+    except ValueError:
+        return None
+    return percent if 0 <= percent <= 100 else None
 
 
 class Move(NamedTuple):
@@ -195,7 +202,8 @@ MOVES = _moves(
     (MONITORING, ".interval", "monitoring.intervalSeconds", _interval),
     (MONITORING, ".prometheus.enabled", "monitoring.podMonitor", _truth),
     (MONITORING, ".prometheus.extraLabels", "monitoring.labels", _labels),
-    (TRACING, ".otelExporterEndpoint", "picker.extraEnv", _exporter),
+    (TRACING, ".otelExporterEndpoint", "picker.tracing.endpoint", _collector),
+    (TRACING, ".sampling.samplerArg", "picker.tracing.samplePercent", _percent),
 )
 
 # The innermost counts.
@@ -215,6 +223,7 @@ REASONS: dict[str, str] = {
     **{f"{part}.flags": "options of `shunter picker run` differ; see picker.extraArgs" for part in PICKER},
     **{f"{part}.{port}": "ports are 9002, 9003 and 9090" for part in PICKER for port in ("extProcPort", "grpcHealthPort")},
     "router.metricsPort": "ports are 9002, 9003 and 9090",
+    **{f"{part}.sampling.sampler": "it is parentbased_traceidratio; see picker.tracing.samplePercent" for part in TRACING},
     **{f"{part}.enabled": "traces are sent as soon as there is an endpoint" for part in TRACING},
     **{f"{part}.type": "each engine's dialect is recognised" for part in SERVERS},
     "inferencePool.modelServerType": "each engine's dialect is recognised",
