@@ -1,6 +1,7 @@
 """`shunter-lab` as a process: what it prints, how it ends, how it fails."""
 
 import asyncio
+import random
 import re
 import signal
 import sys
@@ -12,9 +13,10 @@ from click.testing import CliRunner
 from shunter.lab.cli import DIALECTS, main
 from shunter.lab.core.arrivals import Arrival, Segment
 from shunter.lab.core.fleet import Fleet
+from shunter.lab.core.judges import JudgeChooser
 from shunter.lab.core.params import EngineParams
 from shunter.lab.faults import FAULTS
-from shunter.lab.policies import find_policy
+from shunter.picker import config
 from shunter.picker.core.precedents import precedent, write
 from shunter.snapshot import Health, LoadRow
 
@@ -224,7 +226,7 @@ async def test_a_comparison_that_is_stopped_leaves_nobody_behind(how, until):
 @pytest.fixture
 def decisions(tmp_path):
     """A file of recorded decisions: twenty, made by the picker itself for a simulated fleet."""
-    chooser = find_policy("shunter").build(Fleet(engines=(EngineParams(),) * 3), 1)
+    chooser = JudgeChooser(config.load().policy, Fleet(engines=(EngineParams(),) * 3), random.Random(1), keep=20)
     chooser.scraped([LoadRow(slot=at, incarnation=1, health=Health.FRESH, waiting=float(at)) for at in range(3)], 0.0)
     for index in range(20):
         chooser.choose(Arrival(prompt=(Segment(index % 4, 400),), output=Segment(99, 8)), index, index / 10)

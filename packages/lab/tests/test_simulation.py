@@ -36,7 +36,8 @@ def traffic(count, gap_s, *, groups=3, prompt=600, output=20, **fields):
 
 
 def judged(arrivals, fleet, *, seed=1, text=None, knowledge="lean"):
-    chooser = JudgeChooser(config.load(text).policy if text else config.load().policy, fleet, random.Random(seed), knowledge)
+    policy = config.load(text).policy if text else config.load().policy
+    chooser = JudgeChooser(policy, fleet, random.Random(seed), knowledge, keep=100)
     return simulate(arrivals, fleet, chooser), chooser
 
 
@@ -311,7 +312,7 @@ def test_a_body_says_what_the_arrival_is():
 )
 def test_the_judge_knows_what_its_profile_shows_and_when(knowledge, at_the_end, a_second_later):
     fleet = Fleet(engines=(PARAMS,))
-    chooser = JudgeChooser(config.load().policy, fleet, random.Random(1), knowledge)
+    chooser = JudgeChooser(config.load().policy, fleet, random.Random(1), knowledge, keep=1)
     arrival = traffic(1, 0.0)[0]
     (finished,) = simulate([arrival], fleet, chooser).finished
 
@@ -362,7 +363,7 @@ def test_the_example_of_the_readme_runs(capsys):
 @pytest.mark.parametrize(("dies_s", "status", "first"), [(0.05, 503, False), (0.4, 200, True)])
 def test_the_judge_is_told_how_far_a_request_came_that_its_engine_lost(dies_s, status, first):
     fleet = Fleet(engines=(PARAMS,), failures=(Crash(endpoint=0, at_s=dies_s),))
-    chooser = JudgeChooser(config.load().policy, fleet, random.Random(1), "full")
+    chooser = JudgeChooser(config.load().policy, fleet, random.Random(1), "full", keep=1)
     assert simulate(traffic(1, 0.0), fleet, chooser).finished[0].failed
     outcome = chooser.judge.decisions.latest()[0].outcome
     assert (outcome.complete, outcome.status, outcome.first_token_s is not None) == (False, status, first)

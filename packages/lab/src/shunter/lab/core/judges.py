@@ -48,9 +48,9 @@ def body_of(arrival: Arrival) -> bytes:
 
 
 class JudgeChooser:
-    """Asks a FleetJudge. Its dice are the caller's, so that a run can be repeated."""
+    """Asks a FleetJudge. Its dice are the caller's, so that a run can be repeated; it remembers the last ``keep`` decisions."""
 
-    def __init__(self, policy: Policy, fleet: Fleet, dice: Dice, knowledge: Knowledge = "lean") -> None:
+    def __init__(self, policy: Policy, fleet: Fleet, dice: Dice, knowledge: Knowledge = "lean", *, keep: int = 0) -> None:
         self._record_s, self._knowledge = fleet.record_s, knowledge
         self._endpoints = tuple(
             Endpoint(
@@ -71,7 +71,7 @@ class JudgeChooser:
         self._published_ns = 0
         self._topology = self._build_topology()
         self._view: View | None = None
-        self.judge = FleetJudge(policy, lambda _: self._view, dice)
+        self.judge = FleetJudge(policy, lambda _: self._view, dice, keep=keep)
         self._picks: dict[int, tuple[int, list[int]]] = {}
         """Ticket and endpoints, best first, of every request that has not ended; the first is who is asked now."""
         self._parked: dict[int, int] = {}

@@ -472,9 +472,10 @@ class FleetJudge:
         while self._broken < self._scheduler.complaints.errors:
             self._broken += 1
             self.counters.broke()
-        entry = enter(request, now_s, verdict, refusal, features)
-        entry.took_s = took_s
-        self.decisions.add(entry)
+        if self._remembers or self.decisions.witnesses:
+            entry = enter(request, now_s, verdict, refusal, features)
+            entry.took_s = took_s
+            self.decisions.add(entry)
 
 
 def _unread(ask: Ask, ticket: int) -> Request:
