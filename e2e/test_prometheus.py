@@ -7,6 +7,7 @@ import re
 import threading
 import urllib.request
 from http.client import HTTPException
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -50,6 +51,8 @@ LEVELS = {
         {"name": "hurried", "target": 0.99, "ttft": "100us"},
     ]
 }
+
+AUTOSCALING = Path(__file__).parents[1] / "docs" / "autoscaling.md"
 
 # What dashboards of GIE 1.x and of llm-d ask, recreated from their metrics' names and labels.
 UPSTREAM = [
@@ -177,6 +180,11 @@ def test_every_panel_shows_something(panel, expression, seen):
 @pytest.mark.parametrize("expression", UPSTREAM)
 def test_a_dashboard_of_older_names_is_answered(expression, seen):
     seen.await_that(lambda: ask(seen, expression), f"no answer to {expression}")
+
+
+def test_what_the_adapter_of_the_page_on_autoscaling_would_ask_is_answered(seen):
+    (rule,) = re.findall(r"metricsQuery: (.*)", AUTOSCALING.read_text())
+    seen.await_that(lambda: ask(seen, rule.replace("<<.LabelMatchers>>", 'role="both"')), f"no answer to {rule}")
 
 
 def test_every_rule_is_evaluated_and_every_recorded_series_is_there(seen):

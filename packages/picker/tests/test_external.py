@@ -58,3 +58,8 @@ def test_what_is_no_gauge_of_the_pool_is_not_offered():
 def test_values_are_quantities(value, quantity):
     (item,) = offer([by_label(families.AVERAGE_KV, {"llama": value})], NOW).items
     assert item.value == quantity
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_quantity_is_left_out(value):
+    assert offer([by_label(families.AVERAGE_KV, {"llama": value})], NOW).items == ()

@@ -4,6 +4,7 @@ It is the gauges of the pool, under the names that Prometheus has: a HorizontalP
 ``metrics-api`` scaler read the same numbers, the latter without a Prometheus between.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -47,7 +48,10 @@ class External(msgspec.Struct, frozen=True, rename="camel"):
 def offer(
     shown: Iterable[Samples], timestamp: str, name: str | None = None, labels: Mapping[str, str] | None = None
 ) -> External:
-    """Return those that are offered, or the one of a name, with all the given labels; without items if there is none."""
+    """Return those that are offered, or the one of a name, with all the given labels; without items if there is none.
+
+    What is not known, or without bounds, is left out: there is no such quantity, and an autoscaler then keeps what it has.
+    """
     items: list[Item] = []
     for samples in shown:
         family = samples.family
@@ -55,7 +59,7 @@ def offer(
             continue
         for values, value in samples.values.items():
             its = dict(zip(family.labels, values, strict=True))
-            if isinstance(value, int | float) and (labels or {}).items() <= its.items():
+            if isinstance(value, int | float) and math.isfinite(value) and (labels or {}).items() <= its.items():
                 items.append(Item(family.name, its, timestamp, _quantity(value)))
     return External(tuple(items))
 
