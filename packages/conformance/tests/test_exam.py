@@ -16,6 +16,7 @@ from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.servers import CASES, events
 from shunter.conformance.sections.servers.profiles import find_profile
+from shunter.conformance.shell.servers import survey
 from shunter.conformance.shell.servers.exam import examine
 from shunter.conformance.shell.servers.survey import SurveyedTarget
 from shunter.lab.testing import LeapingLoop, lab_server
@@ -78,6 +79,25 @@ def test_a_good_server_passes_everything_within_the_limits_that_are_declared(lea
     assert list(findings) == [case.id for case in CASES]
     declared = {case.id: {bound.name for bound in case.bounds} for case in CASES if case.id not in unasked}
     assert {case_id: looked[case_id] for case_id in declared} == declared
+
+
+def test_a_pace_that_was_measured_in_a_busy_moment_costs_no_verdict(leaping, exam, monkeypatch):
+    """Requests that were to last for seconds by it end before anybody has looked."""
+    measured = survey._calibrate
+    paces = iter([survey.Calibration(step_s=0.6)])
+
+    async def calibrate(target):
+        return next(paces, None) or await measured(target)
+
+    monkeypatch.setattr(survey, "_calibrate", calibrate)
+
+    async def examine_it():
+        async with equipped() as (server, means):
+            return await exam(server.url, profile=PROFILE, cases=related("ms.load.queue-rises"), **means)
+
+    findings = leaping(examine_it())
+    assert not findings.ids(*{*Verdict} - {Verdict.PASSED})
+    assert not list(paces)
 
 
 def test_a_good_server_passes_what_is_asked_of_several_engines(leaping, exam):

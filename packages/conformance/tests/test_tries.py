@@ -1,4 +1,4 @@
-"""A case with time limits that is missed is tried again; the majority decides, and the report says so."""
+"""A case that is missed, or over too soon, is tried again at the pace of then; the majority decides, and the report says so."""
 
 from contextlib import asynccontextmanager
 
@@ -8,7 +8,7 @@ from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.events import CaseFinished, Started
 from shunter.conformance.core.profile import KnownFailure, Profile
 from shunter.conformance.core.verdict import Verdict
-from shunter.conformance.errors import LaunchError, Mismatch, Skip, Unanswered
+from shunter.conformance.errors import LaunchError, Mismatch, Skip, TooShort, Unanswered
 from shunter.conformance.shell.runner import attend, tell_unstarted
 
 SOON = Bound("soon", 1.0, "a test")
@@ -19,12 +19,16 @@ class Still:
 
     def __init__(self, *known: KnownFailure) -> None:
         self.profile = Profile(name="still", known_failures=known)
+        self.adapted = False
 
     def started(self, date, cases):
         return Started(date=date, url="nowhere", profile=self.profile.name, profile_reason="a test", cases=())
 
     def forget(self):
         pass
+
+    async def adapt(self):
+        self.adapted = True
 
     def evidence(self):
         return ()
@@ -43,7 +47,9 @@ def outcome():
     async def run(*ends, bounds=(SOON,), known=(), tries=3) -> CaseFinished:
         left = list(ends)
 
-        async def end(_) -> str:
+        async def end(target) -> str:
+            assert target.adapted is (len(left) < len(ends)), "the pace is measured again before each further try"
+            target.adapted = False
             now = left.pop(0)
             if isinstance(now, Exception):
                 raise now
@@ -80,6 +86,15 @@ async def test_the_majority_of_three_tries_decides(outcome, ends, verdict, misse
     assert found.verdict is verdict
     assert found.missed == missed
     assert verdict is Verdict.SKIPPED or found.tries == len(ends)
+
+
+@pytest.mark.parametrize("bounds", [(), (SOON,)])
+@pytest.mark.parametrize("known", [(), (KnownFailure("ms.a.b", "shy", "its manual"),)])
+async def test_requests_that_do_not_last_are_asked_again(outcome, bounds, known):
+    found = await outcome(TooShort(), TooShort(), LATE if known else "in time", bounds=bounds, known=known)
+    assert found.verdict is (Verdict.KNOWN_FAILURE if known else Verdict.PASSED)
+    found = await outcome(TooShort(), TooShort(), TooShort(), bounds=bounds, known=known)
+    assert found.verdict is Verdict.SKIPPED
 
 
 async def test_what_depends_on_no_time_is_asked_once(outcome):

@@ -8,11 +8,22 @@
     │   └── Refused    nobody accepted its connection
     ├── Mismatch       the finding of a case: this was expected, that was seen
     └── Skip           a case cannot be judged on this target
+        └── TooShort   nor on this try: what was to be looked at was over before
 
 Only `UsageError` and `LaunchError` ever leave an exam; the others become verdicts.
 """
 
-__all__ = ["ConformanceError", "FormatError", "LaunchError", "Mismatch", "Refused", "Skip", "Unanswered", "UsageError"]
+__all__ = [
+    "ConformanceError",
+    "FormatError",
+    "LaunchError",
+    "Mismatch",
+    "Refused",
+    "Skip",
+    "TooShort",
+    "Unanswered",
+    "UsageError",
+]
 
 
 class ConformanceError(Exception):
@@ -54,3 +65,12 @@ class Mismatch(ConformanceError):  # noqa: N818 – the word of the domain
 
 class Skip(ConformanceError):  # noqa: N818 – a decision, not a fault
     """The case cannot be judged here; the message is the reason a reader of the report sees."""
+
+
+class TooShort(Skip):
+    """Requests that were to last did not: the target is faster than when its pace was measured, or the examiner slower."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the requests ended before they could be looked at often enough; examine it on a machine that is less busy"
+        )

@@ -27,6 +27,10 @@ class Examined(Protocol):
         """Drop what was recorded: another case begins."""
         ...
 
+    async def adapt(self) -> None:
+        """Find out how fast it is by now: a try was late, or was over too soon."""
+        ...
+
     def evidence(self) -> Sequence[Evidence]:
         """Return what was recorded since, the latest last."""
         ...

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.signals import Role
-from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.errors import Mismatch, Skip, TooShort
 from shunter.conformance.exposition import Page
 from shunter.conformance.sections.servers.accounting import COUNTERS
 from shunter.conformance.sections.servers.answers import Completion, ModelList
@@ -24,7 +24,7 @@ from shunter.conformance.sections.servers.holding import (
     read_number,
     settle,
 )
-from shunter.conformance.sections.servers.load import KV_FOLLOWS, TOO_SHORT, TRIED
+from shunter.conformance.sections.servers.load import KV_FOLLOWS, TRIED
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, scrape
 from shunter.conformance.sections.servers.profile import CACHE_SIZE, GENERATED_TOKENS, IGNORE_EOS, OPENAI, PREEMPTIONS
 from shunter.conformance.sections.servers.target import Target
@@ -108,7 +108,7 @@ async def tokens_held(target: Target) -> str:
         if abs(seen - held) > off:
             raise Mismatch(f"{held:.0f} of {blocks} blocks in use, ± {off}, for {DECODING} requests", f"{seen:.1f}")
     if not judged:
-        raise Skip(TOO_SHORT)
+        raise TooShort
     return f"{judged:g} pages, the last with {seen:.0f} of {blocks} blocks in use"
 
 

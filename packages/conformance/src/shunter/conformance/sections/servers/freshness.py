@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.signals import Role
-from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.errors import Mismatch, TooShort
 from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
 from shunter.conformance.sections.servers.holding import (
     GAUGE_FOLLOWS,
@@ -27,7 +27,6 @@ from shunter.conformance.sections.servers.load import (
     LOAD_DRAINS,
     LOAD_REPORTING,
     ON_THE_WAY_S,
-    TOO_SHORT,
     TRIED,
     WAITING,
 )
@@ -83,7 +82,7 @@ async def lag(target: Target) -> str:
         await asyncio.gather(asked, return_exceptions=True)
     draw(target, [reading for reading, _ in looks])
     if len(looks) < FEWEST_LOOKS:
-        raise Skip(TOO_SHORT)
+        raise TooShort
     limit_s = max(target.seconds(FRESH), FRESH_STEPS * (target.step_s or 0.0))
     old = [told for reading, came_s in looks if (told := _old(reading, came_s, sent_s, ended_s, limit_s))]
     if len(old) > max(1.0, OLD * len(looks)):
@@ -116,7 +115,7 @@ async def ramp(target: Target) -> str:
             unanswered.append(await held.enter_async_context(holding(target, level - before)))
             shown.append(await _settled(target, level))
             if sum(count() for count in unanswered) < level:
-                raise Skip(TOO_SHORT)
+                raise TooShort
             told = ", ".join(f"{here:g} with {level}" for level, here in zip(levels, shown[1:], strict=False))
             if shown[-1] <= shown[-2]:
                 raise Mismatch("more running + queued the more requests there are", told)

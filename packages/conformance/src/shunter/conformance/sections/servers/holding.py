@@ -46,7 +46,7 @@ GAUGE_FOLLOWS = Bound(
     "pickers scrape every 50 ms and send hundreds of requests a second; what a gauge does not show yet sends them astray",
 )
 
-SETTLES = Bound("settles", 30.0, "a server that does not notice that a client has left works its request off")
+SETTLES = Bound("settles", 60.0, "a server that does not notice that a client has left works its request off")
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -163,11 +163,12 @@ def cache_size(target: Target, page: Page) -> tuple[int, int]:
 
 
 async def settle(target: Target) -> None:
-    """Wait until nothing is there that an earlier case has left."""
+    """Wait until nothing is there that an earlier case has left, and see how fast the target is by itself."""
     try:
         await watch(target, lambda each: each.here == 0, SETTLES, wanted="running and queue 0")
     except Mismatch as mismatch:
         raise Skip(f"requests whose clients have hung up are still there: {mismatch.actual}") from None
+    await target.adapt()
 
 
 def draw(target: Target, readings: list[Reading]) -> None:

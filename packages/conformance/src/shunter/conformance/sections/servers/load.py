@@ -9,7 +9,7 @@ from itertools import pairwise
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.profile import GIE
 from shunter.conformance.core.signals import Role
-from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.errors import Mismatch, Skip, TooShort
 from shunter.conformance.exposition import Page
 from shunter.conformance.sections.servers.answers import Completion, Usage
 from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
@@ -57,8 +57,6 @@ SETTLING_STEPS = 2
 
 # An answer that the server has sent and that its client has not read yet.
 ON_THE_WAY_S = 0.25
-
-TOO_SHORT = "the requests ended before the gauges could be looked at often enough; examine it on a machine that is less busy"
 
 # Where all requests are to end, the first is so much shorter than where they are to last.
 SHORTER = 2
@@ -109,6 +107,8 @@ async def _measure_capacity(target: Target) -> int:
                 if len(settled) >= FEWEST_LOOKS and settled[-1].at_s - settled[0].at_s >= enough_s:
                     break
                 await asyncio.sleep(SAMPLE_PERIOD_S)
+            if not (settled or unanswered()):
+                raise TooShort
         # One look at a gauge that lies is not enough.
         capacity = statistics.median([each.running for each in settled[-FEWEST_LOOKS:]] or [running])
         if capacity < 1:
@@ -136,7 +136,7 @@ async def all_shown(target: Target) -> str:
             if wrong and unanswered() == count:
                 raise Mismatch(f"running + queue {count} at each look while {count} requests last", str(seen[-1]))
     if len(seen) < FEWEST_LOOKS:
-        raise Skip(TOO_SHORT)
+        raise TooShort
     return f"{len(seen)} looks, {count} at each"
 
 
@@ -160,7 +160,7 @@ async def scrapers_agree(target: Target) -> str:
                 pairs.append((pair[0], pair[1]))
             await asyncio.sleep(SAMPLE_PERIOD_S)
     if len(pairs) < FEWEST_LOOKS:
-        raise Skip(TOO_SHORT)
+        raise TooShort
     apart = [f"{a}; {b}" for a, b in pairs if (a.running, a.queue) != (b.running, b.queue)]
     if len(apart) > 1:  # one may have come while the server was just putting a request from one gauge to the other
         raise Mismatch(
@@ -191,7 +191,7 @@ async def _looks(target: Target, count: int) -> list[Reading]:
             seen.append(await read(target, begin_s))
             await asyncio.sleep(SAMPLE_PERIOD_S)
     if len(seen) < FEWEST_LOOKS:
-        raise Skip(TOO_SHORT)
+        raise TooShort
     return seen
 
 
@@ -206,7 +206,7 @@ async def _draining(target: Target, count: int) -> list[Reading]:
             await asyncio.sleep(SCRAPE_EVERY_S)
     draw(target, seen)
     if len(seen) < FEWEST_LOOKS:
-        raise Skip(TOO_SHORT)
+        raise TooShort
     return seen
 
 

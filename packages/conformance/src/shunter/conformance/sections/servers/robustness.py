@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange, clip
 from shunter.conformance.core.signals import Role
-from shunter.conformance.errors import Mismatch, Skip
+from shunter.conformance.errors import Mismatch, TooShort
 from shunter.conformance.sections.servers.asking import ask_completion, completion_body
 from shunter.conformance.sections.servers.errors import (
     MALFORMED_JSON,
@@ -21,7 +21,7 @@ from shunter.conformance.sections.servers.errors import (
     WRONG_METHOD,
 )
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, SETTLES, holding, read, settle, watch
-from shunter.conformance.sections.servers.load import RUNNING_RISES, TOO_SHORT, TRIED, WAITING
+from shunter.conformance.sections.servers.load import RUNNING_RISES, TRIED, WAITING
 from shunter.conformance.sections.servers.metrics import EXPOSITION, LOAD_IDLE, SAMPLE_PERIOD_S, SHED
 from shunter.conformance.sections.servers.openai import COMPLETION_FIELDS
 from shunter.conformance.sections.servers.profile import IGNORE_EOS, OPENAI
@@ -82,7 +82,7 @@ async def health_under_load(target: Target) -> str:
             took_s.append((await ask_health(target)).elapsed_s)
             await asyncio.sleep(SAMPLE_PERIOD_S)
     if not took_s:
-        raise Skip(TOO_SHORT)
+        raise TooShort
     return f"{len(took_s)} probes beside {count} requests, the slowest {max(took_s) * 1000:.0f} ms"
 
 

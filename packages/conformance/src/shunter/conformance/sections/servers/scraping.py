@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.signals import Role
-from shunter.conformance.errors import FormatError, Mismatch, Skip
+from shunter.conformance.errors import FormatError, Mismatch, Skip, TooShort
 from shunter.conformance.exposition import read_page
 from shunter.conformance.sections.servers.asking import ask_completion
 from shunter.conformance.sections.servers.holding import SCRAPE_EVERY_S, expect_served, hold_tokens, holding
-from shunter.conformance.sections.servers.load import FEWEST_LOOKS, RUNNING_RISES, TOO_SHORT, TRIED, WAITING
+from shunter.conformance.sections.servers.load import FEWEST_LOOKS, RUNNING_RISES, TRIED, WAITING
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SHED, read_metrics, scrape
 from shunter.conformance.sections.servers.profile import IGNORE_EOS
 from shunter.conformance.sections.servers.target import Target
@@ -78,7 +78,7 @@ async def _times_s(target: Target) -> list[float]:
     async with _scraping(target) as pages, holding(target, (target.capacity or TRIED[0]) + WAITING):
         pass
     if len(pages) < FEWEST_LOOKS:
-        raise Skip(TOO_SHORT)
+        raise TooShort
     return sorted(page.elapsed_s for page in pages)
 
 

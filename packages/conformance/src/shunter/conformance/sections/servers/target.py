@@ -104,6 +104,10 @@ class Target(Protocol):
         """Seconds that the target takes for one token, as calibrated; None if it could not be measured."""
         ...
 
+    async def adapt(self) -> None:
+        """Calibrate it anew, for a case that could take an answer which came early for one that was given up."""
+        ...
+
     def seconds(self, bound: Bound) -> float:
         """A bound in seconds, scaled by the calibration where it scales."""
         ...

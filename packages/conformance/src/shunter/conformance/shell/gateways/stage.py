@@ -127,6 +127,9 @@ class Stage:
         self._wire.transcript.clear()
         self._trials.clear()
 
+    async def adapt(self) -> None:
+        """Its patience is the examiner's, and stays."""
+
     def evidence(self) -> Sequence[Evidence]:
         """Return what clients sent and got."""
         return [evidence(exchange) for exchange in self._wire.transcript]

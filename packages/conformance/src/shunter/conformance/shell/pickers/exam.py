@@ -202,6 +202,9 @@ class PlayedTarget:
         self.line.forget()
         self.health_line.forget()
 
+    async def adapt(self) -> None:
+        """Its patience is the examiner's, and stays."""
+
     def evidence(self) -> list[Evidence]:
         """What went by HTTP first: who asks a picker and its metrics page learns more from the streams."""
         return [*map(evidence, self.wire.transcript), *self.health_line.evidence(), *self.line.evidence()]

@@ -198,6 +198,10 @@ class SurveyedTarget:
         self.wire.transcript.clear()
         self._timelines.clear()
 
+    async def adapt(self) -> None:
+        if (now := await _calibrate(self)).step_s is not None:
+            self.calibration = now
+
     def evidence(self) -> list[Evidence]:
         return [evidence(exchange) for exchange in self.wire.transcript]
 
