@@ -165,7 +165,7 @@ def measure(args, directory):
         shared(kube, [("make_pod", number, args.pools) for number in range(args.pods)])
         command = [str(Path(sys.executable).with_name("shunter")), "scraper", "run", "--all-namespaces"]
         command += ["--kubeconfig", str(kube.kubeconfig), "--snapshot", str(directory / "snapshot"), "--log-level", "error"]
-        command += ["--interval-min-ms", "60000", "--interval-max-ms", "60000"]
+        command += ["--interval-min-ms", "60000", "--interval-max-ms", "60000", "--models-interval", "0"]
         begun_s = time.monotonic()
         process = stack.enter_context(running_process(directory / "log", command))
         until((directory / "snapshot" / "topology.ring").exists)

@@ -70,6 +70,7 @@ def started(subject, ports):
             path.write_text("defaultEngine: vllm\nendpoints:\n" + "".join(entries))
             words = ["-m", "shunter.scraper", "run", "--log-level", "error", "--endpoints", path]
             words += ["--snapshot", directory, "--interval-min-ms", INTERVAL_MS, "--interval-max-ms", INTERVAL_MS]
+            words += ["--models-interval", 0]  # the floor does not ask for them
         process = subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT)
         try:
             yield process.pid

@@ -77,6 +77,9 @@ def test_bad_files_are_refused_before_anything_starts(tmp_path):
     code, output = invoke("run", "--endpoints", path, "--snapshot", tmp_path, "--interval-min-ms", 5000)
     assert code == 2
     assert "--interval-min-ms 5000 is more than --interval-max-ms 1000" in output
+    code, output = invoke("run", "--endpoints", path, "--snapshot", tmp_path, "--models-interval", 0.01)
+    assert code == 2
+    assert "--models-interval 0.01: at least 0.1 s, or 0 for never" in output
 
 
 def test_pages_that_cannot_be_served_are_refused_with_their_place(server, tmp_path):

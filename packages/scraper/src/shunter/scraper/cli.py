@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 M_TRIM_THRESHOLD = -1  # <malloc.h>
+# Asking for a list of models takes an engine about as long as a page of metrics.
+MODELS_MIN_S = 0.1
 SIGNALS = (
     "waiting",
     "running",
@@ -109,8 +111,10 @@ service_option = click.option(
 @click.option(
     "--models-interval",
     "models_interval_s",
-    type=click.FloatRange(0.1, 86_400),
-    help="Seconds between asking each engine for its models (GET /v1/models).  [default: never]",
+    type=click.FloatRange(0, 86_400),
+    default=1,
+    show_default=True,
+    help="Seconds between asking each engine for its models (GET /v1/models); 0: never.",
 )
 @click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of the pages for probes and metrics.")
 @click.option(
@@ -143,7 +147,7 @@ def run(
     timeout_ms: int,
     kv_events_port: int | None,
     kv_replay_port: int | None,
-    models_interval_s: float | None,
+    models_interval_s: float,
     admin_host: str,
     admin_port: int | None,
     log_level: Literal["debug", "info", "warning", "error"],
@@ -161,6 +165,8 @@ def run(
         raise click.UsageError("--service is of the namespaces that are named: --namespace instead of --all-namespaces")
     if snapshot is None:
         raise click.UsageError("say where the snapshot goes: --snapshot DIRECTORY, private and best on tmpfs")
+    if 0 < models_interval_s < MODELS_MIN_S:
+        raise click.UsageError(f"--models-interval {models_interval_s:g}: at least {MODELS_MIN_S:g} s, or 0 for never")
     if interval_min_ms > interval_max_ms:
         raise click.UsageError(f"--interval-min-ms {interval_min_ms} is more than --interval-max-ms {interval_max_ms}")
 

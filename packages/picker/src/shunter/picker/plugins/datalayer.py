@@ -37,7 +37,7 @@ class EndpointNotifications(Plugin, frozen=True):
 
 @register("models-data-source", Kind.SOURCE)
 class ModelsSource(Plugin, frozen=True):
-    """The engines' own lists of models: asked for by the scraper, if it is told how often (``--models-interval``)."""
+    """The engines' own lists of models: asked for by the scraper (``--models-interval``)."""
 
 
 @register("models-data-extractor", Kind.EXTRACTOR)

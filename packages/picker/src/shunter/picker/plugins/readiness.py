@@ -15,7 +15,7 @@ __all__ = ["AdapterReady", "Holding"]
 class AdapterReady(Plugin, frozen=True):
     """Keeps those that list the model that the engine is asked for; everybody, if nobody lists it.
 
-    Engines' lists are known where the scraper asks for them (``--models-interval``); without them nothing changes. An endpoint
+    The scraper asks engines for their lists, unless it is told not to (``--models-interval 0``); without them nothing changes. An endpoint
     whose list is not known, since it has just come or never gives one, is kept for base models all the same, and not for
     adapters that others list. SGLang's ``base:adapter`` is listed as ``adapter``.
     """

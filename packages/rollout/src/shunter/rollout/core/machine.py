@@ -286,7 +286,7 @@ def _lack(there: Holders | None) -> str:
     if not there.having and not there.lacking:
         return "the pool has no ready endpoint"
     if there.silent and not there.having and len(there.silent) == len(there.lacking):
-        return "no endpoint's models are known; the scraper asks for them with --models-interval"
+        return "no endpoint's models are known; does the scraper ask for them (--models-interval)?"
     lists = f", which tell{'s' if len(there.silent) == 1 else ''} no models: {', '.join(there.silent)}" if there.silent else ""
     return f"not yet at {', '.join(there.lacking)}{lists}" if there.lacking else "nothing is missing"
 

@@ -223,7 +223,7 @@ def commands(plan: Plan, envoy: str, jaeger: str = "", prometheus: str = "") -> 
     return started | {
         "scraper": (
             *("-m", "shunter.scraper", "run", "--endpoints", f"{here}/cluster", "--snapshot", here),
-            *("--admin-port", str(ports.scraper), "--models-interval", "1"),
+            *("--admin-port", str(ports.scraper)),
         ),
         "picker": (
             *("-m", "shunter.picker", "run", "--config", f"{here}/picker.yaml", "--snapshot", here),

@@ -243,11 +243,8 @@ def _certify(intent: Intent, pool: Pool) -> list[str]:
 
 
 def _scrape() -> list[str]:
-    """Return the scraper's command; engines are asked for their models, by which requests for an adapter go where it is."""
-    return [
-        *("shunter", "scraper", "run", f"--endpoints={CONFIGURATION}/endpoints.yaml", f"--snapshot={MEMORY}/snapshot"),
-        "--models-interval=1",
-    ]
+    """Return the scraper's command."""
+    return ["shunter", "scraper", "run", f"--endpoints={CONFIGURATION}/endpoints.yaml", f"--snapshot={MEMORY}/snapshot"]
 
 
 def _pick(intent: Intent, pool: Pool, *, tls: bool) -> list[str]:
