@@ -68,10 +68,10 @@ def test_a_beginning_that_several_in_flight_share_is_worth_a_further_copy(make_f
         first(run, ask(ticket=ticket, prefix=prefix), fleet)
     shared = scorer.score(ask(prefix=prefix), fleet)
     assert shared[1] / shared[0] > before[1] / before[0]
-    assert scorer.score(ask(prefix=another), fleet) == before
+    assert scorer.score(ask(prefix=another), fleet) == pytest.approx(before, rel=0.02)
     for ticket in range(3):
         run.observe(ticket, Outcome(complete=True), 100.0)
-    assert scorer.score(ask(prefix=prefix), fleet) == before
+    assert scorer.score(ask(prefix=prefix), fleet) == pytest.approx(before, rel=0.02)
 
 
 def test_beginnings_of_requests_whose_end_nobody_tells_are_forgotten():
@@ -95,6 +95,39 @@ def test_without_prompts_to_compute_the_smaller_batch_wins(make_fleet):
 def test_long_contexts_make_a_batch_larger(make_fleet):
     ledger = booked((0, 50_000, 0), (1, 100, 0))
     assert first(scheduler(), ask(50), make_fleet({}, {}, ledger=ledger)) == 1
+
+
+def test_the_answers_given_until_now_make_a_batch_larger(make_fleet):
+    rows = [{"kv_usage": usage, "block_size": 16, "num_blocks": 20_000} for usage in (0.9, 0.2)]
+    ledger = booked((0, 100, 0), (1, 500, 0))
+    assert first(scheduler(), ask(50), make_fleet({}, {}, ledger=ledger)) == 0
+    assert first(scheduler(), ask(50), make_fleet(*rows, ledger=ledger)) == 1
+
+
+def test_a_further_copy_goes_where_the_cache_has_room(make_fleet):
+    fleet = make_fleet({"kv_usage": 0.9}, {"kv_usage": 0.1}, {"kv_usage": 0.5})
+    assert first(scheduler(), ask(4000), fleet) == 1
+
+
+def test_a_long_prompt_is_waited_for_for_longer_than_its_share(make_fleet):
+    request = ask(30_000, prefix=Match(tokens=30_000, share={1: 0.9}))
+    many, one = booked(*[(1, 2_500, 2_500)] * 32), booked((1, 80_000, 80_000))
+    delay = scheduler().crew.find(DELAY_SCORER)
+    assert (
+        delay.waits_s(request, make_fleet({}, {}, ledger=one))[1]
+        > 1.9 * delay.waits_s(request, make_fleet({}, {}, ledger=many))[1]
+    )
+
+
+def test_where_many_come_a_long_prompt_is_dearer_than_its_own_wait(make_fleet):
+    prefix = Match(tokens=20_000, share={1: 1.0})
+    waiting = (1, 24_000, 24_000)
+    alone, crowded = booked(waiting), booked(waiting, *[(at % 2, 50, 0) for at in range(40)])
+    scores = [
+        scheduler().crew.find(DELAY_SCORER).score(ask(20_000, prefix=prefix), make_fleet({}, {}, ledger=each))
+        for each in (alone, crowded)
+    ]
+    assert scores[0][0] > 2 * scores[1][0]
 
 
 def teach(run, fleet, slot, first_s, duration_s, times=80):

@@ -1,10 +1,11 @@
 import random
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from shunter.picker.core.fleet import COLUMNS, Roster
-from shunter.picker.core.ledger import Booking, Ledger
+from shunter.picker.core.ledger import Booking, Ledger, attended
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Topology, View
 
 
@@ -50,6 +51,18 @@ def test_prefill_is_worked_off_at_the_engines_rate():
     ledger.book(4, Booking(0, 1, booked_ns=990, prefill_tokens=40))  # another worker's, heard of late
     assert ledger.prefill_backlog((0, 1), 1010) == 70
     assert ledger.prefill_backlog((1, 1), 1010) == 0
+
+
+def test_a_token_takes_the_longer_the_more_come_before_it():
+    assert attended(1_000, 1_000) == pytest.approx(1_000, rel=0.02)
+    assert attended(64_000, 64_000) == 128_000
+    assert attended(32_000, 64_000) + attended(32_000, 32_000) == attended(64_000, 64_000)
+    ledger = Ledger(prefill_per_s=1e9)
+    ledger.book(1, Booking(0, 1, booked_ns=100, tokens=64_000, prefill_tokens=64_000))
+    assert (ledger.busy_until_ns((0, 1)), ledger.prefill_backlog((0, 1), 100)) == (128_100, 64_000)
+    ledger.book(2, Booking(0, 1, booked_ns=100, tokens=64_000, prefill_tokens=32_000))
+    ledger.release(1)
+    assert ledger.busy_until_ns((0, 1)) == 80_100
 
 
 def test_what_has_ended_is_no_backlog():

@@ -4,17 +4,23 @@ Whatever is known of a candidate is turned into seconds, so that nothing has to 
 
     wait     until its prompts in flight are computed, and this one's uncached part       what its own user waits
     stall    that part of the prompt × the requests there, this one among them             all of them pause meanwhile
+    room     that part, as far as the cache is in use already                             what it pushes out is computed again
+    others   that part × those who come there until it is computed                       each of them begins later
     answer   the time of its own answer there, and by how much it slows theirs            the batch is one larger
 
 A fleet that is bound by prompts has long waits, and the request goes where they are short and much of it is cached; one that is
 bound by answers has none to speak of, and the request goes where the batch is small. Which of the two a fleet is needs no
 switch: the larger seconds win. The speeds that turn tokens into seconds are learnt (``core.speeds``).
 
-Cached beginnings keep a request where they are for two reasons that the terms hold: computing them again is a wait for itself
-and, more so, a stall for others. That is the valve: the queue at the warm endpoint has to cost more than all of that.
+Cached beginnings keep a request where they are for reasons that the terms hold: computing them again is a wait for itself and,
+more so, for others. That is the valve: the queue at the warm endpoint has to cost more than all of that.
 
 What several that are in flight begin with, others will begin with, too, and a further copy of it serves them all. So its stall
-counts the less, the more of them there are. A conversation has one request in flight at a time, and stays where it is.
+and its room count the less, the more of them there are. A conversation has one request in flight at a time, and stays where it
+is.
+
+How many come while a prompt is computed follows from how many are there and how long they stay (Little). Whoever of them waits
+lets others wait in turn: all of that grows without bound as the endpoints' time fills with prompts (M/G/1).
 
 Where a prompt begins that nobody has cached, others that begin like it will follow. Seconds do not know of them; so such
 prompts go round: who got one lately counts as dearer, the more so the more prompts are reused at all.
@@ -27,9 +33,10 @@ from typing import ClassVar, TypeAlias
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.kinds import Header, Scores, Setting, Verdict
+from shunter.picker.core.ledger import attended
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
-from shunter.picker.core.speeds import REQUEST_SHARE, TOKEN_SHARE, Speeds, crowding
+from shunter.picker.core.speeds import Speeds, crowding
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
 __all__ = ["DELAY_SCORER", "Delay", "ExpectedDelay"]
@@ -41,6 +48,9 @@ DELAY_SCORER = "expected-delay-scorer"
 # (docs/decisions/014).
 STALL = 0.15
 ANSWER = 0.02
+
+# What part of their time endpoints compute prompts is at most taken to be this: what follows is ten times as dear then.
+MOST_BUSY = 0.9
 
 # Tokens of a prompt that are computed even if all of it is cached: about one block.
 LEAST_TOKENS = 16
@@ -74,11 +84,14 @@ Delays: TypeAlias = list[float] | dict[int, float]
 class ExpectedDelay(Plugin, frozen=True):
     """Least expected delay for the request and for those beside it: the least delay of all divided by the candidate's.
 
-    Delay in seconds = wait + 0.15 · stall + 0.02 · answer, with B the time until the prompts in flight are computed, u the
-    uncached tokens of this one, R the endpoint's learnt rate, T its learnt time of an answer alone, n the requests and c the
-    prompt tokens in flight: wait = B + u / R; stall = (n + 1) · u / R; answer = T · (1 + 0.018 · n + 0.0000075 · c). Of
-    tokens cached elsewhere, with which h others in flight begin, 1 / (1 + h) counts in the stall. An adapter that is not
-    loaded adds 0.1 s, or T where there is no room for it. Rates and times are learnt: nothing is to be calibrated.
+    Delay in seconds = wait + 0.15 · stall + room + others + 0.02 · answer, with B the time until the prompts in flight are
+    computed, U that of this one's u uncached tokens of p, n the requests and c the tokens in flight (of prompts, or in the KV
+    cache if that is more), k the part of that which is in use, R the endpoint's learnt rate, A the time of an answer there, T
+    the learnt one of an answer alone, b the part of their time that endpoints compute prompts: U = u · (1 + (p - u / 2) /
+    32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A · U · (B + U / 2) / (1 - b); answer = A = T ·
+    (1 + 0.018 · n + 0.0000075 · c). Of tokens cached elsewhere, with which h others in flight begin, 1 / (1 + h) counts in
+    stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it. Rates and times are learnt:
+    nothing is to be calibrated.
     """
 
     reads_prefix: ClassVar[bool] = True
@@ -101,6 +114,7 @@ class Delay:
         self._new = 0  # the ticket of the last prompt that was not
         self._began: dict[int, int] = {}  # who got such a one last, slot → ticket
         self._beginnings = Beginnings()
+        self._busy = 0.0  # which part of their time endpoints compute prompts, of late
         self._prompts = 0.5  # which part of the expected delay is prompts, of late
 
     def score(self, request: Request, fleet: Fleet) -> Scores:
@@ -108,23 +122,28 @@ class Delay:
         costs = self._look(fleet)
         total = len(fleet)
         prompt, share, now_ns = request.prompt_tokens, request.prefix.share, request.at_ns
-        whole, cached = prompt + LEAST_TOKENS, max(share.values(), default=0.0)
-        stalling = whole
+        whole, cached = attended(prompt + LEAST_TOKENS, prompt), max(share.values(), default=0.0)
+        at = request.ticket % total
+        self._busy += ((fleet.busy_until_ns[at] > now_ns) - self._busy) / REMEMBERED
+        stalling, knock = whole, 1.0 / (1.0 - min(MOST_BUSY, self._busy))
         if cached and (others := self._beginnings.count(request.prefix)):
-            stalling -= prompt * cached * others / (1 + others)
+            stalling -= attended(prompt * cached, prompt * cached) * others / (1 + others)
         begin, rows = 0, costs.rows
         if total > MOST_ASKED:
             begin, end = self._next, min(total, self._next + ASKED_IN_TURN)
             self._next, rows = end % total, rows[begin:end]
         delays: Delays = [
-            (until - now_ns if until > now_ns else 0) + whole * token + stalling * stall + answer
-            for until, token, stall, _, answer in rows
+            (wait := (until - now_ns if until > now_ns else 0))
+            + (own := whole * token) * (1.0 + coming * knock * (wait + own / 2.0))
+            + stalling * token * stall
+            + answer
+            for until, token, stall, coming, answer in rows
         ]
         asked: Collection[int] = range(begin, begin + len(delays))
         if total > MOST_ASKED:
             asked = delays = dict(zip(asked, delays, strict=True))
         if share:
-            self._favour(request, fleet, costs, delays)
+            self._favour(request, fleet, costs, knock, delays)
         self._reuse += (cached - self._reuse) / REMEMBERED
         if cached < NEW:
             self._go_round(request, fleet, [*asked], delays)
@@ -143,7 +162,8 @@ class Delay:
         prompt, share, now_ns = request.prompt_tokens, request.prefix.share, request.at_ns
         columns = zip(fleet.endpoints, fleet.busy_until_ns, token_ns, strict=True)
         return [
-            (max(0, until - now_ns) + (prompt * (1.0 - share.get(endpoint.slot, 0.0)) + LEAST_TOKENS) * token) / 1e9
+            (max(0, until - now_ns) + attended(prompt * (1.0 - share.get(endpoint.slot, 0.0)) + LEAST_TOKENS, prompt) * token)
+            / 1e9
             for endpoint, until, token in columns
         ]
 
@@ -161,8 +181,8 @@ class Delay:
             key, token = fleet.key(at), costs.token[at]
             cached = request.prefix.share.get(chosen.slot, 0.0)
             waiting = max(0, fleet.busy_until_ns[at] - request.at_ns) / token
-            waiting += request.prompt_tokens * (1.0 - cached)
-            n, held = fleet.in_flight[at] + 1, fleet.tokens_in_flight[at]
+            waiting += attended(request.prompt_tokens * (1.0 - cached), request.prompt_tokens)
+            n, held = fleet.in_flight[at] + 1, costs.held_tokens(fleet, at)
             self.speeds.began(request.ticket, key, waiting, n, held)
             prompts, answer = waiting * token, costs.alone[at] / ANSWER * (crowding(n, held) - 1.0)
             self._prompts += (prompts / max(1.0, prompts + answer) - self._prompts) / REMEMBERED
@@ -211,14 +231,16 @@ class Delay:
             fleet.keepers[self] = costs
         return costs
 
-    def _favour(self, request: Request, fleet: Fleet, costs: "Costs", delays: Delays) -> None:
+    def _favour(self, request: Request, fleet: Fleet, costs: "Costs", knock: float, delays: Delays) -> None:
         """Enter the delays of those that have a part of the prompt cached."""
         find, rows, now_ns, prompt = fleet.index.get, costs.rows, request.at_ns, request.prompt_tokens
         for slot, share in request.prefix.share.items():
             at = find(slot)
             if at is not None:
-                until, _, _, both, answer = rows[at]
-                delays[at] = (until - now_ns if until > now_ns else 0) + (prompt * (1.0 - share) + LEAST_TOKENS) * both + answer
+                until, token, stall, coming, answer = rows[at]
+                wait = until - now_ns if until > now_ns else 0
+                own = attended(prompt * (1.0 - share) + LEAST_TOKENS, prompt) * token
+                delays[at] = wait + own * (1.0 + stall + coming * knock * (wait + own / 2.0)) + answer
 
     def _go_round(self, request: Request, fleet: Fleet, asked: list[int], delays: Delays) -> None:
         """Make it dearer for those who got a new prompt lately."""
@@ -232,7 +254,7 @@ class Delay:
 class Costs:
     """What candidates of one Fleet take, in ns, with what is there now: a Keeper, so most is known from the request before."""
 
-    __slots__ = ("_foreign", "alone", "rows", "token", "touched")
+    __slots__ = ("_cached", "_foreign", "_usage", "alone", "rows", "token", "touched")
 
     def __init__(self, fleet: Fleet, speeds: Speeds) -> None:
         """Look up everybody's speed."""
@@ -240,21 +262,31 @@ class Costs:
         paces = list(map(speeds.pace, fleet.keys))
         self.token = [token_ns for token_ns, _ in paces]  # of a prompt
         self.alone = [ANSWER * answer_ns for _, answer_ns in paces]  # an answer with nobody beside it, as far as it counts
+        self._usage = [min(1.0, usage) for usage in fleet.kv_usage]
+        sizes = zip(self._usage, fleet.cache_tokens, strict=True)
+        self._cached = [usage * (size or 0) for usage, size in sizes]  # tokens of those who run, with their answers until now
         # What the engine says beyond what we sent. Of one that does not say it is the worst that is known of any: see Fleet.
         engines = zip(fleet.running, fleet.reported_waiting, fleet.in_flight, strict=True)
         self._foreign = [max(0.0, running + waiting - ours) for running, waiting, ours in engines]
         self.rows: list[tuple[int, float, float, float, float]] = [(0, 0.0, 0.0, 0.0, 0.0)] * len(fleet)
-        """When the prompts there are computed; of a token of a prompt: itself, the pause of all who are there as far as it
-        counts, and both; an answer beside them as far as it counts."""
+        """When the prompts there are computed; what a token of a prompt takes; what each ns of that counts for others, who
+        pause and lose some of the cache; how many of them come in a ns; an answer beside them as far as it counts."""
 
     def refresh(self, fleet: Fleet) -> None:
         """Follow the bookings. It is always the same Fleet."""
         for at in self.touched:
-            n, token = fleet.in_flight[at] + self._foreign[at], self.token[at]
-            stall = STALL * token * (n + 1.0)
-            answer = self.alone[at] * (1.0 + REQUEST_SHARE * n + TOKEN_SHARE * fleet.tokens_in_flight[at])
-            self.rows[at] = fleet.busy_until_ns[at], token, stall, token + stall, answer
+            n = fleet.in_flight[at] + self._foreign[at]
+            answer = self.alone[at] * crowding(n, self.held_tokens(fleet, at))
+            stall = STALL * (n + 1.0) + self._usage[at]
+            self.rows[at] = fleet.busy_until_ns[at], self.token[at], stall, n * ANSWER / answer, answer
         self.touched.clear()
+
+    def held_tokens(self, fleet: Fleet, at: int) -> float:
+        """Return how many tokens the batch reads in each step.
+
+        There are more than either says: of one no answers are known, of the other no beginnings that several share.
+        """
+        return max(fleet.tokens_in_flight[at], self._cached[at])
 
     def learn(self, at: int, token_ns: float, answer_ns: float) -> None:
         """Take a speed that is known better now."""
