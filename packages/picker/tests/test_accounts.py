@@ -1,18 +1,18 @@
-import msgspec
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shunter.picker.core.account_book import (
     ACCOUNT_WORDS,
     ENCODED,
-    FIGURES,
     LONGEST_NAME_BYTES,
     PREFILLED,
     ROWS,
     STRANGE_ROWS,
     AccountBook,
-    ClassTally,
     add_classes,
 )
 from shunter.picker.core.accounts import BATCH, MOST_UNTOLD, Accounts
@@ -80,7 +80,9 @@ def seen(tally):
 
 def test_a_request_is_counted_when_it_is_picked_when_it_ends_and_when_it_is_told_of(book, accounts):
     accounts.add(entry())
-    assert book.tally() == {LLAMA: ClassTally(1, 1)}
+    accounts.flush()
+    tally = book.tally()[LLAMA]
+    assert (tally.requests, tally.running, seen(tally)) == (1, 1, {"request_bytes": (1, 700)})
     accounts.close(1, ENDED)
     accounts.close(1, TOLD)
     accounts.flush()
@@ -125,18 +127,83 @@ def test_what_nobody_tells_is_given_up_in_time(book, accounts):
     assert "ttft" not in figures_of(accounts, book)
     accounts.close(2, TOLD)
     assert figures_of(accounts, book)["ttft"] == (1, 0.5)
+    assert book.given_up == 2
 
 
-def test_figures_are_entered_some_dozen_requests_at_a_time(book, accounts):
+def test_who_is_told_of_in_time_is_not_given_up(book, accounts):
+    for ticket in range(2 * MOST_UNTOLD):
+        accounts.add(entry(ticket))
+        accounts.close(ticket, ENDED)
+        accounts.close(ticket, TOLD)
+    assert figures_of(accounts, book)["ttft"][0] == 2 * MOST_UNTOLD
+    assert (book.given_up, len(accounts._open)) == (0, 0)
+
+
+def test_requests_are_entered_some_dozen_at_a_time(book, accounts):
     for ticket in range(BATCH):
-        assert "request_bytes" not in seen(book.tally().get(LLAMA, ClassTally()))
+        assert book.tally() == {}
         accounts.add(entry(ticket))
     assert seen(book.tally()[LLAMA])["request_bytes"] == (BATCH, 700 * BATCH)
+    for ticket in range(BATCH):
+        accounts.close(ticket, ENDED)
+        accounts.close(ticket, TOLD)
+    assert book.tally()[LLAMA].running == 0
 
 
 def test_another_workers_requests_are_not_ours(book, accounts):
     accounts.close(99, TOLD)
+    accounts.flush()
     assert book.tally() == {}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_what_is_no_duration_is_left_out_of_the_figures(book, accounts, value):
+    for ticket, told in ((1, replace(TOLD, duration_s=value, first_byte_s=value)), (2, TOLD)):
+        accounts.add(entry(ticket, began_s=10.0 - value))
+        accounts.close(ticket, told)
+    accounts.add(entry(3, began_s=9.75))
+    found = figures_of(accounts, book)
+    assert (found["duration"], found["ttft"], found["processing"]) == ((1, 2.5), (1, 0.5), (1, 0.25))
+    assert found["response_bytes"] == (2, 8000)
+
+
+def test_an_end_that_is_noted_with_its_beginning_belongs_to_it_whichever_came_first(book, accounts):
+    accounts.close(1, TOLD)
+    accounts.add(entry(1))
+    assert figures_of(accounts, book)["ttft"] == (1, 0.5)
+    assert book.tally()[LLAMA].running == 0
+
+
+operations = st.lists(
+    st.tuples(
+        st.sampled_from(["pick", "refuse", "end", "tell", "flush"]), st.integers(0, 5), st.text(max_size=3), st.integers(-9, 9)
+    ),
+    max_size=80,
+)
+
+
+@given(operations)
+def test_whatever_happens_requests_are_counted_once_and_none_runs_that_has_ended(story):
+    book = AccountBook(memoryview(bytearray(8 * ACCOUNT_WORDS)).cast("Q"))
+    book.begin()
+    accounts = Accounts(book, set)
+    picked, running = 0, set()
+    for kind, number, name, priority in story:
+        if kind == "pick":
+            picked += 1
+            running.add(100 * picked)
+            accounts.add(entry(100 * picked, name, fairness_id=name, priority=priority))
+        elif kind == "refuse":
+            accounts.add(refused(429, name, model=name, priority=priority))
+        elif kind == "flush":
+            accounts.flush()
+        else:
+            ticket = 100 * max(0, picked - number)
+            running.discard(ticket)
+            accounts.close(ticket, ENDED if kind == "end" else TOLD)
+    accounts.flush()
+    tallies = book.tally().values()
+    assert (sum(each.requests for each in tallies), sum(each.running for each in tallies)) == (picked, len(running))
 
 
 def test_refusals_and_error_statuses_are_errors_of_the_class(book, accounts):
@@ -166,11 +233,13 @@ def test_what_a_pick_knows_itself_is_counted_with_it(book, accounts):
         ({}, "decode-only"),
         ({"p": DECISION}, "prefill-decode"),
         ({"p": DECISION, "e": DECISION}, "encode-prefill-decode"),
-        ({"p": msgspec.structs.replace(DECISION, chosen=()), "e": DECISION, "x": DECISION}, "encode-decode"),
+        ({"p": replace(DECISION, chosen=()), "e": DECISION, "x": DECISION}, "encode-decode"),
     ],
 )
 def test_stages_that_somebody_else_does_are_counted(book, others, told):
-    Accounts(book, set, {"p": PREFILLED, "e": ENCODED}).add(entry(others=others))
+    accounts = Accounts(book, set, {"p": PREFILLED, "e": ENCODED})
+    accounts.add(entry(others=others))
+    accounts.flush()
     assert book.tally()[LLAMA].stages == {told: 1}
 
 
@@ -190,6 +259,7 @@ def test_hostile_names_are_folded_and_counted_and_crowd_out_nobody(book, account
         accounts.add(entry(at, model=f"m{at % 100}", fairness_id=f"t{at}"))
     for model, flow in (("llama", DEFAULT_FLOW), ("qwen", DEFAULT_FLOW), ("qwen", "tenant")):
         accounts.add(entry(1, model, fairness_id=flow))
+    accounts.flush()
     tally = book.tally()
     assert len(tally) == STRANGE_ROWS + 4
     assert tally["other", "other", "other", 0].requests == 10_000 - STRANGE_ROWS
@@ -207,6 +277,7 @@ def test_hostile_names_are_folded_and_counted_and_crowd_out_nobody(book, account
 def test_more_known_classes_than_there_are_rows_are_counted_together(book, accounts):
     for priority in range(ROWS + 10):
         accounts.add(entry(priority, priority=priority))
+    accounts.flush()
     tally = book.tally()
     assert (len(tally), tally["other", "other", "other", 0].requests) == (ROWS, 11)
     assert tally["llama", "llama", DEFAULT_FLOW, ROWS - 2].requests == 1
@@ -216,22 +287,36 @@ def test_more_known_classes_than_there_are_rows_are_counted_together(book, accou
 def test_any_name_has_a_row_of_its_own_that_is_found_again(words, accounts, name):
     accounts.add(entry(1, name))
     accounts.add(entry(2, name))
+    accounts.flush()
     successor = AccountBook(words)
     successor.begin()
-    Accounts(successor, set).add(entry(3, name))
+    again = Accounts(successor, set)
+    again.add(entry(3, name))
+    again.flush()
     (key,) = successor.tally()
     assert successor.tally()[key].requests == 3
     assert len(key[0].encode()) <= LONGEST_NAME_BYTES
 
 
+@pytest.mark.parametrize("priority", [10**30, -(10**30), 2**63, -(2**63)])
+def test_no_priority_is_too_large_to_be_counted(book, accounts, priority):
+    accounts.add(entry(priority=priority))
+    accounts.add(refused(429, "\ud800", priority=priority))
+    accounts.flush()
+    (tally,) = book.tally().values()
+    assert (tally.requests, tally.errors) == (1, {"?": 1})
+
+
 def test_the_next_life_goes_on_with_the_totals_and_has_nothing_running(words, accounts):
     accounts.add(entry(1))
     accounts.add(refused(400, "BadRequest"))
+    accounts.flush()
     successor = AccountBook(words)
     successor.begin()
     again = Accounts(successor, set)
     again.close(1, TOLD)  # it was the dead one's
     again.add(refused(400, "BadRequest"))
+    again.flush()
     tally = successor.tally()[LLAMA]
     assert (tally.requests, tally.running, tally.errors) == (1, 0, {"BadRequest": 2})
 
@@ -248,7 +333,7 @@ def test_tallies_of_seats_add_up(book, accounts):
 
 def test_a_bound_belongs_to_its_bucket(book):
     at = book.row(LLAMA, set)
-    book.add(at, FIGURES["duration"], [0.005, 0.0051, 1e9])
+    book.distribute(at, "duration", [0.005, 0.0051, 1e9])
     counts = book.tally()[LLAMA].figures["duration"].counts
     assert (counts[0], counts[1], counts[-1]) == (1, 1, 1)
 

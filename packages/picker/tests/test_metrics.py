@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from shunter.picker.core import families
-from shunter.picker.core.account_book import ACCOUNT_WORDS, FIGURES, REQUESTS_AT, STRANGE_ROWS, AccountBook, ClassTally
+from shunter.picker.core.account_book import ACCOUNT_WORDS, FIGURES, STRANGE_ROWS, AccountBook, ClassTally
 from shunter.picker.core.buckets import Histogram
 from shunter.picker.core.class_samples import class_samples
 from shunter.picker.core.families import Twin
@@ -198,12 +198,12 @@ def test_a_hostile_client_can_make_a_page_of_a_few_thousand_lines():
     values = [0.5]
     for at in range(10_000):
         row = book.row((f"model-{at}", f"target-{at}", f"tenant-{at % 7}", 0), set)
-        book.words[row + REQUESTS_AT] += 1
-        for figure in FIGURES.values():
-            book.add(row, figure, values)
+        book.begin_requests(row, 1)
+        for name in FIGURES:
+            book.distribute(row, name, values)
     lines = [
         sample
-        for samples in class_samples(book.tally(), book.folded)
+        for samples in class_samples(book.tally(), book.folded, book.given_up)
         for metric in as_metrics(samples)
         for sample in metric.samples
     ]

@@ -144,6 +144,15 @@ def test_counts_go_on_in_the_next_life_and_a_level_that_is_gone_makes_room(words
     assert "everybody" not in successor.tally()
 
 
+def test_a_level_that_comes_back_finds_its_counts_while_there_is_room_for_all(words, levels):
+    levels.refuse(levels.find(entry()), 503, stream=True)
+    for at in range(MOST_LEVELS - 2):
+        LevelCounters(words).begin([Level(name=f"l{at}", target=0.5, e2e_s=1.0)])
+    successor = LevelCounters(words)
+    successor.begin([CHAT])
+    assert counts(successor) == [(1, 0), (0, 0), (1, 0)]
+
+
 def test_the_time_per_token_leaves_out_the_first_one():
     assert tpot_s(Outcome(True, 200, None, 1.0, 3.0, completion_tokens=5)) == 0.5
     assert tpot_s(Outcome(True, 200, None, 3.0, 1.0, completion_tokens=5)) is None

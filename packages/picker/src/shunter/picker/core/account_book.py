@@ -13,16 +13,15 @@ were folded is counted too.
 
 Words of 8 bytes::
 
-    0     rows in use, those of strange names among them, requests that were folded
-    3     ROWS rows: the names, zeros between them, and the priority plus 2**63; requests, and those running; ERRORS rows of
+    0     rows in use, those of strange names among them, requests that were folded, those of which nobody told in time
+    4     ROWS rows: the names, zeros between them, and the priority plus 2**63; requests, and those running; ERRORS rows of
           ``core.named_counts``; one for each of STAGES; then each of FIGURES: counts by bucket, and the sum as a double
     …     service levels: ``core.service_levels``
 """
 
+import math
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -63,7 +62,7 @@ ERRORS_AT = RUNNING_AT + 1
 STAGES_AT = ERRORS_AT + ERRORS * ERROR_WORDS
 FIGURES_AT = STAGES_AT + len(STAGES)
 OFFSET = 1 << 63
-HEAD = 3
+HEAD = 4
 
 
 class Figure(NamedTuple):
@@ -78,7 +77,8 @@ def _lay_out(**figures: tuple[float, ...]) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     at = FIGURES_AT
     for name, bounds in figures.items():
-        found[name] = Figure(tuple(map(float, bounds)), at, at + len(bounds) + 1)
+        kind = type(bounds[0])  # all of one, and as values are: comparing an int with a float takes twice as long
+        found[name] = Figure(tuple(map(kind, bounds)), at, at + len(bounds) + 1)
         at = found[name].sum_at + 1
     return found
 
@@ -156,6 +156,7 @@ class AccountBook:
             return at
         model, target, fairness_id, priority = key
         names = known()
+        priority = max(-OFFSET, min(priority, OFFSET - 1))
         cut = (_cut(model), _cut(target), _cut(fairness_id), priority)
         folded = (
             cut[0] if not model or model in names else OTHER,
@@ -169,12 +170,35 @@ class AccountBook:
             at = self._rows.get(folded) or self._enter(folded, strange=False) or self._last()
         return at
 
-    def add(self, at: int, figure: Figure, values: Sequence[float]) -> None:
-        """Count values in a row's figure; a bound belongs to its bucket."""
-        words, counts_at = self.words, at + figure.counts_at
-        for bucket, count in Counter(map(partial(bisect_left, figure.bounds), values)).items():
-            words[counts_at + bucket] += count
-        self._sums[at + figure.sum_at] += sum(values)
+    def begin_requests(self, at: int, count: int) -> None:
+        """Count requests that got an endpoint."""
+        self.words[at + REQUESTS_AT] += count
+        self.words[at + RUNNING_AT] += count
+
+    def end_requests(self, at: int, count: int) -> None:
+        """Count them as running no longer."""
+        self.words[at + RUNNING_AT] -= count
+
+    def stage(self, at: int, others: int) -> None:
+        """Count a request by what was done for it elsewhere, the sum of PREFILLED and ENCODED."""
+        self.words[at + STAGES_AT + others] += 1
+
+    def distribute(self, at: int, name: str, values: Sequence[float]) -> None:
+        """Count values of one of FIGURES; a bound belongs to its bucket.
+
+        What is no number from 0 on would spoil the sum for good: it is left out.
+        """
+        if not values:
+            return
+        total = sum(values)
+        if not (min(values) >= 0 and total < math.inf):  # NaN is neither
+            self.distribute(at, name, [value for value in values if 0 <= value < math.inf])
+            return
+        figure = FIGURES[name]
+        words, bounds, counts_at = self.words, figure.bounds, at + figure.counts_at
+        for value in values:  # a Counter of buckets saves a tenth if there are dozens, and takes the tenfold if there is one
+            words[counts_at + bisect_left(bounds, value)] += 1
+        self._sums[at + figure.sum_at] += total
 
     def err(self, at: int, code: str) -> None:
         """Count an error in a row."""
@@ -183,6 +207,15 @@ class AccountBook:
             errors = self._errors[at] = self._read_errors(at)
             errors.begin()
         errors.add(code)
+
+    def give_up(self) -> None:
+        """Count a request of which nobody told in time."""
+        self.words[3] += 1
+
+    @property
+    def given_up(self) -> int:
+        """How many requests nobody told of in time."""
+        return self.words[3]
 
     @property
     def folded(self) -> int:

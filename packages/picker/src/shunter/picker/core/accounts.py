@@ -4,25 +4,24 @@ A request is counted when it is picked, when it has ended, and when somebody has
 moment (the picker sees the response) or later (Envoy's record). Each of its figures is counted once, however often it is told.
 """
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
-from shunter.picker.core.account_book import FIGURES, REQUESTS_AT, RUNNING_AT, STAGES_AT, AccountBook
+from shunter.picker.core.account_book import AccountBook
 from shunter.picker.core.decisions import Entry
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.service_levels import Level, tpot_s
 
 __all__ = ["Accounts"]
 
-# Requests that ended and of which nobody has told yet: Envoy's record comes within a quarter of a second, which is a thousand
-# requests of a busy worker. Where no record ever comes they must not cost much: this is a megabyte.
+# Of which nobody has told yet a request is given up when so many others have ended: Envoy's record comes within a quarter of a
+# second, which is a thousand requests of a busy worker. Where no record ever comes they must not cost much: this is a megabyte.
 MOST_UNTOLD = 4096
 
-# Requests whose figures are entered together: a fifth of a millisecond of work. A worker that is killed takes those with it
-# that wait, a tenth of a second's at most; requests and errors it has counted.
+# Requests that are entered together: a fifth of a millisecond of work. A worker that is killed takes those with it that wait, a
+# tenth of a second's at most.
 BATCH = 64
 
 SERVER_ERROR = "ModelServerError"  # the reference's word for a response with an error status
@@ -32,24 +31,15 @@ class _Open(msgspec.Struct, gc=False):
     row: int
     stream: bool
     levels: tuple[tuple[Level, int], ...]
+    ended: bool = False
     timed: bool = False  # its duration is counted
-
-
-class _Waiting:
-    """Values of one row that are yet to be entered, by figure."""
-
-    __slots__ = tuple(FIGURES)
-
-    def __init__(self) -> None:
-        for name in FIGURES:
-            setattr(self, name, [])
 
 
 class Accounts:
     """A Witness that keeps the account of one worker's requests.
 
-    Requests and errors are counted at once. Figures are entered some dozen requests at a time, at the latest when ``flush`` is
-    called: one by one, with all that a pick does in between, they were measured to cost twice as much.
+    It only notes what happens, and does the accounting some dozen requests at a time, at the latest when ``flush`` is called:
+    one by one, with all that a pick does in between, it was measured to cost three times as much.
     """
 
     def __init__(
@@ -59,84 +49,107 @@ class Accounts:
         self._book = book
         self._stages = stages
         self._known = known
-        self._running: dict[int, _Open] = {}  # by ticket
-        self._untold: OrderedDict[int, _Open] = OrderedDict()  # have ended; of these nobody has told yet
-        self._waiting: defaultdict[int, Any] = defaultdict(_Waiting)  # by row
-        self._waits = 0
+        self._decided: list[Entry] = []
+        self._ended: list[tuple[int, Outcome]] = []
+        self._open: dict[int, _Open] = {}  # by ticket: running, or ended and not told of
+        self._untold: deque[int] = deque()  # tickets of those that ended untold; of some it was told since
 
     def add(self, entry: Entry) -> None:
-        """Count a request that was picked or refused."""
-        book, decision = self._book, entry.decision
-        at = book.row((entry.model or "", entry.target_model or "", entry.fairness_id, entry.priority), self._known)
-        levels = book.levels.find(entry)
-        if decision is None:
-            if entry.refusal is not None:
-                book.err(at, entry.refusal.code)
-                book.levels.refuse(levels, entry.refusal.status, stream=entry.stream)
-            return
-        words = book.words
-        words[at + REQUESTS_AT] += 1
-        words[at + RUNNING_AT] += 1
-        if self._stages is not None:
-            others, bits = entry.others, self._stages
-            words[at + STAGES_AT + sum([bits.get(name, 0) for name, each in others.items() if each.chosen])] += 1
-        self._running[entry.ticket] = _Open(at, entry.stream, levels)
-        waiting, prefix = self._waiting[at], entry.prefix
-        waiting.request_bytes.append(entry.size_bytes)
-        if entry.began_s is not None:
-            waiting.processing.append(entry.at_s - entry.began_s)
-        if entry.took_s is not None:
-            waiting.scheduler.append(entry.took_s)
-        if prefix.hashes:
-            waiting.hit_ratio.append(prefix.share.get(decision.candidates[decision.chosen[0]].slot, 0.0))
-        self._waits += 1
-        if self._waits >= BATCH:
+        """Note a request that was picked or refused."""
+        decided = self._decided
+        decided.append(entry)
+        if len(decided) >= BATCH:
             self.flush()
 
     def close(self, ticket: int, outcome: Outcome) -> None:
-        """Count how a request went, as far as it is known by now; nothing of another worker's, or of one that was told of."""
-        request = self._running.pop(ticket, None)
-        if request is not None:
-            self._book.words[request.row + RUNNING_AT] -= 1
-        else:
-            request = self._untold.pop(ticket, None)
-            if request is None:
-                return
-        if outcome.duration_s is not None and not request.timed:
-            request.timed = True
-            self._waiting[request.row].duration.append(outcome.duration_s)
-        if outcome.sent_bytes is not None:
-            self._tell(request, outcome, outcome.sent_bytes)
-            return
-        self._untold[ticket] = request
-        if len(self._untold) > MOST_UNTOLD:
-            self._untold.popitem(last=False)
-
-    def _tell(self, request: _Open, outcome: Outcome, sent_bytes: int) -> None:
-        if (outcome.status or 0) >= 400:
-            self._book.err(request.row, SERVER_ERROR)
-        if request.levels:
-            self._book.levels.settle(request.levels, outcome, stream=request.stream)
-        waiting, tokens, duration_s = self._waiting[request.row], outcome.completion_tokens, outcome.duration_s
-        waiting.response_bytes.append(sent_bytes)
-        if outcome.first_byte_s is not None:
-            (waiting.ttft if request.stream else waiting.first_byte).append(outcome.first_byte_s)
-        if outcome.prompt_tokens:
-            waiting.input_tokens.append(outcome.prompt_tokens)
-        if outcome.cached_tokens is not None:
-            waiting.cached_tokens.append(outcome.cached_tokens)
-        if tokens:
-            waiting.output_tokens.append(tokens)
-            if duration_s is not None:
-                waiting.ntpot.append(duration_s / tokens)
-            if request.stream and (pace_s := tpot_s(outcome)) is not None:
-                waiting.tpot.append(pace_s)
+        """Note how a request went, as far as it is known by now."""
+        ended = self._ended
+        ended.append((ticket, outcome))
+        if len(ended) >= 2 * BATCH:  # of most requests it is told twice
+            self.flush()
 
     def flush(self) -> None:
-        """Enter the figures that wait."""
-        self._waits = 0
-        for at, waiting in self._waiting.items():
-            for name, figure in FIGURES.items():
-                if values := getattr(waiting, name):
-                    self._book.add(at, figure, values)
-                    values.clear()
+        """Enter all that was noted."""
+        decided, self._decided = self._decided, []
+        ended, self._ended = self._ended, []
+        self._begin(decided)
+        self._end(ended)
+
+    def _begin(self, entries: Sequence[Entry]) -> None:
+        book, picked = self._book, defaultdict[int, list[Entry]](list)
+        for entry in entries:
+            at = book.row((entry.model or "", entry.target_model or "", entry.fairness_id, entry.priority), self._known)
+            levels = book.levels.find(entry)
+            if entry.decision is not None:
+                picked[at].append(entry)
+                self._open[entry.ticket] = _Open(at, entry.stream, levels)
+            elif entry.refusal is not None:
+                book.err(at, entry.refusal.code)
+                book.levels.refuse(levels, entry.refusal.status, stream=entry.stream)
+        for at, several in picked.items():
+            book.begin_requests(at, len(several))
+            for name, values in _decided(several):
+                book.distribute(at, name, values)
+            if self._stages is not None:
+                for entry in several:
+                    book.stage(at, sum({self._stages.get(name, 0) for name, each in entry.others.items() if each.chosen}))
+
+    def _end(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        """Count how requests went; nothing of another worker's, or of one that was told of."""
+        ended, durations = Counter[int](), defaultdict[int, list[float]](list)
+        told = defaultdict[tuple[int, bool], list[Outcome]](list)
+        for ticket, outcome in outcomes:
+            request = self._open.get(ticket)
+            if request is None:
+                continue
+            at, again, request.ended = request.row, request.ended, True
+            if not again:
+                ended[at] += 1
+            if not request.timed and outcome.duration_s is not None:
+                request.timed = True
+                durations[at].append(outcome.duration_s)
+            if outcome.sent_bytes is None:
+                if not again:
+                    self._wait(ticket)
+                continue
+            del self._open[ticket]
+            told[at, request.stream].append(outcome)
+            if request.levels:
+                self._book.levels.settle(request.levels, outcome, stream=request.stream)
+        for at, count in ended.items():
+            self._book.end_requests(at, count)
+        for at, values in durations.items():
+            self._book.distribute(at, "duration", values)
+        for (at, stream), several in told.items():
+            for outcome in several:
+                if (outcome.status or 0) >= 400:
+                    self._book.err(at, SERVER_ERROR)
+            for name, values in _told(several, stream=stream):
+                self._book.distribute(at, name, values)
+
+    def _wait(self, ticket: int) -> None:
+        """Wait for somebody to tell of a request that ended, but not for ever."""
+        self._untold.append(ticket)
+        if len(self._untold) > MOST_UNTOLD and self._open.pop(self._untold.popleft(), None) is not None:
+            self._book.give_up()
+
+
+def _decided(entries: Sequence[Entry]) -> Iterator[tuple[str, list[float]]]:
+    """Yield what is known of requests when they are picked, by figure."""
+    yield "request_bytes", [each.size_bytes for each in entries]
+    yield "processing", [each.at_s - each.began_s for each in entries if each.began_s is not None]
+    yield "scheduler", [each.took_s for each in entries if each.took_s is not None]
+    yield "hit_ratio", [each.cached_share for each in entries if each.prefix.hashes]
+
+
+def _told(outcomes: Sequence[Outcome], *, stream: bool) -> Iterator[tuple[str, list[float]]]:
+    """Yield what else is known when somebody has told of them."""
+    yield "response_bytes", [each.sent_bytes for each in outcomes if each.sent_bytes is not None]
+    yield "ttft" if stream else "first_byte", [each.first_byte_s for each in outcomes if each.first_byte_s is not None]
+    yield "input_tokens", [each.prompt_tokens for each in outcomes if each.prompt_tokens]
+    yield "cached_tokens", [each.cached_tokens for each in outcomes if each.cached_tokens is not None]
+    yield "output_tokens", [each.completion_tokens for each in outcomes if each.completion_tokens]
+    timed = [(each.duration_s, each.completion_tokens) for each in outcomes if each.duration_s is not None]
+    yield "ntpot", [duration_s / tokens for duration_s, tokens in timed if tokens]
+    if stream:
+        yield "tpot", [pace_s for each in outcomes if (pace_s := tpot_s(each)) is not None]

@@ -26,7 +26,7 @@ BY_CLASS = {
 OF_ALL = {"processing": families.PROCESSING, "scheduler": families.SCHEDULER, "hit_ratio": families.HIT_RATIOS}
 
 
-def class_samples(classes: Mapping[Class, ClassTally], folded: int) -> Iterator[Samples]:
+def class_samples(classes: Mapping[Class, ClassTally], folded: int, given_up: int) -> Iterator[Samples]:
     """Yield everything that is counted by class; of figures only those that are known."""
     rows = [((*key[:3], str(key[3])), tally) for key, tally in sorted(classes.items())]
     picked = [(labels, tally) for labels, tally in rows if tally.requests]
@@ -49,6 +49,7 @@ def class_samples(classes: Mapping[Class, ClassTally], folded: int) -> Iterator[
     for name, family in OF_ALL.items():
         yield single(family, _sum(family, [tally.figures[name] for _, tally in rows if name in tally.figures]))
     yield single(families.FOLDED, folded)
+    yield single(families.GIVEN_UP, given_up)
 
 
 def level_samples(levels: Sequence[Level], tallies: Mapping[str, LevelTally]) -> Iterator[Samples]:

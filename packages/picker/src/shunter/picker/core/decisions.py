@@ -78,6 +78,12 @@ class Entry(msgspec.Struct, gc=False):
         return int(self.at_s * 1e9)
 
     @property
+    def cached_share(self) -> float:
+        """Which part of the prompt the chosen endpoint is taken to have cached, 0 to 1."""
+        decision = self.decision
+        return self.prefix.share.get(decision.candidates[decision.chosen[0]].slot, 0.0) if decision and decision.chosen else 0.0
+
+    @property
     def candidates(self) -> int:
         """How many there were to choose from, in all profiles."""
         count = len(self.decision.candidates) if self.decision is not None else 0

@@ -192,6 +192,13 @@ FOLDED = Family(
     'Requests counted under "other", because clients use more names than are told apart.',
 )
 
+GIVEN_UP = Family(
+    "shunter_picker_untold_requests_total",
+    "counter",
+    "Requests that ended and of which no record came while thousands more did: no figure of their responses is counted, and no "
+    "service level.",
+)
+
 # -- service levels --------------------------------------------------------------------------------------------------------
 
 _SIGNAL = ("level", "signal")

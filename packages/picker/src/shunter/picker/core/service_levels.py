@@ -102,8 +102,10 @@ class LevelCounters:
         if len(levels) > MOST_LEVELS:
             raise ValueError(f"{len(levels)} service levels; {MOST_LEVELS} are counted")
         wanted = {level.name for level in levels}
-        places = {name: at for at, name in self._rows() if name in wanted}
-        free = iter([at for at in range(0, LEVEL_WORDS, ROW) if at not in places.values()])
+        known = dict(self._rows())
+        places = {name: at for at, name in known.items() if name in wanted}
+        # Former levels come back, with the next reload perhaps: their rows are taken last.
+        free = iter(sorted({*range(0, LEVEL_WORDS, ROW)} - {*places.values()}, key=lambda at: (at in known, at)))
         for name in sorted(wanted - places.keys()):
             at = places[name] = next(free)
             self._words[at : at + ROW] = memoryview(name.encode().ljust(8 * ROW, b"\0")).cast("Q")

@@ -30,7 +30,7 @@ from shunter.snapshot import Buffer
 
 __all__ = ["COUNTERS_BYTES", "Account", "Counters", "Ruling", "Tally", "fold"]
 
-MAGIC = int.from_bytes(b"SHUNTCN\x02", "little")  # of this order of words
+MAGIC = int.from_bytes(b"SHUNTCN\x03", "little")  # of this order of words
 TOTALS = (
     "picks",
     "released",
@@ -111,6 +111,7 @@ class Tally(msgspec.Struct):
     queue: QueueTally = msgspec.field(default_factory=QueueTally)
     classes: dict[Class, ClassTally] = msgspec.field(default_factory=dict[Class, ClassTally])
     folded: int = 0  # requests whose class is not told apart any more
+    given_up: int = 0  # requests that ended and of which nobody told in time
     levels: dict[str, LevelTally] = msgspec.field(default_factory=dict[str, LevelTally])  # also former ones
 
 
@@ -262,6 +263,7 @@ class Counters:
             queue=self.queue.tally(),
             classes=self.accounts.tally(),
             folded=self.accounts.folded,
+            given_up=self.accounts.given_up,
             levels=self.accounts.levels.tally(),
         )
 
@@ -299,6 +301,7 @@ def fold(tallies: Iterable[Tally]) -> Tally:
         queue=add_up(each.queue for each in tallies),
         classes=add_classes(each.classes for each in tallies),
         folded=sum(each.folded for each in tallies),
+        given_up=sum(each.given_up for each in tallies),
         levels=add_levels(each.levels for each in tallies),
     )
     for each in tallies:

@@ -78,7 +78,7 @@ def as_metrics(samples: Samples, names: Names = "current") -> Iterator[Metric]:
 def everything(source: Source, page_dropped: int = 0) -> Iterator[Samples]:
     """Yield all that a picker shows; ``page_dropped`` counts the web page's dropped viewers."""
     overview, tally = source.overview(), source.tally()
-    yield from class_samples(tally.classes, tally.folded)
+    yield from class_samples(tally.classes, tally.folded, tally.given_up)
     yield from level_samples(source.service_levels(), tally.levels)
     if overview.snapshot_age_s is not None or source.hindrances():  # a body router, ready without a snapshot, has no pool
         yield from pool_samples(overview, source.pool())
