@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 import trustme
 
+from shunter.conformance.shell.pickers.launching import free_ports
 from shunter.envoyconf import load_intent, render
 from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.targets import Target
@@ -47,21 +48,15 @@ class Site:
         return {"lean": stack} | dict.fromkeys(("tls", "verified", "full"), self.tls_admin)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
 def tls_picker(directory, scratch):
     """Another picker over the same snapshots, which speaks TLS only."""
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1", "picker.test")
     certificate.private_key_and_cert_chain_pem.write_to_path(scratch / "picker.pem")
-    port, admin = free_port(), free_port()
+    port, health, admin = free_ports(3)
     command = [sys.executable, "-m", "shunter.picker", "run", "--snapshot", directory, "--runtime", scratch / "runtime"]
-    command += ["--port", port, "--health-port", free_port(), "--admin-port", admin, "--workers", 1]
+    command += ["--port", port, "--health-port", health, "--admin-port", admin, "--workers", 1]
     command += ["--tls-cert-file", scratch / "picker.pem", "--tls-key-file", scratch / "picker.pem"]
     with (scratch / "picker.log").open("wb") as log:
         process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
@@ -75,7 +70,7 @@ def tls_picker(directory, scratch):
 def intent(stack, tls, hung):
     engines = [engine.authority for engine in stack.state.plan.engines]
     workers = [f"127.0.0.1:{port}" for port in stack.state.plan.ports.picker]
-    nobody = [f"127.0.0.1:{free_port()}"]
+    nobody = [f"127.0.0.1:{port}" for port in free_ports(1)]
 
     def pool(name, addresses, mode="FailOpen", **picker):
         return {"name": name, "endpoints": engines, "picker": {"addresses": addresses, "failureMode": mode, **picker}}

@@ -1,12 +1,8 @@
 """A real Prometheus scrapes a real stack: every rule and every panel is evaluated there and answers, as do older dashboards."""
 
-import contextlib
-import json
+import itertools
 import math
 import re
-import threading
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 
 import msgspec
@@ -78,38 +74,18 @@ UPSTREAM = [
 ]
 
 
-class Clients:
-    """Ask one request after the other until told to stop."""
+def asking(stack):
+    """Ask as one client after the other would."""
+    numbers, streamed = itertools.count(1), {"stream": True, "stream_options": {"include_usage": True}}
 
-    def __init__(self, stack):
-        self._stack = stack
-        self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
+    def ask():
+        number = next(numbers)
+        message = {"role": "user", "content": f"Which track for wagon {number % 5}? " * 50}
+        model = "review" if number % 3 == 0 else stack.state.plan.model
+        body = {"model": model, "messages": [message], "max_tokens": 16}
+        stack.chat(body | streamed if number % 4 else body)
 
-    def __enter__(self):
-        self._thread.start()
-
-    def __exit__(self, *_):
-        self._enough.set()
-        self._thread.join()
-
-    def _ask(self):
-        number, streamed = 0, {"stream": True, "stream_options": {"include_usage": True}}
-        while not self._enough.is_set():
-            number += 1
-            message = {"role": "user", "content": f"Which track for wagon {number % 5}? " * 50}
-            body = {
-                "model": "review" if number % 3 == 0 else self._stack.state.plan.model,
-                "messages": [message],
-                "max_tokens": 16,
-            }
-            request = urllib.request.Request(
-                f"{self._stack.gateway}/v1/chat/completions",
-                json.dumps(body | streamed if number % 4 else body).encode(),
-                {"content-type": "application/json"},
-            )
-            with contextlib.suppress(OSError, HTTPException), urllib.request.urlopen(request, timeout=60) as answer:
-                answer.read()
+    return ask
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +109,10 @@ def seen(tmp_path_factory):
             "scraper": f"127.0.0.1:{ports.scraper}",
             "envoy": f"127.0.0.1:{ports.envoy_admin}/stats/prometheus",
         }
-        with prometheus.running_prometheus(targets, prometheus.hasten(rules(), FASTER)) as server, Clients(stack):
+        with (
+            prometheus.running_prometheus(targets, prometheus.hasten(rules(), FASTER)) as server,
+            stack.crowd(1, asking(stack)),
+        ):
             server.await_that(lambda: server.query('ALERTS{window="1h", alertstate="firing"}'), "no budget burns")
             yield server
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import yaml
 from hack.conformance import gateways_page
 
+from shunter.conformance.shell.pickers.launching import free_ports
 from shunter.envoyconf.shell import envoy
 from shunter.envoyconf.testing_gateway import find_envoy_gateway, own_network, running_gateway
 
@@ -126,12 +127,6 @@ def addresses():
         for pool, picker in zip(servers, at, strict=False)
         for word in (f"--{pool}-picker", picker, f"--{pool}-servers", ",".join(servers[pool]))
     ]
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as taken:
-        sockets = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 def shunter(package, *arguments, given=None):

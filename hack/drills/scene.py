@@ -12,7 +12,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping
-from http.client import HTTPException
 from typing import Any, TypeVar
 
 from hack.observability import prometheus
@@ -57,36 +56,18 @@ class Scene:
             "stream": True,
         }
         sent = {
-            "content-type": "application/json",
             "x-request-id": request_id,
             "traceparent": f"00-{self._dice.getrandbits(128):032x}-{self._dice.getrandbits(64):016x}-01",
             **(headers or {}),
         }
-        request = urllib.request.Request(f"{self.stack.gateway}/v1/chat/completions", json.dumps(body).encode(), sent)
-        with contextlib.suppress(OSError, HTTPException), urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
-            answer.read()
+        self.stack.chat(body, sent)
         return request_id
 
-    @contextlib.contextmanager
     def crowd(
         self, size: int, prompt: Callable[[], str], headers: Mapping[str, str] | None = None, tokens: int = 8
-    ) -> Iterator[None]:
+    ) -> contextlib.AbstractContextManager[None]:
         """Let so many clients ask one request after the other."""
-        enough = threading.Event()
-
-        def client() -> None:
-            while not enough.is_set():
-                self.ask(prompt(), headers=headers, tokens=tokens)
-
-        clients = [threading.Thread(target=client) for _ in range(size)]
-        for each in clients:
-            each.start()
-        try:
-            yield
-        finally:
-            enough.set()
-            for each in clients:
-                each.join()
+        return self.stack.crowd(size, lambda: self.ask(prompt(), headers=headers, tokens=tokens))
 
     def words(self, count: int = 150) -> str:
         """Return a prompt that nobody has asked before."""

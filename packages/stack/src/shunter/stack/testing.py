@@ -1,5 +1,6 @@
 """A whole stack for tests and drills: ``running_stack`` brings one up on free ports and down again."""
 
+import json
 import os
 import secrets
 import shutil
@@ -7,9 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+import urllib.request
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ __all__ = ["Running", "running_stack"]
 # Several times what a stack needs on a busy two-core machine, the first download of Envoy included.
 START_S = 240.0
 STOP_S = 30.0
+ANSWER_S = 120.0
 POLL_S = 0.05
 
 
@@ -54,6 +59,32 @@ class Running:
     def output(self) -> str:
         """What ``shunter up`` printed."""
         return self._output.read_text(errors="replace")
+
+    def chat(self, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        """Ask the gateway once, and read the answer, whatever it is."""
+        told = {"content-type": "application/json", **(headers or {})}
+        request = urllib.request.Request(f"{self.gateway}/v1/chat/completions", json.dumps(body).encode(), told)  # noqa: S310  http, ours
+        with suppress(OSError, HTTPException), urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310  as above
+            answer.read()
+
+    @contextmanager
+    def crowd(self, size: int, ask: Callable[[], object]) -> Generator[None]:
+        """Let so many clients ask, each one time after the other."""
+        enough = threading.Event()
+
+        def client() -> None:
+            while not enough.is_set():
+                ask()
+
+        clients = [threading.Thread(target=client) for _ in range(size)]
+        for each in clients:
+            each.start()
+        try:
+            yield
+        finally:
+            enough.set()
+            for each in clients:
+                each.join()
 
     def fleet(self) -> Fleet:
         """The fleet as the picker sees it."""
