@@ -253,8 +253,8 @@ def test_gauges_are_new_every_so_many_steps_and_with_each_prompt():
     for kv, expected in ((0.2, 0.1), (0.3, 0.1), (0.4, 0.4), (0.5, 0.4)):
         tally.iteration_tokens_total.observe(1)
         assert reporting.report(gauges(1, kv), tally, 1.0).kv_usage == expected
-    tally.prompt_tokens += 7
-    assert reporting.report(gauges(2, 0.6), tally, 1.0) == gauges(2, 0.6)
+    tally.time_to_first_token_seconds.observe(0.1)
+    assert reporting.report(gauges(2, 0.6), tally, 1.0) == gauges(1, 0.6), "the newcomer is not told yet"
 
 
 def test_when_nothing_runs_the_cache_gauge_is_old_until_the_idle_log():

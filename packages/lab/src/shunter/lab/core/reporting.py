@@ -11,8 +11,9 @@ __all__ = ["Refresh", "Reporting"]
 class Refresh(msgspec.Struct, frozen=True, kw_only=True):
     """When gauges are made anew: every so many seconds, or steps.
 
-    With `steps` above 1 they are also new when a prompt has been computed. When nothing runs any more only the counts of
-    requests are right; the cache gauge stays what it was for `idle_s`.
+    With `steps` above 1 they are also new when prompts have been computed, but for their requests: these are in no gauge
+    until the next time. When nothing runs any more only the counts of requests are right; the cache gauge stays what it was
+    for `idle_s`.
     """
 
     steps: int = 1
@@ -38,9 +39,12 @@ class Reporting:
             return said
         if truth.running:
             self._busy_s = now_s
-            mark = tally.iteration_tokens_total.count // refresh.steps, tally.prompt_tokens
-            moved, self._mark = mark != self._mark, mark
-            return self._say(truth, now_s) if moved else said
+            before = self._mark
+            self._mark = tally.iteration_tokens_total.count // refresh.steps, tally.time_to_first_token_seconds.count
+            if self._mark == before:
+                return said
+            new = self._mark[1] - before[1]
+            return self._say(msgspec.structs.replace(truth, running=max(0, truth.running - new)), now_s)
         idle = now_s - self._busy_s >= refresh.idle_s
         return self._say(truth if idle else msgspec.structs.replace(truth, kv_usage=said.kv_usage), now_s)
 

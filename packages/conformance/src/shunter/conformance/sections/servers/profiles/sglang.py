@@ -69,6 +69,12 @@ PROFILE = ServerProfile(
         KnownFailure("ms.errors.body", "an error is {object: error, message, type, code}, without error around it", SEEN),
         KnownFailure("ms.errors.internals", "what its schema refuses is told with file and line", SEEN),
         KnownFailure("ms.metrics.kv-idle", LATE, SEEN),
+        KnownFailure(
+            "ms.load.drains",
+            "gauges are made anew when a prompt has been computed, but for its own request, which is in none of them until the "
+            "next 40 steps are over (--decode-log-interval)",
+            SEEN,
+        ),
         KnownFailure("ms.cancel.kv", LATE, SEEN),
         KnownFailure(
             "ms.freshness.lag",
