@@ -98,6 +98,22 @@ async def test_a_process_is_killed_and_the_next_one_goes_on(fake_picker, file, t
     assert output.startswith("review-v2: done: review-v2 has all traffic")
 
 
+async def test_a_process_that_is_told_to_end_leaves_everything_as_it_is_and_says_how_to_go_on(
+    fake_picker, file, store, eventually
+):
+    store.want(Wish.PAUSE)
+    command = [sys.executable, "-m", "shunter.rollout", "start", "-f", file, "--state", file.parent / "state"]
+    process = await asyncio.create_subprocess_exec(*map(str, command), stderr=asyncio.subprocess.PIPE)
+    await eventually(store.load)
+    assert store.held()
+    process.terminate()
+    _, errors = await process.communicate()
+    assert process.returncode == 130
+    assert errors.decode() == "review-v2 stays as it is; to go on: shunter rollout resume review-v2\n"
+    assert not store.held()
+    assert store.load().state.phase is Phase.LOADING
+
+
 @pytest.mark.parametrize("life", [4, 5, 6, 7], ids="killed at touch {}".format)
 async def test_whoever_is_killed_at_every_step_comes_to_the_end_all_the_same(
     fake_picker, rollout, run, store, tmp_path, virtual_clock, life

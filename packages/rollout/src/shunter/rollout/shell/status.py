@@ -62,7 +62,10 @@ class _Metrics(Collector):
 
 @asynccontextmanager
 async def serve_status(host: str, port: int, sync: Sync, config: Following[Desired]) -> AsyncGenerator[int]:
-    """Serve it while the block runs; yields the port. Raises ConfigError if the port is taken."""
+    """Serve it while the block runs; yields the port. Raises ConfigError if the port is taken.
+
+    ``::`` is every address of both families: asyncio gives a socket of IPv6 nothing of IPv4, hence two.
+    """
     registry = CollectorRegistry()
     registry.register(_Metrics(sync, config))
 
@@ -89,11 +92,12 @@ async def serve_status(host: str, port: int, sync: Sync, config: Following[Desir
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
         try:
-            await site.start()
+            for each in ("0.0.0.0", host) if host == "::" else (host,):
+                await web.TCPSite(runner, each, port).start()
+                port = runner.addresses[0][1]
         except OSError as error:
             raise ConfigError(f"--status-host {host} --status-port {port}: {error.strerror}") from None
-        yield runner.addresses[0][1]
+        yield port
     finally:
         await runner.cleanup()
