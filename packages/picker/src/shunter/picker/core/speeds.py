@@ -21,7 +21,7 @@ from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import PREFILL_PER_S, Key
 from shunter.picker.core.tenants import Tenants
 
-__all__ = ["REQUEST_SHARE", "TOKEN_SHARE", "Pace", "Quantile", "Speeds", "crowding"]
+__all__ = ["FEWEST_TOKENS", "REQUEST_SHARE", "TOKEN_SHARE", "Pace", "Quantile", "Speeds", "crowding"]
 
 # By what share of the time of a step one more request in a decoding batch slows it, and one more token of context. Reading
 # the keys and values of 1,000 tokens takes from 0.2 % (70 thousand million parameters on four cards) to 1.6 % (eight on a
@@ -42,7 +42,7 @@ STEP_FALLS = 0.97
 NOISE = 1.2
 FARTHEST = 8.0
 
-# Less says more about the time of a step and of the network than about the rate.
+# Less says more about the time of a step and of the network (``core.starts``) than about the rate.
 FEWEST_TOKENS = 256
 
 # Requests whose outcome is waited for; the oldest are given up. A worker has fewer in flight at once, and where no outcome is

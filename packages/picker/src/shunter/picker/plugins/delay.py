@@ -36,7 +36,8 @@ from shunter.picker.core.kinds import Header, Scores, Setting, Verdict
 from shunter.picker.core.ledger import attended
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
-from shunter.picker.core.speeds import Speeds, crowding
+from shunter.picker.core.speeds import FEWEST_TOKENS, Speeds, crowding
+from shunter.picker.core.starts import Starts
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
 __all__ = ["DELAY_SCORER", "Delay", "ExpectedDelay"]
@@ -90,8 +91,8 @@ class ExpectedDelay(Plugin, frozen=True):
     the learnt one of an answer alone, b the part of their time that endpoints compute prompts: U = u · (1 + (p - u / 2) /
     32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A · U · (B + U / 2) / (1 - b); answer = A = T ·
     (1 + 0.018 · n + 0.0000075 · c). Of tokens cached elsewhere, with which h others in flight begin, 1 / (1 + h) counts in
-    stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it. Rates and times are learnt:
-    nothing is to be calibrated.
+    stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose answers begin late
+    though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be calibrated.
     """
 
     reads_prefix: ClassVar[bool] = True
@@ -107,6 +108,7 @@ class Delay:
 
     def __init__(self) -> None:
         self.speeds = Speeds()
+        self._starts = Starts()
         self._met: tuple[Fleet, Costs] | None = None  # who was scored last
         self._next = 0  # whose turn it is in a large fleet
         self._adapters: set[str] = set()  # names that were seen to be adapters
@@ -144,6 +146,9 @@ class Delay:
             asked = delays = dict(zip(asked, delays, strict=True))
         if share:
             self._favour(request, fleet, costs, knock, delays)
+        for slot, late_ns in self._starts.late_ns(fleet.keys, now_ns).items():
+            if (at := fleet.index[slot]) in asked:
+                delays[at] += late_ns
         self._reuse += (cached - self._reuse) / REMEMBERED
         if cached < NEW:
             self._go_round(request, fleet, [*asked], delays)
@@ -160,12 +165,12 @@ class Delay:
         """Return the time to first token that is to be expected of every candidate."""
         token_ns = self._look(fleet).token
         prompt, share, now_ns = request.prompt_tokens, request.prefix.share, request.at_ns
-        columns = zip(fleet.endpoints, fleet.busy_until_ns, token_ns, strict=True)
-        return [
-            (max(0, until - now_ns) + attended(prompt * (1.0 - share.get(endpoint.slot, 0.0)) + LEAST_TOKENS, prompt) * token)
-            / 1e9
-            for endpoint, until, token in columns
-        ]
+        late_ns = self._starts.late_ns(fleet.keys, now_ns)
+        found = list[float]()
+        for endpoint, until, token in zip(fleet.endpoints, fleet.busy_until_ns, token_ns, strict=True):
+            own = attended(prompt * (1.0 - share.get(endpoint.slot, 0.0)) + LEAST_TOKENS, prompt)
+            found.append((max(0, until - now_ns) + own * token + late_ns.get(endpoint.slot, 0.0)) / 1e9)
+        return found
 
     def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[Header]]:
         """Remember what the request meets, to learn from it."""
@@ -184,6 +189,8 @@ class Delay:
             waiting += attended(request.prompt_tokens * (1.0 - cached), request.prompt_tokens)
             n, held = fleet.in_flight[at] + 1, costs.held_tokens(fleet, at)
             self.speeds.began(request.ticket, key, waiting, n, held)
+            teaches = waiting < FEWEST_TOKENS and not fleet.reported_waiting[at]
+            self._starts.began(request.ticket, key, request.at_ns, teaches=teaches)
             prompts, answer = waiting * token, costs.alone[at] / ANSWER * (crowding(n, held) - 1.0)
             self._prompts += (prompts / max(1.0, prompts + answer) - self._prompts) / REMEMBERED
             fleet.ledger.pace(key, self.speeds.prefill_per_s(key))
@@ -193,6 +200,7 @@ class Delay:
         """Learn from how a request went."""
         del now_s
         self._beginnings.remove(ticket)
+        self._starts.observe(ticket, outcome)
         key = self.speeds.observe(ticket, outcome)
         if key is not None and self._met is not None:
             fleet, costs = self._met
