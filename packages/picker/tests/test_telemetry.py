@@ -115,6 +115,19 @@ async def test_a_collector_is_told_everything(collector, make):
     assert results == {"exported": 1}
 
 
+async def test_a_clock_that_is_set_shifts_what_comes_next_and_stretches_nothing(collector, make, monkeypatch):
+    made, _ = make()
+    made._send([span()])
+    real_ns = time.time_ns
+    with monkeypatch.context() as clock:
+        clock.setattr(telemetry.time, "time_ns", lambda: real_ns() - 3_600_000_000_000)
+        made._send([span()])
+    await until(lambda: len(collector.spans) == 2)
+    before, after = collector.spans
+    assert before.start_time_unix_nano - after.start_time_unix_nano == pytest.approx(3600e9, abs=DEADLINE_S * 1e9)
+    assert [each.end_time_unix_nano - each.start_time_unix_nano for each in collector.spans] == pytest.approx([1e9, 1e9])
+
+
 async def test_what_a_service_is_called_is_its_owners_to_say(collector, make, monkeypatch):
     monkeypatch.setenv("OTEL_SERVICE_NAME", "my-picker")
     made, results = make()
