@@ -86,7 +86,9 @@ def main() -> None:
 @click.option("--pool", default="", help="Of --snapshot this pool only, NAME or NAMESPACE/NAME.")
 @click.option("--interval", "interval_s", type=SECONDS, default=5.0, show_default=True, help="Seconds between two looks.")
 @click.option("--prune", is_flag=True, help="Unload adapters that the configuration does not name.")
-@click.option("--status-host", default="127.0.0.1", show_default=True, help="Address of /status, /metrics and /readyz; :: is every one.")
+@click.option(
+    "--status-host", default="127.0.0.1", show_default=True, help="Address of /status, /metrics and /readyz; :: is every one."
+)
 @click.option("--status-port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Their port.")
 @click.option("--once", is_flag=True, help="Look once, print what came of it, and end: 0 if all is as it should be.")
 @click.option("--dry-run", is_flag=True, help="The same, without loading or unloading anything.")
