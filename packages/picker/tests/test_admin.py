@@ -39,3 +39,13 @@ async def test_nobody_from_afar_changes_what_is_logged():
     with pytest.raises(web.HTTPForbidden) as refused:
         await Admin(Source())._set_log_level(SimpleNamespace(remote="10.0.0.7"))
     assert "from the picker's own machine" in refused.value.text
+
+
+async def test_two_colons_are_every_address_of_both_families():
+    admin = Admin(Source())
+    port = await admin.start("::", 0)
+    async with aiohttp.ClientSession() as client:
+        for host in ("127.0.0.1", "[::1]"):
+            async with client.get(f"http://{host}:{port}/healthz") as answer:
+                assert answer.status == 200
+    await admin.stop()

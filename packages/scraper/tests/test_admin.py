@@ -197,3 +197,14 @@ async def test_a_place_that_cannot_be_listened_at_is_refused(tmp_path, serve, ho
     taken = await serve(PAGE)
     with contextlib.closing(SnapshotWriter(tmp_path)) as writer, pytest.raises(ConfigError, match=words):
         await Admin(Scraper(Unknown(), writer)).start(host, taken.port)
+
+
+async def test_two_colons_are_every_address_of_both_families(tmp_path):
+    with contextlib.closing(SnapshotWriter(tmp_path)) as writer:
+        admin = Admin(Scraper(Unknown(), writer))
+        port = await admin.start("::", 0)
+        async with aiohttp.ClientSession() as client:
+            for host in ("127.0.0.1", "[::1]"):
+                async with client.get(f"http://{host}:{port}/healthz") as answer:
+                    assert answer.status == 200
+        await admin.stop()

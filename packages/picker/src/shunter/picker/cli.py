@@ -69,7 +69,7 @@ def main() -> None:
     help="ext_proc. Further workers have the next free numbers, unless it is given once for each.",
 )
 @click.option("--health-port", type=PORT, show_default="9003, of a body-router 9005", help="gRPC health, for probes.")
-@click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of the admin pages.")
+@click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of the admin pages; :: is every one.")
 @click.option("--admin-port", type=PORT, default=9090, show_default=True, help="Metrics, fleet and decisions, by HTTP.")
 @click.option("--workers", type=click.IntRange(1, 64), show_default="cores - 1", help="Processes that answer Envoy.")
 @click.option(

@@ -116,7 +116,9 @@ service_option = click.option(
     show_default=True,
     help="Seconds between asking each engine for its models (GET /v1/models); 0: never.",
 )
-@click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of the pages for probes and metrics.")
+@click.option(
+    "--admin-host", default="127.0.0.1", show_default=True, help="Address of the pages for probes and metrics; :: is every one."
+)
 @click.option(
     "--admin-port",
     type=click.IntRange(0, 65_535),

@@ -15,9 +15,9 @@ __all__ = ["AdapterReady", "Holding"]
 class AdapterReady(Plugin, frozen=True):
     """Keeps those that list the model that the engine is asked for; everybody, if nobody lists it.
 
-    The scraper asks engines for their lists, unless it is told not to (``--models-interval 0``); without them nothing changes. An endpoint
-    whose list is not known, since it has just come or never gives one, is kept for base models all the same, and not for
-    adapters that others list. SGLang's ``base:adapter`` is listed as ``adapter``.
+    The scraper asks engines for their lists, unless it is told not to (``--models-interval 0``); without them nothing changes.
+    An endpoint whose list is not known, since it has just come or never gives one, is kept for base models all the same, and
+    not for adapters that others list. SGLang's ``base:adapter`` is listed as ``adapter``.
     """
 
     def start(self, setting: Setting) -> "Holding":  # noqa: ARG002  it needs nothing of the kind

@@ -88,12 +88,17 @@ class Admin:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=LAST_PAGES_S)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen and return the port, which matters when ``port`` is 0; raise ConfigError if it is taken."""
+        """Listen and return the port, which matters when ``port`` is 0; raise ConfigError if it is taken.
+
+        ``::`` is every address of both families: asyncio gives a socket of IPv6 nothing of IPv4, hence two.
+        """
         if not host:  # which would mean every address
-            raise ConfigError("--admin-host is empty: give an address; 0.0.0.0 shows the pages to everybody")
+            raise ConfigError("--admin-host is empty: give an address; :: shows the pages to everybody")
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            for each in ("0.0.0.0", host) if host == "::" else (host,):
+                await web.TCPSite(self._runner, each, port).start()
+                port = self._runner.addresses[0][1]
         except OSError as error:
             await self._runner.cleanup()
             # asyncio's words tell the place again; of a name that nobody knows the number is negative.
@@ -101,7 +106,7 @@ class Admin:
             raise ConfigError(
                 f"cannot serve the admin pages on {host}:{port}: {why}; choose another with --admin-host or --admin-port"
             ) from error
-        return self._runner.addresses[0][1]
+        return port
 
     async def stop(self) -> None:
         """Stop listening."""

@@ -259,7 +259,7 @@ def _pick(intent: Intent, pool: Pool, *, tls: bool) -> list[str]:
         *("shunter", "picker", "run", f"--config={CONFIGURATION}/picker.yaml", "--watch-config"),
         *(f"--snapshot={MEMORY}/snapshot", f"--runtime={MEMORY}/picker", "--workers=1"),
         *("--host=$(POD_IP)", f"--port={PICKER_PORT}", f"--health-port={HEALTH_PORT}"),
-        *("--admin-host=0.0.0.0", f"--admin-port={METRICS_PORT}"),
+        *("--admin-host=::", f"--admin-port={METRICS_PORT}"),
         *(f"--body-bytes={intent.limits.body_bytes}", f"--buffered-bytes={_buffered_bytes(intent)}"),
         *(f"--drain-timeout={DRAIN_S}", *records, *certificate),
     ]
