@@ -346,6 +346,12 @@ async def test_a_changed_file_is_a_reload_if_it_is_watched(run, eventually):
 
     await eventually(reloaded)
     assert "configuration: $.plugins[0].type: 'kv-cache-scorer' is deprecated; it is called kv-cache-util" in picker.text
+    picker.config.unlink()
+
+    async def rejected():
+        return (await picker.samples()).get(("shunter_picker_config_reloads_total", "rejected"))
+
+    await eventually(rejected)
 
 
 async def test_the_workers_of_a_killed_supervisor_go_on_until_the_next_ones_relieve_them(run, ask_pick, eventually):

@@ -356,12 +356,16 @@ class Supervisor:
 
     async def _watch_config(self) -> None:
         seen = self._configuration, self._levels
+        trouble = ""
         while True:
             await asyncio.sleep(WATCH_S)
             try:
-                texts = self._read(), self._read_levels()
-            except ConfigError:  # one is being replaced
-                continue
+                texts, trouble = (self._read(), self._read_levels()), ""
+            except ConfigError as error:
+                last, trouble = trouble, str(error)
+                if trouble != last:  # one is being replaced; whoever finds it so twice is to hear of it
+                    continue
+                texts = trouble, ""
             if texts != seen:
                 seen = texts
                 log.info("the configuration has changed")
