@@ -20,7 +20,7 @@ from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import Booking, Ledger, life_of
 from shunter.snapshot import LogReader, LogWriter
 
-__all__ = ["Begun", "Booked", "Journal", "News", "Peers", "Released", "read_event"]
+__all__ = ["NOTHING", "Begun", "Booked", "Journal", "News", "Peers", "Released", "read_event"]
 
 
 class Begun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):
@@ -117,6 +117,7 @@ class News(msgspec.Struct, frozen=True):
 
 
 NOTHING = News()
+"""What most looks bring."""
 
 
 class Followers(Protocol):
@@ -149,14 +150,14 @@ class Peers:
         ``live`` are all endpoints, slot → incarnation. What was missed cannot be released, so all that was in flight there
         is dropped, and the engines' own figures have to make up for it.
         """
+        batches = [(peer, batch) for peer in self._peers if (batch := peer.read()) is not None]
+        if not batches:
+            return NOTHING
         laps = 0
         ended: list[int] = []
         told: list[tuple[str, bytes]] = []
         measured: list[tuple[int, Outcome]] = []
-        for peer in self._peers:
-            batch = peer.read()
-            if batch is None:
-                continue
+        for peer, batch in batches:
             if batch.lost:
                 laps += 1
                 _turn(peer, 0, ledger, fleet)

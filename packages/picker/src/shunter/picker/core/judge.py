@@ -18,7 +18,7 @@ from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, enter
 from shunter.picker.core.eviction import EVICTED
 from shunter.picker.core.features import Features, note
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet
-from shunter.picker.core.journal import Journal, Peers
+from shunter.picker.core.journal import NOTHING, Journal, News, Peers
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
 from shunter.picker.core.kinds import Dice, Verdict
 from shunter.picker.core.ledger import Booking, Ledger, first_ticket, next_ticket
@@ -50,7 +50,6 @@ QUEUE_DURATION = "x-llm-d-flow-queue-duration-ms"
 
 # Under this name lobbies tell each other what waits; no plugin's begins with that character.
 LOBBY = "\0flowControl"
-
 
 # Of a plugin that waits for what it is never shown.
 UNSHOWN = "it needs to see responses, and the gateway does not show them; use profile full, or do without it"
@@ -151,22 +150,27 @@ class FleetJudge:
             self.precise.holders.read(batch.records)
         if self._peers is not None and self._live:  # before the first snapshot nothing is known that could be learnt about
             news = self._peers.catch_up(self.ledger, wards, self._hear_of, self._live)
-            for _ in range(news.laps):
-                self.counters.lapped()
-            for ticket in news.ended:
-                self.release(ticket, TOLD, now_s)
-            for name, data in news.told:
-                if self.precise is not None and name == self.precise.producer:
-                    self.precise.hear(data)
-                elif not name.startswith(LOBBY):
-                    self._scheduler.hear(name, data)
-                elif name in self._lobbies:  # else it is of a pool that nobody has asked for here
-                    self._lobbies[name].hear(data)
-            for ticket, outcome in news.measured:
-                self.measured(ticket, outcome, now_s)
+            if news is not NOTHING:
+                self._learn(news, now_s)
         while self._leases and self._leases[0][0] <= now_s:
             self.release(self._leases.popleft()[1], UNTOLD, now_s)
         return wards.default.roster.current
+
+    def _learn(self, news: News, now_s: float) -> None:
+        """Take what the other workers and the collector say."""
+        for _ in range(news.laps):
+            self.counters.lapped()
+        for ticket in news.ended:
+            self.release(ticket, TOLD, now_s)
+        for name, data in news.told:
+            if self.precise is not None and name == self.precise.producer:
+                self.precise.hear(data)
+            elif not name.startswith(LOBBY):
+                self._scheduler.hear(name, data)
+            elif name in self._lobbies:  # else it is of a pool that nobody has asked for here
+                self._lobbies[name].hear(data)
+        for ticket, outcome in news.measured:
+            self.measured(ticket, outcome, now_s)
 
     def catch_up(self, now_s: float) -> None:
         """Follow the snapshot and the other workers; a judge that is not asked for long must do it now and then."""

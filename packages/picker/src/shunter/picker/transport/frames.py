@@ -1,6 +1,7 @@
 """HTTP/2 frames (RFC 9113 sections 4, 6 and 7): their numbers, how they are written, and what settings may say."""
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 
 from shunter.picker.errors import ProtocolError
@@ -114,7 +115,7 @@ class StreamFault(ProtocolError):  # noqa: N818  as above
 
 
 # (length >> 8, length & 255, kind, flags, stream id) of the head that begins at an offset of a buffer.
-read_head = _HEAD.unpack_from
+read_head: Callable[[bytes, int], tuple[int, int, int, int, int]] = _HEAD.unpack_from
 
 
 def head(kind: int, flags: int, stream_id: int, length: int) -> bytes:

@@ -34,6 +34,7 @@ The first two are counted in ``transport.patience``, windows and what waits for 
 """
 
 from collections.abc import Iterator
+from itertools import repeat
 
 import msgspec
 
@@ -400,7 +401,7 @@ class Connection:
     _HANDLERS = (
         *(_on_data, _on_headers, _on_priority, _on_reset, _on_settings),
         *(_on_push_promise, _on_ping, _on_go_away, _on_window_update, _on_continuation),
-        *[_on_extension] * (256 - Kind.CONTINUATION - 1),
+        *repeat(_on_extension, 0xFF - Kind.CONTINUATION),
     )
 
     # -- answers -----------------------------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ def merge(parts: Sequence[bytes]) -> bytes:
 
 def field(tag: int, payload: bytes) -> bytes:
     """Write a field of wire type 2. ``tag`` is below 128."""
-    return head(tag, len(payload)) + payload
+    size = len(payload)
+    return b"%c%c%b" % (tag, size, payload) if size < 0x80 else head(tag, size) + payload
 
 
 def head(tag: int, size: int) -> bytes:

@@ -171,28 +171,26 @@ def _read_header_map(data: bytes, at: int, stop: int) -> list[tuple[str, str]] |
     """Read a HeaderMap as Envoy writes it; None or IndexError if somebody else wrote it."""
     headers: list[tuple[str, str]] = []
     while at < stop:
-        if data[at] != 0x0A:
-            return None
-        length = data[at + 1]
-        at += 2
+        length, end = data[at + 1], at + 2
         if length > 0x7F:
-            length, at = decode_varint(data, at - 1)
-        entry = data[at : at + length]
-        at += length
-        header = _remember_header(entry) if length <= REMEMBERED_BYTES else _read_header(entry)
+            length, end = decode_varint(data, at + 1)
+        end += length
+        header = _remember_header(data[at:end]) if length <= REMEMBERED_BYTES else _read_header(data[at:end])
         if header is None:
             return None
         headers.append(header)
+        at = end
     return headers if at == stop else None
 
 
 def _read_header(entry: bytes) -> tuple[str, str] | None:
-    """Read a HeaderValue as Envoy writes it: the key (field 1) and then raw_value (field 3), which it leaves out when empty."""
-    if entry[0] != 0x0A:
+    """Read headers = 1 as Envoy writes it: the key (field 1) and then raw_value (field 3), which it leaves out when empty."""
+    at = 2 if entry[1] < 0x80 else decode_varint(entry, 1)[1]
+    if entry[0] != 0x0A or entry[at] != 0x0A:
         return None
-    length, at = entry[1], 2
+    length, at = entry[at + 1], at + 2
     if length > 0x7F:
-        length, at = decode_varint(entry, 1)
+        length, at = decode_varint(entry, at - 1)
     end = at + length
     key = entry[at:end].decode("latin-1").lower()
     if end == len(entry):
@@ -399,7 +397,7 @@ def _encode_mutation(mutation: Mutation) -> bytes:
 
 def _encode_set_headers(headers: Sequence[tuple[str, str]]) -> bytes:
     """Write header options with key and raw_value only: ext_proc then overwrites, whatever the client sent."""
-    return b"".join([_encode_option(_name(name), _octets(value)) for name, value in headers])
+    return b"".join([_encode_option(_name(name), value.encode("latin-1", "replace")) for name, value in headers])
 
 
 def _encode_option(name: bytes, value: bytes) -> bytes:
@@ -412,7 +410,3 @@ def _encode_option(name: bytes, value: bytes) -> bytes:
 def _name(text: str) -> bytes:
     """Names are a protobuf string, which must be UTF-8; a header's name is ASCII anyway."""
     return text.encode("ascii", "replace")
-
-
-def _octets(text: str) -> bytes:
-    return text.encode("latin-1", "replace")
