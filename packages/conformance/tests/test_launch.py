@@ -87,6 +87,7 @@ def test_what_does_not_come_up_exits_3_with_its_last_words_and_a_report(tmp_path
         check=False,
     )
     assert ran.returncode == 3
+    assert ran.stdout.splitlines()[:2] == ["Target   none: it did not come up", ""]
     assert "'none' is not a valid int" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert {case["verdict"] for case in yaml.safe_load(report.read_text())["cases"]} == {"error"}

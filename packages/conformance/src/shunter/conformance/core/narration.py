@@ -50,7 +50,9 @@ def _narrate(event: Event) -> list[str]:
 
 
 def _target(started: Started) -> list[str]:
-    parts = [started.url or "none", *([f"version {started.version}"] if started.version else [])]
+    if not started.url:
+        return [f"Target   none: {started.profile_reason}"]
+    parts = [started.url, *([f"version {started.version}"] if started.version else [])]
     parts += [f"model {started.model or 'unknown'}"] if started.side is Side.MODEL_SERVER else []
     parts += [f"metrics at {started.metrics_url}"] if started.metrics_url else []
     lines = [f"Target   {', '.join(parts)}", f"Profile  {started.profile}: {started.profile_reason}"]
