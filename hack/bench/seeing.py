@@ -2,7 +2,8 @@
 
 A pick here is all that one request costs a worker but its sockets: both messages of the profile lean on one connection, the end
 of the stream, and what Envoy's record tells of it. What a way of seeing does later, beside requests, is counted too: lines are
-written, spans are sent, the page's viewer is told. Subjects take turns; the ratio of each turn is what to compare.
+written, spans are sent, the page's viewer is told. Subjects take turns, an eighth of a second each until a turn is over; the
+ratio of each turn is what to compare.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -38,16 +39,20 @@ from shunter.picker.shell.memory import Memory, Seat
 from shunter.picker.shell.telemetry import Telemetry
 from shunter.snapshot.stderr import JsonLines
 
-__all__ = ["PARTS", "compare", "table"]
+__all__ = ["ALL", "BASE", "PARTS", "added", "compare", "table"]
 
 TURNS = 15
 BODY_BYTES = 1 << 10
 
-# Picks between two looks of whatever works beside them, at a thousand picks a second: a quarter of a second's lines, and the
-# page, which asks a worker for its last eight decisions every two seconds.
+# Picks between two looks of whatever works beside them, at a thousand picks a second: a quarter of a second's lines; the page,
+# which asks a worker for its last eight decisions every two seconds; spans, which are sent more seldom than that.
 LINES_EVERY = 250
 PAGE_EVERY, PAGE_DECISIONS = 2000, 8
-EXCHANGES = PAGE_EVERY  # of a turn
+SPANS_EVERY = 2000
+
+# A turn has everything once. It is taken in pieces, so that subjects meet the same neighbours on a busy machine.
+EXCHANGES = 2000
+PIECES = 8
 
 RECORD = Outcome(
     complete=True,
@@ -103,6 +108,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 BASE = "nothing but remembered decisions"
+ALL = "all of it, 1 % of traces and lines"
 PARTS = {
     BASE: Part(),
     "not even these": Part(keep=0),
@@ -113,7 +119,7 @@ PARTS = {
     "a line for 1 % of decisions": Part((lines(0.01),)),
     "a line for each": Part((lines(1.0),)),
     "the page, looked at": Part((page,)),
-    "all of it, 1 % of traces and lines": Part((metrics, lines(0.01), page), traced=0.01),
+    ALL: Part((metrics, lines(0.01), page), traced=0.01),
 }
 
 # Takes spans and throws them away, in a process of its own: what a collector costs is not ours.
@@ -156,6 +162,8 @@ class Subject:
         if self._telemetry is not None:
             self._judge.decisions.witnesses.append(self._telemetry.tracer)
         self._later = [each for see in part.see for each in see(self._judge)]
+        if self._telemetry is not None:
+            self._later.append((SPANS_EVERY, self._telemetry._processor.force_flush))
         self._client = Client(product_connection(self._judge), exchanges)
         self._ticket = first_ticket(memory.counters.life)
         self.picks = 0
@@ -175,8 +183,6 @@ class Subject:
             for every, act in self._later:
                 if self.picks % every == 0:
                     act()
-        if self._telemetry is not None:
-            self._telemetry._processor.force_flush()  # as after some seconds
         taken_us = (time.process_time_ns() - begin) / times / 1000
         self._ticket = ticket
         return taken_us
@@ -186,7 +192,7 @@ class Subject:
             await self._telemetry.finish()
 
 
-def compare(turns: int, times: int = EXCHANGES) -> tuple[list[float], dict[str, list[float]]]:
+def compare(turns: int, parts: Mapping[str, Part] = PARTS) -> tuple[list[float], dict[str, list[float]]]:
     """µs of the floor, and of the picks in each turn by part."""
     bodies = streams.prompts(BODY_BYTES, PROMPTS)
     lean = [streams.exchange(body, at, lean=True) for at, body in enumerate(bodies)]
@@ -194,7 +200,7 @@ def compare(turns: int, times: int = EXCHANGES) -> tuple[list[float], dict[str, 
     with contextlib.ExitStack() as stack:
         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = stack.enter_context(span_sink())
         subjects: dict[str, Subject] = {}
-        for name, part in PARTS.items():
+        for name, part in parts.items():
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shunter-bench-")))
             memory = stack.enter_context(contextlib.closing(Memory(Seat(directory, index=0, seats=SEATS, life=1))))
             subjects[name] = subject = Subject(part, memory, lean)
@@ -205,21 +211,28 @@ def compare(turns: int, times: int = EXCHANGES) -> tuple[list[float], dict[str, 
         floor_us: list[float] = []
         order, dice = [*subjects], random.Random(7)
         for _ in range(turns):
-            floor_us.append(floor.turn(times))
-            dice.shuffle(order)  # whoever comes next finds the caches as its predecessor left them
-            for name in order:
-                found[name].append(subjects[name].turn(times))
+            floor_us.append(floor.turn(EXCHANGES))
+            taken_us = dict.fromkeys(order, 0.0)
+            for _ in range(PIECES):
+                dice.shuffle(order)  # whoever comes next finds the caches as its predecessor left them
+                for name in order:
+                    taken_us[name] += subjects[name].turn(EXCHANGES // PIECES) / PIECES
+            for name, each_us in taken_us.items():
+                found[name].append(each_us)
     return floor_us, found
+
+
+def added(found: Mapping[str, Sequence[float]], name: str) -> float:
+    """What a part adds to a pick, as a part of it."""
+    return median(ours / base - 1 for ours, base in zip(found[name], found[BASE], strict=True))
 
 
 def table(turns: int = TURNS) -> Iterator[str]:
     """The table, line by line."""
     floor_us, found = compare(turns)
-    off = found[BASE]
     yield f"Python {platform.python_version()}, CPU µs per pick of 1 KB, median of {turns} turns (lowest to highest)"
     yield f"added: to the same turn's without; the floor's exchange, for comparison: {spread(floor_us)}\n"
     yield f"| {'on':<34} | {'µs per pick':>24} | {'added':>7} |"
     yield f"|{'-' * 36}|{'-' * 25}:|{'-' * 8}:|"
     for name, values in found.items():
-        added = median(ours / base - 1 for ours, base in zip(values, off, strict=True))
-        yield f"| {name:<34} | {spread(values):>24} | {100 * added:>5.1f} % |"
+        yield f"| {name:<34} | {spread(values):>24} | {100 * added(found, name):>5.1f} % |"

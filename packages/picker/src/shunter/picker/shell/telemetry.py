@@ -153,7 +153,7 @@ class _Observed(SpanExporter):
 
 
 class _Itself(Resource):
-    """A resource told from others as an object: by value its hash is a JSON document, once for each span, a fifth of the export."""
+    """Is told from others as an object: by value its hash is a JSON document, once a span, a fifth of the export."""
 
     __hash__ = object.__hash__
 
