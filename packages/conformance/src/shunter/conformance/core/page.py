@@ -43,7 +43,8 @@ def page(events: Sequence[Event], implementation: Mapping[str, str]) -> str:
     findings = [event for event in events if isinstance(event, CaseFinished)]
     planned = {case.id: case for case in started.cases}
     name = " ".join(implementation[key] for key in ("organization", "project", "version") if key in implementation)
-    title = f"Conformance of {name or started.url}"
+    title = f"Conformance of {name or started.url or 'nobody'}"
+    what = f"Profile {started.profile}: {started.profile_reason}.{_pace(started)}"
     took = next((f", in {event.duration_s:.1f} s" for event in events if isinstance(event, Finished)), "")
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title>',
@@ -51,7 +52,7 @@ def page(events: Sequence[Event], implementation: Mapping[str, str]) -> str:
         f"<h1>{_text(title)}</h1>",
         *(f"<p><strong>{_text(str(answer))}</strong></p>" for answer in answers(events)),
         f"<p>{_text(_counts(findings))}{took}, {_text(started.date)}.</p>",
-        f"<p>Profile {_text(started.profile)}: {_text(started.profile_reason)}.{_text(_pace(started))}</p>",
+        f"<p>{_text(what if started.url else started.profile_reason)}</p>",
         '<div class="matrix">',
         *(
             f'<a class="{each.verdict}" href="#{each.id}" title="{_text(each.id)}: {each.verdict}"'
