@@ -18,6 +18,9 @@ __all__ = ["Tracing"]
 # What vLLM calls it.
 NAME = "llm_request"
 
+# For the SDK's 10 s a collector that is away would hold up a server that is told to end.
+EXPORT_S = 2.0
+
 
 class Tracing:
     """Everything that the server has to do with traces: give ``middleware`` to the application, ``close`` at the end."""
@@ -25,7 +28,7 @@ class Tracing:
     def __init__(self) -> None:
         """Read the environment."""
         self._provider = TracerProvider(resource=Resource.create(), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_S)))
         self._tracer = self._provider.get_tracer("shunter.lab")
         self._propagator = TraceContextTextMapPropagator()
 
