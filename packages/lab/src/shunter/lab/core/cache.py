@@ -45,11 +45,11 @@ class _Piece(msgspec.Struct, eq=False):
     held: int
     through: int = 0
     """Paths that go on beyond."""
-    tips: list["Path"] = msgspec.field(default_factory=list["Path"])
+    tips: list["Path"] = []
     """Paths that end here."""
-    free: list[_Interval] = msgspec.field(default_factory=list[_Interval])
+    free: list[_Interval] = []
     """[held, known) in the order in which it will be forgotten: from its end."""
-    children: dict[Hashable, "_Piece"] = msgspec.field(default_factory=dict[Hashable, "_Piece"])
+    children: dict[Hashable, "_Piece"] = {}
 
 
 class Path(msgspec.Struct, eq=False):
@@ -103,7 +103,7 @@ class KvCache:
     @property
     def known(self) -> int:
         """Blocks whose content is known and that nobody holds."""
-        return self.free - self._blank
+        return self.free - max(0, self._blank)
 
     def clear(self) -> None:
         """Forget everything; no path that was made before may be used again."""
@@ -122,6 +122,7 @@ class KvCache:
 
     def match(self, path: Path, tokens: int) -> int:
         """How many of a path's first `tokens` tokens are known, in whole blocks."""
+        self._forget()
         limit = tokens // self._block_size
         piece = self._root
         for key in path.keys:
@@ -145,11 +146,13 @@ class KvCache:
             return False
         self.advance(path, tokens)
         self.free -= taken
-        self._give(taken - revived)
+        self._blank -= taken - revived
+        self._forget()
         return True
 
     def _cost(self, path: Path, tokens: int) -> tuple[int, int]:
         """The free blocks that it takes to hold so many tokens, and how many of them are known already."""
+        self._forget()
         size = self._block_size
         full = tokens // size
         taken = (tokens % size > 0) - (path.tokens % size > 0)
@@ -174,10 +177,13 @@ class KvCache:
     def take(self, blocks: int) -> None:
         """Count so many fresh blocks, of which there must be enough, as given to lazy paths."""
         self.free -= blocks
-        self._give(blocks)
+        self._blank -= blocks
+        if self.watch is not None:  # who wants to know at once
+            self._forget()
 
     def advance(self, path: Path, tokens: int) -> None:
         """Move the end of a path forward without counting blocks."""
+        self._forget()
         full = tokens // self._block_size
         piece = path.piece
         if piece is None:
@@ -204,6 +210,7 @@ class KvCache:
 
     def alone(self, path: Path) -> bool:
         """True if what a path will grow by is known to nobody else, and no one else is in the place where it grows."""
+        self._forget()
         piece = path.piece
         return (
             piece is not None and not piece.through and len(piece.tips) == 1 and not piece.children and piece.known == path.full
@@ -211,6 +218,7 @@ class KvCache:
 
     def release(self, path: Path) -> None:
         """Hold nothing any more. Full blocks stay known until they are needed."""
+        self._forget()
         piece = path.piece
         if piece is None:
             return
@@ -265,9 +273,8 @@ class KvCache:
             piece.free.pop()
             del self._freed[interval]
 
-    def _give(self, blocks: int) -> None:
-        """Give out free blocks (a negative number: get some back), forgetting as many contents as it takes."""
-        self._blank -= blocks
+    def _forget(self) -> None:
+        """Forget as many contents as it takes for the blocks that were given out: what lazy paths took, when somebody looks."""
         while self._blank < 0:
             interval = next(iter(self._freed))
             piece = interval.piece

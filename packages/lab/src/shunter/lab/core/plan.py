@@ -39,14 +39,14 @@ class Plan(msgspec.Struct, gc=False):
 
     def ended(self, now_s: float) -> int:
         """The last step that has ended by now, the last one of the plan aside."""
-        elapsed_s, bend_s, step = now_s - self.begins_s, self.bend_s, self.step
-        if elapsed_s >= self.pace_s:
-            # n·pace + bend·n(n−1)/2 = elapsed. What rounding does to the root is put right below.
-            slope_s = self.pace_s - bend_s / 2
-            step += int(2 * elapsed_s / (slope_s + sqrt(slope_s * slope_s + 2 * bend_s * elapsed_s)))
-            step = min(step, self.until - 1)
-        while step > self.step and self.ends_s(step) > now_s:
-            step -= 1
-        while step + 1 < self.until and self.ends_s(step + 1) <= now_s:
-            step += 1
-        return step
+        begins_s, pace_s, bend_s, most = self.begins_s, self.pace_s, self.bend_s, self.until - self.step - 1
+        elapsed_s, n = now_s - begins_s, 0
+        if elapsed_s >= pace_s:
+            # n·pace + bend·n(n−1)/2 = elapsed. What rounding does to the root is put right below, by what `ends_s` says.
+            slope_s = pace_s - bend_s / 2
+            n = min(most, int(2 * elapsed_s / (slope_s + sqrt(slope_s * slope_s + 2 * bend_s * elapsed_s))))
+        while n > 0 and begins_s + n * pace_s + bend_s * (n * (n - 1) // 2) > now_s:
+            n -= 1
+        while n < most and begins_s + (n + 1) * pace_s + bend_s * ((n + 1) * n // 2) <= now_s:
+            n += 1
+        return self.step + n
