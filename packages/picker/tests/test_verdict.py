@@ -74,10 +74,21 @@ def test_all_is_well():
         (
             "critical",
             "RequestsShed",
-            "95 requests of the last minute, 50 %, refused: 90 full, 5 gone",
-            {"recent": recent(refusals={"gone": 5, "full": 90})},
+            "95 requests of the last minute, 50 %, refused: 90 rejected-saturated, 5 evicted",
+            {"recent": recent(refusals={"evicted": 5, "rejected-saturated": 90})},
         ),
-        ("warning", "RequestsShed", "1 request of the last minute, 1 %, refused", {"recent": recent(refusals={"full": 1})}),
+        (
+            "warning",
+            "RequestsShed",
+            "95 requests of the last minute, 50 %, refused: 90 BadRequest, 5 rejected-context-cancelled",
+            {"recent": recent(refusals={"BadRequest": 90, "rejected-context-cancelled": 5})},
+        ),
+        (
+            "warning",
+            "RequestsShed",
+            "1 request of the last minute, 1 %, refused",
+            {"recent": recent(refusals={"rejected-saturated": 1})},
+        ),
         (
             "warning",
             "PoolSaturated",
@@ -157,7 +168,7 @@ def test_each_finding_leads_to_an_alert_that_there_is():
             "> {:g}",
             thresholds.REFUSED_SHARE,
             "critical",
-            lambda share: {"refusals": {"full": round(share * 1000)}},
+            lambda share: {"refusals": {"evicted": round(share * 1000)}},
         ),
         ("PoolSaturated", ">= {:g}", thresholds.SATURATED, "warning", lambda level: {"saturation": level}),
     ],

@@ -21,6 +21,7 @@ from shunter.picker.core.thresholds import (
     LOUD,
     REFUSED_SHARE,
     SATURATED,
+    SHED,
     SNAPSHOT_LOST_S,
     WORTH_CACHING,
 )
@@ -114,12 +115,11 @@ ALERTS = (
         f" / sum without (status) (rate(shunter_picker_responses_total[5m])) > {FAILED_SHARE:g}",
         "{{ $value | humanizePercentage }} of the requests behind the picker {{ $labels.instance }} fail.",
     ),
-    # For want of room, that is; what is refused by a status is a client's mistake, and one who leaves wants nothing any more.
     Alert(
         "RequestsShed",
         _CRITICAL,
         "5m",
-        'sum without (reason) (rate(shunter_picker_refusals_total{reason=~"rejected-.+|evicted.*",reason!~".+-cancelled"}[5m]))'
+        f'sum without (reason) (rate(shunter_picker_refusals_total{{reason=~"{"|".join(SHED)}"}}[5m]))'
         " / (sum without (reason) (rate(shunter_picker_refusals_total[5m]))"
         f" + sum without (endpoint) (rate(shunter_picker_picks_total[5m]))) > {REFUSED_SHARE:g}",
         "The picker {{ $labels.instance }} refuses {{ $value | humanizePercentage }} of its requests for want of room.",

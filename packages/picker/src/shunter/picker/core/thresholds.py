@@ -4,6 +4,8 @@ Both compare with these, each in its own words and over its own time: the page l
 alert waits until it has lasted (`shunter.picker.core.verdict`, `shunter.picker.core.alerts`).
 """
 
+from shunter.picker.core.judgement import DropReason
+
 __all__ = [
     "BYPASSED_SHARE",
     "EXPIRES_S",
@@ -13,6 +15,7 @@ __all__ = [
     "LOUD",
     "REFUSED_SHARE",
     "SATURATED",
+    "SHED",
     "SNAPSHOT_LOST_S",
     "WORTH_CACHING",
 ]
@@ -26,6 +29,9 @@ BYPASSED_SHARE = 0.01
 # Clients retry what fails now and then; one request in twenty is more than that.
 FAILED_SHARE = 0.05
 REFUSED_SHARE = 0.05
+
+# Reasons of refusals for want of room. What is refused by a status is a client's mistake, and who leaves wants nothing more.
+SHED = tuple(reason.value for reason in DropReason if reason is not DropReason.CONTEXT_CANCELLED)
 
 # What a detector of saturation calls full.
 SATURATED = 1.0

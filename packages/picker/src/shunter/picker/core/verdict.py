@@ -20,6 +20,7 @@ from shunter.picker.core.thresholds import (
     LOUD,
     REFUSED_SHARE,
     SATURATED,
+    SHED,
     SNAPSHOT_LOST_S,
     WORTH_CACHING,
 )
@@ -132,7 +133,8 @@ def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
     if refused:
         share = refused / (refused + recent.picks)
         reasons = ", ".join(f"{count} {name}" for name, count in sorted(recent.refusals.items(), key=lambda each: -each[1]))
-        make = _critical if share > REFUSED_SHARE else _warning
+        shed = sum(recent.refusals.get(reason, 0) for reason in SHED)
+        make = _critical if shed / (refused + recent.picks) > REFUSED_SHARE else _warning
         yield make(f"{_count(refused, 'request')} of the last minute, {_percent(share)}, refused: {reasons}.", "RequestsShed")
     if recent.failed:
         share = recent.failed / max(recent.failed, recent.records)
