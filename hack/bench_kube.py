@@ -3,8 +3,9 @@
 Pods are made in as many namespaces as there are pools and told ready by hand, since there is no kubelet. Then pods lose and
 get back their readiness at a steady rate. Counted are the milliseconds from the API server's answer to the request that changed
 a pod until the picker's judge, which reads the snapshot as a worker does, answers otherwise a request that only this pod may
-serve: refuses it, or sends it there. CPU and memory are the scraper's alone (/proc). Scrapes are set to once a minute: what
-they cost is measured by hack/bench_scrape.py. Nobody answers them here: the judge is shown endpoints that were never scraped.
+serve: refuses it, or sends it there. On the way stand a watch of our own, which is told when the scraper's is, and the time
+that the snapshot has of its publication. CPU and memory are the scraper's alone (/proc). Scrapes are set to once a minute: what they
+cost is measured by hack/bench_scrape.py. Nobody answers them here: the judge is shown endpoints that were never scraped.
 """
 
 import argparse
@@ -14,12 +15,14 @@ import json
 import os
 import platform
 import random
+import re
 import ssl
 import sys
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
@@ -41,6 +44,11 @@ BODY = b'{"model": "m", "prompt": "hello"}'
 # Each endpoint is scraped once at the start; what is idle is counted after that, for so long.
 FIRST_SCRAPES_S, IDLE_S = 3, 5
 MAKERS = 8  # threads that make objects
+STAGES = {
+    "the API server's answer → its watches": itemgetter(0, 1),
+    "→ the snapshot is published": itemgetter(1, 2),
+    "→ another pick": itemgetter(2, 3),
+}
 GROUP = "inference.networking.k8s.io"
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 PATIENCE_S = 300
@@ -50,14 +58,18 @@ def address(number):
     return f"127.{10 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
 
 
+def connect(kube):
+    config = json.loads(kube.kubeconfig.read_text())
+    trust = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
+    connection = http.client.HTTPSConnection(urlsplit(kube.server).netloc, context=trust, timeout=60)
+    return connection, config["users"][0]["user"]["token"]
+
+
 class Client:
     """One kept-alive connection of the administrator."""
 
     def __init__(self, kube):
-        config = json.loads(kube.kubeconfig.read_text())
-        trust = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
-        self._connection = http.client.HTTPSConnection(urlsplit(kube.server).netloc, context=trust, timeout=60)
-        self._token = config["users"][0]["user"]["token"]
+        self._connection, self._token = connect(kube)
 
     def __call__(self, method, path, body, kind="application/json"):
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
@@ -95,6 +107,22 @@ class Client:
         conditions = [{"type": "Ready", "status": str(ready)}]
         body = {"status": {"podIP": ip, "podIPs": [{"ip": ip}], "conditions": conditions}}
         self("PATCH", f"/api/v1/namespaces/{home}/pods/{name}/status", body, "application/strategic-merge-patch+json")
+
+
+class Watch(threading.Thread):
+    """Follows all pods, as a scraper does, and keeps when each was spoken of last."""
+
+    def __init__(self, kube):
+        super().__init__(daemon=True)
+        self.told_s = {}
+        connection, token = connect(kube)
+        connection.request("GET", "/api/v1/pods?watch=1", headers={"Authorization": f"Bearer {token}"})
+        self._answer = connection.getresponse()
+
+    def run(self):
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            for line in self._answer:
+                self.told_s[int(re.search(rb'"name":"pod-([0-9]+)"', line)[1])] = time.monotonic()
 
 
 def shared(kube, jobs):
@@ -136,6 +164,11 @@ class Picker:
             self._seen, self._shown = view, View(view.topology, load)
         return self._shown
 
+    @property
+    def published_s(self):
+        """When the snapshot that was looked at last was published."""
+        return self._seen.load.published_ns / 1e9
+
     def endpoints(self):
         view = self._view(time.monotonic_ns())
         return len(view.topology.endpoints) if view else 0
@@ -176,20 +209,26 @@ def measure(args, directory):
         idle_s, _ = usage(process.pid)
         time.sleep(IDLE_S)
         quiet_s, _ = usage(process.pid)
-        client, waits_s, begun_s = Client(kube), [], time.monotonic()
+        watch = Watch(kube)
+        watch.start()
+        client, ways, begun_s = Client(kube), [], time.monotonic()
         changes = int(args.rate * args.seconds)
         for change in range(changes):
             delay_s = begun_s + change / args.rate - time.monotonic()
             time.sleep(max(delay_s, 0))  # until the next change is due
             number, ready = change // 2 % args.pods, bool(change % 2)
+            former_s = watch.told_s.get(number)
             client.tell(number, args.pools, ready=ready)
             told_s = time.monotonic()
             until(lambda number=number, ready=ready: picker.sends(address(number)) is ready)
-            waits_s.append(time.monotonic() - told_s)
+            picked_s, published_s = time.monotonic(), picker.published_s
+            until(lambda number=number, former_s=former_s: watch.told_s.get(number) != former_s)
+            ways.append((told_s, watch.told_s[number], published_s, picked_s))
         took_s = time.monotonic() - begun_s
         busy_s, memory_mb = usage(process.pid)
-    waits_s.sort()
+    waits_s = sorted(way[-1] - way[0] for way in ways)
     return {
+        "stages": [sorted(later - earlier for earlier, later in map(pair, ways)) for pair in STAGES.values()],
         "first_s": first_s,
         "idle": (quiet_s - idle_s) / IDLE_S,
         "busy": (busy_s - quiet_s) / took_s,
@@ -218,6 +257,9 @@ def main():
         f"| {found['first_s']:.1f} s | {found['idle']:.3f} cores | {found['busy']:.3f} cores | {found['memory_mb']:.0f} MB "
         f"| {found['p50_ms']:.0f} ms | {found['p99_ms']:.0f} ms | {found['max_ms']:.0f} ms |"
     )
+    print("\n| from a change to another pick | p50 | p99 |\n|---|---|---|")
+    for title, times_s in zip(STAGES, found["stages"], strict=True):
+        print(f"| {title} | {median(times_s) * 1000:.1f} ms | {times_s[int(len(times_s) * 0.99)] * 1000:.1f} ms |")
 
 
 if __name__ == "__main__":
