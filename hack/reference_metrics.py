@@ -61,8 +61,7 @@ METRICS = (
         "scheduler_attempts_total",
         "counter",
         "status target_model_name endpoint_name namespace port",
-        "a series for each model at each endpoint; `request_total` has the models, `shunter_picker_picks_total` the endpoints, "
-        "`shunter_picker_refusals_total` the failures",
+        "a series for each model at each endpoint; `request_total` has the models, `shunter_picker_picks_total` the endpoints",
     ),
     Metric(
         "plugin_data_scope_violations_total",

@@ -288,7 +288,9 @@ def test_an_empty_pool_is_503_to_the_sheddable_too(make_judge, make_view):
 
 def test_filters_that_leave_nobody_are_429(make_judge):
     text = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: prefill-filter}]"
-    assert make_judge(IDLE, text=text).decide(Ask(CHAT, body()), NOW_S) == FILTERED
+    judge = make_judge(IDLE, text=text)
+    assert judge.decide(Ask(CHAT, body()), NOW_S) == FILTERED
+    assert judge.counters.tally().unscheduled == 1
 
 
 def test_a_bad_request_is_counted_and_logged(make_judge):

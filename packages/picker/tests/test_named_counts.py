@@ -22,6 +22,17 @@ def test_counts_go_on_when_another_takes_over(words):
         assert counts.counts() == {"a": times, "b": times}
 
 
+@pytest.mark.parametrize("name", ["", "\0", "a\0\0", "\ud800", "é" * 40])
+def test_any_name_is_found_again_and_takes_nobody_elses_row(words, name):
+    for times in (1, 2):
+        counts = NamedCounts(words, ROW)
+        counts.begin()
+        counts.add(name)
+        counts.add("b")
+        assert counts.counts()["b"] == times
+        assert sum(counts.counts().values()) == 2 * times
+
+
 def test_what_finds_no_room_is_counted_as_other(words):
     counts = NamedCounts(words, ROW)
     for name in ("a", "b", "c", "d", "a", "other"):

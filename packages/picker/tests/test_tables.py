@@ -29,6 +29,7 @@ def test_everything_is_counted(counters):
     counters.rewrote()
     counters.broke()
     counters.lapped()
+    counters.left_over()
     counters.refused("BadRequest")
     counters.refused("BadRequest")
     counters.refused("rejected-saturated")
@@ -38,6 +39,7 @@ def test_everything_is_counted(counters):
         incomplete=1,
         rewrites=1,
         plugin_errors=1,
+        unscheduled=1,
         laps=1,
         refusals={"BadRequest": 2, "rejected-saturated": 1},
         by_endpoint={

@@ -11,6 +11,7 @@ from shunter.picker.core.judgement import DropReason, Outcome, Refusal
 from shunter.picker.core.kinds import Decision, Verdict, Weighted
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
+from shunter.picker.core.spans import split_authority
 from shunter.picker.core.tracecontext import read_traceparent
 from shunter.picker.core.tracer import MOST_OPEN, PATIENCE_S, RECORD_S, Tracer
 from shunter.snapshot import Endpoint
@@ -251,6 +252,26 @@ def test_at_the_end_all_are_sent(watch):
     watch.tracer.finish()
     assert [root.attributes["shunter.ticket"] for root, *_ in watch.sent] == [0, 1, 2]
     assert not len(watch.tracer)
+
+
+def test_a_request_ends_no_sooner_than_it_began(watch):
+    watch.pick()
+    watch.close(Outcome(complete=True, status=200, duration_s=-5.0, sent_bytes=9))
+    assert watch.root.ended_s == watch.root.began_s
+
+
+@pytest.mark.parametrize(
+    ("authority", "place"),
+    [
+        ("10.0.0.1:8000", ("10.0.0.1", 8000)),
+        ("[fd00::1]:8000", ("fd00::1", 8000)),
+        ("10.0.0.1:" + "9" * 5000, ("10.0.0.1", None)),
+        ("10.0.0.1:٣", ("10.0.0.1", None)),
+        ("", ("", None)),
+    ],
+)
+def test_what_is_no_port_is_left_out(authority, place):
+    assert split_authority(authority) == place
 
 
 steps = st.one_of(

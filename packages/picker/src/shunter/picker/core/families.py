@@ -231,6 +231,13 @@ SCHEDULER = Family(
     buckets=SCHEDULER_S,
     twins=_extension("scheduler_e2e_duration_seconds"),
 )
+ATTEMPTS = Family(
+    "llm_d_epp_scheduler_attempts_total",
+    "counter",
+    "Choices of an endpoint: success; failure: filters left none.",
+    ("status",),
+    twins=_extension("scheduler_attempts_total", "status"),
+)
 PROCESSING = Family(
     "llm_d_epp_request_processing_duration_seconds",
     "histogram",

@@ -414,7 +414,11 @@ class FleetJudge:
             return NO_CANDIDATES
         if request.priority < 0 and ward.lobby is None and self._scheduler.saturation(fleet, request.at_ns, sent=False) >= 1:
             return SHED
-        return self._scheduler.run(request, candidates) or FILTERED
+        verdict = self._scheduler.run(request, candidates)
+        if verdict is None:
+            self.counters.left_over()
+            return FILTERED
+        return verdict
 
     def _book(self, request: Request, verdict: Verdict) -> None:
         """Enter the decision into every account there is."""

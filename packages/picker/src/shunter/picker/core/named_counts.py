@@ -40,7 +40,8 @@ class NamedCounts:
     def _enter(self, name: str) -> int:
         """Return where a name's count is, whatever of the name has room."""
         places, most, size = self._places, len(self._words) // self._row, 8 * (self._row - 1)
-        encoded = name.encode("utf-8", "replace")[:size]
+        # Zeros at the end could not be told from the padding by whoever begins next.
+        encoded = (name.rstrip("\0") or OTHER).encode("utf-8", "replace")[:size]
         name = encoded.decode("utf-8", "replace")
         if name in places:
             return places[name]

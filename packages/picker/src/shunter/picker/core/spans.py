@@ -45,6 +45,10 @@ OPERATIONS = {
 SHOWN = 5
 
 
+# More would be no port, and a number that no span can carry takes its whole batch with it.
+PORT_DIGITS = 5
+
+
 class Span(msgspec.Struct, frozen=True, kw_only=True):
     """One span. Times are monotonic seconds: who sends it away knows what time of day that was."""
 
@@ -138,9 +142,9 @@ def describe_end(outcome: Outcome, first_choice: str | None) -> dict[str, Attrib
 
 
 def split_authority(authority: str) -> tuple[str, int | None]:
-    """Return address and port of ``ip:port``, of an IPv6 address without its brackets."""
+    """Return address and port of ``ip:port``, of an IPv6 address without its brackets; what is no port is left out."""
     address, _, port = authority.rpartition(":")
-    return address.strip("[]"), int(port) if port.isascii() and port.isdecimal() else None
+    return address.strip("[]"), int(port) if port.isascii() and port.isdecimal() and len(port) <= PORT_DIGITS else None
 
 
 def _place(authority: str) -> Mapping[str, Attribute | None]:

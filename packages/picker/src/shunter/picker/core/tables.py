@@ -9,9 +9,9 @@ Words of 8 bytes, native byte order::
     0     magic; until a worker has begun the memory is all zero, which counts nothing
     1     life, pid, started_ns (CLOCK_MONOTONIC), ready, beat_ns (when the worker last said that it lives)
     6     totals, in the order of TOTALS
-    19    refusals: REFUSALS rows of ``core.named_counts``
-    147   number of endpoint rows in use
-    148   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
+    20    refusals: REFUSALS rows of ``core.named_counts``
+    148   number of endpoint rows in use
+    149   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
     …     what waits, and what became of whom that waited: ``core.queue_counters``
     …     what rules made of models: RULINGS rows of ``core.named_counts``
     …     requests by class, and service levels: ``core.account_book``
@@ -45,6 +45,7 @@ TOTALS = (
     "spans_exported",
     "spans_failed",
     "spans_full",
+    "unscheduled",
 )
 TOTALS_AT = 6
 REFUSALS_AT = TOTALS_AT + len(TOTALS)
@@ -105,6 +106,7 @@ class Tally(msgspec.Struct):
     spans_exported: int = 0  # spans of traces that a collector took
     spans_failed: int = 0  # that it did not take
     spans_full: int = 0  # for which there was no room in the queue
+    unscheduled: int = 0  # requests that filters left no endpoint for
     rulings: dict[Ruling, int] = msgspec.field(default_factory=dict[Ruling, int])
     refusals: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # by drop reason, else by code
     by_endpoint: dict[Key, Account] = msgspec.field(default_factory=dict[Key, Account])
@@ -242,6 +244,10 @@ class Counters:
     def spans(self, result: str, count: int) -> None:
         """Count spans of traces: exported, failed or full."""
         self.words[TOTALS_AT + TOTALS.index(f"spans_{result}")] += count
+
+    def left_over(self) -> None:
+        """Count a request that filters left no endpoint for."""
+        self.words[TOTALS_AT + TOTALS.index("unscheduled")] += 1
 
     def account(self) -> bytes:
         """Return totals and refusals as they stand, for whoever asks no more than whether they have changed."""

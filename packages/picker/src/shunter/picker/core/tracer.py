@@ -192,7 +192,7 @@ class Tracer:
             context=opened.place.context,
             parent_id=opened.place.parent_id,
             began_s=opened.began_s,
-            ended_s=now_s if opened.ended_s is None else opened.ended_s,
+            ended_s=max(opened.began_s, now_s if opened.ended_s is None else opened.ended_s),
             attributes=opened.attributes,
             events=events,
             error=opened.error,

@@ -98,6 +98,7 @@ def everything(source: Source, page_dropped: int = 0) -> Iterator[Samples]:
 
 
 def _counters(tally: Tally) -> Iterator[Samples]:
+    yield by_label(families.ATTEMPTS, {"success": tally.picks, "failure": tally.unscheduled})
     yield single(families.RELEASED, tally.released)
     yield single(families.INCOMPLETE, tally.incomplete)
     yield single(families.MODEL_REWRITES, tally.rewrites)
