@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from shunter.picker.core.fleet import COLUMNS, Roster
-from shunter.picker.core.ledger import Booking, Ledger, attended
+from shunter.picker.core.ledger import Booking, Ledger, attended, unattended
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Topology, View
 
 
@@ -55,7 +55,7 @@ def test_prefill_is_worked_off_at_the_engines_rate():
 
 def test_a_token_takes_the_longer_the_more_come_before_it():
     assert attended(1_000, 1_000) == pytest.approx(1_000, rel=0.02)
-    assert attended(64_000, 64_000) == 128_000
+    assert (attended(64_000, 64_000), unattended(128_000)) == (128_000, pytest.approx(64_000))
     assert attended(32_000, 64_000) + attended(32_000, 32_000) == attended(64_000, 64_000)
     ledger = Ledger(prefill_per_s=1e9)
     ledger.book(1, Booking(0, 1, booked_ns=100, tokens=64_000, prefill_tokens=64_000))

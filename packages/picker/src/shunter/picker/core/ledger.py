@@ -21,12 +21,13 @@ travel as a JSON number.
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
+from math import sqrt
 
 import msgspec
 
 from shunter.picker.core.tenants import Tenants
 
-__all__ = ["Booking", "Key", "Ledger", "attended", "first_ticket", "life_of", "next_ticket"]
+__all__ = ["Booking", "Key", "Ledger", "attended", "first_ticket", "life_of", "next_ticket", "unattended"]
 
 Key = tuple[int, int]
 """(slot, incarnation): who an endpoint is, over all generations of the snapshot."""
@@ -64,6 +65,11 @@ ATTENTION_TOKENS = 32_000
 def attended(uncached: float, prompt: float) -> float:
     """Return how many tokens of a short prompt take as long as the last ``uncached`` ones of a ``prompt`` of so many."""
     return uncached * (1.0 + (max(prompt, uncached) - uncached / 2.0) / ATTENTION_TOKENS)
+
+
+def unattended(tokens: float) -> float:
+    """Return how long a prompt is that takes as long as so many tokens of short ones: what ``attended`` makes of it."""
+    return ATTENTION_TOKENS * (sqrt(1.0 + 2.0 * tokens / ATTENTION_TOKENS) - 1.0)
 
 
 class Booking(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -105,7 +111,7 @@ class _Row(msgspec.Struct):
         if not times_ns:
             return 0
         most_ns = times_ns[-1] + int(self.work_tokens * self.token_ns)
-        return busy_until_ns if busy_until_ns < most_ns else most_ns
+        return busy_until_ns if busy_until_ns < most_ns else most_ns  # noqa: FURB136  a call costs more than the rest
 
 
 NO_REQUESTS = _Row([])

@@ -27,7 +27,7 @@ prompts go round: who got one lately counts as dearer, the more so the more prom
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar, TypeAlias
 
 from shunter.picker.core.fleet import Fleet
@@ -56,8 +56,8 @@ MOST_BUSY = 0.9
 # Tokens of a prompt that are computed even if all of it is cached: about one block.
 LEAST_TOKENS = 16
 
-# Of a larger fleet not everybody is asked, but so many in turn and those that have a part of the prompt: the least loaded of
-# 32 is hardly more so than that of a thousand, and costs the thirtieth part.
+# Of a larger fleet not everybody is asked, but so many in turn, and of those that have a part of the prompt so many that have
+# the most of it, equals in turn: the least loaded of 32 is hardly more so than that of a thousand, and costs the thirtieth part.
 MOST_ASKED = 48
 ASKED_IN_TURN = 32
 
@@ -125,7 +125,7 @@ class Delay:
         total = len(fleet)
         prompt, share, now_ns = request.prompt_tokens, request.prefix.share, request.at_ns
         whole, cached = attended(prompt + LEAST_TOKENS, prompt), max(share.values(), default=0.0)
-        at = request.ticket % total
+        at = fleet.index[costs.turns[request.ticket % total]]
         self._busy += ((fleet.busy_until_ns[at] > now_ns) - self._busy) / REMEMBERED
         stalling, knock = whole, 1.0 / (1.0 - min(MOST_BUSY, self._busy))
         if cached and (others := self._beginnings.count(request.prefix)):
@@ -242,12 +242,16 @@ class Delay:
     def _favour(self, request: Request, fleet: Fleet, costs: "Costs", knock: float, delays: Delays) -> None:
         """Enter the delays of those that have a part of the prompt cached."""
         find, rows, now_ns, prompt = fleet.index.get, costs.rows, request.at_ns, request.prompt_tokens
-        for slot, share in request.prefix.share.items():
+        share = request.prefix.share
+        last, work = -1.0, 0.0
+        for slot in share if len(share) <= MOST_ASKED else _foremost(request, fleet, delays):
             at = find(slot)
             if at is not None:
                 until, token, stall, coming, answer = rows[at]
+                if (part := share[slot]) != last:  # mostly they have the same
+                    last, work = part, attended(prompt * (1.0 - part) + LEAST_TOKENS, prompt)
                 wait = until - now_ns if until > now_ns else 0
-                own = attended(prompt * (1.0 - share) + LEAST_TOKENS, prompt) * token
+                own = work * token
                 delays[at] = wait + own * (1.0 + stall + coming * knock * (wait + own / 2.0)) + answer
 
     def _go_round(self, request: Request, fleet: Fleet, asked: list[int], delays: Delays) -> None:
@@ -262,7 +266,7 @@ class Delay:
 class Costs:
     """What candidates of one Fleet take, in ns, with what is there now: a Keeper, so most is known from the request before."""
 
-    __slots__ = ("_cached", "_foreign", "_usage", "alone", "rows", "token", "touched")
+    __slots__ = ("_cached", "_foreign", "_usage", "alone", "rows", "token", "touched", "turns")
 
     def __init__(self, fleet: Fleet, speeds: Speeds) -> None:
         """Look up everybody's speed."""
@@ -270,6 +274,7 @@ class Costs:
         paces = list(map(speeds.pace, fleet.keys))
         self.token = [token_ns for token_ns, _ in paces]  # of a prompt
         self.alone = [ANSWER * answer_ns for _, answer_ns in paces]  # an answer with nobody beside it, as far as it counts
+        self.turns = sorted(fleet.index)  # by slot: in which order they are looked at
         self._usage = [min(1.0, usage) for usage in fleet.kv_usage]
         sizes = zip(self._usage, fleet.cache_tokens, strict=True)
         self._cached = [usage * (size or 0) for usage, size in sizes]  # tokens of those who run, with their answers until now
@@ -330,6 +335,14 @@ class Beginnings:
         """Return how many in flight begin like this prompt, of which somebody has a part."""
         last = _last(match)
         return 0 if last is None else self._counts.get(last, 0)
+
+
+def _foremost(request: Request, fleet: Fleet, asked: Iterable[int]) -> Iterable[int]:
+    """Return the slots of those who have the most of a prompt, equals in turn, and of those who are asked and have some."""
+    share = request.prefix.share
+    turn, slots = request.ticket * ASKED_IN_TURN % len(share), list(share)
+    best = sorted(slots[turn:] + slots[:turn], key=share.__getitem__, reverse=True)[:ASKED_IN_TURN]
+    return {*best, *[slot for at in asked if (slot := fleet.endpoints[at].slot) in share]}
 
 
 def _loading_ns(at: int, fleet: Fleet, costs: Costs, adapter: str) -> float:
