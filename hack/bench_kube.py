@@ -4,8 +4,9 @@ Pods are made in as many namespaces as there are pools and told ready by hand, s
 get back their readiness at a steady rate. Counted are the milliseconds from the API server's answer to the request that changed
 a pod until the picker's judge, which reads the snapshot as a worker does, answers otherwise a request that only this pod may
 serve: refuses it, or sends it there. On the way stand a watch of our own, which is told when the scraper's is, and the time
-that the snapshot has of its publication. CPU and memory are the scraper's alone (/proc). Scrapes are set to once a minute: what they
-cost is measured by hack/bench_scrape.py. Nobody answers them here: the judge is shown endpoints that were never scraped.
+that the snapshot has of its publication. CPU and memory are the scraper's alone (/proc). Scrapes are set to once a minute:
+what they cost is measured by hack/bench_scrape.py. Nobody answers them here: the judge is shown endpoints that were never
+scraped.
 """
 
 import argparse
