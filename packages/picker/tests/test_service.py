@@ -14,6 +14,7 @@ class Double:
 
     def __init__(self):
         self.drained = False
+        self.streams = 3
         self.tasks = [asyncio.create_task(self._go_on())]
         self.broken = asyncio.Event()
 
@@ -25,7 +26,7 @@ class Double:
         return 7
 
     def status(self):
-        return Status(streams=3)
+        return Status(streams=self.streams)
 
     def explain(self, last, request_id):
         raise ZeroDivisionError(last)
@@ -66,11 +67,17 @@ async def test_a_question_that_breaks_is_logged_and_the_service_goes_on(caller, 
     assert (await caller.ask(Ping())).streams == 3
 
 
-async def test_a_task_that_breaks_is_logged_and_ends_the_process_well(caller, service, eventually, caplog):
-    service.broken.set()
+@pytest.mark.parametrize("which", ["its own", "the one that answers"])
+async def test_a_task_that_breaks_is_logged_and_ends_the_process_well(which, caller, service, eventually, caplog):
+    if which == "its own":
+        service.broken.set()
+    else:
+        service.streams = object()  # which nobody can write down
+        caller.ask(Ping())
 
     async def drained():
         return service.drained
 
     await eventually(drained)
-    assert "ZeroDivisionError: a task" in caplog.text
+    assert "a task of this process has ended" in caplog.text
+    assert "Traceback" in caplog.text

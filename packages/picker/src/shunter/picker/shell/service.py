@@ -107,13 +107,13 @@ async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float,
     link.send(Hello(port))
     answering, waiting = asyncio.create_task(_answer(link, service, over)), asyncio.create_task(over.wait())
     await asyncio.wait({answering, waiting, *service.tasks}, return_when=asyncio.FIRST_COMPLETED)
-    broken = [task for task in service.tasks if task.done()]
-    if broken:
-        log.error("a task of this process has ended, and so does the process", exc_info=broken[0].exception())
+    ended = next((task for task in (*service.tasks, answering) if task.done()), None)
+    if ended is not None and (ended is not answering or ended.exception()):
+        log.error("a task of this process has ended, and so does the process", exc_info=ended.exception())
     elif not waiting.done():
         log.warning("the supervisor is gone: going on for %g s, unless another one has somebody for this post", alone_s)
         await asyncio.wait({waiting}, timeout=alone_s)
-    deadline_s = min(drain_s, ORPHAN_S) if answering.done() or broken else drain_s
+    deadline_s = drain_s if ended is None else min(drain_s, ORPHAN_S)
     log.info("draining, at most %g s", deadline_s)
     await service.drain(deadline_s)
     await end_tasks((answering, waiting))
