@@ -5,7 +5,20 @@ import socket
 
 import pytest
 
-from shunter.picker.shell.control import Caller, Decided, Decisions, Drain, Hello, Ping, Recall, Recalled, Status, connect
+from shunter.picker.shell import service as module
+from shunter.picker.shell.control import (
+    Caller,
+    Decided,
+    Decisions,
+    Drain,
+    Hello,
+    Ping,
+    Recall,
+    Recalled,
+    Stacks,
+    Status,
+    connect,
+)
 from shunter.picker.shell.service import end_tasks, serve
 
 
@@ -60,20 +73,23 @@ async def caller(service):
     assert service.drained
 
 
-async def test_a_question_that_breaks_is_logged_and_the_service_goes_on(caller, caplog):
+async def test_a_question_that_breaks_is_logged_and_the_service_goes_on(caller, service, caplog):
     assert await caller.ask(Decisions(5)) == Decided()
     assert await caller.ask(Recall(5)) == Recalled()
+    service.streams = object()  # which nobody can write down
+    assert await caller.ask(Ping()) == Status()
+    service.streams = 3
     assert "ZeroDivisionError" in caplog.text
     assert (await caller.ask(Ping())).streams == 3
 
 
 @pytest.mark.parametrize("which", ["its own", "the one that answers"])
-async def test_a_task_that_breaks_is_logged_and_ends_the_process_well(which, caller, service, eventually, caplog):
+async def test_a_task_that_breaks_is_logged_and_ends_the_process_well(which, caller, service, eventually, caplog, monkeypatch):
     if which == "its own":
         service.broken.set()
     else:
-        service.streams = object()  # which nobody can write down
-        caller.ask(Ping())
+        monkeypatch.setattr(module, "trace", lambda: 1 // 0)
+        caller.ask(Stacks())
 
     async def drained():
         return service.drained

@@ -151,7 +151,7 @@ class Scheduler:
         told: dict[str, str] = {}
         for name, reporter in self.crew.able("report"):
             try:
-                told[name] = reporter.report()
+                told[name] = str(reporter.report())  # foreign code: what is no text would not get through to the supervisor
             except Exception as error:  # noqa: BLE001  as above
                 self.complaints.raised(name, error)
         return told

@@ -34,6 +34,7 @@ from shunter.picker.shell.control import (
     Ping,
     Recall,
     Recalled,
+    Reply,
     Stacks,
     Status,
     Traced,
@@ -132,7 +133,7 @@ async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
     while True:
         match await link.receive():
             case Ping():
-                link.send(service.status())
+                _send(link, service.status, Status())
             case Decisions(last, request_id):
                 _send(link, lambda: Decided(tuple(service.explain(last, request_id))), Decided())
             case Recall(most, before_s):
@@ -148,11 +149,11 @@ async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
                 return
 
 
-def _send(link: Link, tell: Callable[[], Decided | Recalled], nothing: Decided | Recalled) -> None:
+def _send(link: Link, tell: Callable[[], Reply], nothing: Reply) -> None:
     try:
         link.send(tell())
-    except Exception:  # the boundary: scores come from plugins, and may be what nobody can write down
-        log.exception("the last decisions cannot be told")
+    except Exception:  # the boundary: scores and words come from plugins, and may be what nobody can write down
+        log.exception("a question of the supervisor's cannot be answered")
         link.send(nothing)
 
 
