@@ -19,6 +19,7 @@ __all__ = [
     "StreamFault",
     "go_away",
     "head",
+    "pack_head",
     "read_head",
     "read_settings",
     "reset",
@@ -118,9 +119,13 @@ class StreamFault(ProtocolError):  # noqa: N818  as above
 read_head: Callable[[bytes, int], tuple[int, int, int, int, int]] = _HEAD.unpack_from
 
 
+# The reverse; END_STREAM, the only flag of data, is 1.
+pack_head = _HEAD.pack
+
+
 def head(kind: int, flags: int, stream_id: int, length: int) -> bytes:
     """Write what stands before a payload of ``length`` bytes."""
-    return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream_id)
+    return pack_head(length >> 8, length & 0xFF, kind, flags, stream_id)
 
 
 def settings(values: dict[Setting, int]) -> bytes:

@@ -214,9 +214,10 @@ class GrpcConnection:
             for exchange in self.unsent:
                 exchange.flush()
             self.unsent.clear()
-            for reset in self.http.consequences():
+            for reset in self.http.untold:
                 if exchange := exchanges.get(reset.stream_id):
                     self.forget(exchange, now_s)
+            self.http.untold.clear()
 
     def expire(self, now_s: float) -> None:
         """End the calls whose time is over."""

@@ -122,7 +122,8 @@ class Connection:
         self._terms = terms = terms or Terms()
         self._patience = Patience()
         self._buffer = b""
-        self._untold: list[Event] = []  # what an answer brought about, not the peer
+        self.untold: list[Event] = []
+        """What answers brought about that were sent since the last event: streams whose answer is too much. Clear it."""
         self._streams: dict[int, Stream] = {}
         self._past = Past()
         self._last_id = 0
@@ -132,6 +133,8 @@ class Connection:
         self._leaving = False
         self._final_id: int | None = None  # no stream above it will be served
         self._outbox = Outbox(self._end, self._replenish)
+        self.take_pieces = self._outbox.take
+        """As ``take``, without copying what is large."""
         self._outbox.append(
             frames.settings(
                 {
@@ -151,10 +154,6 @@ class Connection:
     def take(self) -> bytes:
         """Return what is to be written, once."""
         return b"".join(self._outbox.take())
-
-    def take_pieces(self) -> list[bytes | memoryview]:
-        """Do the same, without copying what is large."""
-        return self._outbox.take()
 
     def forgive(self) -> None:
         """Begin to count anew what a peer may do only so often."""
@@ -197,17 +196,13 @@ class Connection:
                     event = self._reset(fault.stream_id, fault.code)
                 if event is not None:
                     yield event
-                if self._untold:
-                    yield from self.consequences()
+                if self.untold:
+                    yield from self.untold
+                    self.untold.clear()
         except ConnectionFault as fault:
             yield from self._fail(fault)
         else:
             self._buffer = data[at:] if self.greeted else data  # what is not a whole frame
-
-    def consequences(self) -> list[Event]:
-        """Return what answers brought about that were sent since the last event: streams whose answer is too much."""
-        untold, self._untold = self._untold, []
-        return untold
 
     def _check_preface(self, data: bytes) -> int:
         """Return where the frames begin."""
@@ -420,7 +415,7 @@ class Connection:
             self._outbox.send_data(stream, data, end_stream=end_stream)
             if self._outbox.waiting_bytes > self._terms.waiting_bytes:
                 self.reset(stream_id, Code.ENHANCE_YOUR_CALM)
-                self._untold.append(Reset(stream_id, Code.ENHANCE_YOUR_CALM))
+                self.untold.append(Reset(stream_id, Code.ENHANCE_YOUR_CALM))
 
     def send_trailers(self, stream_id: int, block: bytes) -> None:
         """End the answer after all data, with an encoded block of less than MAX_FRAME_BYTES."""

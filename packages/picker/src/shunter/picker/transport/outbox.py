@@ -75,7 +75,7 @@ class Outbox:
             self._sendable -= size
             stream.sendable -= size
             if size <= MAX_FRAME_BYTES:
-                self._frames += (frames.head(Kind.DATA, int(end_stream), stream.id, size), data)
+                self._frames += (frames.pack_head(size >> 8, size & 0xFF, Kind.DATA, end_stream, stream.id), data)
             else:
                 view, self._much = memoryview(data), True
                 for at in range(0, size, MAX_FRAME_BYTES):

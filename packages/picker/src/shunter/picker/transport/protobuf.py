@@ -51,7 +51,10 @@ def decode_varint(data: bytes, at: int) -> tuple[int, int]:
     value = data[at]
     if value < 0x80:
         return value, at + 1
-    value, shift, at = value & 0x7F, 7, at + 1
+    byte = data[at + 1]
+    if byte < 0x80:
+        return value & 0x7F | byte << 7, at + 2
+    value, shift = 0, 0
     while True:
         byte = data[at]
         at += 1
