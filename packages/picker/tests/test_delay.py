@@ -1,4 +1,5 @@
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +12,7 @@ from shunter.picker.core.policy import Policy
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import Scheduler
-from shunter.picker.plugins.delay import DELAY_SCORER, MOST_ASKED, MOST_BEGINNINGS, Beginnings, ExpectedDelay
+from shunter.picker.plugins.delay import ASKED_IN_TURN, DELAY_SCORER, MOST_ASKED, MOST_BEGINNINGS, Beginnings, ExpectedDelay
 from shunter.picker.plugins.outliers import OutlierEjection
 from shunter.picker.plugins.pickers import MaxScore
 from shunter.picker.plugins.price import PRICE_LABEL, Price
@@ -180,6 +181,18 @@ def test_costs_that_are_kept_are_what_they_would_be_anew(make_fleet, bookings):
     costs.touched.update(range(4))
     costs.refresh(fleet)
     assert costs.rows == kept
+
+
+def test_of_many_who_have_the_prompt_those_with_most_of_it_are_asked_and_equals_in_turn(make_fleet):
+    fleet, run = make_fleet(*[{}] * (3 * MOST_ASKED)), scheduler()
+    share = {**dict.fromkeys(range(2 * MOST_ASKED), 0.5), 3 * MOST_ASKED - 1: 1.0}
+    asked = Counter()
+    for ticket in range(9):
+        scores = run.run(ask(ticket=ticket, prefix=Match(tokens=4000, share=share)), fleet).decision.scores[0][1]
+        assert len(scores) <= 2 * ASKED_IN_TURN
+        asked.update(scores)
+    assert asked[3 * MOST_ASKED - 1] == 9
+    assert set(asked) >= set(range(2 * MOST_ASKED))
 
 
 def test_new_prompts_go_round_where_prompts_are_reused(make_fleet):

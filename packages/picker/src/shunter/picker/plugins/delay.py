@@ -56,8 +56,9 @@ MOST_BUSY = 0.9
 # Tokens of a prompt that are computed even if all of it is cached: about one block.
 LEAST_TOKENS = 16
 
-# Of a larger fleet not everybody is asked, but so many in turn, and of those that have a part of the prompt so many that have
-# the most of it, equals in turn: the least loaded of 32 is hardly more so than that of a thousand, and costs the thirtieth part.
+# Of a larger fleet not everybody is asked, but so many in turn and those that have a part of the prompt; if these are many,
+# so many that have most of it, equals in turn. The least loaded of 32 is hardly more so than that of a thousand, and costs the
+# thirtieth part.
 MOST_ASKED = 48
 ASKED_IN_TURN = 32
 
@@ -244,7 +245,8 @@ class Delay:
         find, rows, now_ns, prompt = fleet.index.get, costs.rows, request.at_ns, request.prompt_tokens
         share = request.prefix.share
         last, work = -1.0, 0.0
-        for slot in share if len(share) <= MOST_ASKED else _foremost(request, fleet, delays):
+        holders = _foremost(request, fleet, delays) if isinstance(delays, dict) and len(share) > MOST_ASKED else share
+        for slot in holders:
             at = find(slot)
             if at is not None:
                 until, token, stall, coming, answer = rows[at]
@@ -337,12 +339,12 @@ class Beginnings:
         return 0 if last is None else self._counts.get(last, 0)
 
 
-def _foremost(request: Request, fleet: Fleet, asked: Iterable[int]) -> Iterable[int]:
-    """Return the slots of those who have the most of a prompt, equals in turn, and of those who are asked and have some."""
+def _foremost(request: Request, fleet: Fleet, asked: Iterable[int]) -> list[int]:
+    """Return the slots of those who have most of a prompt, equals in turn, and of those who are asked anyway and have some."""
     share = request.prefix.share
     turn, slots = request.ticket * ASKED_IN_TURN % len(share), list(share)
     best = sorted(slots[turn:] + slots[:turn], key=share.__getitem__, reverse=True)[:ASKED_IN_TURN]
-    return {*best, *[slot for at in asked if (slot := fleet.endpoints[at].slot) in share]}
+    return best + [slot for at in asked if (slot := fleet.endpoints[at].slot) in share]
 
 
 def _loading_ns(at: int, fleet: Fleet, costs: Costs, adapter: str) -> float:
