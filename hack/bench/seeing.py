@@ -41,31 +41,39 @@ from shunter.snapshot.stderr import JsonLines
 
 __all__ = ["ALL", "BASE", "PARTS", "added", "compare", "table"]
 
-TURNS = 15
+TURNS = 9
 BODY_BYTES = 1 << 10
 
 # Picks between two looks of whatever works beside them, at a thousand picks a second: a quarter of a second's lines; the page,
-# which asks a worker for its last eight decisions every two seconds; spans, which are sent more seldom than that.
+# which asks a worker for its last eight decisions every two seconds; spans, which are sent every five.
 LINES_EVERY = 250
 PAGE_EVERY, PAGE_DECISIONS = 2000, 8
-SPANS_EVERY = 2000
+SPANS_EVERY = 5000
 
 # A turn has everything once. It is taken in pieces, so that subjects meet the same neighbours on a busy machine.
-EXCHANGES = 2000
-PIECES = 8
+EXCHANGES = 5000
+PIECES = 20
 
-RECORD = Outcome(
-    complete=True,
-    status=200,
-    served=None,
-    first_token_s=0.2,
-    duration_s=1.5,
-    prompt_tokens=256,
-    completion_tokens=64,
-    cached_tokens=128,
-    sent_bytes=4096,
-    first_byte_s=0.2,
-)
+
+def _records(count: int) -> Iterator[Outcome]:
+    """What Envoy tells of requests, no two alike: where a figure belongs is not to be guessed from the one before."""
+    dice = random.Random(7)
+    for _ in range(count):
+        first_s, tokens = dice.lognormvariate(-1.5, 1), 2 + int(dice.lognormvariate(4, 1))
+        yield Outcome(
+            complete=True,
+            status=200,
+            first_token_s=first_s,
+            duration_s=first_s + 0.02 * tokens,
+            prompt_tokens=256,
+            completion_tokens=tokens,
+            cached_tokens=64 * dice.randrange(4),
+            sent_bytes=60 * tokens,
+            first_byte_s=first_s,
+        )
+
+
+RECORDS = tuple(_records(997))
 
 Later = tuple[int, Callable[[], object]]
 """Something to be done after every so many picks."""
@@ -178,7 +186,7 @@ class Subject:
             for read in reads:
                 feed(read)
             ticket += 1
-            measured(ticket, RECORD, NOW_S)
+            measured(ticket, RECORDS[ticket % len(RECORDS)], NOW_S)
             self.picks += 1
             for every, act in self._later:
                 if self.picks % every == 0:

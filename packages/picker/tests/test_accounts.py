@@ -8,7 +8,9 @@ from msgspec.structs import replace
 from shunter.picker.core.account_book import (
     ACCOUNT_WORDS,
     ENCODED,
+    FIGURES,
     LONGEST_NAME_BYTES,
+    MOST,
     PREFILLED,
     ROWS,
     STRANGE_ROWS,
@@ -16,6 +18,7 @@ from shunter.picker.core.account_book import (
     add_classes,
 )
 from shunter.picker.core.accounts import BATCH, MOST_UNTOLD, Accounts
+from shunter.picker.core.buckets import Histogram
 from shunter.picker.core.decisions import Entry
 from shunter.picker.core.judgement import Outcome, Refusal
 from shunter.picker.core.kinds import Decision
@@ -329,6 +332,20 @@ def test_tallies_of_seats_add_up(book, accounts):
     assert total[LLAMA].requests == 2
     assert seen(total[LLAMA])["duration"] == (2, 5.0)
     assert book.tally()[LLAMA].requests == 1
+
+
+@given(st.lists(st.floats(allow_nan=True) | st.sampled_from(FIGURES["ttft"].bounds), max_size=70))
+def test_values_are_distributed_as_one_by_one(values):
+    book = AccountBook(memoryview(bytearray(8 * ACCOUNT_WORDS)).cast("Q"))
+    book.begin()
+    at = book.row(LLAMA, set)
+    book.distribute(at, "ttft", values)
+    bounds, kept = FIGURES["ttft"].bounds, [value for value in values if 0 <= value <= MOST]
+    counts = [0] * (len(bounds) + 1)
+    for value in kept:
+        counts[next((at for at, bound in enumerate(bounds) if value <= bound), len(bounds))] += 1
+    expected = {"ttft": Histogram(counts, sum(kept))} if kept else {}
+    assert book.tally()[LLAMA].figures == expected
 
 
 def test_a_bound_belongs_to_its_bucket(book):

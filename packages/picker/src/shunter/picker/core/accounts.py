@@ -5,7 +5,7 @@ moment (the picker sees the response) or later (Envoy's record). Each of its fig
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -50,7 +50,8 @@ class Accounts:
         self._stages = stages
         self._known = known
         self._decided: list[Entry] = []
-        self._ended: list[tuple[int, Outcome]] = []
+        self._ended: list[int] = []  # tickets, and the outcomes of each: pairs would be for the collector to look through
+        self._outcomes: list[Outcome] = []
         self._open: dict[int, _Open] = {}  # by ticket: running, or ended and not told of
         self._untold: deque[int] = deque()  # tickets of those that ended untold; of some it was told since
 
@@ -64,7 +65,8 @@ class Accounts:
     def close(self, ticket: int, outcome: Outcome) -> None:
         """Note how a request went, as far as it is known by now."""
         ended = self._ended
-        ended.append((ticket, outcome))
+        ended.append(ticket)
+        self._outcomes.append(outcome)
         if len(ended) >= 2 * BATCH:  # of most requests it is told twice
             self.flush()
 
@@ -72,8 +74,9 @@ class Accounts:
         """Enter all that was noted."""
         decided, self._decided = self._decided, []
         ended, self._ended = self._ended, []
+        outcomes, self._outcomes = self._outcomes, []
         self._begin(decided)
-        self._end(ended)
+        self._end(zip(ended, outcomes, strict=True))
 
     def _begin(self, entries: Sequence[Entry]) -> None:
         book, picked = self._book, defaultdict[int, list[Entry]](list)
@@ -94,7 +97,7 @@ class Accounts:
                 for entry in several:
                     book.stage(at, sum({self._stages.get(name, 0) for name, each in entry.others.items() if each.chosen}))
 
-    def _end(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+    def _end(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
         """Count how requests went; nothing of another worker's, or of one that was told of."""
         ended, durations = Counter[int](), defaultdict[int, list[float]](list)
         told = defaultdict[tuple[int, bool], list[Outcome]](list)

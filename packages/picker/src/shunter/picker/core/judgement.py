@@ -89,7 +89,7 @@ class Parked(msgspec.Struct, frozen=True):
     until_s: float
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How a picked request ended, as far as the profile lets the session see it."""
 
     complete: bool  # the response ended regularly; False: client gone, reset, picker draining
