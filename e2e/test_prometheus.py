@@ -1,8 +1,11 @@
 """A real Prometheus scrapes a real stack: every rule and every panel is evaluated there and answers, as do older dashboards."""
 
+import contextlib
 import itertools
 import math
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -188,6 +191,49 @@ def test_of_a_stack_that_is_well_only_the_level_that_nobody_keeps_is_told(seen):
     alerts = seen.await_that(told, "other alerts fire, or none")
     summary = next(alert["annotations"]["summary"] for alert in alerts if alert["labels"].get("window") == "1h")
     assert summary.startswith("The level hurried misses its ttft 100× as often as it may:")
+
+
+@contextlib.contextmanager
+def page(text):
+    """A page of metrics, at the address that is returned."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            """Keep still."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_picker_that_dies_beside_a_living_one_is_told_and_an_engine_is_not():
+    try:
+        prometheus.find("prometheus")
+    except prometheus.Missing as missing:
+        pytest.skip(str(missing))
+    up = 'shunter_picker_worker_up{worker="0"} 1\n'
+    with contextlib.ExitStack() as deaths, page(up) as living:
+        dying, engine = (deaths.enter_context(page(text)) for text in (up, "vllm:num_requests_running 0\n"))
+        targets = {"picker": [living, dying], "engines": [engine]}
+        with prometheus.running_prometheus(targets, prometheus.hasten(rules(), FASTER)) as server:
+            server.await_scrapes(1)
+            deaths.close()
+
+            def told():
+                return [each["labels"] for each in server.alerts() if each["state"] == "firing"]
+
+            (alert,) = server.await_that(told, "nothing fires")
+            assert (alert["alertname"], alert["instance"]) == ("PickerGone", dying)
 
 
 def test_up_brings_a_prometheus_along_that_sees_everybody_and_keeps_the_rules():
