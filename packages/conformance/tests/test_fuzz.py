@@ -69,11 +69,15 @@ class FuzzedTarget:
     served = ("m",)
     step_s = 1e-6
     capacity = None
+    patience = 1
     means = Means()
 
     def __init__(self, first_page, answers):
         self._first_page = first_page
         self._answers = cycle(answers)
+
+    async def adapt(self):
+        pass
 
     def seconds(self, bound: Bound) -> float:
         return 0.0

@@ -8,7 +8,7 @@ from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.events import CaseFinished, Started
 from shunter.conformance.core.profile import KnownFailure, Profile
 from shunter.conformance.core.verdict import Verdict
-from shunter.conformance.errors import LaunchError, Mismatch, Skip, TooShort, Unanswered
+from shunter.conformance.errors import Disturbed, LaunchError, Mismatch, Skip, TooShort, Unanswered
 from shunter.conformance.shell.runner import attend, tell_unstarted
 
 SOON = Bound("soon", 1.0, "a test")
@@ -19,7 +19,7 @@ class Still:
 
     def __init__(self, *known: KnownFailure) -> None:
         self.profile = Profile(name="still", known_failures=known)
-        self.adapted = False
+        self.adapted, self.patience = False, 1
 
     def started(self, date, cases):
         return Started(date=date, url="nowhere", profile=self.profile.name, profile_reason="a test", cases=())
@@ -27,8 +27,8 @@ class Still:
     def forget(self):
         pass
 
-    async def adapt(self):
-        self.adapted = True
+    async def adapt(self, *, longer=False):
+        self.adapted, self.patience = True, self.patience * (1 + longer)
 
     def evidence(self):
         return ()
@@ -53,7 +53,7 @@ def outcome():
             now = left.pop(0)
             if isinstance(now, Exception):
                 raise now
-            return now
+            return now(target) if callable(now) else now
 
         @asynccontextmanager
         async def opened():
@@ -90,11 +90,24 @@ async def test_the_majority_of_three_tries_decides(outcome, ends, verdict, misse
 
 @pytest.mark.parametrize("bounds", [(), (SOON,)])
 @pytest.mark.parametrize("known", [(), (KnownFailure("ms.a.b", "shy", "its manual"),)])
-async def test_requests_that_do_not_last_are_asked_again(outcome, bounds, known):
-    found = await outcome(TooShort(), TooShort(), LATE if known else "in time", bounds=bounds, known=known)
+async def test_a_disturbed_case_is_tried_again(outcome, bounds, known):
+    noise = Disturbed("all over the place")
+    found = await outcome(noise, noise, LATE if known else "in time", bounds=bounds, known=known)
     assert found.verdict is (Verdict.KNOWN_FAILURE if known else Verdict.PASSED)
-    found = await outcome(TooShort(), TooShort(), TooShort(), bounds=bounds, known=known)
+    found = await outcome(noise, noise, noise, bounds=bounds, known=known)
     assert found.verdict is Verdict.SKIPPED
+    assert found.reason == "all over the place; examine it on a machine that is less busy"
+
+
+async def test_requests_that_did_not_last_do_so_longer(outcome):
+    asked = []
+
+    def patience(target):
+        asked.append(target.patience)
+        return "in time"
+
+    await outcome(Disturbed("noise"), TooShort(), LATE, patience, patience)
+    assert asked == [2, 2]
 
 
 async def test_what_depends_on_no_time_is_asked_once(outcome):

@@ -8,13 +8,15 @@
     │   └── Refused    nobody accepted its connection
     ├── Mismatch       the finding of a case: this was expected, that was seen
     └── Skip           a case cannot be judged on this target
-        └── TooShort   nor on this try: what was to be looked at was over before
+        └── Disturbed      nor on this try: the machine did something else
+            └── TooShort   what was to be looked at was over meanwhile
 
 Only `UsageError` and `LaunchError` ever leave an exam; the others become verdicts.
 """
 
 __all__ = [
     "ConformanceError",
+    "Disturbed",
     "FormatError",
     "LaunchError",
     "Mismatch",
@@ -67,10 +69,15 @@ class Skip(ConformanceError):  # noqa: N818 – a decision, not a fault
     """The case cannot be judged here; the message is the reason a reader of the report sees."""
 
 
-class TooShort(Skip):
+class Disturbed(Skip):
+    """What was measured decides nothing this time."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; examine it on a machine that is less busy")
+
+
+class TooShort(Disturbed):
     """Requests that were to last did not: the target is faster than when its pace was measured, or the examiner slower."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "the requests ended before they could be looked at often enough; examine it on a machine that is less busy"
-        )
+        super().__init__("the requests ended before they could be looked at often enough")

@@ -27,8 +27,8 @@ class Examined(Protocol):
         """Drop what was recorded: another case begins."""
         ...
 
-    async def adapt(self) -> None:
-        """Find out how fast it is by now: a try was late, or was over too soon."""
+    async def adapt(self, *, longer: bool = False) -> None:
+        """Find out how fast it is by now, for a try was late, or disturbed; what is to last shall last `longer` from now on."""
         ...
 
     def evidence(self) -> Sequence[Evidence]:

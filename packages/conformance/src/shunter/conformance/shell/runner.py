@@ -14,15 +14,14 @@ from shunter.conformance.core.examined import Examined
 from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.verdict import Verdict, judge
 from shunter.conformance.core.waivers import Waiver, waived
-from shunter.conformance.errors import LaunchError, Mismatch, Skip, TooShort, Unanswered
+from shunter.conformance.errors import Disturbed, LaunchError, Mismatch, Skip, TooShort, Unanswered
 
 __all__ = ["TRIES", "attend", "tell_unstarted"]
 
 # A case that samples under load makes hundreds of exchanges; what it found in one of them stands in `actual`.
 MAX_EVIDENCE = 4
 
-# A busy machine makes anybody late once. Who is late in two of three is slow. As often a case is tried for which requests
-# did not last long enough.
+# A busy machine makes anybody late once. Who is late in two of three is slow. A case that was disturbed is tried as often.
 TRIES = 3
 
 
@@ -75,11 +74,12 @@ async def _judge(
         if not (verdicts.get(need, Verdict.PASSED).met or verdicts[need] is Verdict.NOT_SUPPORTED):
             return finish(verdict=Verdict.SKIPPED, reason=f"needs {need} ({verdicts[need]})")
     most = tries if case.bounds and known is None else 1
-    met = missed = short = 0
+    met = missed = disturbed = 0
+    short = False
     observed = expected = actual = ""
     while 2 * max(met, missed) <= most and met + missed < most:
-        if missed or short:
-            await target.adapt()
+        if missed or disturbed:
+            await target.adapt(longer=short)
         target.forget()
         try:
             observed = await case.run(target)
@@ -87,7 +87,8 @@ async def _judge(
             if not missed:
                 break
         except Skip as skip:
-            if isinstance(skip, TooShort) and (short := short + 1) < tries:
+            if isinstance(skip, Disturbed) and (disturbed := disturbed + 1) < tries:
+                short = isinstance(skip, TooShort)
                 continue
             return finish(verdict=Verdict.SKIPPED, reason=str(skip))
         except LaunchError as error:  # a case that ends its server starts it again
@@ -98,7 +99,7 @@ async def _judge(
             expected, actual = (
                 (failure.expected, failure.actual) if isinstance(failure, Mismatch) else ("a complete answer", str(failure))
             )
-            missed += 1
+            missed, short = missed + 1, False
     passed = met > missed
     return finish(
         verdict=judge(met=passed, known=known is not None),

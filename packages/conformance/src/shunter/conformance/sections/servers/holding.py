@@ -69,7 +69,8 @@ class Reading(msgspec.Struct, frozen=True):
 
 def hold_tokens(target: Target, hold_s: float | None = None) -> int:
     """Return how many tokens keep a request at the target for a while."""
-    wanted = (HOLD_S if hold_s is None else hold_s) / target.step_s if target.step_s else FEWEST_TOKENS
+    lasting_s = HOLD_S * target.patience if hold_s is None else hold_s
+    wanted = lasting_s / target.step_s if target.step_s else FEWEST_TOKENS
     return max(FEWEST_TOKENS, min(MOST_TOKENS, round(wanted)))
 
 

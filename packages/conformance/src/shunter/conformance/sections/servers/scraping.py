@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.signals import Role
-from shunter.conformance.errors import FormatError, Mismatch, Skip, TooShort
+from shunter.conformance.errors import Disturbed, FormatError, Mismatch, TooShort
 from shunter.conformance.exposition import read_page
 from shunter.conformance.sections.servers.asking import ask_completion
 from shunter.conformance.sections.servers.holding import SCRAPE_EVERY_S, expect_served, hold_tokens, holding
@@ -178,7 +178,7 @@ async def costs_little(target: Target) -> str:
     if len(dearer) == PAIRS:
         raise Mismatch(f"throughput that a scrape every {SCRAPE_EVERY_S * 1000:.0f} ms changes by less than {COST:.0%}", told)
     if 2 * len(dearer) > PAIRS:
-        raise Skip(f"{told}, which decides nothing; examine it on a machine that is less busy")
+        raise Disturbed(f"{told}, which decides nothing")
     return told
 
 

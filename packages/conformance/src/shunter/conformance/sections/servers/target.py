@@ -83,6 +83,8 @@ class Target(Protocol):
 
     capacity: int | None
     """How many requests run at once, as far as a case has found out."""
+    patience: int
+    """How many times as long as usual requests last, for an examiner that was too slow to look at them."""
 
     @property
     def profile(self) -> ServerProfile:

@@ -127,7 +127,7 @@ class Stage:
         self._wire.transcript.clear()
         self._trials.clear()
 
-    async def adapt(self) -> None:
+    async def adapt(self, *, longer: bool = False) -> None:
         """Its patience is the examiner's, and stays."""
 
     def evidence(self) -> Sequence[Evidence]:

@@ -202,7 +202,7 @@ class PlayedTarget:
         self.line.forget()
         self.health_line.forget()
 
-    async def adapt(self) -> None:
+    async def adapt(self, *, longer: bool = False) -> None:
         """Its patience is the examiner's, and stays."""
 
     def evidence(self) -> list[Evidence]:

@@ -35,6 +35,9 @@ REFERENCE_STEP_S = 0.05
 # A server slower than this by calibration is taken at its word no longer.
 MAX_SCALE = 20.0
 
+# An examiner that is so many times too slow to look in time is taken at his word.
+MOST_PATIENCE = 4
+
 # The median of three small completions: the first one may include a compilation or a cold cache.
 CALIBRATION_RUNS = 3
 
@@ -95,6 +98,7 @@ class SurveyedTarget:
         self.first_page: Exchange | None = None
         self.calibration = Calibration()
         self.capacity: int | None = None
+        self.patience = 1
         self.wrong_scheme = ""
         self._timelines: list[Timeline] = []
         self._plan = plan
@@ -198,7 +202,8 @@ class SurveyedTarget:
         self.wire.transcript.clear()
         self._timelines.clear()
 
-    async def adapt(self) -> None:
+    async def adapt(self, *, longer: bool = False) -> None:
+        self.patience = min(self.patience * (1 + longer), MOST_PATIENCE)
         if (now := await _calibrate(self)).step_s is not None:
             self.calibration = now
 
