@@ -102,6 +102,7 @@ TELL_SOON = msgspec.json.encode(
 
 # By Prometheus, which keeps what it scrapes in the stack's directory: at this pace 20 MB of shared memory an hour.
 SCRAPED_EVERY = "5s"
+SERIES_AT_MOST = "256MB"  # half a day; unasked it would keep 15 days
 
 # How long Envoy bears silence on a request, in seconds, and how much longer than a request may wait.
 IDLE_S, MARGIN_S = 300.0, 2.0
@@ -216,7 +217,7 @@ def commands(plan: Plan, envoy: str, jaeger: str = "", prometheus: str = "") -> 
     if ports.prometheus:
         started["prometheus"] = (
             *(prometheus, f"--config.file={here}/prometheus.yaml", f"--web.listen-address={LOOPBACK}:{ports.prometheus}"),
-            *(f"--storage.tsdb.path={here}/prometheus", "--log.level=warn"),
+            *(f"--storage.tsdb.path={here}/prometheus", f"--storage.tsdb.retention.size={SERIES_AT_MOST}", "--log.level=warn"),
         )
     started |= {f"{engine.name}-server": engine.behind for engine in plan.engines if engine.behind}
     started |= {engine.name: engine.argv for engine in plan.engines if engine.argv}
