@@ -90,8 +90,10 @@ metadata:
   {{- end }}
   ports:
   - {name: http-scraper, containerPort: 9091}
+  # It may take a starving node a minute to import what it needs.
   livenessProbe:
     httpGet: {path: /healthz, port: http-scraper}
+    initialDelaySeconds: 120
     periodSeconds: 10
     timeoutSeconds: 5
   {{- include "shunter.confined" . | nindent 2 }}
