@@ -1,7 +1,9 @@
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from shunter.picker.core.fleet import REFUSED_TIMES, STALE_AFTER_NS, Roster
+from shunter.picker.core.fleet import COLUMNS, MOST_KEEPERS, REFUSED_TIMES, STALE_AFTER_NS, Roster
 from shunter.picker.core.ledger import Booking, Ledger
 from shunter.snapshot import NEVER, Health, Load, LoadRow, Pool, View
 
@@ -174,3 +176,37 @@ def test_narrowing_keeps_the_columns_aligned(make_fleet, kept):
     assert fleet.index == {slot: at for at, slot in enumerate(kept)}
     assert (whole.lasting, fleet.lasting) == (True, False)
     assert whole.narrow([0, 1, 2]) is whole
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it only builds
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True).map(tuple),
+    st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), max_size=20),
+)
+def test_a_part_that_is_asked_for_again_follows_the_bookings_of_the_whole(make_fleet, kept, bookings):
+    ledger = Ledger()
+    whole = make_fleet(*[IDLE] * 4, ledger=ledger)
+    part = whole.narrow(kept)
+    standing = part.keepers["it"] = Touched()
+    for ticket, (slot, ends, looks) in enumerate(bookings):
+        whole.add(ledger.book(ticket, Booking(slot, 1, NOW_NS + ticket, 100, (), 70)), +1)
+        if ends:
+            whole.add(ledger.release(ticket), -1)
+        if looks:
+            assert whole.narrow(kept) is part
+    assert whole.narrow(kept) is part
+    anew = whole.narrow(list(kept))
+    assert [[*getattr(part, name)] for name in COLUMNS] == [[*getattr(anew, name)] for name in COLUMNS]
+    assert standing.touched == {kept.index(slot) for slot, *_ in bookings if slot in kept}
+
+
+class Touched:
+    def __init__(self):
+        self.touched = set()
+
+
+def test_parts_of_a_fleet_are_not_kept_without_end(make_fleet):
+    whole = make_fleet(*[IDLE] * 3)
+    parts = [whole.narrow((at % 3,)) for at in range(2 * MOST_KEEPERS)]
+    assert len(whole.keepers) == MOST_KEEPERS
+    assert [each.endpoints[0].slot for each in parts] == [at % 3 for at in range(2 * MOST_KEEPERS)]

@@ -10,13 +10,12 @@ from typing import Any, cast
 
 import msgspec
 
-from shunter.picker.core.fleet import COLUMNS, Fleet
+from shunter.picker.core.fleet import COLUMNS, FOLLOWING, Fleet
 from shunter.picker.core.ledger import PREFILL_PER_S, Booking, Ledger, unattended
 from shunter.snapshot import Endpoint
 
 __all__ = ["Columns", "Diary", "Features", "note", "restore"]
 
-FOLLOWING = ("waiting", "running", "in_flight", "tokens_in_flight", "busy_until_ns")  # the columns that follow bookings
 FIXED = tuple(name for name in COLUMNS if name not in (*FOLLOWING, "authorities"))
 
 # Where no scrape makes a new Fleet, a history would grow for ever: beyond four changes an endpoint, each of

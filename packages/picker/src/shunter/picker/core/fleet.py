@@ -41,6 +41,13 @@ COLUMNS = (
 )  # fmt: skip
 
 
+FOLLOWING = ("waiting", "running", "in_flight", "tokens_in_flight", "busy_until_ns")
+"""The columns that follow bookings."""
+
+# Each is told of every booking, and a pool may have hundreds of adapters. A Fleet lasts until the next scrape.
+MOST_KEEPERS = 24
+
+
 class Keeper(Protocol):
     """Keeps something that follows from a Fleet's columns."""
 
@@ -127,9 +134,18 @@ class Fleet:
         return None if at is None else self.cache_tokens[at]
 
     def narrow(self, kept: Sequence[int]) -> "Fleet":
-        """Return the candidates at these positions: this Fleet if they are all, else one that follows no bookings."""
+        """Return the candidates at these positions: this Fleet if they are all, else one that follows no bookings.
+
+        Of a tuple, which whoever gives it will give again, it is one that lasts and follows them.
+        """
         if len(kept) == len(self):
             return self
+        if self.lasting and isinstance(kept, tuple):
+            part = self.keepers.get(id(kept))
+            if part is None and len(self.keepers) < MOST_KEEPERS:
+                part = self.keepers[id(kept)] = Part(self, kept)
+            if isinstance(part, Part):
+                return part.follow(self)
         if len(kept) > 1:
             take = itemgetter(*kept)
             return Fleet((take(getattr(self, name)) for name in COLUMNS), self.ledger, lasting=False)
@@ -143,6 +159,29 @@ class Fleet:
             for at, endpoint in enumerate(self.endpoints)
             if self.authorities[at] in wanted or endpoint.address in wanted or f"[{endpoint.address}]" in wanted
         ]
+
+
+class Part:
+    """Candidates that are chosen from again and again, as a Fleet of their own: a Keeper of the whole one."""
+
+    def __init__(self, whole: Fleet, kept: tuple[int, ...]) -> None:
+        """Take the candidates at these positions."""
+        self.touched: set[int] = set()
+        self._kept = kept  # while it is here nothing else has its id
+        self._fleet = Fleet(([getattr(whole, name)[at] for at in kept] for name in COLUMNS), whole.ledger)
+
+    def follow(self, whole: Fleet) -> Fleet:
+        """Return them as they are in the whole Fleet, which is always the same one."""
+        fleet = self._fleet
+        for at in self.touched:
+            own = fleet.index.get(whole.endpoints[at].slot)
+            if own is not None:
+                for name in FOLLOWING:
+                    getattr(fleet, name)[own] = getattr(whole, name)[at]
+                for keeper in fleet.keepers.values():
+                    keeper.touched.add(own)
+        self.touched.clear()
+        return fleet
 
 
 class Roster:

@@ -83,7 +83,7 @@ class Filter(Protocol):
     """Says which candidates may get the request."""
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
-        """Return the positions that stay."""
+        """Return the positions that stay; as a tuple, if the same object will be returned again for the same Fleet."""
         ...
 
 

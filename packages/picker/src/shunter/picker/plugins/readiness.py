@@ -30,7 +30,7 @@ class Holding:
 
     def __init__(self) -> None:
         self._endpoints: Sequence[Endpoint] = ()
-        self._having: dict[str, list[int]] = {}
+        self._having: dict[str, tuple[int, ...]] = {}
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that stay."""
@@ -47,7 +47,7 @@ class Holding:
         return having.get(model) or having.get(model.rpartition(":")[2]) or everybody
 
 
-def _index(endpoints: Sequence[Endpoint]) -> dict[str, list[int]]:
+def _index(endpoints: Sequence[Endpoint]) -> dict[str, tuple[int, ...]]:
     having: dict[str, list[int]] = {}
     adapters: set[str] = set()
     silent: list[int] = []
@@ -57,6 +57,4 @@ def _index(endpoints: Sequence[Endpoint]) -> dict[str, list[int]]:
             silent.append(at)
         for model in endpoint.models:
             having.setdefault(model, []).append(at)
-    if silent:
-        return {model: at if model in adapters else sorted(at + silent) for model, at in having.items()}
-    return having
+    return {model: tuple(at if model in adapters else sorted(at + silent)) for model, at in having.items()}
