@@ -13,7 +13,7 @@ requests a second is three thousand spans and not ten. Of the client's request a
 conventions for generative AI and for HTTP call so (``gen_ai.*``, ``server.*``, ``http.*``, ``error.type``). Never a prompt.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from heapq import nlargest
 from typing import Literal
 
@@ -24,6 +24,7 @@ from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.kinds import Decision
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.reasons import reason, score_at
+from shunter.picker.core.service_levels import tpot_s
 from shunter.picker.core.tracecontext import TraceContext
 
 __all__ = ["Attribute", "Span", "describe_decision", "describe_end", "describe_profile", "describe_request", "split_authority"]
@@ -130,7 +131,7 @@ def describe_end(outcome: Outcome, first_choice: str | None) -> dict[str, Attrib
         "gen_ai.usage.output_tokens": outcome.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": outcome.cached_tokens,
         "gen_ai.response.time_to_first_chunk": outcome.first_token_s,
-        "shunter.time_per_output_token_s": _pace(outcome),
+        "shunter.time_per_output_token_s": tpot_s(outcome),
         "shunter.complete": outcome.complete,
     }
     if outcome.status is not None and outcome.status >= 500:
@@ -156,18 +157,5 @@ def _cached_tokens(prefix: Match, slot: int) -> int:
     return round(prefix.share.get(slot, 0.0) * prefix.tokens)
 
 
-def _pace(outcome: Outcome) -> float | None:
-    """Return the mean time of each token after the first."""
-    first_s, duration_s, tokens = outcome.first_token_s, outcome.duration_s, outcome.completion_tokens
-    if first_s is None or duration_s is None or tokens is None or tokens < 2:
-        return None
-    return max(0.0, duration_s - first_s) / (tokens - 1)
-
-
 def _known(found: Mapping[str, Attribute | None]) -> dict[str, Attribute]:
-    def pairs() -> Iterator[tuple[str, Attribute]]:
-        for name, value in found.items():
-            if value is not None:
-                yield name, value
-
-    return dict(pairs())
+    return {name: value for name, value in found.items() if value is not None}
