@@ -1,5 +1,6 @@
 """The commands: ``shunter rollout sync`` for adapters, and those that move traffic."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -85,7 +86,9 @@ def main() -> None:
 @click.option("--pool", default="", help="Of --snapshot this pool only, NAME or NAMESPACE/NAME.")
 @click.option("--interval", "interval_s", type=SECONDS, default=5.0, show_default=True, help="Seconds between two looks.")
 @click.option("--prune", is_flag=True, help="Unload adapters that the configuration does not name.")
-@click.option("--status-host", default="127.0.0.1", show_default=True, help="Address of /status, /metrics and /readyz; :: is every one.")
+@click.option(
+    "--status-host", default="127.0.0.1", show_default=True, help="Address of /status, /metrics and /readyz; :: is every one."
+)
 @click.option("--status-port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Their port.")
 @click.option("--once", is_flag=True, help="Look once, print what came of it, and end: 0 if all is as it should be.")
 @click.option("--dry-run", is_flag=True, help="The same, without loading or unloading anything.")
@@ -204,8 +207,13 @@ def _want(name: str, place: str | None, wish: "Wish", options: dict[str, object]
 
 def _work(store: "Store", rollout: "Rollout | None", options: dict[str, object]) -> None:
     """Be the one who is at it, a new rollout or the one that is kept, until it is over or halts."""
+    import signal
+
     from shunter.rollout.shell.service import work
 
+    # A Pod is ended by SIGTERM, which the first process of a container would not even hear.
+    with contextlib.suppress(ValueError):  # in another thread than the first, signals are somebody else's
+        signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
     try:
         final = _run(work(store, rollout, _access(options), click.echo, look_s=float(str(options["interval_s"]))))
     except KeyboardInterrupt:
