@@ -31,6 +31,7 @@ from shunter.picker.core.precise import Precise
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
 from shunter.picker.core.refusals import FILTERED, GONE, NO_CANDIDATES, SHED, TOO_DEEP
 from shunter.picker.core.request import Request, read
+from shunter.picker.core.request_ids import new_request_id
 from shunter.picker.core.schedule import Scheduler
 from shunter.picker.core.shadow import Shadow
 from shunter.picker.core.splice import rewrite_model
@@ -495,10 +496,3 @@ def _unread(ask: Ask, ticket: int) -> Request:
         traceparent=ask.traceparent,
         began_s=ask.began_s,
     )
-
-
-def new_request_id(dice: Dice) -> str:
-    """Return a UUID of version 4 (RFC 9562 section 5.4) out of these dice."""
-    bits = dice.getrandbits(128) & ~(0xF << 76) & ~(0x3 << 62) | 0x4 << 76 | 0x2 << 62
-    digits = f"{bits:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
