@@ -95,24 +95,22 @@ async def find_capacity(target: Target) -> int:
 
 async def _measure_capacity(target: Target) -> int:
     for count in TRIED:
-        running, settled = 0.0, list[Reading]()
+        looks, settled = list[Reading](), list[Reading]()
         enough_s = SETTLING_STEPS * (target.step_s or 0.0)
-        clock = asyncio.get_running_loop().time
+        begin_s, limit_s = asyncio.get_running_loop().time(), target.seconds(GAUGE_FOLLOWS)
         async with holding(target, count) as unanswered:
-            begin_s = clock()
-            while unanswered() and clock() - begin_s < target.seconds(GAUGE_FOLLOWS):
-                seen = await read(target, begin_s)
-                running = max(running, seen.running)
-                settled += [seen] * (seen.here >= count)
+            while unanswered() and not (looks and looks[-1].at_s > limit_s):
+                looks.append(await read(target, begin_s))
+                settled += [each for each in looks[-1:] if each.here >= count]
                 if len(settled) >= FEWEST_LOOKS and settled[-1].at_s - settled[0].at_s >= enough_s:
                     break
                 await asyncio.sleep(SAMPLE_PERIOD_S)
             if not (settled or unanswered()):
                 raise TooShort
         # One look at a gauge that lies is not enough.
-        capacity = statistics.median([each.running for each in settled[-FEWEST_LOOKS:]] or [running])
+        most = max((each.running for each in looks), default=0.0)
+        capacity = statistics.median([each.running for each in settled[-FEWEST_LOOKS:]] or [most])
         if capacity < 1:
-            limit_s = target.seconds(GAUGE_FOLLOWS)
             raise Mismatch(f"running at least 1 with {count} requests within {limit_s:g} s", f"running {capacity:g}")
         if capacity < count:
             target.capacity = int(capacity)
