@@ -250,8 +250,9 @@ def test_load_counts_what_fails_as_failed(tmp_path):
     assert told["ok"] == told["failed"] == 10
 
 
-def test_what_seeing_costs_is_measured_of_what_sees():
-    floor_us, found = seeing.compare(turns=1, times=20)
+def test_what_seeing_costs_is_measured_of_what_sees(monkeypatch):
+    monkeypatch.setattr(seeing, "EXCHANGES", 2 * seeing.PIECES)
+    floor_us, found = seeing.compare(turns=1)
     assert len(floor_us) == 1
     assert found.keys() == seeing.PARTS.keys()
     assert found["traces of 100 %"][0] > found[seeing.BASE][0]
