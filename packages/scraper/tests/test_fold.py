@@ -261,27 +261,61 @@ RUNNING = "#" * (len(ADAPTER) - 1) + "\n# TYPE vllm:num_requests_running gauge\n
 WAITING = "# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting 1\n"
 
 
+REST = "# TYPE other gauge\nother 1\n"
+
+
 @pytest.mark.parametrize(
-    "second",
+    ("second", "changes"),
     [
-        RUNNING + WAITING + 'vllm:num_requests_waiting{engine="1"} 1\nother 1\n',
-        RUNNING + WAITING + "# TYPE other gauge\nother 1\n" + ADAPTER,
-        ADAPTER + RUNNING[len(ADAPTER) :] + WAITING + "# TYPE other gauge\nother 1\n",
-        RUNNING,
-        RUNNING + WAITING.replace(" 1\n", " 12\n") + "# TYPE other gauge\nother 1\n",
+        (RUNNING + WAITING + 'vllm:num_requests_waiting{engine="1"} 1\n' + REST, None),
+        (RUNNING + WAITING.replace(" 1\n", " 2\n") + 'vllm:num_requests_waiting{engine="1"} 1\n' + REST, None),
+        (RUNNING + WAITING + REST + ADAPTER, None),
+        (ADAPTER + RUNNING[len(ADAPTER) :] + WAITING + REST, None),
+        (RUNNING, None),
+        (RUNNING + REST, None),
+        (RUNNING + WAITING.replace(" 1\n", " NaN\n") + REST, None),
+        (RUNNING + WAITING.replace(" 1\n", ' {engine="1"} 1\n') + REST, None),
+        (RUNNING + WAITING.replace(" 1\n", " 12\n") + REST, {"vllm:num_requests_waiting": 12}),
+        (
+            RUNNING.replace(" 1\n", " 0.125\n") + WAITING + REST,
+            {"vllm:num_requests_running": 0.125, "vllm:num_requests_waiting": 1},
+        ),
+        (RUNNING + WAITING.replace(" 1\n", " 12\n"), {"vllm:num_requests_waiting": 12}),
+        (RUNNING + REST + WAITING.replace(" 1\n", " 12\n"), {"vllm:num_requests_waiting": 12, "vllm:num_requests_running": 1}),
     ],
-    ids=["one series more", "one family more", "one more at the very start", "one family less", "another number"],
 )
-def test_a_page_that_says_more_or_less_is_no_repetition(second):
+def test_only_numbers_are_told_as_changes(second, changes):
     scanner, buffer = Scanner(), bytearray(2000)
-    first = (RUNNING + WAITING + "# TYPE other gauge\nother 1\n").encode()
+    first = (RUNNING + WAITING + REST).encode()
     buffer[: len(first)] = first
     page = scanner.page(buffer, 0, len(first))
     fold(page, DIALECTS["vllm"], BEFORE, NOW_NS)
-    scanner.remember(page)
-    assert scanner.repeats(buffer, 0, len(first))
+    scanner.remember(page, {"vllm:num_requests_waiting", "vllm:num_requests_running"})
+    assert scanner.changes(buffer, 0, len(first)) == {}
     buffer[: len(second)] = second.encode()
-    assert not scanner.repeats(buffer, 0, len(second))
+    assert scanner.changes(buffer, 0, len(second)) == changes
+    if changes is not None:  # a line that ends the page is read each time
+        assert scanner.changes(buffer, 0, len(second)).items() <= changes.items()
+
+
+def test_a_series_more_behind_a_number_that_has_changed_is_no_change_of_a_number():
+    scanner = Scanner()
+    page = scanner.page((RUNNING + WAITING + REST).encode())
+    fold(page, DIALECTS["vllm"], BEFORE, NOW_NS)
+    scanner.remember(page, {"vllm:num_requests_waiting"})
+    changed = (RUNNING + WAITING.replace(" 1\n", " 12\n")).encode()
+    assert scanner.changes(changed + REST.encode(), 0, len(changed) + len(REST)) == {"vllm:num_requests_waiting": 12}
+    more = changed + b'vllm:num_requests_waiting{engine="1"} 1\n' + REST.encode()
+    assert scanner.changes(more, 0, len(more)) is None
+
+
+def test_what_changes_under_load_is_read_without_a_look_at_the_rest(recorded):
+    """The page of an engine with work: all of its row is found again, and the next page's changes are told against it."""
+    reader, row = Reader(DIALECTS["vllm"]), BEFORE
+    contents = [recorded["vllm-before"], recorded["vllm-under-load"]]
+    for now_ns, content in enumerate(contents * 3, 1):
+        row = reader.read(content, 0, len(content), row, now_ns)
+        assert row == fold(Scanner().page(content), DIALECTS["vllm"], BEFORE, now_ns)
 
 
 @pytest.mark.parametrize("name", ["vllm-before", "vllm-with-lora", "sglang-under-load", "triton-under-load"])
@@ -290,7 +324,7 @@ def test_a_page_of_an_idle_engine_repeats_the_one_before(recorded, name):
     scanner, content = Scanner(), recorded[name]
     page = scanner.page(content)
     fold(page, DIALECTS[engine], BEFORE, NOW_NS)
-    assert not scanner.repeats(content, 0, len(content))
+    assert scanner.changes(content, 0, len(content)) is None
     scanner.remember(page)
-    assert scanner.repeats(content, 0, len(content))
-    assert not scanner.repeats(content, 0, len(content) - 1)
+    assert scanner.changes(content, 0, len(content)) == {}
+    assert scanner.changes(content, 0, len(content) - 1) is None

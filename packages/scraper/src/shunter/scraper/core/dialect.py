@@ -76,6 +76,11 @@ def _precedence(sample: Sample) -> tuple[float, float]:
 class Reading(Protocol):
     """How one signal is read off a page."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the samples that it reads."""
+        ...
+
     def read(self, page: Page, shards: frozenset[str], fold: Fold) -> float | None:
         """Return the signal; None if the page does not answer. Raises ExpositionError."""
         ...
@@ -85,6 +90,11 @@ class Gauge(msgspec.Struct, frozen=True):
     """The value itself."""
 
     spec: Spec
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See Reading."""
+        return (self.spec.name,)
 
     def read(self, page: Page, shards: frozenset[str], fold: Fold) -> float | None:
         """See Reading."""
@@ -100,6 +110,11 @@ class Label(msgspec.Struct, frozen=True):
 
     spec: Spec
     label: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See Reading."""
+        return (self.spec.name,)
 
     def read(self, page: Page, shards: frozenset[str], fold: Fold) -> float | None:
         """See Reading."""
@@ -118,6 +133,11 @@ class Difference(msgspec.Struct, frozen=True):
     total: Gauge
     part: Gauge
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See Reading."""
+        return self.total.names + self.part.names
+
     def read(self, page: Page, shards: frozenset[str], fold: Fold) -> float | None:
         """See Reading."""
         total, part = self.total.read(page, shards, fold), self.part.read(page, shards, fold)
@@ -129,6 +149,11 @@ class Ratio(msgspec.Struct, frozen=True):
 
     used: Gauge
     capacity: Gauge
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See Reading."""
+        return self.used.names + self.capacity.names
 
     def read(self, page: Page, shards: frozenset[str], fold: Fold) -> float | None:
         """See Reading; ``fold`` does not matter, a ratio of sums is the weighted mean."""

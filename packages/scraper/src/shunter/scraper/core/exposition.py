@@ -29,11 +29,13 @@ A Scanner remembers, for each name, where its first line was, the comment before
 longer number somewhere moves everything by a byte or two): after a comment a line is the first of its name. Failing
 that, the whole page is searched. A head that is still in its place has had its labels parsed already; where a name had one
 line, comment and head are looked for in one go, and nothing but a plain number may follow. And where everything from the
-comment to the next family is what it was, numbers included, one comparison tells. Hence one Scanner for one source of pages.
+comment to the next family is what it was, numbers included, one comparison tells; where only the number of an only line is
+another, one pattern reads it. Hence one Scanner for one source of pages.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from shunter.scraper.core.excerpt import EXCERPT_BYTES, excerpt
@@ -81,22 +83,42 @@ class Scanner:
         self._series: dict[str, _Series] = {}
         self._marks: list[_Mark] = []
 
-    def remember(self, page: "Page") -> None:
-        """Have this page be the one that others repeat."""
-        self._marks = page.marks()
+    def remember(self, page: "Page", numbers: Container[str] = ()) -> None:
+        """Have this page be the one whose changes are told; ``numbers`` are names of which only the number may change."""
+        self._marks = page.marks(numbers)
 
-    def repeats(self, content: bytes | bytearray, start: int, stop: int) -> bool:
-        """Tell whether a page answers everything that the remembered one was asked in the same words, at the same places.
+    def changes(self, content: bytes | bytearray, start: int, stop: int) -> dict[str, float] | None:
+        """Return the numbers, by name, that may differ from the remembered page's, if nothing else does of what that was asked.
 
-        A page that does not may still say the same.
+        They are remembered then. None where more differs, or may: the page is to be read.
         """
-        for at, seen in self._marks:
-            if at >= 0:
-                if not content.startswith(seen, start + at, stop):
-                    return False
-            elif content.startswith(seen[1:], start, stop) or content.find(seen, start, stop) >= 0:
-                return False
-        return bool(self._marks) and content.endswith(b"\n", start, stop)
+        if not (self._marks and content.startswith(b"#", start, stop) and content.endswith(b"\n", start, stop)):
+            return None  # not as pages begin and end
+        changed: dict[str, float] = {}
+        moved: dict[str, _Mark] = {}
+        shift = 0  # of what was looked for last: what follows has probably moved with it
+        for name, at, seen, line in self._marks:
+            if at < 0:
+                if content.find(seen, start, stop) >= 0:
+                    return None
+                continue
+            place = max(start, start + at + shift)
+            if seen and content.startswith(seen, place, stop):
+                if shift:
+                    moved[name] = _Mark(name, place - start, seen, line)
+                continue
+            if line is None:
+                return None
+            end = min(place + len(seen) + NEIGHBOURHOOD_BYTES, stop)
+            found = line.match(content, place, stop) or line.search(content, max(start, place - NEIGHBOURHOOD_BYTES), end)
+            if found is None:
+                return None
+            changed[name] = float(found[1])
+            shift = found.start() - start - at
+            moved[name] = _Mark(name, at + shift, _seen(content, found.start(), found.end(), name, stop), line)
+        if moved:
+            self._marks = [moved.get(mark.name, mark) for mark in self._marks]
+        return changed
 
     def page(self, content: bytes | bytearray, start: int = 0, stop: int | None = None) -> "Page":
         """Return ``content[start:stop]`` ready to be asked; raises ExpositionError if it is no page at all.
@@ -134,12 +156,22 @@ class Page:
             samples = self._samples[name] = series.read(self._text)
         return samples
 
-    def marks(self) -> "list[_Mark]":
-        """Return where the answers stand that were given; none if there is one that is not told by a single comparison."""
-        asked = [self._series[name] for name in self._samples]
-        if any(each.samples and not each.seen for each in asked) or not any(each.seen for each in asked):
-            return []
-        return [_Mark(each.anchored_at, each.seen) if each.seen else _Mark(-1, each.needle) for each in asked]
+    def marks(self, numbers: Container[str]) -> "list[_Mark]":
+        """Return where the answers stand that were given; none if there is one whose changes could not be told."""
+        content, start, stop, _ = self._text
+        marks: list[_Mark] = []
+        for name in self._samples:
+            series = self._series[name]
+            line = _line(series.lead, series.name) if series.lead and name in numbers else None
+            if line is not None and not line.match(content, start + series.anchored_at, stop):
+                line = None
+            if not series.samples:
+                marks.append(_Mark(name, -1, series.needle, None))
+            elif series.seen or line:
+                marks.append(_Mark(name, series.anchored_at, series.seen, line))
+            else:
+                return []
+        return marks if any(mark.at >= 0 for mark in marks) else []
 
 
 class _Text(NamedTuple):
@@ -152,8 +184,21 @@ class _Text(NamedTuple):
 
 
 class _Mark(NamedTuple):
+    name: str
     at: int  # from the page's start; -1: nowhere
-    seen: bytes
+    seen: bytes  # the lines with what is around them; empty if the next family was not there to see
+    line: re.Pattern[bytes] | None  # the only line, with any number
+
+
+@lru_cache(maxsize=1024)  # servers of one model have the same lines
+def _line(lead: bytes, name: bytes) -> re.Pattern[bytes]:
+    return re.compile(re.escape(lead) + b"(" + _PLAIN.pattern + rb")\n(?!" + re.escape(name) + rb"[{ \t])")
+
+
+def _seen(content: bytes | bytearray, start: int, end: int, name: str | bytes, stop: int) -> bytes:
+    """Return what stands from the comment before the first line to the byte that gives the line at ``end`` another name."""
+    end += len(name) + 1
+    return bytes(content[start:end]) if end <= stop else b""
 
 
 class _Head(NamedTuple):
@@ -188,9 +233,8 @@ class _Series:
         if self.seen and not openmetrics and content.startswith(self.seen, start + self.anchored_at, stop):
             return self.samples
         self.samples, end = (self._read_only_line(text) if self.lead else None) or self._read_lines(text)
-        end += len(self.name) + 1
-        whole = self.samples and self.anchor and not openmetrics and end <= stop
-        self.seen = bytes(content[start + self.anchored_at : end]) if whole else b""
+        known = self.samples and self.anchor and not openmetrics
+        self.seen = _seen(content, start + self.anchored_at, end, self.name, stop) if known else b""
         return self.samples
 
     def _read_lines(self, text: _Text) -> tuple[list[Sample], int]:

@@ -4,8 +4,8 @@ Nothing is invented. A family that is missing is None even if it was there befor
 fresh as the rest); a scrape that failed keeps the values and their time, so that their age tells what they are worth.
 Gauges have no memory: an engine that restarted simply says what it says.
 
-Most pages repeat in all that is wanted what the one before said: those of idle engines do. A Reader finds that out by a few
-comparisons and dates the row it has.
+Most pages say in all that is wanted what the one before said, as those of idle engines, or differ in a few numbers only. A
+Reader finds that out by a few comparisons, and dates the row it has anew.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from math import isfinite
 
 from msgspec.structs import replace
 
-from shunter.scraper.core.dialect import DIALECTS, Dialect, Fold, Reading, Spec, as_number
+from shunter.scraper.core.dialect import DIALECTS, Dialect, Fold, Gauge, Label, Reading, Spec, as_number
 from shunter.scraper.core.exposition import Page, Scanner
 from shunter.scraper.errors import ExpositionError
 from shunter.snapshot import Health, LoadRow
@@ -34,19 +34,40 @@ class Reader:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._scanner = Scanner()
+        self._roles = _roles(dialect)
 
     def read(self, content: bytes | bytearray, start: int, stop: int, before: LoadRow, now_ns: int) -> LoadRow:
         """Return the row that the page ``content[start:stop]`` makes of the one returned last, or of what `fail` made of that.
 
         Raises ExpositionError as `fold` does.
         """
-        scanner = self._scanner
-        if scanner.repeats(content, start, stop):
-            return replace(before, health=Health.FRESH, sampled_ns=now_ns, failures=0, reason="")
-        page = scanner.page(content, start, stop)
-        row = fold(page, self._dialect, before, now_ns)
-        scanner.remember(page)
-        return row
+        scanner, roles = self._scanner, self._roles
+        changes = scanner.changes(content, start, stop)
+        if changes is None:
+            page = scanner.page(content, start, stop)
+            row = fold(page, self._dialect, before, now_ns)
+            scanner.remember(page, roles)
+            return row
+        values = {role: number for name, number in changes.items() if (role := roles[name])}
+        if "kv_usage" in values:
+            values["kv_usage"] = min(1.0, values["kv_usage"])
+        return replace(before, health=Health.FRESH, sampled_ns=now_ns, failures=0, reason="", **values)
+
+
+def _roles(dialect: Dialect) -> dict[str, str]:
+    """Return the names whose number is one value of the row, with that, or of which only labels count, with none."""
+    roles: dict[str, set[str]] = {}
+    for field, readings in (("waiting", dialect.waiting), ("running", dialect.running), ("kv_usage", dialect.kv_usage)):
+        for reading in readings:
+            plain = isinstance(reading, Gauge) and not reading.spec.labels
+            for name in reading.names:
+                roles.setdefault(name, set()).add(field if plain else "?")
+    for reading in (*dialect.block_size, *dialect.num_blocks):
+        for name in reading.names:
+            roles.setdefault(name, set()).add("" if isinstance(reading, Label) else "?")
+    if dialect.adapters:
+        roles.setdefault(dialect.adapters.name, set()).add("")
+    return {name: next(iter(its)) for name, its in roles.items() if len(its) == 1 and "?" not in its}
 
 
 def fold(page: Page, dialect: Dialect, before: LoadRow, now_ns: int) -> LoadRow:
