@@ -6,14 +6,24 @@ said.
 """
 
 import argparse
+import asyncio
+import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import yaml
 from hack.conformance import table
+from hack.conformance.gateways import free_ports
+
+from shunter.conformance.errors import LaunchError
+from shunter.conformance.shell.launching.process import Process
+from shunter.conformance.shell.launching.recipes import LAUNCHERS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools" / "engines"
@@ -22,21 +32,53 @@ REPORTS = ROOT / "packages" / "conformance" / "reports"
 
 
 class Engine(NamedTuple):
-    """A server to examine: how it is launched, and who makes it. `installed` is the environment it needs."""
+    """A server to examine: how it is launched, and who makes it. `installed` is the environment it needs.
+
+    Of one in another arrangement only the cases below `select` are asked. `prefilled`: a second one computes prompts for it.
+    """
 
     name: str
     launch: str
     installed: str
     about: tuple[str, ...]
     arguments: tuple[str, ...] = ()
+    select: tuple[str, ...] = ()
+    prefilled: bool = False
 
 
 def made(organization, project, url):
     return f"organization={organization}", f"project={project}", f"url={url}"
 
 
+def vllm(project):
+    return made("vllm-project", project, "https://github.com/vllm-project/vllm")
+
+
+# NIXL's transport on one machine without a GPU. Each engine has the model in a directory of its own, which vLLM takes for
+# another model: it refuses the handshake ("compatibility hash mismatch") unless told not to.
+NIXL = {
+    "kv_connector": "NixlConnector",
+    "kv_role": "kv_both",
+    "kv_buffer_device": "cpu",
+    "kv_connector_extra_config": {"enforce_handshake_compat": False},
+}
+UCX = {"UCX_TLS": "tcp,sm,self", "UCX_NET_DEVICES": "lo", "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1"}
+SIDE_CHANNEL = "VLLM_NIXL_SIDE_CHANNEL_PORT"
+
+# Of two engines on two cores, the threads of one would wait for those of the other at every layer.
+ALONE = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+
 ENGINES = (
-    Engine("vllm", "vllm", "vllm", made("vllm-project", "vLLM, CPU build", "https://github.com/vllm-project/vllm")),
+    Engine("vllm", "vllm", "vllm", vllm("vLLM, CPU build")),
+    Engine(
+        "vllm-pd",
+        "vllm",
+        "vllm",
+        vllm("vLLM, CPU build, behind a prefiller (NIXL)"),
+        ("--kv-transfer-config", json.dumps(NIXL)),
+        ("ms.reachability", "ms.metrics.exposition", "ms.pd"),
+        prefilled=True,
+    ),
     Engine("sglang", "sglang", "sglang", made("sgl-project", "SGLang on a CPU", "https://github.com/sgl-project/sglang")),
     Engine(
         "triton-tensorrt-llm",
@@ -83,7 +125,12 @@ def main():
         except subprocess.CalledProcessError as error:
             missed.append(f"{engine.name}: {' '.join(map(str, error.cmd))} ended with exit code {error.returncode}")
             continue
-        if code := examine(engine, wanted.installed):
+        try:
+            code = asyncio.run(examine(engine, wanted.installed))
+        except LaunchError as error:
+            missed.append(f"{engine.name}: {error}")
+            continue
+        if code:
             missed.append(f"{engine.name}: exit code {code}" + (", and no report" if code > 1 else ", with a report"))
     table.main()
     print("\n".join(["", *missed, UNEXAMINED]))
@@ -99,15 +146,33 @@ def install(name, where):
         (where / name / "installed").touch()
 
 
-def examine(engine, where):
+@asynccontextmanager
+async def prefilling(engine, python):
+    """Have the prefiller of an engine run, if it has one; yield what the exam is to be told of it."""
+    if not engine.prefilled:
+        yield []
+        return
+    mine, its = free_ports(2)  # at which each tells the other where its blocks are
+    second = Process("prefiller", LAUNCHERS[engine.launch], python=python, arguments=engine.arguments)
+    with patch.dict(os.environ, ALONE | UCX | {SIDE_CHANNEL: str(its)}):
+        async with second as served:
+            os.environ[SIDE_CHANNEL] = str(mine)
+            yield ["--prefill-url", served.url, "--timeout", "300"]
+
+
+async def examine(engine, where):
     """Examine an engine, and keep the report of whoever has come up; return the exit code."""
     files = [BUILD / f"{engine.name}{suffix}" for suffix in (".yaml", ".html", ".ndjson")]
+    python = str(where / engine.installed / "bin" / "python") if engine.installed else ""
     command = [sys.executable, "-m", "shunter.conformance", "run", "--launch", engine.launch]
-    command += ["--python", str(where / engine.installed / "bin" / "python")] if engine.installed else []
+    command += ["--python", python] if python else []
+    command += [word for prefix in engine.select for word in ("--select", prefix)]
     command += [word for file in files for word in ("--report", str(file))]
     command += [word for about in engine.about for word in ("--implementation", about)]
     print(f"\n{engine.name}", flush=True)
-    code = subprocess.run([*command, "--", *engine.arguments], check=False).returncode
+    async with prefilling(engine, python) as more:
+        exam = await asyncio.create_subprocess_exec(*command, *more, "--", *engine.arguments)
+        code = await exam.wait()
     if code in (0, 1):
         version = yaml.safe_load(files[0].read_text())["implementation"].get("version", "unknown")
         home = REPORTS / engine.name
