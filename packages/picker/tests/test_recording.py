@@ -2,8 +2,11 @@
 
 import asyncio
 import random
+from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from shunter.picker import config
 from shunter.picker.core.decisions import KEEP_CANDIDATES
@@ -102,3 +105,14 @@ async def test_it_writes_by_itself_and_says_once_what_hinders_it(judge, recorder
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
     assert caplog.text.count("decisions are not recorded") == 1
+
+
+async def test_a_score_that_nobody_can_write_down_is_said_and_ends_nothing(judge, tmp_path, caplog):
+    """As NumPy's numbers are."""
+    decide(judge)
+    (plain,) = judge.decisions.latest()
+    strange = replace(plain, decision=replace(plain.decision, totals=(Fraction(1, 2), 0.0)))
+    portions = [[strange], [plain], []]
+    await Recording(tmp_path, 0, SimpleNamespace(take=lambda *_: portions.pop(0))).finish()
+    assert "Encoding objects of type Fraction is unsupported" in caplog.text
+    assert [each.ticket for each in read((tmp_path / "decisions-0.ndjson").read_bytes().splitlines())] == [plain.ticket]

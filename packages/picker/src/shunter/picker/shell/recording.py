@@ -49,16 +49,16 @@ class Recording:
             await self._write(entries)
 
     async def _write(self, entries: Sequence[Entry]) -> None:
-        lines = write(found for entry in entries if (found := precedent(entry)) is not None)
-        if not lines:
-            return
         try:
-            await asyncio.to_thread(self._append, lines)
-            self._trouble = ""
-        except OSError as error:
-            if error.strerror != self._trouble:
-                self._trouble = error.strerror or str(error)
-                log.warning("decisions are not recorded in %s: %s", self._path, self._trouble)
+            lines = write(found for entry in entries if (found := precedent(entry)) is not None)
+            if lines:
+                await asyncio.to_thread(self._append, lines)
+                self._trouble = ""
+        except Exception as error:  # noqa: BLE001  the boundary: scores come from plugins, and may be what nobody can write down
+            trouble = getattr(error, "strerror", None) or str(error)
+            if trouble != self._trouble:
+                self._trouble = trouble
+                log.warning("decisions are not recorded in %s: %s", self._path, trouble)
 
     def _append(self, lines: bytes) -> None:
         if self._path.exists() and self._path.stat().st_size + len(lines) > FILE_BYTES:
