@@ -106,6 +106,18 @@ def test_a_restored_fleet_has_the_same_columns_and_the_same_account(make_fleet):
     assert again.ledger.prefill_backlogs(fleet.keys, 1000) == fleet.ledger.prefill_backlogs(fleet.keys, 1000)
 
 
+@pytest.mark.parametrize("at_ns", [0, 500_000_000, 2_000_000_000, 60_000_000_000])
+@pytest.mark.parametrize("uncached", [[10_000], [30_000], [0], [30_000, 10_000], [0, 30_000]])
+def test_a_restored_backlog_is_as_long_as_it_was(make_fleet, uncached, at_ns):
+    fleet = make_fleet(*ROWS)
+    for ticket, tokens in enumerate(uncached):
+        fleet.add(fleet.ledger.book(ticket, Booking(0, 1, 0, 30_000, (), tokens)), +1)
+    left_ns = [
+        max(0, ledger.busy_until_ns((0, 1)) - at_ns) for ledger in (fleet.ledger, restore(note(fleet).columns(), at_ns).ledger)
+    ]
+    assert left_ns[1] == pytest.approx(left_ns[0], abs=1_000_000)
+
+
 def test_what_is_met_again_is_what_was_met(recorded):
     request, fleet = meet(recorded[0])
     assert (request.model, request.ticket, request.max_output_tokens) == ("m", recorded[0].ticket, 7)

@@ -116,23 +116,24 @@ def note(fleet: Fleet) -> Features:
 def restore(columns: Columns, at_ns: int) -> Fleet:
     """Return the Fleet of these columns at that time, over a ledger that says what they say.
 
-    How fast an endpoint is is not known here, nor how many prompts are left: it is one, of as many tokens as an engine of
-    ordinary speed computes until ``busy_until_ns``.
+    How fast an endpoint is is not known here, nor how many prompts are left: all that is in flight counts as one prompt, of
+    which as many tokens are left as an engine of ordinary speed computes until ``busy_until_ns``.
     """
     ledger = Ledger()
     column: Callable[[str], Any] = columns.__getattribute__
     for at, endpoint in enumerate(columns.endpoints):
-        work_tokens = max(0, columns.busy_until_ns[at] - at_ns) * PREFILL_PER_S / 1e9
+        tokens = columns.tokens_in_flight[at]
+        work = max(0, columns.busy_until_ns[at] - at_ns) * PREFILL_PER_S / 1e9
         for number in range(columns.in_flight[at]):
-            first, last = not number, number == columns.in_flight[at] - 1
+            first = not number
             ledger.book(
                 len(ledger) + 1,
                 Booking(
                     endpoint.slot,
                     endpoint.incarnation,
                     at_ns,
-                    columns.tokens_in_flight[at] * last,
-                    prefill_tokens=round(unattended(work_tokens)) * first,
+                    tokens * first,
+                    prefill_tokens=round(unattended(work, tokens)) * first,
                     decode_tokens=columns.decode_tokens[at] * first,
                 ),
             )

@@ -67,9 +67,14 @@ def attended(uncached: float, prompt: float) -> float:
     return uncached * (1.0 + (max(prompt, uncached) - uncached / 2.0) / ATTENTION_TOKENS)
 
 
-def unattended(tokens: float) -> float:
-    """Return how long a prompt is that takes as long as so many tokens of short ones: what ``attended`` makes of it."""
-    return ATTENTION_TOKENS * (sqrt(1.0 + 2.0 * tokens / ATTENTION_TOKENS) - 1.0)
+def unattended(work: float, prompt: float = 0.0) -> float:
+    """Return how many last tokens of a ``prompt`` take as long as ``work`` of a short one: what ``attended`` makes of it.
+
+    Where not even all of it takes so long it is as many as a longer prompt would have.
+    """
+    if work <= attended(prompt, prompt):
+        return ATTENTION_TOKENS + prompt - sqrt((ATTENTION_TOKENS + prompt) ** 2 - 2.0 * ATTENTION_TOKENS * work)
+    return ATTENTION_TOKENS * (sqrt(1.0 + 2.0 * work / ATTENTION_TOKENS) - 1.0)
 
 
 class Booking(msgspec.Struct, frozen=True, array_like=True, gc=False):
