@@ -195,6 +195,13 @@ def test_of_many_who_have_the_prompt_those_with_most_of_it_are_asked_and_equals_
     assert set(asked) >= set(range(2 * MOST_ASKED))
 
 
+def test_those_who_have_the_prompt_and_are_no_candidates_are_in_nobodys_way(make_fleet):
+    share = {**dict.fromkeys(range(1000, 1000 + 2 * MOST_ASKED), 1.0), 2 * MOST_ASKED: 0.9}
+    assert (
+        first(scheduler(), ask(prefix=Match(tokens=4000, share=share)), make_fleet(*[{}] * (3 * MOST_ASKED))) == 2 * MOST_ASKED
+    )
+
+
 def test_new_prompts_go_round_where_prompts_are_reused(make_fleet):
     run, fleet = scheduler(), make_fleet({}, {}, {})
     for ticket in range(200):

@@ -147,9 +147,8 @@ class Delay:
             asked = delays = dict(zip(asked, delays, strict=True))
         if share:
             self._favour(request, fleet, costs, knock, delays)
-        for slot, late_ns in self._starts.late_ns(fleet.keys, now_ns).items():
-            if (at := fleet.index[slot]) in asked:
-                delays[at] += late_ns
+        for slot, late_ns in self._starts.late_ns(map(fleet.keys.__getitem__, asked), now_ns).items():
+            delays[fleet.index[slot]] += late_ns
         self._reuse += (cached - self._reuse) / REMEMBERED
         if cached < NEW:
             self._go_round(request, fleet, [*asked], delays)
@@ -342,7 +341,8 @@ class Beginnings:
 def _foremost(request: Request, fleet: Fleet, asked: Iterable[int]) -> list[int]:
     """Return the slots of those who have most of a prompt, equals in turn, and of those who are asked anyway and have some."""
     share = request.prefix.share
-    turn, slots = request.ticket * ASKED_IN_TURN % len(share), list(share)
+    slots = list(filter(fleet.index.__contains__, share))
+    turn = request.ticket * ASKED_IN_TURN % max(1, len(slots))
     best = sorted(slots[turn:] + slots[:turn], key=share.__getitem__, reverse=True)[:ASKED_IN_TURN]
     return best + [slot for at in asked if (slot := fleet.endpoints[at].slot) in share]
 
