@@ -41,7 +41,7 @@ class Start(msgspec.Struct):
 
     lasts_s: deque[float]
     usual_s: float = 0.0  # 0 until it is known
-    tried_ns: int = 0  # when a request was sent there last
+    tried_ns: int = 0  # when a request that teaches was sent there last
 
 
 class Starts:
@@ -55,10 +55,10 @@ class Starts:
 
     def began(self, ticket: int, key: Key, now_ns: int, *, teaches: bool) -> None:
         """Note where a request is sent; ``teaches``: it meets no queue and has next to nothing to compute."""
-        start = self._starts.get(key)
-        if start is not None:
-            start.tried_ns = now_ns
         if teaches:
+            start = self._starts.get(key)
+            if start is not None:
+                start.tried_ns = now_ns
             self._open[ticket] = key
             if len(self._open) > MOST_OPEN:
                 self._open.popitem(last=False)
