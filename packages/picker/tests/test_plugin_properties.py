@@ -226,7 +226,9 @@ def scores(name, parameters, world, order=None):
 def kept(name, parameters, world, order=None):
     """Return the slots that stay."""
     fleet = world.fleet(order)
-    positions = list(at_work(name, parameters).keep(world.request, fleet))
+    plugin = at_work(name, parameters)
+    positions = plugin.keep(world.request, fleet)
+    assert not isinstance(positions, tuple) or plugin.keep(world.request, fleet) is positions  # see kinds.Filter
     assert len(set(positions)) == len(positions)
     assert set(positions) <= set(range(len(fleet)))
     return {fleet.endpoints[at].slot for at in positions}

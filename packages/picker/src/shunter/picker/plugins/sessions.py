@@ -123,7 +123,7 @@ class Affinity:
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that stay."""
         at = self.find(request, fleet)
-        return range(len(fleet)) if at is None else (at,)
+        return range(len(fleet)) if at is None else [at]
 
     def score(self, request: Request, fleet: Fleet) -> Mapping[int, float]:
         """Score the session's endpoint."""
