@@ -22,7 +22,7 @@ def test_counts_go_on_when_another_takes_over(words):
         assert counts.counts() == {"a": times, "b": times}
 
 
-@pytest.mark.parametrize("name", ["", "\0", "a\0\0", "\ud800", "é" * 40])
+@pytest.mark.parametrize("name", ["", "\0", "a\0\0", "\ud800", "é" * 40, "\0" * 40 + "b", "a" * 23 + "\0b"])
 def test_any_name_is_found_again_and_takes_nobody_elses_row(words, name):
     for times in (1, 2):
         counts = NamedCounts(words, ROW)

@@ -41,7 +41,7 @@ class NamedCounts:
         """Return where a name's count is, whatever of the name has room."""
         places, most, size = self._places, len(self._words) // self._row, 8 * (self._row - 1)
         # Zeros at the end could not be told from the padding by whoever begins next.
-        encoded = (name.rstrip("\0") or OTHER).encode("utf-8", "replace")[:size]
+        encoded = name.encode("utf-8", "replace")[:size].rstrip(b"\0") or OTHER.encode()
         name = encoded.decode("utf-8", "replace")
         if name in places:
             return places[name]
