@@ -23,6 +23,7 @@ import datetime as dt
 import os
 import time
 from ipaddress import ip_address
+from socket import has_dualstack_ipv6
 from typing import get_args
 
 import msgspec
@@ -90,13 +91,14 @@ class Admin:
     async def start(self, host: str, port: int) -> int:
         """Listen and return the port, which matters when ``port`` is 0; raise ConfigError if it is taken.
 
-        ``::`` is every address of both families: asyncio gives a socket of IPv6 nothing of IPv4, hence two.
+        ``::`` is every address of both families, of IPv4 alone where the kernel has no other: asyncio gives a socket of IPv6
+        nothing of IPv4, hence two.
         """
         if not host:  # which would mean every address
             raise ConfigError("--admin-host is empty: give an address; :: shows the pages to everybody")
         await self._runner.setup()
         try:
-            for each in ("0.0.0.0", host) if host == "::" else (host,):
+            for each in ("0.0.0.0", "::")[: 1 + has_dualstack_ipv6()] if host == "::" else (host,):
                 await web.TCPSite(self._runner, each, port).start()
                 port = self._runner.addresses[0][1]
         except OSError as error:

@@ -12,6 +12,7 @@
 import os
 import time
 from importlib.metadata import version
+from socket import has_dualstack_ipv6
 from typing import Any
 
 import msgspec
@@ -50,13 +51,14 @@ class Admin:
     async def start(self, host: str, port: int) -> int:
         """Listen and return the port, which matters when ``port`` is 0; raise ConfigError if it is taken.
 
-        ``::`` is every address of both families: asyncio gives a socket of IPv6 nothing of IPv4, hence two.
+        ``::`` is every address of both families, of IPv4 alone where the kernel has no other: asyncio gives a socket of IPv6
+        nothing of IPv4, hence two.
         """
         if not host:  # which would mean every address
             raise ConfigError("--admin-host is empty: give an address; :: shows the pages to everybody")
         await self._runner.setup()
         try:
-            for each in ("0.0.0.0", host) if host == "::" else (host,):
+            for each in ("0.0.0.0", "::")[: 1 + has_dualstack_ipv6()] if host == "::" else (host,):
                 await web.TCPSite(self._runner, each, port).start()
                 port = self._runner.addresses[0][1]
         except OSError as error:
