@@ -18,6 +18,8 @@ from shunter.rollout.shell.service import take_up
 from shunter.rollout.shell.store import FileStore
 from shunter.rollout.shell.traffic import RewriteFile
 
+PATIENCE_S = 60
+
 
 class KilledError(BaseException):
     """What ends a process wherever it is, and is caught by nobody."""
@@ -101,13 +103,20 @@ async def test_a_process_is_killed_and_the_next_one_goes_on(fake_picker, file, t
 async def test_a_process_that_is_told_to_end_leaves_everything_as_it_is_and_says_how_to_go_on(
     fake_picker, file, store, eventually
 ):
+    """By SIGTERM, even where Ctrl-C is nobody's business, as in the background of a script."""
     store.want(Wish.PAUSE)
-    command = [sys.executable, "-m", "shunter.rollout", "start", "-f", file, "--state", file.parent / "state"]
+    command = ["sh", "-c", 'trap "" INT; exec "$0" "$@"', sys.executable, "-m", "shunter.rollout"]
+    command += ["start", "-f", file, "--state", file.parent / "state"]
     process = await asyncio.create_subprocess_exec(*map(str, command), stderr=asyncio.subprocess.PIPE)
     await eventually(store.load)
     assert store.held()
     process.terminate()
-    _, errors = await process.communicate()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            _, errors = await process.communicate()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
     assert process.returncode == 130
     assert errors.decode() == "review-v2 stays as it is; to go on: shunter rollout resume review-v2\n"
     assert not store.held()

@@ -1,6 +1,5 @@
 """The commands: ``shunter rollout sync`` for adapters, and those that move traffic."""
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -207,16 +206,10 @@ def _want(name: str, place: str | None, wish: "Wish", options: dict[str, object]
 
 def _work(store: "Store", rollout: "Rollout | None", options: dict[str, object]) -> None:
     """Be the one who is at it, a new rollout or the one that is kept, until it is over or halts."""
-    import signal
-
     from shunter.rollout.shell.service import work
 
-    # A Pod is ended by SIGTERM, which the first process of a container would not even hear.
-    with contextlib.suppress(ValueError):  # in another thread than the first, signals are somebody else's
-        signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
-    try:
-        final = _run(work(store, rollout, _access(options), click.echo, look_s=float(str(options["interval_s"]))))
-    except KeyboardInterrupt:
+    final = _run(work(store, rollout, _access(options), click.echo, look_s=float(str(options["interval_s"]))))
+    if final is None:
         click.echo(f"{store.name} stays as it is; to go on: shunter rollout resume {store.name}", err=True)
         sys.exit(130)
     if final.halted:

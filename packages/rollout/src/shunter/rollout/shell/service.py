@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -32,6 +33,8 @@ __all__ = ["SyncOptions", "preview", "sync_once", "sync_until_cancelled", "take_
 POLL_S = 0.5
 # What a rollout waits for is told again after so long.
 TELL_S = 30.0
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +113,18 @@ async def preview(rollout: Rollout) -> str:
     return f"{outline(rollout)}\n\nnow: {outlook.trouble or state.waiting or state.events[-1].words}"
 
 
-async def work(store: Store, rollout: Rollout | None, access: Access, tell: Callable[[str], None], *, look_s: float) -> State:
+async def work(
+    store: Store, rollout: Rollout | None, access: Access, tell: Callable[[str], None], *, look_s: float
+) -> State | None:
     """Run a rollout, by default the one that is kept, until it is over or halts, and tell how it goes.
 
-    Raises ConfigError, and StateError if somebody else is at it or the one that is kept is another.
+    Returns what it has come to; None if SIGINT or SIGTERM has ended it before. Raises ConfigError, and StateError if somebody
+    else is at it or the one that is kept is another.
     """
+    return await _until_ended(_work(store, rollout, access, tell, look_s))
+
+
+async def _work(store: Store, rollout: Rollout | None, access: Access, tell: Callable[[str], None], look_s: float) -> State:
     with store.at_it() as alone:
         if not alone:
             raise StateError(f"another process is at {store.name}")
@@ -173,9 +183,12 @@ def _traffic(rollout: Rollout) -> Traffic:
     return kube.HttpRoute(rollout, api) if rollout.traffic.http_route else kube.RewriteResource(rollout, api)
 
 
-async def _until_ended(running: Coroutine[None, None, None]) -> None:
+async def _until_ended(running: Coroutine[None, None, Result]) -> Result | None:
+    """Return what comes of it; None if it was ended by SIGINT or SIGTERM, to which a container's first process is deaf."""
     task = asyncio.ensure_future(running)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(RuntimeError):  # in another thread than the first, signals are somebody else's
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
-        await task
+        return await task
+    return None

@@ -3,8 +3,8 @@
 It is kept in a directory, or in Kubernetes (``kube_store``).
 
 For a rollout NAME there are ``NAME.json``, the record; ``NAME.wish``, what somebody wants and nobody has done yet, locked for
-the moment that a change takes; and
-``NAME.lock``, held by the process that is at it (the kernel lets go of it when that dies, however it does).
+the moment that a change takes; and ``NAME.lock``, held by the process that is at it (the kernel lets go of it when that dies,
+however it does).
 """
 
 import contextlib
