@@ -81,6 +81,14 @@ def test_whatever_share_the_new_pool_gets_the_others_keep_theirs_exactly(others,
         assert route_share(now, POOLS) == share
 
 
+def test_backends_of_one_name_keep_what_each_has():
+    """Two ports of a Service, say."""
+    now = route(llama_v1=1, llama_v2=0)
+    now["spec"]["rules"][1]["backendRefs"] += [{"name": "other", "port": port, "weight": port} for port in (1, 2)]
+    weights = [each["weight"] for each in routed(now, POOLS, 50)["spec"]["rules"][1]["backendRefs"]]
+    assert weights == [50, 50, 100, 200]
+
+
 def test_what_cannot_be_split_is_refused_with_its_remedy():
     with pytest.raises(ConfigError, match="weight 0 beside others: give one of them what is theirs"):
         routed(route(llama_v1=0, llama_v2=0, canary=3), POOLS, 25)

@@ -61,12 +61,11 @@ def routed(route: Mapping[str, Any], rollout: Rollout, share: int) -> dict[str, 
             )
         factor = 100 // gcd(both, 100)
         hundredth = both * factor // 100
-        wanted = {name: weight * factor for name, weight in weights.items()}
-        wanted |= {old: (100 - share) * hundredth, new: share * hundredth}
-        if max(wanted.values()) > MAX_WEIGHT:
-            raise ConfigError(f"{_called(rollout)}: the weights {weights} cannot be split by hundredths: make them smaller")
+        halves = {old: (100 - share) * hundredth, new: share * hundredth}
         for backend in rule["backendRefs"]:
-            backend["weight"] = wanted[backend["name"]]
+            backend["weight"] = halves.get(backend["name"], backend.get("weight", 1) * factor)
+        if max(backend["weight"] for backend in rule["backendRefs"]) > MAX_WEIGHT:
+            raise ConfigError(f"{_called(rollout)}: the weights {weights} cannot be split by hundredths: make them smaller")
     return changed
 
 
