@@ -23,8 +23,8 @@ MANAGER = "shunter-rollout"
 APPLY = "application/apply-patch+yaml"
 ROUTES = ("gateway.networking.k8s.io", "v1")
 ANSWER_S = 30
-# Of a server that is busy or broken; what it says to anything else it says of what it was asked.
-BUSY, SERVER_ERROR = (408, 429), 500
+# What a server says of what it was asked; whatever else there is (it is busy or broken, TLS failed: 0) may be over soon.
+REFUSALS = frozenset(range(400, 500)) - {408, 429}
 
 Answer = TypeVar("Answer")
 
@@ -57,9 +57,9 @@ def ask(call: Callable[[], Answer]) -> Answer:
     except ApiException as error:
         problem: Any = error
         words = f"Kubernetes: HTTP {problem.status}: {problem.reason}; {str(problem.body or '')[:300]}"
-        if problem.status in BUSY or problem.status >= SERVER_ERROR:
-            raise ServerError(words) from None
-        raise RefusedError(words, problem.status) from None
+        if problem.status in REFUSALS:
+            raise RefusedError(words, problem.status) from None
+        raise ServerError(words) from None
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise ServerError(f"Kubernetes: {error}") from None
 
