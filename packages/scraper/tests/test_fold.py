@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.scraper.core.dialect import DIALECTS
-from shunter.scraper.core.exposition import Scanner
+from shunter.scraper.core.exposition import NEIGHBOURHOOD_BYTES, Scanner
 from shunter.scraper.core.fold import Reader, fail, fold, guess_engine
 from shunter.scraper.errors import ExpositionError
 from shunter.snapshot import Health, Load, LoadRow, decode_load, encode
@@ -259,8 +259,6 @@ def test_a_reader_remembers_nothing_that_matters(first, later):
 ADAPTER = 'vllm:lora_requests_info{max_lora="2"} 1\n'
 RUNNING = "#" * (len(ADAPTER) - 1) + "\n# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 1\n"
 WAITING = "# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting 1\n"
-
-
 REST = "# TYPE other gauge\nother 1\n"
 
 
@@ -307,6 +305,16 @@ def test_a_series_more_behind_a_number_that_has_changed_is_no_change_of_a_number
     assert scanner.changes(changed + REST.encode(), 0, len(changed) + len(REST)) == {"vllm:num_requests_waiting": 12}
     more = changed + b'vllm:num_requests_waiting{engine="1"} 1\n' + REST.encode()
     assert scanner.changes(more, 0, len(more)) is None
+
+
+def test_a_series_more_is_one_however_far_the_line_has_moved():
+    scanner, name = Scanner(), "vllm:num_requests_waiting"
+    page = scanner.page(("#\n" + WAITING + REST).encode())
+    fold(page, DIALECTS["vllm"], BEFORE, NOW_NS)
+    scanner.remember(page, {name})
+    for bytes_more in range(NEIGHBOURHOOD_BYTES - 100, NEIGHBOURHOOD_BYTES + 100):
+        more = ("#" * bytes_more + "#\n" + WAITING + name + '{engine="1"} 1\n' + REST).encode()
+        assert scanner.changes(more, 0, len(more)) is None
 
 
 def test_what_changes_under_load_is_read_without_a_look_at_the_rest(recorded):

@@ -109,8 +109,11 @@ class Scanner:
                 continue
             if line is None:
                 return None
-            end = min(place + len(seen) + NEIGHBOURHOOD_BYTES, stop)
-            found = line.match(content, place, stop) or line.search(content, max(start, place - NEIGHBOURHOOD_BYTES), end)
+            found = line.match(content, place, stop)
+            if found is None:
+                end = min(place + len(seen) + NEIGHBOURHOOD_BYTES, stop)
+                near = line.search(content, max(start, place - NEIGHBOURHOOD_BYTES), end)
+                found = near and line.match(content, near.start(), stop)  # the next line may stand behind the neighbourhood
             if found is None:
                 return None
             changed[name] = float(found[1])
