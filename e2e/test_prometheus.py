@@ -193,6 +193,21 @@ def test_of_a_stack_that_is_well_only_the_level_that_nobody_keeps_is_told(seen):
     assert summary.startswith("The level hurried misses its ttft 100× as often as it may:")
 
 
+def test_scrapes_are_awaited_of_all_targets():
+    class Beginning(prometheus.Prometheus):
+        """One of its two targets has its turn before the other."""
+
+        asked = 0
+
+        def query(self, expression):
+            self.asked += 1
+            return [{"metric": {"instance": str(each)}, "value": [0, "1"]} for each in range(min(self.asked, 2))]
+
+    server = Beginning("", {"picker": 2})
+    server.await_scrapes(1)
+    assert server.asked == 2
+
+
 @contextlib.contextmanager
 def page(text):
     """A page of metrics, at the address that is returned."""
@@ -242,7 +257,7 @@ def test_up_brings_a_prometheus_along_that_sees_everybody_and_keeps_the_rules():
     except prometheus.Missing as missing:
         pytest.skip(str(missing))
     with running_stack("--prometheus", "--engines", "2") as stack:
-        server = prometheus.Prometheus(f"http://127.0.0.1:{stack.state.plan.ports.prometheus}", ["picker"])
+        server = prometheus.Prometheus(f"http://127.0.0.1:{stack.state.plan.ports.prometheus}", {"picker": 1})
         everybody = {"picker": 1, "scraper": 1, "envoy": 1, "engines": 2}
         server.await_that(lambda: server.values("sum by (job) (up)", "job") == everybody, "not everybody is scraped")
         kept = {rule["name"] for rule in server.rules()}

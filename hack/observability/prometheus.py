@@ -84,7 +84,8 @@ def hasten(rules: Mapping[str, Any], factor: float) -> dict[str, Any]:
 class Prometheus:
     """One that runs: what it scraped, what its rules say."""
 
-    def __init__(self, url: str, jobs: Sequence[str]) -> None:
+    def __init__(self, url: str, jobs: Mapping[str, int]) -> None:
+        """``jobs`` says how many targets each has."""
         self.url = url
         self._jobs = jobs
 
@@ -110,11 +111,10 @@ class Prometheus:
 
     def await_scrapes(self, count: int) -> None:
         """Wait until every job's targets have been scraped so often, successfully."""
-        for job in self._jobs:
+        for job, targets in self._jobs.items():
+            often = f'sum_over_time(up{{job="{job}"}}[1h]) >= {count}'
             self.await_that(
-                lambda job=job: (
-                    min(self.values(f'sum_over_time(up{{job="{job}"}}[1h])', "instance").values(), default=0) >= count
-                ),
+                lambda often=often, targets=targets: len(self.query(often)) == targets,
                 f"{job} was not scraped {count} times",
             )
 
@@ -169,7 +169,8 @@ def running_prometheus(
                 env={**os.environ, "GOMAXPROCS": "1"},
             )
         try:
-            yield Prometheus(_await_ready(process, log), [*targets])
+            counts = {job: 1 if isinstance(each, str) else len(each) for job, each in targets.items()}
+            yield Prometheus(_await_ready(process, log), counts)
         except BaseException as error:
             error.add_note(f"Prometheus printed:\n{log.read_text(errors='replace')}")
             raise
