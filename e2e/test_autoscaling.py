@@ -85,7 +85,7 @@ def controller(admin, tmp_path, unused_tcp_port):
     try:
         program = find_tool("kube-controller-manager")
     except ToolMissingError as missing:
-        pytest.skip(f"{missing} (hack/kube/fetch-tools)")
+        pytest.skip(str(missing))
     command = [
         *("kube-controller-manager", f"--kubeconfig={admin.kube.kubeconfig}", "--leader-elect=false"),
         *("--controllers=horizontal-pod-autoscaler-controller", "--horizontal-pod-autoscaler-sync-period=1s"),

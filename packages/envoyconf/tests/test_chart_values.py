@@ -97,6 +97,11 @@ def test_each_is_told_where_it_went_or_why_it_did_not(values):
     assert any("flags.enable-pprof is left out: options of `shunter picker run` differ" in note for note in lines(GIE))
 
 
+def test_a_part_of_all_traces_is_a_percentage_as_people_write_it():
+    values = {"inferenceExtension": {"tracing": {"sampling": {"samplerArg": "0.07"}}}}
+    assert convert(yaml.safe_dump(values), "values.yaml").values == {"picker": {"tracing": {"samplePercent": 7}}}
+
+
 def test_what_is_not_understood_is_said_with_its_line():
     (note,) = lines({"inferenceExtension": {"replicas": "many"}})
     assert note == "values.yaml:2: inferenceExtension.replicas is left out: not understood"

@@ -161,7 +161,7 @@ def _collector(at: Cursor) -> str | None:
 def _percent(at: Cursor) -> float | None:
     """Return the argument of a sampler by ratio; the others have none."""
     try:
-        percent = 100 * float(at.text or str(at.value))
+        percent = round(100 * float(at.text or str(at.value)), 9)  # 0.07 is 7, not 7.000000000000001
     except ValueError:
         return None
     return percent if 0 <= percent <= 100 else None
