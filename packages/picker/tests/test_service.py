@@ -97,3 +97,13 @@ async def test_a_task_that_breaks_is_logged_and_ends_the_process_well(which, cal
     await eventually(drained)
     assert "a task of this process has ended" in caplog.text
     assert "Traceback" in caplog.text
+
+
+async def test_a_task_that_somebody_cancels_ends_the_process_well_too(caller, service, eventually, caplog):
+    service.tasks[0].cancel()
+
+    async def drained():
+        return service.drained
+
+    await eventually(drained)
+    assert "a task of this process has ended" in caplog.text

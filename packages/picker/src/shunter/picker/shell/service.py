@@ -110,7 +110,8 @@ async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float,
     await asyncio.wait({answering, waiting, *service.tasks}, return_when=asyncio.FIRST_COMPLETED)
     ended = next((task for task in (*service.tasks, answering) if task.done()), None)
     if ended is not None and (ended is not answering or ended.exception()):
-        log.error("a task of this process has ended, and so does the process", exc_info=ended.exception())
+        why = None if ended.cancelled() else ended.exception()
+        log.error("a task of this process has ended, and so does the process", exc_info=why)
     elif not waiting.done():
         log.warning("the supervisor is gone: going on for %g s, unless another one has somebody for this post", alone_s)
         await asyncio.wait({waiting}, timeout=alone_s)
