@@ -252,7 +252,7 @@ def test_load_counts_what_fails_as_failed(tmp_path):
 
 def test_what_seeing_costs_is_measured_of_what_sees(monkeypatch):
     monkeypatch.setattr(seeing, "EXCHANGES", 2 * seeing.PIECES)
-    floor_us, found = seeing.compare(turns=1)
-    assert len(floor_us) == 1
+    floor_us, found = seeing.compare(turns=3)
+    assert len(floor_us) == 3
     assert found.keys() == seeing.PARTS.keys()
-    assert found["traces of 100 %"][0] > found[seeing.BASE][0]
+    assert min(found["traces of 100 %"]) > min(found[seeing.BASE])  # of some turns: the SDK's thread and gc fall into any
