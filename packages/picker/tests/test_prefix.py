@@ -152,13 +152,20 @@ def test_an_engine_that_tells_its_cache_size_is_believed():
 
 
 def test_when_memory_is_full_the_largest_endpoint_pays():
-    memory = index(max_pairs=10)
+    memory = index(max_pairs=12)
     large = hashes(memory, b"a" * BLOCK * 9)
     memory.insert(large, 0, 1)
     small = hashes(memory, b"b" * BLOCK * 3)
     memory.insert(small, 1, 1)
     assert memory.match(large).blocks == {0: 7}
     assert memory.match(small).blocks == {1: 3}
+
+
+def test_short_prompts_take_no_more_memory_than_long_ones():
+    memory = index(max_pairs=10)
+    for letter in range(9):
+        memory.insert(hashes(memory, bytes([letter]) * BLOCK), 0, 1)
+    assert len(memory) == 5
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 3), max_size=40))
@@ -189,7 +196,8 @@ class Bounds(RuleBasedStateMachine):
     def bounded(self):
         memory = self.memory
         assert memory.pairs <= 20
-        assert memory.pairs == sum(map(len, memory._seen.values())) == sum(bits.bit_count() for bits in memory._owners.values())
+        assert memory.pairs == sum(chains.size for chains in memory._seen.values())
+        assert sum(map(len, memory._seen.values())) == sum(bits.bit_count() for bits in memory._owners.values())
         for slot, chains in memory._seen.items():
             assert memory._bytes[slot] == len(chains) * BLOCK <= 8 * BLOCK
             assert all(memory._owners[value] >> slot & 1 for value in blocks_of(chains))

@@ -35,6 +35,11 @@ class Chains:
         """How many blocks there are."""
         return self._blocks
 
+    @property
+    def size(self) -> int:
+        """What bounds of memory count: blocks, and pieces, each of which takes as much as one or two blocks."""
+        return self._blocks + len(self._order)
+
     def send(self, hashes: list[int]) -> int:
         """Remember a prompt as the last one that was sent; return how many blocks of its beginning were here before."""
         known, pieces = 0, list[Piece]()

@@ -28,8 +28,9 @@ BYTES_PER_TOKEN = 4
 BLOCKS_PER_SIZE = 64
 
 # A remembered (block, endpoint) pair was measured to cost 110 bytes, 270 with slot numbers up to a thousand, whose bits make
-# long ints: at most 22 to 54 MB, which leaves a worker below its 120 MB whatever the number of endpoints. At 6 endpoints it is
-# their whole default capacity; at 1,000 it is the last 200 blocks of each.
+# long ints, and a piece of prompts (``core.chains``) 210, so it counts as one more: at most 22 to 54 MB, which leaves a worker
+# below its 120 MB whatever the number of endpoints and however short the prompts. At 6 endpoints it is their whole default
+# capacity, if prompts are long; at 1,000 it is the last 200 blocks of each.
 MAX_PAIRS = 200_000
 
 
@@ -71,7 +72,7 @@ class PrefixIndex:
         self._seen: dict[int, Chains] = {}  # by slot
         self._bytes: dict[int, int] = {}  # slot → sum of the above
         self._incarnations: dict[int, int] = {}
-        self.pairs = 0
+        self.pairs = 0  # of a block and an endpoint, and pieces
 
     def hash(self, prompt: memoryview, seed: bytes) -> list[int]:
         """Return the chained hashes of the whole blocks of ``prompt``; a last partial block is dropped.
@@ -127,20 +128,21 @@ class PrefixIndex:
         # More blocks than there are sizes come from a worker with another configuration, which is about to be replaced.
         prompt = list(hashes[: len(self._sizes)])
         seen, owners, bit, count = self._seen[slot], self._owners, 1 << slot, len(prompt)
+        before = seen.size
         known = seen.send(prompt)
+        self.pairs += seen.size - before
         for value in prompt[known:]:
             owners[value] = owners.get(value, 0) | bit
         if count > known:
             self._bytes[slot] += self._ends[count - 1] - (self._ends[known - 1] if known else 0)
-            self.pairs += count - known
         capacity = cache_tokens * BYTES_PER_TOKEN if cache_tokens and self._auto_tune else self._capacity_bytes
         if self._bytes[slot] > capacity:
-            self._shrink(slot, capacity, len(seen))
+            self._shrink(slot, capacity, seen.size)
         while (excess := self.pairs - self._max_pairs) > 0:
             payer = self._largest(slot)
-            blocks = len(self._seen[payer])
+            size = self._seen[payer].size
             # Finding the largest means looking at all; an eighth at a time leaves it about as large as the next.
-            self._shrink(payer, self._bytes[payer], blocks - min(excess, 1 + blocks // 8))
+            self._shrink(payer, self._bytes[payer], size - min(excess, 1 + size // 8))
 
     def retain(self, live: Mapping[int, int]) -> None:
         """Forget every slot that is not in ``live`` (slot → incarnation) with the same incarnation."""
@@ -159,15 +161,15 @@ class PrefixIndex:
 
     def _largest(self, slot: int) -> int:
         """Who pays when memory is full: this slot if it has its fair share, else the largest one."""
-        if len(self._seen[slot]) * len(self._seen) >= self._max_pairs:
+        if self._seen[slot].size * len(self._seen) >= self._max_pairs:
             return slot
-        return max(self._seen, key=lambda other: len(self._seen[other]))
+        return max(self._seen, key=lambda other: self._seen[other].size)
 
-    def _shrink(self, slot: int, length: int, blocks: int) -> None:
-        """Forget what a slot was sent least recently, until it is no more than ``length`` bytes and so many blocks."""
+    def _shrink(self, slot: int, length: int, size: int) -> None:
+        """Forget what a slot was sent least recently, until it is no more than ``length`` bytes and that ``size``."""
         seen, has, owners, sizes, bit = self._seen[slot], self._bytes[slot], self._owners, self._sizes, 1 << slot
-        self.pairs -= len(seen)
-        while has > length or len(seen) > blocks:
+        self.pairs -= seen.size
+        while has > length or seen.size > size:
             value, at = seen.pop()
             has -= sizes[at]
             left = owners.get(value, 0) & ~bit
@@ -175,7 +177,7 @@ class PrefixIndex:
                 owners[value] = left
             else:
                 owners.pop(value, None)
-        self.pairs += len(seen)
+        self.pairs += seen.size
         self._bytes[slot] = has
 
 
