@@ -17,7 +17,7 @@ from shunter.picker.core.account_book import (
     AccountBook,
     add_classes,
 )
-from shunter.picker.core.accounts import BATCH, MOST_UNTOLD, Accounts
+from shunter.picker.core.accounts import MOST_UNTOLD, Accounts
 from shunter.picker.core.buckets import Histogram
 from shunter.picker.core.decisions import Entry
 from shunter.picker.core.judgement import Outcome, Refusal
@@ -63,7 +63,6 @@ def accounts(book):
 
 
 def figures_of(accounts, book, key=LLAMA):
-    accounts.flush()
     return seen(book.tally()[key])
 
 
@@ -82,13 +81,11 @@ def seen(tally):
 
 
 def test_a_request_is_counted_when_it_is_picked_when_it_ends_and_when_it_is_told_of(book, accounts):
-    accounts.add(entry())
-    accounts.flush()
+    accounts.follow([entry()], [])
     tally = book.tally()[LLAMA]
     assert (tally.requests, tally.running, seen(tally)) == (1, 1, {"request_bytes": (1, 700)})
-    accounts.close(1, ENDED)
-    accounts.close(1, TOLD)
-    accounts.flush()
+    accounts.follow([], [(1, ENDED, 10.0)])
+    accounts.follow([], [(1, TOLD, 10.0)])
     tally = book.tally()[LLAMA]
     assert (tally.requests, tally.running, tally.errors) == (1, 0, {})
     assert seen(tally) == {
@@ -115,64 +112,51 @@ def test_a_request_is_counted_when_it_is_picked_when_it_ends_and_when_it_is_told
     ],
 )
 def test_however_often_and_in_whatever_order_it_is_told_each_figure_is_counted_once(book, accounts, told):
-    accounts.add(entry())
+    accounts.follow([entry()], [])
     for outcome in told:
-        accounts.close(1, outcome)
+        accounts.follow([], [(1, outcome, 10.0)])
     assert {count for count, _ in figures_of(accounts, book).values()} == {1}
     assert book.tally()[LLAMA].running == 0
 
 
 def test_what_nobody_tells_is_given_up_in_time(book, accounts):
     for ticket in range(MOST_UNTOLD + 2):
-        accounts.add(entry(ticket))
-        accounts.close(ticket, ENDED)
-    accounts.close(1, TOLD)
+        accounts.follow([entry(ticket)], [])
+        accounts.follow([], [(ticket, ENDED, 10.0)])
+    accounts.follow([], [(1, TOLD, 10.0)])
     assert "ttft" not in figures_of(accounts, book)
-    accounts.close(2, TOLD)
+    accounts.follow([], [(2, TOLD, 10.0)])
     assert figures_of(accounts, book)["ttft"] == (1, 0.5)
     assert book.given_up == 2
 
 
 def test_who_is_told_of_in_time_is_not_given_up(book, accounts):
     for ticket in range(2 * MOST_UNTOLD):
-        accounts.add(entry(ticket))
-        accounts.close(ticket, ENDED)
-        accounts.close(ticket, TOLD)
+        accounts.follow([entry(ticket)], [])
+        accounts.follow([], [(ticket, ENDED, 10.0)])
+        accounts.follow([], [(ticket, TOLD, 10.0)])
     assert figures_of(accounts, book)["ttft"][0] == 2 * MOST_UNTOLD
     assert (book.given_up, len(accounts._open)) == (0, 0)
 
 
-def test_requests_are_entered_some_dozen_at_a_time(book, accounts):
-    for ticket in range(BATCH):
-        assert book.tally() == {}
-        accounts.add(entry(ticket))
-    assert seen(book.tally()[LLAMA])["request_bytes"] == (BATCH, 700 * BATCH)
-    for ticket in range(BATCH):
-        accounts.close(ticket, ENDED)
-        accounts.close(ticket, TOLD)
-    assert book.tally()[LLAMA].running == 0
-
-
 def test_another_workers_requests_are_not_ours(book, accounts):
-    accounts.close(99, TOLD)
-    accounts.flush()
+    accounts.follow([], [(99, TOLD, 10.0)])
     assert book.tally() == {}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_what_is_no_duration_is_left_out_of_the_figures(book, accounts, value):
     for ticket, told in ((1, replace(TOLD, duration_s=value, first_byte_s=value)), (2, TOLD)):
-        accounts.add(entry(ticket, began_s=10.0 - value))
-        accounts.close(ticket, told)
-    accounts.add(entry(3, began_s=9.75))
+        accounts.follow([entry(ticket, began_s=10.0 - value)], [])
+        accounts.follow([], [(ticket, told, 10.0)])
+    accounts.follow([entry(3, began_s=9.75)], [])
     found = figures_of(accounts, book)
     assert (found["duration"], found["ttft"], found["processing"]) == ((1, 2.5), (1, 0.5), (1, 0.25))
     assert found["response_bytes"] == (2, 8000)
 
 
-def test_an_end_that_is_noted_with_its_beginning_belongs_to_it_whichever_came_first(book, accounts):
-    accounts.close(1, TOLD)
-    accounts.add(entry(1))
+def test_an_end_that_is_told_with_its_beginning_belongs_to_it(book, accounts):
+    accounts.follow([entry(1)], [(1, TOLD, 10.0)])
     assert figures_of(accounts, book)["ttft"] == (1, 0.5)
     assert book.tally()[LLAMA].running == 0
 
@@ -191,41 +175,42 @@ def test_whatever_happens_requests_are_counted_once_and_none_runs_that_has_ended
     book.begin()
     accounts = Accounts(book, set)
     picked, running = 0, set()
+    decided, ended = [], []
     for kind, number, name, priority in story:
         if kind == "pick":
             picked += 1
             running.add(100 * picked)
-            accounts.add(entry(100 * picked, name, fairness_id=name, priority=priority))
+            decided.append(entry(100 * picked, name, fairness_id=name, priority=priority))
         elif kind == "refuse":
-            accounts.add(refused(429, name, model=name, priority=priority))
+            decided.append(refused(429, name, model=name, priority=priority))
         elif kind == "flush":
-            accounts.flush()
+            accounts.follow(decided, ended)
+            decided, ended = [], []
         else:
             ticket = 100 * max(0, picked - number)
             running.discard(ticket)
-            accounts.close(ticket, ENDED if kind == "end" else TOLD)
-    accounts.flush()
+            ended.append((ticket, ENDED if kind == "end" else TOLD, 10.0))
+    accounts.follow(decided, ended)
     tallies = book.tally().values()
     assert (sum(each.requests for each in tallies), sum(each.running for each in tallies)) == (picked, len(running))
 
 
 def test_refusals_and_error_statuses_are_errors_of_the_class(book, accounts):
-    accounts.add(refused(429, "ResourceExhausted"))
-    accounts.add(entry(2))
-    accounts.close(2, Outcome(complete=True, status=502, sent_bytes=0))
-    accounts.flush()
+    accounts.follow([refused(429, "ResourceExhausted")], [])
+    accounts.follow([entry(2)], [])
+    accounts.follow([], [(2, Outcome(complete=True, status=502, sent_bytes=0), 10.0)])
     assert book.tally()[LLAMA].errors == {"ResourceExhausted": 1, "ModelServerError": 1}
     assert book.tally()[LLAMA].requests == 1
 
 
 def test_a_response_that_is_no_stream_has_no_ttft_of_streams(book, accounts):
-    accounts.add(entry(stream=False))
-    accounts.close(1, TOLD)
+    accounts.follow([entry(stream=False)], [])
+    accounts.follow([], [(1, TOLD, 10.0)])
     assert {"ttft", "first_byte", "tpot"} & figures_of(accounts, book).keys() == {"first_byte"}
 
 
 def test_what_a_pick_knows_itself_is_counted_with_it(book, accounts):
-    accounts.add(entry(began_s=9.99, prefix=Match(hashes=(1, 2), blocks={3: 1}, share={3: 0.5})))
+    accounts.follow([entry(began_s=9.99, prefix=Match(hashes=(1, 2), blocks={3: 1}, share={3: 0.5}))], [])
     found = figures_of(accounts, book)
     assert (found["processing"], found["hit_ratio"]) == ((1, pytest.approx(0.01)), (1, 0.5))
 
@@ -241,28 +226,25 @@ def test_what_a_pick_knows_itself_is_counted_with_it(book, accounts):
 )
 def test_stages_that_somebody_else_does_are_counted(book, others, told):
     accounts = Accounts(book, set, {"p": PREFILLED, "e": ENCODED})
-    accounts.add(entry(others=others))
-    accounts.flush()
+    accounts.follow([entry(others=others)], [])
     assert book.tally()[LLAMA].stages == {told: 1}
 
 
 def test_service_levels_learn_of_refusals_and_of_ends(book, accounts):
     book.levels.begin([Level(name="chat", target=0.9, model="llama", e2e_s=2.2, ttft_s=1.0)])
-    accounts.add(refused(503, "ServiceUnavailable"))
-    accounts.add(entry(2))
-    accounts.close(2, ENDED)
-    accounts.close(2, TOLD)
-    accounts.flush()
+    accounts.follow([refused(503, "ServiceUnavailable")], [])
+    accounts.follow([entry(2)], [])
+    accounts.follow([], [(2, ENDED, 10.0)])
+    accounts.follow([], [(2, TOLD, 10.0)])
     tally = book.levels.tally()["chat"]
     assert (tally.requests, tally.good) == ([2, 0, 2], [1, 0, 0])
 
 
 def test_hostile_names_are_folded_and_counted_and_crowd_out_nobody(book, accounts):
     for at in range(10_000):
-        accounts.add(entry(at, model=f"m{at % 100}", fairness_id=f"t{at}"))
+        accounts.follow([entry(at, model=f"m{at % 100}", fairness_id=f"t{at}")], [])
     for model, flow in (("llama", DEFAULT_FLOW), ("qwen", DEFAULT_FLOW), ("qwen", "tenant")):
-        accounts.add(entry(1, model, fairness_id=flow))
-    accounts.flush()
+        accounts.follow([entry(1, model, fairness_id=flow)], [])
     tally = book.tally()
     assert len(tally) == STRANGE_ROWS + 4
     assert tally["other", "other", "other", 0].requests == 10_000 - STRANGE_ROWS
@@ -279,8 +261,7 @@ def test_hostile_names_are_folded_and_counted_and_crowd_out_nobody(book, account
 
 def test_more_known_classes_than_there_are_rows_are_counted_together(book, accounts):
     for priority in range(ROWS + 10):
-        accounts.add(entry(priority, priority=priority))
-    accounts.flush()
+        accounts.follow([entry(priority, priority=priority)], [])
     tally = book.tally()
     assert (len(tally), tally["other", "other", "other", 0].requests) == (ROWS, 11)
     assert tally["llama", "llama", DEFAULT_FLOW, ROWS - 2].requests == 1
@@ -288,14 +269,12 @@ def test_more_known_classes_than_there_are_rows_are_counted_together(book, accou
 
 @pytest.mark.parametrize("name", ["x" * 5000, "é" * 300, "a\0b", "\0", "", "\ud800"])
 def test_any_name_has_a_row_of_its_own_that_is_found_again(words, accounts, name):
-    accounts.add(entry(1, name))
-    accounts.add(entry(2, name))
-    accounts.flush()
+    accounts.follow([entry(1, name)], [])
+    accounts.follow([entry(2, name)], [])
     successor = AccountBook(words)
     successor.begin()
     again = Accounts(successor, set)
-    again.add(entry(3, name))
-    again.flush()
+    again.follow([entry(3, name)], [])
     (key,) = successor.tally()
     assert successor.tally()[key].requests == 3
     assert len(key[0].encode()) <= LONGEST_NAME_BYTES
@@ -303,31 +282,27 @@ def test_any_name_has_a_row_of_its_own_that_is_found_again(words, accounts, name
 
 @pytest.mark.parametrize("priority", [10**30, -(10**30), 2**63, -(2**63)])
 def test_no_priority_is_too_large_to_be_counted(book, accounts, priority):
-    accounts.add(entry(priority=priority))
-    accounts.add(refused(429, "\ud800", priority=priority))
-    accounts.flush()
+    accounts.follow([entry(priority=priority)], [])
+    accounts.follow([refused(429, "\ud800", priority=priority)], [])
     (tally,) = book.tally().values()
     assert (tally.requests, tally.errors) == (1, {"?": 1})
 
 
 def test_the_next_life_goes_on_with_the_totals_and_has_nothing_running(words, accounts):
-    accounts.add(entry(1))
-    accounts.add(refused(400, "BadRequest"))
-    accounts.flush()
+    accounts.follow([entry(1)], [])
+    accounts.follow([refused(400, "BadRequest")], [])
     successor = AccountBook(words)
     successor.begin()
     again = Accounts(successor, set)
-    again.close(1, TOLD)  # it was the dead one's
-    again.add(refused(400, "BadRequest"))
-    again.flush()
+    again.follow([], [(1, TOLD, 10.0)])  # it was the dead one's
+    again.follow([refused(400, "BadRequest")], [])
     tally = successor.tally()[LLAMA]
     assert (tally.requests, tally.running, tally.errors) == (1, 0, {"BadRequest": 2})
 
 
 def test_tallies_of_seats_add_up(book, accounts):
-    accounts.add(entry())
-    accounts.close(1, TOLD)
-    accounts.flush()
+    accounts.follow([entry()], [])
+    accounts.follow([], [(1, TOLD, 10.0)])
     total = add_classes([book.tally(), {}, book.tally()])
     assert total[LLAMA].requests == 2
     assert seen(total[LLAMA])["duration"] == (2, 5.0)

@@ -35,6 +35,11 @@ def canon(judge):
     return canon
 
 
+def take(judge, canon, *how):
+    judge.decisions.tell()
+    return canon.take(*how)
+
+
 def decide(judge, body=BODY, **more):
     return judge.decide(Ask(CHAT, body, **more), NOW_S)
 
@@ -42,7 +47,7 @@ def decide(judge, body=BODY, **more):
 def test_a_line_tells_who_was_chosen_why_and_what_came_of_it(judge, canon):
     trace = "0af7651916cd43dd8448eb211c80319c"
     judge.release(decide(judge, traceparent=f"00-{trace}-b7ad6b7169203331-01").ticket, DONE, NOW_S)
-    (told,) = map(describe, canon.take(NOW_S))
+    (told,) = map(describe, take(judge, canon, NOW_S))
     scores = told.pop("scores")
     assert told == {
         "request_id": "r-1",
@@ -73,18 +78,18 @@ def test_a_request_is_told_when_its_record_has_come_or_does_not(judge, canon):
     first, second, third = (decide(judge).ticket for _ in range(3))
     judge.release(first, OPEN, NOW_S)
     judge.release(second, OPEN, NOW_S)
-    assert canon.take(NOW_S) == []
+    assert take(judge, canon, NOW_S) == []
     judge.measured(first, DONE, NOW_S)
-    assert [(entry.ticket, entry.outcome) for entry in canon.take(NOW_S)] == [(first, DONE)]
-    assert [(entry.ticket, entry.outcome) for entry in canon.take(NOW_S + RECORD_S)] == [(second, OPEN)]
+    assert [(entry.ticket, entry.outcome) for entry in take(judge, canon, NOW_S)] == [(first, DONE)]
+    assert [(entry.ticket, entry.outcome) for entry in take(judge, canon, NOW_S + RECORD_S)] == [(second, OPEN)]
     judge.measured(second, DONE, NOW_S)
-    assert canon.take(NOW_S + 10 * RECORD_S) == []
-    assert [(entry.ticket, entry.outcome) for entry in canon.take(None)] == [(third, None)]
+    assert take(judge, canon, NOW_S + 10 * RECORD_S) == []
+    assert [(entry.ticket, entry.outcome) for entry in take(judge, canon, None)] == [(third, None)]
 
 
 def test_a_refusal_is_told_at_once_with_its_reason(judge, canon):
     decide(judge, b"no JSON")
-    (told,) = map(describe, canon.take(NOW_S))
+    (told,) = map(describe, take(judge, canon, NOW_S))
     assert (told["refused"], "endpoint" in told) == ("BadRequest", False)
     assert told["why"].startswith("request body is not the JSON expected here")
 
@@ -94,14 +99,14 @@ def test_only_a_sample_is_told(judge):
     judge.decisions.witnesses.append(canon)
     for _ in range(200):
         judge.release(decide(judge).ticket, DONE, NOW_S)
-    assert 25 < len(canon.take(NOW_S)) < 75
+    assert 25 < len(take(judge, canon, NOW_S)) < 75
 
 
 @pytest.mark.parametrize(("limit", "value"), [("KEEP_CANDIDATES", 4), ("MOST_HELD", 2)])
 def test_what_never_ends_is_told_before_there_is_too_much_of_it(judge, canon, monkeypatch, limit, value):
     monkeypatch.setattr(f"shunter.picker.core.canonical.{limit}", value)
     tickets = [decide(judge).ticket for _ in range(5)]  # of two candidates each
-    assert [entry.ticket for entry in canon.take(NOW_S)] == tickets[:3]
+    assert [entry.ticket for entry in take(judge, canon, NOW_S)] == tickets[:3]
 
 
 SECRET = "n0b0dy-sh4ll-r3ad-th1s"
@@ -134,7 +139,7 @@ def test_whatever_a_client_sends_its_line_is_one_of_json_bounded_and_without_its
     answer = judge.decide(ask, NOW_S)
     if isinstance(answer, Pick) and ends:
         judge.release(answer.ticket, DONE, NOW_S)
-    (entry,) = canon.take(None)
+    (entry,) = take(judge, canon, None)
     record = logging.LogRecord("decisions", logging.INFO, "", 0, "decision", (), None)
     record.fields = describe(entry)
     line = JsonLines("worker-0").format(record)

@@ -433,8 +433,8 @@ def test_the_log_is_bounded_and_newest_first():
     log = DecisionLog(keep=3)
     for ticket in range(9):
         log.add(Entry(ticket=ticket, at_s=0.0, request_id=str(ticket % 2)))
-    log.close(0, DONE)
-    log.close(8, DONE)
+    log.close(0, DONE, 0.0)
+    log.close(8, DONE, 0.0)
     assert [entry.ticket for entry in log.latest(2)] == [8, 7]
     assert (log.find("0").ticket, log.find("0").outcome, log.find("none")) == (8, DONE, None)
     assert len(log.latest()) == 3

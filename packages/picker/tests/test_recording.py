@@ -37,24 +37,31 @@ def recorder(judge):
     return recorder
 
 
+def take(judge, recorder, *how):
+    judge.decisions.tell()
+    return recorder.take(*how)
+
+
 def decide(judge, count=1):
-    return [judge.decide(Ask(CHAT, BODY), NOW_S).ticket for _ in range(count)]
+    tickets = [judge.decide(Ask(CHAT, BODY), NOW_S).ticket for _ in range(count)]
+    judge.decisions.tell()
+    return tickets
 
 
 def test_a_decision_is_held_until_it_is_known_how_it_went(judge, recorder):
     first, second = decide(judge, 2)
     judge.release(first, Outcome(complete=True, duration_s=1.0), NOW_S)  # in lean that is all a worker sees
-    assert recorder.take(NOW_S, PLENTY) == []
+    assert take(judge, recorder, NOW_S, PLENTY) == []
     judge.measured(first, DONE, NOW_S)
-    assert [(entry.ticket, entry.outcome) for entry in recorder.take(NOW_S, PLENTY)] == [(first, DONE)]
-    assert [entry.ticket for entry in recorder.take(NOW_S + PATIENCE_S, PLENTY)] == [second]
+    assert [(entry.ticket, entry.outcome) for entry in take(judge, recorder, NOW_S, PLENTY)] == [(first, DONE)]
+    assert [entry.ticket for entry in take(judge, recorder, NOW_S + PATIENCE_S, PLENTY)] == [second]
 
 
 def test_what_the_log_has_forgotten_is_still_recorded_with_its_end(judge, recorder):
     tickets = decide(judge, 5)  # the log keeps two
     for ticket in tickets:
         judge.measured(ticket, DONE, NOW_S)
-    assert [entry.outcome for entry in recorder.take(NOW_S, PLENTY)] == [DONE] * 5
+    assert [entry.outcome for entry in take(judge, recorder, NOW_S, PLENTY)] == [DONE] * 5
 
 
 def test_only_a_sample_is_held_and_a_refusal_never(judge):
@@ -62,19 +69,19 @@ def test_only_a_sample_is_held_and_a_refusal_never(judge):
     judge.decisions.witnesses.append(recorder)
     decide(judge, 200)
     judge.decide(Ask(CHAT, b"no JSON"), NOW_S)
-    assert 25 < len(recorder.take(NOW_S + PATIENCE_S, PLENTY)) < 75
+    assert 25 < len(take(judge, recorder, NOW_S + PATIENCE_S, PLENTY)) < 75
 
 
 def test_more_than_is_kept_is_written_before_its_time(judge, recorder, monkeypatch):
     assert KEEP_CANDIDATES > 4
     monkeypatch.setattr("shunter.picker.core.recorder.KEEP_CANDIDATES", 4)
     tickets = decide(judge, 5)  # of two candidates each
-    assert [entry.ticket for entry in recorder.take(NOW_S, PLENTY)] == tickets[:3]
+    assert [entry.ticket for entry in take(judge, recorder, NOW_S, PLENTY)] == tickets[:3]
 
 
 def test_a_portion_is_bounded_by_candidates(judge, recorder):
     decide(judge, 5)
-    assert [len(recorder.take(NOW_S + PATIENCE_S, 4)) for _ in range(4)] == [2, 2, 1, 0]
+    assert [len(take(judge, recorder, NOW_S + PATIENCE_S, 4)) for _ in range(4)] == [2, 2, 1, 0]
 
 
 async def test_lines_are_appended_and_the_file_is_turned(judge, recorder, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ SAMPLED, UNSAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
 
 ENDPOINTS = [Endpoint(slot=at, incarnation=1, name=f"pod-{at}", address=f"10.0.0.{at + 1}", port=8000) for at in range(3)]
 SCORER = Weighted("queue-scorer", None, 2.0)
+NOTHING = {}
 DECISION = Decision(ENDPOINTS[:2], (1, 0), (0.5, 1.5), [(SCORER, (0.25, 0.75))], [("by-label", ENDPOINTS)])
 ENDED = Outcome(complete=True, duration_s=3.0)
 RECORD = Outcome(
@@ -44,16 +45,18 @@ class Watch:
         self.sent = []
         self.tracer = Tracer(random.Random(1), share, lambda: self.now_s, self.sent.append)
 
-    def pick(self, ticket=1, traceparent=SAMPLED, **fields):
+    def pick(self, ticket=1, traceparent=SAMPLED, headers=NOTHING, **fields):
         entry = Entry(ticket=ticket, at_s=self.now_s, request_id="r", traceparent=traceparent, **fields)
         if entry.decision is None and entry.refusal is None:
             entry.decision, entry.profile = DECISION, "default"
-        self.tracer.add(entry)
+            request = Request(headers=headers, ticket=ticket, traceparent=traceparent)
+            self.told_engine, self.told_client = self.tracer.picked(request, Verdict(DECISION))
+        self.tracer.follow([entry], [])
         return entry
 
     def close(self, outcome, ticket=1, after_s=3.0):
         self.now_s += after_s
-        self.tracer.close(ticket, outcome)
+        self.tracer.follow([], [(ticket, outcome, self.now_s)])
 
     @property
     def root(self):
@@ -222,14 +225,13 @@ def test_where_nobody_says_anything_a_part_is_drawn(share, fewest, most):
 def test_the_engine_is_told_unless_the_gateway_does(told, clients, tells):
     watch = Watch(share=1.0)
     headers = {"traceparent": clients} if clients else {}
-    mine, theirs = watch.tracer.picked(Request(headers=headers, ticket=1, traceparent=told), Verdict(DECISION))
-    entry = watch.pick(traceparent=told)
+    entry = watch.pick(traceparent=told, headers=headers)
     watch.close(RECORD)
-    assert not theirs
-    assert [name for name, _ in mine] == ["traceparent"] * tells
+    assert not watch.told_client
+    assert [name for name, _ in watch.told_engine] == ["traceparent"] * tells
     if tells:  # of the very span that is sent, once drawn
-        assert read_traceparent(mine[0][1]) == watch.root.context
-        assert entry.traceparent in {mine[0][1], told}
+        assert read_traceparent(watch.told_engine[0][1]) == watch.root.context
+        assert entry.traceparent in {watch.told_engine[0][1], told}
 
 
 def test_the_trace_that_was_drawn_is_known_to_whoever_follows(watch):

@@ -5,12 +5,12 @@ moment (the picker sees the response) or later (Envoy's record). Each of its fig
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
 from shunter.picker.core.account_book import AccountBook
-from shunter.picker.core.decisions import Entry
+from shunter.picker.core.decisions import Ended, Entry
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.service_levels import Level, tpot_s
 
@@ -19,10 +19,6 @@ __all__ = ["Accounts"]
 # Of which nobody has told yet a request is given up when so many others have ended: Envoy's record comes within a quarter of a
 # second, which is a thousand requests of a busy worker. Where no record ever comes they must not cost much: this is a megabyte.
 MOST_UNTOLD = 4096
-
-# Requests that are entered together: a fifth of a millisecond of work. A worker that is killed takes those with it that wait, a
-# tenth of a second's at most.
-BATCH = 64
 
 SERVER_ERROR = "ModelServerError"  # the reference's word for a response with an error status
 
@@ -36,11 +32,7 @@ class _Open(msgspec.Struct, gc=False):
 
 
 class Accounts:
-    """A Witness that keeps the account of one worker's requests.
-
-    It only notes what happens, and does the accounting some dozen requests at a time, at the latest when ``flush`` is called:
-    one by one, with all that a pick does in between, it was measured to cost three times as much.
-    """
+    """A Witness that keeps the account of one worker's requests."""
 
     def __init__(
         self, book: AccountBook, known: Callable[[], Collection[str]], stages: Mapping[str, int] | None = None
@@ -49,34 +41,13 @@ class Accounts:
         self._book = book
         self._stages = stages
         self._known = known
-        self._decided: list[Entry] = []
-        self._ended: list[int] = []  # tickets, and the outcomes of each: pairs would be for the collector to look through
-        self._outcomes: list[Outcome] = []
         self._open: dict[int, _Open] = {}  # by ticket: running, or ended and not told of
         self._untold: deque[int] = deque()  # tickets of those that ended untold; of some it was told since
 
-    def add(self, entry: Entry) -> None:
-        """Note a request that was picked or refused."""
-        decided = self._decided
-        decided.append(entry)
-        if len(decided) >= BATCH:
-            self.flush()
-
-    def close(self, ticket: int, outcome: Outcome) -> None:
-        """Note how a request went, as far as it is known by now."""
-        ended = self._ended
-        ended.append(ticket)
-        self._outcomes.append(outcome)
-        if len(ended) >= 2 * BATCH:  # of most requests it is told twice
-            self.flush()
-
-    def flush(self) -> None:
-        """Enter all that was noted."""
-        decided, self._decided = self._decided, []
-        ended, self._ended = self._ended, []
-        outcomes, self._outcomes = self._outcomes, []
+    def follow(self, decided: Sequence[Entry], ended: Sequence[Ended]) -> None:
+        """Count requests that were picked or refused, and how others went, as far as it is known by now."""
         self._begin(decided)
-        self._end(zip(ended, outcomes, strict=True))
+        self._end(ended)
 
     def _begin(self, entries: Sequence[Entry]) -> None:
         book, picked = self._book, defaultdict[int, list[Entry]](list)
@@ -97,11 +68,11 @@ class Accounts:
                 for entry in several:
                     book.stage(at, sum({self._stages.get(name, 0) for name, each in entry.others.items() if each.chosen}))
 
-    def _end(self, outcomes: Iterable[tuple[int, Outcome]]) -> None:
+    def _end(self, outcomes: Sequence[Ended]) -> None:
         """Count how requests went; nothing of another worker's, or of one that was told of."""
         ended, durations = Counter[int](), defaultdict[int, list[float]](list)
         told = defaultdict[tuple[int, bool], list[Outcome]](list)
-        for ticket, outcome in outcomes:
+        for ticket, outcome, _ in outcomes:
             request = self._open.get(ticket)
             if request is None:
                 continue

@@ -1,9 +1,9 @@
 """Of a sample of requests one line of the log each, once it is known how they went: who was chosen, why, what came of it."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
-from shunter.picker.core.decisions import KEEP_CANDIDATES, Entry
-from shunter.picker.core.judgement import Outcome
+from shunter.picker.core.decisions import KEEP_CANDIDATES, Ended, Entry
 from shunter.picker.core.kinds import Dice
 from shunter.picker.core.ledger import SEQUENCE, life_of
 from shunter.picker.core.reasons import reason, score_at
@@ -31,28 +31,19 @@ class Canon:
         self._told: list[Entry] = []
         self._candidates = 0
 
-    def add(self, entry: Entry) -> None:
-        """Hold a decision, if it is in the sample."""
-        if self._dice.random() >= self._share:
-            return
-        if entry.refusal is not None:
-            self._told.append(entry)
-            return
-        self._held[entry.ticket] = entry
-        self._candidates += entry.candidates
-        while len(self._held) > MOST_HELD or self._candidates > KEEP_CANDIDATES:
-            self._let_go(next(iter(self._held)))
-
-    def close(self, ticket: int, outcome: Outcome) -> None:
-        """Learn how the request went."""
-        entry = self._held.get(ticket)
-        if entry is None:
-            return
-        entry.outcome = outcome
-        if outcome.status is not None:
-            self._let_go(ticket)
-        else:
-            self._ended.setdefault(ticket, None)
+    def follow(self, decided: Sequence[Entry], ended: Sequence[Ended]) -> None:
+        """Hold decisions that are in the sample, and learn how they went."""
+        for entry in decided:
+            if self._dice.random() < self._share:
+                self._hold(entry)
+        held = self._held
+        for ticket, outcome, _ in ended:
+            if ticket in held:
+                held[ticket].outcome = outcome
+                if outcome.status is not None:
+                    self._let_go(ticket)
+                else:
+                    self._ended.setdefault(ticket, None)
 
     def take(self, now_s: float | None) -> list[Entry]:
         """Return what is to be told now; None: all that there is, for nothing will be told later."""
@@ -65,6 +56,15 @@ class Canon:
                 self._let_go(ticket)
         told, self._told = self._told, []
         return told
+
+    def _hold(self, entry: Entry) -> None:
+        if entry.refusal is not None:
+            self._told.append(entry)
+            return
+        self._held[entry.ticket] = entry
+        self._candidates += entry.candidates
+        while len(self._held) > MOST_HELD or self._candidates > KEEP_CANDIDATES:
+            self._let_go(next(iter(self._held)))
 
     def _let_go(self, ticket: int) -> None:
         entry = self._held.pop(ticket)

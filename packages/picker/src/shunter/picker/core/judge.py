@@ -327,7 +327,7 @@ class FleetJudge:
         self._close(ticket, outcome, now_s)
 
     def _close(self, ticket: int, outcome: Outcome, now_s: float) -> None:
-        self.decisions.close(ticket, outcome)
+        self.decisions.close(ticket, outcome, now_s)
         if self.shadow is not None:
             self.shadow.close(ticket, outcome, now_s)
 

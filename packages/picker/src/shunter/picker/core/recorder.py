@@ -1,9 +1,9 @@
 """A sample of decisions on its way into a file, each held back until it is known how it went."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
-from shunter.picker.core.decisions import KEEP_CANDIDATES, Entry
-from shunter.picker.core.judgement import Outcome
+from shunter.picker.core.decisions import KEEP_CANDIDATES, Ended, Entry
 from shunter.picker.core.kinds import Dice
 
 __all__ = ["PATIENCE_S", "Recorder"]
@@ -23,17 +23,16 @@ class Recorder:
         self._held: OrderedDict[int, Entry] = OrderedDict()
         self._candidates = 0
 
-    def add(self, entry: Entry) -> None:
-        """Hold a decision, if it is in the sample."""
-        if entry.features is not None and self._dice.random() < self._sample:
-            self._held[entry.ticket] = entry
-            self._candidates += entry.candidates
-
-    def close(self, ticket: int, outcome: Outcome) -> None:
-        """Add how the request went."""
-        entry = self._held.get(ticket)
-        if entry is not None:
-            entry.outcome = outcome
+    def follow(self, decided: Sequence[Entry], ended: Sequence[Ended]) -> None:
+        """Hold decisions that are in the sample, and add how they went."""
+        held = self._held
+        for entry in decided:
+            if entry.features is not None and self._dice.random() < self._sample:
+                held[entry.ticket] = entry
+                self._candidates += entry.candidates
+        for ticket, outcome, _ in ended:
+            if ticket in held:
+                held[ticket].outcome = outcome
 
     def take(self, now_s: float, most_candidates: int) -> list[Entry]:
         """Return, oldest first, what need not be held any longer, until it has so many candidates together."""

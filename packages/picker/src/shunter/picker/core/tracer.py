@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from shunter.picker.core.decisions import Entry
+from shunter.picker.core.decisions import Ended, Entry
 from shunter.picker.core.judgement import Outcome, ResponseHeader
 from shunter.picker.core.kinds import Dice, Header, Verdict
 from shunter.picker.core.request import Request
@@ -66,8 +66,7 @@ class Tracer:
         self._send = send
         self._open: dict[int, _Open] = {}  # by ticket, the oldest first
         self._due: list[tuple[float, int]] = []  # a heap: until when the end is waited for, ticket
-        self._ticket: int | None = None  # of whom the scheduler has just chosen for
-        self._place: _Place | None = None  # of that one
+        self._places: dict[int, _Place] = {}  # of traced requests that the scheduler has just chosen for, by ticket
 
     def __len__(self) -> int:
         """Requests whose end is awaited."""
@@ -76,53 +75,25 @@ class Tracer:
     def picked(self, request: Request, verdict: Verdict) -> tuple[Sequence[Header], Sequence[ResponseHeader]]:  # noqa: ARG002  a Follower's signature
         """Tell the engine where in the trace it is, unless the gateway does."""
         told = request.traceparent
-        self._ticket, self._place = request.ticket, self._find_place(told)
-        if self._place is None or (told is not None and told != request.headers.get(TRACEPARENT)):
-            return (), ()
-        return ((TRACEPARENT, write_traceparent(self._place.context)),), ()
-
-    def add(self, entry: Entry) -> None:
-        """Begin the spans of a request that is traced, or send them if it was refused."""
-        place = self._place if self._ticket == entry.ticket else self._find_place(entry.traceparent)
+        place = self._find_place(told)
         if place is None:
-            return
-        if place.parent_id is None:
-            entry.traceparent = write_traceparent(place.context)  # whoever logs it knows the trace too
-        decision = entry.decision
-        opened = _Open(
-            place,
-            entry.at_s if entry.began_s is None else entry.began_s,
-            describe_request(entry),
-            self._describe_inside(entry, place.context),
-            first_choice=decision.candidates[decision.chosen[0]].authority if decision and decision.chosen else None,
-        )
-        if entry.refusal is not None:
-            opened.error = entry.refusal.message
-            self._finish(opened, self._clock())
-            return
-        if len(self._open) >= MOST_OPEN:
-            self._finish(self._open.pop(next(iter(self._open))), self._clock())
-        self._open[entry.ticket] = opened
+            return (), ()
+        self._places[request.ticket] = place
+        if told is not None and told != request.headers.get(TRACEPARENT):
+            return (), ()
+        return ((TRACEPARENT, write_traceparent(place.context)),), ()
 
-    def close(self, ticket: int, outcome: Outcome) -> None:
-        """Note how a request went; send its spans if that is all there is to know."""
-        opened = self._open.get(ticket)
-        if opened is None:
-            return
-        opened.outcome, now_s = outcome, self._clock()
-        told_all = outcome.sent_bytes is not None
-        if outcome.duration_s is not None and opened.ended_s is None:
-            # A record tells how long it took; the end of a stream is the end itself.
-            opened.ended_s = min(now_s, opened.began_s + outcome.duration_s) if told_all else now_s
-        if told_all:
-            del self._open[ticket]
-            self._finish(opened, now_s)
-        elif not opened.awaited:
-            opened.awaited = True
-            heapq.heappush(self._due, (now_s + (PATIENCE_S if opened.ended_s is None else RECORD_S), ticket))
-            if len(self._due) > 2 * MOST_OPEN:  # most are of those that have ended
-                self._due = [each for each in self._due if each[1] in self._open]
-                heapq.heapify(self._due)
+    def follow(self, decided: Sequence[Entry], ended: Sequence[Ended]) -> None:
+        """Begin the spans of requests that are traced, and end those of others; of a refused one both."""
+        for entry in decided:
+            place = self._places.pop(entry.ticket, None)
+            if place is None and entry.decision is None:  # so the scheduler was not asked, or came to nothing
+                place = self._find_place(entry.traceparent)
+            if place is not None:
+                self._begin(entry, place)
+        for ticket, outcome, at_s in ended:
+            if ticket in self._open:
+                self._end(ticket, outcome, at_s)
 
     def expire(self, now_s: float) -> None:
         """Send the spans of whose end was waited for long enough."""
@@ -149,12 +120,49 @@ class Tracer:
             return None
         return _Place(TraceContext(caller.trace_id, self._draw(16), sampled=True), caller.span_id)
 
+    def _begin(self, entry: Entry, place: _Place) -> None:
+        if place.parent_id is None:
+            entry.traceparent = write_traceparent(place.context)  # whoever logs it knows the trace too
+        decision = entry.decision
+        opened = _Open(
+            place,
+            entry.at_s if entry.began_s is None else entry.began_s,
+            describe_request(entry),
+            self._describe_inside(entry, place.context),
+            first_choice=decision.candidates[decision.chosen[0]].authority if decision and decision.chosen else None,
+        )
+        if entry.refusal is not None:
+            opened.error = entry.refusal.message
+            self._finish(opened, entry.at_s)
+            return
+        if len(self._open) >= MOST_OPEN:
+            self._finish(self._open.pop(next(iter(self._open))), self._clock())
+        self._open[entry.ticket] = opened
+
+    def _end(self, ticket: int, outcome: Outcome, at_s: float) -> None:
+        """Note how a request went; send its spans if that is all there is to know."""
+        opened = self._open[ticket]
+        opened.outcome = outcome
+        told_all = outcome.sent_bytes is not None
+        if outcome.duration_s is not None and opened.ended_s is None:
+            # A record tells how long it took; the end of a stream is the end itself.
+            opened.ended_s = min(at_s, opened.began_s + outcome.duration_s) if told_all else at_s
+        if told_all:
+            del self._open[ticket]
+            self._finish(opened, at_s)
+        elif not opened.awaited:
+            opened.awaited = True
+            heapq.heappush(self._due, (at_s + (PATIENCE_S if opened.ended_s is None else RECORD_S), ticket))
+            if len(self._due) > 2 * MOST_OPEN:  # most are of those that have ended
+                self._due = [each for each in self._due if each[1] in self._open]
+                heapq.heapify(self._due)
+
     def _draw(self, digits: int) -> str:
         """Return an id; one of zeros would be none."""
         return f"{self._dice.getrandbits(4 * digits) or 1:0{digits}x}"
 
     def _describe_inside(self, entry: Entry, root: TraceContext) -> list[Span]:
-        now_s = self._clock()
+        chosen_s = entry.at_s + (entry.took_s or 0.0)
 
         def span(name: str, parent: TraceContext, began_s: float, ended_s: float, attributes: dict[str, Attribute]) -> Span:
             context = TraceContext(root.trace_id, self._draw(16), sampled=True)
@@ -171,11 +179,11 @@ class Tracer:
         if entry.waited_s is not None:
             spans.append(span("shunter.queue", root, entry.at_s - entry.waited_s, entry.at_s, {}))
         if entry.decision is not None:
-            deciding = span("gateway.request_orchestration", root, entry.at_s, now_s, describe_decision(entry))
+            deciding = span("gateway.request_orchestration", root, entry.at_s, chosen_s, describe_decision(entry))
             spans.append(deciding)
             for name, decision in {entry.profile: entry.decision, **entry.others}.items():
                 described = describe_profile(entry, name, decision)
-                spans.append(span("run_scheduler_profile", deciding.context, entry.at_s, now_s, described))
+                spans.append(span("run_scheduler_profile", deciding.context, entry.at_s, chosen_s, described))
         return spans
 
     def _finish(self, opened: _Open, now_s: float) -> None:

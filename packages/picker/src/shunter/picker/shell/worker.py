@@ -145,8 +145,7 @@ class Worker:
             self.judge.decisions.witnesses.append(self._telemetry.tracer)  # the first: others log the traces that it begins
         accounts = self.judge.counters.accounts
         accounts.levels.begin(levels)
-        self._accounts = Accounts(accounts, lambda: self.judge.models, _stages(policy))
-        self.judge.decisions.witnesses.append(self._accounts)
+        self.judge.decisions.witnesses.append(Accounts(accounts, lambda: self.judge.models, _stages(policy)))
         self._recording: Recording | None = None
         if settings.record is not None:
             recorder = Recorder(random.Random(settings.seed), settings.record_sample)  # noqa: S311  as above
@@ -192,13 +191,13 @@ class Worker:
         self._draining = True
         await end_tasks(self.tasks)
         await self._server.drain(self._settings.drain_s if deadline_s is None else deadline_s)
+        self.judge.decisions.tell()
         if self._recording is not None:
             await self._recording.finish()
         if self._telemetry is not None:
             await self._telemetry.finish()
         if self._canon is not None:
             _tell(self._canon.take(None))
-        self._accounts.flush()
         self._reader.close()
         if self._memory is not None:
             self._memory.close()
@@ -231,6 +230,7 @@ class Worker:
 
     def explain(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
         """Return the last decisions, or those of one request, newest first, as plain data."""
+        self.judge.decisions.tell()  # of a trace that begins here the entry knows when the tracer does
         entries = self.judge.decisions.before(None)
         wanted = entries if request_id is None else (each for each in entries if each.request_id == request_id)
         return [entry.explain() for entry in islice(wanted, last)]
@@ -285,7 +285,7 @@ class Worker:
             if ready != said:
                 log.info("ready" if ready else "not ready: %s", *hindrances[:1])
                 said = ready
-            self._accounts.flush()
+            self.judge.decisions.tell()
             await asyncio.sleep(LOOK_S)
 
     async def _tell_decisions(self, canon: Canon) -> None:

@@ -1,0 +1,56 @@
+"""The log of decisions and its witnesses."""
+
+from shunter.picker.core.decisions import BATCH, DecisionLog, Entry
+from shunter.picker.core.judgement import Outcome
+
+ENDED = Outcome(complete=True, duration_s=1.0)
+
+
+class Witness:
+    def __init__(self):
+        self.told = []
+
+    def follow(self, decided, ended):
+        self.told.append(([entry.ticket for entry in decided], [ticket for ticket, _, _ in ended]))
+
+
+def log_of(*witnesses, keep=2):
+    log = DecisionLog(keep)
+    log.witnesses += witnesses
+    return log
+
+
+def decided(ticket):
+    return Entry(ticket=ticket, at_s=10.0, request_id="r")
+
+
+def test_witnesses_are_told_what_is_new_when_asked_for_once_and_in_turn():
+    first, second = Witness(), Witness()
+    log = log_of(first, second)
+    log.add(decided(1))
+    log.close(1, ENDED, 11.0)
+    log.add(decided(2))
+    assert first.told == []
+    log.tell()
+    log.tell()
+    assert first.told == second.told == [([1, 2], [1]), ([], [])]
+
+
+def test_witnesses_are_told_before_there_is_too_much_to_tell():
+    witness = Witness()
+    log = log_of(witness)
+    for ticket in range(BATCH):
+        assert witness.told == []
+        log.add(decided(ticket))
+    for ticket in range(BATCH):
+        log.close(ticket, ENDED, 11.0)
+        log.close(ticket, ENDED, 11.5)
+    assert [len(news) for told in witness.told for news in told] == [BATCH, 0, 0, 2 * BATCH]
+
+
+def test_how_a_request_ended_is_in_the_log_at_once():
+    log = log_of()
+    log.add(decided(1))
+    log.close(1, ENDED, 11.0)
+    (entry,) = log.latest()
+    assert entry.outcome is ENDED
