@@ -317,13 +317,15 @@ def test_a_series_more_is_one_however_far_the_line_has_moved():
         assert scanner.changes(more, 0, len(more)) is None
 
 
-def test_what_changes_under_load_is_read_without_a_look_at_the_rest(recorded):
+def test_what_changes_under_load_is_read_without_a_look_at_the_rest(recorded, monkeypatch):
     """The page of an engine with work: all of its row is found again, and the next page's changes are told against it."""
-    reader, row = Reader(DIALECTS["vllm"]), BEFORE
+    reader, row, wholes = Reader(DIALECTS["vllm"]), BEFORE, []
+    monkeypatch.setattr("shunter.scraper.core.fold.fold", lambda *read: wholes.append(read) or fold(*read))
     contents = [recorded["vllm-before"], recorded["vllm-under-load"]]
     for now_ns, content in enumerate(contents * 3, 1):
         row = reader.read(content, 0, len(content), row, now_ns)
         assert row == fold(Scanner().page(content), DIALECTS["vllm"], BEFORE, now_ns)
+    assert len(wholes) == 1
 
 
 @pytest.mark.parametrize("name", ["vllm-before", "vllm-with-lora", "sglang-under-load", "triton-under-load"])
