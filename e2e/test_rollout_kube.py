@@ -206,11 +206,15 @@ analysis: null
 
 
 @pytest.fixture
-def kept(admin, api):
+def home(admin):
+    return admin.namespace("kept")
+
+
+@pytest.fixture
+def kept(home, api):
     """Where a rollout is kept: a ConfigMap of a namespace of its own."""
     from shunter.rollout.shell.kube_store import ConfigMapStore
 
-    home = admin.namespace("kept")
     return lambda: ConfigMapStore(home, "review")
 
 
@@ -229,6 +233,17 @@ def test_a_record_and_wishes_are_kept_in_a_configmap(kept, record):
     assert (store.load(), store.wish()) == (record, Wish.PAUSE)
     store.save(record)
     assert kept().wish() is Wish.PAUSE, "a record does not put a wish aside"
+
+
+def test_what_others_say_of_the_configmap_stays(admin, home, kept, record):
+    store = kept()
+    store.save(record)
+    for verb in ("annotate", "label"):
+        admin.kube.kubectl(verb, "-n", home, "configmap/rollout-review", "team=llm")
+    store.want(Wish.PAUSE)
+    told = admin("GET", f"/api/v1/namespaces/{home}/configmaps/rollout-review")["metadata"]
+    assert told["annotations"] == {"team": "llm"}
+    assert told["labels"] == {"team": "llm", "shunter.dev/rollout": "review"}
 
 
 def test_one_is_at_it_until_he_has_been_silent_for_long(kept, record, monkeypatch):

@@ -109,9 +109,9 @@ class ConfigMapStore:
             changed = change(data)
             if changed is None:
                 return False
-            version = found.metadata.resource_version if found else None
             name = PREFIX + self.name
-            meta = client.V1ObjectMeta(name=name, labels={LABEL: self.name}, resource_version=version)
+            meta = found.metadata if found else client.V1ObjectMeta(name=name)
+            meta.labels = {**(meta.labels or {}), LABEL: self.name}
             body = client.V1ConfigMap(metadata=meta, data=changed)
             call = self._api.replace_namespaced_config_map if found else self._api.create_namespaced_config_map
             place = (name, self._namespace) if found else (self._namespace,)
