@@ -15,6 +15,7 @@ from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.servers import CASES, events
+from shunter.conformance.sections.servers.asking import ask_completion
 from shunter.conformance.sections.servers.profiles import find_profile
 from shunter.conformance.shell.servers import survey
 from shunter.conformance.shell.servers.exam import examine
@@ -98,6 +99,25 @@ def test_a_pace_that_was_measured_in_a_busy_moment_costs_no_verdict(leaping, exa
     findings = leaping(examine_it())
     assert not findings.ids(*{*Verdict} - {Verdict.PASSED})
     assert not list(paces)
+
+
+def test_who_was_asked_for_the_pace_is_gone_before_a_case_looks(leaping, exam, monkeypatch):
+    """Gauges show a request for a while after its answer."""
+    measured, lingering = survey._calibrate, []
+
+    async def calibrate(target):
+        lingering.append(asyncio.ensure_future(ask_completion(target, max_tokens=64, ignore_eos=True)))
+        return await measured(target)
+
+    monkeypatch.setattr(survey, "_calibrate", calibrate)
+
+    async def examine_it():
+        async with equipped() as (server, means):
+            findings = await exam(server.url, profile=PROFILE, cases=related("ms.robustness.health-unseen"), **means)
+            await asyncio.gather(*lingering, return_exceptions=True)
+            return findings
+
+    assert leaping(examine_it())["ms.robustness.health-unseen"].verdict is Verdict.PASSED
 
 
 def test_a_good_server_passes_what_is_asked_of_several_engines(leaping, exam):

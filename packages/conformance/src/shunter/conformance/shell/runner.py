@@ -80,6 +80,7 @@ async def _judge(
     while 2 * max(met, missed) <= most and met + missed < most:
         if missed or disturbed:
             await target.adapt(longer=short)
+        short = False
         target.forget()
         try:
             observed = await case.run(target)
@@ -99,7 +100,7 @@ async def _judge(
             expected, actual = (
                 (failure.expected, failure.actual) if isinstance(failure, Mismatch) else ("a complete answer", str(failure))
             )
-            missed, short = missed + 1, False
+            missed += 1
     passed = met > missed
     return finish(
         verdict=judge(met=passed, known=known is not None),

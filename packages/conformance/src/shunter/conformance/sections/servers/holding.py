@@ -139,7 +139,8 @@ async def watch(
                 raise Mismatch(f"{wanted} within {limit_s:g} s", str(readings[-1]))
             await asyncio.sleep(SAMPLE_PERIOD_S)
     finally:
-        draw(target, readings)
+        if len(readings) > 1:  # one is no line
+            draw(target, readings)
 
 
 def read_number(page: Page, told: Told) -> int:
@@ -165,11 +166,16 @@ def cache_size(target: Target, page: Page) -> tuple[int, int]:
 
 async def settle(target: Target) -> None:
     """Wait until nothing is there that an earlier case has left, and see how fast the target is by itself."""
+    await _await_nobody(target)
+    await target.adapt()
+    await _await_nobody(target)  # of whom that took: a gauge may show him for a while, and a counter not yet
+
+
+async def _await_nobody(target: Target) -> None:
     try:
         await watch(target, lambda each: each.here == 0, SETTLES, wanted="running and queue 0")
     except Mismatch as mismatch:
         raise Skip(f"requests whose clients have hung up are still there: {mismatch.actual}") from None
-    await target.adapt()
 
 
 def draw(target: Target, readings: list[Reading]) -> None:
