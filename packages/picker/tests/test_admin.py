@@ -1,12 +1,15 @@
 """The pages keep nobody from ending, and let nobody from afar change anything."""
 
 import asyncio
+import re
+import socket
 from types import SimpleNamespace
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from shunter.picker.errors import ConfigError
 from shunter.picker.shell import admin as module
 from shunter.picker.shell.admin import Admin
 
@@ -62,3 +65,10 @@ async def test_two_colons_are_every_address_of_a_kernel_without_ipv6(monkeypatch
         with pytest.raises(aiohttp.ClientConnectorError):
             await client.get(f"http://[::1]:{port}/healthz")
     await admin.stop()
+
+
+async def test_pages_at_an_ipv6_address_are_refused_with_a_place_that_can_be_copied():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=re.escape(f"cannot serve the admin pages on [::1]:{port}: ")):
+            await Admin(Source()).start("::1", port)

@@ -105,8 +105,9 @@ class Admin:
             await self._runner.cleanup()
             # asyncio's words tell the place again; of a name that nobody knows the number is negative.
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             raise ConfigError(
-                f"cannot serve the admin pages on {host}:{port}: {why}; choose another with --admin-host or --admin-port"
+                f"cannot serve the admin pages on {where}: {why}; choose another with --admin-host or --admin-port"
             ) from error
         return port
 
