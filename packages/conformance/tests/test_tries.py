@@ -94,6 +94,7 @@ async def test_a_disturbed_case_is_tried_again(outcome, bounds, known):
     noise = Disturbed("all over the place")
     found = await outcome(noise, noise, LATE if known else "in time", bounds=bounds, known=known)
     assert found.verdict is (Verdict.KNOWN_FAILURE if known else Verdict.PASSED)
+    assert (found.tries, found.missed) == (3, bool(known))
     found = await outcome(noise, noise, noise, bounds=bounds, known=known)
     assert found.verdict is Verdict.SKIPPED
     assert found.reason == "all over the place; examine it on a machine that is less busy"

@@ -77,8 +77,8 @@ class Timeline(msgspec.Struct, frozen=True):
 class CaseFinished(_Event, frozen=True, tag="case-finished"):
     """A verdict and its grounds: `observed` when met, `expected` and `actual` when not, `reason` for all others.
 
-    A case with time limits that is not met is tried again: of so many `tries`, the requirement was not met in `missed`. The
-    majority decides.
+    A case with time limits that is not met is tried again, and so is one that was disturbed: of so many `tries`, the
+    requirement was not met in `missed`. The majority of those that say anything decides.
     """
 
     id: str

@@ -110,7 +110,7 @@ async def _judge(
         reason=f"{known.reason} ({known.reference})" if known else "",
         evidence=tuple(target.evidence()[-MAX_EVIDENCE:]),
         timelines=tuple(target.timelines()),
-        tries=met + missed,
+        tries=met + missed + disturbed,
         missed=missed,
     )
 
