@@ -106,7 +106,7 @@ async def faster(target: Target) -> str:
     spread_s = sorted(short_s)[-2] - sorted(short_s)[1]  # a median heeds no extremes either
     seen = f"{cold * 1e3:.0f} ms when it is new, {warm * 1e3:.0f} ms again, {short * 1e3:.0f} ms for a few tokens (medians)"
     if cold - short < CLEARLY * spread_s:
-        raise Disturbed(f"what the cache saves is lost among what else differs: {seen}")
+        raise Disturbed(f"its prompts cost too little beside what else takes time to see what the cache saves: {seen}")
     if warm - short > (cold - short) / 2:
         raise Mismatch("a first token sooner for a prompt that was asked before", seen)
     return seen
