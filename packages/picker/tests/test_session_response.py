@@ -18,6 +18,7 @@ from shunter.picker.testing import JSON_POST, FakeEnvoy, StubJudge
 MODES = list(BodyMode)
 SHOWN = [mode for mode in BodyMode if mode is not BodyMode.NONE]
 USAGE = b'{"id": "1", "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}}'
+JSON = (("content-type", "application/json"),)
 SSE = (("content-type", "text/event-stream"),)
 REWRITE = {"model": "public", "target_model": "engine-v2"}
 
@@ -74,28 +75,30 @@ def test_a_response_may_be_all_headers(mode):
     assert judge.outcome.complete
 
 
+@pytest.mark.parametrize(("headers", "streamed"), [(JSON, False), (SSE, True)])
 @pytest.mark.parametrize("mode", SHOWN)
-def test_the_outcome_tells_what_was_seen(mode):
+def test_the_outcome_tells_what_was_seen(mode, headers, streamed):
     judge = StubJudge()
     envoy = FakeEnvoy.before(judge, BodyMode.BUFFERED, mode)
     envoy.now_s = 100.0
     envoy.request(body=b"{}")
     envoy.now_s = 100.25
-    envoy.respond(201, pieces=[USAGE], served="10.0.0.2:8000")
+    envoy.respond(201, headers=headers, pieces=[USAGE], served="10.0.0.2:8000")
     assert judge.outcome.complete
     assert judge.outcome.status == 201
     assert judge.outcome.served == "10.0.0.2:8000"
     assert judge.told == [(judge.picked[0], "10.0.0.2:8000")]
-    assert judge.outcome.first_token_s == pytest.approx(0.25)
+    assert judge.outcome.first_byte_s == pytest.approx(0.25)
+    assert judge.outcome.first_token_s == (judge.outcome.first_byte_s if streamed else None)  # a plain one has none to tell
     assert judge.outcome.duration_s == pytest.approx(0.25)
     assert (judge.outcome.prompt_tokens, judge.outcome.completion_tokens) == (5, 7)
-    assert (judge.outcome.first_byte_s, judge.outcome.sent_bytes) == (judge.outcome.first_token_s, len(USAGE))
+    assert judge.outcome.sent_bytes == len(USAGE)
 
 
 def test_an_empty_piece_is_not_a_token():
     judge = StubJudge()
     envoy = after_request(judge)
-    envoy.respond(pieces=[b"", b""])
+    envoy.respond(headers=SSE, pieces=[b"", b""])
     assert judge.outcome.first_token_s is None
 
 

@@ -26,8 +26,8 @@ class Response:
     """One response on its way; the order of its events is the session's business."""
 
     __slots__ = (
-        *("_duplex", "_first_token_s", "_mode", "_pick", "_reader", "_restorer", "_sent_bytes"),
-        *("_served", "_status", "started_s", "unchanged"),
+        *("_duplex", "_first_byte_s", "_mode", "_pick", "_reader", "_restorer", "_sent_bytes"),
+        *("_served", "_status", "_streamed", "started_s", "unchanged"),
     )
 
     def __init__(self, mode: BodyMode, started_s: float) -> None:
@@ -42,7 +42,8 @@ class Response:
         self._pick: Pick | None = None
         self._status: int | None = None
         self._served: str | None = None
-        self._first_token_s: float | None = None
+        self._streamed = False
+        self._first_byte_s: float | None = None
         self._sent_bytes = 0
 
     def expect(self, pick: Pick) -> None:
@@ -80,12 +81,12 @@ class Response:
             complete,
             self._status,
             self._served,
-            self._first_token_s,
+            self._first_byte_s if self._streamed else None,  # a plain response begins when all of it has been computed
             now_s - self.started_s,
             usage.prompt_tokens,
             usage.completion_tokens,
             usage.cached_tokens,
-            self._first_token_s,
+            self._first_byte_s,
             None if self._mode is BodyMode.NONE else self._sent_bytes,
         )
 
@@ -105,8 +106,9 @@ class Response:
         headers = dict(event.headers)
         status = headers.get(":status", "")
         self._status = int(status) if len(status) == 3 and status.isascii() and status.isdigit() else None
-        encoding = headers.get("content-encoding", "identity")
-        if encoding != "identity" or not headers.get("content-type", "").lower().startswith(_READABLE):
+        encoding, content = headers.get("content-encoding", "identity"), headers.get("content-type", "").lower()
+        self._streamed = content.startswith("text/event-stream")
+        if encoding != "identity" or not content.startswith(_READABLE):
             self._reader = None
         elif (pick := self._pick) and pick.model and pick.target_model and pick.model != pick.target_model:
             self._restorer = Restorer(pick.target_model, pick.model)
@@ -114,8 +116,8 @@ class Response:
 
     def see(self, data: bytes, now_s: float) -> None:
         """Learn what a piece of the body tells."""
-        if self._first_token_s is None and data:
-            self._first_token_s = now_s - self.started_s
+        if self._first_byte_s is None and data:
+            self._first_byte_s = now_s - self.started_s
         self._sent_bytes += len(data)
         if self._reader is not None:
             self._reader.feed(data)
