@@ -49,7 +49,7 @@ bodies = st.binary(max_size=40) | st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it makes values
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # it makes values; a busy machine
 @given(st.lists(st.tuples(headers, bodies, st.lists(outcomes, max_size=2)), max_size=6))
 def test_whatever_is_said_is_borne(make_view, asked):
     view = make_view({"waiting": 0}, {"waiting": 1})
