@@ -10,7 +10,6 @@ import pytest
 from aiohttp import web
 
 from shunter.picker.errors import ConfigError
-from shunter.picker.shell import admin as module
 from shunter.picker.shell.admin import Admin
 
 DEADLINE_S = 20
@@ -52,18 +51,6 @@ async def test_two_colons_are_every_address_of_both_families():
         for host in ("127.0.0.1", "[::1]"):
             async with client.get(f"http://{host}:{port}/healthz") as answer:
                 assert answer.status == 200
-    await admin.stop()
-
-
-async def test_two_colons_are_every_address_of_a_kernel_without_ipv6(monkeypatch):
-    monkeypatch.setattr(module, "has_dualstack_ipv6", lambda: False)
-    admin = Admin(Source())
-    port = await admin.start("::", 0)
-    async with aiohttp.ClientSession() as client:
-        async with client.get(f"http://127.0.0.1:{port}/healthz") as answer:
-            assert answer.status == 200
-        with pytest.raises(aiohttp.ClientConnectorError):
-            await client.get(f"http://[::1]:{port}/healthz")
     await admin.stop()
 
 

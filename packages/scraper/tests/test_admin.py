@@ -13,7 +13,6 @@ from shunter.scraper.core.cadence import Cadence
 from shunter.scraper.core.complaints import Complaint
 from shunter.scraper.core.manifests import Key
 from shunter.scraper.errors import ConfigError
-from shunter.scraper.shell import admin as module
 from shunter.scraper.shell.admin import Admin
 from shunter.scraper.shell.files import Files
 from shunter.scraper.shell.registry import Following
@@ -208,17 +207,4 @@ async def test_two_colons_are_every_address_of_both_families(tmp_path):
             for host in ("127.0.0.1", "[::1]"):
                 async with client.get(f"http://{host}:{port}/healthz") as answer:
                     assert answer.status == 200
-        await admin.stop()
-
-
-async def test_two_colons_are_every_address_of_a_kernel_without_ipv6(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "has_dualstack_ipv6", lambda: False)
-    with contextlib.closing(SnapshotWriter(tmp_path)) as writer:
-        admin = Admin(Scraper(Unknown(), writer))
-        port = await admin.start("::", 0)
-        async with aiohttp.ClientSession() as client:
-            async with client.get(f"http://127.0.0.1:{port}/healthz") as answer:
-                assert answer.status == 200
-            with pytest.raises(aiohttp.ClientConnectorError):
-                await client.get(f"http://[::1]:{port}/healthz")
         await admin.stop()

@@ -23,7 +23,6 @@ import datetime as dt
 import os
 import time
 from ipaddress import ip_address
-from socket import has_dualstack_ipv6
 from typing import get_args
 
 import msgspec
@@ -36,6 +35,7 @@ from shunter.picker.errors import ConfigError
 from shunter.picker.shell.metrics import Metrics, Names, everything
 from shunter.picker.shell.page import Files, Live, refuse_strange_names
 from shunter.picker.shell.report import Source
+from shunter.snapshot.addresses import addresses_of
 from shunter.snapshot.stderr import Level
 
 __all__ = ["Admin"]
@@ -89,16 +89,12 @@ class Admin:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=LAST_PAGES_S)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen and return the port, which matters when ``port`` is 0; raise ConfigError if it is taken.
-
-        ``::`` is every address of both families, of IPv4 alone where the kernel has no other: asyncio gives a socket of IPv6
-        nothing of IPv4, hence two.
-        """
+        """Listen and return the port, which matters when ``port`` is 0; raise ConfigError if it is taken."""
         if not host:  # which would mean every address
             raise ConfigError("--admin-host is empty: give an address; :: shows the pages to everybody")
         await self._runner.setup()
         try:
-            for each in ("0.0.0.0", "::")[: 1 + has_dualstack_ipv6()] if host == "::" else (host,):
+            for each in addresses_of(host):
                 await web.TCPSite(self._runner, each, port).start()
                 port = self._runner.addresses[0][1]
         except OSError as error:

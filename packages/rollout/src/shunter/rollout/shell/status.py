@@ -6,7 +6,6 @@ The gauge ``lora_syncer_adapter_status`` is that of the reference's sidecar; ove
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
-from socket import has_dualstack_ipv6
 
 import msgspec
 from aiohttp import web
@@ -20,6 +19,7 @@ from shunter.rollout.core.reconcile import Standing
 from shunter.rollout.errors import ConfigError
 from shunter.rollout.shell.following import Following
 from shunter.rollout.shell.syncing import Sync
+from shunter.snapshot.addresses import addresses_of
 
 __all__ = ["serve_status"]
 
@@ -63,11 +63,7 @@ class _Metrics(Collector):
 
 @asynccontextmanager
 async def serve_status(host: str, port: int, sync: Sync, config: Following[Desired]) -> AsyncGenerator[int]:
-    """Serve it while the block runs; yields the port. Raises ConfigError if the port is taken.
-
-    ``::`` is every address of both families, of IPv4 alone where the kernel has no other: asyncio gives a socket of IPv6
-    nothing of IPv4, hence two.
-    """
+    """Serve it while the block runs; yields the port. Raises ConfigError if the port is taken."""
     registry = CollectorRegistry()
     registry.register(_Metrics(sync, config))
 
@@ -95,7 +91,7 @@ async def serve_status(host: str, port: int, sync: Sync, config: Following[Desir
     await runner.setup()
     try:
         try:
-            for each in ("0.0.0.0", "::")[: 1 + has_dualstack_ipv6()] if host == "::" else (host,):
+            for each in addresses_of(host):
                 await web.TCPSite(runner, each, port).start()
                 port = runner.addresses[0][1]
         except OSError as error:
