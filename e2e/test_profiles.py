@@ -51,7 +51,7 @@ def settled(stack):
 def gone(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may go between opening and reading
         return True
 
 
