@@ -13,6 +13,8 @@ from hack.chaos.witness import Witness, until
 
 from shunter.picker.shell.memory import Memory, Seat
 
+PATIENCE_S = 30.0  # with a server that answers
+
 
 class Sound(Connection):
     """Streams without a pause, to save time."""
@@ -59,10 +61,10 @@ class HangingUp(Sound):
         self.transport.close()
 
 
-async def ask(connection, requests=24):
+async def ask(connection, requests=24, patience_s=PATIENCE_S):
     server = await asyncio.get_running_loop().create_server(lambda: connection(Engine()), "127.0.0.1", 0)
     toll, over = Toll(), asyncio.Event()
-    clients = Clients(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 1000, patience_s=0.5)
+    clients = Clients(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 1000, patience_s=patience_s)
 
     async def end():
         await until(lambda: toll.requests >= requests)
@@ -93,7 +95,7 @@ async def test_clients_that_get_what_they_want_do_not_complain():
     ],
 )
 async def test_clients_notice(connection, kind, streams_alone):
-    toll = await ask(connection)
+    toll = await ask(connection, patience_s=2.0 if connection is Slow else PATIENCE_S)
     expected = -(-toll.requests // STREAMED_EVERY) if streams_alone else toll.requests
     assert toll.failed == {kind: expected}
     assert {kind for _, _, kind in toll.losses} == {kind}
