@@ -1,7 +1,8 @@
 """The log of decisions and its witnesses."""
 
-from shunter.picker.core.decisions import BATCH, DecisionLog, Entry
+from shunter.picker.core.decisions import BATCH, KEEP_CANDIDATES, DecisionLog, Entry
 from shunter.picker.core.judgement import Outcome
+from shunter.picker.core.kinds import Decision
 
 ENDED = Outcome(complete=True, duration_s=1.0)
 
@@ -54,3 +55,28 @@ def test_how_a_request_ended_is_in_the_log_at_once():
     log.close(1, ENDED, 11.0)
     (entry,) = log.latest()
     assert entry.outcome is ENDED
+
+
+def test_the_log_is_bounded_and_newest_first():
+    log = DecisionLog(keep=3)
+    for ticket in range(9):
+        log.add(Entry(ticket=ticket, at_s=0.0, request_id=str(ticket % 2)))
+    log.close(0, ENDED, 0.0)
+    log.close(8, ENDED, 0.0)
+    assert [entry.ticket for entry in log.latest(2)] == [8, 7]
+    assert (log.find("0").ticket, log.find("0").outcome, log.find("none")) == (8, ENDED, None)
+    assert len(log.latest()) == 3
+
+
+def test_the_log_is_bounded_by_its_candidates_too(make_fleet):
+    decision = Decision(make_fleet(*[{}] * 100).endpoints * (KEEP_CANDIDATES // 200), chosen=[0])
+    log = DecisionLog()
+    for ticket in range(5):
+        log.add(Entry(ticket=ticket, at_s=0.0, request_id="", decision=decision))
+    assert [entry.ticket for entry in log.latest()] == [4, 3]
+
+
+def test_a_log_may_keep_nothing():
+    log = DecisionLog(keep=0)
+    log.add(Entry(ticket=1, at_s=0.0, request_id=""))
+    assert log.latest() == []

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from shunter.picker import config
 from shunter.picker.core.adoption import LEASE_S
-from shunter.picker.core.decisions import KEEP_CANDIDATES, DecisionLog, Entry
 from shunter.picker.core.fleet import REFUSED_TIMES
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, DropReason, Judge, Outcome, Pick, Refusal
-from shunter.picker.core.kinds import Decision, Weighted
+from shunter.picker.core.kinds import Weighted
 from shunter.picker.core.overview import look
 from shunter.snapshot import (
     Health,
@@ -427,31 +426,6 @@ def test_a_request_that_outlasts_its_stream_is_in_the_account_until_its_record_o
     judge.catch_up(NOW_S + LEASE_S)
     assert list(judge.fleet(NOW_S).in_flight) == [0]
     assert (tally(judge).released, tally(judge).incomplete) == (2, 1)
-
-
-def test_the_log_is_bounded_and_newest_first():
-    log = DecisionLog(keep=3)
-    for ticket in range(9):
-        log.add(Entry(ticket=ticket, at_s=0.0, request_id=str(ticket % 2)))
-    log.close(0, DONE, 0.0)
-    log.close(8, DONE, 0.0)
-    assert [entry.ticket for entry in log.latest(2)] == [8, 7]
-    assert (log.find("0").ticket, log.find("0").outcome, log.find("none")) == (8, DONE, None)
-    assert len(log.latest()) == 3
-
-
-def test_the_log_is_bounded_by_its_candidates_too(make_fleet):
-    decision = Decision(make_fleet(*[{}] * 100).endpoints * (KEEP_CANDIDATES // 200), chosen=[0])
-    log = DecisionLog()
-    for ticket in range(5):
-        log.add(Entry(ticket=ticket, at_s=0.0, request_id="", decision=decision))
-    assert [entry.ticket for entry in log.latest()] == [4, 3]
-
-
-def test_a_log_may_keep_nothing():
-    log = DecisionLog(keep=0)
-    log.add(Entry(ticket=1, at_s=0.0, request_id=""))
-    assert log.latest() == []
 
 
 class Angry(msgspec.Struct, frozen=True):
