@@ -106,6 +106,7 @@ def test_a_target_that_is_not_there_exits_3_and_still_reports(tmp_path, unused_t
     assert result.exit_code == 3
     assert f"no connection to 127.0.0.1 port {unused_tcp_port}: Connection refused" in result.output
     assert "nobody answered" in result.output
+    assert result.output.count("Connection refused") == 1  # in one line, and not in those of all that cannot be asked
     assert len(yaml.safe_load(report.read_text())["cases"]) == len(CASES)
 
 

@@ -56,3 +56,8 @@ def test_the_line_names_what_is_not_met():
     assert str(answer) == (
         "May this server stand in an InferencePool? No (gie: 1 of 3 MUSTs met; not met: ms.a.1; not judged: ms.a.2)"
     )
+
+
+def test_the_line_lists_nothing_when_nothing_could_be_judged():
+    (answer,) = answers(exam(GIE, Verdict.ERROR, Verdict.ERROR))
+    assert str(answer).endswith("Undecided (gie: 0 of 2 MUSTs met; not judged: all 2)")

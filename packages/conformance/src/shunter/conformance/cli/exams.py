@@ -132,16 +132,23 @@ def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wi
 
 
 async def _attend(exam: "AsyncGenerator[Event]", events: "list[Event]") -> None:
-    """Follow an exam and show it while it happens."""
+    """Follow an exam and show it while it happens; why a target is gone is said once, not for every case that is left."""
+    from shunter.conformance.core.events import CaseFinished
     from shunter.conformance.core.narration import narrate
+    from shunter.conformance.core.verdict import Verdict
 
     # Whoever stops a job sends SIGTERM: it ends the exam as Ctrl-C does, and what the exam has started with it. Not by way of
     # SIGINT, to which a job in a script's background is deaf.
     if task := asyncio.current_task():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    gone: str | None = None
     async with aclosing(exam):
         async for event in exam:
             events.append(event)
+            if isinstance(event, CaseFinished) and event.verdict is Verdict.ERROR:
+                if event.reason == gone:
+                    continue
+                gone = event.reason
             for line in narrate(event):
                 label, space, rest = line.partition(" ")
                 click.echo((click.style(label, fg=COLOURS[label]) if label in COLOURS else label) + space + rest)

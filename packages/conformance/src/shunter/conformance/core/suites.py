@@ -42,7 +42,8 @@ class Answer(msgspec.Struct, frozen=True):
         """The question, its answer and the grounds, in one line."""
         grounds = f"{self.asked - len(self.unmet) - len(self.unjudged)} of {self.asked + self.left_out} MUSTs met"
         grounds += f"; not met: {', '.join(self.unmet)}" if self.unmet else ""
-        grounds += f"; not judged: {', '.join(self.unjudged)}" if self.unjudged else ""
+        unjudged = f"all {self.asked}" if len(self.unjudged) == self.asked else ", ".join(self.unjudged)
+        grounds += f"; not judged: {unjudged}" if self.unjudged else ""
         grounds += f"; not asked: {self.left_out}" if self.left_out else ""
         return f"{QUESTIONS.get(self.suite, self.suite)} {self.word.capitalize()} ({self.suite}: {grounds})"
 

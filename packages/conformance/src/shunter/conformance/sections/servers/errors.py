@@ -9,6 +9,7 @@ from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.servers.answers import ErrorBody, ModelList, WholeError
 from shunter.conformance.sections.servers.asking import ask_chat, ask_completion
 from shunter.conformance.sections.servers.openai import JSON
+from shunter.conformance.sections.servers.reachability import MODELS
 from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES", "HALF_A_BODY", "MISTAKES", "NOWHERE", "NO_SUCH_MODEL", "UNKNOWN_MODEL"]
@@ -196,6 +197,7 @@ CONTEXT_OVERFLOW = Case(
     requirement="A prompt that is longer than the context MUST be refused with 400, 413 or 422, and not be cut.",
     why="Half a question gets a confident answer to something else; a 5xx sends the prompt to every other replica, too.",
     source="OpenAI API reference, Error codes: context_length_exceeded",
+    needs=(MODELS.id,),
     run=context_overflow,
 )
 

@@ -16,6 +16,7 @@ from shunter.conformance.sections.servers.answers import (
 )
 from shunter.conformance.sections.servers.asking import TOKENS, ask_chat, ask_completion
 from shunter.conformance.sections.servers.profile import IGNORE_EOS
+from shunter.conformance.sections.servers.reachability import MODELS
 from shunter.conformance.sections.servers.saying import read_chunks, read_stream
 from shunter.conformance.sections.servers.target import Target
 
@@ -211,6 +212,7 @@ MODEL_CARDS = Case(
     requirement="The model list MUST be an object list, and each model in it MUST have id, object model, created and owned_by.",
     why="Clients decode the list before they ask for anything; one that finds a member missing does not start.",
     source="OpenAI API reference, The model object",
+    needs=(MODELS.id,),
     run=model_cards,
 )
 

@@ -13,7 +13,7 @@ from shunter.conformance.sections.servers.answers import ModelList
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.target import Target
 
-__all__ = ["CASES", "HEALTH", "HEALTH_QUICK", "METRICS", "PROBE_TIMEOUT", "ask_health"]
+__all__ = ["CASES", "HEALTH", "HEALTH_QUICK", "METRICS", "MODELS", "PROBE_TIMEOUT", "ask_health"]
 
 READY_ANSWER = Bound(
     "ready-answer",
