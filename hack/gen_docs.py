@@ -77,7 +77,7 @@ def fields(schema, root):
         for field, kind in struct["properties"].items():
             default = "required" if field in struct.get("required", ()) else f"`{literal(kind.get('default'))}`"
             meaning = f" {kind.get('description', '')} |" if told else ""
-            text += f"| `{field}` | {type_of(kind)} | {default} |{meaning}\n"
+            text += f"| `{field}` | {type_of(kind, definitions)} | {default} |{meaning}\n"
     return text
 
 
@@ -85,16 +85,17 @@ def literal(value):
     return "none" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def type_of(kind):
+def type_of(kind, definitions):
     if "$ref" in kind:
         name = kind["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        section = definitions[name]
+        return f"[{name}](#{name.lower()})" if "properties" in section else type_of(section, definitions)
     if "anyOf" in kind:
-        return " or ".join(type_of(each) for each in kind["anyOf"])
+        return " or ".join(type_of(each, definitions) for each in kind["anyOf"])
     if "enum" in kind:
         return ", ".join(f"`{value}`" for value in kind["enum"])
     if kind.get("type") == "array":
-        return f"list of {type_of(kind.get('items', {}))}"
+        return f"list of {type_of(kind.get('items', {}), definitions)}"
     bounds = " to ".join(str(kind[key]) for key in ("minimum", "maximum") if key in kind)
     return kind.get("type", "any") + (f", {bounds}" if bounds else "")
 
