@@ -8,6 +8,8 @@ ENDED = Outcome(complete=True, duration_s=1.0)
 
 
 class Witness:
+    name = "a witness"
+
     def __init__(self):
         self.told = []
 
@@ -15,8 +17,12 @@ class Witness:
         self.told.append(([entry.ticket for entry in decided], [ticket for ticket, _, _ in ended]))
 
 
+def complain(name, error):
+    raise AssertionError(name) from error
+
+
 def log_of(*witnesses, keep=2):
-    log = DecisionLog(keep)
+    log = DecisionLog(complain, keep)
     log.witnesses += witnesses
     return log
 
@@ -49,6 +55,23 @@ def test_witnesses_are_told_before_there_is_too_much_to_tell():
     assert [len(news) for told in witness.told for news in told] == [BATCH, 0, 0, 2 * BATCH]
 
 
+def test_a_witness_that_raises_is_complained_of_and_the_others_are_told_all_the_same():
+    class Broken(Witness):
+        name = "the broken one"
+
+        def follow(self, decided, ended):
+            raise ZeroDivisionError("no")
+
+    witness, complaints = Witness(), []
+    log = DecisionLog(lambda *told: complaints.append(told))
+    log.witnesses += [Broken(), witness]
+    for ticket in range(2 * BATCH):
+        log.add(decided(ticket))
+        log.close(ticket, ENDED, 11.0)
+    assert [(name, str(error)) for name, error in complaints] == [("the broken one", "no")] * 2
+    assert [ticket for told, _ in witness.told for ticket in told] == [*range(2 * BATCH)]
+
+
 def test_how_a_request_ended_is_in_the_log_at_once():
     log = log_of()
     log.add(decided(1))
@@ -58,7 +81,7 @@ def test_how_a_request_ended_is_in_the_log_at_once():
 
 
 def test_the_log_is_bounded_and_newest_first():
-    log = DecisionLog(keep=3)
+    log = DecisionLog(complain, keep=3)
     for ticket in range(9):
         log.add(Entry(ticket=ticket, at_s=0.0, request_id=str(ticket % 2)))
     log.close(0, ENDED, 0.0)
@@ -70,13 +93,13 @@ def test_the_log_is_bounded_and_newest_first():
 
 def test_the_log_is_bounded_by_its_candidates_too(make_fleet):
     decision = Decision(make_fleet(*[{}] * 100).endpoints * (KEEP_CANDIDATES // 200), chosen=[0])
-    log = DecisionLog()
+    log = DecisionLog(complain)
     for ticket in range(5):
         log.add(Entry(ticket=ticket, at_s=0.0, request_id="", decision=decision))
     assert [entry.ticket for entry in log.latest()] == [4, 3]
 
 
 def test_a_log_may_keep_nothing():
-    log = DecisionLog(keep=0)
+    log = DecisionLog(complain, keep=0)
     log.add(Entry(ticket=1, at_s=0.0, request_id=""))
     assert log.latest() == []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shunter.picker import config
 from shunter.picker.core.adoption import LEASE_S
+from shunter.picker.core.decisions import BATCH
 from shunter.picker.core.fleet import REFUSED_TIMES
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, DropReason, Judge, Outcome, Pick, Refusal
@@ -445,6 +446,23 @@ def test_a_plugin_that_raises_costs_no_request(make_judge):
     assert (tally(judge).plugin_errors, judge.complaints) == (4, {"angry": "OSError: no"})
     overview = look(judge._view(0), None, tally(judge), 0, complaints=judge.complaints)
     assert overview.complaints == {"angry": "OSError: no"}
+
+
+def test_a_witness_that_raises_costs_no_request_and_is_counted(make_judge):
+    class Blind:
+        name = "the blind one"
+
+        def follow(self, decided, ended):
+            raise OSError("dark")
+
+    judge = make_judge(IDLE)
+    judge.decisions.witnesses.append(Blind())
+    for _ in range(2 * BATCH):
+        pick = judge.decide(Ask(CHAT, body()), NOW_S)
+        judge.release(pick.ticket, DONE, NOW_S)
+    assert (tally(judge).picks, tally(judge).released, tally(judge).plugin_errors) == (2 * BATCH, 2 * BATCH, 2)
+    assert judge.complaints == {"the blind one": "OSError: dark"}
+    assert list(judge.unlogged) == ["the blind one"], "once, however often it raises"
 
 
 asks = st.builds(

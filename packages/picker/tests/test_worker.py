@@ -213,3 +213,25 @@ async def test_a_sampled_decision_is_in_the_log_whatever_else_is(start, publish,
         "127.0.0.1:7001",
         "127.0.0.1:7001 was the only candidate.",
     )
+
+
+async def test_a_witness_that_raises_is_logged_once_with_its_traceback_and_shown(start, publish, ask_pick, eventually, caplog):
+    class Blind:
+        name = "the blind one"
+
+        def follow(self, decided, ended):
+            if decided or ended:
+                raise ZeroDivisionError("dark")
+
+    publish(7001)
+    worker, address = await start()
+    worker.judge.decisions.witnesses.append(Blind())
+
+    async def counted():
+        await ask_pick(address)
+        return worker.judge.counters.tally().plugin_errors >= 2
+
+    await eventually(counted)
+    assert worker.status().complaints == {"the blind one": "ZeroDivisionError: dark"}
+    (told,) = [record for record in caplog.records if "the blind one failed" in record.message]
+    assert told.exc_info[0] is ZeroDivisionError

@@ -34,6 +34,8 @@ class _Open(msgspec.Struct, gc=False):
 class Accounts:
     """A Witness that keeps the account of one worker's requests."""
 
+    name = "metrics by class"
+
     def __init__(
         self, book: AccountBook, known: Callable[[], Collection[str]], stages: Mapping[str, int] | None = None
     ) -> None:

@@ -22,6 +22,8 @@ MOST_HELD = 1024
 class Canon:
     """A Witness: holds the sampled decisions until they can be told; bounded as the log of decisions is."""
 
+    name = "decisions in the log"
+
     def __init__(self, dice: Dice, share: float) -> None:
         """Take the part ``share`` of decisions, refusals too."""
         self._dice = dice

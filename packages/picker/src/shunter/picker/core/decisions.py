@@ -4,7 +4,7 @@ The log is bounded by count and by size. It keeps what the scheduler computed as
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
@@ -170,6 +170,9 @@ Ended: TypeAlias = tuple[int, Outcome, float]
 class Witness(Protocol):
     """Follows a log, a little later, and may remember for longer."""
 
+    name: str
+    """What suffers if it fails, in words."""
+
     def follow(self, decided: Sequence[Entry], ended: Sequence[Ended]) -> None:
         """Learn what was entered, and how requests ended; of one perhaps more than once, later with more."""
         ...
@@ -178,8 +181,9 @@ class Witness(Protocol):
 class DecisionLog:
     """The last ``keep`` decisions by ticket, fewer if they had more than KEEP_CANDIDATES candidates together."""
 
-    def __init__(self, keep: int = KEEP) -> None:
-        """Keep none if ``keep`` is 0."""
+    def __init__(self, complain: Callable[[str, Exception], None], keep: int = KEEP) -> None:
+        """Keep none if ``keep`` is 0; ``complain`` is told which witness raised, and what."""
+        self._complain = complain
         self._keep = keep
         self.witnesses: list[Witness] = []
         """Who learns of every entry and of every end; in this order."""
@@ -209,11 +213,14 @@ class DecisionLog:
             self.tell()
 
     def tell(self) -> None:
-        """Let the witnesses know what is new."""
+        """Let the witnesses know what is new. One that raises has not seen this batch, or not all of it; the others have."""
         decided, self._decided = self._decided, []
         ended, self._ended = self._ended, []
         for witness in self.witnesses:
-            witness.follow(decided, ended)
+            try:
+                witness.follow(decided, ended)
+            except Exception as error:  # noqa: BLE001  who looks on must not cost the request that fills a batch
+                self._complain(witness.name, error)
 
     def latest(self, count: int = KEEP) -> list[Entry]:
         """Return up to ``count`` entries, newest first."""

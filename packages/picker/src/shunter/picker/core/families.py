@@ -289,11 +289,11 @@ INCOMPLETE = Family(
     "shunter_picker_incomplete_total", "counter", "Picked requests that were cut short: the client left, a reset, a drain."
 )
 MODEL_REWRITES = Family("shunter_picker_model_rewrites_total", "counter", "Requests whose model name was rewritten.")
-PLUGIN_ERRORS = Family("shunter_picker_plugin_errors_total", "counter", "Runs of the scheduling profile that a plugin broke.")
+PLUGIN_ERRORS = Family("shunter_picker_plugin_errors_total", "counter", "Errors of plugins, and of what only looks on.")
 COMPLAINTS = Family(
     "shunter_picker_plugin_complaints",
     "gauge",
-    "Plugins that did something wrong, or are not shown what they need; the fleet's page says what.",
+    "Plugins, or what only looks on, that did something wrong or are not shown what they need; the fleet's page says what.",
     ("plugin",),
 )
 LAPS = Family("shunter_picker_laps_total", "counter", "Times a worker lost the trail of another one's bookings.")

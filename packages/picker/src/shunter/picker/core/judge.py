@@ -89,7 +89,6 @@ class FleetJudge:
         ``serve_models`` it says itself what models there are. A ``shadow`` decides a sample too, without a say. With
         a ``stopwatch``, in seconds, it notes how long choices take.
         """
-        self.decisions = DecisionLog(keep)
         self._remembers = keep > 0 or shadow is not None
         self.shadow = shadow
         self._stopwatch = stopwatch
@@ -107,7 +106,10 @@ class FleetJudge:
         self._serves_models = serve_models
         self._scheduler = Scheduler(policy, dice, self._tell)
         self.complaints = self._scheduler.complaints.words
-        """What plugins did wrong first, by name."""
+        """What plugins and witnesses did wrong first, by name."""
+        self.unlogged = self._scheduler.complaints.unlogged
+        """The errors among them that nobody has logged yet, by name; to be taken out by who does."""
+        self.decisions = DecisionLog(self._scheduler.complaints.raised, keep)
         self._needy = [each.name for each in policy.plugins() if getattr(each.plugin, "needs", ())]  # until it is known better
         self._prefixes = {name: PrefixIndex(settings) for name, settings in policy.prefixes.items()}
         self._prefix = next(iter(self._prefixes.values()), None)  # the one that hashes, for all of them
@@ -478,13 +480,13 @@ class FleetJudge:
         refusal: Refusal | None = None,
         took_s: float | None = None,
     ) -> None:
-        while self._broken < self._scheduler.complaints.errors:
-            self._broken += 1
-            self.counters.broke()
         if self._remembers or self.decisions.witnesses:
             entry = enter(request, now_s, verdict, refusal, features)
             entry.took_s = took_s
             self.decisions.add(entry)
+        while self._broken < self._scheduler.complaints.errors:
+            self._broken += 1
+            self.counters.broke()
 
 
 def _unread(ask: Ask, ticket: int) -> Request:

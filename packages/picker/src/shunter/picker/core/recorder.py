@@ -16,6 +16,8 @@ PATIENCE_S = 60.0
 class Recorder:
     """Holds what is to be written; like the log of decisions it is bounded by their candidates."""
 
+    name = "recorded decisions"
+
     def __init__(self, dice: Dice, sample: float) -> None:
         """Take the part ``sample`` of decisions."""
         self._dice = dice

@@ -46,18 +46,22 @@ NOBODY = Verdict(Decision((), ()))
 
 
 class Complaints:
-    """What plugins did wrong."""
+    """What plugins, and others that must not cost a request, did wrong."""
 
     def __init__(self) -> None:
         self.errors = 0
         """How often one raised."""
         self.words: dict[str, str] = {}
         """By the plugin's name; the first time only, since a bad plugin errs with every request."""
+        self.unlogged: dict[str, Exception] = {}
+        """The same with its traceback, until somebody takes it out to log it."""
 
     def raised(self, name: str, error: Exception) -> None:
         """Take an exception down."""
         self.errors += 1
-        self.words.setdefault(name, f"{type(error).__name__}: {error}")
+        if name not in self.words:
+            self.words[name] = f"{type(error).__name__}: {error}"
+            self.unlogged[name] = error
 
 
 class Scheduler:

@@ -58,6 +58,8 @@ class _Open(msgspec.Struct):
 class Tracer:
     """A Witness of decisions, and a Follower among the plugins for what it has to tell the engine."""
 
+    name = "the tracer"  # no plugin of a configuration is called that
+
     def __init__(self, dice: Dice, share: float, clock: Callable[[], float], send: Callable[[Sequence[Span]], None]) -> None:
         """Draw the part ``share``, 0 to 1, of requests that nobody has decided of; ``clock`` is monotonic, in seconds."""
         self._dice = dice

@@ -66,9 +66,6 @@ RECALL_CANDIDATES = 1_000
 # Sampled decisions are written when they can be, a few at a time and off the way of any request.
 TELL_S = 0.25
 
-# Among the plugins; no configuration has one of that name.
-TRACER = "the tracer"
-
 log = logging.getLogger(__name__)
 decisions_log = logging.getLogger("shunter.picker.decisions")
 
@@ -126,7 +123,9 @@ class Worker:
         self._telemetry = None
         if settings.tracing is not None and bases is None:
             self._telemetry = _make_telemetry(settings.tracing, seat, self._count_spans)
-            policy = msgspec.structs.replace(policy, others=(*policy.others, Named(TRACER, self._telemetry.tracer)))
+            policy = msgspec.structs.replace(
+                policy, others=(*policy.others, Named(self._telemetry.tracer.name, self._telemetry.tracer))
+            )
         self.judge = FleetJudge(
             policy,
             self._reader.view,
@@ -286,6 +285,9 @@ class Worker:
                 log.info("ready" if ready else "not ready: %s", *hindrances[:1])
                 said = ready
             self.judge.decisions.tell()
+            while self.judge.unlogged:
+                name, error = self.judge.unlogged.popitem()
+                log.error("%s failed: requests go on without it, and further failures are counted only", name, exc_info=error)
             await asyncio.sleep(LOOK_S)
 
     async def _tell_decisions(self, canon: Canon) -> None:
