@@ -111,7 +111,8 @@ def product_connection(judge: FleetJudge) -> Feed:
 
     def feed(data: bytes) -> None:
         connection.receive(data, NOW_S)
-        sink.write(connection.http.take_pieces())
+        while pieces := connection.http.take_pieces():
+            sink.write(pieces)
 
     return feed
 

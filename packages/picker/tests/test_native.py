@@ -23,6 +23,7 @@ from shunter.picker.transport import frames, h2, hpack, native
 from shunter.picker.transport.frames import Kind
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
+from shunter.picker.transport.protobuf import field
 from shunter.picker.transport.tls import Tls
 
 DEADLINE_S = 20
@@ -115,6 +116,66 @@ async def test_all_replies_to_one_read_are_one_write(monkeypatch):
             connection.data_received(b"".join(calls))
     assert len(written) == 1
     assert written[0].count(b"\x08\x02") == 2  # NOT_SERVING, twice
+
+
+class Turns:
+    """A transport that counts what is done between two turns of the loop."""
+
+    def __init__(self):
+        self.turns = [[]]  # sizes read and written
+        self.written = bytearray()
+        self.reading = True
+
+    def pause_reading(self):
+        self.reading = False
+
+    def resume_reading(self):
+        self.reading = True
+
+    def is_closing(self):
+        return False
+
+    def write(self, data):
+        self.writelines([data])
+
+    def writelines(self, pieces):
+        written = b"".join(pieces)
+        self.written += written
+        self.turns[-1].append(len(written))
+
+    async def pass_turn(self):
+        self.turns.append([])
+        await asyncio.sleep(0)
+
+
+async def test_a_large_body_comes_and_goes_a_part_at_a_time(monkeypatch):
+    body = os.urandom(10 << 20)
+    pieces = [field(0x22, field(0x0A, body[at : at + 60_000])) for at in range(0, len(body), 60_000)]
+    messages = [field(0x12, b""), *pieces, field(0x22, b"\x10\x01")]
+    content = b"".join(len(each).to_bytes(5, "big") + each for each in messages)
+    sent = frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 1 << 24}) + frames.update_window(0, 1 << 24) + open_stream(1)
+    sent += b"".join(
+        frames.head(Kind.DATA, 0, 1, len(piece)) + piece
+        for piece in (content[at : at + frames.MAX_FRAME_BYTES] for at in range(0, len(content), frames.MAX_FRAME_BYTES))
+    )
+    async with running() as server:
+        await server.connect()
+        (connection,) = server.server.connections
+        await until(lambda: connection._grpc.http.greeted)
+        with monkeypatch.context() as patch:
+            wire = Turns()
+            patch.setattr(connection, "_transport", wire)
+            for at in range(0, len(sent), 256 << 10):
+                read = sent[at : at + (256 << 10)]
+                connection.data_received(read)
+                assert wire.reading == (len(read) < native.TURN_BYTES)
+                await wire.pass_turn()
+                assert wire.reading
+            while not connection._grpc.http.drained:
+                await wire.pass_turn()
+    assert len(wire.written) > len(body)
+    assert max(map(sum, wire.turns)) < 1 << 20
+    assert body[-1000:] in wire.written
 
 
 async def test_who_sends_nothing_is_cut_off():

@@ -213,6 +213,18 @@ def test_white_space_between_token_ids_changes_nothing(ids, separators):
     assert bytes(read(COMPLETIONS, body).prompt) == pack(*ids)
 
 
+@pytest.mark.parametrize(
+    "shape", [lambda ids: ids, lambda ids: [ids], lambda ids: [ids[at : at + 100] for at in range(0, len(ids), 100)]]
+)
+def test_of_very_many_token_ids_the_first_are_read_and_the_others_estimated(shape):
+    ids = [at * 7919 % 128_000 for at in range(400_000)]
+    request = post("/v1/completions", model="m", prompt=shape(ids))
+    read_ids = len(request.prompt) // 4
+    assert 131_072 <= read_ids <= 262_144
+    assert bytes(request.prompt) == pack(*ids[:read_ids])
+    assert request.prompt_tokens == pytest.approx(len(ids), rel=0.01)
+
+
 def multipart(*fields, boundary="b0undary"):
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n\r\n'.encode() + value + b"\r\n"

@@ -46,8 +46,10 @@ PARTS = re.compile(rb'\[\s*\{\s*"(?:type|image|video|input|audio|text|file|sourc
 BLOB_BYTES = 4096
 STRIDE_BYTES = 16 << 10
 
-# Where the size stands is among the first bytes of a file, in a JPEG behind the camera's notes and a thumbnail.
-SIZE_WITHIN_BYTES = 64 << 10
+# Where the size stands is among the first bytes of a file; in a JPEG behind the camera's notes and a thumbnail.
+SIZE_WITHIN_BYTES = 256
+JPEG_SIZE_WITHIN_BYTES = 64 << 10
+JPEG = b"\xff\xd8"
 
 _NONE = msgspec.Raw(b"")
 
@@ -197,15 +199,22 @@ def _is_count(text: str) -> bool:
 
 def read_image_size(source: memoryview) -> tuple[int, int] | None:
     """Return width and height of a PNG, GIF, JPEG or WebP in Base64, with or without a data URL's head; None if unknown."""
-    head = bytes(source[:SIZE_WITHIN_BYTES]).replace(b"\\/", b"/").rstrip(b"\\")
+    data = _decode(source[:SIZE_WITHIN_BYTES])
+    if data.startswith(JPEG):
+        data = _decode(source[:JPEG_SIZE_WITHIN_BYTES])
+    size = _size(data)
+    return size if size and min(size) > 0 else None
+
+
+def _decode(source: memoryview) -> bytes:
+    """Return the beginning of a file of which the beginning of the Base64 is given; nothing if it is none."""
+    head = bytes(source).replace(b"\\/", b"/").rstrip(b"\\")
     if head.startswith(b"data:"):
         head = head.partition(b",")[2]
     try:
-        data = b64decode(head[: len(head) & ~3], validate=True)
+        return b64decode(head[: len(head) & ~3], validate=True)
     except ValueError:
-        return None
-    size = _size(data)
-    return size if size and min(size) > 0 else None
+        return b""
 
 
 def _size(data: bytes) -> tuple[int, int] | None:
@@ -227,7 +236,7 @@ def _size(data: bytes) -> tuple[int, int] | None:
                 return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
             case _:
                 return number(26, 2, "little") & 0x3FFF, number(28, 2, "little") & 0x3FFF
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG):
         at = 2
         while at + 9 <= len(data) and data[at] == 0xFF:
             # A frame of any coding; C4, C8 and CC in its range are tables.

@@ -27,12 +27,17 @@ def rewrite_model(body: bytes | bytearray, model: str, content_type: str = "") -
     boundary = find_boundary(content_type)
     place = find_field(body, boundary, "model") if boundary else None
     if place is not None:
-        return b"".join((body[: place[0]], model.encode(), body[place[1] :]))
+        return _splice(body, place[0], place[1], model.encode())
     value = bytes(_located.decode(body).model)
     start = body.find(value)
-    if body.find(value, start + 1) >= 0:  # the same bytes also occur elsewhere, in a prompt for example
+    if body.rfind(value) != start:  # the same bytes also occur elsewhere, in a prompt for example
         start = _start_of_model(body)
-    return b"".join((body[:start], msgspec.json.encode(model), body[start + len(value) :]))
+    return _splice(body, start, start + len(value), msgspec.json.encode(model))
+
+
+def _splice(body: bytes | bytearray, start: int, end: int, value: bytes) -> bytes:
+    view = memoryview(body)  # of which parts are no copies
+    return b"".join((view[:start], value, view[end:]))
 
 
 def _start_of_model(body: bytes | bytearray) -> int:

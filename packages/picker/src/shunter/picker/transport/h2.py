@@ -134,7 +134,7 @@ class Connection:
         self._final_id: int | None = None  # no stream above it will be served
         self._outbox = Outbox(self._end, self._replenish)
         self.take_pieces = self._outbox.take
-        """As ``take``, without copying what is large."""
+        """As ``take``, without copying what is large; of much a part, until ``drained``."""
         self._outbox.append(
             frames.settings(
                 {
@@ -151,9 +151,14 @@ class Connection:
         """Whether nothing more will happen here: write what is left and close."""
         return self.closed or (self._final_id is not None and not self._streams)
 
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is left to be written."""
+        return self._outbox.empty
+
     def take(self) -> bytes:
         """Return what is to be written, once."""
-        return b"".join(self._outbox.take())
+        return b"".join([piece for pieces in iter(self._outbox.take, []) for piece in pieces])
 
     def forgive(self) -> None:
         """Begin to count anew what a peer may do only so often."""

@@ -5,6 +5,7 @@ limited here is time and what only sockets know:
 
 =================================================== ============================================================
 a peer that has not said HTTP/2 within GREETING_S   is cut off; TLS has as much time again, before that
+a peer that sends or is sent much                   has its turn again after everybody else, TURN_BYTES later
 a peer that takes nothing of what we write          nothing more is read from it; after STALL_S it is cut off
 a peer that is silent for SILENCE_S                 is pinged, and cut off when that brings nothing
 more than CONNECTIONS                               are cut off at once
@@ -53,6 +54,9 @@ CONNECTIONS = 1000
 
 # Written but not taken by the peer, until we stop reading from it.
 UNSENT_BYTES = 1 << 20
+
+# Read at once from one peer, and it is others' turn. libuv would read on from one that sends faster than we read, up to 8 MB.
+TURN_BYTES = 128 << 10
 
 # A gateway greets with its first packet; the rest is for slow networks and busy machines.
 GREETING_S = 10.0
@@ -310,6 +314,9 @@ class _Connection(asyncio.Protocol):
             now_s = self._heard_s = self._clock()
             self._grpc.receive(data, now_s)
             self.flush()
+            if len(data) >= TURN_BYTES:
+                self._transport.pause_reading()
+                asyncio.get_running_loop().call_soon(self._read_on)
 
     def pause_writing(self) -> None:
         self._stalled_s = self._clock()
@@ -318,6 +325,7 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._stalled_s = None
         self._transport.resume_reading()
+        self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc  # the same to us whoever hung up
@@ -330,16 +338,20 @@ class _Connection(asyncio.Protocol):
     # -- what the server calls ---------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write what there is, and hang up if that was the last of it."""
+        """Write what there is, a turn's worth of much, and hang up if that was the last of it."""
         if self._over or self._transport.is_closing():
             return
         http = self._grpc.http
-        out = http.take_pieces()
-        if len(out) == 1:
-            self._transport.write(out[0])
-        elif out:
-            self._transport.writelines(out)
-        if http.done:
+        if self._stalled_s is None:
+            out = http.take_pieces()
+            if len(out) == 1:
+                self._transport.write(out[0])
+            elif out:
+                self._transport.writelines(out)
+        if not http.drained:
+            if self._stalled_s is None:
+                asyncio.get_running_loop().call_soon(self.flush)
+        elif http.done:
             self._over, self._over_s = True, self._clock()
             if http.fault:
                 log.warning("connection of %s ended: %s", self._peer, http.fault)
@@ -351,6 +363,10 @@ class _Connection(asyncio.Protocol):
         at_s = self._grpc.next_deadline_s
         if at_s is not None and at_s < self._alarm_s:
             self._set_alarm(at_s)
+
+    def _read_on(self) -> None:
+        if self._stalled_s is None:
+            self._transport.resume_reading()
 
     def leave(self) -> None:
         """Tell the peer to go elsewhere."""

@@ -15,6 +15,9 @@ WINDOW_BYTES = 65_535
 # ours (RFC 7541 section 4.2); so it is true before, and stays so.
 _TABLE_OF_NOTHING = b"\x20"
 
+# Heads and pieces of large answers that are taken at once: half a mebibyte. A kernel takes ten, which lasts milliseconds.
+_PIECES = 64
+
 
 class Outgoing:
     """The answer to one request, as far as it waits."""
@@ -50,12 +53,19 @@ class Outbox:
         """Write any frame that no window holds back."""
         self._frames.append(frame)
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left to be taken."""
+        return not self._frames
+
     def take(self) -> list[bytes | memoryview]:
-        """Return what is to be written, once: in one piece, or as it is if that is much, because then it would be copied."""
-        out, self._frames = self._frames, []
+        """Return what is to be written, once: in one piece, or if it is much a part as it is, for joining would copy it."""
+        out = self._frames
         if self._much:
-            self._much = False
-            return out
+            self._frames = out[_PIECES:]
+            self._much = bool(self._frames)
+            return out[:_PIECES]
+        self._frames = []
         return [b"".join(out)] if out else out
 
     def send_headers(self, stream: Outgoing, block: bytes, *, end_stream: bool = False) -> None:
@@ -112,6 +122,7 @@ class Outbox:
             self.waiting_bytes -= size
             last = stream.ending == b"" and size == len(waiting)
             self._frames.append(frames.head(Kind.DATA, int(last), stream.id, size) + waiting[:size])
+            self._much |= size == MAX_FRAME_BYTES
             del waiting[:size]
         if waiting or stream.ending is None:
             self._on_room(stream)
