@@ -13,7 +13,8 @@ from shunter.conformance.core.case import find
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profiles import find_profile
-from shunter.lab.faults.seams import COMPLETIONS, DONE, KV, answer, page, value
+from shunter.lab.faults.load import read, write
+from shunter.lab.faults.seams import COMPLETIONS, DONE, KV, RUNNING, WAITING, answer, page, value
 from shunter.lab.testing import FAULTS, Fault, LeapingLoop, lab_server
 
 
@@ -26,13 +27,14 @@ async def sized(**params):
 
 @pytest.fixture
 def judge(exam):
-    """The findings of some cases, and no others, on a server with some faults."""
+    """The findings of some cases, and no others, on a server with some faults; `examiner`: what `examine` is told beside."""
 
-    def run(*ids, server=equipped, fault=None, profile=PROFILE, **params):
+    def run(*ids, server=equipped, fault=None, profile=PROFILE, examiner=None, **params):
         async def go():
             async with server(**params) as (lab, means):
                 lab.faults = () if fault is None else (fault,)
-                return await exam(lab.url, profile=profile, cases=[find(CASES, each) for each in ids], **means)
+                cases = [find(CASES, each) for each in ids]
+                return await exam(lab.url, profile=profile, cases=cases, **means, **(examiner or {}))
 
         with asyncio.Runner(loop_factory=LeapingLoop) as runner:
             return runner.run(go())
@@ -49,6 +51,26 @@ def test_a_server_that_shows_nobody_running_is_not_taken_for_one_with_room_for_n
     finding = judge("ms.load.queue-rises", server=sized, fault=FAULTS["running-frozen"])["ms.load.queue-rises"]
     assert (finding.verdict, finding.actual) == (Verdict.FAILED, "running 0")
     assert finding.expected.startswith("running at least 1 with 4 requests")
+
+
+def test_who_runs_and_is_shown_waiting_at_first_does_not_make_a_server_seem_full(judge):
+    def late(text, _):
+        return write(write(text, RUNNING, 1), WAITING, 3) if read(text, RUNNING) + read(text, WAITING) == 4 else text
+
+    fault = Fault(name="late", breaks="nothing", reply=page(late))
+    finding = judge("ms.load.queue-rises", fault=fault, examiner={"tries": 3})["ms.load.queue-rises"]
+    assert (finding.verdict, finding.missed) == (Verdict.PASSED, 1)
+    assert finding.observed.startswith("4 run at once; with 8 ")
+
+
+def test_the_ramp_is_over_before_a_client_loses_patience(judge):
+    found = judge("ms.load.queue-rises", "ms.freshness.ramp", examiner={"timeout_s": 6.0})  # sixteen times 2 s, four at once
+    assert found.ids(Verdict.PASSED) == {"ms.load.queue-rises", "ms.freshness.ramp"}
+
+
+def test_a_gauge_that_is_late_does_not_keep_a_server_from_showing_how_it_drains(judge):
+    cases = "ms.drain.unready", "ms.drain.in-flight"
+    assert judge(*cases, fault=FAULTS["running-frozen"]).ids(Verdict.PASSED) == set(cases)
 
 
 @pytest.mark.parametrize("fault", ["queue-family-missing", "idle-not-zero", "negative-queue"])

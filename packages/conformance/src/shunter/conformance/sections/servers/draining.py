@@ -165,18 +165,23 @@ async def _reborn(target: Target) -> AsyncGenerator[Control]:
 
 @asynccontextmanager
 async def _asked(target: Target, tokens: int) -> AsyncGenerator[list[asyncio.Task[Exchange]]]:
-    """Two requests that the server has when the block begins, of which one is streamed; both are hung up when it ends."""
+    """Two requests that the server has when the block begins, of which one is streamed; both are hung up when it ends.
+
+    It has them when its gauges show them, or, where these are late, when it has answered somebody who came after them.
+    """
     asked = [
         asyncio.create_task(ask_completion(target, max_tokens=tokens, ignore_eos=True, stream=stream))
         for stream in (False, True)
     ]
+    later = asyncio.create_task(ask_completion(target, max_tokens=1))
+    wanted = f"running + queue {RUNNING}, or an answer to who came after them,"
     try:
-        await watch(target, lambda each: each.here >= RUNNING, wanted=f"running + queue {RUNNING}")
+        await watch(target, lambda each: each.here >= RUNNING or (later.done() and not later.exception()), wanted=wanted)
         yield asked
     finally:
-        for task in asked:
+        for task in (*asked, later):
             task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.gather(*asked, later, return_exceptions=True)
 
 
 async def _able(target: Target) -> None:

@@ -10,6 +10,7 @@ from shunter.conformance.core.signals import Role
 from shunter.conformance.errors import Mismatch, TooShort
 from shunter.conformance.sections.servers.asking import TOKENS, ask_completion
 from shunter.conformance.sections.servers.holding import (
+    FEWEST_TOKENS,
     GAUGE_FOLLOWS,
     SCRAPE_EVERY_S,
     SETTLES,
@@ -108,11 +109,14 @@ async def ramp(target: Target) -> str:
     await settle(target)
     capacity = target.capacity or TRIED[0]
     levels = sorted({max(1, capacity // 2), *(capacity + WAITING * more for more in range(4))})
+    # Who waits until the first ends need not last himself: four times as many as run at once would outlast any client.
+    runs = levels[-1] if target.capacity is None else capacity
+    lasting = [hold_tokens(target)] * runs + [FEWEST_TOKENS] * (levels[-1] - runs)
     shown, told = [0.0], ""
     async with AsyncExitStack() as held:
         unanswered: list[Callable[[], int]] = []
         for before, level in pairwise((0, *levels)):
-            unanswered.append(await held.enter_async_context(holding(target, level - before)))
+            unanswered.append(await held.enter_async_context(holding(target, level - before, tokens=lasting[before:level])))
             shown.append(await _settled(target, level))
             if sum(count() for count in unanswered) < level:
                 raise TooShort

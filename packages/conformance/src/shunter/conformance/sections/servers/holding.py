@@ -18,6 +18,7 @@ from shunter.conformance.sections.servers.profile import CACHE_SIZE, IGNORE_EOS,
 from shunter.conformance.sections.servers.target import Target
 
 __all__ = [
+    "FEWEST_TOKENS",
     "GAUGE_FOLLOWS",
     "SETTLES",
     "Reading",
