@@ -39,3 +39,9 @@ def test_a_directory_others_may_write_is_refused(base):
     directory.chmod(0o777)
     with pytest.raises(SnapshotError, match="others may write it"):
         runtime_directory("x")
+
+
+def test_what_is_in_the_way_is_told(base):
+    (base / f"shunter-{os.geteuid()}").touch(mode=0o600)
+    with pytest.raises(SnapshotError, match=rf"shunter-{os.geteuid()}(/x)?: no directory can be made: .*remove what is there"):
+        runtime_directory("x")

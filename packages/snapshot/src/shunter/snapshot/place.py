@@ -15,14 +15,17 @@ def runtime_directory(name: str = "default", *, create: bool = True) -> Path:
     """Return this user's private runtime directory for the installation ``name``; who only looks does not ``create`` it.
 
     ``/dev/shm`` is memory (a write-back to disk would cost a ring that changes twenty times a second dearly); without it the
-    system's temporary directory serves, more slowly and no less correctly. Raises SnapshotError if the directory exists and
-    belongs to somebody else, who could otherwise feed us snapshots.
+    system's temporary directory serves, more slowly and no less correctly. Raises SnapshotError if it cannot be made, or exists
+    and belongs to somebody else, who could otherwise feed us snapshots.
     """
     base = SHM if SHM.is_dir() and os.access(SHM, os.W_OK) else Path(tempfile.gettempdir())
     directory = base / f"shunter-{os.geteuid()}" / name
     for path in (directory.parent, directory):
         if create:
-            path.mkdir(mode=0o700, exist_ok=True)
+            try:
+                path.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise SnapshotError(f"{path}: no directory can be made: {error.strerror}; remove what is there") from error
         elif not path.exists():
             break
         info = path.stat(follow_symlinks=False)

@@ -1,6 +1,5 @@
 """What runs, and where: ``stack.json`` in the runtime directory, believed as long as its lock is held."""
 
-import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from shunter.snapshot import SnapshotError, runtime_directory
+from shunter.snapshot.locks import is_taken, take
 from shunter.stack.core.plan import Plan
 from shunter.stack.errors import StackError
 
@@ -31,13 +31,9 @@ class State(msgspec.Struct, frozen=True):
 def hold(name: str, directory: Path) -> Generator[None]:
     """Be the one stack of this name; raises StackError if another one is. Its state is gone afterwards."""
     with (directory / LOCK).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not take(lock):
             lock.seek(0)
-            raise StackError(
-                f"stack {name!r} is running already (process {lock.read()}); end it, or start another with --name"
-            ) from error
+            raise StackError(f"stack {name!r} is running already (process {lock.read()}); end it, or start another with --name")
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -60,18 +56,10 @@ def load(name: str) -> State:
     try:
         directory = runtime_directory(name, create=False)
         with (directory / LOCK).open() as lock:
-            if not _held(lock.fileno()):
+            if not is_taken(lock):
                 raise FileNotFoundError(LOCK)
         return msgspec.json.decode((directory / FILE).read_bytes(), type=State)
     except SnapshotError as error:
         raise StackError(str(error)) from error
     except (OSError, msgspec.MsgspecError):
         raise StackError(f"no stack {name!r} is running on this machine; start one with: shunter up --name {name}") from None
-
-
-def _held(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False

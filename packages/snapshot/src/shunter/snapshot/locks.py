@@ -1,0 +1,33 @@
+"""A file that one process has and others ask about: whoever only asks is never taken for the one who has it.
+
+The kernel lets go of a lock when its process ends, however it does. It has no way to ask without locking, so who asks shares
+the lock for an instant; who wants it all meanwhile finds that out by sharing it too, and tries again.
+
+It is here as ``stderr`` is: this is the one package that all processes know.
+"""
+
+import fcntl
+from typing import IO, Any
+
+__all__ = ["is_taken", "take"]
+
+
+def take(file: IO[Any]) -> bool:
+    """Have an open file until it is closed; tell whether nobody else has it. Raises OSError where files have no locks."""
+    while not is_taken(file):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        return True
+    return False
+
+
+def is_taken(file: IO[Any]) -> bool:
+    """Tell whether another process, or this one by another opening, has an open file. Raises OSError as ``take`` does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
