@@ -107,6 +107,15 @@ def test_a_missing_file_is_named(tmp_path):
     assert "absent.yaml: No such file or directory" in done.stderr
 
 
+@pytest.mark.parametrize("text", ["plugins: [", "kind: EndpointPickerConfig"])
+def test_a_file_that_cannot_be_used_is_named(tmp_path, text):
+    path = tmp_path / "epp.yaml"
+    path.write_text(text)
+    done = CliRunner().invoke(main, ["check", "-f", str(path)])
+    assert done.exit_code == 2
+    assert f"shunter picker: {path}: " in done.output
+
+
 def test_check_prints_every_default_and_its_own_output_passes(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n")

@@ -170,11 +170,11 @@ def test_a_single_parser_may_stand_under_its_former_name():
     [
         ("", "$: the document is empty; an EndpointPickerConfig is an object with apiVersion and kind"),
         ("- a", "$: the document is a list; an EndpointPickerConfig is an object with apiVersion and kind"),
-        ("a: [", "not a YAML document: while parsing a flow node"),
-        ("a: 1\nb: 2\na: 3", "not a YAML document: the key 'a' stands twice"),
-        (HEAD + "x: 1" + "0" * 19, f"not a YAML document: 1{'0' * 19} is not a number below 2**63"),
-        (HEAD + "x: -.inf", "not a YAML document: -.inf is not a number below 2**63"),
-        (HEAD + "---\n", "not a YAML document: expected a single document in the stream"),
+        ("a: [", "not a YAML document: line 1, while parsing a flow node, expected the node content, but found '<stream end>'"),
+        ("a: 1\nb: 2\na: 3", "not a YAML document: line 3, the key 'a' stands twice"),
+        (HEAD + "x: 1" + "0" * 19, f"not a YAML document: line 3, 1{'0' * 19} is not a number below 2**63"),
+        (HEAD + "x: -.inf", "not a YAML document: line 3, -.inf is not a number below 2**63"),
+        (HEAD + "---\n", "not a YAML document: line 3, expected a single document in the stream, but found another document"),
         ("a: \x00", "not a YAML document: unacceptable character #x0000"),
         ("kind: EndpointPickerConfig", "$: object missing required field `apiVersion`"),
         (
@@ -259,7 +259,7 @@ def test_a_single_parser_may_stand_under_its_former_name():
         ),
         (
             HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-scorer, weight: .nan}",
-            "not a YAML document: .nan is not a number below 2**63",
+            "not a YAML document: line 4, .nan is not a number below 2**63",
         ),
         (
             HEAD + "plugins: [{type: max-score-picker}, {type: random-picker}]",

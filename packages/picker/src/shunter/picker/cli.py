@@ -285,7 +285,7 @@ def run(
             snapshot=snapshot,
             role=role,
             serve_models=serve_models,
-            shadow=None if shadow_config is None else _or_complain(lambda: arguments.read_shadow(shadow_config)),
+            shadow=None if shadow_config is None else _or_complain(lambda: arguments.read_valid(shadow_config)[0]),
             shadow_sample=shadow_sample,
             record=None if record_decisions is None else _or_complain(lambda: arguments.make_directory(record_decisions)),
             record_sample=record_sample,
@@ -356,7 +356,7 @@ def check(
     from shunter.picker import config
     from shunter.picker.shell import arguments
 
-    plan = _or_complain(lambda: config.load(arguments.source(config_file, config_text, builtin)()))
+    _, plan = _or_complain(lambda: arguments.read_valid(config_file, config_text, builtin))
     warnings = config.review(plan, profile)
     if snapshot is not None:
         warnings += config.review_fleet(plan, _or_complain(lambda: arguments.read_fleet(snapshot)), random.Random())  # noqa: S311  no secret

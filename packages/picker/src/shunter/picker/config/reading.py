@@ -28,6 +28,10 @@ def read_yaml(text: str | bytes) -> Any:
     """Return what a YAML (or JSON) document holds; raise ConfigError."""
     try:
         return StrictLoader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        words = ", ".join(filter(None, (mark and f"line {mark.line + 1}", error.context, error.problem)))
+        raise ConfigError(f"not a YAML document: {words}") from error
     except Exception as error:  # PyYAML also lets through what int(), datetime and look-ups raise at odd values
         raise ConfigError(f"not a YAML document: {error}") from error
 

@@ -21,7 +21,7 @@ from shunter.picker.errors import ConfigError, PickerError
 from shunter.picker.transport.tls import Tls
 from shunter.snapshot import SnapshotError, SnapshotReader, runtime_directory
 
-__all__ = ["choose_runtime", "choose_tls", "hold_trial", "make_directory", "read_fleet", "read_shadow", "source"]
+__all__ = ["choose_runtime", "choose_tls", "hold_trial", "make_directory", "read_fleet", "read_valid", "source"]
 
 # Decisions on which a configuration is tried, and how long their page may take.
 TRIED = 1_000
@@ -66,14 +66,13 @@ def make_directory(path: Path) -> Path:
     return path
 
 
-def read_shadow(file: Path) -> str:
-    """Return the text of a configuration that can be used."""
-    text = source(file, None, None)()
+def read_valid(file: Path | None, text: str | None = None, builtin: str | None = None) -> tuple[str, Plan]:
+    """Return a configuration that can be used, and what it amounts to; a complaint about one names its file."""
+    text = source(file, text, builtin)()
     try:
-        config.load(text)
+        return text, config.load(text)
     except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
-    return text
+        raise ConfigError(f"{file}: {error}" if file else str(error)) from error
 
 
 def hold_trial(plan: Plan, against: str | None, decisions: BinaryIO | None) -> list[str]:
