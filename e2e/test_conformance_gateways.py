@@ -1,8 +1,5 @@
 """The exam of gateways on real Envoys that envoyconf configured: everything is met, or known with its reason."""
 
-import contextlib
-import socket
-
 import pytest
 
 from shunter.conformance.core.case import select
@@ -13,6 +10,7 @@ from shunter.conformance.sections.gateways import CASES, PROFILES
 from shunter.conformance.sections.gateways.setup import Place, intent
 from shunter.conformance.sections.gateways.trial import Pool
 from shunter.conformance.shell.gateways.exam import examine
+from shunter.conformance.shell.ports import free_ports
 from shunter.envoyconf import load_intent
 from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.targets import Target
@@ -23,9 +21,7 @@ pytestmark = pytest.mark.envoy
 
 @pytest.fixture
 def places():
-    with contextlib.ExitStack() as taken:
-        sockets = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(7)]
-        at = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    at = [f"127.0.0.1:{port}" for port in free_ports(7)]
     return {Pool.OPEN: Place(at[0], tuple(at[1:4])), Pool.CLOSE: Place(at[4], tuple(at[5:]))}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 import trustme
 
-from shunter.conformance.shell.pickers.launching import free_ports
+from shunter.conformance.shell.ports import free_ports
 from shunter.envoyconf import load_intent, render
 from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.targets import Target

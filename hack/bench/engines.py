@@ -9,8 +9,10 @@ from pathlib import Path
 
 import msgspec
 from hack.bench import streams
-from hack.bench.processes import ROOT, Children, free_ports
+from hack.bench.processes import ROOT, Children
 from hack.bench.programs import compiled
+
+from shunter.conformance.shell.ports import free_ports
 
 __all__ = ["Engines", "start"]
 

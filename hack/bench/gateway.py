@@ -2,9 +2,10 @@
 
 import msgspec
 from hack.bench.engines import Engines
-from hack.bench.processes import Children, Trouble, free_ports
+from hack.bench.processes import Children, Trouble
 from hack.bench.subjects import Picker
 
+from shunter.conformance.shell.ports import free_ports
 from shunter.envoyconf.core.envoy.bootstrap import bootstrap
 from shunter.envoyconf.core.intent import Intent
 from shunter.envoyconf.core.render import render

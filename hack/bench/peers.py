@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 from hack.bench.cases import CLOSED, STREAMED, Case, Load
 from hack.bench.engines import Engines
-from hack.bench.processes import Children, Unavailable, free_ports
+from hack.bench.processes import Children, Unavailable
 from hack.bench.streams import MODEL
 from hack.bench.subjects import Picker, Start, native, shunter
 
+from shunter.conformance.shell.ports import free_ports
 from shunter.envoyconf.shell.envoy import tools_dir
 
 __all__ = ["PEERS", "PEER_CASES", "PEER_VERSIONS"]

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import socket
 import subprocess
 import time
@@ -10,15 +9,12 @@ import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["ROOT", "Children", "Trouble", "Unavailable", "cpu_s", "free_ports", "rss_mb", "tree", "until"]
+__all__ = ["ROOT", "Children", "Trouble", "Unavailable", "cpu_s", "rss_mb", "tree", "until"]
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
 STOP_S = 5.0
 LAST_WORDS_BYTES = 400
-
-# Linux gives clients ports from 32,768 on, and a benchmark has many of them.
-UNASSIGNED = 15_000, 32_000
 
 
 class Trouble(Exception):  # noqa: N818  not an error: the row says why it is empty
@@ -103,19 +99,6 @@ def _succeeds(url: str) -> bool:
             return response.status == 200
     except OSError:
         return False
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has at this moment, one after the other; none that a client could get before they are listened at."""
-    while True:
-        first = random.randrange(*UNASSIGNED)
-        with contextlib.ExitStack() as held:
-            try:
-                for port in range(first, first + count):
-                    held.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            return list(range(first, first + count))
 
 
 def tree(roots: Iterable[int]) -> list[int]:

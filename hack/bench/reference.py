@@ -19,9 +19,10 @@ from pathlib import Path
 import msgspec
 from hack.bench.cases import CASES, Case
 from hack.bench.engines import FIRST, Engines
-from hack.bench.processes import Children, Unavailable, free_ports, until
+from hack.bench.processes import Children, Unavailable, until
 from hack.bench.subjects import WEIGHTS, Picker, document, endpoints_file
 
+from shunter.conformance.shell.ports import free_ports
 from shunter.envoyconf.errors import EnvoyconfError
 from shunter.envoyconf.shell.envoy import tools_dir
 from shunter.envoyconf.testing_kube import RunningKube, find_crds, running_kube

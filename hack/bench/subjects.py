@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 from hack.bench.cases import Case
 from hack.bench.engines import Engines
-from hack.bench.processes import Children, free_ports
+from hack.bench.processes import Children
+
+from shunter.conformance.shell.ports import free_ports
 
 __all__ = ["SUBJECTS", "WEIGHTS", "Picker", "Start", "document", "endpoints_file", "native", "shunter"]
 

@@ -19,11 +19,11 @@ from unittest.mock import patch
 
 import yaml
 from hack.conformance import table
-from hack.conformance.gateways import free_ports
 
 from shunter.conformance.errors import LaunchError
 from shunter.conformance.shell.launching.process import Process
 from shunter.conformance.shell.launching.recipes import LAUNCHERS
+from shunter.conformance.shell.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / ".tools" / "engines"

@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from hack.conformance import gateways_page
 
-from shunter.conformance.shell.pickers.launching import free_ports
+from shunter.conformance.shell.ports import free_ports
 from shunter.envoyconf.shell import envoy
 from shunter.envoyconf.testing_gateway import find_envoy_gateway, own_network, running_gateway
 

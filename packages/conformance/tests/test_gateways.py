@@ -1,7 +1,6 @@
 """A good gateway passes everything; for each case there is one, broken in exactly that way, that fails exactly it."""
 
 import asyncio
-import contextlib
 import os
 import socket
 import ssl
@@ -25,6 +24,7 @@ from shunter.conformance.shell.access import OPEN, Access
 from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.gateways import stage
 from shunter.conformance.shell.gateways.exam import examine
+from shunter.conformance.shell.ports import free_ports
 from shunter.conformance.testing.gateways.fake import PROFILE, Failure, FakeGateway, NotPickedError
 from shunter.conformance.testing.gateways.faults import BROKEN
 
@@ -50,9 +50,7 @@ def asked(case_id):
 
 @pytest.fixture
 def places():
-    with contextlib.ExitStack() as taken:
-        sockets = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(7)]
-        at = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    at = [f"127.0.0.1:{port}" for port in free_ports(7)]
     return {Pool.OPEN: Place(at[0], tuple(at[1:4])), Pool.CLOSE: Place(at[4], tuple(at[5:]))}
 
 

@@ -1,8 +1,6 @@
 """Whatever answers in a gateway's place, each case comes to a verdict."""
 
 import asyncio
-import contextlib
-import socket
 
 import msgspec
 import pytest
@@ -14,6 +12,7 @@ from shunter.conformance.sections.gateways import CASES
 from shunter.conformance.sections.gateways.setup import Place
 from shunter.conformance.sections.gateways.trial import TRIAL, Pool
 from shunter.conformance.shell.gateways.exam import examine
+from shunter.conformance.shell.ports import free_ports
 
 # A hundredth of the limits on what never comes.
 PATIENCE, TIMEOUT_S = 0.01, 0.1
@@ -50,9 +49,7 @@ async def bypass(request):
 @pytest.mark.parametrize("odd", [agree, hang_up, say_nothing, bypass])
 async def test_each_case_comes_to_a_verdict(odd):
     """Also the cases that would not be asked after what has failed before."""
-    with contextlib.ExitStack() as taken:
-        sockets = [taken.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(6)]
-        at = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    at = [f"127.0.0.1:{port}" for port in free_ports(6)]
     places = {Pool.OPEN: Place(at[0], tuple(at[1:3])), Pool.CLOSE: Place(at[3], tuple(at[4:]))}
     cases = [msgspec.structs.replace(case, needs=()) for case in CASES]
     app = web.Application(client_max_size=64 << 20)

@@ -28,9 +28,10 @@ from shunter.conformance.sections.pickers.messages import Part, Reply, Set
 from shunter.conformance.sections.pickers.profiles import find_profile
 from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.pickers.exam import PlayedTarget, examine
-from shunter.conformance.shell.pickers.launching import Process, free_ports
+from shunter.conformance.shell.pickers.launching import Process
 from shunter.conformance.shell.pickers.messages import Codec
 from shunter.conformance.shell.pickers.recipes import RECIPES, Shunter
+from shunter.conformance.shell.ports import free_ports
 from shunter.conformance.testing.pickers.codec import Codec as PickerCodec
 from shunter.conformance.testing.pickers.fake import FakePicker
 from shunter.conformance.testing.pickers.faults import FAULTS

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import copy
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from shunter.envoyconf.core.intent import Intent, Limits, Listener, Picker, Pick
 from shunter.envoyconf.core.kube.install import installation, picker_config
 from shunter.envoyconf.core.names import DESTINATION, pool_cluster_name
 from shunter.envoyconf.errors import KubernetesRefusedError
-from shunter.envoyconf.testing import running_envoy
+from shunter.envoyconf.testing import free_ports, running_envoy
 from shunter.scraper.shell.files import Files
 
 METRICS = """\
@@ -160,10 +159,7 @@ class LocalPod:
         self.spec = one("Deployment", documents)["spec"]["template"]["spec"]
         self.files = one("ConfigMap", documents)["data"]
         self.directory = directory
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-        self.grpc, self.health, self.admin, self.records = (each.getsockname()[1] for each in sockets)
-        for each in sockets:
-            each.close()
+        self.grpc, self.health, self.admin, self.records = free_ports(4)
         for place in ("etc/shunter", "etc/shunter-tls", "run/shunter"):
             (directory / place).mkdir(parents=True)
 

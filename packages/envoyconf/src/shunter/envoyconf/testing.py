@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import random
+import socket
 import tempfile
 import urllib.request
 from asyncio.subprocess import Process
@@ -17,12 +19,16 @@ from shunter.envoyconf.core.render import render
 from shunter.envoyconf.errors import EnvoyRefusedError
 from shunter.envoyconf.shell.envoy import ensure
 
-__all__ = ["RunningEnvoy", "running_envoy"]
+__all__ = ["RunningEnvoy", "free_ports", "running_envoy"]
 
 # Half a second on an idle machine. A cluster with a health check waits for the first verdict, which takes two more.
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 10
 POLL_S = 0.02
+
+
+# Linux gives clients ports from 32,768 on: one of theirs may be in use at the moment when somebody wants to listen there.
+UNASSIGNED = 15_000, 32_000
 
 
 class RunningEnvoy(msgspec.Struct, frozen=True):
@@ -42,6 +48,16 @@ class RunningEnvoy(msgspec.Struct, frozen=True):
         """Return the requests logged to standard output so far."""
         lines = (self.directory / "stdout").read_text().splitlines()
         return [json.loads(line) for line in lines]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 in a row that nobody has, and none that a client is given, for programs that must be told of one."""
+    while True:
+        first = random.randrange(*UNASSIGNED)  # noqa: S311 # lots, no secrets
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            return [*range(first, first + count)]
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -28,6 +27,7 @@ import trustme
 
 from shunter.envoyconf.errors import KubernetesRefusedError, ToolMissingError
 from shunter.envoyconf.shell.envoy import tools_dir
+from shunter.envoyconf.testing import free_ports
 
 __all__ = ["RunningKube", "find_crds", "find_tool", "running_kube", "running_process"]
 
@@ -115,7 +115,7 @@ def running_kube(crds: Iterable[Path] | None = None) -> Generator[RunningKube]:
     with tempfile.TemporaryDirectory(prefix="shunter-kube-") as name, contextlib.ExitStack() as stack:
         directory = Path(name)
         authority, token = _write_secrets(directory)
-        ports = _free_ports(3)
+        ports = free_ports(3)
         client, peer = (f"http://127.0.0.1:{port}" for port in ports[:2])
         started = stack.enter_context(
             _program(
@@ -212,15 +212,6 @@ def _write_kubeconfig(directory: Path, port: int, authority: trustme.CA, token: 
         )
     )
     return path
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody has; held together so that they differ."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _program(

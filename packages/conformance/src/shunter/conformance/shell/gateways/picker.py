@@ -63,7 +63,7 @@ class PickerDouble:
 
     async def stop(self) -> None:
         """Be gone."""
-        await self._relay.cut()
+        await self._relay.close()
         await self._server.stop(None)
 
     async def die(self) -> None:

@@ -7,6 +7,7 @@ import struct
 
 from shunter.conformance.core.addresses import split_address
 from shunter.conformance.errors import UsageError
+from shunter.conformance.shell.ports import hold
 
 __all__ = ["Relay"]
 
@@ -18,18 +19,23 @@ READ_BYTES = 1 << 20
 
 
 class Relay:
-    """Forwards bytes both ways between an address and a port of 127.0.0.1, while it is restored."""
+    """Forwards bytes both ways between an address and a port of 127.0.0.1, while it is restored.
+
+    The address is its own from the first `restore` until `close`, for somebody's client may be given the port of the dead.
+    """
 
     def __init__(self, address: str, port: int) -> None:
         self._address = address
         self._port = port
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._held: contextlib.ExitStack | None = None
 
     async def restore(self) -> None:
         """Take connections, again; raises UsageError where that cannot be."""
         host, port = split_address(self._address)
         try:
+            self._held = self._held or hold(host, port)
             self._server = self._server or await asyncio.start_server(self._serve, host, port, limit=READ_BYTES)
         except OSError as error:
             raise UsageError(f"the exam cannot be a picker at {self._address}: {error.strerror or error}") from None
@@ -42,6 +48,12 @@ class Relay:
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Be cut, and give the address back."""
+        await self.cut()
+        if self._held:
+            self._held.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

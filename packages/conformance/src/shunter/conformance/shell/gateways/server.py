@@ -9,6 +9,7 @@ from aiohttp import web
 from shunter.conformance.core.addresses import split_address, with_port
 from shunter.conformance.errors import UsageError
 from shunter.conformance.sections.gateways.trial import TRIAL, Arrival, Reply, Trial
+from shunter.conformance.shell.ports import hold
 
 __all__ = ["ServerDouble"]
 
@@ -17,7 +18,7 @@ BODY_BYTES = 64 << 20
 
 
 class ServerDouble:
-    """One model server, at `address` once it has started."""
+    """One model server, at `address` once it has started; the address is its own until it stops, also while it is down."""
 
     def __init__(self, address: str, trials: Mapping[str, Trial]) -> None:
         self.address = address
@@ -30,6 +31,7 @@ class ServerDouble:
             app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1, keepalive_timeout=3600.0
         )
         self._site: web.TCPSite | None = None
+        self._held: contextlib.ExitStack | None = None
 
     async def start(self) -> None:
         """Listen; raises UsageError where that cannot be."""
@@ -38,6 +40,8 @@ class ServerDouble:
         host, port = split_address(self.address)
         self._site = web.TCPSite(self._runner, host, port)
         try:
+            if port:
+                self._held = self._held or hold(host, port)
             await self._site.start()
         except OSError as error:
             raise UsageError(f"the exam cannot be a model server at {self.address}: {error.strerror or error}") from None
@@ -47,6 +51,8 @@ class ServerDouble:
     async def stop(self) -> None:
         """Be gone."""
         await self._runner.cleanup()
+        if self._held:
+            self._held.close()
 
     @contextlib.asynccontextmanager
     async def down(self) -> AsyncGenerator[None]:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import msgspec
 from shunter.conformance.errors import LaunchError
 from shunter.conformance.sections.servers.target import Means
 from shunter.conformance.shell.launching.readiness import GRACE_S
+from shunter.conformance.shell.ports import free_ports
 
 __all__ = ["HOST", "Launcher", "Recipe", "Site"]
 
@@ -82,9 +82,7 @@ class Site:
     def port(self) -> int:
         """Return a free port that this site has not returned before."""
         while True:
-            with socket.socket() as probe:
-                probe.bind((HOST, 0))
-                port: int = probe.getsockname()[1]
+            [port] = free_ports(1)
             if port not in self._ports:
                 self._ports.add(port)
                 return port

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -20,9 +19,10 @@ from shunter.conformance.sections.pickers.target import Server
 from shunter.conformance.shell.pickers.exam import Launched
 from shunter.conformance.shell.pickers.recipes import Recipe, Site
 from shunter.conformance.shell.pickers.streams import Line
+from shunter.conformance.shell.ports import free_ports
 from shunter.conformance.shell.wire import unreachable
 
-__all__ = ["Process", "free_ports"]
+__all__ = ["Process"]
 
 READY_WITHIN_S = 60.0
 END_WITHIN_S = 10.0
@@ -137,13 +137,3 @@ class Process:
             await asyncio.shield(self._kill())
             if self._home:
                 self._home.cleanup()
-
-
-def free_ports(count: int) -> list[int]:
-    """Numbers that are free at this moment: whoever is told of one has to be told before it listens."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -29,8 +29,8 @@ from shunter.conformance.sections.pickers.messages import Message, Mode, Part, R
 from shunter.conformance.sections.pickers.target import Server
 from shunter.conformance.shell.extproc import load
 from shunter.conformance.shell.pickers.exam import Launched
-from shunter.conformance.shell.pickers.launching import free_ports
 from shunter.conformance.shell.pickers.tunnel import tunnel
+from shunter.conformance.shell.ports import free_ports
 from shunter.conformance.testing.pickers.codec import Codec
 from shunter.conformance.testing.pickers.faults import FAULTS
 from shunter.conformance.testing.pickers.seams import NO_FAULT, Fault, Illegal, Known, Talk
