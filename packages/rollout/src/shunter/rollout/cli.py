@@ -63,7 +63,7 @@ class Refusal(click.ClickException):
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Keep adapters loaded, and move traffic from one version of a model to the next."""
+    """Keep adapters loaded, and roll new versions of models out."""
 
 
 @main.command()
@@ -93,7 +93,7 @@ def main() -> None:
 @click.option("--dry-run", is_flag=True, help="The same, without loading or unloading anything.")
 @reaching_servers
 def sync(**options: object) -> None:
-    """Keep the adapters of a model server, or of a pool, as a file says; the file may change at any time."""
+    """Keep a server's or a pool's adapters as a file says. The file may change at any time."""
     from shunter.rollout.shell.service import SyncOptions, sync_once, sync_until_cancelled
 
     access = _access(options)
@@ -117,7 +117,7 @@ def sync(**options: object) -> None:
 @looking
 @reaching_servers
 def start(path: Path, state: str | None, *, dry_run: bool, **options: object) -> None:
-    """Do what a file says, from the beginning or from where it was left.
+    """Do what a file says, from the beginning or where it was left.
 
     Ends with 0 when the new version has all traffic, and with 1 when it went back or halted.
     """
@@ -157,7 +157,7 @@ def status(name: str | None, state: str | None) -> None:
 @click.argument("name")
 @kept_in
 def pause(name: str, state: str | None) -> None:
-    """Stay at the present share; a version that turns out to be worse still goes back."""
+    """Stay at the present share. A version that turns out to be worse still goes back."""
     from shunter.rollout.core.machine import Wish
 
     _want(name, state, Wish.PAUSE)
@@ -169,7 +169,7 @@ def pause(name: str, state: str | None) -> None:
 @looking
 @reaching_servers
 def resume(name: str, state: str | None, **options: object) -> None:
-    """Go on: after a pause, in spite of why it halted, or where nobody is at it any more."""
+    """Go on with a rollout. After a pause, in spite of why it halted, or where nobody is at it any more."""
     from shunter.rollout.core.machine import Wish
 
     _want(name, state, Wish.RESUME, options)
@@ -181,7 +181,7 @@ def resume(name: str, state: str | None, **options: object) -> None:
 @looking
 @reaching_servers
 def rollback(name: str, state: str | None, **options: object) -> None:
-    """Go back: all traffic to the old version, and the new one is unloaded."""
+    """Go back: all traffic to the old version. The new one is unloaded."""
     from shunter.rollout.core.machine import Wish
 
     _want(name, state, Wish.ROLLBACK, options)
