@@ -1,11 +1,15 @@
 """The umbrella knows every installed package and imports none before it is asked."""
 
+import os
+import shutil
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from shunter.snapshot import runtime_directory
 from shunter.stack.cli import main
 
 
@@ -14,6 +18,21 @@ def test_help_lists_every_package():
     assert result.exit_code == 0
     for command in ("conformance", "envoyconf", "explain", "lab", "picker", "scraper", "top", "up"):
         assert f"\n  {command} " in result.output
+
+
+def groups(command, name, parent=None):
+    context = click.Context(command, info_name=name, parent=parent)
+    if isinstance(command, click.Group):
+        yield command, context
+        for each in command.list_commands(context):
+            yield from groups(command.get_command(context, each), each, context)
+
+
+def test_lists_of_commands_break_off_nowhere(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for group, context in groups(main, "shunter"):
+        lines = group.get_help(context).partition("Commands:")[2].splitlines()
+        assert [line for line in lines if line.endswith("...")] == [], context.command_path
 
 
 def test_an_unknown_command_is_a_usage_error():
@@ -59,3 +78,15 @@ def test_a_prometheus_that_is_not_there_is_told_before_anything_starts(monkeypat
     result = CliRunner().invoke(main, ["up", "--prometheus", "--name", "nobody"])
     assert result.exit_code == 2
     assert "--prometheus: no prometheus on PATH; install your system's package" in result.output
+
+
+def test_manifests_that_the_scraper_cannot_read_are_named_before_anything_starts(tmp_path):
+    manifests = tmp_path / "mine.yaml"
+    manifests.write_text("kind: [")
+    name = f"manifests-{os.getpid()}"
+    try:
+        result = CliRunner().invoke(main, ["up", "--any-port", "--name", name, "--manifests", str(manifests)])
+    finally:
+        shutil.rmtree(runtime_directory(name))
+    assert result.exit_code == 2
+    assert "cluster/manifests.yaml, line" in result.output

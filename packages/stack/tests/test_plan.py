@@ -85,18 +85,6 @@ def test_envoy_grants_whatever_the_picker_asks_for(plan):
         assert asked <= granted, "what is too much is not granted in part"
 
 
-def test_the_scraper_reads_manifests_beside_the_endpoints(plan, tmp_path):
-    objective = {
-        "apiVersion": "llm-d.ai/v1alpha2",
-        "kind": "InferenceObjective",
-        "metadata": {"name": "gold", "namespace": "default"},
-        "spec": {"priority": 10, "poolRef": {"name": "engines"}},
-    }
-    path = tmp_path / "endpoints.yaml"
-    path.write_bytes(endpoints_file(msgspec.structs.replace(plan, manifests=msgspec.yaml.encode(objective))))
-    assert [each.name for each in Files(path).load().objectives] == ["gold"]
-
-
 def test_only_what_is_ours_is_started(plan):
     started = commands(plan, "/opt/envoy")
     assert list(started) == ["engine-0", "scraper", "picker", "control-plane", "envoy"]

@@ -26,7 +26,10 @@ CRASHED = 70
 
 @click.group()
 def main() -> None:
-    """Believable model servers: vLLM's API and metrics over an engine model, no GPU."""
+    """Believable model servers, and policies in virtual time.
+
+    The servers have vLLM's API and metrics over an engine model, no GPU.
+    """
 
 
 @main.command()
@@ -182,7 +185,9 @@ def _signalled() -> "asyncio.Event":
 def sidecar(
     allow: tuple[str, ...], snapshot: str | None, bootstrap_port: int | None, prefill_timeout: float | None, **options: Any
 ) -> None:
-    """Have prompts computed by other engines, in front of one that decodes, as x-prefiller-host-port says.
+    """Let other engines compute prompts for one that decodes.
+
+    It stands before that one, and asks whom x-prefiller-host-port names.
 
     If no prefiller answers the engine does everything itself.
     """
@@ -297,7 +302,7 @@ def compare(
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--output", type=click.Path(file_okay=False), required=True, help="Directory for the report.")
 def report(files: tuple[str, ...], output: str) -> None:
-    """Make one report of several compare.json: workloads may be compared one by one, or on several machines."""
+    """Make one report of several compare.json. Workloads may be compared one by one, or on several machines."""
     from pathlib import Path
 
     from shunter.lab.compare.report import read, write
@@ -335,7 +340,7 @@ def workloads() -> None:
 )
 @click.option("--seed", default=1, show_default=True, help="Of the dice.")
 def replay(decisions: BinaryIO, policies: tuple[str, ...], seed: int) -> None:
-    """Decide recorded decisions anew by other policies: how many would go elsewhere, and what they would meet there.
+    """Decide recorded decisions anew by other policies. How many would go elsewhere, and what would they meet there?
 
     DECISIONS are lines of JSON as a running picker writes them: `curl http://127.0.0.1:9090/debug/precedents`. Each is
     decided from what was known then; what another choice would have changed for later requests, `shunter lab compare` tells.
@@ -365,7 +370,9 @@ def replay(decisions: BinaryIO, policies: tuple[str, ...], seed: int) -> None:
 @click.argument("source", type=click.File("rb"))
 @click.option("-o", "--output", type=click.File("wb"), default="-", help="Where to.  [default: standard output]")
 def import_trace(kind: str, source: BinaryIO, output: BinaryIO) -> None:
-    """Turn a trace into a workload file: Mooncake's JSON lines, Azure's CSV, or the access log that envoyconf configures.
+    """Turn a trace into a workload file.
+
+    It may be Mooncake's JSON lines, Azure's CSV, or the access log that envoyconf configures.
 
     `shunter lab compare --workload FILE.ndjson` replays it.
     """

@@ -34,7 +34,7 @@ ONE_PORT_AGE_S = 20.0
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main() -> None:
-    """The endpoint picker: Envoy asks over ext_proc, it names the model server."""
+    """The endpoint picker: Envoy asks, it names the model server."""
 
 
 @main.command()
@@ -349,7 +349,7 @@ def check(
     decisions: BinaryIO | None,
     strict: bool,
 ) -> None:
-    """Validate a configuration, print it with every default filled in, and warn about what cannot work.
+    """Validate a configuration, and warn about what cannot work. It is printed with every default filled in.
 
     The configuration goes to stdout; the warnings, and what would change, to stderr. Ends with 2 if it cannot be used.
     """
@@ -372,7 +372,7 @@ def check(
 @main.command()
 @click.argument("type_name", metavar="[TYPE]", required=False)
 def plugins(type_name: str | None) -> None:
-    """List the plugins that a configuration may name, or describe one: what it does, its parameters, what it needs."""
+    """List the plugins for configurations, or describe one. What it does, its parameters, what it needs."""
     from shunter.picker.config import manual
 
     if type_name is not None:
@@ -404,7 +404,7 @@ def builtins(name: str | None) -> None:
 @click.option("--kubernetes", is_flag=True, help="As a PrometheusRule, for the Prometheus Operator.")
 @click.option("--runbook", metavar="URL", help="Where the alerts' links lead; docs/runbook.md unless you publish it.")
 def rules(kubernetes: bool, runbook: str | None) -> None:
-    """Print alerts and the recording rules of service levels, as a rule file for Prometheus."""
+    """Print alerts and the rules of service levels, for Prometheus."""
     import yaml
 
     from shunter.picker.core import rules

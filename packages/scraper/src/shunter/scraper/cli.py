@@ -155,7 +155,7 @@ def run(
     log_level: Literal["debug", "info", "warning", "error"],
     log_format: Literal["text", "json"],
 ) -> None:
-    """Scrape every endpoint and publish what is known in --snapshot, until interrupted.
+    """Scrape every endpoint and publish what is known in --snapshot. It ends when interrupted.
 
     Who exists says a Kubernetes API, or a file.
     """
@@ -244,7 +244,7 @@ def rbac(
     name: str,
     write_status: bool,
 ) -> None:
-    """Print what the scraper must be allowed to do, for `kubectl apply -f -`."""
+    """Print what the scraper must be allowed to do. It is for `kubectl apply -f -`."""
     import yaml
 
     from shunter.scraper.core.rbac import rbac as manifests
@@ -263,7 +263,7 @@ def rbac(
 @click.option("--engine", help="In which dialect to read the page; by default the one it looks like.")
 @click.option("--timeout-ms", type=milliseconds, default=1000, show_default=True, help="For all of the scrape.")
 def probe(*, url: str, engine: str | None, timeout_ms: int) -> None:
-    """Scrape one page once, say http://127.0.0.1:8000/metrics, and print what is read of it."""
+    """Scrape one page once, and print what is read of it. URL is http://127.0.0.1:8000/metrics, say."""
     import asyncio
     import time
 

@@ -135,7 +135,7 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The picker's EndpointPickerConfig; by default llm-d's: queue 2, KV cache 2, cached prefix 3.",
+    help="The picker's EndpointPickerConfig; by default the one of `shunter picker builtins default`.",
 )
 @click.option(
     "--manifests",
@@ -166,7 +166,7 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
 @click.option("--once", is_flag=True, help="Start, prove that a request succeeds, print it, and end.")
 @click.pass_context
 def up(context: click.Context, **options: object) -> None:
-    """Start the whole stack here: model servers, scraper, picker and a real Envoy.
+    """Start the whole stack here, from model servers to Envoy.
 
     Ctrl-C ends everything it started and nothing else.
     """
@@ -217,7 +217,7 @@ def top(name: str, *, once: bool) -> None:
 )
 @click.argument("request_id", required=False)
 def explain(name: str, last: int, request_id: str | None, *, as_json: bool, shadow: bool, trace: bool) -> None:
-    """Tell why the last requests went where they went, on a line each; of the one named REQUEST_ID, everything."""
+    """Tell why the last requests went where they went. A line each; of the one named REQUEST_ID, everything."""
     from shunter.stack.errors import StackError
     from shunter.stack.shell.top import compare_shadow, decisions
     from shunter.stack.shell.traces import show_trace
@@ -251,7 +251,7 @@ def explain(name: str, last: int, request_id: str | None, *, as_json: bool, shad
 @click.option("--json", "as_json", is_flag=True, help="Every answer, as JSON.")
 @click.option("--list", "listing", is_flag=True, help="List the checks.")
 def doctor(*, as_json: bool, listing: bool, **wanted: object) -> None:
-    """Examine a live installation and say what to do: a stack of this machine, or one on Kubernetes.
+    """Examine what runs, here or on Kubernetes, and say what to do.
 
     Exit codes: 0 nothing fails; 1 something does; 2 usage, or nothing to examine.
     """

@@ -24,7 +24,7 @@ class _Group(click.Group):
 
 @click.group(name="conformance", cls=_Group)
 def main() -> None:
-    """Examine whether a model server, an endpoint picker or a gateway keeps the protocol of inference gateways."""
+    """Examine model servers, endpoint pickers and gateways. Does each keep the protocol of inference gateways?"""
 
 
 for command in (run, picker, gateway, manifests, report, compare, list_cases, explain):

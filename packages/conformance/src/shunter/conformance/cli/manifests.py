@@ -25,7 +25,7 @@ _VARIABLE = re.compile(r"\$\{\w+\}")
 @click.option("--secret", default="", metavar="NAME", help="A Secret of the namespace, for what a --header names as ${KEY}.")
 @click.argument("words", metavar="-- RUN-ARGS...", nargs=-1, type=click.UNPROCESSED)
 def manifests(image: str, name: str, secret: str, words: tuple[str, ...]) -> None:
-    """Print a Job that examines as `run RUN-ARGS` does, inside a cluster: for `kubectl create -f -`.
+    """Print a Job that does `run RUN-ARGS` inside a cluster. It is for `kubectl create -f -`.
 
     Files that the arguments name come with it. With --container it may start and remove a Pod of its namespace. It prints the
     exam and then the report as NDJSON; `kubectl logs job/NAME | grep "^{" > run.ndjson`, and `report` makes the others of it.

@@ -54,7 +54,7 @@ def picker(
     envoy: Path | None,
     patience: float,
 ) -> None:
-    """Examine the endpoint picker at HOST:PORT, or one that --launch starts.
+    """Examine the picker at HOST:PORT, or one that --launch starts.
 
     The exam is the proxy before it and, at the addresses of --servers, the model servers behind it. What stands behind -- is
     for the command of a picker that is started.

@@ -72,7 +72,7 @@ def list_cases(prefixes: tuple[str, ...]) -> None:
 @click.command()
 @click.argument("case_id", metavar="ID")
 def explain(case_id: str) -> None:
-    """Say what a case requires, why, who says so, and which servers are excused."""
+    """Say what a case requires, why, who says so, who is excused."""
     from shunter.conformance.core import narration
     from shunter.conformance.core.case import find
     from shunter.conformance.sections import CASES, PROFILES

@@ -24,13 +24,13 @@ __all__ = ["main"]
 
 @click.group()
 def main() -> None:
-    """Turn what you want of a gateway into the configuration of an Envoy."""
+    """Turn what you want of a gateway into its configuration."""
 
 
 @main.command()
 @click.option("--version", help="Version of Envoy.  [default: the one Shunter is tested with]")
 def fetch_envoy(version: str | None) -> None:
-    """Make sure that there is an Envoy binary, and print its path."""
+    """Make sure there is an Envoy binary, and print its path."""
     with plain_errors():
         click.echo(ensure_envoy(version))
 

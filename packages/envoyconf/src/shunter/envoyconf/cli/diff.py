@@ -20,7 +20,7 @@ COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 @asks
 @click.argument("against", metavar="FILE|DIR|URL")
 def diff(request: Request, against: str) -> None:
-    """Show what differs between what is in force and what is generated.
+    """Show how what is in force differs from what is generated.
 
     AGAINST is what was generated before, or what `kubectl get -o yaml` printed, or the address of a running Envoy's admin
     interface, such as http://127.0.0.1:9901. Order, comments and defaults are no differences.

@@ -25,7 +25,7 @@ admin:
 @click.command()
 @click.argument("word", metavar="FIELD|PROFILE|TARGET|CODE")
 def explain(word: str) -> None:
-    """Say what a field of the intent, a profile, a target or a rule of the linter is, and why.
+    """Explain a field of the intent, a profile, target or rule. Rules are the linter's.
 
     A field by its path, such as limits.retries, or by its name; what is spelt wrong is met with what is spelt alike.
     """
@@ -37,7 +37,7 @@ def explain(word: str) -> None:
 
 @click.command()
 def targets() -> None:
-    """Print which gateway can do which profile: by its own means, by a patch, or not at all."""
+    """Print which gateway can do which profile. By its own means, by a patch, or not at all."""
     from shunter.envoyconf.core.manual import support_table
 
     rows = support_table()
@@ -48,7 +48,7 @@ def targets() -> None:
 
 @click.command()
 def schema() -> None:
-    """Print the JSON Schema of an intent, with the meaning and default of every field."""
+    """Print the JSON Schema of an intent. It has the meaning and the default of every field."""
     from shunter.envoyconf.core.reading import intent_schema
     from shunter.envoyconf.core.render import render
 
@@ -57,5 +57,5 @@ def schema() -> None:
 
 @click.command()
 def init() -> None:
-    """Print an intent to begin with; editors complete it with the help of the schema that its first line names."""
+    """Print an intent to begin with. Editors complete it with the help of the schema that its first line names."""
     click.echo(STARTER, nl=False)

@@ -24,7 +24,7 @@ __all__ = ["import_"]
 )
 @click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of objects that name none.")
 def import_(sources: tuple[str, ...], namespace: str) -> None:
-    """Print the intent of an existing configuration; say what of it is lost, and what is wrong with it.
+    """Print the intent of an existing configuration. What of it is lost is said, and what is wrong with it.
 
     Exit codes: 0 an intent that can be used; 1 one that lacks what the configuration does not tell; 2 usage, or nothing that
     could be an intent.

@@ -63,7 +63,9 @@ def lint(
     diff: bool,
     listing: bool,
 ) -> None:
-    """Say what is wrong with Envoy bootstraps, Kubernetes manifests and intents, what comes of it, and what to do.
+    """Say what is wrong with a gateway's configuration.
+
+    It reads Envoy bootstraps, Kubernetes manifests and intents, and says what comes of each mistake and what to do.
 
     Exit codes: 0 nothing of the severity of --fail-on; 1 something; 2 usage, or a file that cannot be read.
     """

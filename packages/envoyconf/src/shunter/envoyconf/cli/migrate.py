@@ -21,7 +21,9 @@ __all__ = ["migrate"]
     help="Group of InferenceObjective and InferenceModelRewrite; pickers of GIE 1.0 to 1.5 read the second only.",
 )
 def migrate(sources: tuple[str, ...], *, write: bool, objective_group: str) -> None:
-    """Bring InferencePool v1alpha2, InferenceModel, ReferenceGrant and others to the API versions of today.
+    """Bring manifests of older API versions to those of today.
+
+    It knows InferencePool v1alpha2, InferenceModel, ReferenceGrant and others.
 
     Shows the difference; of what is piped in, prints all of it. What has to be done by hand is told on standard error.
     Exit codes: 0 done; 2 usage, or a file that cannot be read.

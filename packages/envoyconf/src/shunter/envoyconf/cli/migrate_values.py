@@ -13,7 +13,9 @@ __all__ = ["migrate_values"]
     "-f", "--file", "source", metavar="FILE|-", help="Values of GIE's chart or of llm-d's.  [default: what is piped in]"
 )
 def migrate_values(source: str | None) -> None:
-    """Print values for Shunter's Helm chart (deploy/chart) for those of GIE's `inferencepool` or of llm-d's router.
+    """Print values for Shunter's chart from GIE's or llm-d's.
+
+    Theirs are those of `inferencepool` or of the router; ours is deploy/chart.
 
     Standard error tells of each where it went, or why it is left out. Exit codes: 0 done; 2 usage, or a file that is neither.
     """

@@ -11,7 +11,9 @@ __all__ = ["run"]
 @asks
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ENVOY ARGUMENTS]")
 def run(request: Request, arguments: tuple[str, ...]) -> None:
-    """Generate a bootstrap, hold it against Envoy's schema and run an Envoy with it, fetched if there is none.
+    """Generate a bootstrap and run an Envoy with it.
+
+    It is held against Envoy's schema before; an Envoy is fetched if there is none.
 
     What follows -- is for Envoy, such as `-- --log-level debug`. Signals are passed on. The exit code is 1 if the schema
     refuses the bootstrap or there is no Envoy to be had, 2 if the intent cannot be used, else Envoy's own.

@@ -79,7 +79,7 @@ def serve(
     client_ca: Path | None,
     log_format: Literal["text", "json"],
 ) -> None:
-    """Configure Envoys while they run: the intent's resources by xDS, endpoints as the scraper sees them.
+    """Configure Envoys while they run. The intent's resources go by xDS, endpoints as the scraper sees them.
 
     Envoys are started with what `generate --target xds` prints. They lose nothing when this ends, and take up what has
     changed when it is back.

@@ -20,7 +20,9 @@ __all__ = ["validate"]
 @asks
 @click.option("--require-envoy", is_flag=True, help="Fetch an Envoy if there is none, and fail without one.")
 def validate(request: Request, *, require_envoy: bool) -> None:
-    """Hold an intent, or any Envoy bootstrap or Kubernetes manifest, against Envoy's schema, the linter and the real Envoy.
+    """Hold a configuration against schema, linter and Envoy.
+
+    It may be an intent, or any Envoy bootstrap or Kubernetes manifest; the Envoy is a real one.
 
     Says which of the three looked at it. Exit codes: 0 nothing is wrong; 1 something is; 2 it cannot be read.
     """

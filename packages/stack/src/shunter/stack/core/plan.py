@@ -135,8 +135,7 @@ def endpoints_file(plan: Plan) -> bytes:
         }
         for engine in plan.engines
     ]
-    documents = [msgspec.yaml.encode(document) for document in (pool, {"endpoints": endpoints})]
-    return b"\n---\n".join([*documents, plan.manifests] if plan.manifests else documents)
+    return b"\n---\n".join(msgspec.yaml.encode(document) for document in (pool, {"endpoints": endpoints}))
 
 
 def stages_config() -> bytes:

@@ -312,8 +312,9 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         cluster = self._directory / "cluster"
         shutil.rmtree(cluster, ignore_errors=True)  # rewrites of another run
         cluster.mkdir()
-        endpoints = cluster / "endpoints.yaml"
-        endpoints.write_bytes(plans.endpoints_file(plan))
+        (cluster / "endpoints.yaml").write_bytes(plans.endpoints_file(plan))
+        if plan.manifests:
+            (cluster / "manifests.yaml").write_bytes(plan.manifests)
         (self._directory / "picker.yaml").write_bytes(plan.config or read_builtin("default").encode())
         (self._directory / "shadow.yaml").write_bytes(plan.shadow)
         if plan.ports.prometheus:
@@ -323,7 +324,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         intent = plans.envoy_intent(plan)
         (self._directory / "intent.yaml").write_bytes(intent)
         try:
-            Files(endpoints).load()  # what the scraper would not accept is told before anything is started
+            Files(cluster).load()  # what the scraper would not accept is told before anything is started
             binary = envoy.find()
             if binary is None:
                 click.echo(f"fetching Envoy {envoy.VERSION} (37 MB, once) …", err=True)
