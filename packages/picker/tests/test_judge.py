@@ -180,6 +180,29 @@ def test_who_really_serves_gets_the_booking_while_the_request_runs(make_judge):
     assert len(judge.ledger) == 0
 
 
+def test_a_load_that_nobody_asks_about_is_looked_at_when_somebody_does(make_judge, make_view):
+    judge = make_judge(IDLE, FULL)
+    before = judge.fleet(NOW_S)
+    judge.see(make_view(FULL, IDLE))
+    judge.catch_up(NOW_S)  # a new topology too
+    assert (after := judge.fleet(NOW_S, wanted=False)) is not before
+    view = make_view(IDLE, FULL)
+    judge.see(msgspec.structs.replace(view, topology=judge._topology))
+    judge.catch_up(NOW_S)
+    assert judge.fleet(NOW_S, wanted=False) is after
+    assert judge.decide(Ask(CHAT, body()), NOW_S).endpoints[0] == "10.0.0.1:8000"
+
+
+def test_an_engine_that_starts_again_is_noticed_though_nobody_asks(make_judge, make_view):
+    judge = make_judge(IDLE, IDLE)
+    judge.decide(Ask(CHAT, body("x" * 2000)), NOW_S)
+    assert any(map(len, judge._prefixes.values()))
+    gone = make_view(*[IDLE | {"health": Health.UNREACHABLE, "failures": REFUSED_TIMES}] * 2)
+    judge.see(msgspec.structs.replace(gone, topology=judge._topology))
+    judge.catch_up(NOW_S)
+    assert not any(map(len, judge._prefixes.values()))
+
+
 def test_what_is_cached_and_what_an_answer_may_have_is_booked(make_judge):
     judge = make_judge(IDLE)
     first, second, third = (

@@ -136,15 +136,15 @@ class FleetJudge:
         """What the configured plugins need from the response."""
         return self._policy.needs
 
-    def fleet(self, now_s: float) -> Fleet:
-        """Return the pool's ready endpoints as the next request would meet them, with what other workers sent there."""
+    def fleet(self, now_s: float, *, wanted: bool = True) -> Fleet:
+        """Return the pool's ready endpoints as the next request would meet them; unless ``wanted``, their load may be older."""
         self._now_ns = now_ns = int(now_s * 1e9)
         view = self._view(now_ns)
         topology = view.topology if view else None
         if topology is not self._topology:
             self._adopt(topology)
         wards = self._wards
-        for slot, _ in wards.look(view, now_ns):  # an engine that starts again has nothing cached
+        for slot, _ in wards.look(view, now_ns, wanted=wanted):  # an engine that starts again has nothing cached
             for index in self._prefixes.values():
                 index.forget(slot)
         if self._blocks is not None and self.precise is not None and (batch := self._blocks(now_ns)) is not None:
@@ -177,7 +177,7 @@ class FleetJudge:
 
     def catch_up(self, now_s: float) -> None:
         """Follow the snapshot and the other workers; a judge that is not asked for long must do it now and then."""
-        self.fleet(now_s)
+        self.fleet(now_s, wanted=bool(self._lobbies))
         if self._lobbies:  # how full they were when somebody was let in last says nothing of now
             rooms = [ward.lobby.room(ward.fleet, now_s) for ward in self._wards if ward.lobby is not None]
             self.counters.queue.read(max(room.saturation for room in rooms))

@@ -11,7 +11,7 @@ from shunter.picker.core.fleet import Fleet, Roster, is_called
 from shunter.picker.core.ledger import Booking, Key, Ledger
 from shunter.picker.core.lobby import Lobby
 from shunter.picker.core.models import Rulebook
-from shunter.snapshot import Topology, View
+from shunter.snapshot import Health, Topology, View
 
 __all__ = ["Ward", "Wards"]
 
@@ -103,9 +103,14 @@ class Wards:
         for ward in self:
             ward.adopt(topology)
 
-    def look(self, view: View | None, now_ns: int) -> frozenset[Key]:
-        """Bring everybody's fleet up to date; return who accepts no connections since."""
-        self._view, self._now_ns = view, now_ns
+    def look(self, view: View | None, now_ns: int, *, wanted: bool = True) -> frozenset[Key]:
+        """Bring everybody's fleet up to date; return who accepts no connections since.
+
+        Where nobody has ``wanted`` it only if it matters by itself: a new load, 20 times a second, is for who chooses.
+        """
+        last, self._view, self._now_ns = self._view, view, now_ns
+        if not wanted and view and last and view.topology is last.topology and Health.UNREACHABLE not in view.load.health:
+            return NOBODY
         gone = _look(self.default.roster, view, now_ns)
         if self._others:
             gone = gone.union(*[_look(ward.roster, view, now_ns) for ward in self._others.values()])
