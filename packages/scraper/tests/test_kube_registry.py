@@ -12,7 +12,7 @@ from shunter.scraper.core.reflection import VersionGoneError
 from shunter.scraper.core.resources import RESOURCES
 from shunter.scraper.errors import ApiError
 from shunter.scraper.shell.kube import registry
-from shunter.scraper.shell.kube.api import RefusedError
+from shunter.scraper.shell.kube.api import RefusedError, connect
 from shunter.scraper.shell.kube.registry import Kubernetes
 
 PATIENCE_S = 30
@@ -69,6 +69,27 @@ async def follow(api):
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize("head", ["HTTP/1.1 503 Later", "HTTP/1.1 410 Gone"])
+async def test_a_refusal_that_is_cut_is_a_failure_like_others(serve, tmp_path, head):
+    """As of a server that ends while it answers: it must not end the scraper."""
+
+    async def cut(writer):
+        writer.write(f"{head}\r\nContent-Length: 100\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await serve(cut)
+    cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}
+    contexts = [{"name": "x", "context": {"cluster": "c", "user": "u"}}]
+    users = [{"name": "u", "user": {"token": "t"}}]
+    (tmp_path / "config").write_text(
+        json.dumps({"current-context": "x", "contexts": contexts, "clusters": [cluster], "users": users})
+    )
+    async with connect(tmp_path / "config") as api:
+        with pytest.raises(ApiError, match="the connection was cut"):
+            await api.page("/api/v1/pods")
 
 
 @pytest.mark.parametrize(

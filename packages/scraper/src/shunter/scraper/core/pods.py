@@ -19,6 +19,9 @@ __all__ = ["ENGINE_LABELS", "Pod", "engine_label", "members_of"]
 ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
 ACTIVE_PORTS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports")
 
+# No port has more, and Python reads no number of some thousands: whoever may annotate a pod could end the scraper.
+PORT_DIGITS = 5
+
 
 class PodMeta(Glimpse, frozen=True, kw_only=True):
     """What is of interest in a pod's metadata."""
@@ -102,6 +105,5 @@ def _active_ports(annotations: Mapping[str, str]) -> frozenset[int] | None:
     name = next((name for name in ACTIVE_PORTS if name in annotations), None)
     if name is None:
         return None
-    return frozenset(
-        int(word) for part in annotations[name].split(",") if (word := part.strip()).isdecimal() and word.isascii()
-    )
+    words = (part.strip() for part in annotations[name].split(","))
+    return frozenset(int(word) for word in words if word.isdecimal() and word.isascii() and len(word) <= PORT_DIGITS)

@@ -133,7 +133,10 @@ class Api:
             raise _lost(error) from None
         async with answer.response as response:
             if response.status not in (OK, CREATED):
-                words = _words(await response.content.read(SAID_BYTES))
+                try:
+                    words = _words(await response.content.read(SAID_BYTES))
+                except FAILURES as error:
+                    raise _lost(error) from None
                 raise VersionGoneError(words) if response.status == GONE else RefusedError(response.status, words)
             yield response
 
