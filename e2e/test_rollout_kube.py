@@ -162,7 +162,7 @@ async def test_weights_of_two_pools_are_changed_in_somebodys_route(admin, api, r
     assert changed["matches"] == rules[0]["matches"]
     assert other["backendRefs"][0]["weight"] == 1
     stranger = replace(rollout, to=Side(pool="mistral"))
-    with pytest.raises(ConfigError, match="no rule has both llama-v1 and mistral"):
+    with pytest.raises(ConfigError, match=f"no rule has both {home}/llama-v1 and {home}/mistral"):
         await HttpRoute(stranger, api).share(())
 
 

@@ -96,6 +96,7 @@ class FakePicker:
         self.requests = {"review-v1": 0, "review-v2": 0}
         self.errors = {"review-v1": 0, "review-v2": 0}
         self.rate = 200
+        self.engine = "vllm"
 
     async def fleet(self, _):
         async with aiohttp.ClientSession() as session:
@@ -133,7 +134,7 @@ class FakePicker:
             "ready": True,
             "health": "fresh",
             "pools": ["default/engines"],
-            "engine": "vllm",
+            "engine": self.engine,
             "models": models,
         }
 

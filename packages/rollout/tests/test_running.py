@@ -3,6 +3,8 @@
 import asyncio
 import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 
 import msgspec
@@ -11,8 +13,8 @@ import pytest
 from shunter.lab.errors import ApiError
 from shunter.rollout.core.machine import Phase, Wish
 from shunter.rollout.core.spec import read_rollout
-from shunter.rollout.errors import ServerError
-from shunter.rollout.shell.running import Runner
+from shunter.rollout.errors import ServerError, StateError
+from shunter.rollout.shell.running import Runner, SystemClock
 from shunter.rollout.shell.servers import Access, open_session
 from shunter.rollout.shell.service import take_up
 from shunter.rollout.shell.store import FileStore
@@ -198,11 +200,88 @@ async def test_an_adapter_that_cannot_be_loaded_is_told_with_the_servers_words(f
     assert not fake_picker.path.exists(), "no share is given meanwhile"
 
 
-async def test_a_file_with_something_else_in_it_is_not_overwritten(fake_picker, file, told):
-    fake_picker.path.write_text("endpoints: []\n")
+@pytest.mark.parametrize(
+    "found",
+    [
+        "endpoints: []",
+        "kind: InferenceModelRewrite",
+        """{kind: InferenceModelRewrite, spec: {rules: [
+            {matches: [{model: {value: review}}], targets: [{modelRewrite: review-v1, weight: 1}]},
+            {matches: [{model: {value: another}}], targets: [{modelRewrite: another-v1, weight: 1}]}]}}""",
+        "{kind: InferenceModelRewrite, spec: {rules: [{targets: [{modelRewrite: for-all, weight: 1}]}]}}",
+    ],
+    ids=["another kind", "no rules", "a rule of another model", "a rule of all models"],
+)
+async def test_a_file_with_something_else_in_it_is_not_overwritten(fake_picker, file, told, found):
+    fake_picker.path.write_text(found)
     code, output = await told("start", "-f", file)
     assert code == 2
-    assert "give the rewrite a file of its own" in output
+    assert "not only a rewrite of review: give that a file of its own" in output
+    assert fake_picker.path.read_text() == found
+
+
+async def test_while_a_store_is_silent_everything_else_goes_on(fake_picker, rollout, run, tmp_path):
+    """As a ConfigMap's API server that takes a connection and says nothing: who is told to end should."""
+    asked, answer = threading.Event(), threading.Event()
+
+    class Silent(FileStore):
+        def save(self, record):
+            asked.set()
+            assert answer.wait(PATIENCE_S)
+            super().save(record)
+
+    async def release():
+        await asyncio.to_thread(asked.wait)
+        answer.set()
+
+    state, _ = await asyncio.gather(run(Silent(tmp_path, rollout.name)), release())
+    assert state.phase is Phase.DONE
+
+
+async def test_who_loads_for_long_is_heard_of_meanwhile_and_stops_once_another_goes_on(
+    fake_picker, rollout, run, tmp_path, monkeypatch
+):
+    """A ConfigMap's holder who is silent for long is taken for dead."""
+    monkeypatch.setattr("shunter.rollout.shell.running.TOUCH_S", 0.01)
+
+    class Watched(FileStore):
+        moving = False
+        touches = 0
+
+        def wish(self):
+            self.touches += self.moving
+            if self.touches == 4:
+                raise StateError("another process has gone on with review-v2")
+            if self.touches == 2:
+                raise ServerError("Kubernetes: a moment")
+            return super().wish()
+
+    class Slow(RewriteFile):
+        async def move(self, share):
+            store.moving = True
+            await asyncio.Event().wait()
+
+    store = Watched(tmp_path, rollout.name)
+    with pytest.raises(StateError, match="another process has gone on"):
+        await run(store, Slow(rollout))
+    assert store.touches == 4
+
+
+async def test_a_model_that_a_path_names_is_not_rolled_out_by_its_name(fake_picker, file, told, tmp_path):
+    fake_picker.engine = "triton-tensorrt-llm"
+    for more in ([], ["--dry-run"]):
+        code, output = await told("start", "-f", file, *more)
+        assert code == 2
+        assert f"$.traffic: 127.0.0.1:{min(each.port for each in fake_picker.servers)} is a Triton" in output
+        assert "move traffic between them by httpRoute" in output
+    assert not FileStore(tmp_path / "state", "review-v2").load(), "the mended file can be started"
+
+
+def test_the_clock_of_a_process_goes_on_whoever_sets_the_machines(monkeypatch):
+    clock = SystemClock()
+    before_s = clock.now_s()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert clock.now_s() >= before_s > 1_000_000_000
 
 
 async def test_a_store_that_does_not_answer_is_asked_again(fake_picker, rollout, run, tmp_path):

@@ -35,6 +35,17 @@ def test_a_rollout_survives_being_written_down(make_rollout):
         (["traffic"], "traffic: {httpRoute: r}", "$.from.pool: $.traffic.httpRoute moves traffic between pools: say which"),
         (["pickers"], "", "$.pickers: they tell where review-v1 is and how it does"),
         (["pickers"], "pickers: [127.0.0.1:9090]", "$.pickers[0]: "),
+        (
+            ["pool"],
+            "pool: prod/engines",
+            "$.traffic.namespace: it is 'default', but a rewrite has to be where its pool is: prod",
+        ),
+        (["traffic", "pool"], "traffic: {rewrite: review}", "$.pool: an InferenceModelRewrite is of one InferencePool"),
+        (
+            ["traffic", "from", "to"],
+            "traffic: {httpRoute: r}\nfrom: {pool: a}\nto: {pool: b}",
+            "$.pickers: http://127.0.0.1:9090 counts the requests of both pools together",
+        ),
         ([], "analysis: {errorrate: 1%}", "$.analysis.errorrate: unknown field; did you mean errorRate?"),
     ],
 )
@@ -47,8 +58,8 @@ def test_a_mistake_is_told_with_its_place_and_a_remedy(make_rollout, without, li
 
 def test_two_pools_need_no_models(make_rollout):
     rollout = make_rollout(
-        "from: {pool: llama-v1}",
-        "to: {pool: llama-v2}",
+        'from: {pool: llama-v1, pickers: ["http://v1-pickers:9090"]}',
+        'to: {pool: llama-v2, pickers: ["http://v2-pickers:9090"]}',
         "traffic: {httpRoute: llm}",
         without=["from", "to", "traffic", "model", "pool"],
     )

@@ -31,6 +31,10 @@ def test_of_two_one_is_at_it(kept):
     assert not kept().held()
 
 
+async def test_where_no_rollout_is_kept_that_is_said(told):
+    assert await told("status") == (0, "there is no rollout; if they are kept elsewhere, say where with --state\n")
+
+
 async def test_a_second_start_is_refused_and_people_are_told_whom_they_told(kept, under_way, file, told):
     kept().save(under_way)
     with kept().at_it():

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shunter.rollout.core.spec import Rollout, Side, Traffic
 from shunter.rollout.core.weights import rewrite, route_share, routed
@@ -53,8 +54,16 @@ def test_the_weights_of_two_pools_in_a_route():
 
 
 def test_a_route_without_both_pools_is_refused():
-    with pytest.raises(ConfigError, match="no rule has both llama-v1 and llama-v2"):
+    with pytest.raises(ConfigError, match="no rule has both default/llama-v1 and default/llama-v2"):
         routed(route(llama_v1=1), POOLS, 5)
+
+
+def test_pools_of_one_name_in_two_namespaces_are_two():
+    pools = replace(POOLS, from_=Side(pool="llama"), to=Side(pool="next/llama"))
+    now = {"spec": {"rules": [{"backendRefs": [{"name": "llama"}, {"name": "llama", "namespace": "next", "weight": 0}]}]}}
+    changed = routed(now, pools, 25)
+    assert [each["weight"] for each in changed["spec"]["rules"][0]["backendRefs"]] == [75, 25]
+    assert route_share(changed, pools) == 25
 
 
 @given(

@@ -144,13 +144,16 @@ def status(name: str | None, state: str | None) -> None:
     from shunter.rollout.core.telling import describe
     from shunter.rollout.shell.store import kept_names
 
-    for each in [name] if name else _refusing(lambda: kept_names(state)):
+    names = [name] if name else _refusing(lambda: kept_names(state))
+    if not names:
+        click.echo("there is no rollout; if they are kept elsewhere, say where with --state", err=True)
+    for each in names:
         store = _store(state, each)
         record = _refusing(store.load)
         if record is None:
             raise Refusal(f"no rollout is called {each}")
-        running = _refusing(store.held)
-        click.echo(describe(record.rollout, record.state, store.wish(), running=running))
+        wish, running = _refusing(store.wish), _refusing(store.held)
+        click.echo(describe(record.rollout, record.state, wish, running=running))
 
 
 @main.command()

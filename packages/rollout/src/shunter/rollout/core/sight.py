@@ -9,11 +9,14 @@ from collections.abc import Sequence
 import msgspec
 
 from shunter.rollout.core.spec import Rollout, Side
+from shunter.rollout.errors import ConfigError
 
-__all__ = ["Holders", "Page", "holders", "in_force"]
+__all__ = ["Holders", "Page", "check_engines", "holders", "in_force"]
 
 # The scraper publishes at least once a second; a picker that has heard nothing for so long knows nothing of new endpoints.
 STALE_S = 5.0
+# Whose path names the model (/v2/models/NAME/generate), so that no rewrite of it gets a request to another one.
+BY_PATH = "triton-tensorrt-llm"
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -83,6 +86,16 @@ def holders(pages: Sequence[Page], rollout: Rollout, side: Side) -> Holders | No
         silent=tuple(sorted({row.authority for row in rows if name and not row.models})),
         engines={row.authority: row.engine for row in rows},
     )
+
+
+def check_engines(rollout: Rollout, there: Holders | None) -> None:
+    """Raise ConfigError if an endpoint that is seen goes by nothing that a rewrite changes."""
+    if there and not rollout.traffic.http_route and BY_PATH in there.engines.values():
+        where = min(authority for authority, engine in there.engines.items() if engine == BY_PATH)
+        raise ConfigError(
+            f"$.traffic: {where} is a Triton, asked by a path that names the model, which a rewrite does not change: "
+            "give each version a pool of its own, and move traffic between them by httpRoute"
+        )
 
 
 def in_force(pages: Sequence[Page], rollout: Rollout) -> int | None:

@@ -183,13 +183,38 @@ def check(rollout: Rollout) -> None:
             raise ConfigError(f"$.pickers: they tell where {side.title} is and how it does, such as http://127.0.0.1:9090")
     if getattr(rollout.from_, needed) == getattr(rollout.to, needed):
         raise ConfigError(f"$.to.{needed}: it is {getattr(rollout.to, needed)!r}, which $.from.{needed} is too")
-    if not traffic.http_route and not rollout.model:
-        raise ConfigError("$.model: say what clients ask for")
+    if traffic.http_route:
+        _check_counts(rollout)
+    else:
+        _check_rewrite(rollout)
     if rollout.model and rollout.model in (rollout.from_.model, rollout.to.model) and rollout.to.source:
         raise ConfigError(f"$.model: {rollout.model!r} names a version; clients need a name that stays, such as food-review")
     percents = [stage.percent for stage in rollout.stages]
     if not percents or percents != sorted(set(percents)) or percents[-1] != 100:
         raise ConfigError(f"$.steps: percents rise and end at 100, found {percents}")
+
+
+def _check_rewrite(rollout: Rollout) -> None:
+    """Raise ConfigError for a rewrite that nobody would go by; its pool is one of its own namespace."""
+    namespace, _, pool = rollout.pool.rpartition("/")
+    if not rollout.model:
+        raise ConfigError("$.model: say what clients ask for")
+    if rollout.traffic.rewrite and not pool:
+        raise ConfigError("$.pool: an InferenceModelRewrite is of one InferencePool: say which")
+    if namespace not in ("", rollout.traffic.namespace):
+        raise ConfigError(
+            f"$.traffic.namespace: it is {rollout.traffic.namespace!r}, but a rewrite has to be where its pool is: {namespace}"
+        )
+
+
+def _check_counts(rollout: Rollout) -> None:
+    """Raise ConfigError if what pickers count of two pools cannot be told apart."""
+    both = set(rollout.pickers_of(rollout.from_)) & set(rollout.pickers_of(rollout.to))
+    if rollout.analysis and both and rollout.from_.model == rollout.to.model:
+        raise ConfigError(
+            f"$.pickers: {min(both)} counts the requests of both pools together: "
+            "give each side pickers of its own, or a model, or go by the clock alone with analysis: null"
+        )
 
 
 def seconds_of(duration: str) -> float:

@@ -9,7 +9,7 @@ import msgspec
 from shunter.rollout.core.spec import Rollout
 from shunter.rollout.errors import ConfigError
 
-__all__ = ["rewrite", "route_share", "routed"]
+__all__ = ["is_of", "rewrite", "route_share", "routed"]
 
 # The annotation by which the scraper knows the header that keeps clients to one target.
 STICKY = "shunter.dev/sticky-header"
@@ -35,10 +35,20 @@ def rewrite(rollout: Rollout, share: int) -> dict[str, Any]:
     }
 
 
+def is_of(rollout: Rollout, found: Mapping[str, Any]) -> bool:
+    """Tell whether a resource is a rewrite of this model and of nothing else, so that nothing is lost if it is replaced."""
+    try:
+        models = {match["model"]["value"] for rule in found["spec"]["rules"] for match in rule["matches"]}
+    except (KeyError, TypeError):  # another shape
+        return False
+    return found.get("kind") == "InferenceModelRewrite" and models <= {rollout.model}
+
+
 def route_share(route: Mapping[str, Any], rollout: Rollout) -> int | None:
     """Return what percentage of both the new pool gets, None unless rules agree; raises ConfigError if none has both."""
     found: set[int | None] = set()
-    for weights in map(_weights, _rules(route, rollout)):
+    for rule in _rules(route, rollout):
+        weights = _weights(rule, rollout)
         old, new = (weights[name] for name in _names(rollout))
         found.add(round(100 * new / (old + new)) if old + new else None)
     return found.pop() if len(found) == 1 else None
@@ -53,7 +63,7 @@ def routed(route: Mapping[str, Any], rollout: Rollout, share: int) -> dict[str, 
     changed = msgspec.json.decode(msgspec.json.encode(route))
     old, new = _names(rollout)
     for rule in _rules(changed, rollout):
-        weights = _weights(rule)
+        weights = _weights(rule, rollout)
         both = weights[old] + weights[new] or (0 if sum(weights.values()) else 100)
         if not both:
             raise ConfigError(
@@ -63,7 +73,7 @@ def routed(route: Mapping[str, Any], rollout: Rollout, share: int) -> dict[str, 
         hundredth = both * factor // 100
         halves = {old: (100 - share) * hundredth, new: share * hundredth}
         for backend in rule["backendRefs"]:
-            backend["weight"] = halves.get(backend["name"], backend.get("weight", 1) * factor)
+            backend["weight"] = halves.get(_name(backend, rollout), backend.get("weight", 1) * factor)
         if max(backend["weight"] for backend in rule["backendRefs"]) > MAX_WEIGHT:
             raise ConfigError(f"{_called(rollout)}: the weights {weights} cannot be split by hundredths: make them smaller")
     return changed
@@ -71,15 +81,19 @@ def routed(route: Mapping[str, Any], rollout: Rollout, share: int) -> dict[str, 
 
 def _rules(route: Mapping[str, Any], rollout: Rollout) -> list[dict[str, Any]]:
     rules = cast("list[dict[str, Any]]", route["spec"].get("rules", []))
-    found = [rule for rule in rules if set(_names(rollout)) <= _weights(rule).keys()]
+    found = [rule for rule in rules if set(_names(rollout)) <= _weights(rule, rollout).keys()]
     if not found:
         old, new = _names(rollout)
         raise ConfigError(f"{_called(rollout)}: no rule has both {old} and {new} among its backendRefs")
     return found
 
 
-def _weights(rule: Mapping[str, Any]) -> dict[str, int]:
-    return {backend["name"]: backend.get("weight", 1) for backend in rule.get("backendRefs", ())}
+def _weights(rule: Mapping[str, Any], rollout: Rollout) -> dict[str, int]:
+    return {_name(backend, rollout): backend.get("weight", 1) for backend in rule.get("backendRefs", ())}
+
+
+def _name(backend: Mapping[str, Any], rollout: Rollout) -> str:
+    return f"{backend.get('namespace', rollout.traffic.namespace)}/{backend['name']}"
 
 
 def _called(rollout: Rollout) -> str:
@@ -87,4 +101,8 @@ def _called(rollout: Rollout) -> str:
 
 
 def _names(rollout: Rollout) -> tuple[str, str]:
-    return rollout.from_.pool.rpartition("/")[2], rollout.to.pool.rpartition("/")[2]
+    """Return what both pools are called, each with its namespace: by default that of the route."""
+    old, new = (
+        side.pool if "/" in side.pool else f"{rollout.traffic.namespace}/{side.pool}" for side in (rollout.from_, rollout.to)
+    )
+    return old, new

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client, config
 from kubernetes.client import ApiException, CustomObjectsApi
+from yaml import YAMLError
 
 from shunter.rollout.core.sight import Page, in_force
 from shunter.rollout.core.spec import Rollout
@@ -22,9 +23,12 @@ __all__ = ["ANSWER_S", "HttpRoute", "RewriteResource", "ask", "configured", "con
 MANAGER = "shunter-rollout"
 APPLY = "application/apply-patch+yaml"
 ROUTES = ("gateway.networking.k8s.io", "v1")
-ANSWER_S = 30
+# A call that is refused in time is made again after the next look; whoever is at it has to be heard of within 20 s.
+ANSWER_S = 5
 # What a server says of what it was asked; whatever else there is (it is busy or broken, TLS failed: 0) may be over soon.
 REFUSALS = frozenset(range(400, 500)) - {408, 429}
+# What the library raises of a kubeconfig that is missing, incomplete, no YAML, or YAML of another shape.
+BROKEN = (config.ConfigException, OSError, YAMLError, ValueError, TypeError, AttributeError, KeyError)
 
 Answer = TypeVar("Answer")
 
@@ -38,6 +42,7 @@ def configured() -> Any:
     """Return a client for the API server of $KUBECONFIG, else the pod's own, else of ~/.kube/config; raises ConfigError."""
     library: Any = config  # it has no types
     settings: Any = client.Configuration()
+    settings.retries = 0  # urllib3's own three would make four times the patience of one
     try:
         if path := os.environ.get("KUBECONFIG"):
             library.load_kube_config(path, client_configuration=settings)
@@ -45,8 +50,8 @@ def configured() -> Any:
             library.load_incluster_config(client_configuration=settings)
         else:
             library.load_kube_config(client_configuration=settings)
-    except (config.ConfigException, OSError) as error:
-        raise ConfigError(f"no Kubernetes API: {error}") from None
+    except BROKEN as error:
+        raise ConfigError(f"no Kubernetes API: {' '.join(str(error).split())}") from None
     return client.ApiClient(settings)
 
 

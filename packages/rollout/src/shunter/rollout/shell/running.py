@@ -1,16 +1,20 @@
-"""Runs a rollout: looks, lets the machine decide, keeps what it decided, and does it, again and again."""
+"""Runs a rollout: looks, lets the machine decide, keeps what it decided, and does it, again and again.
+
+A store's calls block, some of them on a network, so they are made in a thread: who is told to end ends meanwhile.
+"""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 import aiohttp
 from msgspec.structs import replace
 
 from shunter.rollout.core.desired import Desired
-from shunter.rollout.core.machine import Orders, Seen, State, Wish, advance, begin
-from shunter.rollout.core.sight import Holders
+from shunter.rollout.core.machine import Orders, Phase, Seen, State, Wish, advance, begin
+from shunter.rollout.core.sight import Holders, check_engines
 from shunter.rollout.core.spec import Rollout, Side
 from shunter.rollout.errors import ServerError
 from shunter.rollout.shell.looking import Outlook
@@ -23,6 +27,8 @@ __all__ = ["Clock", "Runner", "Say", "SystemClock"]
 
 # What is only waited for is written down that often.
 SAVE_S = 5.0
+# A load may take minutes. Meanwhile the store is touched that often: a ConfigMap's holder is taken for dead after 20 s.
+TOUCH_S = 2.0
 
 Say = Callable[[State, str], None]
 """Hears of each state and, if something could not be seen or done, why."""
@@ -41,11 +47,14 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """Everybody's time."""
+    """Everybody's time when it began, and since then time that passes: nobody sets it back."""
+
+    def __init__(self) -> None:
+        self._began_s = time.time() - time.monotonic()
 
     def now_s(self) -> float:
         """Return the seconds since 1970."""
-        return time.time()
+        return self._began_s + time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         """Let them pass."""
@@ -80,7 +89,6 @@ class Runner:
         """Go on from a state, or begin, until it is over or halts; raises StateError and ConfigError."""
         if state is None:
             state = begin(self._rollout, self._clock.now_s())
-        self._save(state)
         while True:
             try:
                 state, trouble = await self._go_on(state)
@@ -93,22 +101,35 @@ class Runner:
 
     async def _go_on(self, state: State) -> tuple[State, str]:
         """Look once, and do what follows; return what it has come to, and what failed. Raises what the store does."""
-        wish = self._store.wish()
+        wish = await asyncio.to_thread(self._store.wish)
         seen = await self._outlook.look()
+        if state.phase is Phase.LOADING and not state.backwards and wish is not Wish.ROLLBACK:
+            check_engines(self._rollout, seen.to)
         state, orders = advance(self._rollout, state, seen, self._clock.now_s(), wish)
-        self._save(state)
+        await self._save(state)
         if wish in (Wish.RESUME, Wish.ROLLBACK):
-            self._store.fulfil(wish)  # the state has it now
-        return state, await self._obey(orders, seen)
+            await asyncio.to_thread(self._store.fulfil, wish)  # the state has it now
+        return state, await self._held(self._obey(orders, seen))
 
-    def _save(self, state: State) -> None:
+    async def _held(self, doing: Coroutine[None, None, str]) -> str:
+        """Do something that may take long, and let the store hear that somebody is at it; raises StateError if another is."""
+        task = asyncio.ensure_future(doing)
+        try:
+            while not (await asyncio.wait({task}, timeout=TOUCH_S))[0]:
+                with contextlib.suppress(ServerError):
+                    await asyncio.to_thread(self._store.wish)
+            return await task
+        finally:
+            task.cancel()
+
+    async def _save(self, state: State) -> None:
         """Keep a state before anything is done by it; the seconds that are left of a pause need not be up to date."""
         now_s = self._clock.now_s()
         if self._saved:
             saved, saved_s = self._saved
             if state == saved or (replace(state, waiting=saved.waiting) == saved and abs(now_s - saved_s) < SAVE_S):
                 return
-        self._store.save(Record(self._rollout, state))
+        await asyncio.to_thread(self._store.save, Record(self._rollout, state))
         self._saved = state, now_s
 
     async def _obey(self, orders: Orders, seen: Seen) -> str:

@@ -14,6 +14,7 @@ import msgspec
 
 from shunter.rollout.core.desired import Desired, read_desired
 from shunter.rollout.core.machine import State, advance, begin
+from shunter.rollout.core.sight import check_engines
 from shunter.rollout.core.spec import Rollout
 from shunter.rollout.core.telling import clock, outline
 from shunter.rollout.errors import ConfigError, StateError
@@ -108,6 +109,7 @@ async def preview(rollout: Rollout) -> str:
     async with open_session(Access()) as session:
         outlook = Outlook(rollout, session, _traffic(rollout))
         seen = await outlook.look()
+    check_engines(rollout, seen.to)
     now_s = time.time()
     state, _ = advance(rollout, begin(rollout, now_s), seen, now_s)
     return f"{outline(rollout)}\n\nnow: {outlook.trouble or state.waiting or state.events[-1].words}"

@@ -16,13 +16,14 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import IO, Protocol
 
 import msgspec
 
 from shunter.rollout.core.machine import State, Wish
 from shunter.rollout.core.spec import Rollout
 from shunter.rollout.errors import ConfigError, StateError
+from shunter.snapshot.locks import is_taken, take
 
 __all__ = ["FileStore", "Record", "Store", "default_directory", "kept_names", "open_store", "replace_file"]
 
@@ -125,23 +126,24 @@ class FileStore:
 
     def held(self) -> bool:
         """Tell whether somebody is at it."""
-        with self.at_it() as idle:
-            return not idle
+        with self._opened() as file:
+            return is_taken(file)
 
     @contextmanager
     def at_it(self) -> Generator[bool]:
         """Be the one who is at it while the block runs; yields whether nobody else was."""
+        with self._opened() as file:
+            try:
+                alone = take(file)
+            except OSError as error:
+                raise StateError(f"{self._lock}: cannot be locked: {error.strerror}") from None
+            yield alone
+
+    def _opened(self) -> IO[str]:
         try:
-            file = self._lock.open("w")
+            return self._lock.open("w")
         except OSError as error:
             raise StateError(f"{self._lock}: cannot be opened: {error.strerror}") from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-            else:
-                yield True
 
 
 def open_store(place: str | None, name: str) -> Store:

@@ -70,6 +70,7 @@ class Sync:
         for target, report in zip(targets, reports, strict=True):
             _tell(target.url, self.reports.get(target.url), report)
         self.reports = {target.url: report for target, report in zip(targets, reports, strict=True)}
+        self.calls = {call: count for call, count in self.calls.items() if call[0] in self.reports}
 
     async def _settle(self, target: Target, desired: Desired) -> Report:
         async with self._room:

@@ -10,7 +10,7 @@ import msgspec
 from shunter.rollout.core.documents import read_mapping
 from shunter.rollout.core.sight import Page, in_force
 from shunter.rollout.core.spec import Rollout
-from shunter.rollout.core.weights import rewrite
+from shunter.rollout.core.weights import is_of, rewrite
 from shunter.rollout.errors import ConfigError
 from shunter.rollout.shell.following import read_file
 from shunter.rollout.shell.store import replace_file
@@ -38,9 +38,8 @@ class RewriteFile:
         self._rollout = rollout
         self._path = Path(rollout.traffic.rewrite_file)
         if self._path.exists():
-            found = read_mapping(str(self._path), read_file(self._path))
-            if found.get("kind") != "InferenceModelRewrite":
-                raise ConfigError(f"{self._path}: it has a {found.get('kind')} in it: give the rewrite a file of its own")
+            if not is_of(rollout, read_mapping(str(self._path), read_file(self._path))):
+                raise ConfigError(f"{self._path}: not only a rewrite of {rollout.model}: give that a file of its own")
         elif not self._path.parent.is_dir():
             raise ConfigError(f"$.traffic.rewriteFile: there is no directory {self._path.parent}")
 
