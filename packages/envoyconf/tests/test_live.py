@@ -6,9 +6,11 @@
 import asyncio
 import io
 import json
+import socket
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from shunter.envoyconf import EnvoyRefusedError, bootstrap, load_intent
 from shunter.envoyconf.core.names import DESTINATION, PICKER_HEADERS, SERVED
@@ -42,6 +44,15 @@ async def test_full_would_not_fail_open_without_its_health_check(scene):
     async with scene.envoy(resource) as envoy:
         status, _, _ = await scene.ask(envoy)
     assert status == 503
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+async def test_all_addresses_are_those_of_both_families(scene):
+    async with scene.envoy(scene.bootstrap(listeners=[{"address": "::", "port": 0}])) as envoy:
+        port = envoy.url.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            status, _, _ = await scene.ask(replace(envoy, listeners={"http": f"{host}:{port}"}))
+            assert status == 200
 
 
 @all_profiles

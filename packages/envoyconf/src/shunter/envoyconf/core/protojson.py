@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["Resource", "duration", "extension", "socket_address", "typed"]
+__all__ = ["Resource", "duration", "extension", "listening_address", "socket_address", "typed"]
 
 Resource = dict[str, Any]
 
@@ -25,3 +25,11 @@ def duration(seconds: float) -> str:
 def socket_address(host: str, port: int) -> Resource:
     """Return a TCP Address."""
     return {"socket_address": {"address": host, "port_value": port}}
+
+
+def listening_address(host: str, port: int) -> Resource:
+    """Return an Address to bind; ``::`` is every one of both families, where Envoy by itself takes IPv6 alone."""
+    address = socket_address(host, port)
+    if host == "::":
+        address["socket_address"]["ipv4_compat"] = True
+    return address

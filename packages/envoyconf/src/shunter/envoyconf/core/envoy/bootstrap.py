@@ -22,7 +22,7 @@ from shunter.envoyconf.core.envoy.security import security_clusters
 from shunter.envoyconf.core.envoy.tracing import tracing_clusters
 from shunter.envoyconf.core.intent import Admin, Intent, Pool, Profile
 from shunter.envoyconf.core.output import Settings
-from shunter.envoyconf.core.protojson import Resource, socket_address
+from shunter.envoyconf.core.protojson import Resource, listening_address
 
 __all__ = ["admin_interface", "bootstrap", "clusters"]
 
@@ -76,7 +76,7 @@ def _spilling(intent: Intent) -> list[Pool]:
 
 def admin_interface(admin: Admin) -> Resource:
     """Return the admin interface: all of it on loopback, the harmless part elsewhere."""
-    resource: Resource = {"address": socket_address(admin.address, admin.port)}
+    resource: Resource = {"address": listening_address(admin.address, admin.port)}
     if not ip_address(admin.address).is_loopback:
         resource["allow_paths"] = [{"exact": path} for path in PUBLIC_ADMIN_PATHS]
     return resource

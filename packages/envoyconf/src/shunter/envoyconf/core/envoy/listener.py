@@ -10,7 +10,7 @@ from shunter.envoyconf.core.envoy.tls import listener_transport_socket
 from shunter.envoyconf.core.envoy.tracing import trace_configuration
 from shunter.envoyconf.core.intent import Intent, Listener
 from shunter.envoyconf.core.names import CLIENT, DESTINATION, NAMESPACE, OVERFLOW, PICKER_HEADERS, TICKET
-from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
+from shunter.envoyconf.core.protojson import Resource, duration, extension, listening_address, typed
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, Feature, Version
 
 __all__ = ["access_log", "http_connection_manager", "http_listener", "log_fields"]
@@ -47,7 +47,7 @@ def http_listener(listener: Listener, intent: Intent, version: Version = DEFAULT
     chain: Resource = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
     if listener.tls:
         chain["transport_socket"] = listener_transport_socket(listener)
-    address = socket_address(listener.address, listener.port)
+    address = listening_address(listener.address, listener.port)
     resource: Resource = {"name": listener.name, "address": address, "filter_chains": [chain]}
     if not Feature.ROUTE_BODY_LIMIT.in_version(version):  # a route's limit only lowers this one there
         resource["per_connection_buffer_limit_bytes"] = intent.limits.body_bytes
