@@ -46,7 +46,9 @@ class Listener(Part, frozen=True):
     """An address and port where clients are served."""
 
     name: Annotated[Name, Meta(description="Name of the listener and of its statistics.")] = "http"
-    address: Annotated[str, Meta(description="IP address to bind, such as 127.0.0.1 or 0.0.0.0; :: is every one, of IPv4 too.")] = "127.0.0.1"
+    address: Annotated[
+        str, Meta(description="IP address to bind, such as 127.0.0.1 or 0.0.0.0; :: is every one, of IPv4 too.")
+    ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port to bind, 1 to 65535; 0 lets the kernel choose a free one.")] = 8080
 
     hosts: Annotated[
