@@ -450,7 +450,7 @@ def examine():
         pytest.skip("h2spec is not there: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1, or $SHUNTER_TOOLS_DIR/bin")
 
     async def examine(port, *more):
-        arguments = ("--strict", "--port", str(port), "--timeout", "2", *more)
+        arguments = ("--strict", "--port", str(port), "--timeout", "15", *more)
         process = await asyncio.create_subprocess_exec(program, *arguments, stdout=asyncio.subprocess.PIPE)
         report = (await process.communicate())[0].decode()
         counts = re.search(r"(\d+) tests, \d+ passed, (\d+) skipped, (\d+) failed", report)
