@@ -220,7 +220,7 @@ def hold_pick():
             await lean.begin()
             if decided:
                 await lean.ask(CHAT)
-            yield
+            yield lean
             lean.stream.cancel()
 
     return hold_pick

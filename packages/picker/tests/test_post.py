@@ -18,22 +18,23 @@ class Double:
         self.pid = pid
         self.status = None
         self.hindrances = ("starting",)
+        self.lasts = False  # whatever it is told
         self.end = asyncio.get_running_loop().create_future()
 
     def serve(self, *hindrances):
         self.status, self.hindrances = Status(hindrances), hindrances
 
-    def die(self, *, served=True, code=-9):
-        self.end.set_result(Fate(code, served, "", None, 1.0))
+    def die(self, *, served_s=60.0, code=-9):
+        if not self.end.done():
+            self.end.set_result(Fate(code, "", None, 61.0, served_s))
 
     def kill(self):
-        if not self.end.done():
-            self.die()
+        self.die()
 
     async def leave(self, deadline_s):
-        if not self.end.done():
+        if not self.lasts:
             self.die(code=0)
-        return self.end.result()
+        return await self.end
 
 
 @pytest.fixture
@@ -79,22 +80,73 @@ async def until(condition):
 
 
 async def test_who_had_served_is_replaced_at_once(post, delays):
-    for number in range(3):
+    for number in range(9):
         post.hired[number].serve()
         post.hired[number].die()
         await until(lambda: len(post.hired) == number + 2)  # noqa: B023  awaited here
     assert set(delays) == {0.0}
-    assert post.restarts == {"signal": 3}
+    assert post.restarts == {"signal": 9}
 
 
-async def test_who_never_serves_is_replaced_more_and_more_slowly(post, delays):
-    for number in range(9):
-        post.hired[number].die(served=False, code=1)
+@pytest.mark.parametrize(
+    ("served_s", "code", "reason"),
+    [(None, 1, "failure"), (0.9, -11, "signal"), (3.9, 1, "failure")],
+    ids=["never served", "killed at once", "broke at once, and drained"],
+)
+async def test_short_lives_in_a_row_are_followed_more_and_more_slowly(post, delays, served_s, code, reason):
+    for number in range(12):
+        post.hired[number].die(served_s=served_s, code=code)
         await until(lambda: len(post.hired) == number + 2)  # noqa: B023  awaited here
-    assert delays == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
+    assert delays == [0, 0, 0, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
+    assert post.restarts == {reason: 12}
     post.hired[-1].die()
-    await until(lambda: len(post.hired) == 11)
-    assert delays[-1] == 0.0, "one that served is a new beginning"
+    await until(lambda: len(post.hired) == 14)
+    post.hired[-1].die(served_s=served_s, code=code)
+    await until(lambda: len(post.hired) == 15)
+    assert delays[-2:] == [0.0, 0.0], "one that served for a while is a new beginning"
+
+
+async def test_however_long_it_goes_on_the_delay_stays_the_longest(delays):
+    async def hire():
+        child = Double(1)
+        child.die(served_s=None, code=1)
+        return child
+
+    post = Post("worker-0", "127.0.0.1:9002", hire, lambda _: None)
+    manning = asyncio.create_task(post.man())
+    await until(lambda: len(delays) > 1100)
+    assert delays[-1] == 10.0
+    await post.close(0)
+    await manning
+
+
+async def test_who_dies_while_a_relieved_one_still_drains_is_followed_at_once(post):
+    (old,) = post.hired
+    old.serve()
+    old.lasts = True
+    relief = asyncio.create_task(post.relieve(600))
+    await until(lambda: len(post.hired) == 2)
+    post.hired[1].serve()
+    await until(lambda: post.child is post.hired[1])
+    post.hired[1].die()
+    await until(lambda: len(post.hired) == 3)
+    assert (post.child, old.end.done()) == (post.hired[2], False)
+    old.die(code=0)
+    assert await relief
+    assert post.child is post.hired[2]
+
+
+async def test_a_relieved_one_that_had_to_be_killed_is_told_of(post, caplog):
+    (old,) = post.hired
+    old.serve()
+    old.lasts = True
+    relief = asyncio.create_task(post.relieve(1))
+    await until(lambda: len(post.hired) == 2)
+    post.hired[1].serve()
+    await until(lambda: post.child is post.hired[1])
+    old.die(code=-9)
+    assert await relief
+    assert "worker-0, process 0, which was relieved: ended by SIGKILL" in caplog.text
 
 
 async def test_a_post_is_handed_over_when_the_successor_is_ready_and_not_before(post):
@@ -125,7 +177,7 @@ async def test_a_successor_that_dies_leaves_everything_as_it_was(post):
     old.serve()
     relief = asyncio.create_task(post.relieve(1))
     await until(lambda: len(post.hired) == 2)
-    post.hired[1].die(served=False)
+    post.hired[1].die(served_s=None)
     assert not await relief
     assert post.child is old
     assert not old.end.done()
@@ -182,7 +234,7 @@ async def child(tmp_path):
 
 async def test_a_process_that_dies_before_it_serves_is_known_for_that(child: Child):
     fate = await child.end
-    assert (fate.code, fate.served, fate.reason) == (1, False, "failure")
+    assert (fate.code, fate.served_s, fate.reason) == (1, None, "failure")
     assert "exit code 1" in str(fate)
     assert "never served" in str(fate)
     assert child.greeted.is_set()

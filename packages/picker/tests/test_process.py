@@ -6,13 +6,27 @@ from pathlib import Path
 import aiomultiprocess.core
 import pytest
 
+from shunter.picker.shell import process as processes
 from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.process import Fate, spawn
 
 
 @pytest.mark.parametrize(("code", "how"), [(-9, "ended by SIGKILL"), (-35, "ended by signal 35"), (3, "ended with exit code")])
 def test_every_end_has_words(code, how):
-    assert str(Fate(code, True, "", None, 1.0)).startswith(how)
+    assert str(Fate(code, "", None, 1.0, 1.0)).startswith(how)
+
+
+def test_what_it_came_to_is_the_exit_code():
+    async def come_to(code):
+        return code
+
+    loop = asyncio.new_event_loop()
+    unit = aiomultiprocess.core.Unit(come_to, (3,), {}, None, loop_initializer=lambda: loop)
+    with pytest.raises(SystemExit) as ended:
+        processes._run(unit)
+    loop.close()
+    asyncio.set_event_loop(None)
+    assert ended.value.code == 3
 
 
 def refuse(process):

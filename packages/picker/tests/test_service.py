@@ -59,18 +59,23 @@ async def service():
 
 @pytest.fixture
 async def caller(service):
-    """Asks a service that runs in this process, and ends it."""
+    """Asks a service that runs in this process, whose exit code ``caller.serving`` will be, and ends it."""
     ours, theirs = socket.socketpair()
-    serving = asyncio.create_task(serve(theirs, lambda: service, 1.0))
     caller = Caller(await connect(ours))
+    caller.serving = asyncio.create_task(serve(theirs, lambda: service, 1.0))
     assert await caller.first() == Hello(7)
     listening = asyncio.create_task(caller.listen())
     yield caller
     caller.tell(Drain())
-    await serving
+    await caller.serving
     await listening
     await caller.close()
     assert service.drained
+
+
+async def test_who_is_told_to_go_ends_with_0(caller):
+    caller.tell(Drain())
+    assert await caller.serving == 0
 
 
 async def test_a_question_that_breaks_is_logged_and_the_service_goes_on(caller, service, caplog):
@@ -83,27 +88,21 @@ async def test_a_question_that_breaks_is_logged_and_the_service_goes_on(caller, 
     assert (await caller.ask(Ping())).streams == 3
 
 
-@pytest.mark.parametrize("which", ["its own", "the one that answers"])
-async def test_a_task_that_breaks_is_logged_and_ends_the_process_well(which, caller, service, eventually, caplog, monkeypatch):
+@pytest.mark.parametrize(("which", "name"), [("its own", "Double._go_on"), ("the one that answers", "_answer")])
+async def test_a_task_that_breaks_is_logged_by_name_and_ends_the_process_as_a_failure(
+    which, name, caller, service, caplog, monkeypatch
+):
     if which == "its own":
         service.broken.set()
     else:
         monkeypatch.setattr(module, "trace", lambda: 1 // 0)
         caller.ask(Stacks())
-
-    async def drained():
-        return service.drained
-
-    await eventually(drained)
-    assert "a task of this process has ended" in caplog.text
+    assert await caller.serving == 1
+    assert f"a task of this process has ended, {name}, and so does the process" in caplog.text
     assert "Traceback" in caplog.text
 
 
-async def test_a_task_that_somebody_cancels_ends_the_process_well_too(caller, service, eventually, caplog):
+async def test_a_task_that_somebody_cancels_is_a_failure_too(caller, service, caplog):
     service.tasks[0].cancel()
-
-    async def drained():
-        return service.drained
-
-    await eventually(drained)
-    assert "a task of this process has ended" in caplog.text
+    assert await caller.serving == 1
+    assert "a task of this process has ended, Double._go_on" in caplog.text

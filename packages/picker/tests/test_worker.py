@@ -1,5 +1,6 @@
 """One worker as its surroundings see it: Envoy over gRPC, and the supervisor by what it may ask."""
 
+import asyncio
 import datetime as dt
 import socket
 
@@ -235,3 +236,32 @@ async def test_a_witness_that_raises_is_logged_once_with_its_traceback_and_shown
     assert worker.status().complaints == {"the blind one": "ZeroDivisionError: dark"}
     (told,) = [record for record in caplog.records if "the blind one failed" in record.message]
     assert told.exc_info[0] is ZeroDivisionError
+
+
+async def test_witnesses_learn_of_what_a_draining_worker_decides_before_it_has_ended(start, publish, hold_pick, eventually):
+    class Witness:
+        name = "a witness"
+        told = 0
+
+        def follow(self, decided, ended):
+            self.told += len(decided)
+
+    publish(7001)
+    worker, address = await start()
+    witness = Witness()
+    worker.judge.decisions.witnesses.append(witness)
+    async with hold_pick(address, decided=False), hold_pick(address, decided=False) as lean:
+        draining = asyncio.create_task(worker.drain(60))
+
+        async def has_begun():
+            return worker.hindrances() == ["draining"]
+
+        await eventually(has_begun)
+        await lean.ask({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+
+        async def told():
+            return witness.told
+
+        await eventually(told)
+        assert not draining.done(), "the other request is not decided yet"
+    await draining

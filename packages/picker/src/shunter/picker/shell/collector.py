@@ -248,6 +248,6 @@ class LearnedReader:
         self._ring.close()
 
 
-async def collect(end: socket.socket, seat: Seat, settings: Settings) -> None:
-    """Be the collector of a supervisor at the other ``end``, until it says so or is gone."""
-    await serve(end, partial(Collector, settings, seat), settings.drain_s)
+async def collect(end: socket.socket, seat: Seat, settings: Settings) -> int:
+    """Be the collector of a supervisor at the other ``end``, until it says so or is gone, and return the exit code."""
+    return await serve(end, partial(Collector, settings, seat), settings.drain_s)

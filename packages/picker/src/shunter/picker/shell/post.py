@@ -3,7 +3,7 @@
 ::
 
     hire ──> serves ──> dies ──> hire at once
-      └ dies before it serves ──> hire after a delay, longer each time
+      └ several short lives in a row ──> hire after a delay, longer each time
     relieve: hire a second one ──> it is ready ──> it has the post ──> the first one ends well
 """
 
@@ -16,8 +16,9 @@ from shunter.picker.shell.process import START_S, Child, Fate
 
 __all__ = ["LAST_WORDS_S", "Post"]
 
-# Between attempts to start what dies before it serves: soon at first, for it may be a passing want of memory, but a child that
-# cannot start costs half a second of CPU each time.
+# Short lives in a row after which the next child is hired at once all the same: whatever killed them may have passed.
+SPARED = 3
+# Then later and later, for each start costs half a second of CPU.
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 10.0
 
@@ -40,12 +41,13 @@ class Post:
         self.restarts: Counter[str] = Counter()  # by reason
         self._hire = hire
         self._bury = bury
+        self._short_lives = 0  # in a row
+        self._ended = asyncio.Event()  # one of the children has
         self._closed = False
         self._changing = asyncio.Lock()
 
     async def man(self) -> None:
         """Keep it manned until it is closed."""
-        delay_s = 0.0
         while True:
             try:
                 child = await self._occupant()
@@ -58,13 +60,12 @@ class Post:
             self.tried.set()
             if child is None:
                 return
-            await asyncio.wait({child.end})
-            if self.child is not child or self._closed:  # relieved, or told to go
-                continue
-            fate = child.end.result()
-            delay_s = 0.0 if fate.served else min(max(2 * delay_s, FIRST_DELAY_S), LONGEST_DELAY_S)
-            self._note(child, fate, delay_s)
-            await asyncio.sleep(delay_s)
+            while not child.end.done():
+                self._ended.clear()
+                await self._ended.wait()
+                child = self.child or child  # who has it now: one that was relieved may drain for long, and its successor die
+            if not self._closed:
+                await asyncio.sleep(self._note(child, child.end.result()))
 
     async def relieve(self, drain_s: float) -> bool:
         """Put a new child in the old one's place; return False, with the old one still there, if the new one will not serve."""
@@ -90,7 +91,9 @@ class Post:
             self.child = new
             self.restarts["relieved"] += 1
         log.info("%s is now process %d; process %d drains", self.name, new.pid, old.pid)
-        await old.leave(drain_s + LAST_WORDS_S)
+        fate = await old.leave(drain_s + LAST_WORDS_S)
+        if fate.code:
+            log.warning("%s, process %d, which was relieved: %s", self.name, old.pid, fate)
         return True
 
     async def close(self, drain_s: float) -> None:
@@ -118,18 +121,24 @@ class Post:
 
     def _forget(self, child: Child) -> None:
         self.children.discard(child)
+        self._ended.set()
         if not child.end.cancelled():  # as when the event loop is closed
             self._bury(child)
 
-    def _note(self, child: Child, fate: Fate, delay_s: float) -> None:
+    def _note(self, child: Child, fate: Fate) -> float:
+        """Count and log how a child ended, and return how long to wait for the next one."""
         self.restarts[fate.reason] += 1
+        self._short_lives = self._short_lives + 1 if fate.is_short else 0
+        beyond = min(self._short_lives - SPARED, 16)  # a power that a float holds
+        delay_s = min(FIRST_DELAY_S * 2 ** (beyond - 1), LONGEST_DELAY_S) if beyond > 0 else 0.0
         log.warning(
             "%s, process %d: %s; the next one starts %s",
             self.name,
             child.pid,
             fate,
-            f"in {delay_s:g} s" if delay_s else "at once",
+            f"in {delay_s:g} s, since {self._short_lives} in a row lived no longer" if delay_s else "at once",
         )
+        return delay_s
 
 
 async def _takes_over(new: Child, old: Child) -> bool:

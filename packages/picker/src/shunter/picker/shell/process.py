@@ -17,11 +17,12 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Generator
 from multiprocessing import resource_tracker
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import aiomultiprocess.core
 import msgspec
@@ -43,7 +44,7 @@ from shunter.picker.shell.control import (
     connect,
 )
 from shunter.picker.shell.memory import Seat
-from shunter.picker.shell.service import enter
+from shunter.picker.shell.service import ORPHAN_S, enter
 from shunter.snapshot.stderr import Form, Level
 
 __all__ = ["BEAT_S", "HUNG_S", "REASONS", "START_S", "Child", "Fate", "Patience", "spawn"]
@@ -55,6 +56,10 @@ BEAT_S = 0.5
 # Two busy cores may keep an event loop from its turn for a second; a worker that says nothing for three, and counts nothing
 # either, takes requests and does not answer them.
 HUNG_S = 3.0
+# A life in which one served for less is short. Not more: workers that something strikes at random twice in a few seconds must
+# be there again at once, and who breaks at the first request does so within this time if there is any load.
+SHORT_S = 1.0
+
 # For the kernel to write a stack into the log.
 LAST_LOOK_S = 0.2
 
@@ -69,15 +74,20 @@ class Fate(msgspec.Struct, frozen=True):
     """How a child ended."""
 
     code: int  # of its exit; negative: the signal that ended it
-    served: bool  # whether it had ever said Hello
-    killed: str  # by the supervisor, and why: "hung", "late", or "" if it was not
+    killed: str  # by the supervisor, and why: "hung", "late", "slow", or "" if it was not
     words: str | None  # its own: why it could not serve
     lived_s: float
+    served_s: float | None  # since it said Hello; None: it never did
 
     @property
     def reason(self) -> str:
         """In a word, for a metric's label."""
-        return self.killed or ("signal" if self.code < 0 else "exit" if self.served else "failure")
+        return self.killed or ("signal" if self.code < 0 else "failure" if self.code or self.served_s is None else "exit")
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it lived for so little that the next one may well live no longer. Who breaks drains first."""
+        return self.served_s is None or self.served_s < SHORT_S + (ORPHAN_S if self.code > 0 else 0.0)
 
     def __str__(self) -> str:
         if self.words is not None:
@@ -86,12 +96,14 @@ class Fate(msgspec.Struct, frozen=True):
             how = f"killed: it had not answered for {HUNG_S:g} s"
         elif self.killed == "late":
             how = "killed: it took too long to start"
+        elif self.killed == "slow":
+            how = "killed: it had not ended by the deadline"
         elif self.code < 0:
             names = {each.value: each.name for each in signal.Signals}  # most of the real-time ones have none
             how = f"ended by {names.get(-self.code, f'signal {-self.code}')}"
         else:
             how = f"ended with exit code {self.code}"
-        return f"{how}; it lived {self.lived_s:.1f} s" + ("" if self.served else " and never served")
+        return f"{how}; it lived {self.lived_s:.1f} s" + ("" if self.served_s is not None else " and never served")
 
 
 class Patience:
@@ -118,9 +130,9 @@ class Child:
     def __init__(self, process: aiomultiprocess.core.Process, seat: Seat, link: Link, account: Callable[[], bytes]) -> None:
         self.seat = seat
         self.status: Status | None = None  # None: not heard of yet
-        self.served = False
         self.draining = False
         self._started_s = time.monotonic()
+        self._served_s: float | None = None  # since when
         self._process = process
         self._account = account
         self._caller = Caller(link)
@@ -137,6 +149,11 @@ class Child:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid or 0
+
+    @property
+    def served(self) -> bool:
+        """Whether it has said Hello."""
+        return self._served_s is not None
 
     @property
     def hindrances(self) -> tuple[str, ...]:
@@ -167,6 +184,7 @@ class Child:
             self._caller.tell(Drain())
             await asyncio.wait({self.end}, timeout=deadline_s)
         if not self.end.done():
+            self._killed = "slow" if self.served else ""
             self.kill()
             await asyncio.wait({self.end})  # unlike awaiting it, this can be left off without leaving it off
         return self.end.result()
@@ -192,8 +210,9 @@ class Child:
                 if task is not None:
                     task.cancel()
             await self._caller.close()
-        code = self._process.exitcode or 0
-        return Fate(code, self.served, self._killed, self.words, time.monotonic() - self._started_s)
+        now_s = time.monotonic()
+        served_s = None if self._served_s is None else now_s - self._served_s
+        return Fate(self._process.exitcode or 0, self._killed, self.words, now_s - self._started_s, served_s)
 
     async def _greet(self, ended: "asyncio.Task[Any]") -> None:
         first = asyncio.create_task(self._caller.first())
@@ -204,7 +223,7 @@ class Child:
             await ended
         match await first:
             case Hello():
-                self.served = True
+                self._served_s = time.monotonic()
             case Failure(words):
                 self.words = words
             case _:
@@ -221,7 +240,8 @@ class Child:
             await asyncio.wait({ended}, timeout=BEAT_S)
             if patience.is_over(answered=ping.done(), account=self._account()):
                 self._killed = "hung"
-                os.kill(self.pid, signal.SIGUSR1)  # its stack goes to the log; it is not reaped, so the pid is its own
+                with contextlib.suppress(ProcessLookupError):  # it has died meanwhile, and whoever starts another one reaps all
+                    os.kill(self.pid, signal.SIGUSR1)  # its stack goes to the log
                 await asyncio.wait({ended}, timeout=LAST_LOOK_S)
                 self.kill()
                 return
@@ -242,12 +262,12 @@ async def spawn(
     name: str,
     log_level: Level,
     log_format: Form,
-    target: Callable[..., Awaitable[None]],
+    target: Callable[..., Awaitable[int]],
     seat: Seat,
     *args: object,
     account: Callable[[], bytes],
 ) -> Child:
-    """Start ``target(socket, seat, *args)`` in a process of its own."""
+    """Start ``target(socket, seat, *args)`` in a process of its own; what it returns is the exit code."""
     _do_without_helpers()
     ours, theirs = socket.socketpair()
     link = await connect(ours)
@@ -259,6 +279,7 @@ async def spawn(
         initializer=enter,
         initargs=(name, log_level, log_format),
         loop_initializer=uvloop.new_event_loop,
+        process_target=_run,
     )
     try:
         with _deaf_to_the_group():
@@ -269,6 +290,10 @@ async def spawn(
     finally:
         theirs.close()
     return Child(process, seat, link, account)
+
+
+def _run(unit: aiomultiprocess.core.Unit) -> NoReturn:
+    sys.exit(aiomultiprocess.core.Process.run_async(unit))
 
 
 @contextlib.contextmanager

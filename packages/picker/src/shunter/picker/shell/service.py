@@ -4,8 +4,8 @@
 
     SIGTERM, or Drain from the supervisor      → it drains and ends
     the end of the link: no supervisor is left → it goes on for a while, for somebody to relieve it, then as above
-    a task of the service breaks               → it is logged, and the process ends, which counts as a restart: half a service
-                                                 looks well from outside
+    a task of the service breaks               → it is logged by name, and the process drains and ends with exit code 1: half
+                                                 a service looks well from outside
     the supervisor dies before it serves       → it ends at once
 """
 
@@ -51,6 +51,9 @@ ALONE_S = 5.0
 # enough to wait for.
 ORPHAN_S = 3.0
 
+# The exit code of a process that could not serve, or not go on.
+BROKEN = 1
+
 # <sys/prctl.h>
 PR_SET_PDEATHSIG = 1
 
@@ -89,10 +92,11 @@ class Service(Protocol):
         ...
 
 
-async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float, alone_s: float = 0.0) -> None:
+async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float, alone_s: float = 0.0) -> int:
     """Run a service in this process for the supervisor at the other ``end``, until it says so, or SIGTERM does.
 
-    If the supervisor is gone, it goes on for ``alone_s``: whoever comes next may relieve it sooner, by SIGTERM.
+    If the supervisor is gone, it goes on for ``alone_s``: whoever comes next may relieve it sooner, by SIGTERM. Return the exit
+    code: 0 if it ended because it was to.
     """
     link = await connect(end)
     try:
@@ -101,7 +105,7 @@ async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float,
     except PickerError as error:
         link.send(Failure(str(error)))
         await link.close()
-        return
+        return BROKEN
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     _end_with_parent(0)  # from now on the link tells
@@ -109,9 +113,11 @@ async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float,
     answering, waiting = asyncio.create_task(_answer(link, service, over)), asyncio.create_task(over.wait())
     await asyncio.wait({answering, waiting, *service.tasks}, return_when=asyncio.FIRST_COMPLETED)
     ended = next((task for task in (*service.tasks, answering) if task.done()), None)
-    if ended is not None and (ended is not answering or ended.exception()):
+    broken = ended is not None and (ended is not answering or ended.exception() is not None)
+    if ended is not None and broken:
         why = None if ended.cancelled() else ended.exception()
-        log.error("a task of this process has ended, and so does the process", exc_info=why)
+        name = getattr(ended.get_coro(), "__qualname__", ended.get_name())
+        log.error("a task of this process has ended, %s, and so does the process", name, exc_info=why)
     elif not waiting.done():
         log.warning("the supervisor is gone: going on for %g s, unless another one has somebody for this post", alone_s)
         await asyncio.wait({waiting}, timeout=alone_s)
@@ -120,6 +126,7 @@ async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float,
     await service.drain(deadline_s)
     await end_tasks((answering, waiting))
     await link.close()
+    return BROKEN if broken else 0
 
 
 async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:

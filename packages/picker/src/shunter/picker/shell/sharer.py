@@ -183,9 +183,9 @@ class Sharer:
         self._away = True
 
 
-async def share(end: socket.socket, seat: Seat, settings: Settings) -> None:
-    """Be the sharer of a supervisor at the other ``end``, until it says so or is gone."""
-    await serve(end, partial(Sharer, settings, seat), settings.drain_s)
+async def share(end: socket.socket, seat: Seat, settings: Settings) -> int:
+    """Be the sharer of a supervisor at the other ``end``, until it says so or is gone, and return the exit code."""
+    return await serve(end, partial(Sharer, settings, seat), settings.drain_s)
 
 
 def _client(url: str) -> Any:

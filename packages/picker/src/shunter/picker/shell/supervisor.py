@@ -290,7 +290,7 @@ class Supervisor:
     async def _hire_sharer(self, settings: SharerSettings) -> Child:
         return await self._spawn("sharer", share, self._seating.take_sharers(), settings)
 
-    async def _spawn(self, name: str, target: Callable[..., Awaitable[None]], seat: Seat, *args: object) -> Child:
+    async def _spawn(self, name: str, target: Callable[..., Awaitable[int]], seat: Seat, *args: object) -> Child:
         account = partial(self._seating.account, seat)
         return await spawn(name, self._level, self._settings.log_format, target, seat, *args, account=account)
 
@@ -301,10 +301,11 @@ class Supervisor:
         """Wait for the first workers; raise ConfigError if one says that it cannot serve as it is configured."""
         for post in self._everybody():
             await post.tried.wait()
-            if post.child is not None:
-                await post.child.greeted.wait()
-                if post.child.words is not None:
-                    raise ConfigError(post.child.words)
+            child = post.child  # it may have a successor before it is looked at
+            if child is not None:
+                await child.greeted.wait()
+                if child.words is not None:
+                    raise ConfigError(child.words)
 
     # -- reloading ---------------------------------------------------------------------------------------------------
 
@@ -401,8 +402,12 @@ def _hold_trial(lines: Sequence[bytes], in_force: str, wanted: str, most: float 
 
 
 def _report(post: Post) -> WorkerReport:
-    child = post.child if post.child is not None and not post.child.end.done() else None
-    hindrances = child.hindrances if child is not None else ("not running",)
+    last = post.child
+    child = last if last is not None and not last.end.done() else None
+    if child is not None:
+        hindrances = child.hindrances
+    else:
+        hindrances = ("not running" if last is None else f"not running: {last.end.result()}",)
     return WorkerReport(
         worker=post.name.removeprefix("worker-"),
         address=post.address,

@@ -186,10 +186,10 @@ class Worker:
         return port
 
     async def drain(self, deadline_s: float | None = None) -> None:
-        """Say that we are going, let requests end, and stop."""
+        """Say that we are going, let requests end while all else goes on, and stop."""
         self._draining = True
-        await end_tasks(self.tasks)
         await self._server.drain(self._settings.drain_s if deadline_s is None else deadline_s)
+        await end_tasks(self.tasks)
         self.judge.decisions.tell()
         if self._recording is not None:
             await self._recording.finish()
@@ -330,10 +330,10 @@ def _make_shadow(settings: Settings) -> Shadow | None:
     return Shadow(config.load(settings.shadow).policy, dice, settings.shadow_sample, time.perf_counter)
 
 
-async def work(end: socket.socket, seat: Seat, settings: Settings, configuration: str, service_levels: str = "") -> None:
-    """Be the worker of a supervisor at the other ``end``, until it says so or is gone."""
+async def work(end: socket.socket, seat: Seat, settings: Settings, configuration: str, service_levels: str = "") -> int:
+    """Be the worker of a supervisor at the other ``end``, until it says so or is gone, and return the exit code."""
     keep_large_blocks()
-    await serve(end, partial(_make, seat, settings, configuration, service_levels), settings.drain_s, ALONE_S)
+    return await serve(end, partial(_make, seat, settings, configuration, service_levels), settings.drain_s, ALONE_S)
 
 
 def _make(seat: Seat, settings: Settings, configuration: str, service_levels: str) -> Worker:
