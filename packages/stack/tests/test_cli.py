@@ -1,9 +1,12 @@
 """The umbrella knows every installed package and imports none before it is asked."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import click
 import pytest
@@ -90,3 +93,38 @@ def test_manifests_that_the_scraper_cannot_read_are_named_before_anything_starts
         shutil.rmtree(runtime_directory(name))
     assert result.exit_code == 2
     assert "cluster/manifests.yaml, line" in result.output
+
+
+class Page(BaseHTTPRequestHandler):
+    """Answers as a picker that has refused one request."""
+
+    def do_GET(self):
+        refusal = {"status": 503, "message": "no endpoint is ready"}
+        decision = {"ticket": 7, "at_s": 1.0, "request_id": "wagon-7", "model": "m", "refusal": refusal}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"now_s": 3.0, "decisions": [decision]}).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def picker():
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_picker_is_asked_wherever_it_runs(picker):
+    result = CliRunner().invoke(main, ["explain", "--picker", picker])
+    assert result.output == "#0.7  2.0 s ago  m  wagon-7  refused with 503: no endpoint is ready\n"
+
+
+def test_traces_are_a_stacks():
+    result = CliRunner().invoke(main, ["explain", "--trace", "--picker", "127.0.0.1:1"])
+    assert result.exit_code == 2
+    assert "ask your collector of traces" in result.output

@@ -58,6 +58,11 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
     return option(command)
 
 
+def _asking(command: click.decorators.FC) -> click.decorators.FC:
+    option = click.option("--picker", metavar="HOST:PORT", help="Ask the picker with these admin pages, not a stack's.")
+    return option(command)
+
+
 @click.command()
 @_named
 @click.option(
@@ -190,9 +195,10 @@ def up(context: click.Context, **options: object) -> None:
 
 @click.command()
 @_named
+@_asking
 @click.option("--once", is_flag=True, help="Print the table once and end.")
-def top(name: str, *, once: bool) -> None:
-    """Watch the running stack: one line an endpoint.
+def top(name: str, picker: str | None, *, once: bool) -> None:
+    """Watch what a picker sees: one line an endpoint.
 
     Queue, run and KV % are what the engine itself reported, so long ago as age says: requests waiting, requests running,
     cache in use. In flight, picks and hits are the picker's own account: requests sent there that have not ended, all it
@@ -202,13 +208,14 @@ def top(name: str, *, once: bool) -> None:
     from shunter.stack.shell.top import watch
 
     try:
-        watch(name, once=once)
+        watch(name, picker, once=once)
     except StackError as error:
         raise click.exceptions.Exit(_complain(error)) from error
 
 
 @click.command()
 @_named
+@_asking
 @click.option("--last", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many decisions; of one, all.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as a line of JSON for each decision.")
 @click.option("--shadow", is_flag=True, help="How the shadow configuration differs (shunter picker run --shadow-config).")
@@ -216,17 +223,22 @@ def top(name: str, *, once: bool) -> None:
     "--trace", is_flag=True, help="The spans of the last request, or of REQUEST_ID (shunter up --traces); --json: for viewers."
 )
 @click.argument("request_id", required=False)
-def explain(name: str, last: int, request_id: str | None, *, as_json: bool, shadow: bool, trace: bool) -> None:
+def explain(
+    name: str, picker: str | None, last: int, request_id: str | None, *, as_json: bool, shadow: bool, trace: bool
+) -> None:
     """Tell why the last requests went where they went. A line each; of the one named REQUEST_ID, everything."""
     from shunter.stack.errors import StackError
-    from shunter.stack.shell.top import compare_shadow, decisions
+    from shunter.stack.shell.top import compare_shadow, decisions, pages_of
     from shunter.stack.shell.traces import show_trace
 
+    if trace and picker:
+        raise click.UsageError("--trace shows what a stack has kept; of other pickers ask your collector of traces")
     try:
         if trace:
             click.echo(show_trace(name, request_id, as_json=as_json))
             return
-        click.echo(compare_shadow(name) if shadow else decisions(name, last, request_id, as_json=as_json))
+        admin = picker or pages_of(name)[0]
+        click.echo(compare_shadow(admin) if shadow else decisions(admin, last, request_id, as_json=as_json))
     except StackError as error:
         raise click.exceptions.Exit(_complain(error)) from error
 

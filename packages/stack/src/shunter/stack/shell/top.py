@@ -17,7 +17,17 @@ from shunter.stack.core.screen import fit, printable
 from shunter.stack.errors import StackError
 from shunter.stack.shell import state, web
 
-__all__ = ["ALL", "Screen", "compare_shadow", "decisions", "fetch_complaints", "fetch_decisions", "fetch_fleet", "watch"]
+__all__ = [
+    "ALL",
+    "Screen",
+    "compare_shadow",
+    "decisions",
+    "fetch_complaints",
+    "fetch_decisions",
+    "fetch_fleet",
+    "pages_of",
+    "watch",
+]
 
 # More than any picker keeps.
 ALL = 100_000
@@ -47,9 +57,15 @@ def fetch_decisions(admin: str, last: int, request_id: str | None = None) -> Dec
     return _page(admin, f"/debug/decisions?{urlencode(wanted)}", Decisions)
 
 
-def decisions(name: str, last: int, request_id: str | None, *, as_json: bool = False) -> str:
+def pages_of(name: str) -> tuple[str, str]:
+    """Return where picker and scraper of a stack have their pages; raise StackError if none of that name runs."""
+    ports = state.load(name).plan.ports
+    return f"{LOOPBACK}:{ports.admin}", f"{LOOPBACK}:{ports.scraper}"
+
+
+def decisions(admin: str, last: int, request_id: str | None, *, as_json: bool = False) -> str:
     """Return the last decisions, newest last, on a line each, or all about the one of ``request_id``; or either as JSON."""
-    page = fetch_decisions(_admin(name), last, request_id)
+    page = fetch_decisions(admin, last, request_id)
     found = page.decisions[::-1]
     if not found:
         remedy = f" for x-request-id {request_id}; the picker forgets old ones" if request_id else " yet"
@@ -61,23 +77,23 @@ def decisions(name: str, last: int, request_id: str | None, *, as_json: bool = F
     return "\n".join(map(printable, lines))
 
 
-def compare_shadow(name: str) -> str:
+def compare_shadow(admin: str) -> str:
     """Return what the picker says of its shadow configuration."""
-    page = _page(_admin(name), "/debug/shadow", Shadow)
+    page = _page(admin, "/debug/shadow", Shadow)
     if not page.report:
         raise StackError("the picker has no shadow configuration: start it with --shadow-config")
     return "\n".join(page.report)
 
 
-def watch(name: str, *, once: bool) -> None:
-    """Show the table until interrupted, or until the stack has ended (StackError)."""
+def watch(name: str, picker: str | None, *, once: bool) -> None:
+    """Show what a picker sees, or that of a stack, until interrupted, or until the stack has ended (StackError)."""
     screen = Screen()
     try:
         while True:
-            ports = state.load(name).plan.ports
+            admin, scraper = (picker, None) if picker else pages_of(name)
             try:
-                lines = table(fetch_fleet(f"{LOOPBACK}:{ports.admin}"))
-                lines += fetch_complaints(f"{LOOPBACK}:{ports.scraper}")
+                lines = table(fetch_fleet(admin))
+                lines += fetch_complaints(scraper) if scraper else []
             except StackError as error:  # a picker that died is started again
                 if once:
                     raise
@@ -120,10 +136,6 @@ class Screen:
             sys.stdout.write(f"\x1b[{self._drawn}A\x1b[J")
         sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
         sys.stdout.flush()
-
-
-def _admin(name: str) -> str:
-    return f"{LOOPBACK}:{state.load(name).plan.ports.admin}"
 
 
 def _page(admin: str, path: str, kind: type[Page]) -> Page:
