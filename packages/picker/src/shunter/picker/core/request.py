@@ -36,7 +36,7 @@ LONGEST_ENCODING = 40
 
 # Of a list, what is looked at to see whether there is anything in it, and whether that is numbers.
 GLANCE_BYTES = 64
-QUOTE = ord('"')
+QUOTE, SPACE = ord('"'), ord(" ")
 
 # Of token ids, what is read; the rest is taken to be as dense. Some 150,000: prefixes are followed for 131,072,
 # and ten times as many ids are 90 ms in which nobody else is served.
@@ -220,11 +220,10 @@ def _read_form(body: bytes | bytearray, boundary: bytes) -> Body:
 
 
 def _filled(value: memoryview, *, text: bool) -> bool:
-    if not value or value[0] not in (b'["' if text else b"["):
+    if len(value) < 3 or value[0] not in (b'["' if text else b"["):
         return False
-    inside = value[1:-1]
     # A list of nothing but white space is empty. Only a look at its first bytes is affordable, and enough: no client pads.
-    return bool(inside) if value[0] == QUOTE else bool(bytes(inside[:GLANCE_BYTES]).strip() or len(inside) > GLANCE_BYTES)
+    return value[0] == QUOTE or value[1] > SPACE or len(value) > GLANCE_BYTES or bool(bytes(value[1:-1]).strip())
 
 
 def _pack_ids(prompt: memoryview) -> tuple[bytes, int] | None:

@@ -21,6 +21,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
 
@@ -132,6 +133,9 @@ class Exchange:
                 self._begun = True
                 http.send_headers(stream_id, _HEAD)
             self._unsent = []
+            if len(messages) == 1 and len(messages[0]) < MAX_FRAME_BYTES:  # an event of a stream of them
+                http.send_data(stream_id, _PREFIX.pack(0, len(messages[0])) + messages[0])
+                return
             pieces = [piece for message in messages for piece in (_PREFIX.pack(0, len(message)), message)]
             if sum(map(len, pieces)) <= MAX_FRAME_BYTES * len(messages):
                 http.send_data(stream_id, b"".join(pieces))
@@ -162,6 +166,12 @@ class Exchange:
 
 
 Service = Callable[[Exchange], Call]
+
+
+@lru_cache(maxsize=16)  # a gateway always says the same
+def _read_timeout_s(text: str) -> float | None:
+    match = _TIMEOUT.fullmatch(text)
+    return int(match[1]) * _UNITS_S[match[2]] if match else None
 
 
 class GrpcConnection:
@@ -214,10 +224,11 @@ class GrpcConnection:
             for exchange in self.unsent:
                 exchange.flush()
             self.unsent.clear()
-            for reset in self.http.untold:
-                if exchange := exchanges.get(reset.stream_id):
-                    self.forget(exchange, now_s)
-            self.http.untold.clear()
+            if self.http.untold:
+                for reset in self.http.untold:
+                    if exchange := exchanges.get(reset.stream_id):
+                        self.forget(exchange, now_s)
+                self.http.untold.clear()
 
     def expire(self, now_s: float) -> None:
         """End the calls whose time is over."""
@@ -256,11 +267,11 @@ class GrpcConnection:
             return
         timeout = fields.get("grpc-timeout")
         if timeout is not None:
-            match = _TIMEOUT.fullmatch(timeout)
-            if match is None:
+            timeout_s = _read_timeout_s(timeout)
+            if timeout_s is None:
                 exchange.end(now_s, StatusCode.INVALID_ARGUMENT, f"grpc-timeout {timeout!r}")
                 return
-            at_s = self._deadlines_s[stream_id] = now_s + int(match[1]) * _UNITS_S[match[2]]
+            at_s = self._deadlines_s[stream_id] = now_s + timeout_s
             heapq.heappush(self._agenda, (at_s, stream_id))
         exchange.metadata = fields
         exchange.call = service(exchange)

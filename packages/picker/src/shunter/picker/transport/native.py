@@ -260,6 +260,7 @@ class _Connection(asyncio.Protocol):
         self._begun_s = self._heard_s = server.clock()
         self._age_s = server.draw_age_s()
         self._stalled_s: float | None = None
+        self._much = False  # was written in this turn: no more before the next one
         self._pinged_s = -math.inf
         self._over = False
         self._over_s = math.inf  # since when
@@ -342,16 +343,14 @@ class _Connection(asyncio.Protocol):
         if self._over or self._transport.is_closing():
             return
         http = self._grpc.http
-        if self._stalled_s is None:
-            out = http.take_pieces()
-            if len(out) == 1:
-                self._transport.write(out[0])
-            elif out:
-                self._transport.writelines(out)
-        if not http.drained:
-            if self._stalled_s is None:
-                asyncio.get_running_loop().call_soon(self.flush)
-        elif http.done:
+        out = http.take_pieces() if self._stalled_s is None and not self._much else ()
+        if len(out) == 1:
+            self._transport.write(out[0])
+        elif out:
+            self._much = True
+            self._transport.writelines(out)
+            asyncio.get_running_loop().call_soon(self._write_on)
+        if http.done and http.drained:
             self._over, self._over_s = True, self._clock()
             if http.fault:
                 log.warning("connection of %s ended: %s", self._peer, http.fault)
@@ -367,6 +366,10 @@ class _Connection(asyncio.Protocol):
     def _read_on(self) -> None:
         if self._stalled_s is None:
             self._transport.resume_reading()
+
+    def _write_on(self) -> None:
+        self._much = False
+        self.flush()
 
     def leave(self) -> None:
         """Tell the peer to go elsewhere."""
