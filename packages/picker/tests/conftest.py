@@ -11,7 +11,9 @@ import uvloop
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from shunter.picker import config
 from shunter.picker.core.fleet import Roster
+from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.ledger import Ledger
 from shunter.picker.core.overview import look
 from shunter.picker.core.tables import Tally
@@ -60,6 +62,19 @@ def make_view():
 def make_fleet(make_view):
     def make(*rows, ledger=None, now_ns=NOW_NS, pool=None, **kwargs):
         return Roster(ledger or Ledger(), pool=pool).fleet(make_view(*rows, now_ns=now_ns, **kwargs), now_ns)
+
+    return make
+
+
+@pytest.fixture
+def make_judge(make_view):
+    """A judge over this view, or over rows of load; ``judge.see(view)`` shows it another one."""
+
+    def make(*rows, view=None, text=config.DEFAULT, seed=1, **kwargs):
+        shown = [view or make_view(*rows)]
+        judge = FleetJudge(config.load(text).policy, lambda _now_ns: shown[0], random.Random(seed), **kwargs)
+        judge.see = lambda another: shown.__setitem__(0, another)
+        return judge
 
     return make
 
