@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shunter.envoyconf.core.reading import load_intent
+from shunter.scraper.shell.files import Files
 from shunter.stack.core.fleet import Fleet, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +63,16 @@ def test_each_page_is_two_clicks_from_the_first():
             for _, target, _ in links(page)
         }
     assert [page for page in ROOT.glob("docs/**/*.md") if page not in reached] == []
+
+
+def test_the_files_for_an_envoy_of_ones_own_name_the_same_servers(tmp_path):
+    files = dict(
+        re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", (ROOT / "docs/own-envoy.md").read_text(), re.DOTALL | re.MULTILINE)
+    )
+    (tmp_path / "endpoints.yaml").write_text(files["endpoints.yaml"])
+    servers = {f"{each.host}:{each.port}" for each in Files(tmp_path / "endpoints.yaml").load().members}
+    (pool,) = load_intent(files["intent.yaml"]).pools
+    assert servers == set(pool.endpoints)
 
 
 def test_make_targets_named_in_the_docs_exist():
