@@ -18,6 +18,7 @@ import msgspec
 from shunter.envoyconf.core.authority import join_authority
 from shunter.envoyconf.core.xds.report import Report, render_metrics, render_page
 from shunter.envoyconf.errors import IntentError
+from shunter.snapshot.addresses import addresses_of
 
 __all__ = ["StatusPages"]
 
@@ -33,21 +34,24 @@ class StatusPages:
 
     def __init__(self, report: Callable[[], Report]) -> None:
         self._report = report
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def start(self, host: str, port: int) -> int:
         """Listen and return the port; raise IntentError if that cannot be."""
         try:
-            self._server = await asyncio.start_server(self._answer, host, port, limit=MAX_HEAD_BYTES)
+            for each in addresses_of(host):
+                server = await asyncio.start_server(self._answer, each, port, limit=MAX_HEAD_BYTES)
+                self._servers.append(server)
+                port = server.sockets[0].getsockname()[1]
         except OSError as error:
             raise IntentError(f"cannot serve the status pages on {join_authority(host, port)}: {error.strerror}") from None
-        return self._server.sockets[0].getsockname()[1]
+        return port
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._server:
-            self._server.close()
-            await self._server.wait_closed()
+        for server in self._servers:
+            server.close()
+            await server.wait_closed()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

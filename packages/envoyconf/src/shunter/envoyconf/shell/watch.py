@@ -1,4 +1,8 @@
-"""Files that somebody may replace: has anything changed since one last looked?"""
+"""Files that somebody may replace: has anything changed, and is it complete?
+
+Half of a file that is being written may well be a valid one with fewer pools: what has changed counts once it has been still
+from one look to the next.
+"""
 
 import os
 from collections.abc import Sequence
@@ -12,13 +16,15 @@ class Watch:
 
     def __init__(self, places: Sequence[Path]) -> None:
         self._places = places
-        self._last = self._look()
+        self._told = self._seen = self._look()
 
     def changed(self) -> bool:
-        """Say whether something is otherwise than at the last call, or at the beginning."""
-        now = self._look()
-        changed, self._last = now != self._last, now
-        return changed
+        """Say whether something is otherwise than when this was last said, or at the beginning, and as at the last call."""
+        before, self._seen = self._seen, self._look()
+        if self._seen == self._told or self._seen != before:
+            return False
+        self._told = self._seen
+        return True
 
     def _look(self) -> list[tuple[str, int, int, int]]:
         found: list[tuple[str, int, int, int]] = []
