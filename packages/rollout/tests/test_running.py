@@ -267,6 +267,22 @@ async def test_who_loads_for_long_is_heard_of_meanwhile_and_stops_once_another_g
     assert store.touches == 4
 
 
+async def test_a_share_that_cannot_be_written_now_is_written_later(fake_picker, run, store):
+    """As on a disk that is full."""
+    in_the_way = fake_picker.path.with_name(".review.yaml.part")
+    in_the_way.mkdir()
+    troubles = []
+
+    def say(_state, trouble):
+        troubles.append(trouble)
+        if trouble:
+            in_the_way.rmdir()
+
+    state = await run(store, say=say)
+    assert state.phase is Phase.DONE
+    assert [each for each in troubles if each] == [f"{fake_picker.path}: cannot be written: Is a directory"]
+
+
 async def test_a_model_that_a_path_names_is_not_rolled_out_by_its_name(fake_picker, file, told, tmp_path):
     fake_picker.engine = "triton-tensorrt-llm"
     for more in ([], ["--dry-run"]):

@@ -44,6 +44,17 @@ async def test_a_second_start_is_refused_and_people_are_told_whom_they_told(kept
     assert kept().wish() is Wish.ROLLBACK
 
 
+async def test_who_is_to_go_back_is_not_told_to_go_on(kept, under_way, told):
+    """Whoever was told to has died before he did it."""
+    kept().save(under_way)
+    kept().want(Wish.ROLLBACK)
+    code, output = await told("status")
+    assert (code, output.splitlines()[1]) == (
+        0,
+        "  nobody is at it; to go back, as somebody asked: shunter rollout rollback review-v2",
+    )
+
+
 async def test_what_is_over_takes_no_wishes(kept, over, told):
     kept().save(over)
     for verb in ("pause", "resume", "rollback"):

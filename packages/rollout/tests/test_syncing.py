@@ -222,6 +222,13 @@ async def test_a_pool_of_the_snapshot_is_looked_after(tmp_path):
         writer.close()
 
 
+async def test_where_nobody_publishes_that_is_said(tmp_path):
+    arguments = ["sync", "--config", config(tmp_path / "c.yaml", "a"), "--snapshot", tmp_path, "--once"]
+    result = await asyncio.to_thread(CliRunner().invoke, main, [*map(str, arguments)])
+    assert result.exit_code == 2
+    assert f"{tmp_path}/topology.ring: does not exist; is the scraper running" in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

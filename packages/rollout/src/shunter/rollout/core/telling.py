@@ -7,7 +7,8 @@ from shunter.rollout.core.spec import Rollout
 
 __all__ = ["clock", "describe", "outline"]
 
-STOPS = "nobody is at it; to go on: shunter rollout resume {}"
+GO_ON = "nobody is at it; to go on: shunter rollout resume {}"
+GO_BACK = "nobody is at it; to go back, as somebody asked: shunter rollout rollback {}"
 
 
 def describe(rollout: Rollout, state: State, wish: Wish, *, running: bool) -> str:
@@ -18,7 +19,7 @@ def describe(rollout: Rollout, state: State, wish: Wish, *, running: bool) -> st
     if wish is Wish.PAUSE and not state.over:
         lines.append(f"  paused; to go on: shunter rollout resume {rollout.name}")
     elif not running and not state.over:
-        lines.append(f"  {STOPS.format(rollout.name)}")
+        lines.append(f"  {(GO_BACK if wish is Wish.ROLLBACK else GO_ON).format(rollout.name)}")
     return "\n".join([*lines, *(f"  {clock(event)}" for event in state.events)])
 
 

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from shunter.rollout.errors import ConfigError
+from shunter.rollout.errors import ConfigError, ServerError
 from shunter.rollout.shell.syncing import Target
 from shunter.snapshot import SnapshotReader
 
@@ -20,10 +20,13 @@ class Fleet:
         self._reader = SnapshotReader(directory)
 
     def targets(self) -> tuple[Target, ...]:
-        """Return who is there now; raises ConfigError if there never was such a pool. A scraper that is silent is believed."""
+        """Return who is there now. A scraper that falls silent is believed.
+
+        Raises ServerError until there is something to read, and ConfigError if there never was such a pool.
+        """
         view = self._reader.view(time.monotonic_ns())
         if view is None:
-            return ()
+            raise ServerError(self._reader.trouble or "the scraper has published nothing yet")
         pools = [f"{each.namespace}/{each.name}" for each in view.topology.pools]
         wanted = {at for at, each in enumerate(pools) if self._pool in ("", each, each.rpartition("/")[2])}
         self._known = self._known or bool(wanted)

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import aiohttp
 from msgspec.structs import replace
@@ -25,9 +25,12 @@ from shunter.rollout.shell.traffic import Traffic
 
 __all__ = ["Clock", "Runner", "Say", "SystemClock"]
 
+Result = TypeVar("Result")
+
 # What is only waited for is written down that often.
 SAVE_S = 5.0
-# A load may take minutes. Meanwhile the store is touched that often: a ConfigMap's holder is taken for dead after 20 s.
+# A load may take minutes, and a name server half of one. Meanwhile the store is touched that often: a ConfigMap's holder is
+# taken for dead after 20 s.
 TOUCH_S = 2.0
 
 Say = Callable[[State, str], None]
@@ -102,7 +105,7 @@ class Runner:
     async def _go_on(self, state: State) -> tuple[State, str]:
         """Look once, and do what follows; return what it has come to, and what failed. Raises what the store does."""
         wish = await asyncio.to_thread(self._store.wish)
-        seen = await self._outlook.look()
+        seen = await self._held(self._outlook.look())
         if state.phase is Phase.LOADING and not state.backwards and wish is not Wish.ROLLBACK:
             check_engines(self._rollout, seen.to)
         state, orders = advance(self._rollout, state, seen, self._clock.now_s(), wish)
@@ -111,7 +114,7 @@ class Runner:
             await asyncio.to_thread(self._store.fulfil, wish)  # the state has it now
         return state, await self._held(self._obey(orders, seen))
 
-    async def _held(self, doing: Coroutine[None, None, str]) -> str:
+    async def _held(self, doing: Coroutine[None, None, Result]) -> Result:
         """Do something that may take long, and let the store hear that somebody is at it; raises StateError if another is."""
         task = asyncio.ensure_future(doing)
         try:

@@ -17,7 +17,7 @@ from shunter.rollout.core.machine import State, advance, begin
 from shunter.rollout.core.sight import check_engines
 from shunter.rollout.core.spec import Rollout
 from shunter.rollout.core.telling import clock, outline
-from shunter.rollout.errors import ConfigError, StateError
+from shunter.rollout.errors import ConfigError, ServerError, StateError
 from shunter.rollout.shell.fleet import Fleet
 from shunter.rollout.shell.following import Following
 from shunter.rollout.shell.looking import Outlook
@@ -57,7 +57,10 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def sync_once(options: SyncOptions) -> tuple[str, bool]:
-    """Look once; return how everything stands, in words, and whether it is as it should be. Raises ConfigError."""
+    """Look once; return how everything stands, in words, and whether it is as it should be.
+
+    Raises ConfigError, and ServerError if it is not known who is there.
+    """
     async with _syncing(options) as (sync, config, targets):
         await sync.look(targets(), config.content)
         lines = [f"{url}: {report.trouble}" for url, report in sync.reports.items() if report.trouble]
@@ -78,8 +81,14 @@ async def _sync(options: SyncOptions) -> None:
         _syncing(options) as (sync, config, targets),
         serve_status(options.status_host, options.status_port, sync, config),
     ):
+        trouble = ""
         while True:
-            await sync.look(targets(), config.content)
+            try:
+                await sync.look(targets(), config.content)
+            except ServerError as error:
+                if str(error) != trouble:
+                    log.warning("%s", error)
+                trouble = str(error)
             wake_s = time.monotonic() + options.interval_s
             while time.monotonic() < wake_s:
                 await asyncio.sleep(min(POLL_S, options.interval_s))

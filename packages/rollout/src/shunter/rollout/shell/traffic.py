@@ -11,7 +11,7 @@ from shunter.rollout.core.documents import read_mapping
 from shunter.rollout.core.sight import Page, in_force
 from shunter.rollout.core.spec import Rollout
 from shunter.rollout.core.weights import is_of, rewrite
-from shunter.rollout.errors import ConfigError
+from shunter.rollout.errors import ConfigError, ServerError, StateError
 from shunter.rollout.shell.following import read_file
 from shunter.rollout.shell.store import replace_file
 
@@ -50,5 +50,9 @@ class RewriteFile:
     async def move(self, share: int) -> None:
         """Replace the file, unless it says so already."""
         content = msgspec.yaml.encode(rewrite(self._rollout, share))
-        if not self._path.exists() or await asyncio.to_thread(read_file, self._path) != content:
+        if self._path.exists() and await asyncio.to_thread(read_file, self._path) == content:
+            return
+        try:
             await asyncio.to_thread(replace_file, self._path, content)
+        except StateError as error:  # a full disk may be so for a while
+            raise ServerError(str(error)) from None
