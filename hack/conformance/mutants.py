@@ -66,10 +66,11 @@ def listens(case_id: str) -> bool:
     return case_id.startswith("ms.kv-events.")
 
 
-async def examine_mutant(name: str, cases: Sequence[AnyCase] = CASES) -> dict[str, CaseFinished]:
-    """The findings on a server with this fault, by case."""
+async def examine_mutant(name: str, cases: Sequence[AnyCase] = CASES, *, listen: bool | None = None) -> dict[str, CaseFinished]:
+    """The findings on a server with this fault, by case; who does not `listen` cannot be asked about KV events."""
     ranks = 2 if FAULTS[name].case.startswith("ms.ranks.") else 1
-    async with equipped(listen=listens(FAULTS[name].case), data_parallel_size=ranks) as (server, means):
+    listen = listens(FAULTS[name].case) if listen is None else listen
+    async with equipped(listen=listen, data_parallel_size=ranks) as (server, means):
         await asyncio.sleep(UP_S)
         server.break_with(name)
         events = examine(server.url, cases=cases, profile=PROFILE, tries=1, **means)

@@ -148,8 +148,13 @@ def test_a_server_that_sheds_load_fails_nothing(leaping, exam):
 @pytest.mark.parametrize("fault", MUTANTS, ids=lambda fault: fault.name)
 def test_a_broken_server_fails_exactly_one_case(in_a_hurry, note, fault):
     """Of those that could notice; `make conformance-mutants` asks all the others, too."""
-    with asyncio.Runner(loop_factory=None if listens(fault.case) else LeapingLoop) as runner:
-        findings = runner.run(examine_mutant(fault.name, CASES if EVERYTHING else related(fault.case)))
+    real = listens(fault.case)  # and so is asked no more than needs it: in real time a busy machine is late
+    with asyncio.Runner(loop_factory=None if real else LeapingLoop) as runner:
+        findings = runner.run(examine_mutant(fault.name, CASES if EVERYTHING and not real else related(fault.case)))
+    if EVERYTHING and real:
+        others = [case for case in CASES if case.id not in findings]
+        with asyncio.Runner(loop_factory=LeapingLoop) as runner:
+            findings |= runner.run(examine_mutant(fault.name, others, listen=False))
     note(fault.case, fault.breaks, findings)
     assert {case_id for case_id, finding in findings.items() if finding.verdict is Verdict.FAILED} == {fault.case}
     assert {finding.verdict for finding in findings.values()} <= {Verdict.PASSED, Verdict.FAILED, Verdict.SKIPPED}

@@ -1,5 +1,7 @@
 """A case that is missed, or over too soon, is tried again at the pace of then; the majority decides, and the report says so."""
 
+import asyncio
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -9,7 +11,8 @@ from shunter.conformance.core.events import CaseFinished, Started
 from shunter.conformance.core.profile import KnownFailure, Profile
 from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.errors import Disturbed, LaunchError, Mismatch, Skip, TooShort, Unanswered
-from shunter.conformance.shell.runner import attend, tell_unstarted
+from shunter.conformance.shell import runner
+from shunter.conformance.shell.runner import attend, napping, tell_unstarted
 
 SOON = Bound("soon", 1.0, "a test")
 
@@ -110,6 +113,25 @@ async def test_requests_that_did_not_last_do_so_longer(outcome):
     await outcome(Disturbed("noise"), TooShort(), LATE, patience, patience)
     await outcome(LATE, TooShort(), patience, patience)
     assert asked == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("ends", "missed"), [([LATE, LATE, "in time"], 0), ([LATE, LATE, LATE, LATE], 2)])
+async def test_a_limit_that_is_missed_while_the_examiner_overslept_is_tried_again_but_not_for_ever(
+    outcome, monkeypatch, ends, missed
+):
+    monkeypatch.setattr(runner, "OVERSLEPT_S", -1.0)  # always
+    found = await outcome(*ends)
+    assert (found.tries, found.missed) == (len(ends), missed)
+    assert found.verdict is (Verdict.FAILED if missed else Verdict.PASSED)
+
+
+async def test_who_was_kept_from_waking_knows_for_how_long():
+    async with napping() as nap:
+        await asyncio.sleep(0)
+        time.sleep(runner.NAP_S + 0.1)  # noqa: ASYNC251 – nobody runs on a machine that has no time for anybody
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert nap.late_s >= 0.1
 
 
 async def test_what_depends_on_no_time_is_asked_once(outcome):

@@ -159,7 +159,7 @@ DIALECT = Dialect(
     lenient=True,
     health_s=HEALTH_S,
     own_ids=True,
-    quirks=(FAULTS["seed-ignored"],),
+    quirks=(FAULTS["seed-ignored"], FAULTS["deaf-to-waiting"]),
     families_of_vllm={
         "sglang:num_queue_reqs": "vllm:num_requests_waiting",
         "sglang:num_running_reqs": "vllm:num_requests_running",

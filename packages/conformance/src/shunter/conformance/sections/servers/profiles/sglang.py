@@ -75,6 +75,12 @@ PROFILE = ServerProfile(
             "next 40 steps are over (--decode-log-interval)",
             SEEN,
         ),
+        KnownFailure(
+            "ms.cancel.queued",
+            "before its first token, whether the client of a request is still there is asked every 4 s "
+            "(SGLANG_REQUEST_STATE_WAIT_TIMEOUT)",
+            SEEN,
+        ),
         KnownFailure("ms.cancel.kv", LATE, SEEN),
         KnownFailure(
             "ms.freshness.lag",
