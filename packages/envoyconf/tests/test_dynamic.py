@@ -169,3 +169,10 @@ def test_responses_are_read_by_another_implementation():
     assert (delta.nonce, [*delta.removed_resources], delta.resources[0].version) == ("n", ["b"], response.items[0].version)
     whole = discovery_pb2.DiscoveryResponse.FromString(Wire(SCHEMA, Form.STATE_OF_THE_WORLD).encode(response))
     assert (whole.version_info, whole.resources[0].type_url) == ("v", Kind.ENDPOINTS.url)
+
+
+def test_a_control_plane_by_name_is_met_where_it_listens():
+    """On localhost, say, that is IPv4's; Envoy by itself takes an IPv6 address if there is one."""
+    wanted = intent(controlPlane={"addresses": ["localhost:18000"]})
+    plane, *_ = remote_bootstrap(wanted, Settings())["static_resources"]["clusters"]
+    assert (plane["type"], plane["dns_lookup_family"]) == ("STRICT_DNS", "V4_PREFERRED")

@@ -21,6 +21,7 @@ from shunter.envoyconf.core.places import endpoint_authorities, picker_authoriti
 from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
 
 __all__ = [
+    "BY_NAME",
     "CIRCUIT_BREAKERS",
     "body_router_cluster",
     "collector_cluster",
@@ -30,6 +31,9 @@ __all__ = [
     "pool_cluster",
     "pool_clusters",
 ]
+
+# IPv4 where a name has both, as servers on localhost and most clusters do; the default prefers IPv6.
+BY_NAME: Resource = {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"}
 
 # Each live request holds a stream to its picker and one to its endpoint, so Envoy's default of 1024 would be a cap on the
 # gateway; an overflowing picker cluster answers 500. Load is limited where it is understood, in the picker. Retries are
@@ -175,8 +179,7 @@ def _endpoints(name: str, authorities: Iterable[str], limits: Limits) -> Resourc
     places = [split_authority(authority) for authority in authorities]
     cluster: Resource = {"name": name, "type": "STATIC"}
     if not all(is_ip(host) for host, _ in places):
-        # IPv4 where a name has both, as servers on localhost and most clusters do; the default prefers IPv6.
-        cluster |= {"type": "STRICT_DNS", "dns_lookup_family": "V4_PREFERRED"}
+        cluster |= BY_NAME
     endpoints = [{"endpoint": {"address": socket_address(host, port)}} for host, port in places]
     return cluster | {
         "connect_timeout": duration(limits.connect_timeout_seconds),

@@ -1,6 +1,7 @@
 """The target xds: what an Envoy is started with whose configuration comes from `shunter envoyconf serve`."""
 
 from shunter.envoyconf.core.authority import is_ip, split_authority
+from shunter.envoyconf.core.envoy.cluster import BY_NAME
 from shunter.envoyconf.core.envoy.dynamic import divide
 from shunter.envoyconf.core.envoy.tls import picker_transport_socket
 from shunter.envoyconf.core.intent import ControlPlane, Intent
@@ -76,7 +77,7 @@ def _cluster(plane: ControlPlane, connect_timeout_s: float) -> Resource:
     http2: Resource = {"http2_protocol_options": {"connection_keepalive": KEEPALIVE}}
     return {
         "name": CONTROL_PLANE,
-        **({"type": "STATIC"} if all(is_ip(host) for host, _ in places) else {"type": "STRICT_DNS"}),
+        **({"type": "STATIC"} if all(is_ip(host) for host, _ in places) else BY_NAME),
         "connect_timeout": duration(connect_timeout_s),
         "load_assignment": {"cluster_name": CONTROL_PLANE, "endpoints": [{"lb_endpoints": endpoints}]},
         "typed_extension_protocol_options": {f"envoy.{options}": typed(options, explicit_http_config=http2)},
