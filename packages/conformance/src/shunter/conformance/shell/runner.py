@@ -28,6 +28,9 @@ TRIES = 3
 # says nothing, as long as there is another try.
 NAP_S, OVERSLEPT_S = 0.05, 0.25
 
+# Whoever dies closes his connections first, and his ear a moment later.
+DYING_S = 0.1
+
 
 class Nap(msgspec.Struct):
     """By how many seconds the examiner was woken too late, at most."""
@@ -125,8 +128,10 @@ async def _judge(
         except LaunchError as error:  # a case that ends its server starts it again
             return finish(verdict=Verdict.ERROR, reason=str(error).partition("\n")[0])
         except (Mismatch, Unanswered) as failure:
-            if isinstance(failure, Unanswered) and (reason := await target.unreachable()):
-                return finish(verdict=Verdict.ERROR, reason=reason)
+            if isinstance(failure, Unanswered):
+                await asyncio.sleep(DYING_S)
+                if reason := await target.unreachable():
+                    return finish(verdict=Verdict.ERROR, reason=reason)
             expected, actual = (
                 (failure.expected, failure.actual) if isinstance(failure, Mismatch) else ("a complete answer", str(failure))
             )
