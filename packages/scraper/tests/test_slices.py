@@ -117,6 +117,13 @@ def test_the_engine_is_that_of_the_services_label():
     assert members(labelled)[1][0].dialect.name == "sglang"
 
 
+def test_an_unknown_engine_is_taken_for_the_default_one_and_complained_of():
+    labelled = slice_of(at("10.0.0.1"), labels={"llm-d.ai/engine-type": "sgland"}.items())
+    _, (only,), complaint = members(labelled)
+    assert (only.dialect.name, complaint.reason) == ("vllm", "UnknownEngine")
+    assert complaint.message == "metadata.labels[llm-d.ai/engine-type]: sgland is no engine; taken for vllm"
+
+
 @pytest.mark.parametrize(
     ("text", "service"),
     [

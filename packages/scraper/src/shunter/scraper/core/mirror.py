@@ -7,7 +7,7 @@ complaint that names the object, and the rest keeps working:
 * an object that does not fit its shape,
 * one that refers to a pool that is not there (it counts as soon as the pool is),
 * of two of one name in two groups, that of the older group,
-* the engine label of a pod that names no engine (the pod is taken for the default engine's).
+* the engine label of a pod, or of a Service, that names no engine (it is taken for the default engine's).
 
 Pools that nobody can be sent to are complained of too (`core.complaints`).
 """
@@ -19,7 +19,6 @@ from typing import NamedTuple, cast
 from shunter.scraper.core.assembly import by_namespace
 from shunter.scraper.core.cluster import Cluster, Member
 from shunter.scraper.core.complaints import Complaint, Place, of_pools
-from shunter.scraper.core.dialect import DIALECTS
 from shunter.scraper.core.manifests import (
     ImportManifest,
     InferenceModelManifest,
@@ -30,16 +29,14 @@ from shunter.scraper.core.manifests import (
     PoolManifestV1Alpha2,
     RewriteManifest,
 )
-from shunter.scraper.core.pods import Pod, engine_label, members_of
+from shunter.scraper.core.pods import Pod, dialect_of, members_of
 from shunter.scraper.core.records import import_of, model_of, objective_of, pool_of, rewrite_of
 from shunter.scraper.core.reflection import Reflection
 from shunter.scraper.core.slices import Service, Slice, members_of_service
 from shunter.scraper.errors import ConfigError
 from shunter.snapshot import InferenceModel, Objective, Pool, Rewrite
 
-__all__ = ["DEFAULT_ENGINE", "Mirror"]
-
-DEFAULT_ENGINE = "vllm"
+__all__ = ["Mirror"]
 
 
 class Mirror:
@@ -159,9 +156,6 @@ class _Served(NamedTuple):
 
 
 def _serve(pod: Pod, pools: Sequence[tuple[int, Pool]]) -> _Served:
-    label = engine_label(pod.metadata.labels)
-    engine = pod.metadata.labels[label] if label else DEFAULT_ENGINE
-    members = members_of(pod, pools, DIALECTS.get(engine, DIALECTS[DEFAULT_ENGINE]))
-    if engine in DIALECTS or not members:
-        return _Served(pod, members, "")
-    return _Served(pod, members, f"metadata.labels[{label}]: {engine} is no engine; taken for {DEFAULT_ENGINE}")
+    dialect, complaint = dialect_of(pod.metadata.labels)
+    members = members_of(pod, pools, dialect)
+    return _Served(pod, members, complaint if members else "")

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from msgspec import field
 
 from shunter.scraper.core.cluster import Member, as_address
-from shunter.scraper.core.dialect import Dialect
+from shunter.scraper.core.dialect import DIALECTS, Dialect
 from shunter.scraper.core.manifests import DEFAULT_NAMESPACE, Glimpse, Name
 from shunter.snapshot import Pool
 
-__all__ = ["ENGINE_LABELS", "Pod", "engine_label", "members_of"]
+__all__ = ["ENGINE_LABELS", "Pod", "dialect_of", "engine_label", "members_of"]
 
+DEFAULT_ENGINE = "vllm"
 ENGINE_LABELS = ("llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type")
 ACTIVE_PORTS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports")
 
@@ -63,6 +64,15 @@ class Pod(Glimpse, frozen=True, kw_only=True):
 def engine_label(labels: Mapping[str, str]) -> str | None:
     """Return the label that names an engine, the newer one first; None if there is none."""
     return next((label for label in ENGINE_LABELS if label in labels), None)
+
+
+def dialect_of(labels: Mapping[str, str]) -> tuple[Dialect, str]:
+    """Return the dialect that an API's labels name, by default vLLM's; of an unknown engine that one too, and what is wrong."""
+    label = engine_label(labels)
+    engine = labels[label] if label else DEFAULT_ENGINE
+    if engine in DIALECTS:
+        return DIALECTS[engine], ""
+    return DIALECTS[DEFAULT_ENGINE], f"metadata.labels[{label}]: {engine} is no engine; taken for {DEFAULT_ENGINE}"
 
 
 def members_of(pod: Pod, pools: Iterable[tuple[int, Pool]], dialect: Dialect) -> tuple[Member, ...]:

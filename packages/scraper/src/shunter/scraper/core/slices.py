@@ -18,9 +18,9 @@ from msgspec import field
 
 from shunter.scraper.core.cluster import Member, as_address
 from shunter.scraper.core.complaints import Complaint
-from shunter.scraper.core.dialect import DIALECTS, Dialect
+from shunter.scraper.core.dialect import Dialect
 from shunter.scraper.core.manifests import DEFAULT_NAMESPACE, Glimpse, Name
-from shunter.scraper.core.pods import engine_label
+from shunter.scraper.core.pods import dialect_of
 from shunter.snapshot import Pool
 
 __all__ = ["SERVICE_LABEL", "Service", "Slice", "members_of_service", "parse_service"]
@@ -114,19 +114,19 @@ def members_of_service(
     """
     own = [each for each in slices if each.metadata.labels.get(SERVICE_LABEL) == service.name]
     found: dict[str, Member] = {}
+    complaint: Complaint | None = None
     ported = False
     for each in sorted(own, key=lambda one: one.metadata.name):
         port = _port(service, each)
         ported |= port is not None
-        label = engine_label(each.metadata.labels)
-        dialect = DIALECTS.get(each.metadata.labels[label] if label else "vllm", DIALECTS["vllm"])
+        dialect, wrong = dialect_of(each.metadata.labels)
+        complaint = Complaint("UnknownEngine", wrong) if wrong else complaint
         for endpoint in each.endpoints or ():
             if port is not None and endpoint.serves:
                 member = _member(endpoint, namespace, port, index, dialect)
                 before = found.get(member.name)
                 if before is None or (":" in before.host and ":" not in member.host):
                     found[member.name] = member
-    complaint = None
     if not found:
         complaint = NO_SLICES if not own else NONE_READY if ported else _port_missing(service, own)
     ports = tuple(sorted({member.port for member in found.values()}))
