@@ -1,15 +1,23 @@
 import asyncio
 import json
+import os
 import random
+import re
+import signal
+import subprocess
+import sys
 import time
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
 import uvloop
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from prometheus_client.parser import text_string_to_metric_families
 
 from shunter.picker import config
 from shunter.picker.core.fleet import Roster
@@ -20,7 +28,7 @@ from shunter.picker.core.tables import Tally
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, SnapshotWriter, Topology, View
 
 NOW_NS = 100_000_000_000
-DEADLINE_S = 30
+DEADLINE_S = 60
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -267,3 +275,97 @@ def keep_asking():
             await asyncio.gather(*tasks, return_exceptions=True)
 
     return keep_asking
+
+
+class Picker:
+    """A ``shunter picker run`` of two workers, and what its pages say."""
+
+    def __init__(self, directory, *options):
+        self.config = directory / "config.yaml"
+        if not self.config.exists():
+            self.configure("queue-scorer")
+        self.log = directory / f"log-{time.monotonic_ns()}"
+        paths = ["--config", self.config, "--snapshot", directory, "--runtime", directory / "runtime"]
+        command = [sys.executable, "-m", "shunter.picker", "run", *map(str, paths), "--health-port=0", "--admin-port=0"]
+        defaults = [] if any(option.startswith("--port") for option in options) else ["--port=0"]
+        defaults += [] if any(option.startswith("--workers") for option in options) else ["--workers=2"]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen([*command, *defaults, *options], stderr=log, start_new_session=True)
+
+    def configure(self, plugin, more=""):
+        """Write what it reads at the next reload."""
+        document = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n"
+        self.config.write_text(f"{document}- type: {plugin}\n{more}")
+
+    @property
+    def text(self):
+        return self.log.read_text()
+
+    @property
+    def admin(self):
+        return f"http://127.0.0.1:{re.search(r'admin pages on port ([0-9]+)', self.text)[1]}"
+
+    async def get(self, path):
+        timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self.admin + path) as response:
+            return response.status, await response.text()
+
+    async def workers(self):
+        return json.loads((await self.get("/debug/workers"))[1])
+
+    async def samples(self):
+        families = text_string_to_metric_families((await self.get("/metrics"))[1])
+        return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+    def children(self):
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        return {int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()}
+
+    def signal(self, number):
+        self.process.send_signal(number)
+
+    async def ended(self):
+        return await asyncio.to_thread(self.process.wait, DEADLINE_S)
+
+
+@pytest.fixture
+async def run_picker(tmp_path, publish, eventually):
+    """Start pickers in tmp_path and wait until all workers are ready."""
+    started = []
+    publish(7001, 7002)
+
+    async def run(*options, ready=True):
+        picker = Picker(tmp_path, *options)
+        started.append(picker)
+
+        async def up():
+            assert picker.process.poll() is None, picker.text
+            return "admin pages on" in picker.text and all(w["ready"] for w in await picker.workers())
+
+        if ready:
+            await eventually(up)
+        return picker
+
+    yield run
+    for picker in started:
+        known = [os.pidfd_open(pid) for pid in picker.children()] if picker.process.poll() is None else ()
+        picker.process.kill()
+        picker.process.wait()
+        for child in known:  # a stopped one does not notice that it is an orphan
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)
+        assert "Traceback" not in picker.text, picker.text
+
+
+@pytest.fixture
+def is_gone():
+    """Tell whether a process is dead, whoever has to reap it."""
+
+    def is_gone(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
+        except (FileNotFoundError, ProcessLookupError):  # the latter if it goes while it is read
+            return True
+
+    return is_gone
