@@ -73,6 +73,11 @@ def test_a_gauge_that_is_late_does_not_keep_a_server_from_showing_how_it_drains(
     assert judge(*cases, fault=FAULTS["running-frozen"]).ids(Verdict.PASSED) == set(cases)
 
 
+def test_a_server_that_lists_no_model_is_not_waited_for_when_it_has_been_started_again(judge):
+    cases = "ms.drain.ready-when-able", "ms.drain.engine-dead"
+    assert judge(*cases, fault=FAULTS["models-404"]).ids(Verdict.SKIPPED) == set(cases)
+
+
 @pytest.mark.parametrize("fault", ["queue-family-missing", "idle-not-zero", "negative-queue"])
 def test_gauges_that_were_wrong_before_are_no_consequence_of_mistakes(judge, fault):
     cases = "ms.robustness.mistakes", "ms.robustness.half-a-body"

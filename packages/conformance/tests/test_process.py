@@ -160,5 +160,7 @@ def test_the_interpreter_of_the_examiner_is_his_choice(tmp_path):
     assert Site(tmp_path).command("no-such-program", "some.module") == (sys.executable, "-m", "some.module")
     assert Site(tmp_path, python="/p").command("sh", "some.module") == ("/p", "-m", "some.module")
     assert Site(tmp_path, program="/b").command("sh", "some.module") == ("/b",)
+    assert Site(tmp_path, python="env/bin/python").python == str(Path.cwd() / "env/bin/python"), "named from here"
+    assert Site(tmp_path, program="python3").found("sh") == "python3"
     with pytest.raises(LaunchError, match=r"no no-such-distribution for .*pip install"):
         Site(tmp_path).installed("no-such-distribution")

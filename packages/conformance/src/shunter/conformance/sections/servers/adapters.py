@@ -20,6 +20,7 @@ from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, hold_tok
 from shunter.conformance.sections.servers.load import QUEUE_RISES
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, SHED, find, scrape
 from shunter.conformance.sections.servers.profile import ADAPTER_INFO, ADAPTERS, IGNORE_EOS, AdapterCalls
+from shunter.conformance.sections.servers.reachability import MODELS
 from shunter.conformance.sections.servers.target import Adapter, Target
 
 __all__ = ["CASES", "LISTED", "loaded", "named", "wanted"]
@@ -350,6 +351,7 @@ LISTED = Case(
     why="Whoever shifts traffic to a new adapter looks there whether a replica has it, and of which model it is one.",
     source=VLLM,
     features=FEATURES,
+    needs=(MODELS.id,),
     run=listed,
 )
 

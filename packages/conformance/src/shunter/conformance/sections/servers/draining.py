@@ -185,12 +185,14 @@ async def _asked(target: Target, tokens: int) -> AsyncGenerator[list[asyncio.Tas
 
 
 async def _able(target: Target) -> None:
-    """Wait until the server generates; raises Unanswered if it never does."""
+    """Wait until the server generates; raises Unanswered if it never does, and Skip if it cannot be asked to."""
     clock = asyncio.get_running_loop().time
     end_s = clock() + target.seconds(STARTS)
     while clock() < end_s:
         try:
             (await ask_completion(target, max_tokens=1)).expect_status(200)
+        except Skip:  # there is no model to ask for
+            raise
         except ConformanceError:
             await asyncio.sleep(SAMPLE_PERIOD_S)
         else:

@@ -39,15 +39,20 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     version_at: tuple[str, str] = ("/version", "version")
 
 
+def _here(program: str) -> str:
+    """A program that is named from here, by its path: the server runs elsewhere."""
+    return os.path.abspath(program) if os.sep in program else program  # noqa: PTH100 – a link to an interpreter is an environment
+
+
 class Site:
     """Where a server is to be started: an empty directory for its files, free ports, and where its programs are installed."""
 
     def __init__(self, directory: Path, *, python: str = "", program: str = "", arguments: tuple[str, ...] = ()) -> None:
         self.directory = directory
-        self.python = python or sys.executable
+        self.python = _here(python) or sys.executable
         self.arguments = arguments
         self._named_python = bool(python)
-        self._program = program
+        self._program = _here(program)
         self._ports: set[int] = set()
 
     def found(self, program: str) -> str:
