@@ -287,7 +287,7 @@ def probe(*, url: str, engine: str | None, timeout_ms: int) -> None:
     started_s = time.perf_counter()
     answer = asyncio.run(fetch())
     if isinstance(answer, Failure):
-        raise click.ClickException(f"{url}: {answer.reason}")
+        raise click.ClickException(answer.reason)
     click.echo(f"{len(answer)} bytes in {(time.perf_counter() - started_s) * 1000:.0f} ms")
     try:
         page = Scanner().page(answer)
