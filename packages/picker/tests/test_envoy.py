@@ -15,11 +15,12 @@ import pytest_asyncio
 
 from shunter.envoyconf.errors import EnvoyMissingError
 from shunter.envoyconf.shell.envoy import ensure
-from shunter.picker.core.events import BodyMode, BodyReply, HeadersReply, Side
+from shunter.picker.core.events import BodyReply, HeadersReply, Side
 from shunter.picker.core.judgement import DropReason, Pick, Refusal
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.testing import StubJudge
+from shunter.picker.testing_envoy import DESTINATION, MODES, Answer, bootstrap, chunked, read_body, read_head
 from shunter.picker.transport.grpcio import GrpcServer
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
@@ -27,165 +28,11 @@ from shunter.picker.transport.parking import Parking
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
-MODES = [mode.name for mode in BodyMode]
 SEES_BODY = ["FULL_DUPLEX_STREAMED", "BUFFERED", "BUFFERED_PARTIAL"]
 PIECEWISE = ["FULL_DUPLEX_STREAMED", "STREAMED", "NONE"]
 SMALL = b'{"model": "public", "prompt": "hello"}'
 LARGE = json.dumps({"model": "public", "prompt": "x" * 200_000}).encode()
 DEADLINE_S = 30
-IMPATIENT = {"message_timeout": "0.3s", "failure_mode_allow": True}
-TYPE = "type.googleapis.com/envoy."
-DESTINATION = "x-gateway-destination-endpoint"
-
-
-def typed(name, kind, **fields):
-    return {"name": name, "typed_config": {"@type": TYPE + kind, **fields}}
-
-
-def address(port):
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-
-def cluster(name, protocol, ports, **fields):
-    endpoints = [{"endpoint": {"address": address(port)}} for port in ports]
-    options = {"@type": TYPE + "extensions.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": protocol}
-    if ports:
-        fields |= {"type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]}}
-    options = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
-    return {"name": name, "connect_timeout": "5s", "typed_extension_protocol_options": options, **fields}
-
-
-def listener(name, request, response, before=(), picker="picker", **times):
-    ext_proc = typed(
-        "envoy.filters.http.ext_proc",
-        "extensions.filters.http.ext_proc.v3.ExternalProcessor",
-        grpc_service={"envoy_grpc": {"cluster_name": picker}},
-        **{"message_timeout": "20s"} | times,
-        processing_mode={
-            "request_header_mode": "SEND",
-            "response_header_mode": "SEND",
-            "request_body_mode": request,
-            "response_body_mode": response,
-            "request_trailer_mode": "SEND",
-            "response_trailer_mode": "SEND",
-        },
-        metadata_options={key: {"untyped": ["envoy.lb"]} for key in ("receiving_namespaces", "forwarding_namespaces")},
-    )
-    routes = [
-        {"match": {"prefix": "/by-header"}, "route": {"cluster": "by-header", "timeout": "0s"}},
-        {"match": {"prefix": "/"}, "route": {"cluster": "by-metadata", "timeout": "0s"}},
-    ]
-    manager = typed(
-        "envoy.filters.network.http_connection_manager",
-        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix=name,
-        http_protocol_options={"enable_trailers": True},
-        route_config={"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
-        http_filters=[*before, ext_proc, typed("envoy.filters.http.router", "extensions.filters.http.router.v3.Router")],
-    )
-    return {"name": name, "address": address(0), "filter_chains": [{"filters": [manager]}]}
-
-
-def bootstrap(picker_port, leaving_port, upstream_ports):
-    key = {"key": "envoy.lb", "path": [{"key": DESTINATION}]}
-    served = {"key": "envoy.lb", "path": [{"key": DESTINATION + "-served"}]}
-    policies = "envoy.load_balancing_policies."
-    round_robin = typed(policies + "round_robin", "extensions.load_balancing_policies.round_robin.v3.RoundRobin")
-    override = typed(
-        policies + "override_host",
-        "extensions.load_balancing_policies.override_host.v3.OverrideHost",
-        override_host_sources=[{"metadata": key}],
-        selected_host_key=served,
-        fallback_policy={"policies": [{"typed_extension_config": round_robin}]},
-    )
-    http1 = {"http_protocol_options": {"enable_trailers": True}}
-    deny = typed(
-        "envoy.filters.http.fault",
-        "extensions.filters.http.fault.v3.HTTPFault",
-        abort={"http_status": 401, "percentage": {"numerator": 100}},
-    )
-    return {
-        "admin": {"address": address(0)},
-        "static_resources": {
-            "listeners": [
-                *(listener(f"{request}/{response}", request, response) for request in MODES for response in MODES),
-                *(listener(f"deny/{response}", "BUFFERED", response, [deny]) for response in MODES),
-                *(listener(f"leaving/{request}", request, "NONE", picker="leaving") for request in SEES_BODY),
-                *(
-                    listener(f"patient/{request}", request, request, **IMPATIENT, max_message_timeout="30s")
-                    for request in MODES
-                ),
-                *(listener(f"impatient/{request}", request, request, **IMPATIENT) for request in MODES),
-            ],
-            "clusters": [
-                cluster("picker", {"http2_protocol_options": {}}, [picker_port]),
-                cluster("leaving", {"http2_protocol_options": {}}, [leaving_port]),
-                cluster(
-                    "by-metadata",
-                    http1,
-                    upstream_ports,
-                    load_balancing_policy={"policies": [{"typed_extension_config": override}]},
-                ),
-                cluster(
-                    "by-header",
-                    http1,
-                    [],
-                    type="ORIGINAL_DST",
-                    lb_policy="CLUSTER_PROVIDED",
-                    original_dst_lb_config={"use_http_header": True, "http_header_name": DESTINATION},
-                ),
-            ],
-        },
-    }
-
-
-async def read_head(reader):
-    start = await reader.readline()
-    if not start:
-        return None, {}
-    return start.decode().split(None, 2), await read_fields(reader)
-
-
-async def read_fields(reader):
-    fields = {}
-    while line := (await reader.readline()).strip():
-        name, _, value = line.decode("latin-1").partition(":")
-        fields[name.lower()] = value.strip()
-    return fields
-
-
-async def read_body(reader, headers, *, until_close=False):
-    """Yield the pieces of a body, and a dict of trailers last."""
-    if "chunked" in headers.get("transfer-encoding", ""):
-        while size := int(await reader.readline(), 16):
-            yield await reader.readexactly(size)
-            await reader.readline()
-        yield await read_fields(reader)
-        return
-    if "content-length" in headers:
-        yield await reader.readexactly(int(headers["content-length"]))
-    elif until_close:
-        yield await reader.read()
-    yield {}
-
-
-def chunked(pieces, trailers=()):
-    head = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
-    return head + b"0\r\n" + b"".join(b"%s: %s\r\n" % pair for pair in trailers) + b"\r\n"
-
-
-class Answer:
-    """What a client got."""
-
-    def __init__(self):
-        self.status, self.headers, self.body, self.trailers = 0, {}, b"", {}
-        self.continued = False  # told to go on and send the body
-
-    @property
-    def echo(self):
-        """What the upstream got, as it told."""
-        assert self.status == 200, (self.status, self.body)
-        return json.loads(self.body)
 
 
 class Lab:
