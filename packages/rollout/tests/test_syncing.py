@@ -234,6 +234,12 @@ async def test_where_nobody_publishes_that_is_said(tmp_path):
     [
         (["sync", "--config", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
         (["sync", "--server", "http://a", "--snapshot", "b"], "give one of them"),
+        (
+            ["sync", "--server", "127.0.0.1:8000"],
+            "--server: 127.0.0.1:8000: no URL of a server; it is such as http://127.0.0.1:9090",
+        ),
+        (["sync", "--server", "http://[::1"], "--server: http://[::1: Invalid IPv6 URL"),
+        (["sync", "--engine", "vlm"], "loads no adapters while it runs, as far as is known; did you mean vllm?"),
         (["sync", "--pool", "p"], "--pool is only for --snapshot"),
         (["start", "-f", "nowhere.yaml"], "nowhere.yaml: No such file or directory"),
         (["status", "nobody"], "no rollout is called nobody"),

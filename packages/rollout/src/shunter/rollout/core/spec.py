@@ -35,7 +35,7 @@ from shunter.rollout.core.desired import Adapter, Id
 from shunter.rollout.core.documents import read_document
 from shunter.rollout.errors import ConfigError
 
-__all__ = ["Analysis", "Rollout", "Side", "Stage", "Traffic", "fraction_of", "read_rollout", "seconds_of"]
+__all__ = ["Analysis", "Rollout", "Side", "Stage", "Traffic", "check_url", "fraction_of", "read_rollout", "seconds_of"]
 
 # A DNS label, since it names objects in Kubernetes, and files.
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$")]
@@ -175,10 +175,7 @@ def check(rollout: Rollout) -> None:
         if side.source and not side.model:
             raise ConfigError(f"$.{field}.model: say what the adapter from {side.source} is called")
         for url in rollout.pickers_of(side):
-            try:
-                _ = urlsplit(url).port
-            except ValueError as error:
-                raise ConfigError(f"$.pickers: {url}: {error}; it is such as http://127.0.0.1:9090") from None
+            check_url("$.pickers", url)
         if not rollout.pickers_of(side):
             raise ConfigError(f"$.pickers: they tell where {side.title} is and how it does, such as http://127.0.0.1:9090")
     if getattr(rollout.from_, needed) == getattr(rollout.to, needed):
@@ -192,6 +189,17 @@ def check(rollout: Rollout) -> None:
     percents = [stage.percent for stage in rollout.stages]
     if not percents or percents != sorted(set(percents)) or percents[-1] != 100:
         raise ConfigError(f"$.steps: percents rise and end at 100, found {percents}")
+
+
+def check_url(place: str, url: str) -> None:
+    """Raise ConfigError, which begins with the place, unless it is a URL that can be asked."""
+    try:
+        parts = urlsplit(url)
+        why = "" if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 else "no URL of a server"
+    except ValueError as error:
+        why = str(error)
+    if why:
+        raise ConfigError(f"{place}: {url}: {why}; it is such as http://127.0.0.1:9090")
 
 
 def _check_rewrite(rollout: Rollout) -> None:

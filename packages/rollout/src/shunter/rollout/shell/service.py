@@ -13,9 +13,10 @@ from typing import TypeVar
 import msgspec
 
 from shunter.rollout.core.desired import Desired, read_desired
+from shunter.rollout.core.dialects import find_dialect
 from shunter.rollout.core.machine import State, advance, begin
 from shunter.rollout.core.sight import check_engines
-from shunter.rollout.core.spec import Rollout
+from shunter.rollout.core.spec import Rollout, check_url
 from shunter.rollout.core.telling import clock, outline
 from shunter.rollout.errors import ConfigError, ServerError, StateError
 from shunter.rollout.shell.fleet import Fleet
@@ -100,6 +101,10 @@ async def _sync(options: SyncOptions) -> None:
 
 @asynccontextmanager
 async def _syncing(options: SyncOptions) -> AsyncGenerator[tuple[Sync, Following[Desired], Callable[[], tuple[Target, ...]]]]:
+    if options.snapshot is None:
+        if options.server:
+            check_url("--server", options.server)
+        find_dialect(options.engine)
     config = Following(options.config, read_desired)
     async with open_session(options.access) as session:
         sync = Sync(session, options.access, prune=options.prune, dry_run=options.dry_run)
