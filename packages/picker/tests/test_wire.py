@@ -27,8 +27,9 @@ from shunter.picker.core.events import (
     TrailersReply,
 )
 from shunter.picker.errors import ProtocolError
+from shunter.picker.transport.frames import MAX_FRAME_BYTES
 from shunter.picker.transport.metadata import MAX_DEPTH
-from shunter.picker.transport.wire import decode, encode
+from shunter.picker.transport.wire import decode, encode, encode_pieces
 
 FIELDS = {
     "request_headers": RequestHeaders,
@@ -264,6 +265,16 @@ def write_by_library(reply):
 @given(replies)
 def test_a_reply_means_to_the_library_what_it_says(reply):
     assert pb.ProcessingResponse.FromString(encode(reply)) == write_by_library(reply)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_large_body_that_goes_on_is_written_without_a_copy(last):
+    body = bytes(MAX_FRAME_BYTES + 1)
+    reply = BodyReply(Side.REQUEST, streamed=body, end_of_stream=last)
+    lead, same, *_ = pieces = encode_pieces(reply)
+    assert same is body
+    assert len(lead) < 32
+    assert pb.ProcessingResponse.FromString(b"".join(pieces)) == write_by_library(reply)
 
 
 def test_text_that_has_no_encoding_is_replaced():

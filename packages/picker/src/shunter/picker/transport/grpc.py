@@ -30,7 +30,7 @@ from shunter.picker.transport import hpack
 from shunter.picker.transport.frames import MAX_FRAME_BYTES
 from shunter.picker.transport.h2 import Connection, Data, Request, Reset, Terms
 
-__all__ = ["Call", "Exchange", "GrpcConnection", "Service", "StatusCode", "StatusError"]
+__all__ = ["Call", "Exchange", "GrpcConnection", "Message", "Service", "StatusCode", "StatusError"]
 
 # Compressed or not, and the length.
 _PREFIX = struct.Struct(">BL")
@@ -78,17 +78,21 @@ class StatusError(Exception):
         self.details = details
 
 
+Message = bytes | list[bytes | bytearray | memoryview]
+"""A message to send; a large one in pieces, the first of which is small."""
+
+
 class Call(Protocol):
     """One running call, from the service's side."""
 
     ended: bool
     """Asked after each message and after the client's end: whether the call is over, with status OK."""
 
-    def receive(self, message: bytes, now_s: float) -> Sequence[bytes]:
+    def receive(self, message: bytes, now_s: float) -> Sequence[Message]:
         """Take a message; return the messages to send. May raise StatusError, nothing else."""
         ...
 
-    def finish(self, now_s: float) -> Sequence[bytes]:
+    def finish(self, now_s: float) -> Sequence[Message]:
         """Note that the client sends no more; return the messages to send. May raise StatusError, nothing else."""
         ...
 
@@ -112,9 +116,9 @@ class Exchange:
         self.needed_bytes = 0  # of it, to go on
         self._connection = connection
         self._begun = False
-        self._unsent: list[bytes] = []
+        self._unsent: list[Message] = []
 
-    def send(self, messages: Sequence[bytes]) -> None:
+    def send(self, messages: Sequence[Message]) -> None:
         """Send messages; what answers one read goes out in one piece."""
         if self._connection.reading:
             if not self._unsent:
@@ -133,10 +137,12 @@ class Exchange:
                 self._begun = True
                 http.send_headers(stream_id, _HEAD)
             self._unsent = []
-            if len(messages) == 1 and len(messages[0]) < MAX_FRAME_BYTES:  # an event of a stream of them
-                http.send_data(stream_id, _PREFIX.pack(0, len(messages[0])) + messages[0])
-                return
-            pieces = [piece for message in messages for piece in (_PREFIX.pack(0, len(message)), message)]
+            pieces: list[bytes | bytearray | memoryview] = []
+            for message in messages:
+                if isinstance(message, bytes):
+                    pieces += (_PREFIX.pack(0, len(message)), message)
+                else:
+                    pieces += (b"".join((_PREFIX.pack(0, sum(map(len, message))), message[0])), *message[1:])
             if sum(map(len, pieces)) <= MAX_FRAME_BYTES * len(messages):
                 http.send_data(stream_id, b"".join(pieces))
             else:  # large ones: a frame more for each is cheaper than its bytes once more

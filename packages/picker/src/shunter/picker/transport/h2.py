@@ -412,7 +412,7 @@ class Connection:
         if stream is not None and stream.ending is None:
             self._outbox.send_headers(stream, block, end_stream=end_stream)
 
-    def send_data(self, stream_id: int, data: bytes, *, end_stream: bool = False) -> None:
+    def send_data(self, stream_id: int, data: bytes | bytearray | memoryview, *, end_stream: bool = False) -> None:
         """Go on with the answer, as far as the windows allow; the rest follows by itself."""
         stream = self._streams.get(stream_id)
         if stream is not None and stream.ending is None:

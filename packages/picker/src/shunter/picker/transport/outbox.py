@@ -39,7 +39,7 @@ class Outbox:
     """
 
     def __init__(self, on_end: Callable[[Outgoing], None], on_room: Callable[[Outgoing], None]) -> None:
-        self._frames: list[bytes | memoryview] = []
+        self._frames: list[bytes | bytearray | memoryview] = []
         self._much = False  # there are large ones among them
         self.waiting_bytes = 0  # of all streams
         self.initial_sendable = WINDOW_BYTES
@@ -58,7 +58,7 @@ class Outbox:
         """Whether nothing is left to be taken."""
         return not self._frames
 
-    def take(self) -> list[bytes | memoryview]:
+    def take(self) -> list[bytes | bytearray | memoryview]:
         """Return what is to be written, once: in one piece, or if it is much a part as it is, for joining would copy it."""
         out = self._frames
         if self._much:
@@ -78,7 +78,7 @@ class Outbox:
         if end_stream:
             self._on_end(stream)
 
-    def send_data(self, stream: Outgoing, data: bytes, *, end_stream: bool) -> None:
+    def send_data(self, stream: Outgoing, data: bytes | bytearray | memoryview, *, end_stream: bool) -> None:
         """Write data, or keep what may not go yet."""
         size = len(data)
         if not stream.waiting and ((size <= self._sendable and size <= stream.sendable) or not size):

@@ -7,10 +7,10 @@ from shunter.picker.core.events import ResponseBody
 from shunter.picker.core.judgement import Pick, Refusal
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ProtocolError
-from shunter.picker.transport.grpc import Exchange, StatusCode, StatusError
+from shunter.picker.transport.grpc import Exchange, Message, StatusCode, StatusError
 from shunter.picker.transport.health import Health, UnknownServiceError
 from shunter.picker.transport.parking import Parking
-from shunter.picker.transport.wire import decode, encode, read_piece, rest_of, write_piece
+from shunter.picker.transport.wire import decode, encode_pieces, read_piece, rest_of, write_piece
 
 __all__ = ["Process", "Unary", "Watch"]
 
@@ -46,7 +46,7 @@ class Process:
         self._flush = flush
         self._parking = parking
 
-    def receive(self, message: bytes, now_s: float) -> Sequence[bytes]:
+    def receive(self, message: bytes, now_s: float) -> Sequence[Message]:
         """Let the session answer."""
         session = self.session
         try:
@@ -62,7 +62,7 @@ class Process:
                 self._parking.follow(session, self.resume)
             if isinstance(event, ResponseBody):
                 self._rest = rest_of(message)
-            return list(map(encode, replies)) if replies else ()
+            return list(map(encode_pieces, replies)) if replies else ()
         except ProtocolError as error:
             log.warning("protocol error of %s: %s", self._peer, error)
             raise StatusError(StatusCode.INVALID_ARGUMENT, str(error)) from None
@@ -70,7 +70,7 @@ class Process:
             log.exception("a session of %s failed", self._peer)
             raise StatusError(StatusCode.INTERNAL, _FAILED) from None
 
-    def finish(self, now_s: float) -> Sequence[bytes]:
+    def finish(self, now_s: float) -> Sequence[Message]:
         """The request is over: so is the stream."""
         del now_s
         self.ended = True
@@ -83,7 +83,7 @@ class Process:
             replies = session.resume(ticket, verdict, now_s)
             if self.leaving and session.idle:
                 replies = [*replies, *session.drain(now_s)]
-            exchange.send(list(map(encode, replies)))
+            exchange.send(list(map(encode_pieces, replies)))
         except Exception:  # the boundary, as above
             log.exception("a session of %s failed after it had waited", self._peer)
             exchange.end(now_s, StatusCode.INTERNAL, _FAILED)
@@ -108,7 +108,7 @@ class Process:
         """End now if nobody loses anything by it, or anyway; else as soon as it is so."""
         self.leaving = True
         if at_once or self.session.idle:
-            self._exchange.send([encode(reply) for reply in self.session.drain(now_s)])
+            self._exchange.send(list(map(encode_pieces, self.session.drain(now_s))))
             self._exchange.end(now_s)
 
 
@@ -122,7 +122,7 @@ class Unary:
         self._answer = answer
         self._request: bytes | None = None
 
-    def receive(self, message: bytes, now_s: float) -> Sequence[bytes]:
+    def receive(self, message: bytes, now_s: float) -> Sequence[Message]:
         """Keep it; more than one is too many."""
         del now_s
         if self._request is not None:
@@ -130,7 +130,7 @@ class Unary:
         self._request = message
         return ()
 
-    def finish(self, now_s: float) -> Sequence[bytes]:
+    def finish(self, now_s: float) -> Sequence[Message]:
         """Answer."""
         del now_s
         if self._request is None:
@@ -159,7 +159,7 @@ class Watch:
         self._request = b""
         self._told = b""
 
-    def receive(self, message: bytes, now_s: float) -> Sequence[bytes]:
+    def receive(self, message: bytes, now_s: float) -> Sequence[Message]:
         """Tell the status, and go on doing so."""
         del now_s
         if self._told:
@@ -170,7 +170,7 @@ class Watch:
         self.ended = self._health.closed
         return (self._told,)
 
-    def finish(self, now_s: float) -> Sequence[bytes]:
+    def finish(self, now_s: float) -> Sequence[Message]:
         """Go on telling."""
         del now_s
         if not self._told:

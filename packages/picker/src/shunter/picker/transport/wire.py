@@ -37,10 +37,11 @@ from shunter.picker.core.events import (
     Side,
 )
 from shunter.picker.errors import ProtocolError
+from shunter.picker.transport.frames import MAX_FRAME_BYTES
 from shunter.picker.transport.metadata import decode_metadata, encode_metadata
 from shunter.picker.transport.protobuf import decode_varint, encode_utf8, encode_varint, field, head, merge, walk
 
-__all__ = ["decode", "encode", "read_piece", "rest_of", "write_piece"]
+__all__ = ["decode", "encode", "encode_pieces", "read_piece", "rest_of", "write_piece"]
 
 
 # What is at most this long is decoded once for many messages, if it is likely to come again: most headers are the same in all
@@ -271,15 +272,25 @@ def _write_modes(request: BodyMode, response: BodyMode) -> bytes:
 _PROTOCOLS = {_write_modes(request, response): Protocol(request, response) for request in BodyMode for response in BodyMode}
 
 
+Pieces = list[bytes | bytearray | memoryview]
+
+
 def encode(reply: Reply) -> bytes:
     """Return the bytes of the ProcessingResponse that says ``reply``."""
+    message = encode_pieces(reply)
+    return b"".join(message) if isinstance(message, list) else message
+
+
+def encode_pieces(reply: Reply) -> bytes | Pieces:
+    """Return the same, in pieces if it is large: the bytes of a body that goes on are left where they are."""
     if isinstance(reply, BodyReply):
         body = reply.streamed
         if body is None or reply.mutation is not None or reply.dynamic_metadata is not None:
             return _encode_body(reply)
         # request_body = 3, response_body = 4
         lead = _remember_lead(0x22 if reply.side is _RESPONSE else 0x1A, len(body), reply.end_of_stream)
-        return b"".join((lead, body, _END)) if reply.end_of_stream else b"".join((lead, body))
+        pieces: Pieces = [lead, body, _END] if reply.end_of_stream else [lead, body]
+        return pieces if len(body) > MAX_FRAME_BYTES else b"".join(pieces)
     if isinstance(reply, HeadersReply):
         return _remember_headers(reply) if reply.dynamic_metadata is None else _encode_headers(reply)
     if isinstance(reply, Immediate):
