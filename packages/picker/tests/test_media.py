@@ -144,3 +144,9 @@ def test_a_large_image_is_found_behind_much_text():
 def test_a_chat_of_strings_is_not_searched():
     talk = [{"role": "user", "content": 'if a[0] == "image_url": print({"type": [1, 2]})'}] * 1000
     assert not may_hold_media(json.dumps({"model": "m", "messages": talk}).encode())
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_text_without_spaces_is_not_searched(escaped):
+    talk = [{"role": "user", "content": "我能吞下玻璃而不伤身体。" * 10_000}]
+    assert not may_hold_media(json.dumps({"model": "m", "messages": talk}, ensure_ascii=escaped).encode())

@@ -42,7 +42,7 @@ LARGEST_TOKENS = 1_000_000
 SEARCHED_BYTES = 32 << 10
 PARTS = re.compile(rb'\[\s*\{\s*"(?:type|image|video|input|audio|text|file|source)')
 
-# Base64 has no white space, text has much: so long a piece without is a file's.
+# Base64 has no white space, text has much, in most scripts: so long a piece without is a file's.
 BLOB_BYTES = 4096
 STRIDE_BYTES = 16 << 10
 
@@ -109,9 +109,13 @@ def may_hold_media(body: bytes | bytearray) -> bool:
     bracket = body.find(b"[", body.find(b"[") + 1, SEARCHED_BYTES)
     if bracket >= 0 and PARTS.search(body, bracket, SEARCHED_BYTES):
         return True
-    return len(body) > STRIDE_BYTES + BLOB_BYTES and any(
-        body.find(b" ", at, at + BLOB_BYTES) < 0 for at in range(STRIDE_BYTES, len(body) - BLOB_BYTES, STRIDE_BYTES)
-    )
+    starts = range(STRIDE_BYTES, len(body) - BLOB_BYTES, STRIDE_BYTES)
+    return any(body.find(b" ", at, at + BLOB_BYTES) < 0 and _is_blob(body[at : at + BLOB_BYTES]) for at in starts)
+
+
+def _is_blob(piece: bytes | bytearray) -> bool:
+    """Tell Base64 from text in a script that has no spaces, as it is or escaped."""
+    return piece.isascii() and b"\\u" not in piece
 
 
 def find_media(prompt: msgspec.Raw, headers: Mapping[str, str]) -> tuple[Media, ...]:
