@@ -75,6 +75,17 @@ def test_a_beginning_that_several_in_flight_share_is_worth_a_further_copy(make_f
     assert scorer.score(ask(prefix=prefix), fleet) == pytest.approx(before, rel=0.02)
 
 
+def test_a_further_copy_is_worth_nothing_where_the_cache_is_full(make_fleet):
+    fleet = make_fleet({"kv_usage": 1.0}, {"kv_usage": 1.0}, ledger=booked((0, 1, 1)))
+    prefix = Match(hashes=(7, 8), tokens=4000, blocks={0: 2}, share={0: 1.0})
+    run = scheduler()
+    scorer = run.crew.find(DELAY_SCORER)
+    before = scorer.score(ask(prefix=prefix), fleet)
+    for ticket in range(3):
+        first(run, ask(ticket=ticket, prefix=prefix), fleet)
+    assert scorer.score(ask(prefix=prefix), fleet) == pytest.approx(before)
+
+
 def test_beginnings_of_requests_whose_end_nobody_tells_are_forgotten():
     beginnings, match = Beginnings(), Match(hashes=(7,), tokens=64, blocks={0: 1}, share={0: 1.0})
     for ticket in range(MOST_BEGINNINGS + 5):

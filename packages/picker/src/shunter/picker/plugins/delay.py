@@ -16,8 +16,9 @@ Cached beginnings keep a request where they are for reasons that the terms hold:
 more so, for others. That is the valve: the queue at the warm endpoint has to cost more than all of that.
 
 What several that are in flight begin with, others will begin with, too, and a further copy of it serves them all. So its stall
-and its room count the less, the more of them there are. A conversation has one request in flight at a time, and stays where it
-is.
+and its room count the less, the more of them there are; but only as far as the cache is free: where the requests that run
+fill it, a copy that they read takes the memory that others wait for. A conversation has one request in flight at a time, and
+stays where it is.
 
 How many come while a prompt is computed follows from how many are there and how long they stay (Little). Whoever of them waits
 lets others wait in turn: all of that grows without bound as the endpoints' time fills with prompts (M/G/1).
@@ -91,9 +92,9 @@ class ExpectedDelay(Plugin, frozen=True):
     cache if that is more), k the part of that which is in use, R the endpoint's learnt rate, A the time of an answer there, T
     the learnt one of an answer alone, b the part of their time that endpoints compute prompts: U = u · (1 + (p - u / 2) /
     32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A · U · (B + U / 2) / (1 - b); answer = A = T ·
-    (1 + 0.018 · n + 0.0000075 · c). Of tokens cached elsewhere, with which h others in flight begin, 1 / (1 + h) counts in
-    stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose answers begin late
-    though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be calibrated.
+    (1 + 0.018 · n + 0.0000075 · c). Of tokens cached elsewhere, with which h others in flight begin, 1 - (1 - k) · h / (1 + h)
+    counts in stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose answers
+    begin late though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be calibrated.
     """
 
     reads_prefix: ClassVar[bool] = True
@@ -128,19 +129,19 @@ class Delay:
         whole, cached = attended(prompt + LEAST_TOKENS, prompt), max(share.values(), default=0.0)
         at = fleet.index[costs.turns[request.ticket % total]]
         self._busy += ((fleet.busy_until_ns[at] > now_ns) - self._busy) / REMEMBERED
-        stalling, knock = whole, 1.0 / (1.0 - min(MOST_BUSY, self._busy))
+        saved, knock = 0.0, 1.0 / (1.0 - min(MOST_BUSY, self._busy))
         if cached and (others := self._beginnings.count(request.prefix)):
-            stalling -= attended(prompt * cached, prompt * cached) * others / (1 + others)
+            saved = attended(prompt * cached, prompt * cached) * others / (1 + others)
         begin, rows = 0, costs.rows
         if total > MOST_ASKED:
             begin, end = self._next, min(total, self._next + ASKED_IN_TURN)
             self._next, rows = end % total, rows[begin:end]
         delays: Delays = [
             (wait := (until - now_ns if until > now_ns else 0))
-            + (own := whole * token) * (1.0 + coming * knock * (wait + own / 2.0))
-            + stalling * token * stall
+            + (own := whole * token) * (1.0 + stall + coming * knock * (wait + own / 2.0))
+            - saved * spared
             + answer
-            for until, token, stall, coming, answer in rows
+            for until, token, stall, spared, coming, answer in rows
         ]
         asked: Collection[int] = range(begin, begin + len(delays))
         if total > MOST_ASKED:
@@ -248,7 +249,7 @@ class Delay:
         for slot in holders:
             at = find(slot)
             if at is not None:
-                until, token, stall, coming, answer = rows[at]
+                until, token, stall, _, coming, answer = rows[at]
                 if (part := share[slot]) != last:  # mostly they have the same
                     last, work = part, attended(prompt * (1.0 - part) + LEAST_TOKENS, prompt)
                 wait = until - now_ns if until > now_ns else 0
@@ -282,17 +283,19 @@ class Costs:
         # What the engine says beyond what we sent. Of one that does not say it is the worst that is known of any: see Fleet.
         engines = zip(fleet.running, fleet.reported_waiting, fleet.in_flight, strict=True)
         self._foreign = [max(0.0, running + waiting - ours) for running, waiting, ours in engines]
-        self.rows: list[tuple[int, float, float, float, float]] = [(0, 0.0, 0.0, 0.0, 0.0)] * len(fleet)
+        self.rows: list[tuple[int, float, float, float, float, float]] = [(0, 0.0, 0.0, 0.0, 0.0, 0.0)] * len(fleet)
         """When the prompts there are computed; what a token of a prompt takes; what each ns of that counts for others, who
-        pause and lose some of the cache; how many of them come in a ns; an answer beside them as far as it counts."""
+        pause and lose some of the cache; the same for a token that others begin with, too, as far as there is room to keep it;
+        how many of them come in a ns; an answer beside them as far as it counts."""
 
     def refresh(self, fleet: Fleet) -> None:
         """Follow the bookings. It is always the same Fleet."""
         for at in self.touched:
             n = fleet.in_flight[at] + self._foreign[at]
             answer = self.alone[at] * crowding(n, self.held_tokens(fleet, at))
-            stall = STALL * (n + 1.0) + self._usage[at]
-            self.rows[at] = fleet.busy_until_ns[at], self.token[at], stall, n * ANSWER / answer, answer
+            usage, token = self._usage[at], self.token[at]
+            stall = STALL * (n + 1.0) + usage
+            self.rows[at] = fleet.busy_until_ns[at], token, stall, (1.0 - usage) * stall * token, n * ANSWER / answer, answer
         self.touched.clear()
 
     def held_tokens(self, fleet: Fleet, at: int) -> float:
