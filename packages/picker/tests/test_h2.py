@@ -1,95 +1,34 @@
-"""The HTTP/2 connection: what RFC 9113 wants, row by row; what an attacker gets; and the h2 library as its client."""
+"""The HTTP/2 connection: what RFC 9113 wants, row by row, however the bytes are cut."""
 
 import itertools
 
-import h2.config
-import h2.connection
-import h2.events
-import h2.settings
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter.picker.transport import blocks, frames, hpack, patience
+from shunter.picker.testing_h2 import (
+    ANSWER,
+    BLOCK,
+    FIELDS,
+    HELLO,
+    TERMS,
+    TRAILERS,
+    continuation,
+    data,
+    feed,
+    frame,
+    number,
+    opened,
+    request,
+    setting,
+    split,
+    verdict,
+    window,
+    without,
+)
+from shunter.picker.transport import frames
 from shunter.picker.transport.frames import MAX_FRAME_BYTES, MAX_WINDOW_BYTES, Code, Flag, Kind, Setting
 from shunter.picker.transport.h2 import Connection, Data, Request, Reset, Terms, Trailers
-
-FIELDS = [(":method", "POST"), (":scheme", "http"), (":path", "/a"), (":authority", "b")]
-BLOCK = hpack.encode(FIELDS)
-ANSWER = hpack.encode([(":status", "200")])
-TRAILERS = hpack.encode([("grpc-status", "0")])
-HELLO = frames.PREFACE + frames.settings({})
-TERMS = Terms(streams=10, stream_window_bytes=100_000, window_bytes=200_000, waiting_bytes=300_000)
-
-
-def frame(kind, flags, stream_id, payload=b""):
-    return frames.head(kind, flags, stream_id, len(payload)) + payload
-
-
-def request(stream_id, *, end=False, fields=FIELDS, flags=Flag.END_HEADERS):
-    return frame(Kind.HEADERS, flags | end, stream_id, hpack.encode(fields))
-
-
-def data(stream_id, payload=b"x", *, end=False):
-    return frame(Kind.DATA, int(end), stream_id, payload)
-
-
-def continuation(stream_id, payload=b"", *, end=False):
-    return frame(Kind.CONTINUATION, Flag.END_HEADERS if end else 0, stream_id, payload)
-
-
-def number(value, size=4):
-    return value.to_bytes(size, "big")
-
-
-def window(stream_id, increment):
-    return frames.update_window(stream_id, increment)
-
-
-def setting(key, value):
-    return frame(Kind.SETTINGS, 0, 0, number(key, 2) + number(value))
-
-
-def split(out):
-    """Cut what a server wrote into (kind, flags, stream, payload)."""
-    at, found = 0, []
-    while at < len(out):
-        high, low, kind, flags, stream_id = frames.read_head(out, at)
-        end = at + 9 + (high << 8 | low)
-        found.append((kind, flags, stream_id, out[at + 9 : end]))
-        at = end
-    return found
-
-
-def opened(*more, terms=TERMS):
-    """A connection after the greetings, and after ``more``."""
-    connection = Connection(terms)
-    assert [*connection.receive(HELLO + frame(Kind.SETTINGS, Flag.ACK, 0))] == []
-    connection.take()
-    for piece in more:
-        assert not connection.closed
-        for _ in connection.receive(piece):
-            pass
-    return connection
-
-
-def feed(connection, *pieces):
-    return [event for piece in pieces for event in connection.receive(piece)]
-
-
-def verdict(connection):
-    """What the last frames of the server were: ("connection" | stream, code), or None."""
-    for kind, _, stream_id, payload in reversed(split(connection.take())):
-        if kind == Kind.GOAWAY:
-            return "connection", Code(int.from_bytes(payload[4:8], "big"))
-        if kind == Kind.RST_STREAM:
-            return stream_id, Code(int.from_bytes(payload, "big"))
-    return None
-
-
-def without(name):
-    return [pair for pair in FIELDS if pair[0] != name]
-
 
 WRONG = {
     # 3.4 preface
@@ -452,141 +391,6 @@ def test_leaving_is_announced_and_what_runs_runs_on():
     assert not connection.closed
 
 
-# -- attacks --------------------------------------------------------------------------------------------------------------
-
-CALM = ("connection", Code.ENHANCE_YOUR_CALM)
-FLOODS = {
-    "ping": frame(Kind.PING, 0, 0, bytes(8)),
-    "settings": frames.settings({}),
-    "empty data": data(1, b""),
-    "padding only": frame(Kind.DATA, Flag.PADDED, 1, b"\x01\0"),
-    "priority": frame(Kind.PRIORITY, 0, 1, bytes(5)),
-    "window updates": window(1, 1),
-    "unknown frames": frame(77, 0, 0),
-    "resets of nothing": frames.reset(1, Code.CANCEL),
-}
-
-
-@pytest.mark.parametrize("flood", FLOODS)
-def test_a_flood_ends_the_connection(flood):
-    connection = opened(request(1))
-    connection.take()
-    sent = written = 0
-    while not connection.closed:
-        feed(connection, FLOODS[flood])
-        sent += len(FLOODS[flood])
-        written += len(connection.take())
-        assert sent <= 2 * patience.CONTROL_BYTES
-    assert connection.fault.startswith("ENHANCE_YOUR_CALM")
-    assert written <= 2 * sent
-
-
-@pytest.mark.parametrize("flood", FLOODS)
-def test_the_same_amid_work_or_over_time_is_no_flood(flood):
-    connection = opened(request(1))
-    for at in range(20_000):
-        feed(connection, FLOODS[flood], request(2 * at + 3, end=True))
-        connection.send_headers(2 * at + 3, ANSWER)
-        connection.send_data(2 * at + 3, b"work", end_stream=True)
-        connection.take()
-    for _ in range(20):
-        feed(connection, FLOODS[flood] * 1000)
-        connection.take()
-        connection.forgive()
-    assert not connection.closed
-
-
-def test_windows_of_many_streams_are_not_changed_often():
-    connection = opened(*(request(2 * at + 1) for at in range(40_000)), terms=Terms())
-    connection.forgive()
-    changes = 0
-    while not connection.closed:
-        feed(connection, setting(Setting.INITIAL_WINDOW_SIZE, changes % 7))
-        changes += 1
-    assert 1 < changes < 20
-
-
-def rapid_reset(at):
-    return request(at) + frames.reset(at, Code.CANCEL)
-
-
-def made_reset(at):
-    """The client makes the server reset (CVE-2025-8671)."""
-    return request(at) + window(at, 0)
-
-
-def malformed(at):
-    return request(at, fields=without(":path"))
-
-
-@pytest.mark.parametrize("attack", [rapid_reset, made_reset, malformed])
-def test_requests_that_nobody_waits_for_end_the_connection(attack):
-    connection = opened()
-    at = 1
-    while not connection.closed:
-        feed(connection, attack(at))
-        at += 2
-        assert at < 3 * patience.RESETS
-    assert verdict(connection) == CALM
-
-
-def test_streams_that_were_answered_and_then_reset_are_normal():
-    connection = opened()
-    for at in range(1, 8 * patience.RESETS, 2):
-        for event in connection.receive(request(at) + data(at, b"ask") + frames.reset(at, Code.CANCEL)):
-            if isinstance(event, Data):
-                connection.send_headers(at, ANSWER)
-                connection.send_data(at, b"answer")
-        connection.take()
-    assert not connection.closed
-
-
-def test_a_refused_stream_costs_nothing_but_its_number():
-    connection = opened(*(request(2 * at + 1) for at in range(10)))
-    for at in range(10, 500):
-        feed(connection, request(2 * at + 1))
-    assert len(connection._streams) == 10
-    assert not connection.closed
-
-
-@pytest.mark.parametrize("piece", [b"", b"x", bytes(MAX_FRAME_BYTES)])
-def test_a_header_block_without_end_ends_the_connection(piece):
-    connection = opened(request(1, flags=0))
-    for _ in range(blocks.CONTINUATIONS + 1):
-        if not connection.closed:
-            feed(connection, continuation(1, piece))
-    assert verdict(connection) == CALM
-
-
-def test_a_block_that_means_more_than_it_may_ends_the_connection():
-    connection = opened()
-    literal = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000  # into the table
-    assert len(feed(connection, frame(Kind.HEADERS, Flag.END_HEADERS, 1, BLOCK + literal))) == 1
-    feed(connection, frame(Kind.HEADERS, Flag.END_HEADERS, 3, BLOCK + b"\xbe" * 100))
-    assert verdict(connection) == CALM
-
-
-def test_answers_that_are_not_taken_are_bounded():
-    connection = opened(setting(Setting.INITIAL_WINDOW_SIZE, 0), request(1), request(3))
-    connection.take()
-    connection.send_data(1, bytes(200_000))
-    connection.send_data(3, bytes(200_000))
-    assert verdict(connection) == (3, Code.ENHANCE_YOUR_CALM)
-    assert connection._outbox.waiting_bytes == 200_000
-    ping = frame(Kind.PING, 0, 0, bytes(8))
-    assert feed(connection, ping, ping) == [Reset(3, Code.ENHANCE_YOUR_CALM)]
-
-
-def test_the_memory_of_ended_streams_is_bounded():
-    connection = opened()
-    for at in range(20_000):
-        feed(connection, request(2 * at + 1, end=True))
-        connection.send_headers(2 * at + 1, ANSWER, end_stream=True)
-        connection.take()
-    assert len(connection._past._by_us) <= 8_001
-    assert not connection._streams
-
-
 # -- the same bytes, cut anywhere -----------------------------------------------------------------------------------------
 
 odd = st.integers(0, 4).map(lambda at: 2 * at + 1)
@@ -594,7 +398,7 @@ payloads = st.binary(max_size=30)
 frames_sent = st.one_of(
     st.builds(lambda at, end: request(at, end=end), odd, st.booleans()),
     st.builds(lambda at, payload, end: data(at, payload, end=end), odd, payloads, st.booleans()),
-    st.builds(rapid_reset, odd),
+    st.builds(lambda at: request(at) + frames.reset(at, Code.CANCEL), odd),
     st.builds(window, odd | st.just(0), st.integers(0, MAX_WINDOW_BYTES)),
     st.builds(lambda at: request(at, flags=0) + continuation(at, b"", end=True), odd),
     st.builds(lambda size: setting(Setting.INITIAL_WINDOW_SIZE, size), st.integers(0, 100)),
@@ -630,64 +434,3 @@ def test_bytes_mean_the_same_however_they_are_cut(sent, cuts):
     whole = respond(Connection(TERMS), [sent])
     assert respond(Connection(TERMS), pieces) == whole
     assert respond(Connection(TERMS), [sent[at : at + 1] for at in range(len(sent))]) == whole
-
-
-# -- the h2 library as client ---------------------------------------------------------------------------------------------
-
-
-class Client:
-    """The library, wired to a connection of ours whose application echoes."""
-
-    def __init__(self, terms=TERMS):
-        self.machine = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-        self.machine.initiate_connection()
-        self.server = Connection(terms)
-        self.got = {}
-        self.ended = set()
-
-    def exchange(self):
-        """Carry bytes until nobody has any."""
-        while True:
-            there = self.machine.data_to_send()
-            _, back, _ = respond(self.server, [there])
-            if not there and not back:
-                return
-            for event in self.machine.receive_data(back):
-                if isinstance(event, h2.events.DataReceived):
-                    self.got[event.stream_id] = self.got.get(event.stream_id, b"") + event.data
-                    self.machine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
-                    self.ended.add(event.stream_id)
-                assert not isinstance(event, h2.events.ConnectionTerminated), event
-
-
-@given(
-    st.lists(st.tuples(st.lists(st.binary(max_size=40_000), max_size=4), st.booleans()), min_size=1, max_size=5),
-    st.integers(0, 100_000),
-    st.sampled_from([0, 100, 4096]),
-)
-@settings(max_examples=60)
-def test_the_library_gets_back_what_it_sent(streams, window_bytes, table_bytes):
-    client = Client()
-    client.machine.update_settings(
-        {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window_bytes, h2.settings.SettingCodes.HEADER_TABLE_SIZE: table_bytes}
-    )
-    client.exchange()
-    for at, (pieces, trailers) in enumerate(streams):
-        stream_id = 2 * at + 1
-        client.machine.send_headers(stream_id, [*FIELDS, ("x-number", str(at))])
-        for piece in pieces:
-            for begin in range(0, len(piece), MAX_FRAME_BYTES):
-                client.machine.send_data(stream_id, piece[begin : begin + MAX_FRAME_BYTES], pad_length=at or None)
-                client.exchange()
-        if trailers:
-            client.machine.send_headers(stream_id, [("x-end", "1")], end_stream=True)
-        else:
-            client.machine.end_stream(stream_id)
-        client.exchange()
-        if stream_id not in client.ended:
-            client.machine.increment_flow_control_window(200_000, stream_id)
-            client.exchange()
-    for at, (pieces, _) in enumerate(streams):
-        assert client.got.get(2 * at + 1, b"") == b"".join(pieces)
-        assert 2 * at + 1 in client.ended
