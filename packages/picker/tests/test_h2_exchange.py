@@ -1,4 +1,6 @@
-"""The h2 library as client of the HTTP/2 connection gets back what it sent."""
+"""The same bytes mean the same however they are cut, and the h2 library as client gets back what it sent."""
+
+import itertools
 
 import h2.config
 import h2.connection
@@ -8,11 +10,63 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter.picker.testing_h2 import (
+    ANSWER,
     FIELDS,
+    HELLO,
     TERMS,
+    TRAILERS,
+    continuation,
+    data,
+    frame,
+    request,
+    setting,
+    window,
 )
-from shunter.picker.transport.frames import MAX_FRAME_BYTES
-from shunter.picker.transport.h2 import Connection
+from shunter.picker.transport import frames
+from shunter.picker.transport.frames import MAX_FRAME_BYTES, MAX_WINDOW_BYTES, Code, Flag, Kind, Setting
+from shunter.picker.transport.h2 import Connection, Data, Request, Trailers
+
+odd = st.integers(0, 4).map(lambda at: 2 * at + 1)
+payloads = st.binary(max_size=30)
+frames_sent = st.one_of(
+    st.builds(lambda at, end: request(at, end=end), odd, st.booleans()),
+    st.builds(lambda at, payload, end: data(at, payload, end=end), odd, payloads, st.booleans()),
+    st.builds(lambda at: request(at) + frames.reset(at, Code.CANCEL), odd),
+    st.builds(window, odd | st.just(0), st.integers(0, MAX_WINDOW_BYTES)),
+    st.builds(lambda at: request(at, flags=0) + continuation(at, b"", end=True), odd),
+    st.builds(lambda size: setting(Setting.INITIAL_WINDOW_SIZE, size), st.integers(0, 100)),
+    st.builds(lambda at: frame(Kind.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, at, TRAILERS), odd),
+    st.builds(frame, st.integers(0, 12), st.integers(0, 255), st.integers(0, 9), payloads),
+    st.just(frame(Kind.PING, 0, 0, bytes(8))),
+    payloads,
+)
+
+
+def respond(connection, pieces):
+    """Run a responder that echoes; return what happened and what it wrote."""
+    events, out = [], b""
+    for piece in pieces:
+        for event in connection.receive(piece):
+            events.append(event)
+            if isinstance(event, Request):
+                connection.send_headers(event.stream_id, ANSWER)
+            elif isinstance(event, Data):
+                connection.send_data(event.stream_id, event.data)
+            if isinstance(event, Trailers) or getattr(event, "end_stream", False):
+                connection.send_trailers(event.stream_id, TRAILERS)
+        out += connection.take()
+    return events, out, connection.fault
+
+
+@given(st.lists(frames_sent, max_size=12).map(b"".join), st.lists(st.integers(0, 400), max_size=6))
+@settings(max_examples=300)
+def test_bytes_mean_the_same_however_they_are_cut(sent, cuts):
+    sent = HELLO + sent
+    edges = sorted({0, len(sent), *(at for at in cuts if at < len(sent))})
+    pieces = [sent[begin:end] for begin, end in itertools.pairwise(edges)]
+    whole = respond(Connection(TERMS), [sent])
+    assert respond(Connection(TERMS), pieces) == whole
+    assert respond(Connection(TERMS), [sent[at : at + 1] for at in range(len(sent))]) == whole
 
 
 class Client:
