@@ -7,19 +7,26 @@ It is here as ``stderr`` is: this is the one package that all processes know.
 """
 
 import fcntl
+import time
 from typing import IO, Any
 
 __all__ = ["is_taken", "take"]
 
+# Who asks shares a lock for microseconds; one that was stopped in the middle of them has it like anybody else.
+PATIENCE_S = 1.0
+PAUSE_S = 0.001
+
 
 def take(file: IO[Any]) -> bool:
     """Have an open file until it is closed; tell whether nobody else has it. Raises OSError where files have no locks."""
-    while not is_taken(file):
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not is_taken(file) and time.monotonic() < deadline_s:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            continue
-        return True
+            time.sleep(PAUSE_S)
+        else:
+            return True
     return False
 
 
