@@ -171,6 +171,14 @@ def test_what_cannot_be_compared_is_named(arguments, what):
     assert what in result.output
 
 
+def test_a_configuration_that_cannot_be_used_is_named_before_anything_is_simulated(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: queue-scorrer}]\n")
+    result = CliRunner().invoke(main, ["compare", "--workload", "b2b-saas", "--policy", str(path)])
+    assert result.exit_code == 2
+    assert result.output.startswith(f"shunter lab compare: {path}: $.plugins[0].type: no plugin has the type 'queue-scorrer'")
+
+
 def test_a_trace_becomes_a_workload(tmp_path):
     source, target = tmp_path / "azure.csv", tmp_path / "mine.ndjson"
     source.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,480,10\n2023-11-16 18:17:04,30,8\n")

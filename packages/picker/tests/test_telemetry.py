@@ -239,6 +239,8 @@ def test_what_the_environment_says(environment, settings):
     ("variable", "value", "remedy"),
     [
         ("OTEL_TRACES_EXPORTER", "console", "none"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel-collector:4318", "http://otel-collector:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "4318", "give a URL"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "4318"),
         ("OTEL_TRACES_SAMPLER", "jaeger_remote", "parentbased_traceidratio"),
         ("OTEL_TRACES_SAMPLER_ARG", "10", "from 0 to 1"),

@@ -43,7 +43,7 @@ class Policy(msgspec.Struct, frozen=True):
 def policies() -> dict[str, Policy]:
     """Return all there are, in the order of reports."""
     found = {policy.name: policy for policy in (*_BALANCERS, *_configurations())}
-    found[OURS] = Policy(OURS, "this picker's default configuration", partial(_judge, config.load, OURS))
+    found[OURS] = Policy(OURS, "this picker's default configuration", partial(_judge, config.load))
     found[BOUND] = Policy(BOUND, "the bound: all engines as one, always evenly loaded, with a perfect cache")
     return found
 
@@ -51,8 +51,9 @@ def policies() -> dict[str, Policy]:
 def find_policy(name: str) -> Policy:
     """Return the policy of a name, or of a configuration in a .yaml file; raises TraceError."""
     if name.endswith(ENDINGS):
+        find_plan(name)  # a mistake is told here, where it can be, and not by the processes that simulate
         path = Path(name)
-        return _configuration(path.stem, _read(path), name)
+        return _configuration(path.stem, _read(path))
     known = policies()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
@@ -82,24 +83,17 @@ def _read(path: Path) -> str:
 
 def _configurations() -> Iterator[Policy]:
     for name in config.builtin_names()[1:]:  # the first is ours
-        yield _configuration(name, config.read_builtin(name), name)
+        yield _configuration(name, config.read_builtin(name))
 
 
-def _configuration(name: str, text: str, place: str) -> Policy:
+def _configuration(name: str, text: str) -> Policy:
     about = text.partition("\n")[0]
-    return Policy(name, about.removeprefix("# ") if about.startswith("# ") else "", _judged(text, place))
+    build = partial(_judge, partial(config.load, text))
+    return Policy(name, about.removeprefix("# ") if about.startswith("# ") else "", build)
 
 
-def _judged(text: str, place: str) -> Callable[[Fleet, int], Chooser]:
-    return partial(_judge, partial(config.load, text), place)
-
-
-def _judge(load: Callable[[], config.Plan], place: str, fleet: Fleet, seed: int) -> Chooser:
-    try:
-        plan = load()
-    except ConfigError as error:
-        raise TraceError(f"{place}: {error}") from error
-    return JudgeChooser(plan.policy, fleet, Random(seed))  # noqa: S311  as production's dice
+def _judge(load: Callable[[], config.Plan], fleet: Fleet, seed: int) -> Chooser:
+    return JudgeChooser(load().policy, fleet, Random(seed))  # noqa: S311  as production's dice
 
 
 def _balance(kind: type[Balancer], fleet: Fleet, seed: int) -> Chooser:

@@ -70,7 +70,7 @@ def read(name: str, lines: Iterable[bytes]) -> Iterator[Arrival]:
         try:
             arrival = parse(line, number)
         except (ValueError, ArithmeticError, RecursionError) as error:
-            raise TraceError(f"line {number}: not a line of a {name} trace: {error}") from error
+            raise TraceError(f"line {number}: not a line of {name}'s format: {error}") from error
         if arrival is None:
             continue
         tokens = sum(segment.tokens for segment in arrival.prompt)

@@ -26,6 +26,8 @@ BATCH_SPANS = 64
 # The reference's, whose only sampler it is.
 SHARE = 0.1
 
+# Where spans go, the more special first.
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOL = "http/protobuf"
 
 # A caller's decision holds whatever the sampler, so ``parentbased_`` makes no difference.
@@ -46,13 +48,16 @@ def read_tracing(environment: Mapping[str, str]) -> TracingSettings | None:
     def told(name: str, otherwise: str = "") -> str:
         return environment.get(name, "").strip() or otherwise
 
-    if not (told("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or told("OTEL_EXPORTER_OTLP_ENDPOINT")):
+    endpoint = next(filter(told, ENDPOINTS), None)
+    if endpoint is None:
         return None
     exporter = told("OTEL_TRACES_EXPORTER", "otlp")
     if exporter == "none" or told("OTEL_SDK_DISABLED").lower() == "true":
         return None
     if exporter != "otlp":
         raise ConfigError(f"OTEL_TRACES_EXPORTER={exporter}: spans leave a picker by otlp; say that, or none")
+    if not told(endpoint).lower().startswith(("http://", "https://")):
+        raise ConfigError(f"{endpoint}={told(endpoint)}: give a URL, such as http://otel-collector:4318")
     protocol = told("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", told("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOL))
     if protocol != PROTOCOL:
         raise ConfigError(
