@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from shunter.rollout.core.machine import Phase, Wish, begin
+from shunter.rollout.core.machine import Event, Phase, Wish, begin
 from shunter.rollout.errors import ConfigError, StateError
 from shunter.rollout.shell.service import take_up
 from shunter.rollout.shell.store import FileStore, Record, kept_names, open_store
@@ -53,6 +53,19 @@ async def test_who_is_to_go_back_is_not_told_to_go_on(kept, under_way, told):
         0,
         "  nobody is at it; to go back, as somebody asked: shunter rollout rollback review-v2",
     )
+
+
+async def test_what_happened_on_another_day_is_told_with_that(kept, under_way, told):
+    days = tuple(Event(at_s, f"after {at_s} s") for at_s in (0, 3_600, 90_000, 93_600))
+    kept().save(Record(under_way.rollout, replace(under_way.state, events=days)))
+    _, output = await told("status")
+    assert output.splitlines()[-5:] == [
+        "  00:00:00  after 0 s",
+        "  01:00:00  after 3600 s",
+        "  1970-01-02",
+        "  01:00:00  after 90000 s",
+        "  02:00:00  after 93600 s",
+    ]
 
 
 async def test_what_is_over_takes_no_wishes(kept, over, told):

@@ -1,6 +1,8 @@
 """A rollout in words, for people."""
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 
 from shunter.rollout.core.machine import Event, Phase, State, Wish
 from shunter.rollout.core.spec import Rollout
@@ -20,12 +22,21 @@ def describe(rollout: Rollout, state: State, wish: Wish, *, running: bool) -> st
         lines.append(f"  paused; to go on: shunter rollout resume {rollout.name}")
     elif not running and not state.over:
         lines.append(f"  {(GO_BACK if wish is Wish.ROLLBACK else GO_ON).format(rollout.name)}")
-    return "\n".join([*lines, *(f"  {clock(event)}" for event in state.events)])
+    return "\n".join([*lines, *(f"  {line}" for line in _history(state.events))])
 
 
 def clock(event: Event) -> str:
     """Return an event with its time (UTC)."""
     return f"{datetime.fromtimestamp(event.at_s, UTC):%H:%M:%S}  {event.words}"
+
+
+def _history(events: Sequence[Event]) -> Iterator[str]:
+    """Yield events with their times, and the day before the first of each further one: a canary may be paused for days."""
+    for day, some in groupby(events, lambda event: datetime.fromtimestamp(event.at_s, UTC).date()):
+        first, *others = some
+        if first is not events[0]:
+            yield str(day)
+        yield from map(clock, (first, *others))
 
 
 def outline(rollout: Rollout) -> str:
