@@ -63,6 +63,7 @@ def test_a_kubeconfig_that_is_none_is_refused(tmp_path, text):
     code, output = invoke("run", "--snapshot", tmp_path / "s", "--kubeconfig", path)
     assert code == 2
     assert f"{path}: " in output or "kubeconfig: " in output
+    assert "\ufffd" not in output, "what a library says in lines is said in one"
 
 
 def test_bad_files_are_refused_before_anything_starts(tmp_path):

@@ -158,7 +158,7 @@ async def connect(kubeconfig: Path | None = None, context: str | None = None) ->
     except OSError as error:
         raise ConfigError(f"{error.filename or 'kubeconfig'}: {error.strerror}") from None
     except Exception as error:  # noqa: BLE001  the client lets through whatever it stumbles over in a file
-        raise ConfigError(f"kubeconfig: it is not such as kubectl writes: {printable(str(error))}") from None
+        raise ConfigError(f"kubeconfig: it is not such as kubectl writes: {printable(' '.join(str(error).split()))}") from None
     renewal = asyncio.ensure_future(_renewed(loader, configuration)) if loader else None
     try:
         yield Api(client, namespace or "default")
