@@ -25,6 +25,7 @@ from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.ledger import Ledger
 from shunter.picker.core.overview import look
 from shunter.picker.core.tables import Tally
+from shunter.picker.plugins import CATALOGUE, register
 from shunter.snapshot import Endpoint, Health, Load, LoadRow, Pool, SnapshotWriter, Topology, View
 
 NOW_NS = 100_000_000_000
@@ -85,6 +86,15 @@ def make_judge(make_view):
         return judge
 
     return make
+
+
+@pytest.fixture
+def register_plugin():
+    """Register plugins for one test."""
+    before = dict(CATALOGUE)
+    yield register
+    CATALOGUE.clear()
+    CATALOGUE.update(before)
 
 
 @pytest.fixture

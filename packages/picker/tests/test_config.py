@@ -89,15 +89,6 @@ APPROX = (
 PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
 
 
-@pytest.fixture
-def register_plugin():
-    """Register plugins for one test."""
-    before = dict(CATALOGUE)
-    yield register
-    CATALOGUE.clear()
-    CATALOGUE.update(before)
-
-
 def test_gies_default_comes_with_the_picker():
     plan = config.load(GIE)
     assert plan.policy == config.load(config.read_builtin("upstream-2-2-3")).policy

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shunter.picker import config
 from shunter.picker.core.policy import Crew
 from shunter.picker.errors import ConfigError
-from shunter.picker.plugins import CATALOGUE
+from shunter.picker.plugins import CATALOGUE, Kind, Plugin
 
 HEAD = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
 FLOW = HEAD + "featureGates: [flowControl]\n"
@@ -200,6 +200,18 @@ def test_a_mistake_is_named_with_place_value_and_remedy(text, message):
     with pytest.raises(ConfigError) as caught:
         config.load(text)
     assert str(caught.value).startswith(message)
+
+
+def test_a_plugin_that_raises_is_a_mistake_of_the_configuration(register_plugin):
+    class Sulky(Plugin, frozen=True):
+        """Cannot be made."""
+
+        def __post_init__(self):
+            raise RuntimeError("not today")
+
+    register_plugin("sulky-scorer", Kind.SCORER)(Sulky)
+    with pytest.raises(ConfigError, match=r"\$\.plugins\[0\]: the plugin 'sulky-scorer' raised RuntimeError\('not today'\)"):
+        config.load(HEAD + "plugins: [{type: sulky-scorer}]")
 
 
 words = st.sampled_from(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from shunter.picker import config
+from shunter.picker.plugins import Kind, Plugin
 from shunter.picker.shell.layout import Settings
 from shunter.picker.shell.supervisor import Supervisor
 from shunter.picker.shell.worker import Settings as WorkerSettings
@@ -69,6 +70,28 @@ async def test_a_new_configuration_is_tried_on_what_was_decided_last(run_picker,
     picker.signal(signal.SIGHUP)
     await eventually(lambda: reloaded("done"))
     assert "dry run: 0 % of 4 picks would change" in picker.text
+
+
+async def test_a_plugin_that_breaks_whoever_reads_it_leaves_the_configuration_and_the_supervisor(
+    tmp_path, register_plugin, caplog
+):
+    class Sly(Plugin, frozen=True):
+        """Breaks when it is asked what it needs."""
+
+        @property
+        def needs(self):
+            raise RuntimeError("not today")
+
+    register_plugin("sly-scorer", Kind.SCORER)(Sly)
+    sly = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: sly-scorer}]\n"
+    texts = iter([config.DEFAULT, sly])
+    supervisor = Supervisor(
+        Settings(worker=WorkerSettings(snapshot=tmp_path), workers=1, runtime=tmp_path), lambda: next(texts)
+    )
+    assert [await supervisor._reload(), await supervisor._reload()] == ["done", "rejected"]
+    assert supervisor._configuration == config.DEFAULT
+    assert "the configuration stays as it is: a plugin that it names has raised" in caplog.text
+    assert "not today" in caplog.text
 
 
 async def test_what_cannot_be_tried_is_said_and_does_not_end_the_supervisor(tmp_path, monkeypatch, caplog):

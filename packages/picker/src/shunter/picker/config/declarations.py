@@ -88,6 +88,8 @@ class Declarations:
             if registration.kinds[0] in (Kind.SOURCE, Kind.EXTRACTOR):
                 raise ConfigError(f"{mistake} (the scraper reads the engines' metrics: configure it there)") from error
             raise mistake from error
+        except Exception as error:  # a plugin is foreign code
+            raise ConfigError(f"{place}: the plugin {spec.type!r} raised {error!r}; mend it, or leave it out") from error
         self._all[name] = Declaration(name, registration, plugin, place + parameters_at)
         return self._all[name]
 

@@ -324,6 +324,9 @@ class Supervisor:
         except ConfigError as error:
             log.error("the configuration stays as it is: %s", error)  # noqa: TRY400  words, not a traceback
             return "rejected"
+        except Exception:  # plugins are foreign code, and whoever serves well does not end for one that is not in force
+            log.exception("the configuration stays as it is: a plugin that it names has raised")
+            return "rejected"
         if wanted != before and self._settings.worker.role != "body-router" and not await self._try(wanted):
             return "refused"
         self._configuration, self._levels = wanted, levels
