@@ -65,6 +65,13 @@ def test_each_page_is_two_clicks_from_the_first():
     assert [page for page in ROOT.glob("docs/**/*.md") if page not in reached] == []
 
 
+def test_the_first_page_and_the_index_of_decisions_name_each_page_once():
+    lists = (ROOT / "README.md").read_text().partition("## Reading on")[2], (ROOT / "docs/decisions/README.md").read_text()
+    for each in lists:
+        found = re.findall(r"\]\(([^)#\s]+)", each)
+        assert [page for page, times in Counter(found).items() if times > 1] == []
+
+
 def test_the_files_for_an_envoy_of_ones_own_name_the_same_servers(tmp_path):
     files = dict(
         re.findall(r"^```yaml\n# (\S+)\n(.*?)^```", (ROOT / "docs/own-envoy.md").read_text(), re.DOTALL | re.MULTILINE)
