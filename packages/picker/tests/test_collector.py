@@ -107,15 +107,20 @@ async def test_going_it_takes_what_is_still_sent(collecting, learned):
     assert (await learned(lambda each: each.records == 3)).unread == 0
 
 
-async def test_a_foreign_peer_is_refused_and_costs_the_others_nothing(collecting, learned):
+async def test_a_foreign_peer_is_refused_by_name_and_costs_the_others_nothing(collecting, learned, caplog):
     async with collecting() as collector, connected(collector.port) as (_, writer):
         async with connected(collector.port) as (reader, foreign):
+            stranger = foreign.get_extra_info("sockname")
             foreign.write(b"GET / HTTP/1.1\r\n\r\n")
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
-        writer.write(message(END, {"type": "TcpConnectionEnd"}))
-        found = await learned(lambda each: each.records == 1)
-    assert (found.refused_peers, found.unread) == (1, 1)
+        speaker = writer.get_extra_info("sockname")
+        for total in (1, 2):
+            writer.write(message(END, {"type": "TcpConnectionEnd"}))
+            found = await learned(lambda each, total=total: each.records == total)
+    assert (found.refused_peers, found.unread) == (1, 2)
+    assert caplog.text.count(f"the connection of {stranger} for records is refused") == 1
+    assert caplog.text.count(f"{speaker} sends entries that are no records") == 1, "once, however many"
 
 
 async def test_there_is_an_end_to_connections(collecting, learned, monkeypatch):

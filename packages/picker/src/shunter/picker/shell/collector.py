@@ -187,9 +187,12 @@ class _Connection(asyncio.Protocol):
         self._lose = lose
         self._records = Records()
         self._transport: asyncio.Transport | None = None
+        self._peer = ""
+        self._unreadable = False  # some of what it sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._peer = str(transport.get_extra_info("peername"))
         if len(self._others) >= MAX_CONNECTIONS:
             self._refuse(f"more than {MAX_CONNECTIONS} connections")
         else:
@@ -202,6 +205,9 @@ class _Connection(asyncio.Protocol):
             self._refuse(str(error))
             return
         if self._records.unread:
+            if not self._unreadable:  # of what follows the same would have to be said
+                self._unreadable = True
+                log.warning("%s sends entries that are no records as shunter envoyconf has Envoy write them", self._peer)
             self._lose(self._records.unread, refused=False)
             self._records.unread = 0
         if records:
@@ -222,7 +228,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _refuse(self, words: str) -> None:
-        log.warning("a connection for records is refused: %s", words)
+        log.warning("the connection of %s for records is refused: %s", self._peer, words)
         self._lose(0, refused=True)
         self.abort()
 

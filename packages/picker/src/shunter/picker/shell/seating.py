@@ -124,7 +124,9 @@ class Seating:
         try:
             Memory(self._seat(index)).close()
         except (OSError, PickerError):
-            log.exception("what was in flight in seat %d cannot be struck out", index)
+            log.exception(
+                "what was in flight in seat %d cannot be struck out: it counts as load until somebody sits there", index
+            )
 
     def _release(self, index: int) -> None:
         if index < self._seats - LASTING:
