@@ -5,7 +5,7 @@ limited here is time and what only sockets know:
 
 =================================================== ============================================================
 a peer that has not said HTTP/2 within GREETING_S   is cut off; TLS has as much time again, before that
-a peer that sends or is sent much                   has its turn again after everybody else, TURN_BYTES later
+a peer that sends or is sent much                   waits after TURN_BYTES until everybody else has had a turn
 a peer that takes nothing of what we write          nothing more is read from it; after STALL_S it is cut off
 a peer that is silent for SILENCE_S                 is pinged, and cut off when that brings nothing
 more than CONNECTIONS                               are cut off at once
@@ -55,7 +55,7 @@ CONNECTIONS = 1000
 # Written but not taken by the peer, until we stop reading from it.
 UNSENT_BYTES = 1 << 20
 
-# Read at once from one peer, and it is others' turn. libuv would read on from one that sends faster than we read, up to 8 MB.
+# Read from one peer, and it is others' turn. libuv would read on from one that sends faster than we read, up to 8 MB: 10 ms.
 TURN_BYTES = 128 << 10
 
 # A gateway greets with its first packet; the rest is for slow networks and busy machines.

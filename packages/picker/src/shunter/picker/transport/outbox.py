@@ -15,7 +15,7 @@ WINDOW_BYTES = 65_535
 # ours (RFC 7541 section 4.2); so it is true before, and stays so.
 _TABLE_OF_NOTHING = b"\x20"
 
-# Heads and pieces of large answers that are taken at once: half a mebibyte. A kernel takes ten, which lasts milliseconds.
+# Heads and pieces of large answers that are taken at once: half a mebibyte. A kernel would take ten, in 5 ms.
 _PIECES = 64
 
 

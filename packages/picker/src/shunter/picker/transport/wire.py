@@ -48,7 +48,7 @@ __all__ = ["decode", "encode", "encode_pieces", "read_piece", "rest_of", "write_
 # requests, and those that are not (a request id) must not crowd them out. What stands behind an event is the same for a stream.
 REMEMBERED_BYTES = 48
 REMEMBERED_REST_BYTES = 1024
-REMEMBERED_EVENT_BYTES = 32  # the end of a body, trailers
+REMEMBERED_EVENT_BYTES = 32  # of a message that says no more than that a body ends
 
 
 def decode(message: bytes) -> Event:
