@@ -136,7 +136,7 @@ class Post:
             self.name,
             child.pid,
             fate,
-            f"in {delay_s:g} s, since {self._short_lives} in a row lived no longer" if delay_s else "at once",
+            f"in {delay_s:g} s, after {self._short_lives} short lives in a row" if delay_s else "at once",
         )
         return delay_s
 
