@@ -305,6 +305,7 @@ HARMS = (
     Harm(code="W48", probe=post, picks=(0, 2), bad="503", good="200 2", is_quick=True),
     Harm(code="W49", probe=post, picks=(0, 2), bad="503", good="200 2", is_quick=True),
     Harm(code="W50", probe=attempts_on_hanging_up, bad="3 times", good="1 times"),
+    Harm(code="W50", example="bad-gateway", probe=attempts_on_hanging_up, bad="3 times", good="1 times"),
     Harm(code="W50", example="bad-full", probe=attempts_on_429, bad="3 times", good="1 times"),
     Harm(code="W51", probe=ejected, bad="ejected, 200 2", good="not ejected, 200 2"),
     Harm(code="W52", example="bad-route", probe=long_stream, shortened=A_MINUTE, bad="cut", good="whole"),

@@ -21,7 +21,11 @@ DEFAULT_BUFFER_BYTES = 1 << 20
 PROMPT_BYTES = 32 << 20
 
 # Triggers that repeat what an engine may have begun.
-RECKLESS = {"reset": "a connection that breaks in the middle of a generation", "5xx": "every 5xx, and a broken connection"}
+RECKLESS = {
+    "reset": "a connection that breaks in the middle of a generation",
+    "gateway-error": "every 502, 503 and 504, and a broken connection",
+    "5xx": "every 5xx, and a broken connection",
+}
 
 
 def _retries(policy: Node) -> bool:
@@ -193,7 +197,8 @@ RULES = (
         "W50",
         "Retries that do a generation twice",
         "A judgement: what an engine may have begun costs seconds of a GPU to begin again, and 429 is an answer for the "
-        "client.",
+        "client. Seen on 1.36.2 and 1.40.0: reset, gateway-error and 5xx send a request again to an engine that has read it and "
+        "hangs up.",
         of_pool_routes(done_twice),
     ),
     Rule(
