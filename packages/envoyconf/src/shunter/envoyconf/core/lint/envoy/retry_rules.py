@@ -197,8 +197,8 @@ RULES = (
         "W50",
         "Retries that do a generation twice",
         "A judgement: what an engine may have begun costs seconds of a GPU to begin again, and 429 is an answer for the "
-        "client. Seen on 1.36.2 and 1.40.0: reset, gateway-error and 5xx send a request again to an engine that has read it and "
-        "hangs up.",
+        "client. Seen on 1.36.2 and 1.40.0: reset, gateway-error and 5xx send a request again to an engine that has read it "
+        "and hangs up.",
         of_pool_routes(done_twice),
     ),
     Rule(
