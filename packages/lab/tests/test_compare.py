@@ -136,7 +136,7 @@ def test_a_report_is_read_back_and_joined_with_others(tmp_path):
     lines = tmp_path / "lines.jsonl"
     lines.write_bytes(b"\n".join(map(msgspec.json.encode, rows)))
     assert read(lines) == rows
-    for content in (b"{}", b"[1]", b"nonsense", b'{"runs": 5}'):
+    for content in (b"{}", b"[1]", b"nonsense", b'{"runs": 5}', b"[" * 5000):
         lines.write_bytes(content)
         with pytest.raises(LabError, match=r"lines\.jsonl: not the rows"):
             read(lines)

@@ -51,7 +51,7 @@ def read(path: Path) -> list[Row]:
         content = path.read_bytes().strip()
         found: Any = msgspec.json.decode(content if content.startswith(b"[") else b"[%b]" % b",".join(content.splitlines()))
         return [msgspec.convert(_with_never(row), Row) for row in found]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise LabError(f"{path}: not the rows of a comparison: {error}") from error
 
 
