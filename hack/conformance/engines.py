@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +35,8 @@ REPORTS = ROOT / "packages" / "conformance" / "reports"
 class Engine(NamedTuple):
     """A server to examine: how it is launched, and who makes it. `installed` is the environment it needs.
 
-    Of one in another arrangement only the cases below `select` are asked. `prefilled`: a second one computes prompts for it.
+    Of one in another arrangement, with a larger `environment`, only the cases below `select` are asked. `prefilled`: a second
+    one computes prompts for it.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Engine(NamedTuple):
     about: tuple[str, ...]
     arguments: tuple[str, ...] = ()
     select: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
     prefilled: bool = False
 
 
@@ -77,7 +80,18 @@ ENGINES = (
         vllm("vLLM, CPU build, behind a prefiller (NIXL)"),
         ("--kv-transfer-config", json.dumps(NIXL)),
         ("ms.reachability", "ms.metrics.exposition", "ms.pd"),
+        ALONE | UCX,
         prefilled=True,
+    ),
+    Engine(
+        "vllm-dp",
+        "vllm",
+        "vllm",
+        vllm("vLLM, CPU build, two engines behind one port"),
+        # With adapters that are loaded at run time it has one API server only: "cannot be used with api_server_count > 1".
+        ("--data-parallel-size", "2", "--api-server-count", "1"),
+        ("ms.reachability", "ms.metrics", "ms.load.running-rises", "ms.ranks"),
+        ALONE,
     ),
     Engine("sglang", "sglang", "sglang", made("sgl-project", "SGLang on a CPU", "https://github.com/sgl-project/sglang")),
     Engine(
@@ -126,7 +140,8 @@ def main():
             missed.append(f"{engine.name}: {' '.join(map(str, error.cmd))} ended with exit code {error.returncode}")
             continue
         try:
-            code = asyncio.run(examine(engine, wanted.installed))
+            with patch.dict(os.environ, engine.environment):
+                code = asyncio.run(examine(engine, wanted.installed))
         except LaunchError as error:
             missed.append(f"{engine.name}: {error}")
             continue
@@ -154,7 +169,7 @@ async def prefilling(engine, python):
         return
     mine, its = free_ports(2)  # at which each tells the other where its blocks are
     second = Process("prefiller", LAUNCHERS[engine.launch], python=python, arguments=engine.arguments)
-    with patch.dict(os.environ, ALONE | UCX | {SIDE_CHANNEL: str(its)}):
+    with patch.dict(os.environ, {SIDE_CHANNEL: str(its)}):
         async with second as served:
             os.environ[SIDE_CHANNEL] = str(mine)
             yield ["--prefill-url", served.url, "--timeout", "300"]

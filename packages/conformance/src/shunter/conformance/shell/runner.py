@@ -24,9 +24,9 @@ MAX_EVIDENCE = 4
 # A busy machine makes anybody late once. Who is late in two of three is slow. A case that was disturbed is tried as often.
 TRIES = 3
 
-# A machine that wakes the examiner so late from so short a nap keeps the target waiting, too: a limit that was missed meanwhile
-# says nothing, as long as there is another try.
-NAP_S, OVERSLEPT_S = 0.05, 0.25
+# A machine that wakes the examiner so late from so short a nap keeps the target waiting, too, and makes one chunk of many that
+# came one by one: what was missed meanwhile says nothing, as long as there is another try.
+NAP_S, OVERSLEPT_S = 0.05, 0.1
 
 # Whoever dies closes his connections first, and his ear a moment later.
 DYING_S = 0.1
@@ -104,7 +104,8 @@ async def _judge(
         # What a kind of server lacks is no defect of this one: whether the case can do without, its own features say.
         if not (verdicts.get(need, Verdict.PASSED).met or verdicts[need] is Verdict.NOT_SUPPORTED):
             return finish(verdict=Verdict.SKIPPED, reason=f"needs {need} ({verdicts[need]})")
-    most = tries if case.bounds and known is None else 1
+    patient = known is None and tries > 1
+    most = tries if case.bounds and patient else 1
     met = missed = disturbed = 0
     short = False
     observed = expected = actual = ""
@@ -115,7 +116,7 @@ async def _judge(
         target.forget()
         nap = Nap()
         try:
-            async with napping() if most > 1 else nullcontext(nap) as nap:
+            async with napping() if patient else nullcontext(nap) as nap:
                 observed = await case.run(target)
             met += 1
             if not missed:
@@ -135,7 +136,7 @@ async def _judge(
             expected, actual = (
                 (failure.expected, failure.actual) if isinstance(failure, Mismatch) else ("a complete answer", str(failure))
             )
-            if most > 1 and nap.late_s > OVERSLEPT_S and disturbed + 1 < tries:
+            if patient and nap.late_s > OVERSLEPT_S and disturbed + 1 < tries:
                 disturbed += 1
             else:
                 missed += 1

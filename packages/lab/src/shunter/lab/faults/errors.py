@@ -1,5 +1,7 @@
 """Errors: mistakes of clients that are answered wrongly."""
 
+from collections.abc import Collection
+
 import msgspec
 
 from shunter.lab.faults.seams import COMPLETED, Fault, Json, Reply, error
@@ -7,8 +9,8 @@ from shunter.lab.faults.seams import COMPLETED, Fault, Json, Reply, error
 __all__ = ["FAULTS"]
 
 
-def _serve_any_model(ask: Json) -> Json:
-    return {name: value for name, value in ask.items() if name != "model"}
+def _serve_any_model(asked: str, loaded: Collection[str], _: Collection[str]) -> str:
+    return asked if asked in loaded else ""
 
 
 def _invent_prompt(ask: Json) -> Json:
@@ -56,8 +58,8 @@ FAULTS = (
     Fault(
         name="unknown-model-200",
         case="ms.errors.unknown-model",
-        breaks="any model name is answered by the base model",
-        ask=_serve_any_model,
+        breaks="any name but that of a loaded adapter is answered by the base model",
+        model=_serve_any_model,
     ),
     Fault(
         name="unknown-model-plain",

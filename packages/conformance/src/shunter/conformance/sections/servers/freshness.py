@@ -109,9 +109,8 @@ async def ramp(target: Target) -> str:
     await settle(target)
     capacity = target.capacity or TRIED[0]
     levels = sorted({max(1, capacity // 2), *(capacity + WAITING * more for more in range(4))})
-    # Who waits until the first ends need not last himself: four times as many as run at once would outlast any client.
-    runs = levels[-1] if target.capacity is None else capacity
-    lasting = [hold_tokens(target)] * runs + [FEWEST_TOKENS] * (levels[-1] - runs)
+    seats = levels[-1] if target.capacity is None else capacity
+    lasting = [hold_tokens(target)] * seats + [FEWEST_TOKENS] * (levels[-1] - seats)
     shown, told = [0.0], ""
     async with AsyncExitStack() as held:
         unanswered: list[Callable[[], int]] = []

@@ -36,7 +36,7 @@ REFERENCE_STEP_S = 0.05
 MAX_SCALE = 20.0
 
 # An examiner that is so many times too slow to look in time is taken at his word.
-MOST_PATIENCE = 4
+MOST_PATIENCE = 2
 
 # The median of three small completions: the first one may include a compilation or a cold cache.
 CALIBRATION_RUNS = 3
