@@ -66,6 +66,7 @@ def test_whoever_got_the_pid_of_a_dead_child_is_spared(tmp_path):
 
 
 def test_all_are_ended_even_the_deaf(tmp_path, monkeypatch):
+    monkeypatch.setattr(children, "GRACE_S", 60.0)
     obedient = Child("obedient", (sys.executable, "-c", "import time; time.sleep(600)"), tmp_path)
     end([obedient])
     deaf = Child("deaf", (sys.executable, "-c", STUBBORN), tmp_path)
