@@ -16,9 +16,8 @@ Cached beginnings keep a request where they are for reasons that the terms hold:
 more so, for others. That is the valve: the queue at the warm endpoint has to cost more than all of that.
 
 What several that are in flight begin with, others will begin with, too, and a further copy of it serves them all. So its stall
-and its room count the less, the more of them there are; but only as far as the cache is free: where the requests that run
-fill it, a copy that they read takes the memory that others wait for. A conversation has one request in flight at a time, and
-stays where it is.
+and its room count the less, the more of them there are; but not where the requests that run fill the cache: a copy that they
+read takes the memory that others wait for. A conversation has one request in flight at a time, and stays where it is.
 
 How many come while a prompt is computed follows from how many are there and how long they stay (Little). Whoever of them waits
 lets others wait in turn: all of that grows without bound as the endpoints' time fills with prompts (M/G/1).
@@ -50,6 +49,10 @@ DELAY_SCORER = "expected-delay-scorer"
 # (docs/decisions/014).
 STALL = 0.15
 ANSWER = 0.02
+
+# A copy that there is no room for takes the memory that others wait for. How likely that is before they end grows with a high
+# power of what is in use; squares do about as much, while in proportion half empty caches would get fewer copies, too.
+FULL = 4
 
 # What part of their time endpoints compute prompts is at most taken to be this: what follows is ten times as dear then.
 MOST_BUSY = 0.9
@@ -92,9 +95,9 @@ class ExpectedDelay(Plugin, frozen=True):
     cache if that is more), k the part of that which is in use, R the endpoint's learnt rate, A the time of an answer there, T
     the learnt one of an answer alone, b the part of their time that endpoints compute prompts: U = u · (1 + (p - u / 2) /
     32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A · U · (B + U / 2) / (1 - b); answer = A = T ·
-    (1 + 0.018 · n + 0.0000075 · c). Of tokens cached elsewhere, with which h others in flight begin, 1 - (1 - k) · h / (1 + h)
-    counts in stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose answers
-    begin late though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be calibrated.
+    (1 + 0.018 · n + 0.0000075 · c). Of tokens cached elsewhere, with which h others in flight begin, 1 - (1 - k⁴) · h / (1 +
+    h) counts in stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose
+    answers begin late though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be calibrated.
     """
 
     reads_prefix: ClassVar[bool] = True
@@ -285,7 +288,7 @@ class Costs:
         self._foreign = [max(0.0, running + waiting - ours) for running, waiting, ours in engines]
         self.rows: list[tuple[int, float, float, float, float, float]] = [(0, 0.0, 0.0, 0.0, 0.0, 0.0)] * len(fleet)
         """When the prompts there are computed; what a token of a prompt takes; what each ns of that counts for others, who
-        pause and lose some of the cache; the same for a token that others begin with, too, as far as there is room to keep it;
+        pause and lose some of the cache; the same for a token that others begin with, too, as far as there is room for it;
         how many of them come in a ns; an answer beside them as far as it counts."""
 
     def refresh(self, fleet: Fleet) -> None:
@@ -295,7 +298,8 @@ class Costs:
             answer = self.alone[at] * crowding(n, self.held_tokens(fleet, at))
             usage, token = self._usage[at], self.token[at]
             stall = STALL * (n + 1.0) + usage
-            self.rows[at] = fleet.busy_until_ns[at], token, stall, (1.0 - usage) * stall * token, n * ANSWER / answer, answer
+            spared = (1.0 - usage**FULL) * stall * token
+            self.rows[at] = fleet.busy_until_ns[at], token, stall, spared, n * ANSWER / answer, answer
         self.touched.clear()
 
     def held_tokens(self, fleet: Fleet, at: int) -> float:
