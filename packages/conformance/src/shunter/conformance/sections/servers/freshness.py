@@ -109,6 +109,7 @@ async def ramp(target: Target) -> str:
     await settle(target)
     capacity = target.capacity or TRIED[0]
     levels = sorted({max(1, capacity // 2), *(capacity + WAITING * more for more in range(4))})
+    # Who waits until the first ends need not last himself: four times as many as run at once would outlast any client.
     seats = levels[-1] if target.capacity is None else capacity
     lasting = [hold_tokens(target)] * seats + [FEWEST_TOKENS] * (levels[-1] - seats)
     shown, told = [0.0], ""

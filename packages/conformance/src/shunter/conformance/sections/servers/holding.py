@@ -80,17 +80,14 @@ async def holding(
     target: Target, count: int, *, tokens: Sequence[int] = (), stream: bool = False, leave: bool = False
 ) -> AsyncGenerator[Callable[[], int]]:
     """Keep so many requests at the target while the block runs; then wait for their answers, or hang up (``leave``).
-
-    Who waits until the first of them end need not last himself: those would outlast the client, where each takes long.
     What it yields tells how many are not answered yet. Only cases about hanging up do it: on a server that does not notice,
     they alone should fail. Raises Skip for a server that refuses some, or cannot be made to generate so many tokens.
     """
     if lack := target.profile.lack((IGNORE_EOS,)):
         raise Skip(lack)
-    seats = min(count, target.capacity or count)
     tasks = [
         asyncio.ensure_future(ask_completion(target, max_tokens=most, ignore_eos=True, stream=stream))
-        for most in tokens or [hold_tokens(target)] * seats + [FEWEST_TOKENS] * (count - seats)
+        for most in tokens or [hold_tokens(target)] * count
     ]
     try:
         yield lambda: sum(not task.done() for task in tasks)

@@ -82,7 +82,7 @@ async def running_rises(target: Target) -> str:
 async def queue_rises(target: Target) -> str:
     capacity = await find_capacity(target)
     count = capacity + WAITING
-    async with holding(target, count, tokens=[hold_tokens(target)] * count):
+    async with holding(target, count):
         try:
             seen = await watch(
                 target, lambda each: each.queue >= WAITING, wanted=f"queue at least {WAITING} with {count} requests"
