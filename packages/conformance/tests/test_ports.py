@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shunter.conformance.shell import ports
 from shunter.conformance.shell.gateways.relay import Relay
 from shunter.conformance.shell.gateways.server import ServerDouble
 from shunter.conformance.shell.ports import free_ports, hold
@@ -27,15 +28,52 @@ def is_ours(port):
 
 def test_free_ports_are_different_ones_that_no_client_is_given():
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    ports = free_ports(7)
-    assert len({*ports}) == 7
-    assert max(ports) < low
+    given = free_ports(7)
+    assert len({*given}) == 7
+    assert max(given) < low
 
 
 def test_a_held_port_refuses_and_nobody_else_gets_it():
     [port] = free_ports(1)
     with hold(HOST, port):
         assert refuses(port)
+        assert is_ours(port)
+
+
+def test_a_held_port_is_no_free_one(monkeypatch):
+    [port] = free_ports(1)
+    monkeypatch.setattr(ports, "UNASSIGNED", (port, port + 1))
+    with hold(HOST, port), pytest.raises(OSError, match="no 1 ports in a row are free"):
+        free_ports(1)
+    assert free_ports(1) == [port]
+
+
+def test_no_file_descriptor_is_no_taken_port(monkeypatch):
+    def socket_of(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", socket_of)
+    with pytest.raises(OSError, match="Too many open files"):
+        free_ports(1)
+
+
+def test_a_family_that_the_kernel_has_not_is_left_out(monkeypatch):
+    [port] = free_ports(1)
+    places = [
+        (socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::1", port, 0, 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", (HOST, port)),
+    ]
+    made = socket.socket
+
+    def socket_of(family, *more):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return made(family, *more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
+    monkeypatch.setattr(socket, "socket", socket_of)
+    with hold("localhost", port):
+        monkeypatch.undo()
         assert is_ours(port)
 
 

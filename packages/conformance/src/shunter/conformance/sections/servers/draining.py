@@ -13,7 +13,7 @@ from shunter.conformance.errors import ConformanceError, Mismatch, Refused, Skip
 from shunter.conformance.sections.servers.answers import Completion, CompletionChunk
 from shunter.conformance.sections.servers.asking import ask_completion
 from shunter.conformance.sections.servers.cancellation import FEATURES
-from shunter.conformance.sections.servers.holding import FEWEST_TOKENS, GAUGE_FOLLOWS, hold_tokens, watch
+from shunter.conformance.sections.servers.holding import FEWEST_TOKENS, GAUGE_FOLLOWS, Reading, hold_tokens, watch
 from shunter.conformance.sections.servers.load import RUNNING_RISES
 from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S
 from shunter.conformance.sections.servers.openai import STREAM_FRAMING, USAGE_EXACT
@@ -167,7 +167,7 @@ async def _reborn(target: Target) -> AsyncGenerator[Control]:
 async def _asked(target: Target, tokens: int) -> AsyncGenerator[list[asyncio.Task[Exchange]]]:
     """Two requests that the server has when the block begins, of which one is streamed; both are hung up when it ends.
 
-    It has them when its gauges show them, or, where these are late, when it has answered somebody who came after them.
+    It has them when its gauges show them, or, where these are late, when it has served somebody who came after them.
     """
     asked = [
         asyncio.create_task(ask_completion(target, max_tokens=tokens, ignore_eos=True, stream=stream))
@@ -175,8 +175,14 @@ async def _asked(target: Target, tokens: int) -> AsyncGenerator[list[asyncio.Tas
     ]
     later = asyncio.create_task(ask_completion(target, max_tokens=1))
     wanted = f"running + queue {RUNNING}, or an answer to who came after them,"
+
+    def come(each: Reading) -> bool:
+        if not later.done():
+            return each.here > RUNNING  # who came after them is one of those who are here
+        return each.here >= RUNNING or (later.exception() is None and later.result().status == 200)
+
     try:
-        await watch(target, lambda each: each.here >= RUNNING or (later.done() and not later.exception()), wanted=wanted)
+        await watch(target, come, wanted=wanted)
         yield asked
     finally:
         for task in (*asked, later):
