@@ -205,23 +205,28 @@ async def test_an_adapter_that_cannot_be_loaded_is_told_with_the_servers_words(f
     [
         "endpoints: []",
         "kind: InferenceModelRewrite",
-        """{kind: InferenceModelRewrite, spec: {rules: [
+        """{kind: InferenceModelRewrite, spec: {poolRef: {name: engines}, rules: [
             {matches: [{model: {value: review}}], targets: [{modelRewrite: review-v1, weight: 1}]},
             {matches: [{model: {value: another}}], targets: [{modelRewrite: another-v1, weight: 1}]}]}}""",
-        "{kind: InferenceModelRewrite, spec: {rules: [{targets: [{modelRewrite: for-all, weight: 1}]}]}}",
+        """{kind: InferenceModelRewrite, spec: {poolRef: {name: engines}, rules: [
+            {targets: [{modelRewrite: for-all, weight: 1}]}]}}""",
+        """{kind: InferenceModelRewrite, spec: {poolRef: {name: engines}, rules: [
+            {matches: [], targets: [{modelRewrite: for-all, weight: 1}]}]}}""",
+        """{kind: InferenceModelRewrite, spec: {poolRef: {name: others}, rules: [
+            {matches: [{model: {value: review}}], targets: [{modelRewrite: review-v1, weight: 1}]}]}}""",
     ],
-    ids=["another kind", "no rules", "a rule of another model", "a rule of all models"],
+    ids=["another kind", "no rules", "a rule of another model", "a rule of all models", "no matches", "another pool"],
 )
 async def test_a_file_with_something_else_in_it_is_not_overwritten(fake_picker, file, told, found):
     fake_picker.path.write_text(found)
     code, output = await told("start", "-f", file)
     assert code == 2
-    assert "not only a rewrite of review: give that a file of its own" in output
+    assert "not only a rewrite of review in this pool: give that a file of its own" in output
     assert fake_picker.path.read_text() == found
 
 
 async def test_while_a_store_is_silent_everything_else_goes_on(fake_picker, rollout, run, tmp_path):
-    """As a ConfigMap's API server that takes a connection and says nothing: who is told to end should."""
+    """As a ConfigMap's API server that takes a connection and says nothing."""
     asked, answer = threading.Event(), threading.Event()
 
     class Silent(FileStore):
@@ -231,7 +236,7 @@ async def test_while_a_store_is_silent_everything_else_goes_on(fake_picker, roll
             super().save(record)
 
     async def release():
-        await asyncio.to_thread(asked.wait)
+        assert await asyncio.to_thread(asked.wait, PATIENCE_S)
         answer.set()
 
     state, _ = await asyncio.gather(run(Silent(tmp_path, rollout.name)), release())

@@ -31,17 +31,22 @@ def rewrite(rollout: Rollout, share: int) -> dict[str, Any]:
         "apiVersion": rollout.traffic.api_version,
         "kind": "InferenceModelRewrite",
         "metadata": metadata,
-        "spec": {"poolRef": {"name": rollout.pool.rpartition("/")[2] or "default"}, "rules": [rule]},
+        "spec": {"poolRef": {"name": _pool(rollout)}, "rules": [rule]},
     }
 
 
 def is_of(rollout: Rollout, found: Mapping[str, Any]) -> bool:
-    """Tell whether a resource is a rewrite of this model and of nothing else, so that nothing is lost if it is replaced."""
+    """Tell whether a resource is a rewrite of this model in this pool and of nothing else: nothing is lost if it is replaced.
+
+    A rule without matches is one of all models.
+    """
     try:
-        models = {match["model"]["value"] for rule in found["spec"]["rules"] for match in rule["matches"]}
+        pool = found["spec"]["poolRef"]["name"]
+        rules = [{match["model"]["value"] for match in rule["matches"]} for rule in found["spec"]["rules"]]
     except (KeyError, TypeError):  # another shape
         return False
-    return found.get("kind") == "InferenceModelRewrite" and models <= {rollout.model}
+    ours = pool == _pool(rollout) and all(models == {rollout.model} for models in rules)
+    return found.get("kind") == "InferenceModelRewrite" and ours
 
 
 def route_share(route: Mapping[str, Any], rollout: Rollout) -> int | None:
@@ -77,6 +82,10 @@ def routed(route: Mapping[str, Any], rollout: Rollout, share: int) -> dict[str, 
         if max(backend["weight"] for backend in rule["backendRefs"]) > MAX_WEIGHT:
             raise ConfigError(f"{_called(rollout)}: the weights {weights} cannot be split by hundredths: make them smaller")
     return changed
+
+
+def _pool(rollout: Rollout) -> str:
+    return rollout.pool.rpartition("/")[2] or "default"
 
 
 def _rules(route: Mapping[str, Any], rollout: Rollout) -> list[dict[str, Any]]:
