@@ -90,8 +90,8 @@ async def test_who_had_served_is_replaced_at_once(post, delays):
 
 @pytest.mark.parametrize(
     ("served_s", "code", "reason"),
-    [(None, 1, "failure"), (0.9, -11, "signal"), (3.9, 1, "failure")],
-    ids=["never served", "killed at once", "broke at once, and drained"],
+    [(None, 1, "failure"), (0.9, -11, "signal"), (3 + 0.5 + 2 + 0.9, 1, "failure")],
+    ids=["never served", "killed at once", "broke at once, drained, cut off the rest, and waited for a collector"],
 )
 async def test_short_lives_in_a_row_are_followed_more_and_more_slowly(post, delays, served_s, code, reason):
     for number in range(12):

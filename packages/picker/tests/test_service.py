@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from shunter.picker.shell import service as module
+from shunter.picker.shell import telemetry
 from shunter.picker.shell.control import (
     Caller,
     Decided,
@@ -19,7 +20,8 @@ from shunter.picker.shell.control import (
     Status,
     connect,
 )
-from shunter.picker.shell.service import end_tasks, serve
+from shunter.picker.shell.service import LAST_WORDS_S, end_tasks, serve
+from shunter.picker.transport import server
 
 
 class Double:
@@ -30,6 +32,7 @@ class Double:
         self.streams = 3
         self.tasks = [asyncio.create_task(self._go_on())]
         self.broken = asyncio.Event()
+        self.breaks_while_draining = False
 
     async def _go_on(self):
         await self.broken.wait()
@@ -48,6 +51,9 @@ class Double:
         raise ZeroDivisionError(most)
 
     async def drain(self, deadline_s):
+        if self.breaks_while_draining:
+            self.broken.set()
+            await asyncio.wait(self.tasks)
         await end_tasks(self.tasks)
         self.drained = True
 
@@ -106,3 +112,16 @@ async def test_a_task_that_somebody_cancels_is_a_failure_too(caller, service, ca
     service.tasks[0].cancel()
     assert await caller.serving == 1
     assert "a task of this process has ended, Double._go_on" in caplog.text
+
+
+async def test_a_task_that_breaks_while_it_drains_is_logged_by_name(caller, service, caplog):
+    service.breaks_while_draining = True
+    caller.tell(Drain())
+    assert await caller.serving == 0
+    (told,) = [record for record in caplog.records if "while draining" in record.message]
+    assert told.message == "a task has ended while draining: Double._go_on"
+    assert told.exc_info[0] is ZeroDivisionError
+
+
+def test_all_that_is_said_after_the_deadline_has_the_time_for_it():
+    assert server.LAST_WORDS_S + telemetry.LAST_WORDS_S < LAST_WORDS_S

@@ -19,14 +19,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shunter.picker.errors import ConfigError
+from shunter.picker.shell.service import ALONE_S, LAST_WORDS_S, ORPHAN_S
 
 __all__ = ["LOOK_S", "Ports", "await_seats", "claim_directory", "count_upward", "taken_seats"]
 
 LOCK = "supervisor.lock"
 LAST_PORT = 65535
 
-# An orphan ends after ALONE_S and ORPHAN_S (shell.service) at the latest, if it can.
-SEATS_FREE_S = 10.0
+# By then an orphan has ended, if it can.
+SEATS_FREE_S = ALONE_S + ORPHAN_S + LAST_WORDS_S
 LOOK_S = 0.05
 
 

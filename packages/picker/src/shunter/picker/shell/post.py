@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from shunter.picker.shell.process import START_S, Child, Fate
+from shunter.picker.shell.service import LAST_WORDS_S
 
-__all__ = ["LAST_WORDS_S", "Post"]
+__all__ = ["Post"]
 
 # Short lives in a row after which the next child is hired at once all the same: whatever killed them may have passed.
 SPARED = 3
@@ -23,8 +24,6 @@ FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 10.0
 
 LOOK_S = 0.02
-# After the deadline for draining a child cuts off what is left, and says its last words.
-LAST_WORDS_S = 2.0
 
 log = logging.getLogger(__name__)
 

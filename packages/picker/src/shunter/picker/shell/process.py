@@ -44,7 +44,7 @@ from shunter.picker.shell.control import (
     connect,
 )
 from shunter.picker.shell.memory import Seat
-from shunter.picker.shell.service import ORPHAN_S, enter
+from shunter.picker.shell.service import LAST_WORDS_S, ORPHAN_S, enter
 from shunter.snapshot.stderr import Form, Level
 
 __all__ = ["BEAT_S", "HUNG_S", "REASONS", "START_S", "Child", "Fate", "Patience", "spawn"]
@@ -87,7 +87,7 @@ class Fate(msgspec.Struct, frozen=True):
     @property
     def is_short(self) -> bool:
         """Whether it lived for so little that the next one may well live no longer. Who breaks drains first."""
-        return self.served_s is None or self.served_s < SHORT_S + (ORPHAN_S if self.code > 0 else 0.0)
+        return self.served_s is None or self.served_s < SHORT_S + (ORPHAN_S + LAST_WORDS_S if self.code > 0 else 0.0)
 
     def __str__(self) -> str:
         if self.words is not None:

@@ -22,8 +22,7 @@ from shunter.picker.core.tables import Tally, fold
 from shunter.picker.errors import PickerError
 from shunter.picker.shell.claim import LOOK_S, await_seats, taken_seats
 from shunter.picker.shell.memory import Memory, Seat, new_life, watch
-from shunter.picker.shell.post import LAST_WORDS_S
-from shunter.picker.shell.service import ORPHAN_S
+from shunter.picker.shell.service import LAST_WORDS_S, ORPHAN_S
 
 __all__ = ["Seating"]
 

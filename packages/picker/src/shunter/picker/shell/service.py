@@ -5,7 +5,7 @@
     SIGTERM, or Drain from the supervisor      → it drains and ends
     the end of the link: no supervisor is left → it goes on for a while, for somebody to relieve it, then as above
     a task of the service breaks               → it is logged by name, and the process drains and ends with exit code 1: half
-                                                 a service looks well from outside
+                                                 a service looks well from outside; while it drains it is logged only
     the supervisor dies before it serves       → it ends at once
 """
 
@@ -43,13 +43,16 @@ from shunter.picker.shell.control import (
 )
 from shunter.snapshot.stderr import Form, Level, log_to_stderr
 
-__all__ = ["ALONE_S", "ORPHAN_S", "Service", "end_tasks", "enter", "serve", "trace"]
+__all__ = ["ALONE_S", "LAST_WORDS_S", "ORPHAN_S", "Service", "end_tasks", "enter", "serve", "trace"]
 
 # A worker without supervisor goes on until the next one's workers are there; it takes two seconds on two busy cores.
 ALONE_S = 5.0
 # Then it ends, as does one that is broken: long enough for a choice to be made and an answer of ordinary length to end, short
 # enough to wait for.
 ORPHAN_S = 3.0
+# After the deadline for draining: the transport cuts off what is left within 0.5 s, a collector that is dead has 2 s to take
+# the last spans, and the interpreter ends.
+LAST_WORDS_S = 4.0
 
 # The exit code of a process that could not serve, or not go on.
 BROKEN = 1
@@ -68,7 +71,7 @@ class Service(Protocol):
 
     @property
     def tasks(self) -> Sequence[asyncio.Task[None]]:
-        """What it does beside answering, from its start until it drains; none ends by itself."""
+        """What it does beside answering, from its start until it has drained; none ends by itself."""
         ...
 
     async def start(self) -> int:
@@ -116,14 +119,17 @@ async def serve(end: socket.socket, make: Callable[[], Service], drain_s: float,
     broken = ended is not None and (ended is not answering or ended.exception() is not None)
     if ended is not None and broken:
         why = None if ended.cancelled() else ended.exception()
-        name = getattr(ended.get_coro(), "__qualname__", ended.get_name())
-        log.error("a task of this process has ended, %s, and so does the process", name, exc_info=why)
+        log.error("a task of this process has ended, %s, and so does the process", _name(ended), exc_info=why)
     elif not waiting.done():
         log.warning("the supervisor is gone: going on for %g s, unless another one has somebody for this post", alone_s)
         await asyncio.wait({waiting}, timeout=alone_s)
     deadline_s = drain_s if ended is None else min(drain_s, ORPHAN_S)
     log.info("draining, at most %g s", deadline_s)
+    alive = [task for task in service.tasks if not task.done()]
     await service.drain(deadline_s)
+    for task in alive:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task has ended while draining: %s", _name(task), exc_info=error)
     await end_tasks((answering, waiting))
     await link.close()
     return BROKEN if broken else 0
@@ -134,6 +140,10 @@ async def end_tasks(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _name(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", task.get_name())
 
 
 async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
