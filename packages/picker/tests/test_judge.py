@@ -180,11 +180,23 @@ def test_a_load_that_nobody_asks_about_is_looked_at_when_somebody_does(make_judg
 def test_an_engine_that_starts_again_is_noticed_though_nobody_asks(make_judge, make_view):
     judge = make_judge(IDLE, IDLE)
     judge.decide(Ask(CHAT, body("x" * 2000)), NOW_S)
-    assert any(map(len, judge._prefixes.values()))
-    gone = make_view(*[IDLE | {"health": Health.UNREACHABLE, "failures": REFUSED_TIMES}] * 2)
-    judge.see(msgspec.structs.replace(gone, topology=judge._topology))
+    gone, back = make_view(*[IDLE | {"health": Health.UNREACHABLE, "failures": REFUSED_TIMES}] * 2), make_view(IDLE, IDLE)
+    for _ in range(2):
+        for index in judge._prefixes.values():  # as other workers tell it
+            index.insert([1, 2, 3], 0, 1)
+        for view in (gone, back):
+            judge.see(msgspec.structs.replace(view, topology=judge._topology))
+            judge.catch_up(NOW_S)
+        assert not any(map(len, judge._prefixes.values()))
+
+
+def test_how_much_an_engine_caches_is_noticed_though_nobody_asks(make_judge, make_view):
+    judge = make_judge(IDLE)
     judge.catch_up(NOW_S)
-    assert not any(map(len, judge._prefixes.values()))
+    told = make_view(IDLE | {"block_size": 16, "num_blocks": 77})
+    judge.see(msgspec.structs.replace(told, topology=judge._topology))
+    judge.catch_up(NOW_S)
+    assert judge._wards.cache_size(0) == 77 * 16
 
 
 def test_what_is_cached_and_what_an_answer_may_have_is_booked(make_judge):

@@ -122,7 +122,7 @@ class Turns:
     """A transport that counts what is done between two turns of the loop."""
 
     def __init__(self):
-        self.turns = [[]]  # sizes read and written
+        self.turns = [[]]  # sizes written
         self.written = bytearray()
         self.reading = True
 

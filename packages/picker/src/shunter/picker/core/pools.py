@@ -109,8 +109,10 @@ class Wards:
         Where nobody has ``wanted`` it only if it matters by itself: a new load, 20 times a second, is for who chooses.
         """
         last, self._view, self._now_ns = self._view, view, now_ns
-        if not wanted and view and last and view.topology is last.topology and Health.UNREACHABLE not in view.load.health:
-            return NOBODY
+        if not wanted and view and last and view.topology is last.topology:
+            load, before = view.load, last.load
+            if Health.UNREACHABLE not in (*load.health, *before.health) and load.num_blocks == before.num_blocks:
+                return NOBODY
         gone = _look(self.default.roster, view, now_ns)
         if self._others:
             gone = gone.union(*[_look(ward.roster, view, now_ns) for ward in self._others.values()])

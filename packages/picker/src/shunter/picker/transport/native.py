@@ -5,7 +5,8 @@ limited here is time and what only sockets know:
 
 =================================================== ============================================================
 a peer that has not said HTTP/2 within GREETING_S   is cut off; TLS has as much time again, before that
-a peer that sends or is sent much                   waits after TURN_BYTES until everybody else has had a turn
+a peer that sends or is sent much                   waits after a read of TURN_BYTES, or half a mebibyte written,
+                                                    until everybody else has had a turn
 a peer that takes nothing of what we write          nothing more is read from it; after STALL_S it is cut off
 a peer that is silent for SILENCE_S                 is pinged, and cut off when that brings nothing
 more than CONNECTIONS                               are cut off at once

@@ -15,8 +15,8 @@ WINDOW_BYTES = 65_535
 # ours (RFC 7541 section 4.2); so it is true before, and stays so.
 _TABLE_OF_NOTHING = b"\x20"
 
-# Heads and pieces of large answers that are taken at once: half a mebibyte. A kernel would take ten, in 5 ms.
-_PIECES = 64
+# Taken at once where there are large answers. A kernel would take ten megabytes, in 5 ms.
+_PART_BYTES = 512 << 10
 
 
 class Outgoing:
@@ -62,9 +62,13 @@ class Outbox:
         """Return what is to be written, once: in one piece, or if it is much a part as it is, for joining would copy it."""
         out = self._frames
         if self._much:
-            self._frames = out[_PIECES:]
+            size = count = 0
+            while count < len(out) and size < _PART_BYTES:
+                size += len(out[count])
+                count += 1
+            self._frames = out[count:]
             self._much = bool(self._frames)
-            return out[:_PIECES]
+            return out[:count]
         self._frames = []
         return [b"".join(out)] if out else out
 
