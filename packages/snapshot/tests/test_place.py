@@ -1,5 +1,6 @@
 """The runtime directory is private, or it is not used."""
 
+import errno
 import os
 import stat
 
@@ -44,4 +45,13 @@ def test_a_directory_others_may_write_is_refused(base):
 def test_what_is_in_the_way_is_told(base):
     (base / f"shunter-{os.geteuid()}").touch(mode=0o600)
     with pytest.raises(SnapshotError, match=rf"shunter-{os.geteuid()}(/x)?: no directory can be made: .*remove what is there"):
+        runtime_directory("x")
+
+
+def test_of_a_directory_that_cannot_be_made_only_the_reason_is_told(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(place.Path, "mkdir", refuse)
+    with pytest.raises(SnapshotError, match=r": no directory can be made: No space left on device$"):
         runtime_directory("x")

@@ -25,7 +25,8 @@ def runtime_directory(name: str = "default", *, create: bool = True) -> Path:
             try:
                 path.mkdir(mode=0o700, exist_ok=True)
             except OSError as error:
-                raise SnapshotError(f"{path}: no directory can be made: {error.strerror}; remove what is there") from error
+                remedy = "; remove what is there" if isinstance(error, FileExistsError | NotADirectoryError) else ""
+                raise SnapshotError(f"{path}: no directory can be made: {error.strerror}{remedy}") from error
         elif not path.exists():
             break
         info = path.stat(follow_symlinks=False)
