@@ -27,8 +27,9 @@ ROUTES = ("gateway.networking.k8s.io", "v1")
 ANSWER_S = 5
 # What a server says of what it was asked; whatever else there is (it is busy or broken, TLS failed: 0) may be over soon.
 REFUSALS = frozenset(range(400, 500)) - {408, 429}
-# What the library raises of a kubeconfig that is missing, incomplete, no YAML, or YAML of another shape.
-BROKEN = (config.ConfigException, OSError, YAMLError, ValueError, TypeError, AttributeError, KeyError)
+# What the library raises of a kubeconfig that is missing, incomplete or no YAML; of another shape it is Python's own words.
+KUBECONFIG_ERRORS = (config.ConfigException, OSError, YAMLError)
+ODD_SHAPES = (ValueError, TypeError, AttributeError, KeyError)
 
 Answer = TypeVar("Answer")
 
@@ -43,15 +44,18 @@ def configured() -> Any:
     library: Any = config  # it has no types
     settings: Any = client.Configuration()
     settings.retries = 0  # urllib3's own three would make four times the patience of one
+    path = os.environ.get("KUBECONFIG")
     try:
-        if path := os.environ.get("KUBECONFIG"):
+        if path:
             library.load_kube_config(path, client_configuration=settings)
         elif "KUBERNETES_SERVICE_HOST" in os.environ:
             library.load_incluster_config(client_configuration=settings)
         else:
             library.load_kube_config(client_configuration=settings)
-    except BROKEN as error:
+    except KUBECONFIG_ERRORS as error:
         raise ConfigError(f"no Kubernetes API: {' '.join(str(error).split())}") from None
+    except ODD_SHAPES:
+        raise ConfigError(f"no Kubernetes API: {path or '~/.kube/config'} is not such as kubectl writes") from None
     return client.ApiClient(settings)
 
 
