@@ -1,5 +1,7 @@
 """Where rollouts are kept: one process at a time, no wish is lost, and nobody goes on with another one's record."""
 
+import errno
+
 import pytest
 from msgspec.structs import replace
 
@@ -29,6 +31,21 @@ def test_of_two_one_is_at_it(kept):
         assert (first, second) == (True, False)
         assert kept().held()
     assert not kept().held()
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "rollback", "status"])
+async def test_where_nothing_can_be_locked_that_is_told_with_its_remedy(kept, under_way, told, monkeypatch, tmp_path, verb):
+    """As on a network's file system."""
+
+    def refuse(_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    kept().save(under_way)
+    monkeypatch.setattr("shunter.rollout.shell.store.is_taken", refuse)
+    code, output = await told(verb, "review-v2")
+    lock = tmp_path / "state" / "review-v2.lock"
+    words = f"Error: {lock}: cannot be locked: No locks available; keep rollouts elsewhere with --state\n"
+    assert (code, output) == (2, words)
 
 
 async def test_where_no_rollout_is_kept_that_is_said(told):

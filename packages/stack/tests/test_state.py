@@ -1,5 +1,6 @@
 """Which stack runs is known while it runs, and no longer."""
 
+import errno
 import os
 import secrets
 import shutil
@@ -77,3 +78,17 @@ def test_a_directory_that_others_may_write_is_not_believed(name):
             state.load(name)
     finally:
         directory.chmod(0o700)
+
+
+def test_where_nothing_can_be_locked_that_is_told(name, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    directory = runtime_directory(name)
+    (directory / state.LOCK).touch()
+    monkeypatch.setattr("shunter.snapshot.locks.fcntl.flock", refuse)
+    words = f"{directory / state.LOCK}: cannot be locked: No locks available"
+    with pytest.raises(StackError, match=words), state.hold(name, directory):
+        pass
+    with pytest.raises(StackError, match=words):
+        state.load(name)

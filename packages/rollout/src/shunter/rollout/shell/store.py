@@ -127,23 +127,25 @@ class FileStore:
     def held(self) -> bool:
         """Tell whether somebody is at it."""
         with self._opened() as file:
-            return is_taken(file)
+            return self._ask(is_taken, file)
 
     @contextmanager
     def at_it(self) -> Generator[bool]:
         """Be the one who is at it while the block runs; yields whether nobody else was."""
         with self._opened() as file:
-            try:
-                alone = take(file)
-            except OSError as error:
-                raise StateError(f"{self._lock}: cannot be locked: {error.strerror}") from None
-            yield alone
+            yield self._ask(take, file)
 
     def _opened(self) -> IO[str]:
         try:
             return self._lock.open("w")
         except OSError as error:
             raise StateError(f"{self._lock}: cannot be opened: {error.strerror}") from None
+
+    def _ask(self, ask: Callable[[IO[str]], bool], file: IO[str]) -> bool:
+        try:
+            return ask(file)
+        except OSError as error:  # as on a network's file system without locks
+            raise StateError(f"{self._lock}: cannot be locked: {error.strerror}; keep rollouts elsewhere with --state") from None
 
 
 def open_store(place: str | None, name: str) -> Store:

@@ -1,9 +1,10 @@
 """What runs, and where: ``stack.json`` in the runtime directory, believed as long as its lock is held."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -31,7 +32,7 @@ class State(msgspec.Struct, frozen=True):
 def hold(name: str, directory: Path) -> Generator[None]:
     """Be the one stack of this name; raises StackError if another one is. Its state is gone afterwards."""
     with (directory / LOCK).open("a+") as lock:
-        if not take(lock):
+        if not _ask(take, lock):
             lock.seek(0)
             raise StackError(f"stack {name!r} is running already (process {lock.read()}); end it, or start another with --name")
         lock.truncate(0)
@@ -56,10 +57,17 @@ def load(name: str) -> State:
     try:
         directory = runtime_directory(name, create=False)
         with (directory / LOCK).open() as lock:
-            if not is_taken(lock):
+            if not _ask(is_taken, lock):
                 raise FileNotFoundError(LOCK)
         return msgspec.json.decode((directory / FILE).read_bytes(), type=State)
     except SnapshotError as error:
         raise StackError(str(error)) from error
     except (OSError, msgspec.MsgspecError):
         raise StackError(f"no stack {name!r} is running on this machine; start one with: shunter up --name {name}") from None
+
+
+def _ask(ask: Callable[[IO[str]], bool], lock: IO[str]) -> bool:
+    try:
+        return ask(lock)
+    except OSError as error:  # as where the temporary directory is on a network
+        raise StackError(f"{lock.name}: cannot be locked: {error.strerror}; let TMPDIR be a directory of this machine") from None
