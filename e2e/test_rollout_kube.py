@@ -261,6 +261,30 @@ def test_one_is_at_it_until_he_has_been_silent_for_long(kept, record, monkeypatc
     assert not second.held()
 
 
+def test_who_has_no_record_yet_is_not_listed(kept, home, record):
+    """Nor is who was refused before there was any."""
+    from shunter.rollout.shell.kube_store import config_map_names
+
+    with kept().at_it():
+        assert config_map_names(home) == []
+    assert config_map_names(home) == []
+    kept().save(record)
+    assert config_map_names(home) == ["review"]
+
+
+def test_a_call_that_is_under_way_when_its_process_ends_changes_nothing_afterwards(kept, record):
+    """It is made in a thread, which goes on: somebody else may be at it before it is refused and tries again."""
+    first = kept()
+    with first.at_it():
+        first.save(record)
+    with pytest.raises(StateError, match="another process has gone on with review"):
+        first.save(record)
+    with kept().at_it() as alone:
+        assert alone
+        with pytest.raises(StateError, match="another process has gone on with review"):
+            first.save(record)
+
+
 def test_of_those_who_begin_at_once_one_is_at_it(kept, record):
     """Each reads that nobody is, before any of them writes that it is."""
     many = 4

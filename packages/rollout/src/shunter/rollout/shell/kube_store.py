@@ -79,7 +79,11 @@ class ConfigMapStore:
 
     @contextmanager
     def at_it(self) -> Generator[bool]:
-        """Be the one who is at it while the block runs; yields whether nobody else was."""
+        """Be the one who is at it while the block runs; yields whether nobody else was.
+
+        Afterwards this store changes nothing any more: a call that is still under way then, in a thread, finds no holder of its
+        name, or the next one's, and raises StateError.
+        """
         if not self._change(lambda data: None if _is_held(data) else data | self._holder()):
             yield False
             return
@@ -87,11 +91,8 @@ class ConfigMapStore:
         try:
             yield True
         finally:
-            self._holds = False
             with contextlib.suppress(StateError, ServerError):
-                self._change(
-                    lambda data: _without(data, "holder") if data.get("holder", "").startswith(f"{self._me} ") else None
-                )
+                self._change(lambda data: _without(data, "holder"))
 
     def _holder(self) -> dict[str, str]:
         return {"holder": f"{self._me} {int(time.time())}"}
@@ -131,12 +132,16 @@ class ConfigMapStore:
 
 
 def config_map_names(namespace: str) -> list[str]:
-    """Return the names of all rollouts in a namespace; raises StateError and ServerError."""
+    """Return the names of all rollouts in a namespace; raises StateError and ServerError.
+
+    One that was begun and refused has no record, as one that has not looked yet.
+    """
     api: Any = client.CoreV1Api(configured())
     found: Any = _asking(
         lambda: api.list_namespaced_config_map(namespace, label_selector=LABEL, _request_timeout=ANSWER_S), NOT_FOUND
     )
-    return sorted(each.metadata.labels[LABEL] for each in found.items) if found else []
+    kept = (each.metadata.labels[LABEL] for each in found.items if "record" in (each.data or {})) if found else ()
+    return sorted(kept)
 
 
 def _is_held(data: Mapping[str, str]) -> bool:

@@ -1,6 +1,7 @@
 """Runs a rollout: looks, lets the machine decide, keeps what it decided, and does it, again and again.
 
-A store's calls block, some of them on a network, so they are made in a thread: who is told to end ends meanwhile.
+A store's calls block, some of them on a network, so they are made in a thread: meanwhile everything else goes on. Who is told
+to end does so after the call that is under way.
 """
 
 import asyncio
