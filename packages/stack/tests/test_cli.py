@@ -83,16 +83,27 @@ def test_a_prometheus_that_is_not_there_is_told_before_anything_starts(monkeypat
     assert "--prometheus: no prometheus on PATH; install your system's package" in result.output
 
 
-def test_manifests_that_the_scraper_cannot_read_are_named_before_anything_starts(tmp_path):
+OBJECTIVE = """
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceObjective
+metadata: {name: urgent}
+spec: {poolRef: {name: nowhere}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "place"), [("kind: [", ", line "), (OBJECTIVE, ", document 1: $.spec.poolRef.name")], ids=["no YAML", "no pool"]
+)
+def test_manifests_that_the_scraper_cannot_use_are_named_before_anything_starts(tmp_path, text, place):
     manifests = tmp_path / "mine.yaml"
-    manifests.write_text("kind: [")
+    manifests.write_text(text)
     name = f"manifests-{os.getpid()}"
     try:
         result = CliRunner().invoke(main, ["up", "--any-port", "--name", name, "--manifests", str(manifests)])
     finally:
         shutil.rmtree(runtime_directory(name))
     assert result.exit_code == 2
-    assert "cluster/manifests.yaml, line" in result.output
+    assert f"shunter: {manifests}{place}" in result.output
 
 
 class Page(BaseHTTPRequestHandler):
@@ -122,6 +133,30 @@ def picker():
 def test_a_picker_is_asked_wherever_it_runs(picker):
     result = CliRunner().invoke(main, ["explain", "--picker", picker])
     assert result.output == "#0.7  2.0 s ago  m  wagon-7  refused with 503: no endpoint is ready\n"
+
+
+@pytest.mark.parametrize(
+    "pages",
+    ["TYPO", "", ":1", "http://127.0.0.1:9", "ä..b:1", "a..b:1", "::1:9090", "a:0", "a:65536", "a:1/debug", f"{'a' * 64}:1"],
+)
+@pytest.mark.parametrize("command", ["top", "explain"])
+def test_pages_that_are_nowhere_are_refused(command, pages):
+    result = CliRunner().invoke(main, [command, "--picker", pages])
+    assert result.exit_code == 2
+    assert f"{pages}: want HOST:PORT of its admin pages" in result.output
+
+
+@pytest.mark.parametrize("host", ["localhost", "picker.llm.svc.", "my_picker", "127.0.0.1", "[::1]", "[fe80::1%eth0]"])
+def test_pages_at_a_name_or_an_address_are_asked_for(host, monkeypatch):
+    asked = []
+
+    def refuse(authority, _path):
+        asked.append(authority)
+        raise OSError("refused")
+
+    monkeypatch.setattr("shunter.stack.shell.web.get", refuse)
+    CliRunner().invoke(main, ["top", "--once", "--picker", f"{host}:9090"])
+    assert asked == [f"{host}:9090"]
 
 
 def test_traces_are_a_stacks():

@@ -16,6 +16,8 @@ __all__ = ["doctor", "explain", "main", "top", "up"]
 
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+# A name, an IPv4 address or, in brackets, an IPv6 one, maybe with its zone.
+HOST_PORT = re.compile(r"(?:[\w-]{1,63}(?:\.[\w-]{1,63})*\.?|\[[\da-f:.]+(?:%[\w.-]+)?\]):(\d{1,5})", re.ASCII | re.IGNORECASE)
 
 
 class Commands(click.Group):
@@ -47,6 +49,12 @@ def _check_name(_context: click.Context, _parameter: click.Parameter, name: str)
     return name
 
 
+def _check_pages(_context: click.Context, _parameter: click.Parameter, pages: str | None) -> str | None:
+    if pages is not None and not ((found := HOST_PORT.fullmatch(pages)) and 0 < int(found[1]) < 1 << 16):
+        raise click.BadParameter(f"{pages}: want HOST:PORT of its admin pages, such as 127.0.0.1:9090")
+    return pages
+
+
 def _named(command: click.decorators.FC) -> click.decorators.FC:
     option = click.option(
         "--name",
@@ -59,7 +67,9 @@ def _named(command: click.decorators.FC) -> click.decorators.FC:
 
 
 def _asking(command: click.decorators.FC) -> click.decorators.FC:
-    option = click.option("--picker", metavar="HOST:PORT", help="Ask the picker with these admin pages, not a stack's.")
+    option = click.option(
+        "--picker", metavar="HOST:PORT", callback=_check_pages, help="Ask the picker with these admin pages, not a stack's."
+    )
     return option(command)
 
 

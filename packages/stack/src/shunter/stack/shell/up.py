@@ -25,8 +25,9 @@ from shunter.envoyconf.shell import envoy
 from shunter.envoyconf.shell.texts import write_texts
 from shunter.picker.config import read_builtin
 from shunter.picker.core.rules import rules
+from shunter.scraper.core.assembly import assemble
+from shunter.scraper.core.documents import read_documents
 from shunter.scraper.errors import ConfigError
-from shunter.scraper.shell.files import Files
 from shunter.snapshot import SnapshotError, runtime_directory
 from shunter.stack.core import plan as plans
 from shunter.stack.core.fleet import table
@@ -143,7 +144,7 @@ def _plan(wishes: Wishes, directory: Path, held: contextlib.ExitStack) -> Plan:
         engines, model = _stages(wishes, for_engines, directory), LAB_MODEL
     else:
         engines, model = _engines(wishes, for_engines, directory)
-    return Plan(
+    plan = Plan(
         directory=str(directory),
         profile=wishes.profile,
         model=model,
@@ -164,6 +165,17 @@ def _plan(wishes: Wishes, directory: Path, held: contextlib.ExitStack) -> Plan:
         shadow=_read(wishes.shadow_config),
         picker_options=wishes.picker_options,
     )
+    _check_cluster(plan, wishes.manifests)
+    return plan
+
+
+def _check_cluster(plan: Plan, manifests: Path | None) -> None:
+    """Raise StackError for what the scraper would not accept; it reads a copy, but the user's file is named."""
+    texts = {"endpoints.yaml": plans.endpoints_file(plan)} | ({str(manifests): plan.manifests} if plan.manifests else {})
+    try:
+        assemble(document for name, text in texts.items() for document in read_documents(name, text))
+    except ConfigError as error:
+        raise StackError(str(error)) from error
 
 
 def _servers(wishes: Wishes) -> int:
@@ -324,7 +336,6 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         intent = plans.envoy_intent(plan)
         (self._directory / "intent.yaml").write_bytes(intent)
         try:
-            Files(cluster).load()  # what the scraper would not accept is told before anything is started
             binary = envoy.find()
             if binary is None:
                 click.echo(f"fetching Envoy {envoy.VERSION} (37 MB, once) …", err=True)
@@ -334,7 +345,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             files = self._directory / "envoy"
             shutil.rmtree(files, ignore_errors=True)  # endpoints of another run
             write_texts(files, as_files(generate(wanted, Target.ENVOY_FS, Settings(directory=str(files)))))
-        except (ConfigError, EnvoyconfError) as error:
+        except EnvoyconfError as error:
             raise StackError(str(error)) from error
         return binary
 
