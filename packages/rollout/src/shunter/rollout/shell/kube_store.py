@@ -134,7 +134,7 @@ class ConfigMapStore:
 def config_map_names(namespace: str) -> list[str]:
     """Return the names of all rollouts in a namespace; raises StateError and ServerError.
 
-    One that was begun and refused has no record, as one that has not looked yet.
+    One that has not looked yet has no record, nor has one that was refused when it did.
     """
     api: Any = client.CoreV1Api(configured())
     found: Any = _asking(

@@ -145,7 +145,9 @@ class FileStore:
         try:
             return ask(file)
         except OSError as error:  # as on a network's file system without locks
-            raise StateError(f"{self._lock}: cannot be locked: {error.strerror}; keep rollouts elsewhere with --state") from None
+            raise StateError(
+                f"{self._lock}: cannot be locked: {error.strerror}; keep rollouts elsewhere with --state"
+            ) from None
 
 
 def open_store(place: str | None, name: str) -> Store:

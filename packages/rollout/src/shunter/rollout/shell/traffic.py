@@ -39,7 +39,9 @@ class RewriteFile:
         self._path = Path(rollout.traffic.rewrite_file)
         if self._path.exists():
             if not is_of(rollout, read_mapping(str(self._path), read_file(self._path))):
-                raise ConfigError(f"{self._path}: not only a rewrite of {rollout.model} in this pool: give that a file of its own")
+                raise ConfigError(
+                    f"{self._path}: not only a rewrite of {rollout.model} in this pool: give that a file of its own"
+                )
         elif not self._path.parent.is_dir():
             raise ConfigError(f"$.traffic.rewriteFile: there is no directory {self._path.parent}")
 

@@ -70,4 +70,6 @@ def _ask(ask: Callable[[IO[str]], bool], lock: IO[str]) -> bool:
     try:
         return ask(lock)
     except OSError as error:  # as where the temporary directory is on a network
-        raise StackError(f"{lock.name}: cannot be locked: {error.strerror}; let TMPDIR be a directory of this machine") from None
+        raise StackError(
+            f"{lock.name}: cannot be locked: {error.strerror}; let TMPDIR be a directory of this machine"
+        ) from None
