@@ -14,9 +14,16 @@ from shunter.picker import config
 from shunter.picker.core.ledger import Booking, first_ticket
 from shunter.picker.core.precedents import read
 from shunter.picker.errors import ConfigError
+from shunter.picker.plugins.topology import TopologyScorer
 from shunter.picker.shell.memory import Memory, Seat, watch
 from shunter.picker.shell.worker import Settings, Worker
 from shunter.picker.transport.tls import Tls
+
+SHADOW = """
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins: [{type: topology-affinity-scorer}]
+"""
 
 
 @pytest.fixture
@@ -236,6 +243,27 @@ async def test_a_witness_that_raises_is_logged_once_with_its_traceback_and_shown
     assert worker.status().complaints == {"the blind one": "ZeroDivisionError: dark"}
     (told,) = [record for record in caplog.records if "the blind one failed" in record.message]
     assert told.exc_info[0] is ZeroDivisionError
+
+
+async def test_a_plugin_of_the_shadow_that_raises_is_logged_once_with_its_traceback_and_let_go(
+    start, publish, ask_pick, eventually, caplog, monkeypatch
+):
+    def fail(self, request, fleet):
+        raise ZeroDivisionError("dark")
+
+    monkeypatch.setattr(TopologyScorer, "score", fail)
+    publish(7001)
+    worker, address = await start(shadow=SHADOW, shadow_sample=1.0)
+    shadow = worker.judge.shadow
+
+    async def logged():
+        await ask_pick(address)
+        return shadow.account.decided >= 2 and not shadow.unlogged
+
+    await eventually(logged)
+    (told,) = [record for record in caplog.records if "the shadow's topology-affinity-scorer failed" in record.message]
+    assert told.exc_info[0] is ZeroDivisionError
+    assert worker.status().complaints == {}
 
 
 async def test_witnesses_learn_of_what_a_draining_worker_decides_before_it_has_ended(start, publish, hold_pick, eventually):

@@ -102,6 +102,8 @@ class Shadow:
         """Decide the part ``sample`` of requests; ``clock`` says in seconds what that costs."""
         self.account = Account()
         self._scheduler = Scheduler(policy, dice, lambda _name, _data: None)
+        self.unlogged = self._scheduler.complaints.unlogged
+        """What its plugins raised first, by name, and nobody has logged yet; to be taken out by who does."""
         self._dice = dice
         self._sample = sample
         self._clock = clock

@@ -288,6 +288,9 @@ class Worker:
             while self.judge.unlogged:
                 name, error = self.judge.unlogged.popitem()
                 log.error("%s failed: requests go on without it, and further failures are counted only", name, exc_info=error)
+            while self.judge.shadow is not None and self.judge.shadow.unlogged:
+                name, error = self.judge.shadow.unlogged.popitem()
+                log.error("the shadow's %s failed: it decides without it, and says so once only", name, exc_info=error)
             await asyncio.sleep(LOOK_S)
 
     async def _tell_decisions(self, canon: Canon) -> None:
