@@ -183,7 +183,7 @@ async def test_a_successor_that_dies_leaves_everything_as_it_was(post):
     assert not old.end.done()
 
 
-async def test_a_worker_that_dies_while_it_is_relieved_is_followed_by_its_successor_alone(post):
+async def test_a_worker_that_dies_while_it_is_relieved_is_told_of_once_and_followed_by_its_successor_alone(post, caplog):
     (old,) = post.hired
     old.serve()
     relief = asyncio.create_task(post.relieve(1))
@@ -193,6 +193,8 @@ async def test_a_worker_that_dies_while_it_is_relieved_is_followed_by_its_succes
     assert await relief
     await until(lambda: post.child is post.hired[1])
     assert len(post.hired) == 2
+    (told,) = [record.message for record in caplog.records if "SIGKILL" in record.message]
+    assert told.startswith("worker-0, process 0: ended by SIGKILL")
 
 
 async def test_a_relief_that_is_called_off_takes_its_successor_along(post):

@@ -41,6 +41,7 @@ class Post:
         self._hire = hire
         self._bury = bury
         self._short_lives = 0  # in a row
+        self._noted: Child | None = None  # who ended last of those that were not relieved
         self._ended = asyncio.Event()  # one of the children has
         self._closed = False
         self._changing = asyncio.Lock()
@@ -91,7 +92,7 @@ class Post:
             self.restarts["relieved"] += 1
         log.info("%s is now process %d; process %d drains", self.name, new.pid, old.pid)
         fate = await old.leave(drain_s + LAST_WORDS_S)
-        if fate.code:
+        if fate.code and old is not self._noted:  # it may have died by itself while its successor started
             log.warning("%s, process %d, which was relieved: %s", self.name, old.pid, fate)
         return True
 
@@ -126,6 +127,7 @@ class Post:
 
     def _note(self, child: Child, fate: Fate) -> float:
         """Count and log how a child ended, and return how long to wait for the next one."""
+        self._noted = child
         self.restarts[fate.reason] += 1
         self._short_lives = self._short_lives + 1 if fate.is_short else 0
         beyond = min(self._short_lives - SPARED, 16)  # a power that a float holds
