@@ -206,7 +206,8 @@ async def test_a_method_that_is_not_there_is_unimplemented(running):
 
 async def test_a_deadline_of_the_client_ends_the_call(running):
     async with running() as picker:
-        call = pb_grpc.ExternalProcessorStub(picker.channel).Process(timeout=2)
+        await picker.channel.channel_ready()  # or on a busy machine the call might end before anybody hears of it
+        call = pb_grpc.ExternalProcessorStub(picker.channel).Process(timeout=10)
         await call.write(headers(BodyMode.BUFFERED))
         await call.write(BODY)
         assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
