@@ -221,7 +221,7 @@ CASES = {
     "PluginComplains": (
         [gauge("shunter_picker_plugin_complaints", 1, plugin="my-scorer")],
         [gauge("shunter_picker_plugin_complaints", 0, plugin="my-scorer")],
-        {"plugin": "The plugin my-scorer of the picker picker:9090 fails, or is not shown what it needs."},
+        {"plugin": "my-scorer of the picker picker:9090 fails, or is not shown what it needs."},
     ),
     "CertificateExpires": (  # promtool's clock begins at 0
         [gauge("shunter_picker_worker_certificate_expiry_seconds", 2 * 3600 + 86400, worker="0")],

@@ -223,7 +223,7 @@ ALERTS = (
         _WARNING,
         "5m",
         "shunter_picker_plugin_complaints > 0",
-        "The plugin {{ $labels.plugin }} of the picker {{ $labels.instance }} fails, or is not shown what it needs.",
+        "{{ $labels.plugin }} of the picker {{ $labels.instance }} fails, or is not shown what it needs.",
     ),
     Alert(
         "CertificateExpires",
