@@ -142,8 +142,7 @@ def test_the_exam_of_an_image_includes_how_it_ends(docker, left):
 
 def test_ctrl_c_leaves_no_container(docker, left, tmp_path):
     with exam("--report", str(tmp_path / "run.yaml")) as process:
-        while "ms.reachability.health" not in process.stdout.readline():
-            pass
+        assert any("ms.reachability.health" in line for line in iter(process.stdout.readline, ""))
         os.kill(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130

@@ -93,7 +93,8 @@ async def test_a_grpc_client_follows_and_says_what_it_refuses(servers, until):
 
     async def answers(wanted):
         async with asyncio.timeout(20):
-            while (line := (await process.stdout.readline()).decode().strip()) != wanted:
+            while (line := (await process.stdout.readline()).decode()).strip() != wanted:
+                assert line, "the client has ended"  # of one that has, reading never waits
                 assert not line.startswith("error"), line
 
     try:
