@@ -36,7 +36,7 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 def pytest_asyncio_loop_factories(config, item):
     """The worker runs on uvloop, whose transports differ in detail from asyncio's."""
     loops = {"asyncio": asyncio.new_event_loop}
-    return loops | {"uvloop": uvloop.new_event_loop} if item.path.stem in ("test_native", "test_tls") else loops
+    return loops | {"uvloop": uvloop.new_event_loop} if item.path.stem in ("test_native", "test_h2spec", "test_tls") else loops
 
 
 @pytest.fixture

@@ -1,30 +1,25 @@
-"""The native transport on real sockets: what only sockets and clocks can show, and the exam of h2spec."""
+"""The native transport on real sockets: what only sockets and clocks can show."""
 
 import asyncio
 import os
 import random
-import re
-import shutil
 import socket
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from types import SimpleNamespace
 
 import grpc.aio
 import pytest
-import trustme
 from grpc_health.v1 import health_pb2
 
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ConfigError
 from shunter.picker.testing import StubJudge
-from shunter.picker.transport import frames, h2, hpack, native
+from shunter.picker.transport import frames, hpack, native
 from shunter.picker.transport.frames import Kind
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
 from shunter.picker.transport.protobuf import field
-from shunter.picker.transport.tls import Tls
 
 DEADLINE_S = 20
 HELLO = frames.PREFACE + frames.settings({})
@@ -437,66 +432,6 @@ async def test_a_socket_in_no_directory_is_a_clear_error(tmp_path):
     server = NativeServer(lambda: None, Health(), Limits())
     with pytest.raises(ConfigError, match=r"cannot listen on unix:.*there is no directory"):
         await server.start(f"unix:{tmp_path}/absent/picker.sock", 0)
-
-
-# -- h2spec ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def examine():
-    """Run h2spec; return how many cases there are, were skipped and failed, and what it found."""
-    in_tools = Path(os.environ.get("SHUNTER_TOOLS_DIR", ".tools")) / "bin" / "h2spec"
-    program = str(in_tools) if in_tools.exists() else shutil.which("h2spec")
-    if program is None:
-        pytest.skip("h2spec is not there: go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1, or $SHUNTER_TOOLS_DIR/bin")
-
-    async def examine(port, *more):
-        arguments = ("--strict", "--port", str(port), "--timeout", "15", *more)
-        process = await asyncio.create_subprocess_exec(program, *arguments, stdout=asyncio.subprocess.PIPE)
-        report = (await process.communicate())[0].decode()
-        counts = re.search(r"(\d+) tests, \d+ passed, (\d+) skipped, (\d+) failed", report)
-        return *map(int, counts.groups()), report[report.find("Failures:") :]
-
-    return examine
-
-
-class Plain(asyncio.Protocol):
-    """HTTP without gRPC: each request is answered by 20,000 bytes, when it has ended."""
-
-    def connection_made(self, transport):
-        self.transport = transport
-        self.http = h2.Connection(h2.Terms(streams=100))
-        self.flush()
-
-    def data_received(self, data):
-        for event in self.http.receive(data):
-            if isinstance(event, h2.Trailers) or (not isinstance(event, h2.Reset) and event.end_stream):
-                self.http.send_headers(event.stream_id, hpack.encode([(":status", "200")]))
-                self.http.send_data(event.stream_id, bytes(20_000), end_stream=True)
-        self.flush()
-
-    def flush(self):
-        self.transport.write(self.http.take())
-        if self.http.done:
-            self.transport.close()
-
-
-async def test_h2spec_finds_nothing_in_the_connection(examine):
-    server = await asyncio.get_running_loop().create_server(Plain, "127.0.0.1", 0)
-    total, skipped, failed, report = await examine(server.sockets[0].getsockname()[1])
-    server.close()
-    assert (total, skipped, failed) == (146, 0, 0), report
-
-
-@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "tls"])
-async def test_h2spec_finds_nothing_in_the_server(examine, over_tls, tmp_path):
-    tls = Tls(tmp_path / "tls.crt", tmp_path / "tls.key")
-    issued = trustme.CA().issue_cert("127.0.0.1")
-    issued.cert_chain_pems[0].write_to_path(tls.cert)
-    issued.private_key_pem.write_to_path(tls.key)
-    async with running(tls=tls if over_tls else None) as server:
-        total, _, failed, report = await examine(server.port, *(("--tls", "--insecure") if over_tls else ()))
-    assert (total, failed) == (146, 0), report
 
 
 async def test_a_drain_cuts_off_nobody_who_may_still_be_reading(monkeypatch):
