@@ -98,7 +98,7 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=10,
 )
-structs = st.dictionaries(texts, values, max_size=3)
+structs = st.dictionaries(texts, texts, max_size=4) | st.dictionaries(texts, values, max_size=3)  # strings: as picks come back
 
 
 @st.composite
