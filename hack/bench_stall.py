@@ -57,7 +57,7 @@ def longest_ms(body):
     """The longest read, the median of several streams."""
     memory = SimpleNamespace(counters=None, journal=None, peers=None)
     feed = inprocess.product_connection(inprocess.product_judge(memory))
-    client = inprocess.Client(feed, [streams.exchange(body, 0)])
+    client = inprocess.Client(feed, [streams.exchange(body)])
     found = []
     for _ in range(ROUNDS):
         worst = 0.0

@@ -140,8 +140,9 @@ class Client:
         stream_id, self.next_id = self.next_id, self.next_id + 2
         made = [http2.frame(http2.HEADERS, http2.END_HEADERS, stream_id, self.block)]
         self.block = self.other_block
-        contents = self.exchanges[stream_id // 2 % len(self.exchanges)]
-        for content in contents:
+        ticket = b"%010d" % stream_id
+        for recorded in self.exchanges[stream_id // 2 % len(self.exchanges)]:
+            content = recorded.replace(streams.TICKET, ticket)
             pieces = [content[at : at + http2.FRAME_BYTES] for at in range(0, len(content), http2.FRAME_BYTES)]
             made.append(b"".join(http2.frame(http2.DATA, 0, stream_id, piece) for piece in pieces))
         made[:2] = [made[0] + made[1]]
@@ -165,7 +166,7 @@ def compare(case: str, turns: int) -> Cost:
 
     def exchanges(*, lean: bool) -> list[tuple[Step, ...]]:
         fields = {"chunks": told.chunks, "paced": told.paced, "lean": lean}
-        return [streams.exchange(body, at, **fields) for at, body in enumerate(bodies)]
+        return [streams.exchange(body, **fields) for body in bodies]
 
     with (
         tempfile.TemporaryDirectory(prefix="shunter-bench-") as directory,

@@ -144,5 +144,5 @@ def _recording(prompt_bytes: int, prompts: int, chunks: int | None, *, lean: boo
     path = Path(_scratch().name) / f"streams-{prompt_bytes}-{chunks}-{lean}"
     bodies = streams.prompts(prompt_bytes, prompts, stream=chunks is not None)
     with path.open("wb") as file:
-        file.writelines(streams.write([streams.exchange(body, at, chunks=chunks, lean=lean) for at, body in enumerate(bodies)]))
+        file.writelines(streams.write([streams.exchange(body, chunks=chunks, lean=lean) for body in bodies]))
     return path

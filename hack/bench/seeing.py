@@ -203,8 +203,8 @@ class Subject:
 def compare(turns: int, parts: Mapping[str, Part] = PARTS) -> tuple[list[float], dict[str, list[float]]]:
     """µs of the floor, and of the picks in each turn by part."""
     bodies = streams.prompts(BODY_BYTES, PROMPTS)
-    lean = [streams.exchange(body, at, lean=True) for at, body in enumerate(bodies)]
-    floor = Client(floor_connection(), [streams.exchange(body, at) for at, body in enumerate(bodies)])
+    lean = [streams.exchange(body, lean=True) for body in bodies]
+    floor = Client(floor_connection(), [streams.exchange(body) for body in bodies])
     with contextlib.ExitStack() as stack:
         os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = stack.enter_context(span_sink())
         subjects: dict[str, Subject] = {}

@@ -13,7 +13,7 @@ import hpack
 import msgspec
 from hack.bench.floor.messages import REQUEST_BODY, REQUEST_HEADERS, RESPONSE_BODY, RESPONSE_HEADERS, nested
 
-__all__ = ["ANSWER", "CHUNK", "LAST_CHUNK", "Step", "blocks", "exchange", "framed", "prompts", "write"]
+__all__ = ["ANSWER", "CHUNK", "LAST_CHUNK", "TICKET", "Step", "blocks", "exchange", "framed", "prompts", "write"]
 
 MODEL = "lab/llama-3-8b"
 GROUPS, SHARED = 4, 0.8  # prompts per system prompt, and its part of each
@@ -21,8 +21,13 @@ GROUPS, SHARED = 4, 0.8  # prompts per system prompt, and its part of each
 # How Envoy 1.40 cuts what it has read of a body; the larger piece once its buffers have grown.
 PIECE_BYTES, LARGE_PIECE_BYTES, LARGE_BODY_BYTES = 16_384, 65_536, 100_000
 
+# What every request has another of: within its id, and in the metadata that come back with its response.
+TICKET = b"4294967982"
+
 # ProcessingResponse with a body reply, as its first byte.
 REQUEST_BODY_REPLY, RESPONSE_BODY_REPLY = 0x1A, 0x22
+
+METADATA_CONTEXT = 0x42  # of a ProcessingRequest
 
 # Values of BodyMode.
 BUFFERED, FULL_DUPLEX_STREAMED = 2, 4
@@ -85,12 +90,12 @@ def prompts(size_bytes: int, count: int, *, stream: bool = False, user: bool = F
     return made
 
 
-def exchange(body: bytes, at: int, *, chunks: int | None = None, paced: bool = False, lean: bool = False) -> tuple[Step, ...]:
+def exchange(body: bytes, *, chunks: int | None = None, paced: bool = False, lean: bool = False) -> tuple[Step, ...]:
     """One stream in profile full (or lean) with a JSON answer, or with so many SSE chunks, ``paced`` or all in one read."""
     head = _headers(
         REQUEST_HEADERS,
         {
-            ":authority": "127.0.0.1:10000",
+            ":authority": "gateway",
             ":path": "/v1/chat/completions",
             ":method": "POST",
             ":scheme": "http",
@@ -98,22 +103,25 @@ def exchange(body: bytes, at: int, *, chunks: int | None = None, paced: bool = F
             "authorization": "Bearer sk-abcdefghijklmnopqrstuvwxyz",
             "content-type": "application/json",
             "content-length": str(len(body)),
+            "x-forwarded-for": "192.0.2.2",
             "x-forwarded-proto": "http",
-            "x-request-id": f"144958fc-4f66-4a7a-8c7e-7b45c9{at:06d}",
+            "x-envoy-external-address": "127.0.0.1",
+            "x-request-id": f"144958fc-4f66-4a7a-8c7e-7b{TICKET.decode()}",
         },
         BUFFERED if lean else FULL_DUPLEX_STREAMED,
         0 if lean else FULL_DUPLEX_STREAMED,
     )
+    nothing = nested(METADATA_CONTEXT, b"")
     if lean:
         return (
             Step((head,), 0x0A, final=False),
-            Step((_body(REQUEST_BODY, body, end=True),), REQUEST_BODY_REPLY, final=False),
+            Step((_body(REQUEST_BODY, body, end=True) + nothing,), REQUEST_BODY_REPLY, final=False),
         )
     piece = PIECE_BYTES if len(body) < LARGE_BODY_BYTES else LARGE_PIECE_BYTES
     asked = (
         head,
-        *(_body(REQUEST_BODY, body[at : at + piece]) for at in range(0, len(body), piece)),
-        _body(REQUEST_BODY, b"", end=True),
+        *(_body(REQUEST_BODY, body[at : at + piece]) + nothing for at in range(0, len(body), piece)),
+        _body(REQUEST_BODY, b"", end=True) + nothing,
     )
     kind = "application/json" if chunks is None else "text/event-stream; charset=utf-8"
     begun = _headers(
@@ -122,6 +130,7 @@ def exchange(body: bytes, at: int, *, chunks: int | None = None, paced: bool = F
     )
     pieces = (ANSWER,) if chunks is None else (*[CHUNK] * chunks, LAST_CHUNK)
     answered = [begun, *(_body(RESPONSE_BODY, each) for each in pieces), _body(RESPONSE_BODY, b"", end=True)]
+    answered = [message + _echo() for message in answered]
     steps = [Step(asked, REQUEST_BODY_REPLY, final=True)]
     if paced:
         steps += [Step(tuple(answered[:2]), RESPONSE_BODY_REPLY, final=False)]
@@ -135,8 +144,19 @@ def _headers(kind: int, fields: dict[str, str], *modes: int) -> bytes:
     message = nested(kind, nested(0x0A, b"".join(pairs)))
     if modes:  # protocol_config, and the empty metadata_context that comes with it
         config = b"".join(bytes((tag, mode)) for tag, mode in zip(b"\x08\x10", modes, strict=True) if mode)
-        message += nested(0x42, b"") + nested(0x5A, config)
+        message += nested(METADATA_CONTEXT, b"") + nested(0x5A, config)
     return message
+
+
+def _echo() -> bytes:
+    """The metadata of a pick, which come back with each message of the response."""
+    told = {
+        b"x-gateway-destination-endpoint": b"10.0.0.1:8000,10.0.0.2:8000,10.0.0.3:8000",
+        b"x-gateway-destination-endpoint-served": b"10.0.0.1:8000",
+        b"id": TICKET,
+    }
+    fields = [nested(0x0A, nested(0x0A, name) + nested(0x12, nested(0x1A, text))) for name, text in told.items()]
+    return nested(METADATA_CONTEXT, nested(0x0A, nested(0x0A, b"envoy.lb") + nested(0x12, b"".join(fields))))
 
 
 def _body(kind: int, body: bytes, *, end: bool = False) -> bytes:

@@ -164,7 +164,7 @@ def test_the_floor_names_an_endpoint_and_gives_the_body_back():
     floor = Floor(endpoints)
     for size in (1000, 100_000):
         body = streams.prompts(size, 1)[0]
-        asked, answered = streams.exchange(body, 0)
+        asked, answered = streams.exchange(body)
         receive = floor.open_call()
         first, *rest = [ProcessingResponse.FromString(reply) for message in asked.messages for reply in receive(message)]
         mutation = first.request_headers.response.header_mutation
@@ -191,7 +191,7 @@ def test_recorded_streams_are_what_protobuf_says():
     from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
 
     body = streams.prompts(1000, 1, stream=True)[0]
-    steps = streams.exchange(body, 7, chunks=3, paced=True)
+    steps = streams.exchange(body, chunks=3, paced=True)
     messages = [ProcessingRequest.FromString(message) for step in steps for message in step.messages]
     assert [message.WhichOneof("request") for message in messages] == [
         *("request_headers", "request_body", "request_body", "response_headers"),
@@ -200,6 +200,8 @@ def test_recorded_streams_are_what_protobuf_says():
     assert messages[0].protocol_config.request_body_mode == messages[0].protocol_config.response_body_mode == 4
     assert b"".join(message.request_body.body for message in messages) == body
     assert msgspec.json.decode(body)["stream"] is True
+    told = [{**message.metadata_context.filter_metadata["envoy.lb"]}.get("id") for message in messages]
+    assert told == [None] * 3 + [streams.TICKET.decode()] * 6, "a pick comes back with the response"
 
 
 def test_prompts_are_as_long_as_asked_and_share_their_beginning():
