@@ -9,6 +9,7 @@ report      docs/performance.md again, from the two files
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -72,6 +73,11 @@ def check_gate(*, accept: bool) -> int:
     return 1 if failed else 0
 
 
+def give_up(number: int, _frame: object) -> None:
+    """Take along what was started."""
+    raise SystemExit(128 + number)
+
+
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
@@ -91,6 +97,7 @@ def main() -> int:
     commands.add_parser("gate").add_argument("--accept", action="store_true", help="make what is measured now the rule")
     commands.add_parser("report")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, give_up)
     keep_large_blocks()
     whole = False
     match arguments.command:
