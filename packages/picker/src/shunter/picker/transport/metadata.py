@@ -7,7 +7,7 @@ from typing import cast
 
 from shunter.picker.core.events import Metadata
 from shunter.picker.errors import ProtocolError
-from shunter.picker.transport.protobuf import decode_varint, encode_utf8, field, merge, walk
+from shunter.picker.transport.protobuf import encode_utf8, field, head, merge, walk
 
 __all__ = ["MAX_DEPTH", "decode_metadata", "encode_metadata"]
 
@@ -25,51 +25,9 @@ def decode_metadata(data: bytes) -> Metadata:
 
 def _read_metadata(data: bytes) -> Metadata:
     """Read filter_metadata, field 1: a map of structs. The typed map is nobody's business here."""
-    try:
-        return _read_strings(data)
-    except (IndexError, ValueError):
-        return {
-            name: _decode_struct(value, MAX_DEPTH)
-            for tag, _, entry in walk(data)
-            if tag == 0x0A
-            for name, value in [_entry(entry)]
-        }
-
-
-def _read_strings(data: bytes) -> Metadata:
-    """Read structs of nothing but strings, as Envoy writes them; IndexError or ValueError if there is anything else.
-
-    That is how Envoy echoes a pick, each of which is another: what could be anything takes five times as long to read.
-    """
-    found: dict[str, dict[str, object]] = {}
-    at, size = 0, len(data)
-    while at < size:
-        name, begin, at = _strict_entry(data, at, size)
-        values: dict[str, object] = {}
-        while begin < at:
-            key, value, begin = _strict_entry(data, begin, at)
-            length, text = decode_varint(data, value + 1)
-            if data[value] != 0x1A or text + length != begin:  # string_value = 3
-                raise ValueError
-            values[key] = data[text:begin].decode()
-        found[name] = values
-    return found
-
-
-def _strict_entry(data: bytes, at: int, stop: int) -> tuple[str, int, int]:
-    """Return the name in a map's entry, which is a key and then a message, and where its message begins and ends."""
-    length, key = decode_varint(data, at + 1)
-    end, key_end = key + length, key + 2 + data[key + 1]
-    length, begin = decode_varint(data, key_end + 1)
-    if (
-        data[at] != 0x0A
-        or data[key] != 0x0A
-        or data[key + 1] > 0x7F
-        or data[key_end] != 0x12
-        or not begin + length == end <= stop
-    ):
-        raise ValueError
-    return data[key + 2 : key_end].decode(), begin, end
+    return {
+        name: _decode_struct(value, MAX_DEPTH) for tag, _, entry in walk(data) if tag == 0x0A for name, value in [_entry(entry)]
+    }
 
 
 # Envoy repeats a stream's metadata with each of its messages, and most streams have none.
@@ -135,16 +93,22 @@ def encode_metadata(metadata: Metadata | None) -> bytes:
 
 
 def _encode_struct(values: Mapping[str, object]) -> bytes:
-    return b"".join([_encode_entry(encode_utf8(name), value) for name, value in values.items()])
+    parts: list[bytes] = []
+    for name, value in values.items():
+        if isinstance(value, str):
+            text = value.encode("utf-8", "replace")
+            parts += (_lead_of_text(name, len(text)), text)
+        else:
+            parts.append(field(0x0A, field(0x0A, encode_utf8(name)) + field(0x12, _encode_value(value))))
+    return b"".join(parts)
 
 
-def _encode_entry(name: bytes, value: object) -> bytes:
-    if isinstance(value, str):
-        text = encode_utf8(value)
-        size = len(name) + len(text) + 6
-        if size < 0x80:  # every length has one byte
-            return b"\x0a%c\x0a%c%b\x12%c\x1a%c%b" % (size, len(name), name, len(text) + 2, len(text), text)
-    return field(0x0A, field(0x0A, name) + field(0x12, _encode_value(value)))
+@lru_cache(maxsize=1024)  # the same few names, texts of a few lengths
+def _lead_of_text(name: str, size: int) -> bytes:
+    """Write what stands before a text of ``size`` bytes, in an entry {key = 1, value = 2 {string_value = 3}} of a Struct."""
+    lead = head(0x1A, size)
+    lead = field(0x0A, encode_utf8(name)) + head(0x12, len(lead) + size) + lead
+    return head(0x0A, len(lead) + size) + lead
 
 
 def _encode_value(value: object) -> bytes:

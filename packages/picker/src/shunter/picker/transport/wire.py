@@ -40,15 +40,16 @@ from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.frames import MAX_FRAME_BYTES
 from shunter.picker.transport.metadata import decode_metadata, encode_metadata
 from shunter.picker.transport.protobuf import decode_varint, encode_utf8, encode_varint, field, head, merge, walk
+from shunter.picker.transport.shapes import Headers, Shapes
 
 __all__ = ["decode", "encode", "encode_pieces", "read_piece", "rest_of", "write_piece"]
 
 
-# What is at most this long is decoded once for many messages, if it is likely to come again: most headers are the same in all
-# requests, and those that are not (a request id) must not crowd them out. What stands behind an event is the same for a stream.
-REMEMBERED_BYTES = 48
+# What stands behind an event is the same for a stream: up to this size it is decoded once for many messages.
 REMEMBERED_REST_BYTES = 1024
-REMEMBERED_EVENT_BYTES = 32  # of a message that says no more than that a body ends
+
+# So is a message that says no more than that a body ends.
+REMEMBERED_EVENT_BYTES = 32
 
 
 def decode(message: bytes) -> Event:
@@ -76,31 +77,30 @@ def _read_event(message: bytes) -> Event:
             if told is None or end > size:
                 return _decode(message)
             metadata, protocol = told
-        content = at  # of the only field that has a length: a body, or a map of headers
-        if at < end and message[at] == 0x0A:
-            length = message[at + 1]
-            content = at + 2
-            if length > 0x7F:
+        if kind == 0x12 or kind == 0x1A:  # noqa: PLR1714  a set takes longer
+            read = _read_headers(message[:end], at)
+            if read is None:
+                return _decode(message)
+            headers, last = read
+            if kind == 0x12:
+                return RequestHeaders(headers, last, protocol, metadata)
+            return ResponseHeaders(headers, last, metadata, protocol)
+        if kind == 0x2A or kind == 0x22:  # noqa: PLR1714  as above
+            content = at
+            if at < end and message[at] == 0x0A:
                 length, content = decode_varint(message, at + 1)
-            at = content + length
-        last = at + 2 == end and message[at + 1] == 0x01
-        if kind == 0x2A or kind == 0x22:  # noqa: PLR1714  a set takes longer
-            if at == end or (last and message[at] == 0x10):
+                at = content + length
+            last = at + 2 == end and message[at] == 0x10 and message[at + 1] == 0x01
+            if at == end or last:
                 event = ResponseBody if kind == 0x2A else RequestBody
                 return event(message[content:at], last, metadata)
-        elif kind == 0x12 or kind == 0x1A:  # noqa: PLR1714  as above
-            well = at == end or (last and message[at] == 0x18)
-            headers = _read_header_map(message, content, at) if well else None
-            if headers is not None:
-                if kind == 0x12:
-                    return RequestHeaders(headers, last, protocol, metadata)
-                return ResponseHeaders(headers, last, metadata, protocol)
     except IndexError:
         pass
     return _decode(message)
 
 
 _remember_event = lru_cache(maxsize=256)(_read_event)
+_read_headers = Shapes().read
 
 
 def _decode(message: bytes) -> Event:
@@ -167,7 +167,7 @@ def _read_rest(data: bytes) -> tuple[Metadata, Protocol | None] | None:
 _remember_rest = lru_cache(maxsize=256)(_read_rest)
 
 
-def _decode_headers(payload: bytes) -> tuple[list[tuple[str, str]], bool]:
+def _decode_headers(payload: bytes) -> tuple[Headers, bool]:
     """Read an HttpHeaders."""
     maps: list[bytes] = []
     end = 0
@@ -179,51 +179,9 @@ def _decode_headers(payload: bytes) -> tuple[list[tuple[str, str]], bool]:
     return _decode_header_map(merge(maps)), end != 0
 
 
-def _read_header_map(data: bytes, at: int, stop: int) -> list[tuple[str, str]] | None:
-    """Read a HeaderMap as Envoy writes it; None or IndexError if somebody else wrote it."""
-    headers: list[tuple[str, str]] = []
-    while at < stop:
-        length = data[at + 1]
-        if length <= REMEMBERED_BYTES:
-            end = at + 2 + length
-            header = _remember_header(data[at:end])
-        else:
-            length, end = decode_varint(data, at + 1)
-            end += length
-            header = _read_header(data[at:end])
-        if header is None:
-            return None
-        headers.append(header)
-        at = end
-    return headers if at == stop else None
-
-
-def _read_header(entry: bytes) -> tuple[str, str] | None:
-    """Read headers = 1 as Envoy writes it: the key (field 1) and then raw_value (field 3), which it leaves out when empty."""
-    at = 2 if entry[1] < 0x80 else decode_varint(entry, 1)[1]
-    if entry[0] != 0x0A or entry[at] != 0x0A:
-        return None
-    length, at = entry[at + 1], at + 2
-    if length > 0x7F:
-        length, at = decode_varint(entry, at - 1)
-    end = at + length
-    key = entry[at:end].decode("latin-1").lower()
-    if end == len(entry):
-        return key, ""
-    if entry[end] != 0x1A:
-        return None
-    length, at = entry[end + 1], end + 2
-    if length > 0x7F:
-        length, at = decode_varint(entry, end + 1)
-    return (key, entry[at:].decode("latin-1")) if at + length == len(entry) else None
-
-
-_remember_header = lru_cache(maxsize=512)(_read_header)
-
-
-def _decode_header_map(data: bytes) -> list[tuple[str, str]]:
+def _decode_header_map(data: bytes) -> Headers:
     """Read a HeaderMap, whoever wrote it; raw_value is preferred to value."""
-    headers: list[tuple[str, str]] = []
+    headers: Headers = []
     for tag, _, entry in walk(data):
         if tag != 0x0A:  # headers = 1
             continue
@@ -292,7 +250,10 @@ def encode_pieces(reply: Reply) -> bytes | Pieces:
         pieces: Pieces = [lead, body, _END] if reply.end_of_stream else [lead, body]
         return pieces if len(body) > MAX_FRAME_BYTES else b"".join(pieces)
     if isinstance(reply, HeadersReply):
-        return _remember_headers(reply) if reply.dynamic_metadata is None else _encode_headers(reply)
+        tag = 0x12 if reply.side is _RESPONSE else 0x0A  # request_headers = 1, response_headers = 2
+        if reply.dynamic_metadata is None:
+            return _remember_headers(tag, reply.mutation)
+        return _encode_headers(tag, reply.mutation) + encode_metadata(reply.dynamic_metadata)
     if isinstance(reply, Immediate):
         return _encode_immediate(reply)
     if isinstance(reply, MoreTime):
@@ -304,14 +265,20 @@ _RESPONSE = Side.RESPONSE
 _END = b"\x10\x01"  # end_of_stream = 2 of a streamed response
 
 
-def _encode_headers(reply: HeadersReply) -> bytes:
-    common = _encode_mutation(reply.mutation) if reply.mutation else b""
-    tag = 0x12 if reply.side is _RESPONSE else 0x0A  # request_headers = 1, response_headers = 2
-    return field(tag, field(0x0A, common) if common else b"") + encode_metadata(reply.dynamic_metadata)
+def _encode_headers(tag: int, mutation: Mutation | None) -> bytes:
+    common = _encode_mutation(mutation) if mutation else b""
+    return _lead_of_headers(tag, len(common)) + common
 
 
 # What is said of a response's headers is always the same.
 _remember_headers = lru_cache(maxsize=16)(_encode_headers)
+
+
+@lru_cache(maxsize=2048)  # endpoints have names of a few lengths
+def _lead_of_headers(tag: int, size: int) -> bytes:
+    """Write what stands before a CommonResponse of ``size`` bytes, in a HeadersResponse {response = 1}."""
+    lead = head(0x0A, size) if size else b""
+    return head(tag, len(lead) + size) + lead
 
 
 def _encode_body(reply: BodyReply) -> bytes:
@@ -422,14 +389,21 @@ def _encode_mutation(mutation: Mutation) -> bytes:
 
 def _encode_set_headers(headers: Sequence[tuple[str, str]]) -> bytes:
     """Write header options with key and raw_value only: ext_proc then overwrites, whatever the client sent."""
-    return b"".join([_encode_option(_name(name), value.encode("latin-1", "replace")) for name, value in headers])
+    return b"".join(
+        [
+            part
+            for name, value in headers
+            for part in (_lead_of_header(name, len(value)), value.encode("latin-1", "replace"))  # a byte for each character
+        ]
+    )
 
 
-def _encode_option(name: bytes, value: bytes) -> bytes:
-    size = len(name) + len(value) + 4
-    if size < 0x7E:  # every length has one byte
-        return b"\x0a%c\x0a%c\x0a%c%b\x1a%c%b" % (size + 2, size, len(name), name, len(value), value)
-    return field(0x0A, field(0x0A, field(0x0A, name) + field(0x1A, value)))
+@lru_cache(maxsize=2048)  # the same few names, values of a few lengths
+def _lead_of_header(name: str, size: int) -> bytes:
+    """Write what stands before a raw_value of ``size`` bytes, in {set_headers = 1 {header = 1 {key = 1, raw_value = 3}}}."""
+    lead = field(0x0A, _name(name)) + head(0x1A, size)
+    lead = head(0x0A, len(lead) + size) + lead
+    return head(0x0A, len(lead) + size) + lead
 
 
 def _name(text: str) -> bytes:
