@@ -11,6 +11,7 @@ from hack.chaos.load import STREAMED_EVERY, Clients, Toll
 from hack.chaos.trial import Row
 from hack.chaos.witness import Witness, until
 
+from shunter.picker.core.ledger import Booking
 from shunter.picker.shell.memory import Memory, Seat
 
 PATIENCE_S = 30.0  # with a server that answers
@@ -115,7 +116,7 @@ class Seats:
         self.pick(seat)
 
     def pick(self, seat):
-        self.memories[seat].counters.picked(0, 1, 0, 0)
+        self.memories[seat].counters.picked(Booking(0, 1, 0), 0, 0)
 
     def felt(self):
         self.witness.look(time.monotonic())

@@ -34,8 +34,7 @@ async def test_what_the_dead_had_in_flight_is_struck_out_and_what_they_did_stays
     seat = seating.take()
     memory = Memory(seat)
     before = seating.account(seat)
-    memory.counters.picked(0, 1, 0, 0)
-    memory.counters.booked(BOOKING)
+    memory.counters.picked(BOOKING, 0, 0)
     assert seating.account(seat) != before
     memory.close()
     assert seating.tally().by_endpoint[0, 1].in_flight == 1

@@ -14,7 +14,7 @@ def serve(speeds, key, tokens_per_s, answer_s, times, dice=None, in_flight=1):
     """Let an endpoint of that speed serve some requests."""
     for ticket in range(times):
         tokens = 4000 if dice is None else dice.randrange(500, 9000)
-        speeds.began(ticket, key, tokens, in_flight)
+        speeds.began(ticket, key, tokens, crowding(in_flight, 0))
         first_s = tokens / tokens_per_s * (1 if dice is None else dice.lognormvariate(0, 0.3))
         outcome = Outcome(complete=True, first_token_s=first_s, duration_s=first_s + answer_s * crowding(in_flight, 0))
         assert speeds.observe(ticket, outcome) == key
@@ -101,7 +101,7 @@ def test_nobody_is_taken_to_be_farther_from_the_fleet_than_is_likely():
 def test_what_tells_nothing_teaches_nothing(outcome):
     speeds = Speeds()
     before = speeds.prefill_per_s(HERE), speeds.answer_s(HERE)
-    speeds.began(1, HERE, 4000, 1)
+    speeds.began(1, HERE, 4000, crowding(1, 0))
     assert speeds.observe(1, outcome) is None
     assert (speeds.prefill_per_s(HERE), speeds.answer_s(HERE)) == before
 
@@ -109,7 +109,7 @@ def test_what_tells_nothing_teaches_nothing(outcome):
 def test_a_request_teaches_once_and_a_stranger_never():
     speeds = Speeds()
     told = Outcome(complete=True, first_token_s=1.0, duration_s=2.0)
-    speeds.began(1, HERE, 4000, 1)
+    speeds.began(1, HERE, 4000, crowding(1, 0))
     assert (speeds.observe(1, told), speeds.observe(1, told), speeds.observe(2, told)) == (HERE, None, None)
 
 

@@ -15,7 +15,7 @@ def told(first_s, *, complete=True):
 
 def serve(starts, key, *firsts_s, now_ns=NOW_NS):
     for ticket, first_s in enumerate(firsts_s):
-        starts.began(ticket, key, now_ns, teaches=True)
+        starts.began(ticket, key, now_ns)
         starts.observe(ticket, told(first_s))
 
 
@@ -61,9 +61,7 @@ def test_who_is_late_is_tried_again_once_in_a_while():
     serve(starts, HERE, *[0.8] * REMEMBERED)
     later_ns = NOW_NS + PARDON_NS
     assert starts.late_ns([HERE, THERE], later_ns) == {}
-    starts.began(98, HERE, later_ns, teaches=False)  # which says nothing, whatever becomes of it
-    assert starts.late_ns([HERE, THERE], later_ns) == {}
-    starts.began(99, HERE, later_ns, teaches=True)
+    starts.began(99, HERE, later_ns)
     assert set(starts.late_ns([HERE, THERE], later_ns)) == {0}
 
 
@@ -77,7 +75,7 @@ def test_a_new_owner_of_a_slot_is_not_blamed():
 def test_what_tells_nothing_teaches_nothing(outcome):
     starts = Starts()
     for ticket in range(REMEMBERED):
-        starts.began(ticket, HERE, NOW_NS, teaches=True)
+        starts.began(ticket, HERE, NOW_NS)
         starts.observe(ticket, outcome)
     assert starts.late_ns([HERE, THERE], NOW_NS) == {}
 
@@ -85,7 +83,7 @@ def test_what_tells_nothing_teaches_nothing(outcome):
 def test_requests_whose_end_nobody_tells_are_forgotten():
     starts = Starts()
     for ticket in range(MOST_OPEN + REMEMBERED):
-        starts.began(ticket, HERE, NOW_NS, teaches=True)
+        starts.began(ticket, HERE, NOW_NS)
     for ticket in range(REMEMBERED):
         starts.observe(ticket, told(0.8))
     assert starts.late_ns([HERE, THERE], NOW_NS) == {}
@@ -95,7 +93,7 @@ def test_requests_whose_end_nobody_tells_are_forgotten():
 def test_somebody_is_never_late(seen):
     starts = Starts()
     for ticket, (slot, first_s) in enumerate(seen):
-        starts.began(ticket, (slot, 1), NOW_NS, teaches=True)
+        starts.began(ticket, (slot, 1), NOW_NS)
         starts.observe(ticket, told(first_s))
     late = starts.late_ns([HERE, THERE, ELSEWHERE], NOW_NS)
     assert len(late) < 3

@@ -19,10 +19,8 @@ def counters(buffer):
 
 
 def test_everything_is_counted(counters):
-    counters.picked(3, 1, 10, 4)
-    counters.picked(3, 1, 10, 10)
-    counters.booked(Booking(3, 1, 5, 50, (), 40, 256))
-    counters.booked(Booking(3, 1, 5, 25, (), 20, 16))
+    counters.picked(Booking(3, 1, 5, 50, (), 40, 256), 10, 4)
+    counters.picked(Booking(3, 1, 5, 25, (), 20, 16), 10, 10)
     counters.unbooked(Booking(3, 1, 5, 50, (), 40, 256))
     counters.released(complete=True)
     counters.released(complete=False)
@@ -57,8 +55,7 @@ def test_the_head_tells_who_sits_there(counters, buffer):
 
 
 def test_the_next_life_goes_on_with_the_totals_and_has_nothing_in_flight(counters, buffer):
-    counters.picked(3, 1, 0, 0)
-    counters.booked(Booking(3, 1, 5, 50))
+    counters.picked(Booking(3, 1, 5, 50), 0, 0)
     counters.refused("BadRequest")
     successor = Counters(buffer)
     successor.begin(8, pid=124, now_ns=6)
@@ -69,10 +66,8 @@ def test_the_next_life_goes_on_with_the_totals_and_has_nothing_in_flight(counter
 
 
 def test_a_slots_new_owner_begins_at_zero_and_the_old_ones_requests_are_not_its(counters):
-    counters.picked(3, 1, 5, 5)
-    counters.booked(Booking(3, 1, 5, 50))
-    counters.picked(3, 2, 0, 0)
-    counters.booked(Booking(3, 2, 5, 7))
+    counters.picked(Booking(3, 1, 5, 50), 5, 5)
+    counters.picked(Booking(3, 2, 5, 7), 0, 0)
     counters.unbooked(Booking(3, 1, 5, 50))
     assert counters.tally().by_endpoint == {(3, 2): Account(picks=1, in_flight=1, tokens_in_flight=7)}
 
@@ -88,8 +83,7 @@ def test_an_owner_that_comes_back_has_what_it_was_given_since(counters):
 
 
 def test_a_slot_beyond_the_table_counts_in_the_totals_only(counters):
-    counters.picked(SLOTS, 1, 0, 0)
-    counters.booked(Booking(SLOTS, 1, 5, 5))
+    counters.picked(Booking(SLOTS, 1, 5, 5), 0, 0)
     counters.unbooked(Booking(SLOTS, 1, 5, 5))
     assert (counters.tally().picks, counters.tally().by_endpoint) == (1, {})
     counters.booked(Booking(SLOTS - 1, 1, 5, 5))
@@ -137,14 +131,13 @@ def test_tallies_add_up(counters):
     other = Counters(bytearray(COUNTERS_BYTES))
     other.begin(8, pid=1, now_ns=1)
     for each in (counters, other):
-        each.picked(1, 1, 4, 2)
-        each.booked(Booking(1, 1, 5, 5))
+        each.picked(Booking(1, 1, 5, 5), 4, 2)
         each.refused("BadRequest")
-    other.picked(2, 1, 0, 0)
+    other.picked(Booking(2, 1, 5), 0, 0)
     assert fold([counters.tally(), other.tally()]) == Tally(
         picks=3,
         refusals={"BadRequest": 2},
-        by_endpoint={(1, 1): Account(2, 8, 4, 2, 10), (2, 1): Account(1)},
+        by_endpoint={(1, 1): Account(2, 8, 4, 2, 10), (2, 1): Account(1, in_flight=1)},
     )
     assert fold([]) == Tally()
 
@@ -152,7 +145,7 @@ def test_tallies_add_up(counters):
 def test_the_account_changes_with_every_event_and_with_nothing_else(counters):
     accounts = [counters.account()]
     for event in (
-        lambda: counters.picked(3, 1, 0, 0),
+        lambda: counters.picked(Booking(3, 1, 5), 0, 0),
         lambda: counters.released(complete=True),
         lambda: counters.refused("BadRequest"),
         lambda: counters.refused("BadRequest"),

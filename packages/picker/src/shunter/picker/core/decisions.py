@@ -128,9 +128,12 @@ class Entry(msgspec.Struct, gc=False):
         return told
 
 
-def enter(request: Request, now_s: float, verdict: Verdict | None, refusal: Refusal | None, features: Features | None) -> Entry:
+def enter(
+    request: Request, now_s: float, fate: Verdict | Refusal, features: Features | None = None, took_s: float | None = None
+) -> Entry:
     """Return the entry of what became of a request; its body and its headers are not kept."""
     facts = request.facts
+    refused = isinstance(fate, Refusal)
     # By position: two dozen names would take msgspec longer than all the rest.
     return Entry(
         request.ticket,
@@ -151,14 +154,14 @@ def enter(request: Request, now_s: float, verdict: Verdict | None, refusal: Refu
         request.prefix,
         {name: fact for name, fact in facts.items() if isinstance(fact, Match)} if facts else NOTHING,
         features,
-        verdict.decision if verdict is not None else None,
-        verdict.others if verdict is not None else NOTHING,
-        verdict.profile if verdict is not None else "",
-        refusal,
+        None if refused else fate.decision,
+        NOTHING if refused else fate.others,
+        "" if refused else fate.profile,
+        fate if refused else None,
         None,
         request.began_s,
         request.waited_s,
-        None,
+        took_s,
         request.traceparent and request.traceparent[:LONGEST_NAME],
     )
 

@@ -116,11 +116,12 @@ class Fleet:
         """Follow a booking (+1) or its release (-1), and its companions, each if its endpoint is here."""
         for each in booking.companions:
             self.add(each, sign)
-        at = self.index.get(booking.slot)
-        if at is None or self.endpoints[at].incarnation != booking.incarnation:
+        slot, incarnation = booking.slot, booking.incarnation
+        at = self.index.get(slot)
+        if at is None or self.endpoints[at].incarnation != incarnation:
             return
         self.in_flight[at] += sign
-        self.busy_until_ns[at] = self.ledger.busy_until_ns((booking.slot, booking.incarnation))
+        self.busy_until_ns[at] = self.ledger.busy_until_ns((slot, incarnation))
         self.tokens_in_flight[at] += sign * booking.tokens
         if booking.booked_ns >= self.sampled_ns[at]:
             self.waiting[at] += sign
@@ -192,8 +193,10 @@ class Roster:
         self._ledger = ledger
         self._pool = pool
         self._stale_after_ns = stale_after_ns
-        self._view: View | None = None
-        self._good_until_ns = 0
+        self.view: View | None = None
+        """What ``fleet`` was made of last."""
+        self.good_until_ns = 0
+        """So long nothing in it grows stale."""
         self.current = Fleet(([] for _ in COLUMNS), ledger)
         """What ``fleet`` returned last."""
         self.gone: frozenset[Key] = frozenset()
@@ -211,13 +214,13 @@ class Roster:
 
     def fleet(self, view: View | None, now_ns: int) -> Fleet:
         """Return the ready endpoints of the pool; the same Fleet while the view is the same and nothing has grown stale."""
-        if view is not self._view or now_ns > self._good_until_ns:
+        if view is not self.view or now_ns > self.good_until_ns:
             self.current = self._build(view, now_ns)
-            self._view = view
+            self.view = view
         return self.current
 
     def _build(self, view: View | None, now_ns: int) -> Fleet:
-        self._good_until_ns = 1 << 63
+        self.good_until_ns = 1 << 63
         if view is None:
             return Fleet(([] for _ in COLUMNS), self._ledger)
         load, ledger = view.load, self._ledger
@@ -230,7 +233,7 @@ class Roster:
         sampled_ns = [at if known and at else NEVER for known, at in zip(fresh, self._align(load.sampled_ns), strict=True)]
         # What is stale already changes no more.
         turning_ns = [at for at in sampled_ns if at] + ([load.published_ns] if self.gone else [])
-        self._good_until_ns = min(turning_ns, default=1 << 62) + self._stale_after_ns
+        self.good_until_ns = min(turning_ns, default=1 << 62) + self._stale_after_ns
         unreported, in_flight, tokens_in_flight, busy_until_ns = ledger.columns(self._keys, sampled_ns)
         waiting = worst_for_unknown(self._align(load.waiting), fresh)
         sizes = zip(self._align(load.block_size), self._align(load.num_blocks), strict=True)

@@ -262,7 +262,7 @@ class FleetJudge:
         except RecursionError:
             return self._refuse(TOO_DEEP, request, now_s)
         features = note(ward.fleet) if self._remembers else None
-        self._log(request, now_s, verdict=verdict, features=features, took_s=took_s)
+        self._log(request, now_s, verdict, features, took_s)
         if self.shadow is not None and features is not None:
             self.shadow.decide(request, features, verdict.decision)
         self._book(request, verdict)
@@ -342,7 +342,9 @@ class FleetJudge:
         self.ledger.release(ticket)
         self._wards.add(booking, -1)
         self.counters.unbooked(booking)
-        self._enter(ticket, msgspec.structs.replace(booking, slot=key[0], incarnation=key[1]))
+        moved = msgspec.structs.replace(booking, slot=key[0], incarnation=key[1])
+        self.counters.booked(moved)
+        self._enter(ticket, moved)
 
     def note(self, ask: Ask, refusal: Refusal, now_s: float) -> None:
         """Count and remember a refusal of the session's own."""
@@ -426,13 +428,13 @@ class FleetJudge:
     def _book(self, request: Request, verdict: Verdict) -> None:
         """Enter the decision into every account there is."""
         booking = book(request, verdict, self._expect_tokens(request))
+        prefix = request.prefix
+        self.counters.picked(booking, len(prefix.hashes), prefix.blocks.get(booking.slot, 0))
         self._enter(request.ticket, booking)
         if self.precise is not None:
             for name in dict.fromkeys(("", verdict.prefill)):
                 if (each := verdict.of(name)) is not None and each.chosen:
                     self.precise.booked(request, each.candidates[each.chosen[0]])
-        prefix = request.prefix
-        self.counters.picked(booking.slot, booking.incarnation, len(prefix.hashes), prefix.blocks.get(booking.slot, 0))
 
     def _expect_tokens(self, request: Request) -> int:
         """Return how long the answer will probably be."""
@@ -442,7 +444,6 @@ class FleetJudge:
     def _enter(self, ticket: int, booking: Booking) -> None:
         """Book a request and remember its prompt, for this worker and the others."""
         self._wards.add(self.ledger.book(ticket, booking), +1)
-        self.counters.booked(booking)
         if self._journal is not None:
             self._journal.booked(ticket, booking)
         if booking.hashes:
@@ -467,23 +468,19 @@ class FleetJudge:
 
     def _refuse(self, refusal: Refusal, request: Request, now_s: float) -> Refusal:
         self.counters.refused(refusal.reason.value if refusal.reason else refusal.code)
-        self._log(request, now_s, refusal=refusal)
+        self._log(request, now_s, refusal)
         return refusal
 
     def _log(
         self,
         request: Request,
         now_s: float,
-        *,
-        verdict: Verdict | None = None,
+        fate: Verdict | Refusal,
         features: Features | None = None,
-        refusal: Refusal | None = None,
         took_s: float | None = None,
     ) -> None:
         if self._remembers or self.decisions.witnesses:
-            entry = enter(request, now_s, verdict, refusal, features)
-            entry.took_s = took_s
-            self.decisions.add(entry)
+            self.decisions.add(enter(request, now_s, fate, features, took_s))
         while self._broken < self._scheduler.complaints.errors:
             self._broken += 1
             self.counters.broke()

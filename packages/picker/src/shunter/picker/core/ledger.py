@@ -110,16 +110,8 @@ class _Row(msgspec.Struct):
     work_tokens: float = 0.0  # of those prompts, as ``attended`` counts
     busy_until_ns: int = 0  # with them, in truth
 
-    def ends_ns(self) -> int:
-        """When the prompts of those that are left will be computed: what has ended waits for nothing."""
-        times_ns, busy_until_ns = self.times_ns, self.busy_until_ns
-        if not times_ns:
-            return 0
-        most_ns = times_ns[-1] + int(self.work_tokens * self.token_ns)
-        return busy_until_ns if busy_until_ns < most_ns else most_ns  # noqa: FURB136  a call costs more than the rest
 
-
-NO_REQUESTS = _Row([])
+NO_REQUESTS: list[int] = []
 
 
 class Ledger:
@@ -174,13 +166,12 @@ class Ledger:
         unreported, in_flight, tokens, busy_until_ns = list[int](), list[int](), list[int](), list[int]()
         for key, at_ns in zip(keys, sampled_ns, strict=True):
             row = find(key)
-            if row is None:
-                row = NO_REQUESTS
-            count = len(row.times_ns)
-            unreported.append(count - bisect_left(row.times_ns, at_ns))
+            times_ns = row.times_ns if row is not None else NO_REQUESTS
+            count = len(times_ns)
+            unreported.append(count - bisect_left(times_ns, at_ns))
             in_flight.append(count)
-            tokens.append(row.tokens)
-            busy_until_ns.append(row.ends_ns())
+            tokens.append(row.tokens if row is not None else 0)
+            busy_until_ns.append(self.busy_until_ns(key) if row is not None else 0)
         return unreported, in_flight, tokens, busy_until_ns
 
     def decode_tokens(self, key: Key) -> int:
@@ -189,9 +180,15 @@ class Ledger:
         return row.decode_tokens if row else 0
 
     def busy_until_ns(self, key: Key) -> int:
-        """When one endpoint will have computed the prompts that were booked on it, at its pace; in the past: it has."""
+        """When one endpoint will have computed the prompts that were booked on it, at its pace; in the past: it has.
+
+        Only the prompts of those that are left count: what has ended waits for nothing.
+        """
         row = self._by_endpoint.get(key)
-        return row.ends_ns() if row else 0
+        if row is None:
+            return 0
+        busy_until_ns, most_ns = row.busy_until_ns, row.times_ns[-1] + int(row.work_tokens * row.token_ns)
+        return busy_until_ns if busy_until_ns < most_ns else most_ns  # noqa: FURB136  a call costs more than the rest
 
     def prefill_backlog(self, key: Key, now_ns: int) -> float:
         """Prompt tokens that one endpoint has still to compute: what was booked, less what it has got through since."""

@@ -109,11 +109,14 @@ class Wards:
         Where nobody has ``wanted`` it only if it matters by itself: a new load, 20 times a second, is for who chooses.
         """
         last, self._view, self._now_ns = self._view, view, now_ns
+        roster = self.default.roster
+        if view is roster.view and now_ns <= roster.good_until_ns and not self._others:
+            return NOBODY
         if not wanted and view and last and view.topology is last.topology:
             load, before = view.load, last.load
             if Health.UNREACHABLE not in (*load.health, *before.health) and load.num_blocks == before.num_blocks:
                 return NOBODY
-        gone = _look(self.default.roster, view, now_ns)
+        gone = _look(roster, view, now_ns)
         if self._others:
             gone = gone.union(*[_look(ward.roster, view, now_ns) for ward in self._others.values()])
         return gone

@@ -11,6 +11,8 @@ handler is as if there were none, everything else is left out; and the plugin is
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from heapq import nlargest
+from itertools import repeat
+from operator import add, mul
 from typing import Any, cast
 
 import msgspec
@@ -85,8 +87,7 @@ class Scheduler:
         self._followers = crew.able("picked")
         self._observers = crew.able("observe")
         self._hearers = dict(crew.able("hear"))
-        rest = (self._screeners, self._producers, self._admitters, self._confirmers, self._followers)
-        self._simple = self._handler is None and not any(rest)
+        self._prepares = any((self._screeners, self._producers, self._admitters))
 
     def identify(self, request: Request) -> Request:
         """Return the request with everything that is known of who is asking."""
@@ -102,9 +103,20 @@ class Scheduler:
 
         ``fleet`` is not empty.
         """
-        if self._simple:
-            decision = self._first.decide(request, fleet)
-            return Verdict(decision, profile=self._first.profile.name) if decision.chosen else None
+        if self._prepares:
+            prepared = self._prepare(request, fleet)
+            if isinstance(prepared, Refusal):
+                return prepared
+            fleet = prepared
+        verdict = self._settle(request, fleet) if self._handler is not None else self._first.judge(request, fleet)
+        if not verdict.decision.chosen:
+            return None
+        if self._confirmers and (refusal := self._confirm(request, verdict)) is not None:
+            return refusal
+        return self._follow(request, verdict) if self._followers else verdict
+
+    def _prepare(self, request: Request, fleet: Fleet) -> Fleet | Refusal:
+        """Return who may serve the request, everything known that profiles base their work on; or why it is refused."""
         for name, screener in self._screeners:
             try:
                 kept = screener.screen(request, fleet)
@@ -127,10 +139,7 @@ class Scheduler:
             else:
                 if refusal is not None:
                     return refusal
-        verdict = self._settle(request, fleet)
-        if not verdict.decision.chosen:
-            return None
-        return self._confirm(request, verdict) or self._follow(request, verdict)
+        return fleet
 
     def saturation(self, fleet: Fleet, now_ns: int, *, sent: bool) -> float:
         """Return how full the pool is, 1 being full; by a detector that raises it is idle. For ``sent`` see Detector."""
@@ -171,16 +180,15 @@ class Scheduler:
 
     def _settle(self, request: Request, fleet: Fleet) -> Verdict:
         """Run the profiles that the handler wants."""
-        if self._handler is not None:
-            try:
-                decided = self._handled(request, fleet)
-                primary, headers = self._handler.settle(request, decided)
-                if not primary:
-                    return NOBODY
-                return Verdict(decided.pop(primary), decided, headers, profile=primary, prefill=self._prefill)
-            except Exception as error:  # noqa: BLE001  as above
-                self.complaints.raised("the profile handler", error)
-        return Verdict(self._first.decide(request, fleet), profile=self._first.profile.name)
+        try:
+            decided = self._handled(request, fleet)
+            primary, headers = self._handler.settle(request, decided)
+            if not primary:
+                return NOBODY
+            return Verdict(decided.pop(primary), decided, headers, profile=primary, prefill=self._prefill)
+        except Exception as error:  # noqa: BLE001  as above
+            self.complaints.raised("the profile handler", error)
+        return self._first.judge(request, fleet)
 
     def _handled(self, request: Request, fleet: Fleet) -> dict[str, Decision]:
         decided: dict[str, Decision] = {}
@@ -236,7 +244,12 @@ class Run:
         ]
         self._filters: list[tuple[str, Filter | Any]] = [(each.name, each.plugin) for each in profile.filters]
         self._names = ", ".join(each.name for each in columns)
+        self._pick = profile.picker.pick
         self._running = ""  # who has the floor
+
+    def judge(self, request: Request, fleet: Fleet) -> Verdict:
+        """Return the decision as the only one."""
+        return Verdict(self.decide(request, fleet), profile=self.profile.name)
 
     def decide(self, request: Request, fleet: Fleet) -> Decision:
         """Return the decision; it has nobody chosen if the filters left nobody. ``fleet`` is not empty."""
@@ -245,7 +258,7 @@ class Run:
             for name, each in self._filters:
                 self._running = name
                 kept = each.keep(request, fleet)
-                if len(kept) != len(fleet):
+                if len(kept) != len(fleet.endpoints):
                     narrowed = [*narrowed, (name, fleet.endpoints)]
                     if not kept:
                         return Decision((), (), narrowed=narrowed)
@@ -257,32 +270,36 @@ class Run:
             return Decision(fleet.endpoints, least, narrowed=narrowed)
 
     def _choose(self, request: Request, fleet: Fleet, narrowed: Sequence[tuple[str, Sequence[Any]]]) -> Decision:
-        standing = fleet.keepers.get(self)
-        if not isinstance(standing, Standing):
-            standing = Standing(self._columns, self._unit)
-            if fleet.lasting:
-                fleet.keepers[self] = standing
-        self._running = self._names
-        totals, scores = standing.refresh(fleet)
+        totals: list[float]
+        scores: list[tuple[Weighted, Scores]]
+        if self._columns:
+            standing = fleet.keepers.get(self)
+            if not isinstance(standing, Standing):
+                standing = Standing(self._columns, self._unit)
+                if fleet.lasting:
+                    fleet.keepers[self] = standing
+            self._running = self._names
+            totals, scores = standing.refresh(fleet)
+        else:
+            totals, scores = [0.0] * len(fleet.endpoints), []
         for each, scorer in self._asked:
             self._running = each.name
             scores.append((each, self._add(each, scorer.score(request, fleet), totals)))
         self._running = "the picker"
-        chosen = self._pick(totals, scores)
+        chosen = self._pick(totals, self._dice) if len(totals) <= ENOUGH else self._pick_among(totals, scores)
         if not chosen or not 0 <= min(chosen) <= max(chosen) < len(totals):
             raise ValueError(f"picked the positions {list(chosen)} of {len(totals)} candidates")
         return Decision(fleet.endpoints, chosen, totals, scores, narrowed)
 
-    def _pick(self, totals: Sequence[float], scores: Sequence[tuple[Weighted, Scores]]) -> Sequence[int]:
-        pick = self.profile.picker.pick
+    def _pick_among(self, totals: Sequence[float], scores: Sequence[tuple[Weighted, Scores]]) -> Sequence[int]:
         if len(scores) == 1:
             weighted, some = scores[0]
             few = ENOUGH <= len(some) < len(totals)
             if few and isinstance(some, Mapping) and weighted.weight > 0.0 < min(some.values()):
                 # Nobody else has anything: of a thousand endpoints a few dozen remain to be looked at.
                 positions = list(some)
-                return [positions[at] for at in pick(list(some.values()), self._dice)]
-        return pick(totals, self._dice)
+                return [positions[at] for at in self._pick(list(some.values()), self._dice)]
+        return self._pick(totals, self._dice)
 
     def _add(self, scorer: Weighted, scores: Scores, totals: list[float]) -> Scores:
         """Add weighted scores to the totals and return them as they counted."""
@@ -296,7 +313,9 @@ class Run:
         else:
             if not _all_in_range(scores):
                 scores = [unit(scorer, score) for score in scores]
-            totals[:] = [total + weight * score for total, score in zip(totals, scores, strict=True)]
+            if len(scores) != len(totals):
+                raise ValueError(f"gave {len(scores)} scores to {len(totals)} candidates")
+            totals[:] = map(add, totals, map(mul, scores, repeat(weight)))
         return scores
 
     def _unit(self, scorer: Weighted, score: float) -> float:
@@ -345,7 +364,7 @@ class Standing:
             self._totals = [0.0] * len(fleet)
             for each in self._kept:
                 weight = each.weighted.weight
-                self._totals = [total + weight * score for total, score in zip(self._totals, each.scores, strict=True)]
+                self._totals = list(map(add, self._totals, map(mul, each.scores, repeat(weight))))
         else:
             for at in touched:
                 total = 0.0  # not sum(): it rounds differently (3.12+), and equal candidates must stay equal
@@ -382,6 +401,8 @@ def best_first(totals: Sequence[float], count: int, equals: Sampler) -> list[int
     # One more than is asked for: which of them is equal to a further one is seen without a look at the others.
     many = len(totals) > FEW
     highest = nlargest(count + 1, totals) if many else sorted(totals, reverse=True)[: count + 1]
+    if len(set(highest)) == len(highest):
+        return list(map(totals.index, highest[:count]))
     chosen: list[int] = []
     for total in dict.fromkeys(highest[:count]):
         if highest.count(total) == 1:

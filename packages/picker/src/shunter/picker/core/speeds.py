@@ -111,9 +111,9 @@ class Speeds:
             return 1e9 / rate.value, 1e9 * usual.value
         return 1e9 / _differing(own.prefill_per_s, rate), 1e9 * _differing(own.answer_s, usual)
 
-    def began(self, ticket: int, key: Key, waiting_tokens: float, in_flight: float, held_tokens: float = 0.0) -> None:
-        """Note what a request meets where it is sent, itself included; ``held_tokens`` are those of prompts in flight."""
-        self._open[ticket] = Open(key, waiting_tokens, crowding(in_flight, held_tokens))
+    def began(self, ticket: int, key: Key, waiting_tokens: float, crowd: float) -> None:
+        """Note what a request meets where it is sent, itself included; ``crowd`` is their ``crowding``."""
+        self._open[ticket] = Open(key, waiting_tokens, crowd)
         if len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)
 

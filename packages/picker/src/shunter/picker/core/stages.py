@@ -13,7 +13,8 @@ def book(request: Request, verdict: Verdict, decode_tokens: int) -> Booking:
     The prompt's tokens are to be computed by the choice of profile ``verdict.prefill``, if that ran and is somebody else; any
     other stage is just a request more. ``decode_tokens`` is how long the answer will probably be.
     """
-    first = verdict.decision.candidates[verdict.decision.chosen[0]]
+    decision = verdict.decision
+    first = decision.candidates[decision.chosen[0]]
     prefill_tokens = _uncached(request, first.slot)
     companions: tuple[Booking, ...] = ()
     for name, each in verdict.others.items():
@@ -41,5 +42,6 @@ def book(request: Request, verdict: Verdict, decode_tokens: int) -> Booking:
 def _uncached(request: Request, slot: int) -> int:
     """Return how many tokens of its prompt an endpoint has to compute."""
     prompt, prefix = request.prompt_tokens, request.prefix
+    share = prefix.share.get(slot)
     # Of images a prompt has many more bytes than tokens.
-    return max(0, prompt - int(prefix.share.get(slot, 0.0) * min(prefix.tokens, prompt)))
+    return max(0, prompt - int(share * min(prefix.tokens, prompt))) if share else prompt

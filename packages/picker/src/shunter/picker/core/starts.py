@@ -51,17 +51,17 @@ class Starts:
         """Know nothing."""
         self._starts = Tenants[Start]()
         self._open: OrderedDict[int, Key] = OrderedDict()
-        self._slow: set[int] = set()  # slots whose endpoint is late if others are not
+        self.slow: set[int] = set()
+        """Slots whose endpoint is late if others are not; without any nobody is."""
 
-    def began(self, ticket: int, key: Key, now_ns: int, *, teaches: bool) -> None:
-        """Note where a request is sent; ``teaches``: it meets no queue and has next to nothing to compute."""
-        if teaches:
-            start = self._starts.get(key)
-            if start is not None:
-                start.tried_ns = now_ns
-            self._open[ticket] = key
-            if len(self._open) > MOST_OPEN:
-                self._open.popitem(last=False)
+    def began(self, ticket: int, key: Key, now_ns: int) -> None:
+        """Note where a request is sent that teaches: it meets no queue and has next to nothing to compute."""
+        start = self._starts.get(key)
+        if start is not None:
+            start.tried_ns = now_ns
+        self._open[ticket] = key
+        if len(self._open) > MOST_OPEN:
+            self._open.popitem(last=False)
 
     def observe(self, ticket: int, outcome: Outcome) -> None:
         """Learn from how a request went, once its time is told."""
@@ -79,13 +79,13 @@ class Starts:
         if len(start.lasts_s) == REMEMBERED:
             start.usual_s = median(start.lasts_s)
             if start.usual_s > LATE_S:
-                self._slow.add(key[0])
+                self.slow.add(key[0])
             else:
-                self._slow.discard(key[0])
+                self.slow.discard(key[0])
 
     def late_ns(self, keys: Iterable[Key], now_ns: int) -> dict[int, float]:
         """Return by slot who of these is late, and by how much; not who may be tried again."""
-        if not self._slow:
+        if not self.slow:
             return {}
         starts = [(key[0], self._starts.get(key)) for key in keys]
         least_s = min([start.usual_s if start else 0.0 for _, start in starts], default=0.0)

@@ -169,27 +169,31 @@ class Counters:
         self.queue.clear()
         self.accounts.clear()
 
-    def picked(self, slot: int, incarnation: int, blocks: int, hits: int) -> None:
-        """Count a pick, and how many of its prompt's blocks the endpoint had seen before."""
+    def picked(self, booking: Booking, blocks: int, hits: int) -> None:
+        """Count a pick, in flight from now on, and how many of its prompt's blocks the endpoint had seen before."""
         words = self.words
         words[TOTALS_AT] += 1
-        row = self._row(slot, incarnation)
+        row = self.booked(booking)
         if row:
             words[row + PICKS] += 1
             words[row + BLOCKS] += blocks
             words[row + HITS] += hits
 
-    def booked(self, booking: Booking) -> None:
-        """Count a request in flight, everywhere."""
+    def booked(self, booking: Booking) -> int:
+        """Count a request in flight, everywhere; return where its endpoint's row begins, 0 if there is no room for it."""
         for each in booking.companions:
             self.booked(each)
-        words = self.words
-        row = self._row(booking.slot, booking.incarnation)
-        if row:
-            words[row + IN_FLIGHT] += 1
-            words[row + TOKENS] += booking.tokens
-            words[row + PREFILL] += booking.prefill_tokens
-            words[row + DECODE] += booking.decode_tokens
+        words, slot = self.words, booking.slot
+        row = ROWS_AT + slot * ROW
+        if slot >= SLOTS:
+            return 0
+        if words[row] != booking.incarnation:
+            self._begin_row(row, booking)
+        words[row + IN_FLIGHT] += 1
+        words[row + TOKENS] += booking.tokens
+        words[row + PREFILL] += booking.prefill_tokens
+        words[row + DECODE] += booking.decode_tokens
+        return row
 
     def unbooked(self, booking: Booking) -> None:
         """Count it no longer; it was counted in this life."""
@@ -281,17 +285,12 @@ class Counters:
         """Where the rows in use begin."""
         return range(ROWS_AT, ROWS_AT + min(self.words[IN_USE_AT], SLOTS) * ROW, ROW)
 
-    def _row(self, slot: int, incarnation: int) -> int:
-        """Return where the endpoint's row begins, made empty if it was another one's; 0 if there is no room for it."""
+    def _begin_row(self, row: int, booking: Booking) -> None:
+        """Make a row empty that was another one's."""
         words = self.words
-        row = ROWS_AT + slot * ROW
-        if slot >= SLOTS:
-            return 0
-        if words[row] != incarnation:
-            words[row : row + ROW] = memoryview(bytes(8 * ROW)).cast("Q")
-            words[row] = incarnation
-            words[IN_USE_AT] = max(words[IN_USE_AT], slot + 1)
-        return row
+        words[row : row + ROW] = memoryview(bytes(8 * ROW)).cast("Q")
+        words[row] = booking.incarnation
+        words[IN_USE_AT] = max(words[IN_USE_AT], booking.slot + 1)
 
 
 def _ruling(name: str) -> Ruling:

@@ -26,7 +26,7 @@ Where a prompt begins that nobody has cached, others that begin like it will fol
 prompts go round: who got one lately counts as dearer, the more so the more prompts are reused at all.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar, TypeAlias
 
@@ -127,7 +127,7 @@ class Delay:
     def score(self, request: Request, fleet: Fleet) -> Scores:
         """Score those who are asked."""
         costs = self._look(fleet)
-        total = len(fleet)
+        total = len(fleet.endpoints)
         prompt, share, now_ns = request.prompt_tokens, request.prefix.share, request.at_ns
         whole, cached = attended(prompt + LEAST_TOKENS, prompt), max(share.values(), default=0.0)
         at = fleet.index[costs.turns[request.ticket % total]]
@@ -151,8 +151,9 @@ class Delay:
             asked = delays = dict(zip(asked, delays, strict=True))
         if share:
             self._favour(request, fleet, costs, knock, delays)
-        for slot, late_ns in self._starts.late_ns(map(fleet.keys.__getitem__, asked), now_ns).items():
-            delays[fleet.index[slot]] += late_ns
+        if self._starts.slow:
+            for slot, late_ns in self._starts.late_ns(map(fleet.keys.__getitem__, asked), now_ns).items():
+                delays[fleet.index[slot]] += late_ns
         self._reuse += (cached - self._reuse) / REMEMBERED
         if cached < NEW:
             self._go_round(request, fleet, [*asked], delays)
@@ -187,15 +188,15 @@ class Delay:
         fleet, costs = self._met
         at = fleet.index.get(chosen.slot)
         if at is not None and fleet.endpoints[at] is chosen:
-            key, token = fleet.key(at), costs.token[at]
+            key, token = (chosen.slot, chosen.incarnation), costs.token[at]
             cached = request.prefix.share.get(chosen.slot, 0.0)
             waiting = max(0, fleet.busy_until_ns[at] - request.at_ns) / token
             waiting += attended(request.prompt_tokens * (1.0 - cached), request.prompt_tokens)
-            n, held = fleet.in_flight[at] + 1, costs.held_tokens(fleet, at)
-            self.speeds.began(request.ticket, key, waiting, n, held)
-            teaches = waiting < FEWEST_TOKENS and not fleet.reported_waiting[at]
-            self._starts.began(request.ticket, key, request.at_ns, teaches=teaches)
-            prompts, answer = waiting * token, costs.alone[at] / ANSWER * (crowding(n, held) - 1.0)
+            crowd = crowding(fleet.in_flight[at] + 1, costs.held_tokens(fleet, at))
+            self.speeds.began(request.ticket, key, waiting, crowd)
+            if waiting < FEWEST_TOKENS and not fleet.reported_waiting[at]:
+                self._starts.began(request.ticket, key, request.at_ns)
+            prompts, answer = waiting * token, costs.alone[at] / ANSWER * (crowd - 1.0)
             self._prompts += (prompts / max(1.0, prompts + answer) - self._prompts) / REMEMBERED
             fleet.ledger.pace(key, self.speeds.prefill_per_s(key))
         return NOTHING
@@ -204,6 +205,8 @@ class Delay:
         """Learn from how a request went."""
         del now_s
         self._beginnings.remove(ticket)
+        if outcome.first_token_s is None:
+            return
         self._starts.observe(ticket, outcome)
         key = self.speeds.observe(ticket, outcome)
         if key is not None and self._met is not None:
@@ -227,7 +230,8 @@ class Delay:
         else:
             costs = self._meet(fleet)
             self._met = fleet, costs
-        costs.refresh(fleet)
+        if costs.touched:
+            costs.refresh(fleet)
         return costs
 
     def _meet(self, fleet: Fleet) -> "Costs":
@@ -322,22 +326,22 @@ class Beginnings:
 
     def __init__(self) -> None:
         self._by_ticket: OrderedDict[int, int] = OrderedDict()
-        self._counts: Counter[int] = Counter()
+        self._counts: dict[int, int] = {}
 
     def add(self, ticket: int, match: Match) -> None:
         """Remember a request that is sent; the oldest are forgotten if there are too many."""
         if (last := _last(match)) is not None:
             self._by_ticket[ticket] = last
-            self._counts[last] += 1
+            self._counts[last] = self._counts.get(last, 0) + 1
             if len(self._by_ticket) > MOST_BEGINNINGS:
                 self.remove(next(iter(self._by_ticket)))
 
     def remove(self, ticket: int) -> None:
         """Forget one that has ended."""
         if (last := self._by_ticket.pop(ticket, None)) is not None:
-            self._counts[last] -= 1
-            if not self._counts[last]:
-                del self._counts[last]
+            left = self._counts.pop(last) - 1
+            if left:
+                self._counts[last] = left
 
     def count(self, match: Match) -> int:
         """Return how many in flight begin like this prompt, of which somebody has a part."""

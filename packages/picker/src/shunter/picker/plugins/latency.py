@@ -16,7 +16,7 @@ from shunter.picker.core.judgement import DropReason, Outcome, Refusal
 from shunter.picker.core.kinds import Dice, Header, Setting, Verdict
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.request import Request
-from shunter.picker.core.speeds import Speeds
+from shunter.picker.core.speeds import Speeds, crowding
 from shunter.picker.core.tenants import Tenants
 from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, Stability, register
 from shunter.picker.plugins.durations import duration_ns
@@ -150,7 +150,7 @@ class Predictor:
         if expected is not None:
             key = (first.slot, first.incarnation)
             waiting = expected.ttft_ms / 1000 * self._speeds.prefill_per_s(key)  # nothing has been learnt since
-            self._speeds.began(request.ticket, key, waiting, expected.in_flight + 1)
+            self._speeds.began(request.ticket, key, waiting, crowding(expected.in_flight + 1, 0))
             if request.slo_tpot_ms:
                 self._strictest.setdefault(key, {})[request.ticket] = request.slo_tpot_ms
                 self._where[request.ticket] = key

@@ -83,7 +83,7 @@ class Ejection:
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that stay."""
-        everybody, now_ns = range(len(fleet)), request.at_ns
+        everybody, now_ns = range(len(fleet.endpoints)), request.at_ns
         if now_ns >= self._all_back_ns:
             return everybody
         left = [at for at in everybody if not self._leaves_out(fleet.key(at), now_ns)]

@@ -34,7 +34,7 @@ class Holding:
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that stay."""
-        everybody = range(len(fleet))
+        everybody = range(len(fleet.endpoints))
         model = request.target_model
         if not model:
             return everybody
