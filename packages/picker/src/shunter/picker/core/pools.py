@@ -137,6 +137,10 @@ class Wards:
 
     def successor(self, booking: Booking, endpoint: str) -> Key | None:
         """Return who serves a request instead of whom it was booked on; None if it is that one, or nobody we know."""
+        fleet = self.default.roster.current
+        at = fleet.index.get(booking.slot)
+        if at is not None and fleet.authorities[at] == endpoint:  # so it is of nearly all
+            return None
         for ward in self:
             fleet = ward.fleet
             at = fleet.index.get(booking.slot)

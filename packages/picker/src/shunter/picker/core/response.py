@@ -20,6 +20,7 @@ __all__ = ["Response"]
 _READABLE = ("application/json", "text/event-stream")
 
 _RESPONSE = Side.RESPONSE
+_NONE, _STREAMED, _PARTIAL, _DUPLEX = BodyMode.NONE, BodyMode.STREAMED, BodyMode.BUFFERED_PARTIAL, BodyMode.FULL_DUPLEX_STREAMED
 
 
 class Response:
@@ -27,21 +28,22 @@ class Response:
 
     __slots__ = (
         *("_duplex", "_first_byte_s", "_mode", "_pick", "_reader", "_restorer", "_sent_bytes"),
-        *("_served", "_status", "_streamed", "started_s", "unchanged"),
+        *("_status", "_streamed", "served", "started_s", "unchanged"),
     )
 
     def __init__(self, mode: BodyMode, started_s: float) -> None:
         self._mode = mode
-        self._duplex = mode is BodyMode.FULL_DUPLEX_STREAMED
+        self._duplex = mode is _DUPLEX
         self.unchanged = self._duplex
         """Whether pieces of the body go on as they come, each answered by itself."""
         self.started_s = started_s
         """When the exchange began."""
-        self._reader: UsageReader | None = None if mode is BodyMode.NONE else UsageReader()
+        self._reader: UsageReader | None = None if mode is _NONE else UsageReader()
         self._restorer: Restorer | None = None
         self._pick: Pick | None = None
         self._status: int | None = None
-        self._served: str | None = None
+        self.served: str | None = None
+        """Who answered, as far as it is known by now."""
         self._streamed = False
         self._first_byte_s: float | None = None
         self._sent_bytes = 0
@@ -52,21 +54,23 @@ class Response:
 
     def feed(self, event: ResponseHeaders | ResponseBody | ResponseTrailers, now_s: float) -> list[Reply]:
         """Return the answers to the next event."""
-        if event.metadata and self._served is None:
-            self._served = read_served(event.metadata)
+        if event.metadata and self.served is None:
+            self.served = read_served(event.metadata)
         if isinstance(event, ResponseBody):
-            return self._pass(event.data, now_s, last=event.end_of_stream)
+            data, last = event.data, event.end_of_stream
+            if data:
+                self.see(data, now_s)
+            if self._restorer is not None:
+                return self._put_back(self._restorer, data, last=last)
+            return (
+                stream(_RESPONSE, data, end_of_stream=last) if self._duplex else answer_body(_RESPONSE, self._mode, data, data)
+            )
         if isinstance(event, ResponseTrailers):
             return [*self.flush(), TrailersReply(_RESPONSE)]
         self._read_headers(event)
         changes = self._restorer is not None and not event.end_of_stream
-        piecemeal = self._duplex or self._mode is BodyMode.STREAMED
+        piecemeal = self._duplex or self._mode is _STREAMED
         return [answer_response_headers(self._added(), drop_length=changes and piecemeal)]
-
-    @property
-    def served(self) -> str | None:
-        """Who answered, as far as it is known by now."""
-        return self._served
 
     def flush(self) -> list[Reply]:
         """Return what was held back, because nothing follows it."""
@@ -80,14 +84,14 @@ class Response:
         return Outcome(
             complete,
             self._status,
-            self._served,
+            self.served,
             self._first_byte_s if self._streamed else None,  # a plain response begins when all of it has been computed
             now_s - self.started_s,
             usage.prompt_tokens,
             usage.completion_tokens,
             usage.cached_tokens,
             self._first_byte_s,
-            None if self._mode is BodyMode.NONE else self._sent_bytes,
+            None if self._mode is _NONE else self._sent_bytes,
         )
 
     def _added(self) -> tuple[tuple[str, str], ...]:
@@ -95,7 +99,7 @@ class Response:
         pick = self._pick
         if pick is None or not pick.response_headers:
             return ()
-        server, first = self._served or "", next(iter(pick.endpoints), "")
+        server, first = self.served or "", next(iter(pick.endpoints), "")
         told = [
             (name, value if isinstance(value, str) else value.get(server if server or "" in value else first))
             for name, value in pick.response_headers
@@ -122,11 +126,10 @@ class Response:
         if self._reader is not None:
             self._reader.feed(data)
 
-    def _pass(self, data: bytes, now_s: float, *, last: bool) -> list[Reply]:
-        self.see(data, now_s)
+    def _put_back(self, restorer: Restorer, data: bytes, *, last: bool) -> list[Reply]:
         wanted = data
-        if self._restorer is not None and (last or self._mode is not BodyMode.BUFFERED_PARTIAL):
-            wanted = self._restorer.feed(data, last=last or not self._duplex)
+        if last or self._mode is not _PARTIAL:
+            wanted = restorer.feed(data, last=last or not self._duplex)
         if self._duplex:
             return stream(_RESPONSE, wanted, end_of_stream=last)
         return answer_body(_RESPONSE, self._mode, data, wanted)

@@ -201,6 +201,7 @@ ASSUMED = Protocol(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
 
 # Looking a member up takes several times as long as a name; these are looked up with each message.
 _REQUEST, _RESPONSE = Side
+_HOLD, _ACKNOWLEDGE, _CHOOSE, _COLLECT, _CHOOSE_STREAM, _CHOOSE_BODY, _CHOOSE_PART, _REFUSE, _PASS = Step
 _NONE = BodyMode.NONE
 
 # What an event is, without and with the end of the stream.
@@ -253,7 +254,7 @@ class Session:
         """Whether the request waits for room."""
         self.evictable = False
         """Whether it was picked and may still be refused."""
-        self._waits = Step.CHOOSE, False  # how a parked request will be answered: step, end of stream
+        self._waits = _CHOOSE, False  # how a parked request will be answered: step, end of stream
         self._judge = judge
         self._limits = limits
         self._budget = budget
@@ -298,7 +299,7 @@ class Session:
         if self.parked:
             self._leave(now_s)
         replies = response.feed(event, now_s)
-        if isinstance(event, ResponseHeaders) and response.served and self._pick and not self._released:
+        if response.served and isinstance(event, ResponseHeaders) and self._pick and not self._released:
             self._judge.served(self._pick.ticket, response.served)
         if move[0] is _DONE:
             self._release(now_s, complete=True)
@@ -352,8 +353,7 @@ class Session:
         self._end(now_s, complete=self._protocol.response_body is _NONE and not self.ended)
 
     def _begin(self, event: Event, now_s: float) -> Response:
-        announced = event.protocol if isinstance(event, RequestHeaders | ResponseHeaders) else None
-        self._protocol = protocol = announced or ASSUMED
+        self._protocol = protocol = getattr(event, "protocol", None) or ASSUMED
         self._rows = TRANSITIONS[_REQUEST, protocol.request_body], TRANSITIONS[_RESPONSE, protocol.response_body]
         self._response = Response(protocol.response_body, now_s)
         return self._response
@@ -369,41 +369,46 @@ class Session:
     def _answer_headers(self, event: RequestHeaders, step: Step, now_s: float) -> list[Reply]:
         self._headers = dict(reversed(event.headers))  # of a repeated header the first wins
         self._metadata = event.metadata
-        if step is Step.HOLD:
+        if step is _HOLD:
             return []
-        if step is Step.ACKNOWLEDGE:
+        if step is _ACKNOWLEDGE:
             return [HeadersReply(_REQUEST)]
         return self._choose(step, None, event.metadata, now_s, end_of_stream=event.end_of_stream)
 
     def _answer_body(self, event: RequestBody, step: Step, now_s: float) -> list[Reply]:
-        if step is Step.PASS:
+        if step is _PASS:
             return [BodyReply(_REQUEST)]
-        if step is Step.CHOOSE_PART:
+        if step is _CHOOSE_PART:
             return self._choose(step, None, event.metadata, now_s, end_of_stream=False)
-        if len(self._body) + len(event.data) > self._limits.body_bytes:
+        data = event.data
+        if len(self._body) + len(data) > self._limits.body_bytes:
             words = f"the request body is larger than {self._limits.body_bytes} bytes"
             return self._refuse(Refusal(413, "PayloadTooLarge", words), now_s)
-        if step is Step.CHOOSE_BODY:
-            return self._choose(step, event.data, event.metadata, now_s, end_of_stream=event.end_of_stream)
-        if not self._budget.take(len(event.data)):
-            return self._refuse(_SHORT_OF_MEMORY, now_s)
-        self._body = self._body or bytearray()
-        self._body += event.data
-        if step is Step.COLLECT:
+        if step is _CHOOSE_BODY:
+            return self._choose(step, data, event.metadata, now_s, end_of_stream=event.end_of_stream)
+        if data:
+            if not self._budget.take(len(data)):
+                return self._refuse(_SHORT_OF_MEMORY, now_s)
+            self._body = self._body or bytearray()
+            self._body += data
+        if step is _COLLECT:
             return []
         return self._choose(step, self._body, event.metadata, now_s, end_of_stream=True)
 
     def _answer_trailers(self, event: RequestTrailers, step: Step, now_s: float) -> list[Reply]:
-        if step is Step.REFUSE:
+        if step is _REFUSE:
             return self._refuse(_NO_BODY, now_s)
-        if step is Step.PASS:
+        if step is _PASS:
             return [TrailersReply(_REQUEST)]
         return self._choose(step, self._body, event.metadata, now_s, end_of_stream=False)
 
     def _choose(
         self, step: Step, body: bytes | bytearray | None, metadata: Metadata, now_s: float, *, end_of_stream: bool
     ) -> list[Reply]:
-        verdict = self._decide(body, metadata, now_s)
+        subset = read_subset(metadata) if metadata else None
+        if subset is None and self._metadata:
+            subset = read_subset(self._metadata)  # a gateway may attach its hint to the first message only
+        verdict = self._judge.decide(self._ask(body, subset), now_s)
         if isinstance(verdict, Parked):
             return self._park(verdict, step, body, now_s, end_of_stream=end_of_stream)
         return self._tell(verdict, step, end_of_stream)
@@ -413,7 +418,7 @@ class Session:
     ) -> list[Reply]:
         """Wait; of the body, the whole of which is kept meanwhile, the budget knows."""
         self.ticket, self.parked, self._waits = parked.ticket, True, (step, end_of_stream)
-        if body is not None and step is not Step.CHOOSE_STREAM:
+        if body is not None and step is not _CHOOSE_STREAM:
             if not self._budget.take(len(body)):
                 return self._refuse(_SHORT_OF_MEMORY, now_s)
             self._body = body
@@ -435,29 +440,23 @@ class Session:
         if verdict.evictable:
             self.ticket, self.evictable = verdict.ticket, True
         rewritten = verdict.body
-        if step is Step.CHOOSE:
+        if step is _CHOOSE:
             return [HeadersReply(_REQUEST, tell_mutation(verdict, self._headers), tell_metadata(verdict))]
-        if step is Step.CHOOSE_STREAM:
+        if step is _CHOOSE_STREAM:
             body = body if rewritten is None else rewritten
             # With a length HTTP/1 has no place for trailers.
             mutation = tell_mutation(verdict, self._headers, len(body) if body and end_of_stream else None)
             headers = HeadersReply(_REQUEST, mutation, tell_metadata(verdict))
             pieces = stream(_REQUEST, body, end_of_stream=end_of_stream)
             return [headers, *pieces] if end_of_stream else [headers, *pieces, TrailersReply(_REQUEST)]
-        if step is Step.CHOOSE_PART:
+        if step is _CHOOSE_PART:
             rewritten = None
         mutation = tell_mutation(verdict, self._headers, None if rewritten is None else len(rewritten))
         return [BodyReply(_REQUEST, mutation, replaced=rewritten, dynamic_metadata=tell_metadata(verdict))]
 
-    def _decide(self, body: bytes | bytearray | None, metadata: Metadata, now_s: float) -> Pick | Refusal | Parked:
-        subset = read_subset(metadata) if metadata else None
-        if subset is None and self._metadata:
-            subset = read_subset(self._metadata)  # a gateway may attach its hint to the first message only
-        return self._judge.decide(self._ask(body, subset), now_s)
-
     def _ask(self, body: bytes | bytearray | None, subset: tuple[str, ...] | None = None) -> Ask:
         traceparent = self.traceparent or self._headers.get(TRACEPARENT)  # where the gateway traces it knows better
-        began_s = self._response and self._response.started_s
+        began_s = self._response.started_s if self._response else None
         return Ask(self._headers, body or b"", subset, body is not None, self.pool, traceparent, began_s)
 
     def _leave(self, now_s: float, refusal: Refusal | None = None) -> None:
@@ -480,19 +479,22 @@ class Session:
         return [refuse(refusal)]
 
     def _forget_body(self) -> None:
-        self._budget.give(len(self._body))
-        self._body = b""
+        if self._body:
+            self._budget.give(len(self._body))
+            self._body = b""
 
     def _release(self, now_s: float, *, complete: bool) -> None:
         if self._pick is not None and self._response is not None and not self._released:
             self._released = True
             outcome = self._response.conclude(now_s, complete=complete)
-            if read_lasting(self._metadata):
+            if self._metadata and read_lasting(self._metadata):
                 outcome = msgspec.structs.replace(outcome, lasts=True)
             self._judge.release(self._pick.ticket, outcome, now_s)
 
     def _end(self, now_s: float, *, complete: bool) -> None:
         self.ended = True
-        self._leave(now_s)
+        if self.parked:
+            self._leave(now_s)
         self._forget_body()
-        self._release(now_s, complete=complete)
+        if not self._released:
+            self._release(now_s, complete=complete)
