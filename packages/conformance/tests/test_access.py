@@ -14,7 +14,7 @@ def test_headers_are_read_and_variables_looked_up():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("Authorization", "want 'NAME: VALUE'"),
+        ("Authorization", "--header: want 'NAME: VALUE'"),
         ("a b: c", "'a b'"),
         (": c", "want 'NAME: VALUE'"),
         ("a: ${MISSING}", "--header a: the environment has no MISSING"),

@@ -167,6 +167,11 @@ def test_explain_says_all(case):
         assert part in text
 
 
+def test_explain_of_a_section_explains_all_its_cases():
+    output = invoke("explain", "ms.freshness").output
+    assert output == "\n".join(invoke("explain", case).output for case in ("ms.freshness.lag", "ms.freshness.ramp"))
+
+
 def test_explain_names_who_is_excused():
     assert "known failure: " in invoke("explain", "ms.errors.unknown-model").output
     assert "not supported: " in invoke("explain", "ms.metrics.kv-idle").output

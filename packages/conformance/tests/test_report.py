@@ -177,6 +177,20 @@ def test_a_person_reads_each_verdict_in_one_line_and_a_failure_in_four():
     )
 
 
+@pytest.mark.parametrize(
+    ("tries", "missed", "said"),
+    [
+        (1, 0, "well"),
+        (3, 1, "(missed in 1 of 3 tries)"),
+        (3, 0, "(judged in try 3, for those before it were disturbed)"),
+    ],
+)
+def test_a_person_reads_why_a_case_was_tried_again(tries, missed, said):
+    finding = CaseFinished(id="ms.a", level=Level.MUST, verdict=Verdict.PASSED, observed="well", tries=tries, missed=missed)
+    [line] = narrate(finding)
+    assert line.endswith(said)
+
+
 def test_what_a_server_sends_cannot_drive_the_terminal():
     wild = CaseFinished(id="ms.a", level=Level.MUST, verdict=Verdict.PASSED, observed="model \x1b[2J\x9b31m\r")
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for line in narrate(wild) for character in line)

@@ -70,12 +70,12 @@ def list_cases(prefixes: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("case_id", metavar="ID")
-def explain(case_id: str) -> None:
-    """Say what a case requires, why, who says so, who is excused."""
+@click.argument("prefixes", metavar="ID-PREFIX...", nargs=-1, required=True)
+def explain(prefixes: tuple[str, ...]) -> None:
+    """Say what cases require, why, who says so, who is excused."""
     from shunter.conformance.core import narration
-    from shunter.conformance.core.case import find
+    from shunter.conformance.core.case import select
     from shunter.conformance.sections import CASES, PROFILES
 
-    for line in narration.explain(find(CASES, case_id), PROFILES[case_id.partition(".")[0]]):
-        click.echo(line)
+    told = [narration.explain(case, PROFILES[case.id.partition(".")[0]]) for case in select(CASES, prefixes)]
+    click.echo("\n\n".join("\n".join(lines) for lines in told))

@@ -94,6 +94,13 @@ class CaseFinished(_Event, frozen=True, tag="case-finished"):
     tries: int = 1
     missed: int = 0
 
+    @property
+    def repeats(self) -> str:
+        """What is to be known of its tries; empty if one was enough."""
+        if self.missed and self.tries > 1:
+            return f"missed in {self.missed} of {self.tries} tries"
+        return f"judged in try {self.tries}, for those before it were disturbed" if self.tries > 1 else ""
+
 
 class Finished(_Event, frozen=True, tag="finished"):
     """The exam is over."""

@@ -39,7 +39,7 @@ def _narrate(event: Event) -> list[str]:
             return [*_target(event), ""]
         case CaseFinished():
             said = clip(event.observed or event.reason or event.actual)
-            said += f" (missed in {event.missed} of {event.tries} tries)" if event.tries > 1 else ""
+            said += f" ({event.repeats})" if event.repeats else ""
             head = f"{LABELS[event.verdict]:<5}  {event.id:<{ID_COLUMNS}} {event.duration_s:6.2f} s"
             if event.verdict is not Verdict.FAILED:
                 return [f"{head}  {said}"]

@@ -84,7 +84,7 @@ def _case(finding: CaseFinished, planned: Planned | None) -> str:
     rows += [
         (name.capitalize(), text) for name in ("observed", "expected", "actual", "reason") if (text := getattr(finding, name))
     ]
-    rows += [("Tries", f"missed in {finding.missed} of {finding.tries}")] if finding.tries > 1 else []
+    rows += [("Tries", finding.repeats)] if finding.repeats else []
     said = finding.observed or finding.reason or finding.actual
     opened = " open" if finding.verdict in {Verdict.FAILED, Verdict.ERROR} else ""
     return "".join(

@@ -53,7 +53,8 @@ def parse_headers(texts: Iterable[str], environment: Mapping[str, str]) -> dict[
         name, colon, value = text.partition(":")
         # What stands behind the colon may be secret, so a message quotes the name at most.
         if not colon or not _NAME.fullmatch(name.strip()):
-            raise UsageError(f"--header {name.strip() if colon else ''!r}: want 'NAME: VALUE'")
+            quoted = f" {name.strip()!r}" if colon else ""
+            raise UsageError(f"--header{quoted}: want 'NAME: VALUE'")
 
         def look_up(variable: re.Match[str], name: str = name) -> str:
             if variable[1] not in environment:

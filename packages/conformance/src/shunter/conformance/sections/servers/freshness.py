@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from itertools import pairwise
 
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.signals import Role
@@ -30,6 +29,7 @@ from shunter.conformance.sections.servers.load import (
     ON_THE_WAY_S,
     TRIED,
     WAITING,
+    find_capacity,
 )
 from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S
 from shunter.conformance.sections.servers.profile import IGNORE_EOS
@@ -107,16 +107,19 @@ def _old(reading: Reading, came_s: float, sent_s: list[float], ended_s: list[flo
 
 async def ramp(target: Target) -> str:
     await settle(target)
-    capacity = target.capacity or TRIED[0]
+    capacity = await find_capacity(target)
     levels = sorted({max(1, capacity // 2), *(capacity + WAITING * more for more in range(4))})
     # Who waits until the first ends need not last himself: four times as many as run at once would outlast any client.
-    seats = levels[-1] if target.capacity is None else capacity
-    lasting = [hold_tokens(target)] * seats + [FEWEST_TOKENS] * (levels[-1] - seats)
+    lasting = [hold_tokens(target)] * capacity + [FEWEST_TOKENS] * (levels[-1] - capacity)
     shown, told = [0.0], ""
     async with AsyncExitStack() as held:
         unanswered: list[Callable[[], int]] = []
-        for before, level in pairwise((0, *levels)):
-            unanswered.append(await held.enter_async_context(holding(target, level - before, tokens=lasting[before:level])))
+        for level in levels:
+            # One after the other: of many at once, a server that has a thread for each (llama.cpp) reads some later, and
+            # until then it does not answer who asks for its page.
+            for tokens in lasting[len(unanswered) : level]:
+                unanswered.append(await held.enter_async_context(holding(target, 1, tokens=[tokens])))
+                await asyncio.sleep(SAMPLE_PERIOD_S)
             shown.append(await _settled(target, level))
             if sum(count() for count in unanswered) < level:
                 raise TooShort
