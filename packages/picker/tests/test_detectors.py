@@ -15,7 +15,7 @@ NOW_NS = 100_000_000_000
 REQUEST = Request(headers={})
 FULL, ROOM = {"waiting": 5.0, "kv_usage": 0.1}, {"waiting": 4.0, "kv_usage": 0.4}
 STALE = FULL | {"health": Health.FAILED}
-OLD = FULL | {"sampled_ns": NOW_NS - 10**9}
+OLD = FULL | {"sampled_ns": NOW_NS - 3 * 10**9}
 
 
 def booked(*counts, tokens=10):
@@ -46,7 +46,7 @@ def saturation(detector, fleet, *, sent=False):
     ],
 )
 def test_a_pool_is_as_full_as_those_who_are_known_are_on_average(make_fleet, rows, value):
-    detector = Utilization(metrics_staleness_threshold="500ms")
+    detector = Utilization(metrics_staleness_threshold="2s")
     assert saturation(detector, make_fleet(*rows)) == pytest.approx(value)
 
 
@@ -90,10 +90,23 @@ def test_as_a_filter_utilization_drops_who_is_full_unless_all_are(make_fleet):
 
 
 def test_as_a_filter_utilization_drops_whose_metrics_are_older_than_it_is_told(make_fleet):
-    fleet = make_fleet(ROOM, ROOM | {"sampled_ns": NOW_NS - 10**9})
+    fleet = make_fleet(ROOM, ROOM | {"sampled_ns": NOW_NS - 3 * 10**9})
     asked = Request(headers={}, at_ns=NOW_NS)
-    assert list(Utilization(metrics_staleness_threshold="500ms").keep(asked, fleet)) == [0]
+    assert list(Utilization(metrics_staleness_threshold="2s").keep(asked, fleet)) == [0]
     assert list(Utilization().keep(asked, fleet)) == [0, 1]
+
+
+def test_who_is_idle_and_asked_once_a_second_is_known_whatever_threshold_the_reference_has(make_fleet):
+    detector = Utilization(metrics_staleness_threshold="200ms")
+    idle = {"waiting": 0.0, "kv_usage": 0.0, "sampled_ns": NOW_NS - 600_000_000}
+    fleet = make_fleet(FULL, idle, idle)
+    assert list(detector.keep(Request(headers={}, at_ns=NOW_NS), fleet)) == [1, 2]
+    assert saturation(detector, fleet) == pytest.approx(1 / 3)
+
+
+def test_a_threshold_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="metricsStalenessThreshold must be above 0"):
+        Utilization(metrics_staleness_threshold="0s")
 
 
 def test_as_a_filter_concurrency_drops_who_is_full_even_if_all_are(make_fleet):

@@ -90,6 +90,17 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
             "full",
             "$.schedulingProfiles[0]: 'max-score-picker' names one endpoint, so a retry has nowhere else to go",
         ),
+        (
+            HEAD + "plugins: [{type: utilization-detector, parameters: {metricsStalenessThreshold: 200ms}}]\n"
+            "flowControl: {saturationDetector: {pluginRef: utilization-detector}}",
+            "full",
+            "$.plugins[0]: metricsStalenessThreshold 200ms has no effect: idle endpoints are scraped once a second",
+        ),
+        (
+            HEAD + "saturationDetector: {metricsStalenessThreshold: 200ms}",
+            "full",
+            "$.flowControl.saturationDetector: metricsStalenessThreshold 200ms has no effect",
+        ),
         (FLOW + "flowControl: {defaultRequestTTL: 5s}", "lean", "$.flowControl: requests may wait 5 s, and with profile lean"),
         (
             FLOW + "flowControl: {defaultRequestTTL: 0s}",

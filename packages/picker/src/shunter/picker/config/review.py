@@ -14,6 +14,7 @@ from shunter.picker.core.policy import Crew
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
 from shunter.picker.plugins.declared import ApproxPrefixCache
+from shunter.picker.plugins.detectors import Utilization
 from shunter.picker.plugins.disagg import Disaggregated
 from shunter.picker.plugins.handlers import HeaderProfile
 from shunter.picker.plugins.pickers import Random
@@ -53,6 +54,7 @@ def review(plan: Plan, profile: str) -> list[str]:
     return [
         *plan.notes,
         *_plugins(plan, profile),
+        *_freshness(plan),
         *_handler(plan),
         *(each for at, one in enumerate(plan.policy.profiles) for each in _profile(one, f"$.schedulingProfiles[{at}]")),
         *_flow_control(plan, profile),
@@ -105,6 +107,16 @@ def _plugins(plan: Plan, profile: str) -> Iterator[str]:
             yield f"{place}: nobody reads what {spec.name!r} remembers; let a scorer name it, or remove it"
     if not plan.policy.formats and plan.policy.prefixes:
         yield "$.requestHandler.parsers: no parser reads prompts, so no prefix is ever cached; add openai-parser"
+
+
+def _freshness(plan: Plan) -> Iterator[str]:
+    for each in plan.policy.plugins():
+        if isinstance(each.plugin, Utilization) and each.plugin.outrun:
+            place = plan.places.get(each.name, "$.flowControl.saturationDetector")
+            yield (
+                f"{place}: metricsStalenessThreshold {each.plugin.metrics_staleness_threshold} has no effect: idle endpoints "
+                "are scraped once a second, and would count as unknown meanwhile; remove it, or let it be 1200ms or more"
+            )
 
 
 def _references(section: object) -> set[str]:

@@ -10,7 +10,7 @@ from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 from shunter.picker.plugins.durations import duration_ns
 
-__all__ = ["Concurrency", "Utilization"]
+__all__ = ["SPARSEST_SAMPLES_NS", "Concurrency", "Utilization"]
 
 NonNegative = Annotated[float, Meta(ge=0)]
 Threshold = Annotated[float, Meta(gt=0)]  # whoever is at 0 of 0 would be full for ever
@@ -18,6 +18,10 @@ Positive = Annotated[int, Meta(ge=1)]
 
 # Requests in flight that an endpoint of unknown load is taken to have room for; what the concurrency-detector assumes of all.
 UNKNOWN_CONCURRENCY = 100
+
+# An idle endpoint is asked each second, give or take a tenth, and an answer takes its time. Who asks for fresher metrics would
+# have those with the least to do count as unknown most of the time, and everything go to the busy ones.
+SPARSEST_SAMPLES_NS = 1_200_000_000
 
 
 @register("utilization-detector", Kind.DETECTOR, Kind.FILTER)
@@ -31,8 +35,8 @@ class Utilization(Plugin, frozen=True):
     ``stalenessPolicy`` says what an endpoint without fresh metrics counts for: ``ignore`` for nothing; ``saturated`` for full,
     which is the reference's default and stops all traffic that flow control holds when the scraper dies; ``ledger``, the
     default here, for nothing while others are known, and where nobody is, each for its requests in flight of 100.
-    ``metricsStalenessThreshold`` narrows what counts as fresh; empty leaves it at the picker's own 5 s. The reference's
-    default, 200 ms, suits its fixed scrape interval of 50 ms and not one that goes up to a second.
+    ``metricsStalenessThreshold`` narrows what counts as fresh; empty leaves it at the picker's own 5 s, and so does what is
+    below 1.2 s: idle endpoints are asked once a second. The reference's default, 200 ms, suits its fixed interval of 50 ms.
 
     As a filter it drops who is stale or over its thresholds times (1 + headroom), and keeps all if that leaves nobody.
     """
@@ -44,8 +48,14 @@ class Utilization(Plugin, frozen=True):
     headroom: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what is not a duration."""
-        duration_ns(self.metrics_staleness_threshold)
+        """Refuse what is not a duration, or none at all."""
+        if self.metrics_staleness_threshold and not duration_ns(self.metrics_staleness_threshold):
+            raise ValueError("metricsStalenessThreshold must be above 0")
+
+    @property
+    def outrun(self) -> bool:
+        """Does the threshold ask for fresher metrics than there are of idle endpoints? Then it has no effect."""
+        return 0 < duration_ns(self.metrics_staleness_threshold) < SPARSEST_SAMPLES_NS
 
     def levels(self, fleet: Fleet, now_ns: int, *, sent: bool) -> Sequence[float | None]:
         """Return how full each endpoint is; with ``sent``, what was sent since the sample waits too."""
@@ -75,7 +85,7 @@ class Utilization(Plugin, frozen=True):
 
     def _known(self, fleet: Fleet, now_ns: int) -> Sequence[bool]:
         """Return of whom the load is known and recent enough."""
-        if not self.metrics_staleness_threshold:
+        if not self.metrics_staleness_threshold or self.outrun:
             return fleet.fresh
         oldest_ns = now_ns - duration_ns(self.metrics_staleness_threshold)
         return [fresh and at_ns >= oldest_ns for fresh, at_ns in zip(fleet.fresh, fleet.sampled_ns, strict=True)]
