@@ -229,8 +229,8 @@ class Picker:
         told.append(connection.http.take())
         connection.close(NOW_S + 2)
         assert not running, "a call was not closed"
-        assert not connection._exchanges, "an exchange is left"
-        assert not connection._deadlines_s, "a deadline is left"
+        assert not connection._deadlines, "a deadline is left"
+        assert not connection.http._streams, "a stream is left"
         assert self.budget.taken_bytes == self.unfinished.taken_bytes == 0, "bytes of a budget are lost"
         assert not self.judge.ledger._by_ticket, "a request is still on the books"
         assert not self.judge.ledger._by_endpoint, "an endpoint is still charged"

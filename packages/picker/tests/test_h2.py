@@ -8,6 +8,11 @@ from shunter.picker.testing_h2 import (
     FIELDS,
     TERMS,
     TRAILERS,
+    Data,
+    Recorded,
+    Request,
+    Reset,
+    Trailers,
     continuation,
     data,
     feed,
@@ -23,7 +28,7 @@ from shunter.picker.testing_h2 import (
 )
 from shunter.picker.transport import frames
 from shunter.picker.transport.frames import MAX_FRAME_BYTES, MAX_WINDOW_BYTES, Code, Flag, Kind, Setting
-from shunter.picker.transport.h2 import Connection, Data, Request, Reset, Terms, Trailers
+from shunter.picker.transport.h2 import Terms
 
 WRONG = {
     # 3.4 preface
@@ -168,7 +173,7 @@ def test_after_a_fault_of_a_stream_the_others_go_on(row):
     sent, scope, _ = WRONG[row]
     if scope != "connection":
         connection = opened(sent)
-        connection.send_headers(1, ANSWER, end_stream=True)  # makes room for one more
+        connection.say_trailers(1, ANSWER)  # makes room for one more
         assert [type(event) for event in feed(connection, request(101))] == [Request]
 
 
@@ -176,7 +181,7 @@ def test_after_a_fault_of_a_stream_the_others_go_on(row):
     "hello", [b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nXX", frames.PREFACE + frame(Kind.PING, 0, 0, bytes(8))]
 )
 def test_who_does_not_say_hello_is_sent_away(hello):
-    connection = Connection()
+    connection = Recorded()
     assert feed(connection, hello) == []
     assert connection.closed
     assert not connection.greeted
@@ -232,10 +237,10 @@ def test_repeated_fields_are_joined():
 def test_an_answer_and_its_end():
     connection = opened(request(1, end=True))
     connection.take()
-    connection.send_headers(1, ANSWER)
-    connection.send_data(1, b"abc")
-    connection.send_trailers(1, TRAILERS)
-    connection.send_data(1, b"too late")
+    connection.say_headers(1, ANSWER)
+    connection.say_data(1, b"abc")
+    connection.say_trailers(1, TRAILERS)
+    connection.say_data(1, b"too late")
     head, content, end = split(connection.take())
     # The first block begins with a table of size 0 (RFC 7541 section 4.2).
     assert head == (Kind.HEADERS, Flag.END_HEADERS, 1, b"\x20" + ANSWER)
@@ -246,7 +251,7 @@ def test_an_answer_and_its_end():
 def test_a_peer_that_is_not_ready_when_we_are_is_asked_to_stop_and_may_still_be_sending():
     connection = opened(request(1))
     connection.take()
-    connection.send_headers(1, ANSWER, end_stream=True)
+    connection.say_trailers(1, ANSWER)
     assert split(connection.take())[-1] == (Kind.RST_STREAM, 0, 1, number(Code.NO_ERROR))
     late = data(1, b"x") + window(1, 5) + request(1, end=True) + frames.reset(1, Code.CANCEL)
     assert feed(connection, late) == []
@@ -259,8 +264,8 @@ def test_a_reset_of_the_peer_is_told_and_nothing_is_sent_any_more():
     connection = opened(request(1))
     connection.take()
     assert feed(connection, frames.reset(1, Code.CANCEL)) == [Reset(1, Code.CANCEL)]
-    connection.send_headers(1, ANSWER)
-    connection.send_data(1, b"x")
+    connection.say_headers(1, ANSWER)
+    connection.say_data(1, b"x")
     assert connection.take() == b""
 
 
@@ -279,9 +284,9 @@ def sizes(connection):
 
 def test_an_answer_waits_for_the_windows_and_its_end_waits_for_it():
     connection = opened(setting(Setting.INITIAL_WINDOW_SIZE, 10), request(1))
-    connection.send_headers(1, ANSWER)
-    connection.send_data(1, bytes(30))
-    connection.send_trailers(1, TRAILERS)
+    connection.say_headers(1, ANSWER)
+    connection.say_data(1, bytes(30))
+    connection.say_trailers(1, TRAILERS)
     assert sizes(connection) == [10]
     feed(connection, window(1, 5))
     assert sizes(connection) == [5]
@@ -298,8 +303,8 @@ def test_the_connections_window_is_given_to_who_waited_longest():
     connection = opened(window(0, 1), *(request(at) for at in (1, 3, 5)))
     connection.take()
     for at in (1, 3, 5):
-        connection.send_headers(at, ANSWER)
-        connection.send_data(at, bytes(40_000), end_stream=True)
+        connection.say_headers(at, ANSWER)
+        connection.say_data(at, bytes(40_000), end_stream=True)
     assert sum(sizes(connection)) == 65_536
     feed(connection, window(0, 30_000))
     streams = [stream_id for kind, _, stream_id, _ in split(connection.take()) if kind == Kind.DATA]
@@ -309,9 +314,9 @@ def test_the_connections_window_is_given_to_who_waited_longest():
 
 def test_data_without_end_ends_with_the_last_frame():
     connection = opened(window(0, 1 << 20), window(0, 1 << 20), setting(Setting.INITIAL_WINDOW_SIZE, 1 << 20))
-    for _ in connection.receive(request(1, end=True)):
-        connection.send_headers(1, ANSWER)
-        connection.send_data(1, bytes(3 * MAX_FRAME_BYTES), end_stream=True)
+    feed(connection, request(1, end=True))
+    connection.say_headers(1, ANSWER)
+    connection.say_data(1, bytes(3 * MAX_FRAME_BYTES), end_stream=True)
     ends = [flags for kind, flags, _, _ in split(connection.take()) if kind == Kind.DATA]
     assert ends == [0, 0, Flag.END_STREAM]
 
@@ -335,7 +340,7 @@ def test_the_windows_of_the_peer_are_kept_open():
 def test_more_than_a_window_is_a_flow_control_error():
     terms = Terms(stream_window_bytes=20_000, window_bytes=100_000)
     connection = opened(setting(Setting.INITIAL_WINDOW_SIZE, 0), request(1), terms=terms)
-    connection.send_data(1, bytes(300_000))  # it waits, so the window is not opened again
+    connection.say_data(1, bytes(300_000))  # it waits, so the window is not opened again
     connection.take()
     feed(connection, data(1, bytes(16_000)), data(1, bytes(16_000)))
     assert verdict(connection) == (1, Code.FLOW_CONTROL_ERROR)
@@ -343,8 +348,8 @@ def test_more_than_a_window_is_a_flow_control_error():
 
 def test_who_does_not_take_answers_gets_no_more_to_send_until_it_does():
     connection = opened(setting(Setting.INITIAL_WINDOW_SIZE, 0), request(1))
-    connection.send_headers(1, ANSWER)
-    connection.send_data(1, bytes(290_000))
+    connection.say_headers(1, ANSWER)
+    connection.say_data(1, bytes(290_000))
     connection.take()
     feed(connection, *[data(1, bytes(16_000))] * 6)
     assert [stream for kind, _, stream, _ in split(connection.take()) if kind == Kind.WINDOW_UPDATE and stream] == []
@@ -354,9 +359,9 @@ def test_who_does_not_take_answers_gets_no_more_to_send_until_it_does():
 
 def test_when_the_connections_window_opens_a_held_stream_may_send_again():
     connection = opened(setting(Setting.INITIAL_WINDOW_SIZE, 1 << 20), request(1))
-    connection.send_headers(1, ANSWER)
-    connection.send_data(1, bytes(65_535))
-    connection.send_data(1, bytes(290_000))
+    connection.say_headers(1, ANSWER)
+    connection.say_data(1, bytes(65_535))
+    connection.say_data(1, bytes(290_000))
     connection.take()
     feed(connection, *[data(1, bytes(16_000))] * 6)
     connection.take()
@@ -381,6 +386,6 @@ def test_leaving_is_announced_and_what_runs_runs_on():
     assert verdict(connection) == (5, Code.REFUSED_STREAM)
     assert not connection.done
     for stream_id in (1, 3):
-        connection.send_headers(stream_id, ANSWER, end_stream=True)
+        connection.say_trailers(stream_id, ANSWER)
     assert connection.done
     assert not connection.closed

@@ -5,6 +5,11 @@ import pytest
 from shunter.picker.testing_h2 import (
     ANSWER,
     BLOCK,
+    HELLO,
+    TERMS,
+    Data,
+    Recorded,
+    Reset,
     continuation,
     data,
     feed,
@@ -18,7 +23,7 @@ from shunter.picker.testing_h2 import (
 )
 from shunter.picker.transport import blocks, frames, patience
 from shunter.picker.transport.frames import MAX_FRAME_BYTES, Code, Flag, Kind, Setting
-from shunter.picker.transport.h2 import Data, Reset, Terms
+from shunter.picker.transport.h2 import Terms
 
 CALM = ("connection", Code.ENHANCE_YOUR_CALM)
 FLOODS = {
@@ -52,8 +57,8 @@ def test_the_same_amid_work_or_over_time_is_no_flood(flood):
     connection = opened(request(1))
     for at in range(20_000):
         feed(connection, FLOODS[flood], request(2 * at + 3, end=True))
-        connection.send_headers(2 * at + 3, ANSWER)
-        connection.send_data(2 * at + 3, b"work", end_stream=True)
+        connection.say_headers(2 * at + 3, ANSWER)
+        connection.say_data(2 * at + 3, b"work", end_stream=True)
         connection.take()
     for _ in range(20):
         feed(connection, FLOODS[flood] * 1000)
@@ -97,12 +102,15 @@ def test_requests_that_nobody_waits_for_end_the_connection(attack):
 
 
 def test_streams_that_were_answered_and_then_reset_are_normal():
-    connection = opened()
+    def answer(connection, event):
+        if isinstance(event, Data):
+            connection.say_headers(event.stream_id, ANSWER)
+            connection.say_data(event.stream_id, b"answer")
+
+    connection = Recorded(TERMS, answer)
+    connection.hear(HELLO)
     for at in range(1, 8 * patience.RESETS, 2):
-        for event in connection.receive(request(at) + data(at, b"ask") + frames.reset(at, Code.CANCEL)):
-            if isinstance(event, Data):
-                connection.send_headers(at, ANSWER)
-                connection.send_data(at, b"answer")
+        connection.hear(request(at) + data(at, b"ask") + frames.reset(at, Code.CANCEL))
         connection.take()
     assert not connection.closed
 
@@ -135,8 +143,8 @@ def test_a_block_that_means_more_than_it_may_ends_the_connection():
 def test_answers_that_are_not_taken_are_bounded():
     connection = opened(setting(Setting.INITIAL_WINDOW_SIZE, 0), request(1), request(3))
     connection.take()
-    connection.send_data(1, bytes(200_000))
-    connection.send_data(3, bytes(200_000))
+    connection.say_data(1, bytes(200_000))
+    connection.say_data(3, bytes(200_000))
     assert verdict(connection) == (3, Code.ENHANCE_YOUR_CALM)
     assert connection._outbox.waiting_bytes == 200_000
     ping = frame(Kind.PING, 0, 0, bytes(8))
@@ -147,7 +155,7 @@ def test_the_memory_of_ended_streams_is_bounded():
     connection = opened()
     for at in range(20_000):
         feed(connection, request(2 * at + 1, end=True))
-        connection.send_headers(2 * at + 1, ANSWER, end_stream=True)
+        connection.say_trailers(2 * at + 1, ANSWER)
         connection.take()
     assert len(connection._past._by_us) <= 8_001
     assert not connection._streams

@@ -15,6 +15,10 @@ from shunter.picker.testing_h2 import (
     HELLO,
     TERMS,
     TRAILERS,
+    Data,
+    Recorded,
+    Request,
+    Trailers,
     continuation,
     data,
     frame,
@@ -24,7 +28,6 @@ from shunter.picker.testing_h2 import (
 )
 from shunter.picker.transport import frames
 from shunter.picker.transport.frames import MAX_FRAME_BYTES, MAX_WINDOW_BYTES, Code, Flag, Kind, Setting
-from shunter.picker.transport.h2 import Connection, Data, Request, Trailers
 
 odd = st.integers(0, 4).map(lambda at: 2 * at + 1)
 payloads = st.binary(max_size=30)
@@ -42,18 +45,21 @@ frames_sent = st.one_of(
 )
 
 
+def echo(connection, event):
+    """Answer as a responder that says what it hears."""
+    if isinstance(event, Request):
+        connection.say_headers(event.stream_id, ANSWER)
+    elif isinstance(event, Data):
+        connection.say_data(event.stream_id, event.data)
+    if isinstance(event, Trailers) or getattr(event, "end_stream", False):
+        connection.say_trailers(event.stream_id, TRAILERS)
+
+
 def respond(connection, pieces):
-    """Run a responder that echoes; return what happened and what it wrote."""
+    """Return what happened and what was written."""
     events, out = [], b""
     for piece in pieces:
-        for event in connection.receive(piece):
-            events.append(event)
-            if isinstance(event, Request):
-                connection.send_headers(event.stream_id, ANSWER)
-            elif isinstance(event, Data):
-                connection.send_data(event.stream_id, event.data)
-            if isinstance(event, Trailers) or getattr(event, "end_stream", False):
-                connection.send_trailers(event.stream_id, TRAILERS)
+        events += connection.hear(piece)
         out += connection.take()
     return events, out, connection.fault
 
@@ -64,9 +70,9 @@ def test_bytes_mean_the_same_however_they_are_cut(sent, cuts):
     sent = HELLO + sent
     edges = sorted({0, len(sent), *(at for at in cuts if at < len(sent))})
     pieces = [sent[begin:end] for begin, end in itertools.pairwise(edges)]
-    whole = respond(Connection(TERMS), [sent])
-    assert respond(Connection(TERMS), pieces) == whole
-    assert respond(Connection(TERMS), [sent[at : at + 1] for at in range(len(sent))]) == whole
+    whole = respond(Recorded(TERMS, echo), [sent])
+    assert respond(Recorded(TERMS, echo), pieces) == whole
+    assert respond(Recorded(TERMS, echo), [sent[at : at + 1] for at in range(len(sent))]) == whole
 
 
 class Client:
@@ -75,7 +81,7 @@ class Client:
     def __init__(self, terms=TERMS):
         self.machine = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
         self.machine.initiate_connection()
-        self.server = Connection(terms)
+        self.server = Recorded(terms, echo)
         self.got = {}
         self.ended = set()
 

@@ -12,6 +12,7 @@ import trustme
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.testing import StubJudge
+from shunter.picker.testing_h2 import Recorded, Reset, Trailers
 from shunter.picker.transport import h2, hpack
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
@@ -41,14 +42,17 @@ class Plain(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport = transport
-        self.http = h2.Connection(h2.Terms(streams=100))
+        self.http = Recorded(h2.Terms(streams=100), self.answer)
         self.flush()
 
+    @staticmethod
+    def answer(http, event):
+        if isinstance(event, Trailers) or (not isinstance(event, Reset) and event.end_stream):
+            http.say_headers(event.stream_id, hpack.encode([(":status", "200")]))
+            http.say_data(event.stream_id, bytes(20_000), end_stream=True)
+
     def data_received(self, data):
-        for event in self.http.receive(data):
-            if isinstance(event, h2.Trailers) or (not isinstance(event, h2.Reset) and event.end_stream):
-                self.http.send_headers(event.stream_id, hpack.encode([(":status", "200")]))
-                self.http.send_data(event.stream_id, bytes(20_000), end_stream=True)
+        self.http.hear(data)
         self.flush()
 
     def flush(self):

@@ -4,13 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker.transport.frames import MAX_FRAME_BYTES
-from shunter.picker.transport.outbox import Outbox, Outgoing
+from shunter.picker.transport.outbox import Outbox
+from shunter.picker.transport.patience import Patience
+from shunter.picker.transport.streams import Stream
 
 MEBIBYTE = 1 << 20
 
 
 def outbox(sendable=1 << 30):
-    made = Outbox(lambda stream: None, lambda stream: None)
+    ignore = lambda stream: None  # noqa: E731
+    made = Outbox(Patience(), MEBIBYTE, on_end=ignore, on_room=ignore, on_excess=ignore)
     made.widen(sendable)
     return made
 
@@ -20,7 +23,7 @@ def taken(box):
 
 
 def test_small_answers_are_one_piece():
-    box, stream = outbox(), Outgoing(1, 1 << 30)
+    box, stream = outbox(), Stream(1, 1 << 30)
     for _ in range(1000):
         box.send_data(stream, b"x" * 200, end_stream=False)
     assert len(box.take()) == 1
@@ -28,7 +31,7 @@ def test_small_answers_are_one_piece():
 
 
 def test_of_a_large_answer_no_more_than_a_part_is_written_at_once():
-    box, stream = outbox(), Outgoing(1, 1 << 30)
+    box, stream = outbox(), Stream(1, 1 << 30)
     box.send_data(stream, bytes(10 * MEBIBYTE), end_stream=True)
     sizes = []
     while not box.empty:
@@ -38,7 +41,7 @@ def test_of_a_large_answer_no_more_than_a_part_is_written_at_once():
 
 
 def test_small_answers_behind_a_large_one_are_through_as_soon_as_it_is():
-    box, large, small = outbox(), Outgoing(1, 1 << 30), Outgoing(3, 1 << 30)
+    box, large, small = outbox(), Stream(1, 1 << 30), Stream(3, 1 << 30)
     box.send_data(large, bytes(MEBIBYTE), end_stream=True)
     for _ in range(5):
         for _ in range(200):
@@ -49,7 +52,7 @@ def test_small_answers_behind_a_large_one_are_through_as_soon_as_it_is():
 
 @given(st.lists(st.integers(0, 100_000), max_size=30), st.data())
 def test_bytes_are_written_in_the_order_in_which_they_were_said(sizes, data):
-    box, whole, stream = outbox(), outbox(), Outgoing(1, 1 << 30)
+    box, whole, stream = outbox(), outbox(), Stream(1, 1 << 30)
     written = b""
     for at, size in enumerate(sizes):
         for each in (box, whole):

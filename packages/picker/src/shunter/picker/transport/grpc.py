@@ -28,13 +28,16 @@ from urllib.parse import quote
 from shunter.picker.core.limits import Budget
 from shunter.picker.transport import hpack
 from shunter.picker.transport.frames import MAX_FRAME_BYTES
-from shunter.picker.transport.h2 import Connection, Data, Request, Reset, Terms
+from shunter.picker.transport.h2 import Connection, Terms
+from shunter.picker.transport.streams import NOBODY, Stream
 
 __all__ = ["Call", "Exchange", "GrpcConnection", "Message", "Service", "StatusCode", "StatusError"]
 
 # Compressed or not, and the length.
 _PREFIX = struct.Struct(">BL")
 _PREFIX_BYTES = _PREFIX.size
+_read_prefix = _PREFIX.unpack_from
+_write_prefix = _PREFIX.pack
 
 # A message in a status is for people and travels in a header.
 _DETAILS_CHARS = 512
@@ -102,73 +105,163 @@ class Call(Protocol):
 
 
 class Exchange:
-    """One running call, from the wire's side: what a call may send at any time."""
+    """One running call, from the wire's side: it listens to a stream and lets the call answer."""
 
-    __slots__ = ("_begun", "_connection", "_unsent", "call", "metadata", "needed_bytes", "stream_id", "unfinished")
+    __slots__ = (
+        *("_begun", "_connection", "_needed_bytes", "_over", "_stream", "_unfinished", "_unsent"),
+        *("call", "metadata"),
+    )
 
     call: Call
     metadata: Mapping[str, str]
     """What the client said when it opened the stream: for the service, which is about to make the call of it."""
 
-    def __init__(self, connection: "GrpcConnection", stream_id: int) -> None:
-        self.stream_id = stream_id
-        self.unfinished = bytearray()  # of a message
-        self.needed_bytes = 0  # of it, to go on
+    def __init__(self, connection: "GrpcConnection", stream: Stream) -> None:
         self._connection = connection
+        self._stream = stream
         self._begun = False
+        self._over = False
+        self._unfinished = bytearray()  # of a message
+        self._needed_bytes = 0  # of it, to go on
         self._unsent: list[Message] = []
+
+    def receive(self, data: bytes, end_stream: bool) -> None:
+        """Cut content into messages, each of which the call answers."""
+        connection, call = self._connection, self.call
+        now_s, limit_bytes = connection.now_s, connection.max_message_bytes
+        try:
+            if self._unfinished:
+                data = self._complete(data)
+            at, size = 0, len(data)
+            needed_bytes = _PREFIX_BYTES
+            while size - at >= _PREFIX_BYTES:
+                compressed, length = _read_prefix(data, at)
+                if compressed or length > limit_bytes:
+                    raise _refuse(length, limit_bytes, compressed=compressed)
+                begin = at + _PREFIX_BYTES
+                end = begin + length
+                if end > size:
+                    needed_bytes += length
+                    break
+                at = end
+                replies = call.receive(data[begin:end], now_s)
+                if replies:
+                    self.send(replies)
+                if call.ended:
+                    self.end(now_s)
+                    return
+            if at < size:
+                self._needed_bytes = needed_bytes
+                self._keep(data[at:])
+            if end_stream:
+                self._finish()
+        except StatusError as status:
+            self.end(now_s, status.code, status.details)
+
+    def finish(self, trailers: dict[str, str]) -> None:
+        """The client sends no more; what it says at its end is nobody's business."""
+        del trailers
+        try:
+            self._finish()
+        except StatusError as status:
+            self.end(self._connection.now_s, status.code, status.details)
+
+    def lose(self, code: int) -> None:
+        """The stream is gone."""
+        del code
+        self._close(self._connection.now_s)
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send messages; what answers one read goes out in one piece."""
-        if self._connection.reading:
-            if not self._unsent:
-                self._connection.unsent.append(self)
-            self._unsent += messages
-        else:
-            self._unsent += messages
+        if not self._unsent and self._connection.reading:
+            self._connection.unsent.append(self)
+        self._unsent += messages
+        if not self._connection.reading:
             self.flush()
 
     def flush(self) -> None:
         """Hand over what was said."""
         messages = self._unsent
         if messages:
-            http, stream_id = self._connection.http, self.stream_id
+            http, stream = self._connection.http, self._stream
             if not self._begun:
                 self._begun = True
-                http.send_headers(stream_id, _HEAD)
+                http.send_headers(stream, _HEAD)
             self._unsent = []
             pieces: list[bytes | bytearray | memoryview] = []
             for message in messages:
                 if isinstance(message, bytes):
-                    pieces += (_PREFIX.pack(0, len(message)), message)
+                    pieces += (_write_prefix(0, len(message)), message)
                 else:
-                    pieces += (b"".join((_PREFIX.pack(0, sum(map(len, message))), message[0])), *message[1:])
+                    pieces += (b"".join((_write_prefix(0, sum(map(len, message))), message[0])), *message[1:])
             if sum(map(len, pieces)) <= MAX_FRAME_BYTES * len(messages):
-                http.send_data(stream_id, b"".join(pieces))
+                http.send_data(stream, b"".join(pieces))
             else:  # large ones: a frame more for each is cheaper than its bytes once more
                 for piece in pieces:
-                    http.send_data(stream_id, piece)
+                    http.send_data(stream, piece)
 
     def end(self, now_s: float, code: StatusCode = StatusCode.OK, details: str = "") -> None:
         """End the call with a status."""
         self.flush()
-        http = self._connection.http
-        if code is StatusCode.OK:
-            block = _OK if self._begun else _OK_ALONE
-        else:
-            block = hpack.encode(
-                [
-                    *(() if self._begun else _HEAD_FIELDS),
-                    ("grpc-status", str(int(code))),
-                    ("grpc-message", quote(details[:_DETAILS_CHARS], safe=_PLAIN)),
-                    ("grpc-accept-encoding", "identity"),
-                ]
-            )
-        if self._begun:
-            http.send_trailers(self.stream_id, block)
-        else:
-            http.send_headers(self.stream_id, block, end_stream=True)
-        self._connection.forget(self, now_s)
+        self._connection.http.send_trailers(self._stream, _say_end(code, details, begun=self._begun))
+        self._close(now_s)
+
+    def _close(self, now_s: float) -> None:
+        if not self._over:
+            self._over = True
+            self._stream.listener = NOBODY
+            self._connection.drop_deadline(self._stream.id)
+            if self._unfinished:
+                self._connection.budget.give(len(self._unfinished))
+            call = self.call
+            del self.call  # each knows the other: what nobody needs any more should go without the garbage collector
+            call.close(now_s)
+
+    def _complete(self, data: bytes) -> bytes:
+        """Return what was unfinished and what follows it now; nothing if that is not enough to go on."""
+        self._keep(data)
+        unfinished = self._unfinished
+        if len(unfinished) < self._needed_bytes:
+            return b""
+        data = bytes(unfinished)
+        self._connection.budget.give(len(data))
+        unfinished.clear()
+        return data
+
+    def _keep(self, data: bytes) -> None:
+        if not self._connection.budget.take(len(data)):
+            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, "the picker holds as much of unfinished messages as it may")
+        self._unfinished += data
+
+    def _finish(self) -> None:
+        if self._unfinished:
+            raise StatusError(StatusCode.INVALID_ARGUMENT, "the last message is cut off")
+        now_s, call = self._connection.now_s, self.call
+        self.send(call.finish(now_s))
+        if call.ended:
+            self.end(now_s)
+
+
+class _Stranger:
+    """Listens to a stream that is no gRPC: when its request has ended, that is said."""
+
+    def __init__(self, http: Connection, stream: Stream, head: bytes) -> None:
+        self._http = http
+        self._stream = stream
+        self._head = head
+
+    def receive(self, data: bytes, end_stream: bool) -> None:
+        del data
+        if end_stream:
+            self.finish({})
+
+    def finish(self, trailers: dict[str, str]) -> None:
+        del trailers
+        self._http.send_headers(self._stream, self._head)
+        self._http.send_data(self._stream, _EXPLANATION, end_stream=True)
+
+    def lose(self, code: int) -> None:
+        pass
 
 
 Service = Callable[[Exchange], Call]
@@ -180,6 +273,26 @@ def _read_timeout_s(text: str) -> float | None:
     return int(match[1]) * _UNITS_S[match[2]] if match else None
 
 
+def _refuse(length: int, limit_bytes: int, *, compressed: bool) -> StatusError:
+    if compressed:
+        return StatusError(StatusCode.UNIMPLEMENTED, "compressed messages are not understood here")
+    return StatusError(StatusCode.RESOURCE_EXHAUSTED, f"a message of {length} bytes; the limit is {limit_bytes}")
+
+
+def _say_end(code: StatusCode, details: str, *, begun: bool) -> bytes:
+    """Write the trailers; where nothing was said they are all there is, and begin as an answer does."""
+    if code is StatusCode.OK:
+        return _OK if begun else _OK_ALONE
+    return hpack.encode(
+        [
+            *(() if begun else _HEAD_FIELDS),
+            ("grpc-status", str(int(code))),
+            ("grpc-message", quote(details[:_DETAILS_CHARS], safe=_PLAIN)),
+            ("grpc-accept-encoding", "identity"),
+        ]
+    )
+
+
 class GrpcConnection:
     """One connection with its calls. ``http`` has the bytes to write; ``now_s`` is monotonic everywhere."""
 
@@ -187,16 +300,15 @@ class GrpcConnection:
         self, services: Mapping[str, Service], budget: Budget, *, max_message_bytes: int, terms: Terms | None = None
     ) -> None:
         """``services`` by path; ``budget`` for unfinished messages, shared by all connections."""
-        self.http = Connection(terms)
+        self.http = Connection(self._open, terms)
+        self.now_s = 0.0  # of what is read, or of the end
         self.reading = False  # more to say may follow at once
         self.unsent: list[Exchange] = []  # who has said something since
+        self.budget = budget
+        self.max_message_bytes = max_message_bytes
         self._services = services
-        self._budget = budget
-        self._max_message_bytes = max_message_bytes
-        self._exchanges: dict[int, Exchange] = {}
-        self._deadlines_s: dict[int, float] = {}  # by stream
+        self._deadlines: dict[int, tuple[float, Exchange]] = {}  # by stream
         self._agenda: list[tuple[float, int]] = []  # a heap of them, some of calls that are over
-        self._strangers: dict[int, bytes] = {}  # streams that are no gRPC → how their answer begins
 
     @property
     def next_deadline_s(self) -> float | None:
@@ -205,150 +317,62 @@ class GrpcConnection:
 
     def receive(self, data: bytes, now_s: float) -> None:
         """Take what was read: run the calls it concerns."""
-        exchanges = self._exchanges
+        self.now_s = now_s
         self.reading = True
-        for event in self.http.receive(data):
-            exchange = exchanges.get(event.stream_id)
-            if exchange is None:
-                if isinstance(event, Request):
-                    self._open(event, now_s)
-                elif not isinstance(event, Data) or event.end_stream:
-                    self._explain(event.stream_id)
-            elif isinstance(event, Reset):
-                self.forget(exchange, now_s)
-            else:
-                try:
-                    if isinstance(event, Data):
-                        self._read(exchange, event.data, now_s)
-                        if not event.end_stream:
-                            continue
-                    self._finish(exchange, now_s)
-                except StatusError as status:
-                    exchange.end(now_s, status.code, status.details)
+        self.http.receive(data)
         self.reading = False
         if self.unsent:
             for exchange in self.unsent:
                 exchange.flush()
             self.unsent.clear()
-            if self.http.untold:
-                for reset in self.http.untold:
-                    if exchange := exchanges.get(reset.stream_id):
-                        self.forget(exchange, now_s)
-                self.http.untold.clear()
+            self.http.tell_lost()
 
     def expire(self, now_s: float) -> None:
         """End the calls whose time is over."""
         while self._agenda and self._agenda[0][0] <= now_s:
             _, stream_id = heapq.heappop(self._agenda)
-            if stream_id in self._deadlines_s:
-                self._exchanges[stream_id].end(now_s, StatusCode.DEADLINE_EXCEEDED, "the time that the client gave is over")
+            if stream_id in self._deadlines:
+                _, exchange = self._deadlines[stream_id]
+                exchange.end(now_s, StatusCode.DEADLINE_EXCEEDED, "the time that the client gave is over")
 
     def close(self, now_s: float) -> None:
         """Note that the connection is lost."""
-        for exchange in [*self._exchanges.values()]:
-            self.forget(exchange, now_s)
+        self.now_s = now_s
+        self.http.lose()
 
-    def forget(self, exchange: Exchange, now_s: float) -> None:
-        """Close a call whose stream is over."""
-        if self._exchanges.pop(exchange.stream_id, None) is not None:
-            if self._deadlines_s.pop(exchange.stream_id, None) is not None:
-                self._tidy_agenda()
-            if exchange.unfinished:
-                self._budget.give(len(exchange.unfinished))
-            exchange.call.close(now_s)
-            del exchange.call  # each knows the other: what nobody needs any more should go without the garbage collector
+    def drop_deadline(self, stream_id: int) -> None:
+        """Forget when a call would be over; throw out others that are over as soon as they are the larger part."""
+        if self._deadlines.pop(stream_id, None) is not None and len(self._agenda) > 2 * len(self._deadlines) + _OVER:
+            self._agenda = [(at_s, stream_id) for stream_id, (at_s, _) in self._deadlines.items()]
+            heapq.heapify(self._agenda)
 
-    def _open(self, request: Request, now_s: float) -> None:
-        stream_id, fields = request.stream_id, request.fields
+    def _open(self, stream: Stream, fields: dict[str, str], end_stream: bool) -> None:
         post = fields[":method"] == "POST"
         if not post or not fields.get("content-type", "").startswith("application/grpc"):
-            self._strangers[stream_id] = _NO_GRPC if post else _NO_POST
-            if request.end_stream:
-                self._explain(stream_id)
+            stream.listener = stranger = _Stranger(self.http, stream, _NO_GRPC if post else _NO_POST)
+            if end_stream:
+                stranger.finish({})
             return
-        exchange = Exchange(self, stream_id)
         service = self._services.get(fields[":path"])
         if service is None:
-            exchange.end(now_s, StatusCode.UNIMPLEMENTED, f"no method {fields[':path']}")
+            self._turn_away(stream, StatusCode.UNIMPLEMENTED, f"no method {fields[':path']}")
             return
+        exchange = Exchange(self, stream)
         timeout = fields.get("grpc-timeout")
         if timeout is not None:
             timeout_s = _read_timeout_s(timeout)
             if timeout_s is None:
-                exchange.end(now_s, StatusCode.INVALID_ARGUMENT, f"grpc-timeout {timeout!r}")
+                self._turn_away(stream, StatusCode.INVALID_ARGUMENT, f"grpc-timeout {timeout!r}")
                 return
-            at_s = self._deadlines_s[stream_id] = now_s + timeout_s
-            heapq.heappush(self._agenda, (at_s, stream_id))
+            at_s = self.now_s + timeout_s
+            self._deadlines[stream.id] = at_s, exchange
+            heapq.heappush(self._agenda, (at_s, stream.id))
         exchange.metadata = fields
         exchange.call = service(exchange)
         del exchange.metadata
-        self._exchanges[stream_id] = exchange
-        if request.end_stream:
-            try:
-                self._finish(exchange, now_s)
-            except StatusError as status:
-                exchange.end(now_s, status.code, status.details)
+        stream.listener = exchange
+        if end_stream:
+            exchange.finish({})
 
-    def _tidy_agenda(self) -> None:
-        """Throw out what is over as soon as that is the larger part."""
-        if len(self._agenda) > 2 * len(self._deadlines_s) + _OVER:
-            self._agenda = [(at_s, stream_id) for stream_id, at_s in self._deadlines_s.items()]
-            heapq.heapify(self._agenda)
-
-    def _explain(self, stream_id: int) -> None:
-        """Answer a stranger whose request has ended; if it was reset, this goes nowhere."""
-        block = self._strangers.pop(stream_id, None)
-        if block is not None:
-            self.http.send_headers(stream_id, block)
-            self.http.send_data(stream_id, _EXPLANATION, end_stream=True)
-
-    def _read(self, exchange: Exchange, data: bytes, now_s: float) -> None:
-        """Cut content into messages."""
-        unfinished = exchange.unfinished
-        if unfinished:
-            self._keep(exchange, data)
-            if len(unfinished) < exchange.needed_bytes:
-                return
-            data = bytes(unfinished)
-            self._budget.give(len(unfinished))
-            unfinished.clear()
-        at, size, call = 0, len(data), exchange.call
-        needed_bytes = _PREFIX_BYTES
-        while size - at >= _PREFIX_BYTES:
-            compressed, length = _PREFIX.unpack_from(data, at)
-            if compressed:
-                raise StatusError(StatusCode.UNIMPLEMENTED, "compressed messages are not understood here")
-            if length > self._max_message_bytes:
-                raise StatusError(
-                    StatusCode.RESOURCE_EXHAUSTED, f"a message of {length} bytes; the limit is {self._max_message_bytes}"
-                )
-            begin = at + _PREFIX_BYTES
-            end = begin + length
-            if end > size:
-                needed_bytes += length
-                break
-            at = end
-            replies = call.receive(data[begin:at], now_s)
-            if replies:
-                exchange.send(replies)
-            if call.ended:
-                exchange.end(now_s)
-                return
-        if at < size:
-            exchange.needed_bytes = needed_bytes
-            self._keep(exchange, data[at:] if at else data)
-
-    def _keep(self, exchange: Exchange, data: bytes) -> None:
-        if not self._budget.take(len(data)):
-            raise StatusError(StatusCode.RESOURCE_EXHAUSTED, "the picker holds as much of unfinished messages as it may")
-        exchange.unfinished += data
-
-    def _finish(self, exchange: Exchange, now_s: float) -> None:
-        if exchange.stream_id not in self._exchanges:
-            return  # it ended with the last message
-        if exchange.unfinished:
-            raise StatusError(StatusCode.INVALID_ARGUMENT, "the last message is cut off")
-        call = exchange.call
-        exchange.send(call.finish(now_s))
-        if call.ended:
-            exchange.end(now_s)
+    def _turn_away(self, stream: Stream, code: StatusCode, details: str) -> None:
+        self.http.send_trailers(stream, _say_end(code, details, begun=False))

@@ -1,18 +1,19 @@
-"""The server's end of an HTTP/2 connection (RFC 9113), without IO: bytes in, events and bytes out.
+"""The server's end of an HTTP/2 connection (RFC 9113), without IO: bytes in, calls of those who listen and bytes out.
 
 Rules
 -----
-1. No socket, task or clock. ``receive`` takes what was read and yields what it means, frame by frame, so that each event can be
-   answered before the next; ``take`` returns what is to be written. Both are the same however the bytes are cut.
+1. No socket, task or clock. ``receive`` takes what was read and tells what it means, frame by frame, to whom it concerns, who
+   may answer at once; ``take`` returns what is to be written. Both are the same however the bytes are cut.
 2. Nothing the peer sends raises: a fault of a stream becomes RST_STREAM, one of the connection GOAWAY and ``closed``.
 3. Everything a peer can make grow has a bound in ``Terms`` or a constant below, and a code with which it ends.
 
 Theory of operation
 -------------------
 A stream is in ``_streams`` until its answer has ended; of those that ended lately, the connection remembers who ended them,
-because what the peer sent before it learned that is no fault (section 5.1). The application answers with ``send_headers``,
-``send_data`` and ``send_trailers``; what a window does not let through waits in the stream, and the end waits behind it.
-Sending on a stream that is gone does nothing: the Reset event tells of it.
+because what the peer sent before it learned that is no fault (section 5.1). ``accept`` is called with each new stream and gives
+it a listener, which is called until the stream is gone. The application answers with ``send_headers``, ``send_data`` and
+``send_trailers``; what a window does not let through waits in the stream, and the end waits behind it. Sending on a stream that
+is gone does nothing: its listener has lost it.
 
 Windows of the peer are kept open by themselves, for what is received is consumed at once, with one exception: a stream whose
 answers wait gets no more to send. That is the back-pressure against a peer that talks and does not listen.
@@ -33,7 +34,7 @@ answers it does not take                   ``Terms.waiting_bytes``; the stream i
 The first two are counted in ``transport.patience``, windows and what waits for them are in ``transport.outbox``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import repeat
 
 import msgspec
@@ -52,11 +53,11 @@ from shunter.picker.transport.frames import (
     Setting,
     StreamFault,
 )
-from shunter.picker.transport.outbox import WINDOW_BYTES, Outbox, Outgoing
+from shunter.picker.transport.outbox import WINDOW_BYTES, Outbox
 from shunter.picker.transport.patience import Patience
-from shunter.picker.transport.streams import Past, Stream
+from shunter.picker.transport.streams import NOBODY, Listener, Past, Stream
 
-__all__ = ["Connection", "Data", "Event", "Request", "Reset", "Terms", "Trailers"]
+__all__ = ["Accept", "Connection", "Terms"]
 
 # Answers that wait on one stream until its sender is made to wait too.
 _WAITING_BYTES = 256 * 1024
@@ -79,51 +80,22 @@ class Terms(msgspec.Struct, frozen=True):
     waiting_bytes: int = 256 << 20
 
 
-class Request(msgspec.Struct, frozen=True, gc=False):
-    """A stream was opened. ``fields`` is shared with other requests: look, don't touch."""
-
-    stream_id: int
-    fields: dict[str, str]
-    end_stream: bool
-
-
-class Data(msgspec.Struct, frozen=True, gc=False):
-    """A piece of the request's content."""
-
-    stream_id: int
-    data: bytes
-    end_stream: bool
-
-
-class Trailers(msgspec.Struct, frozen=True, gc=False):
-    """The trailers of the request, which end it."""
-
-    stream_id: int
-    fields: dict[str, str]
-
-
-class Reset(msgspec.Struct, frozen=True, gc=False):
-    """A stream is gone, by the peer's will or by its fault. Nothing more will come of it, nothing more can be sent."""
-
-    stream_id: int
-    code: int
-
-
-Event = Request | Data | Trailers | Reset
+Accept = Callable[[Stream, dict[str, str], bool], None]
+"""Called with a new stream, the fields of its request, which others share (look, don't touch), and whether that has ended."""
 
 
 class Connection:
     """One connection, from its first byte. See the head of this file."""
 
-    def __init__(self, terms: Terms | None = None) -> None:
+    def __init__(self, accept: Accept, terms: Terms | None = None) -> None:
         self.greeted = False  # the peer has shown that it speaks HTTP/2
         self.closed = False  # the peer broke the protocol: write what is left and close
         self.fault = ""  # how
+        self._accept = accept
         self._terms = terms = terms or Terms()
         self._patience = Patience()
         self._buffer = b""
-        self.untold: list[Event] = []
-        """What answers brought about that were sent since the last event: streams whose answer is too much. Clear it."""
+        self._lost: list[Listener] = []  # who sent more than is taken, and does not know yet
         self._streams: dict[int, Stream] = {}
         self._past = Past()
         self._last_id = 0
@@ -132,7 +104,12 @@ class Connection:
         self._half_bytes, self._half_stream_bytes = terms.window_bytes >> 1, terms.stream_window_bytes >> 1
         self._leaving = False
         self._final_id: int | None = None  # no stream above it will be served
-        self._outbox = Outbox(self._end, self._replenish)
+        self._outbox = Outbox(
+            self._patience, terms.waiting_bytes, on_end=self._end, on_room=self._replenish, on_excess=self._give_up
+        )
+        self.send_headers = self._outbox.send_headers
+        self.send_data = self._outbox.send_data
+        self.send_trailers = self._outbox.send_trailers
         self.take_pieces = self._outbox.take
         """As ``take``, without copying what is large; of much a part, until ``drained``."""
         self._outbox.append(
@@ -175,8 +152,8 @@ class Connection:
             self._outbox.append(frames.go_away(MAX_WINDOW_BYTES, Code.NO_ERROR, "leaving"))
             self._outbox.append(frames.head(Kind.PING, 0, 0, 8) + _LEAVING)
 
-    def receive(self, data: bytes) -> Iterator[Event]:
-        """Take what was read; yield what happens. To be consumed to its end; answers may be sent meanwhile."""
+    def receive(self, data: bytes) -> None:
+        """Take what was read; tell what happens."""
         if self.closed:
             return
         if self._buffer:
@@ -196,18 +173,27 @@ class Connection:
                     break
                 at = begin + length
                 try:
-                    event = self._HANDLERS[kind](self, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
+                    self._HANDLERS[kind](self, flags, stream_id & MAX_WINDOW_BYTES, data[begin:at])
                 except StreamFault as fault:
-                    event = self._reset(fault.stream_id, fault.code)
-                if event is not None:
-                    yield event
-                if self.untold:
-                    yield from self.untold
-                    self.untold.clear()
+                    self._reset(fault.stream_id, fault.code)
         except ConnectionFault as fault:
-            yield from self._fail(fault)
+            self._fail(fault)
         else:
             self._buffer = data[at:] if self.greeted else data  # what is not a whole frame
+        self.tell_lost()
+
+    def tell_lost(self) -> None:
+        """Tell those who sent more than is taken that their streams are gone; not while they send, but as soon as they have."""
+        if self._lost:
+            lost, self._lost = self._lost, []
+            for listener in lost:
+                listener.lose(Code.ENHANCE_YOUR_CALM)
+
+    def lose(self, code: Code = Code.CANCEL) -> None:
+        """Note that the connection is gone, and every stream with it."""
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            self._leave(stream).lose(code)
 
     def _check_preface(self, data: bytes) -> int:
         """Return where the frames begin."""
@@ -228,7 +214,7 @@ class Connection:
 
     # -- frames, each by flags, stream id and payload ----------------------------------------------------------------
 
-    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
+    def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         size = len(payload)
         self._receivable -= size
         if self._receivable < self._half_bytes:
@@ -245,7 +231,7 @@ class Connection:
         stream = self._streams.get(stream_id)
         if stream is None:
             self._refer_to_ended(stream_id)
-            return None
+            return
         if not stream.open:
             raise StreamFault(stream_id, Code.STREAM_CLOSED, "DATA after the end")
         stream.receivable -= size
@@ -255,30 +241,33 @@ class Connection:
             stream.open = False
         if stream.receivable < self._half_stream_bytes:
             self._replenish(stream)
-        return Data(stream_id, payload, end_stream)
+        stream.listener.receive(payload, end_stream)
 
-    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id & 1:
             raise ConnectionFault(Code.PROTOCOL_ERROR, f"a request on stream {stream_id}")
         block = self._blocks.begin(flags, stream_id, payload)
-        return None if block is None else self._on_block(block)
+        if block is not None:
+            self._on_block(block)
 
-    def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
+    def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
         block = self._blocks.go_on(flags, stream_id, payload)
-        return None if block is None else self._on_block(block)
+        if block is not None:
+            self._on_block(block)
 
-    def _on_block(self, block: Block) -> Event | None:
+    def _on_block(self, block: Block) -> None:
         """Take a whole header block: it opens a stream or ends it."""
         self._patience.worked_bytes += HEAD_BYTES + len(block.data)
         stream_id = block.stream_id
         if stream_id > self._last_id:
             self._last_id = stream_id
-            return self._open(block, self._blocks.read_request(block))
+            self._open(block, self._blocks.read_request(block))
+            return
         stream = self._streams.get(stream_id)
         pairs = self._blocks.decode(block)
         if stream is None:
             self._refer_to_ended(stream_id)
-            return None
+            return
         if not stream.open:
             raise StreamFault(stream_id, Code.STREAM_CLOSED, "HEADERS after the end")
         if not block.end_stream:
@@ -289,21 +278,21 @@ class Connection:
         except fields.MalformedError as error:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, str(error)) from None
         stream.open = False
-        return Trailers(stream_id, trailers)
+        stream.listener.finish(trailers)
 
-    def _open(self, block: Block, request: dict[str, str]) -> Event:
+    def _open(self, block: Block, request: dict[str, str]) -> None:
         stream_id = block.stream_id
         if block.depends_on == stream_id:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
         if self._final_id is not None or len(self._streams) >= self._terms.streams:
             raise StreamFault(stream_id, Code.REFUSED_STREAM, "too many streams, or too late")
-        stream = Stream(stream_id, self._terms.stream_window_bytes, self._outbox.initial_sendable)
+        stream = Stream(stream_id, self._outbox.initial_sendable, self._terms.stream_window_bytes)
         self._streams[stream_id] = stream
         if "content-length" in request:
             stream.expected_bytes = int(request["content-length"])
             stream.take_content(0, end_stream=block.end_stream)
         stream.open = not block.end_stream
-        return Request(stream_id, request, block.end_stream)
+        self._accept(stream, request, block.end_stream)
 
     def _on_priority(self, _: int, stream_id: int, payload: bytes) -> None:
         """Check and ignore: RFC 9113 section 5.3.2 has no use for it; that a stream cannot depend on itself is RFC 7540's."""
@@ -315,21 +304,21 @@ class Connection:
         if int.from_bytes(payload[:4], "big") & MAX_WINDOW_BYTES == stream_id:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
 
-    def _on_reset(self, _: int, stream_id: int, payload: bytes) -> Event | None:
+    def _on_reset(self, _: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise ConnectionFault(Code.FRAME_SIZE_ERROR, f"RST_STREAM of {len(payload)} bytes")
-        self._check_not_idle(stream_id, "RST_STREAM")
-        self._patience.control(len(payload))
         stream = self._streams.get(stream_id)
         if stream is None:
+            self._check_not_idle(stream_id, "RST_STREAM")
+        self._patience.control(len(payload))
+        if stream is None:
             self._past.remember(stream_id, by_us=False)  # now it knows
-            return None
+            return
         if stream.answered:
-            self._patience.answered()
+            self._patience.answers += 1
         else:
             self._patience.reset()
-        self._forget(stream, by_us=False)
-        return Reset(stream_id, int.from_bytes(payload, "big"))
+        self._forget(stream, by_us=False).lose(int.from_bytes(payload, "big"))
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -406,34 +395,16 @@ class Connection:
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
-    def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool = False) -> None:
-        """Begin the answer, with an encoded block of less than MAX_FRAME_BYTES."""
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream.ending is None:
-            self._outbox.send_headers(stream, block, end_stream=end_stream)
-
-    def send_data(self, stream_id: int, data: bytes | bytearray | memoryview, *, end_stream: bool = False) -> None:
-        """Go on with the answer, as far as the windows allow; the rest follows by itself."""
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream.ending is None:
-            self._patience.worked_bytes += len(data)
-            self._outbox.send_data(stream, data, end_stream=end_stream)
-            if self._outbox.waiting_bytes > self._terms.waiting_bytes:
-                self.reset(stream_id, Code.ENHANCE_YOUR_CALM)
-                self.untold.append(Reset(stream_id, Code.ENHANCE_YOUR_CALM))
-
-    def send_trailers(self, stream_id: int, block: bytes) -> None:
-        """End the answer after all data, with an encoded block of less than MAX_FRAME_BYTES."""
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream.ending is None:
-            self._outbox.send_trailers(stream, block)
-
-    def reset(self, stream_id: int, code: Code) -> None:
-        """Give a stream up."""
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            self._outbox.append(frames.reset(stream_id, code))
+    def reset(self, stream: Stream, code: Code) -> None:
+        """Give a stream up; its listener is told nothing."""
+        if stream.id in self._streams:
+            self._outbox.append(frames.reset(stream.id, code))
             self._forget(stream, by_us=True)
+
+    def _give_up(self, stream: Stream) -> None:
+        """Reset a stream of which more waits than may."""
+        self._lost.append(stream.listener)
+        self.reset(stream, Code.ENHANCE_YOUR_CALM)
 
     def _replenish_connection(self) -> None:
         """Let the peer send more, half of the connection's window being used."""
@@ -442,9 +413,8 @@ class Connection:
         self._outbox.append(frames.update_window(0, self._terms.window_bytes - self._receivable))
         self._receivable = self._terms.window_bytes
 
-    def _replenish(self, outgoing: Outgoing) -> None:
+    def _replenish(self, stream: Stream) -> None:
         """Let the peer send more on a stream when half of its window is used, unless it does not take our answers."""
-        stream = self._streams[outgoing.id]
         if stream.receivable < 0:
             raise StreamFault(stream.id, Code.FLOW_CONTROL_ERROR, "more data than the stream's window")
         if stream.open and stream.receivable < self._half_stream_bytes and len(stream.waiting) <= _WAITING_BYTES:
@@ -454,37 +424,41 @@ class Connection:
 
     # -- ends --------------------------------------------------------------------------------------------------------
 
-    def _end(self, stream: Outgoing) -> None:
+    def _end(self, stream: Stream) -> None:
         """Forget a stream whose answer is complete. A peer that is not ready is asked to stop, without blame (section 8.1)."""
-        self._patience.answered()
-        ended = self._streams[stream.id]
-        if ended.open:
+        self._patience.answers += 1
+        if stream.open:
             self._outbox.append(frames.reset(stream.id, Code.NO_ERROR))
-        self._forget(ended, by_us=ended.open)
+        self._forget(stream, by_us=stream.open)
 
-    def _forget(self, stream: Stream, *, by_us: bool) -> None:
+    def _forget(self, stream: Stream, *, by_us: bool) -> Listener:
+        """Drop a stream; return who listened to it."""
         del self._streams[stream.id]
-        self._outbox.forget(stream)
         self._past.remember(stream.id, by_us=by_us)
+        return self._leave(stream)
 
-    def _reset(self, stream_id: int, code: Code) -> Event | None:
+    def _leave(self, stream: Stream) -> Listener:
+        if stream.waiting:
+            self._outbox.forget(stream)
+        stream.ending = b""
+        listener, stream.listener = stream.listener, NOBODY  # each knows the other
+        return listener
+
+    def _reset(self, stream_id: int, code: Code) -> None:
         """End a stream for what the peer did with it."""
         self._patience.reset()
         self._outbox.append(frames.reset(stream_id, code))
         stream = self._streams.get(stream_id)
         if stream is None:
             self._past.remember(stream_id, by_us=True)
-            return None
-        self._forget(stream, by_us=True)
-        return Reset(stream_id, code)
+        else:
+            self._forget(stream, by_us=True).lose(code)
 
-    def _fail(self, fault: ConnectionFault) -> list[Event]:
+    def _fail(self, fault: ConnectionFault) -> None:
         """End the connection for what the peer did with it."""
         self._outbox.append(frames.go_away(self._last_id, fault.code, str(fault)))
-        gone: list[Event] = [Reset(stream_id, fault.code) for stream_id in self._streams]
-        self._streams.clear()
         self.closed, self.fault = True, f"{fault.code.name}: {fault}"
-        return gone
+        self.lose(fault.code)
 
     def _check_not_idle(self, stream_id: int, what: str) -> None:
         if stream_id > self._last_id or not stream_id & 1:

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 from shunter.picker.transport import frames
 from shunter.picker.transport.frames import MAX_FRAME_BYTES, MAX_WINDOW_BYTES, Flag, Kind
+from shunter.picker.transport.patience import Patience
+from shunter.picker.transport.streams import Stream
 
-__all__ = ["WINDOW_BYTES", "Outbox", "Outgoing"]
+__all__ = ["WINDOW_BYTES", "Outbox"]
 
 # A window before anybody said anything (section 6.9.2).
 WINDOW_BYTES = 65_535
@@ -19,35 +21,34 @@ _TABLE_OF_NOTHING = b"\x20"
 _PART_BYTES = 512 << 10
 
 
-class Outgoing:
-    """The answer to one request, as far as it waits."""
-
-    __slots__ = ("answered", "ending", "id", "sendable", "waiting")
-
-    def __init__(self, stream_id: int, sendable: int) -> None:
-        self.id = stream_id
-        self.sendable = sendable  # bytes that the stream's window lets through; below 0 after the peer made it smaller
-        self.answered = False
-        self.waiting = bytearray()  # data that no window let through
-        self.ending: bytes | None = None  # what follows that data: the block of the trailers; empty if just the end
-
-
 class Outbox:
     """All frames on their way to the peer.
 
-    ``on_end`` is called with a stream whose end has been written, ``on_room`` when some of what waited in it has been.
+    ``on_end`` is called with a stream whose end has been written, ``on_room`` when some of what waited in it has been,
+    ``on_excess`` when what it wants to say is more than may wait in all streams together.
     """
 
-    def __init__(self, on_end: Callable[[Outgoing], None], on_room: Callable[[Outgoing], None]) -> None:
+    def __init__(
+        self,
+        patience: Patience,
+        limit_bytes: int,
+        *,
+        on_end: Callable[[Stream], None],
+        on_room: Callable[[Stream], None],
+        on_excess: Callable[[Stream], None],
+    ) -> None:
         self._frames: list[bytes | bytearray | memoryview] = []
         self._much = False  # there are large ones among them
         self.waiting_bytes = 0  # of all streams
+        self._limit_bytes = limit_bytes  # of that
+        self._patience = patience
         self.initial_sendable = WINDOW_BYTES
         self._sendable = WINDOW_BYTES
-        self._blocked: OrderedDict[int, Outgoing] = OrderedDict()  # by the connection's window, longest first
+        self._blocked: OrderedDict[int, Stream] = OrderedDict()  # by the connection's window, longest first
         self._table_size = _TABLE_OF_NOTHING
         self._on_end = on_end
         self._on_room = on_room
+        self._on_excess = on_excess
 
     def append(self, frame: bytes) -> None:
         """Write any frame that no window holds back."""
@@ -72,19 +73,17 @@ class Outbox:
         self._frames = []
         return [b"".join(out)] if out else out
 
-    def send_headers(self, stream: Outgoing, block: bytes, *, end_stream: bool = False) -> None:
-        """Write a header block of at most MAX_FRAME_BYTES, ahead of what waits."""
-        if self._table_size:
-            block, self._table_size = self._table_size + block, b""
-        stream.answered = True
-        flags = Flag.END_HEADERS | Flag.END_STREAM if end_stream else Flag.END_HEADERS
-        self._frames.append(frames.head(Kind.HEADERS, flags, stream.id, len(block)) + block)
-        if end_stream:
-            self._on_end(stream)
+    def send_headers(self, stream: Stream, block: bytes) -> None:
+        """Begin the answer, with an encoded block of less than MAX_FRAME_BYTES."""
+        if stream.ending is None:
+            self._write_block(stream, block, Flag.END_HEADERS)
 
-    def send_data(self, stream: Outgoing, data: bytes | bytearray | memoryview, *, end_stream: bool) -> None:
-        """Write data, or keep what may not go yet."""
+    def send_data(self, stream: Stream, data: bytes | bytearray | memoryview, *, end_stream: bool = False) -> None:
+        """Go on with the answer, as far as the windows allow; the rest follows by itself."""
+        if stream.ending is not None:
+            return
         size = len(data)
+        self._patience.worked_bytes += size
         if not stream.waiting and ((size <= self._sendable and size <= stream.sendable) or not size):
             self._sendable -= size
             stream.sendable -= size
@@ -104,15 +103,29 @@ class Outbox:
         if end_stream:
             stream.ending = b""
         self.flush(stream)
+        if self.waiting_bytes > self._limit_bytes:
+            self._on_excess(stream)
 
-    def send_trailers(self, stream: Outgoing, block: bytes) -> None:
-        """Write the end, or keep it behind the data that waits."""
-        if stream.waiting:
-            stream.ending = block
-        else:
-            self.send_headers(stream, block, end_stream=True)
+    def send_trailers(self, stream: Stream, block: bytes) -> None:
+        """End the answer after all data, with an encoded block of less than MAX_FRAME_BYTES."""
+        if stream.ending is None:
+            if stream.waiting:
+                stream.ending = block
+            else:
+                self._write_end(stream, block)
 
-    def flush(self, stream: Outgoing) -> None:
+    def _write_end(self, stream: Stream, block: bytes) -> None:
+        self._write_block(stream, block, Flag.END_HEADERS | Flag.END_STREAM)
+        self._on_end(stream)
+
+    def _write_block(self, stream: Stream, block: bytes, flags: int) -> None:
+        if self._table_size:
+            block, self._table_size = self._table_size + block, b""
+        stream.answered = True
+        size = len(block)
+        self._frames += (frames.pack_head(size >> 8, size & 0xFF, Kind.HEADERS, flags, stream.id), block)
+
+    def flush(self, stream: Stream) -> None:
         """Write what waits in a stream as far as the windows allow."""
         waiting = stream.waiting
         while waiting:
@@ -131,11 +144,11 @@ class Outbox:
         if waiting or stream.ending is None:
             self._on_room(stream)
         elif stream.ending:
-            self.send_headers(stream, stream.ending, end_stream=True)
+            self._write_end(stream, stream.ending)
         else:
             self._on_end(stream)
 
-    def forget(self, stream: Outgoing) -> None:
+    def forget(self, stream: Stream) -> None:
         """Throw away what waits in a stream that is gone."""
         self.waiting_bytes -= len(stream.waiting)
         self._blocked.pop(stream.id, None)
@@ -150,7 +163,7 @@ class Outbox:
             self.flush(stream)
         return True
 
-    def widen_stream(self, stream: Outgoing, increment: int) -> bool:
+    def widen_stream(self, stream: Stream, increment: int) -> bool:
         """Do the same for a stream. The increment may be negative (section 6.9.2)."""
         stream.sendable += increment
         if stream.sendable > MAX_WINDOW_BYTES:

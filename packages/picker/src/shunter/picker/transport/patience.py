@@ -23,8 +23,10 @@ RESETS = 2000
 class Patience:
     """The account of one connection."""
 
-    __slots__ = ("_answers", "_control_bytes", "_resets", "worked_bytes")
+    __slots__ = ("_control_bytes", "_resets", "answers", "worked_bytes")
 
+    answers: int
+    """Requests that ended with an answer; whoever ends one adds it."""
     worked_bytes: int
     """Bytes of header blocks and content, of both sides; whoever moves some adds them."""
 
@@ -33,11 +35,7 @@ class Patience:
 
     def forgive(self) -> None:
         """Begin anew."""
-        self._answers = self._control_bytes = self._resets = self.worked_bytes = 0
-
-    def answered(self) -> None:
-        """Count a request that ended with an answer."""
-        self._answers += 1
+        self.answers = self._control_bytes = self._resets = self.worked_bytes = 0
 
     def control(self, size: int) -> None:
         """Count a frame with ``size`` bytes of payload that is no work."""
@@ -48,5 +46,5 @@ class Patience:
     def reset(self) -> None:
         """Count a request that ended without an answer, or that had to be reset."""
         self._resets += 1
-        if self._resets > RESETS + self._answers:
+        if self._resets > RESETS + self.answers:
             raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "many requests that nobody waits for")

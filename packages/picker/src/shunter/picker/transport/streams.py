@@ -1,24 +1,67 @@
 """The streams of an HTTP/2 connection: one that lives, and who ended those that do not (RFC 9113 section 5.1)."""
 
-from shunter.picker.transport.frames import Code, ConnectionFault, StreamFault
-from shunter.picker.transport.outbox import Outgoing
+from typing import Protocol
 
-__all__ = ["Past", "Stream"]
+import msgspec
+
+from shunter.picker.transport.frames import Code, ConnectionFault, StreamFault
+
+__all__ = ["NOBODY", "Listener", "Past", "Stream"]
 
 # Ended streams that are remembered: more than can be under way while a frame of ours travels.
 _REMEMBERED = 4000
 
 
-class Stream(Outgoing):
+class Listener(Protocol):
+    """Whom a stream is for: is told what comes of it, in order, and may answer meanwhile."""
+
+    def receive(self, data: bytes, end_stream: bool) -> None:
+        """Take a piece of the request's content."""
+        ...
+
+    def finish(self, trailers: dict[str, str]) -> None:
+        """Take the trailers of the request, which end it."""
+        ...
+
+    def lose(self, code: int) -> None:
+        """Note that the stream is gone, by the peer's will or by its fault: nothing more comes of it, nothing can be sent."""
+        ...
+
+
+class _Nobody:
+    """Listens to streams that are of no interest, any more or yet."""
+
+    def receive(self, data: bytes, end_stream: bool) -> None:
+        pass
+
+    def finish(self, trailers: dict[str, str]) -> None:
+        pass
+
+    def lose(self, code: int) -> None:
+        pass
+
+
+NOBODY = _Nobody()
+
+
+class Stream(msgspec.Struct, eq=False):
     """One request and its answer, as far as HTTP/2 is concerned; it lives until the answer has ended."""
 
-    __slots__ = ("expected_bytes", "open", "receivable")
-
-    def __init__(self, stream_id: int, receivable: int, sendable: int) -> None:
-        super().__init__(stream_id, sendable)
-        self.open = True  # the peer may send
-        self.receivable = receivable  # bytes of the window it has for that
-        self.expected_bytes: int | None = None  # left of content-length
+    id: int
+    sendable: int
+    """Bytes that the peer's window lets through; below 0 after it made that smaller."""
+    receivable: int = 0
+    """Bytes of the window that the peer has."""
+    listener: Listener = NOBODY
+    open: bool = True
+    """The peer may send."""
+    expected_bytes: int | None = None
+    """Left of content-length."""
+    answered: bool = False
+    waiting: bytearray = bytearray()
+    """Data of the answer that no window let through."""
+    ending: bytes | None = None
+    """What follows that data: the block of the trailers, empty if just the end. Once it is said, nothing more can be."""
 
     def take_content(self, size: int, *, end_stream: bool) -> None:
         """Hold the request to its content-length (section 8.1.1), if it has one."""
