@@ -322,6 +322,16 @@ def test_former_words_mean_the_same(handler, parameters):
     assert [each is not None for each in stages(pick)] == [True, True, False]
 
 
+def test_a_threshold_of_the_handler_counts_characters_and_zero_is_always():
+    for threshold, prefilled in ((0, True), (100, True), (10**6, False)):
+        judge = make_judge(made=configured("pd-profile-handler", parameters={"threshold": threshold, "hashBlockSize": 5}))
+        assert (stages(ask(judge))[1] is not None) is prefilled, threshold
+    plan = config.load(configured("pd-profile-handler", parameters={"threshold": 401}))
+    assert [each.plugin for each in plan.policy.plugins() if isinstance(each.plugin, PrefillUncached)] == [
+        PrefillUncached(non_cached_tokens=101, prefix_match_info_producer_name="approx-prefix-cache-producer")
+    ]
+
+
 def test_a_data_parallel_rank_is_named():
     made = """
 apiVersion: llm-d.ai/v1alpha1

@@ -81,6 +81,12 @@ MEANINGS = {
             "max-score-picker",
         ),
     },
+    "pd-0.3": {
+        stage: (f"{stage}-filter", "prefix-cache-scorer 50", "max-score-picker") for stage in ("prefill", "decode")
+    },
+    "pd-kserve": {
+        stage: (f"{stage}-filter", "queue-scorer 1", "max-score-picker") for stage in ("prefill", "decode")
+    },
     "pd-2025": {
         "prefill": ("prefill-filter", "prefix-cache-scorer 3", *LOAD, "max-score-picker"),
         "decode": ("decode-filter", "active-request-scorer 2", "prefix-cache-scorer 2", "max-score-picker"),
@@ -151,6 +157,8 @@ MEANINGS = {
 
 # Who chooses among several profiles; in all other files there is only one.
 HANDLERS = {
+    "pd-0.3": "pd-profile-handler",
+    "pd-kserve": "pd-profile-handler",
     "pd-2025": "disagg-profile-handler",
     "pd": "disagg-profile-handler",
     "pd-decider": "disagg-profile-handler",

@@ -57,6 +57,21 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
             "full",
             "$.schedulingProfiles[0]: 'disagg-profile-handler' never runs 'prefill'; name its decider or remove it",
         ),
+        *(
+            (
+                HEAD + f"plugins: [{plugins}]\nschedulingProfiles: [{{name: prefill}}, {{name: decode}}]",
+                "full",
+                f"$.plugins[{at}]: '{name}' has nonCachedTokens 0, so no prompt is ever computed elsewhere",
+            )
+            for at, name, plugins in (
+                (0, "prefix-based-pd-decider", "{type: pd-profile-handler}"),
+                (
+                    1,
+                    "d",
+                    "{type: pd-profile-handler, parameters: {deciderPluginName: d}}, {name: d, type: prefix-based-pd-decider}",
+                ),
+            )
+        ),
         (
             HEAD + "plugins: [{type: header-profile-handler}]\nschedulingProfiles: [{name: decoding}, {name: prefill}]",
             "full",

@@ -16,15 +16,26 @@ from shunter.picker.config.document import (
     PluginSpec,
     RequestHandlerSpec,
 )
-from shunter.picker.config.separation import PRECISE_PRODUCER, PRODUCER, in_characters, read_producer, say_in_tokens, separate
+from shunter.picker.config.separation import (
+    PRECISE_PRODUCER,
+    PRODUCER,
+    in_characters,
+    read_producer,
+    say_in_tokens,
+    separate,
+    separate_decider,
+)
 from shunter.picker.errors import ConfigError
 
 __all__ = ["Modern", "modernise"]
 
 # Types of which only the name is another one now.
 RENAMED = {"kv-cache-scorer": "kv-cache-utilization-scorer", "tokenizer": "token-producer"}
-# Parameters that were dropped since, by type, and why they are not missed. Current releases still read and ignore them.
-DROPPED = {"active-request-scorer": {"requestTimeout": "a request counts until it ends"}}
+# Parameters that were dropped since, by type, and why they are not missed.
+DROPPED = {
+    "active-request-scorer": {"requestTimeout": "a request counts until it ends"},
+    "pd-profile-handler": {"hashBlockSize": "prompts are cut once, as the producer of prefix matches says"},
+}
 
 DETECTOR = "utilization-detector"
 
@@ -58,7 +69,7 @@ def _modernise_plugins(modern: Modern) -> None:
     """Leave every plugin where it stands, so that places stay right, and put those that come of it behind them."""
     specs = list(modern.config.plugins)
     precise = next((spec.name or spec.type for spec in specs if spec.type == PRECISE_PRODUCER), "")
-    memories: list[PluginSpec] = []
+    others: list[PluginSpec] = []
     for at, spec in enumerate(specs):
         place = f"$.plugins[{at}]"
         for dropped, reason in DROPPED.get(spec.type, {}).items():
@@ -71,10 +82,10 @@ def _modernise_plugins(modern: Modern) -> None:
             specs[at] = msgspec.structs.replace(spec, type=RENAMED[spec.type], name=spec.name or spec.type)
         elif separation := separate(spec, precise):
             modern.notes.append(f"{place}.parameters: {separation.note}")
-            specs[at] = separation.scorer
-            if separation.memory:
-                modern.places[separation.memory.name] = f"{place}.parameters"
-                memories.append(separation.memory)
+            specs[at] = separation.plugin
+            if separation.other:
+                modern.places[separation.other.name] = f"{place}.parameters"
+                others.append(separation.other)
         elif spec.type == PRODUCER and in_characters(spec.parameters or {}):
             modern.notes.append(f"{place}.parameters.blockSize: deprecated; write blockSizeTokens")
             specs[at] = msgspec.structs.replace(spec, parameters=say_in_tokens(spec.parameters or {}))
@@ -82,7 +93,13 @@ def _modernise_plugins(modern: Modern) -> None:
         if reader := read_producer(spec, specs):
             modern.notes.append(f"$.plugins[{at}].parameters: deprecated; it names the producer (prefixMatchInfoProducerName)")
             specs[at] = reader
-    _change(modern, api_version=GROUP, plugins=(*specs, *memories))
+        elif decision := separate_decider(spec, specs):
+            modern.notes.append(f"$.plugins[{at}].parameters.{decision.note}")
+            specs[at] = decision.plugin
+            if decision.other:
+                modern.places[decision.other.name] = f"$.plugins[{at}].parameters"
+                others.append(decision.other)
+    _change(modern, api_version=GROUP, plugins=(*specs, *others))
 
 
 def _move_sections(modern: Modern) -> None:

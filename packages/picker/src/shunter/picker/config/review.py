@@ -13,6 +13,7 @@ from shunter.picker.core.kinds import Dice, Filter, Profile
 from shunter.picker.core.policy import Crew
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
+from shunter.picker.plugins.deciders import PrefillUncached
 from shunter.picker.plugins.declared import ApproxPrefixCache
 from shunter.picker.plugins.detectors import Utilization
 from shunter.picker.plugins.disagg import Disaggregated
@@ -56,6 +57,7 @@ def review(plan: Plan, profile: str) -> list[str]:
         *_plugins(plan, profile),
         *_freshness(plan),
         *_handler(plan),
+        *_deciders(plan),
         *(each for at, one in enumerate(plan.policy.profiles) for each in _profile(one, f"$.schedulingProfiles[{at}]")),
         *_flow_control(plan, profile),
     ]
@@ -143,6 +145,17 @@ def _handler(plan: Plan) -> Iterator[str]:
         for at, name in enumerate(profiles):
             if name not in handler.plugin.profile_names:
                 yield f"$.schedulingProfiles[{at}]: {handler.name!r} never runs {name!r}; name its decider or remove it"
+
+
+def _deciders(plan: Plan) -> Iterator[str]:
+    handler = plan.policy.handler
+    for each in plan.policy.plugins():
+        if isinstance(each.plugin, PrefillUncached) and not each.plugin.non_cached_tokens:
+            place = plan.places.get(each.name) or plan.places.get(handler.name if handler else "", "$.plugins")
+            yield (
+                f"{place}: {each.name!r} has nonCachedTokens 0, so no prompt is ever computed elsewhere; give it a number, or "
+                "use always-disagg-pd-decider"
+            )
 
 
 def _profile(profile: Profile, place: str) -> Iterator[str]:

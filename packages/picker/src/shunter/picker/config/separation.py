@@ -1,4 +1,7 @@
-"""Scorers of former releases that remembered prompts themselves, as the scorer and the producer that they are today."""
+"""Plugins of former releases that did two things, as the two plugins that they are today.
+
+Scorers remembered prompts themselves; the profile handler for prefill and decode decided itself who is worth it.
+"""
 
 from collections.abc import Iterable, Mapping
 from math import ceil
@@ -8,7 +11,10 @@ import msgspec
 
 from shunter.picker.config.document import PluginSpec
 
-__all__ = ["PRECISE_PRODUCER", "PRODUCER", "Separation", "in_characters", "read_producer", "say_in_tokens", "separate"]
+__all__ = [
+    "PRECISE_PRODUCER", "PRODUCER", "Separation", "in_characters", "read_producer", "say_in_tokens", "separate",
+    "separate_decider",
+]  # fmt: skip
 
 SCORER = "prefix-cache-scorer"
 PRODUCER = "approx-prefix-cache-producer"
@@ -23,6 +29,9 @@ TOKEN_PROCESSOR, INDEXER = "tokenProcessorConfig", "indexerConfig"
 LRU_SCORER = "no-hit-lru-scorer"
 SCORER_NAME, SCORER_TYPE = "prefixPluginName", "prefixPluginType"
 
+# Up to llm-d 0.3 the handler decided by the characters that are not cached; without a threshold, or with 0, always.
+PD_HANDLER, THRESHOLD, DECIDER_NAME = "pd-profile-handler", "threshold", "deciderPluginName"
+
 # Up to GIE 1.3 the scorer kept the memory of who was sent what, and the size of a block was in characters.
 BLOCKS, TOKENS = "maxPrefixBlocksToMatch", "maxPrefixTokensToMatch"
 MEMORY = ("autoTune", "blockSizeTokens", "lruCapacityPerServer", BLOCKS, TOKENS)
@@ -33,8 +42,8 @@ CHARACTERS_PER_TOKEN = 4
 class Separation(msgspec.Struct, frozen=True):
     """What one plugin is today."""
 
-    scorer: PluginSpec
-    memory: PluginSpec | None  # None: it is declared already
+    plugin: PluginSpec
+    other: PluginSpec | None  # its memory, or who decides; None: it is declared already
     note: str
 
 
@@ -71,11 +80,35 @@ def read_producer(spec: PluginSpec, others: Iterable[PluginSpec]) -> PluginSpec 
     given = spec.parameters or {}
     if spec.type != LRU_SCORER or not {SCORER_NAME, SCORER_TYPE} & given.keys():
         return None
+    rest = {key: value for key, value in given.items() if key not in (SCORER_NAME, SCORER_TYPE)}
+    return msgspec.structs.replace(spec, parameters=_read_by_scorer(given, others) | rest)
+
+
+def separate_decider(spec: PluginSpec, others: Iterable[PluginSpec]) -> Separation | None:
+    """Return what a profile handler that decides itself is today; None for any other plugin.
+
+    ``others`` are all plugins, separated.
+    """
+    given = spec.parameters or {}
+    if spec.type != PD_HANDLER or THRESHOLD not in given or given.get(DECIDER_NAME):
+        return None
+    threshold, name = given[THRESHOLD], f"{spec.name or spec.type}-decider"
+    if threshold == 0:
+        decider, note = PluginSpec(type="always-disagg-pd-decider", name=name), "0 is always-disagg-pd-decider"
+    else:
+        tokens = ceil(threshold / CHARACTERS_PER_TOKEN) if isinstance(threshold, int) else threshold
+        parameters = {"nonCachedTokens": tokens} | _read_by_scorer({SCORER_TYPE: SCORER} | given, others)
+        decider = PluginSpec(type="prefix-based-pd-decider", name=name, parameters=parameters)
+        note = f"{threshold} characters are prefix-based-pd-decider with nonCachedTokens {tokens}"
+    rest = {key: value for key, value in given.items() if key != THRESHOLD} | {DECIDER_NAME: name}
+    return Separation(msgspec.structs.replace(spec, parameters=rest), decider, f"{THRESHOLD}: deprecated; {note}")
+
+
+def _read_by_scorer(given: Mapping[str, Any], others: Iterable[PluginSpec]) -> dict[str, Any]:
+    """Return the parameter that names the producer of the prefix scorer that a plugin names."""
     scorer = given.get(SCORER_NAME) or given.get(SCORER_TYPE)
     found = next((each.parameters for each in others if scorer in (each.name, each.type)), None)
-    reads = {PRODUCER_NAME: found[PRODUCER_NAME]} if found and PRODUCER_NAME in found else {}
-    rest = {key: value for key, value in given.items() if key not in (SCORER_NAME, SCORER_TYPE)}
-    return msgspec.structs.replace(spec, parameters=reads | rest)
+    return {PRODUCER_NAME: found[PRODUCER_NAME]} if found and PRODUCER_NAME in found else {}
 
 
 def in_characters(parameters: Mapping[str, Any]) -> bool:
