@@ -60,7 +60,7 @@ def ask(arguments: list[str], *, near: bool = False, jobs: int = 1, minutes: flo
     """Run the tests that have not passed yet, for so long; return 0 unless one failed or could not be run."""
     until = None if minutes is None else time.time() + minutes * 60
     tests = [] if any(".py" in argument for argument in arguments) else TESTS
-    words = ["-q", "-k", "broken", "-p", "hack.conformance.slices", *tests, *arguments]
+    words = ["-q", "-k", "broken", "-o", "faulthandler_timeout=0", "-p", "hack.conformance.slices", *tests, *arguments]
     environment = os.environ | {"SHUNTER_MUTATIONS": str(SEEN)} | ({} if near else {"SHUNTER_EVERY_CASE": "1"})
     before = read(ENDED)
     slices = [Slice(str(ENDED), frozenset(passed(before)), share, jobs, until) for share in range(jobs)]

@@ -33,6 +33,7 @@ from shunter.conformance.sections.servers.metrics import (
     KV_RANGE,
     LOAD_IDLE,
     LOAD_REPORTING,
+    ONE_SERIES,
     REPORTING,
     SAMPLE_PERIOD_S,
     scrape,
@@ -303,7 +304,7 @@ QUEUE_RISES = Case(
     why="The queue is what the reference picker weighs most: without it a server that is full looks like one that has room.",
     source=REPORTING,
     features=FEATURES,
-    needs=(RUNNING_RISES.id,),
+    needs=(RUNNING_RISES.id, ONE_SERIES.id),  # of an engine that is there twice, twice as many seem to run at once
     bounds=(GAUGE_FOLLOWS,),
     suites=(GIE,),
     run=queue_rises,
