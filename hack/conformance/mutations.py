@@ -42,7 +42,8 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="go on: who has passed since it was begun is not asked again")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="examine so many at a time")
     wanted, arguments = parser.parse_known_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):  # in the background of a script, the latter is ignored by who is started
+        signal.signal(number, signal.default_int_handler)
     if not wanted.resume:
         for file in (SEEN, ENDED):
             file.unlink(missing_ok=True)
