@@ -1,28 +1,28 @@
-"""Headers that are read by what they have in common with others, beside the protobuf library."""
+"""What is read by what it has in common with others: headers and metadata, beside the protobuf library."""
 
-import contextlib
-
+import pytest
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.picker.transport.protobuf import decode_varint
+from shunter.picker.errors import ProtocolError
+from shunter.picker.transport.headers import learn_headers, renew_headers
+from shunter.picker.transport.metadata import decode_metadata
 from shunter.picker.transport.shapes import Shapes
 
 NAMES = [":path", "authorization", "X-Request-ID", "content-length", "cookie"]
 BYTES = st.sampled_from(b"ab0~ \t\x0a\x1a\xff")
 
 
+def shapes():
+    return Shapes(learn_headers, renew_headers)
+
+
 def written(values, *, last=False):
-    """An event as Envoy writes it."""
+    """Headers as Envoy writes them."""
     headers = [base_pb2.HeaderValue(key=name, raw_value=value) for name, value in zip(NAMES, values, strict=True)]
-    told = pb.HttpHeaders(headers=base_pb2.HeaderMap(headers=headers), end_of_stream=last)
-    return pb.ProcessingRequest(request_headers=told).SerializeToString()
-
-
-def read(shapes, event):
-    return shapes.read(event, decode_varint(event, 1)[1])
+    return pb.HttpHeaders(headers=base_pb2.HeaderMap(headers=headers), end_of_stream=last).SerializeToString()
 
 
 def meant(values):
@@ -39,45 +39,59 @@ def alike(draw):
 
 @given(alike(), st.booleans())
 def test_messages_that_are_alike_are_read_each_with_its_own_values(told, last):
-    shapes = Shapes()
+    read = shapes().read
     for values in told:
-        assert read(shapes, written(values, last=last)) == (meant(values), last)
+        assert read(written(values, last=last)) == (meant(values), last)
 
 
 @given(st.lists(st.tuples(*[st.lists(BYTES, max_size=4).map(bytes)] * len(NAMES)), max_size=20))
 def test_messages_that_are_not_alike_do_not_disturb_each_other(told):
-    shapes = Shapes()
+    read = shapes().read
     for values in told:
-        assert read(shapes, written(values)) == (meant(values), False)
+        assert read(written(values)) == (meant(values), False)
 
 
 @given(alike(), st.data())
 def test_a_changed_byte_changes_what_is_read_as_if_nothing_were_known(told, data):
-    shapes = Shapes()
+    read = shapes().read
     for values in told:
-        read(shapes, written(values))
-    event = bytearray(written(told[0]))
-    at = data.draw(st.integers(0, len(event) - 1))
-    event[at] = data.draw(st.integers(0, 255))
-    answers = []
-    for each in (shapes, Shapes()):
-        answers.append("no")
-        with contextlib.suppress(IndexError):
-            answers[-1] = each.read(bytes(event), 3)
-    assert answers[0] == answers[1]
+        read(written(values))
+    changed = bytearray(written(told[0]))
+    at = data.draw(st.integers(0, len(changed) - 1))
+    changed[at] = data.draw(st.integers(0, 255))
+    assert read(bytes(changed)) == shapes().read(bytes(changed))
 
 
-def test_what_a_caller_does_with_its_headers_is_no_others_business():
-    shapes, event = Shapes(), written([b"a"] * len(NAMES))
-    read(shapes, event)[0].clear()
-    read(shapes, event)[0].clear()
-    assert read(shapes, event) == (meant([b"a"] * len(NAMES)), False)
-
-
-def test_only_so_much_is_kept():
-    shapes = Shapes()
+def test_what_is_kept_does_not_grow_with_what_is_sent():
+    kept = shapes()
     for size in range(3000):
-        read(shapes, written([b"a" * size, *[b""] * (len(NAMES) - 1)]))
-    read(shapes, written([b"a" * 100_000, *[b""] * (len(NAMES) - 1)]))
-    assert len(shapes._kept) <= 512
-    assert max(size for size, _ in shapes._kept) <= 4096
+        kept.read(written([b"a" * size, *[b""] * (len(NAMES) - 1)]))
+    kept.read(written([b"a" * 100_000, *[b""] * (len(NAMES) - 1)]))
+    assert len(kept._kept) <= 512
+    assert max(size for size, _ in kept._kept) <= 4096
+
+
+texts = st.text("ab0 \n\x1a", max_size=3) | st.sampled_from(["\xe4", "\udc80"])
+
+
+@given(st.lists(st.dictionaries(texts, st.dictionaries(texts, texts, max_size=3), max_size=3), min_size=1, max_size=6))
+def test_metadata_are_what_the_library_wrote_however_alike_they_are(told):
+    for metadata in told:
+        message = base_pb2.Metadata()
+        try:
+            for space, fields in metadata.items():
+                message.filter_metadata[space].update(fields)
+        except (UnicodeEncodeError, ValueError):
+            continue
+        assert decode_metadata(message.SerializeToString()) == metadata
+
+
+def test_a_text_that_is_not_utf_8_is_an_error_even_where_others_of_its_shape_are_none():
+    def metadata(text):
+        return b"\x0a\x10\x0a\x01a\x12\x0b\x0a\x09\x0a\x01b\x12\x04\x1a\x02" + text
+
+    assert decode_metadata(metadata(b"ab")) == {"a": {"b": "ab"}}
+    assert decode_metadata(metadata(b"ba")) == {"a": {"b": "ba"}}
+    assert decode_metadata(metadata("\xe4".encode())) == {"a": {"b": "\xe4"}}
+    with pytest.raises(ProtocolError):
+        decode_metadata(metadata(b"\xe4a"))

@@ -1,13 +1,14 @@
 """Metadata of a stream: google.protobuf.Struct to plain Python values and back."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
 from shunter.picker.core.events import Metadata
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.protobuf import encode_utf8, field, head, merge, walk
+from shunter.picker.transport.shapes import Learnt, Shapes, UnlikeError, enter
 
 __all__ = ["MAX_DEPTH", "decode_metadata", "encode_metadata"]
 
@@ -20,6 +21,9 @@ REMEMBERED_BYTES = 1024
 
 def decode_metadata(data: bytes) -> Metadata:
     """Read a core.v3.Metadata; equal bytes may give the same object, which nobody may change."""
+    texts = _read_texts(data)
+    if texts is not None:
+        return texts
     return _remember_metadata(data) if len(data) <= REMEMBERED_BYTES else _read_metadata(data)
 
 
@@ -32,6 +36,60 @@ def _read_metadata(data: bytes) -> Metadata:
 
 # Envoy repeats a stream's metadata with each of its messages, and most streams have none.
 _remember_metadata = lru_cache(maxsize=256)(_read_metadata)
+
+
+def _learn_texts(data: bytes, text: str) -> Learnt[Metadata, tuple[str, str]]:
+    """Read metadata that are nothing but ASCII texts, as are those of a pick, which come back with each response."""
+    metadata: Metadata = {}
+    places: list[tuple[str, str]] = []
+    spans: list[tuple[int, int]] = []
+    at = 0
+    while at < len(data):
+        space, at, end = _enter_entry(data, text, at)
+        if space in metadata:
+            raise UnlikeError
+        metadata[space] = fields = {}
+        while at < end:
+            name, at, value_end = _enter_entry(data, text, at)
+            begin, at = enter(data, at, 0x1A)  # string_value = 3
+            if at != value_end or name in fields:
+                raise UnlikeError
+            fields[name] = _ascii(text[begin:at])
+            places.append((space, name))
+            spans.append((begin, at))
+        if at != end:
+            raise UnlikeError
+    return Learnt(metadata, places, spans)
+
+
+def _enter_entry(data: bytes, text: str, at: int) -> tuple[str, int, int]:
+    """Return the key of the map's entry ``at``, and where the content of its value begins and ends."""
+    at, end = enter(data, at, 0x0A)
+    begin, at = enter(data, at, 0x0A)
+    key = _ascii(text[begin:at])
+    at, value_end = enter(data, at, 0x12)
+    if value_end != end:
+        raise UnlikeError
+    return key, at, end
+
+
+def _ascii(text: str) -> str:
+    """Return a text whose bytes are its characters."""
+    if not text.isascii():
+        raise UnlikeError
+    return text
+
+
+def _renew_texts(metadata: Metadata, places: Sequence[tuple[str, str]], values: Iterable[str]) -> Metadata | None:
+    renewed = {space: fields.copy() for space, fields in metadata.items()}
+    for (space, name), value in zip(places, values, strict=False):
+        if not value.isascii():
+            return None
+        renewed[space][name] = value
+    return renewed
+
+
+_read_texts = Shapes(_learn_texts, _renew_texts).read
 
 
 def _entry(data: bytes) -> tuple[str, bytes]:

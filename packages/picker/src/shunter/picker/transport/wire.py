@@ -38,9 +38,9 @@ from shunter.picker.core.events import (
 )
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.frames import MAX_FRAME_BYTES
+from shunter.picker.transport.headers import decode_headers, read_headers
 from shunter.picker.transport.metadata import decode_metadata, encode_metadata
 from shunter.picker.transport.protobuf import decode_varint, encode_utf8, encode_varint, field, head, merge, walk
-from shunter.picker.transport.shapes import Headers, Shapes
 
 __all__ = ["decode", "encode", "encode_pieces", "read_piece", "rest_of", "write_piece"]
 
@@ -78,7 +78,7 @@ def _read_event(message: bytes) -> Event:
                 return _decode(message)
             metadata, protocol = told
         if kind == 0x12 or kind == 0x1A:  # noqa: PLR1714  a set takes longer
-            read = _read_headers(message[:end], at)
+            read = read_headers(message[at:end])
             if read is None:
                 return _decode(message)
             headers, last = read
@@ -100,7 +100,6 @@ def _read_event(message: bytes) -> Event:
 
 
 _remember_event = lru_cache(maxsize=256)(_read_event)
-_read_headers = Shapes().read
 
 
 def _decode(message: bytes) -> Event:
@@ -126,10 +125,10 @@ def _decode(message: bytes) -> Event:
         protocol = _PROTOCOLS.get(modes) or _decode_protocol(modes)
     match kind:
         case 0x12:  # request_headers = 2
-            headers, end = _decode_headers(payload)
+            headers, end = decode_headers(payload)
             return RequestHeaders(headers, end, protocol, metadata)
         case 0x1A:  # response_headers = 3
-            headers, end = _decode_headers(payload)
+            headers, end = decode_headers(payload)
             return ResponseHeaders(headers, end, metadata, protocol)
         case 0x22:  # request_body = 4
             body, end = _decode_body(payload)
@@ -165,36 +164,6 @@ def _read_rest(data: bytes) -> tuple[Metadata, Protocol | None] | None:
 
 
 _remember_rest = lru_cache(maxsize=256)(_read_rest)
-
-
-def _decode_headers(payload: bytes) -> tuple[Headers, bool]:
-    """Read an HttpHeaders."""
-    maps: list[bytes] = []
-    end = 0
-    for tag, number, value in walk(payload):
-        if tag == 0x0A:  # headers = 1
-            maps.append(value)
-        elif tag == 0x18:  # end_of_stream = 3
-            end = number
-    return _decode_header_map(merge(maps)), end != 0
-
-
-def _decode_header_map(data: bytes) -> Headers:
-    """Read a HeaderMap, whoever wrote it; raw_value is preferred to value."""
-    headers: Headers = []
-    for tag, _, entry in walk(data):
-        if tag != 0x0A:  # headers = 1
-            continue
-        key = text = raw = b""
-        for part, _, value in walk(entry):
-            if part == 0x0A:
-                key = value
-            elif part == 0x12:
-                text = value
-            elif part == 0x1A:
-                raw = value
-        headers.append((key.decode("latin-1").lower(), (raw or text).decode("latin-1")))
-    return headers
 
 
 def _decode_body(payload: bytes) -> tuple[bytes, bool]:
