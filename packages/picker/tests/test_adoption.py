@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker.core import adoption as module
-from shunter.picker.core.adoption import LEASE_S, Adoption
+from shunter.picker.core.adoption import KEPT_S, LEASE_S, RENEW_S, Adoption, Leases
 from shunter.picker.core.journal import Journal
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.ledger import first_ticket
@@ -29,13 +29,18 @@ class Account:
         self.learned = Learned()
         self.adoption = Adoption(OURS, Journal(LogWriter(log), OURS), self.counters, self.learned)
         self.reader = LogReader(log)
+        self.living = {LIVING, OURS}
         self.booked = {}
         self.once = set()  # tickets of ours that were released
 
     def tell(self, life, sequence, *, over=False, at_ns=0, endpoint=KEY, **fields):
         kind = "DownstreamEnd" if over else "DownstreamPeriodic"
         record = Record(type=kind, id=str(first_ticket(life) + sequence), duration_ms=1000, **fields)
-        self.adoption.take(record, endpoint, {LIVING, OURS}, at_ns)
+        self.adoption.take(record, endpoint, self.living, at_ns)
+        self.follow()
+
+    def look(self, at_ns):
+        self.adoption.look(self.living, at_ns)
         self.follow()
 
     def follow(self):
@@ -43,14 +48,15 @@ class Account:
         self.heard = [msgspec.msgpack.decode(each) for each in batch.records] if batch else []
         for kind, ticket, *booking in self.heard:
             if kind == 1:
-                assert ticket not in self.booked
+                assert ticket >> 32 == OURS
                 self.booked[ticket] = booking[0]
-            elif ticket >> 32 == OURS:
+            elif kind == 2:
+                assert ticket >> 32 == OURS
                 assert ticket not in self.once
                 self.once.add(ticket)
                 del self.booked[ticket]
-        counted = self.counters.tally().by_endpoint.get(KEY)
-        assert len(self.booked) == self.learned.adopting == (counted.in_flight if counted else 0)
+        counted = sum(each.in_flight for each in self.counters.tally().by_endpoint.values())
+        assert len(self.booked) == self.learned.adopting == counted
 
 
 @pytest.fixture
@@ -77,24 +83,81 @@ def test_a_request_of_a_living_worker_is_its_own_business(account):
     assert account.learned.adopted == 0
 
 
-def test_a_request_whose_stream_is_over_changes_hands_without_a_gap(account):
-    account.tell(LIVING, 1, releases="yes")
-    assert [kind for kind, *_ in account.heard] == [1, 2]  # booked for ours, then the worker's released
-    assert account.heard[1][1] == first_ticket(LIVING) + 1
-    account.tell(LIVING, 1, releases="yes", over=True)
+LASTS, ENDED = 5, 6
+TICKET = first_ticket(LIVING) + 1
+HOST = "10.0.0.1:8000"
+
+
+def test_a_request_whose_stream_is_over_stays_its_workers_who_is_told_now_and_then_that_it_lasts(account):
+    heard = []
+    for second in range(1, 60):
+        account.tell(LIVING, 1, releases="yes", host=HOST, at_ns=second * 1_000_000_000)
+        heard += [(second, *event) for event in account.heard]
+    assert heard == [(second, LASTS, TICKET, HOST) for second in range(1, 60, int(RENEW_S))]
+    assert account.learned.adopted == 0
+    account.tell(LIVING, 1, releases="yes", host=HOST, over=True)
+    assert account.heard == [[ENDED, TICKET, True]]
+    assert account.counters.tally().released == 0  # the worker counts it
+
+
+@pytest.mark.parametrize(("fields", "complete"), [({"status": 200}, True), ({"status": 503}, False), ({"flags": "DC"}, False)])
+def test_the_end_of_a_short_request_whose_stream_is_over_is_told_to_its_worker(account, fields, complete):
+    account.tell(LIVING, 1, releases="yes", over=True, **fields)
+    assert account.heard == [[ENDED, TICKET, complete]]
+
+
+def test_a_worker_is_told_at_once_that_its_request_is_elsewhere_now(account):
+    account.tell(LIVING, 1, releases="yes", host=HOST, at_ns=1_000_000_000)
+    account.tell(LIVING, 1, releases="yes", host="10.0.0.2:8000", endpoint=(3, 1), at_ns=2_000_000_000)
+    assert account.heard == [[LASTS, TICKET, "10.0.0.2:8000"]]
+
+
+def test_an_orphan_that_is_elsewhere_now_counts_there(account):
+    account.tell(DEAD, 1)
+    account.tell(DEAD, 1, endpoint=(3, 1))
+    ((_, booking),) = account.booked.items()
+    assert tuple(booking[:2]) == (3, 1)
+    assert {key: each.in_flight for key, each in account.counters.tally().by_endpoint.items()} == {(3, 1): 1}
+
+
+def test_a_request_whose_worker_dies_after_its_stream_is_adopted_without_a_record(account):
+    account.tell(LIVING, 1, releases="yes", host=HOST, at_ns=1_000_000_000)
+    account.look(1_200_000_000)
     assert account.booked == {}
-    assert account.counters.tally().released == 0  # the worker has counted it
+    account.living = {OURS}
+    account.look(1_400_000_000)
+    assert len(account.booked) == 1
+    account.tell(LIVING, 1, releases="yes", host=HOST, over=True)
+    assert account.booked == {}
+    assert account.counters.tally().released == 1
 
 
-def test_a_short_request_whose_stream_is_over_is_released_for_its_worker(account):
-    account.tell(LIVING, 1, releases="yes", over=True)
-    assert account.heard == [[2, first_ticket(LIVING) + 1]]
+def test_a_worker_is_told_of_a_request_that_nobody_speaks_of_any_more(account):
+    account.tell(LIVING, 1, releases="yes", host=HOST, at_ns=0)
+    account.look(LEASE_NS)
+    assert account.heard == [[ENDED, TICKET, False]]
+    assert account.learned.expired == 1
+
+
+def test_a_worker_keeps_for_a_while_what_nobody_tells_of_and_longer_what_is_told_to_last():
+    leases = Leases()
+    for ticket in (1, 2, 3):
+        leases.begin(ticket, 0.0)
+    leases.renew(2, 1.0)
+    leases.end(3)
+    leases.begin(2, 1.5)  # its stream was seen to end later than Envoy told
+    assert leases.overdue(LEASE_S) == [1]
+    assert leases.overdue(KEPT_S) == []
+    leases.renew(2, KEPT_S)
+    assert leases.overdue(KEPT_S + 1.0) == []
+    assert leases.overdue(2 * KEPT_S) == [2]
+    assert leases.overdue(9 * KEPT_S) == []
 
 
 def test_an_adopted_request_that_is_spoken_of_never_expires(account):
     for second in range(100):
         account.tell(DEAD, 1, at_ns=second * 1_000_000_000)
-        account.adoption.expire(second * 1_000_000_000 + 500_000_000)
+        account.look(second * 1_000_000_000 + 500_000_000)
     assert len(account.booked) == 1
 
 
@@ -102,12 +165,10 @@ def test_one_that_is_not_spoken_of_any_more_is_given_up_and_counted(account):
     account.tell(DEAD, 1, at_ns=0)
     account.tell(DEAD, 2, at_ns=1)
     account.tell(DEAD, 1, at_ns=2)
-    account.adoption.expire(LEASE_NS + 1)
-    account.follow()
+    account.look(LEASE_NS + 1)
     assert (len(account.booked), account.learned.expired) == (1, 1)
     account.tell(DEAD, 2, over=True)  # the late record of the one that was given up
-    account.adoption.expire(LEASE_NS + 2)
-    account.follow()
+    account.look(LEASE_NS + 2)
     assert (account.booked, account.learned.expired) == ({}, 2)
     assert account.counters.tally().incomplete == 2
 
@@ -134,7 +195,7 @@ steps = st.tuples(
     st.integers(0, 3),
     st.booleans(),
     st.sampled_from([None, "yes"]),
-    st.sampled_from([KEY, None]),
+    st.sampled_from([KEY, (3, 1), None]),
     st.integers(0, LEASE_NS),
 )
 
@@ -145,9 +206,7 @@ def test_whatever_is_told_each_booking_is_released_once(told):
     for life, sequence, over, releases, endpoint, passed_ns in told:
         now_ns += passed_ns
         account.tell(life, sequence, over=over, releases=releases, endpoint=endpoint, at_ns=now_ns)
-        account.adoption.expire(now_ns)
-        account.follow()
-    account.adoption.expire(now_ns + LEASE_NS)
-    account.follow()
+        account.look(now_ns)
+    account.look(now_ns + LEASE_NS)
     assert account.booked == {}
     assert len(account.once) == account.learned.adopted

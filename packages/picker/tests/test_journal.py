@@ -119,7 +119,7 @@ def test_more_blocks_than_this_configuration_makes_do_no_harm(buffer, make_reade
 
 
 numbers = st.integers(-(2**63), 2**64 - 1)
-events = st.tuples(st.integers(0, 3), numbers) | st.tuples(
+events = st.tuples(st.integers(0, 6), numbers) | st.tuples(
     st.just(1), numbers, st.tuples(numbers, numbers, numbers, numbers, st.lists(numbers, max_size=3))
 )
 
@@ -209,3 +209,16 @@ def test_what_a_plugin_says_and_how_a_request_went_reach_whom_they_concern(buffe
     news = reader.catch_up()
     assert (news.told, news.measured) == ([("lru", b"words")], [(first_ticket(2) + 1, outcome)])
     assert reader.catch_up() == News()
+
+
+def test_what_becomes_of_a_request_whose_stream_is_over_concerns_its_worker_alone(buffer, make_reader):
+    journal, own, other = begin(buffer, 1), make_reader(buffer, life=2), make_reader(buffer, life=3)
+    ticket = first_ticket(2) + 1
+    for reader in (own, other):
+        reader.ledger.book(ticket, Booking(0, 1, NOW_NS, 70))
+    journal.lasts(ticket, "10.0.0.1:8000")
+    journal.ended(ticket, complete=False)
+    news = own.catch_up()
+    assert (news.lasting, news.ended) == ([(ticket, "10.0.0.1:8000")], [(ticket, False)])
+    assert other.catch_up() == News()
+    assert len(own.ledger) == len(other.ledger) == 1

@@ -1,18 +1,21 @@
-"""Requests that nobody else keeps the account of: those of dead workers, and those whose stream ended before them.
+"""Requests whose end only Envoy's records tell: those of dead workers, and those whose stream ended before them.
 
-A worker that dies takes its part of the account with it, while the responses it had given away go on. And in the profile strict
-Envoy closes the stream of every request right after the pick. Of both kinds Envoy tells every second while they last; the first
-such record of a request puts it into an account of our own, where it counts on its endpoint for everybody, and its last record
-strikes it out.
+A worker that dies takes its part of the account with it, while the responses it had given away go on. And in the profiles
+strict and headers Envoy closes the stream of every request right after the pick. Of both kinds Envoy tells every second while
+they last. A request of a living worker stays in that worker's account, as it was booked; the worker is told that it lasts and
+where, before it would give it up, and when it has ended. One whose worker is dead gets into an account of our own, where it
+counts on its endpoint for everybody.
 
 ::
 
-    record while it lasts: worker dead, or its stream is over     → booked under a ticket of ours, its own ticket released
-    record at its end, adopted                                    → our ticket released
-    record at its end, not adopted, its stream is over            → its own ticket released
-    no record for LEASE_S                                         → our ticket released, and counted
+    record while it lasts, its stream is over     → its worker is told, again after RENEW_S, and at once if it is elsewhere now
+    record while it lasts, its worker is dead     → booked under a ticket of ours, anew if it is elsewhere now
+    its worker dies after a record                → the same
+    record at its end, its stream is over         → its worker is told
+    record at its end, booked here                → our ticket released
+    no record for LEASE_S                         → as at its end, and counted
 
-A ticket is released once, by whichever comes first; releasing one that nobody has booked does nothing.
+A ticket of ours is released once, by whichever comes first; of one that it does not know a worker hears without harm.
 """
 
 from collections.abc import Collection
@@ -25,25 +28,30 @@ from shunter.picker.core.ledger import Booking, Key, first_ticket, life_of, next
 from shunter.picker.core.records import Record
 from shunter.picker.core.tables import Counters
 
-__all__ = ["LEASE_S", "MAX_ADOPTED", "Adoption"]
+__all__ = ["KEPT_S", "LEASE_S", "MAX_ADOPTED", "Adoption", "Leases"]
 
 # Envoy tells every second; its flush takes up to 0.15 s, and a collector that is started again is told of what was kept
 # meanwhile. After five times that Envoy is dead or has lost the record, and the engines' own figures have to do.
 LEASE_S = 5.0
+
+# How long a worker keeps a request that it was told of, and how often it is told: a collector that dies, and whose successor is
+# never told the end, leaves load behind for a minute at most.
+KEPT_S = 60.0
+RENEW_S = 20.0
 
 # As many streams as Envoy opens to a picker at all (its circuit breaker, see envoyconf). Beyond it nobody is adopted.
 MAX_ADOPTED = 65_536
 
 
 class _Child(msgspec.Struct, gc=False):
-    ticket: int  # ours
-    booking: Booking
-    orphan: bool  # its worker is dead: its end is ours to count
+    booking: Booking  # without tokens, which its worker alone knows
     seen_ns: int
+    told_ns: int = 0  # when its worker was told that it lasts; 0: never
+    ticket: int = 0  # ours; 0: it is in its worker's account
 
 
 class Adoption:
-    """The account of adopted requests, told to all workers through our seat's journal."""
+    """The account of such requests, told to all workers through our seat's journal."""
 
     def __init__(self, life: int, journal: Journal, counters: Counters, learned: Learned) -> None:
         """Start with nobody adopted; ``life`` is that of our seat, and who was adopted is counted in ``learned``."""
@@ -53,6 +61,7 @@ class Adoption:
         self._ticket = first_ticket(life)
         self._journal = journal
         self._counters = counters
+        self._living: frozenset[int] = frozenset()  # as it was looked at last
         self._children: dict[int, _Child] = {}  # by the ticket in the records; who was heard of last stands last
 
     def take(self, record: Record, endpoint: Key | None, living: Collection[int], now_ns: int) -> None:
@@ -60,48 +69,100 @@ class Adoption:
         ticket = record.ticket
         if ticket is None or life_of(ticket) == self._life:  # ours are in no record: whoever names one lies
             return
-        handed_over = record.releases is not None
         if record.over:
-            self._release(ticket, well=record.flags == "-")
-            if handed_over:
-                self._journal.released(ticket)
-            return
-        child = self._children.pop(ticket, None)
-        if child is not None:
-            child.seen_ns = now_ns
-            self._children[ticket] = child
+            well = record.flags == "-" and record.status < 500
+            self._end(ticket, well=well)
+            if record.releases is not None:
+                self._journal.ended(ticket, complete=well)
             return
         orphan = life_of(ticket) not in living
-        if endpoint is None or not (orphan or handed_over) or len(self._children) >= MAX_ADOPTED:
-            return
-        self._adopt(ticket, endpoint, now_ns - max(record.duration_ms or 0, 0) * 1_000_000, now_ns, orphan=orphan)
-        if handed_over:
-            self._journal.released(ticket)
+        child = self._children.pop(ticket, None)
+        if child is None:
+            if endpoint is None or not (orphan or record.releases) or len(self._children) >= MAX_ADOPTED:
+                return
+            since_ns = now_ns - max(record.duration_ms or 0, 0) * 1_000_000
+            child = _Child(Booking(*endpoint, booked_ns=max(since_ns, 0)), now_ns)
+        child.seen_ns = now_ns
+        self._children[ticket] = child
+        moved = endpoint is not None and endpoint != (child.booking.slot, child.booking.incarnation)
+        if moved and endpoint is not None:
+            self._move(child, endpoint)
+        if orphan:
+            self._adopt(child)
+        elif record.host is not None and (moved or not child.told_ns or now_ns - child.told_ns >= RENEW_S * 1e9):
+            child.told_ns = now_ns
+            self._journal.lasts(ticket, record.host)
 
-    def expire(self, now_ns: int) -> None:
-        """Give up whom Envoy does not speak of any more."""
+    def look(self, living: Collection[int], now_ns: int) -> None:
+        """Adopt those whose worker has died, and give up whom Envoy does not speak of any more."""
+        if self._living != living:
+            self._living = frozenset(living)
+            for ticket, child in self._children.items():
+                if life_of(ticket) not in living:
+                    self._adopt(child)
         while self._children:
             ticket, child = next(iter(self._children.items()))
             if now_ns - child.seen_ns < LEASE_S * 1e9:
                 return
             self._learned.expired += 1
-            self._release(ticket, well=False)
+            self._end(ticket, well=False)
+            self._journal.ended(ticket, complete=False)
 
-    def _adopt(self, ticket: int, endpoint: Key, since_ns: int, now_ns: int, *, orphan: bool) -> None:
+    def _adopt(self, child: _Child) -> None:
+        if child.ticket:
+            return
         self._learned.adopted += 1
         self._learned.adopting += 1
-        self._ticket = next_ticket(self._ticket)
-        booking = Booking(*endpoint, booked_ns=max(since_ns, 0))
-        self._children[ticket] = _Child(self._ticket, booking, orphan, now_ns)
-        self._counters.booked(booking)
-        self._journal.booked(self._ticket, booking)
+        self._ticket = child.ticket = next_ticket(self._ticket)
+        self._counters.booked(child.booking)
+        self._journal.booked(child.ticket, child.booking)
 
-    def _release(self, ticket: int, *, well: bool) -> None:
+    def _move(self, child: _Child, endpoint: Key) -> None:
+        """Take note that a retry has brought it elsewhere."""
+        before, child.booking = child.booking, Booking(*endpoint, booked_ns=child.booking.booked_ns)
+        if child.ticket:
+            self._counters.unbooked(before)
+            self._counters.booked(child.booking)
+            self._journal.booked(child.ticket, child.booking)
+
+    def _end(self, ticket: int, *, well: bool) -> None:
         child = self._children.pop(ticket, None)
-        if child is None:
+        if child is None or not child.ticket:
             return
         self._learned.adopting -= 1
         self._counters.unbooked(child.booking)
-        if child.orphan:
-            self._counters.released(complete=well)
+        self._counters.released(complete=well)
         self._journal.released(child.ticket)
+
+
+class Leases:
+    """A worker's requests whose stream is over, and until when each is kept unless more is told of it. Times in seconds."""
+
+    def __init__(self) -> None:
+        """Keep nobody yet."""
+        self._untold: dict[int, float] = {}  # by ticket; in both, whoever is due first stands first
+        self._told: dict[int, float] = {}
+
+    def begin(self, ticket: int, now_s: float) -> None:
+        """Keep one of which nothing was told yet, as a rule."""
+        if ticket not in self._told:
+            self._untold[ticket] = now_s + LEASE_S
+
+    def renew(self, ticket: int, now_s: float) -> None:
+        """Keep one that is told to last."""
+        self.end(ticket)
+        self._told[ticket] = now_s + KEPT_S
+
+    def end(self, ticket: int) -> None:
+        """Keep it no longer."""
+        self._untold.pop(ticket, None)
+        self._told.pop(ticket, None)
+
+    def overdue(self, now_s: float) -> list[int]:
+        """Return whom nobody has told of in time, and keep them no longer."""
+        found: list[int] = []
+        for leases in (self._untold, self._told):
+            while leases and (due := next(iter(leases.items())))[1] <= now_s:
+                del leases[due[0]]
+                found.append(due[0])
+        return found

@@ -20,7 +20,7 @@ from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import Booking, Ledger, life_of
 from shunter.snapshot import LogReader, LogWriter
 
-__all__ = ["NOTHING", "Begun", "Booked", "Journal", "News", "Peers", "Released", "read_event"]
+__all__ = ["NOTHING", "Begun", "Booked", "Ended", "Journal", "Lasts", "News", "Peers", "Released", "read_event"]
 
 
 class Begun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):
@@ -56,7 +56,21 @@ class Measured(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     outcome: Outcome
 
 
-Event = Begun | Booked | Released | Told | Measured
+class Lasts(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """A request whose stream is over goes on, at ``host``; its worker, which alone cares, is told when it ends."""
+
+    ticket: int
+    host: str
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """A request whose stream was over has ended itself; for its worker."""
+
+    ticket: int
+    complete: bool
+
+
+Event = Begun | Booked | Released | Told | Measured | Lasts | Ended
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Event).decode
@@ -98,6 +112,14 @@ class Journal:
         """Tell how a request went, which only its worker cares for."""
         self._log.append(_encode(Measured(ticket, outcome)))
 
+    def lasts(self, ticket: int, host: str) -> None:
+        """Tell a worker that a request of its goes on, and who serves it."""
+        self._log.append(_encode(Lasts(ticket, host)))
+
+    def ended(self, ticket: int, *, complete: bool) -> None:
+        """Tell a worker that a request of its has ended."""
+        self._log.append(_encode(Ended(ticket, complete)))
+
 
 class _Peer:
     """One journal as its reader knows it."""
@@ -111,7 +133,8 @@ class News(msgspec.Struct, frozen=True):
     """What concerns the reader itself."""
 
     laps: int = 0  # in how many journals something was missed
-    ended: Sequence[int] = ()  # tickets of its own: somebody else learnt of the end
+    lasting: Sequence[tuple[int, str]] = ()  # tickets of its own whose stream is over, and who serves them
+    ended: Sequence[tuple[int, bool]] = ()  # and those that have ended, and whether completely
     told: Sequence[tuple[str, bytes]] = ()  # what plugins elsewhere say: name, words
     measured: Sequence[tuple[int, Outcome]] = ()  # how its own requests went, by ticket
 
@@ -154,7 +177,8 @@ class Peers:
         if not batches:
             return NOTHING
         laps = 0
-        ended: list[int] = []
+        lasting: list[tuple[int, str]] = []
+        ended: list[tuple[int, bool]] = []
         told: list[tuple[str, bytes]] = []
         measured: list[tuple[int, Outcome]] = []
         for peer, batch in batches:
@@ -169,20 +193,23 @@ class Peers:
                         _turn(peer, life, ledger, fleet)
                     _book(event, ledger, fleet, remember, live)
                 elif isinstance(event, Released):
-                    if life_of(event.ticket) == self._life:
-                        ended.append(event.ticket)
-                    else:
-                        _release(event.ticket, ledger, fleet)
+                    _release(event.ticket, ledger, fleet)
                 elif isinstance(event, Told):
                     told.append((event.name, event.data))
                 elif isinstance(event, Measured):
                     if life_of(event.ticket) == self._life:
                         measured.append((event.ticket, event.outcome))
+                elif isinstance(event, Lasts):
+                    if life_of(event.ticket) == self._life:
+                        lasting.append((event.ticket, event.host))
+                elif isinstance(event, Ended):
+                    if life_of(event.ticket) == self._life:
+                        ended.append((event.ticket, event.complete))
                 elif event is not None:
                     _turn(peer, event.life, ledger, fleet)
                     if event.life == self._life:
                         self._peers = [each for each in self._peers if each is not peer]
-        return News(laps, ended, told, measured) if laps or ended or told or measured else NOTHING
+        return News(laps, lasting, ended, told, measured) if laps or lasting or ended or told or measured else NOTHING
 
 
 def _turn(peer: _Peer, life: int, ledger: Ledger, fleet: Followers) -> None:

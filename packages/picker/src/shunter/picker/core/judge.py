@@ -6,14 +6,13 @@ before anything else can make it 429 or 500, and a request without a body is sch
 random endpoint.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
 
 import msgspec
 
-from shunter.picker.core.adoption import LEASE_S
+from shunter.picker.core.adoption import Leases
 from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, enter
 from shunter.picker.core.eviction import EVICTED
 from shunter.picker.core.features import Features, note
@@ -41,8 +40,7 @@ from shunter.snapshot import Batch, Topology, View
 
 __all__ = ["FleetJudge"]
 
-# How a request ends whose stream ended before it: by its record, or for want of one. Those that last are in the collector's
-# account long before the lease is over.
+# How a request ends whose stream ended before it: by its record, or for want of one.
 TOLD = Outcome(complete=True)
 UNTOLD = LEFT = Outcome(complete=False)
 
@@ -129,7 +127,7 @@ class FleetJudge:
         self._live: dict[int, int] = {}  # all endpoints there are, ready or not: slot → incarnation
         self._ticket = first_ticket(life)
         self._answer_tokens = ANSWER_TOKENS
-        self._leases: deque[tuple[float, int]] = deque()  # until when a request's record is waited for, and its ticket
+        self._leases = Leases()
         self._broken = 0  # what the scheduler's errors were when they were counted last
 
     def needs(self) -> Sequence[str]:
@@ -155,16 +153,19 @@ class FleetJudge:
             news = self._peers.catch_up(self.ledger, wards, self._hear_of, self._live)
             if news is not NOTHING:
                 self._learn(news, now_s)
-        while self._leases and self._leases[0][0] <= now_s:
-            self.release(self._leases.popleft()[1], UNTOLD, now_s)
         return wards.default.roster.current
 
     def _learn(self, news: News, now_s: float) -> None:
         """Take what the other workers and the collector say."""
         for _ in range(news.laps):
             self.counters.lapped()
-        for ticket in news.ended:
-            self.release(ticket, TOLD, now_s)
+        for ticket, host in news.lasting:
+            if self.ledger.get(ticket) is not None:
+                self._leases.renew(ticket, now_s)
+                self.served(ticket, host)
+        for ticket, complete in news.ended:
+            self._leases.end(ticket)
+            self.release(ticket, TOLD if complete else UNTOLD, now_s)
         for name, data in news.told:
             if self.precise is not None and name == self.precise.producer:
                 self.precise.hear(data)
@@ -178,6 +179,8 @@ class FleetJudge:
     def catch_up(self, now_s: float) -> None:
         """Follow the snapshot and the other workers; a judge that is not asked for long must do it now and then."""
         self.fleet(now_s, wanted=bool(self._lobbies))
+        for ticket in self._leases.overdue(now_s):
+            self.release(ticket, UNTOLD, now_s)
         if self._lobbies:  # how full they were when somebody was let in last says nothing of now
             rooms = [ward.lobby.room(ward.fleet, now_s) for ward in self._wards if ward.lobby is not None]
             self.counters.queue.read(max(room.saturation for room in rooms))
@@ -303,7 +306,7 @@ class FleetJudge:
         for lobby in self._lobbies.values():
             lobby.ended(ticket, now_s)
         if outcome.lasts:
-            self._leases.append((now_s + LEASE_S, ticket))
+            self._leases.begin(ticket, now_s)
             return
         if outcome.served is not None:
             self.served(ticket, outcome.served)

@@ -138,13 +138,16 @@ class Collector:
             endpoints = endpoints_of(view.topology, self._settings.pool)
             self._endpoints = {each.authority: (each.slot, each.incarnation) for each in endpoints}
             self._outcomes.retain(self._endpoints.values())
-        living = {counters.life for counters in self._seats}
+        living = self._living()
         for record in records:
             if record.over:
                 self._outcomes.take(record, self._endpoints)
-                if record.ticket is not None and record.host is not None:
-                    self._memory.journal.measured(record.ticket, outcome_of(record))
             self._adoption.take(record, self._endpoints.get(record.host or ""), living, now_ns)
+            if record.over and record.ticket is not None and record.host is not None:  # after its end, of which this tells more
+                self._memory.journal.measured(record.ticket, outcome_of(record))
+
+    def _living(self) -> set[int]:
+        return {counters.life for counters in self._seats}
 
     def _lose(self, unread: int, *, refused: bool) -> None:
         """Note that a connection is gone, or had entries that nobody could read."""
@@ -154,7 +157,7 @@ class Collector:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(PUBLISH_S)
-            self._adoption.expire(time.monotonic_ns())
+            self._adoption.look(self._living(), time.monotonic_ns())
             self._publish()
 
     def _publish(self) -> None:
