@@ -120,6 +120,11 @@ def test_an_endpoint_that_is_slow_or_fails_is_an_outlier():
     assert values(outcomes.learned)["shunter_picker_endpoint_outlier", B] == 1
 
 
+@pytest.mark.parametrize(("flags", "counted"), [("DC", "left"), ("UF,DC", "none"), ("UF", "none"), ("-", "none")])
+def test_who_hangs_up_before_the_response_is_told_from_whom_nobody_answered(flags, counted):
+    assert learn(status=0, flags=flags).statuses == {counted: 1}
+
+
 def test_two_endpoints_alike_are_no_outliers_and_one_request_makes_none():
     assert outliers(learn(*[WELL] * REMEMBERED)) == []
     assert outliers(learn(status=500)) == []

@@ -103,6 +103,7 @@ CASES = {
             counter("shunter_picker_responses_total", 90, status="2xx"),
             counter("shunter_picker_responses_total", 90, status="4xx"),
             counter("shunter_picker_responses_total", 1, status="5xx"),
+            counter("shunter_picker_responses_total", 90, status="left"),
         ],
         {"": "10% of the requests behind the picker picker:9090 fail."},
     ),
@@ -237,6 +238,14 @@ CASES = {
         [counter("shunter_picker_unread_records_total", 2)],
         [gauge("shunter_picker_unread_records_total", 2)],
         {"": "The collector of the picker picker:9090 could not read 30 of Envoy's records."},
+    ),
+    "RequestsUntold": (
+        [counter("shunter_picker_untold_requests_total", 60), counter("shunter_picker_records_total", 600)],
+        [counter("shunter_picker_untold_requests_total", 60)],
+        {
+            "": "The collector of the picker picker:9090 is not told of 1 requests per second:"
+            " figures and service levels are of the others only."
+        },
     ),
     "NamesFolded": (
         [counter("shunter_picker_folded_requests_total", 6)],

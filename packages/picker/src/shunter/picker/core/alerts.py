@@ -248,6 +248,14 @@ ALERTS = (
         "The collector of the picker {{ $labels.instance }} could not read {{ $value | humanize }} of Envoy's records.",
     ),
     Alert(
+        "RequestsUntold",
+        _WARNING,
+        "10m",
+        "rate(shunter_picker_untold_requests_total[5m]) > 0 and rate(shunter_picker_records_total[5m]) > 0",
+        "The collector of the picker {{ $labels.instance }} is not told of {{ $value | humanize }} requests per second:"
+        " figures and service levels are of the others only.",
+    ),
+    Alert(
         "NamesFolded",
         _WARNING,
         "15m",

@@ -415,20 +415,21 @@ FALLBACKS = Family(
     needs="records",
 )
 RETRIES = Family("shunter_picker_retries_total", "counter", "Attempts beyond each request's first.", needs="records")
-ADOPTED = Family(
-    "shunter_picker_adopted_total",
-    "counter",
-    "Requests that the collector took over from dead workers or ended streams.",
-    needs="records",
-)
+ADOPTED = Family("shunter_picker_adopted_total", "counter", "Requests taken over from dead workers.", needs="records")
 EXPIRED = Family(
     "shunter_picker_expired_total",
     "counter",
-    "Adopted requests given up since Envoy spoke of them no more.",
+    "Requests given up since Envoy spoke of them no more: adopted ones, and those whose stream was over.",
     needs="records",
 )
 ADOPTING = Family("shunter_picker_adopted_requests", "gauge", "Adopted requests in flight.", needs="records")
-RESPONSES = Family("shunter_picker_responses_total", "counter", "Requests by status class.", ("status",), needs="records")
+RESPONSES = Family(
+    "shunter_picker_responses_total",
+    "counter",
+    "Requests by status class; left: the client hung up before the response began; none: there was none.",
+    ("status",),
+    needs="records",
+)
 FLAGS = Family(
     "shunter_picker_response_flags_total", "counter", "Requests by Envoy's response flag, if any.", ("flag",), needs="records"
 )

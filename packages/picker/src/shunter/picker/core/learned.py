@@ -52,9 +52,11 @@ class Learned(msgspec.Struct, kw_only=True):
     fallbacks: int = 0  # requests that another endpoint served than the picker's first choice
     retries: int = 0  # attempts beyond the first
     adopted: int = 0  # requests that this process keeps the account of, because nobody else does; so far
-    expired: int = 0  # of these, given up since no record came any more
-    adopting: int = 0  # of these, in flight now
-    statuses: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # "2xx" …, "none" without a response
+    expired: int = 0  # given up since no record came any more, of these and of those whose worker is told
+    adopting: int = 0  # of the adopted, in flight now
+    statuses: dict[str, int] = msgspec.field(
+        default_factory=dict[str, int]
+    )  # "2xx" …; without a response "left" if the client did, else "none"
     flags: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # Envoy's, of requests that did not end well
     rows: dict[str, Row] = msgspec.field(default_factory=dict[str, Row])  # by "slot/incarnation"
 

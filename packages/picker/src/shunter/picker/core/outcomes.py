@@ -30,6 +30,9 @@ LONGEST_FLAG = 16  # characters; Envoy's own have up to five
 # Flags by which it is the endpoint that failed: connection failure or termination, reset by the endpoint, retries exhausted.
 ENDPOINT_FAILED = frozenset({"UF", "UC", "UR", "URX", "UPE", "UT"})
 
+# The flag of a client that hung up; if it did so before the response began, nobody failed.
+CLIENT_LEFT = "DC"
+
 LONGEST_S = 7 * 24 * 3600.0
 
 
@@ -44,9 +47,9 @@ class Outcomes:
         """Count a request that ended; ``endpoints`` are those of the snapshot, by ``ip:port``."""
         learned = self.learned
         learned.records += 1
-        status = f"{record.status // 100}xx" if 100 <= record.status < 600 else "none"
-        learned.statuses[status] = learned.statuses.get(status, 0) + 1
         flags = [flag for flag in record.flags.split(",") if flag not in {"-", ""}]
+        status = f"{record.status // 100}xx" if 100 <= record.status < 600 else "left" if flags == [CLIENT_LEFT] else "none"
+        learned.statuses[status] = learned.statuses.get(status, 0) + 1
         for flag in flags:
             known = flag in learned.flags or (len(flag) <= LONGEST_FLAG and len(learned.flags) < MOST_FLAGS)
             name = flag if known else "other"
