@@ -106,6 +106,14 @@ def test_a_restored_fleet_has_the_same_columns_and_the_same_account(make_fleet):
     assert again.ledger.prefill_backlogs(fleet.keys, 1000) == fleet.ledger.prefill_backlogs(fleet.keys, 1000)
 
 
+def test_a_restored_account_has_sums_and_no_request_of_those_in_flight(make_fleet):
+    fleet = make_fleet(*ROWS)
+    for number in range(1000):
+        fleet.add(fleet.ledger.book(number, Booking(0, 1, 1000, 10)), +1)
+    again = restore(note(fleet).columns(), 1000).ledger
+    assert (again.in_flight((0, 1)), again.tokens_in_flight((0, 1)), len(again)) == (1000, 10_000, 0)
+
+
 @pytest.mark.parametrize("at_ns", [0, 500_000_000, 2_000_000_000, 60_000_000_000])
 @pytest.mark.parametrize("uncached", [[10_000], [30_000], [0], [30_000, 10_000], [0, 30_000]])
 def test_a_restored_backlog_is_as_long_as_it_was(make_fleet, uncached, at_ns):

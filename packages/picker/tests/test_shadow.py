@@ -10,6 +10,7 @@ from shunter.picker import config
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, Outcome
 from shunter.picker.core.shadow import Account, Shadow, Stratum, Sum, add_up, describe
+from shunter.picker.plugins import Kind, Plugin
 
 CHAT = {":path": "/v1/chat/completions"}
 NOW_S = 100.0
@@ -48,6 +49,29 @@ def make_shadow(made, sample=1.0):
     return Shadow(made, random.Random(9), sample, lambda: float(next(ticks)))
 
 
+class Follower:
+    """Which requests it was told of, and with which outcomes they ended."""
+
+    def __init__(self):
+        self.picked = set()
+        self.ended = {}
+
+
+def record_requests(register_plugin):
+    follower = Follower()
+
+    @register_plugin("recorder", Kind.HOOK)
+    class Recorder(Plugin, frozen=True):
+        def picked(self, request, verdict):
+            follower.picked.add(request.ticket)
+            return (), ()
+
+        def observe(self, ticket, outcome, now_s):
+            follower.ended[ticket] = outcome
+
+    return follower
+
+
 def test_what_is_decided_is_the_same_with_and_without_a_shadow(run):
     shadow = make_shadow(policy("expected-delay-scorer"))
     assert run(None)[0] == run(shadow)[0]
@@ -69,6 +93,28 @@ def test_another_policy_differs_and_one_that_refuses_does_too(run):
     nobody = make_shadow(policy("label-selector-filter", "  parameters: {matchLabels: {gpu: none}}\n- type: queue-scorer\n"))
     run(nobody)
     assert (nobody.account.differed, nobody.account.refused) == (40, 40)
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_its_plugins_hear_the_end_of_every_request_and_how_only_those_went_that_went_their_way(
+    run, register_plugin, monkeypatch, agrees
+):
+    follower = record_requests(register_plugin)
+    monkeypatch.setattr("shunter.picker.core.shadow.WAITING", 8)
+    scorer = "queue-scorer" if agrees else "running-requests-size-scorer"
+    run(make_shadow(policy(scorer, "- type: recorder\n")))
+    assert len(follower.picked) == 40
+    # Every other request of forty ends; of those that do not, the eight latest are still waited for.
+    assert len(follower.ended) >= 40 - 8
+    assert {outcome.status for outcome in follower.ended.values()} == ({200, None} if agrees else {None})
+    assert {outcome.first_token_s for outcome in follower.ended.values()} == ({0.1, None} if agrees else {None})
+
+
+def test_its_plugins_hear_nothing_of_what_they_never_sent(run, register_plugin):
+    follower = record_requests(register_plugin)
+    filters = "  parameters: {matchLabels: {gpu: none}}\n- type: recorder\n- type: queue-scorer\n"
+    run(make_shadow(policy("label-selector-filter", filters)))
+    assert (follower.picked, follower.ended) == (set(), {})
 
 
 def test_only_a_sample_is_decided(run):

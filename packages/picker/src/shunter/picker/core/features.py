@@ -122,21 +122,14 @@ def restore(columns: Columns, at_ns: int) -> Fleet:
     ledger = Ledger()
     column: Callable[[str], Any] = columns.__getattribute__
     for at, endpoint in enumerate(columns.endpoints):
-        tokens = columns.tokens_in_flight[at]
+        count, tokens = columns.in_flight[at], columns.tokens_in_flight[at]
+        if not count:
+            continue
         work = max(0, columns.busy_until_ns[at] - at_ns) * PREFILL_PER_S / 1e9
-        for number in range(columns.in_flight[at]):
-            first = not number
-            ledger.book(
-                len(ledger) + 1,
-                Booking(
-                    endpoint.slot,
-                    endpoint.incarnation,
-                    at_ns,
-                    tokens * first,
-                    prefill_tokens=round(unattended(work, tokens)) * first,
-                    decode_tokens=columns.decode_tokens[at] * first,
-                ),
-            )
+        prefill_tokens, decode_tokens = round(unattended(work, tokens)), columns.decode_tokens[at]
+        slot, incarnation = key = endpoint.slot, endpoint.incarnation
+        sums = Booking(slot, incarnation, at_ns, tokens, prefill_tokens=prefill_tokens, decode_tokens=decode_tokens)
+        ledger.crowd(key, count, sums)
     given = {name: list(column(name)) for name in COLUMNS if name != "authorities"}
     given["authorities"] = [endpoint.authority for endpoint in columns.endpoints]
     return Fleet([given[name] for name in COLUMNS], ledger, lasting=False)

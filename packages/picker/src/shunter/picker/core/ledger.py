@@ -132,6 +132,11 @@ class Ledger:
             self._enter(each)
         return booking
 
+    def crowd(self, key: Key, count: int, sums: Booking) -> None:
+        """Enter so many requests of which only the sums are known, for good: they have no tickets."""
+        self._enter(sums)
+        self._by_endpoint[key].times_ns += [sums.booked_ns] * (count - 1)
+
     def release(self, ticket: int) -> Booking | None:
         """Strike a request out and return it; None if it is not in the book (any longer)."""
         booking = self._by_ticket.pop(ticket, None)

@@ -75,6 +75,14 @@ class Stratum(msgspec.Struct):
     differed: Sum = msgspec.field(default_factory=Sum)
 
 
+class Awaited(msgspec.Struct, frozen=True):
+    """A decision whose outcome is to come."""
+
+    stratum: int
+    differs: bool
+    follows: bool  # do the plugins believe that it is in flight
+
+
 class Account(msgspec.Struct):
     """What came of it; accounts of workers add up."""
 
@@ -107,7 +115,7 @@ class Shadow:
         self._dice = dice
         self._sample = sample
         self._clock = clock
-        self._waiting: OrderedDict[int, tuple[int, bool]] = OrderedDict()  # ticket → stratum, did they differ
+        self._waiting: OrderedDict[int, Awaited] = OrderedDict()  # by ticket
 
     def decide(self, request: Request, features: Features, decision: Decision) -> None:
         """Decide too, if it is in the sample."""
@@ -124,30 +132,35 @@ class Shadow:
         account, chosen = self.account, decision.candidates[decision.chosen[0]]
         account.decided += 1
         if verdict is None or isinstance(verdict, Refusal):
-            differs = True
+            differs, follows = True, False
             account.refused += 1
         else:
-            mine = verdict.decision
+            mine, follows = verdict.decision, True
             differs = mine.candidates[mine.chosen[0]].slot != chosen.slot and not as_good(mine, chosen.authority)
         account.differed += differs
         uncached = request.prompt_tokens * (1.0 - request.prefix.share.get(chosen.slot, 0.0))
-        self._waiting[request.ticket] = int(uncached).bit_length(), differs
+        self._waiting[request.ticket] = Awaited(int(uncached).bit_length(), differs, follows)
         if len(self._waiting) > WAITING:
-            self._waiting.popitem(last=False)
+            ticket, awaited = self._waiting.popitem(last=False)
+            self._end(ticket, awaited, Outcome(complete=False), request.at_ns / 1e9)
         account.spent_s += self._clock() - began_s
 
     def close(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Learn how a request went; perhaps more than once, later with more."""
-        waiting = self._waiting.get(ticket)
-        if waiting is None:
+        awaited = self._waiting.get(ticket)
+        if awaited is None:
             return
-        stratum, differs = waiting
-        if not differs:
-            self._scheduler.observe(ticket, outcome, now_s)
+        self._end(ticket, awaited, outcome, now_s)
         if outcome.first_token_s is not None and outcome.first_token_s > 0:
             del self._waiting[ticket]
-            found = self.account.strata.setdefault(stratum, Stratum())
-            (found.differed if differs else found.agreed).add(math.log(outcome.first_token_s))
+            found = self.account.strata.setdefault(awaited.stratum, Stratum())
+            (found.differed if awaited.differs else found.agreed).add(math.log(outcome.first_token_s))
+
+    def _end(self, ticket: int, awaited: Awaited, outcome: Outcome, now_s: float) -> None:
+        """Tell the plugins that a request is over, and how it went if it went where they sent it."""
+        if awaited.follows:
+            known = Outcome(complete=outcome.complete, lasts=outcome.lasts) if awaited.differs else outcome
+            self._scheduler.observe(ticket, known, now_s)
 
 
 def add_up(accounts: Iterable[Account]) -> Account:
