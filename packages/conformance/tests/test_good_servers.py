@@ -14,7 +14,7 @@ from shunter.conformance.core.verdict import Verdict
 from shunter.conformance.sections.servers import CASES
 from shunter.conformance.sections.servers.profiles import find_profile
 from shunter.lab.faults.load import read, write
-from shunter.lab.faults.seams import COMPLETIONS, DONE, KV, RUNNING, WAITING, answer, page, value
+from shunter.lab.faults.seams import COMPLETIONS, DONE, KV, RUNNING, WAITING, answer, page, refuse, value
 from shunter.lab.testing import FAULTS, Fault, LeapingLoop, lab_server
 
 
@@ -79,6 +79,14 @@ def test_those_of_the_ramp_come_one_after_the_other(judge):
     assert judge("ms.freshness.ramp", fault=Fault(name="notes", breaks="nothing", ask=note)).ids(Verdict.PASSED)
     ramp_s = came_s[-16:]
     assert len(set(ramp_s)) == len(ramp_s)
+
+
+def test_a_rank_that_is_refused_is_not_waited_for(judge):
+    """vLLM's hybrid load balancing has series for ranks 2 and 3, and wants them called 0 and 1."""
+    fault = Fault(name="refuses", breaks="nothing", refuse=refuse(COMPLETIONS, 400))
+    finding = judge("ms.ranks.pinned", fault=fault, data_parallel_size=2)["ms.ranks.pinned"]
+    assert finding.verdict is Verdict.FAILED
+    assert finding.actual.startswith("HTTP 400")
 
 
 def test_a_gauge_that_is_late_does_not_keep_a_server_from_showing_how_it_drains(judge):
