@@ -27,8 +27,8 @@ stores become visible in order; elsewhere Python offers no barrier and the check
 """
 
 import struct
-import zlib
 from collections.abc import Sequence
+from zlib import crc32
 
 import msgspec
 
@@ -52,6 +52,7 @@ LARGEST_BLOCK = HEADER_BYTES + MAX_RECORD_BYTES
 LEAST_BYTES = DATA_AT + 2 * LARGEST_BLOCK
 
 _header = struct.Struct("=II")
+pack = _header.pack
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
 
 
@@ -105,7 +106,7 @@ class LogWriter:
         length, at, words = len(record), self._head, self._words
         if not 0 < length <= MAX_RECORD_BYTES:
             raise ValueError(f"a record of {length} bytes; it may have 1 to {MAX_RECORD_BYTES}")
-        block = _header.pack(length, zlib.crc32(record, at & SEEDS)) + record + _PADDING[length % 8]
+        block = pack(length, crc32(record, at & SEEDS)) + record + _PADDING[length % 8]
         end = at + len(block)
         words[RESERVED] = max(end, words[RESERVED])  # a predecessor killed while it wrote may have spoilt more
         start = at % self._size
@@ -161,7 +162,7 @@ def _parse(data: bytes, at: int, *, aligned: bool) -> tuple[list[bytes], bool]:
         length, crc = _header.unpack_from(data, offset)
         start = offset + HEADER_BYTES
         record = data[start : start + length] if length <= MAX_RECORD_BYTES else b""
-        if record and len(record) == length and zlib.crc32(record, (at + offset) & SEEDS) == crc:
+        if record and len(record) == length and crc32(record, (at + offset) & SEEDS) == crc:
             records.append(record)
             offset = start + length + -length % 8
         else:

@@ -17,6 +17,7 @@ Unknown is ``None``, never zero: a fabricated zero attracts traffic.
 
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, TypeVar
 
 import msgspec
@@ -71,7 +72,7 @@ class Pool(Record, frozen=True, array_like=True, kw_only=True):
     failure_mode: str = "FailClose"  # or FailOpen
 
 
-class Endpoint(Record, frozen=True, array_like=True, kw_only=True):
+class Endpoint(Record, frozen=True, array_like=True, kw_only=True, dict=True):
     """One place a request can go: an address and port of a model server (one data-parallel rank)."""
 
     slot: int
@@ -88,7 +89,7 @@ class Endpoint(Record, frozen=True, array_like=True, kw_only=True):
     models: tuple[str, ...] = ()  # as it lists them itself, where somebody asked it; empty: not known
     adapters: tuple[str, ...] = ()  # those of them that it lists with a parent: others may lack them
 
-    @property
+    @cached_property
     def authority(self) -> str:
         """``address:port`` as the endpoint picker protocol writes it; IPv6 in brackets."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"

@@ -6,7 +6,7 @@ endpoints there are. Only who looks pays for putting the columns together again.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -106,11 +106,11 @@ class Diary:
 def note(fleet: Fleet) -> Features:
     """Return the features of a Fleet at this moment; one that lasts has a diary."""
     diary = fleet.keepers.get(Diary)
-    if diary is None:
+    if not isinstance(diary, Diary):
         diary = Diary(fleet)
         if fleet.lasting:
             fleet.keepers[Diary] = diary
-    return cast("Diary", diary).note(fleet)
+    return diary.note(fleet)
 
 
 def restore(columns: Columns, at_ns: int) -> Fleet:

@@ -20,7 +20,7 @@ travel as a JSON number.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from math import sqrt
 
 import msgspec
@@ -90,12 +90,9 @@ class Booking(msgspec.Struct, frozen=True, array_like=True, gc=False):
     companions: tuple["Booking", ...] = ()  # the same request's on others, without hashes
 
     @property
-    def holders(self) -> Iterator["Booking"]:
+    def holders(self) -> Sequence["Booking"]:
         """Whoever will have the prompt cached: its endpoint, and a companion that computes it."""
-        yield self
-        for each in self.companions:
-            if each.tokens:
-                yield each
+        return (self, *[each for each in self.companions if each.tokens]) if self.companions else (self,)
 
 
 class _Row(msgspec.Struct):

@@ -110,7 +110,9 @@ def may_hold_media(body: bytes | bytearray) -> bool:
     if bracket >= 0 and PARTS.search(body, bracket, SEARCHED_BYTES):
         return True
     starts = range(STRIDE_BYTES, len(body) - BLOB_BYTES, STRIDE_BYTES)
-    return any(body.find(b" ", at, at + BLOB_BYTES) < 0 and _is_blob(body[at : at + BLOB_BYTES]) for at in starts)
+    return bool(starts) and any(
+        body.find(b" ", at, at + BLOB_BYTES) < 0 and _is_blob(body[at : at + BLOB_BYTES]) for at in starts
+    )
 
 
 def _is_blob(piece: bytes | bytearray) -> bool:

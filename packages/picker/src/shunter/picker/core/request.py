@@ -92,7 +92,7 @@ _string = msgspec.json.Decoder(str)
 _lists_of_ids = msgspec.json.Decoder(list[list[TokenId]])
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """What plugins see of a request. From ``pool`` on the fields are the judge's: read() leaves their defaults."""
 
     headers: Mapping[str, str]
@@ -287,23 +287,23 @@ def _request(
         tokens = text_bytes // BYTES_PER_TOKEN + sum([each.tokens for each in media])
     elif form is not None and form.audio:
         tokens += audio_tokens(headers)
-    return Request(
-        headers=headers,
-        format=form,
-        model=parsed.model or None,
-        prompt=prompt,
-        token_ids=ids is not None,
-        seed=b"\0".join((parsed.cache_salt, parsed.tools, parsed.system, parsed.instructions)),
-        prompt_tokens=tokens,
-        media=media,
-        max_output_tokens=_limit(parsed, form) if form else None,
-        stream=bytes(parsed.stream) == b"true",
+    return Request(  # by position, which takes a third of the time
+        headers,
+        form,
+        parsed.model or None,
+        prompt,
+        ids is not None,
+        b"\0".join((parsed.cache_salt, parsed.tools, parsed.system, parsed.instructions)),
+        tokens,
+        media,
+        _limit(parsed, form) if form else None,
+        bytes(parsed.stream) == b"true",
         # llm-d's name of a control header first, then the older one of GIE.
-        objective=get("x-llm-d-inference-objective") or get("x-gateway-inference-objective"),
-        fairness_id=get("x-llm-d-inference-fairness-id") or get("x-gateway-inference-fairness-id") or DEFAULT_FLOW,
-        rewrite=get("x-llm-d-model-name-rewrite") or get("x-gateway-model-name-rewrite"),
-        request_id=get("x-request-id"),
-        body=parsed,
+        get("x-llm-d-inference-objective") or get("x-gateway-inference-objective"),
+        get("x-llm-d-inference-fairness-id") or get("x-gateway-inference-fairness-id") or DEFAULT_FLOW,
+        get("x-llm-d-model-name-rewrite") or get("x-gateway-model-name-rewrite"),
+        get("x-request-id"),
+        parsed,
     )
 
 

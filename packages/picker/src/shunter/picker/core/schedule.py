@@ -281,10 +281,12 @@ class Run:
             self._running = self._names
             totals, scores = standing.refresh(fleet)
         else:
-            totals, scores = [0.0] * len(fleet.endpoints), []
+            totals, scores = [], []
+        count = len(fleet.endpoints)
         for each, scorer in self._asked:
             self._running = each.name
-            scores.append((each, self._add(each, scorer.score(request, fleet), totals)))
+            scores.append((each, self._add(each, scorer.score(request, fleet), totals, count)))
+        totals = totals or [0.0] * count
         self._running = "the picker"
         chosen = self._pick(totals, self._dice) if len(totals) <= ENOUGH else self._pick_among(totals, scores)
         if not chosen or not 0 <= min(chosen) <= max(chosen) < len(totals):
@@ -301,21 +303,24 @@ class Run:
                 return [positions[at] for at in self._pick(list(some.values()), self._dice)]
         return self._pick(totals, self._dice)
 
-    def _add(self, scorer: Weighted, scores: Scores, totals: list[float]) -> Scores:
-        """Add weighted scores to the totals and return them as they counted."""
+    def _add(self, scorer: Weighted, scores: Scores, totals: list[float], count: int) -> Scores:
+        """Add the weighted scores of so many to the totals, if there are any yet, and return them as they counted."""
         unit, weight = self._unit, scorer.weight
         # Mostly a list, and to ask an abstract class takes ten times as long as a concrete one.
         if not isinstance(scores, list) and isinstance(scores, Mapping):
             if not _all_in_range(scores.values()):
                 scores = {at: unit(scorer, score) for at, score in scores.items()}
+            if not totals:
+                totals += [0.0] * count
             for at, score in scores.items():
                 totals[at] += weight * score
         else:
             if not _all_in_range(scores):
                 scores = [unit(scorer, score) for score in scores]
-            if len(scores) != len(totals):
-                raise ValueError(f"gave {len(scores)} scores to {len(totals)} candidates")
-            totals[:] = map(add, totals, map(mul, scores, repeat(weight)))
+            if len(scores) != count:
+                raise ValueError(f"gave {len(scores)} scores to {count} candidates")
+            weighted = scores if weight == 1.0 else map(mul, scores, repeat(weight))
+            totals[:] = map(add, totals, weighted) if totals else weighted
         return scores
 
     def _unit(self, scorer: Weighted, score: float) -> float:

@@ -163,8 +163,7 @@ class Delay:
         if isinstance(delays, dict):
             least = min(delays.values())
             return {at: least / delay for at, delay in delays.items()}
-        least = min(delays)
-        return [least / delay for delay in delays]
+        return list(map(min(delays).__truediv__, delays))
 
     def waits_s(self, request: Request, fleet: Fleet) -> list[float]:
         """Return the time to first token that is to be expected of every candidate."""

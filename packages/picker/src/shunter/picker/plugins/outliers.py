@@ -110,7 +110,7 @@ class Ejection:
             self._conduct.put(key, conduct)
         if now_ns < conduct.until_ns:  # it was sent before, and tells nothing that is not known
             return
-        failed = outcome.status >= 500 or outcome.served not in (None, "", chosen.authority)
+        failed = outcome.status >= 500 or bool(outcome.served and outcome.served != chosen.authority)
         conduct.seen += 1
         conduct.failing += (failed - conduct.failing) / min(conduct.seen, REMEMBERED)
         if conduct.seen >= self._parameters.min_requests and conduct.failing > self._parameters.failure_threshold:
