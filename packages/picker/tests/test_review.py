@@ -116,6 +116,12 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
             "full",
             "$.flowControl.saturationDetector: metricsStalenessThreshold 200ms has no effect",
         ),
+        (
+            HEAD + "plugins: [{type: p2p-source-producer, parameters: {prefillProfileName: prefil}}]\n"
+            "schedulingProfiles: [{name: prefill}]",
+            "full",
+            "$.plugins[0].parameters.prefillProfileName: no profile is named 'prefil', so whoever gets the request is taken to",
+        ),
         (FLOW + "flowControl: {defaultRequestTTL: 5s}", "lean", "$.flowControl: requests may wait 5 s, and with profile lean"),
         (
             FLOW + "flowControl: {defaultRequestTTL: 0s}",

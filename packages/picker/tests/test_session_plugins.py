@@ -5,12 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shunter.picker import config
 from shunter.picker.core.events import BodyMode
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask
 from shunter.picker.core.kinds import Decision, Named, Profile, Verdict
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import DEFAULT_FLOW, Request
+from shunter.picker.errors import ConfigError
 from shunter.picker.plugins.filters import ServedVerifier
 from shunter.picker.plugins.identities import AgentIdentity, SessionId
 from shunter.picker.plugins.pickers import MaxScore
@@ -200,6 +202,57 @@ def test_workers_share_their_sessions_without_telling_of_each_request(make_fleet
 )
 def test_a_session_is_read_from_where_it_stands(plugin, headers, session):
     assert plugin.produce(Request(headers=headers), None) == session
+
+
+AFFINE = (
+    "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{producers}{{type: session-affinity-filter,"
+    " parameters: {{strategy: session_id, sessionIdConfig: {{sources: [{{attribute: {attribute}}}]}}}}}}]"
+)
+SESSIONS, AGENTS = "{type: session-id-producer, name: sid}, ", "{type: agent-identity, name: who}, "
+
+
+@pytest.mark.parametrize(
+    ("producers", "attribute"),
+    [
+        (SESSIONS, "sid"),
+        (SESSIONS, "session-id-producer"),
+        (SESSIONS, "SessionID"),
+        ("", "SessionID"),
+        ("", "session-id-producer"),
+        (SESSIONS + AGENTS, "agent-identity"),
+        (SESSIONS + "{type: session-id-producer}, ", "SessionID"),
+    ],
+)
+def test_an_attribute_is_found_by_its_producers_name_or_type_or_as_the_reference_calls_it(make_judge, producers, attribute):
+    judge = make_judge({}, {}, {}, {}, text=AFFINE.format(producers=producers, attribute=attribute))
+    headers = {":path": "/v1/completions", "x-session-id": "a", "session-id": "a"}
+    picks = [judge.decide(Ask(headers, b'{"model": "m", "prompt": "hi"}'), 100.0) for _ in range(8)]
+    assert len({pick.endpoints[0] for pick in picks}) == 1
+
+
+@pytest.mark.parametrize(
+    ("producers", "attribute", "words"),
+    [
+        (SESSIONS, "sif", "sources[0].attribute: no producer is named 'sif'; did you mean 'sid'?"),
+        (
+            SESSIONS + SESSIONS.replace("sid", "own"),
+            "SessionID",
+            "'sid' and 'own' are all of the type session-id-producer; name",
+        ),
+    ],
+)
+def test_an_attribute_that_nobody_finds_out_is_a_mistake(producers, attribute, words):
+    with pytest.raises(ConfigError) as error:
+        config.load(AFFINE.format(producers=producers, attribute=attribute))
+    assert f"$.plugins[{producers.count('type')}].parameters.sessionIdConfig." in str(error.value)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("plugin", ["session-affinity-filter", "session-affinity-scorer"])
+def test_the_profile_whose_choice_is_meant_exists(plugin):
+    text = AFFINE.partition("plugins")[0] + f"plugins: [{{type: {plugin}, parameters: {{profileName: decoed}}}}]"
+    with pytest.raises(ConfigError, match="names the profile 'decoed', which does not exist"):
+        config.load(text)
 
 
 def test_a_session_stands_in_one_place():

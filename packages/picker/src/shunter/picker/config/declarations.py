@@ -1,6 +1,7 @@
 """The plugins of one configuration: declared or implied, by name, and whom they refer to by their parameters."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -10,6 +11,8 @@ from shunter.picker.config.reading import did_you_mean, explained
 from shunter.picker.core.kinds import Named
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, Registration, upstream
+from shunter.picker.plugins.identities import ATTRIBUTES
+from shunter.picker.plugins.sessions import SessionAffinity
 
 __all__ = ["Declaration", "Declarations"]
 
@@ -115,6 +118,10 @@ class Declarations:
 
     def bind(self) -> None:
         """Follow every reference, and write out those that are implied."""
+        for each in self:
+            if isinstance(each.plugin, SessionAffinity):
+                named_by = each.plugin.with_producers(partial(self._producer_of, each))
+                self._all[each.name] = msgspec.structs.replace(each, plugin=named_by)
         named = {name for each in self for _, name in each.references() if name}
         bound: set[str] = set()
         while waiting := [each for each in self if each.name not in bound]:  # what is implied may imply more
@@ -159,6 +166,25 @@ class Declarations:
         at[last] = chosen
         plugin = msgspec.convert(parameters, self._all[name].registration.plugin)
         self._all[name] = msgspec.structs.replace(self._all[name], plugin=plugin)
+
+    def _producer_of(self, reader: Declaration, attribute: str, source: int) -> str:
+        """Return the name of the producer that is meant by an attribute: its name, its type, or what the reference calls it."""
+        place = f"{reader.place}.sessionIdConfig.sources[{source}].attribute"
+        producers = {each.name: each.registration.type_name for each in self.of(Kind.PRODUCER)}
+        type_name = ATTRIBUTES.get(attribute, attribute)
+        named = [name for name in (attribute, type_name) if name in producers]
+        found = named[:1] or [name for name, each in producers.items() if each == type_name]
+        if len(found) > 1:
+            raise ConfigError(
+                f"{place}: {' and '.join(map(repr, found))} are all of the type {type_name}; name one as producer"
+            )
+        if not found and type_name in ATTRIBUTES.values():
+            found = [self.declare(PluginSpec(type=type_name), "$.plugins").name]
+        if not found:
+            raise ConfigError(
+                f"{place}: no producer is named {attribute!r}{did_you_mean(attribute, (*producers, *ATTRIBUTES))}"
+            )
+        return found[0]
 
     def _check_cycles(self, declaration: Declaration, above: tuple[str, ...]) -> None:
         if declaration.name in above:

@@ -18,6 +18,7 @@ from shunter.picker.plugins.declared import ApproxPrefixCache
 from shunter.picker.plugins.detectors import Utilization
 from shunter.picker.plugins.disagg import Disaggregated
 from shunter.picker.plugins.handlers import HeaderProfile
+from shunter.picker.plugins.peers import P2pSource
 from shunter.picker.plugins.pickers import Random
 
 __all__ = ["PROFILES", "GatewayProfile", "review", "review_fleet"]
@@ -58,6 +59,7 @@ def review(plan: Plan, profile: str) -> list[str]:
         *_freshness(plan),
         *_handler(plan),
         *_deciders(plan),
+        *_peers(plan),
         *(each for at, one in enumerate(plan.policy.profiles) for each in _profile(one, f"$.schedulingProfiles[{at}]")),
         *_flow_control(plan, profile),
     ]
@@ -155,6 +157,17 @@ def _deciders(plan: Plan) -> Iterator[str]:
             yield (
                 f"{place}: {each.name!r} has nonCachedTokens 0, so no prompt is ever computed elsewhere; give it a number, or "
                 "use always-disagg-pd-decider"
+            )
+
+
+def _peers(plan: Plan) -> Iterator[str]:
+    profiles = [each.name for each in plan.policy.profiles]
+    for each in plan.policy.plugins():
+        if isinstance(each.plugin, P2pSource) and (name := each.plugin.prefill_profile_name) and name not in profiles:
+            place = plan.places.get(each.name, "$.plugins")
+            yield (
+                f"{place}.parameters.prefillProfileName: no profile is named {name!r}, so whoever gets the request is taken to "
+                f"compute the prompt{did_you_mean(name, profiles)}"
             )
 
 

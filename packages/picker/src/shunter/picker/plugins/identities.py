@@ -8,9 +8,12 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.request import DEFAULT_FLOW, Request
 from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
 
-__all__ = ["AgentIdentity", "SessionId"]
+__all__ = ["ATTRIBUTES", "AgentIdentity", "SessionId"]
 
 SESSION_HEADER = "x-session-id"
+
+# What the reference calls that which a producer finds out, and the producer's type.
+ATTRIBUTES = {"SessionID": "session-id-producer"}
 
 # What Claude Code, OpenCode and Codex (its older form last) call a session.
 AGENT_HEADERS = ("x-claude-code-session-id", "x-session-affinity", "session-id", "session_id")
@@ -20,8 +23,8 @@ AGENT_HEADERS = ("x-claude-code-session-id", "x-session-affinity", "session-id",
 class SessionId(Plugin, frozen=True):
     """The session of a request: the value of the header headerName, x-session-id by default, or of the cookie cookieName.
 
-    Others find it by this plugin's name: session-affinity-filter and session-affinity-scorer as an ``attribute`` of their
-    sessionIdConfig. Source: GIE digest §5.3; cookies as RFC 6265 section 4.2.1.
+    Others find it by this plugin's name or type, or as SessionID: session-affinity-filter and session-affinity-scorer as an
+    ``attribute`` of their sessionIdConfig. Source: GIE digest §5.3; cookies as RFC 6265 section 4.2.1.
     """
 
     header_name: str = ""

@@ -7,8 +7,8 @@ while.
 
 from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 import xxhash
@@ -44,7 +44,10 @@ class TokenConfig(Part, frozen=True):
 
 
 class Source(Part, frozen=True):
-    """Where a session's id stands: in a header, or in what a producer found out (its name, or that of the attribute)."""
+    """Where a session's id stands: in a header, or in what a producer found out.
+
+    Without ``producer`` the attribute names it: by its name or its type, or by what the reference calls that which it finds.
+    """
 
     header: str = ""
     attribute: str = ""
@@ -80,6 +83,20 @@ class SessionAffinity(Plugin, frozen=True):
     profile_name: str = ""
 
     references: ClassVar[tuple[Reference, ...]] = (Reference("sessionIdConfig.sources[].producer", Kind.PRODUCER),)
+
+    @property
+    def profile_names(self) -> Sequence[str]:
+        """The one whose choice is meant, if it is told."""
+        return (self.profile_name,) if self.profile_name else ()
+
+    def with_producers(self, find: Callable[[str, int], str]) -> Self:
+        """Return the same with the producer of every attribute: ``find`` is told which that is, and of which source."""
+        config = self.session_id_config
+        sources = tuple(
+            each if each.header or each.producer else msgspec.structs.replace(each, producer=find(each.attribute, at))
+            for at, each in enumerate(config.sources)
+        )
+        return msgspec.structs.replace(self, session_id_config=msgspec.structs.replace(config, sources=sources))
 
     @property
     def needs(self) -> Sequence[str]:
