@@ -118,13 +118,18 @@ async def test_a_response_outlives_its_worker_and_stays_in_every_account(own, co
 async def test_in_strict_a_request_is_in_flight_though_its_stream_is_over(own, connect, eventually):
     client = connect(own)
     await eventually(lambda: settled(own))
+    before = numbers(own)
     async with ask(client, "a long one", max_tokens=150) as response:
-        await response.content.readany()
-        for adopted in (0, 1):  # in the worker's account first, then in the collector's
-            found = await eventually(lambda n=adopted: (m := numbers(own))["shunter_picker_adopted_total"] == n and m)
-            assert found["shunter_picker_in_flight_requests"] == 1
+        came = b""
+        while came.count(b"data:") < 110:  # some seconds, of each of which Envoy tells
+            came += await response.content.readany()
+        found = numbers(own)
+        assert found["shunter_picker_in_flight_requests"] == found["llm_d_epp_request_running"] == 1
+        assert found["shunter_picker_released_total"] == before["shunter_picker_released_total"]
         await response.read()
-    assert await eventually(lambda: settled(own))
+    ended = await eventually(lambda: settled(own))
+    assert ended["shunter_picker_released_total"] == before["shunter_picker_released_total"] + 1
+    assert ended["shunter_picker_expired_total"] == ended["shunter_picker_adopted_total"] == 0
 
 
 @pytest.mark.parametrize("own", ["strict"], indirect=True)

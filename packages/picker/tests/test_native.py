@@ -448,3 +448,19 @@ async def test_a_drain_cuts_off_nobody_who_may_still_be_reading(monkeypatch):
         picker.pass_time(1)
         await draining
         assert not picker.server.connections
+
+
+async def test_a_drain_resets_nobody_whom_the_kernel_has_let_in_already():
+    async with running() as picker:
+        doors = [socket.create_connection(("127.0.0.1", picker.port)) for _ in range(20)]  # the loop has no turn meanwhile
+        for door in doors:
+            door.sendall(HELLO)
+            door.setblocking(False)
+        draining = asyncio.create_task(picker.server.drain(DEADLINE_S))
+        loop = asyncio.get_running_loop()
+        greetings = await asyncio.gather(*[loop.sock_recv(door, 9) for door in doors], return_exceptions=True)
+        assert greetings == [greetings[0]] * 20
+        assert frames.settings({})[3:5] == greetings[0][3:5]
+        for door in doors:
+            door.close()
+        await draining

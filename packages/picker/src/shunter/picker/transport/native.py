@@ -22,6 +22,7 @@ import logging
 import math
 import os
 import random
+import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -58,6 +59,9 @@ UNSENT_BYTES = 1 << 20
 
 # Read from one peer, and it is others' turn. libuv would read on from one that sends faster than we read, up to 8 MB: 10 ms.
 TURN_BYTES = 128 << 10
+
+# Who comes between two turns of the loop; a gateway has some dozen connections, which may all come at once.
+BACKLOG = 1024
 
 # A gateway greets with its first packet; the rest is for slow networks and busy machines.
 GREETING_S = 10.0
@@ -144,10 +148,11 @@ class NativeServer:
 
     async def drain(self, deadline_s: float) -> None:
         """End well; see ``Server``."""
-        self.draining = True
         end_s = self.clock() + deadline_s
         self.health.close()
+        await self._let_in()
         self._close_listeners()
+        self.draining = True
         for connection in self.connections:
             connection.leave()
         self._dismiss(at_once=False)
@@ -197,7 +202,7 @@ class NativeServer:
                 host,
                 port,
                 reuse_port=self._reuse_port or None,
-                backlog=1024,
+                backlog=BACKLOG,
                 ssl=tls and tls.door,
                 ssl_handshake_timeout=GREETING_S if tls else None,
             )
@@ -224,6 +229,18 @@ class NativeServer:
         except OSError as error:
             raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}") from error
         self._listeners.append(listener)
+
+    async def _let_in(self) -> None:
+        """Take whom the kernel has let in already: a listener that closes resets them. A turn of the loop may take but one."""
+        doors = select.poll()
+        for listener in self._listeners:
+            for door in listener.sockets:
+                doors.register(door.fileno(), select.POLLIN)
+        for _ in range(BACKLOG):
+            if not doors.poll(0):
+                break
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the last one is told so a turn later
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
