@@ -14,6 +14,7 @@ from shunter.conformance.sections.servers.asking import ask_completion
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, SETTLES, expect_served, hold_tokens, settle
 from shunter.conformance.sections.servers.load import QUEUE_RISES, TOKENS_COUNTED, TRIED, WAITING, rises
 from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S, scrape
+from shunter.conformance.sections.servers.openai import STREAM_FRAMING
 from shunter.conformance.sections.servers.profile import E2E, IGNORE_EOS, LATENCIES, OPENAI, TTFT
 from shunter.conformance.sections.servers.target import Target
 
@@ -107,7 +108,7 @@ COUNTERS = Case(
     why="Throughput and cost are computed from them, and a server is never as busy in tests as where it is billed.",
     source=MEANING,
     features=(OPENAI, "counters", IGNORE_EOS),
-    needs=(TOKENS_COUNTED.id,),
+    needs=(TOKENS_COUNTED.id, STREAM_FRAMING.id),
     bounds=(GAUGE_FOLLOWS, SETTLES),
     run=counters,
 )

@@ -17,7 +17,7 @@ from shunter.conformance.sections.servers.answers import Completion
 from shunter.conformance.sections.servers.asking import PROMPT, ask_completion
 from shunter.conformance.sections.servers.errors import NO_SUCH_MODEL, UNKNOWN_MODEL
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, hold_tokens
-from shunter.conformance.sections.servers.load import QUEUE_RISES
+from shunter.conformance.sections.servers.load import QUEUE_FALLS, QUEUE_RISES
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, SHED, find, scrape
 from shunter.conformance.sections.servers.profile import ADAPTER_INFO, ADAPTERS, IGNORE_EOS, AdapterCalls
 from shunter.conformance.sections.servers.reachability import MODELS
@@ -471,7 +471,7 @@ SLOTS = Case(
     why="A picker takes a replica with fewer adapters for one that has room for another.",
     source=PROTOCOL,
     features=INFO_FEATURES,
-    needs=(WAITING.id,),
+    needs=(WAITING.id, QUEUE_FALLS.id),
     bounds=(GAUGE_FOLLOWS,),
     suites=(GIE_LORA,),
     run=slots,
