@@ -25,14 +25,14 @@ def taken(box):
 def test_small_answers_are_one_piece():
     box, stream = outbox(), Stream(1, 1 << 30)
     for _ in range(1000):
-        box.send_data(stream, b"x" * 200, end_stream=False)
+        box.send_data(stream, [b"x" * 200], end_stream=False)
     assert len(box.take()) == 1
     assert box.empty
 
 
 def test_of_a_large_answer_no_more_than_a_part_is_written_at_once():
     box, stream = outbox(), Stream(1, 1 << 30)
-    box.send_data(stream, bytes(10 * MEBIBYTE), end_stream=True)
+    box.send_data(stream, [bytes(10 * MEBIBYTE)], end_stream=True)
     sizes = []
     while not box.empty:
         sizes.append(len(taken(box)))
@@ -42,10 +42,10 @@ def test_of_a_large_answer_no_more_than_a_part_is_written_at_once():
 
 def test_small_answers_behind_a_large_one_are_through_as_soon_as_it_is():
     box, large, small = outbox(), Stream(1, 1 << 30), Stream(3, 1 << 30)
-    box.send_data(large, bytes(MEBIBYTE), end_stream=True)
+    box.send_data(large, [bytes(MEBIBYTE)], end_stream=True)
     for _ in range(5):
         for _ in range(200):
-            box.send_data(small, b"x" * 200, end_stream=False)
+            box.send_data(small, [b"x" * 200], end_stream=False)
         box.take()
     assert box.empty
 
@@ -56,7 +56,7 @@ def test_bytes_are_written_in_the_order_in_which_they_were_said(sizes, data):
     written = b""
     for at, size in enumerate(sizes):
         for each in (box, whole):
-            each.send_data(stream, bytes([at]) * size, end_stream=False)
+            each.send_data(stream, [b"|", bytes([at]) * size, bytes([at])], end_stream=False)
         if data.draw(st.booleans()):
             written += taken(box)
     rest = b"".join(iter(lambda: taken(box), b""))

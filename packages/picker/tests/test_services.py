@@ -12,7 +12,7 @@ from shunter.picker.errors import ProtocolError
 from shunter.picker.testing import StubJudge
 from shunter.picker.transport.grpc import StatusError
 from shunter.picker.transport.services import Process
-from shunter.picker.transport.wire import decode, encode, read_piece, rest_of, write_piece
+from shunter.picker.transport.wire import decode, encode, read, read_piece, write_piece
 
 EVENT = b'data: {"model":"engine-v2","choices":[]}\n\n'
 USAGE = b'data: {"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
@@ -107,9 +107,9 @@ def follow(texts, rewritten):
 )
 def test_a_piece_is_what_decode_and_encode_say(piece, served):
     text = message(body=piece, served=served).SerializeToString()
-    rest = rest_of(text)
-    read = read_piece(text, rest)
-    assert read == (piece or None)  # an empty one has no field for its data
+    event, rest = read(text)
+    assert event == decode(text)
+    assert read_piece(text, rest) == (piece or None)  # an empty one has no field for its data
     assert decode(text) == ResponseBody(piece, metadata=decode(text).metadata)
     if piece:
         assert write_piece(piece) == encode(BodyReply(Side.RESPONSE, streamed=piece))
@@ -120,6 +120,6 @@ def test_a_piece_is_what_decode_and_encode_say(piece, served):
 
 def test_what_is_behind_an_event_is_no_rest_if_it_says_more():
     text = message(body=b"one").SerializeToString()
-    assert rest_of(text + b"\x42\x00") == b"\x42\x00"
-    assert rest_of(text + text) == b""
+    assert read(text + b"\x42\x00")[1] == b"\x42\x00"
+    assert read(text + text)[1] == b""
     assert read_piece(text + text, b"") is None

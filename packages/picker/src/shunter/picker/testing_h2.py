@@ -105,7 +105,7 @@ class Recorded(Connection):
 
     def say_data(self, stream_id: int, piece: bytes, *, end_stream: bool = False) -> None:
         """Go on with it."""
-        self.send_data(self._of(stream_id), piece, end_stream=end_stream)
+        self.send_data(self._of(stream_id), (piece,), end_stream=end_stream)
 
     def say_trailers(self, stream_id: int, block: bytes) -> None:
         """End it."""

@@ -27,8 +27,8 @@ from urllib.parse import quote
 
 from shunter.picker.core.limits import Budget
 from shunter.picker.transport import hpack
-from shunter.picker.transport.frames import MAX_FRAME_BYTES
 from shunter.picker.transport.h2 import Connection, Terms
+from shunter.picker.transport.outbox import Piece
 from shunter.picker.transport.streams import NOBODY, Stream
 
 __all__ = ["Call", "Exchange", "GrpcConnection", "Message", "Service", "StatusCode", "StatusError"]
@@ -81,7 +81,7 @@ class StatusError(Exception):
         self.details = details
 
 
-Message = bytes | list[bytes | bytearray | memoryview]
+Message = bytes | list[Piece]
 """A message to send; a large one in pieces, the first of which is small."""
 
 
@@ -146,10 +146,12 @@ class Exchange:
                 at = end
                 replies = call.receive(data[begin:end], now_s)
                 if replies:
-                    self.send(replies)
+                    self._unsent += replies
                 if call.ended:
                     self.end(now_s)
                     return
+            if self._unsent:
+                connection.unsent.append(self)
             if at < size:
                 self._needed_bytes = needed_bytes
                 self._keep(data[at:])
@@ -173,32 +175,28 @@ class Exchange:
 
     def send(self, messages: Sequence[Message]) -> None:
         """Send messages; what answers one read goes out in one piece."""
-        if not self._unsent and self._connection.reading:
-            self._connection.unsent.append(self)
         self._unsent += messages
-        if not self._connection.reading:
+        if self._connection.reading:
+            self._connection.unsent.append(self)
+        else:
             self.flush()
 
     def flush(self) -> None:
         """Hand over what was said."""
         messages = self._unsent
         if messages:
-            http, stream = self._connection.http, self._stream
+            self._unsent = []
+            http = self._connection.http
             if not self._begun:
                 self._begun = True
-                http.send_headers(stream, _HEAD)
-            self._unsent = []
-            pieces: list[bytes | bytearray | memoryview] = []
+                http.send_headers(self._stream, _HEAD)
+            pieces: list[Piece] = []
             for message in messages:
                 if isinstance(message, bytes):
                     pieces += (_write_prefix(0, len(message)), message)
                 else:
                     pieces += (b"".join((_write_prefix(0, sum(map(len, message))), message[0])), *message[1:])
-            if sum(map(len, pieces)) <= MAX_FRAME_BYTES * len(messages):
-                http.send_data(stream, b"".join(pieces))
-            else:  # large ones: a frame more for each is cheaper than its bytes once more
-                for piece in pieces:
-                    http.send_data(stream, piece)
+            http.send_data(self._stream, pieces)
 
     def end(self, now_s: float, code: StatusCode = StatusCode.OK, details: str = "") -> None:
         """End the call with a status."""
@@ -258,7 +256,7 @@ class _Stranger:
     def finish(self, trailers: dict[str, str]) -> None:
         del trailers
         self._http.send_headers(self._stream, self._head)
-        self._http.send_data(self._stream, _EXPLANATION, end_stream=True)
+        self._http.send_data(self._stream, (_EXPLANATION,), end_stream=True)
 
     def lose(self, code: int) -> None:
         pass
@@ -303,7 +301,7 @@ class GrpcConnection:
         self.http = Connection(self._open, terms)
         self.now_s = 0.0  # of what is read, or of the end
         self.reading = False  # more to say may follow at once
-        self.unsent: list[Exchange] = []  # who has said something since
+        self.unsent: list[Exchange] = []  # who has said something since, each perhaps more than once
         self.budget = budget
         self.max_message_bytes = max_message_bytes
         self._services = services
@@ -325,7 +323,8 @@ class GrpcConnection:
             for exchange in self.unsent:
                 exchange.flush()
             self.unsent.clear()
-            self.http.tell_lost()
+            if self.http.untold:
+                self.http.tell()
 
     def expire(self, now_s: float) -> None:
         """End the calls whose time is over."""

@@ -52,6 +52,7 @@ from shunter.picker.transport.frames import (
     Kind,
     Setting,
     StreamFault,
+    read_head,
 )
 from shunter.picker.transport.outbox import WINDOW_BYTES, Outbox
 from shunter.picker.transport.patience import Patience
@@ -95,7 +96,8 @@ class Connection:
         self._terms = terms = terms or Terms()
         self._patience = Patience()
         self._buffer = b""
-        self._lost: list[Listener] = []  # who sent more than is taken, and does not know yet
+        self.untold: list[Listener] = []
+        """Who sent more than is taken, and does not know yet that its stream is gone."""
         self._streams: dict[int, Stream] = {}
         self._past = Past()
         self._last_id = 0
@@ -164,7 +166,7 @@ class Connection:
             if not self.greeted:
                 at = self._check_preface(data)
             while size - at >= HEAD_BYTES:
-                high, low, kind, flags, stream_id = frames.read_head(data, at)
+                high, low, kind, flags, stream_id = read_head(data, at)
                 length = high << 8 | low
                 if length > MAX_FRAME_BYTES or blocks.unfinished is not None or not self.greeted:
                     self._check_head(length, kind, flags)
@@ -180,14 +182,14 @@ class Connection:
             self._fail(fault)
         else:
             self._buffer = data[at:] if self.greeted else data  # what is not a whole frame
-        self.tell_lost()
+        if self.untold:
+            self.tell()
 
-    def tell_lost(self) -> None:
-        """Tell those who sent more than is taken that their streams are gone; not while they send, but as soon as they have."""
-        if self._lost:
-            lost, self._lost = self._lost, []
-            for listener in lost:
-                listener.lose(Code.ENHANCE_YOUR_CALM)
+    def tell(self) -> None:
+        """Tell them: not while they send, but as soon as they have."""
+        lost, self.untold = self.untold, []
+        for listener in lost:
+            listener.lose(Code.ENHANCE_YOUR_CALM)
 
     def lose(self, code: Code = Code.CANCEL) -> None:
         """Note that the connection is gone, and every stream with it."""
@@ -261,7 +263,7 @@ class Connection:
         stream_id = block.stream_id
         if stream_id > self._last_id:
             self._last_id = stream_id
-            self._open(block, self._blocks.read_request(block))
+            self._open(block)
             return
         stream = self._streams.get(stream_id)
         pairs = self._blocks.decode(block)
@@ -280,8 +282,9 @@ class Connection:
         stream.open = False
         stream.listener.finish(trailers)
 
-    def _open(self, block: Block, request: dict[str, str]) -> None:
+    def _open(self, block: Block) -> None:
         stream_id = block.stream_id
+        request = self._blocks.read_request(block)
         if block.depends_on == stream_id:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
         if self._final_id is not None or len(self._streams) >= self._terms.streams:
@@ -403,7 +406,7 @@ class Connection:
 
     def _give_up(self, stream: Stream) -> None:
         """Reset a stream of which more waits than may."""
-        self._lost.append(stream.listener)
+        self.untold.append(stream.listener)
         self.reset(stream, Code.ENHANCE_YOUR_CALM)
 
     def _replenish_connection(self) -> None:

@@ -8,9 +8,9 @@ from typing import cast
 from shunter.picker.core.events import Metadata
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.protobuf import encode_utf8, field, head, merge, walk
-from shunter.picker.transport.shapes import Learnt, Shapes, UnlikeError, enter
+from shunter.picker.transport.shapes import Learnt, UnlikeError, enter
 
-__all__ = ["MAX_DEPTH", "decode_metadata", "encode_metadata"]
+__all__ = ["MAX_DEPTH", "decode_metadata", "encode_metadata", "learn_texts", "renew_texts"]
 
 # Metadata are a namespace's keys and, at most, lists and small structs below them; the limit keeps hostile ones off the stack.
 MAX_DEPTH = 32
@@ -21,9 +21,6 @@ REMEMBERED_BYTES = 1024
 
 def decode_metadata(data: bytes) -> Metadata:
     """Read a core.v3.Metadata; equal bytes may give the same object, which nobody may change."""
-    texts = _read_texts(data)
-    if texts is not None:
-        return texts
     return _remember_metadata(data) if len(data) <= REMEMBERED_BYTES else _read_metadata(data)
 
 
@@ -38,13 +35,16 @@ def _read_metadata(data: bytes) -> Metadata:
 _remember_metadata = lru_cache(maxsize=256)(_read_metadata)
 
 
-def _learn_texts(data: bytes, text: str) -> Learnt[Metadata, tuple[str, str]]:
+Texts = Learnt[Metadata, tuple[str, str]]
+"""Metadata, in which namespace and under which key each text stands, and where in the bytes."""
+
+
+def learn_texts(data: bytes, text: str, at: int, stop: int) -> Texts:
     """Read metadata that are nothing but ASCII texts, as are those of a pick, which come back with each response."""
     metadata: Metadata = {}
     places: list[tuple[str, str]] = []
     spans: list[tuple[int, int]] = []
-    at = 0
-    while at < len(data):
+    while at < stop:
         space, at, end = _enter_entry(data, text, at)
         if space in metadata:
             raise UnlikeError
@@ -59,6 +59,8 @@ def _learn_texts(data: bytes, text: str) -> Learnt[Metadata, tuple[str, str]]:
             spans.append((begin, at))
         if at != end:
             raise UnlikeError
+    if at != stop:
+        raise UnlikeError
     return Learnt(metadata, places, spans)
 
 
@@ -80,16 +82,14 @@ def _ascii(text: str) -> str:
     return text
 
 
-def _renew_texts(metadata: Metadata, places: Sequence[tuple[str, str]], values: Iterable[str]) -> Metadata | None:
+def renew_texts(metadata: Metadata, places: Sequence[tuple[str, str]], values: Iterable[str]) -> Metadata | None:
+    """Return them with other texts in some places; None if one is not ASCII."""
     renewed = {space: fields.copy() for space, fields in metadata.items()}
     for (space, name), value in zip(places, values, strict=False):
         if not value.isascii():
             return None
         renewed[space][name] = value
     return renewed
-
-
-_read_texts = Shapes(_learn_texts, _renew_texts).read
 
 
 def _entry(data: bytes) -> tuple[str, bytes]:
@@ -154,17 +154,20 @@ def _encode_struct(values: Mapping[str, object]) -> bytes:
     parts: list[bytes] = []
     for name, value in values.items():
         if isinstance(value, str):
-            text = value.encode("utf-8", "replace")
-            parts += (_lead_of_text(name, len(text)), text)
+            kind, content = 0x1A, value.encode("utf-8", "replace")
+        elif isinstance(value, dict):  # not Mapping, which takes ten times as long to find out
+            kind, content = 0x2A, _encode_struct(cast("dict[str, object]", value))
         else:
             parts.append(field(0x0A, field(0x0A, encode_utf8(name)) + field(0x12, _encode_value(value))))
+            continue
+        parts += (_lead_of_value(name, kind, len(content)), content)
     return b"".join(parts)
 
 
 @lru_cache(maxsize=1024)  # the same few names, texts of a few lengths
-def _lead_of_text(name: str, size: int) -> bytes:
-    """Write what stands before a text of ``size`` bytes, in an entry {key = 1, value = 2 {string_value = 3}} of a Struct."""
-    lead = head(0x1A, size)
+def _lead_of_value(name: str, kind: int, size: int) -> bytes:
+    """Write what stands before the ``size`` bytes of a value, in a Struct's entry {key = 1, value = 2 {``kind``}}."""
+    lead = head(kind, size)
     lead = field(0x0A, encode_utf8(name)) + head(0x12, len(lead) + size) + lead
     return head(0x0A, len(lead) + size) + lead
 
@@ -172,8 +175,6 @@ def _lead_of_text(name: str, size: int) -> bytes:
 def _encode_value(value: object) -> bytes:
     if isinstance(value, str):
         return field(0x1A, encode_utf8(value))
-    if isinstance(value, dict):  # said before Mapping, which takes ten times as long to find out
-        return field(0x2A, _encode_struct(cast("dict[str, object]", value)))
     match value:
         case None:
             return b"\x08\x00"

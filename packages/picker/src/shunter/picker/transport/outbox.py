@@ -1,14 +1,14 @@
 """The sending half of an HTTP/2 connection: what may go out now, and what waits for a window (RFC 9113 section 5.2)."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shunter.picker.transport import frames
 from shunter.picker.transport.frames import MAX_FRAME_BYTES, MAX_WINDOW_BYTES, Flag, Kind
 from shunter.picker.transport.patience import Patience
 from shunter.picker.transport.streams import Stream
 
-__all__ = ["WINDOW_BYTES", "Outbox"]
+__all__ = ["WINDOW_BYTES", "Outbox", "Piece"]
 
 # A window before anybody said anything (section 6.9.2).
 WINDOW_BYTES = 65_535
@@ -19,6 +19,12 @@ _TABLE_OF_NOTHING = b"\x20"
 
 # Taken at once where there are large answers. A kernel would take ten megabytes, in 5 ms.
 _PART_BYTES = 512 << 10
+
+# Pieces no larger than this on average are joined: a frame more for each of larger ones is cheaper than their bytes once more.
+_SMALL_BYTES = MAX_FRAME_BYTES // 2
+
+
+Piece = bytes | bytearray | memoryview
 
 
 class Outbox:
@@ -37,7 +43,7 @@ class Outbox:
         on_room: Callable[[Stream], None],
         on_excess: Callable[[Stream], None],
     ) -> None:
-        self._frames: list[bytes | bytearray | memoryview] = []
+        self._frames: list[Piece] = []
         self._much = False  # there are large ones among them
         self.waiting_bytes = 0  # of all streams
         self._limit_bytes = limit_bytes  # of that
@@ -59,7 +65,7 @@ class Outbox:
         """Whether nothing is left to be taken."""
         return not self._frames
 
-    def take(self) -> list[bytes | bytearray | memoryview]:
+    def take(self) -> list[Piece]:
         """Return what is to be written, once: in one piece, or if it is much a part as it is, for joining would copy it."""
         out = self._frames
         if self._much:
@@ -78,33 +84,43 @@ class Outbox:
         if stream.ending is None:
             self._write_block(stream, block, Flag.END_HEADERS)
 
-    def send_data(self, stream: Stream, data: bytes | bytearray | memoryview, *, end_stream: bool = False) -> None:
+    def send_data(self, stream: Stream, pieces: Sequence[Piece], *, end_stream: bool = False) -> None:
         """Go on with the answer, as far as the windows allow; the rest follows by itself."""
         if stream.ending is not None:
             return
-        size = len(data)
+        size = sum(map(len, pieces))
         self._patience.worked_bytes += size
         if not stream.waiting and ((size <= self._sendable and size <= stream.sendable) or not size):
             self._sendable -= size
             stream.sendable -= size
             if size <= MAX_FRAME_BYTES:
-                self._frames += (frames.pack_head(size >> 8, size & 0xFF, Kind.DATA, end_stream, stream.id), data)
+                self._frames.append(frames.pack_head(size >> 8, size & 0xFF, Kind.DATA, end_stream, stream.id))
+                self._frames += pieces
             else:
-                view, self._much = memoryview(data), True
-                for at in range(0, size, MAX_FRAME_BYTES):
-                    piece = view[at : at + MAX_FRAME_BYTES]
-                    last = end_stream and at + MAX_FRAME_BYTES >= size
-                    self._frames += (frames.head(Kind.DATA, int(last), stream.id, len(piece)), piece)
+                self._write_much(stream, pieces, size, end_stream=end_stream)
             if end_stream:
                 self._on_end(stream)
             return
-        stream.waiting += data
+        for piece in pieces:
+            stream.waiting += piece
         self.waiting_bytes += size
         if end_stream:
             stream.ending = b""
         self.flush(stream)
         if self.waiting_bytes > self._limit_bytes:
             self._on_excess(stream)
+
+    def _write_much(self, stream: Stream, pieces: Sequence[Piece], size: int, *, end_stream: bool) -> None:
+        """Write more than a frame holds."""
+        if size <= _SMALL_BYTES * len(pieces):
+            pieces = (b"".join(pieces),)
+        self._much = True
+        for piece in pieces:
+            view = memoryview(piece)
+            for at in range(0, len(piece), MAX_FRAME_BYTES):
+                part = view[at : at + MAX_FRAME_BYTES]
+                size -= len(part)
+                self._frames += (frames.head(Kind.DATA, int(end_stream and not size), stream.id, len(part)), part)
 
     def send_trailers(self, stream: Stream, block: bytes) -> None:
         """End the answer after all data, with an encoded block of less than MAX_FRAME_BYTES."""

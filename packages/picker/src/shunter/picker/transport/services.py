@@ -3,18 +3,21 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from shunter.picker.core.events import ResponseBody
+from shunter.picker.core.events import ResponseBody, ResponseHeaders
 from shunter.picker.core.judgement import Pick, Refusal
 from shunter.picker.core.session import Session
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.grpc import Exchange, Message, StatusCode, StatusError
 from shunter.picker.transport.health import Health, UnknownServiceError
 from shunter.picker.transport.parking import Parking
-from shunter.picker.transport.wire import decode, encode_pieces, read_piece, rest_of, write_piece
+from shunter.picker.transport.wire import encode_pieces, read, read_piece, write_piece
 
 __all__ = ["Process", "Unary", "Watch"]
 
 _FAILED = "the picker failed; its log says why"
+
+# What pieces of a response's body may follow, with nothing new behind them.
+_BEGIN_OF_PIECES = frozenset({ResponseHeaders, ResponseBody})
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class Process:
         self.ended = False
         self.leaving = False  # the picker drains: end as soon as nobody loses anything by it
         self._exchange = exchange
-        self._rest = b""  # what stood behind the last message's event
+        self._rest: bytes | None = None  # what stands behind the event in messages of the response, once one has come
         self._peer = peer
         self._on_close = on_close
         self._flush = flush
@@ -50,18 +53,19 @@ class Process:
         """Let the session answer."""
         session = self.session
         try:
-            piece = read_piece(message, self._rest)
-            if piece is not None and not self.leaving and session.passes(piece, now_s):
-                return (write_piece(piece),)
-            event = decode(message)
+            if self._rest is not None:
+                piece = read_piece(message, self._rest)
+                if piece is not None and not self.leaving and session.passes(piece, now_s):
+                    return (write_piece(piece),)
+            event, rest = read(message)
             replies = session.feed(event, now_s)
             if self.leaving and session.idle:
                 replies = [*replies, *session.drain(now_s)]
             self.ended = session.ended
-            if self._parking is not None:
+            if session.ticket is not None and self._parking is not None:
                 self._parking.follow(session, self.resume)
-            if isinstance(event, ResponseBody):
-                self._rest = rest_of(message)
+            if type(event) in _BEGIN_OF_PIECES and not event.end_of_stream:
+                self._rest = rest
             return list(map(encode_pieces, replies)) if replies else ()
         except ProtocolError as error:
             log.warning("protocol error of %s: %s", self._peer, error)

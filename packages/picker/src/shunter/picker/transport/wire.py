@@ -14,7 +14,7 @@ Rules
 Field numbers are those of ``envoy/service/ext_proc/v3/external_processor.proto``, written as tags (number << 3 | wire type).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from shunter.picker.core.events import (
@@ -39,10 +39,11 @@ from shunter.picker.core.events import (
 from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.frames import MAX_FRAME_BYTES
 from shunter.picker.transport.headers import decode_headers, read_headers
-from shunter.picker.transport.metadata import decode_metadata, encode_metadata
+from shunter.picker.transport.metadata import decode_metadata, encode_metadata, learn_texts, renew_texts
 from shunter.picker.transport.protobuf import decode_varint, encode_utf8, encode_varint, field, head, merge, walk
+from shunter.picker.transport.shapes import Learnt, Shapes, UnlikeError, enter
 
-__all__ = ["decode", "encode", "encode_pieces", "read_piece", "rest_of", "write_piece"]
+__all__ = ["decode", "encode", "encode_pieces", "read", "read_piece", "write_piece"]
 
 
 # What stands behind an event is the same for a stream: up to this size it is decoded once for many messages.
@@ -57,10 +58,15 @@ def decode(message: bytes) -> Event:
 
     Equal bytes may give the same object, which nobody may change.
     """
+    return read(message)[0]
+
+
+def read(message: bytes) -> tuple[Event, bytes]:
+    """Return the same, and what stands behind the event where Envoy repeats that with the next message; else nothing."""
     return _remember_event(message) if len(message) <= REMEMBERED_EVENT_BYTES else _read_event(message)
 
 
-def _read_event(message: bytes) -> Event:
+def _read_event(message: bytes) -> tuple[Event, bytes]:
     """Read headers and bodies as Envoy writes them in a third of the time that ``_decode`` takes.
 
     The event comes first, and of it what is not the default; after it nothing, or what concerns the stream.
@@ -70,22 +76,12 @@ def _read_event(message: bytes) -> Event:
         if length > 0x7F:
             length, at = decode_varint(message, 1)
         end = at + length
-        metadata, protocol = _NOTHING
-        if end != size:
-            rest = message[end:]
-            told = _remember_rest(rest) if len(rest) <= REMEMBERED_REST_BYTES else _read_rest(rest)
-            if told is None or end > size:
-                return _decode(message)
-            metadata, protocol = told
-        if kind == 0x12 or kind == 0x1A:  # noqa: PLR1714  a set takes longer
-            read = read_headers(message[at:end])
-            if read is None:
-                return _decode(message)
-            headers, last = read
-            if kind == 0x12:
-                return RequestHeaders(headers, last, protocol, metadata)
-            return ResponseHeaders(headers, last, metadata, protocol)
-        if kind == 0x2A or kind == 0x22:  # noqa: PLR1714  as above
+        rest = message[end:]
+        told = _remember_rest(rest) if len(rest) <= REMEMBERED_REST_BYTES else None
+        if told is None or end > size:
+            return _decode(message), b""
+        metadata, protocol = told
+        if kind == 0x2A or kind == 0x22:  # noqa: PLR1714  a set takes longer
             content = at
             if at < end and message[at] == 0x0A:
                 length, content = decode_varint(message, at + 1)
@@ -93,10 +89,17 @@ def _read_event(message: bytes) -> Event:
             last = at + 2 == end and message[at] == 0x10 and message[at + 1] == 0x01
             if at == end or last:
                 event = ResponseBody if kind == 0x2A else RequestBody
-                return event(message[content:at], last, metadata)
+                return event(message[content:at], last, metadata), rest
+        elif kind == 0x12 or kind == 0x1A:  # noqa: PLR1714  as above
+            told = read_headers(message[at:end])
+            if told is not None:
+                headers, last = told
+                if kind == 0x12:
+                    return RequestHeaders(headers, last, protocol, metadata), rest
+                return ResponseHeaders(headers, last, metadata, protocol), rest
     except IndexError:
         pass
-    return _decode(message)
+    return _decode(message), b""
 
 
 _remember_event = lru_cache(maxsize=256)(_read_event)
@@ -145,12 +148,19 @@ def _decode(message: bytes) -> Event:
 
 
 _EVENTS = frozenset({0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A})
-_NOTHING: tuple[Metadata, Protocol | None] = ({}, None)
+
+Rest = tuple[Metadata, Protocol | None]
 
 
-def _read_rest(data: bytes) -> tuple[Metadata, Protocol | None] | None:
+def _read_rest(data: bytes) -> Rest | None:
     """Read what stands behind the event; None if it is more than metadata and an announcement."""
-    metadata, protocol = _NOTHING
+    if not data:
+        return {}, None
+    texts = _read_texts(data)
+    if texts is not None:
+        return texts
+    metadata: Metadata = {}
+    protocol: Protocol | None = None
     seen: set[int] = set()
     for tag, _, value in walk(data):
         if tag in _EVENTS or tag in seen:
@@ -164,6 +174,23 @@ def _read_rest(data: bytes) -> tuple[Metadata, Protocol | None] | None:
 
 
 _remember_rest = lru_cache(maxsize=256)(_read_rest)
+
+
+def _learn_texts(data: bytes, text: str) -> Learnt[Rest, tuple[str, str]]:
+    """Read a rest that is metadata_context = 8 and no more."""
+    begin, end = enter(data, 0, 0x42)
+    if end != len(data):
+        raise UnlikeError
+    learnt = learn_texts(data, text, begin, end)
+    return Learnt((learnt.meaning, None), learnt.places, learnt.spans)
+
+
+def _renew_texts(known: Rest, places: Sequence[tuple[str, str]], values: Iterable[str]) -> Rest | None:
+    metadata = renew_texts(known[0], places, values)
+    return None if metadata is None else (metadata, None)
+
+
+_read_texts = Shapes(_learn_texts, _renew_texts).read
 
 
 def _decode_body(payload: bytes) -> tuple[bytes, bool]:
@@ -288,15 +315,6 @@ _remember_lead = lru_cache(maxsize=2048)(_lead)
 
 
 # -- pieces in the midst of a response's body: of most messages of a stream of events nothing else is to be said ---------------
-
-
-def rest_of(message: bytes) -> bytes:
-    """Return what stands behind the event of a message as Envoy writes it, who repeats that with the next; else nothing."""
-    length, at = message[1], 2
-    if length > 0x7F:
-        length, at = decode_varint(message, 1)
-    rest = message[at + length :]
-    return rest if rest and len(rest) <= REMEMBERED_REST_BYTES and _remember_rest(rest) is not None else b""
 
 
 def read_piece(message: bytes, rest: bytes) -> bytes | None:
