@@ -36,7 +36,7 @@ class Engine(NamedTuple):
     """A server to examine: how it is launched, and who makes it. `installed` is the environment it needs.
 
     Of one in another arrangement, with a larger `environment`, only the cases below `select` are asked. `prefilled`: a second
-    one computes prompts for it.
+    one computes prompts for it. `beside`: a second one, with these arguments, comes up together with it.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Engine(NamedTuple):
     select: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}
     prefilled: bool = False
+    beside: tuple[str, ...] = ()
 
 
 def made(organization, project, url):
@@ -71,6 +72,11 @@ SIDE_CHANNEL = "VLLM_NIXL_SIDE_CHANNEL_PORT"
 # Of two engines on two cores, the threads of one would wait for those of the other at every layer.
 ALONE = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
+# A server for each rank is only for models with experts, between which the CPU build cannot pass tokens (all_gatherv is not
+# implemented). One that says it has some, and has none, lets the servers come up, keep step and tell of their ranks.
+RANKS = ("--data-parallel-size", "2", "--data-parallel-address", "127.0.0.1", "--hf-overrides", json.dumps({"num_experts": 2}))
+RANK = (*RANKS, "--data-parallel-external-lb", "--data-parallel-rank")
+
 ENGINES = (
     Engine("vllm", "vllm", "vllm", vllm("vLLM, CPU build")),
     Engine(
@@ -92,6 +98,16 @@ ENGINES = (
         ("--data-parallel-size", "2", "--api-server-count", "1"),
         ("ms.reachability", "ms.metrics", "ms.load.running-rises", "ms.ranks"),
         ALONE,
+    ),
+    Engine(
+        "vllm-dp-external",
+        "vllm",
+        "vllm",
+        vllm("vLLM, CPU build, the second of two servers with a rank each"),
+        (*RANK, "1"),
+        ("ms.reachability", "ms.openai", "ms.metrics", "ms.load", "ms.freshness", "ms.accounting", "ms.cancel", "ms.ranks"),
+        ALONE,
+        beside=(*RANK, "0"),
     ),
     Engine("sglang", "sglang", "sglang", made("sgl-project", "SGLang on a CPU", "https://github.com/sgl-project/sglang")),
     Engine(
@@ -162,8 +178,18 @@ def install(name, where):
 
 
 @asynccontextmanager
-async def prefilling(engine, python):
-    """Have the prefiller of an engine run, if it has one; yield what the exam is to be told of it."""
+async def accompanied(engine, python):
+    """Have the second server of an engine run, if it has one; yield what the exam is to be told of it."""
+    if engine.beside:
+        second = Process("second", LAUNCHERS[engine.launch], python=python, arguments=engine.beside)
+        coming = asyncio.ensure_future(second.__aenter__())  # it waits for the other
+        try:
+            yield []
+        finally:
+            if not coming.cancel():
+                await second.__aexit__(None, None, None)
+            await asyncio.gather(coming, return_exceptions=True)
+        return
     if not engine.prefilled:
         yield []
         return
@@ -185,7 +211,7 @@ async def examine(engine, where):
     command += [word for file in files for word in ("--report", str(file))]
     command += [word for about in engine.about for word in ("--implementation", about)]
     print(f"\n{engine.name}", flush=True)
-    async with prefilling(engine, python) as more:
+    async with accompanied(engine, python) as more:
         exam = await asyncio.create_subprocess_exec(*command, *more, "--", *engine.arguments)
         code = await exam.wait()
     if code in (0, 1):
