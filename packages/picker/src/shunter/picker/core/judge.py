@@ -8,6 +8,7 @@ random endpoint.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import cast
 
 import msgspec
@@ -57,6 +58,8 @@ UNSHOWN = "it needs to see responses, and the gateway does not show them; use pr
 # of chat and the several hundred of code, as published traces have it.
 ANSWER_TOKENS = 256.0
 ANSWERS_REMEMBERED = 32  # the running mean follows a change of traffic within some hundred answers
+
+_authority = attrgetter("authority")
 
 
 class FleetJudge:
@@ -195,11 +198,7 @@ class FleetJudge:
         if self._serves_models and not ask.has_body and (listed := answer(ask.headers, ward.names)) is not None:
             return listed
         request = read(
-            ask.headers,
-            ask.body,
-            has_body=ask.has_body,
-            formats=self._policy.formats,
-            passthrough=self._policy.passthrough,
+            ask.headers, ask.body, has_body=ask.has_body, formats=self._policy.formats, passthrough=self._policy.passthrough
         )
         if isinstance(request, Refusal):
             return self._refuse(request, _unread(ask, self._ticket), now_s)
@@ -281,7 +280,7 @@ class FleetJudge:
         if ward.lobby is not None:
             response_headers += ((QUEUE_DURATION, str(int(1e3 * (request.waited_s or 0.0)))),)
         return Pick(
-            endpoints=tuple([candidates[at].authority for at in verdict.decision.chosen]),
+            endpoints=tuple(map(_authority, map(candidates.__getitem__, verdict.decision.chosen))),
             ticket=request.ticket,
             request_id=request.request_id or "",
             model=request.model,

@@ -130,7 +130,9 @@ class Wards:
 
     def cache_size(self, slot: int) -> int | None:
         """Return the tokens that an endpoint's cache holds, if it tells."""
-        size = self.default.roster.current.cache_size(slot)
+        fleet = self.default.roster.current
+        at = fleet.index.get(slot)
+        size = None if at is None else fleet.cache_tokens[at]
         if size is None and self._others:
             size = next((size for ward in self if (size := ward.fleet.cache_size(slot)) is not None), None)
         return size

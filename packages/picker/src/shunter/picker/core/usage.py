@@ -22,6 +22,8 @@ MAX_USAGE_BYTES = 4096
 
 _KEY = b'"usage"'
 _BRACE = re.compile(rb"[{}]")
+# What nearly all objects are: whole, and no deeper than their details. Found so in one go.
+_WHOLE = re.compile(rb'"usage"[ \t\r\n]{0,7}:[ \t\r\n]{0,7}(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _GAP = b" \t\r\n:"
 
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -90,6 +92,12 @@ class UsageReader:
         data = self._kept + data if self._kept else data
         start = data.find(_KEY)
         while start >= 0:
+            whole = None if self._depth else _WHOLE.match(data, start, start + MAX_USAGE_BYTES)
+            if whole is not None:
+                self._scanned = 0
+                self._take(whole.group(1))
+                start = data.find(_KEY, whole.end())
+                continue
             end = self._end_of_object(data, start)
             if end is None and len(data) - start <= MAX_USAGE_BYTES:
                 self._kept, self._scanned = data[start:], len(data) - start
@@ -112,9 +120,6 @@ class UsageReader:
                 return None if len(data) < after + 16 else after
             if not value.startswith(b"{"):
                 return after
-            end = data.find(b"}", after) + 1
-            if end and data.count(b"{", after, end) == 1:
-                return end
         for brace in _BRACE.finditer(data, max(after, start + self._scanned)):
             self._depth += 1 if brace.group() == b"{" else -1
             if self._depth == 0:
