@@ -15,7 +15,7 @@ from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import FEW, PEER, Complaints, Run, Scheduler, best_first
-from shunter.picker.plugins.pickers import MaxScore
+from shunter.picker.plugins.pickers import MaxScore, Random, WeightedRandom
 from shunter.picker.plugins.scorers import ActiveRequest, KvCacheUtilization, Queue, RunningRequests
 
 REQUEST = Request(headers={})
@@ -86,6 +86,21 @@ def test_the_total_is_the_sum_of_weights_times_scores(make_fleet, dice):
     assert decision.totals == [2, 1, 3]
     assert decision.chosen == [2, 0, 1]
     assert [(each.name, list(scores)) for each, scores in decision.scores] == [("s0", [1, 0.5, 0]), ("s1", [2])]
+
+
+def test_a_picker_that_goes_by_no_total_has_everybody_to_choose_from(make_fleet):
+    some = dict.fromkeys(range(40), 1.0)
+    run = running((Fixed(some), 1), picker=Random())
+    fleet = make_fleet(*[{}] * 100)
+    assert max(run.decide(REQUEST, fleet).chosen[0] for _ in range(50)) >= 40
+
+
+@pytest.mark.parametrize("picker", [MaxScore, WeightedRandom])
+def test_a_picker_names_as_many_as_it_is_told_though_fewer_have_a_score(make_fleet, picker):
+    some = dict.fromkeys(range(40), 1.0)
+    decision = running((Fixed(some), 1), picker=picker(max_num_of_endpoints=50)).decide(REQUEST, make_fleet(*[{}] * 100))
+    assert len(decision.chosen) == 50
+    assert set(decision.chosen[:40]) == set(some)
 
 
 def test_a_weight_may_be_negative(make_fleet):

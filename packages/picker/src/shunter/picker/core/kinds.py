@@ -107,7 +107,11 @@ class ColumnScorer(Protocol):
 
 
 class Picker(Protocol):
-    """Says who is chosen."""
+    """Says who is chosen.
+
+    One that puts the highest totals first, and nobody of 0 before anybody of more, may say so by an attribute ``foremost``: how
+    many it chooses at most. It is then asked only about those above 0, if they are enough.
+    """
 
     def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:
         """Return the positions chosen, best first; at least one, since ``totals`` is not empty."""

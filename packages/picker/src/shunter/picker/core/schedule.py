@@ -9,6 +9,7 @@ A plugin that raises does not fail the request: a profile chooses the candidate 
 handler is as if there were none, everything else is left out; and the plugin is complained about.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from heapq import nlargest
 from itertools import repeat
@@ -33,7 +34,7 @@ FALLBACKS = 3
 # A handler that always wants one more profile must not keep the worker for ever. Encode, prefill and decode are three.
 MOST_RUNS = 16
 
-# Of so many that have a score there is no need to look at those that have none.
+# Of so many that have a score a picker of the foremost need not look at those that have none.
 ENOUGH = 32
 
 # Of so many totals the highest are found sooner by sorting all than by going through them once in Python.
@@ -245,6 +246,8 @@ class Run:
         self._filters: list[tuple[str, Filter | Any]] = [(each.name, each.plugin) for each in profile.filters]
         self._names = ", ".join(each.name for each in columns)
         self._pick = profile.picker.pick
+        foremost: int = getattr(profile.picker, "foremost", 0)
+        self._enough = max(ENOUGH, foremost) if foremost else math.inf
         self._running = ""  # who has the floor
 
     def judge(self, request: Request, fleet: Fleet) -> Verdict:
@@ -296,7 +299,7 @@ class Run:
     def _pick_among(self, totals: Sequence[float], scores: Sequence[tuple[Weighted, Scores]]) -> Sequence[int]:
         if len(scores) == 1:
             weighted, some = scores[0]
-            few = ENOUGH <= len(some) < len(totals)
+            few = self._enough <= len(some) < len(totals)
             if few and isinstance(some, Mapping) and weighted.weight > 0.0 < min(some.values()):
                 # Nobody else has anything: of a thousand endpoints a few dozen remain to be looked at.
                 positions = list(some)

@@ -32,6 +32,11 @@ class MaxScore(Plugin, frozen=True):
     max_num_of_endpoints: Endpoints = FALLBACKS
     tie: Literal["rotate", "random"] = "rotate"
 
+    @property
+    def foremost(self) -> int:
+        """The highest totals."""
+        return self.max_num_of_endpoints
+
     def start(self, setting: Setting) -> "Turns | MaxScore":
         """Return the picker at work."""
         return Turns(self.max_num_of_endpoints, setting.dice) if self.tie == "rotate" else self
@@ -46,13 +51,13 @@ class Turns:
 
     def __init__(self, count: int, dice: Dice) -> None:
         """Begin anywhere."""
-        self._count = count
+        self.foremost = count
         self._next = dice.getrandbits(16)
 
     def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:  # noqa: ARG002  it has its own order
         """Return positions, best first."""
         self._next += 1  # once for each request, however many groups of equals it goes through
-        return best_first(totals, self._count, self)
+        return best_first(totals, self.foremost, self)
 
     def sample(self, population: Sequence[T], k: int) -> list[T]:
         """Return k of them, beginning with whose turn it is."""
@@ -80,6 +85,11 @@ class WeightedRandom(Plugin, frozen=True):
     """
 
     max_num_of_endpoints: Endpoints = FALLBACKS
+
+    @property
+    def foremost(self) -> int:
+        """Totals above 0 before those of 0."""
+        return self.max_num_of_endpoints
 
     def pick(self, totals: Sequence[float], dice: Dice) -> Sequence[int]:
         """Return positions, the first drawn first."""
