@@ -205,15 +205,15 @@ class Exchange:
         self._close(now_s)
 
     def _close(self, now_s: float) -> None:
-        if not self._over:
-            self._over = True
-            self._stream.listener = NOBODY
-            self._connection.drop_deadline(self._stream.id)
-            if self._unfinished:
-                self._connection.budget.give(len(self._unfinished))
-            call = self.call
-            del self.call  # each knows the other: what nobody needs any more should go without the garbage collector
-            call.close(now_s)
+        if self._over:
+            return
+        self._over = True
+        self._stream.listener = NOBODY
+        self._connection.drop_deadline(self._stream.id)
+        if self._unfinished:
+            self._connection.budget.give(len(self._unfinished))
+        self.call.close(now_s)
+        del self.call  # each knows the other: what nobody needs any more should go without the garbage collector
 
     def _complete(self, data: bytes) -> bytes:
         """Return what was unfinished and what follows it now; nothing if that is not enough to go on."""
@@ -306,12 +306,8 @@ class GrpcConnection:
         self.max_message_bytes = max_message_bytes
         self._services = services
         self._deadlines: dict[int, tuple[float, Exchange]] = {}  # by stream
-        self._agenda: list[tuple[float, int]] = []  # a heap of them, some of calls that are over
-
-    @property
-    def next_deadline_s(self) -> float | None:
-        """When ``expire`` has something to do, at the earliest."""
-        return self._agenda[0][0] if self._agenda else None
+        self.agenda: list[tuple[float, int]] = []
+        """A heap of when whose call will be over, some of calls that are: ``expire`` has nothing to do before the first."""
 
     def receive(self, data: bytes, now_s: float) -> None:
         """Take what was read: run the calls it concerns."""
@@ -328,8 +324,8 @@ class GrpcConnection:
 
     def expire(self, now_s: float) -> None:
         """End the calls whose time is over."""
-        while self._agenda and self._agenda[0][0] <= now_s:
-            _, stream_id = heapq.heappop(self._agenda)
+        while self.agenda and self.agenda[0][0] <= now_s:
+            _, stream_id = heapq.heappop(self.agenda)
             if stream_id in self._deadlines:
                 _, exchange = self._deadlines[stream_id]
                 exchange.end(now_s, StatusCode.DEADLINE_EXCEEDED, "the time that the client gave is over")
@@ -341,9 +337,9 @@ class GrpcConnection:
 
     def drop_deadline(self, stream_id: int) -> None:
         """Forget when a call would be over; throw out others that are over as soon as they are the larger part."""
-        if self._deadlines.pop(stream_id, None) is not None and len(self._agenda) > 2 * len(self._deadlines) + _OVER:
-            self._agenda = [(at_s, stream_id) for stream_id, (at_s, _) in self._deadlines.items()]
-            heapq.heapify(self._agenda)
+        if self._deadlines.pop(stream_id, None) is not None and len(self.agenda) > 2 * len(self._deadlines) + _OVER:
+            self.agenda = [(at_s, stream_id) for stream_id, (at_s, _) in self._deadlines.items()]
+            heapq.heapify(self.agenda)
 
     def _open(self, stream: Stream, fields: dict[str, str], end_stream: bool) -> None:
         post = fields[":method"] == "POST"
@@ -365,7 +361,7 @@ class GrpcConnection:
                 return
             at_s = self.now_s + timeout_s
             self._deadlines[stream.id] = at_s, exchange
-            heapq.heappush(self._agenda, (at_s, stream.id))
+            heapq.heappush(self.agenda, (at_s, stream.id))
         exchange.metadata = fields
         exchange.call = service(exchange)
         del exchange.metadata

@@ -92,6 +92,7 @@ class Connection:
         self.greeted = False  # the peer has shown that it speaks HTTP/2
         self.closed = False  # the peer broke the protocol: write what is left and close
         self.fault = ""  # how
+        self.leaving = False  # the peer has been told to go elsewhere
         self._accept = accept
         self._terms = terms = terms or Terms()
         self._patience = Patience()
@@ -104,7 +105,6 @@ class Connection:
         self._blocks = Blocks()
         self._receivable = terms.window_bytes
         self._half_bytes, self._half_stream_bytes = terms.window_bytes >> 1, terms.stream_window_bytes >> 1
-        self._leaving = False
         self._final_id: int | None = None  # no stream above it will be served
         self._outbox = Outbox(
             self._patience, terms.waiting_bytes, on_end=self._end, on_room=self._replenish, on_excess=self._give_up
@@ -149,8 +149,8 @@ class Connection:
 
     def leave(self) -> None:
         """Begin to go: the peer learns it at once, and one round trip later which stream was the last (section 6.8)."""
-        if not self._leaving and not self.closed:
-            self._leaving = True
+        if not self.leaving and not self.closed:
+            self.leaving = True
             self._outbox.append(frames.go_away(MAX_WINDOW_BYTES, Code.NO_ERROR, "leaving"))
             self._outbox.append(frames.head(Kind.PING, 0, 0, 8) + _LEAVING)
 
@@ -193,9 +193,8 @@ class Connection:
 
     def lose(self, code: Code = Code.CANCEL) -> None:
         """Note that the connection is gone, and every stream with it."""
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            self._leave(stream).lose(code)
+        for stream in [*self._streams.values()]:
+            self._forget(stream, by_us=False).lose(code)
 
     def _check_preface(self, data: bytes) -> int:
         """Return where the frames begin."""
@@ -356,7 +355,7 @@ class Connection:
         self._patience.control(len(payload))
         if not flags & Flag.ACK:
             self._outbox.append(frames.head(Kind.PING, Flag.ACK, 0, 8) + payload)
-        elif payload == _LEAVING and self._leaving and self._final_id is None:
+        elif payload == _LEAVING and self.leaving and self._final_id is None:
             self._final_id = self._last_id
             self._outbox.append(frames.go_away(self._last_id, Code.NO_ERROR, "leaving"))
 
@@ -438,9 +437,6 @@ class Connection:
         """Drop a stream; return who listened to it."""
         del self._streams[stream.id]
         self._past.remember(stream.id, by_us=by_us)
-        return self._leave(stream)
-
-    def _leave(self, stream: Stream) -> Listener:
         if stream.waiting:
             self._outbox.forget(stream)
         stream.ending = b""

@@ -368,7 +368,7 @@ class _Connection(asyncio.Protocol):
             self._much = True
             self._transport.writelines(out)
             asyncio.get_running_loop().call_soon(self._write_on)
-        if http.done and http.drained:
+        if (http.leaving or http.closed) and http.done and http.drained:
             self._over, self._over_s = True, self._clock()
             if http.fault:
                 log.warning("connection of %s ended: %s", self._peer, http.fault)
@@ -377,9 +377,9 @@ class _Connection(asyncio.Protocol):
                 self._transport.write_eof()
             else:  # TLS, whose close says so first and reads on until the peer has said it too
                 self._transport.close()
-        at_s = self._grpc.next_deadline_s
-        if at_s is not None and at_s < self._alarm_s:
-            self._set_alarm(at_s)
+        agenda = self._grpc.agenda
+        if agenda and agenda[0][0] < self._alarm_s:
+            self._set_alarm(agenda[0][0])
 
     def _read_on(self) -> None:
         if self._stalled_s is None:
