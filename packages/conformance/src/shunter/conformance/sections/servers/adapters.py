@@ -17,7 +17,7 @@ from shunter.conformance.sections.servers.answers import Completion
 from shunter.conformance.sections.servers.asking import PROMPT, ask_completion
 from shunter.conformance.sections.servers.errors import NO_SUCH_MODEL, UNKNOWN_MODEL
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, hold_tokens
-from shunter.conformance.sections.servers.load import QUEUE_FALLS, QUEUE_RISES
+from shunter.conformance.sections.servers.load import ALL_SHOWN, QUEUE_FALLS
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, SHED, find, scrape
 from shunter.conformance.sections.servers.profile import ADAPTER_INFO, ADAPTERS, IGNORE_EOS, AdapterCalls
 from shunter.conformance.sections.servers.reachability import MODELS
@@ -458,7 +458,7 @@ WAITING = Case(
     why="A picker counts both against max_lora: lists that are wrong make full replicas attractive, or free ones look full.",
     source=PROTOCOL,
     features=INFO_FEATURES,
-    needs=(QUEUE_RISES.id, BATCHED.id, RUNNING.id),
+    needs=(ALL_SHOWN.id, BATCHED.id, RUNNING.id),
     bounds=(GAUGE_FOLLOWS,),
     suites=(GIE_LORA,),
     run=waiting,

@@ -24,7 +24,7 @@ from shunter.conformance.sections.servers.holding import (
     read_number,
     settle,
 )
-from shunter.conformance.sections.servers.load import KV_FOLLOWS, TRIED
+from shunter.conformance.sections.servers.load import ALL_SHOWN, KV_FOLLOWS, TRIED
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, scrape
 from shunter.conformance.sections.servers.profile import CACHE_SIZE, GENERATED_TOKENS, IGNORE_EOS, OPENAI, PREEMPTIONS
 from shunter.conformance.sections.servers.target import Target
@@ -246,7 +246,7 @@ FULL_CASE = Case(
     why="Thresholds that hold requests back, such as 0.8 or 0.95, never fire on a gauge that stops below them.",
     source=MEANING,
     features=(OPENAI, Role.KV.feature, CACHE_SIZE, IGNORE_EOS),
-    needs=(SIZE.id, KV_FOLLOWS.id),
+    needs=(SIZE.id, KV_FOLLOWS.id, ALL_SHOWN.id),  # by its gauges it is known how many fill the cache together
     bounds=(SETTLES,),
     run=full,
 )
