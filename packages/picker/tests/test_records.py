@@ -99,6 +99,19 @@ def test_an_entry_that_is_no_record_is_counted_and_costs_no_other():
     assert (len(records), unread) == (2, 2)
 
 
+@pytest.mark.parametrize("name", ["id", "pick", "host", "flags", "content"])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_no_text_that_goes_on_from_here_is_longer_than_there_is_room_for(name, pieces):
+    sent = message(ENTRY, ENTRY | {name: "x" * 3000}, ENTRY)
+    records, unread = read(*([sent] if pieces == 1 else [sent[:100], sent[100:]]))
+    assert (records, unread) == ([msgspec.convert(ENTRY, Record)] * 2, 1)
+
+
+def test_an_item_of_a_text_that_is_too_long_is_refused_though_it_comes_at_once():
+    with pytest.raises(RecordsError, match="an item of more than"):
+        read(message(ENTRY | {"host": "x" * 40_000}))
+
+
 def test_a_message_of_a_million_entries_is_not_kept():
     stream = Records()
     stream.feed(b"\x92\xa1t\xdd\x00\x0f\x42\x40")

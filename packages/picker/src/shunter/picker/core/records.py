@@ -12,9 +12,10 @@ does not speak them.
 
 import contextlib
 from enum import IntEnum
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from shunter.picker.core.usage import Usage
 from shunter.picker.errors import RecordsError
@@ -23,6 +24,11 @@ __all__ = ["MAX_ITEM_BYTES", "Record", "Records"]
 
 # Envoy's longest is about 400 bytes: nothing in it is a client's own text (a list of picks is the longest value).
 MAX_ITEM_BYTES = 4096
+
+# Of a text that goes on from here, into a journal and figures: an address, even a socket's path, has half of it. Of a list of
+# picks, which has several.
+Text = Annotated[str, Meta(max_length=256)]
+Picks = Annotated[str, Meta(max_length=2048)]
 
 # Beyond it a count is a mistake or a lie; it is also what JSON can carry exactly.
 MOST_TOKENS = 2**53
@@ -34,14 +40,14 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     type: Literal["DownstreamEnd", "DownstreamPeriodic"]
     status: int = 0  # 0: no response (yet)
-    id: str | None = None  # the ticket
+    id: Text | None = None  # the ticket
     # What the picker named: "ip:port", best first, with commas between; None: nothing, unset: it was not to be asked.
-    pick: str | msgspec.UnsetType | None = msgspec.UNSET
-    host: str | None = None  # who got the request, in the end
-    flags: str = "-"  # Envoy's response flags: why it did not end well
+    pick: Picks | msgspec.UnsetType | None = msgspec.UNSET
+    host: Text | None = None  # who got the request, in the end
+    flags: Text = "-"  # Envoy's response flags: why it did not end well
     attempts: int | None = None
     sent: int = 0  # bytes
-    content: str | None = None  # the beginning of the response's content type
+    content: Text | None = None  # the beginning of the response's content type
     first_us: int | None = None  # from the request's first byte to the first byte of the response's body
     duration_ms: int | None = None  # from there to the last byte
     prompt: float | None = None  # tokens, and so on
