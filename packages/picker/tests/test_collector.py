@@ -123,16 +123,17 @@ async def test_a_foreign_peer_is_refused_by_name_and_costs_the_others_nothing(co
     assert caplog.text.count(f"{speaker} sends entries that are no records") == 1, "once, however many"
 
 
-async def test_there_is_an_end_to_connections(collecting, learned, monkeypatch):
-    monkeypatch.setattr(module, "MAX_CONNECTIONS", 1)
-    async with collecting() as collector, connected(collector.port) as (_, writer):
+async def test_who_is_silent_for_the_longest_makes_room_for_who_comes(collecting, learned, monkeypatch):
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
+    async with collecting() as collector, connected(collector.port) as (lost, _), connected(collector.port) as (_, writer):
         writer.write(message(END))
         await learned(lambda each: each.records == 1)
-        async with connected(collector.port) as (reader, _):
+        async with connected(collector.port) as (_, newcomer):
             with contextlib.suppress(ConnectionError):
-                assert await reader.read() == b""
-        writer.write(message(END))
-        found = await learned(lambda each: each.records == 2)
+                assert await lost.read() == b""
+            newcomer.write(message(END))
+            writer.write(message(END))
+            found = await learned(lambda each: each.records == 3)
     assert found.refused_peers == 1
 
 

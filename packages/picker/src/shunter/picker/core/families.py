@@ -399,7 +399,7 @@ SATURATION = Family(
 RECORDS = Family("shunter_picker_records_total", "counter", "Requests that Envoy told the collector of.")
 UNREAD = Family("shunter_picker_unread_records_total", "counter", "Entries that could not be read.")
 REFUSED_PEERS = Family(
-    "shunter_picker_refused_peers_total", "counter", "Connections for records that did not speak the protocol."
+    "shunter_picker_refused_peers_total", "counter", "Connections for records that were cut off: not the protocol, or too many."
 )
 STRANGERS = Family("shunter_picker_stranger_records_total", "counter", "Requests to endpoints that the snapshot does not have.")
 BYPASSED = Family(

@@ -45,7 +45,8 @@ LEARNED_RING = "learned"
 # What reads it, metrics and people, does not look more often.
 PUBLISH_S = 0.25
 
-# One for each worker thread of an Envoy and each of its listeners: several Envoys on a large machine.
+# One for each worker thread of an Envoy and each of its listeners: several Envoys on a large machine. Of more than that some
+# are of nodes that were lost without a word, so whoever has been silent for the longest makes room.
 MAX_CONNECTIONS = 256
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, others: "set[_Connection]", take: Callable[[list[Record]], None], lose: Callable[..., None]) -> None:
         self.lost = asyncio.Event()
+        self.heard_s = time.monotonic()
         self._others = others
         self._take = take
         self._lose = lose
@@ -197,15 +199,17 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._peer = str(transport.get_extra_info("peername"))
         if len(self._others) >= MAX_CONNECTIONS:
-            self._refuse(f"more than {MAX_CONNECTIONS} connections")
-        else:
-            self._others.add(self)
+            silent = min(self._others, key=lambda each: each.heard_s)
+            self._others.discard(silent)
+            silent.refuse(f"it is silent, and there are more than {MAX_CONNECTIONS}")
+        self._others.add(self)
 
     def data_received(self, data: bytes) -> None:
+        self.heard_s = time.monotonic()
         try:
             records = self._records.feed(data)
         except RecordsError as error:
-            self._refuse(str(error))
+            self.refuse(str(error))
             return
         if self._records.unread:
             if not self._unreadable:  # of what follows the same would have to be said
@@ -230,7 +234,8 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _refuse(self, words: str) -> None:
+    def refuse(self, words: str) -> None:
+        """Cut it off, and say why."""
         log.warning("the connection of %s for records is refused: %s", self._peer, words)
         self._lose(0, refused=True)
         self.abort()
