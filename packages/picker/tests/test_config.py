@@ -218,6 +218,44 @@ def test_the_index_that_a_scorer_had_itself_becomes_a_producer_of_its_own():
     assert config.load(HEAD + both).policy.precise.producer == "index"
 
 
+def test_what_stood_inside_the_index_is_read_there():
+    scorer = "{type: precise-prefix-cache-scorer, parameters: {indexerConfig: {speculativeIndexing: %s, speculativeTTL: 7s}}}"
+    for on, expect_ns in (("true", 7 * 10**9), ("false", 0)):
+        assert config.load(HEAD + f"plugins: [{scorer % on}]").policy.precise.holders.expect_ns == expect_ns
+
+
+@pytest.mark.parametrize(
+    ("parameters", "half_life_s"),
+    [
+        ("lasDecayFactor: 0.99997", 60),
+        ("lasDecayFactor: 0.999985", 120),
+        ("lasDecayFactor: 1", 0),
+        ("lasDecayFactor: 0.5, lasHalfLifeSeconds: 9", 9),
+        ("lasDecayFactor: 0.99997, lasHalfLifeSeconds: 0", 60),
+    ],
+)
+def test_service_that_was_forgotten_by_the_pick_is_forgotten_by_the_second(parameters, half_life_s):
+    plan = config.load(FLOW + f"plugins: [{{type: program-aware-fairness, parameters: {{{parameters}}}}}]")
+    assert plan.config.plugins[0].parameters["lasHalfLifeSeconds"] == pytest.approx(half_life_s, rel=1e-3)
+    assert plan.notes[0].startswith("$.plugins[0].parameters.lasDecayFactor: deprecated; it is lasHalfLifeSeconds ")
+
+
+def test_former_names_of_types_can_still_be_referred_to():
+    text = (
+        "plugins: [{type: single-profile}, {type: max-score}, {type: kvcache-aware-scorer}]\n"
+        "schedulingProfiles: [{name: p, plugins: [{pluginRef: kvcache-aware-scorer}, {pluginRef: max-score}]}]"
+    )
+    plan = config.load(HEAD + text)
+    assert [each.name for each in plan.policy.profile.scorers] == ["kvcache-aware-scorer"]
+    assert plan.policy.precise.producer == plan.policy.profile.scorers[0].plugin.prefix_match_info_producer_name
+    assert isinstance(plan.policy.profile.picker, MaxScore)
+
+
+def test_a_source_of_models_may_say_its_defaults():
+    parameters = "{scheme: http, path: /v1/models, insecureSkipVerify: true}"
+    assert config.load(HEAD + f"plugins: [{{type: models-data-source, parameters: {parameters}}}]").notes == ()
+
+
 @pytest.mark.parametrize(
     "scorer", ["{name: a, parameters: {prefixMatchInfoProducerName: p}", "{name: a, parameters: {blockSize: 64}"]
 )

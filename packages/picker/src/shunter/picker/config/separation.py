@@ -23,7 +23,7 @@ PRODUCER_NAME = "prefixMatchInfoProducerName"
 # Up to llm-d 0.8 a scorer of its own kept the index of the engines' caches.
 PRECISE_SCORER = "precise-prefix-cache-scorer"
 PRECISE_PRODUCER = "precise-prefix-cache-producer"
-TOKEN_PROCESSOR, INDEXER = "tokenProcessorConfig", "indexerConfig"
+INDEXER, HOISTED = "indexerConfig", ("tokenProcessorConfig", "speculativeIndexing", "speculativeTTL")
 
 # Until then, who wanted to know what a scorer knew named the scorer.
 LRU_SCORER = "no-hit-lru-scorer"
@@ -127,9 +127,10 @@ def say_in_tokens(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hoist(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the token processor where it is today: not inside the indexer."""
+    """Put what stood inside the indexer where it is today."""
     indexer = parameters.get(INDEXER)
-    if not isinstance(indexer, dict) or TOKEN_PROCESSOR not in indexer:
+    if not isinstance(indexer, dict):
         return dict(parameters)
     inner = dict(cast("dict[str, Any]", indexer))
-    return {TOKEN_PROCESSOR: inner.pop(TOKEN_PROCESSOR), **parameters, INDEXER: inner}
+    hoisted = {name: inner.pop(name) for name in HOISTED if name in inner}
+    return {**hoisted, **parameters, INDEXER: inner}

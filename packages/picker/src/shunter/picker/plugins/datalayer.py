@@ -37,7 +37,14 @@ class EndpointNotifications(Plugin, frozen=True):
 
 @register("models-data-source", Kind.SOURCE)
 class ModelsSource(Plugin, frozen=True):
-    """The engines' own lists of models: asked for by the scraper (``--models-interval``)."""
+    """The engines' own lists of models: asked for by the scraper (``--models-interval``) where it reads their metrics.
+
+    ``insecureSkipVerify`` is about HTTPS and changes nothing.
+    """
+
+    scheme: Literal["http"] = "http"
+    path: Literal["/v1/models"] = "/v1/models"
+    insecure_skip_verify: bool = True
 
 
 @register("models-data-extractor", Kind.EXTRACTOR)
