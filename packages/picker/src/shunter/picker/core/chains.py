@@ -29,16 +29,12 @@ class Chains:
         """Remember nothing yet."""
         self._pieces: dict[int, Piece] = {}  # by the first hash
         self._order: OrderedDict[Piece, None] = OrderedDict()  # the first to be forgotten first
-        self._blocks = 0
+        self.size = 0
+        """What bounds of memory count: blocks, and pieces, each of which takes as much as one or two blocks."""
 
     def __len__(self) -> int:
         """How many blocks there are."""
-        return self._blocks
-
-    @property
-    def size(self) -> int:
-        """What bounds of memory count: blocks, and pieces, each of which takes as much as one or two blocks."""
-        return self._blocks + len(self._order)
+        return self.size - len(self._order)
 
     def send(self, hashes: list[int]) -> int:
         """Remember a prompt as the last one that was sent; return how many blocks of its beginning were here before."""
@@ -51,7 +47,7 @@ class Chains:
             known += len(piece.hashes)
         if known < len(hashes):
             self._enter(Piece(hashes[known:], known))
-            self._blocks += len(hashes) - known
+            self.size += len(hashes) - known
         for piece in reversed(pieces):
             self._order.move_to_end(piece)
         return known
@@ -63,7 +59,8 @@ class Chains:
         if not piece.hashes:
             del self._order[piece]
             self._pieces.pop(value, None)
-        self._blocks -= 1
+            self.size -= 1
+        self.size -= 1
         return value, piece.start + len(piece.hashes)
 
     def _cut(self, piece: Piece, length: int) -> Piece:
@@ -78,6 +75,7 @@ class Chains:
     def _enter(self, piece: Piece) -> None:
         self._pieces[piece.hashes[0]] = piece
         self._order[piece] = None
+        self.size += 1
 
 
 def _common(some: list[int], others: list[int]) -> int:

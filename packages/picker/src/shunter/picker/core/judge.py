@@ -263,7 +263,7 @@ class FleetJudge:
             body = rewrite_model(ask.body, rewritten, ask.headers.get("content-type", "")) if rewritten else None
         except RecursionError:
             return self._refuse(TOO_DEEP, request, now_s)
-        features = note(ward.fleet) if self._remembers else None
+        features = note(ward.roster.current) if self._remembers else None
         self._log(request, now_s, verdict, features, took_s)
         if self.shadow is not None and features is not None:
             self.shadow.decide(request, features, verdict.decision)

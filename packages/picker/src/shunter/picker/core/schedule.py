@@ -109,7 +109,10 @@ class Scheduler:
             if isinstance(prepared, Refusal):
                 return prepared
             fleet = prepared
-        verdict = self._settle(request, fleet) if self._handler is not None else self._first.judge(request, fleet)
+        if self._handler is not None:
+            verdict = self._settle(request, fleet)
+        else:
+            verdict = Verdict(self._first.decide(request, fleet), profile=self._first.name)
         if not verdict.decision.chosen:
             return None
         if self._confirmers and (refusal := self._confirm(request, verdict)) is not None:
@@ -189,7 +192,7 @@ class Scheduler:
             return Verdict(decided.pop(primary), decided, headers, profile=primary, prefill=self._prefill)
         except Exception as error:  # noqa: BLE001  as above
             self.complaints.raised("the profile handler", error)
-        return self._first.judge(request, fleet)
+        return Verdict(self._first.decide(request, fleet), profile=self._first.name)
 
     def _handled(self, request: Request, fleet: Fleet) -> dict[str, Decision]:
         decided: dict[str, Decision] = {}
@@ -235,7 +238,7 @@ class Run:
 
     def __init__(self, profile: Profile, complaints: Complaints, dice: Dice) -> None:
         """The plugins of ``profile`` do the work themselves: they have been started."""
-        self.profile = profile
+        self.name = profile.name
         self.complaints = complaints
         self._dice = dice
         # isinstance of a Protocol costs microseconds: asked once.
@@ -249,10 +252,6 @@ class Run:
         foremost: int = getattr(profile.picker, "foremost", 0)
         self._enough = max(ENOUGH, foremost) if foremost else math.inf
         self._running = ""  # who has the floor
-
-    def judge(self, request: Request, fleet: Fleet) -> Verdict:
-        """Return the decision as the only one."""
-        return Verdict(self.decide(request, fleet), profile=self.profile.name)
 
     def decide(self, request: Request, fleet: Fleet) -> Decision:
         """Return the decision; it has nobody chosen if the filters left nobody. ``fleet`` is not empty."""
