@@ -16,9 +16,10 @@ from shunter.conformance.exposition import Page
 from shunter.conformance.sections.servers.answers import Completion
 from shunter.conformance.sections.servers.asking import PROMPT, ask_completion
 from shunter.conformance.sections.servers.errors import NO_SUCH_MODEL, UNKNOWN_MODEL
-from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, hold_tokens
+from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, SETTLES, hold_tokens, settle
 from shunter.conformance.sections.servers.load import ALL_SHOWN, QUEUE_FALLS
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, SHED, find, scrape
+from shunter.conformance.sections.servers.openai import COMPLETION_FIELDS
 from shunter.conformance.sections.servers.profile import ADAPTER_INFO, ADAPTERS, IGNORE_EOS, AdapterCalls
 from shunter.conformance.sections.servers.reachability import MODELS
 from shunter.conformance.sections.servers.target import Adapter, Target
@@ -201,6 +202,7 @@ async def waiting(target: Target) -> str:
             for each in _infos(target, page)
         )
 
+    await settle(target)
     async with loaded(target, *adapters), _holding(target, adapters):
         await _all_here(target, adapters)
         page = await _watch(target, true, "as many adapters running and as many others waiting as requests with one each")
@@ -362,7 +364,7 @@ SELECTED = Case(
     why="Users of the adapter get the answers of the base model, and no status and no metric says so.",
     source=PROTOCOL,
     features=FEATURES,
-    needs=(LISTED.id,),
+    needs=(LISTED.id, COMPLETION_FIELDS.id),
     suites=(GIE_LORA,),
     run=selected,
 )
@@ -459,7 +461,7 @@ WAITING = Case(
     source=PROTOCOL,
     features=INFO_FEATURES,
     needs=(ALL_SHOWN.id, BATCHED.id, RUNNING.id),
-    bounds=(GAUGE_FOLLOWS,),
+    bounds=(GAUGE_FOLLOWS, SETTLES),
     suites=(GIE_LORA,),
     run=waiting,
 )

@@ -26,6 +26,7 @@ from shunter.conformance.sections.servers.holding import (
 )
 from shunter.conformance.sections.servers.load import ALL_SHOWN, KV_FOLLOWS, TRIED
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, scrape
+from shunter.conformance.sections.servers.openai import USAGE_EXACT
 from shunter.conformance.sections.servers.profile import CACHE_SIZE, GENERATED_TOKENS, IGNORE_EOS, OPENAI, PREEMPTIONS
 from shunter.conformance.sections.servers.target import Target
 
@@ -246,7 +247,7 @@ FULL_CASE = Case(
     why="Thresholds that hold requests back, such as 0.8 or 0.95, never fire on a gauge that stops below them.",
     source=MEANING,
     features=(OPENAI, Role.KV.feature, CACHE_SIZE, IGNORE_EOS),
-    needs=(SIZE.id, KV_FOLLOWS.id, ALL_SHOWN.id),  # by its gauges it is known how many fill the cache together
+    needs=(SIZE.id, KV_FOLLOWS.id, USAGE_EXACT.id, ALL_SHOWN.id),  # all of which say how much fills it
     bounds=(SETTLES,),
     run=full,
 )
@@ -258,7 +259,7 @@ NOTHING_LOST = Case(
     why="Memory runs out at the busiest time; an answer that ends early looks complete to its client.",
     source="OpenAI API reference, Create completion: finish_reason and usage",
     features=(OPENAI, Role.KV.feature, CACHE_SIZE, IGNORE_EOS),
-    needs=(SIZE.id, KV_FOLLOWS.id),
+    needs=(SIZE.id, KV_FOLLOWS.id, USAGE_EXACT.id),
     bounds=(SETTLES,),
     run=nothing_lost,
 )

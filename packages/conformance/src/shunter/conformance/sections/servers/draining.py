@@ -16,7 +16,7 @@ from shunter.conformance.sections.servers.cancellation import FEATURES
 from shunter.conformance.sections.servers.holding import FEWEST_TOKENS, GAUGE_FOLLOWS, Reading, hold_tokens, watch
 from shunter.conformance.sections.servers.load import RUNNING_RISES
 from shunter.conformance.sections.servers.metrics import SAMPLE_PERIOD_S
-from shunter.conformance.sections.servers.openai import STREAM_FRAMING, USAGE_EXACT
+from shunter.conformance.sections.servers.openai import STREAM_FINISH_REASON, USAGE_EXACT
 from shunter.conformance.sections.servers.profile import OPENAI
 from shunter.conformance.sections.servers.reachability import HEALTH
 from shunter.conformance.sections.servers.saying import read_chunks
@@ -268,7 +268,7 @@ IN_FLIGHT = Case(
     why="Otherwise every rollout and every scale-down cuts off users in the middle of an answer, which no gateway can repair.",
     source=KUBERNETES,
     features=(OPENAI, *FEATURES),
-    needs=(USAGE_EXACT.id, STREAM_FRAMING.id, RUNNING_RISES.id),
+    needs=(USAGE_EXACT.id, STREAM_FINISH_REASON.id, RUNNING_RISES.id),
     bounds=(GAUGE_FOLLOWS, STARTS),
     run=in_flight,
 )

@@ -5,7 +5,7 @@ from shunter.conformance.core.exchange import clip
 from shunter.conformance.errors import Mismatch, Skip
 from shunter.conformance.sections.servers.answers import Chat, Completion, LikelyChat, LikelyCompletion
 from shunter.conformance.sections.servers.asking import ask_chat, ask_completion
-from shunter.conformance.sections.servers.openai import CHAT_FIELDS, COMPLETION_FIELDS
+from shunter.conformance.sections.servers.openai import CHAT_FIELDS, COMPLETION_FIELDS, USAGE_EXACT
 from shunter.conformance.sections.servers.saying import say
 from shunter.conformance.sections.servers.target import Target
 
@@ -151,7 +151,7 @@ LOGPROBS = Case(
     requirement="With logprobs a completion SHOULD have tokens, token_logprobs, top_logprobs and text_offset for each token.",
     why="Evaluations score by them; lists of different lengths are scored wrongly and silently.",
     source="OpenAI API reference, The completion object: choices.logprobs",
-    needs=(COMPLETION_FIELDS.id,),
+    needs=(COMPLETION_FIELDS.id, USAGE_EXACT.id),
     run=logprobs,
 )
 
@@ -162,7 +162,7 @@ CHAT_LOGPROBS = Case(
     "top_logprobs for each token.",
     why="As for completions; the shape is another, and most clients know only this one.",
     source="OpenAI API reference, The chat completion object: choices.logprobs",
-    needs=(CHAT_FIELDS.id,),
+    needs=(CHAT_FIELDS.id, USAGE_EXACT.id),
     run=chat_logprobs,
 )
 
