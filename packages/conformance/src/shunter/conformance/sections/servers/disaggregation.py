@@ -13,7 +13,7 @@ from shunter.conformance.sections.servers.answers import Completion
 from shunter.conformance.sections.servers.asking import PROMPT, ask_completion, completion_body
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, scrape
-from shunter.conformance.sections.servers.openai import COMPLETION_FIELDS
+from shunter.conformance.sections.servers.sampling import GREEDY
 from shunter.conformance.sections.servers.profile import EXTERNAL_TOKENS, TRANSFERS
 from shunter.conformance.sections.servers.target import Target
 
@@ -150,7 +150,7 @@ SAME_TEXT = Case(
     why="Keys and values that arrive wrong, or half, make an answer that looks like one.",
     source=VLLM,
     features=(TRANSFERS,),
-    needs=(HANDED_OVER.id, COMPLETION_FIELDS.id),
+    needs=(HANDED_OVER.id, GREEDY.id),
     bounds=(DECODES,),
     run=same_text,
 )
