@@ -13,8 +13,8 @@ from shunter.conformance.sections.servers.answers import Completion
 from shunter.conformance.sections.servers.asking import PROMPT, ask_completion, completion_body
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SAMPLE_PERIOD_S, scrape
-from shunter.conformance.sections.servers.sampling import GREEDY
 from shunter.conformance.sections.servers.profile import EXTERNAL_TOKENS, TRANSFERS
+from shunter.conformance.sections.servers.sampling import GREEDY
 from shunter.conformance.sections.servers.target import Target
 
 __all__ = ["CASES"]
