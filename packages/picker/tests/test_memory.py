@@ -79,7 +79,7 @@ def test_an_end_that_somebody_else_learnt_of_is_an_end(sit):
     """The collector does, of requests whose stream ended long before them."""
     worker, collector = sit(0), sit(1)
     ticket = worker.decide(ask("hello"), NOW_S).ticket
-    collector.memory.journal.released(ticket)
+    collector.memory.journal.ended(ticket, complete=True)
     for _ in range(2):
         assert worker.fleet(NOW_S).in_flight == [0, 0, 0]
         tally = worker.counters.tally()
