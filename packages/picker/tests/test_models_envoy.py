@@ -153,7 +153,7 @@ async def test_the_model_decides_which_pool_serves_it(scene):
         status, answer = await scene.ask("qwen", size, **{"x-gateway-base-model-name": "llama"})
         assert (status, answer["engine"], answer["asked"], answer["size"]) == (200, "qwen", "qwen-v2", size)
         assert answer["x-gateway-base-model-name"] == ""
-    decisions = [(each["pool"], each["rule"]) for each in scene.picker.explain(4)]
+    decisions = [(each["pool"], each["rule"]) for each in scene.picker.explain(4).entries]
     assert decisions == [("default/qwen", "InferenceModelRewrite default/to-v2"), ("default/llama", None)] * 2
 
 
@@ -161,7 +161,7 @@ async def test_the_model_decides_which_pool_serves_it(scene):
 async def test_a_model_that_no_pool_serves_is_not_found(scene, model):
     status, answer = await scene.ask(model, **{"x-gateway-model-name": "qwen"})
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
-    assert scene.picker.explain(1) == []
+    assert scene.picker.explain(1).entries == ()
 
 
 async def test_the_body_router_lists_the_models_of_all_pools(scene):

@@ -44,7 +44,7 @@ class Double:
     def status(self):
         return Status(streams=self.streams)
 
-    def explain(self, last, request_id):
+    def explain(self, last, request_id, before_s):
         raise ZeroDivisionError(last)
 
     def recall(self, most, before_s):

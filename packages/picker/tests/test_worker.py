@@ -145,7 +145,7 @@ async def test_its_decisions_are_plain_data_and_never_show_a_prompt(start, publi
     publish(7001)
     worker, address = await start()
     await ask_pick(address, {"model": "m", "messages": [{"role": "user", "content": "correct horse battery staple"}]})
-    (decision,) = worker.explain(5)
+    (decision,) = worker.explain(5).entries
     assert (decision["request_id"], decision["chosen"]) == ("r-1", ["127.0.0.1:7001"])
     assert "horse" not in str(decision)
 
@@ -174,6 +174,23 @@ async def test_it_recalls_its_decisions_some_at_a_time(start, publish, ask_pick,
             break
     assert tickets == [3, 2, 1]
     assert len(worker.recall(0).lines) == 0
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, [3, 2, 1]), ("r-1", [3, 2, 1]), ("r-2", [])])
+async def test_it_explains_its_decisions_some_at_a_time(start, publish, ask_pick, monkeypatch, asked, found):
+    monkeypatch.setattr("shunter.picker.shell.worker.EXPLAIN_SCORES", 1)
+    publish(7001)
+    worker, address = await start()
+    for _ in range(3):
+        await ask_pick(address)
+    tickets, before_s = [], None
+    while True:
+        told = worker.explain(5, asked, before_s)
+        tickets += [each["ticket"] & 0xFFFF for each in told.entries]
+        assert len(told.entries) <= 1
+        if (before_s := told.before_s) is None:
+            break
+    assert tickets == found
 
 
 async def test_what_it_does_is_counted_in_its_seat(start, publish, ask_pick, tmp_path, eventually):

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -33,7 +33,7 @@ from shunter.picker.core.ledger import Key
 from shunter.picker.core.outcomes import Outcomes, outcome_of
 from shunter.picker.core.records import Record, Records
 from shunter.picker.errors import ConfigError, PickerError, RecordsError
-from shunter.picker.shell.control import Recalled, Status
+from shunter.picker.shell.control import Decided, Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat, watch
 from shunter.picker.shell.service import end_tasks, serve
 from shunter.snapshot import RingError, RingReader, RingWriter, SnapshotReader, Topology
@@ -123,9 +123,9 @@ class Collector:
         """Say how it is, to the supervisor."""
         return Status(streams=len(self._connections))
 
-    def explain(self, last: int, request_id: str | None) -> list[dict[str, Any]]:  # noqa: ARG002  a Service's signature
-        """Return the last decisions: it makes none."""
-        return []
+    def explain(self, last: int, request_id: str | None, before_s: float | None) -> Decided:  # noqa: ARG002  a Service's signature
+        """Return decisions before a time: it made none."""
+        return Decided()
 
     def recall(self, most: int, before_s: float | None) -> Recalled:  # noqa: ARG002  as above
         """Return decisions before a time: it made none."""

@@ -37,7 +37,7 @@ __all__ = [
     "connect",
 ]
 
-# All decisions a worker keeps, explained, are about a megabyte; whatever is longer is not ours.
+# What is told of decisions at once is a hundredth of it; whatever is longer is not ours.
 LONGEST_BYTES = 16 << 20
 LENGTH_BYTES = 4
 
@@ -51,10 +51,11 @@ class Ping(_Message, frozen=True):
 
 
 class Decisions(_Message, frozen=True):
-    """Your last decisions, or those of one request? Answered by Decided."""
+    """Your last decisions before this time (monotonic; None: now), or one request's? Answered by Decided, some at a time."""
 
     last: int
     request_id: str | None = None
+    before_s: float | None = None
 
 
 class Recall(_Message, frozen=True):
@@ -105,6 +106,7 @@ class Decided(_Message, frozen=True):
     """Decisions, newest first, as plain data."""
 
     entries: tuple[dict[str, Any], ...] = ()
+    before_s: float | None = None  # where to go on; None: these were the last
 
 
 class Recalled(_Message, frozen=True):

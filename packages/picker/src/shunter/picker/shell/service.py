@@ -82,8 +82,8 @@ class Service(Protocol):
         """Say how you are."""
         ...
 
-    def explain(self, last: int, request_id: str | None) -> list[dict[str, Any]]:
-        """Return the last decisions, or those of one request, newest first, as plain data."""
+    def explain(self, last: int, request_id: str | None, before_s: float | None) -> Decided:
+        """Return decisions before a time, or of these one request's; at most so many, and as many as can be told at once."""
         ...
 
     def recall(self, most: int, before_s: float | None) -> Recalled:
@@ -152,8 +152,8 @@ async def _answer(link: Link, service: Service, over: asyncio.Event) -> None:
         match await link.receive():
             case Ping():
                 _send(link, service.status, Status())
-            case Decisions(last, request_id):
-                _send(link, lambda: Decided(tuple(service.explain(last, request_id))), Decided())
+            case Decisions(last, request_id, before_s):
+                _send(link, lambda: service.explain(last, request_id, before_s), Decided())
             case Recall(most, before_s):
                 _send(link, lambda: service.recall(most, before_s), Recalled())
             case Stacks():

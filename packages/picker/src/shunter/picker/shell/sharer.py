@@ -28,7 +28,7 @@ import msgspec
 from shunter.picker.core.ledger import Key
 from shunter.picker.core.sharing import HEARTBEAT_S, Hearer, Message, Teller, decode, encode
 from shunter.picker.errors import ConfigError, SharingError
-from shunter.picker.shell.control import Recalled, Status
+from shunter.picker.shell.control import Decided, Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat
 from shunter.picker.shell.service import end_tasks, serve
 from shunter.snapshot import SnapshotReader, Topology
@@ -104,9 +104,9 @@ class Sharer:
         words += f"; {self._title} does not answer" if self._away else ""
         return Status(streams=hearer.replicas, reports={"sharing": words})
 
-    def explain(self, last: int, request_id: str | None) -> list[dict[str, Any]]:  # noqa: ARG002  a Service's signature
-        """Return the last decisions: it makes none."""
-        return []
+    def explain(self, last: int, request_id: str | None, before_s: float | None) -> Decided:  # noqa: ARG002  a Service's signature
+        """Return decisions before a time: it made none."""
+        return Decided()
 
     def recall(self, most: int, before_s: float | None) -> Recalled:  # noqa: ARG002  as above
         """Return decisions before a time: it made none."""

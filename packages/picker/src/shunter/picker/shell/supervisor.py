@@ -238,9 +238,8 @@ class Supervisor:
 
     async def decisions(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
         """Return the last decisions of all workers, or those of one request, newest first."""
-        question = Decisions(last, request_id)
-        answers = await asyncio.gather(*[child.ask(question, ANSWER_S) for child in self._children()])
-        entries = [entry for answer in answers if isinstance(answer, Decided) for entry in answer.entries]
+        answers = await asyncio.gather(*[_explain(child, last, request_id) for child in self._children()])
+        entries = [entry for each in answers for entry in each]
         return sorted(entries, key=lambda entry: -entry["at_s"])[:last]
 
     async def stacks(self) -> str:
@@ -389,6 +388,21 @@ async def _recall(child: Child, most: int) -> list[bytes]:
         if before_s is None:
             break
     return lines
+
+
+async def _explain(child: Child, last: int, request_id: str | None) -> list[dict[str, Any]]:
+    """Ask a worker why it decided as it did, some at a time as well."""
+    entries: list[dict[str, Any]] = []
+    before_s = None
+    while len(entries) < last:
+        answer = await child.ask(Decisions(last - len(entries), request_id, before_s), ANSWER_S)
+        if not isinstance(answer, Decided):
+            break
+        entries += answer.entries
+        before_s = answer.before_s
+        if before_s is None:
+            break
+    return entries
 
 
 def _hold_trial(lines: Sequence[bytes], in_force: str, wanted: str, most: float | None) -> Trial:

@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,7 +38,7 @@ from shunter.picker.core.shadow import Shadow
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins.disagg import Stages
 from shunter.picker.shell.allocator import keep_large_blocks
-from shunter.picker.shell.control import Recalled, Status
+from shunter.picker.shell.control import Decided, Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat
 from shunter.picker.shell.recording import Recording
 from shunter.picker.shell.service import ALONE_S, end_tasks, serve
@@ -62,6 +61,11 @@ CATCH_UP_S = 0.05
 
 # Recalled at once, of all decisions together: 1,000 candidates take 4 ms to write down.
 RECALL_CANDIDATES = 1_000
+
+# Explained at once, of all decisions together: their candidates times their scorers take 4 ms so, and a decision is not had for
+# less than a few.
+EXPLAIN_SCORES = 3_000
+FEWEST_SCORES = 30
 
 # Sampled decisions are written when they can be, a few at a time and off the way of any request.
 TELL_S = 0.25
@@ -227,12 +231,22 @@ class Worker:
             tuple(self.hindrances()), complaints, server.streams, server.certificate_expires_s, shadow, self.judge.reports()
         )
 
-    def explain(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the last decisions, or those of one request, newest first, as plain data."""
+    def explain(self, last: int, request_id: str | None = None, before_s: float | None = None) -> Decided:
+        """Return decisions before a time, or those of one request, newest first; requests do not wait for long meanwhile."""
         self.judge.decisions.tell()  # of a trace that begins here the entry knows when the tracer does
-        entries = self.judge.decisions.before(None)
-        wanted = entries if request_id is None else (each for each in entries if each.request_id == request_id)
-        return [entry.explain() for entry in islice(wanted, last)]
+        told: list[dict[str, Any]] = []
+        scores = 0
+        for entry in self.judge.decisions.before(before_s):
+            if request_id is not None and entry.request_id != request_id:
+                continue
+            if len(told) == last:
+                break
+            if scores >= EXPLAIN_SCORES and entry.at_s != before_s:  # else it would be left out of what follows
+                return Decided(tuple(told), before_s)
+            before_s = entry.at_s
+            told.append(entry.explain())
+            scores += FEWEST_SCORES + (entry.candidates * len(entry.decision.scores) if entry.decision is not None else 0)
+        return Decided(tuple(told))
 
     def recall(self, most: int, before_s: float | None = None) -> Recalled:
         """Return decisions before a time, newest first; requests do not wait for more than some milliseconds meanwhile."""
