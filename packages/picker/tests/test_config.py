@@ -240,6 +240,15 @@ def test_service_that_was_forgotten_by_the_pick_is_forgotten_by_the_second(param
     assert plan.notes[0].startswith("$.plugins[0].parameters.lasDecayFactor: deprecated; it is lasHalfLifeSeconds ")
 
 
+def test_a_declared_detector_is_a_filter_of_the_profile_that_is_implied():
+    detector = "plugins: [{type: queue-scorer}, {type: concurrency-detector, parameters: {maxConcurrency: 1}}]"
+    assert [each.name for each in config.load(HEAD + detector).policy.profile.filters] == ["concurrency-detector"]
+    listed = "\nschedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}]}]"
+    assert config.load(HEAD + detector + listed).policy.profile.filters == ()
+    inline = "plugins: [{type: queue-scorer}]\nsaturationDetector: {queueDepthThreshold: 7}"
+    assert config.load(HEAD + inline).policy.profile.filters == ()
+
+
 def test_former_names_of_types_can_still_be_referred_to():
     text = (
         "plugins: [{type: single-profile}, {type: max-score}, {type: kvcache-aware-scorer}]\n"

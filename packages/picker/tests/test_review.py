@@ -46,7 +46,7 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
         ),
         *(
             (
-                HEAD + f"plugins: [{{type: {unused}}}]",
+                HEAD + f"plugins: [{{type: {unused}}}]\nschedulingProfiles: [{{name: p}}]",
                 "full",
                 f"$.plugins[0]: nothing refers to '{unused}', so it does nothing;",
             )

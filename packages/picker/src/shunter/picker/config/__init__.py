@@ -7,7 +7,7 @@ without a note.
 Defaults, in this order:
 
 1. Without ``schedulingProfiles`` there is one, ``default``, with every declared filter, scorer and picker in the order of
-   declaration.
+   declaration. The saturation detectors are filters, too.
 2. A profile without a picker takes the declared one, else max-score-picker; two declared ones and none listed is a mistake.
    A scorer without a weight weighs 1.
 3. One profile needs no profile handler; several need one that can choose among them.

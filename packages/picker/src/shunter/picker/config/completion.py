@@ -104,7 +104,9 @@ class Completion:
     def _profiles(self) -> tuple[ProfileSpec, ...]:
         given = self._given.scheduling_profiles
         if not given:
-            named = tuple(ProfilePlugin(plugin_ref=each.name) for each in self.plugins.of(*IN_PROFILES))
+            # Thresholds that stood in place of a reference were never declared.
+            declared = (each for each in self.plugins if set(IN_PROFILES) & set(each.registration.kinds))
+            named = tuple(ProfilePlugin(plugin_ref=each.name) for each in declared if each.place.startswith("$.plugins["))
             given = (ProfileSpec(name="default", plugins=named),)
         names = [profile.name for profile in given]
         for at, name in enumerate(names):
