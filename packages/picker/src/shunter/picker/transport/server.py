@@ -87,7 +87,9 @@ class Server(Protocol):
 def introduce(session: Session, metadata: Mapping[str, str]) -> None:
     """Tell a session what the gateway said when it opened the stream: whose request it is, and what it belongs to."""
     session.pool = metadata.get(POOL)
-    session.overflow = read_overflow(metadata.get(OVERFLOW, ""))
+    told = metadata.get(OVERFLOW)
+    if told:
+        session.overflow = read_overflow(told)
     session.traceparent = metadata.get(TRACEPARENT)
 
 
