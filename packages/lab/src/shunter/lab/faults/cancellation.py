@@ -26,7 +26,7 @@ FAULTS = (
     Fault(
         name="abort-leaks-blocks",
         case="ms.cancel.kv",
-        breaks="KV blocks of requests whose clients hang up are never free again",
+        breaks="a few KV blocks of each request whose client hangs up are never free again",
         leak=True,
     ),
     Fault(

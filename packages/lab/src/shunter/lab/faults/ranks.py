@@ -2,20 +2,26 @@
 
 import re
 
-from shunter.lab.faults.seams import RUNNING, WAITING, Fault, Reply, page
+from shunter.lab.faults.seams import KV, RUNNING, WAITING, Fault, Reply, page
 
 __all__ = ["FAULTS"]
 
 
 def _show_first(page: str, _: Reply) -> str:
-    return re.sub(rf'^(?:{RUNNING}|{WAITING})\{{.*engine="[1-9].*\n', "", page, flags=re.MULTILINE)
+    """The page of a server whose first engine has the gauges of all."""
+    for family in (RUNNING, WAITING, KV):
+        values = [float(each) for each in re.findall(rf"^{family}\{{.* (\S+)$", page, flags=re.MULTILINE)]
+        page = re.sub(rf'^{family}\{{.*engine="[1-9].*\n', "", page, flags=re.MULTILINE)
+        told = min(1.0, sum(values)) if family == KV else sum(values)
+        page = re.sub(rf"^({family}\{{.*) \S+$", rf"\g<1> {told!r}", page, flags=re.MULTILINE)
+    return page
 
 
 FAULTS = (
     Fault(
         name="ranks-unseen",
         case="ms.ranks.series",
-        breaks="of data-parallel engines only the first has gauges of requests",
+        breaks="of data-parallel engines only the first has gauges, which are of all together",
         reply=page(_show_first),
     ),
     Fault(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -27,8 +28,8 @@ from shunter.lab.shell.wire import EventWriter, json_response
 __all__ = ["Generation", "Identity"]
 
 
-# What a server loses of its cache at a time that has such a fault.
-LEAKED_BLOCKS = 64
+# The share of its cache that a server with such a fault loses at a time: it is noticed, and most of an exam has room enough.
+LEAKED = 1 / 128
 
 RANK_HEADER = "X-data-parallel-rank"
 
@@ -135,7 +136,7 @@ class Generation:
                     continue
                 if clockwork.abort(name) and self._defects.leaks:
                     cache = clockwork.engine.cache
-                    cache.take(min(LEAKED_BLOCKS, cache.free // 4))  # what runs goes on
+                    cache.take(min(math.ceil(LEAKED * cache.capacity), cache.free // 4))  # what runs goes on
 
     def _of_rank(self, request: web.Request) -> Clockwork:
         """The data-parallel engine that a request is pinned to, else the one that has least to do."""

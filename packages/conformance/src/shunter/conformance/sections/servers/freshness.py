@@ -135,7 +135,7 @@ async def _settled(target: Target, level: int) -> float:
     begin_s, limit_s = clock(), target.seconds(GAUGE_FOLLOWS)
     while True:
         reading = await read(target, begin_s)
-        if reading.here >= level or reading.at_s > limit_s:
+        if reading.here == level or reading.at_s > limit_s:
             return reading.here
         await asyncio.sleep(SAMPLE_PERIOD_S)
 

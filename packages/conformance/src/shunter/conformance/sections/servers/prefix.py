@@ -10,7 +10,7 @@ import msgspec
 from shunter.conformance.core.case import Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import Disturbed, Mismatch, Skip
-from shunter.conformance.sections.servers.adapters import LISTED, loaded, named, wanted
+from shunter.conformance.sections.servers.adapters import SELECTED, loaded, named, wanted
 from shunter.conformance.sections.servers.answers import Counted
 from shunter.conformance.sections.servers.asking import PROMPT, ask_completion
 from shunter.conformance.sections.servers.holding import GAUGE_FOLLOWS, read_number
@@ -219,7 +219,7 @@ ADAPTER = Case(
     why="Keys and values of another model make a wrong answer that looks right.",
     source=VLLM,
     features=(*FEATURES, ADAPTERS),
-    needs=(HITS.id, LISTED.id),
+    needs=(HITS.id, SELECTED.id),
     bounds=(GAUGE_FOLLOWS,),
     run=adapter,
 )
