@@ -149,12 +149,11 @@ def _headers(kind: int, fields: dict[str, str], *modes: int) -> bytes:
 
 
 def _echo() -> bytes:
-    """The metadata of a pick, which come back with each message of the response."""
-    told = {
-        b"x-gateway-destination-endpoint": b"10.0.0.1:8000,10.0.0.2:8000,10.0.0.3:8000",
-        b"x-gateway-destination-endpoint-served": b"10.0.0.1:8000",
-        b"id": TICKET,
-    }
+    """The metadata of a pick, which come back with each message of the response.
+
+    Envoy adds who served. A recording does not know who will be picked, and anybody else would be taken for a fallback.
+    """
+    told = {b"x-gateway-destination-endpoint": b"10.0.0.1:8000,10.0.0.2:8000,10.0.0.3:8000", b"id": TICKET}
     fields = [nested(0x0A, nested(0x0A, name) + nested(0x12, nested(0x1A, text))) for name, text in told.items()]
     return nested(METADATA_CONTEXT, nested(0x0A, nested(0x0A, b"envoy.lb") + nested(0x12, b"".join(fields))))
 
