@@ -135,6 +135,7 @@ def test_plugins_are_listed_and_described():
     missing = shunter("plugins", "queue-scorers")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "no plugin has the type 'queue-scorers'; did you mean 'queue-scorer'" in missing.stderr
+    assert "'nonsense'; `shunter picker plugins` lists them" in shunter("plugins", "nonsense").stderr
 
 
 def test_the_schema_is_printed():

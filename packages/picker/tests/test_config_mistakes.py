@@ -72,7 +72,7 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
         ),
         (
             HEAD + "plugins: [{type: metrics-data-source, parameters: {path: /m}}]",
-            "$.plugins[0].parameters.path: invalid enum value '/m', found '/m' (the scraper reads the engines' metrics",
+            "$.plugins[0].parameters.path: invalid enum value '/m', found '/m' (the scraper reads the engines' metrics: remo",
         ),
         (
             HEAD + "plugins: [{type: single-profile-handler}, {type: single-profile-handler, name: b}]",
@@ -170,6 +170,10 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
         (
             FLOW + "flowControl: {defaultRequestTtl: 1s}",
             "$.flowControl.defaultRequestTtl: unknown field; did you mean 'defaultRequestTTL'",
+        ),
+        (
+            FLOW + "flowControl: {defaultRequestTTL: 60}",
+            "$.flowControl.defaultRequestTTL: expected `str | null`, got `int`, found 60; write 60s",
         ),
         (
             FLOW + "flowControl: {priorityBands: [{priority: 1}, {priority: 1}]}",

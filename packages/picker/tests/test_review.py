@@ -122,6 +122,22 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
             "full",
             "$.plugins[0].parameters.prefillProfileName: no profile is named 'prefil', so whoever gets the request is taken to",
         ),
+        (
+            HEAD + "plugins: [{type: approx-prefix-cache-producer, parameters: {lruCapacityPerServer: 82000}},"
+            " {type: prefix-cache-scorer}]",
+            "full",
+            "$.plugins[0]: 'approx-prefix-cache-producer' remembers 200000 blocks of all endpoints together, so lruCapacity",
+        ),
+        *(
+            (
+                HEAD + "plugins: [{type: prefix-cache-scorer, parameters: {prefixMatchInfoProducerName: it}},"
+                " {name: it, type: precise-prefix-cache-producer, parameters:"
+                f" {{indexerConfig: {{kvBlockIndexConfig: {{{bound}}}}}}}}}]",
+                "full",
+                f"$.plugins[1]: the index of 'it' may grow to {size} GB in each worker",
+            )
+            for bound, size in (("inMemoryConfig: {size: 100000000}", "15.0"), ("costAwareMemoryConfig: {}", "2.1"))
+        ),
         (FLOW + "flowControl: {defaultRequestTTL: 5s}", "lean", "$.flowControl: requests may wait 5 s, and with profile lean"),
         (
             FLOW + "flowControl: {defaultRequestTTL: 0s}",

@@ -89,7 +89,8 @@ class Declarations:
         except msgspec.ValidationError as error:
             mistake = explained(error, parameters, place + parameters_at, registration.plugin)
             if registration.kinds[0] in (Kind.SOURCE, Kind.EXTRACTOR):
-                raise ConfigError(f"{mistake} (the scraper reads the engines' metrics: configure it there)") from error
+                where = "remove it here, and write it there: engine or defaultEngine in its file of endpoints"
+                raise ConfigError(f"{mistake} (the scraper reads the engines' metrics: {where})") from error
             raise mistake from error
         except Exception as error:  # a plugin is foreign code
             raise ConfigError(f"{place}: the plugin {spec.type!r} raised {error!r}; mend it, or leave it out") from error

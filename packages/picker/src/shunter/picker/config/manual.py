@@ -43,7 +43,8 @@ def look_up(type_name: str) -> Registration:
         return CATALOGUE[type_name]
     if type_name in upstream.TYPES:
         raise ConfigError(f"{type_name!r} is known to GIE or llm-d, and not here: {upstream.TYPES[type_name]}")
-    raise ConfigError(f"no plugin has the type {type_name!r}{did_you_mean(type_name, CATALOGUE)}")
+    hint = did_you_mean(type_name, CATALOGUE) or "; `shunter picker plugins` lists them"
+    raise ConfigError(f"no plugin has the type {type_name!r}{hint}")
 
 
 def parameters_of(registration: Registration) -> list[Parameter]:

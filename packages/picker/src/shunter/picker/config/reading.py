@@ -83,7 +83,7 @@ def explained(
     unknown = re.match("Object contains unknown field `(.*)`", what)
     if not unknown:
         allowed = (choices or {}).get(root + path, ())
-        remedy = f"; use {' or '.join(allowed)}" if allowed else ""
+        remedy = f"; use {' or '.join(allowed)}" if allowed else _with_unit(data, path)
         return ConfigError(f"{root}{path}: {what[0].lower()}{what[1:]}, found {_value(data, path)}{remedy}")
     name = unknown[1]
     place = f"{root}{path}.{name}"
@@ -120,6 +120,12 @@ def _fields(section: type[msgspec.Struct], path: str) -> list[str]:
             found = [field.type for field in fields if field.encode_name == key]
         found = [one for each in found for one in (each.types if isinstance(each, inspect.UnionType) else (each,))]
     return [field.encode_name for each in found if isinstance(each, inspect.StructType) for field in each.fields]
+
+
+def _with_unit(data: Any, path: str) -> str:
+    """What a number of seconds should be, where a duration belongs."""
+    text = _value(data, path)
+    return f"; write {text}s" if path.endswith("TTL") and text.isdecimal() else ""
 
 
 def _value(data: Any, path: str) -> str:

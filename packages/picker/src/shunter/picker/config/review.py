@@ -9,8 +9,10 @@ import msgspec
 from shunter.picker.config.loading import Plan
 from shunter.picker.config.reading import did_you_mean
 from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.holders import PAIR_BYTES
 from shunter.picker.core.kinds import Dice, Filter, Profile
 from shunter.picker.core.policy import Crew
+from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
 from shunter.picker.plugins.deciders import PrefillUncached
@@ -43,6 +45,7 @@ PROFILES: Mapping[str, GatewayProfile] = {
 }
 
 FEW = 5  # endpoints that a warning names
+MOST_INDEX_BYTES = 500_000_000  # several times what all else of a worker takes
 LONGEST_QUEUE_S = 3598.0  # that limits.queueSeconds can be: of the hour that Envoy waits the last seconds are for the answer
 IN_PROFILES = (Kind.FILTER, Kind.SCORER, Kind.PICKER)
 # What works, as far as it does here, wherever it is declared.
@@ -59,6 +62,7 @@ def review(plan: Plan, profile: str) -> list[str]:
         *_freshness(plan),
         *_handler(plan),
         *_deciders(plan),
+        *_memories(plan),
         *_peers(plan),
         *(each for at, one in enumerate(plan.policy.profiles) for each in _profile(one, f"$.schedulingProfiles[{at}]")),
         *_flow_control(plan, profile),
@@ -158,6 +162,23 @@ def _deciders(plan: Plan) -> Iterator[str]:
                 f"{place}: {each.name!r} has nonCachedTokens 0, so no prompt is ever computed elsewhere; give it a number, or "
                 "use always-disagg-pd-decider"
             )
+
+
+def _memories(plan: Plan) -> Iterator[str]:
+    for name, memory in plan.policy.prefixes.items():
+        if memory.capacity_blocks > PrefixSettings().capacity_blocks:
+            place = plan.places.get(name, "$.plugins")
+            yield (
+                f"{place}: {name!r} remembers {memory.max_pairs} blocks of all endpoints together, so "
+                f"lruCapacityPerServer {memory.capacity_blocks} is reached with {memory.max_pairs // memory.capacity_blocks} "
+                "endpoints at most; with more of them it has no effect"
+            )
+    precise = plan.policy.precise
+    if precise is not None and (most_bytes := precise.holders.max_pairs * PAIR_BYTES) > MOST_INDEX_BYTES:
+        yield (
+            f"{plan.places.get(precise.producer, '$.plugins')}: the index of {precise.producer!r} may grow to "
+            f"{most_bytes / 1e9:.1f} GB in each worker; bound it by inMemoryConfig.size, or leave that out"
+        )
 
 
 def _peers(plan: Plan) -> Iterator[str]:

@@ -95,8 +95,9 @@ class Utilization(Plugin, frozen=True):
 class Concurrency(Plugin, frozen=True):
     """How full an endpoint is: its requests in flight / maxConcurrency, or their prompts' tokens / maxTokenConcurrency.
 
-    ``hybrid`` takes the greater of both. The account is the picker's own (of all workers), exact to the moment: no metrics are
-    needed, and nothing overshoots.
+    ``hybrid`` takes the greater of both. A prompt counts with all its tokens until its request ends, cached or not; of the
+    reference's only those that are not cached count, until the first chunk. The account is the picker's own (of all workers),
+    exact to the moment: no metrics are needed, and nothing overshoots.
 
     As a filter it drops who is over its limit times (1 + headroom); if that leaves nobody, nobody gets the request.
     """
