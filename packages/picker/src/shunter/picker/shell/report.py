@@ -11,9 +11,10 @@ from shunter.picker.core.retrial import Retrial
 from shunter.picker.core.service_levels import Level as ServiceLevel
 from shunter.picker.core.shadow import Account
 from shunter.picker.core.tables import Tally
+from shunter.picker.shell.post import Post
 from shunter.snapshot.stderr import Level
 
-__all__ = ["RELOADS", "Source", "Trial", "WorkerReport"]
+__all__ = ["RELOADS", "Source", "Trial", "WorkerReport", "report_on"]
 
 
 RELOADS = ("done", "rejected", "refused", "failed")
@@ -111,3 +112,25 @@ class Source(Protocol):
     async def stacks(self) -> str:
         """Return where everybody is."""
         ...
+
+
+def report_on(post: Post) -> WorkerReport:
+    """Say how a post is manned."""
+    last = post.child
+    child = last if last is not None and not last.end.done() else None
+    if child is not None:
+        hindrances = child.hindrances
+    else:
+        hindrances = ("not running" if last is None else f"not running: {last.end.result()}",)
+    return WorkerReport(
+        worker=post.name.removeprefix("worker-"),
+        address=post.address,
+        pid=child.pid if child else 0,
+        seat=child.seat.index if child else 0,
+        life=child.seat.life if child else 0,
+        ready=not hindrances,
+        hindrances=hindrances,
+        streams=sum(each.status.streams for each in post.children if each.status),  # of who drains, too
+        certificate_expires_s=child.status.certificate_expires_s if child and child.status else None,
+        restarts=dict(post.restarts),
+    )

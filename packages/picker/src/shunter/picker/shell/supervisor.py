@@ -41,7 +41,7 @@ from shunter.picker.shell.layout import Settings, address, lay_out, lay_out_coll
 from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.post import Post
 from shunter.picker.shell.process import Child, spawn
-from shunter.picker.shell.report import Trial, WorkerReport
+from shunter.picker.shell.report import Trial, WorkerReport, report_on
 from shunter.picker.shell.seating import Seating
 from shunter.picker.shell.service import trace
 from shunter.picker.shell.sharer import Settings as SharerSettings
@@ -88,6 +88,8 @@ class Supervisor:
         self._reloads: dict[str, int] = {}  # by result, the last one's last
         self._wanted = asyncio.Event()  # a reload is
         self._trial: Trial | None = None
+        self._hired: dict[int, tuple[str, str]] = {}  # with which configuration and levels, by life
+        self._shadowed = Account()  # what workers had said of the second policy who have ended since
         self._draining = False
 
     async def start(self) -> None:
@@ -160,13 +162,13 @@ class Supervisor:
 
     def workers(self) -> list[WorkerReport]:
         """Report on each post."""
-        return [_report(post) for post in self._everybody()]
+        return [report_on(post) for post in self._everybody()]
 
     def hindrances(self) -> list[str]:
         """Say why requests should not come here; a single ready worker will do."""
         if self._draining:
             return ["draining"]
-        reports = [_report(post) for post in self._posts]
+        reports = [report_on(post) for post in self._posts]
         if any(report.ready for report in reports):
             return []
         return list(dict.fromkeys(words for report in reports for words in report.hindrances)) or ["starting"]
@@ -228,7 +230,10 @@ class Supervisor:
         """Return what came of the second policy, as the workers said last."""
         if self._settings.worker.shadow is None:
             return None
-        return add_up(child.status.shadow for child in self._children() if child.status and child.status.shadow)
+        living = [
+            child.status.shadow for post in self._posts for child in post.children if child.status and child.status.shadow
+        ]
+        return add_up([self._shadowed, *living])
 
     async def precedents(self, last: int) -> list[bytes]:
         """Return about as many of the last decisions of all workers, as lines."""
@@ -277,10 +282,12 @@ class Supervisor:
 
     async def _hire(self, name: str, settings: WorkerSettings) -> Child:
         seat = self._seating.take()
+        self._hired[seat.life] = self._configuration, self._levels
         try:
             return await self._spawn(name, work, seat, settings, self._configuration, self._levels)
         except BaseException:
             self._seating.give_back(seat)
+            del self._hired[seat.life]
             raise
 
     async def _hire_collector(self, settings: CollectorSettings) -> Child:
@@ -295,6 +302,9 @@ class Supervisor:
 
     def _bury(self, child: Child) -> None:
         self._seating.clear(child.seat)
+        hired = self._hired.pop(child.seat.life, None)
+        if hired and hired[0] == self._configuration and child.status and child.status.shadow:
+            self._shadowed = add_up([self._shadowed, child.status.shadow])
 
     async def _see_them_serve(self) -> None:
         """Wait for the first workers; raise ConfigError if one says that it cannot serve as it is configured."""
@@ -329,12 +339,17 @@ class Supervisor:
         if wanted != before and self._settings.worker.role != "body-router" and not await self._try(wanted):
             return "refused"
         self._configuration, self._levels = wanted, levels
-        for at, post in enumerate(self._posts):
+        for post in self._posts:
             if not await post.relieve(self._settings.worker.drain_s):
                 self._configuration, self._levels = before, levels_before  # for all: two at once is what nobody asked for
-                for changed in self._posts[:at]:
-                    await changed.relieve(self._settings.worker.drain_s)
+                for changed in self._posts:
+                    child = changed.child
+                    # Who has died meanwhile may have a successor by now that was hired with the new ones.
+                    if child is None or child.end.done() or self._hired.get(child.seat.life) != (before, levels_before):
+                        await changed.relieve(self._settings.worker.drain_s)
                 return "failed"
+        if wanted != before:
+            self._shadowed = Account()  # it was compared with another one
         return "done"
 
     async def _try(self, wanted: str) -> bool:
@@ -415,27 +430,6 @@ def _hold_trial(lines: Sequence[bytes], in_force: str, wanted: str, most: float 
         report=tuple(report(new, old)),
         retrial=new,
         in_force=old,
-    )
-
-
-def _report(post: Post) -> WorkerReport:
-    last = post.child
-    child = last if last is not None and not last.end.done() else None
-    if child is not None:
-        hindrances = child.hindrances
-    else:
-        hindrances = ("not running" if last is None else f"not running: {last.end.result()}",)
-    return WorkerReport(
-        worker=post.name.removeprefix("worker-"),
-        address=post.address,
-        pid=child.pid if child else 0,
-        seat=child.seat.index if child else 0,
-        life=child.seat.life if child else 0,
-        ready=not hindrances,
-        hindrances=hindrances,
-        streams=child.status.streams if child and child.status else 0,
-        certificate_expires_s=child.status.certificate_expires_s if child and child.status else None,
-        restarts=dict(post.restarts),
     )
 
 
