@@ -116,3 +116,9 @@ def test_a_claimed_port_is_for_those_who_share_and_gets_no_connections(ports):
 def test_no_two_claims_are_the_same_port(ports):
     claimed = {ports.claim("127.0.0.1", 0, "--port") for _ in range(20)}
     assert len(claimed) == 20
+
+
+def test_who_claims_one_port_for_two_things_is_told_which_has_it(ports):
+    port = ports.claim("127.0.0.1", 0, "--port")
+    with pytest.raises(ConfigError, match="--port has it already; choose another with --health-port"):
+        ports.claim("127.0.0.1", port, "--health-port")

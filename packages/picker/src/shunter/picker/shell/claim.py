@@ -103,6 +103,7 @@ class Ports:
     def __init__(self, *, shared: bool = False) -> None:
         self._shared = shared
         self._held: list[socket.socket] = []
+        self._options: dict[int, str] = {}  # which has a port
 
     def claim(self, host: str, port: int, option: str) -> int:
         """Claim a port, any free one for 0, and return it; raise ConfigError naming ``option`` if it cannot be had."""
@@ -120,10 +121,14 @@ class Ports:
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
                 remedy = "give an address of this machine with --host"
+            elif port in self._options:
+                remedy = f"{self._options[port]} has it already; choose another with {option}"
             else:
                 remedy = f"choose another with {option}, or stop what listens there (ss -ltnp names it)"
             raise ConfigError(f"cannot listen on {where}: {error.strerror}; {remedy}") from error
-        return claimed.getsockname()[1]
+        found: int = claimed.getsockname()[1]
+        self._options.setdefault(found, option)
+        return found
 
     def close(self) -> None:
         """Give all of them back."""
