@@ -68,6 +68,8 @@ def page(header: Header, rows: list[Row]) -> str:
     """The documentation: page.md with the figures."""
     text = Template(Path(__file__).with_name("page.md").read_text())
     profiles = dict.fromkeys(row.profile for row in rows)
+    if homeless := [name for name in profiles if name not in text.get_identifiers()]:
+        raise ValueError(f"page.md has no place for {', '.join(homeless)}")
     return text.substitute({name: _figures(name, rows) for name in profiles}, where=describe(header))
 
 

@@ -201,12 +201,21 @@ def test_the_target_is_no_failure_and_picks_within_a_second(changes, holds):
 def test_the_page_says_what_was_counted():
     header = report.Header(seed=7, rate_per_s=320, workers=2, cores=2, python="3.11", envoy="1.40.0", kernel="6")
     rows = [row(), row(fault="SIGKILL all workers", kills=12, requests=1_000, failures=3, kinds={"cut": 2, "status 503": 1})]
-    others = [row(profile=name, default=False, recovery_max_ms=None) for name in ("usage", "strict", "full")]
+    others = [row(profile=name, default=False, recovery_max_ms=None) for name in ("usage", "strict", "headers", "full")]
     page = report.page(header, rows + others)
     assert "**3 of 52,234 requests failed, over 212 strikes.**" in page
     assert "| SIGKILL all workers | 12 | 1,000 | **3** (2 cut, 1 status 503) | 17 | 310 (812) ms | 40 ms | 12 ms |" in page
     assert "310 (never) ms" in page
     assert "seed 7" in page
+
+
+def test_every_profile_that_is_struck_has_a_place_on_the_page():
+    header = report.Header(seed=7, rate_per_s=320, workers=2, cores=2, python="3.11", envoy="1.40.0", kernel="6")
+    rows = [row(profile=name, requests=1_000 + at) for at, name in enumerate(PROFILES)]
+    page = report.page(header, rows)
+    assert all(f"of {each.requests:,} requests failed" in page for each in rows)
+    with pytest.raises(ValueError, match="no place for native"):
+        report.page(header, [*rows, row(profile="native")])
 
 
 def test_a_complete_run_kills_200_workers_in_the_default_profile_and_a_quick_one_leaves_out_no_profile():
