@@ -4,8 +4,9 @@ A process of its own beside the workers, off the way of any request, like the co
 new into a stream of a Redis or Valkey server (XADD) and reads there what others put in (XREAD), which it books in the journal
 of its own seat; see `core.sharing`. Without the server replicas are what they are without a sharer: each complete, and alone.
 
-A replica that starts reads what is left of the stream, and so learns which prompts were sent where. Times are taken from the
-ids of the stream, which are of the server's clock: the clocks of replicas need not agree.
+A replica that starts reads what is left of the stream, and so learns which prompts were sent where: as many of the last ones
+as one journal holds, for all is written at once, and workers read what is left of it. Times are taken from the ids of the
+stream, which are of the server's clock: the clocks of replicas need not agree.
 
 Whoever can write to the stream is believed: a peer can spoil the account of requests in flight and the prefix index, within
 bounds. Give it a password, and TLS (``rediss://``) outside of a network that is trusted.
