@@ -101,7 +101,7 @@ envoyconf-gateways: $(VENV)/dev.stamp ## all that the real Envoy Gateway is aske
 envoyconf-matrix: $(VENV)/dev.stamp ## try what envoyconf generates on every Envoy, into build/envoyconf-matrix.json and docs/gateway/matrix.md (15 minutes)
 	@$(BIN)/python -m hack.matrix $(ARGS)
 
-conformance-mutants: $(VENV)/dev.stamp ## ask all that is broken in one way every case, into docs/conformance/mutations.md (an hour; ARGS="--minutes 20", then ARGS="--resume --minutes 20" …)
+conformance-mutants: $(VENV)/dev.stamp ## ask all that is broken in one way every case, into docs/conformance/mutations.md (half an hour on two cores: ARGS="--jobs 2"; in slices: ARGS="--minutes 9", then ARGS="--resume --minutes 9" …)
 	@$(BIN)/python -m hack.conformance.mutations $(ARGS)
 
 rollout-engines: $(VENV)/dev.stamp ## roll adapters out on real vLLM, SGLang and Triton (8 minutes; ARGS="-k vllm")

@@ -168,9 +168,9 @@ def asked(case):
 def mutations():
     """What `make conformance-mutants` saw last."""
     text = "# Who fails what\n\nA case that never fails says nothing, and one that fails along with another says too much. For each case there is something that is"
-    text += "\nbroken in exactly that way: a server of the lab, a picker or a gateway in process. `make conformance-mutants` asks each of them all"
-    text += "\ncases of its side; with `ARGS=--near`, and in the default tests, those of its section and what these need. *Judged*: so many cases"
-    text += "\nwere answered by yes or no when it was tried last.\n\n"
+    text += "\nbroken in exactly that way: a server of the lab, a picker or a gateway in process. `make conformance-mutants` asks servers and"
+    text += "\ngateways all cases of their side; pickers, and with `ARGS=--near` and in the default tests all, those of their section and what these"
+    text += "\nneed. *Judged*: so many cases were answered by yes or no when it was tried last.\n\n"
     seen = [json.loads(line) for line in MUTATIONS.read_text().splitlines()]
     by_case = {case.id: [each for each in seen if each["case"] == case.id] for case in CASES}
     text += "| | cases | broken in one way each | failed their case and no other | cases seen to fail alone |\n|---|---|---|---|---|\n"

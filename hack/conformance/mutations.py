@@ -1,4 +1,6 @@
-"""Ask all that is broken in one way every case of its side, and keep what it failed in hack/conformance/mutations.ndjson.
+"""Ask what is broken in one way more than its own case, and keep what it failed in hack/conformance/mutations.ndjson.
+
+Servers and gateways are asked every case of their side, pickers those of a section and what these need.
 
 The tests of broken servers, pickers and gateways do the work, and fail where somebody fails another case than his own, or
 none. It can be done in slices: ``--minutes 30``, and then ``--resume --minutes 30`` until nobody is left. Other arguments go to
