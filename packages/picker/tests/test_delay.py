@@ -121,6 +121,13 @@ def test_a_further_copy_goes_where_the_cache_has_room(make_fleet):
     assert first(scheduler(), ask(4000), fleet) == 1
 
 
+def test_a_new_prompt_goes_where_nobody_waits_for_room(make_fleet):
+    fleet = make_fleet({"running": 4.0, "waiting": 4.0}, {"running": 9.0})
+    assert first(scheduler(), ask(100), fleet) == 1
+    known = ask(100, prefix=Match(tokens=100, share={0: 0.6}))
+    assert first(scheduler(), known, fleet) == 0, "who has most of it is waited for"
+
+
 def test_a_long_prompt_is_waited_for_for_longer_than_its_share(make_fleet):
     request = ask(30_000, prefix=Match(tokens=30_000, share={1: 0.9}))
     many, one = booked(*[(1, 2_500, 2_500)] * 32), booked((1, 80_000, 80_000))
@@ -188,10 +195,10 @@ def test_costs_that_are_kept_are_what_they_would_be_anew(make_fleet, bookings):
             delay.score(ask(), fleet)
     delay.score(ask(), fleet)
     costs = fleet.keepers[delay]
-    kept = costs.rows.copy()
+    kept = costs.rows.copy(), costs.queues.copy()
     costs.touched.update(range(4))
     costs.refresh(fleet)
-    assert costs.rows == kept
+    assert (costs.rows, costs.queues) == kept
 
 
 def test_of_many_who_have_the_prompt_those_with_most_of_it_are_asked_and_equals_in_turn(make_fleet):

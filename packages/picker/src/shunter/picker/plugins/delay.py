@@ -7,6 +7,7 @@ Whatever is known of a candidate is turned into seconds, so that nothing has to 
     room     that part, as far as the cache is in use already                             what it pushes out is computed again
     others   that part × those who come there until it is computed                       each of them begins later
     answer   the time of its own answer there, and by how much it slows theirs            the batch is one larger
+    queue    until those who wait there have room, unless somebody has its prompt cached  so long does it wait, too
 
 A fleet that is bound by prompts has long waits, and the request goes where they are short and much of it is cached; one that is
 bound by answers has none to speak of, and the request goes where the batch is small. Which of the two a fleet is needs no
@@ -54,6 +55,10 @@ ANSWER = 0.02
 # power of what is in use; squares do about as much, while in proportion half empty caches would get fewer copies, too.
 FULL = 4
 
+# Who waits in an engine waits for memory: until one of those who run has ended, as a rule. Of that so much counts, and only for
+# prompts that nobody has cached, since those that somebody has are better off in his queue.
+QUEUE = 0.1
+
 # What part of their time endpoints compute prompts is at most taken to be this: what follows is ten times as dear then.
 MOST_BUSY = 0.9
 
@@ -90,14 +95,15 @@ Delays: TypeAlias = list[float] | dict[int, float]
 class ExpectedDelay(Plugin, frozen=True):
     """Least expected delay for the request and for those beside it: the least delay of all divided by the candidate's.
 
-    Delay in seconds = wait + 0.15 · stall + room + others + 0.02 · answer, with B the time until the prompts in flight are
-    computed, U that of this one's u uncached tokens of p, n the requests and c the tokens in flight (of prompts, or in the KV
-    cache if that is more), k the part of that which is in use, R the endpoint's learnt rate, A the time of an answer there, T
-    the learnt one of an answer alone, b the part of their time that endpoints compute prompts: U = u · (1 + (p - u / 2) /
-    32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A · U · (B + U / 2) / (1 - b); answer = A = T ·
-    (1 + 0.018 · n + 0.0000075 · c). Of tokens cached elsewhere, with which h others in flight begin, 1 - (1 - k⁴) · h / (1 +
-    h) counts in stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose
-    answers begin late though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be calibrated.
+    Delay in seconds = wait + 0.15 · stall + room + others + 0.02 · answer + 0.1 · queue, with B the time until the prompts in
+    flight are computed, U that of this one's u uncached tokens of p, n the requests and c the tokens in flight (of prompts, or
+    in the KV cache if that is more), k the part of that which is in use, R the endpoint's learnt rate, A the time of an answer
+    there, T the learnt one of an answer alone, b the part of their time that endpoints compute prompts: U = u · (1 + (p - u /
+    2) / 32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A · U · (B + U / 2) / (1 - b); answer = A =
+    T · (1 + 0.018 · n + 0.0000075 · c); queue = w / (n + 1) · A for w who wait in the engine, if more than half of the prompt
+    is cached nowhere, else 0. Of tokens cached elsewhere, with which h others in flight begin, 1 - (1 - k⁴) · h / (1 + h)
+    counts in stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose answers
+    begin late though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be calibrated.
     """
 
     reads_prefix: ClassVar[bool] = True
@@ -156,6 +162,9 @@ class Delay:
                 delays[fleet.index[slot]] += late_ns
         self._reuse += (cached - self._reuse) / REMEMBERED
         if cached < NEW:
+            for at, queue_ns in costs.queues.items():
+                if at in asked:
+                    delays[at] += queue_ns
             self._go_round(request, fleet, [*asked], delays)
         if self._adapters and request.target_model in self._adapters:
             for at in asked:
@@ -274,7 +283,7 @@ class Delay:
 class Costs:
     """What candidates of one Fleet take, in ns, with what is there now: a Keeper, so most is known from the request before."""
 
-    __slots__ = ("_cached", "_foreign", "_usage", "alone", "rows", "token", "touched", "turns")
+    __slots__ = ("_cached", "_foreign", "_usage", "alone", "queues", "rows", "token", "touched", "turns")
 
     def __init__(self, fleet: Fleet, speeds: Speeds) -> None:
         """Look up everybody's speed."""
@@ -283,6 +292,8 @@ class Costs:
         self.token = [token_ns for token_ns, _ in paces]  # of a prompt
         self.alone = [ANSWER * answer_ns for _, answer_ns in paces]  # an answer with nobody beside it, as far as it counts
         self.turns = sorted(fleet.index)  # by slot: in which order they are looked at
+        self.queues: dict[int, float] = {}
+        """What the queues of engines count, in ns, by position; only of those that have one."""
         self._usage = [min(1.0, usage) for usage in fleet.kv_usage]
         sizes = zip(self._usage, fleet.cache_tokens, strict=True)
         self._cached = [usage * (size or 0) for usage, size in sizes]  # tokens of those who run, with their answers until now
@@ -299,6 +310,8 @@ class Costs:
         for at in self.touched:
             n = fleet.in_flight[at] + self._foreign[at]
             answer = self.alone[at] * crowding(n, self.held_tokens(fleet, at))
+            if queue := fleet.reported_waiting[at]:
+                self.queues[at] = QUEUE / ANSWER * answer * queue / (n + 1.0)
             usage, token = self._usage[at], self.token[at]
             stall = STALL * (n + 1.0) + usage
             spared = (1.0 - usage**FULL) * stall * token
