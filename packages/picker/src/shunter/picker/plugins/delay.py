@@ -7,7 +7,7 @@ Whatever is known of a candidate is turned into seconds, so that nothing has to 
     room     that part, as far as the cache is in use already                             what it pushes out is computed again
     others   that part × those who come there until it is computed                       each of them begins later
     answer   the time of its own answer there, and by how much it slows theirs            the batch is one larger
-    queue    until those who wait there have room, unless somebody has its prompt cached  so long does it wait, too
+    queue    for a new prompt, until those have room who wait there, if the cache is full  so long does it wait, too
 
 A fleet that is bound by prompts has long waits, and the request goes where they are short and much of it is cached; one that is
 bound by answers has none to speak of, and the request goes where the batch is small. Which of the two a fleet is needs no
@@ -55,8 +55,8 @@ ANSWER = 0.02
 # power of what is in use; squares do about as much, while in proportion half empty caches would get fewer copies, too.
 FULL = 4
 
-# Who waits in an engine waits for memory: until one of those who run has ended, as a rule. Of that so much counts, and only for
-# prompts that nobody has cached, since those that somebody has are better off in his queue.
+# Who waits where the cache is full waits for memory, until one of those who run has ended; elsewhere, for the next step.
+# Of that so much counts, and only for prompts that nobody has cached: one that somebody has is better off in his queue.
 QUEUE = 0.1
 
 # What part of their time endpoints compute prompts is at most taken to be this: what follows is ten times as dear then.
@@ -100,9 +100,9 @@ class ExpectedDelay(Plugin, frozen=True):
     in the KV cache if that is more), k the part of that which is in use, R the endpoint's learnt rate, A the time of an answer
     there, T the learnt one of an answer alone, b the part of their time that endpoints compute prompts: U = u · (1 + (p - u /
     2) / 32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A · U · (B + U / 2) / (1 - b); answer = A =
-    T · (1 + 0.018 · n + 0.0000075 · c); queue = w / (n + 1) · A for w who wait in the engine, if more than half of the prompt
-    is cached nowhere, else 0. Of tokens cached elsewhere, with which h others in flight begin, 1 - (1 - k⁴) · h / (1 + h)
-    counts in stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose answers
+    T · (1 + 0.018 · n + 0.0000075 · c); queue = k⁴ · w / (n + 1) · A for w who wait in the engine, if more than half of the
+    prompt is cached nowhere, else 0. Of tokens cached elsewhere, with which h others in flight begin, 1 - (1 - k⁴) · h / (1 +
+    h) counts in stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose answers
     begin late though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be calibrated.
     """
 
@@ -310,11 +310,12 @@ class Costs:
         for at in self.touched:
             n = fleet.in_flight[at] + self._foreign[at]
             answer = self.alone[at] * crowding(n, self.held_tokens(fleet, at))
-            if queue := fleet.reported_waiting[at]:
-                self.queues[at] = QUEUE / ANSWER * answer * queue / (n + 1.0)
             usage, token = self._usage[at], self.token[at]
+            full = usage**FULL
+            if queue := fleet.reported_waiting[at]:
+                self.queues[at] = QUEUE / ANSWER * answer * full * queue / (n + 1.0)
             stall = STALL * (n + 1.0) + usage
-            spared = (1.0 - usage**FULL) * stall * token
+            spared = (1.0 - full) * stall * token
             self.rows[at] = fleet.busy_until_ns[at], token, stall, spared, n * ANSWER / answer, answer
         self.touched.clear()
 
