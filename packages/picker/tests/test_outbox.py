@@ -11,8 +11,11 @@ from shunter.picker.transport.streams import Stream
 MEBIBYTE = 1 << 20
 
 
+def ignore(_stream):
+    pass
+
+
 def outbox(sendable=1 << 30):
-    ignore = lambda stream: None  # noqa: E731
     made = Outbox(Patience(), MEBIBYTE, on_end=ignore, on_room=ignore, on_excess=ignore)
     made.widen(sendable)
     return made
