@@ -159,20 +159,23 @@ async def test_it_records_its_decisions_until_it_has_ended(start, publish, ask_p
     assert (found.request_id, found.chosen) == ("r-1", "127.0.0.1:7001")
 
 
+def in_turns(ask):
+    """What is told, from now back to the first."""
+    before_s, more = None, True
+    while more:
+        yield (told := ask(before_s))
+        before_s = told.before_s
+        more = before_s is not None
+
+
 async def test_it_recalls_its_decisions_some_at_a_time(start, publish, ask_pick, monkeypatch):
     monkeypatch.setattr("shunter.picker.shell.worker.RECALL_CANDIDATES", 1)
     publish(7001)
     worker, address = await start()
     for _ in range(3):
         await ask_pick(address)
-    tickets, before_s = [], None
-    while True:
-        told = worker.recall(5, before_s)
-        tickets += [each.ticket & 0xFFFF for each in read(told.lines)]
-        assert len(told.lines) <= 1
-        if (before_s := told.before_s) is None:
-            break
-    assert tickets == [3, 2, 1]
+    turns = [read(told.lines) for told in in_turns(lambda before_s: worker.recall(5, before_s))]
+    assert [[each.ticket & 0xFFFF for each in told] for told in turns] == [[3], [2], [1]]
     assert len(worker.recall(0).lines) == 0
 
 
@@ -183,14 +186,8 @@ async def test_it_explains_its_decisions_some_at_a_time(start, publish, ask_pick
     worker, address = await start()
     for _ in range(3):
         await ask_pick(address)
-    tickets, before_s = [], None
-    while True:
-        told = worker.explain(5, asked, before_s)
-        tickets += [each["ticket"] & 0xFFFF for each in told.entries]
-        assert len(told.entries) <= 1
-        if (before_s := told.before_s) is None:
-            break
-    assert tickets == found
+    turns = [told.entries for told in in_turns(lambda before_s: worker.explain(5, asked, before_s))]
+    assert [[each["ticket"] & 0xFFFF for each in told] for told in turns if told] == [[each] for each in found]
 
 
 async def test_what_it_does_is_counted_in_its_seat(start, publish, ask_pick, tmp_path, eventually):

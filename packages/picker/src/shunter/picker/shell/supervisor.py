@@ -239,11 +239,14 @@ class Supervisor:
         """Return about as many of the last decisions of all workers, as lines."""
         children = self._children()
         each = math.ceil(last / max(1, len(children)))
-        return [line for lines in await asyncio.gather(*[_recall(child, each) for child in children]) for line in lines]
+        return [
+            line for lines in await asyncio.gather(*[_ask_for(each, child, Recall) for child in children]) for line in lines
+        ]
 
     async def decisions(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
         """Return the last decisions of all workers, or those of one request, newest first."""
-        answers = await asyncio.gather(*[_explain(child, last, request_id) for child in self._children()])
+        asked = (_ask_for(last, child, lambda most, at_s: Decisions(most, request_id, at_s)) for child in self._children())
+        answers = await asyncio.gather(*asked)
         entries = [entry for each in answers for entry in each]
         return sorted(entries, key=lambda entry: -entry["at_s"])[:last]
 
@@ -390,34 +393,19 @@ class Supervisor:
                 self.reload()
 
 
-async def _recall(child: Child, most: int) -> list[bytes]:
+async def _ask_for(most: int, child: Child, ask: Callable[[int, float | None], Recall | Decisions]) -> list[Any]:
     """Ask a worker for its last decisions, some at a time: it has requests to answer in between."""
-    lines: list[bytes] = []
+    found: list[Any] = []
     before_s = None
-    while len(lines) < most:
-        answer = await child.ask(Recall(most - len(lines), before_s), ANSWER_S)
-        if not isinstance(answer, Recalled):
-            break
-        lines += answer.lines
-        before_s = answer.before_s
+    while len(found) < most:
+        match await child.ask(ask(most - len(found), before_s), ANSWER_S):
+            case Recalled(told, before_s) | Decided(told, before_s):
+                found += told
+            case _:
+                break
         if before_s is None:
             break
-    return lines
-
-
-async def _explain(child: Child, last: int, request_id: str | None) -> list[dict[str, Any]]:
-    """Ask a worker why it decided as it did, some at a time as well."""
-    entries: list[dict[str, Any]] = []
-    before_s = None
-    while len(entries) < last:
-        answer = await child.ask(Decisions(last - len(entries), request_id, before_s), ANSWER_S)
-        if not isinstance(answer, Decided):
-            break
-        entries += answer.entries
-        before_s = answer.before_s
-        if before_s is None:
-            break
-    return entries
+    return found
 
 
 def _hold_trial(lines: Sequence[bytes], in_force: str, wanted: str, most: float | None) -> Trial:
