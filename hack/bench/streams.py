@@ -130,7 +130,8 @@ def exchange(body: bytes, *, chunks: int | None = None, paced: bool = False, lea
     )
     pieces = (ANSWER,) if chunks is None else (*[CHUNK] * chunks, LAST_CHUNK)
     answered = [begun, *(_body(RESPONSE_BODY, each) for each in pieces), _body(RESPONSE_BODY, b"", end=True)]
-    answered = [message + _echo() for message in answered]
+    dice = random.Random(len(body))
+    answered = [message + _echo(dice) for message in answered]
     steps = [Step(asked, REQUEST_BODY_REPLY, final=True)]
     if paced:
         steps += [Step(tuple(answered[:2]), RESPONSE_BODY_REPLY, final=False)]
@@ -148,13 +149,14 @@ def _headers(kind: int, fields: dict[str, str], *modes: int) -> bytes:
     return message
 
 
-def _echo() -> bytes:
-    """The metadata of a pick, which come back with each message of the response.
+def _echo(dice: random.Random) -> bytes:
+    """The metadata of a pick, which come back with each message of the response, each time in an order of their own.
 
     Envoy adds who served. A recording does not know who will be picked, and anybody else would be taken for a fallback.
     """
     told = {b"x-gateway-destination-endpoint": b"10.0.0.1:8000,10.0.0.2:8000,10.0.0.3:8000", b"id": TICKET}
     fields = [nested(0x0A, nested(0x0A, name) + nested(0x12, nested(0x1A, text))) for name, text in told.items()]
+    dice.shuffle(fields)
     return nested(METADATA_CONTEXT, nested(0x0A, nested(0x0A, b"envoy.lb") + nested(0x12, b"".join(fields))))
 
 

@@ -12,7 +12,7 @@ from shunter.picker.errors import ProtocolError
 from shunter.picker.testing import StubJudge
 from shunter.picker.transport.grpc import StatusError
 from shunter.picker.transport.services import Process
-from shunter.picker.transport.wire import decode, encode, read, read_piece, write_piece
+from shunter.picker.transport.wire import decode, encode, opening, read, read_piece, write_piece
 
 EVENT = b'data: {"model":"engine-v2","choices":[]}\n\n'
 USAGE = b'data: {"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
@@ -99,27 +99,48 @@ def follow(texts, rewritten):
     assert (judges[0].released, judges[0].told) == (judges[1].released, judges[1].told)
 
 
-@given(
-    st.one_of(
-        pieces, st.builds(bytes, st.sampled_from([121, 122, 123, 124, 125, 126, 127, 128, 16_374, 16_380, 16_384, 70_000]))
-    ),
-    st.sampled_from(["", "10.0.0.1:8000"]),
-)
-def test_a_piece_is_what_decode_and_encode_say(piece, served):
-    text = message(body=piece, served=served).SerializeToString()
+sizes = st.sampled_from([0, 1, 119, 120, 121, 122, 123, 124, 125, 126, 127, 128, 16_374, 16_380, 16_384, 70_000])
+
+
+@given(st.one_of(pieces, st.builds(bytes, sizes)), st.booleans(), st.sampled_from(["", "10.0.0.1:8000"]))
+def test_a_piece_is_what_decode_and_encode_say(piece, last, served):
+    text = message(body=piece, end_of_stream=last, served=served).SerializeToString()
     event, rest = read(text)
-    assert event == decode(text)
-    assert read_piece(text, rest) == (piece or None)  # an empty one has no field for its data
-    assert decode(text) == ResponseBody(piece, metadata=decode(text).metadata)
-    if piece:
-        assert write_piece(piece) == encode(BodyReply(Side.RESPONSE, streamed=piece))
-    assert read_piece(text + b"\x10\x01", rest) is None
-    assert read_piece(message(body=piece, end_of_stream=True).SerializeToString(), b"") is None
-    assert read_piece(b"\x22" + text[1:], rest) is None
+    assert event == decode(text) == ResponseBody(piece, last, event.metadata)
+    begins = opening(rest)
+    assert read_piece(text, begins, len(rest)) == (piece, last)
+    assert write_piece(piece) == encode(BodyReply(Side.RESPONSE, streamed=piece))
+    for other in (b"\x22" + text[1:], text + b"\x10\x01", text + b"\x42\x00", text[:-1], text[: len(rest)], b""):
+        assert read_piece(other, begins, len(rest)) is None
+
+
+@given(st.one_of(st.builds(bytes, sizes), st.binary(max_size=40)), st.booleans(), st.integers(0, 30))
+def test_whatever_is_read_as_a_piece_is_one(data, last, rest_bytes):
+    """Also of bytes that no library would write: the same data twice, an end that is no end."""
+    body = message(body=data, end_of_stream=last).SerializeToString()
+    for text in (body, body + b"\x42\x00", body + body, body + b"\x2a\x02\x10\x01", data):
+        piece = read_piece(text, b"", min(rest_bytes, len(text)))
+        if piece is not None:
+            assert decode(text[: len(text) - min(rest_bytes, len(text))]) == ResponseBody(*piece)
+
+
+def test_metadata_may_come_again_in_any_order():
+    """As Envoy writes a map: what it says was known with the response's headers."""
+    first, second = (b"\x0a\x09\x0a\x01%c\x12\x04\x1a\x02up" % name for name in b"ab")
+    one, other = (b"\x42\x1e\x0a\x1c\x0a\x02lb\x12\x16" + fields for fields in (first + second, second + first))
+    text = message(body=EVENT).SerializeToString()
+    assert decode(text + one) == decode(text + other)
+    rest = read(text + one)[1]
+    assert read_piece(text + other, opening(rest), len(rest)) == (EVENT, False)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x42\x00", b"\x42\x00\x5a\x00", b"\x5a\x00"])
+def test_only_of_metadata_alone_it_matters_no_more_what_they_say(rest):
+    assert opening(rest) == (rest if rest[:2] != b"\x42\x00" or len(rest) > 2 else b"\x42\x00")
 
 
 def test_what_is_behind_an_event_is_no_rest_if_it_says_more():
     text = message(body=b"one").SerializeToString()
     assert read(text + b"\x42\x00")[1] == b"\x42\x00"
     assert read(text + text)[1] == b""
-    assert read_piece(text + text, b"") is None
+    assert read_piece(text + text, b"", 0) is None

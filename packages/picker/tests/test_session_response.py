@@ -1,5 +1,6 @@
 """The response side of a session: what the client gets, and what the judge learns."""
 
+import msgspec
 import pytest
 
 from shunter.picker.core.events import (
@@ -93,6 +94,17 @@ def test_the_outcome_tells_what_was_seen(mode, headers, streamed):
     assert judge.outcome.duration_s == pytest.approx(0.25)
     assert (judge.outcome.prompt_tokens, judge.outcome.completion_tokens) == (5, 7)
     assert judge.outcome.sent_bytes == len(USAGE)
+
+
+@pytest.mark.parametrize("begins", [ResponseHeaders([(":status", "200")]), ResponseBody(b"{")])
+@pytest.mark.parametrize("served", ["10.0.0.2:8000", None])
+def test_what_a_response_begins_with_tells_who_served(begins, served):
+    judge = StubJudge()
+    envoy = after_request(judge)
+    first, later = ({"envoy.lb": {"x-gateway-destination-endpoint-served": each}} for each in (served, "10.0.0.3:8000"))
+    envoy.send(msgspec.structs.replace(begins, metadata=first if served else {}))
+    envoy.send(ResponseBody(b"}", end_of_stream=True, metadata=later))
+    assert judge.outcome.served == served
 
 
 def test_an_empty_piece_is_not_a_token():

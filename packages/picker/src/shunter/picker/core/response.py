@@ -27,7 +27,7 @@ class Response:
     """One response on its way; the order of its events is the session's business."""
 
     __slots__ = (
-        *("_duplex", "_first_byte_s", "_mode", "_pick", "_reader", "_restorer", "_sent_bytes"),
+        *("_begun", "_duplex", "_first_byte_s", "_mode", "_pick", "_reader", "_restorer", "_sent_bytes"),
         *("_status", "_streamed", "served", "started_s", "unchanged"),
     )
 
@@ -40,10 +40,11 @@ class Response:
         """When the exchange began."""
         self._reader: UsageReader | None = None if mode is _NONE else UsageReader()
         self._restorer: Restorer | None = None
+        self._begun = False
         self._pick: Pick | None = None
         self._status: int | None = None
         self.served: str | None = None
-        """Who answered, as far as it is known by now."""
+        """Who answered; what a response begins with tells it (GIE's protocol 1.0), or nothing does."""
         self._streamed = False
         self._first_byte_s: float | None = None
         self._sent_bytes = 0
@@ -54,7 +55,8 @@ class Response:
 
     def feed(self, event: ResponseHeaders | ResponseBody | ResponseTrailers, now_s: float) -> list[Reply]:
         """Return the answers to the next event."""
-        if event.metadata and self.served is None:
+        if not self._begun:
+            self._begun = True
             self.served = read_served(event.metadata)
         if isinstance(event, ResponseBody):
             data, last = event.data, event.end_of_stream

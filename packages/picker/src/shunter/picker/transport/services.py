@@ -10,14 +10,14 @@ from shunter.picker.errors import ProtocolError
 from shunter.picker.transport.grpc import Exchange, Message, StatusCode, StatusError
 from shunter.picker.transport.health import Health, UnknownServiceError
 from shunter.picker.transport.parking import Parking
-from shunter.picker.transport.wire import encode_pieces, read, read_piece, write_piece
+from shunter.picker.transport.wire import encode_pieces, opening, read, read_piece, write_piece
 
 __all__ = ["Process", "Unary", "Watch"]
 
 _FAILED = "the picker failed; its log says why"
 
-# What pieces of a response's body may follow, with nothing new behind them.
-_BEGIN_OF_PIECES = frozenset({ResponseHeaders, ResponseBody})
+# What tells who serves, if anything does: behind the pieces of the body that follow there is nothing new.
+_TELLING = frozenset({ResponseHeaders, ResponseBody})
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,10 @@ class Process:
     Without ``parking`` there must be no judge who lets requests wait. ``flush`` makes the connection write.
     """
 
-    __slots__ = ("_exchange", "_flush", "_on_close", "_parking", "_peer", "_rest", "ended", "leaving", "session")
+    __slots__ = (
+        *("_exchange", "_flush", "_on_close", "_opening", "_parking", "_peer", "_rest_bytes"),
+        *("ended", "leaving", "session"),
+    )
 
     def __init__(
         self,
@@ -43,7 +46,8 @@ class Process:
         self.ended = False
         self.leaving = False  # the picker drains: end as soon as nobody loses anything by it
         self._exchange = exchange
-        self._rest: bytes | None = None  # what stands behind the event in messages of the response, once one has come
+        self._opening: bytes | None = None  # of what stands behind the event in messages of the response, once one has come
+        self._rest_bytes = 0  # of that
         self._peer = peer
         self._on_close = on_close
         self._flush = flush
@@ -53,19 +57,22 @@ class Process:
         """Let the session answer."""
         session = self.session
         try:
-            if self._rest is not None:
-                piece = read_piece(message, self._rest)
-                if piece is not None and not self.leaving and session.passes(piece, now_s):
-                    return (write_piece(piece),)
-            event, rest = read(message)
+            piece = None if self._opening is None else read_piece(message, self._opening, self._rest_bytes)
+            if piece is None:
+                event, rest = read(message)
+                if type(event) in _TELLING and not event.end_of_stream:
+                    self._opening, self._rest_bytes = opening(rest), len(rest)
+            else:
+                data, last = piece
+                if data and not last and not self.leaving and session.passes(data, now_s):
+                    return (write_piece(data),)
+                event = ResponseBody(data, last)
             replies = session.feed(event, now_s)
             if self.leaving and session.idle:
                 replies = [*replies, *session.drain(now_s)]
             self.ended = session.ended
             if session.ticket is not None and self._parking is not None:
                 self._parking.follow(session, self.resume)
-            if type(event) in _BEGIN_OF_PIECES and not event.end_of_stream:
-                self._rest = rest
             return list(map(encode_pieces, replies)) if replies else ()
         except ProtocolError as error:
             log.warning("protocol error of %s: %s", self._peer, error)

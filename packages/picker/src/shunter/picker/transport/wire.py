@@ -9,7 +9,8 @@ Rules
 2. Where a valid message says something twice, the meaning is protobuf's: a repeated embedded message is merged, a scalar
    overwritten, of a oneof the last one set holds. (Concatenated encodings are the encoding of the merged message.)
 3. Stricter than protobuf: no groups (proto3 has none), no unknown body mode, no structure deeper than MAX_DEPTH.
-   More lenient: header names and values are taken byte for byte, not checked to be UTF-8.
+   More lenient: header names and values are taken byte for byte, not checked to be UTF-8. Of metadata that come again
+   with a piece of a response (``read_piece``) only the length is read.
 
 Field numbers are those of ``envoy/service/ext_proc/v3/external_processor.proto``, written as tags (number << 3 | wire type).
 """
@@ -43,11 +44,11 @@ from shunter.picker.transport.metadata import decode_metadata, encode_metadata, 
 from shunter.picker.transport.protobuf import decode_varint, encode_utf8, encode_varint, field, head, merge, walk
 from shunter.picker.transport.shapes import Learnt, Shapes, UnlikeError, enter
 
-__all__ = ["decode", "encode", "encode_pieces", "read", "read_piece", "write_piece"]
+__all__ = ["decode", "encode", "encode_pieces", "opening", "read", "read_piece", "write_piece"]
 
 
-# What stands behind an event is the same for a stream: up to this size it is decoded once for many messages.
-REMEMBERED_REST_BYTES = 1024
+# Most often what stands behind an event is nothing, or an announcement: up to this size it is decoded once for many messages.
+REMEMBERED_REST_BYTES = 32
 
 # So is a message that says no more than that a body ends.
 REMEMBERED_EVENT_BYTES = 32
@@ -77,7 +78,7 @@ def _read_event(message: bytes) -> tuple[Event, bytes]:
             length, at = decode_varint(message, 1)
         end = at + length
         rest = message[end:]
-        told = _remember_rest(rest) if len(rest) <= REMEMBERED_REST_BYTES else None
+        told = _remember_rest(rest) if len(rest) <= REMEMBERED_REST_BYTES else _read_rest(rest)
         if told is None or end > size:
             return _decode(message), b""
         metadata, protocol = told
@@ -314,30 +315,55 @@ def _lead(tag: int, size: int, end: bool, mutation: bytes = b"") -> bytes:
 _remember_lead = lru_cache(maxsize=2048)(_lead)
 
 
-# -- pieces in the midst of a response's body: of most messages of a stream of events nothing else is to be said ---------------
+# -- pieces of a response's body, as most messages of a stream of events are: all that metadata tell came with its first message
 
 
-def read_piece(message: bytes, rest: bytes) -> bytes | None:
-    """Return the data of a ResponseBody that is not the last and has this ``rest`` behind it; None if it is anything else."""
-    if not message.startswith(b"\x2a"):  # response_body = 5
-        return None
-    size = len(message) - len(rest)
-    lead = _lead_of_piece(size)
-    return message[len(lead) : size] if message.startswith(lead) and message.endswith(rest) else None
+def opening(rest: bytes) -> bytes:
+    """Return how what stands behind an event begins if it is metadata and no more; else all of it.
+
+    Envoy repeats the metadata of a stream with each message, but what they are a map of in any order.
+    """
+    if rest.startswith(b"\x42"):  # metadata_context = 8
+        length, at = decode_varint(rest, 1)
+        if at + length == len(rest):
+            return rest[:at]
+    return rest
+
+
+Lead = bytes | tuple[()]
+
+
+def read_piece(message: bytes, opening: bytes, rest_bytes: int) -> tuple[bytes, bool] | None:
+    """Return the data of a ResponseBody and whether it is the last; None if it is anything else.
+
+    Behind it there must be ``rest_bytes`` that begin with ``opening``; what they say nobody wants to know.
+    """
+    size = len(message) - rest_bytes
+    if message.startswith(opening, size):
+        lead, lead_of_last = _leads_of_piece(size)
+        if message.startswith(lead):
+            return message[len(lead) : size], False
+        if message.startswith(lead_of_last) and message.startswith(_END, size - len(_END)):
+            return message[len(lead_of_last) : size - len(_END)], True
+    return None
 
 
 @lru_cache(maxsize=2048)
-def _lead_of_piece(size: int) -> bytes:
-    """Write how a message of ``size`` bytes begins that says {response_body = 5 {body = 1}} and no more."""
-    for data in range(size - 4, max(size - 20, 0), -1):
-        lead = head(0x0A, data)
-        lead = head(0x2A, len(lead) + data) + lead
-        if len(lead) + data == size:
+def _leads_of_piece(size: int) -> tuple[Lead, Lead]:
+    """Write how a message of ``size`` bytes begins that says {response_body = 5 {body = 1}}, and with end_of_stream = 2."""
+    return _lead_of_piece(size, 0), _lead_of_piece(size, len(_END))
+
+
+def _lead_of_piece(size: int, behind_bytes: int) -> Lead:
+    for data in range(size - 2 - behind_bytes, max(size - 22, -1), -1):
+        lead = head(0x0A, data) if data else b""
+        lead = head(0x2A, len(lead) + data + behind_bytes) + lead
+        if len(lead) + data + behind_bytes == size:
             return lead
     return _NO_LEAD
 
 
-_NO_LEAD = b"\0"  # no message begins like this: no field has number 0
+_NO_LEAD = ()  # of alternatives: no message begins like any of none
 
 
 def write_piece(data: bytes) -> bytes:
