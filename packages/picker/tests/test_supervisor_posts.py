@@ -1,6 +1,7 @@
 """What a supervisor makes of its posts when children die, drain or do not serve just then; children are doubles."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -120,3 +121,23 @@ async def test_what_a_shadow_decided_goes_on_when_a_worker_ends_and_begins_anew_
         return supervisor.shadow().decided == 300
 
     await eventually(anew)  # the last one is buried
+
+
+async def test_what_a_shadow_decided_never_falls_while_a_reload_is_tried_and_when_it_fails(supervisor, eventually):
+    supervisor.unable = {"worker-1"}
+    told = []
+    relieve = module.Post.relieve
+
+    async def watched(post, drain_s):
+        done = await relieve(post, drain_s)
+        await asyncio.sleep(0)  # who was relieved is buried
+        told.append(supervisor.shadow().decided)
+        return done
+
+    for post in supervisor._posts:
+        post.relieve = partial(watched, post)
+    assert supervisor.shadow().decided == 300
+    assert await supervisor._reload() == "failed"
+    # One of the old ones ends and counts on; its successor decided beside another configuration, which nobody compares.
+    assert told == [300, 300, 400]
+    assert supervisor.shadow().decided == 400

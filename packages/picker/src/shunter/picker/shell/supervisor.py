@@ -89,13 +89,14 @@ class Supervisor:
         self._wanted = asyncio.Event()  # a reload is
         self._trial: Trial | None = None
         self._hired: dict[int, tuple[str, str]] = {}  # with which configuration and levels, by life
-        self._shadowed = Account()  # what workers had said of the second policy who have ended since
+        self._compared: str = ""  # with which configuration the second policy is: the one in force, also while another is tried
+        self._shadowed: dict[str, Account] = {}  # what workers of a configuration had said of it who have ended since
         self._draining = False
 
     async def start(self) -> None:
         """Start everything; raise ConfigError if that cannot be. ``drain`` ends it in either case."""
         settings = self._settings
-        self._configuration = self._validated(self._read())
+        self._configuration = self._compared = self._validated(self._read())
         self._levels = _validated_levels(self._read_levels())
         await self._seating.open()
         self._make_posts()
@@ -231,9 +232,12 @@ class Supervisor:
         if self._settings.worker.shadow is None:
             return None
         living = [
-            child.status.shadow for post in self._posts for child in post.children if child.status and child.status.shadow
+            child.status.shadow
+            for post in self._posts
+            for child in post.children
+            if child.status and child.status.shadow and self._hired[child.seat.life][0] == self._compared
         ]
-        return add_up([self._shadowed, *living])
+        return add_up([self._shadowed.get(self._compared, Account()), *living])
 
     async def precedents(self, last: int) -> list[bytes]:
         """Return about as many of the last decisions of all workers, as lines."""
@@ -306,8 +310,9 @@ class Supervisor:
     def _bury(self, child: Child) -> None:
         self._seating.clear(child.seat)
         hired = self._hired.pop(child.seat.life, None)
-        if hired and hired[0] == self._configuration and child.status and child.status.shadow:
-            self._shadowed = add_up([self._shadowed, child.status.shadow])
+        if hired and hired[0] in (self._compared, self._configuration) and child.status and child.status.shadow:
+            before = self._shadowed.get(hired[0], Account())
+            self._shadowed[hired[0]] = add_up([before, child.status.shadow])
 
     async def _see_them_serve(self) -> None:
         """Wait for the first workers; raise ConfigError if one says that it cannot serve as it is configured."""
@@ -351,8 +356,8 @@ class Supervisor:
                     if child is None or child.end.done() or self._hired.get(child.seat.life) != (before, levels_before):
                         await changed.relieve(self._settings.worker.drain_s)
                 return "failed"
-        if wanted != before:
-            self._shadowed = Account()  # it was compared with another one
+        self._compared = wanted
+        self._shadowed = {wanted: self._shadowed.get(wanted, Account())}  # begins anew where that is another one
         return "done"
 
     async def _try(self, wanted: str) -> bool:
