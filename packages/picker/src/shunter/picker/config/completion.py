@@ -32,7 +32,7 @@ FLOW_CONTROL = "flowControl"
 # Gates of llm-d and former GIE releases for what this picker always does; they may be named, on or off.
 GATES_WITHOUT_EFFECT = ("dataLayer", "enableLegacyMetrics", "haPopulateNonLeaderDatastore", "prepareDataPlugins")
 GATES = (FLOW_CONTROL, *GATES_WITHOUT_EFFECT)
-SWITCH = {"": True, "true": True, "false": False}
+SWITCH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}  # as Go reads them
 
 DEFAULT_PICKER = "max-score-picker"
 DEFAULT_PARSERS = ("openai-parser", "anthropic-parser", "vllmhttp-parser", "passthrough-parser")
@@ -83,7 +83,8 @@ class Completion:
         """Check all gates and look one up."""
         on = False
         for at, text in enumerate(self._given.feature_gates):
-            name, _, value = text.partition("=")
+            name, switched, value = text.partition("=")
+            value = value.strip().lower() if switched else "true"
             place = f"$.featureGates[{at}]"
             if name not in GATES:
                 raise ConfigError(f"{place}: no feature gate is named {name!r}{did_you_mean(name, GATES)}")

@@ -1,10 +1,10 @@
 """The configuration file: its sections, and the JSON Schema that an editor can check it with."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
-from shunter.picker.config.reading import explained, read_yaml
+from shunter.picker.config.reading import drop_nulls, explained, read_yaml
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE
 
@@ -131,6 +131,7 @@ def parse(text: str | bytes) -> EndpointPickerConfig:
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
         raise ConfigError(f"$: the document is {kind}; an EndpointPickerConfig is an object with apiVersion and kind")
+    drop_nulls(cast("object", data))
     try:
         return msgspec.convert(data, EndpointPickerConfig)
     except msgspec.ValidationError as error:

@@ -3,8 +3,6 @@
 Everything here was valid in some release of GIE or llm-d, and a file that has it keeps its meaning.
 """
 
-from collections.abc import Mapping
-from math import log
 from typing import Any
 
 import msgspec
@@ -18,6 +16,7 @@ from shunter.picker.config.document import (
     PluginSpec,
     RequestHandlerSpec,
 )
+from shunter.picker.config.parameters import respell
 from shunter.picker.config.separation import (
     PRECISE_PRODUCER,
     PRODUCER,
@@ -39,17 +38,8 @@ RENAMED = {
     "single-profile": "single-profile-handler",
     "tokenizer": "token-producer",
 }
-# Parameters that were dropped since, by type, and why they are not missed.
-DROPPED = {
-    "active-request-scorer": {"requestTimeout": "a request counts until it ends"},
-    "pd-profile-handler": {"hashBlockSize": "prompts are cut once, as the producer of prefix matches says"},
-}
 
 DETECTOR = "utilization-detector"
-
-# A program's service was forgotten by the pick, by this part of it, where today a minute is the default.
-FAIRNESS, DECAY, HALF_LIFE = "program-aware-fairness", "lasDecayFactor", "lasHalfLifeSeconds"
-USUAL_DECAY, USUAL_HALF_LIFE_S = 0.99997, 60.0
 
 
 class Modern(msgspec.Struct):
@@ -84,14 +74,12 @@ def _modernise_plugins(modern: Modern) -> None:
     others: list[PluginSpec] = []
     for at, given in enumerate(modern.config.plugins):
         spec, place = given, f"$.plugins[{at}]"
-        for dropped, reason in DROPPED.get(spec.type, {}).items():
-            if dropped in (spec.parameters or {}):
-                modern.notes.append(f"{place}.parameters.{dropped}: ignored; {reason}; remove it")
-                left = {key: value for key, value in (spec.parameters or {}).items() if key != dropped}
-                specs[at] = msgspec.structs.replace(spec, parameters=left)
         if spec.type in RENAMED:
             modern.notes.append(f"{place}.type: {spec.type!r} is deprecated; it is called {RENAMED[spec.type]}")
             spec = specs[at] = msgspec.structs.replace(spec, type=RENAMED[spec.type], name=spec.name or spec.type)
+        spec, notes = respell(spec)
+        specs[at] = spec
+        modern.notes += [f"{place}.parameters.{note}" for note in notes]
         if separation := separate(spec, precise):
             modern.notes.append(f"{place}.parameters: {separation.note}")
             specs[at] = separation.plugin
@@ -101,9 +89,6 @@ def _modernise_plugins(modern: Modern) -> None:
         elif spec.type == PRODUCER and in_characters(spec.parameters or {}):
             modern.notes.append(f"{place}.parameters.blockSize: deprecated; write blockSizeTokens")
             specs[at] = msgspec.structs.replace(spec, parameters=say_in_tokens(spec.parameters or {}))
-        elif spec.type == FAIRNESS and (half_life := _half_life(spec.parameters or {})):
-            modern.notes.append(f"{place}.parameters.{DECAY}: deprecated; it is {HALF_LIFE} {half_life[HALF_LIFE]:g}")
-            specs[at] = msgspec.structs.replace(spec, parameters=half_life)
     for at, spec in enumerate(specs):
         if reader := read_producer(spec, specs):
             modern.notes.append(f"$.plugins[{at}].parameters: deprecated; it names the producer (prefixMatchInfoProducerName)")
@@ -115,16 +100,6 @@ def _modernise_plugins(modern: Modern) -> None:
                 modern.places[decision.other.name] = f"$.plugins[{at}].parameters"
                 others.append(decision.other)
     _change(modern, api_version=GROUP, plugins=(*specs, *others))
-
-
-def _half_life(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return them with a half-life for the decay factor; one that is given outweighs it, as ever. Nothing: nothing to do."""
-    factor = parameters.get(DECAY)
-    if not isinstance(factor, int | float) or not 0 < factor <= 1:
-        return {}
-    half_life_s = USUAL_HALF_LIFE_S * log(USUAL_DECAY) / log(factor) if factor < 1 else 0.0
-    rest = {key: value for key, value in parameters.items() if key != DECAY}
-    return rest | {HALF_LIFE: rest.get(HALF_LIFE) or half_life_s}
 
 
 def _move_sections(modern: Modern) -> None:

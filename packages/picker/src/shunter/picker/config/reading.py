@@ -15,7 +15,7 @@ from msgspec import inspect
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import upstream
 
-__all__ = ["did_you_mean", "explained", "read_scalar", "read_yaml"]
+__all__ = ["did_you_mean", "drop_nulls", "explained", "read_scalar", "read_yaml"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,24 @@ def read_yaml(text: str | bytes) -> Any:
         raise ConfigError(f"not a YAML document: {words}") from error
     except Exception as error:  # PyYAML also lets through what int(), datetime and look-ups raise at odd values
         raise ConfigError(f"not a YAML document: {error}") from error
+
+
+def drop_nulls(data: Any) -> None:
+    """Forget every key that has no value: to the reference, which is written in Go, it is as if the key were not there."""
+    seen: set[int] = set()  # a document may refer to parts of itself
+    waiting = [data]
+    while waiting:
+        each: Any = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, dict):
+            found = cast("dict[Any, Any]", each)
+            for key in [key for key, value in found.items() if value is None]:
+                del found[key]
+            waiting += found.values()
+        elif isinstance(each, list):
+            waiting += cast("list[Any]", each)
 
 
 class StrictLoader(yaml.SafeLoader):
