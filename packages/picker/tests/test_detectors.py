@@ -4,10 +4,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shunter.picker import config
 from shunter.picker.core.fleet import Roster
 from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.request import Request
 from shunter.picker.core.saturation import ROLE_LABEL, Gauge
+from shunter.picker.errors import ConfigError
 from shunter.picker.plugins.detectors import Concurrency, Utilization
 from shunter.snapshot import Health
 
@@ -113,7 +115,26 @@ def test_as_a_filter_concurrency_drops_who_is_full_even_if_all_are(make_fleet):
     fleet = make_fleet(ROOM, ROOM, ledger=booked(10, 9))
     assert list(Concurrency(max_concurrency=10).keep(REQUEST, fleet)) == [1]
     assert list(Concurrency(max_concurrency=10, headroom=0.1).keep(REQUEST, fleet)) == [0, 1]
+    assert list(Concurrency(max_concurrency=9, headroom=0.1).keep(REQUEST, fleet)) == [], "9.9 are 9"
     assert list(Concurrency(max_concurrency=5).keep(REQUEST, fleet)) == []
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("requests", [0, 1]), ("tokens", [1]), ("hybrid", [1])])
+def test_as_a_filter_concurrency_goes_by_what_its_mode_counts(make_fleet, mode, kept):
+    detector = Concurrency(max_concurrency=3, max_token_concurrency=20, concurrency_mode=mode)
+    assert list(detector.keep(REQUEST, make_fleet(ROOM, ROOM, ledger=booked(2, 1)))) == kept
+
+
+@pytest.mark.parametrize("detector", ["concurrency-detector", "utilization-detector"])
+def test_a_detector_may_name_whoever_counts_what_is_in_flight(detector):
+    text = (
+        "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- {type: inflight-load-producer, name: load}\n"
+        f"- {{type: {detector}, parameters: {{inFlightLoadProducerName: %s}}}}\n"
+        f"flowControl: {{saturationDetector: {{pluginRef: {detector}}}}}\n"
+    )
+    assert config.load(text % "load").policy.detector.name == detector
+    with pytest.raises(ConfigError, match="no plugin is named 'nobody'"):
+        config.load(text % "nobody")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

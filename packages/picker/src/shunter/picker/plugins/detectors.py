@@ -1,5 +1,6 @@
 """Saturation detectors: how full each endpoint is, from which follows when a pool has no room."""
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -7,13 +8,14 @@ from msgspec import Meta
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.request import Request
-from shunter.picker.plugins.catalogue import Kind, Plugin, register
+from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, register
 from shunter.picker.plugins.durations import duration_ns
 
 __all__ = ["SPARSEST_SAMPLES_NS", "Concurrency", "Utilization"]
 
 NonNegative = Annotated[float, Meta(ge=0)]
 Threshold = Annotated[float, Meta(gt=0)]  # whoever is at 0 of 0 would be full for ever
+Share = Annotated[float, Meta(gt=0, le=1)]
 Positive = Annotated[int, Meta(ge=1)]
 
 # Requests in flight that an endpoint of unknown load is taken to have room for; what the concurrency-detector assumes of all.
@@ -22,6 +24,10 @@ UNKNOWN_CONCURRENCY = 100
 # An idle endpoint is asked each second, give or take a tenth, and an answer takes its time. Who asks for fresher metrics would
 # have those with the least to do count as unknown most of the time, and everything go to the busy ones.
 SPARSEST_SAMPLES_NS = 1_200_000_000
+
+
+# The account of requests in flight is always there, whichever producer is named; so none is implied.
+IN_FLIGHT = Reference("inFlightLoadProducerName", Kind.PRODUCER)
 
 
 @register("utilization-detector", Kind.DETECTOR, Kind.FILTER)
@@ -42,10 +48,16 @@ class Utilization(Plugin, frozen=True):
     """
 
     queue_depth_threshold: Threshold = 5.0
-    kv_cache_util_threshold: Threshold = 0.8
+    kv_cache_util_threshold: Share = 0.8
     metrics_staleness_threshold: str = ""
     staleness_policy: Literal["ledger", "ignore", "saturated"] = "ledger"
     headroom: NonNegative = 0.0
+    in_flight_load_producer_name: str = ""  # of what was sent since
+
+    @classmethod
+    def all_references(cls) -> Sequence[Reference]:
+        """Return its references."""
+        return (IN_FLIGHT,)
 
     def __post_init__(self) -> None:
         """Refuse what is not a duration, or none at all."""
@@ -99,13 +111,20 @@ class Concurrency(Plugin, frozen=True):
     reference's only those that are not cached count, until the first chunk. The account is the picker's own (of all workers),
     exact to the moment: no metrics are needed, and nothing overshoots.
 
-    As a filter it drops who is over its limit times (1 + headroom); if that leaves nobody, nobody gets the request.
+    As a filter it drops who has reached its limit times (1 + headroom), rounded down; if that leaves nobody, nobody gets the
+    request. Whichever inflight-load-producer is named, the account is the same.
     """
 
     max_concurrency: Positive = 100
     max_token_concurrency: Positive = 1_000_000
     concurrency_mode: Literal["requests", "tokens", "hybrid"] = "requests"
     headroom: NonNegative = 0.0
+    in_flight_load_producer_name: str = ""
+
+    @classmethod
+    def all_references(cls) -> Sequence[Reference]:
+        """Return its references."""
+        return (IN_FLIGHT,)
 
     def levels(self, fleet: Fleet, now_ns: int, *, sent: bool) -> Sequence[float | None]:  # noqa: ARG002
         """Return how full each endpoint is; the account has everything that was sent."""
@@ -121,4 +140,11 @@ class Concurrency(Plugin, frozen=True):
 
     def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  load alone decides
         """Return the positions that have room."""
-        return [at for at, level in enumerate(self.levels(fleet, 0, sent=True)) if level is None or level < 1.0 + self.headroom]
+        most = 1.0 + self.headroom
+        requests, tokens = int(self.max_concurrency * most), int(self.max_token_concurrency * most)
+        if self.concurrency_mode == "requests":
+            tokens = sys.maxsize
+        elif self.concurrency_mode == "tokens":
+            requests = sys.maxsize
+        rows = enumerate(zip(fleet.in_flight, fleet.tokens_in_flight, strict=True))
+        return [at for at, (count, size) in rows if count < requests and size < tokens]
