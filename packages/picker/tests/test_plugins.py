@@ -94,9 +94,10 @@ def test_an_adapter_scores_by_where_it_is(make_fleet):
         {"running_adapters": ("b",), "max_adapters": 2},
         {"running_adapters": ("b",), "waiting_adapters": ("a",), "max_adapters": 2},
         {"running_adapters": ("b",), "waiting_adapters": ("c",), "max_adapters": 2},
+        {"running_adapters": ("b", "c"), "waiting_adapters": ("c", "b"), "max_adapters": 3},
         {},
     )
-    assert LoraAffinity().score(Request(headers={}, target_model="a"), fleet) == [1, 0.8, 0.6, 0, 0]
+    assert LoraAffinity().score(Request(headers={}, target_model="a"), fleet) == [1, 0.8, 0.6, 0, 0.8, 0]
 
 
 ROLES = ["decode", "prefill", "encode", "prefill-decode", "encode-prefill", "encode-prefill-decode", "both", None, "other"]

@@ -188,7 +188,10 @@ class PrefixCache(Plugin, frozen=True):
 
 @register("lora-affinity-scorer", Kind.SCORER, stability=Stability.BETA)
 class LoraAffinity(Plugin, frozen=True):
-    """Who has the adapter loaded is better: 1 if active, 0.8 with room for one more, 0.6 if it is being loaded, else 0."""
+    """Who has the adapter loaded is better: 1 if active, 0.8 with room for one more, 0.6 if it is being loaded, else 0.
+
+    There is room if fewer adapters are active or being loaded than fit in; one that is both counts once.
+    """
 
     def score(self, request: Request, fleet: Fleet) -> Sequence[float]:
         """Score all candidates."""
@@ -200,6 +203,6 @@ class LoraAffinity(Plugin, frozen=True):
 def _affinity(model: str | None, active: Sequence[str], waiting: Sequence[str], room: int) -> float:
     if model in active:
         return 1.0
-    if len(active) + len(waiting) < room:
+    if len(active) + len(waiting) < room or len({*active, *waiting}) < room:
         return 0.8
     return 0.6 if model in waiting else 0.0
