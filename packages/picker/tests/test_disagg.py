@@ -172,6 +172,13 @@ def test_what_the_prefix_decider_wants(make_view, least, floor, prompt, share, w
     assert PrefillUncached(non_cached_tokens=least, prompt_tokens=floor).wants(request, endpoint) is wanted
 
 
+def test_what_is_cached_in_a_slower_tier_need_not_be_computed_elsewhere(make_view):
+    endpoint = make_view({}).topology.endpoints[0]
+    match = Match(tokens=10_000, share={0: 0.8}, cached={0: 1.0})
+    request = Request(headers={}, prompt_tokens=10_000, prefix=match)
+    assert not PrefillUncached(non_cached_tokens=500).wants(request, endpoint)
+
+
 @given(least=st.integers(1, 2000), prompt=st.integers(0, 4000), share=st.floats(0, 1), hashed=st.integers(0, 4000))
 def test_more_in_the_cache_never_makes_it_want_more(least, prompt, share, hashed):
     def wants(share):

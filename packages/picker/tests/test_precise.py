@@ -105,6 +105,17 @@ def test_a_share_is_the_part_of_the_prompts_strides_from_its_beginning(bench):
     assert (shares, chosen) == ({1: 0.5, 2: 0.1}, 1)
 
 
+def test_blocks_in_a_slower_tier_are_worth_less_and_cached_all_the_same(bench):
+    bench.hold(1, NAMES[:5])
+    bench.hold(1, NAMES[5:], tier="cpu")
+    bench.hold(2, NAMES)
+    bench.ask()
+    bench.learn()
+    shares, _ = bench.ask()
+    assert shares == {1: pytest.approx(0.9), 2: 1.0}
+    assert bench.judge.decisions.latest(1)[0].prefix.cached == {1: 1.0}
+
+
 def test_until_its_tokens_are_known_the_guess_holds(bench):
     _, first = bench.ask()
     shares, again = bench.ask()

@@ -106,6 +106,16 @@ class Holders:
 
     def match(self, names: Sequence[int], now_ns: int) -> dict[int, float]:
         """Return slot → weighted number of strides held from the beginning; a slot that holds none is not listed."""
+        return self.weigh(*self.count(names, now_ns))
+
+    def weigh(self, held: dict[int, float], lost: Mapping[int, float]) -> dict[int, float]:
+        """Return what the strides that are held are worth; the same where every one is worth 1."""
+        if lost or self._best != 1.0:
+            return {slot: count * self._best - lost.get(slot, 0.0) for slot, count in held.items()}
+        return held
+
+    def count(self, names: Sequence[int], now_ns: int) -> tuple[dict[int, float], dict[int, float]]:
+        """Return slot → number of strides held from the beginning, in whatever tier, and what slower tiers cost each slot."""
         self._expire(now_ns)
         fast: list[Callable[[int, int], int]] = []  # tiers of the best weight: nearly always there are no others
         slow: list[tuple[float, dict[int, int]]] = []
@@ -136,9 +146,7 @@ class Holders:
                 self._charge(alive & ~best, name, slow, lost)
         if names:
             _assign(found, alive, len(names))
-        if lost or self._best != 1.0:
-            return {slot: count * self._best - lost.get(slot, 0.0) for slot, count in found.items()}
-        return found
+        return found, lost
 
     def _charge(self, bits: int, name: int, slow: Sequence[tuple[float, dict[int, int]]], lost: dict[int, float]) -> None:
         """Take down what a block in slower tiers costs these slots."""

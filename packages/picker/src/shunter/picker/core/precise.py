@@ -105,12 +105,16 @@ class Precise:
             return guess
         key, adapted = self._key(request.prompt, hashes), target in holders.adapters
         share = {slot: part for slot, part in guess.share.items() if slot not in holders.block_sizes}
+        cached: dict[int, float] = {}
         for size in holders.sizes:
             known = self.spellings.find(key, hashes, len(request.prompt), (size, adapted))
             if known is None or not known.names:
                 return guess
             part, all_known = 1 / known.strides, len(known.names)
-            held = holders.match(known.names, now_ns)
+            counts, lost = holders.count(known.names, now_ns)
+            held = holders.weigh(counts, lost)
+            if held is not counts:
+                cached |= {slot: count * part for slot, count in counts.items() if count > held[slot]}
             if known.whole:
                 share |= {slot: count * part for slot, count in held.items()}
             else:
@@ -118,7 +122,7 @@ class Precise:
                 for slot, count in held.items():
                     sure = count * part
                     share[slot] = max(sure, guessed.get(slot, 0.0)) if count == all_known else sure
-        return self._index.express(hashes, share)
+        return self._index.express(hashes, share, cached)
 
     def booked(self, request: Request, endpoint: Endpoint) -> None:
         """Expect the endpoint to hold the prompt soon; have it asked for, if its tokens are of any use and not known."""

@@ -51,6 +51,7 @@ class Match(msgspec.Struct, frozen=True, gc=False):
     tokens: int = 0  # that those blocks stand for, estimated
     blocks: Mapping[int, int] = {}  # slot → number of leading blocks seen
     share: Mapping[int, float] = {}  # slot → the same in bytes, as a part of all hashed bytes: above 0, up to 1
+    cached: Mapping[int, float] = {}  # slot → its part in whatever tier of memory, where slower ones make its share less
 
 
 NO_MATCH = Match()
@@ -109,11 +110,11 @@ class PrefixIndex:
         """Return where the blocks of these hashes end, in bytes."""
         return self._ends[: len(hashes)]
 
-    def express(self, hashes: Sequence[int], share: Mapping[int, float]) -> Match:
-        """Return, in the terms of this index, what somebody else knows of a prompt with these hashes."""
+    def express(self, hashes: Sequence[int], share: Mapping[int, float], cached: Mapping[int, float]) -> Match:
+        """Return, in the terms of this index, what somebody else knows of a prompt with these hashes; see Match."""
         count = len(hashes)
         blocks = {slot: int(part * count) or 1 for slot, part in share.items()}
-        return Match(hashes, self._ends[count - 1] // BYTES_PER_TOKEN, blocks, share)
+        return Match(hashes, self._ends[count - 1] // BYTES_PER_TOKEN, blocks, share, cached)
 
     def insert(self, hashes: Sequence[int], slot: int, incarnation: int, cache_tokens: int | None = None) -> None:
         """Remember that the endpoint was sent these blocks; forget its oldest ones beyond its capacity.

@@ -41,7 +41,8 @@ class AlwaysPrefill(Plugin, frozen=True):
 class PrefillUncached(Plugin, frozen=True):
     """Long prompts of which the decoding endpoint has not cached much are computed by another one.
 
-    That is: of at least promptTokens tokens, and at least nonCachedTokens of them not cached. nonCachedTokens 0 is never.
+    That is: of at least promptTokens tokens, and at least nonCachedTokens of them not cached, in no tier of its memory: to load
+    a block from a slower one is still less work than to compute it. nonCachedTokens 0 is never.
     A coordinator that tries to decode first says so in the header ``Prefer: if-available`` (RFC 7240): its request is refused
     with 412 where the prompt would better be computed elsewhere. For this the plugin need only be declared, whatever handler
     there is. Source: GIE digest §5.3, and llm-d's plugin of that name.
@@ -59,7 +60,9 @@ class PrefillUncached(Plugin, frozen=True):
         if not least or prompt < max(least, self.prompt_tokens):
             return False
         match = request.match(self.prefix_match_info_producer_name)
-        share = match.share.get(endpoint.slot, 0.0) if endpoint is not None else 0.0
+        share = 0.0
+        if endpoint is not None:
+            share = match.cached.get(endpoint.slot) or match.share.get(endpoint.slot, 0.0)
         return prompt - share * min(match.tokens, prompt) >= least
 
     def confirm(self, request: Request, verdict: Verdict) -> Refusal | None:
