@@ -233,6 +233,13 @@ class TestFairness:
         served = Counter(gate.take(IDLE, 1.0).flow for _ in range(flows - MOST_COMPARED))
         assert len(served) >= 0.9 * (flows - MOST_COMPARED)
 
+    def test_without_a_time_to_forget_service_is_never_forgotten(self):
+        for ttl_s, remembered in ((0.0, True), (10.0, False)):
+            line = ProgramAware(eviction_ttl_seconds=ttl_s, eviction_sweep_seconds=1.0).line()
+            line.charge("early", 100.0, 0.0)
+            line.charge("late", 1.0, 1000.0)
+            assert ("early" in line._services) is remembered
+
     def test_names_without_end_are_not_remembered_for_ever(self):
         line = ProgramAware().line()
         line.charge("greedy", 1e6, 0.0)

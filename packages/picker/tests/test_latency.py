@@ -130,6 +130,11 @@ def test_without_predictions_load_and_prefix_decide(make_fleet):
     fleet = make_fleet({"waiting": 4.0, "kv_usage": 0.5}, {"waiting": 1.0, "kv_usage": 0.1}, {"waiting": 0.0, "kv_usage": 0.9})
     request = Request(headers={}, prefix=Match(share={0: 1.0}))
     assert LatencyScorer().score(request, fleet) == {0: 0.5, 1: 0.55, 2: 0.37}
+    half = make_fleet({"kv_usage": 0.875}, {"kv_usage": 0.625})
+    assert LatencyScorer(composite_queue_weight=0, composite_prefix_weight=0).score(Request(headers={}), half) == {
+        0: 0.13,
+        1: 0.38,
+    }
     alone = {"composite_kv_weight": 0, "composite_prefix_weight": 0}
     assert LatencyScorer(**alone).score(request, fleet) == {0: 0.0, 1: 0.75, 2: 1.0}
     nothing = alone | {"composite_queue_weight": 0}

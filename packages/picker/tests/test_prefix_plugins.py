@@ -72,6 +72,17 @@ def test_the_valve_may_be_set_in_tokens(make_fleet):
             assert list(at_work(valve).keep(matching(s1=1.0), fleet)) == kept
 
 
+def test_a_throughput_of_nothing_is_refused_where_it_is_divided_by():
+    with pytest.raises(ValueError, match="peakPrefillThroughput must be above 0, or maxTTFTPenaltyMs 0"):
+        PrefixAffinity(peak_prefill_throughput=0.0)
+    PrefixAffinity(peak_prefill_throughput=0.0, ttft_source="latencyPredictor")
+
+
+def test_a_throughput_of_nothing_does_not_matter_to_a_valve_that_never_opens(make_fleet):
+    valve = at_work(PrefixAffinity(peak_prefill_throughput=0.0, max_ttft_penalty_ms=0))
+    assert list(valve.keep(matching(s1=1.0), make_fleet({}, {}, ledger=backlog(s1=10**9)))) == [1]
+
+
 def test_the_best_of_the_sticky_counts(make_fleet):
     valve = at_work(PrefixAffinity(peak_prefill_throughput=1000.0, max_ttft_penalty_ms=1000))
     fleet = make_fleet({}, {}, {}, ledger=backlog(s1=10**6))

@@ -62,7 +62,8 @@ class ProgramAware(Plugin, frozen=True):
     (0: never) between the last request that went on and this one, and where requests name no flow. Time weight times the
     time to live bounds how deep a session a new one can overtake.
 
-    All is forgotten after ``evictionTtlSeconds`` without a request; ``evictionSweepSeconds`` is how often that is looked after.
+    All is forgotten after ``evictionTtlSeconds`` without a request (0: never); ``evictionSweepSeconds`` is how often that is
+    looked after.
     """
 
     strategy: Literal["las", "turn-priority"] = "las"
@@ -71,7 +72,7 @@ class ProgramAware(Plugin, frozen=True):
     las_half_life_seconds: NonNegative = 60.0
     turn_priority_time_weight: NonNegative = 0.5
     turn_priority_inactivity_seconds: NonNegative = 120.0
-    eviction_ttl_seconds: Positive = 3600.0
+    eviction_ttl_seconds: NonNegative = 3600.0
     eviction_sweep_seconds: Positive = 300.0
 
     def line(self) -> Line:
@@ -80,14 +81,14 @@ class ProgramAware(Plugin, frozen=True):
             return DeepestSession(
                 wait_weight=self.turn_priority_time_weight,
                 idle_s=self.turn_priority_inactivity_seconds,
-                forget_after_s=self.eviction_ttl_seconds,
+                forget_after_s=self.eviction_ttl_seconds or LAST,
                 sweep_s=self.eviction_sweep_seconds,
             )
         return AttainedService(
             service_weight=self.las_weight_service,
             wait_weight=self.las_weight_head_wait,
             half_life_s=self.las_half_life_seconds,
-            forget_after_s=self.eviction_ttl_seconds,
+            forget_after_s=self.eviction_ttl_seconds or LAST,
             sweep_s=self.eviction_sweep_seconds,
         )
 

@@ -227,7 +227,7 @@ class LatencyScorer(Plugin, frozen=True):
         for at, endpoint in enumerate(fleet.endpoints):
             room = (longest - fleet.waiting[at]) / longest if longest else 1.0
             mean = (kv * (1.0 - fleet.kv_usage[at]) + queue * room + prefix * share.get(endpoint.slot, 0.0)) / whole
-            scores[at] = round(100 * mean) / 100
+            scores[at] = int(100 * mean + 0.5) / 100
         return scores
 
 

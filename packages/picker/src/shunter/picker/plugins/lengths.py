@@ -3,6 +3,9 @@
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Annotated
+
+from msgspec import Meta
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.request import Request
@@ -23,7 +26,7 @@ class ContextLength(Plugin, frozen=True):
     0.3 / (1 + distance / 1000). Source: GIE digest §5.3.
     """
 
-    label: str = LABEL
+    label: Annotated[str, Meta(min_length=1)] = LABEL
     enable_filtering: bool = False
 
     def score(self, request: Request, fleet: Fleet) -> Sequence[float]:

@@ -20,7 +20,6 @@ __all__ = ["NoHitLru", "PrefixAffinity"]
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
-Rate = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -49,7 +48,7 @@ class PrefixAffinity(Plugin, frozen=True):
     max_ttft_penalty_ms: NonNegative = msgspec.field(default=18_000.0, name="maxTTFTPenaltyMs")
     max_tokens_in_flight_penalty: Count = 0
     ttft_source: Literal["prefillThroughput", "latencyPredictor"] = "prefillThroughput"
-    peak_prefill_throughput: Rate = 15_928.0  # tokens per second
+    peak_prefill_throughput: NonNegative = 15_928.0  # tokens per second
     prefix_match_info_producer_name: str = ""  # empty: the one there is
     in_flight_load_producer_name: str = ""  # empty: the one there is
 
@@ -59,6 +58,11 @@ class PrefixAffinity(Plugin, frozen=True):
     references: ClassVar[tuple[Reference, ...]] = (
         msgspec.structs.replace(LATENCY_PREDICTION, implied_by=("ttftSource", "latencyPredictor")),
     )
+
+    def __post_init__(self) -> None:
+        """Refuse to divide by nothing."""
+        if self.ttft_source == "prefillThroughput" and self.max_ttft_penalty_ms and not self.peak_prefill_throughput:
+            raise ValueError("peakPrefillThroughput must be above 0, or maxTTFTPenaltyMs 0")
 
     def start(self, setting: Setting) -> "Valve":
         """Return the filter at work."""
@@ -122,7 +126,8 @@ class NoHitLru(Plugin, frozen=True):
     candidate has the prompt's beginning, all have 0.5. The lruSize endpoints that were last given one are remembered, by all
     workers alike.
 
-    Source: llm-d's plugin of that name; GIE digest §5.3. It orders the first by the list that it happens to get.
+    Source: llm-d's plugin of that name; GIE digest §5.3. It orders the first by the list that it happens to get, and counts
+    among the others those who are no candidates, too: then several have 0, whosever turn it is.
     """
 
     lru_size: Positive = 1024
