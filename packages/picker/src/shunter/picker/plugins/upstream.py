@@ -5,32 +5,48 @@ __all__ = ["FIELDS", "TYPES"]
 SCRAPER = "the scraper says who exists (shunter scraper run --endpoints); remove it"
 REPLICAS = "replicas do not tell each other their state, the workers of one picker do; remove it"
 
+ENGINES = "the scraper reads the engines' own metrics; remove it"
+STRICT = "bands always go in strict order, the highest priority first; remove it"
 TREE = "it was part of a tree of filters; use legacy-v0.3 with random-picker"
+CLUSTERS = "endpoints are those of one cluster; use the plugin of that name without multicluster"
 PREDICTED = "use predicted-latency-producer, slo-headroom-tier-filter and latency-scorer"
 
 # Plugin types, and why they cannot be honoured or what to write instead.
 TYPES = {
     "always-encode-decider": "use always-disagg-multimodal-decider",
-    "dcgm-metrics-data-source": "the scraper reads the engines' own metrics; remove it",
+    "dcgm-extractor": ENGINES,
+    "dcgm-metrics-data-source": ENGINES,
     "decision-tree-filter": TREE,
     "ed-profile-handler": "use disagg-profile-handler with deciders.encode",
     "encoder-header-handler": "disagg-profile-handler sets the headers; remove it",
+    "endpoint-attribute-weight-scorer": (
+        "labels are scored if they are numbers; use endpoint-attribute-scorer with producer labels, or label-selector-filter"
+    ),
     "file-discovery": SCRAPER,
     "k8s-notification-source": "the scraper watches what there is to watch; remove it",
+    "label-producer": "labels can be read without it: endpoint-attribute-filter and -scorer take them from producer labels",
     "least-kv-cache-filter": TREE,
     "least-queue-filter": TREE,
     "lora-affinity-filter": TREE,
     "low-queue-filter": TREE,
+    "max-saturation-detector": "one detector says how full the pool is; use utilization-detector or concurrency-detector",
+    "multicluster-kv-cache-utilization-scorer": CLUSTERS,
+    "multicluster-prefix-cache-scorer": CLUSTERS,
+    "multicluster-queue-scorer": CLUSTERS,
+    "outlen-bucket": "how long answers are is learnt; remove it",
     "request-attribute-reporter": "expressions in CEL are not evaluated; remove it",
     "sheddable-capacity-filter": TREE,
     "slo-aware-profile-handler": PREDICTED,
     "slo-aware-routing": PREDICTED,
+    "strict-band-selection-policy": STRICT,
     "vertexai-parser": "it has no reader for these bodies; remove it, and passthrough-parser passes them on",
     "vllmgrpc-parser": "requests come as HTTP with JSON; remove it, and passthrough-parser passes the others on",
 }
 
 # Fields of former or other releases that cannot be honoured, and why.
 FIELDS = {
+    "bandSelectionPolicyPluginRef": STRICT,
+    "crossReplica": REPLICAS,
     "crossReplicaPublishTimeout": REPLICAS,
     "crossReplicaSyncInterval": REPLICAS,
     "crossReplicaSyncerPluginRef": REPLICAS,
