@@ -15,6 +15,7 @@ from shunter.picker.core.formats import FORMATS, OPENAI, order
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, register, upstream
+from shunter.picker.plugins.catalogue import Part
 from shunter.picker.plugins.detectors import Concurrency, Utilization
 from shunter.picker.plugins.flow_policies import FirstCome, GlobalStrict, PriorityHoldback, RoundRobin
 from shunter.picker.plugins.pickers import MaxScore, Random
@@ -378,6 +379,52 @@ def test_who_is_referred_to_works_though_no_profile_lists_it(register_plugin):
     plan = config.load(HEAD + "plugins: [{type: asker-scorer}]")
     assert [each.name for each in plan.policy.producers] == ["told-producer"]
     assert plan.policy.profile.scorers[0].plugin.about == {"told": "told-producer"}
+
+
+class Where(Part, frozen=True):
+    """Where to ask."""
+
+    told: str = ""
+    attribute: str = ""
+
+
+class Place(Part, frozen=True):
+    """Several places."""
+
+    wheres: tuple[Where, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+def test_references_are_followed_however_deep_they_stand(register_plugin):
+    class Told(Plugin, frozen=True):
+        """Knows something."""
+
+        def produce(self, request, fleet):
+            return 1
+
+    class Asker(Plugin, frozen=True):
+        """Asks."""
+
+        about: tuple[Place, ...] = ()
+        references = (
+            Reference("about[].wheres[].told", Kind.PRODUCER, implied="told-producer", told_by="attribute"),
+            Reference("about[].names[]", Kind.PRODUCER),
+        )
+
+        def score(self, request, fleet):
+            return [1.0] * len(fleet)
+
+    register_plugin("told-producer", Kind.PRODUCER)(Told)
+    register_plugin("asker-scorer", Kind.SCORER)(Asker)
+    text = HEAD + "plugins: [{type: told-producer, name: x}, {type: told-producer}, {type: asker-scorer, parameters: %s}]"
+    plan = config.load(text % "{about: [{}, {wheres: [{}, {attribute: x}], names: [x]}]}")
+    (place,) = plan.policy.profile.scorers[0].plugin.about[1:]
+    assert [where.told for where in place.wheres] == ["told-producer", "x"]
+    assert {each.name for each in plan.policy.producers} == {"told-producer", "x"}
+    for wrong, where in (("wheres: [{}, {attribute: y}]", "wheres[1].attribute"), ("names: [x, y]", "names[1]")):
+        with pytest.raises(ConfigError) as error:
+            config.load(text % f"{{about: [{{{wrong}}}]}}")
+        assert f"$.plugins[2].parameters.about[0].{where}: no " in str(error.value)
 
 
 def test_what_is_implied_implies_more():

@@ -97,7 +97,7 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
         (
             HEAD + "plugins: [{type: session-affinity-scorer, parameters: {strategy: session_id, sessionIdConfig:"
             " {sources: [{header: x}, {attribute: a, producer: sessions}]}}}]",
-            "$.plugins[0].parameters.sessionIdConfig.sources[].producer: no plugin is named 'sessions'",
+            "$.plugins[0].parameters.sessionIdConfig.sources[1].producer: no plugin is named 'sessions'",
         ),
         (
             HEAD + "plugins: [{type: label-selector-filter, parameters: {matchExpressions: [{key: a, operator: In}]}}]",

@@ -233,7 +233,7 @@ def test_an_attribute_is_found_by_its_producers_name_or_type_or_as_the_reference
 @pytest.mark.parametrize(
     ("producers", "attribute", "words"),
     [
-        (SESSIONS, "sif", "sources[0].attribute: no producer is named 'sif'; did you mean 'sid'?"),
+        (SESSIONS, "sif", "sources[0].attribute: no data producer is named 'sif'; did you mean 'sid'?"),
         (
             SESSIONS + SESSIONS.replace("sid", "own"),
             "SessionID",

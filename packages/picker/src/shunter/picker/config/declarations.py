@@ -1,7 +1,6 @@
 """The plugins of one configuration: declared or implied, by name, and whom they refer to by their parameters."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -11,13 +10,25 @@ from shunter.picker.config.reading import did_you_mean, explained
 from shunter.picker.core.kinds import Named
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, Registration, upstream
-from shunter.picker.plugins.identities import ATTRIBUTES
-from shunter.picker.plugins.sessions import SessionAffinity
 
-__all__ = ["Declaration", "Declarations"]
+__all__ = ["Declaration", "Declarations", "Mention"]
 
 # What whoever looks at prefix matches without naming their producer has.
 DEFAULT_PRODUCER = "approx-prefix-cache-producer"
+
+
+class Mention(msgspec.Struct, frozen=True):
+    """A place in a plugin's parameters where another plugin is named, or could be."""
+
+    reference: Reference
+    path: Sequence[str | int]
+    name: str  # "": nobody
+    told: str = ""  # what stands beside it, if the reference is told by that
+
+    def place(self, last: str | int = "") -> str:
+        """Return where that is, below the parameters; or what is called ``last`` beside it."""
+        *above, own = self.path
+        return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in (*above, last or own))
 
 
 class Declaration(msgspec.Struct, frozen=True):
@@ -50,15 +61,26 @@ class Declaration(msgspec.Struct, frozen=True):
         parameters = cast("dict[str, Any]", msgspec.to_builtins(self.plugin))
         return PluginSpec(type=self.registration.type_name, name=self.name, parameters=parameters)
 
-    def references(self) -> Iterator[tuple[Reference, str]]:
-        """Yield each parameter that names another plugin, and what it says ("" if it says nothing)."""
+    def mentions(self) -> Iterator[Mention]:
+        """Yield each place in its parameters, at any depth, that names another plugin."""
         parameters = msgspec.to_builtins(self.plugin)
         for reference in self.plugin.all_references():
             by = reference.implied_by
             if by is not None and parameters[by[0]] != by[1]:
                 reference = msgspec.structs.replace(reference, implied="")  # noqa: PLW2901  the same, here
-            for value in _values(parameters, reference.parameter):
-                yield reference, value
+            yield from _mentions(parameters, reference, reference.parameter, ())
+
+    def naming(self, path: Sequence[str | int], name: str) -> "Declaration":
+        """Return the same with another plugin named there."""
+        parameters: Any = msgspec.to_builtins(self.plugin)
+        *above, last = path
+        at = parameters
+        for key in above:
+            if at[key] is None:
+                at[key] = {}
+            at = at[key]
+        at[last] = name
+        return msgspec.structs.replace(self, plugin=msgspec.convert(parameters, self.registration.plugin))
 
 
 class Declarations:
@@ -120,20 +142,19 @@ class Declarations:
     def bind(self) -> None:
         """Follow every reference, and write out those that are implied."""
         for each in self:
-            if isinstance(each.plugin, SessionAffinity):
-                named_by = each.plugin.with_producers(partial(self._producer_of, each))
-                self._all[each.name] = msgspec.structs.replace(each, plugin=named_by)
-        named = {name for each in self for _, name in each.references() if name}
+            for mention in each.mentions():
+                if mention.told and not mention.name:
+                    self._all[each.name] = self._all[each.name].naming(mention.path, self._meant(each, mention))
+        named = {mention.name for each in self for mention in each.mentions() if mention.name}
         bound: set[str] = set()
         while waiting := [each for each in self if each.name not in bound]:  # what is implied may imply more
             for each in waiting:
                 bound.add(each.name)
-                for reference, name in each.references():
-                    place = f"{each.place}.{reference.parameter}"
-                    if name:
-                        self.use(name, place, reference.kind)
-                    elif reference.implied:
-                        self._imply(each.name, reference, named)
+                for mention in each.mentions():
+                    if mention.name:
+                        self.use(mention.name, each.place + mention.place(), mention.reference.kind)
+                    elif mention.reference.implied:
+                        self._imply(each.name, mention, named)
         if any(each.plugin.reads_prefix for each in self) and not any(each.plugin.gives_prefix for each in self):
             self.declare(PluginSpec(type=DEFAULT_PRODUCER), "$.plugins")
         for each in self:
@@ -141,50 +162,43 @@ class Declarations:
 
     def referred(self, declaration: Declaration) -> list[Declaration]:
         """Return whom a plugin refers to, directly, in the order of its parameters."""
-        return [self._all[name] for _, name in declaration.references() if name]
+        return [self._all[mention.name] for mention in declaration.mentions() if mention.name]
 
-    def _imply(self, name: str, reference: Reference, named: set[str]) -> None:
+    def _imply(self, name: str, mention: Mention, named: set[str]) -> None:
         """Let a plugin refer to one of the implied type: the one of that name, the only one that nobody names, or one more.
 
         The reference does not look for the second. One more with the defaults would be the same as one that has them already.
         """
-        candidates = [each for each in self if each.registration.type_name == reference.implied]
-        called = [each.name for each in candidates if each.name == reference.implied]
+        implied = mention.reference.implied
+        candidates = [each for each in self if each.registration.type_name == implied]
+        called = [each.name for each in candidates if each.name == implied]
         free = [each.name for each in candidates if each.name not in named]
         equal = [each.name for each in candidates if each.plugin == type(each.plugin)()]
         if not called and len(free) > 1:
-            place = f"{self._all[name].place}.{reference.parameter}"
-            raise ConfigError(f"{place}: {' and '.join(map(repr, free))} are all of the type {reference.implied}; name one")
+            place = self._all[name].place + mention.place()
+            raise ConfigError(f"{place}: {' and '.join(map(repr, free))} are all of the type {implied}; name one")
         chosen = next(iter([*called, *free, *equal]), None)
         if chosen is None:
-            chosen = self.declare(PluginSpec(type=reference.implied), "$.plugins").name
-        parameters = self._all[name].spec.parameters or {}
-        at = parameters
-        *path, last = reference.parameter.split(".")
-        for key in path:
-            at[key] = at[key] or {}
-            at = at[key]
-        at[last] = chosen
-        plugin = msgspec.convert(parameters, self._all[name].registration.plugin)
-        self._all[name] = msgspec.structs.replace(self._all[name], plugin=plugin)
+            chosen = self.declare(PluginSpec(type=implied), "$.plugins").name
+        self._all[name] = self._all[name].naming(mention.path, chosen)
 
-    def _producer_of(self, reader: Declaration, attribute: str, source: int) -> str:
-        """Return the name of the producer that is meant by an attribute: its name, its type, or what the reference calls it."""
-        place = f"{reader.place}.sessionIdConfig.sources[{source}].attribute"
-        producers = {each.name: each.registration.type_name for each in self.of(Kind.PRODUCER)}
-        type_name = ATTRIBUTES.get(attribute, attribute)
-        named = [name for name in (attribute, type_name) if name in producers]
-        found = named[:1] or [name for name, each in producers.items() if each == type_name]
+    def _meant(self, reader: Declaration, mention: Mention) -> str:
+        """Return who is meant by what stands beside a mention: a plugin's name, its type, or what others call that."""
+        reference, told = mention.reference, mention.told
+        place = reader.place + mention.place(reference.told_by)
+        fitting = {each.name: each.registration.type_name for each in self.of(reference.kind)}
+        type_name = reference.words.get(told, told)
+        named = [name for name in (told, type_name) if name in fitting]
+        found = named[:1] or [name for name, each in fitting.items() if each == type_name]
         if len(found) > 1:
             raise ConfigError(
-                f"{place}: {' and '.join(map(repr, found))} are all of the type {type_name}; name one as producer"
+                f"{place}: {' and '.join(map(repr, found))} are all of the type {type_name}; name one as {mention.path[-1]}"
             )
-        if not found and type_name in ATTRIBUTES.values():
+        if not found and type_name in reference.words.values():
             found = [self.declare(PluginSpec(type=type_name), "$.plugins").name]
         if not found:
-            raise ConfigError(
-                f"{place}: no producer is named {attribute!r}{did_you_mean(attribute, (*producers, *ATTRIBUTES))}"
-            )
+            near = did_you_mean(told, (*fitting, *reference.words))
+            raise ConfigError(f"{place}: no {reference.kind} is named {told!r}{near}")
         return found[0]
 
     def _check_cycles(self, declaration: Declaration, above: tuple[str, ...]) -> None:
@@ -204,14 +218,19 @@ class Declarations:
         raise ConfigError(f"{place}: no plugin has the type {type_name!r}{did_you_mean(type_name, CATALOGUE)}")
 
 
-def _values(parameters: Any, path: str) -> Iterator[str]:
-    """Yield what stands at a path, "" for nothing; of a list, such as ``sources[].producer``, what stands in each entry."""
-    key, _, rest = path.partition(".")
-    value: Any = cast("dict[str, Any]", parameters or {}).get(key.removesuffix("[]"))
-    if not rest:
-        yield value or ""
-    elif key.endswith("[]"):
-        for each in cast("list[Any]", value or []):
-            yield from _values(each, rest)
+def _mentions(parameters: Any, reference: Reference, left: str, above: tuple[str | int, ...]) -> Iterator[Mention]:
+    """Yield what the rest of a reference's path leads to; of a list, as in ``sources[].producer``, for each of its entries."""
+    key, _, rest = left.partition(".")
+    name = key.removesuffix("[]")
+    here = cast("dict[str, Any]", parameters or {})
+    value: Any = here.get(name)
+    if key != name:
+        for at, each in enumerate(cast("Sequence[Any]", value or ())):
+            if rest:
+                yield from _mentions(each, reference, rest, (*above, name, at))
+            else:
+                yield Mention(msgspec.structs.replace(reference, implied=""), (*above, name, at), each)
+    elif rest:
+        yield from _mentions(value, reference, rest, (*above, name))
     else:
-        yield from _values(value, rest)
+        yield Mention(reference, (*above, name), value or "", here.get(reference.told_by) or "")

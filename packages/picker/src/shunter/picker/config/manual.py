@@ -71,6 +71,7 @@ def facts(registration: Registration) -> list[str]:
     for reference in plugin.all_references():
         implied = f"; empty: {reference.implied}" if reference.implied else ""
         implied += f", if {' is '.join(reference.implied_by)}" if reference.implied_by else ""
+        implied += f"; empty: whom {reference.told_by} says, beside it" if reference.told_by else ""
         found.append(f"`{reference.parameter}` names a {reference.kind}{implied}.")
     needs: object = plugin.needs
     if isinstance(needs, tuple):

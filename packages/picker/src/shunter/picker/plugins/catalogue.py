@@ -16,7 +16,7 @@ A package of its own announces its module under the entry-point group ``shunter.
 imported only if a configuration names that type. Type names and parameters are those of GIE and llm-d wherever the meaning is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import ClassVar, TypeVar
 
@@ -57,10 +57,12 @@ class Stability(StrEnum):
 class Reference(msgspec.Struct, frozen=True):
     """A parameter that names another plugin of the configuration."""
 
-    parameter: str  # as the configuration spells it; deciders.prefill is one inside another, sources[].producer one of several
+    parameter: str  # as the configuration spells it: deciders.prefill, inside another; sources[].producer, in each of a list
     kind: Kind
     implied: str = ""  # the type of which there will be one if the parameter is empty; none: empty means nobody
     implied_by: tuple[str, str] | None = None  # only if this other parameter has this value
+    told_by: str = ""  # the parameter beside it that says, where it is empty, who is meant: by name, by type, or by these words
+    words: Mapping[str, str] = {}  # what others call a type; who is meant by one of these will be there
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

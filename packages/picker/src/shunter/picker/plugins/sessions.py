@@ -7,8 +7,8 @@ while.
 
 from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import xxhash
@@ -19,7 +19,7 @@ from shunter.picker.core.judgement import ResponseHeader
 from shunter.picker.core.kinds import Header, Setting, Verdict
 from shunter.picker.core.request import Request
 from shunter.picker.plugins.catalogue import Kind, Part, Plugin, Reference, register
-from shunter.picker.plugins.identities import SESSION_HEADER
+from shunter.picker.plugins.identities import ATTRIBUTES, SESSION_HEADER
 from shunter.snapshot import Endpoint
 
 __all__ = ["SessionAffinity", "SessionAffinityFilter", "SessionAffinityScorer"]
@@ -82,21 +82,14 @@ class SessionAffinity(Plugin, frozen=True):
     session_id_config: IdConfig = IdConfig()
     profile_name: str = ""
 
-    references: ClassVar[tuple[Reference, ...]] = (Reference("sessionIdConfig.sources[].producer", Kind.PRODUCER),)
+    references: ClassVar[tuple[Reference, ...]] = (
+        Reference("sessionIdConfig.sources[].producer", Kind.PRODUCER, told_by="attribute", words=ATTRIBUTES),
+    )
 
     @property
     def profile_names(self) -> Sequence[str]:
         """The one whose choice is meant, if it is told."""
         return (self.profile_name,) if self.profile_name else ()
-
-    def with_producers(self, find: Callable[[str, int], str]) -> Self:
-        """Return the same with the producer of every attribute: ``find`` is told which that is, and of which source."""
-        config = self.session_id_config
-        sources = tuple(
-            each if each.header or each.producer else msgspec.structs.replace(each, producer=find(each.attribute, at))
-            for at, each in enumerate(config.sources)
-        )
-        return msgspec.structs.replace(self, session_id_config=msgspec.structs.replace(config, sources=sources))
 
     @property
     def needs(self) -> Sequence[str]:
