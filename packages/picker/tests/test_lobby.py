@@ -3,6 +3,7 @@
 import math
 import random
 import weakref
+from functools import partial
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from shunter.picker.core.decisions import LONGEST_NAME
 from shunter.picker.core.events import BodyMode
 from shunter.picker.core.eviction import EVICTED, LONGEST_S, SETTLE_S
 from shunter.picker.core.flow import BandSettings, FlowSettings
+from shunter.picker.core.gate import GONE
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, DropReason, Outcome, Parked, Pick, Refusal
 from shunter.picker.core.kinds import Named, Profile
@@ -416,6 +418,42 @@ def test_a_line_that_breaks_when_it_is_charged_holds_nobody_for_ever(make_judge)
     judge.release(first, DONE, NOW_S + 1)
     told = [ticket for at in (1, 5) for ticket, _ in judge.dispatch(NOW_S + at)]
     assert told == [waiting.ticket]
+
+
+class Cluttered(GlobalStrict, frozen=True):
+    """A fairness policy whose line breaks when it is to be cleared of those who have left it."""
+
+    def line(self):
+        line = super().line()
+        line.prune = partial(Broken().order, None)
+        return line
+
+
+def test_a_line_that_cannot_be_cleared_costs_nobody_the_word_that_its_time_is_over(make_judge):
+    judge = make_judge(fairness=Cluttered(), request_ttl_s=5.0)
+    judge.decide(ask(), NOW_S)
+    waiting = [judge.decide(ask(), NOW_S).ticket for _ in range(GONE + 2)]
+    assert [ticket for ticket, _ in judge.dispatch(NOW_S + 5)] == waiting
+    assert judge.complaints == {"flow control": "RuntimeError: no order"}
+
+
+def test_whoever_was_decided_about_is_told_though_the_turn_breaks_then(make_judge, monkeypatch):
+    judge = make_judge(endpoints=3)
+    running = [judge.decide(ask(), NOW_S).ticket for _ in range(3)]
+    first, second, third = (judge.decide(ask(), NOW_S).ticket for _ in range(3))
+    for ticket in running:
+        judge.release(ticket, DONE, NOW_S + 1)
+    settle = judge._settle
+
+    def breaking(ask, request, ward, now_s):
+        if request.ticket == second:
+            raise RuntimeError("not this one")
+        return settle(ask, request, ward, now_s)
+
+    monkeypatch.setattr(judge, "_settle", breaking)
+    assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == [first]
+    assert judge.complaints == {"flow control": "RuntimeError: not this one"}
+    assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == [third]
 
 
 def test_a_turn_has_an_end(make_judge):

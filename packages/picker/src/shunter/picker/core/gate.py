@@ -165,10 +165,14 @@ class Gate:
         waiter.gone = True
         band.gone += 1
         self._strike(waiter, band)
-        if band.gone > max(GONE, band.requests):
-            band.line.prune()
-            band.gone = 0
         return waiter
+
+    def prune(self) -> None:
+        """Free the lines of those who have left them, when they are many."""
+        for band in self.bands.values():
+            if band.gone > max(GONE, band.requests):
+                band.gone = 0  # also of a policy that raises here
+                band.line.prune()
 
     def claim(self, life: int, now_s: float) -> Claim:
         """Tell what waits here, for the other workers' gates."""

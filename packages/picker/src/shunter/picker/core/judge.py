@@ -29,7 +29,7 @@ from shunter.picker.core.policy import Policy
 from shunter.picker.core.pools import Ward, Wards
 from shunter.picker.core.precise import Precise
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
-from shunter.picker.core.refusals import FILTERED, GONE, NO_CANDIDATES, SHED, TOO_DEEP
+from shunter.picker.core.refusals import FILTERED, GONE, NO_CANDIDATES, SHED, TOO_DEEP, unknown_pool
 from shunter.picker.core.request import Request, read
 from shunter.picker.core.request_ids import new_request_id
 from shunter.picker.core.schedule import Scheduler
@@ -47,6 +47,9 @@ UNTOLD = LEFT = Outcome(complete=False)
 
 # Of the response: how long the request waited, in milliseconds; only with flow control (GIE digest §5.7).
 QUEUE_DURATION = "x-llm-d-flow-queue-duration-ms"
+
+# Whose mistakes are its policies'.
+FLOW_CONTROL = "flow control"
 
 # Under this name lobbies tell each other what waits; no plugin's begins with that character.
 LOBBY = "\0flowControl"
@@ -194,7 +197,8 @@ class FleetJudge:
         self.fleet(now_s)
         ward = self._wards.default if ask.pool is None else self._wards.find(ask.pool)
         if ward is None:
-            return self._refuse(self._explain_pool(ask.pool or ""), _unread(ask, self._ticket), now_s)
+            refusal = unknown_pool(ask.pool or "", self._topology, self._wards.default.name)
+            return self._refuse(refusal, _unread(ask, self._ticket), now_s)
         if self._serves_models and not ask.has_body and (listed := answer(ask.headers, ward.names)) is not None:
             return listed
         request = read(
@@ -216,7 +220,10 @@ class FleetJudge:
         told: list[tuple[int, Pick | Refusal]] = []
         for ward in [*self._wards]:  # one may go meanwhile
             if ward.lobby is not None and len(ward.lobby):
-                told += self._turn(ward, ward.lobby, now_s)
+                try:
+                    told += self._turn(ward, ward.lobby, now_s)
+                except Exception as error:  # noqa: BLE001  who has been decided about is booked, and must be told
+                    self._scheduler.complaints.raised(FLOW_CONTROL, error)
         return told
 
     def _turn(self, ward: Ward, lobby: Lobby, now_s: float) -> Iterator[tuple[int, Pick | Refusal]]:
@@ -371,18 +378,10 @@ class FleetJudge:
             return None
         name = LOBBY if pool is None else f"{LOBBY} of {pool}"
         saturation = partial(self._scheduler.saturation, sent=True)
-        complain = partial(self._scheduler.complaints.raised, "flow control")
+        complain = partial(self._scheduler.complaints.raised, FLOW_CONTROL)
         lobby = Lobby(self._policy.flow, saturation, self._life, partial(self._tell, name), complain, self.counters.queue)
         self._lobbies[name] = lobby
         return lobby
-
-    def _explain_pool(self, name: str) -> Refusal:
-        if self._topology is None:
-            return NO_CANDIDATES
-        known = ", ".join(f"{each.namespace}/{each.name}" for each in self._topology.pools)
-        served = f"; it serves {self._wards.default.name} only" if self._wards.default.name else ""
-        words = f"the gateway names the pool {name[:LONGEST_NAME]}, which this picker does not know; pools: "
-        return Refusal(503, "ServiceUnavailable", f"{words}{known or 'none'}{served}", DropReason.NO_ENDPOINTS)
 
     def _complete(self, ask: Ask, request: Request, ward: Ward, ticket: int, now_ns: int) -> Request:
         """Add what the pool's rules and the prefix indices say of it."""

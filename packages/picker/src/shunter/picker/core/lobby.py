@@ -113,7 +113,7 @@ class Lobby:
                 break
             self._counters.end(waiter.priority, OUTCOMES[None], now_s - waiter.arrived_s)
             yield waiter, None
-        self._announce(now_s)
+        self._tidy(now_s)
 
     def ended(self, ticket: int, now_s: float) -> None:
         """Take notice that a request is over."""
@@ -132,7 +132,7 @@ class Lobby:
         if waiter is not None:
             outcome = "EvictedOther" if refused else "EvictedContextCancelled"
             self._counters.end(waiter.priority, outcome, now_s - waiter.arrived_s)
-        self._announce(now_s)
+        self._tidy(now_s)
         return waiter
 
     def hear(self, data: bytes) -> None:
@@ -155,6 +155,14 @@ class Lobby:
         except Exception as error:  # noqa: BLE001  as above; who waits is told so when its time is over
             self._complain(error)
             return None
+
+    def _tidy(self, now_s: float) -> None:
+        """Do what follows when some have left."""
+        try:
+            self.gate.prune()
+        except Exception as error:  # noqa: BLE001  as above; those who are gone stay in their line for now
+            self._complain(error)
+        self._announce(now_s)
 
     def _announce(self, now_s: float) -> None:
         """Tell the others what waits here, when that has changed and before they cease to believe it."""

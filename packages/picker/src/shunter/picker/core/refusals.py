@@ -1,8 +1,10 @@
 """Whom a judge refuses, and in which words: statuses, codes and messages as the reference has them (GIE digest §2.3)."""
 
+from shunter.picker.core.decisions import LONGEST_NAME
 from shunter.picker.core.judgement import DropReason, Refusal
+from shunter.snapshot import Topology
 
-__all__ = ["FILTERED", "GONE", "NO_CANDIDATES", "SHED", "TOO_DEEP"]
+__all__ = ["FILTERED", "GONE", "NO_CANDIDATES", "SHED", "TOO_DEEP", "unknown_pool"]
 
 NO_CANDIDATES = Refusal(
     503,
@@ -14,3 +16,13 @@ SHED = Refusal(429, "ResourceExhausted", "system saturated, sheddable request dr
 FILTERED = Refusal(429, "ResourceExhausted", "no endpoints available for the given request", DropReason.SATURATED)
 GONE = Refusal(503, "ServiceUnavailable", "nobody waits for the answer any longer", DropReason.CONTEXT_CANCELLED)
 TOO_DEEP = Refusal(400, "BadRequest", "request body is nested too deeply")
+
+
+def unknown_pool(name: str, topology: Topology | None, served: str | None) -> Refusal:
+    """Say which pools there are instead of the one that the gateway names, and which is ``served`` if that is only one."""
+    if topology is None:
+        return NO_CANDIDATES
+    known = ", ".join(f"{each.namespace}/{each.name}" for each in topology.pools)
+    only = f"; it serves {served} only" if served else ""
+    words = f"the gateway names the pool {name[:LONGEST_NAME]}, which this picker does not know; pools: "
+    return Refusal(503, "ServiceUnavailable", f"{words}{known or 'none'}{only}", DropReason.NO_ENDPOINTS)
