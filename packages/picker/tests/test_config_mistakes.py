@@ -43,7 +43,7 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
         ("apiVersion: llm-d.ai/v1alpha1\nkind: Pod", "$.kind: invalid enum value 'Pod', found 'Pod'; use EndpointPickerConfig"),
         (HEAD + "plugin: []", "$.plugin: unknown field; did you mean 'plugins'"),
         (HEAD + "plugins: [{type: queue-scorer, parameter: {}}]", "$.plugins[0].parameter: unknown field; did you mean 'para"),
-        (HEAD + "plugins:", "$.plugins: expected `array`, got `null`, found None"),
+        (HEAD + "plugins: 3", "$.plugins: expected `array`, got `int`, found 3"),
         (HEAD + "plugins: [{name: x}]", "$.plugins[0]: object missing required field `type`, found {'name': 'x'}"),
         (HEAD + "plugins: [{type: que-scorer}]", "$.plugins[0].type: no plugin has the type 'que-scorer'; did you mean 'queue"),
         (
@@ -59,8 +59,8 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
             "$.plugins[0].parameters.maxNumOfEndpoints: expected `int`, got `str`, found 'two'",
         ),
         (
-            HEAD + "plugins: [{type: max-score-picker, parameters: {maxNumOfEndpoints: 0}}]",
-            "$.plugins[0].parameters.maxNumOfEndpoints: expected `int` >= 1, found 0",
+            HEAD + "plugins: [{type: max-score-picker, parameters: {maxNumOfEndpoints: 65}}]",
+            "$.plugins[0].parameters.maxNumOfEndpoints: expected `int` <= 64, found 65",
         ),
         (
             HEAD + "plugins: [{type: max-score-picker, parameters: {maxEndpoints: 1}}]",
