@@ -4,10 +4,11 @@ import random
 
 import pytest
 
+from shunter.picker import config
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask
-from shunter.picker.core.kinds import Decision, Named, Profile, Verdict
-from shunter.picker.core.policy import Policy
+from shunter.picker.core.kinds import Decision, Named, Profile, Setting, Verdict
+from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import PEER
 from shunter.picker.plugins.admission import SHED, Probabilistic
@@ -15,7 +16,7 @@ from shunter.picker.plugins.filters import ByLabel, ByLabelSelector
 from shunter.picker.plugins.handlers import HeaderProfile
 from shunter.picker.plugins.lengths import ContextLength
 from shunter.picker.plugins.pickers import MaxScore
-from shunter.picker.plugins.topology import HeaderLabelAffinity, TopologyFilter, TopologyScorer
+from shunter.picker.plugins.topology import HeaderLabelAffinity, Places, TopologyFilter, TopologyScorer
 from shunter.snapshot import Health
 
 HOST, ZONE, REGION = "kubernetes.io/hostname", "topology.kubernetes.io/zone", "topology.kubernetes.io/region"
@@ -24,6 +25,10 @@ RANGE = "llm-d.ai/context-length-range"
 
 def labelled(make_fleet, *labels):
     return make_fleet(*({} for _ in labels), endpoints=[{"labels": each} for each in labels])
+
+
+def at_work(plugin):
+    return plugin.start(Setting("it", random.Random(1), {}.__getitem__, lambda _: None))
 
 
 def ranges(make_fleet, *texts):
@@ -64,18 +69,42 @@ def test_nearer_to_the_peer_is_better(make_fleet):
     fleet = labelled(make_fleet, here, here | {HOST: "i"}, {REGION: "r"}, {HOST: "", ZONE: "y"}, {})
     peer = labelled(make_fleet, here).endpoints[0]
     near = Request(headers={}, facts={PEER: peer})
-    assert TopologyScorer().score(near, fleet) == [1, 0.05, 0.02, 0, 0]
-    assert TopologyFilter().keep(near, fleet) == [0]
-    assert TopologyFilter(min_affinity="zone").keep(near, fleet) == [0, 1]
-    assert TopologyFilter(min_affinity="region").keep(near, fleet) == [0, 1, 2]
+    assert at_work(TopologyScorer()).score(near, fleet) == [1, 0.05, 0.02, 0, 0]
+    assert at_work(TopologyFilter()).keep(near, fleet) == [0]
+    assert at_work(TopologyFilter(min_affinity="zone")).keep(near, fleet) == [0, 1]
+    assert at_work(TopologyFilter(min_affinity="region")).keep(near, fleet) == [0, 1, 2]
 
 
 def test_without_a_peer_or_anybody_near_all_stay(make_fleet):
     fleet = labelled(make_fleet, {HOST: "h"}, {})
     nowhere = labelled(make_fleet, {HOST: ""}).endpoints[0]
     for facts in ({}, {PEER: nowhere}):
-        assert list(TopologyFilter().keep(Request(headers={}, facts=facts), fleet)) == [0, 1]
-        assert TopologyScorer().score(Request(headers={}, facts=facts), fleet) == [0, 0]
+        assert list(at_work(TopologyFilter()).keep(Request(headers={}, facts=facts), fleet)) == [0, 1]
+        assert at_work(TopologyScorer()).score(Request(headers={}, facts=facts), fleet) == [0, 0]
+
+
+def test_where_an_endpoint_is_stands_in_the_labels_that_are_named(make_fleet):
+    fleet = labelled(make_fleet, {"site": "b", HOST: "h"}, {"site": "a"})
+    near = Request(headers={}, facts={PEER: labelled(make_fleet, {"site": "a", HOST: "h"}).endpoints[0]})
+    setting = Setting("near", random.Random(1), {"ours": Places(hostname="", zone="site")}.__getitem__, lambda _: None)
+    scorer = TopologyScorer(topology_producer_name="ours").start(setting)
+    assert scorer.score(near, fleet) == [1, 0.05]
+    assert TopologyFilter(min_affinity="zone", topology_producer_name="ours").start(setting).keep(near, fleet) == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["topology-extractor", "places"])
+def test_a_configuration_says_which_labels_these_are(make_fleet, name):
+    plan = config.load(f"""\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- {{type: topology-extractor, name: {name}, parameters: {{rack: example.com/rack}}}}
+- {{type: topology-affinity-filter, parameters: {{minAffinity: rack, topologyProducerName: {name}}}}}
+dataLayer: {{sources: [{{pluginRef: endpoint-notification-source, extractors: [{{pluginRef: {name}}}]}}]}}
+""")
+    found = Crew(plan.policy, random.Random(1), lambda _name, _data: None).find("topology-affinity-filter")
+    here = labelled(make_fleet, {"example.com/rack": "r"}, {"topology.kubernetes.io/rack": "r"})
+    assert found.keep(Request(headers={}, facts={PEER: here.endpoints[0]}), here) == [0]
 
 
 def test_a_label_that_the_header_names_is_preferred(make_fleet):

@@ -14,7 +14,7 @@ from shunter.picker import config
 from shunter.picker.core.ledger import Booking, first_ticket
 from shunter.picker.core.precedents import read
 from shunter.picker.errors import ConfigError
-from shunter.picker.plugins.topology import TopologyScorer
+from shunter.picker.plugins.topology import Near
 from shunter.picker.shell.memory import Memory, Seat, watch
 from shunter.picker.shell.worker import Settings, Worker
 from shunter.picker.transport.tls import Tls
@@ -265,7 +265,7 @@ async def test_a_plugin_of_the_shadow_that_raises_is_logged_once_with_its_traceb
     def fail(self, request, fleet):
         raise ZeroDivisionError("dark")
 
-    monkeypatch.setattr(TopologyScorer, "score", fail)
+    monkeypatch.setattr(Near, "score", fail)
     publish(7001)
     worker, address = await start(shadow=SHADOW, shadow_sample=1.0)
     shadow = worker.judge.shadow

@@ -5,27 +5,54 @@ are somebody's own to set.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import ResponseHeader
-from shunter.picker.core.kinds import Header, Verdict
+from shunter.picker.core.kinds import Header, Setting, Verdict
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import PEER
-from shunter.picker.plugins.catalogue import Kind, Plugin, Stability, register
+from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, Stability, register
 from shunter.snapshot import Endpoint
 
-__all__ = ["HeaderLabelAffinity", "TopologyFilter", "TopologyScorer"]
+__all__ = ["HeaderLabelAffinity", "Places", "TopologyFilter", "TopologyScorer"]
 
 Level = Literal["host", "rack", "zone", "region"]
+Labels = tuple[str, str, str, str]
 
-# From near to far, with the label that says it and what being there together is worth (GIE digest §5.3).
-LEVELS: tuple[tuple[Level, str, float], ...] = (
-    ("host", "kubernetes.io/hostname", 1.0),
-    ("rack", "topology.kubernetes.io/rack", 0.2),
-    ("zone", "topology.kubernetes.io/zone", 0.05),
-    ("region", "topology.kubernetes.io/region", 0.02),
+# From near to far: what being there together is worth (GIE digest §5.3), and the label that says it.
+WORTH: dict[Level, float] = {"host": 1.0, "rack": 0.2, "zone": 0.05, "region": 0.02}
+LABELS: Labels = (
+    "kubernetes.io/hostname",
+    "topology.kubernetes.io/rack",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
 )
+
+EXTRACTOR = "topology-extractor"
+PLACES = Reference("topologyProducerName", Kind.PRODUCER, implied=EXTRACTOR)
+
+
+@register(EXTRACTOR, Kind.PRODUCER, stability=Stability.ALPHA)
+class Places(Plugin, frozen=True):
+    """Says in which labels it stands where an endpoint is.
+
+    Empty ones are kubernetes.io/hostname and topology.kubernetes.io/rack, /zone and /region. In place of a missing label for
+    the host the reference takes the pod's ``spec.hostname``, which the scraper does not know.
+
+    Source: llm-d's plugin of that name.
+    """
+
+    hostname: str = ""
+    rack: str = ""
+    zone: str = ""
+    region: str = ""
+
+    @property
+    def labels(self) -> Labels:
+        """From near to far."""
+        host, rack, zone, region = LABELS
+        return (self.hostname or host, self.rack or rack, self.zone or zone, self.region or region)
 
 
 @register("topology-affinity-filter", Kind.FILTER)
@@ -33,17 +60,17 @@ class TopologyFilter(Plugin, frozen=True):
     """Keeps those that are as near to the peer as minAffinity says, or nearer; everybody if nobody is, or there is no peer.
 
     The peer is the endpoint that the first profile of the same request chose: prefill near to decode, or back. Near is by
-    the labels kubernetes.io/hostname and topology.kubernetes.io/rack, /zone and /region; a missing one is near to nothing.
-    Source: GIE digest §5.3.
+    the labels that topology-extractor names; a missing one is near to nothing. Source: GIE digest §5.3.
     """
 
     min_affinity: Level = "host"
+    topology_producer_name: str = ""  # empty: the one there is
 
-    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
-        """Return the positions that stay."""
-        enough = next(worth for level, _, worth in LEVELS if level == self.min_affinity)
-        near = [at for at, worth in enumerate(_nearness(request, fleet)) if worth >= enough]
-        return near or range(len(fleet))
+    references: ClassVar[tuple[Reference, ...]] = (PLACES,)
+
+    def start(self, setting: Setting) -> "Near":
+        """Return the filter at work."""
+        return Near(setting, self.topology_producer_name, WORTH[self.min_affinity])
 
 
 @register("topology-affinity-scorer", Kind.SCORER)
@@ -53,9 +80,40 @@ class TopologyScorer(Plugin, frozen=True):
     See topology-affinity-filter for what is near. Source: GIE digest §5.3.
     """
 
+    topology_producer_name: str = ""  # empty: the one there is
+
+    references: ClassVar[tuple[Reference, ...]] = (PLACES,)
+
+    def start(self, setting: Setting) -> "Near":
+        """Return the scorer at work."""
+        return Near(setting, self.topology_producer_name)
+
+
+class Near:
+    """Either of both, knowing the labels."""
+
+    def __init__(self, setting: Setting, places: str, enough: float = 0.0) -> None:
+        """``places`` is the name of a topology-extractor, ``enough`` the least worth of those who are near."""
+        found = setting.find(places) if places else None
+        self._labels = found.labels if isinstance(found, Places) else LABELS
+        self._enough = enough
+
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
+        """Return the positions that stay."""
+        near = [at for at, worth in enumerate(self.score(request, fleet)) if worth >= self._enough]
+        return near or range(len(fleet))
+
     def score(self, request: Request, fleet: Fleet) -> Sequence[float]:
-        """Score all candidates."""
-        return _nearness(request, fleet)
+        """Return what each candidate's distance from the peer is worth."""
+        peer = request.facts.get(PEER)
+        if not isinstance(peer, Endpoint):
+            return [0.0] * len(fleet)
+        levels = zip(self._labels, WORTH.values(), strict=True)
+        places = [(label, place, worth) for label, worth in levels if (place := peer.labels.get(label))]
+        return [
+            next((worth for label, place, worth in places if endpoint.labels.get(label) == place), 0.0)
+            for endpoint in fleet.endpoints
+        ]
 
 
 @register("header-label-affinity-scorer", Kind.SCORER, stability=Stability.ALPHA)
@@ -90,15 +148,3 @@ class HeaderLabelAffinity(Plugin, frozen=True):
         chosen = [decision.candidates[at] for at in decision.chosen]
         labels = {each.authority: label for each in chosen if (label := each.labels.get(self.label_key))}
         return (), ((self.header_name.lower(), labels),)
-
-
-def _nearness(request: Request, fleet: Fleet) -> list[float]:
-    """Return what each candidate's distance from the peer is worth."""
-    peer = request.facts.get(PEER)
-    if not isinstance(peer, Endpoint):
-        return [0.0] * len(fleet)
-    places = [(label, place, worth) for _, label, worth in LEVELS if (place := peer.labels.get(label))]
-    return [
-        next((worth for label, place, worth in places if endpoint.labels.get(label) == place), 0.0)
-        for endpoint in fleet.endpoints
-    ]
