@@ -1,5 +1,6 @@
 """The peer from which more of a prompt can be fetched."""
 
+import msgspec
 import pytest
 
 from shunter.picker import config
@@ -41,6 +42,16 @@ def test_who_computes_the_prompt_fetches_it():
     assert P2pSource(prefill_profile_name="default").picked(request, verdict) == ((), ())
     headers, _ = P2pSource(prefill_profile_name="prefill").picked(request, verdict)
     assert dict(headers) == dict.fromkeys(("x-llm-d-kv-cache-source-host-port", "x-kv-cache-source-host-port"), "10.0.0.1:8000")
+    told = msgspec.structs.replace(verdict, prefill="prefill")
+    assert P2pSource().picked(request, told) == P2pSource(prefill_profile_name="prefill").picked(request, verdict)
+
+
+def test_where_nobody_is_left_to_prefill_the_endpoint_itself_fetches():
+    share = {0: 0.1, 2: 0.9}
+    request = Request(headers={}, prefix=Match((1, 2), 4000, dict.fromkeys(share, 1), share))
+    verdict = Verdict(Decision(PEERS, [0]), {"prefill": Decision((), ())}, prefill="prefill")
+    headers, _ = P2pSource().picked(request, verdict)
+    assert dict(headers)["x-kv-cache-source-host-port"] == "10.0.0.3:8000"
 
 
 def test_a_short_prompt_is_computed():

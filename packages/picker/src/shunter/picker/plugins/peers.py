@@ -20,12 +20,12 @@ class P2pSource(Plugin, frozen=True):
     """Names in the request's header x-kv-cache-source-host-port who has more of the prompt cached than who computes it.
 
     Named is the candidate with the largest share, if that is at least minCachedTokenDelta tokens more than the one has who
-    computes the prompt: the choice of the profile prefillProfileName if that runs, else the endpoint chosen. Below that, to
-    transfer the blocks takes longer than to compute them. Whether the engine fetches anything is its own affair (with llm-d's
-    sidecar it does under ``--enable-p2p-pull``). Of use with ``precise-prefix-cache-producer``: a peer that has evicted what it
-    was once sent is asked in vain.
+    computes the prompt: the choice of the profile prefillProfileName (empty: the handler's profile for that) if that runs and
+    leaves somebody, else the endpoint chosen. Below that, to transfer the blocks takes longer than to compute them. Whether the
+    engine fetches anything is its own affair (with llm-d's sidecar it does under ``--enable-p2p-pull``). Of use with
+    ``precise-prefix-cache-producer``: a peer that has evicted what it was once sent is asked in vain.
 
-    Source: llm-d's plugin of that name; GIE digest §5.3.
+    Source: llm-d's plugin of that name; GIE digest §5.3. Its default is 1, and its guides set 2048.
     """
 
     # Computing a thousand tokens takes a large GPU some 60 ms (16,000 tokens a second), fetching their blocks, 130 MB of an 8B
@@ -40,7 +40,8 @@ class P2pSource(Plugin, frozen=True):
         """Name the peer, if there is one."""
         match = request.match(self.prefix_match_info_producer_name)
         share = match.share
-        decision = verdict.others.get(self.prefill_profile_name, verdict.decision)
+        prefill = verdict.others.get(self.prefill_profile_name or verdict.prefill)
+        decision = prefill if prefill is not None and prefill.chosen else verdict.decision
         if not share or not decision.chosen:
             return (), ()
         chosen = decision.candidates[decision.chosen[0]]
