@@ -32,6 +32,9 @@ def load(type_name, parameters):
         ("token-load-scorer", "queueThresholdTokens", -5),
         ("approx-prefix-cache-producer", "lruCapacityPerServer", 0),
         ("approx-prefix-cache-producer", "blockSizeTokens", 0),
+        ("mm-embeddings-cache-producer", "cacheSizeInMBPerServer", 0),
+        ("burst-prefix-cache-producer", "balanceBy", ""),
+        ("topology-affinity-filter", "minAffinity", ""),
         ("session-affinity-filter", "encodedEndpointHeaderConfig.header", ""),
         ("session-affinity-scorer", "sessionIdConfig.sources", []),
         ("session-affinity-scorer", "sessionIdConfig.evictionTtlSeconds", 0),
@@ -141,3 +144,10 @@ def test_a_gate_is_switched_off_by_any_word_that_go_reads_as_false(value):
 def test_a_gate_is_not_switched_by_other_words(value):
     with pytest.raises(ConfigError, match=r"\$\.featureGates\[0\]"):
         config.load(HEAD + f'featureGates: ["flowControl{value}"]\n')
+
+
+def test_what_a_predictor_of_the_reference_is_told_is_taken():
+    _, found = load("predicted-latency-producer", {"contextTTL": 300_000_000_000, "inFlightLoadProducerName": ""})
+    assert found["contextTTL"] == 300_000_000_000
+    with pytest.raises(ConfigError, match="is not a duration"):
+        load("predicted-latency-producer", {"contextTTL": "five"})

@@ -60,10 +60,13 @@ _SESSION = {
 UNSET: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
     "active-request-scorer": {"idleThreshold": _below(0), "maxBusyScore": _no_share},
     "disagg-profile-handler": dict.fromkeys((ORDER, "profiles.decode", "profiles.prefill", "profiles.encode"), _empty),
+    "burst-prefix-cache-producer": {"balanceBy": _empty},
     "header-profile-handler": {"headerName": _empty, "defaultProfile": _empty},
     "load-aware-scorer": {"threshold": _below(1)},
+    "mm-embeddings-cache-producer": {"cacheSizeInMBPerServer": _below(1)},
     "no-hit-lru-scorer": {"lruSize": _below(1)},
     "token-load-scorer": {"queueThresholdTokens": _below(1)},
+    "topology-affinity-filter": {"minAffinity": _empty},
     PRODUCER: {BLOCK: _below(1), "lruCapacityPerServer": _below(1)},
     **dict.fromkeys(SESSIONS, _SESSION),
     **{each: {"maxNumOfEndpoints": _below(1)} for each in ("max-score-picker", "random-picker", "weighted-random-picker")},

@@ -87,7 +87,8 @@ class PredictedLatency(Plugin, frozen=True):
     and not where endpointRoleLabel says ``prefill``. Times per token are learnt where the gateway tells how many there were.
 
     The reference's sampling and its servers (samplingMean, maxDecodeTokenSamplesForPrediction, contextTTL, predictInProduce,
-    useEncoderCacheFeatures) have nothing to correspond to here and no effect.
+    useEncoderCacheFeatures) have nothing to correspond to here and no effect; contextTTL is in nanoseconds there, and may be
+    a text such as 5m here.
     """
 
     streaming_mode: bool = False
@@ -96,15 +97,19 @@ class PredictedLatency(Plugin, frozen=True):
     prefix_match_info_producer_name: str = ""  # empty: the one there is
     sampling_mean: NonNegative = 1000.0
     max_decode_token_samples_for_prediction: Annotated[int, Meta(ge=0)] = 0
-    context_ttl: str = msgspec.field(default="5m", name="contextTTL")
+    context_ttl: str | int = msgspec.field(default="5m", name="contextTTL")
     predict_in_produce: bool = True
     use_encoder_cache_features: bool = False
+    in_flight_load_producer_name: str = ""  # the account is the same whoever is named
+    encoder_cache_match_info_producer_name: str = ""
 
     reads_prefix: ClassVar[bool] = True
+    references: ClassVar[tuple[Reference, ...]] = (Reference("encoderCacheMatchInfoProducerName", Kind.PRODUCER),)
 
     def __post_init__(self) -> None:
         """Refuse what is not a duration."""
-        duration_ns(self.context_ttl)
+        if isinstance(self.context_ttl, str):
+            duration_ns(self.context_ttl)
 
     def start(self, setting: Setting) -> "Predictor":
         """Return the producer at work."""
