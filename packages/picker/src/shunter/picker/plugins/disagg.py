@@ -57,6 +57,8 @@ class Disaggregated(Plugin, frozen=True):
     With prefill-first every prompt is computed by an endpoint of profile prefill, and the decoder is chosen last; a decider of
     prefill has nothing to decide there. Whoever is chosen first is the peer of the topology plugins in later profiles. If
     nobody is left to prefill or to encode the decoder does it itself; if nobody is left to decode the request is refused (429).
+    The reference's releases since September 2026 refuse it, too, if nobody is left to prefill: here, a slow answer is better
+    than none.
     deciderPluginName is the former name of deciders.prefill. Source: GIE digest §5.3.
     """
 

@@ -38,7 +38,8 @@ class PrefixAffinity(Plugin, frozen=True):
     flight, as inflight-load-producer says, / peakPrefillThroughput. The reference counts uncached tokens of requests that have
     no first token yet, which most profiles never see: the backlog here is worked off by the clock (``core.ledger``). A former
     release's maxTokensInFlightPenalty is the same limit in tokens; of both the smaller one counts. With ttftSource
-    latencyPredictor it is the time that predicted-latency-producer predicts, and everybody is kept where that says nothing.
+    latencyPredictor it is the time that predicted-latency-producer predicts, and everybody is kept where that says nothing of
+    the sticky, or nothing of the others while the sticky are later than that.
 
     Source: llm-d's plugin of that name; GIE digest §5.3. Its throughput is that of Qwen 32B on two H100.
     """
