@@ -186,7 +186,7 @@ def test_warnings_go_to_stderr_and_count_if_one_is_strict():
     ("option", "value", "words"),
     [
         ("--against", "ftp://127.0.0.1/", "give the admin pages as http://HOST:PORT"),
-        ("--against", "http://127.0.0.1:1", "http://127.0.0.1:1/debug/precedents?last=1000: "),
+        ("--against", "http://127.0.0.1:1", "http://127.0.0.1:1/debug/precedents?last=1000: [Errno 111] Connection refused"),
         ("--decisions", "LINES", "line 2: not a recorded decision: "),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from shunter.picker.core.shadow import Account
 from shunter.picker.shell import supervisor as module
-from shunter.picker.shell.control import Status
+from shunter.picker.shell.control import Recalled, Status
 from shunter.picker.shell.layout import Settings
 from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.process import Fate
@@ -141,3 +141,23 @@ async def test_what_a_shadow_decided_never_falls_while_a_reload_is_tried_and_whe
     # One of the old ones ends and counts on; its successor decided beside another configuration, which nobody compares.
     assert told == [300, 300, 400]
     assert supervisor.shadow().decided == 400
+
+
+async def test_a_reload_has_more_patience_with_busy_workers_than_a_page(supervisor, monkeypatch):
+    class Tried(Exception):
+        pass
+
+    async def slowly(question, deadline_s):
+        return Recalled((b"line",)) if deadline_s > 2 else None
+
+    def hold(lines, *_):
+        raise Tried(*lines)
+
+    for post in supervisor._posts:
+        post.child.ask = slowly
+    monkeypatch.setattr(module, "_hold_trial", hold)
+    assert await supervisor.precedents(WORKERS) == []
+    logged = []
+    monkeypatch.setattr(module.log, "warning", lambda _words, _kind, error: logged.append(error.args))
+    assert await Supervisor._try(supervisor, NEW)
+    assert logged == [(b"line",) * WORKERS]

@@ -99,7 +99,7 @@ async def test_what_cannot_be_tried_is_said_and_does_not_end_the_supervisor(tmp_
     texts = iter([config.DEFAULT, config.DEFAULT.replace("plugins:", "plugins: ")])
     supervisor = Supervisor(settings, lambda: next(texts))
 
-    async def precedents(_):
+    async def precedents(*_):
         return [b"no line of ours"]
 
     monkeypatch.setattr(supervisor, "precedents", precedents)

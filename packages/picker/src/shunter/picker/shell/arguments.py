@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import click
@@ -99,7 +100,7 @@ def _fetch(url: str) -> bytes:
         with urlopen(url, timeout=FETCH_S) as page:  # noqa: S310  the scheme has been looked at
             return page.read()
     except (OSError, HTTPException) as error:
-        raise PickerError(f"{url}: {error}") from error
+        raise PickerError(f"{url}: {error.reason if type(error) is URLError else error}") from error
 
 
 def source(file: Path | None, text: str | None, builtin: str | None, default: str | None = None) -> Callable[[], str]:

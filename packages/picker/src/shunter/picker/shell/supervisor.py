@@ -59,8 +59,9 @@ ANSWER_S = 1.0
 # Between looks at the configuration file.
 WATCH_S = 2.0
 
-# Recorded decisions, of all workers together, on which a new configuration is tried.
+# Recorded decisions, of all workers together, on which a new configuration is tried; a reload waits for who is only busy.
 TRIED = 1_000
+TRIED_S = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -239,13 +240,12 @@ class Supervisor:
         ]
         return add_up([self._shadowed.get(self._compared, Account()), *living])
 
-    async def precedents(self, last: int) -> list[bytes]:
-        """Return about as many of the last decisions of all workers, as lines."""
+    async def precedents(self, last: int, wait_s: float = ANSWER_S) -> list[bytes]:
+        """Return about as many of the last decisions of all workers, as lines; of who answers within ``wait_s``."""
         children = self._children()
         each = math.ceil(last / max(1, len(children)))
-        return [
-            line for lines in await asyncio.gather(*[_ask_for(each, child, Recall) for child in children]) for line in lines
-        ]
+        told = await asyncio.gather(*[_ask_for(each, child, Recall, wait_s) for child in children])
+        return [line for lines in told for line in lines]
 
     async def decisions(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
         """Return the last decisions of all workers, or those of one request, newest first."""
@@ -362,7 +362,7 @@ class Supervisor:
 
     async def _try(self, wanted: str) -> bool:
         """Let the new configuration decide what was decided last; say what would change, and whether that is allowed."""
-        lines = await self.precedents(TRIED)
+        lines = await self.precedents(TRIED, TRIED_S)
         most = self._settings.reload_max_change
         try:
             trial = await asyncio.to_thread(_hold_trial, lines, self._configuration, wanted, most)
@@ -398,12 +398,14 @@ class Supervisor:
                 self.reload()
 
 
-async def _ask_for(most: int, child: Child, ask: Callable[[int, float | None], Recall | Decisions]) -> list[Any]:
+async def _ask_for(
+    most: int, child: Child, ask: Callable[[int, float | None], Recall | Decisions], wait_s: float = ANSWER_S
+) -> list[Any]:
     """Ask a worker for its last decisions, some at a time: it has requests to answer in between."""
     found: list[Any] = []
     before_s = None
     while len(found) < most:
-        match await child.ask(ask(most - len(found), before_s), ANSWER_S):
+        match await child.ask(ask(most - len(found), before_s), wait_s):
             case Recalled(told, before_s) | Decided(told, before_s):
                 found += told
             case _:

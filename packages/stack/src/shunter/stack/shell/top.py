@@ -68,7 +68,7 @@ def decisions(admin: str, last: int, request_id: str | None, *, as_json: bool = 
     page = fetch_decisions(admin, last, request_id)
     found = page.decisions[::-1]
     if not found:
-        remedy = f" for x-request-id {request_id}; the picker forgets old ones" if request_id else " yet"
+        remedy = f" for x-request-id {request_id}; the picker forgets old ones, and all at a reload" if request_id else " yet"
         raise StackError(f"no decision{remedy}")
     if as_json:
         return "\n".join(msgspec.json.encode(decision).decode() for decision in found)
