@@ -321,6 +321,15 @@ def test_flow_control_is_read_whole():
     assert policy.detector.plugin == Concurrency(max_concurrency=7)
 
 
+def test_the_order_of_bands_may_be_named_and_is_strict():
+    text = FLOW + "flowControl: {bandSelectionPolicyPluginRef: strict-band-selection-policy}"
+    plan = config.load(text)
+    assert plan.policy.flow == config.load(FLOW).policy.flow
+    assert plan.config.flow_control.band_selection_policy_plugin_ref == "strict-band-selection-policy"
+    with pytest.raises(ConfigError, match=r"\$\.flowControl\.bandSelectionPolicyPluginRef: 'fcfs-ordering-policy' is a"):
+        config.load(text.replace("strict-band-selection-policy", "fcfs-ordering-policy"))
+
+
 def test_without_its_gate_nobody_waits():
     assert config.load(HEAD + "featureGates: ['flowControl=false']\nflowControl: {maxRequests: 5}").policy.flow is None
 

@@ -146,6 +146,12 @@ def test_a_gate_is_not_switched_by_other_words(value):
         config.load(HEAD + f'featureGates: ["flowControl{value}"]\n')
 
 
+def test_an_interval_may_be_in_nanoseconds():
+    index = {"kvBlockIndexConfig": {"enableMetrics": False, "metricsLoggingInterval": 60_000_000_000}}
+    _, found = load("precise-prefix-cache-producer", {"indexerConfig": index})
+    assert found["indexerConfig"]["kvBlockIndexConfig"]["metricsLoggingInterval"] == 60_000_000_000
+
+
 def test_what_a_predictor_of_the_reference_is_told_is_taken():
     _, found = load("predicted-latency-producer", {"contextTTL": 300_000_000_000, "inFlightLoadProducerName": ""})
     assert found["contextTTL"] == 300_000_000_000

@@ -102,6 +102,7 @@ class FlowControlSpec(Section, frozen=True):
     default_negative_priority_band: BandSpec | None = None
     priority_bands: tuple[BandSpec, ...] = ()
     usage_limit_policy_plugin_ref: str = ""
+    band_selection_policy_plugin_ref: str = ""
     saturation_detector: DetectorSpec | None = None
     enable_eviction: bool = False
 

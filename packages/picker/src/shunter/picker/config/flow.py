@@ -48,6 +48,9 @@ def complete_flow(given: FlowControlSpec, plugins: Declarations) -> FlowControlS
     for name, value in (("defaultRequestTTL", ttl), ("noEndpointRequestTTL", empty_ttl)):
         read_scalar(duration_ns, value, f"{PLACE}.{name}")
     limits = given.usage_limit_policy_plugin_ref or DEFAULT_LIMITS
+    bands = given.band_selection_policy_plugin_ref
+    if bands:
+        _use(plugins, bands, f"{PLACE}.bandSelectionPolicyPluginRef", Kind.BAND_SELECTION)
     negative = given.default_negative_priority_band
     _check_priorities([band.priority for band in given.priority_bands])
     return msgspec.structs.replace(
@@ -62,6 +65,7 @@ def complete_flow(given: FlowControlSpec, plugins: Declarations) -> FlowControlS
             _band(band, f"{PLACE}.priorityBands[{at}]", plugins) for at, band in enumerate(given.priority_bands)
         ),
         usage_limit_policy_plugin_ref=_use(plugins, limits, f"{PLACE}.usageLimitPolicyPluginRef", Kind.USAGE_LIMIT),
+        band_selection_policy_plugin_ref=bands,
         enable_eviction=given.enable_eviction,
     )
 

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     FAIRNESS = "fairness policy"
     ORDERING = "ordering policy"
     USAGE_LIMIT = "usage limit policy"
+    BAND_SELECTION = "band selection policy"
     EVICTION = "eviction policy"
     HOOK = "request hook"
     PARSER = "parser"

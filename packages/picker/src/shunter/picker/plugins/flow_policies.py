@@ -21,6 +21,7 @@ __all__ = [
     "SloDeadline",
     "SoftReflectiveCeiling",
     "StaticLimit",
+    "StrictBands",
 ]
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -174,6 +175,11 @@ class SoftReflectiveCeiling(Plugin, frozen=True):
         closed = saturation >= 1.0 or tick % max(1, round(saturation / (1.0 - saturation)))
         ceilings = [1.0 - at * saturation / steps for at in range(len(priorities))]
         return ceilings if closed else [1.0] * len(priorities)
+
+
+@register("strict-band-selection-policy", Kind.BAND_SELECTION)
+class StrictBands(Plugin, frozen=True):
+    """The highest priority goes first: always so, declared or not."""
 
 
 @register("eviction-sheddable-filter", Kind.EVICTION)

@@ -70,7 +70,7 @@ class BlockIndex(Part, frozen=True):
     redis_config: Any = None
     valkey_config: Any = None
     enable_metrics: bool = False
-    metrics_logging_interval: str = ""
+    metrics_logging_interval: str | int = ""
 
     def __post_init__(self) -> None:
         """Refuse a shared index."""

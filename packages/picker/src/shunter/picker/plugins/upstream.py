@@ -6,7 +6,6 @@ SCRAPER = "the scraper says who exists (shunter scraper run --endpoints); remove
 REPLICAS = "replicas do not tell each other their state, the workers of one picker do; remove it"
 
 ENGINES = "the scraper reads the engines' own metrics; remove it"
-STRICT = "bands always go in strict order, the highest priority first; remove it"
 TREE = "it was part of a tree of filters; use legacy-v0.3 with random-picker"
 CLUSTERS = "endpoints are those of one cluster; use the plugin of that name without multicluster"
 PREDICTED = "use predicted-latency-producer, slo-headroom-tier-filter and latency-scorer"
@@ -14,6 +13,7 @@ PREDICTED = "use predicted-latency-producer, slo-headroom-tier-filter and latenc
 # Plugin types, and why they cannot be honoured or what to write instead.
 TYPES = {
     "always-encode-decider": "use always-disagg-multimodal-decider",
+    "dcgm-data-source": ENGINES,
     "dcgm-extractor": ENGINES,
     "dcgm-metrics-data-source": ENGINES,
     "decision-tree-filter": TREE,
@@ -38,14 +38,12 @@ TYPES = {
     "sheddable-capacity-filter": TREE,
     "slo-aware-profile-handler": PREDICTED,
     "slo-aware-routing": PREDICTED,
-    "strict-band-selection-policy": STRICT,
     "vertexai-parser": "it has no reader for these bodies; remove it, and passthrough-parser passes them on",
     "vllmgrpc-parser": "requests come as HTTP with JSON; remove it, and passthrough-parser passes the others on",
 }
 
 # Fields of former or other releases that cannot be honoured, and why.
 FIELDS = {
-    "bandSelectionPolicyPluginRef": STRICT,
     "crossReplica": REPLICAS,
     "crossReplicaPublishTimeout": REPLICAS,
     "crossReplicaSyncInterval": REPLICAS,
