@@ -154,6 +154,15 @@ def test_another_policy_changes_what_it_would_do_otherwise(recorded):
     assert f"{100 * other.changed / 12:.0f} % of 12 picks would change; most: " in report(other)[0]
 
 
+@pytest.mark.parametrize(
+    ("names", "known", "said"), [(OURS, False, True), (["queue-scorer"], False, False), (OURS, True, False)]
+)
+def test_a_policy_that_goes_by_what_nobody_recorded_is_said_to_be_tried_without(recorded, names, known, said):
+    found = recorded if known else [msgspec.structs.replace(each, prefix=type(each.prefix)()) for each in recorded]
+    lines = report(retry(found, policy(*names), random.Random(5)))
+    assert any("cached prefixes: on record is not one" in line for line in lines) is said
+
+
 def test_who_refuses_changes_the_pick(recorded):
     document = """
 apiVersion: llm-d.ai/v1alpha1

@@ -86,6 +86,18 @@ def test_the_same_policy_agrees(run):
     assert sum(each.agreed.count for each in shadow.account.strata.values()) == 20
 
 
+def test_it_knows_of_cached_prefixes_though_the_first_policy_asks_for_none(make_view):
+    shadow = make_shadow(policy("prefix-cache-scorer"))
+    view = make_view(*ROWS[:2], {"waiting": 1, "running": 9})
+    judge = FleetJudge(policy("queue-scorer"), lambda _: view, random.Random(1), shadow=shadow)
+    first = judge.decide(Ask(CHAT, body("again")), NOW_S)
+    picks = [judge.decide(Ask(CHAT, body("again")), NOW_S) for _ in range(20)]
+    went = {pick.endpoints[0] for pick in (first, *picks)}
+    assert len(went) > 1
+    # Wherever it went once, it is cached: only who has none of it would be another's choice.
+    assert shadow.account.differed == len(went) - 1
+
+
 def test_another_policy_differs_and_one_that_refuses_does_too(run):
     other = make_shadow(policy("running-requests-size-scorer"))
     run(other)

@@ -115,7 +115,8 @@ class FleetJudge:
         """The errors among them that nobody has logged yet, by name; to be taken out by who does."""
         self.decisions = DecisionLog(self._scheduler.complaints.raised, keep)
         self._needy = [each.name for each in policy.plugins() if getattr(each.plugin, "needs", ())]  # until it is known better
-        self._prefixes = {name: PrefixIndex(settings) for name, settings in policy.prefixes.items()}
+        remembered = policy.prefixes or (shadow.prefixes if shadow is not None else {})
+        self._prefixes = {name: PrefixIndex(settings) for name, settings in remembered.items()}
         self._prefix = next(iter(self._prefixes.values()), None)  # the one that hashes, for all of them
         self.precise: Precise | None = None
         """What is known of the engines' caches, if the policy asks for it."""

@@ -23,6 +23,9 @@ EQUAL = 1e-9
 
 MOVES_SHOWN = 5
 
+# Of a policy that goes by what nobody has written down.
+UNRECORDED = "on record is not one, for nobody asked for them, or prompts are short: it was tried without"
+
 
 class Met(msgspec.Struct, frozen=True, kw_only=True):
     """What picks met where they went, on average."""
@@ -62,8 +65,10 @@ def retry(precedents: Iterable[Precedent], policy: Policy, dice: Dice) -> Retria
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
     recorded, now = _Sums(), _Sums()
+    unrecorded = bool(policy.prefixes)
     for each in sorted(precedents, key=lambda each: each.at_ns):
         request, fleet = meet(each)
+        unrecorded = unrecorded and not each.prefix.blocks
         verdict = scheduler.run(scheduler.identify(request), fleet)
         before[each.chosen] += 1
         recorded.add(each, each.chosen)
@@ -88,7 +93,7 @@ def retry(precedents: Iterable[Precedent], policy: Policy, dice: Dice) -> Retria
         picks={name: (before[name], after[name]) for name in sorted(before | after)},
         recorded=recorded.met(),
         now=now.met(),
-        complaints=dict(scheduler.complaints.words),
+        complaints=scheduler.complaints.words | ({"cached prefixes": UNRECORDED} if unrecorded else {}),
     )
 
 

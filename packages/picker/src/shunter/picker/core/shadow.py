@@ -1,7 +1,7 @@
 """A second policy that decides a sample of the requests too, and has no say: where it differs, and how those requests went.
 
 It decides upon a copy of what the first one met, with plugins of its own: nothing is booked, told or sent. What it knows of
-cached prefixes is what the first policy knows.
+cached prefixes is what the first policy knows; one that asks for none has them remembered for the shadow's sake.
 
 The estimator: of streamed requests whose time to first token became known, the logarithms of the times are averaged by stratum,
 which is the power of two of the prompt's tokens that the endpoint had not cached. In each stratum the mean where both policies
@@ -109,6 +109,7 @@ class Shadow:
     def __init__(self, policy: Policy, dice: Dice, sample: float, clock: Callable[[], float]) -> None:
         """Decide the part ``sample`` of requests; ``clock`` says in seconds what that costs."""
         self.account = Account()
+        self.prefixes = policy.prefixes
         self._scheduler = Scheduler(policy, dice, lambda _name, _data: None)
         self.unlogged = self._scheduler.complaints.unlogged
         """What its plugins raised first, by name, and nobody has logged yet; to be taken out by who does."""
