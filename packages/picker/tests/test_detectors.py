@@ -1,5 +1,7 @@
 """How full endpoints are, and how full that makes a pool."""
 
+import random
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from shunter.picker.core.fleet import Roster
 from shunter.picker.core.ledger import Booking, Ledger
 from shunter.picker.core.request import Request
 from shunter.picker.core.saturation import ROLE_LABEL, Gauge
+from shunter.picker.core.schedule import Scheduler
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins.detectors import Concurrency, Utilization
 from shunter.snapshot import Health
@@ -135,6 +138,67 @@ def test_a_detector_may_name_whoever_counts_what_is_in_flight(detector):
     assert config.load(text % "load").policy.detector.name == detector
     with pytest.raises(ConfigError, match="no plugin is named 'nobody'"):
         config.load(text % "nobody")
+
+
+TOGETHER = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- {type: concurrency-detector, name: sent, parameters: {maxConcurrency: 10}}
+- {type: utilization-detector, name: queue, parameters: {queueDepthThreshold: 5}}
+- {type: max-saturation-detector, name: both, parameters: {detectors: [sent, queue]%s}}
+%s
+flowControl: {saturationDetector: {pluginRef: %s}}
+"""
+
+
+def full(fleet, *, more="", others="", name="both"):
+    policy = config.load(TOGETHER % (more, others, name)).policy
+    return Scheduler(policy, random.Random(1), lambda _, __: None).saturation(fleet, NOW_NS, sent=False)
+
+
+def test_of_several_detectors_the_one_that_finds_the_pool_fullest_counts(make_fleet):
+    sent = make_fleet({"waiting": 1.0}, {"waiting": 0.0}, ledger=booked(8, 4))
+    queued = make_fleet({"waiting": 4.0}, {"waiting": 4.0}, ledger=booked(1, 0))
+    assert [full(sent, name=name) for name in ("sent", "queue", "both")] == pytest.approx([0.6, 0.1, 0.6])
+    assert [full(queued, name=name) for name in ("sent", "queue", "both")] == pytest.approx([0.05, 0.8, 0.8])
+
+
+def test_a_detector_is_asked_of_its_stages_where_these_are_separate(make_fleet):
+    rows, ledger = ({"waiting": 4.0}, {"waiting": 2.0}), booked(1, 9)
+    apart = make_fleet(
+        *rows, endpoints=[{"labels": {ROLE_LABEL: "prefill"}}, {"labels": {ROLE_LABEL: "decode"}}], ledger=ledger
+    )
+    assert full(apart) == pytest.approx(0.9)
+    assert full(apart, more=", stages: {sent: [prefill]}") == pytest.approx(0.8), "queues, of the prefill stage"
+    assert full(apart, more=", stages: {sent: [prefill], queue: [decode]}") == pytest.approx(0.4)
+    nested = "- {type: max-saturation-detector, name: all, parameters: {detectors: [both], stages: {both: [prefill]}}}"
+    assert full(apart, others=nested, name="all") == pytest.approx(0.8)
+    assert full(apart, more=", stages: {sent: [decode], queue: [decode]}", others=nested, name="all") == 0.0
+    assert full(make_fleet(*rows, ledger=ledger), more=", stages: {queue: [decode]}") == pytest.approx(0.6), "of one stage"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("", "detectors"),
+        ("detectors: []", "detectors"),
+        ("detectors: [utilization-detector, utilization-detector]", "detectors names 'utilization-detector' twice"),
+        ("detectors: [nobody]", r"detectors\[0\]: no plugin is named 'nobody'"),
+        ("detectors: [queue-scorer]", "'queue-scorer' is a scorer, and what belongs here is a saturation detector"),
+        ("detectors: [max-saturation-detector]", "in a circle"),
+        ("detectors: [utilization-detector], stages: {queue: [decode]}", "stages has 'queue', which detectors does not name"),
+        ("detectors: [utilization-detector], stages: {utilization-detector: []}", "stages"),
+        ("detectors: [utilization-detector], stages: {utilization-detector: [encode]}", "encode"),
+    ],
+)
+def test_what_several_detectors_cannot_be_is_refused(parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        config.load(
+            "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
+            "plugins:\n- type: queue-scorer\n- type: utilization-detector\n"
+            f"- {{type: max-saturation-detector, parameters: {{{parameters}}}}}\n"
+        )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

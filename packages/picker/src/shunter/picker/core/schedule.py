@@ -23,7 +23,7 @@ from shunter.picker.core.judgement import Outcome, Refusal, ResponseHeader
 from shunter.picker.core.kinds import ColumnScorer, Decision, Dice, Filter, Header, Profile, Sampler, Scores, Verdict, Weighted
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import Request
-from shunter.picker.core.saturation import Gauge
+from shunter.picker.core.saturation import Gauge, signals
 
 __all__ = ["FALLBACKS", "MOST_RUNS", "PEER", "Complaints", "Run", "Scheduler", "best_first"]
 
@@ -78,7 +78,7 @@ class Scheduler:
         self._first = self._runs[policy.profile.name]
         self._handler: Any = crew.find(policy.handler.name) if policy.handler else None
         self._prefill: str = getattr(self._handler, "prefill", "")
-        self._detector = crew.find(policy.detector.name) if policy.detector else None
+        self._signals = signals(crew.find(policy.detector.name)) if policy.detector else []
         self._gauge = Gauge()
         self._producers = [(each.name, crew.find(each.name)) for each in policy.producers]
         self._admitters = [(each.name, crew.find(each.name)) for each in policy.admitters]
@@ -147,13 +147,15 @@ class Scheduler:
 
     def saturation(self, fleet: Fleet, now_ns: int, *, sent: bool) -> float:
         """Return how full the pool is, 1 being full; by a detector that raises it is idle. For ``sent`` see Detector."""
-        if self._detector is None:
-            return 0.0
-        try:
-            return self._gauge.read(fleet, self._detector.levels(fleet, now_ns, sent=sent))
-        except Exception as error:  # noqa: BLE001  as above
-            self.complaints.raised("the saturation detector", error)
-            return 0.0
+        fullest = 0.0
+        for detector, stages in self._signals:
+            try:
+                full = self._gauge.read(fleet, detector.levels(fleet, now_ns, sent=sent), stages)
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised("the saturation detector", error)
+            else:
+                fullest = max(fullest, full)
+        return fullest
 
     def observe(self, ticket: int, outcome: Outcome, now_s: float) -> None:
         """Pass on how a request went."""

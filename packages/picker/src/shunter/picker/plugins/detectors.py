@@ -1,17 +1,19 @@
 """Saturation detectors: how full each endpoint is, from which follows when a pool has no room."""
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta
 
 from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.kinds import Setting
 from shunter.picker.core.request import Request
-from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, register
+from shunter.picker.core.saturation import STAGES, Signal
+from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, Stability, register
 from shunter.picker.plugins.durations import duration_ns
 
-__all__ = ["SPARSEST_SAMPLES_NS", "Concurrency", "Utilization"]
+__all__ = ["SPARSEST_SAMPLES_NS", "Concurrency", "Fullest", "Utilization"]
 
 NonNegative = Annotated[float, Meta(ge=0)]
 Threshold = Annotated[float, Meta(gt=0)]  # whoever is at 0 of 0 would be full for ever
@@ -148,3 +150,38 @@ class Concurrency(Plugin, frozen=True):
             requests = sys.maxsize
         rows = enumerate(zip(fleet.in_flight, fleet.tokens_in_flight, strict=True))
         return [at for at, (count, size) in rows if count < requests and size < tokens]
+
+
+@register("max-saturation-detector", Kind.DETECTOR, stability=Stability.BETA)
+class Fullest(Plugin, frozen=True):
+    """The pool is as full as the detector says that calls it fullest: requests in flight and queues, say, each with its limit.
+
+    ``stages`` says of which stages (prefill, decode) a detector is asked where these are separate; who is not in it, of both,
+    and a stage of which nobody is asked never holds requests back. It is no filter; those whom it names are, where profiles
+    list them.
+    """
+
+    references = (Reference("detectors[]", Kind.DETECTOR),)
+
+    detectors: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
+    stages: Mapping[str, Annotated[list[Literal["prefill", "decode"]], Meta(min_length=1)]] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse who is named twice, and stages of others."""
+        for at, name in enumerate(self.detectors):
+            if name in self.detectors[:at]:
+                raise ValueError(f"detectors names {name!r} twice")
+        for name in self.stages:
+            if name not in self.detectors:
+                raise ValueError(f"stages has {name!r}, which detectors does not name")
+
+    def start(self, setting: Setting) -> "Together":
+        """Return the detectors at work."""
+        named: dict[str, Any] = {name: setting.find(name) for name in self.detectors}
+        return Together([Signal(each, frozenset(self.stages.get(name, STAGES))) for name, each in named.items()])
+
+
+class Together(NamedTuple):
+    """Detectors of which the fullest counts."""
+
+    signals: Sequence[Signal]

@@ -29,7 +29,6 @@ TYPES = {
     "least-queue-filter": TREE,
     "lora-affinity-filter": TREE,
     "low-queue-filter": TREE,
-    "max-saturation-detector": "one detector says how full the pool is; use utilization-detector or concurrency-detector",
     "multicluster-kv-cache-utilization-scorer": CLUSTERS,
     "multicluster-prefix-cache-scorer": CLUSTERS,
     "multicluster-queue-scorer": CLUSTERS,
