@@ -91,6 +91,10 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
             "$.schedulingProfiles[0].plugins[0].pluginRef: 'openai-parser' is a parser, and what belongs here is a filter",
         ),
         (
+            HEAD + "plugins: [{type: fcfs-ordering-policy}]\n" + PROFILE % "{pluginRef: fcfs-ordering-policy}",
+            "$.schedulingProfiles[0].plugins[0].pluginRef: 'fcfs-ordering-policy' is an ordering policy, and what belongs",
+        ),
+        (
             HEAD + "plugins: [{type: queue-scorer}]\n" + PROFILE % "{pluginRef: queue-scorer}, {pluginRef: queue-scorer}",
             "$.schedulingProfiles[0].plugins[1].pluginRef: 'queue-scorer' stands in this profile already",
         ),

@@ -180,6 +180,16 @@ data: {baseModel: llama, adapters: "[%s]"}
 """
 
 
+def test_a_body_router_says_so_if_its_file_has_no_base_model(tmp_path, caplog):
+    worker = WorkerSettings(snapshot=tmp_path, role="body-router")
+    supervisor = Supervisor(Settings(worker=worker, workers=1, runtime=tmp_path), str)
+    base = "kind: ConfigMap\nmetadata: {name: a, labels: {inference.networking.k8s.io/bbr-managed: %s}}\ndata: {baseModel: b}\n"
+    for text, said in (("", False), (base % "'true'", False), (base % "'false'", True), ("kind: Pod", True)):
+        caplog.clear()
+        assert supervisor._validated(text) == text
+        assert ("no base model is known" in caplog.text) is said
+
+
 async def test_a_body_router_takes_new_base_models_with_a_reload(run_picker, ask_pick, eventually, tmp_path):
     (tmp_path / "config.yaml").write_text(CONFIG_MAP % "m")
     picker = await run_picker("--role=body-router", "--workers=1", f"--host=unix:{tmp_path}/p")

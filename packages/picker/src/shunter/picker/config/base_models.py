@@ -25,7 +25,7 @@ import yaml
 
 from shunter.picker.errors import ConfigError
 
-__all__ = ["read_base_models"]
+__all__ = ["LABEL", "read_base_models"]
 
 LABEL = "inference.networking.k8s.io/bbr-managed"
 

@@ -131,8 +131,8 @@ class Declarations:
             fitting = [name for name, registration in known.items() if set(kinds) & set(registration.kinds)]
             raise ConfigError(f"{place}: no plugin is named {ref!r}{did_you_mean(ref, fitting)}")
         if not set(kinds) & set(found.registration.kinds):
-            wanted = " or ".join(kinds)
-            raise ConfigError(f"{place}: {ref!r} is a {found.kind}, and what belongs here is a {wanted}")
+            wanted = " or ".join(map(_a, kinds))
+            raise ConfigError(f"{place}: {ref!r} is {_a(found.kind)}, and what belongs here is {wanted}")
         return found
 
     def of(self, *kinds: Kind) -> list[Declaration]:
@@ -216,6 +216,10 @@ class Declarations:
         if type_name in upstream.TYPES:
             raise ConfigError(f"{place}: {type_name!r} is known to GIE or llm-d, and not here: {upstream.TYPES[type_name]}")
         raise ConfigError(f"{place}: no plugin has the type {type_name!r}{did_you_mean(type_name, CATALOGUE)}")
+
+
+def _a(kind: Kind) -> str:
+    return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"  # and a usage limit policy
 
 
 def _mentions(parameters: Any, reference: Reference, left: str, above: tuple[str | int, ...]) -> Iterator[Mention]:

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from shunter.picker import config
-from shunter.picker.config.base_models import read_base_models
+from shunter.picker.config.base_models import LABEL, read_base_models
 from shunter.picker.config.service_levels import read_service_levels
 from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import Overview, look
@@ -218,7 +218,8 @@ class Supervisor:
 
     def _validated(self, text: str) -> str:
         if self._settings.worker.role == "body-router":
-            read_base_models(text)
+            if not read_base_models(text) and text.strip():
+                log.warning("configuration: no ConfigMap in it has the label %s: true, so no base model is known", LABEL)
             return text
         for note in config.load(text).notes:
             log.warning("configuration: %s", note)
