@@ -54,7 +54,13 @@ PARAMETERS: Mapping[str, Mapping[str, object]] = {
     "context-length-aware": {"enableFiltering": True},
     "endpoint-attribute-filter": {"attribute": "waiting-queue", "algorithm": THRESHOLD},
     "endpoint-attribute-scorer": {"attributeKey": "running-requests", "algorithm": {"type": "linear_lower_is_better"}},
+    "endpoint-attribute-weight-scorer": {
+        "attributeKey": "zone",
+        "producer": "label-producer",
+        "weights": {"a": 2, "b": 1},
+    },
     "header-label-affinity-scorer": {"headerName": "x-zone", "labelKey": "zone"},
+    "label-producer": {"labels": [{"label": "zone", "attributeKey": "zone"}]},
     "utilization-filter": {"conditions": [{"metric": "waiting-queue", "maxValue": 3}]},
 }
 
@@ -111,10 +117,11 @@ def say_nothing(name: str, data: bytes) -> None:
 
 def calls(type_name: str, fleet: Fleet, request: Request) -> Mapping[str, Callable[[], object]]:
     """Return what the plugin is asked for each request, by what it is asked as; nothing if it has nothing to do."""
-    plugin = msgspec.convert(PARAMETERS.get(type_name, {}), CATALOGUE[type_name].plugin)
+    parameters = PARAMETERS.get(type_name, {})
+    plugin = msgspec.convert(parameters, CATALOGUE[type_name].plugin)
     dice = random.Random(7)
-    implied = {each.implied for each in plugin.all_references() if each.implied}
-    others = [Named(name, msgspec.convert(PARAMETERS.get(name, {}), CATALOGUE[name].plugin)) for name in sorted(implied)]
+    named = {str(parameters.get(each.parameter, each.implied)) for each in plugin.all_references()} - {""}
+    others = [Named(name, msgspec.convert(PARAMETERS.get(name, {}), CATALOGUE[name].plugin)) for name in sorted(named)]
     policy = Policy(profiles=(Profile("default", MaxScore()),), others=(Named("it", plugin), *others))
     worker = Crew(policy, dice, say_nothing).find("it")
     totals = [dice.random() for _ in range(len(fleet))]

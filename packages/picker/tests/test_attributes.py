@@ -1,8 +1,13 @@
+import random
+
 import msgspec
 import pytest
 
+from shunter.picker import config
 from shunter.picker.core.ledger import Booking, Ledger
+from shunter.picker.core.policy import Crew
 from shunter.picker.core.request import Request
+from shunter.picker.errors import ConfigError
 from shunter.picker.plugins.attributes import EndpointAttributeFilter, EndpointAttributeScorer, UtilizationFilter
 from shunter.snapshot import Health
 
@@ -152,3 +157,65 @@ def test_a_range_that_is_none_is_refused(normalization, words):
     }
     with pytest.raises(msgspec.ValidationError, match=words):
         msgspec.convert(parameters, EndpointAttributeScorer)
+
+
+WEIGHED = """\
+apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins:
+- type: label-producer
+  name: where
+  parameters: {labels: [{label: topology.kubernetes.io/region, attributeKey: region}, {label: make, attributeKey: gpu}]}
+- type: endpoint-attribute-weight-scorer
+  name: weighed
+  parameters: %s
+schedulingProfiles: [{name: default, plugins: [{pluginRef: weighed}]}]
+"""
+
+
+def weighed(fleet, parameters):
+    crew = Crew(config.load(WEIGHED % parameters).policy, random.Random(1), lambda _, __: None)
+    return list(crew.find("weighed").score(REQUEST, fleet))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "scores"),
+    [
+        ("{attributeKey: region, producer: where, weights: {near: 4, far: 1, nowhere: 2}}", [1, 0.25, 0.25, 0.25]),
+        ('{attributeKey: region, producer: where, weights: {near: 1, "": 2, far: 1.5}}', [0.5, 0.75, 1, 0.5]),
+        ("{attributeKey: gpu, producer: where, weights: {H100: 2, A100: 1}}", [0.5, 1, 0.5, 0.5]),
+        ("{attributeKey: rack, producer: where, weights: {near: 2, far: 1}}", [0.5] * 4),
+        ('{attributeKey: region, producer: "", weights: {near: 2, far: 1}}', [0.5] * 4),
+    ],
+)
+def test_what_a_label_says_is_worth_its_weight_and_anything_else_the_least(make_fleet, parameters, scores):
+    region = "topology.kubernetes.io/region"
+    labels = [{region: "near"}, {region: "far", "make": "H100"}, {region: ""}, {"region": "near"}]
+    assert weighed(make_fleet(*({} for _ in labels), endpoints=[{"labels": each} for each in labels]), parameters) == scores
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("{attributeKey: region, weights: {near: 1}}", "producer"),
+        ("{producer: where, weights: {near: 1}}", "attributeKey"),
+        ('{attributeKey: "", producer: where, weights: {near: 1}}', "attributeKey"),
+        ("{attributeKey: region, producer: where, weights: {}}", "weights"),
+        ("{attributeKey: region, producer: where, weights: {near: 0}}", "weights"),
+        ("{attributeKey: region, producer: where, weights: {near: .inf}}", "not a number below"),
+        ("{attributeKey: region, producer: where, weights: {near: 5.0e-324, far: 9.0e+18}}", "vanishes beside the greatest"),
+        ("{attributeKey: region, producer: nobody, weights: {near: 1}}", "no plugin is named 'nobody'"),
+    ],
+)
+def test_weights_that_say_nothing_are_refused(parameters, message):
+    with pytest.raises(ConfigError, match=message):
+        config.load(WEIGHED % parameters)
+
+
+def test_two_labels_of_a_name_are_refused():
+    with pytest.raises(ConfigError, match="same attributeKey"):
+        config.load(
+            (WEIGHED % "{attributeKey: gpu, producer: where, weights: {a: 1}}").replace(
+                "attributeKey: region", "attributeKey: gpu"
+            )
+        )

@@ -157,3 +157,13 @@ def test_what_a_predictor_of_the_reference_is_told_is_taken():
     assert found["contextTTL"] == 300_000_000_000
     with pytest.raises(ConfigError, match="is not a duration"):
         load("predicted-latency-producer", {"contextTTL": "five"})
+
+
+@pytest.mark.parametrize("kind", ["metrics", "models"])
+def test_a_source_may_say_how_often_and_that_there_are_no_certificates(kind):
+    given = {"interval": "5s", "caCertPath": "", "clientCertPath": "", "clientKeyPath": ""}
+    plan, parameters = load(f"{kind}-data-source", given)
+    assert "interval" not in parameters
+    assert any(".interval: ignored; the scraper" in note for note in plan.notes)
+    with pytest.raises(ConfigError, match=r"caCertPath: .*the scraper reads the engines' metrics"):
+        load(f"{kind}-data-source", {"caCertPath": "/etc/ca.crt"})

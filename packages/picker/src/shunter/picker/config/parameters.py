@@ -13,9 +13,11 @@ from shunter.picker.config.document import PluginSpec
 
 __all__ = ["respell"]
 
-# Parameters that were dropped since, by type, and why they are not missed.
+# Parameters that were dropped since, or are somebody else's here, by type, and why they are not missed.
 DROPPED = {
     "active-request-scorer": {"requestTimeout": "a request counts until it ends"},
+    "metrics-data-source": {"interval": "the scraper asks the busy more often than the idle (--interval-min-ms, -max-ms)"},
+    "models-data-source": {"interval": "the scraper's --models-interval counts"},
     "pd-profile-handler": {"hashBlockSize": "prompts are cut once, as the producer of prefix matches says"},
 }
 

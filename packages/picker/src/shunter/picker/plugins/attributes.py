@@ -1,4 +1,4 @@
-"""Filters and a scorer for any one number that is known of an endpoint: its load, or a label.
+"""Filters and scorers for anything that is known of an endpoint: its load, or a label.
 
 =================================================== ==========================================================
 active-requests                                     requests of ours in flight
@@ -13,19 +13,21 @@ The reference reads any metric that its scraper was told to keep; the snapshot h
 
 import math
 import operator
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, cast
 
 from msgspec import Meta
 
 from shunter.picker.core.fleet import Fleet
+from shunter.picker.core.kinds import Setting
 from shunter.picker.core.request import Request
-from shunter.picker.plugins.catalogue import Kind, Part, Plugin, Stability, register
+from shunter.picker.plugins.catalogue import Kind, Part, Plugin, Reference, Stability, register
 
-__all__ = ["EndpointAttributeFilter", "EndpointAttributeScorer", "UtilizationFilter"]
+__all__ = ["EndpointAttributeFilter", "EndpointAttributeScorer", "LabelProducer", "UtilizationFilter", "WeightScorer"]
 
 Signal = Literal["active-requests", "running-requests", "waiting-queue", "kv-cache-utilization"]
 NonNegative = Annotated[float, Meta(ge=0)]
+Name = Annotated[str, Meta(min_length=1)]
 
 COLUMNS = {
     "active-requests": "in_flight",
@@ -243,6 +245,85 @@ class EndpointAttributeScorer(Plugin, frozen=True):
             return 1.0 - share if lower else share
 
         return [score(value) for value in values]
+
+
+class Copy(Part, frozen=True):
+    """A label, and what it is called as an attribute."""
+
+    label: Name
+    attribute_key: Name
+
+
+@register("label-producer", Kind.PRODUCER, stability=Stability.ALPHA)
+class LabelProducer(Plugin, frozen=True):
+    """Gives labels the names under which endpoint-attribute-weight-scorer reads them.
+
+    Source: llm-d's plugin of that name, of which one configuration has one; here it may have several.
+    """
+
+    labels: Annotated[list[Copy], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Refuse two of a name."""
+        if len(self.by_attribute) < len(self.labels):
+            raise ValueError("labels has two entries with the same attributeKey")
+
+    @property
+    def by_attribute(self) -> Mapping[str, str]:
+        """The label of each attribute."""
+        return {each.attribute_key: each.label for each in self.labels}
+
+
+@register("endpoint-attribute-weight-scorer", Kind.SCORER, stability=Stability.ALPHA)
+class WeightScorer(Plugin, frozen=True):
+    """What weights says of an attribute, such as a region or a make of GPU, divided by the greatest of them.
+
+    ``producer`` names a label-producer that has the attribute. Who lacks it, or has a value that is not in weights, has the
+    least of their scores. Source: llm-d's plugin of that name.
+    """
+
+    references: ClassVar[tuple[Reference, ...]] = (Reference("producer", Kind.PRODUCER),)
+
+    attribute_key: Name
+    producer: str  # empty: nobody, so that all are equal
+    weights: Annotated[dict[str, Annotated[float, Meta(gt=0)]], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Refuse weights of which nothing is left when they are divided."""
+        if not all(self.scores.values()):
+            raise ValueError("weights has one that vanishes beside the greatest")
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """What each value is worth."""
+        most = max(self.weights.values())
+        return {value: weight / most for value, weight in self.weights.items()}
+
+    def start(self, setting: Setting) -> "ByValue":
+        """Return the scorer at work."""
+        found = setting.find(self.producer) if self.producer else None
+        label = found.by_attribute.get(self.attribute_key) if isinstance(found, LabelProducer) else None
+        return ByValue(label, self.scores)
+
+
+class ByValue:
+    """A WeightScorer that knows the label; None: nobody has any."""
+
+    def __init__(self, label: str | None, scores: Mapping[str, float]) -> None:
+        """``scores`` is by the label's value."""
+        self._label = label
+        self._scores = scores
+        self._least = min(scores.values())
+
+    def score(self, request: Request, fleet: Fleet) -> Sequence[float]:  # noqa: ARG002  endpoints alone decide
+        """Score all candidates."""
+        if self._label is None:
+            return [self._least] * len(fleet)
+        label, scores, least = self._label, self._scores, self._least
+        return [
+            scores.get(endpoint.labels.get(label, ""), least) if label in endpoint.labels else least
+            for endpoint in fleet.endpoints
+        ]
 
 
 def check(attribute: str, producer: str) -> None:

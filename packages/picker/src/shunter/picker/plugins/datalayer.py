@@ -14,12 +14,15 @@ __all__ = ["CoreMetrics", "EndpointNotifications", "MetricsSource", "Models", "M
 class MetricsSource(Plugin, frozen=True):
     """Engine metrics over HTTP: read by the scraper, which is told scheme, path and port with the endpoints.
 
-    ``insecureSkipVerify`` is about HTTPS and changes nothing.
+    ``insecureSkipVerify`` is about HTTPS and changes nothing; paths of certificates may stand here if they are empty.
     """
 
     scheme: Literal["http"] = "http"
     path: Literal["/metrics"] = "/metrics"
     insecure_skip_verify: bool = True
+    ca_cert_path: Literal[""] = ""
+    client_cert_path: Literal[""] = ""
+    client_key_path: Literal[""] = ""
 
 
 @register("core-metrics-extractor", Kind.EXTRACTOR)
@@ -39,12 +42,15 @@ class EndpointNotifications(Plugin, frozen=True):
 class ModelsSource(Plugin, frozen=True):
     """The engines' own lists of models: asked for by the scraper (``--models-interval``) where it reads their metrics.
 
-    ``insecureSkipVerify`` is about HTTPS and changes nothing.
+    ``insecureSkipVerify`` is about HTTPS and changes nothing; paths of certificates may stand here if they are empty.
     """
 
     scheme: Literal["http"] = "http"
     path: Literal["/v1/models"] = "/v1/models"
     insecure_skip_verify: bool = True
+    ca_cert_path: Literal[""] = ""
+    client_cert_path: Literal[""] = ""
+    client_key_path: Literal[""] = ""
 
 
 @register("models-data-extractor", Kind.EXTRACTOR)

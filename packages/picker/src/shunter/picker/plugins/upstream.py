@@ -8,6 +8,7 @@ REPLICAS = "replicas do not tell each other their state, the workers of one pick
 ENGINES = "the scraper reads the engines' own metrics; remove it"
 TREE = "it was part of a tree of filters; use legacy-v0.3 with random-picker"
 CLUSTERS = "endpoints are those of one cluster; use the plugin of that name without multicluster"
+COORDINATOR = "one picker chooses who prefills and who decodes, and no coordinator asks two; use disagg-profile-handler"
 PREDICTED = "use predicted-latency-producer, slo-headroom-tier-filter and latency-scorer"
 
 # Plugin types, and why they cannot be honoured or what to write instead.
@@ -19,24 +20,31 @@ TYPES = {
     "decision-tree-filter": TREE,
     "ed-profile-handler": "use disagg-profile-handler with deciders.encode",
     "encoder-header-handler": "disagg-profile-handler sets the headers; remove it",
-    "endpoint-attribute-weight-scorer": (
-        "labels are scored if they are numbers; use endpoint-attribute-scorer with producer labels, or label-selector-filter"
-    ),
     "file-discovery": SCRAPER,
     "k8s-notification-source": "the scraper watches what there is to watch; remove it",
-    "label-producer": "labels can be read without it: endpoint-attribute-filter and -scorer take them from producer labels",
+    "k8s-peer-discovery": REPLICAS,
     "least-kv-cache-filter": TREE,
     "least-queue-filter": TREE,
+    "local-syncer": REPLICAS,
     "lora-affinity-filter": TREE,
     "low-queue-filter": TREE,
+    "models-responder": "start the picker with --serve-models, and use adapter-ready-filter; remove it",
+    "multicluster-approx-prefix-cache-producer": CLUSTERS,
+    "multicluster-file-discovery": SCRAPER,
     "multicluster-kv-cache-utilization-scorer": CLUSTERS,
+    "multicluster-metrics-data-source": CLUSTERS,
+    "multicluster-metrics-extractor": CLUSTERS,
     "multicluster-prefix-cache-scorer": CLUSTERS,
     "multicluster-queue-scorer": CLUSTERS,
+    "multicluster-session-affinity-filter": CLUSTERS,
     "outlen-bucket": "how long answers are is learnt; remove it",
     "request-attribute-reporter": "expressions in CEL are not evaluated; remove it",
+    "reserve-endpoint": COORDINATOR,
+    "selective-kv-policy": "bodies stay as they are, and engines decide themselves what they load and offload; remove it",
     "sheddable-capacity-filter": TREE,
     "slo-aware-profile-handler": PREDICTED,
     "slo-aware-routing": PREDICTED,
+    "topology-stamp-handler": COORDINATOR,
     "vertexai-parser": "it has no reader for these bodies; remove it, and passthrough-parser passes them on",
     "vllmgrpc-parser": "requests come as HTTP with JSON; remove it, and passthrough-parser passes the others on",
 }
