@@ -47,6 +47,10 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
         (HEAD + "plugins: [{name: x}]", "$.plugins[0]: object missing required field `type`, found {'name': 'x'}"),
         (HEAD + "plugins: [{type: que-scorer}]", "$.plugins[0].type: no plugin has the type 'que-scorer'; did you mean 'queue"),
         (
+            HEAD + "plugins: [{type: latency-observer-producer-hub}]",
+            "$.plugins[0].type: 'latency-observer-producer-hub' is known to GIE or llm-d, and not here: expected-delay-scorer",
+        ),
+        (
             HEAD + "plugins: [{type: file-discovery}]",
             "$.plugins[0].type: 'file-discovery' is known to GIE or llm-d, and not here: the scraper says who exists",
         ),

@@ -9,6 +9,7 @@ ENGINES = "the scraper reads the engines' own metrics; remove it"
 TREE = "it was part of a tree of filters; use legacy-v0.3 with random-picker"
 CLUSTERS = "endpoints are those of one cluster; use the plugin of that name without multicluster"
 COORDINATOR = "one picker chooses who prefills and who decodes, and no coordinator asks two; use disagg-profile-handler"
+OBSERVED = "expected-delay-scorer expects delays at speeds that it learns; use that"
 PREDICTED = "use predicted-latency-producer, slo-headroom-tier-filter and latency-scorer"
 
 # Plugin types, and why they cannot be honoured or what to write instead.
@@ -23,6 +24,10 @@ TYPES = {
     "file-discovery": SCRAPER,
     "k8s-notification-source": "the scraper watches what there is to watch; remove it",
     "k8s-peer-discovery": REPLICAS,
+    "latency-observation-scorer": OBSERVED,
+    "latency-observation-scorer-hub": OBSERVED,
+    "latency-observer-producer": OBSERVED,
+    "latency-observer-producer-hub": OBSERVED,
     "least-kv-cache-filter": TREE,
     "least-queue-filter": TREE,
     "local-syncer": REPLICAS,
@@ -41,6 +46,7 @@ TYPES = {
     "request-attribute-reporter": "expressions in CEL are not evaluated; remove it",
     "reserve-endpoint": COORDINATOR,
     "selective-kv-policy": "bodies stay as they are, and engines decide themselves what they load and offload; remove it",
+    "session-state-producer": "nobody here asks how a session went so far; remove it",
     "sheddable-capacity-filter": TREE,
     "slo-aware-profile-handler": PREDICTED,
     "slo-aware-routing": PREDICTED,
