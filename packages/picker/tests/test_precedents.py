@@ -163,6 +163,43 @@ def test_a_policy_that_goes_by_what_nobody_recorded_is_said_to_be_tried_without(
     assert any("cached prefixes: on record is not one" in line for line in lines) is said
 
 
+DIVIDED = """
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- {type: always-disagg-pd-decider}
+- {type: disagg-profile-handler, parameters: {deciders: {prefill: always-disagg-pd-decider}}}
+- {type: label-selector-filter, name: "9", parameters: {matchLabels: {n: "9"}}}
+- {type: decode-filter}
+- {type: %s}
+schedulingProfiles:
+- {name: prefill, plugins: [{pluginRef: %s}]}
+- {name: decode, plugins: [{pluginRef: decode-filter}]}
+"""
+
+
+def test_what_changes_in_further_profiles_is_said_too(make_view):
+    view = make_view(*ROWS)
+    divided = config.load(DIVIDED % ("queue-scorer", "queue-scorer")).policy
+    judge = FleetJudge(divided, lambda _: view, random.Random(1))
+    recorded = []
+    while len(recorded) < 4:  # not those whose decoder is the best to prefill, too
+        judge.release(judge.decide(Ask(CHAT, body()), NOW_S).ticket, Outcome(complete=True), NOW_S)
+        newest = precedent(judge.decisions.latest()[0])
+        recorded += [newest] if len(newest.runs) > 1 else []
+    same, other, none = (
+        retry(recorded, config.load(text).policy, random.Random(5))
+        for text in (
+            DIVIDED % ("queue-scorer", "queue-scorer"),
+            DIVIDED % ("running-requests-size-scorer", "running-requests-size-scorer"),
+            DIVIDED % ("queue-scorer", '"9"'),
+        )
+    )
+    assert [(each.stages["prefill"].recorded, each.stages["prefill"].now) for each in (same, none)] == [(4, 4), (4, 0)]
+    assert same.stages["prefill"].moved == 0 < other.stages["prefill"].moved == other.stages["prefill"].now
+    assert "  profile prefill chose somebody for 100 % of requests, then for 0 %" in report(none)
+
+
 def test_who_refuses_changes_the_pick(recorded):
     document = """
 apiVersion: llm-d.ai/v1alpha1

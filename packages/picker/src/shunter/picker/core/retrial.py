@@ -6,17 +6,17 @@ picks made here, and are told outcomes only where the pick was the one that was 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from shunter.picker.core.judgement import Refusal
-from shunter.picker.core.kinds import Decision, Dice
+from shunter.picker.core.kinds import Decision, Dice, Verdict
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.precedents import Precedent, meet
 from shunter.picker.core.schedule import Scheduler
 
-__all__ = ["Met", "Retrial", "as_good", "report", "retry"]
+__all__ = ["Met", "Retrial", "Stage", "as_good", "report", "retry"]
 
 # Totals are sums of floats: what is nearer than this is equal.
 EQUAL = 1e-9
@@ -35,6 +35,14 @@ class Met(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: float
 
 
+class Stage(msgspec.Struct):
+    """What came of a profile that does not name the endpoint: who computes the prompt, say."""
+
+    recorded: int = 0  # requests of which it chose somebody
+    now: int = 0
+    moved: int = 0  # of those of which it did both times: to whom is not among its best now
+
+
 class Retrial(msgspec.Struct, frozen=True, kw_only=True):
     """What a policy made of recorded decisions.
 
@@ -49,6 +57,7 @@ class Retrial(msgspec.Struct, frozen=True, kw_only=True):
     picks: dict[str, tuple[int, int]]  # by endpoint: as recorded, and now
     recorded: Met
     now: Met
+    stages: dict[str, Stage] = {}  # by profile
     complaints: dict[str, str] = {}  # what plugins did wrong first, by name
 
     @property
@@ -65,11 +74,13 @@ def retry(precedents: Iterable[Precedent], policy: Policy, dice: Dice) -> Retria
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
     recorded, now = _Sums(), _Sums()
+    stages: dict[str, Stage] = {}
     unrecorded = bool(policy.prefixes)
     for each in sorted(precedents, key=lambda each: each.at_ns):
         request, fleet = meet(each)
         unrecorded = unrecorded and not each.prefix.blocks
         verdict = scheduler.run(scheduler.identify(request), fleet)
+        _note_stages(stages, each, verdict.others if isinstance(verdict, Verdict) else {})
         before[each.chosen] += 1
         recorded.add(each, each.chosen)
         if verdict is None or isinstance(verdict, Refusal):
@@ -93,6 +104,7 @@ def retry(precedents: Iterable[Precedent], policy: Policy, dice: Dice) -> Retria
         picks={name: (before[name], after[name]) for name in sorted(before | after)},
         recorded=recorded.met(),
         now=now.met(),
+        stages={name: stages[name] for name in sorted(stages)},
         complaints=scheduler.complaints.words | ({"cached prefixes": UNRECORDED} if unrecorded else {}),
     )
 
@@ -112,6 +124,10 @@ def report(retrial: Retrial, in_force: Retrial | None = None) -> list[str]:
         f"  {name:<{width}}  {_percent(before, total):>6} of picks, then {_percent(after, total):>6}"
         for name, (before, after) in retrial.picks.items()
     ]
+    for name, stage in retrial.stages.items():
+        moved = f"; another one for {_percent(stage.moved, total)}" if stage.moved else ""
+        part = f"{_percent(stage.recorded, total)} of requests, then for {_percent(stage.now, total)}"
+        lines.append(f"  profile {name} chose somebody for {part}{moved}")
     was, now = retrial.recorded, retrial.now
     if retrial.refused < total:
         lines.append(
@@ -127,6 +143,20 @@ def as_good(decision: Decision, authority: str) -> bool:
     totals: Sequence[float] = decision.totals
     at = next((at for at, each in enumerate(decision.candidates) if each.authority == authority), None)
     return at is not None and bool(totals) and totals[at] >= max(totals) - EQUAL
+
+
+def _note_stages(stages: dict[str, Stage], precedent: Precedent, others: Mapping[str, Decision]) -> None:
+    """Compare what was recorded of the profiles that do not name the endpoint with what comes of them now."""
+    recorded = {run.profile: run.chosen[0] for run in precedent.runs[1:] if run.chosen}
+    now = {name: decision for name, decision in others.items() if decision.chosen}
+    for name in recorded.keys() | now.keys():
+        stage = stages.setdefault(name, Stage())
+        stage.recorded += name in recorded
+        stage.now += name in now
+        if name in recorded and name in now:
+            decision = now[name]
+            to = decision.candidates[decision.chosen[0]].authority
+            stage.moved += to != recorded[name] and not as_good(decision, recorded[name])
 
 
 class _Sums:
