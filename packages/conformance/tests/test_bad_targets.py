@@ -165,6 +165,7 @@ def test_a_key_opens_the_door_and_is_in_no_report(examined, monkeypatch):
         _, _, locked = examined(f"http://{address}")
         output, _, found = examined(f"http://{address}", "--header", "Authorization: Bearer ${KEY}")
     assert locked["ms.reachability.models"]["verdict"] == "failed"
+    assert "/v1/models answers 401; say who asks with --header" in locked["ms.openai.completion-fields"]["reason"]
     assert found["ms.reachability.models"]["verdict"] == "passed"
     assert "authorization: ***" in output
     assert SECRET not in output

@@ -187,11 +187,37 @@ def test_ctrl_c_ends_the_exam_with_a_report_of_what_was_not_run(tmp_path):
     assert cases["ms.reachability.metrics"]["reason"] == "the exam was interrupted"
 
 
-def test_ctrl_c_before_the_exam_began_says_so():
+def test_ctrl_c_before_the_exam_began_says_so_and_leaves_reports(tmp_path):
+    report, page = tmp_path / "r.yaml", tmp_path / "r.html"
     with http_server(pages=0) as (server, url):
-        code, output, errors = interrupt(server, 0, url)
+        code, output, errors = interrupt(server, 0, url, "--report", str(report), "--report", str(page))
     assert (code, errors) == (130, "")
     assert "interrupted before the exam began" in output
+    cases = yaml.safe_load(report.read_text())["cases"]
+    assert {(case["verdict"], case["reason"]) for case in cases} == {("skipped", "the exam was interrupted")}
+    assert len(cases) == len(CASES)
+    assert "interrupted before it began" in page.read_text()
+
+
+def test_a_report_that_cannot_be_written_takes_no_other_along(tmp_path):
+    """A full disk, or a directory that has gone meanwhile: here one that has no room for files of that name."""
+    long, other = tmp_path / f"{'x' * 300}.yaml", tmp_path / "r.ndjson"
+    with http_server() as (_, url):
+        result = invoke("run", url, "--select", "ms.reachability.health", f"--report={long}", f"--report={other}")
+        assert result.exit_code == 2
+        assert f"--report {long}: File name too long" in result.output
+        again = invoke("report", str(other), "-o", str(long), "-o", str(tmp_path / "r.xml"))
+    assert again.exit_code == 2
+    assert (tmp_path / "r.xml").stat().st_size
+
+
+def test_a_report_that_may_not_be_written_is_refused_before_the_exam(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with http_server() as (server, url):
+        result = invoke("run", url, "--report", str(tmp_path / "r.yaml"))
+        assert server.asked == []
+    assert result.exit_code == 2
+    assert "it may not be written" in result.output
 
 
 @pytest.mark.parametrize("code", [2, 1])

@@ -58,6 +58,8 @@ def test_both_forms_of_a_report_say_the_same(pytestconfig):
     [
         ("r.yaml", "[", "r.yaml: not YAML"),
         ("r.yaml", "cases: 7", "r.yaml: Expected `array`, got `int` - at `$.cases`"),
+        ("r.yaml", "cases: []", "r.yaml: there is no exam in it"),
+        ("r.ndjson", "", "r.ndjson: there is no exam in it"),
         ("r.ndjson", '{"event":"finished","duration_s":1}\n{', "r.ndjson:2: Input data was truncated"),
     ],
 )

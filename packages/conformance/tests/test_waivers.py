@@ -27,7 +27,7 @@ def test_a_file_is_read():
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("- {id: ms.a.on, reason: because, until: 2026-11-26}", "w: waivers[0]: no case 'ms.a.on'"),
+        ("- {id: ms.a.on, reason: because, until: 2026-11-26}", "w: waivers[0]: no case 'ms.a.on' (did you mean ms.a.one"),
         ("- {id: ms.a.one, reason: '-', until: 2026-11-26}", "w: waivers[0].reason: '-' is no reason"),
         ("- {id: ms.a.one, reason: because}", "w: Object missing required field `until` - at `$.waivers[0]`"),
         ("- {id: ms.a.one, reason: because, until: soon}", "at `$.waivers[0].until`"),

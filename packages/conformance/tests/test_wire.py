@@ -98,6 +98,19 @@ async def test_whatever_is_no_answer_is_unanswered(answer):
             await client.exchange("GET", f"http://{host}:{port}/")
 
 
+async def test_who_speaks_something_else_is_not_said_to_have_answered_with_a_status():
+    async def handler(_, writer):
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handler, "127.0.0.1", 0) as server, Wire() as client:
+        host, port = server.sockets[0].getsockname()
+        with pytest.raises(Unanswered, match=r"Bad status line: .*SSH-2\.0-OpenSSH") as problem:
+            await client.exchange("GET", f"http://{host}:{port}/")
+    assert "400" not in str(problem.value).replace(f":{port}/", "")
+
+
 async def test_a_header_that_is_not_utf_8_can_stand_in_a_report():
     async def handler(reader, writer):
         await reader.readuntil(b"\r\n\r\n")

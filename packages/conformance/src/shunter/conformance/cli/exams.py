@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from shunter.conformance.cli.files import check_report, read_file, write_report
+from shunter.conformance.cli.files import check_report, read_file, write_reports
 
 if TYPE_CHECKING:
     from shunter.conformance.core.case import AnyCase
-    from shunter.conformance.core.events import Event
+    from shunter.conformance.core.events import Event, Side
     from shunter.conformance.core.waivers import Waiver
 
 __all__ = ["Wishes", "exam_options", "follow"]
@@ -68,8 +68,7 @@ class Wishes:
         """Write the reports."""
         from shunter.conformance.core.report import REPORTS
 
-        for path in self._reports:
-            write_report(path, REPORTS[path.suffix](events, self._about))
+        write_reports({path: REPORTS[path.suffix](events, self._about) for path in self._reports})
 
 
 def exam_options(command: Command) -> Command:
@@ -97,9 +96,9 @@ def exam_options(command: Command) -> Command:
     return wrapped  # pyright: ignore[reportReturnType] # click's decorators keep what they decorate
 
 
-def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wishes) -> None:
+def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wishes, side: "Side") -> None:
     """Show an exam while it happens, write its reports, and leave with its exit code."""
-    from shunter.conformance.core.events import CaseFinished, conclude
+    from shunter.conformance.core.events import CaseFinished, conclude, unstarted
     from shunter.conformance.core.narration import summarise
     from shunter.conformance.core.verdict import exit_code
     from shunter.conformance.errors import LaunchError
@@ -114,8 +113,13 @@ def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wi
         asyncio.run(_attend(exam, events))
     except (KeyboardInterrupt, asyncio.CancelledError):
         interrupted = True
+        if events:
+            click.echo("interrupted")
+        else:
+            click.echo("interrupted before the exam began")
+            date = datetime.now(UTC).isoformat(timespec="seconds")
+            events.append(unstarted(cases, side, date, "the exam was interrupted before it began"))
         events.extend(conclude(events, "the exam was interrupted"))
-        click.echo("interrupted" if events else "interrupted before the exam began; no report")
     except LaunchError as error:
         click.echo(f"Error: {error}", err=True)
     except Exception as error:

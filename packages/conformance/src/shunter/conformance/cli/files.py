@@ -1,11 +1,12 @@
 """Files that people name on the command line: what is wrong with one is said in one line."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from shunter.conformance.errors import UsageError
 
-__all__ = ["check_report", "read_file", "write_report"]
+__all__ = ["check_report", "read_file", "write_reports"]
 
 
 def check_report(path: Path, suffixes: Iterable[str]) -> None:
@@ -14,6 +15,8 @@ def check_report(path: Path, suffixes: Iterable[str]) -> None:
         raise UsageError(f"--report {path}: want a file name that ends in {', '.join(suffixes)}")
     if not path.parent.is_dir():
         raise UsageError(f"--report {path}: there is no directory {path.parent}")
+    if not os.access(path if os.access(path, os.F_OK) else path.parent, os.W_OK):
+        raise UsageError(f"--report {path}: it may not be written")
 
 
 def read_file(path: Path) -> str:
@@ -26,9 +29,13 @@ def read_file(path: Path) -> str:
         raise UsageError(f"{path}: not UTF-8") from None
 
 
-def write_report(path: Path, text: str) -> None:
-    """Write a report."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--report {path}: {error.strerror}") from None
+def write_reports(texts: Mapping[Path, str]) -> None:
+    """Write all reports that can be written; then raise UsageError for those that cannot."""
+    problems: list[str] = []
+    for path, text in texts.items():
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            problems.append(f"--report {path}: {error.strerror}")
+    if problems:
+        raise UsageError("; ".join(problems))

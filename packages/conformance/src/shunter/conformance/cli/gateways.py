@@ -58,6 +58,7 @@ def gateway(
 
     import msgspec
 
+    from shunter.conformance.core.events import Side
     from shunter.conformance.core.profile import named
     from shunter.conformance.sections.gateways import CASES, PROFILES
     from shunter.conformance.sections.gateways.setup import DEFAULT, check_places, intent
@@ -93,4 +94,4 @@ def gateway(
         access=Access(tls=trust(ca_file, insecure=insecure)),
         tries=wishes.tries,
     )
-    follow(exam, cases, wishes)
+    follow(exam, cases, wishes, Side.GATEWAY)

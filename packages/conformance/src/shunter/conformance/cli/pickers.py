@@ -62,6 +62,7 @@ def picker(
     Exit code: 0 nothing is newly broken, 1 a MUST failed, 2 wrong usage, 3 the picker cannot be reached or started.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # the library tells of every connection that a picker closes
+    from shunter.conformance.core.events import Side
     from shunter.conformance.errors import UsageError
     from shunter.conformance.sections.pickers import CASES
     from shunter.conformance.shell.pickers.exam import examine
@@ -92,4 +93,4 @@ def picker(
         patience=patience,
         tries=wishes.tries,
     )
-    follow(exam, cases, wishes)
+    follow(exam, cases, wishes, Side.PICKER)

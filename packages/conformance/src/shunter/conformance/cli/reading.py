@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from shunter.conformance.cli.files import check_report, read_file, write_report
+from shunter.conformance.cli.files import check_report, read_file, write_reports
 from shunter.conformance.errors import UsageError
 
 __all__ = ["compare", "explain", "list_cases", "report"]
@@ -35,8 +35,7 @@ def report(source: Path, outputs: tuple[Path, ...], implementation: tuple[str, .
     events = read_events(read_file(source), str(source))
     if not any(isinstance(event, Started) for event in events):
         raise UsageError(f"{source}: there is no exam in it")
-    for path in outputs:
-        write_report(path, REPORTS[path.suffix](events, about))
+    write_reports({path: REPORTS[path.suffix](events, about) for path in outputs})
 
 
 @click.command()

@@ -57,6 +57,7 @@ def run(
 
     Exit code: 0 nothing is newly broken, 1 a MUST failed, 2 wrong usage, 3 the target cannot be reached or started.
     """
+    from shunter.conformance.core.events import Side
     from shunter.conformance.core.profile import GIE
     from shunter.conformance.core.signals import parse_signals
     from shunter.conformance.errors import UsageError
@@ -81,4 +82,4 @@ def run(
     )
     if sys.stdout.isatty() and not wishes.dry_run:
         click.echo(f"Looking at {sought}; a server that hangs takes up to {wishes.timeout_s:g} s for each question.", err=True)
-    follow(exam, cases, wishes)
+    follow(exam, cases, wishes, Side.MODEL_SERVER)

@@ -15,7 +15,7 @@ import msgspec
 
 from shunter.conformance.errors import UsageError
 
-__all__ = ["AnyCase", "Bound", "Case", "Level", "find", "select"]
+__all__ = ["AnyCase", "Bound", "Case", "Level", "find", "near", "select"]
 
 Target = TypeVar("Target", contravariant=True)  # noqa: PLC0105 – what a case may do with what it examines
 
@@ -72,7 +72,7 @@ def find(cases: Iterable[Chosen], case_id: str) -> Chosen:
     """Look a case up by its id; a near miss is named in the error."""
     by_id = {case.id: case for case in cases}
     if case_id not in by_id:
-        raise UsageError(f"no case {case_id!r}{_near(case_id, by_id)}; `list` shows all")
+        raise UsageError(f"no case {case_id!r}{near(case_id, by_id)}; `list` shows all")
     return by_id[case_id]
 
 
@@ -94,11 +94,11 @@ def select(
         if not any(under(case, prefix) for case in cases):
             groups = {case.id.rpartition(".")[0] for case in cases}
             raise UsageError(
-                f"no case begins with {prefix!r}{_near(prefix, [*groups, *(case.id for case in cases)])}; `list` shows all"
+                f"no case begins with {prefix!r}{near(prefix, [*groups, *(case.id for case in cases)])}; `list` shows all"
             )
     known = {feature for case in cases for feature in case.features}
     for feature in features - known:
-        raise UsageError(f"no case needs the feature {feature!r}{_near(feature, known)}; there are {', '.join(sorted(known))}")
+        raise UsageError(f"no case needs the feature {feature!r}{near(feature, known)}; there are {', '.join(sorted(known))}")
     order = list(Level)
     return tuple(
         case
@@ -110,6 +110,7 @@ def select(
     )
 
 
-def _near(word: str, known: Iterable[str]) -> str:
+def near(word: str, known: Iterable[str]) -> str:
+    """Ask whether a word was to be one of those that are known, if it is like any."""
     matches = difflib.get_close_matches(word, list(known))
     return f" (did you mean {' or '.join(matches)}?)" if matches else ""

@@ -102,7 +102,14 @@ class _Report(msgspec.Struct):
 
 
 def read_findings(text: str, file: str) -> dict[str, Finding]:
-    """Read a report, .yaml or .ndjson, as it was written; raises UsageError."""
+    """Read a report, .yaml or .ndjson, as it was written; raises UsageError, also for one in which no case has a verdict."""
+    findings = _read_findings(text, file)
+    if not findings:  # of a run that was killed, or never was: nothing got worse in it
+        raise UsageError(f"{file}: there is no exam in it")
+    return findings
+
+
+def _read_findings(text: str, file: str) -> dict[str, Finding]:
     if file.endswith(".ndjson"):
         findings = [event for event in read_events(text, file) if isinstance(event, CaseFinished)]
         return {each.id: Finding(each.level, each.verdict, each.actual or each.reason) for each in findings}

@@ -9,11 +9,22 @@ from enum import StrEnum
 
 import msgspec
 
-from shunter.conformance.core.case import Level
+from shunter.conformance.core.case import AnyCase, Level
 from shunter.conformance.core.exchange import Evidence
 from shunter.conformance.core.verdict import Verdict
 
-__all__ = ["CaseFinished", "CaseStarted", "Event", "Finished", "Planned", "Side", "Started", "Timeline", "conclude"]
+__all__ = [
+    "CaseFinished",
+    "CaseStarted",
+    "Event",
+    "Finished",
+    "Planned",
+    "Side",
+    "Started",
+    "Timeline",
+    "conclude",
+    "unstarted",
+]
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
@@ -109,6 +120,12 @@ class Finished(_Event, frozen=True, tag="finished"):
 
 
 Event = Started | CaseStarted | CaseFinished | Finished
+
+
+def unstarted(cases: Sequence[AnyCase], side: Side, date: str, reason: str) -> Started:
+    """The first event of an exam that does not come to its target: what it was to ask."""
+    planned = tuple(Planned(case.id, case.level, case.requirement, case.suites) for case in cases)
+    return Started(date=date, url="", profile="", profile_reason=reason, cases=planned, side=side)
 
 
 def conclude(events: Sequence[Event], reason: str) -> Iterator[Event]:

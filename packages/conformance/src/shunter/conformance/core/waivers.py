@@ -11,6 +11,7 @@ from datetime import date
 import msgspec
 import yaml
 
+from shunter.conformance.core.case import near
 from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.errors import UsageError
 
@@ -41,7 +42,7 @@ def load_waivers(text: str, file: str, known_ids: Collection[str]) -> tuple[Waiv
     for at, waiver in enumerate(waivers):
         place = f"{file}: waivers[{at}]"
         if waiver.id not in known_ids:
-            raise UsageError(f"{place}: no case {waiver.id!r}; `list` shows all")
+            raise UsageError(f"{place}: no case {waiver.id!r}{near(waiver.id, known_ids)}; `list` shows all")
         if waiver.id in seen:
             raise UsageError(f"{place}: {waiver.id} is waived already")
         if not re.search(r"\w{3}", waiver.reason):

@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 
 from shunter.conformance.core.case import AnyCase
-from shunter.conformance.core.events import CaseFinished, CaseStarted, Event, Finished, Planned, Side, Started
+from shunter.conformance.core.events import CaseFinished, CaseStarted, Event, Finished, Side, unstarted
 from shunter.conformance.core.examined import Examined
 from shunter.conformance.core.profile import KnownFailure
 from shunter.conformance.core.verdict import Verdict, judge
@@ -167,9 +167,7 @@ async def tell_unstarted(
     except LaunchError as error:
         if started:
             raise
-        planned = tuple(Planned(case.id, case.level, case.requirement, case.suites) for case in cases)
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        yield Started(date=date, url="", profile="", profile_reason="it did not come up", cases=planned, side=side)
+        yield unstarted(cases, side, datetime.now(UTC).isoformat(timespec="seconds"), "it did not come up")
         reason = str(error).partition("\n")[0]
         for case in cases:
             yield CaseFinished(id=case.id, level=case.level, verdict=Verdict.ERROR, reason=reason)

@@ -137,7 +137,9 @@ class Wire:
             problem = f"no complete answer within {self._timeout_s:g} s ({len(received)} bytes of a body came)"
         except (aiohttp.ClientError, ConnectionError, ValueError) as error:
             kind = Refused if isinstance(error, aiohttp.ClientConnectorError) else Unanswered
-            problem = f"{type(error).__name__}: {_legible(str(error))} ({len(received)} bytes of a body came)"
+            # aiohttp puts a 400 of its own before what is wrong with an answer: the server has not said it.
+            said = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+            problem = f"{type(error).__name__}: {_legible(' '.join(said.split()))} ({len(received)} bytes of a body came)"
         exchange = Exchange(
             method=method,
             url=url,

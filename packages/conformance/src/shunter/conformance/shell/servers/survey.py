@@ -50,6 +50,9 @@ NAMELESS = "model"
 
 OK = 200
 
+# What a server says to whoever has no key, or a wrong one.
+SHUT = {401, 403}
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the examiner says about the target; None and empty mean: find out. `lag_s` is added to every bound."""
@@ -100,6 +103,7 @@ class SurveyedTarget:
         self.capacity: int | None = None
         self.patience = 1
         self.wrong_scheme = ""
+        self.unlisted = "the server lists none at /v1/models; name one with --model"
         self._timelines: list[Timeline] = []
         self._plan = plan
         self._control = control
@@ -116,7 +120,7 @@ class SurveyedTarget:
     def model(self) -> str:
         if name := self._plan.model or next(iter(self.served), None):
             return name
-        raise Skip("no model to ask for: the server lists none at /v1/models; name one with --model")
+        raise Skip(f"no model to ask for: {self.unlisted}")
 
     @property
     def step_s(self) -> float | None:
@@ -265,7 +269,12 @@ async def _list_models(target: SurveyedTarget) -> tuple[str, ...]:
     api = target.profile.api
     with suppress(ConformanceError):  # the case about the model list will say what is wrong
         if api.generate is None:
-            cards = (await target.get(api.models)).read(ModelList).data
+            answer = await target.get(api.models)
+            if answer.status in SHUT:
+                target.unlisted = (
+                    f"{api.models} answers {answer.status}; say who asks with --header 'Authorization: Bearer ${{KEY}}'"
+                )
+            cards = answer.read(ModelList).data
             target.served = tuple(card.id for card in cards)
             return tuple(card.owned_by for card in cards)
         if api.models:
