@@ -87,6 +87,7 @@ IDS = [
     "ms.accounting.whole-answer",
     "ms.scrape.in-time",
     "ms.scrape.median",
+    "ms.scrape.crowded",
     "ms.scrape.size",
     "ms.scrape.stable-series",
     "ms.scrape.content-type",

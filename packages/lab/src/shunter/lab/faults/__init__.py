@@ -21,6 +21,7 @@ A fault is a value with a few seams, and the server applies the seams of the fau
 * `mixes` lets a stream that is not alone say what another one says;
 * `probe` makes the health path of a ready server do what it should not: it dawdles, generates, or waits until nothing runs;
 * `crowd` answers what is too much with a status: from so many requests at once, with which, so many seconds late;
+* `threads` are those that there are for requests: when all are taken, the metrics page waits until one is free;
 * `wire` breaks the connection: `reset` answers nothing, `cut` ends a stream in its middle, `hoard` keeps it back until it is
   complete, `close` ends each connection after one answer, `drip` sends byte by byte, and at a
   `crash` the whole process ends with the next request;

@@ -11,6 +11,10 @@ __all__ = ["FAULTS"]
 # More than a scraper waits for, and more than half of its pages may take.
 LOST_S, SLUGGISH_S = 1.5, 0.15
 
+# Requests at once that have a thread each; the exam has fewer anywhere but where this is the question, and some at which it
+# asks for no page.
+THREADS = 20
+
 # A page of two megabytes.
 PADDING = "# " + "x" * 1021 + "\n"
 PADDINGS = 2048
@@ -55,6 +59,12 @@ FAULTS = (
         case="ms.scrape.median",
         breaks=f"every page takes {SLUGGISH_S} s",
         stall_s={METRICS: SLUGGISH_S},
+    ),
+    Fault(
+        name="metrics-crowded-out",
+        case="ms.scrape.crowded",
+        breaks=f"there is a thread for each of {THREADS} requests, and none for a page before one of them ends",
+        threads=THREADS,
     ),
     Fault(
         name="metrics-huge",

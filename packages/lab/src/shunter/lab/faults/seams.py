@@ -83,6 +83,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     mixes: bool = False
     probe: Literal["dawdles", "generates", "waits"] | None = None
     crowd: tuple[int, int, float] | None = None
+    threads: int = 0
     end: Literal["ready", "cut", "error", "linger", "unhurt"] | None = None
     params: Json = {}
 

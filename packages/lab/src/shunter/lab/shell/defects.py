@@ -132,6 +132,10 @@ class Defects:
                 return crowd[1]
         return None
 
+    def starved(self, live: int) -> bool:
+        """Whether so many requests leave no thread for the metrics page."""
+        return any(0 < fault.threads <= live for fault in self.present)
+
     def rank(self, asked: str | None, ranks: int) -> int | None:
         """The data-parallel rank that a header pins a request to; None if there is none."""
         rank = None

@@ -67,6 +67,7 @@ class Generation:
         self._latest: list[Script] = []
         self._idle = asyncio.Event()
         self._idle.set()
+        self._left = asyncio.Event()
 
     @property
     def live(self) -> int:
@@ -76,6 +77,10 @@ class Generation:
     async def idle(self) -> None:
         """Wait until nothing is being answered."""
         await self._idle.wait()
+
+    async def left(self) -> None:
+        """Wait until a request is over."""
+        await self._left.wait()
 
     async def end(self, drain_s: float) -> None:
         """Let what runs finish for `drain_s`; then it ends with finish_reason `abort`."""
@@ -129,6 +134,8 @@ class Generation:
             return json_response(whole if shape is None else msgspec.json.encode(shape.whole(msgspec.json.decode(whole))))
         finally:
             del self._streams[serial]
+            self._left.set()
+            self._left = asyncio.Event()
             if not self._streams:
                 self._idle.set()
             for name in names:

@@ -120,6 +120,8 @@ class Paths:
         return json_response(msgspec.json.encode({"server_load": self._generation.live}))
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        while self._defects.starved(self._generation.live):
+            await self._generation.left()
         self._defects.pages += 1
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=self._page.render(), headers=headers)

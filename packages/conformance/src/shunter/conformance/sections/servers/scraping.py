@@ -5,16 +5,24 @@ import gzip
 import statistics
 import zlib
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from shunter.conformance.core.case import Bound, Case, Level
 from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.core.signals import Role
-from shunter.conformance.errors import Disturbed, FormatError, Mismatch, TooShort
+from shunter.conformance.errors import Disturbed, FormatError, Mismatch, Skip, TooShort
 from shunter.conformance.exposition import read_page
 from shunter.conformance.sections.servers.asking import ask_completion
-from shunter.conformance.sections.servers.holding import SCRAPE_EVERY_S, expect_served, hold_tokens, holding
-from shunter.conformance.sections.servers.load import FEWEST_LOOKS, RUNNING_RISES, TRIED, WAITING
+from shunter.conformance.sections.servers.holding import (
+    FEWEST_TOKENS,
+    GAUGE_FOLLOWS,
+    SCRAPE_EVERY_S,
+    expect_served,
+    hold_tokens,
+    holding,
+    watch,
+)
+from shunter.conformance.sections.servers.load import FEWEST_LOOKS, RUNNING_RISES, TRIED, WAITING, find_capacity
 from shunter.conformance.sections.servers.metrics import EXPOSITION, SHED, read_metrics, scrape
 from shunter.conformance.sections.servers.profile import IGNORE_EOS
 from shunter.conformance.sections.servers.target import Target
@@ -43,6 +51,12 @@ GROWTH = SERVED // 20
 # alone lets all of them exceed it in 1 of 64 servers that are just at the limit.
 COST, PAIRS = 0.10, 6
 TURN_S = 1.0
+
+# So many come at once: more than threads of a small pool. For so long a page is asked for every 50 ms, answered or not. Only
+# half of them count: where each request that comes starts a thread, as in llama.cpp, some of a crowd wait for the next one to
+# come, and whether that is a page is chance.
+CROWD = 24
+CROWDED_S = 1.0
 
 TEXT = "text/plain"
 VERSION = "0.0.4"
@@ -99,6 +113,36 @@ async def median(target: Target) -> str:
     if middle_s > limit_s:
         raise Mismatch(f"half of the pages within {limit_s * 1000:.0f} ms", f"half took more than {middle_s * 1000:.0f} ms")
     return f"{len(times_s)} pages under load, half within {middle_s * 1000:.1f} ms"
+
+
+async def crowded(target: Target) -> str:
+    with suppress(Skip, Mismatch):  # gauges that lie are for other cases; where nobody knows how many run, all last as long
+        await watch(target, lambda each: each.here == 0, wanted="running and queue 0")
+        await find_capacity(target)
+    seats = min(target.capacity or CROWD, CROWD)
+    tokens = [hold_tokens(target)] * seats + [FEWEST_TOKENS] * (CROWD - seats)
+    pages: list[asyncio.Task[Exchange]] = []
+    async with holding(target, CROWD, tokens=tokens) as unanswered:
+        try:
+            while len(pages) * SCRAPE_EVERY_S < CROWDED_S:
+                pages.append(asyncio.ensure_future(target.metrics()))
+                await asyncio.sleep(SCRAPE_EVERY_S)
+            if not unanswered():
+                raise TooShort
+            answers = await asyncio.gather(*pages)
+        finally:
+            for page in pages:
+                page.cancel()
+            await asyncio.gather(*pages, return_exceptions=True)
+    limit_s = target.seconds(IN_TIME)
+    times_s = sorted(page.elapsed_s for page in answers)
+    if statistics.median(times_s) > limit_s:
+        late = sum(seconds > limit_s for seconds in times_s)
+        raise Mismatch(
+            f"half of the pages within {limit_s:g} s while {CROWD} requests come at once",
+            f"{late} of {len(times_s)} came later, the last after {times_s[-1]:.2f} s",
+        )
+    return f"{len(times_s)} pages beside {CROWD} requests at once, the slowest {times_s[-1] * 1000:.0f} ms"
 
 
 async def size(target: Target) -> str:
@@ -219,6 +263,18 @@ MEDIAN_CASE = Case(
     run=median,
 )
 
+CROWDED_CASE = Case(
+    id="ms.scrape.crowded",
+    level=Level.SHOULD,
+    requirement=f"While {CROWD} requests come at once, half of the pages SHOULD come within a second.",
+    why="What has a thread for each request has none for its page when all are taken: it falls silent just as its queue grows.",
+    source=REACHES,
+    features=FEATURES,
+    needs=(MEDIAN_CASE.id,),
+    bounds=(IN_TIME, GAUGE_FOLLOWS),
+    run=crowded,
+)
+
 SIZE = Case(
     id="ms.scrape.size",
     level=Level.SHOULD,
@@ -280,4 +336,4 @@ COSTS_LITTLE = Case(
     run=costs_little,
 )
 
-CASES = (IN_TIME_CASE, MEDIAN_CASE, SIZE, STABLE_SERIES, CONTENT_TYPE, COMPRESSION, HEAD, COSTS_LITTLE)
+CASES = (IN_TIME_CASE, MEDIAN_CASE, CROWDED_CASE, SIZE, STABLE_SERIES, CONTENT_TYPE, COMPRESSION, HEAD, COSTS_LITTLE)
