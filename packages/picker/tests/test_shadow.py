@@ -129,6 +129,41 @@ def test_its_plugins_hear_nothing_of_what_they_never_sent(run, register_plugin):
     assert (follower.picked, follower.ended) == (set(), {})
 
 
+def divided(decider, scorer):
+    lines = f"""- type: {decider}
+- {{type: disagg-profile-handler, parameters: {{deciders: {{prefill: {decider}}}}}}}
+- type: decode-filter
+schedulingProfiles:
+- {{name: prefill, plugins: [{{pluginRef: {scorer}}}]}}
+- {{name: decode, plugins: [{{pluginRef: decode-filter}}]}}
+"""
+    return policy(scorer, lines)
+
+
+def test_where_others_would_prefill_is_told_too(make_view):
+    never, elsewhere = (
+        make_shadow(divided(decider, scorer))
+        for decider, scorer in (
+            ("prefix-based-pd-decider", "queue-scorer"),
+            ("always-disagg-pd-decider", "running-requests-size-scorer"),
+        )
+    )
+    for shadow in (never, elsewhere):
+        view = make_view(*ROWS)
+        first = divided("always-disagg-pd-decider", "queue-scorer")
+        judge = FleetJudge(first, lambda _, view=view: view, random.Random(1), shadow=shadow)
+        for number in range(20):
+            judge.decide(Ask(CHAT, body(number)), NOW_S)
+    stage = elsewhere.account.stages["prefill"]
+    assert 0 < stage.moved <= min(stage.recorded, stage.now)
+    stage = never.account.stages["prefill"]
+    assert (stage.now, stage.moved) == (0, 0)
+    total = add_up([never.account, never.account])
+    assert total.stages["prefill"].recorded == 2 * stage.recorded > 0
+    part = 100 * stage.recorded / 20
+    assert describe(total)[1] == f"profile prefill chose somebody for {part:.0f} % of requests, then for 0 %"
+
+
 def test_only_a_sample_is_decided(run):
     shadow = make_shadow(policy("queue-scorer"), sample=0.25)
     run(shadow, count=400)

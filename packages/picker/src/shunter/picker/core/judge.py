@@ -274,7 +274,7 @@ class FleetJudge:
         features = note(ward.roster.current) if self._remembers else None
         self._log(request, now_s, verdict, features, took_s)
         if self.shadow is not None and features is not None:
-            self.shadow.decide(request, features, verdict.decision)
+            self.shadow.decide(request, features, verdict)
         self._book(request, verdict)
         if body is not None:
             self.counters.rewrote()

@@ -16,7 +16,7 @@ from shunter.picker.core.policy import Policy
 from shunter.picker.core.precedents import Precedent, meet
 from shunter.picker.core.schedule import Scheduler
 
-__all__ = ["Met", "Retrial", "Stage", "as_good", "report", "retry"]
+__all__ = ["Met", "Retrial", "Stage", "as_good", "compare", "describe_stages", "report", "retry"]
 
 # Totals are sums of floats: what is nearer than this is equal.
 EQUAL = 1e-9
@@ -80,7 +80,8 @@ def retry(precedents: Iterable[Precedent], policy: Policy, dice: Dice) -> Retria
         request, fleet = meet(each)
         unrecorded = unrecorded and not each.prefix.blocks
         verdict = scheduler.run(scheduler.identify(request), fleet)
-        _note_stages(stages, each, verdict.others if isinstance(verdict, Verdict) else {})
+        recorded_of = {run.profile: run.chosen[0] for run in each.runs[1:] if run.chosen}
+        compare(stages, recorded_of, verdict.others if isinstance(verdict, Verdict) else {})
         before[each.chosen] += 1
         recorded.add(each, each.chosen)
         if verdict is None or isinstance(verdict, Refusal):
@@ -104,9 +105,22 @@ def retry(precedents: Iterable[Precedent], policy: Policy, dice: Dice) -> Retria
         picks={name: (before[name], after[name]) for name in sorted(before | after)},
         recorded=recorded.met(),
         now=now.met(),
-        stages={name: stages[name] for name in sorted(stages)},
+        stages=stages,
         complaints=scheduler.complaints.words | ({"cached prefixes": UNRECORDED} if unrecorded else {}),
     )
+
+
+def compare(stages: dict[str, Stage], recorded: Mapping[str, str], others: Mapping[str, Decision]) -> None:
+    """Compare whom further profiles chose, by name, with what comes of them now."""
+    now = {name: decision for name, decision in others.items() if decision.chosen}
+    for name in recorded.keys() | now.keys():
+        stage = stages.setdefault(name, Stage())
+        stage.recorded += name in recorded
+        stage.now += name in now
+        if name in recorded and name in now:
+            decision = now[name]
+            to = decision.candidates[decision.chosen[0]].authority
+            stage.moved += to != recorded[name] and not as_good(decision, recorded[name])
 
 
 def report(retrial: Retrial, in_force: Retrial | None = None) -> list[str]:
@@ -124,10 +138,7 @@ def report(retrial: Retrial, in_force: Retrial | None = None) -> list[str]:
         f"  {name:<{width}}  {_percent(before, total):>6} of picks, then {_percent(after, total):>6}"
         for name, (before, after) in retrial.picks.items()
     ]
-    for name, stage in retrial.stages.items():
-        moved = f"; another one for {_percent(stage.moved, total)}" if stage.moved else ""
-        part = f"{_percent(stage.recorded, total)} of requests, then for {_percent(stage.now, total)}"
-        lines.append(f"  profile {name} chose somebody for {part}{moved}")
+    lines += [f"  {line}" for line in describe_stages(retrial.stages, total)]
     was, now = retrial.recorded, retrial.now
     if retrial.refused < total:
         lines.append(
@@ -138,25 +149,21 @@ def report(retrial: Retrial, in_force: Retrial | None = None) -> list[str]:
     return lines
 
 
+def describe_stages(stages: Mapping[str, Stage], total: int) -> list[str]:
+    """Put in words what comes of further profiles, a line each."""
+    lines: list[str] = []
+    for name, stage in sorted(stages.items()):
+        moved = f"; another one for {_percent(stage.moved, total)}" if stage.moved else ""
+        part = f"{_percent(stage.recorded, total)} of requests, then for {_percent(stage.now, total)}"
+        lines.append(f"profile {name} chose somebody for {part}{moved}")
+    return lines
+
+
 def as_good(decision: Decision, authority: str) -> bool:
     """Tell whether an endpoint is among the best, between whom chance decides."""
     totals: Sequence[float] = decision.totals
     at = next((at for at, each in enumerate(decision.candidates) if each.authority == authority), None)
     return at is not None and bool(totals) and totals[at] >= max(totals) - EQUAL
-
-
-def _note_stages(stages: dict[str, Stage], precedent: Precedent, others: Mapping[str, Decision]) -> None:
-    """Compare what was recorded of the profiles that do not name the endpoint with what comes of them now."""
-    recorded = {run.profile: run.chosen[0] for run in precedent.runs[1:] if run.chosen}
-    now = {name: decision for name, decision in others.items() if decision.chosen}
-    for name in recorded.keys() | now.keys():
-        stage = stages.setdefault(name, Stage())
-        stage.recorded += name in recorded
-        stage.now += name in now
-        if name in recorded and name in now:
-            decision = now[name]
-            to = decision.candidates[decision.chosen[0]].authority
-            stage.moved += to != recorded[name] and not as_good(decision, recorded[name])
 
 
 class _Sums:

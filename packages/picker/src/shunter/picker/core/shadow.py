@@ -19,11 +19,11 @@ import msgspec
 
 from shunter.picker.core.features import Features, restore
 from shunter.picker.core.judgement import Outcome, Refusal
-from shunter.picker.core.kinds import Decision, Dice
+from shunter.picker.core.kinds import Dice, Verdict
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
-from shunter.picker.core.retrial import as_good
+from shunter.picker.core.retrial import Stage, as_good, compare, describe_stages
 from shunter.picker.core.schedule import Scheduler
 
 __all__ = ["Account", "Shadow", "Stratum", "add_up", "describe"]
@@ -91,6 +91,7 @@ class Account(msgspec.Struct):
     refused: int = 0  # of those
     spent_s: float = 0.0  # of the worker's time
     strata: dict[int, Stratum] = {}  # by the power of two of uncached tokens
+    stages: dict[str, Stage] = {}  # by profile that does not name the endpoint
 
     def later(self) -> tuple[float, float] | None:
         """Return by which factor first tokens were later where the policies differed, and by which it may be wrong (95 %)."""
@@ -118,11 +119,12 @@ class Shadow:
         self._clock = clock
         self._waiting: OrderedDict[int, Awaited] = OrderedDict()  # by ticket
 
-    def decide(self, request: Request, features: Features, decision: Decision) -> None:
-        """Decide too, if it is in the sample."""
+    def decide(self, request: Request, features: Features, first: Verdict) -> None:
+        """Decide too what the ``first`` policy has decided, if it is in the sample."""
         if self._dice.random() >= self._sample:
             return
         began_s = self._clock()
+        decision = first.decision
         columns = features.columns()
         fleet = restore(columns, request.at_ns)
         met = decision.narrowed[0][1] if decision.narrowed else decision.candidates
@@ -139,6 +141,8 @@ class Shadow:
             mine, follows = verdict.decision, True
             differs = mine.candidates[mine.chosen[0]].slot != chosen.slot and not as_good(mine, chosen.authority)
         account.differed += differs
+        chose = {name: each.candidates[each.chosen[0]].authority for name, each in first.others.items() if each.chosen}
+        compare(account.stages, chose, verdict.others if isinstance(verdict, Verdict) else {})
         uncached = request.prompt_tokens * (1.0 - request.prefix.share.get(chosen.slot, 0.0))
         self._waiting[request.ticket] = Awaited(int(uncached).bit_length(), differs, follows)
         if len(self._waiting) > WAITING:
@@ -172,6 +176,11 @@ def add_up(accounts: Iterable[Account]) -> Account:
         total.differed += each.differed
         total.refused += each.refused
         total.spent_s += each.spent_s
+        for name, stage in each.stages.items():
+            all_of = total.stages.setdefault(name, Stage())
+            all_of.recorded += stage.recorded
+            all_of.now += stage.now
+            all_of.moved += stage.moved
         for size, stratum in each.strata.items():
             mine = total.strata.setdefault(size, Stratum())
             mine.agreed.join(stratum.agreed)
@@ -187,6 +196,7 @@ def describe(account: Account) -> list[str]:
     lines = [f"the shadow would have gone elsewhere with {share:.1f} % of {account.decided} requests"]
     if account.refused:
         lines[0] += f", and refused {100 * account.refused / account.decided:.1f} %"
+    lines += describe_stages(account.stages, account.decided)
     lines.append(f"it takes {1e6 * account.spent_s / account.decided:.0f} µs a request")
     later = account.later()
     measured = sum(each.agreed.count + each.differed.count for each in account.strata.values())
