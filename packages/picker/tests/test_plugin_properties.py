@@ -18,6 +18,7 @@ from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
 from shunter.picker.core.schedule import PEER, Scheduler
 from shunter.picker.plugins import CATALOGUE, Kind
+from shunter.picker.plugins.attributes import LabelProducer
 from shunter.picker.plugins.delay import DELAY_SCORER, ExpectedDelay
 from shunter.picker.plugins.latency import PRODUCER, Prediction
 from shunter.picker.plugins.pickers import MaxScore
@@ -27,6 +28,7 @@ NOW_NS = 100_000_000_000
 
 # Parameters of the plugins that do not go without, and of those that do something else with others.
 THRESHOLD = {"type": "threshold", "threshold": {"operator": "LessThan", "value": 3}}
+COPIED = {"labels": [{"label": "price", "attributeKey": "price"}]}
 PARAMETERS = {
     "by-label": [{"label": "zone", "validValues": ["a"]}, {"label": "zone", "allowsNoLabel": True}],
     "label-selector-filter": [{"matchLabels": {"zone": "a"}}],
@@ -48,6 +50,8 @@ PARAMETERS = {
             "algorithm": {"type": "linear_higher_is_better", "normalization": {"fixedRange": {"min": 1, "max": 2}}},
         },
     ],
+    "endpoint-attribute-weight-scorer": [{"attributeKey": "price", "producer": "labels", "weights": {"1": 2, "dear": 1}}],
+    "label-producer": [COPIED],
     "header-label-affinity-scorer": [{"headerName": "x-zone", "labelKey": "zone", "stampResponseHeader": True}],
     "context-length-aware": [{}, {"enableFiltering": True}],
     "prefix-cache-affinity-filter": [
@@ -67,7 +71,7 @@ PARAMETERS = {
 }
 
 # Whom plugins look for.
-FOUND = (Named(DELAY_SCORER, ExpectedDelay()),)
+FOUND = (Named(DELAY_SCORER, ExpectedDelay()), Named("labels", msgspec.convert(COPIED, LabelProducer)))
 
 
 def cases(*kinds):
