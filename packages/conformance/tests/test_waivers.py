@@ -24,6 +24,10 @@ def test_a_file_is_read():
     assert load_waivers(text("- {id: ms.a.one, reason: fixed in 1.3, until: 2026-11-26}"), "w", IDS) == (ONE,)
 
 
+def test_a_file_whose_last_waiver_was_taken_out_waives_nothing():
+    assert load_waivers(text(""), "w", IDS) == ()
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

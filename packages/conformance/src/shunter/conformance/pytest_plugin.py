@@ -98,8 +98,9 @@ class CaseItem(pytest.Item):
         if not isinstance(excinfo.value, NotMet):
             return super().repr_failure(excinfo, style)
         found = excinfo.value.found
-        rows = [("Requires", self._case.requirement), ("Because", self._case.why), ("Source", self._case.source)]
-        rows += [(name.capitalize(), text) for name in ("expected", "actual", "reason") if (text := getattr(found, name))]
+        # The first line is all that pytest's summary shows.
+        rows = [(name.capitalize(), text) for name in ("actual", "expected", "reason") if (text := getattr(found, name))]
+        rows += [("Requires", self._case.requirement), ("Because", self._case.why), ("Source", self._case.source)]
         rows += [("Reproduce", found.evidence[-1].curl)] if found.evidence else []
         return "\n".join(f"{name:<10} {text}" for name, text in rows)
 

@@ -31,7 +31,7 @@ pre{background:var(--soft);padding:.5rem;border-radius:4px;overflow:auto;max-hei
 overflow-wrap:anywhere}code,pre{font:13px/1.4 ui-monospace,monospace}
 svg{width:100%;max-width:44rem;margin-left:1rem}svg text{font-size:11px;fill:currentColor}.axis{stroke:var(--line);fill:none}
 .line{fill:none;stroke-width:1.6}.line-0{stroke:#37c}.line-1{stroke:#d62}.line-2{stroke:#2a7}.line-3{stroke:#a3c}
-@media(max-width:50rem){summary{grid-template-columns:4.2rem 4.2rem 1fr}}
+@media(max-width:50rem){summary{grid-template-columns:4.2rem 4.2rem 1fr 4rem}summary>.said{grid-column:1/-1;order:1}}
 """
 
 SECTION_PARTS = 2  # of an id: the side, and the section of its protocol
@@ -90,8 +90,8 @@ def _case(finding: CaseFinished, planned: Planned | None) -> str:
     return "".join(
         [
             f'<details id="{_text(finding.id)}"{opened}><summary><span class="tag {finding.verdict}">{LABELS[finding.verdict]}',
-            f'</span><span class="level">{finding.level}</span><code>{_text(finding.id)}</code><span>{_text(said)}</span>',
-            f'<span class="time">{finding.duration_s:.2f} s</span></summary><dl>',
+            f'</span><span class="level">{finding.level}</span><code>{_text(finding.id)}</code>',
+            f'<span class="said">{_text(said)}</span><span class="time">{finding.duration_s:.2f} s</span></summary><dl>',
             *(f"<dt>{name}</dt><dd>{_text(text)}</dd>" for name, text in rows),
             "</dl>",
             draw(finding.timelines),

@@ -27,13 +27,13 @@ class Waiver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Waivers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    waivers: tuple[Waiver, ...]
+    waivers: tuple[Waiver, ...] | None
 
 
 def load_waivers(text: str, file: str, known_ids: Collection[str]) -> tuple[Waiver, ...]:
     """Read a file of waivers; raises UsageError with place and remedy, also for cases that do not exist."""
     try:
-        waivers = msgspec.convert(yaml.safe_load(text), _Waivers).waivers
+        waivers = msgspec.convert(yaml.safe_load(text), _Waivers).waivers or ()
     except yaml.YAMLError as error:
         raise UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     except (msgspec.ValidationError, RecursionError, ValueError) as error:
