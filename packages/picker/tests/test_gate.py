@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker.core.flow import BandSettings, FlowSettings, Waiter
-from shunter.picker.core.gate import CLAIM_S, DESERTED, EXPIRED, FULL, GONE, NOBODY, Claim, Gate, Room
+from shunter.picker.core.gate import ARRIVAL_S, CLAIM_S, DESERTED, EXPIRED, FULL, GONE, NOBODY, Claim, Gate, Room
 from shunter.picker.core.judgement import Parked, Refusal
 from shunter.picker.core.lines import MOST_COMPARED, MOST_FLOWS
 from shunter.picker.plugins.flow_policies import (
@@ -119,6 +119,15 @@ class TestTime:
         assert list(gate.expire(BUSY, 9.9)) == []
         assert [(each.ticket, refusal) for each, refusal in gate.expire(BUSY, 10.0)] == [(1, EXPIRED)]
         assert drain(gate) == [2]
+
+    def test_nobody_goes_on_before_the_gateway_has_heard_of_the_first_endpoint(self):
+        gate = Gate(make_settings())
+        fill(gate, make_waiter(1), room=EMPTY)
+        assert drain(gate, now_s=5.0) == []
+        assert isinstance(gate.admit(make_waiter(2, at_s=5.0 + ARRIVAL_S / 2), IDLE), Parked)
+        assert gate.blocked is None  # so nobody is evicted for it
+        assert drain(gate, now_s=5.0 + ARRIVAL_S) == [1, 2]
+        assert gate.admit(make_waiter(3, at_s=5.0 + ARRIVAL_S), IDLE) is None
 
     def test_an_empty_pool_is_waited_for_as_long_as_that_is_allowed(self):
         gate = Gate(make_settings(request_ttl_s=10.0, no_endpoint_ttl_s=100.0))
@@ -468,6 +477,6 @@ def test_whatever_happens_everybody_ends_once_in_order_and_within_the_bounds(
             mine = [each for each in waiting.values() if each.priority == priority]
             assert band.requests == len(mine) <= band.settings.max_requests
             assert band.size_bytes == sum(each.size_bytes for each in mine) <= band.settings.max_bytes
-    left = drain(gate, now_s)
+    left = [*drain(gate, now_s), *drain(gate, now_s + ARRIVAL_S)]
     assert sorted(left) == sorted(waiting)
     assert max(ends.values(), default=0) <= 1

@@ -7,7 +7,7 @@ highest band first, and none of a lower band while one of a higher waits (strict
 
 While the pool has no endpoints all wait, for as long as that is allowed: a pool that was scaled to zero finds its first
 requests still there. When the pool becomes empty, or is so no longer, the time that everybody may wait begins anew, within
-the longer of both.
+the longer of both. When it is so no longer, nobody goes on for ``ARRIVAL_S``: the gateway must have heard of the endpoint, too.
 
 Workers have a gate each. What waits before the others is known from their claims, so that bounds hold for all of them together
 and no lower band is served while a higher one waits elsewhere; what they cannot know is what the others did while they decided.
@@ -22,10 +22,14 @@ import msgspec
 from shunter.picker.core.flow import BandSettings, FlowSettings, Waiter
 from shunter.picker.core.judgement import DropReason, Parked, Refusal
 
-__all__ = ["CLAIM_S", "Band", "Claim", "Gate", "Room"]
+__all__ = ["ARRIVAL_S", "CLAIM_S", "Band", "Claim", "Gate", "Room"]
 
 # Fifty looks at what waits: a worker that is only busy renews its claim in time.
 CLAIM_S = 0.25
+
+# A gateway hears of the first endpoint on a way of its own, and answers 503 itself to who is sent there before. An Envoy with
+# our configuration needs up to 0.1 s, a control plane that gathers changes before it pushes them some tenths more.
+ARRIVAL_S = 1.0
 
 # A line is freed of those that left it when they are more than this, and more than those that are left.
 GONE = 64
@@ -111,7 +115,8 @@ class Gate:
         if waiter.priority not in self.bands:
             self.retain((*self.bands, waiter.priority))
         band = self.bands[waiter.priority]
-        if not room.empty and not self._behind(waiter.priority) and self._open(waiter.priority, room.saturation):
+        known = not room.empty and now_s >= self._turned_s + ARRIVAL_S
+        if known and not self._behind(waiter.priority) and self._open(waiter.priority, room.saturation):
             band.line.charge(waiter.flow, waiter.tokens, now_s)
             return None
         if self._full(waiter, band):
@@ -129,7 +134,7 @@ class Gate:
         self.blocked = None
         self._look(room, now_s)
         priority = next((each for each, band in self.bands.items() if band.requests), None)
-        if room.empty or priority is None:
+        if room.empty or now_s < self._turned_s + ARRIVAL_S or priority is None:
             return None
         open_ = self._open(priority, room.saturation)
         self.blocked = None if open_ else priority
