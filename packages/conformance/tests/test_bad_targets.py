@@ -171,6 +171,20 @@ def test_a_key_opens_the_door_and_is_in_no_report(examined, monkeypatch):
     assert SECRET not in output
 
 
+def test_a_server_that_has_moved_says_where(examined):
+    async def moved(path, _head, writer):
+        told = whole(b"", status="301 Moved Permanently")
+        writer.write(told.replace(b"content-type", f"location: https://there{path}\r\ncontent-type".encode()))
+        await writer.drain()
+
+    with running(Raw(moved)) as address:
+        _, code, found = examined(f"http://{address}")
+    assert code == 1
+    assert found["ms.reachability.health"]["actual"].startswith("HTTP 301, location https://there/health")
+    reason = found["ms.openai.completion-fields"]["reason"]
+    assert reason == "no model to ask for: /v1/models is at https://there/v1/models; examine the server there"
+
+
 def test_a_profile_of_another_server_is_remarked_on(examined):
     with running(lab_server(speed=100)) as server:
         output, code, found = examined(server.url, "--profile=llama.cpp")

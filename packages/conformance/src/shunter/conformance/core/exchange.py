@@ -88,7 +88,13 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
         """Raise Mismatch unless the status is one of the wanted."""
         if self.status not in wanted:
             choice = " or ".join(map(str, wanted))
-            raise Mismatch(f"HTTP {choice} from {self.method} {self.url}", f"HTTP {self.status}: {clip(self.text)!r}")
+            where = f", location {clip(self.location)}" if self.location else ""
+            raise Mismatch(f"HTTP {choice} from {self.method} {self.url}", f"HTTP {self.status}{where}: {clip(self.text)!r}")
+
+    @property
+    def location(self) -> str:
+        """Where a redirect leads; empty for any other answer."""
+        return self.headers.get("location", "") if 300 <= self.status < 400 else ""
 
     def read(self, shape: type[Shape]) -> Shape:
         """Decode the JSON body as `shape`; what does not fit is a Mismatch that carries the path of the fault."""

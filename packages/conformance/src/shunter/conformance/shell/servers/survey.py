@@ -14,7 +14,7 @@ import msgspec
 
 from shunter.conformance.core.case import AnyCase, Bound, Level
 from shunter.conformance.core.events import Planned, Side, Started, Timeline
-from shunter.conformance.core.exchange import Evidence, Exchange, evidence
+from shunter.conformance.core.exchange import Evidence, Exchange, clip, evidence
 from shunter.conformance.core.kvevents import KvMessage
 from shunter.conformance.core.signals import Role, Signal
 from shunter.conformance.errors import ConformanceError, Skip, Unanswered
@@ -274,6 +274,8 @@ async def _list_models(target: SurveyedTarget) -> tuple[str, ...]:
                 target.unlisted = (
                     f"{api.models} answers {answer.status}; say who asks with --header 'Authorization: Bearer ${{KEY}}'"
                 )
+            elif answer.location:
+                target.unlisted = f"{api.models} is at {clip(answer.location)}; examine the server there"
             cards = answer.read(ModelList).data
             target.served = tuple(card.id for card in cards)
             return tuple(card.owned_by for card in cards)
