@@ -1,6 +1,7 @@
 """The command line refuses in words what it cannot use, and prints what a configuration comes down to."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -9,7 +10,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from shunter.picker import config
 from shunter.picker.cli import main
+from shunter.picker.core.schedule import Scheduler
+from shunter.picker.errors import ConfigError
+from shunter.picker.plugins import Kind, Plugin
 
 
 def shunter(*arguments):
@@ -180,6 +185,25 @@ def test_warnings_go_to_stderr_and_count_if_one_is_strict():
     )
     assert shunter("check", "--strict", "--config-text", text).returncode == 1
     assert shunter("check", "--strict", "--builtin", "default").returncode == 0
+
+
+def test_a_plugin_that_cannot_be_started_is_a_mistake_in_words(register_plugin, tmp_path):
+    class Stillborn(Plugin, frozen=True):
+        """Cannot start."""
+
+        def start(self, setting):
+            raise ValueError("not today")
+
+    register_plugin("stillborn-scorer", Kind.SCORER)(Stillborn)
+    path = tmp_path / "config.yaml"
+    path.write_text("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: stillborn-scorer}]\n")
+    result = CliRunner().invoke(main, ["check", "-f", str(path)])
+    words = (
+        f"{path}: the plugin 'stillborn-scorer' raised ValueError('not today') when it was started; mend it, or leave it out"
+    )
+    assert (result.exit_code, words in result.output) == (2, True), result.output
+    with pytest.raises(ConfigError, match="not today"):  # so a worker that has it says why it cannot serve
+        Scheduler(config.load(path.read_text()).policy, random.Random(1), lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from shunter.picker.core.formats import FORMATS, Format
 from shunter.picker.core.kinds import Dice, Named, Picker, Profile, Setting
 from shunter.picker.core.precise import PreciseSettings
 from shunter.picker.core.prefix import PrefixSettings
+from shunter.picker.errors import ConfigError
 
 __all__ = ["Crew", "Policy"]
 
@@ -89,4 +90,9 @@ class Crew:
         plugin = self._plugins[name]
         start = getattr(plugin, "start", None)
         setting = Setting(name, self._dice, self.find, partial(self._tell, name), self._profiles)
-        return start(setting) if start else plugin
+        try:
+            return start(setting) if start else plugin
+        except ConfigError:
+            raise
+        except Exception as error:  # a plugin is foreign code
+            raise ConfigError(f"the plugin {name!r} raised {error!r} when it was started; mend it, or leave it out") from error

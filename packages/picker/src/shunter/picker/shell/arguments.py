@@ -16,6 +16,7 @@ from shunter.picker import config
 from shunter.picker.config import Plan
 from shunter.picker.core.fleet import Fleet, Roster
 from shunter.picker.core.ledger import Ledger
+from shunter.picker.core.policy import Crew
 from shunter.picker.core.precedents import read
 from shunter.picker.core.retrial import Retrial, report, retry
 from shunter.picker.errors import ConfigError, PickerError
@@ -71,9 +72,11 @@ def read_valid(file: Path | None, text: str | None = None, builtin: str | None =
     """Return a configuration that can be used, and what it amounts to; a complaint about one names its file."""
     text = source(file, text, builtin)()
     try:
-        return text, config.load(text)
+        plan = config.load(text)
+        Crew(plan.policy, random.Random(0), lambda _name, _data: None)  # noqa: S311  no secret; can all of them be started?
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}" if file else str(error)) from error
+    return text, plan
 
 
 def hold_trial(plan: Plan, against: str | None, decisions: BinaryIO | None) -> list[str]:
