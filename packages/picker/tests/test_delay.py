@@ -173,6 +173,15 @@ def test_an_adapter_stays_where_it_is_loaded_until_that_costs_more(make_fleet):
     assert first(scheduler(), ask(500, target_model="base"), make_fleet(*rows, ledger=booked((0, 100, 0)))) == 1
 
 
+def test_an_adapter_that_runs_and_is_waited_for_takes_room_once(make_fleet):
+    run, ledger = scheduler(), booked((1, 1000, 0))
+    full = {"max_adapters": 1, "running_adapters": ("b",)}
+    first(run, ask(500), make_fleet({"max_adapters": 1, "running_adapters": ("c",)}, {}))  # by then it is known to be one
+    for waiting, chosen in ((("a",), 1), (("b",), 0)):
+        crowded = {"max_adapters": 2, "running_adapters": ("a",), "waiting_adapters": waiting}
+        assert first(run, ask(500, target_model="c"), make_fleet(full, crowded, ledger=ledger)) == chosen
+
+
 def test_in_a_large_fleet_everybody_has_a_turn_and_who_has_the_prompt_is_always_asked(make_fleet):
     fleet, run = make_fleet(*[{}] * (2 * MOST_ASKED)), scheduler()
     scored = set()

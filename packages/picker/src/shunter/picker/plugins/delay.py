@@ -375,7 +375,8 @@ def _loading_ns(at: int, fleet: Fleet, costs: Costs, adapter: str) -> float:
     running, waiting, room = fleet.running_adapters[at], fleet.waiting_adapters[at], fleet.max_adapters[at]
     if adapter in running or room is None:
         return 0.0
-    return LOAD_S * 1e9 if len(running) + len(waiting) < room else costs.alone[at] / ANSWER
+    fits = len(running) + len(waiting) < room or len({*running, *waiting}) < room  # what runs may be waited for, too
+    return LOAD_S * 1e9 if fits else costs.alone[at] / ANSWER
 
 
 def _last(match: Match) -> int | None:
