@@ -21,7 +21,7 @@ from shunter.conformance.sections.servers.profiles import GENERIC, find_profile
 from shunter.conformance.shell.launching.driver import Served
 from shunter.conformance.shell.launching.readiness import POLL_S, READY_WITHIN_S, last_words, ready
 from shunter.conformance.shell.launching.recipe import Launcher, Recipe, Site
-from shunter.conformance.shell.launching.sessions import members, shared_memory
+from shunter.conformance.shell.launching.sessions import bound_to_us, members, shared_memory
 from shunter.conformance.shell.wire import Wire
 
 __all__ = ["Process"]
@@ -143,6 +143,7 @@ class Process:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    preexec_fn=bound_to_us(),
                 )
             except OSError as error:
                 raise LaunchError(

@@ -1,10 +1,14 @@
 """The processes of a session, from /proc: whatever a server starts is among them, be its parent dead or not."""
 
-from collections.abc import Iterator
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["members", "shared_memory"]
+__all__ = ["bound_to_us", "members", "shared_memory"]
 
 PROC = Path("/proc")
 
@@ -12,7 +16,24 @@ PROC = Path("/proc")
 STATE, SESSION = 0, 3
 ZOMBIE = "Z"
 
+# Of prctl: which signal a process gets when whoever started it is no more.
+PR_SET_PDEATHSIG = 1
+
 SHARED = "/dev/shm/"  # noqa: S108 – where Linux keeps it
+
+
+def bound_to_us() -> Callable[[], None] | None:
+    """What a child does first, so that the kernel tells it to end when we are killed; None where no kernel does that."""
+    if sys.platform != "linux":
+        return None
+    we, libc = os.getpid(), ctypes.CDLL(None)
+
+    def bind() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != we:  # killed before that
+            os._exit(1)
+
+    return bind
 
 
 def members(session: int) -> Iterator[tuple[int, str]]:
