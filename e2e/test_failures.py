@@ -178,6 +178,7 @@ async def test_no_request_is_lost_in_profile_lean(chaos, fault, times):
     assert row.requests > 100
     assert row.recovery_max_ms is not None, "everybody is back"
     assert row.failures == 0, row.losses
+    assert row.booked == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

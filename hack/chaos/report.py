@@ -10,9 +10,11 @@ __all__ = ["HEAD", "Header", "describe", "holds", "line", "page"]
 
 SERVING_AGAIN_MS = 1000
 
-HEAD = """\
-| profile | fault | strikes | requests | failed | without a pick | back after, median (worst) | nobody picked for | p99 |
-|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = (
+    *("profile", "fault", "strikes", "requests", "failed", "without a pick", "back after, median (worst)"),
+    *("nobody picked for", "p99", "still booked"),
+)
+HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +39,12 @@ def describe(header: Header) -> str:
 
 def holds(row: Row) -> bool:
     """Whether the fault cost nothing but the quality of choices, and that not for long."""
-    return not row.failures and row.silence_ms <= SERVING_AGAIN_MS and (not row.kills or row.recovery_max_ms is not None)
+    return (
+        not row.failures
+        and not row.booked
+        and row.silence_ms <= SERVING_AGAIN_MS
+        and (not row.kills or row.recovery_max_ms is not None)
+    )
 
 
 def line(row: Row) -> str:
@@ -53,6 +60,7 @@ def line(row: Row) -> str:
         _back(row),
         f"{row.silence_ms:,.0f} ms",
         f"{row.p99_ms:,.0f} ms",
+        f"{row.booked:,}",
     )
     return f"| {' | '.join(cells)} |"
 

@@ -22,6 +22,8 @@ PATIENCE_S = 15.0
 FLUSH_S = 0.1  # Envoy's, of its log
 LOGGED_WITHIN_S = 5.0
 LOSSES_SHOWN = 20
+# After the last answer. A request whose worker and whose record are both lost counts as in flight for up to a minute.
+BOOKED_S = 75.0
 
 DEFAULT = "lean"
 
@@ -40,6 +42,7 @@ class Row(msgspec.Struct, kw_only=True):
     recovery_max_ms: float | None
     silence_ms: float  # the longest time without any pick
     p99_ms: float  # until the head of the answer
+    booked: int  # in flight by the picker's account, when nothing has been for long
     kinds: dict[str, int]  # of failures
     losses: list[dict[str, object]] = []  # the first few, with Envoy's line on each
 
@@ -64,6 +67,7 @@ async def undergo(stack: Running, fault: Fault, times: int, rate_per_s: float, d
                 await until(lambda: witness.all_over, PATIENCE_S)
         await until(lambda: witness.all_over, PATIENCE_S)
         over.set()
+    await until(lambda: not witness.booked, BOOKED_S)
     lines = await _logged(log, offset, prefix, toll.requests)
     felt_ms = [1e3 * strike.felt_s for strike in witness.strikes if strike.felt_s is not None]
     lost = not witness.all_over
@@ -79,6 +83,7 @@ async def undergo(stack: Running, fault: Fault, times: int, rate_per_s: float, d
         recovery_max_ms=None if lost or not felt_ms else round(max(felt_ms), 1),
         silence_ms=round(1e3 * witness.silence_s, 1),
         p99_ms=round(1e3 * statistics.quantiles(toll.heads_s, n=100)[98], 1),
+        booked=witness.booked,
         kinds=dict(toll.failed),
         losses=[{"kind": kind, **lines.get(name, {"request_id": name})} for _, name, kind in toll.losses[:LOSSES_SHOWN]],
     )

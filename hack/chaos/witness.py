@@ -1,4 +1,4 @@
-"""Dates when picks are answered again after a strike, by the workers' own counters in shared memory.
+"""Dates when picks are answered again after a strike, and what is booked, by the workers' own counters in shared memory.
 
 No page is asked and no request of its own is sent: what falls on a process must not fall on who is watching it.
 """
@@ -56,6 +56,12 @@ class Witness:
     def all_over(self) -> bool:
         """Whether no strike is felt any more."""
         return all(strike.felt_s is not None for strike in self.strikes)
+
+    @property
+    def booked(self) -> int:
+        """How many requests are in flight by the accounts of all workers and the collector."""
+        tallies = [counters.tally() for counters in (*self._seats, self.collector)]
+        return sum(account.in_flight for tally in tallies for account in tally.by_endpoint.values())
 
     def struck(self, over: Callable[[], bool]):
         """Note a strike that is over when ``over`` says so."""

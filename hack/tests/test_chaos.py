@@ -166,6 +166,17 @@ def test_silence_is_the_longest_time_without_a_pick(seats):
     assert seats.witness.silence_s == 3
 
 
+def test_what_anybody_has_booked_is_seen_until_it_is_released(seats):
+    bookings = Booking(3, 1, 0), Booking(0, 1, 0)
+    before = seats.witness.booked
+    for memory, booking in zip(seats.memories[-2:], bookings, strict=True):  # a spare seat, and the collector
+        memory.counters.booked(booking)
+    assert seats.witness.booked == before + 2
+    for memory, booking in zip(seats.memories[-2:], bookings, strict=True):
+        memory.counters.unbooked(booking)
+    assert seats.witness.booked == before
+
+
 def row(**changes):
     values = {
         "profile": "lean",
@@ -179,6 +190,7 @@ def row(**changes):
         "recovery_max_ms": 812.5,
         "silence_ms": 40.0,
         "p99_ms": 12.0,
+        "booked": 0,
         "kinds": {},
     }
     return Row(**values | changes)
@@ -190,6 +202,7 @@ def row(**changes):
         ({}, True),
         ({"failures": 1, "kinds": {"cut": 1}}, False),
         ({"silence_ms": 1001.0}, False),
+        ({"booked": 1}, False),
         ({"recovery_max_ms": None}, False),
         ({"kills": 0, "recovery_ms": None, "recovery_max_ms": None}, True),
     ],
@@ -204,7 +217,7 @@ def test_the_page_says_what_was_counted():
     others = [row(profile=name, default=False, recovery_max_ms=None) for name in ("usage", "strict", "headers", "full")]
     page = report.page(header, rows + others)
     assert "**3 of 52,234 requests failed, over 212 strikes.**" in page
-    assert "| SIGKILL all workers | 12 | 1,000 | **3** (2 cut, 1 status 503) | 17 | 310 (812) ms | 40 ms | 12 ms |" in page
+    assert "| SIGKILL all workers | 12 | 1,000 | **3** (2 cut, 1 status 503) | 17 | 310 (812) ms | 40 ms | 12 ms | 0 |" in page
     assert "310 (never) ms" in page
     assert "seed 7" in page
 
