@@ -90,3 +90,16 @@ async def test_who_waits_longer_than_envoy_does_for_a_pick_is_picked_in_order_an
     assert after["left"] == 0, "Envoy gave nobody up"
     if own.state.plan.profile == "full":
         assert int(replies[2].headers["x-llm-d-flow-queue-duration-ms"]) > 1000
+
+
+@pytest.mark.parametrize("own", ["lean", "full"], indirect=True)
+async def test_who_waited_for_a_pool_of_none_is_served_by_its_first_endpoint(own, connect, eventually):
+    client = connect(own)
+    endpoints = own.directory / "cluster" / "endpoints.yaml"
+    before = endpoints.read_bytes()
+    endpoints.write_bytes(before[: before.index(b"endpoints:")] + b"endpoints: []\n")
+    await eventually(lambda: not own.fleet().endpoints)
+    waiting = [asyncio.create_task(client.chat(f"anybody {at}?", max_tokens=1)) for at in range(2)]
+    await until(own, waiting=2)
+    endpoints.write_bytes(before)  # of which Envoy hears later than the picker
+    assert [reply.status for reply in await asyncio.gather(*waiting)] == [200, 200]
