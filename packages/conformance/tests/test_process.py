@@ -1,8 +1,5 @@
 """A server that is started as a process: it comes up, obeys, and nothing of it is left."""
 
-import os
-import select
-import subprocess
 import sys
 from pathlib import Path
 
@@ -167,35 +164,3 @@ def test_the_interpreter_of_the_examiner_is_his_choice(tmp_path):
     assert Site(tmp_path, program="python3").found("sh") == "python3"
     with pytest.raises(LaunchError, match=r"no no-such-distribution for .*pip install"):
         Site(tmp_path).installed("no-such-distribution")
-
-
-EXAMINER = f"""
-import asyncio, sys
-from shunter.conformance.shell.launching.process import Process
-from shunter.conformance.shell.launching.recipe import HOST, Recipe
-def launch(site):
-    port = site.port()
-    (site.directory / "health").touch()
-    command = (site.python, "-m", "http.server", "--bind", HOST, str(port))
-    return Recipe(command=command, url=f"http://{HOST}:{{port}}", profile="generic")
-async def main():
-    server = Process("orphan", launch)
-    async with server:
-        print(server._leader.pid, flush=True)
-        await asyncio.Event().wait()
-asyncio.run(main())
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel tells a process that its parent has died")
-def test_a_server_does_not_outlive_an_examiner_who_is_killed(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", EXAMINER], stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
-    ) as examiner:
-        server = os.pidfd_open(int(examiner.stdout.readline()))
-        examiner.kill()
-    try:
-        ended, *_ = select.select([server], [], [], 30)
-    finally:
-        os.close(server)
-    assert ended

@@ -15,6 +15,7 @@ from shunter.conformance.core.exchange import Exchange
 from shunter.conformance.errors import LaunchError, Unanswered
 from shunter.conformance.sections.pickers.asking import DESTINATION, METADATA
 from shunter.conformance.sections.pickers.target import PICKED
+from shunter.conformance.shell.launching.sessions import bound_to_us
 from shunter.conformance.shell.pickers.servers import ANSWER, TURN, PlayedServer
 from shunter.conformance.shell.wire import Wire
 
@@ -69,7 +70,13 @@ class Envoy:
         try:
             with log.open("wb") as out:
                 self._process = await asyncio.create_subprocess_exec(
-                    str(self._binary), *words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                    str(self._binary),
+                    *words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                    preexec_fn=bound_to_us(),
                 )
         except OSError as error:
             raise LaunchError(f"--envoy {self._binary}: {error.strerror}") from None

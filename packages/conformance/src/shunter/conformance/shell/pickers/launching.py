@@ -16,6 +16,7 @@ from shunter.conformance.errors import LaunchError, Unanswered
 from shunter.conformance.sections.pickers.asking import ANSWERS
 from shunter.conformance.sections.pickers.operation import SERVICE, SERVING
 from shunter.conformance.sections.pickers.target import Server
+from shunter.conformance.shell.launching.sessions import bound_to_us
 from shunter.conformance.shell.pickers.exam import Launched
 from shunter.conformance.shell.pickers.recipes import Recipe, Site
 from shunter.conformance.shell.pickers.streams import Line
@@ -96,7 +97,12 @@ class Process:
             with self._log.open("ab") as log:
                 try:
                     started = await asyncio.create_subprocess_exec(
-                        *command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                        *command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                        preexec_fn=bound_to_us(),
                     )
                 except OSError as error:
                     raise LaunchError(f"cannot run {command[0]}: {error.strerror}; --bin says what to run") from None
