@@ -169,7 +169,8 @@ def chaos():
 
 
 @pytest.mark.parametrize(
-    ("fault", "times"), [("SIGKILL a worker", 12), ("SIGSTOP a worker for 5 s", 1), ("SIGKILL the supervisor", 1)]
+    ("fault", "times"),
+    [("SIGKILL a worker", 12), ("SIGSTOP a worker for 5 s", 1), ("SIGKILL the supervisor", 1), (FAULTS[-1].name, 2)],
 )
 async def test_no_request_is_lost_in_profile_lean(chaos, fault, times):
     """A slice of `make chaos`: clients are asked, and Envoy's log is shown of what they lost."""

@@ -114,11 +114,11 @@ async def restart(scene: Scene) -> None:
 
 
 async def reload(scene: Scene) -> None:
-    """Give the last scorer, which looks for cached prefixes, another weight."""
+    """Give the last scorer another weight."""
     path = scene.stack.directory / "picker.yaml"
     document = msgspec.yaml.decode(path.read_bytes())
     *_, scorer, _picker = document["schedulingProfiles"][0]["plugins"]
-    scorer["weight"] = 7 - scorer["weight"]
+    scorer["weight"] = 3.0 - scorer.get("weight", 1.0)
     path.write_bytes(msgspec.yaml.encode(document))
     await restart(scene)
 
