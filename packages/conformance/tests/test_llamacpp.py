@@ -28,12 +28,13 @@ async def test_llamacpp_fails_only_as_its_profile_says(exam, llamacpp):
     known = {known.case for known in profile.known_failures}
     assert findings.ids(Verdict.KNOWN_FAILURE) - UNDECIDED == known - findings.ids(Verdict.SKIPPED) - UNDECIDED
     assert findings.ids(Verdict.NOT_SUPPORTED) == {case.id for case in CASES if profile.lack(case.features)}
-    # So small a model may be done before it is seen whether the server knows that a client has left, and before many requests
-    # have come; what little a scrape costs it may drown in the noise of a busy machine; and it knows no characters of several
-    # bytes. What ends a server is not asked of one that is only known by its URL.
+    # So small a model may be done before it is seen whether the server knows that a client has left, before many requests have
+    # come, and before a page was asked for beside them; what little a scrape costs it may drown in the noise of a busy machine;
+    # and it knows no characters of several bytes. What ends a server is not asked of one that is only known by its URL.
     reasons = {case_id: findings[case_id].reason for case_id in findings.ids(Verdict.SKIPPED)}
     skipped = {case_id for case_id, reason in reasons.items() if "--" not in reason and not reason.startswith("needs ms.")}
-    assert skipped <= {"ms.cancel.whole", "ms.freshness.ramp", "ms.scrape.costs-little", "ms.streaming.characters"}
+    undecided = {"ms.freshness.ramp", "ms.scrape.costs-little", "ms.scrape.crowded", "ms.streaming.characters"}
+    assert skipped <= UNDECIDED | undecided
     assert not findings.ids(Verdict.FAILED, Verdict.ERROR, Verdict.UNEXPECTED_PASS) - UNDECIDED
 
 
