@@ -90,7 +90,7 @@ def url(stack):
 
 
 @browsing
-async def test_a_request_is_explained_from_its_arrival_to_its_end(page, connect, lean):
+async def test_a_request_is_explained_from_its_arrival_to_its_end(page, connect, lean, eventually):
     client = connect(lean)
     async with page(lean) as shown:
         hostile = "<img src=x onerror=alert(1)>"
@@ -98,8 +98,8 @@ async def test_a_request_is_explained_from_its_arrival_to_its_end(page, connect,
         await shown.locator("#decisions .model", has_text=hostile).first.wait_for()
         await client.log(reply.request_id)  # Envoy has told the collector too, or is about to
         served = (await client.chat("what is a shunter?")).request_id
-        await shown.wait_for_function(
-            """async (id) => (await (await fetch("/debug/decisions?id=" + id)).json()).decisions[0]?.outcome""", arg=served
+        await eventually(
+            lambda: any(each.request_id == served and each.outcome and each.outcome.status for each in lean.decisions())
         )
         await shown.locator("#wanted").fill(served)
         await shown.get_by_role("button", name="Explain").click()
