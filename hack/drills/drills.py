@@ -140,7 +140,7 @@ def refused_config(scene: Scene) -> Told:
         sentence = scene.await_finding("The last reload was")
         alert = scene.await_alert("ConfigRefused")
         figures = scene.figures("shunter_picker_config_last_reload_successful")
-        line = scene.log("the configuration stays as it is")
+        line = scene.log("the configuration stays as it is").replace(str(path), path.name)
     finally:
         path.write_bytes(before)
         os.kill(scene.stack.state.pids["picker"], signal.SIGHUP)

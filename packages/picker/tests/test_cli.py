@@ -121,6 +121,15 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, text):
     assert f"shunter picker: {path}: " in done.output
 
 
+@pytest.mark.parametrize("option", ["--config", "--service-levels"])
+def test_a_picker_that_cannot_start_names_the_file(tmp_path, option):
+    path = tmp_path / "a.yaml"
+    path.write_text("kind: Pod")
+    done = CliRunner().invoke(main, ["run", "--snapshot", str(tmp_path), "--runtime", str(tmp_path), option, str(path)])
+    assert done.exit_code == 2
+    assert f"shunter picker: {path}: " in done.output
+
+
 def test_check_prints_every_default_and_its_own_output_passes(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n")

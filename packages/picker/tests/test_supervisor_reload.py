@@ -28,7 +28,7 @@ async def test_a_reload_relieves_all_and_a_broken_configuration_changes_nothing(
 
     await eventually(lambda: reloaded("rejected"))
     assert (await picker.samples())["shunter_picker_config_last_reload_successful",] == 0
-    assert "the configuration stays as it is: $.plugins[0].type" in picker.text
+    assert f"the configuration stays as it is: {picker.config}: $.plugins[0].type" in picker.text
     assert {worker["pid"] for worker in await picker.workers()} == before
     picker.configure("kv-cache-utilization-scorer")
     picker.signal(signal.SIGHUP)
@@ -228,7 +228,7 @@ async def test_service_levels_are_reloaded_and_a_mistake_in_them_changes_nothing
     levels.write_text("serviceLevels: [{name: chat, target: .9, e2e: soon}]")
     picker.signal(signal.SIGHUP)
     await eventually(lambda: reloaded("rejected"))
-    assert "service levels: $.serviceLevels[0].e2e: 'soon' is not a duration such as 200ms or 1m30s" in picker.text
+    assert f"{levels}: $.serviceLevels[0].e2e: 'soon' is not a duration such as 200ms or 1m30s" in picker.text
     assert (await picker.samples())[key] == 30
     levels.write_text("serviceLevels: [{name: chat, target: .9, e2e: 20s}]")
     picker.signal(signal.SIGHUP)

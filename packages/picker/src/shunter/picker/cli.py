@@ -308,6 +308,8 @@ def run(
         if collector_port is None
         else collector.Settings(snapshot=snapshot, host=collector_host, port=collector_port, pool=pool),
         runtime=runtime,
+        config_file=config_file,
+        levels_file=service_levels,
         admin_host=admin_host,
         admin_port=admin_port,
         one_port=one_port,
@@ -323,7 +325,14 @@ def run(
 
 
 @main.command()
-@click.option("-f", "--file", "config_file", type=click.Path(path_type=Path), help="EndpointPickerConfig file.")
+@click.option(
+    "-f",
+    "--file",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="EndpointPickerConfig file.",
+)
 @click.option("--config-text", help="The same, as text instead of a file.")
 @click.option("--builtin", metavar="NAME", help="A configuration that comes with the picker: see the command builtins.")
 @click.option(

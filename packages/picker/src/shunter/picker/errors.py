@@ -10,7 +10,11 @@
     └── SharingError       what should be another replica's message is not; it is left out
 """
 
-__all__ = ["ConfigError", "PickerError", "PrecedentError", "ProtocolError", "RecordsError", "SharingError"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["ConfigError", "PickerError", "PrecedentError", "ProtocolError", "RecordsError", "SharingError", "blaming"]
 
 
 class PickerError(Exception):
@@ -35,3 +39,14 @@ class PrecedentError(PickerError):
 
 class SharingError(PickerError):
     """A message of another replica cannot be read."""
+
+
+@contextmanager
+def blaming(file: Path | None) -> Iterator[None]:
+    """Name the file, if there is one, in a ConfigError about what it says."""
+    try:
+        yield
+    except ConfigError as error:
+        if file is None:
+            raise
+        raise ConfigError(f"{file}: {error}") from error

@@ -19,7 +19,7 @@ from shunter.picker.core.ledger import Ledger
 from shunter.picker.core.policy import Crew
 from shunter.picker.core.precedents import read
 from shunter.picker.core.retrial import Retrial, report, retry
-from shunter.picker.errors import ConfigError, PickerError
+from shunter.picker.errors import ConfigError, PickerError, blaming
 from shunter.picker.transport.tls import Tls
 from shunter.snapshot import SnapshotError, SnapshotReader, runtime_directory
 
@@ -71,11 +71,9 @@ def make_directory(path: Path) -> Path:
 def read_valid(file: Path | None, text: str | None = None, builtin: str | None = None) -> tuple[str, Plan]:
     """Return a configuration that can be used, and what it amounts to; a complaint about one names its file."""
     text = source(file, text, builtin)()
-    try:
+    with blaming(file):
         plan = config.load(text)
         Crew(plan.policy, random.Random(0), lambda _name, _data: None)  # noqa: S311  no secret; can all of them be started?
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}" if file else str(error)) from error
     return text, plan
 
 

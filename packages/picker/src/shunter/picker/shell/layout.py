@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run; ``collector`` and ``sharer`` if there are to be such.
+    """What to run; ``collector`` and ``sharer`` if there are to be such, and the files that are read at every reload.
 
     ``worker`` holds for each but its port, which is one of ``ports``, or counted upward from a single one.
     """
@@ -33,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runtime: Path
     collector: CollectorSettings | None = None
     sharer: SharerSettings | None = None
+    config_file: Path | None = None
+    levels_file: Path | None = None
     admin_host: str = "127.0.0.1"
     admin_port: int = 9090
     one_port: bool = False

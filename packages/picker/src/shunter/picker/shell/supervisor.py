@@ -31,7 +31,7 @@ from shunter.picker.core.retrial import report, retry
 from shunter.picker.core.service_levels import Level as ServiceLevel
 from shunter.picker.core.shadow import Account, add_up
 from shunter.picker.core.tables import Tally
-from shunter.picker.errors import ConfigError
+from shunter.picker.errors import ConfigError, blaming
 from shunter.picker.shell.admin import Admin
 from shunter.picker.shell.claim import Ports, claim_directory
 from shunter.picker.shell.collector import LearnedReader, collect
@@ -97,8 +97,8 @@ class Supervisor:
     async def start(self) -> None:
         """Start everything; raise ConfigError if that cannot be. ``drain`` ends it in either case."""
         settings = self._settings
-        self._configuration = self._compared = self._validated(self._read())
-        self._levels = _validated_levels(self._read_levels())
+        self._configuration, self._levels = self._read_valid()
+        self._compared = self._configuration
         await self._seating.open()
         self._make_posts()
         admin_port = await self._admin.start(settings.admin_host, settings.admin_port)
@@ -215,6 +215,15 @@ class Supervisor:
         if self._settings.worker.role == "body-router":
             return self._configuration
         return config.effective(config.load(self._configuration))
+
+    def _read_valid(self) -> tuple[str, str]:
+        """Return the configuration and the service levels; raise ConfigError naming the file that cannot be used."""
+        text, levels = self._read(), self._read_levels()
+        with blaming(self._settings.config_file):
+            text = self._validated(text)
+        with blaming(self._settings.levels_file):
+            read_service_levels(levels)
+        return text, levels
 
     def _validated(self, text: str) -> str:
         if self._settings.worker.role == "body-router":
@@ -338,7 +347,7 @@ class Supervisor:
     async def _reload(self) -> str:
         before, levels_before = self._configuration, self._levels
         try:
-            wanted, levels = self._validated(self._read()), _validated_levels(self._read_levels())
+            wanted, levels = self._read_valid()
         except ConfigError as error:
             log.error("the configuration stays as it is: %s", error)  # noqa: TRY400  words, not a traceback
             return "rejected"
@@ -427,14 +436,6 @@ def _hold_trial(lines: Sequence[bytes], in_force: str, wanted: str, most: float 
         retrial=new,
         in_force=old,
     )
-
-
-def _validated_levels(text: str) -> str:
-    try:
-        read_service_levels(text)
-    except ConfigError as error:
-        raise ConfigError(f"service levels: {error}") from error
-    return text
 
 
 def run(settings: Settings, read: Callable[[], str], read_levels: Callable[[], str] = str) -> int:
