@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from shunter.picker.errors import ConfigError
+from shunter.picker.errors import ConfigError, SilenceError
 from shunter.picker.shell.admin import Admin
 
 DEADLINE_S = 20
@@ -36,6 +36,18 @@ async def test_a_page_that_hangs_does_not_keep_the_picker_from_ending():
         async with asyncio.timeout(DEADLINE_S):
             await admin.stop()
         await asyncio.gather(reading, return_exceptions=True)
+
+
+@pytest.mark.parametrize("page", ["decisions", "precedents"])
+async def test_workers_that_are_silent_are_not_workers_that_decided_nothing(page):
+    async def silent(*_):
+        raise SilenceError("no worker has answered")
+
+    admin = Admin(SimpleNamespace(**{page: silent}))
+    port = await admin.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{port}/debug/{page}") as answer:
+        assert (answer.status, await answer.text()) == (503, "no worker has answered\n")
+    await admin.stop()
 
 
 async def test_nobody_from_afar_changes_what_is_logged():

@@ -5,6 +5,8 @@ import random
 import signal
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pytest
 import yaml
@@ -228,3 +230,20 @@ def test_what_cannot_be_compared_is_named(tmp_path, option, value, words):
     path.write_text("\n{}\n")
     result = CliRunner().invoke(main, ["check", option, value.replace("LINES", str(path))])
     assert (result.exit_code, words in result.output) == (2, True), result.output
+
+
+def test_a_picker_whose_workers_are_silent_cannot_be_compared_with():
+    class Silent(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(503)
+            self.end_headers()
+            self.wfile.write(b"no worker has answered\n")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Silent) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        result = CliRunner().invoke(main, ["check", "--against", f"http://127.0.0.1:{server.server_port}"])
+        server.shutdown()
+    assert (result.exit_code, "/debug/precedents?last=1000: 503 no worker has answered\n" in result.output) == (2, True)

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
+from shunter.picker.errors import SilenceError
 from shunter.picker.shell.admin import Admin
 from shunter.picker.shell.page import Files, Live
 from shunter.picker.shell.page.live import MOST_VIEWERS
@@ -169,6 +170,24 @@ async def test_a_source_that_breaks_does_not_end_the_news(client, serve, make_so
         while len(calls) < 3:
             await viewer.until("state")
     assert "cannot be told" in caplog.text
+
+
+async def test_decisions_stay_on_the_page_while_workers_are_silent(client, serve, make_source, monkeypatch, caplog):
+    source, calls = make_source({}), []
+
+    async def decisions(last, request_id):
+        calls.append(last)
+        raise SilenceError("no worker has answered")
+
+    monkeypatch.setattr(source, "decisions", decisions)
+    monkeypatch.setattr("shunter.picker.shell.page.live.DECISIONS_S", 0)
+    url = await serve(live := Live(source, look_s=QUICK_S))
+    async with looking(client, url) as viewer:
+        live._publish("decisions", b"[1]")
+        while len(calls) < 3:
+            await viewer.until("state")
+        assert live._told["decisions"] == b"[1]"
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(("endpoints", "asked"), [(1, 8), (500, 4), (2500, 1)])

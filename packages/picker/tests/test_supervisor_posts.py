@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 
 from shunter.picker.core.shadow import Account
+from shunter.picker.errors import SilenceError
 from shunter.picker.shell import supervisor as module
-from shunter.picker.shell.control import Recalled, Status
+from shunter.picker.shell.control import Decided, Recall, Recalled, Status
 from shunter.picker.shell.layout import Settings
 from shunter.picker.shell.memory import Seat
 from shunter.picker.shell.process import Fate
@@ -143,6 +144,23 @@ async def test_what_a_shadow_decided_never_falls_while_a_reload_is_tried_and_whe
     assert supervisor.shadow().decided == 400
 
 
+@pytest.mark.parametrize("last", [0, 10])
+async def test_one_worker_that_answers_is_enough_even_if_it_has_decided_nothing(supervisor, last):
+    async def silent(*_):
+        return None
+
+    async def idle(question, _):
+        return Recalled() if isinstance(question, Recall) else Decided()
+
+    for post in supervisor._posts:
+        post.child.ask = silent
+    for ask in (supervisor.precedents, supervisor.decisions):
+        with pytest.raises(SilenceError, match="no worker has answered within 1 s"):
+            await ask(last)
+    supervisor._posts[1].child.ask = idle
+    assert (await supervisor.precedents(last), await supervisor.decisions(last)) == ([], [])
+
+
 async def test_a_reload_has_more_patience_with_busy_workers_than_a_page(supervisor, monkeypatch):
     class Tried(Exception):
         pass
@@ -156,7 +174,8 @@ async def test_a_reload_has_more_patience_with_busy_workers_than_a_page(supervis
     for post in supervisor._posts:
         post.child.ask = slowly
     monkeypatch.setattr(module, "_hold_trial", hold)
-    assert await supervisor.precedents(WORKERS) == []
+    with pytest.raises(SilenceError):
+        await supervisor.precedents(WORKERS)
     logged = []
     monkeypatch.setattr(module.log, "warning", lambda _words, _kind, error: logged.append(error.args))
     assert await Supervisor._try(supervisor, NEW)

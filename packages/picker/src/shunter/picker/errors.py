@@ -7,14 +7,24 @@
     ├── ProtocolError      a peer broke ext_proc or its encoding; answered, logged, never anything else
     ├── RecordsError       what should be Envoy's access log is not; the connection is closed
     ├── PrecedentError     what should be recorded decisions is not
-    └── SharingError       what should be another replica's message is not; it is left out
+    ├── SharingError       what should be another replica's message is not; it is left out
+    └── SilenceError       no worker answers; whoever asked for a page of theirs is told so
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["ConfigError", "PickerError", "PrecedentError", "ProtocolError", "RecordsError", "SharingError", "blaming"]
+__all__ = [
+    "ConfigError",
+    "PickerError",
+    "PrecedentError",
+    "ProtocolError",
+    "RecordsError",
+    "SharingError",
+    "SilenceError",
+    "blaming",
+]
 
 
 class PickerError(Exception):
@@ -41,8 +51,12 @@ class SharingError(PickerError):
     """A message of another replica cannot be read."""
 
 
+class SilenceError(PickerError):
+    """No worker answers the supervisor, so nobody knows what they decided."""
+
+
 @contextmanager
-def blaming(file: Path | None) -> Iterator[None]:
+def blaming(file: Path | None) -> Generator[None]:
     """Name the file, if there is one, in a ConfigError about what it says."""
     try:
         yield

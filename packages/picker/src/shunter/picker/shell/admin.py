@@ -11,6 +11,7 @@
     /debug/fleet       JSON: the endpoints as the picker sees them
     /debug/decisions   JSON: the last decisions, newest first; ?last=N, or ?id=REQUEST_ID
     /debug/precedents  lines of JSON: the last decisions with all that was known then, to decide them anew; ?last=N
+                       (this and /debug/decisions: 503 if no worker answers)
     /debug/trial       JSON: what the last reload would have changed of them; null if there was none
     /debug/shadow      JSON: what came of the shadow configuration
     /debug/workers     JSON: every worker, its process and where it listens
@@ -22,8 +23,9 @@
 import datetime as dt
 import os
 import time
+from collections.abc import Coroutine
 from ipaddress import ip_address
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -31,7 +33,7 @@ from aiohttp import web
 from shunter.picker.core.decisions import KEEP, LONGEST_NAME
 from shunter.picker.core.external import OFFERED, offer
 from shunter.picker.core.shadow import describe
-from shunter.picker.errors import ConfigError
+from shunter.picker.errors import ConfigError, SilenceError
 from shunter.picker.shell.metrics import Metrics, Names, everything
 from shunter.picker.shell.page import Files, Live, refuse_strange_names
 from shunter.picker.shell.report import Source
@@ -46,6 +48,8 @@ LAST_PAGES_S = 2.0
 
 # Decisions shown unless more are asked for: each takes a worker a tenth of a millisecond to put in words.
 SHOWN = 256
+
+T = TypeVar("T")
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -135,11 +139,11 @@ class Admin:
 
     async def _decisions(self, request: web.Request) -> web.Response:
         last = _last(request, SHOWN)
-        decisions = await self._source.decisions(last, request.query.get("id"))
+        decisions = await _hear(self._source.decisions(last, request.query.get("id")))
         return _json({"now_s": time.monotonic(), "decisions": decisions})
 
     async def _precedents(self, request: web.Request) -> web.Response:
-        lines = await self._source.precedents(_last(request, KEEP))
+        lines = await _hear(self._source.precedents(_last(request, KEEP)))
         return web.Response(body=b"".join(lines), content_type="application/x-ndjson")
 
     async def _shadow(self, _: web.Request) -> web.Response:
@@ -171,6 +175,14 @@ class Admin:
             raise web.HTTPBadRequest(text=f'{error}; send {{"level": LEVEL}}, one of {levels}\n') from None
         self._source.set_log_level(wish.level)
         return await self._log_level(request)
+
+
+async def _hear(answer: Coroutine[Any, Any, T]) -> T:
+    """Return what workers say; 503 if none does, since no decisions would be another answer."""
+    try:
+        return await answer
+    except SilenceError as error:
+        raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
 
 
 def _last(request: web.Request, default: int) -> int:

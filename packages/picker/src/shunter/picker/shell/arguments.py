@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import click
@@ -100,6 +100,8 @@ def _fetch(url: str) -> bytes:
     try:
         with urlopen(url, timeout=FETCH_S) as page:  # noqa: S310  the scheme has been looked at
             return page.read()
+    except HTTPError as error:
+        raise PickerError(f"{url}: {error.code} {error.read().decode(errors='replace').strip() or error.reason}") from error
     except (OSError, HTTPException) as error:
         raise PickerError(f"{url}: {error.reason if type(error) is URLError else error}") from error
 

@@ -102,11 +102,11 @@ class Source(Protocol):
         ...
 
     async def decisions(self, last: int, request_id: str | None) -> list[dict[str, Any]]:
-        """Return the last decisions of all, or those of one request, newest first."""
+        """Return the last decisions of all, or those of one request, newest first; raise SilenceError if nobody answers."""
         ...
 
     async def precedents(self, last: int) -> list[bytes]:
-        """Return about as many of the last decisions of all, as lines (``core.precedents``)."""
+        """Return about as many of the last decisions of all, as lines (``core.precedents``); raise SilenceError likewise."""
         ...
 
     async def stacks(self) -> str:

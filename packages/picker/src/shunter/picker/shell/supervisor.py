@@ -31,7 +31,7 @@ from shunter.picker.core.retrial import report, retry
 from shunter.picker.core.service_levels import Level as ServiceLevel
 from shunter.picker.core.shadow import Account, add_up
 from shunter.picker.core.tables import Tally
-from shunter.picker.errors import ConfigError, blaming
+from shunter.picker.errors import ConfigError, SilenceError, blaming
 from shunter.picker.shell.admin import Admin
 from shunter.picker.shell.claim import Ports, claim_directory
 from shunter.picker.shell.collector import LearnedReader, collect
@@ -251,17 +251,18 @@ class Supervisor:
         return add_up([self._shadowed.get(self._compared, Account()), *living])
 
     async def precedents(self, last: int, wait_s: float = ANSWER_S) -> list[bytes]:
-        """Return about as many of the last decisions of all workers, as lines; of who answers within ``wait_s``."""
+        """Return about as many of the last decisions of all workers, as lines; of who answers within ``wait_s``.
+
+        Raises SilenceError if nobody does.
+        """
         children = self._children()
         each = math.ceil(last / max(1, len(children)))
-        told = await asyncio.gather(*[_ask_for(each, child, Recall, wait_s) for child in children])
-        return [line for lines in told for line in lines]
+        return _told(await asyncio.gather(*[_ask_for(each, child, Recall, wait_s) for child in children]), wait_s)
 
     async def decisions(self, last: int, request_id: str | None = None) -> list[dict[str, Any]]:
-        """Return the last decisions of all workers, or those of one request, newest first."""
+        """Return the last decisions of all workers, or those of one request, newest first; raise SilenceError."""
         asked = (_ask_for(last, child, lambda most, at_s: Decisions(most, request_id, at_s)) for child in self._children())
-        answers = await asyncio.gather(*asked)
-        entries = [entry for each in answers for entry in each]
+        entries = _told(await asyncio.gather(*asked), ANSWER_S)
         return sorted(entries, key=lambda entry: -entry["at_s"])[:last]
 
     async def stacks(self) -> str:
@@ -372,9 +373,9 @@ class Supervisor:
 
     async def _try(self, wanted: str) -> bool:
         """Let the new configuration decide what was decided last; say what would change, and whether that is allowed."""
-        lines = await self.precedents(TRIED, TRIED_S)
         most = self._settings.reload_max_change
         try:
+            lines = await self.precedents(TRIED, TRIED_S)
             trial = await asyncio.to_thread(_hold_trial, lines, self._configuration, wanted, most)
         except Exception as error:  # noqa: BLE001  plugins are foreign code; a worker that cannot start says so itself
             log.warning("the new configuration cannot be tried on what was decided last: %s: %s", type(error).__name__, error)
@@ -410,19 +411,27 @@ class Supervisor:
 
 async def _ask_for(
     most: int, child: Child, ask: Callable[[int, float | None], Recall | Decisions], wait_s: float = ANSWER_S
-) -> list[Any]:
-    """Ask a worker for its last decisions, some at a time: it has requests to answer in between."""
-    found: list[Any] = []
+) -> list[Any] | None:
+    """Ask a worker for its last decisions, some at a time: it has requests to answer in between. None: it does not answer."""
+    found: list[Any] | None = None
     before_s = None
-    while len(found) < most:
-        match await child.ask(ask(most - len(found), before_s), wait_s):
+    while found is None or len(found) < most:
+        match await child.ask(ask(most - len(found or ()), before_s), wait_s):
             case Recalled(told, before_s) | Decided(told, before_s):
-                found += told
+                found = [*(found or ()), *told]
             case _:
                 break
         if before_s is None:
             break
     return found
+
+
+def _told(answers: Sequence[list[Any] | None], wait_s: float) -> list[Any]:
+    """Put together what workers answered; raise SilenceError if none did."""
+    heard = [each for each in answers if each is not None]
+    if not heard:
+        raise SilenceError(f"no worker has answered within {wait_s:g} s; /readyz says how they are")
+    return [entry for each in heard for entry in each]
 
 
 def _hold_trial(lines: Sequence[bytes], in_force: str, wanted: str, most: float | None) -> Trial:

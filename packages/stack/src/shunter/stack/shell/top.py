@@ -145,4 +145,10 @@ def _page(admin: str, path: str, kind: type[Page]) -> Page:
             return msgspec.json.decode(answer.body, type=kind)
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
         raise StackError(f"nobody answers at http://{admin}{path}: {error}") from error
-    raise StackError(f"http://{admin}{path} answered {answer.status}")
+    raise StackError(f"http://{admin}{path} answered {answer.status}{_words(answer)}")
+
+
+def _words(answer: web.Answer) -> str:
+    """Say why, as the picker does in a line."""
+    first = answer.body.decode(errors="replace").partition("\n")[0]
+    return f": {first}" if first else ""

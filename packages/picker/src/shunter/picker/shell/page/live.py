@@ -22,6 +22,7 @@ from aiohttp import web
 from shunter.picker.core.page import Worker, attained, tell
 from shunter.picker.core.pulse import EVERY_S, Pulse, moment
 from shunter.picker.core.shadow import describe
+from shunter.picker.errors import SilenceError
 from shunter.picker.shell.page.files import HEADERS
 from shunter.picker.shell.report import Source, WorkerReport
 
@@ -158,7 +159,8 @@ class Live:
                 if self._viewers and time.monotonic() - asked_s >= DECISIONS_S:
                     asked_s = time.monotonic()
                     last = max(1, min(DECISIONS, CANDIDATES // max(1, endpoints)))
-                    self._publish("decisions", msgspec.json.encode(await self._source.decisions(last, None)))
+                    with contextlib.suppress(SilenceError):  # those told last stay
+                        self._publish("decisions", msgspec.json.encode(await self._source.decisions(last, None)))
             except Exception:  # the boundary: figures come from files that others write, and words from plugins
                 log.exception("the page cannot be told how things are")
                 await asyncio.sleep(EVERY_S)
