@@ -438,7 +438,8 @@ def test_a_line_that_cannot_be_cleared_costs_nobody_the_word_that_its_time_is_ov
     assert judge.complaints == {"flow control": "RuntimeError: no order"}
 
 
-def test_whoever_was_decided_about_is_told_though_the_turn_breaks_then(make_judge, monkeypatch):
+@pytest.mark.parametrize("booked", [False, True])
+def test_whose_choice_breaks_is_refused_and_the_others_go_on(make_judge, monkeypatch, booked):
     judge = make_judge(endpoints=3)
     running = [judge.decide(ask(), NOW_S).ticket for _ in range(3)]
     first, second, third = (judge.decide(ask(), NOW_S).ticket for _ in range(3))
@@ -447,14 +448,21 @@ def test_whoever_was_decided_about_is_told_though_the_turn_breaks_then(make_judg
     settle = judge._settle
 
     def breaking(ask, request, ward, now_s):
+        if request.ticket == second and not booked:
+            raise RuntimeError("not this one")
+        verdict = settle(ask, request, ward, now_s)
         if request.ticket == second:
             raise RuntimeError("not this one")
-        return settle(ask, request, ward, now_s)
+        return verdict
 
     monkeypatch.setattr(judge, "_settle", breaking)
-    assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == [first]
+    told = dict(judge.dispatch(NOW_S + 1))
+    assert list(told) == [first, second, third]
+    assert [type(each) for each in told.values()] == [Pick, Refusal, Pick]
+    assert (told[second].status, told[second].code) == (500, "Internal")
     assert judge.complaints == {"flow control": "RuntimeError: not this one"}
-    assert [ticket for ticket, _ in judge.dispatch(NOW_S + 1)] == [third]
+    assert judge.counters.tally().refusals["Internal"] == 1
+    assert [judge.ledger.get(each) is None for each in told] == [False, True, False]
 
 
 def test_a_turn_has_an_end(make_judge):

@@ -14,7 +14,7 @@ from typing import cast
 import msgspec
 
 from shunter.picker.core.adoption import Leases
-from shunter.picker.core.decisions import KEEP, LONGEST_NAME, DecisionLog, enter
+from shunter.picker.core.decisions import KEEP, DecisionLog, enter
 from shunter.picker.core.eviction import EVICTED
 from shunter.picker.core.features import Features, note
 from shunter.picker.core.fleet import STALE_AFTER_NS, Fleet
@@ -29,7 +29,7 @@ from shunter.picker.core.policy import Policy
 from shunter.picker.core.pools import Ward, Wards
 from shunter.picker.core.precise import Precise
 from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
-from shunter.picker.core.refusals import FILTERED, GONE, NO_CANDIDATES, SHED, TOO_DEEP, unknown_pool
+from shunter.picker.core.refusals import BROKEN, FILTERED, GONE, NO_CANDIDATES, SHED, TOO_DEEP, unknown_pool, unread
 from shunter.picker.core.request import Request, read
 from shunter.picker.core.request_ids import new_request_id
 from shunter.picker.core.schedule import Scheduler
@@ -199,14 +199,14 @@ class FleetJudge:
         ward = self._wards.default if ask.pool is None else self._wards.find(ask.pool)
         if ward is None:
             refusal = unknown_pool(ask.pool or "", self._topology, self._wards.default.name)
-            return self._refuse(refusal, _unread(ask, self._ticket), now_s)
+            return self._refuse(refusal, unread(ask, self._ticket), now_s)
         if self._serves_models and not ask.has_body and (listed := answer(ask.headers, ward.names)) is not None:
             return listed
         request = read(
             ask.headers, ask.body, has_body=ask.has_body, formats=self._policy.formats, passthrough=self._policy.passthrough
         )
         if isinstance(request, Refusal):
-            return self._refuse(request, _unread(ask, self._ticket), now_s)
+            return self._refuse(request, unread(ask, self._ticket), now_s)
         request = self._complete(ask, self._scheduler.identify(request), ward, self._ticket, self._now_ns)
         if ward.lobby is not None:
             held = ward.lobby.admit(ask, request, self._expect_tokens(request), ward.fleet, now_s)
@@ -239,8 +239,14 @@ class FleetJudge:
             if refusal is not None:
                 verdict = self._refuse(refusal, request, now_s)
             else:
-                request = self._complete(ask, request, ward, waiter.ticket, int(now_s * 1e9))  # the caches have changed since
-                verdict = self._settle(ask, request, ward, now_s)
+                try:
+                    # The caches have changed since.
+                    request = self._complete(ask, request, ward, waiter.ticket, int(now_s * 1e9))
+                    verdict = self._settle(ask, request, ward, now_s)
+                except Exception as error:  # noqa: BLE001  it has left its line: nobody else would ever tell it
+                    self._scheduler.complaints.raised(FLOW_CONTROL, error)
+                    self.release(waiter.ticket, LEFT, now_s)
+                    verdict = self._refuse(BROKEN, request, now_s)
             yield waiter.ticket, verdict
         for ticket in lobby.evict(now_s):
             self.counters.refused(DropReason.EVICTED.value)
@@ -359,7 +365,7 @@ class FleetJudge:
     def note(self, ask: Ask, refusal: Refusal, now_s: float) -> None:
         """Count and remember a refusal of the session's own."""
         self._ticket = next_ticket(self._ticket)
-        self._refuse(refusal, _unread(ask, self._ticket), now_s)
+        self._refuse(refusal, unread(ask, self._ticket), now_s)
 
     def _adopt(self, topology: Topology | None) -> None:
         """Index a new topology's rules and forget the endpoints that are gone."""
@@ -486,14 +492,3 @@ class FleetJudge:
         while self._broken < self._scheduler.complaints.errors:
             self._broken += 1
             self.counters.broke()
-
-
-def _unread(ask: Ask, ticket: int) -> Request:
-    return Request(
-        headers=ask.headers,
-        request_id=ask.headers.get("x-request-id"),
-        ticket=ticket,
-        pool=ask.pool and ask.pool[:LONGEST_NAME],
-        traceparent=ask.traceparent,
-        began_s=ask.began_s,
-    )
