@@ -138,6 +138,21 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
             )
             for bound, size in (("inMemoryConfig: {size: 100000000}", "15.0"), ("costAwareMemoryConfig: {}", "2.1"))
         ),
+        *(
+            (
+                HEAD + f"plugins: [{{type: endpoint-attribute-weight-scorer, parameters: {{attributeKey: {key},"
+                f" producer: '{producer}', weights: {{h100: 2}}}}}},"
+                " {name: p, type: label-producer, parameters: {labels: [{label: gpu.com/make, attributeKey: gpu}]}},"
+                " {name: q, type: inflight-load-producer}]",
+                "full",
+                f"$.plugins[0].parameters.{warning}",
+            )
+            for key, producer, warning in (
+                ("cpu", "p", "attributeKey: 'p' gives nobody 'cpu', so everybody has the same score; did you mean 'gpu'?"),
+                ("gpu", "q", "producer: 'q' gives no attributes, so everybody has the same score; name a label-producer that"),
+                ("gpu", "", "producer: it is empty, so everybody has the same score; name a label-producer that has 'gpu'"),
+            )
+        ),
         (FLOW + "flowControl: {defaultRequestTTL: 5s}", "lean", "$.flowControl: requests may wait 5 s, and with profile lean"),
         (
             FLOW + "flowControl: {defaultRequestTTL: 0s}",
@@ -181,6 +196,14 @@ def test_what_cannot_work_is_warned_of(text, profile, warning):
 )
 def test_what_works_is_not_warned_of(text, profile):
     assert review(text, profile) == []
+
+
+def test_an_attribute_that_its_producer_gives_is_not_warned_of():
+    text = (
+        "plugins: [{type: endpoint-attribute-weight-scorer, parameters: {attributeKey: gpu, producer: p, weights: {h: 2}}},"
+        " {name: p, type: label-producer, parameters: {labels: [{label: make, attributeKey: gpu}]}}]"
+    )
+    assert [each for each in review(HEAD + text) if "is alpha" not in each] == []
 
 
 LABELLED = HEAD + (

@@ -15,6 +15,7 @@ from shunter.picker.core.policy import Crew
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
+from shunter.picker.plugins.attributes import LabelProducer, WeightScorer
 from shunter.picker.plugins.deciders import PrefillUncached
 from shunter.picker.plugins.declared import ApproxPrefixCache
 from shunter.picker.plugins.detectors import Utilization
@@ -62,6 +63,7 @@ def review(plan: Plan, profile: str) -> list[str]:
         *_freshness(plan),
         *_handler(plan),
         *_deciders(plan),
+        *_attributes(plan),
         *_memories(plan),
         *_peers(plan),
         *(each for at, one in enumerate(plan.policy.profiles) for each in _profile(one, f"$.schedulingProfiles[{at}]")),
@@ -162,6 +164,24 @@ def _deciders(plan: Plan) -> Iterator[str]:
                 f"{place}: {each.name!r} has nonCachedTokens 0, so no prompt is ever computed elsewhere; give it a number, or "
                 "use always-disagg-pd-decider"
             )
+
+
+def _attributes(plan: Plan) -> Iterator[str]:
+    plugins = {each.name: each.plugin for each in plan.policy.plugins()}
+    for name, plugin in plugins.items():
+        if not isinstance(plugin, WeightScorer):
+            continue
+        place, producer = f"{plan.places.get(name, '$.plugins')}.parameters", plugins.get(plugin.producer)
+        given: Mapping[str, str] = producer.by_attribute if isinstance(producer, LabelProducer) else {}
+        if plugin.attribute_key in given:
+            continue
+        if given:
+            what = f"attributeKey: {plugin.producer!r} gives nobody {plugin.attribute_key!r}"
+            remedy = did_you_mean(plugin.attribute_key, given)
+        else:
+            what = f"producer: {plugin.producer!r} gives no attributes" if plugin.producer else "producer: it is empty"
+            remedy = f"; name a label-producer that has {plugin.attribute_key!r}"
+        yield f"{place}.{what}, so everybody has the same score{remedy}"
 
 
 def _memories(plan: Plan) -> Iterator[str]:
