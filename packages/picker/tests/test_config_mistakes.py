@@ -54,6 +54,14 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
             HEAD + "plugins: [{type: file-discovery}]",
             "$.plugins[0].type: 'file-discovery' is known to GIE or llm-d, and not here: the scraper says who exists",
         ),
+        *(
+            (HEAD + f"plugins: [{{type: {name}}}]", f"$.plugins[0].type: '{name}' is known to GIE or llm-d, and not here: {why}")
+            for name, why in (
+                ("session-manager", "session-affinity-scorer tells sessions apart itself"),
+                ("thunder-agent", "room is not kept for sessions between their turns; remove it, and name concurrency-"),
+                ("multicluster-topology-scorer", "use endpoint-attribute-weight-scorer, and a label-producer"),
+            )
+        ),
         (
             HEAD + "plugins: [{type: queue-scorer}, {type: queue-scorer}]",
             "$.plugins[1]: a plugin is named 'queue-scorer' already; give this one another name",
