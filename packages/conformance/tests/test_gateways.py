@@ -218,6 +218,13 @@ def test_a_gateway_with_tls_listens_at_its_port_unless_another_is_named(addresse
     assert yaml.safe_load(addressed("https://gateway.test", "--explain-setup").output)["listeners"] == [{"port": 443}]
 
 
+def test_what_a_gateway_is_to_be_told_is_explained_without_one(addressed):
+    assert yaml.safe_load(addressed("--explain-setup").output)["listeners"] == [{"port": 8080}]
+    examined = addressed()
+    assert examined.exit_code == 2
+    assert "Missing argument 'URL'" in examined.output
+
+
 def test_the_command_shows_what_it_would_ask(addressed):
     result = addressed("http://127.0.0.1:9", "--dry-run", "--select", "gw.pools", "--level", "MUST")
     assert result.output.splitlines() == [

@@ -8,9 +8,12 @@ from shunter.conformance.cli.exams import Wishes, exam_options, follow
 
 __all__ = ["gateway"]
 
+# Where a gateway is that is to be explained only, and told nothing else.
+USUAL_URL = "http://127.0.0.1:8080"
+
 
 @click.command()
-@click.argument("url")
+@click.argument("url", required=False)
 @click.option(
     "--profile",
     default="generic",
@@ -36,7 +39,7 @@ __all__ = ["gateway"]
 @exam_options
 def gateway(
     wishes: Wishes,
-    url: str,
+    url: str | None,
     profile: str,
     open_picker: str | None,
     open_servers: str | None,
@@ -49,8 +52,8 @@ def gateway(
 ) -> None:
     """Examine the gateway at URL.
 
-    It has been told of two pools (--explain-setup prints them), whose pickers and model servers the exam itself is while it
-    lasts, at the addresses given.
+    It has been told of two pools (--explain-setup prints them, for a gateway at URL or at port 8080), whose pickers and model
+    servers the exam itself is while it lasts, at the addresses given.
 
     Exit code: 0 nothing is newly broken, 1 a MUST failed, 2 wrong usage, 3 the gateway cannot be reached.
     """
@@ -79,9 +82,11 @@ def gateway(
     kind = named(PROFILES, profile)
     if explain_setup:
         check_places(places)
-        parts = urlsplit(base_url(url))
+        parts = urlsplit(base_url(url or USUAL_URL))
         click.echo(intent(places, kind, parts.port or (443 if parts.scheme == "https" else 80)), nl=False)
         return
+    if url is None:
+        raise click.UsageError("Missing argument 'URL': where the gateway is")
     cases = wishes.choose(CASES)
     exam = examine(
         url,
