@@ -190,7 +190,9 @@ def test_any_json_fields_are_an_ask_or_an_api_error(fields):
             encode_error(error)
 
 
-@pytest.mark.parametrize(("names", "adapters"), [([], []), ([""], []), (["m"], ["m"]), (["m"], ["a", "a"]), (["m"], ["a,b"])])
+@pytest.mark.parametrize(
+    ("names", "adapters"), [([], []), ([""], []), (["m"], ["m"]), (["m"], ["a", "a"]), (["m"], ["a,b"]), (["m", "m"], [])]
+)
 def test_impossible_names_are_refused_at_start(names, adapters):
     with pytest.raises(ParamsError):
         Models(names, adapters)

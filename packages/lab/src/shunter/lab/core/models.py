@@ -27,6 +27,8 @@ class Models:
         self.names = tuple(names)
         if not self.names or not all(self.names):
             raise ParamsError("a server needs at least one model name, and no name may be empty")
+        if len({*self.names}) < len(self.names):
+            raise ParamsError(f"models {', '.join(self.names)}: a name stands twice; give each once")
         self._adapters: dict[str, str] = {}
         for adapter in adapters:
             if not adapter or "," in adapter or adapter in self._adapters or adapter in self.names:
