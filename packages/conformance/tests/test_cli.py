@@ -199,6 +199,35 @@ def test_ctrl_c_before_the_exam_began_says_so_and_leaves_reports(tmp_path):
     assert "interrupted before it began" in page.read_text()
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_comes_while_the_exam_is_made_ready_leaves_a_report_too(tmp_path, number):
+    report = tmp_path / "r.yaml"
+    code = (
+        "import os, signal; from shunter.conformance.cli import main; from shunter.conformance.shell.servers import exam;"
+        "examine = exam.examine;"
+        f"exam.examine = lambda *a, **k: os.kill(os.getpid(), signal.{number}) or examine(*a, **k); main()"
+    )
+    with http_server(pages=0) as (_, url):
+        command = [sys.executable, "-c", code, "run", url, "--report", str(report)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert {case["verdict"] for case in yaml.safe_load(report.read_text())["cases"]} == {"skipped"}
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_comes_when_reports_are_to_be_written_lets_them_be(tmp_path, number):
+    report = tmp_path / "r.yaml"
+    code = (
+        "import os, signal; from shunter.conformance.cli import exams, main;"
+        "write = exams.Wishes.write;"
+        f"exams.Wishes.write = lambda *a: os.kill(os.getpid(), signal.{number}) or write(*a); main()"
+    )
+    with http_server() as (_, url):
+        command = [sys.executable, "-c", code, "run", url, "--select", "ms.reachability.health", "--report", str(report)]
+        subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert [case["verdict"] for case in yaml.safe_load(report.read_text())["cases"]] == ["passed"]
+
+
 def test_a_report_that_cannot_be_written_takes_no_other_along(tmp_path):
     """A full disk, or a directory that has gone meanwhile: here one that has no room for files of that name."""
     long, other = tmp_path / f"{'x' * 300}.yaml", tmp_path / "r.ndjson"

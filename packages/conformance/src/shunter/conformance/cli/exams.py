@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -23,6 +23,10 @@ __all__ = ["Wishes", "exam_options", "follow"]
 
 # What a shell reports for a program that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
+
+# What ends an exam early. Whoever stops a job sends SIGTERM: it ends the exam as Ctrl-C does, and what the exam has started
+# with it. Not by way of SIGINT, to which a job in a script's background is deaf.
+ENDS = (signal.SIGINT, signal.SIGTERM)
 
 COLOURS = {"pass": "green", "FAIL": "red", "ERROR": "red", "PASS?": "yellow", "known": "yellow"}
 
@@ -88,12 +92,23 @@ def exam_options(command: Command) -> Command:
         dry_run: bool,
         **options: Any,
     ) -> Any:
-        wishes = Wishes(prefixes, level, features, reports, implementation, timeout_s, tries, waivers_file, dry_run)
-        return command(wishes, *args, **options)
+        with _holding():
+            wishes = Wishes(prefixes, level, features, reports, implementation, timeout_s, tries, waivers_file, dry_run)
+            return command(wishes, *args, **options)
 
     for option in reversed(OPTIONS):
         wrapped = option(wrapped)
     return wrapped  # pyright: ignore[reportReturnType] # click's decorators keep what they decorate
+
+
+@contextmanager
+def _holding() -> Generator[None]:
+    """Hold signals back that would end the program while it gets ready, or writes: no report would be left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wishes, side: "Side") -> None:
@@ -110,7 +125,10 @@ def follow(exam: "AsyncGenerator[Event]", cases: "Sequence[AnyCase]", wishes: Wi
     events: list[Event] = []
     interrupted = False
     try:
-        asyncio.run(_attend(exam, events))
+        try:
+            asyncio.run(_attend(exam, events))
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # there are reports to write
     except (KeyboardInterrupt, asyncio.CancelledError):
         interrupted = True
         if events:
@@ -141,10 +159,9 @@ async def _attend(exam: "AsyncGenerator[Event]", events: "list[Event]") -> None:
     from shunter.conformance.core.narration import narrate
     from shunter.conformance.core.verdict import Verdict
 
-    # Whoever stops a job sends SIGTERM: it ends the exam as Ctrl-C does, and what the exam has started with it. Not by way of
-    # SIGINT, to which a job in a script's background is deaf.
     if task := asyncio.current_task():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)  # what was held back comes now
     gone: str | None = None
     async with aclosing(exam):
         async for event in exam:
