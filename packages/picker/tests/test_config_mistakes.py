@@ -55,7 +55,10 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
             "$.plugins[0].type: 'file-discovery' is known to GIE or llm-d, and not here: the scraper says who exists",
         ),
         *(
-            (HEAD + f"plugins: [{{type: {name}}}]", f"'{name}' is known to GIE or llm-d, and not here: {why}")
+            (
+                HEAD + f"plugins: [{{type: {name}}}]",
+                f"$.plugins[0].type: '{name}' is known to GIE or llm-d, and not here: {why}",
+            )
             for name, why in (
                 ("session-manager", "session-affinity-scorer tells sessions apart itself"),
                 ("thunder-agent", "room is not kept for sessions between their turns; remove it, and name concurrency-"),
