@@ -317,7 +317,7 @@ def test_flow_control_is_read_whole():
     assert flow.band(-3).max_requests == 50
     assert flow.band(10) == BandSettings(fairness=RoundRobin(), ordering=FirstCome(), max_requests=500, request_ttl_s=5.0)
     assert flow.limits == PriorityHoldback(min_ceiling=0.5)
-    assert policy.detector.plugin == Concurrency(max_concurrency=7)
+    assert policy.detector.plugin == Concurrency(max_concurrency=7, in_flight_load_producer_name="inflight-load-producer")
 
 
 def test_the_order_of_bands_may_be_named_and_is_strict():

@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 
 from shunter.picker import config
 from shunter.picker.core.fleet import Roster
+from shunter.picker.core.kinds import Named, Profile
 from shunter.picker.core.ledger import Booking, Ledger
+from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.core.request import Request
 from shunter.picker.core.saturation import ROLE_LABEL, Gauge
 from shunter.picker.core.schedule import Scheduler
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins.detectors import Concurrency, Utilization
+from shunter.picker.plugins.inflight import InflightLoad
+from shunter.picker.plugins.pickers import MaxScore
 from shunter.snapshot import Health
 
 NOW_NS = 100_000_000_000
@@ -23,13 +27,20 @@ STALE = FULL | {"health": Health.FAILED}
 OLD = FULL | {"sampled_ns": NOW_NS - 3 * 10**9}
 
 
-def booked(*counts, tokens=10):
+def booked(*counts, tokens=10, uncached=10, answer=0):
     """A ledger with as many requests in flight, sent just now."""
     ledger = Ledger()
     for slot, count in enumerate(counts):
         for number in range(count):
-            ledger.book(1000 * slot + number, Booking(slot, 1, NOW_NS, tokens))
+            ledger.book(1000 * slot + number, Booking(slot, 1, NOW_NS, tokens, (), uncached, answer))
     return ledger
+
+
+def at_work(detector, *others):
+    """A detector beside other plugins."""
+    named = (Named("detector", detector), *others)
+    policy = Policy(profiles=(Profile("default", MaxScore()),), detector=named[0], others=named[1:])
+    return Crew(policy, random.Random(1), lambda _, __: None).find("detector")
 
 
 def saturation(detector, fleet, *, sent=False):
@@ -73,8 +84,20 @@ def test_where_nobody_is_known_the_policy_says_what_that_means(make_fleet, polic
 
 @pytest.mark.parametrize(("mode", "value"), [("requests", 0.25), ("tokens", 0.5), ("hybrid", 0.5)])
 def test_concurrency_is_a_share_of_the_limit(make_fleet, mode, value):
-    detector = Concurrency(max_concurrency=10, max_token_concurrency=50, concurrency_mode=mode)
+    detector = at_work(Concurrency(max_concurrency=10, max_token_concurrency=50, concurrency_mode=mode))
     assert saturation(detector, make_fleet(STALE, STALE, ledger=booked(5, 0))) == value
+
+
+def test_concurrency_counts_what_is_still_to_compute_and_of_answers_what_its_producer_is_told_to(make_fleet):
+    fleet = make_fleet(ROOM, ledger=booked(5, tokens=1000, uncached=4, answer=100))
+    counting = {"max_token_concurrency": 40, "concurrency_mode": "tokens", "in_flight_load_producer_name": "load"}
+    for answers, value in ((False, 20 / 40), (True, 520 / 40)):
+        load = Named("load", InflightLoad(add_estimated_output_tokens=answers))
+        detector = at_work(Concurrency(**counting), load)
+        assert saturation(detector, fleet) == value
+        assert list(detector.keep(Request(headers={}, at_ns=NOW_NS), fleet)) == [] if answers else [0]
+    later_ns = NOW_NS + 10**12
+    assert list(detector.levels(make_fleet(ROOM, ledger=booked(5)), later_ns, sent=True)) == [0.0]
 
 
 def test_of_separate_stages_the_fuller_one_counts(make_fleet):
@@ -116,15 +139,15 @@ def test_a_threshold_of_nothing_is_refused():
 
 def test_as_a_filter_concurrency_drops_who_is_full_even_if_all_are(make_fleet):
     fleet = make_fleet(ROOM, ROOM, ledger=booked(10, 9))
-    assert list(Concurrency(max_concurrency=10).keep(REQUEST, fleet)) == [1]
-    assert list(Concurrency(max_concurrency=10, headroom=0.1).keep(REQUEST, fleet)) == [0, 1]
-    assert list(Concurrency(max_concurrency=9, headroom=0.1).keep(REQUEST, fleet)) == [], "9.9 are 9"
-    assert list(Concurrency(max_concurrency=5).keep(REQUEST, fleet)) == []
+    assert list(at_work(Concurrency(max_concurrency=10)).keep(REQUEST, fleet)) == [1]
+    assert list(at_work(Concurrency(max_concurrency=10, headroom=0.1)).keep(REQUEST, fleet)) == [0, 1]
+    assert list(at_work(Concurrency(max_concurrency=9, headroom=0.1)).keep(REQUEST, fleet)) == [], "9.9 are 9"
+    assert list(at_work(Concurrency(max_concurrency=5)).keep(REQUEST, fleet)) == []
 
 
 @pytest.mark.parametrize(("mode", "kept"), [("requests", [0, 1]), ("tokens", [1]), ("hybrid", [1])])
 def test_as_a_filter_concurrency_goes_by_what_its_mode_counts(make_fleet, mode, kept):
-    detector = Concurrency(max_concurrency=3, max_token_concurrency=20, concurrency_mode=mode)
+    detector = at_work(Concurrency(max_concurrency=3, max_token_concurrency=20, concurrency_mode=mode))
     assert list(detector.keep(REQUEST, make_fleet(ROOM, ROOM, ledger=booked(2, 1)))) == kept
 
 

@@ -261,7 +261,7 @@ def test_flow_control_has_its_bands():
     flow = policy.flow
     assert (flow.max_bytes, flow.max_requests, flow.request_ttl_s, flow.eviction) == (10 << 30, 1000, 60.0, False)
     assert {priority: band.max_requests for priority, band in flow.bands.items()} == {100: 500, 0: 200, -10: 50}
-    assert policy.detector.plugin == Concurrency(max_concurrency=132)
+    assert policy.detector.plugin == Concurrency(max_concurrency=132, in_flight_load_producer_name="inflight-load-producer")
     assert load("flow-control-eviction").policy.flow.eviction
     assert load("flow-control-holdback").policy.flow.limits.min_ceiling == 0.5
     assert load("program-aware").policy.flow.default.fairness == ProgramAware()

@@ -1,6 +1,5 @@
 """Saturation detectors: how full each endpoint is, from which follows when a pool has no room."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,6 +11,7 @@ from shunter.picker.core.request import Request
 from shunter.picker.core.saturation import STAGES, Signal
 from shunter.picker.plugins.catalogue import Kind, Plugin, Reference, Stability, register
 from shunter.picker.plugins.durations import duration_ns
+from shunter.picker.plugins.inflight import InflightLoad, find_load
 
 __all__ = ["SPARSEST_SAMPLES_NS", "Concurrency", "Fullest", "Utilization"]
 
@@ -28,7 +28,7 @@ UNKNOWN_CONCURRENCY = 100
 SPARSEST_SAMPLES_NS = 1_200_000_000
 
 
-# The account of requests in flight is always there, whichever producer is named; so none is implied.
+# What is waiting is counted whichever producer is named; so none is implied.
 IN_FLIGHT = Reference("inFlightLoadProducerName", Kind.PRODUCER)
 
 
@@ -107,49 +107,58 @@ class Utilization(Plugin, frozen=True):
 
 @register("concurrency-detector", Kind.DETECTOR, Kind.FILTER)
 class Concurrency(Plugin, frozen=True):
-    """How full an endpoint is: its requests in flight / maxConcurrency, or their prompts' tokens / maxTokenConcurrency.
+    """How full an endpoint is: its requests in flight / maxConcurrency, or its tokens in flight / maxTokenConcurrency.
 
-    ``hybrid`` takes the greater of both. A prompt counts with all its tokens until its request ends, cached or not; of the
-    reference's only those that are not cached count, until the first chunk. The account is the picker's own (of all workers),
-    exact to the moment: no metrics are needed, and nothing overshoots.
+    ``hybrid`` takes the greater of both. What tokens are in flight inflight-load-producer says: of prompts those that are not
+    cached, until they are computed, and if it is told so those that answers are expected to have. The account is the picker's
+    own (of all workers), exact to the moment: no metrics are needed, and nothing overshoots.
 
     As a filter it drops who has reached its limit times (1 + headroom), rounded down; if that leaves nobody, nobody gets the
-    request. Whichever inflight-load-producer is named, the account is the same.
+    request.
     """
 
     max_concurrency: Positive = 100
     max_token_concurrency: Positive = 1_000_000
     concurrency_mode: Literal["requests", "tokens", "hybrid"] = "requests"
     headroom: NonNegative = 0.0
-    in_flight_load_producer_name: str = ""
+    in_flight_load_producer_name: str = ""  # empty: the one there is
 
-    @classmethod
-    def all_references(cls) -> Sequence[Reference]:
-        """Return its references."""
-        return (IN_FLIGHT,)
+    def start(self, setting: Setting) -> "Counted":
+        """Return the detector at work."""
+        return Counted(self, find_load(setting, self.in_flight_load_producer_name))
+
+
+class Counted:
+    """A Concurrency that knows what tokens count."""
+
+    def __init__(self, parameters: Concurrency, load: InflightLoad) -> None:
+        """Keep nothing but these."""
+        self._parameters = parameters
+        self._load = load
 
     def levels(self, fleet: Fleet, now_ns: int, *, sent: bool) -> Sequence[float | None]:  # noqa: ARG002
         """Return how full each endpoint is; the account has everything that was sent."""
-        requests, tokens = self.max_concurrency, self.max_token_concurrency
-        match self.concurrency_mode:
+        requests, tokens = self._parameters.max_concurrency, self._parameters.max_token_concurrency
+        match self._parameters.concurrency_mode:
             case "requests":
                 return [count / requests for count in fleet.in_flight]
             case "tokens":
-                return [count / tokens for count in fleet.tokens_in_flight]
+                return [size / tokens for size in self._load.tokens(fleet, None, now_ns)]
             case "hybrid":
-                pairs = zip(fleet.in_flight, fleet.tokens_in_flight, strict=True)
+                pairs = zip(fleet.in_flight, self._load.tokens(fleet, None, now_ns), strict=True)
                 return [max(count / requests, size / tokens) for count, size in pairs]
 
-    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:  # noqa: ARG002  load alone decides
+    def keep(self, request: Request, fleet: Fleet) -> Sequence[int]:
         """Return the positions that have room."""
-        most = 1.0 + self.headroom
-        requests, tokens = int(self.max_concurrency * most), int(self.max_token_concurrency * most)
-        if self.concurrency_mode == "requests":
-            tokens = sys.maxsize
-        elif self.concurrency_mode == "tokens":
-            requests = sys.maxsize
-        rows = enumerate(zip(fleet.in_flight, fleet.tokens_in_flight, strict=True))
-        return [at for at, (count, size) in rows if count < requests and size < tokens]
+        mode, most = self._parameters.concurrency_mode, 1.0 + self._parameters.headroom
+        roomy: Sequence[int] = range(len(fleet))
+        if mode != "tokens":
+            requests, in_flight = int(self._parameters.max_concurrency * most), fleet.in_flight
+            roomy = [at for at in roomy if in_flight[at] < requests]
+        if mode != "requests":
+            tokens, sizes = int(self._parameters.max_token_concurrency * most), self._load.tokens(fleet, None, request.at_ns)
+            roomy = [at for at in roomy if sizes[at] < tokens]
+        return roomy
 
 
 @register("max-saturation-detector", Kind.DETECTOR, stability=Stability.BETA)
