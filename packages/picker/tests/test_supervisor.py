@@ -42,7 +42,7 @@ async def test_the_pages_answer_for_all_workers(run_picker, ask_pick):
     assert "queue-scorer" in (await picker.get("/debug/config"))[1]
     stacks = (await picker.get("/debug/stacks"))[1]
     assert all(f"process {worker['pid']}" in stacks for worker in workers)
-    assert "_follow_snapshot" in stacks
+    assert "_look_around" in stacks
 
 
 async def test_everybody_logs_what_is_asked_for_while_they_run(run_picker, eventually):

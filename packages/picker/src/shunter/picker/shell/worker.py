@@ -54,10 +54,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Role", "Settings", "Worker", "work"]
 
-# Readiness follows the snapshot; nobody needs to know within less.
+# Readiness follows the snapshot; nobody needs to know within less. Peers' news are read before each choice; a worker without
+# requests reads them too, and a busy peer takes longer to fill half a journal. Each look finds the caches cold: oftener would
+# cost a worker with little to do more than its requests.
 LOOK_S = 0.1
-# Peers' news are read before each choice. A worker without requests reads them too, lest it lag behind by a whole journal.
-CATCH_UP_S = 0.05
 
 # Recalled at once, of all decisions together: 1,000 candidates take 4 ms to write down.
 RECALL_CANDIDATES = 1_000
@@ -174,15 +174,13 @@ class Worker:
         # The first look replays whole journals, up to half a second of a busy core: requests must not wait for it.
         self.judge.catch_up(time.monotonic())
         port = await self._server.start(settings.host, settings.port, settings.health_port)
-        self.tasks.append(asyncio.create_task(self._follow_snapshot()))
+        self.tasks.append(asyncio.create_task(self._look_around()))
         if self._recording is not None:
             self.tasks.append(asyncio.create_task(self._recording.run()))
         if self._telemetry is not None:
             self.tasks.append(asyncio.create_task(self._telemetry.run()))
         if self._canon is not None:
             self.tasks.append(asyncio.create_task(self._tell_decisions(self._canon)))
-        if self._memory is not None or self.judge.precise is not None:
-            self.tasks.append(asyncio.create_task(self._follow_peers()))
         if self.judge.precise is not None:
             from shunter.picker.shell.tokens import Tokeniser  # noqa: PLC0415  aiohttp: 11 MB that who asks nobody spares
 
@@ -289,9 +287,10 @@ class Worker:
     def _session(self) -> Session:
         return Session(self._asked, self._settings.limits, self._budget)
 
-    async def _follow_snapshot(self) -> None:
+    async def _look_around(self) -> None:
         said: bool | None = None
         while True:
+            self.judge.catch_up(time.monotonic())
             hindrances = self.hindrances()
             ready = not hindrances
             self._health.set_ready(ready)
@@ -311,11 +310,6 @@ class Worker:
         while True:
             await asyncio.sleep(TELL_S)
             _tell(canon.take(time.monotonic()))
-
-    async def _follow_peers(self) -> None:
-        while True:
-            await asyncio.sleep(CATCH_UP_S)
-            self.judge.catch_up(time.monotonic())
 
 
 def _tell(entries: Sequence[Entry]) -> None:
