@@ -167,3 +167,55 @@ def test_a_source_may_say_how_often_and_that_there_are_no_certificates(kind):
     assert any(".interval: ignored; the scraper" in note for note in plan.notes)
     with pytest.raises(ConfigError, match=r"caCertPath: .*the scraper reads the engines' metrics"):
         load(f"{kind}-data-source", {"caCertPath": "/etc/ca.crt"})
+
+
+@pytest.mark.parametrize(
+    ("type_name", "odd", "right", "note"),
+    [
+        ("queue-scorer", {}, {}, ""),
+        (
+            "concurrency-detector",
+            {"MAXCONCURRENCY": 7},
+            {"maxConcurrency": 7},
+            "MAXCONCURRENCY: it is spelt maxConcurrency; write that",
+        ),
+        (
+            "utilization-filter",
+            {"conditions": [{"metric": "waiting-queue", "maxvalue": 3}]},
+            {"conditions": [{"metric": "waiting-queue", "maxValue": 3}]},
+            "conditions[0].maxvalue: it is spelt maxValue; write that",
+        ),
+        (
+            "session-affinity-scorer",
+            {"SessionIdConfig": {"sources": [{"Header": "x"}]}, "strategy": "session_id"},
+            {"sessionIdConfig": {"sources": [{"header": "x"}]}, "strategy": "session_id"},
+            "sessionIdConfig.sources[0].Header: it is spelt header; write that",
+        ),
+        (
+            "label-selector-filter",
+            {"matchlabels": {"Zone": "a"}},
+            {"matchLabels": {"Zone": "a"}},
+            "matchlabels: it is spelt matchLabels; write that",
+        ),
+        (
+            "active-request-scorer",
+            {"MaxBusyScore": 1.5},
+            {},
+            "maxBusyScore: 1.5 counts as not given; remove it",
+        ),
+    ],
+)
+def test_names_of_parameters_are_read_in_any_case(type_name, odd, right, note):
+    plan, found = load(type_name, odd)
+    assert found == load(type_name, right)[1]
+    assert not note or f"$.plugins[0].parameters.{note}" in plan.notes
+
+
+def test_a_name_in_two_spellings_is_a_mistake():
+    with pytest.raises(ConfigError, match=r"parameters.MaxConcurrency: unknown field; did you mean 'maxConcurrency'"):
+        load("concurrency-detector", {"maxConcurrency": 7, "MaxConcurrency": 8})
+
+
+def test_what_is_no_parameter_has_one_spelling():
+    with pytest.raises(ConfigError, match=r"^\$.Plugins: unknown field; did you mean 'plugins'"):
+        config.load(HEAD + "Plugins: []")

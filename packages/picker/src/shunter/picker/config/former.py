@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from shunter.picker.config.casing import respell_names
 from shunter.picker.config.document import (
     FORMER_GROUP,
     GROUP,
@@ -77,9 +78,10 @@ def _modernise_plugins(modern: Modern) -> None:
         if spec.type in RENAMED:
             modern.notes.append(f"{place}.type: {spec.type!r} is deprecated; it is called {RENAMED[spec.type]}")
             spec = specs[at] = msgspec.structs.replace(spec, type=RENAMED[spec.type], name=spec.name or spec.type)
+        spec, misspelt = respell_names(spec)
         spec, notes = respell(spec)
         specs[at] = spec
-        modern.notes += [f"{place}.parameters.{note}" for note in notes]
+        modern.notes += [f"{place}.parameters.{note}" for note in (*misspelt, *notes)]
         if separation := separate(spec, precise):
             modern.notes.append(f"{place}.parameters: {separation.note}")
             specs[at] = separation.plugin
