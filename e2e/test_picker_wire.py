@@ -12,10 +12,11 @@ from aiohttp.test_utils import TestServer
 from shunter import envoyconf
 from shunter.envoyconf import FailureMode, Intent, Listener, Picker, PickerTls, Pool, Profile, bootstrap
 from shunter.envoyconf.testing import running_envoy
+from shunter.picker.core.events import ResponseBody, ResponseHeaders
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.testing import StubJudge
-from shunter.picker.transport import native
+from shunter.picker.transport import native, services, wire
 from shunter.picker.transport.grpcio import GrpcServer
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
@@ -161,3 +162,20 @@ async def test_old_connections_go_under_load_and_no_pick_is_lost(scene, files, w
         async with asyncio.timeout(DEADLINE_S):
             await asyncio.gather(*(load("/v1/completions") for _ in range(8)), *(load("/v1/slow") for _ in range(8)))
         assert len(running.judge.picked) == asked
+
+
+@pytest.mark.parametrize("transport", [NativeServer], ids=["native"])
+async def test_what_envoy_writes_is_read_on_the_short_way(scene, monkeypatch):
+    def count(module, name):
+        seen, read = [], getattr(module, name)
+        monkeypatch.setattr(module, name, lambda message: seen.append(message) or read(message))
+        return seen
+
+    long_way, events = count(wire, "_decode"), count(services, "read")
+    async with scene(profile=Profile.FULL) as running:
+        for _ in range(3):
+            assert await running.ask("/v1/slow") == (200, SLOW.decode() * EVENTS)
+    kinds = [type(event) for event in map(wire.decode, events)]
+    assert kinds.count(ResponseHeaders) == 3
+    assert ResponseBody not in kinds  # those are the many, and all of a kind
+    assert not long_way
