@@ -73,29 +73,6 @@ def test_ids_never_change():
     assert [case.id for case in CASES] == IDS
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_a_case_is_complete(case):
-    assert re.fullmatch(r"gw(\.[a-z0-9]+(-[a-z0-9]+)*){2}", case.id)
-    assert str(case.level) in case.requirement, "the requirement uses the word of its level"
-    assert case.why
-    assert case.source
-    assert case.requirement.endswith(".")
-
-
-def test_what_a_case_needs_comes_before_it():
-    before: set[str] = set()
-    for case in CASES:
-        assert before.issuperset(case.needs), case.id
-        before.add(case.id)
-
-
-def test_profiles_excuse_only_what_exists():
-    features = {feature for case in CASES for feature in case.features}
-    for profile in PROFILES:
-        assert features.issuperset(profile.lacks)
-        assert {known.case for known in profile.known_failures} <= set(IDS)
-
-
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 def test_the_intent_names_both_pools_and_how_they_fail(profile):
     told = yaml.safe_load(intent(DEFAULT, profile, 8080))
