@@ -36,6 +36,31 @@ def test_pieces_keep_the_order_that_single_blocks_have(prompts, most):
     assert len(chains) == 0
 
 
+@given(st.lists(st.tuples(st.lists(st.integers(0, 1), min_size=1, max_size=9).map(chain), st.booleans()), max_size=40))
+def test_what_is_taken_back_was_never_sent(sent):
+    chains, kept = Chains(), Chains()
+    for prompt, _ in sent:
+        chains.send(prompt)
+    gone = [pair for prompt, stays in sent if not stays for pair in chains.take_back(prompt)]
+    for prompt, stays in sent:
+        if stays:
+            kept.send(prompt)
+    blocks = {value for piece in chains._order for value in piece.hashes}
+    assert blocks == {value for piece in kept._order for value in piece.hashes}
+    every = {(value, at) for prompt, _ in sent for at, value in enumerate(prompt)}
+    assert sorted(gone) == sorted(pair for pair in every if pair[0] not in blocks)
+    assert chains.size == len(blocks) + len(chains._order)
+
+
+def test_of_a_prompt_of_which_a_part_is_forgotten_nothing_is_taken_back():
+    chains, prompt, other = Chains(), chain([0, 0, 0]), chain([0, 0, 1])
+    chains.send(prompt)
+    chains.pop()
+    chains.send(other)
+    assert chains.take_back(prompt) == []
+    assert chains.send(other) == len(other)
+
+
 @given(st.lists(st.lists(st.integers(0, 3), max_size=9), max_size=40), st.integers(0, 12))
 def test_hashes_that_are_no_chain_are_counted_all_the_same(prompts, most):
     """Whoever makes hashes collide on purpose spoils guesses, not the account."""

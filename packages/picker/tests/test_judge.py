@@ -148,6 +148,36 @@ def test_a_fallback_that_served_is_known_to_have_the_prompt(make_judge):
     assert tally(judge).by_endpoint[slot_of(first.endpoints[1]), 1].prefix_hits > 0
 
 
+@pytest.mark.parametrize(
+    ("status", "cached"), [(200, True), (404, False), (429, False), (503, False), (504, True), (499, True), (None, True)]
+)
+@pytest.mark.parametrize("told", ["by its stream", "by its record", "by both"])
+def test_a_prompt_that_was_refused_is_not_taken_to_be_cached(make_judge, told, status, cached):
+    judge = make_judge(*[IDLE] * 3)
+    text = "word " * 1000
+    before = judge.decide(Ask(CHAT, body(text)), NOW_S)
+    judge.release(before.ticket, DONE, NOW_S)
+    chosen = slot_of(before.endpoints[0])
+    longer = judge.decide(Ask(CHAT, body(text + "more " * 1000), subset=before.endpoints[:1]), NOW_S)
+    outcome = Outcome(complete=True, status=status)
+    judge.release(longer.ticket, Outcome(complete=True) if told == "by its record" else outcome, NOW_S)
+    if told != "by its stream":
+        judge.measured(longer.ticket, outcome, NOW_S)
+    prompts = [judge.decide(Ask(CHAT, body(text + tail), subset=before.endpoints[:1]), NOW_S) for tail in ("", "more " * 1000)]
+    first, second = (judge.decisions.get(pick.ticket).prefix for pick in prompts)
+    assert first.share[chosen] == 1.0, "that was computed before"
+    assert (second.share[chosen] == 1.0) == cached
+    assert second.share[chosen] > 0
+
+
+def test_who_did_not_answer_is_not_taken_to_have_the_prompt(make_judge):
+    judge = make_judge(IDLE, IDLE, IDLE)
+    first = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
+    judge.release(first.ticket, msgspec.structs.replace(DONE, served=first.endpoints[1]), NOW_S)
+    second = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)
+    assert judge.decisions.get(second.ticket).prefix.share == {slot_of(first.endpoints[1]): 1.0}
+
+
 def test_who_really_serves_gets_the_booking_while_the_request_runs(make_judge):
     judge = make_judge(IDLE, IDLE, IDLE)
     pick = judge.decide(Ask(CHAT, body("word " * 1000)), NOW_S)

@@ -188,6 +188,10 @@ class Bounds(RuleBasedStateMachine):
     def insert(self, start, count, slot, incarnation):
         self.memory.insert([start * 100 + at for at in range(count)], slot, incarnation)
 
+    @rule(start=st.integers(0, 3), count=st.integers(0, 12), slot=st.integers(0, 4), incarnation=st.integers(1, 2))
+    def take_back(self, start, count, slot, incarnation):
+        self.memory.take_back([start * 100 + at for at in range(count)], slot, incarnation)
+
     @rule(live=st.dictionaries(st.integers(0, 4), st.integers(1, 2)))
     def retain(self, live):
         self.memory.retain(live)

@@ -20,6 +20,7 @@ class Piece(msgspec.Struct, eq=False, gc=False):
 
     hashes: list[int]
     start: int  # blocks of the prompt before it
+    times: int  # that it was sent, less those that were taken back
 
 
 class Chains:
@@ -43,14 +44,38 @@ class Chains:
             length = len(piece.hashes)
             if piece.hashes != hashes[known : known + length]:
                 piece = self._cut(piece, _common(piece.hashes, hashes[known : known + length]))
+            piece.times += 1
             pieces.append(piece)
             known += len(piece.hashes)
         if known < len(hashes):
-            self._enter(Piece(hashes[known:], known))
+            self._enter(Piece(hashes[known:], known, 1))
             self.size += len(hashes) - known
         for piece in reversed(pieces):
             self._order.move_to_end(piece)
         return known
+
+    def take_back(self, hashes: list[int]) -> list[tuple[int, int]]:
+        """Forget one sending of a prompt; return the blocks that no other one brought, as ``pop`` does.
+
+        Of a prompt that is not here whole any longer nothing is taken back: what is left may be another one's.
+        """
+        at, pieces = 0, list[Piece]()
+        while at < len(hashes) and (piece := self._pieces.get(hashes[at])) is not None:
+            if piece.hashes != hashes[at : at + len(piece.hashes)]:
+                return []
+            pieces.append(piece)
+            at += len(piece.hashes)
+        if at < len(hashes):
+            return []
+        gone: list[tuple[int, int]] = []
+        for piece in pieces:
+            piece.times -= 1
+            if piece.times <= 0:
+                del self._order[piece]
+                self._pieces.pop(piece.hashes[0], None)
+                self.size -= 1 + len(piece.hashes)
+                gone += [(value, piece.start + offset) for offset, value in enumerate(piece.hashes)]
+        return gone
 
     def pop(self) -> tuple[int, int]:
         """Forget the block whose turn it is; return its hash, and how many are before it in its prompt."""
@@ -65,7 +90,7 @@ class Chains:
 
     def _cut(self, piece: Piece, length: int) -> Piece:
         """Take the beginning of a piece out of it and return it; what is left keeps its place in the line."""
-        beginning = Piece(piece.hashes[:length], piece.start)
+        beginning = Piece(piece.hashes[:length], piece.start, piece.times)
         del piece.hashes[:length]
         piece.start += length
         self._pieces[piece.hashes[0]] = piece

@@ -225,6 +225,10 @@ class DecisionLog:
             except Exception as error:  # noqa: BLE001  who looks on must not cost the request that fills a batch
                 self._complain(witness.name, error)
 
+    def get(self, ticket: int) -> Entry | None:
+        """Return a decision, if it is still here."""
+        return self._entries.get(ticket)
+
     def latest(self, count: int = KEEP) -> list[Entry]:
         """Return up to ``count`` entries, newest first."""
         return list(islice(reversed(self._entries.values()), count))

@@ -37,6 +37,7 @@ from shunter.picker.core.shadow import Shadow
 from shunter.picker.core.splice import rewrite_model
 from shunter.picker.core.stages import book
 from shunter.picker.core.tables import COUNTERS_BYTES, Counters
+from shunter.picker.core.withdrawals import WITHDRAWN, Withdrawals, failed
 from shunter.snapshot import Batch, Topology, View
 
 __all__ = ["FleetJudge"]
@@ -118,6 +119,7 @@ class FleetJudge:
         remembered = policy.prefixes or (shadow.prefixes if shadow is not None else {})
         self._prefixes = {name: PrefixIndex(settings) for name, settings in remembered.items()}
         self._prefix = next(iter(self._prefixes.values()), None)  # the one that hashes, for all of them
+        self._withdrawals = Withdrawals(self._prefixes.values(), partial(self._tell, WITHDRAWN))
         self.precise: Precise | None = None
         """What is known of the engines' caches, if the policy asks for it."""
         if policy.precise is not None and self._prefix is not None:
@@ -176,6 +178,8 @@ class FleetJudge:
         for name, data in news.told:
             if self.precise is not None and name == self.precise.producer:
                 self.precise.hear(data)
+            elif name == WITHDRAWN:
+                self._withdrawals.hear(data)
             elif not name.startswith(LOBBY):
                 self._scheduler.hear(name, data)
             elif name in self._lobbies:  # else it is of a pool that nobody has asked for here
@@ -240,8 +244,7 @@ class FleetJudge:
                 verdict = self._refuse(refusal, request, now_s)
             else:
                 try:
-                    # The caches have changed since.
-                    request = self._complete(ask, request, ward, waiter.ticket, int(now_s * 1e9))
+                    request = self._complete(ask, request, ward, waiter.ticket, int(now_s * 1e9))  # caches have changed
                     verdict = self._settle(ask, request, ward, now_s)
                 except Exception as error:  # noqa: BLE001  it has left its line: nobody else would ever tell it
                     self._scheduler.complaints.raised(FLOW_CONTROL, error)
@@ -345,6 +348,8 @@ class FleetJudge:
         self._close(ticket, outcome, now_s)
 
     def _close(self, ticket: int, outcome: Outcome, now_s: float) -> None:
+        if failed(outcome):
+            self._withdrawals.follow(self.decisions.get(ticket), outcome)
         self.decisions.close(ticket, outcome, now_s)
         if self.shadow is not None:
             self.shadow.close(ticket, outcome, now_s)
@@ -358,6 +363,7 @@ class FleetJudge:
         self.ledger.release(ticket)
         self._wards.add(booking, -1)
         self.counters.unbooked(booking)
+        self._withdrawals.take_back(booking.hashes, booking.slot, booking.incarnation)  # it answered nothing
         moved = msgspec.structs.replace(booking, slot=key[0], incarnation=key[1])
         self.counters.booked(moved)
         self._enter(ticket, moved)

@@ -145,6 +145,17 @@ class PrefixIndex:
             # Finding the largest means looking at all; an eighth at a time leaves it about as large as the next.
             self._shrink(payer, self._bytes[payer], size - min(excess, 1 + size // 8))
 
+    def take_back(self, hashes: Sequence[int], slot: int, incarnation: int) -> None:
+        """Forget that the endpoint was sent these blocks, as far as no other prompt brought them there."""
+        if self._incarnations.get(slot) != incarnation:
+            return
+        seen = self._seen[slot]
+        self.pairs -= seen.size
+        for value, at in seen.take_back(list(hashes[: len(self._sizes)])):
+            self._bytes[slot] -= self._sizes[at]
+            self._strike(value, 1 << slot)
+        self.pairs += seen.size
+
     def retain(self, live: Mapping[int, int]) -> None:
         """Forget every slot that is not in ``live`` (slot → incarnation) with the same incarnation."""
         for slot in [slot for slot, incarnation in self._incarnations.items() if live.get(slot) != incarnation]:
@@ -168,18 +179,21 @@ class PrefixIndex:
 
     def _shrink(self, slot: int, length: int, size: int) -> None:
         """Forget what a slot was sent least recently, until it is no more than ``length`` bytes and that ``size``."""
-        seen, has, owners, sizes, bit = self._seen[slot], self._bytes[slot], self._owners, self._sizes, 1 << slot
+        seen, has, sizes, bit = self._seen[slot], self._bytes[slot], self._sizes, 1 << slot
         self.pairs -= seen.size
         while has > length or seen.size > size:
             value, at = seen.pop()
             has -= sizes[at]
-            left = owners.get(value, 0) & ~bit
-            if left:
-                owners[value] = left
-            else:
-                owners.pop(value, None)
+            self._strike(value, bit)
         self.pairs += seen.size
         self._bytes[slot] = has
+
+    def _strike(self, value: int, bit: int) -> None:
+        left = self._owners.get(value, 0) & ~bit
+        if left:
+            self._owners[value] = left
+        else:
+            self._owners.pop(value, None)
 
 
 def _boundaries(block_bytes: int, max_bytes: int) -> list[int]:

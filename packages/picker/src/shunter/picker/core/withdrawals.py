@@ -1,0 +1,76 @@
+"""Prompts that were sent and not computed: what an endpoint is taken to have cached is taken back, in all workers.
+
+A prefix counts as cached from the pick on, since the next request with it may come before the answer. An error is the answer
+that it was not: an endpoint that refuses a model in a millisecond would draw all the prompts to itself that it never ran.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+import msgspec
+
+from shunter.picker.core.decisions import Entry
+from shunter.picker.core.judgement import Outcome
+from shunter.picker.core.prefix import PrefixIndex
+
+__all__ = ["WITHDRAWN", "Withdrawals", "failed"]
+
+# Under this name workers tell each other; no plugin's begins with that character.
+WITHDRAWN = "\0withdrawn"
+
+# Who waited gave up, be it the client or a gateway: the prompt may have been computed.
+GAVE_UP = frozenset({408, 499, 504})
+
+
+class Withdrawal(msgspec.Struct, frozen=True, array_like=True):
+    """An endpoint was sent a prompt of these blocks, and did not compute it."""
+
+    hashes: Sequence[int]
+    slot: int
+    incarnation: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Withdrawal).decode
+
+
+class Withdrawals:
+    """One worker's; ``tell`` carries what it takes back to the other workers' ``hear``."""
+
+    def __init__(self, indices: Collection[PrefixIndex], tell: Callable[[bytes], None]) -> None:
+        """``indices`` are told of every prompt that is sent."""
+        self._indices = indices
+        self._tell = tell
+
+    def follow(self, entry: Entry | None, outcome: Outcome) -> None:
+        """Take back what was expected of a request that failed, once. Whoever computed its prompt for others has done so."""
+        if entry is None or entry.decision is None:
+            return
+        if entry.outcome is not None and failed(entry.outcome):  # it is told twice: by the stream, and by Envoy's record
+            return
+        candidates = entry.decision.candidates
+        first = candidates[entry.decision.chosen[0]]
+        holder = next((each for each in candidates if each.authority == outcome.served), first)
+        self.take_back(entry.prefix.hashes, holder.slot, holder.incarnation)
+
+    def take_back(self, hashes: Sequence[int], slot: int, incarnation: int) -> None:
+        """Forget here and everywhere that the endpoint was sent these blocks once."""
+        if hashes:
+            withdrawal = Withdrawal(hashes, slot, incarnation)
+            self._forget(withdrawal)
+            self._tell(_encode(withdrawal))
+
+    def hear(self, data: bytes) -> None:
+        """Take back what another worker says; what cannot be read is from another release of the picker."""
+        try:
+            self._forget(_decode(data))
+        except msgspec.MsgspecError:
+            return
+
+    def _forget(self, withdrawal: Withdrawal) -> None:
+        for index in self._indices:
+            index.take_back(withdrawal.hashes, withdrawal.slot, withdrawal.incarnation)
+
+
+def failed(outcome: Outcome) -> bool:
+    """Say whether the answer was an error that comes instead of the prompt's computation."""
+    return outcome.status is not None and outcome.status >= 400 and outcome.status not in GAVE_UP
