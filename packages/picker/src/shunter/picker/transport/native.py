@@ -278,7 +278,7 @@ class _Connection(asyncio.Protocol):
         self._begun_s = self._heard_s = server.clock()
         self._age_s = server.draw_age_s()
         self._stalled_s: float | None = None
-        self._much = False  # was written in this turn: no more before the next one
+        self._much = False  # was written in this turn, and more is left: not before the next one
         self._pinged_s = -math.inf
         self._over = False
         self._over_s = math.inf  # since when
@@ -365,9 +365,10 @@ class _Connection(asyncio.Protocol):
         if len(out) == 1:
             self._transport.write(out[0])
         elif out:
-            self._much = True
             self._transport.writelines(out)
-            asyncio.get_running_loop().call_soon(self._write_on)
+            if not http.drained:
+                self._much = True
+                asyncio.get_running_loop().call_soon(self._write_on)
         if (http.leaving or http.closed) and http.done and http.drained:
             self._over, self._over_s = True, self._clock()
             if http.fault:
