@@ -54,6 +54,30 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
             HEAD + "plugins: [{type: file-discovery}]",
             "$.plugins[0].type: 'file-discovery' is known to GIE or llm-d, and not here: the scraper says who exists",
         ),
+        (HEAD + "plugins: [{type: zzz}]", "$.plugins[0].type: no plugin has the type 'zzz'; shunter picker plugins lists"),
+        (HEAD + "2: 3", "$: the key 2 is no text; put it in quotes"),
+        *(
+            (HEAD + f"plugins: [{{type: {name}, parameters: {{{parameters}}}}}]", f"$.plugins[0].parameters{message}")
+            for name, parameters, message in (
+                (
+                    "concurrency-detector",
+                    "concurrencyMode: token",
+                    ".concurrencyMode: invalid enum value 'token', found 'token'; did you mean 'tokens'?",
+                ),
+                ("queue-scorer", "1: 2", ": the key 1 is no text; put it in quotes"),
+                (
+                    "label-selector-filter",
+                    "matchLabels: {a: b, 1: c}",
+                    ".matchLabels: the key 1 is no text; put it in quotes",
+                ),
+                ("label-selector-filter", "matchLabels: {a: b, c: 2}", ".matchLabels.c: expected `str`, got `int`, found 2"),
+                (
+                    "max-saturation-detector",
+                    "detectors: [a], stages: {a: [prefil]}",
+                    ".stages[...][0]: invalid enum value 'prefil', found {'a': ['prefil']}; there are decode, prefill",
+                ),
+            )
+        ),
         *(
             (
                 HEAD + f"plugins: [{{type: {name}}}]",
@@ -87,7 +111,7 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
         ),
         (
             HEAD + "plugins: [{type: metrics-data-source, parameters: {path: /m}}]",
-            "$.plugins[0].parameters.path: invalid enum value '/m', found '/m' (the scraper reads the engines' metrics: remo",
+            "$.plugins[0].parameters.path: invalid enum value '/m', found '/m'; did you mean '/metrics'? (the scraper ",
         ),
         (
             HEAD + "plugins: [{type: single-profile-handler}, {type: single-profile-handler, name: b}]",

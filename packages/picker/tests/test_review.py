@@ -153,6 +153,11 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
                 ("gpu", "", "producer: it is empty, so everybody has the same score; name a label-producer that has 'gpu'"),
             )
         ),
+        (
+            HEAD + "plugins: [{type: utilization-detector, name: d, parameters: {headroom: 20}}, {type: queue-scorer}]",
+            "full",
+            "$.plugins[0].parameters.headroom: 20 lets 21 times the limits through; it is a part of them, so 0.2 is 20 %",
+        ),
         (FLOW + "flowControl: {defaultRequestTTL: 5s}", "lean", "$.flowControl: requests may wait 5 s, and with profile lean"),
         (
             FLOW + "flowControl: {defaultRequestTTL: 0s}",

@@ -215,7 +215,8 @@ class Declarations:
             return CATALOGUE[type_name]
         if type_name in upstream.TYPES:
             raise ConfigError(f"{place}: {type_name!r} is known to GIE or llm-d, and not here: {upstream.TYPES[type_name]}")
-        raise ConfigError(f"{place}: no plugin has the type {type_name!r}{did_you_mean(type_name, CATALOGUE)}")
+        hint = did_you_mean(type_name, CATALOGUE) or "; shunter picker plugins lists those there are"
+        raise ConfigError(f"{place}: no plugin has the type {type_name!r}{hint}")
 
 
 def _a(kind: Kind) -> str:

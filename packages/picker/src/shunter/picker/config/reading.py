@@ -23,6 +23,10 @@ FEW = 12  # names that a message can list without hiding its point
 MOST = (1 << 63) - 1  # a number may be: what Go reads into an int64
 LONGEST_VALUE = 80  # characters of a value that a message shows
 
+# Of msgspec's messages: how it calls the place of a map's key and of a map's value, and what comes of YAML.
+KEY, ANY = "key` in `$", "..."
+NAMES: Mapping[type, str] = {bool: "bool", int: "int", float: "float", str: "str", list: "array", dict: "object"}
+
 
 def read_yaml(text: str | bytes) -> Any:
     """Return what a YAML (or JSON) document holds; raise ConfigError."""
@@ -94,15 +98,27 @@ def explained(
 ) -> ConfigError:
     """Turn msgspec's message about ``data``, which stands at ``root`` and should be a ``section``, into ours.
 
-    ``choices`` says what the few fields with fixed values may be, by their place.
+    ``choices`` says what fields with fixed values may be, by their place, where the order of these matters.
     """
-    what, _, path = str(error).partition(" - at `$")
+    what, _, path = str(error).partition(" - at `")
     path = path.rstrip("`")
+    if path.startswith(KEY):
+        path, name = path.removeprefix(KEY), _odd_key(data, path.removeprefix(KEY))
+        return ConfigError(f"{root}{path}: the key {name} is no text; put it in quotes")
+    path = path.removeprefix("$")
     unknown = re.match("Object contains unknown field `(.*)`", what)
     if not unknown:
+        got = re.search("got `(.*)`", what)
+        kinds = _kinds(section, path)
+        path, value = _follow(data, path, got[1] if got else "")
         allowed = (choices or {}).get(root + path, ())
-        remedy = f"; use {' or '.join(allowed)}" if allowed else _with_unit(data, path)
-        return ConfigError(f"{root}{path}: {what[0].lower()}{what[1:]}, found {_value(data, path)}{remedy}")
+        if allowed:
+            remedy = f"; use {' or '.join(allowed)}"
+        elif fixed := [each for kind in kinds if isinstance(kind, inspect.LiteralType) for each in kind.values]:
+            remedy = did_you_mean(str(value), map(str, fixed))
+        else:
+            remedy = f"; write {value}s" if path.endswith("TTL") and isinstance(value, int) else ""
+        return ConfigError(f"{root}{path}: {what[0].lower()}{what[1:]}, found {_shown(value)}{remedy}")
     name = unknown[1]
     place = f"{root}{path}.{name}"
     if name in upstream.FIELDS:
@@ -112,7 +128,7 @@ def explained(
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a hint to begin with "; ": near matches if there are any, else all names if they are few."""
-    names = sorted(set(names))
+    names = sorted({*names} - {""})
     near = difflib.get_close_matches(name, names, n=3) or [each for each in names if name and name in each][:3]
     if near:
         return f"; did you mean {' or '.join(map(repr, near))}?"
@@ -129,29 +145,52 @@ def read_scalar(read: Callable[[Any], T], value: object, place: str) -> T:
 
 def _fields(section: type[msgspec.Struct], path: str) -> list[str]:
     """Return the fields that there are at a path below a section."""
-    found = [inspect.type_info(section)]
-    for key in re.findall(r"[^.\[\]]+", path):
-        if key.isdecimal():
+    return [
+        field.encode_name for each in _kinds(section, path) if isinstance(each, inspect.StructType) for field in each.fields
+    ]
+
+
+def _kinds(section: type[msgspec.Struct], path: str) -> list[inspect.Type]:
+    """Return of what types a value at a path below a section may be."""
+    found: list[inspect.Type] = [inspect.type_info(section)]
+    for key in re.findall(r"[^.\[\]]+|\.\.\.", path):
+        if key == ANY:
+            found = [each.value_type for each in found if isinstance(each, inspect.DictType)]
+        elif key.isdecimal():
             found = [each.item_type for each in found if isinstance(each, inspect.CollectionType)]
         else:
             fields = (field for each in found if isinstance(each, inspect.StructType) for field in each.fields)
             found = [field.type for field in fields if field.encode_name == key]
         found = [one for each in found for one in (each.types if isinstance(each, inspect.UnionType) else (each,))]
-    return [field.encode_name for each in found if isinstance(each, inspect.StructType) for field in each.fields]
+    return found
 
 
-def _with_unit(data: Any, path: str) -> str:
-    """What a number of seconds should be, where a duration belongs."""
-    text = _value(data, path)
-    return f"; write {text}s" if path.endswith("TTL") and text.isdecimal() else ""
+def _follow(data: Any, path: str, got: str) -> tuple[str, Any]:
+    """Return a path such as ``.plugins[0].type``, and what stands there.
 
-
-def _value(data: Any, path: str) -> str:
-    """What stands at a path such as ``.plugins[0].type``, shortened."""
-    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", path):
-        try:
+    To msgspec all values of a map have the path ``[...]``; meant is the first of the type that it ``got``.
+    """
+    place = ""
+    for step, key, index in re.findall(r"(\.([^.\[]+)|\[(\d+|\.\.\.)\])", path):
+        if index == ANY:
+            values = cast("dict[str, object]", data).items()
+            key = next((name for name, value in values if NAMES.get(type(value)) == got), None)  # noqa: PLW2901
+            if key is None:
+                return path, data
+            data = data[key]
+            place += f".{key}"
+        else:
             data = data[key or int(index)]
-        except (KeyError, IndexError, TypeError):
-            return "something else"
-    text = repr(cast("object", data))
+            place += step
+    return place, data
+
+
+def _odd_key(data: Any, path: str) -> str:
+    """Return the key that is no text, as it is written; of several the first."""
+    _, found = _follow(data, path.removeprefix("$"), "object")
+    return _shown(next((key for key in cast("dict[object, object]", found) if not isinstance(key, str)), "in it"))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"

@@ -18,7 +18,7 @@ from shunter.picker.plugins import CATALOGUE, Kind, Stability
 from shunter.picker.plugins.attributes import LabelProducer, WeightScorer
 from shunter.picker.plugins.deciders import PrefillUncached
 from shunter.picker.plugins.declared import ApproxPrefixCache
-from shunter.picker.plugins.detectors import Utilization
+from shunter.picker.plugins.detectors import Concurrency, Utilization
 from shunter.picker.plugins.disagg import Disaggregated
 from shunter.picker.plugins.handlers import HeaderProfile
 from shunter.picker.plugins.peers import P2pSource
@@ -60,7 +60,7 @@ def review(plan: Plan, profile: str) -> list[str]:
     return [
         *plan.notes,
         *_plugins(plan, profile),
-        *_freshness(plan),
+        *_detectors(plan),
         *_handler(plan),
         *_deciders(plan),
         *_attributes(plan),
@@ -119,8 +119,14 @@ def _plugins(plan: Plan, profile: str) -> Iterator[str]:
         yield "$.requestHandler.parsers: no parser reads prompts, so no prefix is ever cached; add openai-parser"
 
 
-def _freshness(plan: Plan) -> Iterator[str]:
-    for each in plan.policy.plugins():
+def _detectors(plan: Plan) -> Iterator[str]:
+    for each in {each.name: each for each in plan.policy.plugins()}.values():
+        if isinstance(each.plugin, Utilization | Concurrency) and each.plugin.headroom > 1:
+            place, share = plan.places.get(each.name, "$.plugins"), each.plugin.headroom
+            yield (
+                f"{place}.parameters.headroom: {share:g} lets {1 + share:g} times the limits through; it is a part of them, so "
+                f"0.2 is 20 %"
+            )
         if isinstance(each.plugin, Utilization) and each.plugin.outrun:
             place = plan.places.get(each.name, "$.flowControl.saturationDetector")
             yield (
