@@ -64,6 +64,11 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [%s]}]"
                     "concurrencyMode: token",
                     ".concurrencyMode: invalid enum value 'token', found 'token'; did you mean 'tokens'?",
                 ),
+                (
+                    "prefix-cache-scorer",
+                    "hashBlockSize: 5, maxPrefixBlocksToMach: 256",
+                    ".maxPrefixBlocksToMach: unknown field; did you mean 'maxPrefixBlocksToMatch'",
+                ),
                 ("queue-scorer", "1: 2", ": the key 1 is no text; put it in quotes"),
                 (
                     "label-selector-filter",

@@ -192,6 +192,12 @@ def test_a_source_may_say_how_often_and_that_there_are_no_certificates(kind):
             "sessionIdConfig.sources[0].Header: it is spelt header; write that",
         ),
         (
+            "prefix-cache-scorer",
+            {"HashBlockSize": 16},
+            {"hashBlockSize": 16},
+            "HashBlockSize: it is spelt hashBlockSize; write that",
+        ),
+        (
             "label-selector-filter",
             {"matchlabels": {"Zone": "a"}},
             {"matchLabels": {"Zone": "a"}},

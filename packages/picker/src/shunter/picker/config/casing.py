@@ -10,6 +10,7 @@ import msgspec
 from msgspec import inspect
 
 from shunter.picker.config.document import PluginSpec
+from shunter.picker.config.separation import FORMER
 from shunter.picker.plugins import CATALOGUE
 
 __all__ = ["respell_names"]
@@ -24,7 +25,10 @@ def respell_names(spec: PluginSpec) -> tuple[PluginSpec, list[str]]:
     if entry is None or not spec.parameters:
         return spec, []
     notes: list[str] = []
-    parameters = _respelt(spec.parameters, inspect.type_info(entry.plugin), "", notes)
+    kind = inspect.type_info(entry.plugin)
+    fields = {field.encode_name: field.type for field in kind.fields} if isinstance(kind, inspect.StructType) else {}
+    former = dict.fromkeys(FORMER.get(spec.type, ()), inspect.AnyType())
+    parameters = _named(spec.parameters, {**former, **fields}, "", notes)
     return (msgspec.structs.replace(spec, parameters=parameters), notes) if notes else (spec, notes)
 
 

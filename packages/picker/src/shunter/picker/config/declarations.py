@@ -7,6 +7,7 @@ import msgspec
 
 from shunter.picker.config.document import PluginSpec
 from shunter.picker.config.reading import did_you_mean, explained
+from shunter.picker.config.separation import FORMER
 from shunter.picker.core.kinds import Named
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, Registration, upstream
@@ -109,7 +110,8 @@ class Declarations:
         try:
             plugin = msgspec.convert(parameters, registration.plugin)
         except msgspec.ValidationError as error:
-            mistake = explained(error, parameters, place + parameters_at, registration.plugin)
+            former = FORMER.get(spec.type, ())
+            mistake = explained(error, parameters, place + parameters_at, registration.plugin, former=former)
             if registration.kinds[0] in (Kind.SOURCE, Kind.EXTRACTOR):
                 where = "remove it here, and write it there: engine or defaultEngine in its file of endpoints"
                 raise ConfigError(f"{mistake} (the scraper reads the engines' metrics: {where})") from error

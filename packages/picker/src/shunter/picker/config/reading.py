@@ -95,10 +95,12 @@ def explained(
     root: str,
     section: type[msgspec.Struct],
     choices: Mapping[str, tuple[str, ...]] | None = None,
+    former: Iterable[str] = (),
 ) -> ConfigError:
     """Turn msgspec's message about ``data``, which stands at ``root`` and should be a ``section``, into ours.
 
-    ``choices`` says what fields with fixed values may be, by their place, where the order of these matters.
+    ``choices`` says what fields with fixed values may be, by their place, where the order of these matters;
+    ``former``, what other fields a section had that load, too.
     """
     what, _, path = str(error).partition(" - at `")
     path = path.rstrip("`")
@@ -123,7 +125,7 @@ def explained(
     place = f"{root}{path}.{name}"
     if name in upstream.FIELDS:
         return ConfigError(f"{place}: llm-d knows this field, but Shunter cannot honour it: {upstream.FIELDS[name]}")
-    return ConfigError(f"{place}: unknown field{did_you_mean(name, _fields(section, path))}")
+    return ConfigError(f"{place}: unknown field{did_you_mean(name, (*_fields(section, path), *(() if path else former)))}")
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from shunter.picker.config.document import PluginSpec
 
 __all__ = [
-    "PRECISE_PRODUCER", "PRODUCER", "Separation", "in_characters", "read_producer", "say_in_tokens", "separate",
+    "FORMER", "PRECISE_PRODUCER", "PRODUCER", "Separation", "in_characters", "read_producer", "say_in_tokens", "separate",
     "separate_decider",
 ]  # fmt: skip
 
@@ -37,6 +37,14 @@ BLOCKS, TOKENS = "maxPrefixBlocksToMatch", "maxPrefixTokensToMatch"
 MEMORY = ("autoTune", "blockSizeTokens", "lruCapacityPerServer", BLOCKS, TOKENS)
 IN_CHARACTERS = ("blockSize", "hashBlockSize")
 CHARACTERS_PER_TOKEN = 4
+
+FORMER = {
+    SCORER: (*MEMORY, *IN_CHARACTERS),
+    PRODUCER: IN_CHARACTERS,
+    LRU_SCORER: (SCORER_NAME, SCORER_TYPE),
+    PD_HANDLER: (THRESHOLD,),
+}
+"""Parameters that plugins had in former releases, by type."""
 
 
 class Separation(msgspec.Struct, frozen=True):
