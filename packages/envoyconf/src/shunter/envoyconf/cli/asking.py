@@ -55,10 +55,8 @@ class Request(NamedTuple):
 
     def output(self, texts: dict[str, str] | None = None, directory: Path | None = None) -> "Output":
         """Generate, and warn of what a person should know."""
-        from shunter.envoyconf.core.generate import generate
-
         read = self.assembled(texts if texts is not None else self.texts())
-        output = generate(read.intent, chosen_target(self.target), self.settings(directory))
+        output = read.generate(chosen_target(self.target), self.settings(directory))
         warn((*read.notes, *output.warnings))
         return output
 

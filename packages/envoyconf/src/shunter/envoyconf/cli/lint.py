@@ -145,17 +145,15 @@ def _chosen(select: str | None, ignore: str | None) -> "list[Rule]":
 def _documents(texts: Mapping[str, str], target: "Target", settings: "Settings") -> "Iterable[Document]":
     """Yield the documents of all texts; instead of an intent, what is generated from it."""
     from shunter.envoyconf.core.documents import load_documents
-    from shunter.envoyconf.core.generate import generate
-    from shunter.envoyconf.core.reading import load_intent
     from shunter.envoyconf.core.render import render
-    from shunter.envoyconf.core.sources import is_intent
+    from shunter.envoyconf.core.sources import assemble, is_intent
 
     for file, text in texts.items():
         read = load_documents(text, file)
         if not any(is_intent(each) for each in read):
             yield from read
             continue
-        for artefact in generate(load_intent(text, file, os.environ), target, settings).artefacts:
+        for artefact in assemble({file: text}, os.environ).generate(target, settings).artefacts:
             for each in artefact.documents:
                 yield from load_documents(render(each), f"{file} → {target.value}/{artefact.name}")
 

@@ -15,6 +15,7 @@ from shunter.envoyconf.core.kube.envoy_gateway import envoy_gateway
 from shunter.envoyconf.core.kube.envoy_gateway_patch import SUPPORT as PATCH_SUPPORT
 from shunter.envoyconf.core.kube.envoy_gateway_patch import envoy_gateway_patch
 from shunter.envoyconf.core.kube.gateway import check_names
+from shunter.envoyconf.core.kube.install import check_pickers
 from shunter.envoyconf.core.kube.rewrites import rewrite_artefacts
 from shunter.envoyconf.core.kube.wishes import unbound
 from shunter.envoyconf.core.output import Artefact, Output, Settings
@@ -71,6 +72,7 @@ def generate(intent: Intent, target: Target, settings: Settings | None = None) -
             raise IntentError(
                 f"pool {pool.name}: {target.value} cannot have the profile {profile.value}: {support.why}{nearest}",
             )
+    check_pickers(intent)
     settings = settings or Settings()
     output = maker.make(intent, settings)
     # Pickers that are installed have been told already.

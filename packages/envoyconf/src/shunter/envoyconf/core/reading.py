@@ -13,7 +13,7 @@ from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.spelling import suggest
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["MAX_INTENT_CHARACTERS", "intent_schema", "load_intent", "read_intent"]
+__all__ = ["MAX_INTENT_CHARACTERS", "intent_schema", "load_intent", "load_statement", "place_of", "read_intent"]
 
 # A thousand endpoints take thirty thousand. More than this is some other file, and would only be read slowly.
 MAX_INTENT_CHARACTERS = 1 << 20
@@ -35,6 +35,11 @@ def load_intent(text: str, file: str = "", environment: Mapping[str, str] | None
     With an environment, variables in values are replaced (see ``substitution``); changes such as ``limits.retries=3`` then
     take the place of what is there.
     """
+    return read_intent(load_statement(text, file, environment), changes)
+
+
+def load_statement(text: str, file: str = "", environment: Mapping[str, str] | None = None) -> Document:
+    """Return the one document of a text that states an intent, rightly or wrongly; raise IntentError if there is not one."""
     name = file or "intent"
     if len(text) > MAX_INTENT_CHARACTERS:
         raise IntentError(f"{name}: {len(text)} characters; an intent has at most {MAX_INTENT_CHARACTERS}")
@@ -43,7 +48,7 @@ def load_intent(text: str, file: str = "", environment: Mapping[str, str] | None
         raise IntentError(f"{name}: nothing is there; an intent begins with pools")
     if len(documents) > 1:
         raise IntentError(f"{name}:{documents[1].line(())}: a second document; one intent is read at a time")
-    return read_intent(msgspec.structs.replace(documents[0], file=file), changes)
+    return msgspec.structs.replace(documents[0], file=file)
 
 
 def read_intent(document: Document, changes: Iterable[str] = ()) -> Intent:
@@ -90,12 +95,23 @@ def _with(old: Any, path: Path, value: Any, done: Path) -> Any:
     return [*items[:step], part, *items[step + 1 :]]
 
 
+def place_of(message: str, document: Document) -> str:
+    """Return what generators object to in an intent, with file and line before it if it begins with one of its fields."""
+    field = re.match(r"\w+", message)
+    if field and field[0] in {each.encode_name for each in msgspec.structs.fields(Intent)}:
+        return _placed(f"$.{message}", document)
+    return f"{document.file}: {message}" if document.file else message
+
+
 def _placed(message: str, document: Document) -> str:
-    """Return a message that begins with a path, with file and line before it."""
+    """Return a message that begins with a path, with file and line before it: those of a field that is unknown, if one is."""
     place = PLACE.match(message)
     if not document.file or place is None:
         return message
-    return f"{document.file}:{document.line(_steps(place[0]))}: {message}"
+    path = _steps(place[0])
+    if unknown := re.match(r": unknown field '(.*?)'; ", message[place.end() :]):
+        path = (*path, unknown[1])
+    return f"{document.file}:{document.line(path)}: {message}"
 
 
 def _steps(path: str) -> Path:

@@ -6,19 +6,32 @@ from difflib import get_close_matches
 import msgspec
 
 from shunter.envoyconf.core.documents import Document, load_documents
+from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.intent import Intent
 from shunter.envoyconf.core.kube.reading import intent_from
-from shunter.envoyconf.core.reading import load_intent
+from shunter.envoyconf.core.output import Output, Settings
+from shunter.envoyconf.core.reading import load_statement, place_of, read_intent
+from shunter.envoyconf.core.targets import Target
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["Assembled", "assemble", "is_intent"]
 
 
 class Assembled(msgspec.Struct, frozen=True):
-    """The intent, and what of the manifests it has no word for."""
+    """The intent, and what of the manifests it has no word for; or the document that states it."""
 
     intent: Intent
     notes: tuple[str, ...] = ()
+    statement: Document | None = None
+
+    def generate(self, target: Target, settings: Settings | None = None) -> Output:
+        """Return what a gateway is to be given; raise IntentError, with file and line, for what it cannot have."""
+        try:
+            return generate(self.intent, target, settings)
+        except IntentError as error:
+            if self.statement is None:
+                raise
+            raise IntentError(place_of(str(error), self.statement)) from None
 
 
 # Of all fields of an intent, a bootstrap has this one, too.
@@ -54,4 +67,5 @@ def assemble(
         return Assembled(read.intent, read.notes)
     if not stated:
         raise IntentError("nothing to read an intent from: give -f FILE")
-    return Assembled(load_intent(texts[stated[0]], stated[0], environment, changes))
+    statement = load_statement(texts[stated[0]], stated[0], environment)
+    return Assembled(read_intent(statement, changes), statement=statement)

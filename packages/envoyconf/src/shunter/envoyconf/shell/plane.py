@@ -11,7 +11,6 @@ import msgspec
 
 from shunter.envoyconf.core.authority import join_authority
 from shunter.envoyconf.core.envoy.remote import from_control_plane
-from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.intent import Intent
 from shunter.envoyconf.core.kube.rewrites import rewrite_artefacts
 from shunter.envoyconf.core.output import Settings
@@ -107,7 +106,7 @@ class _Reading:
     def read(self) -> Intent:
         """Return the intent as it is now; raise IntentError if it cannot be used."""
         assembled = assemble(read_texts(self._sources), os.environ)
-        output = generate(assembled.intent, Target.XDS, self._settings)
+        output = assembled.generate(Target.XDS, self._settings)
         self._warn((*assembled.notes, *output.warnings, *self._left_out(assembled.intent, output.documents[0])))
         return assembled.intent
 

@@ -20,7 +20,7 @@ def listener_transport_socket(listener: Listener) -> Resource:
     tls = listener.tls
     if tls is None or tls.cert_file is None or tls.key_file is None:
         raise IntentError(
-            f"listener {listener.name}: tls.certFile and tls.keyFile are missing: an Envoy reads files; tls.secret is for "
+            f"listeners: {listener.name} has no tls.certFile and tls.keyFile: an Envoy reads files; tls.secret is for "
             "gateways in Kubernetes"
         )
     context: Resource = {

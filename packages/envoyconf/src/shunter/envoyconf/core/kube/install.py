@@ -32,7 +32,7 @@ from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.render import HEADER, render
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["LONGEST_NAME", "installation", "picker_config", "pool_service", "tls_secret"]
+__all__ = ["LONGEST_NAME", "check_pickers", "installation", "picker_config", "pool_service", "tls_secret"]
 
 # A label in DNS. (Before Kubernetes 1.36 it could not begin with a digit; its API says so.)
 LONGEST_NAME = 63
@@ -73,13 +73,13 @@ def installation(
     says. They, and an intent that trusts anybody (``tls: {}``), are shown a certificate that each Pod makes for itself;
     others, that of the Secret which `tls_secret` names. ``one_choice`` is for gateways that understand no list of endpoints.
     """
-    asked = {pool.name for pool, profile in intent.ways if profile.asks}
-    installed = [pool for pool in intent.pools if pool.name in asked and not pool.picker.addresses]
+    installed = _installed(intent)
     served = [pool for pool in intent.pools if pool.selector and (by_name or pool in installed)]
+    check_pickers(intent)
     for pool in installed:
         _check_inference_pool(intent, pool)
     for pool in served:
-        _check_name(intent, pool, picker_service(pool) if pool in installed else pool.name)
+        _check_name(intent, pool, pool.name)
     services = tuple(pool_service(intent, pool) for pool in served)
     pickers = tuple(
         each
@@ -88,6 +88,18 @@ def installation(
     )
     artefacts = (Artefact("models", services), Artefact("picker", pickers))
     return tuple(artefact for artefact in artefacts if artefact.documents)
+
+
+def check_pickers(intent: Intent) -> None:
+    """Raise IntentError if a picker that nobody gives an address has a name that no Service can have."""
+    for pool in _installed(intent):
+        _check_name(intent, pool, picker_service(pool))
+
+
+def _installed(intent: Intent) -> list[Pool]:
+    """Return the pools whose pickers come with the manifests."""
+    asked = {pool.name for pool, profile in intent.ways if profile.asks}
+    return [pool for pool in intent.pools if pool.name in asked and not pool.picker.addresses]
 
 
 def pool_service(intent: Intent, pool: Pool) -> Resource:
@@ -129,7 +141,7 @@ def _check_name(intent: Intent, pool: Pool, service: str) -> None:
         longest = LONGEST_NAME - len(service) + len(pool.name)
         raise IntentError(
             f"pools[{intent.pools.index(pool)}].name {pool.name!r} must have no dots and at most {longest} characters: "
-            f"{service} is a Service",
+            f"{service} is a Service" + ("" if service == pool.name else "; or give picker.addresses"),
         )
 
 
