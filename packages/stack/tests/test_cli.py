@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from shunter.snapshot import runtime_directory
 from shunter.stack.cli import main
+from shunter.stack.shell.web import Answer
 
 
 def test_help_lists_every_package():
@@ -157,6 +158,14 @@ def test_pages_at_a_name_or_an_address_are_asked_for(host, monkeypatch):
     monkeypatch.setattr("shunter.stack.shell.web.get", refuse)
     CliRunner().invoke(main, ["top", "--once", "--picker", f"{host}:9090"])
     assert asked == [f"{host}:9090"]
+
+
+def test_what_a_picker_says_instead_of_decisions_is_shown(monkeypatch):
+    answer = Answer(503, b"no worker has answered within 1 s\n")
+    monkeypatch.setattr("shunter.stack.shell.web.get", lambda _authority, _path: answer)
+    result = CliRunner().invoke(main, ["explain", "--picker", "127.0.0.1:9090"])
+    assert result.exit_code == 2
+    assert "/debug/decisions?last=10 answered 503: no worker has answered within 1 s" in result.output
 
 
 def test_traces_are_a_stacks():
