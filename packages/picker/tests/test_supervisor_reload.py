@@ -3,11 +3,15 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 
+import pytest
+
 from shunter.picker import config
+from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import Kind, Plugin
 from shunter.picker.shell.layout import Settings
 from shunter.picker.shell.supervisor import Supervisor
@@ -92,6 +96,23 @@ async def test_a_plugin_that_breaks_whoever_reads_it_leaves_the_configuration_an
     assert supervisor._configuration == config.DEFAULT
     assert "the configuration stays as it is: a plugin that it names has raised" in caplog.text
     assert "not today" in caplog.text
+
+
+async def test_a_plugin_that_cannot_be_started_is_refused_before_anybody_is_relieved(tmp_path, register_plugin, caplog):
+    class Stillborn(Plugin, frozen=True):
+        """Cannot start."""
+
+        def start(self, setting):
+            raise ValueError("not today")
+
+    register_plugin("stillborn-scorer", Kind.SCORER)(Stillborn)
+    stillborn = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: stillborn-scorer}]\n"
+    settings = Settings(worker=WorkerSettings(snapshot=tmp_path), workers=1, runtime=tmp_path, config_file=tmp_path / "c")
+    supervisor = Supervisor(settings, lambda: stillborn)
+    with pytest.raises(ConfigError, match=re.escape(f"{tmp_path}/c: the plugin 'stillborn-scorer' raised ValueError")):
+        await supervisor.start()
+    assert await supervisor._reload() == "rejected"
+    assert "the configuration stays as it is" in caplog.text
 
 
 async def test_what_cannot_be_tried_is_said_and_does_not_end_the_supervisor(tmp_path, monkeypatch, caplog):

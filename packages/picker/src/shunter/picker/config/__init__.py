@@ -19,10 +19,10 @@ Defaults, in this order:
 
 from shunter.picker.config.builtins import about_builtin, builtin_names, read_builtin
 from shunter.picker.config.document import EndpointPickerConfig, schema
-from shunter.picker.config.loading import DEFAULT, Plan, effective, import_plugin, load
+from shunter.picker.config.loading import DEFAULT, Plan, effective, import_plugin, load, rehearse
 from shunter.picker.config.review import PROFILES, review, review_fleet
 
 __all__ = [
     "DEFAULT", "PROFILES", "EndpointPickerConfig", "Plan", "about_builtin", "builtin_names", "effective", "import_plugin",
-    "load", "read_builtin", "review", "review_fleet", "schema",
+    "load", "read_builtin", "rehearse", "review", "review_fleet", "schema",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """From the text of a file to a plan, and back."""
 
+import random
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -9,10 +10,10 @@ from shunter.picker.config.builtins import read_builtin
 from shunter.picker.config.completion import Completion
 from shunter.picker.config.document import EndpointPickerConfig, parse
 from shunter.picker.config.former import modernise
-from shunter.picker.core.policy import Policy
+from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.errors import ConfigError
 
-__all__ = ["DEFAULT", "Plan", "effective", "import_plugin", "load"]
+__all__ = ["DEFAULT", "Plan", "effective", "import_plugin", "load", "rehearse"]
 
 DEFAULT = read_builtin("default")
 
@@ -37,6 +38,11 @@ def load(text: str | bytes = DEFAULT, *, find: Callable[[str], None] | None = No
     declared = (each for each in complete.plugins if each.place.startswith("$.plugins["))
     places = {each.name: each.place.removesuffix(".parameters") for each in declared}
     return Plan(complete.config, policy, tuple(modern.notes), places)
+
+
+def rehearse(plan: Plan) -> None:
+    """Start every plugin as a worker would; raise ConfigError naming one that cannot be started."""
+    Crew(plan.policy, random.Random(0), lambda _name, _data: None)  # noqa: S311  no secret
 
 
 def effective(plan: Plan) -> str:

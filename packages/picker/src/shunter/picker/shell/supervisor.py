@@ -230,7 +230,9 @@ class Supervisor:
             if not read_base_models(text) and text.strip():
                 log.warning("configuration: no ConfigMap in it has the label %s: true, so no base model is known", LABEL)
             return text
-        for note in config.load(text).notes:
+        plan = config.load(text)
+        config.rehearse(plan)  # here it costs nobody anything
+        for note in plan.notes:
             log.warning("configuration: %s", note)
         return text
 
