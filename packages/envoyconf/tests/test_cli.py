@@ -1,6 +1,8 @@
 """The command: artefacts on standard output, diagnostics on standard error, exit codes that scripts can use."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,27 @@ def test_manifests_are_an_intent_too(run, tmp_path):
     assert run("diff", "-f", manifests, "--target", "istio", manifests).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "redirection", "message"),
+    [
+        (["generate", "-f", INTENT], ">/dev/full", "Error: cannot write to standard output: No space left on device\n"),
+        (["explain", "limits"], ">/dev/full", "Error: cannot write to standard output: No space left on device\n"),
+        (["generate", "-f", INTENT], ">&-", "Error: standard output is closed\n"),
+        (["generate", "-f", "-"], "<&-", "Error: <stdin> is closed; give -f FILE, or pipe something in\n"),
+        (["lint"], "<&-", "Error: nothing to examine: give -f FILE, or pipe something in\n"),
+    ],
+)
+def test_where_nothing_can_be_read_or_written_that_is_said(words, redirection, message):
+    command = ["sh", "-c", f'"$@" {redirection}', "sh", sys.executable, "-m", "shunter.envoyconf", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.endswith(message), "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
+@pytest.mark.parametrize(("version", "known"), [("1.30", "1.36, the nearest to 1.30 that is known"), ("1.37", "1.37")])
+def test_validate_says_whose_schema_it_asked(version, known, run):
+    assert f"schema of Envoy {known}: no mistakes" in run("validate", "-f", INTENT, "--envoy-version", version).stderr
+
+
 BAD = [
     (["generate"], b"pool: []", "Error: <stdin>:1: $: unknown field 'pool'; did you mean pools"),
     (["validate"], b"pool: []", "Error: <stdin>:1: $: unknown field 'pool'; did you mean pools"),
@@ -122,6 +145,12 @@ BAD = [
     (["validate"], b"pools: \xff", "Error: <stdin> is not UTF-8"),
     (["validate"], b"# no more\n---\n", "Error: <stdin>: nothing is there"),
     (["generate"], b"pools: \0", "Error: <stdin>: not YAML"),
+    (["generate"], b"pools:\n\t- name: a", "Error: <stdin>:2: not YAML: while scanning for the next token, found"),
+    (["generate"], b"pools:\n\t- name: a", "; there is a tab, and YAML is indented by blanks"),
+    (["lint"], b"kind: Service\n{{- if .Values.a }}\nmetadata: {}\n", "; if it is a chart's template, render it first"),
+    (["lint"], b"", "Error: <stdin>: nothing is there to examine"),
+    (["lint"], b"{apiVersion: v1, kind: List, items: [null]}", "<stdin>:1: nothing where an object is expected"),
+    (["lint"], b"7", "<stdin>:1: a number where a mapping is expected"),
     (["generate"], b"", "Error: <stdin>: nothing is there; an intent begins with pools"),
     (["generate", "-f", "nowhere.yaml"], b"", "Error: cannot read nowhere.yaml: No such file or directory"),
     (["generate", "-f", INTENT, "-f", FULL], b"", "full.intent.yaml: a second intent, beside "),

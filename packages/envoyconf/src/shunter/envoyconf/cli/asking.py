@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shunter.envoyconf.core.sources import Assembled
     from shunter.envoyconf.core.targets import Target
 
-__all__ = ["Request", "asks", "chosen_target", "ensure_envoy", "plain_errors", "tell", "warn"]
+__all__ = ["Request", "asks", "chosen_target", "ensure_envoy", "is_piped_in", "plain_errors", "show", "tell", "warn"]
 
 
 class Request(NamedTuple):
@@ -32,7 +32,7 @@ class Request(NamedTuple):
         """Read all sources, or what is piped in if there are none."""
         from shunter.envoyconf.shell.texts import read_texts
 
-        if not self.sources and sys.stdin.isatty():
+        if not self.sources and not is_piped_in():
             raise click.UsageError("no intent: give -f FILE, or pipe one in")
         return read_texts(self.sources or ("-",))
 
@@ -136,6 +136,26 @@ def warn(messages: Iterable[str]) -> None:
     """Say what is not wrong but should be known."""
     for message in messages:
         tell(f"Warning: {message}")
+
+
+def show(text: str) -> None:
+    """Print what was asked for, or say why it cannot be. A reader who has left the pipe ends the command without a word."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # it is, if closed
+        tell("Error: standard output is closed")
+        raise SystemExit(2)
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        tell(f"Error: cannot write to standard output: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it would fail again at the end
+        raise SystemExit(2) from None
+
+
+def is_piped_in() -> bool:
+    """Whether something may come by standard input: it is open, and no terminal."""
+    return sys.stdin is not None and not sys.stdin.isatty()  # pyright: ignore[reportUnnecessaryComparison] # it is, if closed
 
 
 def tell(message: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shunter.envoyconf.cli.asking import Request, asks
+from shunter.envoyconf.cli.asking import Request, asks, show
 
 if TYPE_CHECKING:
     from shunter.envoyconf.core.documents import Document
@@ -35,7 +35,7 @@ def diff(request: Request, against: str) -> None:
     lines = compare(_old(against), new, request.namespace)
     plain = "NO_COLOR" in os.environ
     for line in lines:
-        click.echo(line if plain else click.style(line, fg=COLOURS.get(line[0])))
+        show((line if plain else click.style(line, fg=COLOURS.get(line[0]))) + "\n")
     if lines:
         raise SystemExit(1)
 

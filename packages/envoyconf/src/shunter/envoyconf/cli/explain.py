@@ -2,7 +2,7 @@
 
 import click
 
-from shunter.envoyconf.cli.asking import plain_errors
+from shunter.envoyconf.cli.asking import plain_errors, show
 
 __all__ = ["explain", "init", "schema", "targets"]
 
@@ -32,7 +32,7 @@ def explain(word: str) -> None:
     from shunter.envoyconf.core import manual
 
     with plain_errors():
-        click.echo(manual.explain(word), nl=False)
+        show(manual.explain(word))
 
 
 @click.command()
@@ -43,7 +43,7 @@ def targets() -> None:
     rows = support_table()
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
 
 
 @click.command()
@@ -52,10 +52,10 @@ def schema() -> None:
     from shunter.envoyconf.core.reading import intent_schema
     from shunter.envoyconf.core.render import render
 
-    click.echo(render(intent_schema(), "json"), nl=False)
+    show(render(intent_schema(), "json"))
 
 
 @click.command()
 def init() -> None:
     """Print an intent to begin with. Editors complete it with the help of the schema that its first line names."""
-    click.echo(STARTER, nl=False)
+    show(STARTER)

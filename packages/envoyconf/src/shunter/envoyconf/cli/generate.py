@@ -5,7 +5,7 @@ from typing import cast
 
 import click
 
-from shunter.envoyconf.cli.asking import Request, asks, tell
+from shunter.envoyconf.cli.asking import Request, asks, show, tell
 
 __all__ = ["generate"]
 
@@ -33,7 +33,7 @@ def generate(request: Request, form: str) -> None:
     kind, _, place = form.partition("=")
     if kind in {"yaml", "json"} and not place:
         output = request.output()
-        click.echo(as_text(output, cast("Form", kind)), nl=False)
+        show(as_text(output, cast("Form", kind)))
         if any("kind" in each for each in output.documents):
             tell("apply with: kubectl apply --server-side --field-manager=shunter -f -")
         return

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shunter.envoyconf.cli.asking import plain_errors, tell
+from shunter.envoyconf.cli.asking import plain_errors, show, tell
 from shunter.envoyconf.cli.lint import read_sources
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def import_(sources: tuple[str, ...], namespace: str) -> None:
         texts = read_sources(sources, "import")
         documents = [each for file, text in texts.items() for each in load_documents(text, file)]
         plain, notes = _read(documents, namespace)
-    click.echo(render(plain).removeprefix(HEADER), nl=False)
+    show(render(plain).removeprefix(HEADER))
     for note in notes:
         tell(f"Note: {note}")
     if found := examine(documents, namespace=namespace):

@@ -1,7 +1,6 @@
 """``lint``: what is wrong with anybody's Envoy bootstraps, Kubernetes manifests and intents, and what comes of it."""
 
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from difflib import unified_diff
 from functools import partial
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from shunter.envoyconf.cli.asking import chosen_target, plain_errors, tell
+from shunter.envoyconf.cli.asking import chosen_target, is_piped_in, plain_errors, show, tell
 
 if TYPE_CHECKING:
     from shunter.envoyconf.core.documents import Document
@@ -75,11 +74,12 @@ def lint(
     from shunter.envoyconf.core.lint.suppress import sort_out, suppressions
     from shunter.envoyconf.core.output import Settings
     from shunter.envoyconf.core.versions import DEFAULT_VERSION, parse_version
+    from shunter.envoyconf.errors import IntentError
 
     with plain_errors():
         rules = _chosen(select, ignore)
         if listing:
-            click.echo("".join(f"{rule.code}  {rule.title}\n" for rule in rules), nl=False)
+            show("".join(f"{rule.code}  {rule.title}\n" for rule in rules))
             return
         if diff and not fix:
             raise click.UsageError("--diff shows what --fix would do: give both")
@@ -91,11 +91,13 @@ def lint(
             if diff:
                 return
         documents = [*_documents(texts, chosen_target(target), Settings(envoy_version=version))]
+        if not documents:  # a pipe from a command that failed
+            raise IntentError(f"{', '.join(texts)}: nothing is there to examine")
         if not (any(each.kind for each in documents) or view(documents)):
             tell(f"Note: nothing in {', '.join(texts)} is an Envoy's configuration, a Kubernetes object or an intent")
         comments = [each for file, text in texts.items() for each in suppressions(text, file)]
         report = Report(*sort_out(look(documents), comments))
-    click.echo(_formed(report, form), nl=False)
+    show(_formed(report, form))
     tell(f"{summary(report)}, in {len(texts)} file{'' if len(texts) == 1 else 's'}")
     worst = report.worst()
     if worst and fail_on in ("warning", worst.value):
@@ -106,7 +108,7 @@ def read_sources(sources: tuple[str, ...], purpose: str) -> dict[str, str]:
     """Return the texts by file, or what is piped in if no file is named."""
     from shunter.envoyconf.shell.texts import read_texts
 
-    if not sources and sys.stdin.isatty():
+    if not sources and not is_piped_in():
         raise click.UsageError(f"nothing to {purpose}: give -f FILE, or pipe something in")
     return read_texts(sources or ("-",))
 

@@ -2,7 +2,7 @@
 
 import click
 
-from shunter.envoyconf.cli.asking import plain_errors, tell
+from shunter.envoyconf.cli.asking import plain_errors, show, tell
 from shunter.envoyconf.cli.lint import read_sources, show_difference
 
 __all__ = ["migrate"]
@@ -35,7 +35,7 @@ def migrate(sources: tuple[str, ...], *, write: bool, objective_group: str) -> N
         for file, text in read_sources(sources, "migrate").items():
             result = migrated(text, file, objective_group)
             if file == STDIN:
-                click.echo(result.text, nl=False)
+                show(result.text)
             elif result.text != text and write:
                 replace_text(file, result.text)
                 tell(f"rewrote {file}")

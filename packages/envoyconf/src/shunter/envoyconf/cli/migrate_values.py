@@ -2,7 +2,7 @@
 
 import click
 
-from shunter.envoyconf.cli.asking import plain_errors, tell
+from shunter.envoyconf.cli.asking import plain_errors, show, tell
 from shunter.envoyconf.cli.lint import read_sources
 
 __all__ = ["migrate_values"]
@@ -25,6 +25,6 @@ def migrate_values(source: str | None) -> None:
     with plain_errors():
         for file, text in read_sources((source,) if source else (), "migrate-values").items():
             conversion = convert(text, file)
-            click.echo(render(conversion.values).removeprefix(HEADER), nl=False)
+            show(render(conversion.values).removeprefix(HEADER))
             for note in conversion.notes:
                 tell(note)

@@ -36,6 +36,7 @@ def validate(request: Request, *, require_envoy: bool) -> None:
 def _refused(request: Request, texts: dict[str, str], scratch: Path, *, require_envoy: bool) -> bool:
     """Ask everybody, and return whether anybody refuses anything. What Envoy is to watch is put into ``scratch``."""
     from shunter.envoyconf.core.validation import check_schema, parts
+    from shunter.envoyconf.core.versions import DEFAULT_VERSION, OLDEST_VERIFIED
 
     documents = _documents(request, texts, scratch)
     version = request.settings().envoy_version
@@ -47,7 +48,10 @@ def _refused(request: Request, texts: dict[str, str], scratch: Path, *, require_
         for error in verdict.errors:
             tell(f"Error: {error}")
         refused = bool(verdict.errors)
-        tell(f"schema of Envoy {version}: {_count(len(verdict.errors), 'mistake')} in {_count(len(for_envoy), 'document')}")
+        known = max(OLDEST_VERIFIED, min(version, DEFAULT_VERSION))
+        nearest = "" if known == version else f", the nearest to {version} that is known"
+        mistakes = f"{_count(len(verdict.errors), 'mistake')} in {_count(len(for_envoy), 'document')}"
+        tell(f"schema of Envoy {known}{nearest}: {mistakes}")
     if any(each.kind for each in documents):
         tell("schema of Kubernetes: not asked; kubectl apply --dry-run=server does")
     refused = _lint(documents, texts, version, request.namespace) or refused

@@ -72,7 +72,7 @@ def load_documents(text: str, file: str, environment: Mapping[str, str] | None =
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        raise IntentError(f"{file}{line}: not YAML: {what}") from None
+        raise IntentError(f"{file}{line}: not YAML: {what}{_likely(text, error.problem_mark)}") from None
     except yaml.YAMLError as error:
         raise IntentError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -81,13 +81,36 @@ def load_documents(text: str, file: str, environment: Mapping[str, str] | None =
         raise IntentError(f"{file}: not YAML: {error}") from None
 
 
+def _likely(text: str, mark: yaml.Mark | None) -> str:
+    """Return what is most often behind a mistake that YAML's parser has no good word for, and what helps."""
+    lines = text.splitlines()
+    if mark and mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
+        return "; there is a tab, and YAML is indented by blanks"
+    return "; if it is a chart's template, render it first (helm template)" if "{{" in text else ""
+
+
+def _what(value: object) -> str:
+    """Return what a value is, in words."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true or false"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case _:
+            return "a number"
+
+
 def _documents(node: yaml.Node, reading: "Reading") -> Iterator[Document]:
     file = reading.file
     body = reading.plain(node, ())
     if body is None:  # between two separators there are only comments
         return
     if not isinstance(body, dict):
-        raise IntentError(f"{file}:{reading.lines[()]}: a {type(body).__name__} where a mapping is expected")
+        raise IntentError(f"{file}:{reading.lines[()]}: {_what(body)} where a mapping is expected")
     resource = cast("Resource", body)
     items = resource.get("items")
     if not (str(resource.get("kind", "")).endswith("List") and isinstance(items, list)):
@@ -96,7 +119,7 @@ def _documents(node: yaml.Node, reading: "Reading") -> Iterator[Document]:
     for index, item in enumerate(cast("list[Any]", items)):
         root: Path = ("items", index)
         if not isinstance(item, dict):
-            raise IntentError(f"{file}:{reading.lines[root]}: a {type(item).__name__} where an object is expected")
+            raise IntentError(f"{file}:{reading.lines[root]}: {_what(item)} where an object is expected")
         lines = {path[2:]: line for path, line in reading.lines.items() if path[:2] == root}
         yield Document(cast("Resource", item), file, lines)
 

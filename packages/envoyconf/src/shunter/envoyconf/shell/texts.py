@@ -39,6 +39,8 @@ def read_texts(sources: Iterable[str]) -> dict[str, str]:
 
 
 def _piped() -> str:
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] # it is, if closed
+        raise IntentError(f"{STDIN} is closed; give -f FILE, or pipe something in")
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
@@ -60,7 +62,10 @@ def replace_text(path: str, text: str) -> None:
     """Put a text into the place of a file, keeping its mode; whoever reads it meanwhile sees the old one or the new one."""
     target = Path(path).resolve()
     mode = target.stat().st_mode & 0o7777 if target.exists() else READABLE
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except OSError as error:
+        raise IntentError(f"cannot write {path}: {error.strerror}") from None
     temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
