@@ -153,6 +153,37 @@ def test_what_comes_with_the_picker_has_nothing_to_be_warned_of(name):
                 ("gpu", "", "producer: it is empty, so everybody has the same score; name a label-producer that has 'gpu'"),
             )
         ),
+        *(
+            (
+                HEAD + f"plugins: [{{type: {name}, parameters: {{{parameters}}}}}]",
+                "full",
+                f"$.plugins[0].parameters.{warning}",
+            )
+            for name, parameters, warning in (
+                (
+                    "token-producer",
+                    "vllm: {url: 'http://render:8000'}",
+                    "vllm: nobody asks that server: engines tell the tokens",
+                ),
+                ("token-producer", "udsTokenizerConfig: {socketFile: /t}", "udsTokenizerConfig: nobody asks that server"),
+                (
+                    "precise-prefix-cache-producer",
+                    "kvEventsConfig: {podDiscoveryConfig: {socketPort: 5600}}",
+                    (
+                        "kvEventsConfig.podDiscoveryConfig.socketPort: the scraper listens to engines, not the picker; "
+                        "start shunter scraper run with --kv-events-port 5600"
+                    ),
+                ),
+                (
+                    "precise-prefix-cache-producer",
+                    "kvEventsConfig: {podDiscoveryConfig: {replaySocketPort: 5558}}",
+                    (
+                        "kvEventsConfig.podDiscoveryConfig.replaySocketPort: the scraper listens to engines, not the picker; "
+                        "start shunter scraper run with --kv-replay-port 5558"
+                    ),
+                ),
+            )
+        ),
         (
             HEAD + "plugins: [{type: utilization-detector, name: d, parameters: {headroom: 20}}, {type: queue-scorer}]",
             "full",
@@ -196,6 +227,12 @@ def test_what_cannot_work_is_warned_of(text, profile, warning):
             "strict",
         ),
         (FLOW + "flowControl: {enableEviction: true}", "full"),
+        (
+            HEAD + "plugins: [{type: token-producer, parameters: {modelName: m, vllm: {}}}, {type: prefix-cache-scorer,"
+            " parameters: {prefixMatchInfoProducerName: p}}, {type: precise-prefix-cache-producer, name: p,"
+            " parameters: {kvEventsConfig: {podDiscoveryConfig: {socketPort: 5557}}}}]",
+            "full",
+        ),
         (HEAD, "lean"),
     ],
 )

@@ -17,12 +17,13 @@ from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
 from shunter.picker.plugins.attributes import LabelProducer, WeightScorer
 from shunter.picker.plugins.deciders import PrefillUncached
-from shunter.picker.plugins.declared import ApproxPrefixCache
+from shunter.picker.plugins.declared import ApproxPrefixCache, Tokens
 from shunter.picker.plugins.detectors import Concurrency, Utilization
 from shunter.picker.plugins.disagg import Disaggregated
 from shunter.picker.plugins.handlers import HeaderProfile
 from shunter.picker.plugins.peers import P2pSource
 from shunter.picker.plugins.pickers import Random
+from shunter.picker.plugins.precise import PodDiscovery, PrecisePrefixCache
 
 __all__ = ["PROFILES", "GatewayProfile", "review", "review_fleet"]
 
@@ -64,6 +65,7 @@ def review(plan: Plan, profile: str) -> list[str]:
         *_handler(plan),
         *_deciders(plan),
         *_attributes(plan),
+        *_elsewhere(plan),
         *_memories(plan),
         *_peers(plan),
         *(each for at, one in enumerate(plan.policy.profiles) for each in _profile(one, f"$.schedulingProfiles[{at}]")),
@@ -188,6 +190,30 @@ def _attributes(plan: Plan) -> Iterator[str]:
             what = f"producer: {plugin.producer!r} gives no attributes" if plugin.producer else "producer: it is empty"
             remedy = f"; name a label-producer that has {plugin.attribute_key!r}"
         yield f"{place}.{what}, so everybody has the same score{remedy}"
+
+
+def _elsewhere(plan: Plan) -> Iterator[str]:
+    """Yield what others do here, who have to be told, or need not run any longer."""
+    for spec in plan.config.plugins:
+        if spec.name not in plan.places:
+            continue
+        place, plugin = f"{plan.places[spec.name]}.parameters", CATALOGUE[spec.type].plugin
+        if issubclass(plugin, Tokens):
+            tokens = msgspec.convert(spec.parameters, plugin)
+            for name, value in (("vllm", tokens.vllm), ("udsTokenizerConfig", tokens.uds_tokenizer_config)):
+                if value:
+                    yield f"{place}.{name}: nobody asks that server: engines tell the tokens of what they are sent; remove it"
+        if issubclass(plugin, PrecisePrefixCache):
+            given, usual = msgspec.convert(spec.parameters, plugin).kv_events_config.pod_discovery_config, PodDiscovery()
+            for name, port, option in (
+                ("socketPort", given.socket_port, "--kv-events-port"),
+                ("replaySocketPort", given.replay_socket_port, "--kv-replay-port"),
+            ):
+                if port not in (usual.socket_port, usual.replay_socket_port):
+                    yield (
+                        f"{place}.kvEventsConfig.podDiscoveryConfig.{name}: the scraper listens to engines, not the picker; "
+                        f"start shunter scraper run with {option} {port}"
+                    )
 
 
 def _memories(plan: Plan) -> Iterator[str]:
