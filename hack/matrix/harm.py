@@ -118,6 +118,20 @@ async def long_stream(scene: Scene) -> str:
     return await _held(scene, lambda: asyncio.sleep(1))
 
 
+async def first_event(scene: Scene) -> str:
+    """Whether the first event of a stream comes before the second."""
+    engine = scene.engines[1]
+    engine.go.clear()
+    try:
+        async with asyncio.timeout(PATIENCE_S), scene.client.post(f"{scene.envoy.url}/events") as answer:
+            await answer.content.readexactly(len(EVENT))
+            return "at once"
+    except TimeoutError:
+        return "held back"
+    finally:
+        engine.go.set()
+
+
 async def _held(scene: Scene, meanwhile: Callable[[], Awaitable[None]]) -> str:
     """What becomes of a stream of which the first part has come."""
     engine = scene.engines[1]
@@ -311,6 +325,14 @@ HARMS = (
     Harm(code="W52", example="bad-route", probe=long_stream, shortened=A_MINUTE, bad="cut", good="whole"),
     Harm(code="W52", example="bad-cluster", probe=long_stream, shortened=A_MINUTE, bad="cut", good="whole"),
     Harm(code="W94", probe=late_picker, picker="late", bad="200 1, 200 2", good="200 2"),
+    Harm(code="E95", probe=several, bad="200 1, 200 2", good="200 2", is_quick=True),
+    Harm(code="E95", example="bad-least-request", probe=several, bad="200 1, 200 2", good="200 2"),
+    Harm(code="E95", example="bad-word", probe=several, bad="200 1, 200 2", good="200 2"),
+    Harm(code="W96", probe=several, picker="full", bad="200 1, 200 2", good="429", is_quick=True),
+    Harm(code="W96", example="bad-closed", probe=several, picker="full", bad="503", good="429"),
+    Harm(code="W97", probe=first_event, bad="held back", good="at once"),
+    Harm(code="W97", example="bad-partial", probe=first_event, bad="held back", good="at once"),
+    Harm(code="E98", probe=several, bad="200 1, 200 2", good="200 2", is_quick=True),
 )
 
 

@@ -27,6 +27,7 @@ from hack.matrix.relay import Relay
 from shunter.envoyconf.core.names import MODEL
 from shunter.envoyconf.shell.envoy import find
 from shunter.envoyconf.testing import RunningEnvoy, running_envoy
+from shunter.picker.core.judgement import Refusal
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
 from shunter.picker.testing import StubJudge
@@ -38,6 +39,8 @@ __all__ = ["EVENT", "PATIENCE_S", "Engine", "Scene", "set_scene"]
 
 BODY_BYTES = 32 << 20
 EVENT = b"data: {}\n\n"
+
+FULL = Refusal(429, "ResourceExhausted", "saturated")
 
 # How long something has to be silent to be taken for hung. Only what does hang takes that long.
 PATIENCE_S = 3
@@ -151,8 +154,8 @@ async def set_scene(
 ) -> AsyncGenerator[Scene]:
     """Start all. ``picks`` are the engines that each picker names, 0 for one that refuses connections.
 
-    The pickers may be ``alive``, ``dead``, ``halved`` (the second is dead), ``late`` (dead until restored), or
-    ``silent``: they close streams without a word.
+    The pickers may be ``alive``, ``dead``, ``halved`` (the second is dead), ``late`` (dead until restored), ``full`` (the
+    first refuses everything), or ``silent``: they close streams without a word.
     They speak TLS if ``certified`` is not None, with a certificate of the CA that the example trusts, or of another one.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -164,7 +167,7 @@ async def set_scene(
         named = [f"127.0.0.1:{nobody}" if number == 0 else engines[number - 1].authority for number in picks]
         if 0 in picks:
             ports[8001] = nobody
-        judge = StubJudge(named)
+        judge = StubJudge(named, FULL if picker == "full" else None)
         tls, ca_file = _issue(Path(stack.enter_context(tempfile.TemporaryDirectory())), certified=certified)
         port, other = [await _start_picker(stack, each, tls) for each in (judge, StubJudge([engines[3].authority]))]
         relay = await stack.enter_async_context(Relay(port).serving())

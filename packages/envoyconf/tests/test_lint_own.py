@@ -18,7 +18,6 @@ TARGETS = [target for target in MAKERS if not target.value.startswith("envoy-") 
 KNOWN = {
     "W63": "the profile usage counts tokens by filters that are marked as work in progress",
     "W76": "FailOpen is not heeded by AI Gateway, as `generate` says too",
-    "W91": "AI Gateway is installed beside what is generated",
 }
 
 

@@ -3,6 +3,7 @@
 from shunter.envoyconf.core.lint import suppress
 from shunter.envoyconf.core.lint.envoy import (
     admin_rules,
+    answer_rules,
     extension_rules,
     metadata_rules,
     question_rules,
@@ -27,6 +28,7 @@ __all__ = ["RULES"]
 # One line for each module of rules. Its own order does not matter: findings are sorted by place.
 RULES: tuple[Rule, ...] = (
     *admin_rules.RULES,
+    *answer_rules.RULES,
     *extension_rules.RULES,
     *metadata_rules.RULES,
     *question_rules.RULES,

@@ -1,0 +1,175 @@
+"""Rules for a picker's answers: not heeded, not asked for, forbidden, or had by holding responses back."""
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+from msgspec import UNSET
+
+from shunter.envoyconf.core.lint.envoy.cluster import Cluster, Source
+from shunter.envoyconf.core.lint.envoy.findings import found, of_envoys, of_pool_routes
+from shunter.envoyconf.core.lint.envoy.models import picker
+from shunter.envoyconf.core.lint.envoy.node import Node
+from shunter.envoyconf.core.lint.envoy.view import Branch, Envoy, HttpFilter, Manager, Route
+from shunter.envoyconf.core.lint.rule import Finding, Rule
+from shunter.envoyconf.core.names import DESTINATION, NAMESPACE
+
+__all__ = ["RULES"]
+
+# Policies that go by load, or by a hash of what a client says, and by nothing that a picker does.
+OWN_CHOICE = (
+    "round_robin",
+    "least_request",
+    "random",
+    "ring_hash",
+    "maglev",
+    "client_side_weighted_round_robin",
+    "wrr_locality",
+)
+
+# How much of it must be the protocol's word for another one to be a slip. Pickers can be told to use a word of their own.
+NEARLY = 0.85
+
+
+def unheeded(envoy: Envoy) -> Iterator[Finding]:
+    """Of each picker's filter whose picks no route's cluster looks at, one finding; and each source that is nearly the word."""
+    asked: dict[int, list[Branch]] = {}
+    for route in envoy.routes:
+        for branch in route.branches:
+            for question in branch.questions:
+                if question.receives(NAMESPACE):
+                    asked.setdefault(id(question.filter.node.value), []).append(branch)
+    reported: set[str] = set()
+    for branches in asked.values():
+        if all(branch.clusters and all(_chooses_itself(each) for each in branch.clusters) for branch in branches):
+            cluster = branches[0].clusters[0]
+            if cluster.name not in reported:
+                reported.add(cluster.name)
+                yield found(
+                    cluster.node.at("load_balancing_policy") or cluster.node.at("name"),
+                    f"the cluster {cluster.name!r} chooses by itself, and requests for it wait for a picker whose choice comes "
+                    f"to nothing: no cluster looks at what it writes into {NAMESPACE}",
+                    "give the cluster the load balancing policy override_host, with its own as fallback_policy",
+                )
+    for cluster in envoy.clusters.values():
+        for source in cluster.sources:
+            word = _word(source)
+            if word.text.lower() != DESTINATION and SequenceMatcher(None, word.text.lower(), DESTINATION).ratio() > NEARLY:
+                yield found(
+                    word,
+                    f"the cluster {cluster.name!r} looks for the pick in {word.text!r}, where no picker writes it unless it is "
+                    "told to: each pick is passed over without a word",
+                    f"did you mean {DESTINATION}?",
+                    (word, DESTINATION),
+                )
+
+
+def _chooses_itself(cluster: Cluster) -> bool:
+    node = cluster.node
+    policies = [
+        each.at("typed_extension_config", "typed_config").type for each in node.at("load_balancing_policy", "policies").items()
+    ]
+    return not (
+        cluster.sources
+        or cluster.is_original_dst
+        or node.at("cluster_type")
+        or node.at("lb_subset_config")
+        or any(not any(f".{own}." in policy for own in OWN_CHOICE) for policy in policies)
+    )
+
+
+def _word(source: Source) -> Node:
+    """Return where it stands under which name the pick is looked for: a header, or the last step into the metadata."""
+    return [*source.node.at("path").items()][-1].at("key") if source.namespace and source.node.at("path") else source.node
+
+
+def never_asked(envoy: Envoy) -> Iterator[Finding]:
+    for manager in envoy.managers:
+        routes = [route for route in envoy.routes if route.manager is manager]
+        idle = [route for route in routes if route.to_pool and not any(branch.questions for branch in route.branches)]
+        if _speak_to_nobody(manager, routes):  # which is another rule's, and reason enough
+            continue
+        for each in manager.asking:
+            if idle and each.node.at("disabled").is_true and not _is_enabled_somewhere(each, routes):
+                yield found(
+                    each.node.at("disabled"),
+                    f"the filter {each.name!r} is disabled, and no route turns it on: nobody is asked, and the cluster "
+                    f"{idle[0].branches[0].place.text!r} goes by its fallback policy, or answers 503 if it has none",
+                    f"in typed_per_filter_config of the routes to model servers, give {each.name} an ExtProcPerRoute with "
+                    "overrides; or leave disabled out",
+                )
+
+
+def _is_enabled_somewhere(each: HttpFilter, routes: list[Route]) -> bool:
+    return any(each.is_enabled(branch.scopes) for route in routes for branch in route.branches)
+
+
+def _speak_to_nobody(manager: Manager, routes: list[Route]) -> bool:
+    names = {each.name for each in manager.filters}
+    scopes = (scope for route in routes for branch in route.branches for scope in branch.scopes)
+    return any(name not in names for scope in scopes for name, _ in scope.at("typed_per_filter_config").entries())
+
+
+def refusals_forbidden(route: Route) -> Iterator[Finding]:
+    for branch in route.branches:
+        question = picker(branch)
+        if question and (node := question.field("disable_immediate_response")).is_true:
+            yield found(
+                node,
+                "with disable_immediate_response a picker that refuses a request, such as by 429 when all is full, is not "
+                + (
+                    "obeyed: the request goes on to any endpoint"
+                    if question.fails_open
+                    else "understood: the client gets a 500, or what status_on_error says"
+                ),
+                "leave it out",
+                (node, UNSET),
+            )
+
+
+def held_back(route: Route) -> Iterator[Finding]:
+    for branch in route.branches:
+        for question in branch.questions:
+            mode = question.mode("response_body_mode")
+            if branch.followers and mode in ("BUFFERED", "BUFFERED_PARTIAL"):
+                yield found(
+                    question.field("processing_mode").at("response_body_mode"),
+                    f"response_body_mode {mode} keeps an answer in Envoy until all of it is there, or the buffer is full: a "
+                    "client that streams gets its first token with the last one",
+                    "set NONE, if nobody has to read responses; else FULL_DUPLEX_STREAMED or STREAMED",
+                )
+
+
+RULES = (
+    Rule(
+        "E95",
+        "Picks that nobody heeds",
+        "A pick is a wish: only override_host and ORIGINAL_DST look at it, and only where they are told. Seen on 1.40.0: with "
+        "another policy, or another key, every answer is a 200, from an endpoint that nobody picked.",
+        of_envoys(unheeded),
+        "Envoy API, OverrideHost; Gateway API Inference Extension, endpoint picker protocol",
+    ),
+    Rule(
+        "W96",
+        "Refusals that are not passed on",
+        "Seen on 1.40.0, of a picker that answers 429: failing open, requests go on without a pick; else they are answered 500 "
+        "or as status_on_error says, with the details unhandled_immediate_response_due_to_config_disabled_it.",
+        of_pool_routes(refusals_forbidden),
+        "Envoy API, ext_proc ExternalProcessor.disable_immediate_response",
+    ),
+    Rule(
+        "W97",
+        "Streams that come all at once",
+        "BUFFERED collects the body before anything of it goes on. Seen on 1.40.0: of two events with a pause between them the "
+        "first did not come before the second.",
+        of_pool_routes(held_back),
+        "Envoy API, ext_proc ProcessingMode.BodySendMode",
+    ),
+    Rule(
+        "E98",
+        "A picker that is never asked",
+        "A disabled filter is there for the routes that turn it on. Seen on 1.40.0: if none does, every answer is a 200, from "
+        "an endpoint that nobody picked.",
+        of_envoys(never_asked),
+        "Envoy API, HttpFilter.disabled",
+    ),
+)
