@@ -3,13 +3,17 @@
 from collections.abc import Iterable
 from difflib import SequenceMatcher, get_close_matches
 
-__all__ = ["suggest"]
+__all__ = ["is_slip", "suggest"]
 
 # A message with sixty fields is better looked up than listed.
 MAX_LISTED = 16
 
 # A second guess is worth naming if it is nearly as good as the first.
 NEARLY = 0.2
+
+
+# How much of a word is the other's where nobody would have chosen it on purpose.
+ALMOST = 0.85
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -22,6 +26,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
         return f"did you mean {' or '.join(near)}?"
     listed = ", ".join(names[:MAX_LISTED]) + (", …" if len(names) > MAX_LISTED else "")
     return f"known: {listed}" if names else "nothing is known here"
+
+
+def is_slip(word: str, meant: str) -> bool:
+    """Whether a word, in any case, is another one but for a slip."""
+    return word.lower() != meant and _likeness(word.lower(), meant) > ALMOST
 
 
 def _likeness(one: str, other: str) -> float:

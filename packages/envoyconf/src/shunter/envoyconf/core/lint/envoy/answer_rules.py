@@ -1,7 +1,6 @@
 """Rules for a picker's answers: not heeded, not asked for, forbidden, or had by holding responses back."""
 
 from collections.abc import Iterator
-from difflib import SequenceMatcher
 
 from msgspec import UNSET
 
@@ -12,6 +11,7 @@ from shunter.envoyconf.core.lint.envoy.node import Node
 from shunter.envoyconf.core.lint.envoy.view import Branch, Envoy, HttpFilter, Manager, Route
 from shunter.envoyconf.core.lint.rule import Finding, Rule
 from shunter.envoyconf.core.names import DESTINATION, NAMESPACE
+from shunter.envoyconf.core.spelling import is_slip
 
 __all__ = ["RULES"]
 
@@ -25,9 +25,6 @@ OWN_CHOICE = (
     "client_side_weighted_round_robin",
     "wrr_locality",
 )
-
-# How much of it must be the protocol's word for another one to be a slip. Pickers can be told to use a word of their own.
-NEARLY = 0.85
 
 
 def unheeded(envoy: Envoy) -> Iterator[Finding]:
@@ -53,7 +50,7 @@ def unheeded(envoy: Envoy) -> Iterator[Finding]:
     for cluster in envoy.clusters.values():
         for source in cluster.sources:
             word = _word(source)
-            if word.text.lower() != DESTINATION and SequenceMatcher(None, word.text.lower(), DESTINATION).ratio() > NEARLY:
+            if is_slip(word.text, DESTINATION):  # pickers can be told to use a word of their own
                 yield found(
                     word,
                     f"the cluster {cluster.name!r} looks for the pick in {word.text!r}, where no picker writes it unless it is "

@@ -11,7 +11,8 @@ from shunter.envoyconf.core.kube.pickers import names_a_picker
 from shunter.envoyconf.core.kube.platforms import attached, rules, targets
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
-from shunter.envoyconf.core.names import NAMESPACE
+from shunter.envoyconf.core.names import DESTINATION, NAMESPACE
+from shunter.envoyconf.core.spelling import is_slip
 
 __all__ = ["RULES", "Asking", "asked"]
 
@@ -202,13 +203,35 @@ def _unheeded(manifests: Manifests) -> Iterator[Finding]:
         if asking is None or routed.pools or routed.route.kind == "AIGatewayRoute":
             continue
         traffic = attached(manifests, "BackendTrafficPolicy", routed)
-        if not any(policy.spec.at("loadBalancer", "endpointOverride") for policy in traffic) and not _patched(manifests):
+        overrides = [override for policy in traffic if (override := policy.spec.at("loadBalancer", "endpointOverride"))]
+        for header in (source["header"] for override in overrides for source in override["extractFrom"]):
+            if is_slip(header.text, DESTINATION):
+                yield found(
+                    header,
+                    f"the pick is looked for in the header {header.text!r}, which no picker sets unless it is told to: Envoy goes "
+                    "on to balance the load itself",
+                    f"did you mean {DESTINATION}?",
+                    Fix(header.path, DESTINATION),
+                )
+        if not overrides and not _patched(manifests):
             yield found(
                 routed.rule,
                 f"{asking.policy} asks a picker about these requests, and no BackendTrafficPolicy of {routed.route} has an "
                 "endpointOverride: Envoy goes on to balance the load itself and the pick is lost",
                 "add a BackendTrafficPolicy with loadBalancer.endpointOverride.extractFrom: "
                 "[{header: x-gateway-destination-endpoint}]",
+            )
+
+
+def _held_back(manifests: Manifests) -> Iterator[Finding]:
+    for asking in _pickers(manifests):
+        _, response = asking.bodies
+        if response in ("Buffered", "BufferedPartial"):
+            yield found(
+                asking.at.at("processingMode", "response", "body"),
+                f"{response} keeps an answer in Envoy until all of it is there, or the buffer is full: a client that streams "
+                "gets its first token with the last one",
+                "leave body out, if nobody has to read responses; else say FullDuplexStreamed or Streamed",
             )
 
 
@@ -385,6 +408,13 @@ RULES: tuple[Rule, ...] = (
         why="Envoy's circuit breakers count live ext_proc streams; over the limit Envoy reports an error of the picker.",
         check=looking_at(_few_streams),
         source="Envoy Gateway #9997, AI Gateway #1884, llm-d #1582",
+    ),
+    Rule(
+        code="W99",
+        title="Envoy Gateway: streams that come all at once",
+        why="Buffered collects the body before anything of it goes on (seen on Envoy 1.40.0).",
+        check=looking_at(_held_back),
+        source="EnvoyExtensionPolicy, spec.extProc.processingMode.response.body",
     ),
     Rule(
         code="E83",
