@@ -208,8 +208,8 @@ def _unheeded(manifests: Manifests) -> Iterator[Finding]:
             if is_slip(header.text, DESTINATION):
                 yield found(
                     header,
-                    f"the pick is looked for in the header {header.text!r}, which no picker sets unless it is told to: Envoy goes "
-                    "on to balance the load itself",
+                    f"the pick is looked for in the header {header.text!r}, which no picker sets unless it is told to: Envoy "
+                    "goes on to balance the load itself",
                     f"did you mean {DESTINATION}?",
                     Fix(header.path, DESTINATION),
                 )

@@ -1,5 +1,6 @@
 """Rules about how a gateway reaches a picker: TLS, replicas, and what the picker may read."""
 
+import re
 from collections.abc import Iterator
 
 from shunter.envoyconf.core.cursor import Cursor
@@ -13,6 +14,7 @@ from shunter.envoyconf.core.kube.pickers import (
     is_told_of_tls,
     picker_of,
     pickers,
+    pools,
     service_of,
     speech_by_service,
 )
@@ -102,7 +104,11 @@ def _istio_unaware(manifests: Manifests) -> Iterator[Finding]:
 def _no_destination_rule(manifests: Manifests) -> Iterator[Finding]:
     yield from _istio_unaware(manifests)
     spoken = speech_by_service(manifests)
-    told = {service.place for rule in manifests.of("DestinationRule") if (service := _hosted(manifests, rule))}
+    told = {
+        service.place
+        for rule in manifests.of("DestinationRule")
+        if (service := _hosted(manifests, rule)) and _says_tls(rule.spec["trafficPolicy"])
+    }
     for routed in rules(manifests):
         if platform(manifests, routed.route) is not Platform.ISTIO:
             continue
@@ -117,6 +123,43 @@ def _no_destination_rule(manifests: Manifests) -> Iterator[Finding]:
                     f"add a {ISTIO}/v1 DestinationRule for host {picker.name}.{picker.namespace}.svc.cluster.local with "
                     "trafficPolicy.tls: {mode: SIMPLE, insecureSkipVerify: true}",
                 )
+
+
+def _says_tls(policy: Cursor) -> bool:
+    return bool(policy["tls"]) or any(each["tls"] for each in policy["portLevelSettings"])
+
+
+# What a picker of the reference's kind is told of its pool, by which flag.
+POOL_FLAGS = {"pool-name": "is called", "pool-namespace": "is in the namespace", "pool-group": "is of the group"}
+
+
+def _other_pool(manifests: Manifests) -> Iterator[Finding]:
+    for service, workload, container in pickers(manifests):
+        for pool in pools(manifests):
+            picker = picker_of(pool)
+            if picker is None or picker.place != service.place:
+                continue
+            wanted = {"pool-name": pool.name, "pool-namespace": pool.namespace, "pool-group": pool.group}
+            for flag, at, value in _pool_flags(container):
+                if value and "$" not in value and value != wanted[flag]:
+                    yield found(
+                        at,
+                        f"the picker {workload} watches a pool with --{flag} {value}, and {pool}, whose picker it is, "
+                        f"{POOL_FLAGS[flag]} {wanted[flag]}: what it picks is another pool's, or nothing",
+                        f"say --{flag}={wanted[flag]}, or give the pool a picker of its own",
+                    )
+
+
+def _pool_flags(container: Cursor) -> Iterator[tuple[str, Cursor, str]]:
+    """Yield which flag tells a picker something of its pool, where, and what."""
+    words = [*container["command"], *container["args"]]
+    for index, word in enumerate(words):
+        name, given, value = str(word.value).partition("=")
+        flag = re.sub("([A-Z])", r"-\1", name.lstrip("-")).lower()
+        if name.startswith("-") and flag in POOL_FLAGS:
+            following = words[index + 1] if index + 1 < len(words) else word
+            at, value = (word, value) if given else (following, str(following.value))
+            yield flag, at, value
 
 
 def _rival_replicas(manifests: Manifests) -> Iterator[Finding]:
@@ -188,6 +231,14 @@ def _may_read(roles: list[Manifest], groups: set[str], resources: set[str]) -> b
 
 
 RULES: tuple[Rule, ...] = (
+    Rule(
+        code="E101",
+        title="A picker that watches another pool",
+        why="The reference picker serves the one pool that its flags name, and by --pool-group in one API group: a copy that "
+        "keeps the flags of the first finds no endpoints.",
+        check=looking_at(_other_pool),
+        source="GIE, endpoint picker's flags --pool-name, --pool-namespace, --pool-group",
+    ),
     Rule(
         code="E92",
         title="TLS to a picker that speaks none, or the reverse",

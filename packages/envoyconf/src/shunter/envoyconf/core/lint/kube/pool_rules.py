@@ -114,6 +114,45 @@ def _picker_missing(manifests: Manifests) -> Iterator[Finding]:
                 f"the picker {reference} has no port {port.number}, but {', '.join(map(str, _ports(service)))}: nobody answers",
                 "give the Service's port, which need not be the container's",
             )
+        yield from _nobody_behind(manifests, service)
+        yield from _unnamed_port(manifests, service)
+
+
+def _nobody_behind(manifests: Manifests, service: Manifest) -> Iterator[Finding]:
+    selector = service.spec["selector"].labels
+    if not selector or any(True for _ in manifests.behind(service)):
+        return
+    for workload, template in manifests.workloads(service.namespace):
+        others = (each.spec["selector"].labels for each in manifests.of("Service") if each.namespace == service.namespace)
+        if _is_picker(template) and not any(is_selected(template, labels) for labels in others):
+            yield found(
+                service.spec["selector"],
+                f"the picker's {service} selects nobody: the Pods of {workload} have the labels {_labels(template)}",
+                "select the picker's Pods by labels that they have",
+            )
+
+
+def _labels(template: Cursor) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in template.at("metadata", "labels").labels.items()) or "none"
+
+
+def _unnamed_port(manifests: Manifests, service: Manifest) -> Iterator[Finding]:
+    behind = list(manifests.behind(service))
+    names = {
+        port["name"].text
+        for _, template in behind
+        for container in (*template.at("spec", "containers"), *template.at("spec", "initContainers"))
+        for port in container["ports"]
+    } - {""}
+    for port in service.spec["ports"]:
+        target = port["targetPort"]
+        if behind and target.text and not target.text.isdecimal() and target.text not in names:
+            yield found(
+                target,
+                f"no container behind the picker's {service} calls a port {target.text!r}: nobody answers"
+                + (meant(target.text, sorted(names)) if names else ""),
+                "name a port of the container, or write its number",
+            )
 
 
 def _strangers(manifests: Manifests) -> Iterator[Finding]:
@@ -177,10 +216,9 @@ def _nobody_selected(manifests: Manifests) -> Iterator[Finding]:
                 continue
             declared = _declared(template)
             if any(port in declared for port in ports):
-                labels = ", ".join(f"{key}: {value}" for key, value in template.at("metadata", "labels").labels.items())
                 yield found(
                     pool.spec["selector"],
-                    f"nobody is selected; {workload} serves port {ports[0]}, but its Pods have the labels {labels or 'none'}",
+                    f"nobody is selected; {workload} serves port {ports[0]}, but its Pods have the labels {_labels(template)}",
                     "give labels that its Pod template has (not those of the workload itself)",
                 )
                 break

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
-from shunter.envoyconf.core.kube.manifests import AI_GATEWAY, GATEWAY_API, INFERENCE, Manifests, Reference, refer
+from shunter.envoyconf.core.cursor import Cursor
+from shunter.envoyconf.core.kube.manifests import AI_GATEWAY, GATEWAY_API, INFERENCE, Manifest, Manifests, Reference, refer
 from shunter.envoyconf.core.kube.platforms import Platform, platform, rules
 from shunter.envoyconf.core.lint.kube.findings import found, looking_at, meant
 from shunter.envoyconf.core.lint.rule import Finding, Fix, Rule
@@ -63,6 +64,41 @@ def _pool_missing(manifests: Manifests) -> Iterator[Finding]:
                     f"there is no {pool}: requests are answered 500{meant(pool.name, manifests.neighbours(pool))}",
                     "name an InferencePool of that namespace",
                 )
+
+
+def _homeless(manifests: Manifests) -> Iterator[Finding]:
+    """Of each route to a pool, the Gateways that are given and do not take it."""
+    for route in {each.route.place: each.route for each in rules(manifests) if each.pools}.values():
+        for parent in route.spec["parentRefs"]:
+            reference = refer(parent, route.namespace, GATEWAY_API, "Gateway")
+            if reference.kind == "Gateway" and manifests.lacks(reference):
+                yield found(
+                    parent["name"],
+                    f"there is no {reference}: no request comes to {route}"
+                    f"{meant(reference.name, manifests.neighbours(reference))}",
+                    "name the Gateway, and its namespace if that is another one",
+                )
+            elif gateway := manifests.find(reference):
+                yield from _not_taken(route, gateway, parent)
+
+
+def _not_taken(route: Manifest, gateway: Manifest, parent: Cursor) -> Iterator[Finding]:
+    section = parent["sectionName"]
+    names = [each["name"].text for each in gateway.spec["listeners"]]
+    listeners = [each for each in gateway.spec["listeners"] if section.text in ("", each["name"].text)]
+    if section and not listeners:
+        yield found(
+            section,
+            f"{gateway} has no listener {section.text!r}: no request comes to {route}{meant(section.text, names)}",
+            "name a listener, or leave sectionName out",
+        )
+    allowed = [each.at("allowedRoutes", "namespaces", "from").text or "Same" for each in listeners]
+    if route.namespace != gateway.namespace and allowed and set(allowed) == {"Same"}:
+        yield found(
+            parent,
+            f"{gateway} takes routes of its own namespace only: no request comes to {route} (NotAllowedByListeners)",
+            "set allowedRoutes.namespaces.from of the listener to All, or to Selector with the namespace's labels",
+        )
 
 
 def _no_grant(manifests: Manifests) -> Iterator[Finding]:
@@ -189,6 +225,13 @@ RULES: tuple[Rule, ...] = (
         "vain.",
         check=looking_at(_port_ignored),
         source="GIE conformance suite 1.6, port validation",
+    ),
+    Rule(
+        code="E100",
+        title="A route that no Gateway takes",
+        why="A route that is not attached is no error to anybody: it says so in its status, and requests are answered 404.",
+        check=looking_at(_homeless),
+        source="Gateway API, HTTPRoute spec.parentRefs; Gateway spec.listeners.allowedRoutes",
     ),
     Rule(
         code="E37",

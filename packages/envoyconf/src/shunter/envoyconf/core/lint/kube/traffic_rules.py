@@ -109,7 +109,7 @@ def _cut_streams(manifests: Manifests) -> Iterator[Finding]:
     }
     for routed in rules(manifests):
         where = platform(manifests, routed.route)
-        if where not in (Platform.ENVOY_GATEWAY, Platform.AI_GATEWAY):
+        if where is Platform.GKE:  # has another rule
             continue
         policies = attached(manifests, "EnvoyExtensionPolicy", routed)
         if not routed.pools and not any(each.place in pickers for each in policies):
@@ -121,15 +121,14 @@ def _cut_streams(manifests: Manifests) -> Iterator[Finding]:
         ]
         given = [each for each in (stated, *others) if each]
         default = "60 s" if routed.route.kind == "AIGatewayRoute" else "15 s"
-        if not given:
+        if not given and where in (Platform.ENVOY_GATEWAY, Platform.AI_GATEWAY):
             yield found(
                 routed.rule,
-                f"no timeout is given, so {where.value if where else ''} ends every answer after {default}, also one that is "
-                "being streamed",
+                f"no timeout is given, so {where.value} ends every answer after {default}, also one that is being streamed",
                 "add timeouts: {request: 0s}; the stream's idle timeout ends those that hang",
                 Fix((*routed.rule.path, "timeouts", "request"), "0s"),
             )
-        elif (seconds := read_seconds(given[0])) and seconds <= SHORT_ANSWER_S:
+        if given and (seconds := read_seconds(given[0])) and seconds <= SHORT_ANSWER_S:
             yield found(
                 given[0],
                 f"answers end after {given[0].value}, also those that are being streamed",
@@ -237,9 +236,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         code="E82",
-        title="Envoy Gateway, AI Gateway: streamed answers are cut",
-        why="A route's timeout counts the whole answer. Envoy's default is 15 s, AI Gateway's 60 s; a stream that is cut looks "
-        "like a complete answer with status 200.",
+        title="Streamed answers are cut",
+        why="A route's timeout counts the whole answer. Envoy Gateway's default is 15 s, AI Gateway's 60 s; a stream that is "
+        "cut looks like a complete answer with status 200.",
         check=looking_at(_cut_streams),
         source="HTTPRoute, spec.rules.timeouts; nvcf #1060",
     ),
