@@ -1,6 +1,7 @@
 """Reports for people, programs and scanners; what is let be needs a reason; exit codes."""
 
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -306,6 +307,18 @@ def test_fix_lets_be_what_has_a_reason(tmp_path):
     path.write_text(text)
     assert run("-f", str(path), "--fix").exit_code == 0
     assert path.read_text() == text
+
+
+def test_who_interrupts_a_correction_finds_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "grant.yaml"
+    path.write_text(WARNS)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    assert run("-f", str(path), "--fix").exit_code == 1
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("grant.yaml", WARNS)]
 
 
 @given(st.text(max_size=200))

@@ -55,8 +55,8 @@ OTHER = POOL.replace("name: a", "name: b")
             POOLS.replace("['10.0.0.1:80']", "[]"),
             "$.pools[0].endpoints are missing: list the model servers' host:port, or give",
         ),
-        (POOLS.replace("name: a", "name: A"), "$.pools[0].name: expected `str` matching regex"),
-        (POOLS.replace("name: a", 'name: "a\\n"'), "$.pools[0].name: expected `str` matching regex"),
+        (POOLS.replace("name: a", "name: A"), "$.pools[0].name: 'A' must be lower-case letters, digits and -, such as"),
+        (POOLS.replace("name: a", 'name: "a\\n"'), "$.pools[0].name: 'a\\n' must be lower-case letters, digits"),
         (POOLS.replace("'10.0.0.1:80'", "80"), "$.pools[0].endpoints[0]: expected `str`, got `int` (it is 80)"),
         (POOLS.replace("10.0.0.1:80", "10.0.0.1"), "$.pools[0].endpoints[0] '10.0.0.1' must be host:port"),
         (POOLS.replace("10.0.0.1:80", "10.0.0.1:0"), "$.pools[0].endpoints[0] '10.0.0.1:0' needs a port from 1 to 65535"),
@@ -77,8 +77,19 @@ OTHER = POOL.replace("name: a", "name: b")
             POOLS + "routes: [{pool: a, affinity: {header: x-session}}]",
             "$.routes[0].affinity counts in the profile native only, and this route has lean, in which the picker decides",
         ),
-        (POOLS.replace("name: a", r'name: a, inferencePool: "a\n"'), "$.pools[0].inferencePool: expected `str` matching regex"),
-        (POOLS.replace("name: a", "name: a, inferencePool: '%a%'"), "$.pools[0].inferencePool: expected `str` matching regex"),
+        (POOLS.replace("name: a", r'name: a, inferencePool: "a\n"'), "$.pools[0].inferencePool: 'a\\n' must be a name or"),
+        (POOLS.replace("name: a", "name: a, inferencePool: '%a%'"), "$.pools[0].inferencePool: '%a%' must be a name or"),
+        (
+            POOLS + "modelHeader: X-Model",
+            "$.modelHeader: 'X-Model' must be a header's name in lower case, such as x-model. Header",
+        ),
+        (POOLS + "listeners: [{hosts: ['a:80']}]", "$.listeners[0].hosts[0]: 'a:80' must be a host's name in lower case"),
+        (
+            POOLS + "routes: [{pool: a, affinity: {cookie: 'a b'}}]",
+            "$.routes[0].affinity.cookie: 'a b' must be a cookie's name",
+        ),
+        (POOLS.replace("10.0.0.1:80", "unix:/run/a"), "$.pools[0].endpoints[0] 'unix:/run/a' is a socket in the file system"),
+        (POOLS.replace("10.0.0.1:80", "/run/a"), "$.pools[0].endpoints[0] '/run/a' is a socket in the file system"),
         (
             POOLS.replace("name: a", "name: a, overflow: {address: 'b:80', tls: false, caFile: /ca}"),
             "$.pools[0].overflow.caFile is of no use without tls",
@@ -364,3 +375,18 @@ def test_keys_are_as_they_are_written_and_dates_and_times_are_text():
         "hour": "8:30",
         "numbers": [1, 16, 1.5],
     }
+
+
+def test_what_must_fit_a_pattern_is_said_in_words():
+    def patterns(node):
+        if isinstance(node, dict):
+            if "pattern" in node:
+                yield node
+            node = list(node.values())
+        if isinstance(node, list):
+            for each in node:
+                yield from patterns(each)
+
+    found = list(patterns(intent_schema()))
+    assert found
+    assert [each for each in found if "patternErrorMessage" not in each] == []

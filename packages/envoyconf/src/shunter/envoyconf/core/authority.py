@@ -30,6 +30,11 @@ def is_name(host: str) -> bool:
 
 def split_authority(authority: str) -> tuple[str, int]:
     """Return host and port of ``host:port``, ``a.b.c.d:port`` or ``[v6]:port``; raise IntentError for anything else."""
+    if authority.startswith(("unix:/", "/")):
+        raise IntentError(
+            f"{authority!r} is a socket in the file system, and an intent has host:port: let it listen on 127.0.0.1, or write "
+            "Envoy's configuration yourself"
+        )
     host, _, port = authority.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host

@@ -9,6 +9,7 @@ import yaml
 
 from shunter.envoyconf.core.documents import Document, Path, load_documents, spell
 from shunter.envoyconf.core.intent import Intent
+from shunter.envoyconf.core.intent.parts import IN_WORDS
 from shunter.envoyconf.core.protojson import Resource
 from shunter.envoyconf.core.spelling import suggest
 from shunter.envoyconf.errors import IntentError
@@ -126,17 +127,20 @@ def _explain(error: msgspec.ValidationError, plain: object) -> str:
     reason, path = (reason, place.removesuffix("`")) if reason and place.startswith("$") else (str(error), "$")
     if isinstance(error.__cause__, IntentError):  # a struct refused itself: its message begins with the field
         return f"{path}.{reason}"
-    value, fields, choices, purpose = _look_up(path, plain)
+    value, node, purpose = _look_up(path, plain)
     if unknown := UNKNOWN_FIELD.fullmatch(reason):
-        return f"{path}: unknown field {unknown[1]!r}; {suggest(unknown[1], fields)}"
+        return f"{path}: unknown field {unknown[1]!r}; {suggest(unknown[1], node.get('properties', ()))}"
     if invalid := INVALID_CHOICE.fullmatch(reason):
-        return f"{path}: {invalid[1]!r} is not a choice; {suggest(invalid[1], choices)}"
+        return f"{path}: {invalid[1]!r} is not a choice; {suggest(invalid[1], node.get('enum', ()))}"
+    if "matching regex" in reason:
+        words = next(each[IN_WORDS] for each in (node, *node.get("anyOf", ())) if IN_WORDS in each)
+        return f"{path}: {value!r} {words}. {purpose}"
     got = "" if isinstance(value, dict | list) else f" (it is {value!r})"
     return f"{path}: {reason[:1].lower()}{reason[1:]}{got}{purpose and '. ' + purpose}"
 
 
-def _look_up(path: str, plain: Any) -> tuple[Any, list[str], list[str], str]:
-    """Return what the schema and the file have at a path: the value, its possible fields, its choices, its description."""
+def _look_up(path: str, plain: Any) -> tuple[Any, Any, str]:
+    """Return what the file and the schema have at a path: the value, what it may be, and what it is for."""
     schema = intent_schema()
     node: Any = schema
     purpose = ""
@@ -146,7 +150,7 @@ def _look_up(path: str, plain: Any) -> tuple[Any, list[str], list[str], str]:
         plain = plain[step]
         purpose = node.get("description", purpose)
     node = _resolved(node, schema)
-    return plain, list(node.get("properties", ())), list(node.get("enum", ())), purpose
+    return plain, node, purpose
 
 
 def _resolved(node: Any, schema: Any) -> Any:

@@ -73,8 +73,9 @@ def replace_text(path: str, text: str) -> None:
         temporary.chmod(mode)
         temporary.replace(target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise IntentError(f"cannot write {path}: {error.strerror}") from None
+    finally:  # also if it is interrupted
+        temporary.unlink(missing_ok=True)
 
 
 def write_texts(directory: Path, texts: Mapping[str, str]) -> None:

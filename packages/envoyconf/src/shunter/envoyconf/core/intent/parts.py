@@ -11,6 +11,7 @@ from shunter.envoyconf.errors import IntentError
 
 __all__ = [
     "END",
+    "IN_WORDS",
     "CookieName",
     "FailureMode",
     "HeaderName",
@@ -27,22 +28,53 @@ __all__ = [
 # `$` alone lets a final newline through.
 END = r"$(?!\n)"
 
+# Editors and errors say this instead of a pattern.
+IN_WORDS = "patternErrorMessage"
+
 # Labels of DNS, with dots between them.
 LABELS = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*"
 
 # What Kubernetes allows as a name, and harmless inside Envoy's statistics.
-Name = Annotated[str, Meta(max_length=63, pattern=f"^{LABELS}{END}")]
+Name = Annotated[
+    str,
+    Meta(
+        max_length=63,
+        pattern=f"^{LABELS}{END}",
+        extra_json_schema={IN_WORDS: "must be lower-case letters, digits and -, such as llama-3; dots may be between"},
+    ),
+]
 Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 # An HTTP field name (RFC 9110, section 5.1) in lower case, as HTTP/2 has it.
-HeaderName = Annotated[str, Meta(pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+" + END)]
+HeaderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9!#$%&'*+.^`|~-]+" + END,
+        extra_json_schema={IN_WORDS: "must be a header's name in lower case, such as x-model"},
+    ),
+]
 
 # RFC 6265, section 4.1.1: a token, in which case counts.
-CookieName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+" + END)]
+CookieName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+" + END,
+        extra_json_schema={IN_WORDS: "must be a cookie's name, such as session_id"},
+    ),
+]
 
 # A host name, or one whose first label is a star, as in Gateway API.
-HostPattern = Annotated[str, Meta(max_length=253, pattern=rf"^(\*|(\*\.)?{LABELS}){END}")]
+HostPattern = Annotated[
+    str,
+    Meta(
+        max_length=253,
+        pattern=rf"^(\*|(\*\.)?{LABELS}){END}",
+        extra_json_schema={
+            IN_WORDS: "must be a host's name in lower case, without a port, such as llm.example.com; or *.example.com, or *"
+        },
+    ),
+]
 
 # Envoy counts in milliseconds and refuses to wait for an ext_proc message longer than an hour.
 Seconds = Annotated[float, Meta(ge=0.001, le=3600)]

@@ -6,7 +6,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from shunter.envoyconf.core.authority import check_authorities, check_authority, check_host
-from shunter.envoyconf.core.intent.parts import END, FailureMode, Name, Part, Text
+from shunter.envoyconf.core.intent.parts import END, IN_WORDS, FailureMode, Name, Part, Text
 from shunter.envoyconf.errors import IntentError
 
 __all__ = ["BodyRouter", "Overflow", "Picker", "PickerTls", "Pool"]
@@ -18,7 +18,11 @@ LABEL_VALUE = re.compile(rf"({LABEL})?")
 
 # A name of Kubernetes, perhaps with a namespace. Nothing that Envoy would take for a command in the value of a header.
 PoolReference = Annotated[
-    str, Meta(pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?" + END)
+    str,
+    Meta(
+        pattern=r"^([a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/)?[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?" + END,
+        extra_json_schema={IN_WORDS: "must be a name or namespace/name of Kubernetes, such as llama or llm/llama"},
+    ),
 ]
 
 
