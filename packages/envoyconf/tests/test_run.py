@@ -5,6 +5,7 @@ import contextlib
 import http.server
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from shunter.envoyconf.cli import main
+from shunter.envoyconf.core.authority import join_authority
 
 INTENT = Path(__file__).parent / "golden" / "minimal.intent.yaml"
 DEADLINE_S = 60
@@ -91,13 +93,24 @@ async def test_a_new_user_is_served(scene, tmp_path):
 @pytest.mark.usefixtures("envoy_binary")
 def test_the_exit_code_is_envoys(tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "shunter.envoyconf", "run", "-f", str(INTENT), "--", "--no-such-option"],
+        [
+            sys.executable,
+            "-m",
+            "shunter.envoyconf",
+            "run",
+            "-f",
+            str(INTENT),
+            "--set",
+            "listeners=[{port: 0}]",
+            "--",
+            "--no-such",
+        ],
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 1
-    assert "--no-such-option" in result.stderr
+    assert "--no-such" in result.stderr
 
 
 @pytest.mark.envoy
@@ -113,6 +126,20 @@ def test_two_run_side_by_side_and_diff_tells_them_apart(tmp_path):
         other = CliRunner().invoke(main, [*asked, "--set", "limits.retries=7", f"http://{admin}/"])
         assert other.exit_code == 1
         assert "+                    num_retries: 7\n" in other.stdout
+
+
+@pytest.mark.envoy
+@pytest.mark.usefixtures("envoy_binary")
+@pytest.mark.parametrize(("ours", "theirs"), [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("::", "::")])
+def test_run_shares_no_port_with_one_who_was_forgotten(ours, theirs):
+    with socket.create_server(
+        (theirs, 0), family=socket.AF_INET6 if ":" in theirs else socket.AF_INET, reuse_port=True
+    ) as other:
+        port = other.getsockname()[1]
+        change = f"listeners=[{{address: '{ours}', port: {port}}}]"
+        result = CliRunner().invoke(main, ["run", "-f", str(INTENT), "--set", change])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"Error: listener http: somebody listens on {join_authority(ours, port)} already" in result.stderr
 
 
 def test_run_refuses_what_is_not_for_an_envoy(tmp_path):

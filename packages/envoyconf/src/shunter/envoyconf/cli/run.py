@@ -22,7 +22,7 @@ def run(request: Request, arguments: tuple[str, ...]) -> None:
     from shunter.envoyconf.core.render import render
     from shunter.envoyconf.core.validation import check_schema
     from shunter.envoyconf.errors import EnvoyRefusedError, IntentError
-    from shunter.envoyconf.shell.launch import launch
+    from shunter.envoyconf.shell.launch import check_places, launch
 
     started = [each for each in request.output().documents if "kind" not in each]  # rewrites are for the picker
     if len(started) != 1:
@@ -32,5 +32,6 @@ def run(request: Request, arguments: tuple[str, ...]) -> None:
     if verdict.errors:
         raise EnvoyRefusedError("\n".join(verdict.errors))
     binary = ensure_envoy(request.envoy_version)
+    check_places(started[0])
     tell(f"running {binary}")
     raise SystemExit(launch(text, binary, arguments))

@@ -4,19 +4,46 @@ It cannot take our place by exec: its configuration is in a file that somebody h
 (it refuses paths below /proc), and one among the arguments is limited to 128 KiB and there for all to see, with its keys.
 """
 
+import errno
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from shunter.envoyconf.errors import EnvoyMissingError
+from shunter.envoyconf.core.authority import join_authority
+from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.errors import EnvoyMissingError, IntentError
 
-__all__ = ["launch"]
+__all__ = ["check_places", "launch"]
 
 # What terminals and supervisors send to end a program.
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def check_places(bootstrap: Resource) -> None:
+    """Raise IntentError if somebody listens already where a listener is to be.
+
+    Envoy would not mind: it shares the port (SO_REUSEPORT), with an Envoy that was forgotten, too, and half of the requests are
+    answered by the other one.
+    """
+    for listener in bootstrap.get("static_resources", {}).get("listeners", ()):
+        place: Resource | None = listener.get("address", {}).get("socket_address")
+        if not place or not place["port_value"]:
+            continue
+        host, port = place["address"], place["port_value"]
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are nobody who listens
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise IntentError(
+                        f"listener {listener['name']}: somebody listens on {join_authority(host, port)} already, and would "
+                        "share requests with this Envoy; stop that, or give listeners another port"
+                    ) from None
 
 
 def launch(config: str, binary: Path, arguments: Sequence[str] = ()) -> int:
