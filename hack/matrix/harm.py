@@ -256,6 +256,7 @@ HARMS = (
     Harm(code="W16", probe=slow_picker, bad="200 1, 200 2", good="200 2"),
     Harm(code="W17", probe=hung_picker, shortened=SILENCE, bad="hung", good="504"),
     Harm(code="W18", since=Version(1, 37), probe=stream_at_restart, bad="cut", good="whole", is_quick=True),
+    Harm(code="W18", example="bad-streamed", since=Version(1, 37), probe=stream_at_restart, bad="cut", good="whole"),
     Harm(code="W19", probe=several, picker="halved", bad="200 1, 200 2", good="200 2"),
     Harm(code="W20", probe=post, picker="dead", bad="500", good="503"),
     Harm(

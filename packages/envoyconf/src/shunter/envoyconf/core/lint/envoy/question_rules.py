@@ -128,6 +128,14 @@ def cut_with_the_picker(question: Question) -> Iterator[Finding]:
             "use response_body_mode: NONE unless the picker has to read responses; it learns from the stream's end "
             "(response_trailer_mode: SEND) and from access log records when a request ends",
         )
+    elif question.mode("response_body_mode") == "STREAMED" and not question.fails_open:
+        yield found(
+            node,
+            "responses pass through the picker (STREAMED), and nothing goes on without it: when it is restarted, every stream "
+            "under way is cut",
+            "use response_body_mode: NONE unless the picker has to read responses; or failure_mode_allow: true, with which "
+            "streams go on",
+        )
 
 
 def error_without_a_status(question: Question) -> Iterator[Finding]:
@@ -195,8 +203,8 @@ RULES = (
         "W18",
         "Streams that are cut when the picker is restarted",
         "Seen on 1.40.0: with responses in FULL_DUPLEX_STREAMED, killing the picker or changing its cluster cut every stream "
-        "under way, also when failing open; with requests only, all survived. 1.36.2 holds the picker's stream until the end: "
-        "there, only BUFFERED requests that fail open survive.",
+        "under way, also when failing open; with requests only, all survived, and with STREAMED those that fail open. 1.36.2 "
+        "holds the picker's stream until the end: there, only BUFFERED requests that fail open survive.",
         of_questions(cut_with_the_picker),
         "Gateway API Inference Extension, endpoint picker protocol: this is what it demands",
     ),
