@@ -91,6 +91,7 @@ def test_what_leads_out_of_what_is_given_is_let_be(code, kinds):
         ("E58", "[--pool-name=llama, --secure-serving=true]", "[--pool-name, llama, --secure-serving, 'false']"),
         ("E58", "gatewayClassName: istio", "gatewayClassName: ours"),
         ("E69", "gatewayClassName: istio", "gatewayClassName: ours"),
+        ("E101", "--pool-name=mistral", "--pool-name=$(POOL)"),
         ("W88", "args: [", "args: [--ha-enable-leader-election, "),
         ("W85", "args: [--model, llama]", "args: [--pool-name, llama]"),
         (
@@ -120,6 +121,21 @@ def test_what_cannot_be_known_to_be_wrong_is_let_be(code, before, after):
     assert before in text
     found = examine(load_documents(text.replace(before, after), "part.yaml"))
     assert code not in [rule.code for rule, _ in found]
+
+
+@pytest.mark.parametrize("code", ["E100", "E101"])
+def test_whose_namespace_nobody_states_may_be_applied_in_any(code):
+    text = (EXAMPLES / code / "bad-namespace.yaml").read_text()
+    assert [rule.code for rule, _ in examine(load_documents(text, ""))] == [code]
+    assert examine(load_documents(text.replace(", namespace: llm}", "}"), ""), namespace="llm") == []
+
+
+@pytest.mark.parametrize(
+    "allowed", ["{namespaces: {from: All}}", "{namespaces: {from: Selector, selector: {matchLabels: {a: b}}}}"]
+)
+def test_a_gateway_may_take_routes_of_other_namespaces(allowed):
+    text = (EXAMPLES / "E100" / "bad-namespace.yaml").read_text()
+    assert examine(load_documents(text.replace("protocol: HTTP}", f"protocol: HTTP, allowedRoutes: {allowed}}}"), "")) == []
 
 
 @pytest.mark.parametrize(("label", "codes"), [("a", []), ("b", ["E70", "E71", "W72"])])

@@ -139,9 +139,11 @@ def _other_pool(manifests: Manifests) -> Iterator[Finding]:
             picker = picker_of(pool)
             if picker is None or picker.place != service.place:
                 continue
-            wanted = {"pool-name": pool.name, "pool-namespace": pool.namespace, "pool-group": pool.group}
+            wanted = {"pool-name": pool.name, "pool-group": pool.group}
+            if pool.metadata["namespace"]:  # else it is where somebody applies it
+                wanted["pool-namespace"] = pool.namespace
             for flag, at, value in _pool_flags(container):
-                if value and "$" not in value and value != wanted[flag]:
+                if value and "$" not in value and value != wanted.get(flag, value):
                     yield found(
                         at,
                         f"the picker {workload} watches a pool with --{flag} {value}, and {pool}, whose picker it is, "

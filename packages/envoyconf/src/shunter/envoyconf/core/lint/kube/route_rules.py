@@ -93,7 +93,8 @@ def _not_taken(route: Manifest, gateway: Manifest, parent: Cursor) -> Iterator[F
             "name a listener, or leave sectionName out",
         )
     allowed = [each.at("allowedRoutes", "namespaces", "from").text or "Same" for each in listeners]
-    if route.namespace != gateway.namespace and allowed and set(allowed) == {"Same"}:
+    are_stated = route.metadata["namespace"] and gateway.metadata["namespace"]  # else they are where somebody applies them
+    if are_stated and route.namespace != gateway.namespace and allowed and set(allowed) == {"Same"}:
         yield found(
             parent,
             f"{gateway} takes routes of its own namespace only: no request comes to {route} (NotAllowedByListeners)",
