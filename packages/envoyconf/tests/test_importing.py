@@ -150,6 +150,24 @@ def test_a_listener_that_redirects_does_not_come_to_serve_pools():
     assert any("a listener from which no route leads to model servers is left out" in note for note in back.notes)
 
 
+def test_envoys_own_pages_are_no_pool():
+    plain = bootstrap(load_intent(POOLS + REST))
+    resources = plain["static_resources"]
+    place = {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 9901}}}}
+    assignment = {"cluster_name": "stats", "endpoints": [{"lb_endpoints": [place]}]}
+    resources["clusters"].append({"name": "stats", "type": "STATIC", "load_assignment": assignment})
+    pages = json.loads(json.dumps(resources["listeners"][0]))
+    pages["name"], pages["address"]["socket_address"]["port_value"] = "pages", 19001
+    manager = pages["filter_chains"][0]["filters"][0]["typed_config"]
+    route = {"match": {"prefix": "/stats/prometheus"}, "route": {"cluster": "stats"}}
+    manager["route_config"] = {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]}
+    resources["listeners"].append(pages)
+    found = imported(yaml.safe_dump(plain, sort_keys=False))
+    before = imported(generated(POOLS + REST))
+    assert (found.plain["pools"], found.plain["listeners"]) == (before.plain["pools"], before.plain["listeners"])
+    assert any(note.endswith("a route to Envoy's own admin interface is left out") for note in found.notes)
+
+
 def test_a_host_beside_everybody_is_everybody():
     def edit(manager, **_):
         manager["route_config"]["virtual_hosts"] = [{**manager["route_config"]["virtual_hosts"][-1], "domains": ["a.b", "*"]}]

@@ -79,7 +79,7 @@ class _Importer:
             else:
                 self.managers.append(manager)
         self.routes = [each for each in envoy.routes if each.manager is None or each.manager in self.managers]
-        self.routed = [each for each in self.routes if _leads_to_pools(each)]
+        self.routed = [each for each in self.routes if self._leads_to_pools(each)]
 
     def note(self, at: Node, text: str) -> None:
         self.notes.append(f"{at.document.file}:{at.document.line(at.path)}: {text}")
@@ -106,6 +106,14 @@ class _Importer:
         if admin.at("address"):
             self.note(admin, "an admin interface that is not on a TCP port is left out")
         return {}
+
+    def _leads_to_pools(self, route: Route) -> bool:
+        """Say whether it is told where requests go, and not to Envoy's own pages: to whom a header names may be anywhere."""
+        address = self.envoy.resources.bootstrap.at("admin", "address", "socket_address")
+        own = [(address.at("address").text, address.at("port_value").number)]
+        clusters = [cluster for branch in route.branches for cluster in branch.clusters]
+        is_own = bool(clusters) and all(cluster.authorities == own for cluster in clusters)
+        return not is_own and any(branch.place.text for branch in route.branches)
 
     def _listeners(self) -> Iterator[dict[str, Any]]:
         names: set[str] = set()
@@ -178,7 +186,7 @@ class _Importer:
         return routes
 
     def _route(self, route: Route, *, has_body_router: bool) -> dict[str, Any] | None:
-        if not _leads_to_pools(route):
+        if not self._leads_to_pools(route):
             if what := _without_pool(route):
                 self.note(route.action or route.node, f"{what} is left out")
             return None
@@ -380,11 +388,6 @@ def _retries(route: Route) -> int:
     return 0 if not policy.at("retry_on").text else 1 if number is None else int(number)
 
 
-def _leads_to_pools(route: Route) -> bool:
-    """Say whether it is told where requests go: to whom a header names, that may be anywhere."""
-    return any(branch.place.text for branch in route.branches)
-
-
 def _without_pool(route: Route) -> str:
     """Return what a route is that leads to no cluster by name; nothing if an intent says the same without it."""
     match = route.node.at("match")
@@ -392,6 +395,8 @@ def _without_pool(route: Route) -> str:
     if route.action.at("cluster_header"):
         not_found = route.action.at("cluster_not_found_response_code").text == "NOT_FOUND"
         return "" if is_last and not_found else "a route to the cluster that a header names"
+    if any(branch.clusters for branch in route.branches):
+        return "a route to Envoy's own admin interface"
     if route.action:
         return "a route to no cluster that is named here"
     is_404 = route.node.at("direct_response", "status").number == 404  # an HTTP status
