@@ -150,6 +150,23 @@ def test_a_listener_that_redirects_does_not_come_to_serve_pools():
     assert any("a listener from which no route leads to model servers is left out" in note for note in back.notes)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "field", "value"),
+    [
+        ("idle_timeout: 77s", "idle_timeout: 86400s", "idleTimeoutSeconds", 3600),
+        ("request_body_buffer_limit: 2097152", "request_body_buffer_limit: 32768", "bodyBytes", 1048576),
+        ("num_retries: 3", "num_retries: 30", "retries", 10),
+    ],
+)
+def test_a_limit_that_no_intent_may_have_becomes_the_nearest(before, after, field, value):
+    text = generated(POOLS + REST)
+    assert before in text
+    back = imported(text.replace(before, after))
+    assert back.plain["limits"][field] == value
+    assert any(f"limits.{field} is {value}, the nearest to {after.split()[1].rstrip('s')} that" in note for note in back.notes)
+    read_intent(Document(back.plain, "", {(): 1}))
+
+
 def test_envoys_own_pages_are_no_pool():
     plain = bootstrap(load_intent(POOLS + REST))
     resources = plain["static_resources"]

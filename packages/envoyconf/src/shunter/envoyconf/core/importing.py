@@ -13,6 +13,7 @@ import msgspec
 from shunter.envoyconf.core.documents import Document
 from shunter.envoyconf.core.envoy.ext_proc import GRACE_SECONDS
 from shunter.envoyconf.core.envoy.retry import request_retries
+from shunter.envoyconf.core.intent import Limits
 from shunter.envoyconf.core.intent.parts import HostPattern
 from shunter.envoyconf.core.leftovers import leftovers
 from shunter.envoyconf.core.lint.envoy.cluster import Cluster
@@ -367,14 +368,23 @@ class _Importer:
                     known[largest], f"limits.{field} is the largest of {', '.join(f'{each:.15g}' for each in sorted(known))}"
                 )
             value = max(0, largest - GRACE_SECONDS) if field == "queueSeconds" else largest
-            yield field, int(value) if value == int(value) else value
-        yield "retries", max((_retries(route) for route in self.routed), default=0)
+            yield field, self._within(field, int(value) if value == int(value) else value, known[largest])
+        most = max(self.routed, key=_retries, default=None)
+        yield "retries", 0 if most is None else self._within("retries", _retries(most), most.retry_policy)
         for route in self.routed:
             if route.action.at("timeout").seconds != 0:
                 self.note(route.action.at("timeout"), "answers take as long as they take: the route's timeout is left out")
             triggers = route.retry_policy.at("retry_on")
             if others := {each.strip() for each in triggers.text.split(",")} - {*OWN_TRIGGERS, ""}:
                 self.note(triggers, f"retry_on {', '.join(sorted(others))} is left out: tried again is what nobody has begun")
+
+    def _within(self, field: str, value: float, at: Node) -> float:
+        """Return a limit, or the nearest that an intent may have."""
+        schema = msgspec.json.schema(Limits)["$defs"]["Limits"]["properties"][field]
+        nearest = min(max(value, schema["minimum"]), schema["maximum"])
+        if nearest != value:
+            self.note(at, f"limits.{field} is {nearest}, the nearest to {value} that an intent may have")
+        return nearest
 
 
 def _port(manager: Manager) -> int | None:
