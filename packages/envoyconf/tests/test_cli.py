@@ -34,7 +34,7 @@ def run():
 # generate
 
 
-@pytest.mark.parametrize("source", [["-f", INTENT], ["-f", "-"], []])
+@pytest.mark.parametrize("source", [["-f", INTENT], ["-f", "-"], ["-f", "-", "-f", "-"], []])
 def test_generate_prints_nothing_but_the_bootstrap(source, run):
     result = run("generate", *source, stdin=INTENT.read_bytes())
     assert (result.exit_code, result.stdout, result.stderr) == (0, BOOTSTRAP.read_text(), "")

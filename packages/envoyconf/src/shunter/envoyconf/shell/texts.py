@@ -22,7 +22,7 @@ def read_texts(sources: Iterable[str]) -> dict[str, str]:
     cannot be read.
     """
     texts: dict[str, str] = {}
-    for source in sources:
+    for source in dict.fromkeys(sources):  # what is piped in can be read but once
         if source == "-":
             texts[STDIN] = _piped()
             continue
