@@ -4,8 +4,11 @@ No example of a property is judged by the time it takes: the machine may be busy
 traces every line of a failing test for minutes to say what a look at the smallest example says too.
 
 A port that nobody has is none that a client is given a moment later: pytest-asyncio's fixtures know only the first half of it.
+
+In a background job of a shell SIGINT is ignored, and by all that tests start there, unless somebody heeds it again.
 """
 
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +16,9 @@ from hypothesis import Phase, settings
 
 settings.register_profile("house", deadline=None, phases=[phase for phase in Phase if phase is not Phase.explain])
 settings.load_profile("house")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
