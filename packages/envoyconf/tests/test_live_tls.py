@@ -124,5 +124,5 @@ async def test_a_certificate_that_is_replaced_is_shown_where_it_is_a_secret(way,
 
 
 def test_an_envoy_needs_files(scene):
-    with pytest.raises(IntentError, match=r"listener http: tls\.certFile and tls\.keyFile are missing"):
+    with pytest.raises(IntentError, match=r"http has no tls\.certFile and tls\.keyFile"):
         scene.bootstrap(listeners=[{"tls": {"secret": "certificate"}}])
