@@ -146,6 +146,7 @@ BAD = [
     (["validate"], b"# no more\n---\n", "Error: <stdin>: nothing is there"),
     (["generate"], b"pools: \0", "Error: <stdin>: not YAML"),
     (["generate"], b"pools:\n\t- name: a", "Error: <stdin>:2: not YAML: while scanning for the next token, found"),
+    (["generate"], b"limits: {retries: ${R}}", "; a variable within { } must be in quotes, or on a line of its own"),
     (["generate"], b"pools:\n\t- name: a", "; there is a tab, and YAML is indented by blanks"),
     (["lint"], b"kind: Service\n{{- if .Values.a }}\nmetadata: {}\n", "; if it is a chart's template, render it first"),
     (["lint"], b"", "Error: <stdin>: nothing is there to examine"),

@@ -86,6 +86,8 @@ def _likely(text: str, mark: yaml.Mark | None) -> str:
     lines = text.splitlines()
     if mark and mark.line < len(lines) and lines[mark.line][mark.column : mark.column + 1] == "\t":
         return "; there is a tab, and YAML is indented by blanks"
+    if mark and mark.line < len(lines) and "${" in lines[mark.line]:
+        return "; a variable within { } must be in quotes, or on a line of its own"
     return "; if it is a chart's template, render it first (helm template)" if "{{" in text else ""
 
 
