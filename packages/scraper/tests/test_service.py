@@ -1,5 +1,8 @@
 import asyncio
 import contextlib
+import errno
+import logging
+import os
 import time
 
 import pytest
@@ -285,3 +288,51 @@ async def test_nobody_is_asked_for_models_unless_it_is_wanted(stage, serve, unti
     async with stage.running():
         await until(lambda: len(server.requests) > 3)
     assert {request.split(b" ", 2)[1] for request in server.requests} == {b"/metrics"}
+
+
+async def test_many_endpoints_that_fail_at_once_are_summed_up(stage, until, caplog, monkeypatch):
+    monkeypatch.setattr("shunter.scraper.shell.service.TALLY_S", 0.05)
+    monkeypatch.setattr("shunter.scraper.shell.service.MANY", 0)
+    stage.endpoints(*(f"name: a{port}, address: 127.0.0.1, port: {port}" for port in (1, 2, 3)))
+    async with stage.running():
+        await until(lambda: "3 of 3 endpoints fail: 3 connection refused" in caplog.text)
+
+
+async def test_an_endpoint_in_no_pool_is_warned_of_once_while_others_come(stage, until, caplog):
+    pool = (
+        "---\napiVersion: inference.networking.k8s.io/v1\nkind: InferencePool\nmetadata: {name: p}\n"
+        "spec: {selector: {matchLabels: {a: b}}, targetPorts: [{number: 1}]}\n"
+    )
+    lonely, other = "name: lonely, address: 127.0.0.1, port: 1", "name: other, address: 127.0.0.1, port: 2"
+    stage.endpoints(lonely, rest=pool)
+    async with stage.running():
+        await until(lambda: stage.view)
+        stage.endpoints(lonely, other, rest=pool)
+        await until(lambda: "default/other (127.0.0.1:2) belongs to no pool" in caplog.text)
+    assert caplog.text.count("default/lonely (127.0.0.1:1) belongs to no pool") == 1
+
+
+async def test_a_full_file_system_leaves_the_snapshot_before_in_force_until_there_is_room(
+    stage, serve, until, caplog, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("shunter.scraper.shell.service.LOOK_UP_S", 0.05)
+    server = await serve(PAGE % 2)
+    entry = f"name: a, address: 127.0.0.1, port: {server.port}"
+    stage.endpoints(entry)
+    async with stage.running():
+        await until(lambda: stage.health("a") is Health.FRESH)
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(os, "posix_fallocate", full)
+            label = "x" * 60_000
+            stage.endpoints(entry, f"name: b, address: 127.0.0.1, port: 1, labels: {{one: {label}, two: {label}}}")
+            await until(lambda: "topology.ring: No space left on device" in caplog.text)
+            before_ns = stage.row("a").sampled_ns
+            await until(lambda: stage.row("a").sampled_ns > before_ns)
+            assert stage.row("b") is None
+        await until(lambda: stage.health("b") is Health.UNREACHABLE)
+    assert "the snapshot has room again: 2 endpoints" in caplog.text
+    assert caplog.text.count("No space left on device") == 1

@@ -1,8 +1,11 @@
 """A reader uses Topology and Load only when they belong together."""
 
+import errno
+import os
+
 import pytest
 
-from shunter.snapshot import Endpoint, Load, LoadRow, RingBusyError, SnapshotReader, SnapshotWriter, Topology
+from shunter.snapshot import Endpoint, Load, LoadRow, RingBusyError, RingError, SnapshotReader, SnapshotWriter, Topology
 from shunter.snapshot.pair import LOAD_RING
 
 LATER = 10_000_000_000
@@ -44,6 +47,20 @@ def test_an_unchanged_view_is_the_same_object(writer, reader):
     writer.publish_topology(topology(1), 1)
     writer.publish_load(load(1))
     assert reader.view(0) is reader.view(0)
+
+
+def test_a_pair_of_which_one_half_has_no_room_is_not_published_at_all(writer, reader, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer.publish(topology(1), load(1), 1)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    long = LoadRow(slot=0, incarnation=2, reason="x" * (1 << 17))
+    with pytest.raises(RingError, match=r"load\.ring: No space left on device"):
+        writer.publish(topology(2), Load.of([long], epoch=1, topology_generation=2, published_ns=2), 2)
+    writer.publish_load(load(1, waiting=5.0, published_ns=3))
+    view = reader.view(LATER)
+    assert (view.topology, view.load.waiting) == (topology(1), (5.0,))
 
 
 def test_a_new_topology_waits_for_its_load(writer, reader):

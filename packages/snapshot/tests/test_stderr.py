@@ -105,7 +105,10 @@ def test_a_flood_is_cut_short_and_counted_and_hides_nothing_else(shown):
     for number in range(3 * BURST):
         complain(number)
     logging.getLogger("shunter.snapshot.tests.stderr").warning("a fire")
-    assert shown.lines == [*(f"a mistake of {number}" for number in range(BURST)), "a fire"]
+    *most, last, fire = shown.lines
+    assert most == [f"a mistake of {number}" for number in range(BURST - 1)]
+    assert last == f"a mistake of {BURST - 1} (if there are more within {PERIOD_S:g} s, they are not shown)"
+    assert fire == "a fire"
     shown.now_s += PERIOD_S
     complain("somebody")
     complain("another one")
@@ -118,7 +121,7 @@ def test_a_flood_is_cut_short_and_counted_and_hides_nothing_else(shown):
 def test_what_comes_now_and_then_is_shown_as_it_is(shown):
     for number in range(3 * BURST):
         complain(number)
-        shown.now_s += PERIOD_S / BURST
+        shown.now_s += PERIOD_S / (BURST - 1)
     assert shown.lines == [f"a mistake of {number}" for number in range(3 * BURST)]
 
 

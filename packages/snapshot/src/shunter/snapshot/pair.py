@@ -62,6 +62,18 @@ class SnapshotWriter:
         self._loads.publish(payload, load.published_ns)
         return len(payload)
 
+    def publish(self, topology: Topology, load: Load, now_ns: int) -> tuple[int, int]:
+        """Publish both halves of a new pair; returns their sizes in bytes.
+
+        Raises RingError if there is no room for one of them; then neither is published, and readers keep the pair they have.
+        """
+        first, second = encode(topology), encode(load)
+        self._topologies.reserve(len(first))
+        self._loads.reserve(len(second))
+        self._topologies.publish(first, now_ns)
+        self._loads.publish(second, load.published_ns)
+        return len(first), len(second)
+
     def close(self) -> None:
         """Let go of both rings; their files stay."""
         self._topologies.close()

@@ -156,12 +156,16 @@ class RingWriter:
 
     def publish(self, payload: bytes, now_ns: int) -> int:
         """Make ``payload`` the newest frame and return its sequence number. ``now_ns``: CLOCK_MONOTONIC."""
-        if len(payload) > self._mapping.capacity_bytes:
-            self._grow(len(payload))
+        self.reserve(len(payload))
         sequence = self._sequence + 1
         self._mapping.write(sequence, now_ns, payload)
         self._mapping.sequence = self._sequence = sequence
         return sequence
+
+    def reserve(self, payload_bytes: int) -> None:
+        """Make room for a payload of this size; raises RingError if there is none, and then the ring is as it was."""
+        if payload_bytes > self._mapping.capacity_bytes:
+            self._grow(payload_bytes)
 
     def newest(self) -> Frame | None:
         """Return what a reader would read: also what a former writer left."""

@@ -129,6 +129,8 @@ class Sparing(logging.Filter):
                 record.msg = f"{record.msg} (and {count - BURST} before it that were not shown)"
             since_s, count = now_s, 0
         self._counts[statement] = since_s, count + 1
+        if count == BURST - 1:  # else a reader took it for the last there was
+            record.msg = f"{record.msg} (if there are more within {PERIOD_S:g} s, they are not shown)"
         return count < BURST
 
 

@@ -30,7 +30,7 @@ class Names:
         failures: dict[str, str] = {}
         for name, answer in zip(wanted, answers, strict=True):
             if isinstance(answer, BaseException):
-                failures[name] = str(answer) or "no answer"
+                failures[name] = getattr(answer, "strerror", None) or str(answer) or "no answer"
                 addresses[name] = self.addresses.get(name, ())
             else:
                 addresses[name] = answer

@@ -13,6 +13,7 @@ from shunter.scraper.core.fold import Reader, fail
 from shunter.scraper.core.http import Response
 from shunter.scraper.core.scrapes import Scrapes
 from shunter.scraper.core.slots import Slots
+from shunter.scraper.core.tidings import Tidings, tally
 from shunter.scraper.errors import ExpositionError
 from shunter.scraper.shell.fetch import DEFAULT_TIMEOUT_S, Failure, Fetcher
 from shunter.scraper.shell.kvevents import KvEvents
@@ -20,7 +21,7 @@ from shunter.scraper.shell.models import Models
 from shunter.scraper.shell.names import Names
 from shunter.scraper.shell.publish import Publisher
 from shunter.scraper.shell.registry import Registry
-from shunter.snapshot import Endpoint, Health, LoadRow, SnapshotWriter, Topology
+from shunter.snapshot import Endpoint, Health, LoadRow, SnapshotError, SnapshotWriter, Topology
 
 __all__ = ["Scraper"]
 
@@ -28,6 +29,10 @@ __all__ = ["Scraper"]
 POLL_S = 0.1
 # How old an address may get. Headless services change theirs within seconds; resolvers cache anyway.
 LOOK_UP_S = 5.0
+# How often to say how many endpoints there are, while that goes on changing; what it has come to is always said.
+COUNT_S = 1.0
+# After so many lines about single endpoints in this time, one says how it stands with all of them.
+MANY, TALLY_S = 10, 10.0
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +68,13 @@ class Scraper:
         # numbers generations too: if somebody removed the snapshot, readers that live on may remember smaller ones.
         now_ns = time.time_ns()
         self.topology = Topology(epoch=now_ns, generation=former.generation if former else now_ns // 1_000_000)
+        self.trouble = ""
+        """Why the newest topology is not published, for people; the one before stays in force then."""
+        self.lines = 0  # about single endpoints, since the last tally
         self._watches: dict[tuple[int, int], tuple[Source, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
-        """Scrape and publish until cancelled; raises SnapshotError if the snapshot can no longer be written."""
+        """Scrape and publish until cancelled; raises SnapshotError if there is no room for the first snapshot."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.registry.run())
@@ -75,24 +83,29 @@ class Scraper:
                     self._cluster = await self.registry.changed()
                 await self._look_up(self._cluster)
                 self._settle(group, self._cluster)
+                if self.trouble:
+                    raise SnapshotError(self.trouble)
                 log.info("scraping %d endpoints of %s", len(self.topology.endpoints), self.registry.title)
                 group.create_task(self.publisher.run())
                 group.create_task(self._follow(group, self._cluster))
+                group.create_task(self._sum_up())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None  # one loop failed; the others were only cancelled
 
     async def _follow(self, group: asyncio.TaskGroup, cluster: Cluster) -> None:
-        looked_up_s = time.monotonic()
+        looked_up_s = counted_s = time.monotonic()
+        counted = len(cluster.members)
         change = asyncio.ensure_future(self.registry.changed())
         try:
             while True:
                 await asyncio.wait({change}, timeout=POLL_S)
                 changed = change.done()
                 if changed:
-                    before, cluster = cluster, change.result()
+                    cluster = change.result()
                     change = asyncio.ensure_future(self.registry.changed())
-                    level = logging.INFO if len(before.members) != len(cluster.members) else logging.DEBUG
-                    log.log(level, "%s: %d endpoints", self.registry.title, len(cluster.members))
+                if counted != len(cluster.members) and not (changed and time.monotonic() - counted_s < COUNT_S):
+                    counted, counted_s = len(cluster.members), time.monotonic()
+                    log.info("%s: %d endpoints", self.registry.title, counted)
                 names_aged = time.monotonic() - looked_up_s >= LOOK_UP_S
                 if names_aged or (changed and dns_names(cluster)):
                     await self._look_up(cluster)
@@ -128,10 +141,11 @@ class Scraper:
             endpoints = tuple(replace(endpoint, models=its.names, adapters=its.adapters) for endpoint, its in told)
             topology = replace(topology, endpoints=endpoints)
         if replace(topology, generation=last.generation) != last:
-            self.topology = topology
-            self.publisher.publish(topology)
+            if not self._publish(topology):
+                return
+            stray_before = {(one.slot, one.incarnation) for one in last.endpoints if not one.pools}
             for endpoint in topology.endpoints:
-                if not endpoint.pools:
+                if not endpoint.pools and (endpoint.slot, endpoint.incarnation) not in stray_before:
                     log.warning("%s belongs to no pool: give it a pool or labels that match", _title(endpoint))
         wanted = {(one.slot, one.incarnation): (one, source) for one, source in zip(topology.endpoints, sources, strict=True)}
         for pair, (source, task) in list(self._watches.items()):
@@ -142,6 +156,33 @@ class Scraper:
             if pair not in self._watches:
                 self._watches[pair] = (source, group.create_task(self._watch(group, endpoint, source)))
 
+    def _publish(self, topology: Topology) -> bool:
+        """Publish a topology; tell whether there was room for it."""
+        try:
+            self.publisher.publish(topology)
+        except SnapshotError as error:
+            if not self.trouble and self.publisher.published_ns:
+                log.error("%s; the snapshot before stays in force", error)  # noqa: TRY400  the message is the whole story
+            self.trouble = str(error)
+            return False
+        if self.trouble:
+            log.info("the snapshot has room again: %d endpoints", len(topology.endpoints))
+        self.topology, self.trouble = topology, ""
+        return True
+
+    async def _sum_up(self) -> None:
+        """Say now and then how it stands with all endpoints, if single ones gave much to say."""
+        while True:
+            await asyncio.sleep(TALLY_S)
+            if self.lines > MANY:
+                log.warning("%s: %s", self.registry.title, tally(self.publisher.rows))
+            self.lines = 0
+
+    def report(self, endpoint: Endpoint, words: str, *, failing: bool) -> None:
+        """Log what is to be said of an endpoint."""
+        self.lines += 1
+        log.log(logging.WARNING if failing else logging.INFO, "%s: %s", _title(endpoint), words)
+
     async def _watch(self, group: asyncio.TaskGroup, endpoint: Endpoint, source: Source) -> None:
         """Scrape one endpoint, follow its KV events and ask for its models, until cancelled."""
         fetcher = Fetcher(source.host, source.port, source.path, timeout_s=self._timeout_s, spare=self._spare)
@@ -151,7 +192,7 @@ class Scraper:
         if self._models is not None:
             following.append(group.create_task(self._models.follow(endpoint)))
         try:
-            await Watch(endpoint, source, fetcher, self._cadence, self.publisher, self.scrapes).run()
+            await Watch(endpoint, source, fetcher, self._cadence, self).run()
         finally:
             for task in following:
                 task.cancel()
@@ -167,15 +208,16 @@ class Watch:
         source: Source,
         fetcher: Fetcher,
         cadence: Cadence,
-        publisher: Publisher,
-        scrapes: Scrapes,
+        scraper: Scraper,
     ) -> None:
         self._endpoint = endpoint
         self._source = source
         self._fetcher = fetcher
         self._cadence = cadence
-        self._publisher = publisher
-        self._scrapes = scrapes
+        self._scraper = scraper
+        self._publisher = scraper.publisher
+        self._scrapes = scraper.scrapes
+        self._tidings = Tidings()
         self._reader = Reader(source.dialect)
         self._row = LoadRow(slot=endpoint.slot, incarnation=endpoint.incarnation)
         self._interval_s = cadence.min_s
@@ -206,7 +248,8 @@ class Watch:
             now_ns = time.monotonic_ns()
             before, self._row = self._row, self._read(answer, now_ns)
             self._publisher.update(self._row)
-            _report(self._endpoint, before, self._row)
+            if words := self._tidings.hear(before, self._row, now_ns):
+                self._scraper.report(self._endpoint, words, failing=self._tidings.failing)
             took_s = (now_ns - self._asked_ns) / 1e9
             self._scrapes.note(
                 self._row.slot,
@@ -231,14 +274,6 @@ class Watch:
             return self._reader.read(answer.content, answer.start, answer.stop, before, now_ns)
         except ExpositionError as error:
             return fail(before, str(error))
-
-
-def _report(endpoint: Endpoint, before: LoadRow, after: LoadRow) -> None:
-    """Log that an endpoint fails, once, and that it answers again; in between its row tells the newest reason."""
-    if after.failures and not before.failures:
-        log.warning("%s: scrape failed: %s", _title(endpoint), after.reason)
-    elif before.failures and not after.failures:
-        log.info("%s: answers again after %d failures", _title(endpoint), before.failures)
 
 
 def _title(endpoint: Endpoint) -> str:
