@@ -168,6 +168,27 @@ def test_what_a_picker_says_instead_of_decisions_is_shown(monkeypatch):
     assert "/debug/decisions?last=10 answered 503: no worker has answered within 1 s" in result.output
 
 
+def test_where_a_pickers_pages_are_is_told_when_nobody_answers(monkeypatch):
+    def refuse(_authority, _path):
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr("shunter.stack.shell.web.get", refuse)
+    result = CliRunner().invoke(main, ["top", "--once", "--picker", "127.0.0.1:9002"])
+    assert result.exit_code == 2
+    assert "nobody answers at http://127.0.0.1:9002" in result.output
+    assert "--admin-port" in result.output
+
+
+def test_who_answers_without_being_a_picker_is_told(monkeypatch):
+    monkeypatch.setattr("shunter.stack.shell.web.get", lambda _authority, _path: Answer(200, b"<html>"))
+    result = CliRunner().invoke(main, ["explain", "--picker", "127.0.0.1:8080"])
+    assert result.exit_code == 2
+    assert (
+        "what answers at http://127.0.0.1:8080/debug/decisions?last=10 is no picker's page; a picker's pages are where"
+        in result.output
+    )
+
+
 def test_traces_are_a_stacks():
     result = CliRunner().invoke(main, ["explain", "--trace", "--picker", "127.0.0.1:1"])
     assert result.exit_code == 2

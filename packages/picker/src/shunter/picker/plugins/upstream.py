@@ -3,7 +3,7 @@
 __all__ = ["FIELDS", "TYPES"]
 
 SCRAPER = "the scraper says who exists (shunter scraper run --endpoints); remove it"
-REPLICAS = "replicas do not tell each other their state, the workers of one picker do; remove it"
+REPLICAS = "replicas tell each other their state by shunter picker run --share; remove it"
 
 ENGINES = "the scraper reads the engines' own metrics; remove it"
 TREE = "it was part of a tree of filters; use legacy-v0.3 with random-picker"

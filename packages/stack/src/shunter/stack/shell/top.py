@@ -34,6 +34,7 @@ ALL = 100_000
 REFRESH_S = 1.0
 # Without a terminal nobody watches: a line block every so often is a log, one a second is noise.
 REFRESH_PLAIN_S = 10.0
+WHERE = "a picker's pages are where its --admin-port says, 9090 unless told otherwise"
 
 Page = TypeVar("Page")
 
@@ -143,8 +144,10 @@ def _page(admin: str, path: str, kind: type[Page]) -> Page:
         answer = web.get(admin, path)
         if answer.status == 200:
             return msgspec.json.decode(answer.body, type=kind)
-    except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
-        raise StackError(f"nobody answers at http://{admin}{path}: {error}") from error
+    except OSError as error:
+        raise StackError(f"nobody answers at http://{admin}{path}: {error}; {WHERE}") from error
+    except (http.client.HTTPException, msgspec.MsgspecError) as error:
+        raise StackError(f"what answers at http://{admin}{path} is no picker's page; {WHERE}") from error
     raise StackError(f"http://{admin}{path} answered {answer.status}{_words(answer)}")
 
 
