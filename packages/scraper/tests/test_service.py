@@ -3,6 +3,7 @@ import contextlib
 import errno
 import logging
 import os
+import sys
 import time
 
 import pytest
@@ -11,6 +12,7 @@ import zmq.asyncio
 
 from shunter.lab.testing import lab_server
 from shunter.scraper.core.cadence import Cadence
+from shunter.scraper.core.cluster import Cluster
 from shunter.scraper.shell.files import Files
 from shunter.scraper.shell.kvevents import KvEvents
 from shunter.scraper.shell.models import Models
@@ -336,3 +338,19 @@ async def test_a_full_file_system_leaves_the_snapshot_before_in_force_until_ther
         await until(lambda: stage.health("b") is Health.UNREACHABLE)
     assert "the snapshot has room again: 2 endpoints" in caplog.text
     assert caplog.text.count("No space left on device") == 1
+
+
+class Nobody(Files):
+    """A Kubernetes API without a single object."""
+
+    def load(self):
+        return Cluster()
+
+
+async def test_nobody_at_all_replaces_who_a_former_run_knew(stage, until, monkeypatch):
+    stage.endpoints("name: a, address: 127.0.0.1, port: 1")
+    async with stage.running():
+        await until(lambda: stage.view)
+    monkeypatch.setattr(sys.modules[__name__], "Files", Nobody)
+    async with stage.running():
+        await until(lambda: stage.view.topology.endpoints == ())

@@ -140,7 +140,8 @@ class Scraper:
             told = [(endpoint, self._models.of(endpoint)) for endpoint in topology.endpoints]
             endpoints = tuple(replace(endpoint, models=its.names, adapters=its.adapters) for endpoint, its in told)
             topology = replace(topology, endpoints=endpoints)
-        if replace(topology, generation=last.generation) != last:
+        # The first one also when there is nobody: a former run's endpoints must not stay in force.
+        if replace(topology, generation=last.generation) != last or not self.publisher.published_ns:
             if not self._publish(topology):
                 return
             stray_before = {(one.slot, one.incarnation) for one in last.endpoints if not one.pools}
