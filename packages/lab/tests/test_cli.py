@@ -153,6 +153,7 @@ def test_policies_are_compared_and_reported(tmp_path):
     result = CliRunner().invoke(main, ["compare", *few, "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "no-reuse at 20 requests a second, 1 seed" in result.output
+    assert f"`shunter lab compare {' '.join(few[:-2])}`" in (tmp_path / "compare.md").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"compare.json", "compare.html", "compare.md"}
 
 
@@ -163,6 +164,7 @@ def test_policies_are_compared_and_reported(tmp_path):
         ("--policy shuntr", "did you mean shunter"),
         ("--policy nowhere.yaml", "No such file"),
         ("--qps nan", "no rate"),
+        ("--workload chat --policy random --qps 9 -o /dev/null", "/dev/null"),
     ],
 )
 def test_what_cannot_be_compared_is_named(arguments, what):

@@ -1,6 +1,7 @@
 """Comparing: the knee is found, trials are the same in any process, tables and verdicts say what the rows say."""
 
 import json
+import random
 from math import inf
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from shunter.lab.compare.knee import ATTAINMENT, CLOSE, find_knee
 from shunter.lab.compare.report import markdown, page, read, write
 from shunter.lab.compare.sweep import FIGURES, Row
 from shunter.lab.compare.verdict import verdicts
+from shunter.lab.core.judges import JudgeChooser
 from shunter.lab.core.machines import MACHINES
 from shunter.lab.core.params import EngineParams
 from shunter.lab.errors import LabError
-from shunter.lab.policies import find_policy
+from shunter.lab.policies import Policy, find_policy
 from shunter.lab.workloads import find_workload
+from shunter.picker import config
+from shunter.picker.plugins.price import Prices
 
 
 @pytest.mark.parametrize("knee", [0.6, 0.9, 7.0, 40.0, 100.0])
@@ -129,6 +133,40 @@ def test_the_report_is_written(tmp_path):
     assert "never" in markdown(rows, "x")
 
 
+def test_a_page_explains_itself_and_counts_one_seed_as_one():
+    html = page([row("shunter", runs=1), row("a", runs=1)], "x")
+    assert all(f"<dt>{figure}" in html for figure in ("TTFT", "good/s", "knee/s", "hits", "Jain", "±"))
+    assert "At 10 requests a second, 1 seed.<" in html
+    assert "At 10 requests a second, 1 seed.\n" in markdown([row("a", runs=1)], "x")
+
+
+def test_whose_plugin_raised_is_said_wherever_its_figures_are():
+    bad = msgspec.structs.replace(row("bad"), complaints=["mine raised ValueError: <no>"])
+    said = "bad: mine raised ValueError: <no>; requests were decided without it"
+    assert said in tables([bad, row("good")])
+    assert said in markdown([bad, row("good")], "x")
+    assert said.replace("<no>", "&lt;no&gt;") in page([bad, row("good")], "x")
+    assert "decided without" not in tables([row("good")])
+
+
+async def test_a_plugin_that_raises_is_in_the_row(monkeypatch):
+    def score(*_):
+        raise ValueError("boom")
+
+    monkeypatch.setattr(Prices, "score", score)
+    lost = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: price-scorer\n"
+    policy = Policy("mine", "", lambda fleet, seed: JudgeChooser(config.load(lost).policy, fleet, random.Random(seed)))
+    rows = await compare([small("no-reuse", 10.0)], [policy, find_policy("random")], seeds=2, qps=8.0)
+    assert [each.complaints for each in rows] == [["price-scorer raised ValueError: boom"], []]
+
+
+async def test_two_of_one_name_are_not_compared():
+    with pytest.raises(LabError, match="two policies are called random"):
+        await compare([small()], [find_policy("random")] * 2, seeds=1, qps=1.0)
+    with pytest.raises(LabError, match="two workloads are called b2b-saas"):
+        await compare([small()] * 2, [find_policy("random")], seeds=1, qps=1.0)
+
+
 def test_a_report_is_read_back_and_joined_with_others(tmp_path):
     rows = [row("shunter", ttft_p99_ms=inf, ttft_p99_ms_runs=[1.0, inf, 2.0]), row("a", knee_qps=3.0)]
     write(rows, tmp_path)
@@ -136,6 +174,9 @@ def test_a_report_is_read_back_and_joined_with_others(tmp_path):
     lines = tmp_path / "lines.jsonl"
     lines.write_bytes(b"\n".join(map(msgspec.json.encode, rows)))
     assert read(lines) == rows
+    lines.write_bytes(b"[]")
+    with pytest.raises(LabError, match=r"lines\.jsonl: no rows"):
+        read(lines)
     for content in (b"{}", b"[1]", b"nonsense", b'{"runs": 5}', b"[" * 5000):
         lines.write_bytes(content)
         with pytest.raises(LabError, match=r"lines\.jsonl: not the rows"):

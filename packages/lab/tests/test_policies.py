@@ -129,7 +129,10 @@ def test_a_file_is_a_policy(tmp_path):
     path.write_text("# mine\napiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: queue-scorer\n")
     policy = find_policy(str(path))
     assert (policy.name, policy.about) == ("mine", "mine")
-    path.write_text(path.read_text().replace("queue-scorer", "quue-scorer"))
+    with pytest.raises(TraceError, match="call the file otherwise"):
+        find_policy(str(path.rename(tmp_path / "shunter.yaml")))
+    path = tmp_path / "mine.yaml"
+    path.write_text((tmp_path / "shunter.yaml").read_text().replace("queue-scorer", "quue-scorer"))
     from shunter.lab.workloads import find_workload
 
     with pytest.raises(TraceError, match=r"mine\.yaml: .*quue-scorer.*did you mean"):

@@ -71,6 +71,8 @@ def test_our_own_lines_come_back():
         ("access", [b'{"time": 5}'], "line 1: .*time"),
         ("access", [b" " * (LONGEST_LINE_BYTES + 1)], "line 1: .* bytes long"),
         ("lab", [b"[]"], "line 1: "),
+        ("mooncake", [], "is empty"),
+        ("azure", AZURE[:1], "is empty"),
     ],
 )
 def test_a_bad_line_is_named(name, lines, what):
@@ -118,6 +120,8 @@ def test_a_file_is_a_workload(tmp_path):
     path.write_bytes(b"\n".join(msgspec.json.encode(arrival) for arrival in read("mooncake", MOONCAKE)))
     workload = find_workload(str(path))
     assert (workload.name, workload.lasts_s, workload.guess_qps) == ("mine", pytest.approx(6.0), pytest.approx(1 / 3))
+    with pytest.raises(TraceError, match="call the file otherwise"):
+        find_workload(str(path.rename(tmp_path / "chat.ndjson")))
     path.write_bytes(b"x")
     with pytest.raises(TraceError, match=r"mine\.ndjson: line 1"):
         find_workload(str(path))

@@ -267,6 +267,7 @@ def compare(
     """Compare policies on workloads, in virtual time."""
     import asyncio
     import os
+    import shlex
     from pathlib import Path
 
     from shunter.lab.compare import compare, tables
@@ -278,7 +279,16 @@ def compare(
 
     if qps is not None and not 0 < qps < math.inf:
         raise click.BadParameter(f"{qps} is no rate", param_hint="--qps")
+    # What decides the figures: neither the number of processes nor the directory does.
+    command = ["shunter", "lab", "compare"]
+    command += [word for name in workloads for word in ("--workload", name)]
+    command += [word for name in policies for word in ("--policy", name)]
+    command += [] if qps is None else ["--qps", f"{qps:.15g}"]
+    command += [] if seeds is None else ["--seeds", str(seeds)]
+    command += ["--quick"] if quick else []
     try:
+        if output:  # what cannot be written is better known before an hour of simulation
+            Path(output).mkdir(parents=True, exist_ok=True)
         rows = asyncio.run(
             compare(
                 [find_workload(name) for name in workloads or (QUICK if quick else (*WORKLOADS, *HOLDOUT))],
@@ -292,7 +302,7 @@ def compare(
         )
         click.echo(tables(rows))
         if output:
-            write(rows, Path(output))
+            write(rows, Path(output), shlex.join(command))
     except (LabError, OSError) as error:
         click.echo(f"shunter lab compare: {error}", err=True)
         sys.exit(2)

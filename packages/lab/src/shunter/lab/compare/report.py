@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shunter.lab.compare.sweep import FIGURES, Row
-from shunter.lab.compare.table import best_first, cells
+from shunter.lab.compare.table import best_first, cells, complaints, conditions
 from shunter.lab.compare.verdict import Verdict, verdicts
 from shunter.lab.errors import LabError
 from shunter.lab.policies import BOUND, OURS
@@ -26,12 +26,27 @@ PANELS = (
     ("hit_share", "hits of those possible"),
 )
 
+# A page is sent to people who have nothing else.
+LEGEND = """<details open><summary>What the figures are</summary><dl>
+<dt>TTFT, TPOT, E2E<dd>time to the first token, for each token after it, to the last: percentiles of a run, meant over
+seeds
+<dt>good/s<dd>requests a second that met both objectives of the workload, one for TTFT and one for TPOT
+<dt>knee/s<dd>the highest rate at which 90 % of the requests do, searched on one seed to within 2 %: it has no interval
+<dt>hits<dd>cached prompt tokens, as a part of those that one infinite cache shared by all engines would have had
+<dt>Jain<dd>Jain's index over sessions of the rate at which each one's answers came: 1 if all are served alike
+<dt>±, thin lines<dd>half the 95 % confidence interval over seeds (Student's t); of one seed there is none
+<dt>holds<dd>better than all others, worse by at most 2 %, or by no more than the interval of the difference, seed by seed
+</dl><p>Engines are simulated, choices are the real picker's; every policy met the same traffic. docs/lab-calibration.md has the
+engine model beside a real vLLM.</p></details>"""
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; font-size: 13px; margin: 1em 0 }
 td, th { padding: 2px 8px; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 td:first-child, th:first-child { text-align: left }
 .behind { color: #b00; font-weight: bold }
+dt { font-weight: bold; float: left; clear: left; width: 9em }
+dd { margin-left: 9em }
 svg { max-width: 100%; height: auto }
 """
 
@@ -50,9 +65,12 @@ def read(path: Path) -> list[Row]:
     try:
         content = path.read_bytes().strip()
         found: Any = msgspec.json.decode(content if content.startswith(b"[") else b"[%b]" % b",".join(content.splitlines()))
-        return [msgspec.convert(_with_never(row), Row) for row in found]
+        rows = [msgspec.convert(_with_never(row), Row) for row in found]
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise LabError(f"{path}: not the rows of a comparison: {error}") from error
+    if not rows:
+        raise LabError(f"{path}: no rows; a comparison that was ended early leaves none")
+    return rows
 
 
 def _with_never(row: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +90,8 @@ def markdown(rows: Sequence[Row], command: str) -> str:
         parts.append(_grid([_VERDICT_HEAD, *(_verdict_cells(each) for each in judged)]))
     for name in _workloads(rows):
         mine = [row for row in rows if row.workload == name]
-        parts.append(f"## {name}\n\nAt {mine[0].qps:.3g} requests a second, {mine[0].seeds} seeds.\n\n{_grid(cells(mine))}")
+        parts.append(f"## {name}\n\nAt {conditions(mine[0])}.\n\n{_grid(cells(mine))}")
+        parts += [f"{each}.\n" for each in complaints(mine)]
     return "\n".join(parts)
 
 
@@ -80,7 +99,7 @@ def page(rows: Sequence[Row], command: str) -> str:
     """Return one HTML page that needs nothing else."""
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Policies compared</title><style>{STYLE}</style>",
-        f"<h1>Policies compared</h1><p><code>{escape(command)}</code></p>",
+        f"<h1>Policies compared</h1><p><code>{escape(command)}</code></p>{LEGEND}",
     ]
     judged = verdicts(rows)
     if judged:
@@ -88,8 +107,9 @@ def page(rows: Sequence[Row], command: str) -> str:
         parts.append(_table([_VERDICT_HEAD, *(_verdict_cells(each) for each in judged)]))
     for name in _workloads(rows):
         mine = [row for row in rows if row.workload == name]
-        parts.append(f"<h2>{escape(name)}</h2><p>At {mine[0].qps:.3g} requests a second, {mine[0].seeds} seeds.</p>")
+        parts.append(f"<h2>{escape(name)}</h2><p>At {conditions(mine[0])}.</p>")
         parts += [_plots(best_first(mine)), _table(cells(mine))]
+        parts += [f"<p class=behind>{escape(each)}.</p>" for each in complaints(mine)]
     return "\n".join(parts)
 
 

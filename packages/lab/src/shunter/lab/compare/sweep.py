@@ -19,6 +19,7 @@ import msgspec
 from shunter.lab.compare.knee import find_knee
 from shunter.lab.compare.trial import Trial, attempt
 from shunter.lab.core.statistics import Summary, estimate
+from shunter.lab.errors import LabError
 from shunter.lab.policies import BOUND, Policy
 from shunter.lab.workloads import Workload
 
@@ -53,6 +54,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Half the width of the 95 % confidence interval of each figure above, by its name."""
     runs: dict[str, list[float]] = {}
     """The figures of each seed in order: two policies had the same traffic, so that differences may be taken in pairs."""
+    complaints: list[str] = []
+    """Which plugins raised, and what: where they did, requests were decided without them."""
 
 
 class Bench:
@@ -133,8 +136,14 @@ async def compare(
     """Return a row for every workload and policy, in that order.
 
     Without a rate each policy's knee is searched, over `knee_seeds` seeds, and all are compared at LOAD of the best. `shrink`
-    makes runs that much shorter. `told` hears of each row as soon as it is known.
+    makes runs that much shorter. `told` hears of each row as soon as it is known. Raises LabError if two have one name.
     """
+    for kind, names in (
+        ("workloads", [each.name for each in workloads]),
+        ("policies", [each.name for each in policies]),
+    ):
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise LabError(f"two {kind} are called {' and '.join(twice)}; a file is called as it is without its ending")
     # Enough workloads at once to keep everybody busy; the first ones end first.
     limit = asyncio.Semaphore(1 + jobs // len(policies))
 
@@ -179,6 +188,7 @@ class Round(msgspec.Struct, frozen=True):
             knee_qps=knee_qps,
             half={name: each.half for name, each in estimates.items()},
             runs=runs,
+            complaints=list(dict.fromkeys(each for summary in summaries for each in summary.complaints)),
             **{name: each.mean for name, each in estimates.items()},
         )
         self.told(row)

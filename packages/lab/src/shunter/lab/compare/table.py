@@ -6,7 +6,7 @@ from math import inf, isfinite
 from shunter.lab.compare.sweep import Row
 from shunter.lab.policies import BOUND
 
-__all__ = ["best_first", "cells", "tables"]
+__all__ = ["best_first", "cells", "complaints", "conditions", "tables"]
 
 # Heading, the figure, and how it is written.
 COLUMNS = (
@@ -44,6 +44,16 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
     return [head, *([row.policy, *(_cell(row, name, kind) for _, name, kind in COLUMNS)] for row in best_first(rows))]
 
 
+def conditions(row: Row) -> str:
+    """Return at what rate a row was measured, and how often."""
+    return f"{row.qps:.3g} requests a second, {row.seeds} seed{'s' * (row.seeds != 1)}"
+
+
+def complaints(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for each plugin that raised: the figures of its policy are those of what was left of it."""
+    return [f"{row.policy}: {each}; requests were decided without it" for row in rows for each in row.complaints]
+
+
 def _table(rows: Sequence[Row]) -> str:
     lines = cells(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -51,8 +61,7 @@ def _table(rows: Sequence[Row]) -> str:
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     ]
-    seeds = "1 seed" if rows[0].seeds == 1 else f"{rows[0].seeds} seeds"
-    return "\n".join([f"{rows[0].workload} at {rows[0].qps:.3g} requests a second, {seeds}", *text])
+    return "\n".join([f"{rows[0].workload} at {conditions(rows[0])}", *text, *complaints(rows)])
 
 
 def _cell(row: Row, name: str, kind: str) -> str:

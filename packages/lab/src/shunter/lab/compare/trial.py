@@ -30,8 +30,7 @@ def attempt(trial: Trial) -> Summary:
     workload, build = trial.workload, trial.policy.build
     arrivals = workload.traffic.arrivals(trial.seed, trial.qps, trial.requests)
     fleet = workload.fleet
-    if build is None:
-        finished = clairvoyant(arrivals, fleet, trial.seed)
-    else:
-        finished = simulate(arrivals, fleet, build(fleet, trial.seed)).finished
-    return summarize(arrivals, finished, workload.slo, fleet.engines[0].block_size)
+    chooser = build(fleet, trial.seed) if build else None
+    finished = simulate(arrivals, fleet, chooser).finished if chooser else clairvoyant(arrivals, fleet, trial.seed)
+    summary = summarize(arrivals, finished, workload.slo, fleet.engines[0].block_size)
+    return msgspec.structs.replace(summary, complaints=getattr(chooser, "complaints", ()))

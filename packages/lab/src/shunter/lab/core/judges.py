@@ -92,6 +92,11 @@ class JudgeChooser:
             return PARKED
         return self._understand(index, told)
 
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """Which plugins raised, and what first."""
+        return tuple(f"{name} raised {words}" for name, words in self.judge.complaints.items())
+
     def dispatch(self, now_s: float) -> Sequence[tuple[int, Choice]]:
         self._read_records(now_s)
         told = self.judge.dispatch(now_s + BEGINNING_S)

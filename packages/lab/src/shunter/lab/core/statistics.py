@@ -64,6 +64,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Jain's index over the sessions of the tokens a second that each one's answers came at, waiting included."""
     refused: int
     lost: int
+    complaints: tuple[str, ...] = ()
+    """Which plugins raised, and what: where they did, requests were decided without them."""
 
 
 class Estimate(msgspec.Struct, frozen=True):

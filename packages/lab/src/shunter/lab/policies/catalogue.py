@@ -53,6 +53,8 @@ def find_policy(name: str) -> Policy:
     if name.endswith(ENDINGS):
         find_plan(name)  # a mistake is told here, where it can be, and not by the processes that simulate
         path = Path(name)
+        if path.stem in policies():
+            raise TraceError(f"{path}: {path.stem} is the name of a policy that there is; call the file otherwise")
         return _configuration(path.stem, _read(path))
     known = policies()
     if name not in known:
@@ -77,7 +79,9 @@ def find_plan(name: str) -> config.Plan:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise TraceError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise TraceError(f"{path}: {error}") from error
 
 

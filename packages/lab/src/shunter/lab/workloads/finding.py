@@ -41,8 +41,8 @@ def _recorded(path: Path) -> Workload:
         raise TraceError(f"{path}: {error.strerror}") from error
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from error
-    if not trace:
-        raise TraceError(f"{path}: the trace is empty")
+    if path.stem in WORKLOADS:
+        raise TraceError(f"{path}: {path.stem} is the name of a workload that there is; call the file otherwise")
     recorded = Recorded(trace)
     return Workload(
         name=path.stem,

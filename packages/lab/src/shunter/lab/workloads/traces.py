@@ -81,6 +81,8 @@ def read(name: str, lines: Iterable[bytes]) -> Iterator[Arrival]:
         if begin_s is None:
             begin_s = arrival.at_s
         yield msgspec.structs.replace(arrival, at_s=arrival.at_s - begin_s)
+    if begin_s is None:
+        raise TraceError("the trace is empty")
 
 
 def _mooncake() -> Callable[[bytes, int], Arrival]:
