@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 from contextlib import asynccontextmanager
 
@@ -227,6 +228,13 @@ async def test_where_nobody_publishes_that_is_said(tmp_path):
     result = await asyncio.to_thread(CliRunner().invoke, main, [*map(str, arguments)])
     assert result.exit_code == 2
     assert f"{tmp_path}/topology.ring: does not exist; is the scraper running" in result.output
+
+
+def test_one_look_says_once_why_a_server_cannot_be_had(tmp_path, unused_tcp_port):
+    server = f"http://127.0.0.1:{unused_tcp_port}"
+    command = [sys.executable, "-m", "shunter.rollout", "sync", "--once", "--server", server]
+    done = subprocess.run([*command, "--config", config(tmp_path / "c.yaml", "a")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, f"{server}: /v1/models: connection refused\n", "")
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def sync(**options: object) -> None:
     if wanted.pool and not wanted.snapshot:
         raise click.UsageError("--pool is only for --snapshot")
     if options["once"] or options["dry_run"]:
+        _log_nothing()
         report, settled = _run(sync_once(wanted))
         click.echo(report)
         sys.exit(0 if settled else UNFINISHED)
@@ -248,6 +249,13 @@ def _run(doing: "Coroutine[None, None, Result]") -> "Result":
     import asyncio
 
     return _refusing(lambda: asyncio.run(doing))
+
+
+def _log_nothing() -> None:
+    """Leave it to a command's output to say everything, once."""
+    import logging
+
+    logging.getLogger("shunter.rollout").addHandler(logging.NullHandler())
 
 
 def _log() -> None:

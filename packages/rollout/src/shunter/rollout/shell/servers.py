@@ -44,7 +44,7 @@ class Access(msgspec.Struct, frozen=True):
         try:
             token = self.token_file.read_text().strip() if self.token_file else os.environ.get(TOKEN_VARIABLE, "")
         except (OSError, UnicodeError) as error:
-            raise ServerError(f"{self.token_file}: {error}") from None
+            raise ServerError(f"{self.token_file}: {getattr(error, 'strerror', None) or error}") from None
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     @property
@@ -102,9 +102,10 @@ class Server:
         except TimeoutError:
             raise ServerError(f"{call.path}: no answer within {limit_s:g} s") from None
         except FAILURES as error:
-            raise ServerError(f"{call.path}: {error or type(error).__name__}") from None
+            raise ServerError(f"{call.path}: {_why(error)}") from None
         if response.status != 200:
-            raise ServerError(f"{call.path}: HTTP {response.status}: {_said(answer)}")
+            said = _said(answer)
+            raise ServerError(f"{call.path}: HTTP {response.status}{said and f': {said}'}")
         return answer
 
 
@@ -116,6 +117,14 @@ async def read_answer(response: aiohttp.ClientResponse, most_bytes: int) -> byte
         if len(answer) >= most_bytes:
             break
     return bytes(answer[:most_bytes])
+
+
+def _why(error: Exception) -> str:
+    """Return what a connection died of; the client's own words repeat where to, and tell of TLS where there is none."""
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        number = error.os_error.errno or 0
+        return os.strerror(number).lower() if number > 0 else error.os_error.strerror or str(error)
+    return str(error) or type(error).__name__
 
 
 def _said(answer: bytes) -> str:
