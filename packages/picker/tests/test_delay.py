@@ -354,3 +354,10 @@ def test_if_most_fail_all_stay(make_fleet):
     fail(run, fleet, 1)
     fail(run, fleet, 2)
     assert chances(run, fleet, 101.0) == [100, 100, 100]
+
+
+def test_it_says_what_it_only_supposes(make_fleet):
+    run = scheduler()
+    run.run(ask(20_000), make_fleet({}))
+    (report,) = run.reports().values()
+    assert report.endswith("8,000 prompt tokens/s (not learnt yet), and an answer alone takes 4.00 s (not learnt yet)")

@@ -24,8 +24,10 @@ def serve(speeds, key, tokens_per_s, answer_s, times, dice=None, in_flight=1):
 def test_a_quantile_finds_its_place(p, scale, seed):
     dice = random.Random(seed)
     quantile = Quantile(1000.0, p, 0.5)
+    assert not quantile.settled
     for _ in range(3000):
         quantile.add(scale * dice.lognormvariate(0, 0.5))
+    assert quantile.settled
     below = sum(scale * dice.lognormvariate(0, 0.5) < quantile.value for _ in range(2000)) / 2000
     assert below == pytest.approx(p, abs=0.2)
 

@@ -62,6 +62,11 @@ class Quantile:
         self._p = p
         self._step = step
 
+    @property
+    def settled(self) -> bool:
+        """Whether enough was observed for the value to say nothing any more of where it began."""
+        return self._step <= LAST_STEP
+
     def add(self, value: float) -> None:
         """Take an observation."""
         self._log += self._step * (self._p if value > self.value else self._p - 1.0)

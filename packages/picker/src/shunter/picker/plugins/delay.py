@@ -37,7 +37,7 @@ from shunter.picker.core.kinds import Header, Scores, Setting, Verdict
 from shunter.picker.core.ledger import attended
 from shunter.picker.core.prefix import Match
 from shunter.picker.core.request import Request
-from shunter.picker.core.speeds import FEWEST_TOKENS, Speeds, crowding
+from shunter.picker.core.speeds import FEWEST_TOKENS, Quantile, Speeds, crowding
 from shunter.picker.core.starts import Starts
 from shunter.picker.plugins.catalogue import Kind, Plugin, register
 
@@ -228,7 +228,8 @@ class Delay:
         fleet = self.speeds.fleet
         bound = "prompts" if self._prompts > 0.5 else "answers"
         waiting = f"{100 * self._prompts:.0f} % of what requests lose is waiting for prompts, the rest is slower answers"
-        prompts, answer = f"{fleet.prefill_per_s.value:,.0f} prompt tokens/s", f"{fleet.answer_s.value:.2f} s"
+        prompts = f"{fleet.prefill_per_s.value:,.0f} prompt tokens/s{_yet(fleet.prefill_per_s)}"
+        answer = f"{fleet.answer_s.value:.2f} s{_yet(fleet.answer_s)}"
         return f"bound by {bound} ({waiting}); an endpoint computes {prompts}, and an answer alone takes {answer}"
 
     def _look(self, fleet: Fleet) -> "Costs":
@@ -377,6 +378,10 @@ def _loading_ns(at: int, fleet: Fleet, costs: Costs, adapter: str) -> float:
         return 0.0
     fits = len(running) + len(waiting) < room or len({*running, *waiting}) < room  # what runs may be waited for, too
     return LOAD_S * 1e9 if fits else costs.alone[at] / ANSWER
+
+
+def _yet(speed: Quantile) -> str:
+    return "" if speed.settled else " (not learnt yet)"
 
 
 def _last(match: Match) -> int | None:
