@@ -133,6 +133,13 @@ def test_the_report_is_written(tmp_path):
     assert "never" in markdown(rows, "x")
 
 
+def test_a_report_writes_figures_as_people_do():
+    rows = [row("shunter", e2e_p90_ms=69_350.4, ttft_p90_ms=155.04), row("a", e2e_p90_ms=62_255.0, ttft_p90_ms=159.26)]
+    text = markdown(rows, "x")
+    assert "| 69,350 |" in text
+    assert "| 155 | a | 159.3 |" in text
+
+
 def test_a_page_explains_itself_and_counts_one_seed_as_one():
     html = page([row("shunter", runs=1), row("a", runs=1)], "x")
     assert all(f"<dt>{figure}" in html for figure in ("TTFT", "good/s", "knee/s", "hits", "Jain", "±"))

@@ -45,8 +45,8 @@ table { border-collapse: collapse; font-size: 13px; margin: 1em 0 }
 td, th { padding: 2px 8px; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 td:first-child, th:first-child { text-align: left }
 .behind { color: #b00; font-weight: bold }
-dt { font-weight: bold; float: left; clear: left; width: 9em }
-dd { margin-left: 9em }
+dt { font-weight: bold; float: left; clear: left; width: 10em }
+dd { margin-left: 10em }
 svg { max-width: 100%; height: auto }
 """
 
@@ -135,7 +135,10 @@ def _verdict_cells(each: Verdict) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.4g}" if isfinite(value) else "never"
+    """Write four digits, or all before the point."""
+    if not isfinite(value):
+        return "never"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def _ratio(one: float, other: float) -> str:
