@@ -176,11 +176,11 @@ def _follow(data: Any, path: str, got: str) -> tuple[str, Any]:
     for step, key, index in re.findall(r"(\.([^.\[]+)|\[(\d+|\.\.\.)\])", path):
         if index == ANY:
             values = cast("dict[str, object]", data).items()
-            key = next((name for name, value in values if NAMES.get(type(value)) == got), None)  # noqa: PLW2901
-            if key is None:
+            meant = next((name for name, value in values if NAMES.get(type(value)) == got), None)
+            if meant is None:
                 return path, data
-            data = data[key]
-            place += f".{key}"
+            data = data[meant]
+            place += f".{meant}"
         else:
             data = data[key or int(index)]
             place += step
