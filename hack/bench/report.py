@@ -24,18 +24,20 @@ that `shunter envoyconf` generates, on one machine, in turns.
 BROKEN = """\
 Why budgets are broken:
 
-- **Small prompts, of the floor** (1 KB, 50 KB). An exchange takes twice as many instructions as the floor's and finds four times as
-  many of the lines it needs outside the first caches, since it is spread over six times as many functions; these misses are most of
-  its time. They are what refusals, limits, metrics, ledger, decisions and the default's expected delay are made of.
-  [Decision 006](decisions/006-own-http2-transport.md) has the counts, and what was tried: compilers, other Pythons, fewer layers.
+- **Small prompts, of the floor** (1 KB, 50 KB). An exchange takes twice as many instructions as the floor's and finds four
+  times as many of the lines it needs outside the first caches, since it is spread over six times as many functions; these
+  misses are most of its time. They are what refusals, limits, metrics, ledger, decisions and the default's expected delay
+  are made of. [Decision 006](decisions/006-own-http2-transport.md) has the counts, and what was tried: compilers, other
+  Pythons, fewer layers.
 - **SSE behind Envoy, of the floor.** The same for each chunk, which comes in a read of its own; where chunks come together
   (direct) the budget is kept.
-- **Half of the Go picker, busy** (32 clients, direct). Where it never idles, the Go picker takes a third of what it takes at 500
-  requests a second, ours less than half. At fixed rates, at which gateways run, the budget is kept.
-- **Lean SSE, a tenth of full.** What lean does for a stream is one exchange and one record, whatever follows; chunks in full would
-  have to cost four times as much as they do.
+- **Half of the Go picker, busy** (32 clients, direct). Where it never idles, the Go picker takes a third of what it takes
+  at 500 requests a second, ours less than half; at fixed rates, at which gateways run, the two are further apart.
+- **Lean SSE, a tenth of full.** What lean does for a stream is one exchange and one record, whatever follows; chunks in
+  full would have to cost four times as much as they do.
 - **p99 beside no picker.** The floor's is more than twice that, too: asking over a socket, on cores shared with who asks.
-- **A router in one process** (below). At fixed rates Envoy with its ext_proc filter alone takes more CPU than the whole of it.
+- **A router in one process** (below). At fixed rates Envoy with its ext_proc filter alone takes more CPU than the whole of
+  it.
 """
 
 METHOD = """\
