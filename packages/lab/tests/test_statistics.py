@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.lab.core.arrivals import Arrival, Finished, Segment
-from shunter.lab.core.statistics import Slo, estimate, jain, percentile, summarize, window
+from shunter.lab.core.statistics import Estimate, Slo, estimate, jain, percentile, summarize, window
 
 SLO = Slo(ttft_s=1.0, tpot_s=0.1)
 
@@ -87,6 +87,11 @@ def test_fairness_lies_between_one_of_n_and_one(values):
     assert 1 / len(values) - 1e-9 <= jain(values) <= 1 + 1e-9
     assert jain([1.0] * len(values)) == pytest.approx(1.0)
     assert jain([0.0] * 9 + [5.0]) == pytest.approx(0.1)
+
+
+def test_a_sum_is_rounded_once_on_every_python():
+    """Added one after the other ten tenths are less than 1, as Python 3.11 adds them."""
+    assert estimate([0.1] * 10) == Estimate(0.1, 0.0)
 
 
 def test_confidence_is_students():

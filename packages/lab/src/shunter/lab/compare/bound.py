@@ -12,6 +12,7 @@ light load a policy may pass the bound by part of a step.
 """
 
 from collections.abc import Sequence
+from math import fsum
 from random import Random
 
 import msgspec
@@ -39,7 +40,7 @@ def pooled(engines: Sequence[EngineParams]) -> EngineParams:
     """Return one server with the summed speed and size of all, every prefix, and the fixed cost of one step."""
     first = engines[0]
     # Where machines differ in more than speed, the work in which they are best beside the first one counts.
-    speed = sum(max(_ratio(first, engine, 8192, 0), _ratio(first, engine, 0, 8192)) for engine in engines)
+    speed = fsum(max(_ratio(first, engine, 8192, 0), _ratio(first, engine, 0, 8192)) for engine in engines)
     return msgspec.structs.replace(
         first,
         speed=first.speed * speed,
@@ -60,7 +61,7 @@ def alone(engines: Sequence[EngineParams], computed: int, cached: int, output: i
     for engine in set(engines):
         step = engine.max_num_batched_tokens
         chunks = [(cached + begin, min(step, computed - begin)) for begin in range(0, computed, step)]
-        prefill_s.append(sum(engine.pass_s(chunk, 1, before, chunk * (before + chunk / 2)) for before, chunk in chunks))
+        prefill_s.append(fsum(engine.pass_s(chunk, 1, before, chunk * (before + chunk / 2)) for before, chunk in chunks))
         # The context grows by one with each step: the mean step is that in the middle.
         decode_s.append((output - 1) * engine.pass_s(0, 1, cached + computed + output // 2))
     return min(prefill_s), min(decode_s)

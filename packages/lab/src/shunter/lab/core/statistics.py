@@ -3,10 +3,12 @@
 Only requests that arrive in the measured window count: after the gentle beginning that fills the caches, before the last
 conversation begins, when a finite run would be thinning out. A request that was refused or lost never has its first token:
 its times are infinite, so a policy gains nothing by refusing.
+
+Floats are added by `fsum`, which rounds once: `sum` does so differently on Python 3.11 and later ones.
 """
 
 from collections.abc import Iterable, Sequence
-from math import ceil, inf, isfinite, sqrt
+from math import ceil, fsum, inf, isfinite, sqrt
 
 import msgspec
 
@@ -113,7 +115,7 @@ def summarize(arrivals: Sequence[Arrival], finished: Iterable[Finished], slo: Sl
         attainment=good / len(measured) if measured else 0.0,
         goodput_rps=good / (end_s - begin_s) if end_s > begin_s else 0.0,
         hit_share=cached / findable if findable else 1.0,
-        fairness=jain([sum(each) / len(each) for each in speeds.values()]),
+        fairness=jain([fsum(each) / len(each) for each in speeds.values()]),
         refused=refused,
         lost=lost,
     )
@@ -126,8 +128,8 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 def jain(values: Sequence[float]) -> float:
     """Return Jain's index: (Σx)² / (n · Σx²); 1 if all have the same, 1/n if one has everything."""
-    squares = sum(value * value for value in values)
-    return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
+    squares = fsum(value * value for value in values)
+    return fsum(values) ** 2 / (len(values) * squares) if squares else 1.0
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -135,9 +137,9 @@ def estimate(values: Sequence[float]) -> Estimate:
     if not all(map(isfinite, values)):
         return Estimate(inf, inf)
     count = len(values)
-    mean = sum(values) / count
+    mean = fsum(values) / count
     if count < 2:
         return Estimate(mean, inf)
-    deviation = sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    deviation = sqrt(fsum((value - mean) ** 2 for value in values) / (count - 1))
     quantile = T_QUANTILES[max(freedom for freedom in T_QUANTILES if freedom <= count - 1)]
     return Estimate(mean, quantile * deviation / sqrt(count))

@@ -8,7 +8,7 @@ engines' queues and caches, as weights that an ADS server pushes.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, fsum
 from random import Random
 
 from xxhash import xxh3_64_intdigest
@@ -122,7 +122,7 @@ class BoundedHash(LeastRequest):
     def pick(self, arrival: Arrival) -> int:
         """Walk the ring from the session's point on."""
         if arrival.session:
-            room = BALANCE_FACTOR * (sum(self.active) + 1) / sum(self.weights)
+            room = BALANCE_FACTOR * (sum(self.active) + 1) / fsum(self.weights)
             start = bisect_left(self._ring, (xxh3_64_intdigest(arrival.session.encode()), 0))
             for step in range(len(self._ring)):
                 endpoint = self._ring[(start + step) % len(self._ring)][1]

@@ -92,7 +92,7 @@ class SharedPrefix(Traffic, frozen=True, kw_only=True):
         endings = [[_segments(ids, self.own.draw(dice)) for _ in range(self.questions)] for _ in range(self.groups)]
         popularity = zipf(self.groups, self.skew)
         names = [name for name, _ in self.adapters]
-        shares = [sum(share for _, share in self.adapters[: at + 1]) for at in range(len(names))]
+        shares = list(itertools.accumulate(share for _, share in self.adapters))
         while True:
             group = pick(popularity, dice)
             question = int(dice.random() * self.questions)
@@ -145,7 +145,7 @@ class Mixture(Traffic, frozen=True, kw_only=True):
     def talks(self, dice: Random, ids: Iterator[int]) -> Iterator[Talk]:
         """Yield conversations of all parts, at random."""
         talks = [traffic.talks(dice, ids) for traffic, _ in self.parts]
-        shares = [sum(share for _, share in self.parts[: at + 1]) for at in range(len(talks))]
+        shares = list(itertools.accumulate(share for _, share in self.parts))
         while True:
             part = pick(shares, dice)
             talk = next(talks[part])

@@ -6,6 +6,7 @@ both stages (GIE digest §6).
 """
 
 from collections.abc import Collection, Sequence
+from math import fsum
 from typing import Any, NamedTuple, cast
 
 from shunter.picker.core.fleet import Fleet
@@ -70,4 +71,4 @@ def _stages(endpoints: Sequence[Endpoint]) -> list[tuple[str, list[int]]]:
 
 def _mean(levels: Sequence[float | None]) -> float:
     known = [level for level in levels if level is not None] if None in levels else cast("Sequence[float]", levels)
-    return sum(known) / len(known) if known else 0.0
+    return fsum(known) / len(known) if known else 0.0  # not sum(), which rounds differently on 3.12

@@ -1,6 +1,7 @@
 """Admission: who is refused although there are endpoints."""
 
 from collections.abc import Sequence
+from math import fsum
 from typing import Annotated
 
 from msgspec import Meta
@@ -53,7 +54,7 @@ class Curve:
         if request.priority >= 0 or not len(fleet):
             return None
         parameters, levels = self._parameters, self._levels(fleet)
-        chance = (sum(levels) / len(levels)) ** parameters.power * parameters.k
+        chance = (fsum(levels) / len(levels)) ** parameters.power * parameters.k
         return SHED if self._dice.random() < chance else None
 
     def _levels(self, fleet: Fleet) -> Sequence[float]:
