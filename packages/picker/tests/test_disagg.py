@@ -261,6 +261,17 @@ def test_both_are_remembered_to_hold_the_prompt():
     assert {decoder, prefiller} == set(index._seen)
 
 
+@pytest.mark.parametrize("answering", [0, 1])
+def test_of_a_prompt_that_failed_neither_is_remembered_to_hold_it(answering):
+    judge = make_judge()
+    pick = ask(judge)
+    judge.release(pick.ticket, Outcome(complete=True, status=500, served=pick.endpoints[answering]), NOW_S + 1)
+    (index,) = judge._prefixes.values()
+    assert len(index) == 0
+    ask(judge)
+    assert len(index) > 10
+
+
 def test_another_worker_follows_every_stage(make_fleet):
     buffer = bytearray(1 << 17)
     journal = Journal(LogWriter(buffer), 1)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,20 @@ from shunter.picker.core.journal import Journal, Peers
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, Outcome
 from shunter.picker.core.ledger import Booking, first_ticket
-from shunter.picker.core.sharing import MAX_EVENTS, SILENT_S, Hearer, Message, Over, Sent, Share, Teller, decode, encode
+from shunter.picker.core.sharing import (
+    MAX_EVENTS,
+    SILENT_S,
+    Hearer,
+    Message,
+    Over,
+    Sent,
+    Share,
+    Teller,
+    Withdrawn,
+    decode,
+    encode,
+)
+from shunter.picker.core.withdrawals import read_withdrawal
 from shunter.picker.errors import SharingError
 from shunter.snapshot import Batch, Endpoint, Health, Load, LoadRow, LogReader, LogWriter, Topology, View
 
@@ -96,6 +110,40 @@ def test_a_prompt_goes_to_where_another_replica_sent_it(machines):
     exchange(east, west)
     west.pick("something else")
     assert west.pick(long).endpoints[0] == first.endpoints[0]
+
+
+def test_a_prompt_that_failed_elsewhere_is_not_expected_here(machines):
+    east, west = machines
+    (index,) = west.judge._prefixes.values()
+
+    def known(outcome):
+        ticket = east.pick("Once upon a time " * 400).ticket
+        east.judge.release(ticket, outcome, east.now_ns / 1e9)
+        exchange(east, west)
+        west.in_flight()
+        assert west.say() == []
+        return len(index)
+
+    assert known(Outcome(complete=True, status=500)) == 0
+    assert known(DONE) > 0
+    assert known(Outcome(complete=True, status=500)) > 0  # the one before was computed
+
+
+def test_a_release_that_knows_of_no_withdrawals_reads_the_rest(machines):
+    east, west = machines
+    ticket = east.pick("Once upon a time " * 400).ticket
+    east.judge.release(ticket, Outcome(complete=True, status=500), east.now_ns / 1e9)
+
+    class Former(msgspec.Struct, array_like=True):
+        replica: str
+        number: int
+        events: tuple[Sent | Over, ...] = ()
+
+    messages = [msgspec.msgpack.decode(each, type=Former) for each in east.say()]
+    assert [len(each.events) for each in messages] == [2, 0]
+    del west.keys["10.0.0.1:8000"], west.keys["10.0.0.2:8000"], west.keys["10.0.0.3:8000"]
+    exchange(east, west)  # nor does one that has not heard of the endpoint mind
+    assert west.hearer.gaps == 0
 
 
 def test_what_ends_there_ends_here(machines):
@@ -229,7 +277,10 @@ SHARES = st.builds(Share, st.sampled_from([*(f"{address}:8000" for address in AD
 EVENTS = st.builds(Sent, st.integers(0, 5), st.integers(0, 1 << 40), SHARES, st.tuples(), st.tuples(SHARES)) | st.builds(
     Over, st.lists(st.integers(0, 6), max_size=4).map(tuple)
 )
-MESSAGES = st.builds(Message, st.sampled_from("abc"), st.integers(0, 20), st.lists(EVENTS, max_size=4).map(tuple))
+WITHDRAWN = st.builds(Withdrawn, st.sampled_from(["10.0.0.1:8000", "?"]), st.tuples(st.integers(0, 9)))
+MESSAGES = st.builds(
+    Message, st.sampled_from("abc"), st.integers(0, 20), st.lists(EVENTS, max_size=4).map(tuple), st.tuples(WITHDRAWN)
+)
 
 
 class Books:
@@ -243,6 +294,9 @@ class Books:
 
     def released(self, ticket):
         del self.open[ticket]
+
+    def told(self, name, data):
+        assert read_withdrawal(data) is not None
 
 
 @given(st.lists(MESSAGES, max_size=30))

@@ -20,7 +20,7 @@ from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.ledger import Booking, Ledger, life_of
 from shunter.snapshot import LogReader, LogWriter
 
-__all__ = ["NOTHING", "Begun", "Booked", "Ended", "Journal", "Lasts", "News", "Peers", "Released", "read_event"]
+__all__ = ["NOTHING", "Begun", "Booked", "Ended", "Journal", "Lasts", "News", "Peers", "Released", "Told", "read_event"]
 
 
 class Begun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=0):

@@ -119,7 +119,7 @@ class FleetJudge:
         remembered = policy.prefixes or (shadow.prefixes if shadow is not None else {})
         self._prefixes = {name: PrefixIndex(settings) for name, settings in remembered.items()}
         self._prefix = next(iter(self._prefixes.values()), None)  # the one that hashes, for all of them
-        self._withdrawals = Withdrawals(self._prefixes.values(), partial(self._tell, WITHDRAWN))
+        self._withdrawals = Withdrawals(self._prefixes.values(), partial(self._tell, WITHDRAWN), self._scheduler.prefill)
         self.precise: Precise | None = None
         """What is known of the engines' caches, if the policy asks for it."""
         if policy.precise is not None and self._prefix is not None:
@@ -363,7 +363,7 @@ class FleetJudge:
         self.ledger.release(ticket)
         self._wards.add(booking, -1)
         self.counters.unbooked(booking)
-        self._withdrawals.take_back(booking.hashes, booking.slot, booking.incarnation)  # it answered nothing
+        self._withdrawals.undo(booking)  # it answered nothing; who computes the prompt for it is entered once more below
         moved = msgspec.structs.replace(booking, slot=key[0], incarnation=key[1])
         self.counters.booked(moved)
         self._enter(ticket, moved)

@@ -77,7 +77,8 @@ class Scheduler:
         self._runs = {each.name: Run(crew.staff(each), self.complaints, dice) for each in policy.profiles}
         self._first = self._runs[policy.profile.name]
         self._handler: Any = crew.find(policy.handler.name) if policy.handler else None
-        self._prefill: str = getattr(self._handler, "prefill", "")
+        self.prefill: str = getattr(self._handler, "prefill", "")
+        """The profile whose choice computes the prompt for others, if there is one."""
         self._signals = signals(crew.find(policy.detector.name)) if policy.detector else []
         self._gauge = Gauge()
         self._producers = [(each.name, crew.find(each.name)) for each in policy.producers]
@@ -191,7 +192,7 @@ class Scheduler:
             primary, headers = self._handler.settle(request, decided)
             if not primary:
                 return NOBODY
-            return Verdict(decided.pop(primary), decided, headers, profile=primary, prefill=self._prefill)
+            return Verdict(decided.pop(primary), decided, headers, profile=primary, prefill=self.prefill)
         except Exception as error:  # noqa: BLE001  as above
             self.complaints.raised("the profile handler", error)
         return Verdict(self._first.decide(request, fleet), profile=self._first.name)

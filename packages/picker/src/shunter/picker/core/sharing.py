@@ -3,7 +3,8 @@
 A record of a journal names an endpoint by slot and incarnation, which each machine's scraper gives out for itself, a request by
 a ticket of one runtime directory, and a time by one machine's clock. So each booking is told with the endpoint's address, its
 age, and a ticket that counts together with the name of the replica; and what is heard is booked under tickets of our own seat,
-in our own journal, from where every worker of this machine takes it for that of one more worker.
+in our own journal, from where every worker of this machine takes it for that of one more worker. So is what workers take back
+of the prompts that endpoints are expected to have cached (`core.withdrawals`).
 
 ::
 
@@ -21,8 +22,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from shunter.picker.core.journal import Begun, Booked, Journal, Released, read_event
+from shunter.picker.core.journal import Begun, Booked, Journal, Released, Told, read_event
 from shunter.picker.core.ledger import Booking, Key, first_ticket, next_ticket
+from shunter.picker.core.withdrawals import WITHDRAWN, Withdrawal, read_withdrawal, write_withdrawal
 from shunter.picker.errors import SharingError
 from shunter.snapshot import Batch
 
@@ -37,6 +39,7 @@ __all__ = [
     "Over",
     "Sent",
     "Teller",
+    "Withdrawn",
     "decode",
     "encode",
 ]
@@ -86,12 +89,23 @@ class Over(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     tickets: Annotated[tuple[Ticket, ...], Meta(max_length=1 << 16)]
 
 
+class Withdrawn(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An endpoint did not compute a prompt of these blocks that it was sent."""
+
+    authority: Annotated[str, Meta(max_length=64)]
+    hashes: Hashes
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True):
-    """What one replica says at once; ``number`` rises by one from message to message."""
+    """What one replica says at once; ``number`` rises by one from message to message.
+
+    What is new in a release stands behind the rest, where those that do not know of it do not look.
+    """
 
     replica: Annotated[str, Meta(min_length=1, max_length=64)]
     number: Annotated[int, Meta(ge=0)]
     events: Annotated[tuple[Sent | Over, ...], Meta(max_length=MAX_EVENTS)] = ()
+    withdrawn: Annotated[tuple[Withdrawn, ...], Meta(max_length=MAX_EVENTS)] = ()
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -117,6 +131,7 @@ class Teller:
     def tell(self, batches: Mapping[int, Batch], authorities: Mapping[Key, str], now_ns: int) -> list[Message]:
         """Return what is to be said of news of seats; nothing if there is none."""
         events: list[Sent | Over] = []
+        withdrawn: list[Withdrawn] = []
         for seat, batch in batches.items():
             live = self._open.setdefault(seat, set())
             if batch.lost:
@@ -136,12 +151,17 @@ class Teller:
                             events.append(Over((event.ticket,)))
                 elif isinstance(event, Begun):
                     self._end(live, events)
-        return [self.heartbeat(events[at : at + MAX_EVENTS]) for at in range(0, len(events), MAX_EVENTS)]
+                elif isinstance(event, Told) and event.name == WITHDRAWN:
+                    withdrawn += _withdrawn(event.data, authorities)
+        messages = [self.heartbeat(events[at : at + MAX_EVENTS]) for at in range(0, len(events), MAX_EVENTS)]
+        # A withdrawal undoes one sending, whichever it was, so it may come after later ones.
+        rest = range(0, len(withdrawn), MAX_EVENTS)
+        return messages + [self.heartbeat(withdrawn=withdrawn[at : at + MAX_EVENTS]) for at in rest]
 
-    def heartbeat(self, events: Sequence[Sent | Over] = ()) -> Message:
+    def heartbeat(self, events: Sequence[Sent | Over] = (), withdrawn: Sequence[Withdrawn] = ()) -> Message:
         """Return a message, by which others know at least that this replica lives."""
         self._number += 1
-        return Message(self._replica, self._number, tuple(events))
+        return Message(self._replica, self._number, tuple(events), tuple(withdrawn))
 
     @staticmethod
     def _end(live: set[int], events: list[Sent | Over]) -> None:
@@ -202,6 +222,10 @@ class Hearer:
                     self._release(replica, ticket)
             else:
                 self._book(replica, event, keys, now_ns - late_ms * 1_000_000)
+        for each in message.withdrawn:
+            key = keys.get(each.authority)
+            if key is not None:
+                self._journal.told(WITHDRAWN, write_withdrawal(Withdrawal(each.hashes, *key)))
 
     def expire(self, now_ns: int) -> None:
         """End what replicas have in flight that have not been heard of for long."""
@@ -248,6 +272,13 @@ def _shares(bookings: Iterable[Booking], authorities: Mapping[Key, str]) -> Iter
         authority = authorities.get((each.slot, each.incarnation))
         if authority is not None:
             yield Share(authority, each.tokens, each.prefill_tokens, each.decode_tokens)
+
+
+def _withdrawn(data: bytes, authorities: Mapping[Key, str]) -> Iterable[Withdrawn]:
+    read = read_withdrawal(data)
+    authority = authorities.get((read.slot, read.incarnation)) if read is not None else None
+    if read is not None and authority is not None:
+        yield Withdrawn(authority, tuple(read.hashes))
 
 
 def _booking(event: Sent, keys: Mapping[str, Key], written_ns: int) -> Booking | None:
