@@ -83,6 +83,11 @@ async def forged(scene: Scene) -> str:
     return f"outside: {outside}, inside: {inside}"
 
 
+async def two_paths(scene: Scene) -> str:
+    """Who answers on the first pool's path, and who on the second's."""
+    return f"{await scene.several()}; {await scene.several('/b')}"
+
+
 async def forged_path(scene: Scene) -> str:
     answer = await scene.ask("/files/1", method="GET", headers={DESTINATION: scene.engines[2].authority})
     return answer.split()[0]
@@ -334,6 +339,13 @@ HARMS = (
     Harm(code="W97", probe=first_event, bad="held back", good="at once"),
     Harm(code="W97", example="bad-partial", probe=first_event, bad="held back", good="at once"),
     Harm(code="E98", probe=several, bad="200 1, 200 2", good="200 2", is_quick=True),
+    Harm(code="E102", probe=two_paths, bad="200 2; 200 3, 200 4", good="200 2; 200 4", is_quick=True),
+    Harm(code="E102", example="bad-idle", probe=two_paths, bad="200 2; 200 3, 200 4", good="200 2; 200 4"),
+    Harm(code="E102", example="bad-both", probe=two_paths, bad="200 1, 200 2; 200 4", good="200 2; 200 4"),
+    Harm(code="E103", probe=several, bad="503", good="200 2", is_quick=True),
+    Harm(code="E103", example="bad-allowed", probe=several, bad="503", good="200 2"),
+    Harm(code="E103", example="bad-expression", probe=several, bad="503", good="200 2"),
+    Harm(code="E103", example="bad-pool", probe=several, bad="200 1, 200 2", good="200 2"),
 )
 
 

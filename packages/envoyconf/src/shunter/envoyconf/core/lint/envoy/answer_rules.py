@@ -1,5 +1,6 @@
 """Rules for a picker's answers: not heeded, not asked for, forbidden, or had by holding responses back."""
 
+import re
 from collections.abc import Iterator
 
 from msgspec import UNSET
@@ -123,6 +124,48 @@ def refusals_forbidden(route: Route) -> Iterator[Finding]:
             )
 
 
+def unwritable_pick(route: Route) -> Iterator[Finding]:
+    for branch in route.branches:
+        question = picker(branch)
+        sources = [source for cluster in branch.followers for source in cluster.sources]
+        if not question or any(question.receives(source.namespace) for source in sources if source.namespace):
+            continue
+        rules = question.filter.config.at("mutation_rules")
+        for header in dict.fromkeys(source.header for source in sources if source.header):
+            if refusal := _refusal(rules, header):
+                place, remedy, changes = refusal
+                outcome = "is answered 503" if branch.followers[0].is_original_dst else "goes to any endpoint"
+                yield found(
+                    place or question.filter.node,
+                    f"the cluster {branch.followers[0].name!r} takes the pick from the header {header}, which the picker may "
+                    f"not write: Envoy leaves it out without a word, and every request {outcome}",
+                    remedy,
+                    *changes,
+                )
+
+
+def _refusal(rules: Node, header: str) -> tuple[Node, str, list[tuple[Node, object]]] | None:
+    """Return what keeps an ext_proc server from writing a header, the remedy and the change. Envoy asks in this order."""
+    if _fits(forbidden := rules.at("disallow_expression"), header):
+        return forbidden, f"have disallow_expression leave out {header}", []
+    if _fits(allowed := rules.at("allow_expression"), header):
+        return None
+    if (everything := rules.at("disallow_all")).is_true:
+        expression = "|".join(filter(None, (allowed.at("regex").text, header)))
+        return everything, f"add to allow_expression: {header}", [(allowed, {"regex": expression})]
+    if header.startswith("x-envoy-") and not (ours := rules.at("allow_envoy")).is_true:
+        remedy = "set mutation_rules.allow_envoy: true; or have cluster and picker use a header of another name"
+        return rules, remedy, [(ours, True)]
+    return None
+
+
+def _fits(expression: Node, header: str) -> bool:
+    try:
+        return bool(re.fullmatch(expression.at("regex").text, header))
+    except re.error:  # Envoy's expressions are RE2's, which are nearly Python's
+        return False
+
+
 def held_back(route: Route) -> Iterator[Finding]:
     for branch in route.branches:
         for question in branch.questions:
@@ -168,5 +211,14 @@ RULES = (
         "an endpoint that nobody picked.",
         of_envoys(never_asked),
         "Envoy API, HttpFilter.disabled",
+    ),
+    Rule(
+        "E103",
+        "A pick that the picker may not write",
+        "mutation_rules say which headers an ext_proc server may set, and by default none of x-envoy-…, which an ORIGINAL_DST "
+        "cluster reads if it is told no other. Seen on 1.36.2 to 1.40.0: the picker's header is left out, which "
+        "only rejected_header_mutations counts, and requests are answered 503 or load balanced. Metadata obeys no such rule.",
+        of_pool_routes(unwritable_pick),
+        "Envoy API, HeaderMutationRules",
     ),
 )

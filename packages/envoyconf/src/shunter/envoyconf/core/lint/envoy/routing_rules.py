@@ -1,6 +1,6 @@
 """Rules for routes and the filters that they mean: by weight, by model, by name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import UNSET
 
@@ -8,8 +8,9 @@ from shunter.envoyconf.core.documents import Path
 from shunter.envoyconf.core.lint.envoy.findings import found, of_envoys, of_managers, of_pool_routes
 from shunter.envoyconf.core.lint.envoy.models import asks_for_model, body_routers, picker, without_model
 from shunter.envoyconf.core.lint.envoy.node import Node
-from shunter.envoyconf.core.lint.envoy.view import Envoy, HttpFilter, Manager, Route
+from shunter.envoyconf.core.lint.envoy.view import Branch, Envoy, HttpFilter, Manager, Question, Route
 from shunter.envoyconf.core.lint.rule import Finding, Rule
+from shunter.envoyconf.core.names import NAMESPACE
 from shunter.envoyconf.core.spelling import suggest
 
 __all__ = ["RULES"]
@@ -31,6 +32,58 @@ def one_picker_for_several(route: Route) -> Iterator[Finding]:
                 "endpoints is not followed",
                 "give each entry of weighted_clusters its own picker, in its typed_per_filter_config",
             )
+
+
+def anothers_picker(envoy: Envoy) -> Iterator[Finding]:
+    for manager, routes in _managers(envoy):
+        asked = [(picked, branch) for route in routes for branch in route.branches if (picked := picker(branch))]
+        pools: dict[tuple[str, ...], dict[str, Branch]] = {}  # who is asked for which clusters
+        for question, branch in asked:
+            pools.setdefault(_whom(question), {}).setdefault(branch.followers[0].name, branch)
+        alone = {name: whom for whom, clusters in pools.items() if len(clusters) == 1 for name in clusters}
+        astray = {whom: pair for whom, clusters in pools.items() if (pair := _strangers(clusters.values()))}
+        for question, branch in asked:
+            name, whom = branch.followers[0].name, _whom(question)
+            if name in alone and (pair := _strangers([branch, *pools[whom].values()])):
+                yield found(
+                    branch.place,
+                    f"requests for {name!r} are put to the picker {whom[0]!r} here, which is also asked for {pair[1]!r}, and "
+                    f"these have no endpoint in common; elsewhere {name!r} has a picker of its own, {alone[name][0]!r}",
+                    f"put these to {alone[name][0]!r}, or lead them to {pair[1]!r}",
+                )
+        for each in manager.asking:
+            unheard = Question(each, (), None)
+            if (
+                astray
+                and _whom(unheard) not in pools
+                and unheard.receives(NAMESPACE)
+                and each not in body_routers(manager, routes)
+            ):
+                whom, (one, other) = next(iter(astray.items()))
+                yield found(
+                    each.node.at("name"),
+                    f"no request goes by what {each.name!r} answers, and those for {one!r} and {other!r}, which have no "
+                    f"endpoint in common, all go by what {whom[0]!r} does: one pool's picks are not its endpoints, and not "
+                    "followed",
+                    "turn each pool's filter on on its own routes only: disabled: true at the filter, and FilterConfig or "
+                    "ExtProcPerRoute in the route's typed_per_filter_config",
+                )
+
+
+def _whom(question: Question) -> tuple[str, ...]:
+    """Return who is asked, and as whose: one picker may serve several pools if it is told which."""
+    metadata = question.field("grpc_service").at("initial_metadata"), question.field("grpc_initial_metadata")
+    return question.server_name.text, *(str(each.value) for each in metadata)
+
+
+def _strangers(branches: Iterable[Branch]) -> tuple[str, str] | None:
+    """Return the first cluster, and one with which it has no endpoint in common; None if there is none, or it is not known."""
+    first, *others = branches
+    for other in others:
+        one, two = ({place for each in branch.followers for place in each.authorities} for branch in (first, other))
+        if one and two and not one & two:
+            return first.followers[0].name, other.followers[0].name
+    return None
 
 
 def picker_before_model(envoy: Envoy) -> Iterator[Finding]:
@@ -163,6 +216,14 @@ RULES = (
         "both.",
         of_pool_routes(one_picker_for_several),
         "istio/istio#61594",
+    ),
+    Rule(
+        "E102",
+        "Requests are put to another pool's picker",
+        "A pick that is none of the cluster's endpoints is passed over. Seen on 1.36.2 to 1.40.0: with the filter of one pool "
+        "on a route to the other, or both on every route (the last one's answer counts), every answer is a 200, from an "
+        "endpoint that nobody picked.",
+        of_envoys(anothers_picker),
     ),
     Rule(
         "E30",
