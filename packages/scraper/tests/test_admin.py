@@ -125,6 +125,15 @@ async def test_how_it_stands_with_what_is_followed_is_shown(pages):
     ]
 
 
+async def test_a_part_of_the_snapshot_that_cannot_be_written_is_told_of(pages):
+    shown = await pages(Unknown())
+    shown.scraper.publisher.trouble = "load.ring: No space left on device"
+    found = await shown.samples()
+    parts = ("topology", "load", "kv_events")
+    assert [found["shunter_scraper_snapshot_troubled", part] for part in parts] == [0, 1, 0]
+    assert "load.ring: No space left on device" in json.loads((await shown.get("/readyz"))[1])["troubles"]
+
+
 def files(path, *ports):
     entries = "".join(f"- {{name: e{port}, address: 127.0.0.1, port: {port}, labels: {{app: a}}}}\n" for port in ports)
     pools = "".join(

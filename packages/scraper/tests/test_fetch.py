@@ -1,4 +1,5 @@
 import asyncio
+import resource
 import socket
 
 import pytest
@@ -7,6 +8,8 @@ import uvloop
 from shunter.scraper.core.http import Response
 from shunter.scraper.shell.fetch import Failure, Fetcher, _Connection
 
+# Descriptors that are open in any process; poll wants to be allowed as many as it is asked about.
+FEW = 3
 PAGE = b"a 1\n"
 
 
@@ -134,7 +137,18 @@ async def test_a_dead_port_is_a_failure(fetch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     fetcher = Fetcher("127.0.0.1", port, "/", timeout_s=20)
-    assert await fetcher.get() == Failure("connection refused", connected=False)
+    assert await fetcher.get() == Failure("connection refused", refused=True)
+
+
+async def test_descriptors_that_are_missing_here_say_nothing_about_the_server(serve, fetch):
+    fetcher = fetch(await serve(PAGE))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, hard))
+    try:
+        assert await fetcher.get() == Failure("Too many open files in the scraper", refused=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert await fetcher.get() == PAGE
 
 
 async def test_a_name_that_does_not_resolve_is_a_failure():
@@ -186,6 +200,20 @@ async def test_cancelling_a_get_closes_its_connection(serve, fetch, until):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert fetcher._connection is None
+
+
+async def test_an_answer_that_comes_as_a_get_is_cancelled_disturbs_nobody(fetch, serve, until):
+    async def hang(writer):
+        await writer.wait_closed()
+
+    server = await serve(hang)
+    fetcher = fetch(server)
+    task = asyncio.create_task(fetcher.get())
+    await until(lambda: server.requests)
+    task.cancel()
+    fetcher._finish(Failure("too late"))
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 def test_it_works_on_uvloop_too():

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import time
 
 import msgspec
@@ -14,6 +15,8 @@ from shunter.scraper.core.dialect import DIALECTS
 from shunter.scraper.shell.kvevents import KvEvents, Patience
 from shunter.snapshot import BLOCK_LOG, Begun, Cleared, Dropped, Endpoint, Held, MappedLogReader, decode_statement, names_of
 
+# Descriptors that are open in any process; poll wants to be allowed as many as it is asked about.
+FEW = 3
 END = b"\xff" * 8
 PROMPT = list(range(1000, 1256))
 
@@ -169,6 +172,39 @@ async def follow(tmp_path):
             await task
     for each in opened:
         each.close()
+
+
+@contextlib.contextmanager
+def no_descriptors():
+    """Nothing that is not open yet can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_where_descriptors_are_missing_an_engine_is_followed_once_there_are_some(
+    engine, follow, world, until, caplog, monkeypatch
+):
+    monkeypatch.setattr("shunter.scraper.shell.kvevents.AGAIN_S", 0.01)
+    with no_descriptors():
+        first = follow(engine)
+        await until(lambda: "kv-blocks.log: Too many open files" in follow.opened[0].trouble)
+    await engine.subscribed()
+    first.cancel()
+    async with asyncio.timeout(10):
+        assert await engine.publisher.recv() == b"\x00"
+    with no_descriptors():
+        follow(engine)
+        sentence = "KV events of 127.0.0.1:8000 are not followed: Too many open files in the scraper"
+        await until(lambda: follow.opened[0].trouble == sentence)
+    await engine.subscribed()
+    await engine.publish(stored(0))
+    await until(lambda: world.strides() == 1)
+    assert not follow.opened[0].trouble
+    assert caplog.text.count("default/vllm-0: KV events are not followed") == 1
 
 
 async def test_what_is_published_is_in_the_log(engine, follow, world, until):

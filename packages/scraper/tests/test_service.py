@@ -12,6 +12,7 @@ import zmq.asyncio
 
 from shunter.lab.testing import lab_server
 from shunter.scraper.core.cadence import Cadence
+from shunter.scraper.core.chronicle import LOG_BYTES
 from shunter.scraper.core.cluster import Cluster
 from shunter.scraper.shell.files import Files
 from shunter.scraper.shell.kvevents import KvEvents
@@ -39,8 +40,8 @@ class Stage:
         with contextlib.closing(SnapshotWriter(self.directory)) as writer:
             kv_events = KvEvents(self.directory)
             pace = {"cadence": Cadence(0.01, 0.05), "timeout_s": timeout_s}
-            scraper = Scraper(Files(self.file), writer, kv_events=kv_events, models=models, **pace)
-            task = asyncio.create_task(scraper.run())
+            self.scraper = Scraper(Files(self.file), writer, kv_events=kv_events, models=models, **pace)
+            task = asyncio.create_task(self.scraper.run())
             try:
                 yield
             finally:
@@ -338,6 +339,35 @@ async def test_a_full_file_system_leaves_the_snapshot_before_in_force_until_ther
         await until(lambda: stage.health("b") is Health.UNREACHABLE)
     assert "the snapshot has room again: 2 endpoints" in caplog.text
     assert caplog.text.count("No space left on device") == 1
+
+
+NEIGHBOURS = (("a", "127.0.0.1"), ("b", "127.0.0.2"))
+
+
+async def test_kv_events_wait_for_room_for_their_log_while_everybody_is_scraped(stage, serve, until, caplog, monkeypatch):
+    reserve = os.posix_fallocate
+
+    def full_for_the_log(fd, offset, size):
+        if size == LOG_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserve(fd, offset, size)
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("shunter.scraper.shell.kvevents.AGAIN_S", 0.01)
+    server = await serve(PAGE % 2)
+    stage.endpoints(
+        *(f"name: {name}, address: {address}, port: {server.port}, kvEventsPort: 1" for name, address in NEIGHBOURS)
+    )
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "posix_fallocate", full_for_the_log)
+        async with stage.running():
+            await until(lambda: stage.health("a") is Health.FRESH)
+            await until(lambda: "kv-blocks.log: No space left on device" in stage.scraper.troubles["kv_events"])
+            meanwhile.undo()
+            await until(lambda: not stage.scraper.troubles["kv_events"])
+    assert (stage.directory / BLOCK_LOG).stat().st_size == LOG_BYTES
+    assert caplog.text.count("No space left on device") == 1
+    assert "the log of KV events has room now" in caplog.text
 
 
 class Nobody(Files):

@@ -186,6 +186,7 @@ def run(
     from shunter.snapshot.stderr import log_to_stderr, toggle_debug
 
     _keep_freed_memory()
+    _take_descriptors()
     log_to_stderr(log_level, log_format, "scraper")
     try:
         snapshot.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -315,6 +316,19 @@ def _keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(M_TRIM_THRESHOLD, 16 << 20)
+
+
+def _take_descriptors() -> None:
+    """Take all the descriptors that we may.
+
+    An endpoint needs two, and four more if it publishes KV events. The usual limit, 1,024, is there for programs that still use
+    ``select``; whoever minds how many there are sets the hard one, which stays.
+    """
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _spare_the_collector() -> None:

@@ -76,12 +76,12 @@ class Admin:
 
     async def _readiness(self, _: web.Request) -> web.Response:
         registry, ready = self._scraper.registry, bool(self._scraper.publisher.published_ns)
-        full = [trouble for trouble in (self._scraper.trouble, self._scraper.publisher.trouble) if trouble]
         unread = [f"{each.place}: {each.trouble or 'not read yet'}" for each in registry.following if not each.known]
         answer = {
             "ready": ready,
             "hindrances": [] if ready else unread or ["the first snapshot is being made"],
-            "troubles": [f"{each.place}: {each.trouble}" for each in registry.following if each.trouble] + full,
+            "troubles": [f"{each.place}: {each.trouble}" for each in registry.following if each.trouble]
+            + [trouble for trouble in self._scraper.troubles.values() if trouble],
             "complaints": len(registry.complaints),
         }
         return _json(answer, status=200 if ready else 503)

@@ -11,6 +11,7 @@ requests.
 """
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import cast
 
@@ -24,13 +25,15 @@ __all__ = ["DEFAULT_TIMEOUT_S", "Failure", "Fetcher"]
 
 # The reference's bound for a scrape. A starved vLLM has been seen to need 2.1 s; by then its numbers are history.
 DEFAULT_TIMEOUT_S = 1.0
+# What may be missing here for a connection: descriptors, ports of our own, memory. That says nothing about the server.
+OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Failure(Struct, frozen=True):
-    """Why there is no page, in words for people; ``connected`` tells whether somebody accepted the connection."""
+    """Why there is no page, in words for people; ``refused`` tells that nobody accepted the connection."""
 
     reason: str
-    connected: bool = True
+    refused: bool = False
 
 
 Answer = Response | Failure
@@ -69,7 +72,12 @@ class Fetcher:
     async def get(self) -> bytes | Failure:
         """Return the page as it is now. Only one call at a time."""
         answered: asyncio.Future[bytes | Failure] = asyncio.get_running_loop().create_future()
-        self.ask(lambda answer: answered.set_result(answer if isinstance(answer, Failure) else answer.body))
+
+        def take(answer: Answer) -> None:
+            if not answered.done():  # cancelled a moment ago
+                answered.set_result(answer if isinstance(answer, Failure) else answer.body)
+
+        self.ask(take)
         try:
             return await answered
         except asyncio.CancelledError:
@@ -113,7 +121,8 @@ class Fetcher:
             _, self._connection = await asyncio.get_running_loop().create_connection(_Connection, *self._address)
         except OSError as error:
             self._connecting = None
-            self._finish(Failure(_reason(error), connected=False))
+            ours = error.errno in OURS
+            self._finish(Failure(f"{_reason(error)} in the scraper" if ours else _reason(error), refused=not ours))
             return
         self._connecting = None
         self._connection.ask(self._request, Response(self._limit_bytes, self._spare), self._take)
@@ -149,9 +158,9 @@ class Fetcher:
         if loop.time() < self._deadline_s:
             self._timer = loop.call_at(self._deadline_s, self._ring)
             return
-        connected = self._connection is not None
+        refused = self._connection is None
         self._hang_up()
-        self._finish(Failure(f"no complete answer within {self.timeout_s:g} s", connected))
+        self._finish(Failure(f"no complete answer within {self.timeout_s:g} s", refused))
 
 
 class _Connection(asyncio.BufferedProtocol):

@@ -25,7 +25,7 @@ from shunter.scraper.core.cluster import Source
 from shunter.scraper.core.holdings import Holdings
 from shunter.scraper.core.kvevents import END_OF_REPLAY, Order, Verdict, decode, sequence_of
 from shunter.scraper.errors import KvEventError
-from shunter.snapshot import BLOCK_LOG, Endpoint, map_log
+from shunter.snapshot import BLOCK_LOG, Endpoint, SnapshotError, map_log
 
 __all__ = ["KvCounts", "KvEvents", "Patience"]
 
@@ -37,6 +37,8 @@ BURST = 64
 log = logging.getLogger(__name__)
 
 
+# After something was missing here: room for the log, descriptors. Whoever makes some expects that to be noticed soon.
+AGAIN_S = 5.0
 # Three for each endpoint: the subscriber, and the two ends of what reports its connections.
 MAX_SOCKETS = 32_768
 
@@ -80,7 +82,18 @@ class KvEvents:
         self._patience = patience or Patience()
         self._context: zmq.asyncio.Context | None = None
         self._chronicle: Chronicle | None = None
+        self._opening = asyncio.Lock()  # one of those who wait for room tries
+        self._full = ""
         self._listeners: dict[str, Listener] = {}
+
+    @property
+    def trouble(self) -> str:
+        """What hinders us here, for people. Cached prefixes that are told of are not known meanwhile."""
+        if self._full:
+            return self._full
+        (first, why), *others = [(where, each.trouble) for where, each in self._listeners.items() if each.trouble] or [("", "")]
+        more = f" and {len(others)} more" if others else ""
+        return f"KV events of {first}{more} are not followed: {why}" if first else ""
 
     @property
     def counts(self) -> dict[str, KvCounts]:
@@ -92,20 +105,17 @@ class KvEvents:
         return bool(source.kv_events_port or self._events_port)
 
     async def follow(self, endpoint: Endpoint, source: Source) -> None:
-        """Follow one endpoint that publishes, until cancelled. Raises SnapshotError."""
+        """Follow one endpoint that publishes, until cancelled."""
         events_port = source.kv_events_port or _of_rank(self._events_port, endpoint.rank)
         replay_port = source.kv_replay_port or _of_rank(self._replay_port, endpoint.rank)
-        if self._context is None or self._chronicle is None:
-            self._chronicle = Chronicle(map_log(self._directory / BLOCK_LOG, LOG_BYTES))
-            self._context = zmq.asyncio.Context(io_threads=1)
-            self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+        context, chronicle = await self._open()
         host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
         listener = Listener(
-            self._context,
+            context,
             endpoint,
             f"tcp://{host}:{events_port}",
             f"tcp://{host}:{replay_port}" if replay_port else None,
-            self._chronicle,
+            chronicle,
             self._patience,
         )
         self._listeners[endpoint.authority] = listener
@@ -114,6 +124,25 @@ class KvEvents:
         finally:
             if self._listeners.get(endpoint.authority) is listener:
                 del self._listeners[endpoint.authority]
+
+    async def _open(self) -> tuple[zmq.asyncio.Context, Chronicle]:
+        """Return what all endpoints share, as soon as there is room for it."""
+        async with self._opening:
+            while self._context is None or self._chronicle is None:
+                try:
+                    self._chronicle = Chronicle(map_log(self._directory / BLOCK_LOG, LOG_BYTES))
+                except SnapshotError as error:
+                    if not self._full:
+                        log.error("%s; nobody is told of cached prefixes until there is room", error)  # noqa: TRY400  its words are all
+                    self._full = str(error)
+                    await asyncio.sleep(AGAIN_S)
+                    continue
+                if self._full:
+                    log.info("the log of KV events has room now")
+                self._full = ""
+                self._context = zmq.asyncio.Context(io_threads=1)
+                self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+            return self._context, self._chronicle
 
     def close(self) -> None:
         """Close what is open; the log stays."""
@@ -135,6 +164,8 @@ class Listener:
         patience: Patience,
     ) -> None:
         self._context = context
+        self.trouble = ""
+        """Why it is not followed now, for people."""
         self._title = f"{endpoint.namespace}/{endpoint.name}"
         self._events = events
         self._replay = replay
@@ -152,7 +183,18 @@ class Listener:
         return self._counts
 
     async def run(self) -> None:
-        """Follow until cancelled; then nothing is known of the endpoint any longer."""
+        """Follow until cancelled, and begin anew where sockets, or descriptors for them, are missing here."""
+        while True:
+            try:
+                await self._listen()
+            except zmq.ZMQError as error:
+                if not self.trouble:
+                    log.warning("%s: KV events are not followed: %s in the scraper", self._title, error.strerror)
+                self.trouble = f"{error.strerror} in the scraper"
+            await asyncio.sleep(AGAIN_S)
+
+    async def _listen(self) -> None:
+        """Follow until cancelled or hindered; then nothing is known of the endpoint any longer."""
         with self._socket(zmq.SUB) as subscriber:
             subscriber.setsockopt(zmq.SUBSCRIBE, b"")
             monitor = subscriber.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
@@ -160,6 +202,7 @@ class Listener:
             poller.register(subscriber, zmq.POLLIN)
             poller.register(monitor, zmq.POLLIN)
             subscriber.connect(self._events)
+            self.trouble = ""
             try:
                 while True:
                     ready = dict(await poller.poll())

@@ -107,6 +107,9 @@ class Metrics(Collector):
         yield _by(GaugeMetricFamily, "snapshot_bytes", "Size of the last snapshot.", ("kind",), sizes)
         counts = {(kind,): count for kind, count in publisher.publications.items()}
         yield _by(CounterMetricFamily, "publications", "Snapshots published.", ("kind",), counts)
+        troubled = {(part,): bool(trouble) for part, trouble in scraper.troubles.items()}
+        text = "1 while something here, a lack of room say, keeps this part of the snapshot from being up to date."
+        yield _by(GaugeMetricFamily, "snapshot_troubled", text, ("part",), troubled)
 
     def _following(self) -> Iterator[Metric]:
         for name, text, kind, count in FOLLOWED:

@@ -45,7 +45,7 @@ class Models:
                 if listed is not None and listed != self._known.get(key):
                     self._known[key] = listed
                     self.changed = True
-                if isinstance(answer, Failure) and not answer.connected and self._known.pop(key, None) is not None:
+                if isinstance(answer, Failure) and answer.refused and self._known.pop(key, None) is not None:
                     self.changed = True
                 await asyncio.sleep(min(RETRY_S, self._interval_s) if listed is None else self._interval_s)
         finally:

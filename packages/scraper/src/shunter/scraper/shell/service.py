@@ -73,6 +73,15 @@ class Scraper:
         self.lines = 0  # about single endpoints, since the last tally
         self._watches: dict[tuple[int, int], tuple[Source, asyncio.Task[None]]] = {}
 
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Why each part of the snapshot is not up to date, for people; empty for those that are."""
+        return {
+            "topology": self.trouble,
+            "load": self.publisher.trouble,
+            "kv_events": self.kv_events.trouble if self.kv_events else "",
+        }
+
     async def run(self) -> None:
         """Scrape and publish until cancelled; raises SnapshotError if there is no room for the first snapshot."""
         try:
@@ -269,7 +278,7 @@ class Watch:
         before = self._row
         if isinstance(answer, Failure):
             # A metrics port of its own says nothing about the port where requests go.
-            gone = not answer.connected and self._source.port == self._endpoint.port
+            gone = answer.refused and self._source.port == self._endpoint.port
             return fail(before, answer.reason, Health.UNREACHABLE if gone else Health.FAILED)
         try:
             return self._reader.read(answer.content, answer.start, answer.stop, before, now_ns)
