@@ -150,6 +150,14 @@ def test_a_page_explains_itself_and_counts_one_seed_as_one():
     assert "At 10 requests a second, 1 seed.\n" in markdown([row("a", runs=1)], "x")
 
 
+def test_a_p99_of_few_requests_is_said_to_be_one():
+    rows = [row("shunter"), row("random")]
+    assert "only" not in tables(rows)
+    few = [msgspec.structs.replace(each, requests=12) for each in rows]
+    for text in (tables(few), markdown(few, "here"), page(few, "here")):
+        assert "3 seeds, of 12 requests only" in text
+
+
 def test_whose_plugin_raised_is_said_wherever_its_figures_are():
     bad = msgspec.structs.replace(row("bad"), complaints=["mine raised ValueError: <no>"])
     said = "bad: mine raised ValueError: <no>; requests were decided without it"
@@ -264,7 +272,7 @@ async def test_every_python_comes_to_the_same():
     workload = msgspec.structs.replace(find_workload("b2b-mixed-fleet"), traffic=trace)
     policies = [find_policy(name) for name in ("optimized-baseline", "native", "sglang", "clairvoyant")]
     rows = await compare([workload], policies, seeds=2, qps=10.0, shrink=0.01)
-    assert xxh3_64_hexdigest(msgspec.json.encode(rows)) == "3ed2997ba6528f01"
+    assert xxh3_64_hexdigest(msgspec.json.encode(rows)) == "0c57be0dca64ea0c"
 
 
 async def test_without_a_rate_the_knee_is_searched():

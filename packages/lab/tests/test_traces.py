@@ -29,6 +29,9 @@ ACCESS = [
 ]
 
 
+LAB = b'{"at_s":1.5,"prompt":[[1,50]],"output":[2,5]}'
+
+
 def test_mooncake_says_which_prompts_begin_alike():
     first, second = read("mooncake", MOONCAKE)
     assert (first.at_s, second.at_s) == (0.0, 3.0)
@@ -48,6 +51,23 @@ def test_an_access_log_is_estimated_where_nobody_counted():
     first, second = read("access", ACCESS)
     assert (first.prompt_tokens, first.output.tokens) == (1000, 100)
     assert (second.prompt_tokens, second.output.tokens, second.at_s) == (7, 9, 1.0)
+
+
+def test_who_lists_models_asks_none():
+    listing = ACCESS[0].replace(b'"status"', b'"method":"GET","status"')
+    first, second = read("access", [ACCESS[0], listing, ACCESS[2]])
+    assert (first.prompt_tokens, second.prompt_tokens) == (1000, 7)
+
+
+@pytest.mark.parametrize(("name", "lines"), [("mooncake", MOONCAKE), ("azure", AZURE), ("access", ACCESS)])
+def test_a_byte_order_mark_is_none_of_the_traces_business(name, lines):
+    marked = [b"\xef\xbb\xbf" + lines[0], *lines[1:]]
+    assert list(read(name, marked)) == list(read(name, lines))
+
+
+def test_who_got_no_token_wanted_one():
+    assert [each.output.tokens for each in read("azure", [AZURE[1].replace(b",10", b",0")])] == [1]
+    assert [each.output.tokens for each in read("mooncake", [MOONCAKE[0].replace(b"52", b"0")])] == [1]
 
 
 def test_our_own_lines_come_back():
@@ -70,7 +90,11 @@ def test_our_own_lines_come_back():
         ("azure", [b"2023-11-16 18:17:04,\xff,5"], "line 1: "),
         ("access", [b'{"time": 5}'], "line 1: .*time"),
         ("access", [b" " * (LONGEST_LINE_BYTES + 1)], "line 1: .* bytes long"),
+        ("access", [b'{"time":"2026-11-25T19:59:45Z","method":"GET"}'], "is empty"),
         ("lab", [b"[]"], "line 1: "),
+        ("lab", [LAB, LAB.replace(b"1.5", b"1e300")], r"line 2: 1e\+300 s after the first line"),
+        ("lab", [LAB.replace(b"}", b',"think_s":-1}')], "line 1: .* -1 s of thinking"),
+        ("lab", [LAB, LAB.replace(b"}", b',"after":1}')], "line 2: it comes after arrival 1, and 1 are before it"),
         ("mooncake", [], "is empty"),
         ("azure", AZURE[:1], "is empty"),
     ],
@@ -104,9 +128,14 @@ def test_a_replay_keeps_its_order_and_takes_its_rate():
 
 def test_another_seed_begins_elsewhere_and_goes_round():
     recorded = trace(*map(float, range(10)))
-    cut = recorded.arrivals(9, 1.0, 3)
-    assert [arrival.prompt[0].id for arrival in cut] == [9, 0, 1]
-    assert [arrival.at_s for arrival in cut] == pytest.approx([0, 1, 2])
+    cut = recorded.arrivals(3, 1.0, 4)
+    assert [arrival.prompt[0].id for arrival in cut] == [8, 9, 0, 1]
+    assert [arrival.at_s for arrival in cut] == pytest.approx([0, 1, 2, 3])
+
+
+def test_no_two_of_many_seeds_begin_at_the_same_place():
+    recorded = trace(*map(float, range(10_000)))
+    assert len({recorded.arrivals(seed, 1.0, 1)[0].prompt[0].id for seed in range(100)}) == 100
 
 
 def test_a_turn_whose_predecessor_is_cut_off_begins_a_conversation():
@@ -128,3 +157,27 @@ def test_a_file_is_a_workload(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(TraceError, match="is empty"):
         find_workload(str(path))
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ([LAB], "1 request at one instant, so there is no rate"),
+        ([LAB] * 3, "3 requests at one instant"),
+        ([LAB, LAB.replace(b"1.5", b"3").replace(b"50", b"51")], "arrival 1: segment 1 has 51 tokens here and 50 elsewhere"),
+        ([LAB, LAB.replace(b"1.5", b"0.5").replace(b"}", b',"after":0}')], "arrival 1 comes after arrival 0, which is later"),
+    ],
+)
+def test_lines_that_are_no_trace_together_are_refused_before_anything_is_simulated(tmp_path, lines, what):
+    path = tmp_path / "mine.ndjson"
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(TraceError, match=what):
+        find_workload(str(path))
+
+
+def test_lines_in_any_order_become_one_in_time_and_keep_whom_they_follow(tmp_path):
+    path = tmp_path / "mine.ndjson"
+    turn = LAB.replace(b"1.5", b"9").replace(b"}", b',"after":0}')
+    path.write_bytes(b"\n".join([LAB.replace(b"1.5", b"4"), LAB, turn]))
+    trace = find_workload(str(path)).traffic.trace
+    assert [(arrival.at_s, arrival.after) for arrival in trace] == [(-2.5, None), (0.0, None), (5.0, 1)]

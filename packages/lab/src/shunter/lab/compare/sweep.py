@@ -50,6 +50,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     hit_share: float
     fairness: float
     knee_qps: float | None = None
+    requests: int | None = None
+    """Measured in the run that had the fewest."""
     half: dict[str, float] = {}
     """Half the width of the 95 % confidence interval of each figure above, by its name."""
     runs: dict[str, list[float]] = {}
@@ -186,6 +188,7 @@ class Round(msgspec.Struct, frozen=True):
             seeds=self.seeds,
             qps=qps,
             knee_qps=knee_qps,
+            requests=min(summary.requests for summary in summaries),
             half={name: each.half for name, each in estimates.items()},
             runs=runs,
             complaints=list(dict.fromkeys(each for summary in summaries for each in summary.complaints)),

@@ -24,6 +24,10 @@ COLUMNS = (
     ("Jain", "fairness", "index"),
     ("knee/s", "knee_qps", "rate"),
 )
+
+# Of fewer requests the 99th percentile is the longest one.
+FEW = 100
+
 WITH_INTERVAL = frozenset({"ttft_p90_ms", "tpot_p90_ms", "goodput_rps"})
 
 
@@ -45,8 +49,9 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def conditions(row: Row) -> str:
-    """Return at what rate a row was measured, and how often."""
-    return f"{row.qps:.3g} requests a second, {row.seeds} seed{'s' * (row.seeds != 1)}"
+    """Return at what rate a row was measured, how often, and whether that was of too few requests."""
+    few = f", of {row.requests} requests only" if row.requests is not None and row.requests < FEW else ""
+    return f"{row.qps:.3g} requests a second, {row.seeds} seed{'s' * (row.seeds != 1)}{few}"
 
 
 def complaints(rows: Sequence[Row]) -> list[str]:

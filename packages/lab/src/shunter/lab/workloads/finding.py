@@ -1,8 +1,12 @@
 """A workload by what the command line calls it: a name, `unseen-` and a number, or a trace in a file."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
+from shunter.lab.core.arrivals import Arrival
 from shunter.lab.core.fleet import Fleet
 from shunter.lab.core.machines import MACHINES
 from shunter.lab.core.statistics import Slo
@@ -36,7 +40,7 @@ def find_workload(name: str) -> Workload:
 def _recorded(path: Path) -> Workload:
     try:
         with path.open("rb") as lines:
-            trace = sorted(read("lab", lines), key=lambda arrival: arrival.at_s)
+            trace = _in_order(list(read("lab", lines)))
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}") from error
     except TraceError as error:
@@ -44,6 +48,8 @@ def _recorded(path: Path) -> Workload:
     if path.stem in WORKLOADS:
         raise TraceError(f"{path}: {path.stem} is the name of a workload that there is; call the file otherwise")
     recorded = Recorded(trace)
+    if not recorded.lasts_s > 0:
+        raise TraceError(f"{path}: {len(trace)} request{'s' * (len(trace) != 1)} at one instant, so there is no rate")
     return Workload(
         name=path.stem,
         about=f"{len(trace)} requests recorded at {recorded.qps:.3g} a second",
@@ -53,3 +59,23 @@ def _recorded(path: Path) -> Workload:
         lasts_s=len(trace) / recorded.qps,
         guess_qps=recorded.qps,
     )
+
+
+def _in_order(trace: Sequence[Arrival]) -> list[Arrival]:
+    """Return a trace in order of time; raises TraceError if two arrivals cannot be of one trace."""
+    order = sorted(range(len(trace)), key=lambda at: trace[at].at_s)
+    place = {at: number for number, at in enumerate(order)}
+    lengths: dict[int, int] = {}
+    ordered: list[Arrival] = []
+    for number, at in enumerate(order):
+        arrival = trace[at]
+        after = None if arrival.after is None else place[arrival.after]
+        if after is not None and after >= number:
+            raise TraceError(f"arrival {at} comes after arrival {arrival.after}, which is later")
+        for segment in (*arrival.prompt, arrival.output):
+            if lengths.setdefault(segment.id, segment.tokens) != segment.tokens:
+                raise TraceError(
+                    f"arrival {at}: segment {segment.id} has {segment.tokens} tokens here and {lengths[segment.id]} elsewhere"
+                )
+        ordered.append(msgspec.structs.replace(arrival, after=after))
+    return ordered

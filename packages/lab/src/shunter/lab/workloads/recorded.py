@@ -9,8 +9,9 @@ from shunter.lab.errors import TraceError
 
 __all__ = ["Recorded"]
 
-# Where replays with different seeds begin: multiples of this part of the trace, so that ten seeds see ten different stretches.
-STRIDE = 0.1
+# Where replays with different seeds begin: multiples of this part of the trace. Multiples of the golden ratio are spread evenly
+# however many there are, and none comes twice.
+STRIDE = 0.6180339887498949
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -21,8 +22,12 @@ class Recorded(msgspec.Struct, frozen=True):
     @property
     def qps(self) -> float:
         """The rate at which it was recorded."""
-        lasted_s = self.trace[-1].at_s - self.trace[0].at_s
-        return (len(self.trace) - 1) / lasted_s if lasted_s > 0 else 1.0
+        return (len(self.trace) - 1) / self.lasts_s if self.lasts_s > 0 else 1.0
+
+    @property
+    def lasts_s(self) -> float:
+        """From the first request to the last."""
+        return self.trace[-1].at_s - self.trace[0].at_s
 
     def arrivals(self, seed: int, qps: float, count: int) -> list[Arrival]:
         """Return `count` requests on end (all there are, if fewer); round the corner after the last comes the first."""
@@ -32,7 +37,7 @@ class Recorded(msgspec.Struct, frozen=True):
         begin = int(seed * STRIDE * total) % total
         order = [(begin + at) % total for at in range(min(count, total))]
         position = {at: number for number, at in enumerate(order)}
-        slower, lap_s = self.qps / qps, self.trace[-1].at_s - self.trace[0].at_s + 1.0 / self.qps
+        slower, lap_s = self.qps / qps, self.lasts_s + 1.0 / self.qps
         cut: list[Arrival] = []
         for at in order:
             arrival = self.trace[at]
