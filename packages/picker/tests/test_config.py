@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+from datetime import date
 
 import msgspec
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,6 +121,26 @@ def test_the_effective_configuration_loads_to_the_same_plan(text):
     plan = config.load(text)
     again = config.load(config.effective(plan))
     assert (again.config, again.policy, again.notes) == (plan.config, plan.policy, ())
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-08-01", "2026-08-01T10:00:00Z", "1:30", "1:30.5", "'1e3'", "'12e-5'", "'true'", "0x", "e5"]
+)
+def test_what_go_reads_as_text_is_text_also_when_it_is_written_again(text):
+    plan = config.load(HEAD + f"plugins: [{{type: label-selector-filter, parameters: {{matchLabels: {{a: {text}}}}}}}]")
+    assert plan.policy.profile.filters[0].plugin.match_labels == {"a": text.strip("'")}
+    again = config.effective(plan)
+    assert config.load(again).policy == plan.policy
+    assert not isinstance(yaml.safe_load(again)["plugins"][0]["parameters"]["matchLabels"]["a"], date)
+
+
+PROFILE = "schedulingProfiles: [{name: default, plugins: [{pluginRef: token-load-scorer, weight: WEIGHT}]}]"
+
+
+@pytest.mark.parametrize("text", ["16000", "1.6e4", "16e3", "1.6E+4", "1.6e+04", ".16e5", "16_000.0"])
+def test_what_go_reads_as_a_number_is_one(text):
+    plan = config.load(HEAD + f"plugins: [{{type: token-load-scorer}}]\n{PROFILE.replace('WEIGHT', text)}")
+    assert plan.policy.profile.scorers[0].weight == 16000
 
 
 def test_json_is_yaml():

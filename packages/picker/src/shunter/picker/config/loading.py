@@ -10,6 +10,7 @@ from shunter.picker.config.builtins import read_builtin
 from shunter.picker.config.completion import Completion
 from shunter.picker.config.document import EndpointPickerConfig, parse
 from shunter.picker.config.former import modernise
+from shunter.picker.config.reading import write_yaml
 from shunter.picker.core.policy import Crew, Policy
 from shunter.picker.errors import ConfigError
 
@@ -47,7 +48,7 @@ def rehearse(plan: Plan) -> None:
 
 def effective(plan: Plan) -> str:
     """Return the configuration as YAML with every default written out; it loads to the same policy."""
-    return msgspec.yaml.encode(plan.config).decode()
+    return write_yaml(msgspec.to_builtins(plan.config))
 
 
 def import_plugin(type_name: str) -> None:

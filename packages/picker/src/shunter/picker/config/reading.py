@@ -15,13 +15,16 @@ from msgspec import inspect
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import upstream
 
-__all__ = ["did_you_mean", "drop_nulls", "explained", "read_scalar", "read_yaml"]
+__all__ = ["did_you_mean", "drop_nulls", "explained", "read_scalar", "read_yaml", "write_yaml"]
 
 T = TypeVar("T")
 
 FEW = 12  # names that a message can list without hiding its point
 MOST = (1 << 63) - 1  # a number may be: what Go reads into an int64
 LONGEST_VALUE = 80  # characters of a value that a message shows
+
+TEXT, INT, FLOAT, DATE = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "timestamp"))
+EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+")
 
 # Of msgspec's messages: how it calls the place of a map's key and of a map's value, and what comes of YAML.
 KEY, ANY = "key` in `$", "..."
@@ -58,12 +61,24 @@ def drop_nulls(data: Any) -> None:
             waiting += cast("list[Any]", each)
 
 
+def write_yaml(data: Any) -> str:
+    """Return plain data as a YAML document; what would be something else than text to whoever reads it is quoted."""
+    return yaml.dump(data, Dumper=QuotingDumper, sort_keys=False, allow_unicode=True)
+
+
 class StrictLoader(yaml.SafeLoader):
-    """YAML in which three things are mistakes that PyYAML lets through.
+    """YAML as the reference's library reads it, in which three things are mistakes that PyYAML lets through.
 
     A key that stands twice (it takes the last one), half a surrogate pair, and a number that is infinite, none at all (.nan) or
-    beyond 64 bits.
+    beyond 64 bits. Dates are text, and so is 1:30, which PyYAML takes for ninety; 1e3 is a number, as it is 1.0e+3.
     """
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        """Tell what kind of value a text without quotes is."""
+        tag: Any = cast("Any", super()).resolve(kind, value, implicit)
+        if tag == DATE or (tag in (INT, FLOAT) and ":" in value):
+            return TEXT
+        return FLOAT if tag == TEXT and implicit[0] and EXPONENT.fullmatch(value) else tag
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Refuse such a number."""
@@ -87,6 +102,15 @@ class StrictLoader(yaml.SafeLoader):
             if texts[at] in texts[:at]:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {texts[at]!r} stands twice", key.start_mark)
         return super().construct_mapping(node, deep=deep)
+
+
+class QuotingDumper(yaml.SafeDumper):
+    """Quotes what is a number to StrictLoader, too."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> Any:
+        """Tell what kind of value a text would be without quotes."""
+        tag: Any = cast("Any", super()).resolve(kind, value, implicit)
+        return FLOAT if tag == TEXT and implicit[0] and EXPONENT.fullmatch(value) else tag
 
 
 def explained(
