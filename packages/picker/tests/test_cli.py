@@ -47,7 +47,7 @@ def test_an_unknown_plugin_is_refused_before_anything_starts(tmp_path):
         (["--host", f"unix:/{'p' * 103}"], "longer than 103 bytes"),
         (["--host", "192.0.2.1"], "give an address of this machine with --host"),
         (["--one-port", "--workers", "2", "--port", "0", "--port", "0"], "give --port once"),
-        (["--admin-host", "192.0.2.1"], "192.0.2.1:0: Cannot assign requested address; choose another with --admin-host"),
+        (["--admin-host", "192.0.2.1"], "choose another with --admin-host or --admin-port"),
         (["--admin-host", ""], "--admin-host is empty"),
         (["--max-streams", "2147483648"], "'--max-streams': 2147483648 is not in the range"),
         (["--drain-timeout", "nan"], "'--drain-timeout': 'nan' is not a number of seconds"),
@@ -60,6 +60,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path, options, words):
     )
     assert done.returncode == 2
     assert words in done.stderr
+    assert ": None" not in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -18,7 +18,7 @@ import msgspec
 from shunter.envoyconf.core.authority import join_authority
 from shunter.envoyconf.core.xds.report import Report, render_metrics, render_page
 from shunter.envoyconf.errors import IntentError
-from shunter.snapshot.addresses import addresses_of
+from shunter.snapshot.addresses import addresses_of, why_not
 
 __all__ = ["StatusPages"]
 
@@ -44,7 +44,7 @@ class StatusPages:
                 self._servers.append(server)
                 port = server.sockets[0].getsockname()[1]
         except OSError as error:
-            raise IntentError(f"cannot serve the status pages on {join_authority(host, port)}: {error.strerror}") from None
+            raise IntentError(f"cannot serve the status pages on {join_authority(host, port)}: {why_not(error)}") from None
         return port
 
     async def stop(self) -> None:

@@ -21,7 +21,6 @@
 """
 
 import datetime as dt
-import os
 import time
 from collections.abc import Coroutine
 from ipaddress import ip_address
@@ -37,7 +36,7 @@ from shunter.picker.errors import ConfigError, SilenceError
 from shunter.picker.shell.metrics import Metrics, Names, everything
 from shunter.picker.shell.page import Files, Live, refuse_strange_names
 from shunter.picker.shell.report import Source
-from shunter.snapshot.addresses import addresses_of
+from shunter.snapshot.addresses import addresses_of, why_not
 from shunter.snapshot.stderr import Level
 
 __all__ = ["Admin"]
@@ -103,11 +102,9 @@ class Admin:
                 port = self._runner.addresses[0][1]
         except OSError as error:
             await self._runner.cleanup()
-            # asyncio's words tell the place again; of a name that nobody knows the number is negative.
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             raise ConfigError(
-                f"cannot serve the admin pages on {where}: {why}; choose another with --admin-host or --admin-port"
+                f"cannot serve the admin pages on {where}: {why_not(error)}; choose another with --admin-host or --admin-port"
             ) from error
         return port
 

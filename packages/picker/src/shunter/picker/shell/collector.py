@@ -37,6 +37,7 @@ from shunter.picker.shell.control import Decided, Recalled, Status
 from shunter.picker.shell.memory import Memory, Seat, watch
 from shunter.picker.shell.service import end_tasks, serve
 from shunter.snapshot import RingError, RingReader, RingWriter, SnapshotReader, Topology
+from shunter.snapshot.addresses import why_not
 
 __all__ = ["Collector", "LearnedReader", "Settings", "collect"]
 
@@ -95,7 +96,7 @@ class Collector:
             self._server = await asyncio.get_running_loop().create_server(make, host, port, reuse_port=True)
         except OSError as error:
             raise ConfigError(
-                f"cannot take records on {host}:{port}: {error.strerror}; choose another with --collector-port"
+                f"cannot take records on {host}:{port}: {why_not(error)}; choose another with --collector-port"
             ) from error
         self._publish()
         self.tasks = [asyncio.create_task(self._tick())]

@@ -19,7 +19,7 @@ from shunter.rollout.core.reconcile import Standing
 from shunter.rollout.errors import ConfigError
 from shunter.rollout.shell.following import Following
 from shunter.rollout.shell.syncing import Sync
-from shunter.snapshot.addresses import addresses_of
+from shunter.snapshot.addresses import addresses_of, why_not
 
 __all__ = ["serve_status"]
 
@@ -95,7 +95,7 @@ async def serve_status(host: str, port: int, sync: Sync, config: Following[Desir
                 await web.TCPSite(runner, each, port).start()
                 port = runner.addresses[0][1]
         except OSError as error:
-            raise ConfigError(f"--status-host {host} --status-port {port}: {error.strerror}") from None
+            raise ConfigError(f"--status-host {host} --status-port {port}: {why_not(error)}") from None
         yield port
     finally:
         await runner.cleanup()

@@ -9,7 +9,6 @@
                     clusters, complaints
 """
 
-import os
 import time
 from importlib.metadata import version
 from typing import Any
@@ -21,7 +20,7 @@ from shunter.scraper.errors import ConfigError
 from shunter.scraper.shell.metrics import Metrics
 from shunter.scraper.shell.service import Scraper
 from shunter.snapshot import SCHEMA
-from shunter.snapshot.addresses import addresses_of
+from shunter.snapshot.addresses import addresses_of, why_not
 
 __all__ = ["Admin"]
 
@@ -59,11 +58,9 @@ class Admin:
                 port = self._runner.addresses[0][1]
         except OSError as error:
             await self._runner.cleanup()
-            # asyncio's words tell the place again; of a name that nobody knows the number is negative.
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             raise ConfigError(
-                f"cannot serve the admin pages on {where}: {why}; choose another with --admin-host or --admin-port"
+                f"cannot serve the admin pages on {where}: {why_not(error)}; choose another with --admin-host or --admin-port"
             ) from error
         return port
 
