@@ -134,12 +134,11 @@ def test_what_go_reads_as_text_is_text_also_when_it_is_written_again(text):
     assert not isinstance(yaml.safe_load(again)["plugins"][0]["parameters"]["matchLabels"]["a"], date)
 
 
-PROFILE = "schedulingProfiles: [{name: default, plugins: [{pluginRef: token-load-scorer, weight: WEIGHT}]}]"
-
-
 @pytest.mark.parametrize("text", ["16000", "1.6e4", "16e3", "1.6E+4", "1.6e+04", ".16e5", "16_000.0"])
 def test_what_go_reads_as_a_number_is_one(text):
-    plan = config.load(HEAD + f"plugins: [{{type: token-load-scorer}}]\n{PROFILE.replace('WEIGHT', text)}")
+    plugins = "plugins: [{type: queue-scorer}]\n"
+    profiles = f"schedulingProfiles: [{{name: default, plugins: [{{pluginRef: queue-scorer, weight: {text}}}]}}]"
+    plan = config.load(HEAD + plugins + profiles)
     assert plan.policy.profile.scorers[0].weight == 16000
 
 
