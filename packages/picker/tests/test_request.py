@@ -156,6 +156,28 @@ def test_each_format_has_its_prompt_and_its_limit(path, fields, prompt, limit):
     assert (bytes(request.prompt), request.max_output_tokens) == (prompt, limit)
 
 
+WORDS = "x" * 400
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "tokens"),
+    [
+        ("/v1/rerank", {"query": WORDS, "documents": [WORDS, WORDS]}, 400),
+        ("/v1/rerank", {"query": WORDS, "documents": [{"text": WORDS}]}, 200),
+        ("/v1/rerank", {"query": WORDS}, 100),
+        ("/v1/rerank", {"query": None, "documents": [WORDS]}, 100),
+        ("/score", {"text_1": WORDS, "text_2": WORDS}, 200),
+        ("/score", {"text_1": WORDS, "text_2": [WORDS, WORDS, WORDS]}, 600),
+        ("/score", {"text_1": [WORDS, WORDS], "text_2": [WORDS, WORDS]}, 400),
+        ("/score", {"queries": WORDS, "documents": [WORDS, WORDS]}, 400),
+        ("/score", {"text_1": WORDS}, 100),
+        ("/v1/completions", {"model": "m", "query": WORDS, "prompt": [WORDS, WORDS]}, 200),
+    ],
+)
+def test_a_query_is_computed_with_each_document(path, fields, tokens):
+    assert post(path, **fields).prompt_tokens == pytest.approx(tokens, abs=10)
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "message"),
     [

@@ -16,6 +16,7 @@ class Format(msgspec.Struct, frozen=True):
 
     suffix: str
     prompt: tuple[str, ...] = ()  # the fields that may hold the prompt: the first one that is not empty counts
+    query: tuple[str, ...] = ()  # the fields that may hold what is computed once more with each part of the prompt
     output_limits: tuple[str, ...] = ()  # the same of the limit
     sampling_limit: str = ""  # the limit's name inside ``sampling_params``, where native bodies have it
     text: bool = True  # may the prompt be a string
@@ -30,11 +31,11 @@ class Format(msgspec.Struct, frozen=True):
 _CHAT = ("max_completion_tokens", "max_tokens")
 
 OPENAI = (
-    Format("/chat/completions", ("messages",), _CHAT, text=False, parts=True),
+    Format("/chat/completions", ("messages",), output_limits=_CHAT, text=False, parts=True),
     Format("/chat/completions/render", ("messages",), text=False, computed=False),
-    Format("/completions", ("prompt",), ("max_tokens",)),
+    Format("/completions", ("prompt",), output_limits=("max_tokens",)),
     Format("/completions/render", ("prompt",), computed=False),
-    Format("/responses", ("input",), ("max_output_tokens",), parts=True),
+    Format("/responses", ("input",), output_limits=("max_output_tokens",), parts=True),
     Format("/conversations", ("items",), text=False, parts=True, model=False),
     Format("/embeddings", ("input",)),
     Format("/images/generations", ("prompt",)),
@@ -45,13 +46,13 @@ OPENAI = (
     Format("/audio/translations", prompted=False, form=True, audio=True),
 )
 ANTHROPIC = (
-    Format("/messages", ("messages",), ("max_tokens",), text=False, parts=True),
+    Format("/messages", ("messages",), output_limits=("max_tokens",), text=False, parts=True),
     Format("/messages/count_tokens", ("messages",), text=False, computed=False),
 )
 VLLM = (
     Format("/inference/v1/generate", ("token_ids",), sampling_limit="max_tokens", text=False, model=False),
-    Format("/rerank", ("documents",), model=False, prompted=False),
-    Format("/score", ("text_2", "documents", "text_1", "queries"), model=False, prompted=False),
+    Format("/rerank", ("documents",), ("query",), model=False, prompted=False),
+    Format("/score", ("text_2", "documents", "text_1", "queries"), ("text_1", "queries"), model=False, prompted=False),
     Format("/classify", ("input", "messages"), model=False, prompted=False),
     Format("/pooling", ("input", "messages"), model=False, prompted=False),
     Format("/detokenize", model=False, prompted=False, computed=False),

@@ -58,6 +58,7 @@ class Body(msgspec.Struct, frozen=True):
     text: msgspec.Raw = _ABSENT
     text_1: msgspec.Raw = _ABSENT
     text_2: msgspec.Raw = _ABSENT
+    query: msgspec.Raw = _ABSENT
     queries: msgspec.Raw = _ABSENT
     documents: msgspec.Raw = _ABSENT
     tools: msgspec.Raw = _ABSENT
@@ -89,6 +90,7 @@ _body = msgspec.json.Decoder(Body)
 _sampling = msgspec.json.Decoder(Sampling)
 _ids = msgspec.json.Decoder(list[TokenId])
 _string = msgspec.json.Decoder(str)
+_parts = msgspec.json.Decoder(list[msgspec.Raw])
 _lists_of_ids = msgspec.json.Decoder(list[list[TokenId]])
 
 
@@ -201,7 +203,8 @@ def read(
         if form.prompted:
             kinds = "a string or a list" if form.text else "a list"
             return _bad(f"{form.prompt[0]} must be {kinds} and not empty")
-    return _request(headers, parsed, form, prompt, find_media(raw, headers) if form.parts and may_hold_media(body) else ())
+    media = find_media(raw, headers) if form.parts and may_hold_media(body) else ()
+    return _request(headers, parsed, form, prompt, media, _query_tokens(parsed, form, raw) if form.query else 0)
 
 
 def _format(headers: Mapping[str, str], formats: tuple[Format, ...]) -> Format | None:
@@ -246,6 +249,14 @@ def _pack_ids(prompt: memoryview) -> tuple[bytes, int] | None:
     return packed, len(packed) // BYTES_PER_ID * len(prompt) // len(looked_at)
 
 
+def _query_tokens(parsed: Body, form: Format, prompt: msgspec.Raw) -> int:
+    """Return how many tokens a query adds: all of it for each document, or each of several queries for its own."""
+    queries: list[msgspec.Raw] = [getattr(parsed, name) for name in form.query]
+    query = next((memoryview(each) for each in queries if each and each is not prompt), _NOTHING)
+    single = bytes(query[:1]) == b'"' and bytes(memoryview(prompt)[:1]) == b"["
+    return (len(_parts.decode(prompt)) if single else 1) * (len(query) // BYTES_PER_TOKEN)
+
+
 def _limit(parsed: Body, form: Format) -> int | None:
     if form.sampling_limit:
         return _sampling_limit(parsed.sampling_params, form.sampling_limit)
@@ -275,13 +286,14 @@ def _request(
     form: Format | None = None,
     prompt: memoryview = _NOTHING,
     media: tuple[Media, ...] = (),
+    more_tokens: int = 0,
 ) -> Request:
     get = headers.get
     if form is not None and not form.computed:
         prompt, media = _NOTHING, ()
     ids = _pack_ids(prompt) if form is not None and not form.parts else None
     prompt = prompt[:-1] if ids is None else memoryview(ids[0])
-    tokens = len(prompt) // BYTES_PER_TOKEN if ids is None else ids[1]
+    tokens = (len(prompt) // BYTES_PER_TOKEN if ids is None else ids[1]) + more_tokens
     if media:
         text_bytes = len(prompt) - sum([len(each.source) for each in media])
         tokens = text_bytes // BYTES_PER_TOKEN + sum([each.tokens for each in media])
