@@ -1,6 +1,7 @@
 """Comparing: the knee is found, trials are the same in any process, tables and verdicts say what the rows say."""
 
 import json
+import os
 import random
 from math import inf
 from pathlib import Path
@@ -21,6 +22,7 @@ from shunter.lab.core.machines import MACHINES
 from shunter.lab.core.params import EngineParams
 from shunter.lab.errors import LabError
 from shunter.lab.policies import Policy, find_policy
+from shunter.lab.policies.balancers import Turns
 from shunter.lab.workloads import find_workload
 from shunter.lab.workloads.recorded import Recorded
 from shunter.picker import config
@@ -259,6 +261,22 @@ async def test_other_processes_come_to_the_same():
     here = await compare([workload], policies, seeds=2, qps=5.0)
     there = await compare([workload], policies, seeds=2, qps=5.0, jobs=2)
     assert here == there
+
+
+async def test_a_policy_that_cannot_travel_is_refused():
+    """It would be lost on its way, and its trial be waited for for ever."""
+    policy = Policy("mine", "", lambda fleet, seed: Turns(len(fleet.engines), random.Random(seed)))
+    with pytest.raises(LabError, match=r"policy mine cannot be sent to another process \(.*lambda"):
+        await compare([small()], [policy], seeds=1, qps=5.0, jobs=2)
+
+
+def die(_fleet, _seed):
+    os._exit(3)
+
+
+async def test_a_process_that_ends_is_not_waited_for():
+    with pytest.raises(LabError, match="has ended by itself"):
+        await compare([small()], [find_policy("round-robin"), Policy("mine", "", die)], seeds=2, qps=5.0, jobs=2)
 
 
 async def test_every_python_comes_to_the_same():

@@ -9,6 +9,8 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 from typing import Any, Self, cast
 
@@ -27,6 +29,11 @@ __all__ = ["FIGURES", "LOAD", "Bench", "Row", "compare"]
 
 # Policies are compared where the best of them is busy but not in trouble.
 LOAD = 0.8
+
+ENDED = (
+    "a process that simulates has ended by itself, killed or unable to begin. It imports everything anew: a script compares "
+    'under `if __name__ == "__main__"`, and a function of a module makes the policy; with jobs=1 there is no such process'
+)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +73,8 @@ class Bench:
     def __init__(self, jobs: int = 1) -> None:
         self._jobs = jobs
         self._pool: aiomultiprocess.Pool | None = None
+        self._processes: list[BaseProcess] = []
+        self._ended = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Start the processes."""
@@ -73,22 +82,40 @@ class Bench:
             # Nothing here needs the manager process that the library would start for every Process it makes.
             aiomultiprocess.core._manager = SimpleNamespace(Namespace=SimpleNamespace)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
             self._pool = aiomultiprocess.Pool(self._jobs, childconcurrency=1, initializer=_end_with_parent)
+            # For each that ends the library starts another one, however often, and says nothing.
+            self._processes = [process.aio_process for process in cast("Any", self._pool).processes]
+            for process in self._processes:
+                asyncio.get_running_loop().add_reader(process.sentinel, self._has_ended, process)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """End them, whatever they are doing."""
         if self._pool is not None:
+            for process in self._processes:
+                asyncio.get_running_loop().remove_reader(process.sentinel)
             for queue, _ in cast("Any", self._pool).queues.values():
                 queue.cancel_join_thread()  # what nobody will read any more is not waited for at exit
             self._pool.terminate()
             await self._pool.join()
 
+    def _has_ended(self, process: BaseProcess) -> None:
+        asyncio.get_running_loop().remove_reader(process.sentinel)
+        self._ended.set()
+
     async def run(self, trial: Trial) -> Summary:
-        """Return what came of one trial."""
+        """Return what came of one trial. Raises LabError if one of the processes has ended: nobody knows whose trial it had."""
         if self._pool is None:
             await asyncio.sleep(0)
             return attempt(trial)
-        return await self._pool.apply(_attempt, (trial,))
+        answer, end = asyncio.create_task(self._pool.apply(_attempt, (trial,))), asyncio.create_task(self._ended.wait())
+        try:
+            await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+        finally:
+            answer.cancel()
+            end.cancel()
+        raise LabError(ENDED)
 
 
 def _end_with_parent() -> None:
@@ -138,7 +165,8 @@ async def compare(
     """Return a row for every workload and policy, in that order.
 
     Without a rate each policy's knee is searched, over `knee_seeds` seeds, and all are compared at LOAD of the best. `shrink`
-    makes runs that much shorter. `told` hears of each row as soon as it is known. Raises LabError if two have one name.
+    makes runs that much shorter. `told` hears of each row as soon as it is known. Raises LabError if two have one name, or
+    a policy cannot be sent to other processes.
     """
     for kind, names in (
         ("workloads", [each.name for each in workloads]),
@@ -146,6 +174,9 @@ async def compare(
     ):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise LabError(f"two {kind} are called {' and '.join(twice)}; a file is called as it is without its ending")
+    if jobs > 1:
+        for policy in policies:
+            _must_travel(policy)
     # Enough workloads at once to keep everybody busy; the first ones end first.
     limit = asyncio.Semaphore(1 + jobs // len(policies))
 
@@ -157,6 +188,16 @@ async def compare(
     async with Bench(jobs) as bench:
         rows = await asyncio.gather(*(meet(bench, workload) for workload in workloads))
     return [row for each in rows for row in each]
+
+
+def _must_travel(policy: Policy) -> None:
+    """Raise LabError for a policy that no other process could get: on its way there it would be lost without a word."""
+    try:
+        ForkingPickler.dumps(policy.build)
+    except Exception as error:
+        raise LabError(
+            f"policy {policy.name} cannot be sent to another process ({error}): a function of a module can, or let jobs be 1"
+        ) from error
 
 
 class Round(msgspec.Struct, frozen=True):
