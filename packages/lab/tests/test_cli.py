@@ -157,6 +157,15 @@ def test_policies_are_compared_and_reported(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"compare.json", "compare.html", "compare.md"}
 
 
+def test_a_report_that_cannot_be_drawn_is_refused_before_anything_is_simulated(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = CliRunner().invoke(main, ["compare", "-o", str(tmp_path / "report")])
+    assert (result.exit_code, result.output) == (
+        2,
+        "shunter lab compare: the report needs matplotlib; install shunter-lab[report]\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [

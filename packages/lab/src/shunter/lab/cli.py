@@ -271,7 +271,7 @@ def compare(
     from pathlib import Path
 
     from shunter.lab.compare import compare, tables
-    from shunter.lab.compare.report import write
+    from shunter.lab.compare.report import prepare, write
     from shunter.lab.errors import LabError
     from shunter.lab.policies import find_policy
     from shunter.lab.policies import policies as all_policies
@@ -287,8 +287,8 @@ def compare(
     command += [] if seeds is None else ["--seeds", str(seeds)]
     command += ["--quick"] if quick else []
     try:
-        if output:  # what cannot be written is better known before an hour of simulation
-            Path(output).mkdir(parents=True, exist_ok=True)
+        if output:
+            prepare(Path(output))
         rows = asyncio.run(
             compare(
                 [find_workload(name) for name in workloads or (QUICK if quick else (*WORKLOADS, *HOLDOUT))],

@@ -15,7 +15,7 @@ from shunter.lab.compare.verdict import Verdict, verdicts
 from shunter.lab.errors import LabError
 from shunter.lab.policies import BOUND, OURS
 
-__all__ = ["markdown", "page", "read", "write"]
+__all__ = ["markdown", "page", "prepare", "read", "write"]
 
 # The plots of a workload: figure, title.
 PANELS = (
@@ -49,6 +49,12 @@ dt { font-weight: bold; float: left; clear: left; width: 10em }
 dd { margin-left: 10em }
 svg { max-width: 100%; height: auto }
 """
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory of a report: what cannot be written is better known before an hour of simulation. Raises LabError."""
+    _drawing()
+    directory.mkdir(parents=True, exist_ok=True)
 
 
 def write(rows: Sequence[Row], directory: Path, command: str = "shunter lab compare") -> None:
@@ -164,15 +170,11 @@ def _data(cell: str) -> str:
 
 def _plots(rows: Sequence[Row]) -> str:
     """Bars for each policy with the confidence intervals, as one inline SVG."""
-    try:
-        import matplotlib as mpl  # noqa: PLC0415  an extra: simulating does not need it
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise LabError("the report needs matplotlib; install shunter-lab[report]") from error
+    library, figure_of = _drawing()
     shown: list[tuple[str, str]] = [
         (name, title) for name, title in PANELS if any(getattr(row, name) is not None for row in rows)
     ]
-    figure: Any = Figure(figsize=(3 * len(shown), 0.6 + 0.24 * len(rows)), layout="constrained")
+    figure: Any = figure_of(figsize=(3 * len(shown), 0.6 + 0.24 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     names = [row.policy for row in rows][::-1]
     colours = ["#c33" if name == OURS else "#bbb" if name == BOUND else "#58a" for name in names]
@@ -186,10 +188,18 @@ def _plots(rows: Sequence[Row]) -> str:
         if name.endswith("_ms") and known and max(known) > 20 * min(known):
             panel.set_xscale("log")
     out = io.StringIO()
-    library: Any = mpl
     with library.rc_context({"svg.hashsalt": "the same rows are the same bytes"}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]
+
+
+def _drawing() -> tuple[Any, Any]:
+    try:
+        import matplotlib as mpl  # noqa: PLC0415  an extra: simulating does not need it
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        raise LabError("the report needs matplotlib; install shunter-lab[report]") from error
+    return mpl, Figure
 
 
 def _finite(value: float | None) -> float:
