@@ -94,12 +94,12 @@ def test_what_a_filter_does_that_an_intent_has_no_word_for_is_told():
 
 
 def edited(edit):
-    """Import what was generated, changed in one place: in the manager, and its routes from the special one to that for all."""
+    """Import what was generated, changed in one place: in the manager, or in the host for all and its routes."""
     config = bootstrap(load_intent(POOLS + REST))
     listener = config["static_resources"]["listeners"][0]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     hosts = manager["route_config"]["virtual_hosts"]
-    edit(config=config, listener=listener, manager=manager, routes=hosts[-1]["routes"])
+    edit(config=config, listener=listener, manager=manager, host=hosts[-1], routes=hosts[-1]["routes"])
     return imported(json.dumps(config))
 
 
@@ -219,8 +219,8 @@ def test_filter_chains_of_one_listener_are_one_listener():
     [
         (lambda routes, **_: routes[0]["route"].update(prefix_rewrite="/x"), "prefix_rewrite of a route"),
         (lambda routes, **_: routes[0].update(requestHeadersToAdd=[{}]), "request_headers_to_add of a route"),
-        (lambda routes, **_: routes[0]["route"]["retry_policy"].update(per_try_timeout="9s"), "per_try_timeout of a retry"),
-        (lambda routes, **_: routes[0]["route"]["retry_policy"].update(retry_on="5xx"), "retry_on 5xx"),
+        (lambda host, **_: host["retry_policy"].update(per_try_timeout="9s"), "per_try_timeout of a retry"),
+        (lambda host, **_: host["retry_policy"].update(retry_on="5xx"), "retry_on 5xx"),
         (lambda manager, **_: manager.update(xff_num_trusted_hops=2), "xff_num_trusted_hops of a connection manager"),
         (lambda manager, **_: manager.update(local_reply_config={"mappers": []}), "local_reply_config of a connection"),
         (lambda manager, **_: manager["common_http_protocol_options"].update(idle_timeout="9s"), "idle_timeout of common_http"),
@@ -280,8 +280,7 @@ def test_no_retries_are_none():
         for listener in config["static_resources"]["listeners"]:
             manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
             for host in manager["route_config"]["virtual_hosts"]:
-                for route in host["routes"]:
-                    route["route"].pop("retry_policy", None)
+                del host["retry_policy"]
 
     assert edited(edit).plain["limits"]["retries"] == 0
 

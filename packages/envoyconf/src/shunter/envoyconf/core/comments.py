@@ -37,11 +37,13 @@ WHY = {
     "custom_tags.value": "By default a span has the whole URL, and the query may hold keys.",
     # Routes
     "route.timeout=0s": "Envoy's default of 15 s for a whole response would cut streams.",
-    "route.retry_policy": "Only what no engine has begun is tried again: a generation costs seconds of a GPU.",
+    "virtual_hosts.retry_policy": "Only what no engine has begun is tried again: a generation costs seconds of a GPU.",
     "route.hash_policy": "Requests with one key stay on one model server.",
     "retry_policy.retry_host_predicate": "Elsewhere than where it failed before.",
     "request_body_buffer_limit": "Kept for the picker and for retries. By default bodies above 1 MiB are not tried again.",
     "FilterConfig.config": "Turns a filter on that is off otherwise.",
+    "ExtProcPerRoute.disabled": "Not asked, unless a route says so. Its filter is on: no route is known before the body.",
+    "ExtProcPerRoute.overrides": "Asks this picker.",
     # Filters
     "http_filters.disabled": "Off, until a route turns it on.",
     "ApiKeyAuth.forwarding": "Model servers are told who it is, and not by which key.",

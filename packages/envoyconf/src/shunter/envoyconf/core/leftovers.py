@@ -37,7 +37,7 @@ MANAGER = {
     "use_remote_address",
 }
 PROTOCOL = {"headers_with_underscores_action"}
-ROUTING = {"name", "virtual_hosts", "ignore_port_in_host_matching", "validate_clusters"}
+ROUTING = {"name", "virtual_hosts", "ignore_port_in_host_matching", "typed_per_filter_config", "validate_clusters"}
 HOST = {"name", "domains", "routes", "retry_policy", "request_body_buffer_limit", "typed_per_filter_config"}
 ROUTE = {
     "name",

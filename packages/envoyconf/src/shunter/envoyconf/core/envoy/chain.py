@@ -1,8 +1,9 @@
 """The HTTP filters of a listener in their order, and which of them each route has.
 
 A filter that only some routes want is off until a route turns it on. Envoy decides once, when a request's headers have come,
-which filters there will be. Where the model stands in the body no route is known by then: so every filter is on, and those
-of the pickers, the only ones that look at the route when their turn comes, are told by it to leave the request alone.
+which filters there will be. Where the model stands in the body no route is known by then: so every filter is on. Those of
+the pickers, the only ones that look at the route when their turn comes, leave each request alone whose route does not ask
+them.
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,9 @@ from shunter.envoyconf.core.intent import Intent, Pool, Profile, Route
 from shunter.envoyconf.core.protojson import Resource, extension, typed
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version
 
-__all__ = ["http_filters", "pool_switches", "route_switches"]
+__all__ = ["http_filters", "idle_pickers", "pool_switches", "route_switches"]
+
+PER_ROUTE = "extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
 
 
 def http_filters(intent: Intent, version: Version = DEFAULT_VERSION) -> list[Resource]:
@@ -49,14 +52,18 @@ def route_switches(route: Route, intent: Intent) -> Resource:
     return {} if intent.reads_model else _on(wanted)
 
 
-def pool_switches(intent: Intent, pool: Pool | None = None, profile: Profile | None = None) -> Resource:
-    """Return what turns on the picker of one pool in one profile and no other; by default, none."""
-    wanted = filter_name(pool, profile, intent) if pool and profile and profile.asks else None
-    if not intent.reads_model:
-        return _on([wanted] if wanted else [])
-    names = (filter_name(owner, each, intent) for owner, each in intent.ways if each.asks)
-    left_out = typed("extensions.filters.http.ext_proc.v3.ExtProcPerRoute", disabled=True)
-    return {name: left_out for name in names if name != wanted}
+def idle_pickers(intent: Intent) -> Resource:
+    """Return what all routes say to the pickers whose filters are on for every request: to leave it alone."""
+    names = (filter_name(pool, profile, intent) for pool, profile in intent.ways if profile.asks)
+    return {name: typed(PER_ROUTE, disabled=True) for name in names} if intent.reads_model else {}
+
+
+def pool_switches(intent: Intent, pool: Pool, profile: Profile) -> Resource:
+    """Return what has the picker of one pool in one profile asked."""
+    if not profile.asks:
+        return {}
+    name = filter_name(pool, profile, intent)
+    return {name: typed(PER_ROUTE, overrides={})} if intent.reads_model else _on([name])
 
 
 def _on(names: Iterable[str]) -> Resource:
