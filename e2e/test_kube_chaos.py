@@ -1,6 +1,7 @@
 """The scraper on a real Kubernetes API that is slow, refuses or storms; and Services as pools there."""
 
 import asyncio
+import json
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,7 @@ async def cut_until(condition, relay):
             await asyncio.sleep(1)
 
 
-async def test_a_token_that_is_revoked_takes_nobody_away(admin, following, heard, tmp_path):
+async def test_a_token_that_is_revoked_takes_nobody_away_and_one_in_its_place_goes_on(admin, following, heard, tmp_path):
     home = admin.namespace("revoked")
     admin.pool(home)
     admin.pod(home, "a", "10.0.0.1")
@@ -72,6 +73,9 @@ async def test_a_token_that_is_revoked_takes_nobody_away(admin, following, heard
             await cut_until(lambda: "HTTP 401" in trouble(followed, "pods"), relay)
         await asyncio.to_thread(admin.pod, home, "b", "10.0.0.2")
         assert hosts(followed.clusters[-1]) == ["10.0.0.1"]
+        users = json.loads((await asyncio.to_thread(admin.account, home, tmp_path / "renewed")).read_text())["users"]
+        kubeconfig.write_text(json.dumps(json.loads(kubeconfig.read_text()) | {"users": users}))
+        await followed.until(lambda now: hosts(now) == ["10.0.0.1", "10.0.0.2"])
 
 
 async def test_pods_that_flap_are_followed_to_where_they_end(admin, following):

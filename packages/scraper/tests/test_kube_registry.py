@@ -220,6 +220,35 @@ async def test_nobody_is_not_told_of_while_something_is_forbidden(failures, monk
         assert (await first).members
 
 
+class Bare(Api):
+    """A server without any pools; perhaps it does not even know what they are."""
+
+    def __init__(self, *unknown):
+        super().__init__()
+        self._unknown = unknown
+
+    async def page(self, path, **query):
+        if path.rpartition("/")[2] in self._unknown:
+            raise RefusedError(404, "the server could not find the requested resource")
+        return await super().page(path, **query)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "said"),
+    [
+        ((), "n of here: there is no InferencePool;"),
+        (("inferencepools",), "n of here: the server has no InferencePools: their CRDs are not installed;"),
+    ],
+)
+async def test_that_there_is_no_pool_at_all_is_said_once(following, caplog, unknown, said):
+    followed, first = following(Bare(*unknown))
+    async with asyncio.timeout(PATIENCE_S):
+        assert not (await first).pools
+        followed._touched.set()
+        await followed.changed()
+    assert caplog.text.count(said) == 1
+
+
 class Telling(Forbidding):
     """A server whose pods' watch tells what is put into ``told``."""
 

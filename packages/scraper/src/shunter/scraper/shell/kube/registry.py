@@ -76,6 +76,7 @@ class Kubernetes:
         self._touched = asyncio.Event()
         self._known = asyncio.Event()
         self._told = False
+        self._nowhere = False  # whether it was said that there is no pool
 
     @property
     def title(self) -> str:
@@ -120,15 +121,20 @@ class Kubernetes:
             if not (whole or cluster.members or self._told):
                 continue
             self._told = True
-            self._complain()
+            self._complain(nowhere=whole and not cluster.pools)
             if whole:
                 self._known.set()
                 if self._statuses:
                     self._statuses.judge(judgements(self._reflections, self._mirror.complaints))
             return cluster
 
-    def _complain(self) -> None:
-        """Log each complaint once, as long as it lasts."""
+    def _complain(self, *, nowhere: bool) -> None:
+        """Log each complaint once, as long as it lasts, and that there is no pool at all."""
+        if nowhere and not self._nowhere:
+            known = any(each.listed for each in self._reflections if each.resource.plural == "inferencepools")
+            why = "there is no InferencePool" if known else "the server has no InferencePools: their CRDs are not installed"
+            log.warning("%s: %s; pools of another namespace: --namespace, a Service as a pool: --service", self.title, why)
+        self._nowhere = nowhere
         complaints = set(self._mirror.complaints.items())
         for (title, key), complaint in sorted(complaints - self._complained):
             log.warning("%s %s/%s: %s", title, key.namespace, key.name, complaint.message)
