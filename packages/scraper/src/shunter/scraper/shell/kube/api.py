@@ -29,7 +29,7 @@ __all__ = ["Api", "RefusedError", "connect"]
 
 # For the head of an answer, and for all of a page of a list.
 ANSWER_S = 30.0
-# The kernel probes a connection that was silent for so long, three times: one to a machine that is gone ends after half a minute.
+# The kernel probes a connection that was silent for so long, three times: one to a dead machine ends after half a minute.
 # (The kernel of a server that hangs still answers.)
 IDLE_S, PROBE_S, PROBES = 15, 5, 3
 # A watch without a word for so long hangs: an idle one has a bookmark about every minute.
