@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from shunter.picker.core.prefix import PrefixIndex, PrefixSettings
+from shunter.picker.core.prefix import PrefixIndex, PrefixSettings, tune
+from shunter.snapshot import Health, Load, LoadRow, Topology, View
 
 BLOCK = 256
 
@@ -31,6 +32,44 @@ def test_a_prompt_is_found_up_to_where_it_differs():
     match = memory.match(hashes(memory, b"a" * BLOCK * 4 + b"c" * BLOCK * 4))
     assert match.blocks == {0: 4, 5: 2}
     assert match.share == {0: 0.5, 5: 0.25}
+
+
+@pytest.mark.parametrize(
+    ("told", "settings", "blocks"),
+    [
+        ([16, None], {"block_tokens": 128}, 16),  # the floor, as in the reference
+        ([128, 16], {}, 8),
+        ([16, 256], {"auto_tune": False}, 16),
+        ([None], {"block_tokens": 128}, 8),
+        ([], {}, 16),
+        ([10**9, 0], {}, 16),
+    ],
+)
+def test_blocks_are_as_large_as_the_engines(told, settings, blocks):
+    memory = index(**settings)
+    tune([memory], view_of(told))
+    assert len(hashes(memory, b"a" * BLOCK * 16)) == blocks
+
+
+def view_of(sizes):
+    rows = [LoadRow(slot=at, incarnation=1, health=Health.FRESH, block_size=size) for at, size in enumerate(sizes)]
+    return View(Topology(epoch=1, generation=1), Load.of(rows, epoch=1, topology_generation=1, published_ns=1))
+
+
+def test_what_was_remembered_in_other_blocks_is_void_and_leaves_nothing_behind():
+    one, other = index(), index(capacity_blocks=3, auto_tune=False)
+    before = hashes(one, b"a" * BLOCK * 8)
+    for memory in (one, other):
+        memory.insert(before, slot=2, incarnation=1)
+    tune([one, other], view_of([128]))
+    for memory in (one, other):
+        assert (len(memory), memory.pairs, memory.match(hashes(one, b"a" * BLOCK * 8)).share) == (0, 0, {})
+        memory.take_back(before, slot=2, incarnation=1)
+        memory.insert(before, slot=2, incarnation=1)  # another worker has not heard of it yet
+        memory.insert(hashes(one, b"a" * BLOCK * 8), slot=2, incarnation=1)
+        assert memory.match(hashes(one, b"a" * BLOCK * 8)).tokens == 512
+    tune([one, other], view_of([128]))
+    assert len(one) > 0
 
 
 def blocks_of(chains):

@@ -28,7 +28,7 @@ from shunter.picker.core.models import REWRITE, Rulebook, known_names
 from shunter.picker.core.policy import Policy
 from shunter.picker.core.pools import Ward, Wards
 from shunter.picker.core.precise import Precise
-from shunter.picker.core.prefix import NO_MATCH, PrefixIndex
+from shunter.picker.core.prefix import NO_MATCH, PrefixIndex, tune
 from shunter.picker.core.refusals import BROKEN, FILTERED, GONE, NO_CANDIDATES, SHED, TOO_DEEP, unknown_pool, unread
 from shunter.picker.core.request import Request, read
 from shunter.picker.core.request_ids import new_request_id
@@ -190,6 +190,7 @@ class FleetJudge:
     def catch_up(self, now_s: float) -> None:
         """Follow the snapshot and the other workers; a judge that is not asked for long must do it now and then."""
         self.fleet(now_s, wanted=bool(self._lobbies))
+        tune(self._prefixes.values(), self._view(self._now_ns))
         for ticket in self._leases.overdue(now_s):
             self.release(ticket, UNTOLD, now_s)
         if self._lobbies:  # how full they were when somebody was let in last says nothing of now
@@ -239,7 +240,6 @@ class FleetJudge:
         for waiter, refusal in lobby.turn(look, now_s):
             ask, request = cast("tuple[Ask, Request]", waiter.content)
             request = msgspec.structs.replace(request, waited_s=now_s - waiter.arrived_s)
-            verdict: Pick | Refusal
             if refusal is not None:
                 verdict = self._refuse(refusal, request, now_s)
             else:

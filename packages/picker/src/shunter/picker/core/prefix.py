@@ -13,17 +13,20 @@ with a new owner starts cold.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
 import xxhash
 
 from shunter.picker.core.chains import Chains
+from shunter.snapshot import View
 
-__all__ = ["BLOCK_FLOOR_TOKENS", "NO_MATCH", "Match", "PrefixIndex", "PrefixSettings"]
+__all__ = ["BLOCK_FLOOR_TOKENS", "NO_MATCH", "Match", "PrefixIndex", "PrefixSettings", "tune"]
 
 BLOCK_FLOOR_TOKENS = 64
+# Models that mix kinds of attention have the largest, of some two thousand; what is beyond is a mistake of somebody's metrics.
+BLOCK_CEILING_TOKENS = 4096
 BYTES_PER_TOKEN = 4
 BLOCKS_PER_SIZE = 64
 
@@ -40,7 +43,7 @@ class PrefixSettings(msgspec.Struct, frozen=True, kw_only=True):
     block_tokens: int = 64
     max_tokens: int = 131_072  # of a prompt; what is longer is not looked at
     capacity_blocks: int = 31_250  # of the first size, per endpoint, where the engine does not tell its cache's size
-    auto_tune: bool = True  # let an engine that tells its cache's size bound what is remembered of it
+    auto_tune: bool = True  # believe engines that tell the size of their cache, and of its blocks
     max_pairs: int = MAX_PAIRS
 
 
@@ -62,18 +65,31 @@ class PrefixIndex:
 
     def __init__(self, settings: PrefixSettings) -> None:
         """Remember nothing yet."""
-        tokens = max(BLOCK_FLOOR_TOKENS, settings.block_tokens)
+        self.settings = settings
         self._auto_tune = settings.auto_tune
-        self._capacity_bytes = settings.capacity_blocks * tokens * BYTES_PER_TOKEN
         self._max_pairs = settings.max_pairs
-        self._ends = _boundaries(tokens * BYTES_PER_TOKEN, settings.max_tokens * BYTES_PER_TOKEN)
-        self._cuts = [slice(start, end) for start, end in pairwise([0, *self._ends])]
-        self._sizes = [cut.stop - cut.start for cut in self._cuts]
+        self._cut(settings.block_tokens)
         self._owners: dict[int, int] = {}  # hash → bits of the slots
         self._seen: dict[int, Chains] = {}  # by slot
         self._bytes: dict[int, int] = {}  # slot → sum of the above
         self._incarnations: dict[int, int] = {}
         self.pairs = 0  # of a block and an endpoint, and pieces
+
+    def _cut(self, block_tokens: int) -> None:
+        """Have blocks of this size, but for the floor."""
+        settings, tokens = self.settings, max(BLOCK_FLOOR_TOKENS, block_tokens)
+        self.block_tokens = tokens
+        self._capacity_bytes = settings.capacity_blocks * tokens * BYTES_PER_TOKEN
+        self._ends = _boundaries(tokens * BYTES_PER_TOKEN, settings.max_tokens * BYTES_PER_TOKEN)
+        self._cuts = [slice(start, end) for start, end in pairwise([0, *self._ends])]
+        self._sizes = [cut.stop - cut.start for cut in self._cuts]
+
+    def resize(self, block_tokens: int) -> None:
+        """Cut prompts into blocks of this size from now on, 64 tokens at least; what is remembered in others is void."""
+        if max(BLOCK_FLOOR_TOKENS, block_tokens) != self.block_tokens:
+            for slot in [*self._incarnations]:
+                self.forget(slot)
+            self._cut(block_tokens)
 
     def hash(self, prompt: memoryview, seed: bytes) -> list[int]:
         """Return the chained hashes of the whole blocks of ``prompt``; a last partial block is dropped.
@@ -194,6 +210,19 @@ class PrefixIndex:
             self._owners[value] = left
         else:
             self._owners.pop(value, None)
+
+
+def tune(indices: Collection[PrefixIndex], view: View | None) -> None:
+    """Have prompts cut into blocks as large as the largest of the engines', if they tell: a part of one is never cached.
+
+    Prompts are cut once for all indices, as the first one of them is configured.
+    """
+    if view is not None and indices and next(iter(indices)).settings.auto_tune:
+        told = [size for size in view.load.block_size if size and size <= BLOCK_CEILING_TOKENS]
+        if told:
+            most = max(told)
+            for index in indices:
+                index.resize(most)
 
 
 def _boundaries(block_bytes: int, max_bytes: int) -> list[int]:

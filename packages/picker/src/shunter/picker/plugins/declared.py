@@ -38,10 +38,10 @@ class SingleProfile(Plugin, frozen=True):
 class ApproxPrefixCache(Plugin, frozen=True):
     """Guesses who has which prefix cached from who was sent what: see ``core.prefix``.
 
-    Blocks smaller than 64 tokens are taken to be 64. ``lruCapacityPerServer`` counts such blocks; with ``autoTune`` an engine
-    that exports the size of its cache is believed instead. All endpoints together have 200,000. The reference's autoTune takes
-    the size of blocks from the first endpoint, too; here it is blockSizeTokens, since prompts are cut before it is known who
-    may serve them.
+    With ``autoTune`` blocks are as large as the largest of those that engines export, and an engine that exports the size of
+    its cache is believed, too; else ``blockSizeTokens`` and ``lruCapacityPerServer`` count. Blocks smaller than 64 tokens are
+    taken to be 64, and all endpoints together have 200,000. The reference takes the size of blocks from the first endpoint:
+    here prompts are cut before it is known who may serve them.
     """
 
     auto_tune: bool = True
