@@ -65,6 +65,13 @@ def test_explaining_the_unknown_is_a_clear_error(lean):
     assert "no decision for x-request-id no-such-id" in done.stderr
 
 
+async def test_explain_tells_what_the_engine_had_cached(full, connect):
+    """In profile full an answer's usage has gone by before its end has."""
+    reply = await connect(full).chat("why? " * 100)
+    done = shunter("explain", "--name", full.name, reply.request_id)
+    assert re.search(r"status 200, .*, \d+ of the prompt's were cached", done.stdout), done
+
+
 async def test_a_model_cannot_speak_to_the_terminal_of_whoever_asks_why(lean, connect):
     reply = await connect(lean).chat("why?", model="\x1b]0;mine\x07\nyours")
     done = shunter("explain", "--name", lean.name, reply.request_id)

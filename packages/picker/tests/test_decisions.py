@@ -1,5 +1,7 @@
 """The log of decisions and its witnesses."""
 
+from msgspec.structs import replace
+
 from shunter.picker.core.decisions import BATCH, KEEP_CANDIDATES, DecisionLog, Entry
 from shunter.picker.core.judgement import Outcome
 from shunter.picker.core.kinds import Decision
@@ -78,6 +80,20 @@ def test_how_a_request_ended_is_in_the_log_at_once():
     log.close(1, ENDED, 11.0)
     (entry,) = log.latest()
     assert entry.outcome is ENDED
+
+
+def test_a_record_takes_nothing_back_that_was_read_in_the_response():
+    """In profile full the stream has the tokens, and the gateway's record has none."""
+    seen = Outcome(complete=True, status=200, first_token_s=0.2, prompt_tokens=9, completion_tokens=4, cached_tokens=8)
+    record = Outcome(complete=True, status=200, duration_s=1.5, sent_bytes=700)
+    log = log_of()
+    log.add(decided(1))
+    log.close(1, seen, 11.0)
+    log.close(1, record, 12.0)
+    told = replace(seen, duration_s=1.5, sent_bytes=700)
+    assert log.latest()[0].outcome == told
+    log.close(1, replace(record, completion_tokens=5), 13.0)
+    assert log.latest()[0].outcome == replace(told, completion_tokens=5)
 
 
 def test_the_log_is_bounded_and_newest_first():

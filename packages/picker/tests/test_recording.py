@@ -57,6 +57,14 @@ def test_a_decision_is_held_until_it_is_known_how_it_went(judge, recorder):
     assert [entry.ticket for entry in take(judge, recorder, NOW_S + PATIENCE_S, PLENTY)] == [second]
 
 
+def test_what_was_read_in_the_response_is_recorded_though_its_record_has_less(judge, recorder):
+    (ticket,) = decide(judge)
+    judge.release(ticket, replace(DONE, completion_tokens=4, cached_tokens=8), NOW_S)
+    judge.measured(ticket, replace(DONE, duration_s=1.0), NOW_S)
+    (entry,) = take(judge, recorder, NOW_S, PLENTY)
+    assert entry.outcome == replace(DONE, completion_tokens=4, cached_tokens=8, duration_s=1.0)
+
+
 def test_what_the_log_has_forgotten_is_still_recorded_with_its_end(judge, recorder):
     tickets = decide(judge, 5)  # the log keeps two
     for ticket in tickets:

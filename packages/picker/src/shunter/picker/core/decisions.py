@@ -210,7 +210,7 @@ class DecisionLog:
         """Add how the request ended, if its decision is still here."""
         entry = self._entries.get(ticket)
         if entry is not None:
-            entry.outcome = outcome
+            entry.outcome = outcome.after(entry.outcome)
         self._ended.append((ticket, outcome, now_s))
         if len(self._ended) >= 2 * BATCH:  # of most requests it is told twice
             self.tell()

@@ -104,6 +104,17 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     sent_bytes: int | None = None  # of it; None: whoever tells has not seen it
     lasts: bool = False  # the stream is over, the request is not: its record will tell, and is waited for
 
+    def after(self, earlier: "Outcome | None") -> "Outcome":
+        """Return this with what only the one before it told: who sees the response may know more than the record of it."""
+        if earlier is None or earlier.status is None:  # nobody saw a response
+            return self
+        known = {name: told for name in SEEN if getattr(self, name) is None and (told := getattr(earlier, name)) is not None}
+        return msgspec.structs.replace(self, **known) if known else self
+
+
+SEEN = ("first_token_s", "prompt_tokens", "completion_tokens", "cached_tokens")
+"""What is known of a response by reading it."""
+
 
 class Judge(Protocol):
     """Chooses endpoints and keeps account of what they were given."""

@@ -34,7 +34,7 @@ class Recorder:
                 self._candidates += entry.candidates
         for ticket, outcome, _ in ended:
             if ticket in held:
-                held[ticket].outcome = outcome
+                held[ticket].outcome = outcome.after(held[ticket].outcome)
 
     def take(self, now_s: float, most_candidates: int) -> list[Entry]:
         """Return, oldest first, what need not be held any longer, until it has so many candidates together."""

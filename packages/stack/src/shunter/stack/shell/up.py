@@ -229,7 +229,8 @@ def _engines(wishes: Wishes, free: list[int], directory: Path) -> tuple[tuple[En
         command = ("-m", "shunter.stack.llamacpp", "--gguf", str(_gguf(directory)), "--model-name", model)
     else:
         model, dialect = LAB_MODEL, "vllm"
-        command = ("-m", "shunter.lab", "serve", "--model", model, "--enable-lora", "--admin", "--speed", str(wishes.speed))
+        options = ("--enable-lora", "--enable-prompt-tokens-details", "--admin", "--speed", str(wishes.speed))
+        command = ("-m", "shunter.lab", "serve", "--model", model, *options)
     engines = tuple(
         Engine(name=f"engine-{n}", address=plans.LOOPBACK, port=port, dialect=dialect, argv=(*command, "--port", str(port)))
         for n, port in enumerate(free)
