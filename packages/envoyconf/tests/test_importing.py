@@ -223,6 +223,7 @@ def test_filter_chains_of_one_listener_are_one_listener():
         (lambda host, **_: host["retry_policy"].update(retry_on="5xx"), "retry_on 5xx"),
         (lambda manager, **_: manager.update(xff_num_trusted_hops=2), "xff_num_trusted_hops of a connection manager"),
         (lambda manager, **_: manager.update(local_reply_config={"mappers": []}), "local_reply_config of a connection"),
+        (lambda manager, **_: manager.update(local_reply_config=["x"]), "local_reply_config of a connection"),
         (lambda manager, **_: manager["common_http_protocol_options"].update(idle_timeout="9s"), "idle_timeout of common_http"),
         (lambda manager, **_: manager.update(access_log=[{"typed_config": {"@type": "x/a.b.Mine"}}]), "the access log Mine"),
         (lambda listener, **_: listener.update(listener_filters=[{}]), "listener_filters of a listener"),
@@ -382,6 +383,8 @@ async def test_a_running_envoy_tells_the_same_as_the_bootstrap_it_began_with(env
         aiohttp.request("GET", f"http://{envoy.admin}/config_dump") as response,
     ):
         dump = await response.text()
-    back = read_intent(Document(imported(dump).plain, "", {(): 1}))
+    told = imported(dump)
+    assert not [note for note in told.notes if "left out" in note]
+    back = read_intent(Document(told.plain, "", {(): 1}))
     assert sorted(back.pools, key=lambda pool: pool.name) == list(intent.pools)
     assert (back.routes, back.profile, back.limits) == (intent.routes, intent.profile, intent.limits)

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 
+from google.protobuf import json_format
+
 from shunter.envoyconf.core.envoy.cluster import CIRCUIT_BREAKERS
 from shunter.envoyconf.core.envoy.local_reply import local_reply
 from shunter.envoyconf.core.intent import Security
 from shunter.envoyconf.core.lint.envoy.node import Node, snake
 from shunter.envoyconf.core.lint.envoy.view import Envoy, HttpFilter, Manager, Route
 from shunter.envoyconf.core.names import OWN_NAMESPACE, PICKER_HEADERS, SERVED
+from shunter.envoyconf.core.protojson import Resource
+from shunter.envoyconf.core.schema import envoy_schema, problems
 
 __all__ = ["leftovers"]
 
@@ -83,6 +87,8 @@ QUESTION = {
     "status_on_error",
 }
 
+LOCAL_REPLY = "envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig"
+
 # Filters that are read, or that an intent's own fields bring back.
 FILTERS = ("ext_proc.v3", "router.v3", "json_to_metadata.v3", "sse_to_metadata.v3")
 
@@ -137,8 +143,8 @@ def _of_manager(manager: Manager) -> Iterator[Lost]:
     node = manager.node
     yield from _others(node, MANAGER, "a connection manager")
     yield from _others(node.at("common_http_protocol_options"), PROTOCOL, "common_http_protocol_options")
-    replies = [local_reply(by_model=by_model, security=Security()) for by_model in (True, False)]
-    if (reply := node.at("local_reply_config")) and reply.value not in replies:
+    replies = [_as_dumped(local_reply(by_model=by_model, security=Security())) for by_model in (True, False)]
+    if (reply := node.at("local_reply_config")) and _as_dumped(reply.value) not in replies:
         yield reply, "local_reply_config of a connection manager"
     for each in node.at("early_header_mutation_extensions").items():
         yield from _mutations(each.at("typed_config").message.at("mutations"))
@@ -148,6 +154,17 @@ def _of_manager(manager: Manager) -> Iterator[Lost]:
             yield from _mutations(each.config.at("mutations", "response_mutations"))
         elif not any(known in each.type for known in FILTERS) and not _is_own(each):
             yield each.node, f"the filter {each.name}"
+
+
+def _as_dumped(reply: Resource) -> Resource:
+    """Return it as a running Envoy tells of it, which leaves out what is Envoy's default; what Envoy cannot read, as it is."""
+    schema = envoy_schema()
+    if problems(schema, reply, LOCAL_REPLY):
+        return reply
+    try:
+        return schema.decode(schema.encode(reply, LOCAL_REPLY).SerializeToString(), LOCAL_REPLY)
+    except json_format.Error:  # as in comparisons: a habit of Envoy's parser that Python's has not
+        return reply
 
 
 def _of_route(route: Route) -> Iterator[Lost]:
