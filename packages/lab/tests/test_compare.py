@@ -162,7 +162,7 @@ def test_a_p99_of_few_requests_is_said_to_be_one():
 
 def test_whose_plugin_raised_is_said_wherever_its_figures_are():
     bad = msgspec.structs.replace(row("bad"), complaints=["mine raised ValueError: <no>"])
-    said = "bad: mine raised ValueError: <no>; requests were decided without it"
+    said = "bad: mine raised ValueError: <no>"
     assert said in tables([bad, row("good")])
     assert said in markdown([bad, row("good")], "x")
     assert said.replace("<no>", "&lt;no&gt;") in page([bad, row("good")], "x")
@@ -177,7 +177,18 @@ async def test_a_plugin_that_raises_is_in_the_row(monkeypatch):
     lost = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: price-scorer\n"
     policy = Policy("mine", "", lambda fleet, seed: JudgeChooser(config.load(lost).policy, fleet, random.Random(seed)))
     rows = await compare([small("no-reuse", 10.0)], [policy, find_policy("random")], seeds=2, qps=8.0)
-    assert [each.complaints for each in rows] == [["price-scorer raised ValueError: boom"], []]
+    assert [each.complaints for each in rows] == [
+        ["price-scorer raised ValueError: boom; requests were decided without it"],
+        [],
+    ]
+
+
+async def test_a_plugin_that_is_not_shown_what_it_needs_has_raised_nothing(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("kind: EndpointPickerConfig\napiVersion: llm-d.ai/v1alpha1\nplugins: [{type: session-affinity-scorer}]\n")
+    (found,) = await compare([small()], [find_policy(str(path))], seeds=1, qps=5.0)
+    (said,) = found.complaints
+    assert said.startswith("session-affinity-scorer: it needs to see responses, and the gateway does not show them")
 
 
 async def test_two_of_one_name_are_not_compared():

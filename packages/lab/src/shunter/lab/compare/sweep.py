@@ -64,7 +64,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     runs: dict[str, list[float]] = {}
     """The figures of each seed in order: two policies had the same traffic, so that differences may be taken in pairs."""
     complaints: list[str] = []
-    """Which plugins raised, and what: where they did, requests were decided without them."""
+    """What plugins did wrong, or could not do, and what became of requests."""
 
 
 class Bench:

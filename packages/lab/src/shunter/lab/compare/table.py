@@ -55,8 +55,8 @@ def conditions(row: Row) -> str:
 
 
 def complaints(rows: Sequence[Row]) -> list[str]:
-    """Return a sentence for each plugin that raised: the figures of its policy are those of what was left of it."""
-    return [f"{row.policy}: {each}; requests were decided without it" for row in rows for each in row.complaints]
+    """Return a sentence for each plugin that did not do its work: the figures of its policy are those of the rest of it."""
+    return [f"{row.policy}: {each}" for row in rows for each in row.complaints]
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -94,8 +94,12 @@ class JudgeChooser:
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """Which plugins raised, and what first."""
-        return tuple(f"{name} raised {words}" for name, words in self.judge.complaints.items())
+        """What plugins did wrong first, or could not do, a sentence for each."""
+        raised = self.judge.unlogged  # nobody logs here
+        return tuple(
+            f"{name} raised {words}; requests were decided without it" if name in raised else f"{name}: {words}"
+            for name, words in self.judge.complaints.items()
+        )
 
     def dispatch(self, now_s: float) -> Sequence[tuple[int, Choice]]:
         self._read_records(now_s)

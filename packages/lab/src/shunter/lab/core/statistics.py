@@ -67,7 +67,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
     lost: int
     complaints: tuple[str, ...] = ()
-    """Which plugins raised, and what: where they did, requests were decided without them."""
+    """What plugins did wrong, or could not do, and what became of requests."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
