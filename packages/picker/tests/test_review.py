@@ -263,6 +263,43 @@ def test_a_filter_that_leaves_nobody_of_those_there_are_is_warned_of(make_fleet,
     ]
 
 
+LOWER = "algorithm: {type: linear_lower_is_better}"
+BY_RANK = f"endpoint-attribute-scorer, parameters: {{attributeKey: rank, producer: labels, {LOWER}}}"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "label", "good", "bad"),
+    [
+        ("price-scorer", "shunter.dev/price-per-hour", "2.5", "dear"),
+        (
+            BY_RANK,
+            "rank",
+            "1",
+            "nan",
+        ),
+        (
+            "endpoint-attribute-filter, parameters: {attribute: rank, producer: labels, algorithm: {type: topK, topK: {k: 1}}}",
+            "rank",
+            "1",
+            "",
+        ),
+        ("context-length-aware", "llm-d.ai/context-length-range", "0-10", None),
+        ("header-label-affinity-scorer, parameters: {headerName: x-zone, labelKey: zone}", "zone", "a", None),
+    ],
+)
+def test_a_label_that_nobody_has_is_warned_of(make_fleet, dice, plugin, label, good, bad):
+    plan = config.load(HEAD + f"plugins: [{{type: {plugin}}}]")
+
+    def warnings(*values):
+        labels = [{"labels": {label: value} if value is not None else {}} for value in values]
+        return list(config.review_fleet(plan, make_fleet({}, {}, endpoints=labels), dice))
+
+    assert warnings(good, bad) == []
+    [warning] = warnings(bad, bad)
+    assert warning.startswith("$.plugins[0]: no endpoint has ")
+    assert f"the label '{label}', so all are alike to '{plugin.partition(',')[0]}'" in warning
+
+
 def test_without_endpoints_nothing_is_said_of_filters(make_fleet, dice):
     [warning] = config.review_fleet(config.load(LABELLED), make_fleet(), dice)
     assert warning.startswith("$.schedulingProfiles: no endpoint is ready")

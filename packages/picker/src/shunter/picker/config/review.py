@@ -15,15 +15,18 @@ from shunter.picker.core.policy import Crew
 from shunter.picker.core.prefix import PrefixSettings
 from shunter.picker.core.request import Request
 from shunter.picker.plugins import CATALOGUE, Kind, Stability
-from shunter.picker.plugins.attributes import LabelProducer, WeightScorer
+from shunter.picker.plugins.attributes import EndpointAttributeFilter, EndpointAttributeScorer, LabelProducer, WeightScorer
 from shunter.picker.plugins.deciders import PrefillUncached
 from shunter.picker.plugins.declared import ApproxPrefixCache, Tokens
 from shunter.picker.plugins.detectors import Concurrency, Utilization
 from shunter.picker.plugins.disagg import Disaggregated
 from shunter.picker.plugins.handlers import HeaderProfile
+from shunter.picker.plugins.lengths import ContextLength
 from shunter.picker.plugins.peers import P2pSource
 from shunter.picker.plugins.pickers import Random
 from shunter.picker.plugins.precise import PodDiscovery, PrecisePrefixCache
+from shunter.picker.plugins.price import Price
+from shunter.picker.plugins.topology import HeaderLabelAffinity
 
 __all__ = ["PROFILES", "GatewayProfile", "review", "review_fleet"]
 
@@ -74,7 +77,10 @@ def review(plan: Plan, profile: str) -> list[str]:
 
 
 def review_fleet(plan: Plan, fleet: Fleet, dice: Dice) -> Iterator[str]:
-    """Yield warnings about filters that a request without any properties does not get through, with the endpoints there are."""
+    """Yield warnings about what does not work with the endpoints there are.
+
+    That is filters that a request without any properties does not get through, and plugins that go by a label that nobody has.
+    """
     if not len(fleet):
         yield "$.schedulingProfiles: no endpoint is ready, so nobody gets anything; look at what the scraper sees"
         return
@@ -93,6 +99,37 @@ def review_fleet(plan: Plan, fleet: Fleet, dice: Dice) -> Iterator[str]:
                 yield f"$.schedulingProfiles[{at}]: {each.name!r} leaves nobody of {names}{more}; look at their labels and load"
                 break
             left = left.narrow(kept)
+    for each in {each.name: each for each in plan.policy.plugins()}.values():
+        for label, number in _labels(each.plugin):
+            if not any(_says(endpoint.labels.get(label), number=number) for endpoint in fleet.endpoints):
+                place, what = plan.places.get(each.name, "$.plugins"), "a number in the label" if number else "the label"
+                yield f"{place}: no endpoint has {what} {label!r}, so all are alike to {each.name!r}; look at their labels"
+
+
+def _labels(plugin: object) -> Sequence[tuple[str, bool]]:
+    """Return the labels without which a plugin has nothing to go by, and whether it has to be a number."""
+    match plugin:
+        case EndpointAttributeFilter(producer="labels"):
+            return [(plugin.attribute, True)]
+        case EndpointAttributeScorer(producer="labels"):
+            return [(plugin.attribute_key, True)]
+        case Price():
+            return [(plugin.label, True)]
+        case ContextLength():
+            return [(plugin.label, False)]
+        case HeaderLabelAffinity():
+            return [(plugin.label_key, False)]
+        case LabelProducer():
+            return [(label, False) for label in plugin.by_attribute.values()]
+        case _:
+            return ()
+
+
+def _says(text: str | None, *, number: bool) -> bool:
+    try:
+        return text is not None and (not number or math.isfinite(float(text)))
+    except ValueError:
+        return False
 
 
 def _plugins(plan: Plan, profile: str) -> Iterator[str]:
