@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import resource
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -103,6 +104,23 @@ async def test_lines_are_appended_and_the_file_is_turned(judge, recorder, tmp_pa
     assert [each.ticket & 0xFF for each in read(lines)] == [2, 3]
     assert not any(b"confidential" in line for line in lines)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+async def test_a_full_disk_leaves_no_half_line_that_would_spoil_the_next(judge, recorder, tmp_path, caplog):
+    written, path = Recording(tmp_path, 0, recorder), tmp_path / "decisions-0.ndjson"
+    (first,) = decide(judge)
+    await written.finish()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, hard))
+    try:
+        decide(judge)
+        await written.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "decisions are not recorded" in caplog.text
+    (third,) = decide(judge)
+    await written.finish()
+    assert [each.ticket for each in read(path.read_bytes().splitlines())] == [first, third]
 
 
 async def test_it_writes_by_itself_and_says_once_what_hinders_it(judge, recorder, tmp_path, monkeypatch, caplog, eventually):

@@ -64,5 +64,11 @@ class Recording:
         if self._path.exists() and self._path.stat().st_size + len(lines) > FILE_BYTES:
             self._path.replace(self._path.with_suffix(".1.ndjson"))
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "ab") as file:
-            file.write(lines)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            whole = file.seek(0, os.SEEK_END)
+            try:
+                while lines:
+                    lines = lines[file.write(lines) :]
+            except OSError:
+                file.truncate(whole)  # half a line would spoil the next one
+                raise
