@@ -145,7 +145,7 @@ def run(pieces: list[bytes]) -> tuple[bytes, str, list[int]]:
     for piece in pieces:
         connection.receive(piece, 0.0)
         out += connection.http.take()
-        assert connection.http._outbox.waiting_bytes <= TERMS.waiting_bytes
+        assert connection.http._outbox._waiting.taken_bytes <= TERMS.waiting_bytes
         assert len(connection.http._streams) <= TERMS.streams
     connection.expire(10.0)
     connection.close(11.0)

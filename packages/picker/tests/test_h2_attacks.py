@@ -146,7 +146,7 @@ def test_answers_that_are_not_taken_are_bounded():
     connection.say_data(1, bytes(200_000))
     connection.say_data(3, bytes(200_000))
     assert verdict(connection) == (3, Code.ENHANCE_YOUR_CALM)
-    assert connection._outbox.waiting_bytes == 200_000
+    assert connection._outbox._waiting.taken_bytes == 200_000
     ping = frame(Kind.PING, 0, 0, bytes(8))
     assert feed(connection, ping, ping) == [Reset(3, Code.ENHANCE_YOUR_CALM)]
 

@@ -279,6 +279,33 @@ async def test_more_connections_than_allowed_are_cut_off(monkeypatch):
             await other.wait_closed()
 
 
+async def test_connections_share_what_may_wait_for_peers_that_take_no_answers():
+    size_bytes = 50_000
+    deaf = frames.PREFACE + frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 0})
+    body = field(0x22, field(0x0A, bytes(size_bytes)) + b"\x10\x01")
+    said = message(1, b"\x12\x00") + b"".join(
+        frames.head(Kind.DATA, 0, 1, len(part)) + part
+        for content in [b"\0" + len(body).to_bytes(4, "big") + body]
+        for part in (content[at : at + 16_384] for at in range(0, len(content), 16_384))
+    )
+
+    async def ask():
+        reader, writer = await server.connect(deaf + open_stream(1))
+        writer.write(said)
+        found = await settle(reader, writer)
+        return writer, [payload for kind, _, _, payload in found if kind == Kind.RST_STREAM]
+
+    async with running(Limits(body_bytes=size_bytes, buffered_bytes=size_bytes * 3 // 2)) as server:
+        first, resets = await ask()
+        assert not resets
+        _, resets = await ask()
+        assert resets == [frames.Code.ENHANCE_YOUR_CALM.to_bytes(4, "big")]
+        first.transport.abort()
+        await until(lambda: len(server.server.connections) == 1)
+        _, resets = await ask()
+        assert not resets
+
+
 # -- the age of a connection ---------------------------------------------------------------------------------------------------
 
 AGE_S = 100.0

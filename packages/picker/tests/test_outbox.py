@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shunter.picker.core.limits import Budget
 from shunter.picker.transport.frames import MAX_FRAME_BYTES
 from shunter.picker.transport.outbox import Outbox
 from shunter.picker.transport.patience import Patience
@@ -16,7 +17,7 @@ def ignore(_stream):
 
 
 def outbox(sendable=1 << 30):
-    made = Outbox(Patience(), MEBIBYTE, on_end=ignore, on_room=ignore, on_excess=ignore)
+    made = Outbox(Patience(), Budget(MEBIBYTE), on_end=ignore, on_room=ignore, on_excess=ignore)
     made.widen(sendable)
     return made
 

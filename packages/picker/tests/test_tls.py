@@ -28,6 +28,7 @@ from shunter.picker.errors import ConfigError
 from shunter.picker.shell.metrics import process_samples
 from shunter.picker.shell.report import WorkerReport
 from shunter.picker.testing import StubJudge
+from shunter.picker.transport import native as native_transport
 from shunter.picker.transport.grpcio import GrpcServer
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.native import NativeServer
@@ -170,7 +171,8 @@ async def test_probes_find_health_and_nothing_else_without_tls(running, mutual, 
     ],
 )
 def test_what_is_missing_on_the_command_line_is_named(tmp_path, arguments, complaint):
-    result = CliRunner().invoke(main, ["run", "--snapshot", str(tmp_path), *arguments])
+    ports = ["--port", "0", "--health-port", "0", "--admin-port", "0"]
+    result = CliRunner().invoke(main, ["run", "--snapshot", str(tmp_path), *ports, *arguments])
     assert result.exit_code == 2
     assert complaint in result.output
 
@@ -240,6 +242,20 @@ async def test_a_peer_that_breaks_the_protocol_reads_why_before_the_end(files):
     async with native(files.tls) as server, connected(server.port, files.ca, ["h2"]) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\n\r\n" * 1000)
         assert b"not the preface of HTTP/2" in await read_end(reader)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+async def test_who_does_not_shake_hands_is_cut_off(files, tmp_path, by_name, monkeypatch):
+    monkeypatch.setattr(native_transport, "GREETING_S", 0.1)
+    server, path = NativeServer(lambda: None, Health(), Limits(), tls=files.tls), tmp_path / "picker.sock"
+    port = await server.start(f"unix:{path}" if by_name else "127.0.0.1", 0)
+    reader, writer = await (asyncio.open_unix_connection(path) if by_name else asyncio.open_connection("127.0.0.1", port))
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            assert not await read_end(reader)
+    finally:
+        writer.transport.abort()
+        await server.stop()
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------------

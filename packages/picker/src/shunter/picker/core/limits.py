@@ -16,7 +16,8 @@ class Limits(msgspec.Struct, frozen=True):
 
     ``buffered_bytes``: what all sessions of one worker hold of bodies that are not complete yet; beyond it a request is
     answered 503. Only FULL_DUPLEX_STREAMED leaves incomplete bodies with the picker. With 256 MiB a worker stays under half
-    a gigabyte when eight clients send the largest body slowly.
+    a gigabyte when eight clients send the largest body slowly. The native transport holds as much at most of messages of
+    which a part is here, and as much of answers that gateways do not take, of all its connections together.
     """
 
     body_bytes: int = 32 * 1024 * 1024

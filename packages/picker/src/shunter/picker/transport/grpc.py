@@ -295,10 +295,16 @@ class GrpcConnection:
     """One connection with its calls. ``http`` has the bytes to write; ``now_s`` is monotonic everywhere."""
 
     def __init__(
-        self, services: Mapping[str, Service], budget: Budget, *, max_message_bytes: int, terms: Terms | None = None
+        self,
+        services: Mapping[str, Service],
+        budget: Budget,
+        *,
+        max_message_bytes: int,
+        terms: Terms | None = None,
+        waiting: Budget | None = None,
     ) -> None:
-        """``services`` by path; ``budget`` for unfinished messages, shared by all connections."""
-        self.http = Connection(self._open, terms)
+        """``services`` by path; ``budget`` for unfinished messages, ``waiting`` for answers, both shared by all connections."""
+        self.http = Connection(self._open, terms, waiting)
         self.now_s = 0.0  # of what is read, or of the end
         self.reading = False  # more to say may follow at once
         self.unsent: list[Exchange] = []  # who has said something since, each perhaps more than once

@@ -28,7 +28,7 @@ or that we must reset or refuse            every normal stream by RST_STREAM: on
 a header block that goes on and on         BLOCK_BYTES, CONTINUATIONS, FIELDS_BYTES; ENHANCE_YOUR_CALM
 more streams than allowed                  REFUSED_STREAM
 more data than a window                    FLOW_CONTROL_ERROR
-answers it does not take                   ``Terms.waiting_bytes``; the stream is reset with ENHANCE_YOUR_CALM
+answers it does not take                   a budget of all connections; the stream is reset with ENHANCE_YOUR_CALM
 ========================================== ===========================================================================
 
 The first two are counted in ``transport.patience``, windows and what waits for them are in ``transport.outbox``.
@@ -39,6 +39,7 @@ from itertools import repeat
 
 import msgspec
 
+from shunter.picker.core.limits import Budget
 from shunter.picker.transport import fields, frames
 from shunter.picker.transport.blocks import FIELDS_BYTES, Block, Blocks
 from shunter.picker.transport.frames import (
@@ -72,7 +73,8 @@ class Terms(msgspec.Struct, frozen=True):
     ``streams``: open at once; every live request of a gateway holds one.
     ``stream_window_bytes``: under way on one stream; a 500 KB prompt should not have to wait for a WINDOW_UPDATE.
     ``window_bytes``: under way on the connection; sixteen such streams at full speed, whatever the socket holds.
-    ``waiting_bytes``: answers of all streams that wait for the peer's windows, as they do when an Envoy's clients read slowly.
+    ``waiting_bytes``: answers of all streams that wait for the peer's windows, as they do when an Envoy's clients read slowly;
+    a connection that has others beside it is given a budget for that, which they share.
     """
 
     streams: int = 65_536
@@ -88,7 +90,7 @@ Accept = Callable[[Stream, dict[str, str], bool], None]
 class Connection:
     """One connection, from its first byte. See the head of this file."""
 
-    def __init__(self, accept: Accept, terms: Terms | None = None) -> None:
+    def __init__(self, accept: Accept, terms: Terms | None = None, waiting: Budget | None = None) -> None:
         self.greeted = False  # the peer has shown that it speaks HTTP/2
         self.closed = False  # the peer broke the protocol: write what is left and close
         self.fault = ""  # how
@@ -107,7 +109,11 @@ class Connection:
         self._half_bytes, self._half_stream_bytes = terms.window_bytes >> 1, terms.stream_window_bytes >> 1
         self._final_id: int | None = None  # no stream above it will be served
         self._outbox = Outbox(
-            self._patience, terms.waiting_bytes, on_end=self._end, on_room=self._replenish, on_excess=self._give_up
+            self._patience,
+            waiting or Budget(terms.waiting_bytes),
+            on_end=self._end,
+            on_room=self._replenish,
+            on_excess=self._give_up,
         )
         self.send_headers = self._outbox.send_headers
         self.send_data = self._outbox.send_data

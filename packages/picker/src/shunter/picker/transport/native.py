@@ -108,7 +108,8 @@ class NativeServer:
         self.parking = parking
         self.max_message_bytes = limits.body_bytes + ENVELOPE_BYTES
         self.unfinished = Budget(limits.buffered_bytes)  # messages of which a part is here, of all connections
-        self.terms = Terms(streams=max_streams, waiting_bytes=limits.buffered_bytes)
+        self.waiting = Budget(limits.buffered_bytes)  # answers that a peer does not take, of all connections too
+        self.terms = Terms(streams=max_streams)
         self.connections: set[_Connection] = set()
         self.draining = False
         self._max_age_s = math.inf if max_age_s is None else max_age_s
@@ -221,8 +222,14 @@ class NativeServer:
             refuse_taken(path)
         fresh = f"{path}.new"
         try:
-            door = self._identity and self._identity.door
-            listener = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), fresh, ssl=door)
+            tls = self._identity
+            listener = await asyncio.get_running_loop().create_unix_server(
+                lambda: _Connection(self),
+                fresh,
+                backlog=BACKLOG,
+                ssl=tls and tls.door,
+                ssl_handshake_timeout=GREETING_S if tls else None,
+            )
             os.chmod(fresh, 0o600)  # noqa: PTH101  a path as the user wrote it
             self._socket = path, os.stat(fresh).st_ino  # noqa: PTH116  as above
             os.replace(fresh, path)  # noqa: PTH105  as above
@@ -273,7 +280,11 @@ class _Connection(asyncio.Protocol):
         self._clock = server.clock
         self._for_probes = for_probes
         self._grpc = GrpcConnection(
-            self._services(), server.unfinished, max_message_bytes=server.max_message_bytes, terms=server.terms
+            self._services(),
+            server.unfinished,
+            max_message_bytes=server.max_message_bytes,
+            terms=server.terms,
+            waiting=server.waiting,
         )
         self._begun_s = self._heard_s = server.clock()
         self._age_s = server.draw_age_s()

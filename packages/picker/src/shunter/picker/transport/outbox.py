@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from shunter.picker.core.limits import Budget
 from shunter.picker.transport import frames
 from shunter.picker.transport.frames import MAX_FRAME_BYTES, MAX_WINDOW_BYTES, Flag, Kind
 from shunter.picker.transport.patience import Patience
@@ -30,14 +31,14 @@ Piece = bytes | bytearray | memoryview
 class Outbox:
     """All frames on their way to the peer.
 
-    ``on_end`` is called with a stream whose end has been written, ``on_room`` when some of what waited in it has been,
-    ``on_excess`` when what it wants to say is more than may wait in all streams together.
+    ``waiting`` is the budget of what waits in streams. ``on_end`` is called with a stream whose end has been written,
+    ``on_room`` when some of what waited in it has been, ``on_excess`` when the budget does not have what it wants to say.
     """
 
     def __init__(
         self,
         patience: Patience,
-        limit_bytes: int,
+        waiting: Budget,
         *,
         on_end: Callable[[Stream], None],
         on_room: Callable[[Stream], None],
@@ -45,8 +46,7 @@ class Outbox:
     ) -> None:
         self._frames: list[Piece] = []
         self._much = False  # there are large ones among them
-        self.waiting_bytes = 0  # of all streams
-        self._limit_bytes = limit_bytes  # of that
+        self._waiting = waiting
         self._patience = patience
         self.initial_sendable = WINDOW_BYTES
         self._sendable = WINDOW_BYTES
@@ -101,14 +101,14 @@ class Outbox:
             if end_stream:
                 self._on_end(stream)
             return
+        if not self._waiting.take(size):
+            self._on_excess(stream)
+            return
         for piece in pieces:
             stream.waiting += piece
-        self.waiting_bytes += size
         if end_stream:
             stream.ending = b""
         self.flush(stream)
-        if self.waiting_bytes > self._limit_bytes:
-            self._on_excess(stream)
 
     def _write_much(self, stream: Stream, pieces: Sequence[Piece], size: int, *, end_stream: bool) -> None:
         """Write more than a frame holds."""
@@ -152,7 +152,7 @@ class Outbox:
                 break
             self._sendable -= size
             stream.sendable -= size
-            self.waiting_bytes -= size
+            self._waiting.give(size)
             last = stream.ending == b"" and size == len(waiting)
             self._frames.append(frames.head(Kind.DATA, int(last), stream.id, size) + waiting[:size])
             self._much |= size == MAX_FRAME_BYTES
@@ -166,7 +166,7 @@ class Outbox:
 
     def forget(self, stream: Stream) -> None:
         """Throw away what waits in a stream that is gone."""
-        self.waiting_bytes -= len(stream.waiting)
+        self._waiting.give(len(stream.waiting))
         self._blocked.pop(stream.id, None)
 
     def widen(self, increment: int) -> bool:
