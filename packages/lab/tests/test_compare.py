@@ -13,7 +13,7 @@ from xxhash import xxh3_64_hexdigest
 from shunter.lab.compare import compare, tables
 from shunter.lab.compare.bound import alone, clairvoyant, pooled
 from shunter.lab.compare.knee import ATTAINMENT, CLOSE, find_knee
-from shunter.lab.compare.report import markdown, page, read, write
+from shunter.lab.compare.report import joined, markdown, page, read, write
 from shunter.lab.compare.sweep import FIGURES, Row
 from shunter.lab.compare.verdict import verdicts
 from shunter.lab.core.arrivals import Arrival, Segment
@@ -196,6 +196,20 @@ async def test_two_of_one_name_are_not_compared():
         await compare([small()], [find_policy("random")] * 2, seeds=1, qps=1.0)
     with pytest.raises(LabError, match="two workloads are called b2b-saas"):
         await compare([small()] * 2, [find_policy("random")], seeds=1, qps=1.0)
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (row("a", runs=2), "w: at 10 requests a second with 3 seeds, and a at 10 with 2"),
+        (msgspec.structs.replace(row("a"), qps=8.0), "w: at 10 requests a second with 3 seeds, and a at 8 with 3"),
+        (row("shunter"), "w: two rows of shunter"),
+    ],
+)
+def test_what_did_not_meet_the_same_traffic_is_not_joined(other, what):
+    assert joined([[row("shunter")], [row("a"), row("a", workload="v", runs=2)]])
+    with pytest.raises(LabError, match=what):
+        joined([[row("shunter")], [other]])
 
 
 def test_a_report_is_read_back_and_joined_with_others(tmp_path):

@@ -313,13 +313,16 @@ def compare(
 @click.option("-o", "--output", type=click.Path(file_okay=False), required=True, help="Directory for the report.")
 def report(files: tuple[str, ...], output: str) -> None:
     """Make one report of several compare.json. Workloads may be compared one by one, or on several machines."""
+    import shlex
     from pathlib import Path
 
-    from shunter.lab.compare.report import read, write
+    from shunter.lab.compare.report import joined, prepare, read, write
     from shunter.lab.errors import LabError
 
     try:
-        write([row for name in files for row in read(Path(name))], Path(output))
+        rows = joined([read(Path(name)) for name in files])
+        prepare(Path(output))
+        write(rows, Path(output), shlex.join(["shunter", "lab", "report", *files]))
     except (LabError, OSError) as error:
         click.echo(f"shunter lab report: {error}", err=True)
         sys.exit(2)

@@ -15,7 +15,7 @@ from shunter.lab.compare.verdict import Verdict, verdicts
 from shunter.lab.errors import LabError
 from shunter.lab.policies import BOUND, OURS
 
-__all__ = ["markdown", "page", "prepare", "read", "write"]
+__all__ = ["joined", "markdown", "page", "prepare", "read", "write"]
 
 # The plots of a workload: figure, title.
 PANELS = (
@@ -76,6 +76,23 @@ def read(path: Path) -> list[Row]:
         raise LabError(f"{path}: not the rows of a comparison: {error}") from error
     if not rows:
         raise LabError(f"{path}: no rows; a comparison that was ended early leaves none")
+    return rows
+
+
+def joined(parts: Sequence[Sequence[Row]]) -> list[Row]:
+    """Return the rows of several comparisons as those of one; raises LabError where policies did not meet the same traffic."""
+    rows = [row for part in parts for row in part]
+    met: dict[str, tuple[float, int]] = {}
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        qps, seeds = met.setdefault(row.workload, (row.qps, row.seeds))
+        if (row.qps, row.seeds) != (qps, seeds):
+            here = f"at {qps:.6g} requests a second with {seeds} seeds"
+            there = f"{row.policy} at {row.qps:.6g} with {row.seeds}"
+            raise LabError(f"{row.workload}: {here}, and {there}: compare them at one rate (--qps, --seeds)")
+        if (row.workload, row.policy) in seen:
+            raise LabError(f"{row.workload}: two rows of {row.policy}")
+        seen.add((row.workload, row.policy))
     return rows
 
 
