@@ -120,7 +120,7 @@ async def test_killed_it_is_not_missed_and_back_it_goes_on(start, scene, until):
         assert await plane.end() == 0
 
 
-async def test_a_changed_intent_is_taken_up_and_a_bad_one_shown(start, tmp_path, until):
+async def test_a_changed_intent_is_taken_up_and_a_bad_one_shown_and_said(start, tmp_path, until):
     plane = await start(intent=intent(["127.0.0.1:1"]))
     path = tmp_path / "intent.yaml"
     assert await plane.page("/readyz") == (200, "ready\n")
@@ -140,6 +140,7 @@ async def test_a_changed_intent_is_taken_up_and_a_bad_one_shown(start, tmp_path,
     renamed(json.dumps(intent(["127.0.0.1:1"], profil="lean")))
     await until(not_ready)
     assert "unknown field 'profil'" in (await plane.page("/"))[1]
+    assert b"unknown field 'profil'" in await plane.process.stderr.readline()
     async with asking(f"127.0.0.1:{plane.port}") as ask:
         assert await ask(Kind.CLUSTER) == ["picker/llama", "pool/llama"]
     renamed(json.dumps(intent(["127.0.0.1:1"], profile="native")))

@@ -12,7 +12,7 @@ that cannot be read. Pools that the snapshot does not know keep the endpoints of
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -71,15 +71,18 @@ class Live:
         source: Source,
         settings: Settings,
         snapshot: Path | None,
+        warn: Callable[[Iterable[str]], None],
         learned: Path | None = None,
     ) -> None:
         """``read`` returns the intent as it is now or raises IntentError; ``watched`` are its files.
 
-        ``learned`` is the runtime directory of a picker whose collector knows how fast endpoints are.
+        ``warn`` is told why a changed intent is not served. ``learned`` is the runtime directory of a picker whose collector
+        knows how fast endpoints are.
         """
         self._read = read
         self._watch = Watch(watched)
         self._outlet = outlet
+        self._warn = warn
         self._schema = schema
         self._source = source
         self._settings = settings
@@ -127,6 +130,7 @@ class Live:
         except IntentError as error:
             self._intent, self._members = before, members
             self._outlet.trouble["intent"] = str(error)
+            self._warn([f"{error} What was served is served on."])
         else:
             self._outlet.trouble.pop("intent", None)
 

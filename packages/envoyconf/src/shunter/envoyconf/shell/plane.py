@@ -53,7 +53,7 @@ async def run(
     """Serve until SIGTERM or SIGINT; raise IntentError if the intent cannot be used or a port cannot be had.
 
     ``say`` is told where Envoys are served and where the status pages are, once both are so; ``warn`` what is not served of
-    an intent, each time that one is read.
+    an intent, each time that one is read, and why if it is all of it.
     """
     schema = envoy_schema()
     server = Server(schema, time.monotonic)
@@ -68,6 +68,7 @@ async def run(
         source=from_files(str(directory.place)) if directory else from_control_plane,
         settings=settings,
         snapshot=sight.snapshot,
+        warn=warn,
         learned=sight.learned,
     )
     stop = asyncio.Event()
