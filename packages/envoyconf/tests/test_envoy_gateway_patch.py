@@ -6,6 +6,7 @@ import pytest
 
 from shunter.envoyconf import IntentError, load_intent
 from shunter.envoyconf.core.envoy.bootstrap import clusters
+from shunter.envoyconf.core.envoy.route import route_configuration
 from shunter.envoyconf.core.generate import generate
 from shunter.envoyconf.core.output import Settings
 from shunter.envoyconf.core.targets import Target
@@ -54,6 +55,15 @@ def test_clusters_are_those_of_an_envoy_of_ours():
     started = documents(**EVERYTHING)["EnvoyProxy"]["spec"]["bootstrap"]["jsonPatches"]
     assert added | {each["value"]["name"]: each["value"] for each in started} == wanted
     assert [each["value"]["name"] for each in started] == ["collector/llama"], "a listener with records is refused without it"
+
+
+def test_of_the_routes_of_an_envoy_of_ours_nothing_is_missing():
+    fields = EVERYTHING | {"listeners": [{"port": 80}]}
+    ours = route_configuration(asked(**fields))
+    operations = [each["operation"] for each in patches(**fields) if each["type"].endswith("v3.RouteConfiguration")]
+    patched = {each["path"].removeprefix("/"): each["value"] for each in operations}
+    assert patched.keys() >= ours.keys() - {"name"}
+    assert patched["typed_per_filter_config"] == ours["typed_per_filter_config"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 An EnvoyPatchPolicy puts resources into what Envoy Gateway sends its Envoys, the same as a bootstrap of ours has::
 
     Listener             its connection manager is replaced: filters, access log, records
-    RouteConfiguration   its virtual hosts are replaced
+    RouteConfiguration   all of it is replaced but its name
     Cluster              added: pools, pickers, collectors
 
 So every profile is there, and nothing is anchored but by the names of listeners and routes, which depend on Envoy Gateway's
@@ -99,9 +99,9 @@ def _patches(intent: Intent, settings: Settings) -> Iterator[Resource]:
         here = f"$..filters[?(@.name=='{MANAGER}')]"
         yield _patch("listener.v3.Listener", at, op="replace", jsonPath=here, path="typed_config", value=manager)
         yield _patch("listener.v3.Listener", at, op="add", path="/per_connection_buffer_limit_bytes", value=BUFFER_BYTES)
-        for field in ("virtual_hosts", "ignore_port_in_host_matching"):
-            value = routes.get(field, True)
-            yield _patch("route.v3.RouteConfiguration", routes_at, op="add", path=f"/{field}", value=value)
+        for field, value in {**routes, "ignore_port_in_host_matching": True}.items():
+            if field != "name":
+                yield _patch("route.v3.RouteConfiguration", routes_at, op="add", path=f"/{field}", value=value)
 
 
 def _patch(kind: str, name: str, **operation: object) -> Resource:
