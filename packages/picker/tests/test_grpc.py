@@ -157,6 +157,15 @@ def test_what_is_no_grpc_is_told_in_http():
     assert wire.calls == []
 
 
+@pytest.mark.parametrize(
+    ("content_type", "passes"), [("grpc+proto", True), ("grpc;v=1", True), ("grpc-web", False), ("grpcs", False)]
+)
+def test_grpc_has_relatives_that_are_another_protocol(content_type, passes):
+    wire = Wire()
+    wire.open(("content-type", f"application/{content_type}"))
+    assert len(wire.calls) == passes
+
+
 def test_a_compressed_message_is_unimplemented_and_the_encodings_are_named():
     wire = Wire()
     stream = wire.open(("grpc-encoding", "gzip"))

@@ -51,7 +51,11 @@ _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 # Calls that are over and still on the agenda, however few there are: a lone call must not tidy up after itself each time.
 _OVER = 64
 
-_HEAD_FIELDS = ((":status", "200"), ("content-type", "application/grpc"))
+# With what messages are encoded by, or parameters. ``application/grpc-web`` is another protocol.
+_GRPC = "application/grpc"
+_GRPC_AS = (f"{_GRPC}+", f"{_GRPC};")
+
+_HEAD_FIELDS = ((":status", "200"), ("content-type", _GRPC))
 _HEAD = hpack.encode(_HEAD_FIELDS)
 _OK = hpack.encode([("grpc-status", "0")])
 _OK_ALONE = hpack.encode([*_HEAD_FIELDS, ("grpc-status", "0")])
@@ -349,7 +353,8 @@ class GrpcConnection:
 
     def _open(self, stream: Stream, fields: dict[str, str], end_stream: bool) -> None:
         post = fields[":method"] == "POST"
-        if not post or not fields.get("content-type", "").startswith("application/grpc"):
+        content_type = fields.get("content-type", "")
+        if not post or not (content_type == _GRPC or content_type.startswith(_GRPC_AS)):
             stream.listener = stranger = _Stranger(self.http, stream, _NO_GRPC if post else _NO_POST)
             if end_stream:
                 stranger.finish({})
