@@ -50,7 +50,8 @@ def test_an_unknown_plugin_is_refused_before_anything_starts(tmp_path):
         (["--admin-host", "192.0.2.1"], "choose another with --admin-host or --admin-port"),
         (["--admin-host", ""], "--admin-host is empty"),
         (["--max-streams", "2147483648"], "'--max-streams': 2147483648 is not in the range"),
-        (["--drain-timeout", "nan"], "'--drain-timeout': 'nan' is not a number of seconds"),
+        (["--drain-timeout", "nan"], "'--drain-timeout': 'nan' is not a number"),
+        (["--record-sample", "nan"], "'--record-sample': 'nan' is not a number"),
         (["--runtime", "/proc/nowhere"], "choose another with --runtime"),
     ],
 )

@@ -17,13 +17,13 @@ T = TypeVar("T")
 PORT = click.IntRange(0, 65535)
 
 
-class Seconds(click.FloatRange):
-    """At least so many seconds, and a number: nan is neither in a range nor out of it."""
+class Number(click.FloatRange):
+    """A number in a range: nan is neither in it nor out of it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Refuse nan."""
-        seconds = super().convert(value, param, ctx)
-        return self.fail(f"{value!r} is not a number of seconds.", param, ctx) if math.isnan(seconds) else seconds
+        number = super().convert(value, param, ctx)
+        return self.fail(f"{value!r} is not a number.", param, ctx) if math.isnan(number) else number
 
 
 # Of a gateway that knows a single port: few enough that it opens several connections under load, and renewed often enough that
@@ -103,7 +103,7 @@ def main() -> None:
 @click.option(
     "--connection-max-age",
     "max_age_s",
-    type=Seconds(1),
+    type=Number(1),
     show_default="forever, with --one-port 20",
     help="Seconds after which a gateway is told to open a new connection, more or less.",
 )
@@ -128,7 +128,7 @@ def main() -> None:
 @click.option("--watch-config", is_flag=True, help="Reload when the configuration file changes, as at SIGHUP.")
 @click.option(
     "--reload-max-change",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     show_default="no limit",
     help="Keep the configuration if a new one would change more than this part of the last picks.",
 )
@@ -139,7 +139,7 @@ def main() -> None:
 )
 @click.option(
     "--record-sample",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.1,
     show_default=True,
     help="The part of decisions that is written.",
@@ -151,7 +151,7 @@ def main() -> None:
 )
 @click.option(
     "--shadow-sample",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.05,
     show_default=True,
     help="The part of requests that it decides.",
@@ -198,7 +198,7 @@ def main() -> None:
 @click.option(
     "--drain-timeout",
     "drain_s",
-    type=Seconds(0),
+    type=Number(0),
     default=30.0,
     show_default=True,
     help="Seconds for requests to end after SIGTERM.",
@@ -212,7 +212,7 @@ def main() -> None:
 )
 @click.option(
     "--log-decisions",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.0,
     show_default=True,
     help="The part of decisions that has a line in the log, with how the request went: never its prompt.",
