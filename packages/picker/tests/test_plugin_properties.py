@@ -285,6 +285,37 @@ def test_a_profile_decides_without_complaint_and_the_same_again(name, parameters
     assert chosen[0] == chosen[1]
 
 
+class Nobody(msgspec.Struct, frozen=True):
+    """Leaves nobody, as a filter or before all profiles."""
+
+    def keep(self, request, fleet):
+        return ()
+
+    screen = keep
+
+
+@pytest.mark.parametrize("before", ["profile", "everything"])
+@pytest.mark.parametrize(("name", "parameters"), [*FILTERS, *SCORERS, *PICKERS, *ADMITTERS, *PRODUCERS])
+def test_of_an_empty_set_nobody_is_chosen_and_nobody_complains(name, parameters, before):
+    plugin, kinds = msgspec.convert(parameters, CATALOGUE[name].plugin), CATALOGUE[name].kinds
+    named, nobody = Named("it", plugin), (Named("nobody", Nobody()),)
+    profile = Profile(
+        "default",
+        plugin if Kind.PICKER in kinds else MaxScore(),
+        (*(nobody if before == "profile" else ()), *((named,) if Kind.FILTER in kinds else ())),
+        (Weighted("it", plugin),) if Kind.SCORER in kinds else (),
+    )
+    policy = Policy(
+        profiles=(profile,),
+        producers=(named,) if Kind.PRODUCER in kinds and hasattr(at_work(name, parameters), "produce") else (),
+        admitters=(named,) if Kind.ADMITTER in kinds and before != "profile" else (),
+        others=(*FOUND, *(nobody if before != "profile" else ())),
+    )
+    scheduler, world = Scheduler(policy, dice(), ignore), make_world(5)
+    assert scheduler.run(world.request, world.fleet()) is None
+    assert not scheduler.complaints.words
+
+
 @pytest.mark.parametrize(("name", "parameters"), PICKERS)
 @EXAMPLES
 @given(totals=st.lists(st.floats(allow_nan=False), min_size=1, max_size=9), most=st.integers(1, 4))

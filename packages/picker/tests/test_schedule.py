@@ -343,6 +343,29 @@ def test_an_admitter_refuses(make_fleet):
     assert run.run(a_request(), make_fleet({})) == Refusal(429, "ResourceExhausted", "no")
 
 
+class Screening(msgspec.Struct, frozen=True):
+    """Lets all profiles choose from these positions."""
+
+    positions: object
+
+    def screen(self, request, fleet):
+        return self.positions
+
+
+def test_where_a_screener_leaves_nobody_nobody_is_asked(make_fleet):
+    busy = Named("busy", Clumsy())
+    run = scheduler(others=(Named("screening", Screening([])),), producers=(busy,), admitters=(busy,), handler=busy)
+    assert run.run(a_request(), make_fleet({}, {})) is None
+    assert list(run.complaints.words) == ["busy"]  # as a screener, before
+
+
+@pytest.mark.parametrize("positions", [[7], None, ["0"]])
+def test_a_screener_that_keeps_whom_there_is_not_is_left_out(make_fleet, positions):
+    run = scheduler(others=(Named("screening", Screening(positions)),))
+    assert run.run(a_request(), make_fleet({}, {})).decision.chosen
+    assert list(run.complaints.words) == ["screening"]
+
+
 class Clumsy(msgspec.Struct, frozen=True):
     """Raises in every capacity."""
 

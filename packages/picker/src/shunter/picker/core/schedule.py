@@ -101,7 +101,7 @@ class Scheduler:
         return request
 
     def run(self, request: Request, fleet: Fleet) -> Verdict | Refusal | None:
-        """Return whom the profiles chose, or why the request is refused; None if the filters left nobody.
+        """Return whom the profiles chose, or why the request is refused; None if nobody is left.
 
         ``fleet`` is not empty.
         """
@@ -110,6 +110,8 @@ class Scheduler:
             if isinstance(prepared, Refusal):
                 return prepared
             fleet = prepared
+            if not len(fleet):
+                return None
         if self._handler is not None:
             verdict = self._settle(request, fleet)
         else:
@@ -125,12 +127,13 @@ class Scheduler:
         for name, screener in self._screeners:
             try:
                 kept = screener.screen(request, fleet)
-            except Exception as error:  # noqa: BLE001  as above
-                self.complaints.raised(name, error)
-            else:
                 if isinstance(kept, Refusal):
                     return kept
                 fleet = fleet.narrow(kept)
+            except Exception as error:  # noqa: BLE001  as above
+                self.complaints.raised(name, error)
+            if not len(fleet):  # nobody need be asked about nobody
+                return fleet
         for name, producer in self._producers:
             try:
                 request.facts[name] = producer.produce(request, fleet)
