@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -54,9 +53,8 @@ def parameters_of(registration: Registration) -> list[Parameter]:
 
 
 def prose(thing: object) -> str:
-    """Return a docstring without the sources that are for those who read the code."""
-    text = re.sub(r"Source: GIE digest §[\d.]*\d(?:;|, and) ", "Source: ", inspect.getdoc(thing) or "")
-    return re.sub(r"\s*Source: GIE digest §[\d.]*\d\.?|[;,]? \(?GIE digest §[\d.]*\d\)?", "", text)
+    """Return a docstring."""
+    return inspect.getdoc(thing) or ""
 
 
 def facts(registration: Registration) -> list[str]:
@@ -77,7 +75,7 @@ def facts(registration: Registration) -> list[str]:
     if isinstance(needs, tuple):
         found.append(f"Needs to see the {' and the '.join(cast('tuple[str, ...]', needs))} of responses: profile full.")
     elif needs is not Plugin.needs:
-        found.append("Needs to see responses (profile full) with some of its parameters.")
+        found.append("Needs to see responses with some of its parameters; in which profiles, `shunter picker check` says.")
     return found
 
 

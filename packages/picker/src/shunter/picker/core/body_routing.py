@@ -9,7 +9,7 @@ same sessions, in the same body modes. Of every request it says
 =============================== =====================================================================================
 
 and lets the gateway choose the route again. A request that names no model passes, without what a client may have said in
-those headers itself. A body that should be JSON and is not is answered 400. (GIE digest §9.)
+those headers itself. A body that should be JSON and is not is answered 400.
 """
 
 from collections.abc import Mapping, Sequence

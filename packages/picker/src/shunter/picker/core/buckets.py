@@ -1,4 +1,4 @@
-"""Histograms, and the upper bounds of each: the reference picker's, so that its dashboards fit (GIE digest §7.2)."""
+"""Histograms, and the upper bounds of each: the reference picker's, so that its dashboards fit."""
 
 from collections.abc import Sequence
 

@@ -2,7 +2,7 @@
 
 A *flow* is what one fairness id sends at one priority; a *band* is all flows of one priority. The band's fairness policy says
 whose turn it is, its ordering policy which request of that flow goes first. Whether anybody goes at all is for the saturation
-of the pool and the usage limit policy, which gives each priority a ceiling (GIE digest §6).
+of the pool and the usage limit policy, which gives each priority a ceiling.
 """
 
 import math

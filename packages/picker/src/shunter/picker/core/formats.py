@@ -1,7 +1,7 @@
 """The bodies that are read: per path, where a request has its prompt, its limit of output and its media.
 
-A format is claimed by a parser of the configuration (GIE digest §3.4). The reference knows OpenAI's, Anthropic's and the
-native ones of vLLM and SGLang; audio, images by form, rerank, score, classify, pooling and the tokenizer are ours.
+A format is claimed by a parser of the configuration. The reference knows OpenAI's, Anthropic's and the native ones of vLLM and
+SGLang; audio, images by form, rerank, score, classify, pooling and the tokenizer are ours.
 """
 
 from collections.abc import Iterable

@@ -2,7 +2,7 @@
 
 A block is known by the name that stands for the whole prompt up to its end (``snapshot.blocks``), and its holders are bits of
 one int, as in ``core.prefix``; there is one table for each tier of memory. A prompt's score at an endpoint is the sum, over the
-strides it holds from the beginning without a gap, of the weight of the best tier each is in (GIE digest §5.5).
+strides it holds from the beginning without a gap, of the weight of the best tier each is in, as in the reference.
 
 An engine announces a block when it has computed it. Until then whoever was sent a prompt is *expected* to hold it, for some
 seconds: the second of two equal prompts must not go elsewhere only because it came soon.

@@ -46,7 +46,7 @@ __all__ = ["FleetJudge"]
 TOLD = Outcome(complete=True)
 UNTOLD = LEFT = Outcome(complete=False)
 
-# Of the response: how long the request waited, in milliseconds; only with flow control (GIE digest §5.7).
+# Of the response: how long the request waited, in milliseconds; only with flow control, as the reference has it.
 QUEUE_DURATION = "x-llm-d-flow-queue-duration-ms"
 
 # Whose mistakes are its policies'.

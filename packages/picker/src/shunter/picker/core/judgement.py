@@ -16,7 +16,7 @@ __all__ = ["Ask", "DropReason", "Judge", "Outcome", "Overflow", "Parked", "Pick"
 
 
 class DropReason(StrEnum):
-    """Values of the response header ``x-llm-d-request-dropped-reason`` (GIE digest §2.1)."""
+    """Values of the response header ``x-llm-d-request-dropped-reason``, the reference's."""
 
     SATURATED = "rejected-saturated"
     NO_ENDPOINTS = "rejected-no-endpoints"
@@ -63,7 +63,7 @@ class Pick(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why nobody gets the request; ``status`` per GIE digest §2.3, ``code`` as the reference words it (BadRequest, …).
+    """Why nobody gets the request; ``status`` and ``code`` (BadRequest, …) are the reference's.
 
     Perhaps because the picker itself has the answer: ``content``, JSON.
     """

@@ -11,7 +11,7 @@ audio     25 tokens a second; 10 s are assumed. The header ``x-llm-d-audio-durat
 document  its bytes without Base64, as if they were text
 ========= ==================================================================================================================
 
-The first two rows are the reference's estimates (GIE digest §5.3, token-producer).
+The first two rows are the estimates of the reference's token-producer.
 """
 
 import math

@@ -19,7 +19,7 @@ from shunter.picker.core.flow import BandSettings, FlowSettings
 
 __all__ = ["OUTCOMES", "QUEUE_WORDS", "BandTally", "QueueCounters", "QueueTally", "add_up"]
 
-# The reference's names (GIE digest §6), of those that there are here.
+# The reference's names, of those that there are here.
 OUTCOMES = (
     "Dispatched",
     "RejectedCapacity",

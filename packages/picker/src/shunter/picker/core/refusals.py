@@ -1,4 +1,4 @@
-"""Whom a judge refuses, and in which words: statuses, codes and messages as the reference has them (GIE digest §2.3)."""
+"""Whom a judge refuses, and in which words: statuses, codes and messages as the reference has them."""
 
 from shunter.picker.core.decisions import LONGEST_NAME
 from shunter.picker.core.judgement import Ask, DropReason, Refusal

@@ -2,7 +2,7 @@
 
 A detector says how full each endpoint is. Where prefill and decode are separate (label ``llm-d.ai/role``), each stage is
 averaged by itself, since idle decoders are no help to a request that waits for a prefill; an endpoint with both roles counts in
-both stages (GIE digest §6).
+both stages.
 """
 
 from collections.abc import Collection, Sequence

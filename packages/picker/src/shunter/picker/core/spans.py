@@ -7,10 +7,10 @@
     └── gateway.request_orchestration       the decision: the engine's model, priority, what was known of the prompt
         └── run_scheduler_profile           of each profile: candidates, the chosen, the winner's scores, why it won
 
-Names of spans, and of attributes where the meaning is the same, are those of the reference (``llm_d.epp.*``, GIE digest §7.3),
-which has a span for each filter, scorer and picker too: what those say is in attributes here, so that a trace of a thousand
-requests a second is three thousand spans and not ten. Of the client's request and of its answer it says what OpenTelemetry's
-conventions for generative AI and for HTTP call so (``gen_ai.*``, ``server.*``, ``http.*``, ``error.type``). Never a prompt.
+Names of spans, and of attributes where the meaning is the same, are those of the reference (``llm_d.epp.*``), which has a
+span for each filter, scorer and picker too: what those say is in attributes here, so that a trace of a thousand requests a
+second is three thousand spans and not ten. Of the client's request and of its answer it says what OpenTelemetry's conventions
+for generative AI and for HTTP call so (``gen_ai.*``, ``server.*``, ``http.*``, ``error.type``). Never a prompt.
 """
 
 from collections.abc import Mapping, Sequence

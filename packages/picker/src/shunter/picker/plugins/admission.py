@@ -28,7 +28,7 @@ class Probabilistic(Plugin, frozen=True):
 
     Saturation is the mean over the candidates of max(waiting / queueDepthThreshold, KV usage / kvCacheUtilThreshold), as the
     engines report it; one whose load is not known counts as 1. With the defaults it begins at 0.15 and is complete at 0.32.
-    The refusal is a 429; the reference's becomes a 500 on its way out. Source: GIE digest §5.3.
+    The refusal is a 429; the reference's becomes a 500 on its way out. Source: llm-d's plugin of that name.
     """
 
     queue_depth_threshold: Positive = 5.0
@@ -68,7 +68,7 @@ class KnownModels(Plugin, frozen=True):
     """Answers 404 where no InferenceModel, InferenceModelRewrite or rewrite header names the model, as GIE 0.3 did.
 
     Later releases, and Shunter without this, leave it to the engines what they know. What names no model at all passes.
-    Source: GIE digest §2.3.
+    Source: GIE 0.3.
     """
 
     def admit(self, request: Request, fleet: Fleet) -> Refusal | None:  # noqa: ARG002  an admitter is given both

@@ -63,7 +63,7 @@ class UtilizationFilter(Plugin, frozen=True):
 
     The metrics are active-requests, running-requests, waiting-queue and kv-cache-utilization; in place of an unknown value
     stands the worst one in the pool. If that leaves nobody nobody gets the request, or with fallbackOnEmpty anybody.
-    Source: GIE digest §5.3.
+    Source: llm-d's plugin of that name.
     """
 
     conditions: Annotated[tuple[Condition, ...], Meta(min_length=1)]
@@ -155,7 +155,9 @@ class EndpointAttributeFilter(Plugin, frozen=True):
 
     onMissing says what becomes of those without it: ``Pass`` or ``Fail``. The attributes are running-requests, waiting-queue,
     kv-cache-utilization (missing where the load is not known), active-requests, and with the producer ``labels`` any label.
-    Of equals the reference's topK takes as many as fit; here all, so that the order does not matter. Source: GIE digest §5.3.
+    Of equals the reference's topK takes as many as fit; here all, so that the order does not matter.
+
+    Source: llm-d's plugin of that name.
     """
 
     attribute: str
@@ -217,7 +219,7 @@ class EndpointAttributeScorer(Plugin, frozen=True):
     """A higher (or lower) attribute is better: (value - min) / (max - min), or 1 minus that; 0 without the attribute.
 
     The extremes are those of algorithm.normalization.fixedRange, or the candidates' (1 for all if they are equal). Attributes
-    are those of endpoint-attribute-filter. Source: GIE digest §5.3.
+    are those of endpoint-attribute-filter. Source: llm-d's plugin of that name.
     """
 
     attribute_key: str

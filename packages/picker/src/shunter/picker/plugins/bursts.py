@@ -35,7 +35,7 @@ class BurstPrefix(Plugin, frozen=True):
 
     The reference collects requests for windowDurationMs and places them together. Here nobody waits: the first of a group is
     placed as it comes and the others follow it, which is the same placement without the delay. maxBatchSize and balanceBy have
-    no effect: the balance is that of the other scorers. Source: GIE digest §5.3.
+    no effect: the balance is that of the other scorers. Source: llm-d's plugin of that name.
     """
 
     window_duration_ms: Positive = 100

@@ -45,7 +45,7 @@ class PrefillUncached(Plugin, frozen=True):
     a block from a slower one is still less work than to compute it. nonCachedTokens 0 is never.
     A coordinator that tries to decode first says so in the header ``Prefer: if-available`` (RFC 7240): its request is refused
     with 412 where the prompt would better be computed elsewhere. For this the plugin need only be declared, whatever handler
-    there is. Source: GIE digest §5.3, and llm-d's plugin of that name.
+    there is. Source: llm-d's plugin of that name.
     """
 
     non_cached_tokens: Count = 0

@@ -71,7 +71,7 @@ class Tokens(Plugin, frozen=True):
 
     Declaring it changes nothing: the reference asks one server, ``vllm``, on the way of each request; here an engine is asked
     beside it, the one that was given the request. Its estimate of media can be told other sizes, this one reads them from
-    images themselves. Source: GIE digest §5.3.
+    images themselves. Source: llm-d's plugin of that name.
     """
 
     model_name: str = ""

@@ -59,7 +59,7 @@ class Disaggregated(Plugin, frozen=True):
     nobody is left to prefill or to encode the decoder does it itself; if nobody is left to decode the request is refused (429).
     The reference's releases since September 2026 refuse it, too, if nobody is left to prefill: here, a slow answer is better
     than none.
-    deciderPluginName is the former name of deciders.prefill. Source: GIE digest §5.3.
+    deciderPluginName is the former name of deciders.prefill. Source: llm-d's plugin of that name.
     """
 
     stages: Stages = msgspec.field(default=Stages(), name="profiles")
@@ -146,7 +146,7 @@ class PrefillDecode(Plugin, frozen=True):
     """The former handler of two stages, decode-first; of disagg-profile-handler deciders.prefill is deciderPluginName here.
 
     With a primaryPort the header x-data-parallel-host-port names the rank; the request goes to the rank itself all the same.
-    Source: GIE digest §5.3.
+    Source: llm-d's plugin of that name.
     """
 
     decode_profile: str = "decode"
@@ -182,7 +182,7 @@ class DataParallel(Plugin, frozen=True):
     """Runs the first profile, and names the data-parallel rank that it chose in the header x-data-parallel-host-port.
 
     The request goes to the port of that rank: every rank is an endpoint. targetPort is the former name of primaryPort; neither
-    is needed for that. Source: GIE digest §5.3.
+    is needed for that. Source: llm-d's plugin of that name.
     """
 
     primary_port: Port = 8000

@@ -101,7 +101,10 @@ class ByLabelSelector(LabelSelector, frozen=True):
 
 @register("by-label", Kind.FILTER, replacement="label-selector-filter")
 class ByLabel(Plugin, frozen=True):
-    """Keeps those whose label has one of validValues; with allowsNoLabel also those without it. Source: GIE digest §5.3."""
+    """Keeps those whose label has one of validValues; with allowsNoLabel also those without it.
+
+    Source: llm-d's plugin of that name.
+    """
 
     label: str
     valid_values: tuple[str, ...] = ()
@@ -129,7 +132,7 @@ class NamedByHeader(Plugin, frozen=True):
 class ServedVerifier(Plugin, frozen=True):
     """Tells in the response's header x-conformance-test-served-endpoint who the gateway says has served it.
 
-    For conformance tests only, beside header-based-testing-filter. Source: GIE digest §5.3.
+    For conformance tests only, beside header-based-testing-filter. Source: llm-d's plugin of that name.
     """
 
     @property

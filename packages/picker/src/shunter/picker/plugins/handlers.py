@@ -14,7 +14,7 @@ class HeaderProfile(Plugin, frozen=True):
     """Runs the one profile that the request's header headerName names; without the header, defaultProfile.
 
     For callers that ask for each stage of a request by itself. If there is one profile only it always runs; a request that
-    names a profile which does not exist is refused (429). Source: GIE digest §5.3.
+    names a profile which does not exist is refused (429). Source: llm-d's plugin of that name.
     """
 
     header_name: str = "EPP-Profile"

@@ -24,7 +24,7 @@ class SessionId(Plugin, frozen=True):
     """The session of a request: the value of the header headerName, x-session-id by default, or of the cookie cookieName.
 
     Others find it by this plugin's name or type, or as SessionID: session-affinity-filter and session-affinity-scorer as an
-    ``attribute`` of their sessionIdConfig. Source: GIE digest §5.3; cookies as RFC 6265 section 4.2.1.
+    ``attribute`` of their sessionIdConfig. Source: llm-d's plugin of that name; cookies as RFC 6265 section 4.2.1.
     """
 
     header_name: str = ""
@@ -48,7 +48,7 @@ class AgentIdentity(Plugin, frozen=True):
 
     The first of additionalSessionHeaders, x-claude-code-session-id, x-session-affinity, session-id and session_id that the
     request has. It is the fairness id of a request that names none itself, and an ``attribute`` for session affinity.
-    Source: GIE digest §5.3.
+    Source: llm-d's plugin of that name.
     """
 
     additional_session_headers: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ class InflightLoad(Plugin, frozen=True):
     Those are the uncached prompt tokens that an endpoint has still to compute (``Ledger.prefill_backlog``), with
     addEstimatedOutputTokens also those that its answers are expected to have until they end. Their length is learnt and bounded
     by the request's own limit, so the reference's outputRatio and maxEstimatedOutputTokens are refused; and the workers always
-    share the account. Source: GIE digest §5.3.
+    share the account. Source: llm-d's plugin of that name.
     """
 
     add_estimated_output_tokens: bool = False

@@ -2,7 +2,7 @@
 
 The reference asks a server beside the picker, which trains a model of a dozen features. On the way of a request there is no
 time to ask anybody: here the time to first token is what waits at the candidate by the rate that ``core.speeds`` has learnt of
-it, and the time per token what its last answers took. Each worker learns from its own requests. GIE digest §5.6.
+it, and the time per token what its last answers took. Each worker learns from its own requests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -186,7 +186,7 @@ class LatencyScorer(Plugin, frozen=True):
     endpoints are filled first. With headroomSelectionStrategy ``most``, of the first group, it is (⌊100 · c⌋ + 1) / 100.
 
     Without predictions: the mean, by the composite weights, of 1 - KV usage, (max - waiting) / max and the matched share of the
-    prompt, in hundredths. Source: GIE digest §5.3.
+    prompt, in hundredths. Source: llm-d's plugin of that name.
     """
 
     ttft_weight: NonNegative = 0.8
@@ -261,7 +261,7 @@ def _spread(sizes: Mapping[int, float]) -> Mapping[int, float] | None:
 class HeadroomTier(Plugin, frozen=True):
     """Keeps those that are predicted to keep both SLOs; with probability epsilonExploreNeg the others instead.
 
-    Everybody is kept if there are no predictions, or if one of the two is empty. Source: GIE digest §5.3.
+    Everybody is kept if there are no predictions, or if one of the two is empty. Source: llm-d's plugin of that name.
     """
 
     epsilon_explore_neg: Fraction = 0.01
@@ -298,7 +298,7 @@ class SloAdmitter(Plugin, frozen=True):
     """Refuses requests of negative priority that ask for a speed which nobody is predicted to have.
 
     Whoever names an SLO is admitted if a candidate keeps it, runs nothing, or has used less than 2 % of its KV cache; and if
-    there are no predictions. The refusal is a 429. Source: GIE digest §5.3.
+    there are no predictions. The refusal is a 429. Source: llm-d's plugin of that name.
     """
 
     latency_prediction_info_producer_name: str = ""

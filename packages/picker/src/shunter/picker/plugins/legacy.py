@@ -33,7 +33,7 @@ class LegacyTree(Plugin, frozen=True):
     the two kinds it keeps that, and all if there is neither. Load is what the engines report, as it was: what was sent since
     does not count.
 
-    Source: GIE digest §5.1. The parameters were the environment's KV_CACHE_THRESHOLD, QUEUE_THRESHOLD_CRITICAL,
+    Source: the scheduler of GIE 0.3. The parameters were the environment's KV_CACHE_THRESHOLD, QUEUE_THRESHOLD_CRITICAL,
     QUEUING_THRESHOLD_LORA and LORA_AFFINITY_THRESHOLD.
     """
 

@@ -23,7 +23,7 @@ class ContextLength(Plugin, frozen=True):
 
     The label says ``min-max``, in tokens. Without it an endpoint has 0.5 and is kept; with a bad one it has 0 and is dropped.
     In range: 0.3 + 0.7 · (0.7 / (1 + width / 10000) + 0.3 · (max - tokens) / width), 1 where the width is 0. Else
-    0.3 / (1 + distance / 1000). Source: GIE digest §5.3.
+    0.3 / (1 + distance / 1000). Source: llm-d's plugin of that name.
     """
 
     label: Annotated[str, Meta(min_length=1)] = LABEL

@@ -55,7 +55,7 @@ _told = msgspec.msgpack.Decoder(Told).decode
 class EncodedMedia(Plugin, frozen=True):
     """Guesses who has encoded which media from who was sent what: the last cacheSizeInMBPerServer / 2 MB items of each.
 
-    An item is what holds or names it: its URL, or its data. Source: GIE digest §5.3.
+    An item is what holds or names it: its URL, or its data. Source: llm-d's plugin of that name.
     """
 
     cache_size_in_mb_per_server: Positive = msgspec.field(default=4096, name="cacheSizeInMBPerServer")
@@ -120,7 +120,7 @@ class Encoders:
 class EncoderCache(Plugin, frozen=True):
     """Who has encoded more of the request's media before is better: the part of their tokens that it has.
 
-    Source: GIE digest §5.3.
+    Source: llm-d's plugin of that name.
     """
 
     producer_name: str = ""

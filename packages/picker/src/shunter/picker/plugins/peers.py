@@ -25,7 +25,7 @@ class P2pSource(Plugin, frozen=True):
     engine fetches anything is its own affair (with llm-d's sidecar it does under ``--enable-p2p-pull``). Of use with
     ``precise-prefix-cache-producer``: a peer that has evicted what it was once sent is asked in vain.
 
-    Source: llm-d's plugin of that name; GIE digest §5.3. Its default is 1, and its guides set 2048.
+    Source: llm-d's plugin of that name. Its default is 1, and its guides set 2048.
     """
 
     # Computing a thousand tokens takes a large GPU some 60 ms (16,000 tokens a second), fetching their blocks, 130 MB of an 8B

@@ -2,7 +2,7 @@
 
 The scraper subscribes to the engines, once for all workers of a machine, and is told their ports (``--kv-events-port``,
 ``--kv-replay-port``); the tokens of a prompt come from the engines' own ``/tokenize``. So what the reference says of sockets,
-topics, discovery, hashes and tokenizers is accepted where it changes nothing, and refused where it would. GIE digest §5.5.
+topics, discovery, hashes and tokenizers is accepted where it changes nothing, and refused where it would.
 """
 
 import re

@@ -41,7 +41,7 @@ class PrefixAffinity(Plugin, frozen=True):
     latencyPredictor it is the time that predicted-latency-producer predicts, and everybody is kept where that says nothing of
     the sticky, or nothing of the others while the sticky are later than that.
 
-    Source: llm-d's plugin of that name; GIE digest §5.3. Its throughput is that of Qwen 32B on two H100.
+    Source: llm-d's plugin of that name. Its throughput is that of Qwen 32B on two H100.
     """
 
     affinity_threshold: Fraction = 0.8
@@ -127,7 +127,7 @@ class NoHitLru(Plugin, frozen=True):
     candidate has the prompt's beginning, all have 0.5. The lruSize endpoints that were last given one are remembered, by all
     workers alike.
 
-    Source: llm-d's plugin of that name; GIE digest §5.3. It orders the first by the list that it happens to get, and counts
+    Source: llm-d's plugin of that name. It orders the first by the list that it happens to get, and counts
     among the others those who are no candidates, too: then several have 0, whosever turn it is.
     """
 

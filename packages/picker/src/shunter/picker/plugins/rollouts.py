@@ -83,7 +83,7 @@ class RolloutScreener(Plugin, frozen=True):
     shows the picker responses' headers. The first releases had ``requireRoles.values`` and, instead of the one header,
     ``headerSelectors``: those that are ``strict`` do this with any label, others only tell it.
 
-    Source: GIE digest §5.3.
+    Source: llm-d's plugin of that name.
     """
 
     scope: Scope

@@ -35,7 +35,10 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 @register("queue-scorer", Kind.SCORER)
 class Queue(Plugin, frozen=True):
-    """Fewer waiting requests are better: (max - waiting) / (max - min) over the candidates; 1 if all are equal."""
+    """Fewer waiting requests are better: (max - waiting) / (max - min) over the candidates; 1 if all are equal.
+
+    Source: llm-d's plugin of that name.
+    """
 
     column: ClassVar[str] = "waiting"
 
@@ -46,7 +49,10 @@ class Queue(Plugin, frozen=True):
 
 @register("running-requests-size-scorer", Kind.SCORER)
 class RunningRequests(Plugin, frozen=True):
-    """Fewer running requests are better: (max - running) / (max - min) over the candidates; 1 if all are equal."""
+    """Fewer running requests are better: (max - running) / (max - min) over the candidates; 1 if all are equal.
+
+    Source: llm-d's plugin of that name.
+    """
 
     column: ClassVar[str] = "running"
 
@@ -57,7 +63,10 @@ class RunningRequests(Plugin, frozen=True):
 
 @register("kv-cache-utilization-scorer", Kind.SCORER)
 class KvCacheUtilization(Plugin, frozen=True):
-    """A freer KV cache is better: 1 - usage."""
+    """A freer KV cache is better: 1 - usage.
+
+    Source: llm-d's plugin of that name.
+    """
 
     column: ClassVar[str] = "kv_usage"
 
@@ -68,7 +77,10 @@ class KvCacheUtilization(Plugin, frozen=True):
 
 @register("load-aware-scorer", Kind.SCORER)
 class LoadAware(Plugin, frozen=True):
-    """A queue below the threshold is better: 0.5 · (1 - min(waiting, threshold) / threshold)."""
+    """A queue below the threshold is better: 0.5 · (1 - min(waiting, threshold) / threshold).
+
+    Source: llm-d's plugin of that name.
+    """
 
     threshold: Positive = 128
 
@@ -81,7 +93,10 @@ class LoadAware(Plugin, frozen=True):
 
 @register("active-request-scorer", Kind.SCORER)
 class ActiveRequest(Plugin, frozen=True):
-    """Fewer requests of ours in flight are better: 1 up to idleThreshold, else (max - count) / max · maxBusyScore."""
+    """Fewer requests of ours in flight are better: 1 up to idleThreshold, else (max - count) / max · maxBusyScore.
+
+    Source: llm-d's plugin of that name.
+    """
 
     idle_threshold: Count = 0
     max_busy_score: Fraction = 1.0
@@ -98,7 +113,7 @@ class ActiveRequest(Plugin, frozen=True):
 class TokenLoad(Plugin, frozen=True):
     """Fewer tokens in flight are better: 1 - min(tokens in flight + uncached ones of this request, T) / T.
 
-    T is queueThresholdTokens; what is in flight, inflight-load-producer says. Source: GIE digest §5.3.
+    T is queueThresholdTokens; what is in flight, inflight-load-producer says. Source: llm-d's plugin of that name.
     """
 
     queue_threshold_tokens: Positive = 4_194_304
@@ -164,7 +179,7 @@ class PrefixCache(Plugin, frozen=True):
     """Who has the prompt's beginning in its cache is better: (1 - w) · share + w · min(1, matched tokens / scale)².
 
     ``share`` is the part of the prompt's whole blocks, by bytes, that the candidate was sent before; w is matchLengthWeight,
-    scale matchLengthScaleTokens.
+    scale matchLengthScaleTokens. Source: llm-d's plugin of that name.
     """
 
     prefix_match_info_producer_name: str = ""  # empty: the one there is
@@ -191,6 +206,7 @@ class LoraAffinity(Plugin, frozen=True):
     """Who has the adapter loaded is better: 1 if active, 0.8 with room for one more, 0.6 if it is being loaded, else 0.
 
     There is room if fewer adapters are active or being loaded than fit in; one that is both counts once.
+    Source: llm-d's plugin of that name.
     """
 
     def score(self, request: Request, fleet: Fleet) -> Sequence[float]:

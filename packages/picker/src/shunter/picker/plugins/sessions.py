@@ -111,7 +111,7 @@ class SessionAffinityFilter(SessionAffinity, frozen=True):
     bound to the endpoint of its first request, and to another one only if that is not a candidate any more.
 
     profileName says whose choice is meant: the profile that names the endpoint, unless told otherwise.
-    Source: GIE digest §5.3.
+    Source: llm-d's plugin of that name.
     """
 
 
@@ -119,7 +119,7 @@ class SessionAffinityFilter(SessionAffinity, frozen=True):
 class SessionAffinityScorer(SessionAffinity, frozen=True):
     """1 for the endpoint of the request's session, 0 for the others; see session-affinity-filter for its parameters.
 
-    Source: GIE digest §5.3.
+    Source: llm-d's plugin of that name.
     """
 
 

@@ -20,7 +20,7 @@ __all__ = ["HeaderLabelAffinity", "Places", "TopologyFilter", "TopologyScorer"]
 Level = Literal["host", "rack", "zone", "region"]
 Labels = tuple[str, str, str, str]
 
-# From near to far: what being there together is worth (GIE digest §5.3), and the label that says it.
+# From near to far: what being there together is worth in llm-d, and the label that says it.
 WORTH: dict[Level, float] = {"host": 1.0, "rack": 0.2, "zone": 0.05, "region": 0.02}
 LABELS: Labels = (
     "kubernetes.io/hostname",
@@ -60,7 +60,7 @@ class TopologyFilter(Plugin, frozen=True):
     """Keeps those that are as near to the peer as minAffinity says, or nearer; everybody if nobody is, or there is no peer.
 
     The peer is the endpoint that the first profile of the same request chose: prefill near to decode, or back. Near is by
-    the labels that topology-extractor names; a missing one is near to nothing. Source: GIE digest §5.3.
+    the labels that topology-extractor names; a missing one is near to nothing. Source: llm-d's plugin of that name.
     """
 
     min_affinity: Level = "host"
@@ -77,7 +77,7 @@ class TopologyFilter(Plugin, frozen=True):
 class TopologyScorer(Plugin, frozen=True):
     """Nearer to the peer is better: 1 on its host, 0.2 in its rack, 0.05 in its zone, 0.02 in its region, else 0.
 
-    See topology-affinity-filter for what is near. Source: GIE digest §5.3.
+    See topology-affinity-filter for what is near. Source: llm-d's plugin of that name.
     """
 
     topology_producer_name: str = ""  # empty: the one there is
@@ -121,7 +121,7 @@ class HeaderLabelAffinity(Plugin, frozen=True):
     """1 for those whose label labelKey is what the request's header headerName says, 0 for the others.
 
     With stampResponseHeader the response tells in that header the label of whoever served, for a later request to be sent
-    near to it; that needs a profile that shows the picker responses' headers. Source: GIE digest §5.3.
+    near to it; that needs a profile that shows the picker responses' headers. Source: llm-d's plugin of that name.
     """
 
     header_name: str
