@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from math import inf
+from math import inf, nan
 from pathlib import Path
 
 import msgspec
@@ -181,6 +181,14 @@ async def test_a_plugin_that_raises_is_in_the_row(monkeypatch):
         ["price-scorer raised ValueError: boom; requests were decided without it"],
         [],
     ]
+
+
+async def test_a_score_that_is_no_number_is_in_the_row(monkeypatch):
+    monkeypatch.setattr(Prices, "score", lambda _self, _request, fleet: [nan] * len(fleet))
+    lost = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: price-scorer\n"
+    policy = Policy("mine", "", lambda fleet, seed: JudgeChooser(config.load(lost).policy, fleet, random.Random(seed)))
+    (found,) = await compare([small("no-reuse", 10.0)], [policy], seeds=1, qps=8.0)
+    assert found.complaints == ["price-scorer: a score was NaN and counted as 0"]
 
 
 async def test_a_plugin_that_is_not_shown_what_it_needs_has_raised_nothing(tmp_path):
