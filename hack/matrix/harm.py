@@ -339,6 +339,7 @@ HARMS = (
     Harm(code="W97", probe=first_event, bad="held back", good="at once"),
     Harm(code="W97", example="bad-partial", probe=first_event, bad="held back", good="at once"),
     Harm(code="E98", probe=several, bad="200 1, 200 2", good="200 2", is_quick=True),
+    Harm(code="E98", example="bad-everywhere", probe=several, bad="200 1, 200 2", good="200 2"),
     Harm(code="E102", probe=two_paths, bad="200 2; 200 3, 200 4", good="200 2; 200 4", is_quick=True),
     Harm(code="E102", example="bad-idle", probe=two_paths, bad="200 2; 200 3, 200 4", good="200 2; 200 4"),
     Harm(code="E102", example="bad-both", probe=two_paths, bad="200 1, 200 2; 200 4", good="200 2; 200 4"),

@@ -86,10 +86,11 @@ def never_asked(envoy: Envoy) -> Iterator[Finding]:
         idle = [route for route in routes if route.to_pool and not any(branch.questions for branch in route.branches)]
         if _speak_to_nobody(manager, routes):  # which is another rule's, and reason enough
             continue
+        asked = {question.filter.node.path for route in routes for question in route.questions}
         for each in manager.asking:
-            if idle and each.node.at("disabled").is_true and not _is_enabled_somewhere(each, routes):
+            if idle and each.node.path not in asked and (off := _switched_off(each, idle[0])):
                 yield found(
-                    each.node.at("disabled"),
+                    off,
                     f"the filter {each.name!r} is disabled, and no route turns it on: nobody is asked, and the cluster "
                     f"{idle[0].branches[0].place.text!r} goes by its fallback policy, or answers 503 if it has none",
                     f"in typed_per_filter_config of the routes to model servers, give {each.name} an ExtProcPerRoute with "
@@ -97,8 +98,11 @@ def never_asked(envoy: Envoy) -> Iterator[Finding]:
                 )
 
 
-def _is_enabled_somewhere(each: HttpFilter, routes: list[Route]) -> bool:
-    return any(each.is_enabled(branch.scopes) for route in routes for branch in route.branches)
+def _switched_off(each: HttpFilter, route: Route) -> Node | None:
+    """Return where it is said, of all routes or of a host's, that a filter is off."""
+    entries = [scope.at("typed_per_filter_config").entry(each.name) for scope in (route.host, route.routing)]
+    places = [each.node.at("disabled"), *(entry.message.at("disabled") for entry in entries)]
+    return next((place for place in places if place.is_true), None)
 
 
 def _speak_to_nobody(manager: Manager, routes: list[Route]) -> bool:
