@@ -187,8 +187,8 @@ RULES = (
     Rule(
         "E95",
         "Picks that nobody heeds",
-        "A pick is a wish: only override_host and ORIGINAL_DST look at it, and only where they are told. Seen on 1.40.0: with "
-        "another policy, or another key, every answer is a 200, from an endpoint that nobody picked.",
+        "A pick is a wish: only override_host and ORIGINAL_DST look at it, and only where they are told. Seen on 1.36.2 to "
+        "1.40.0: with another policy, or another key, every answer is a 200, from an endpoint that nobody picked.",
         of_envoys(unheeded),
         "Envoy API, OverrideHost; Gateway API Inference Extension, endpoint picker protocol",
     ),
@@ -203,16 +203,16 @@ RULES = (
     Rule(
         "W97",
         "Streams that come all at once",
-        "BUFFERED collects the body before anything of it goes on. Seen on 1.40.0: of two events with a pause between them the "
-        "first did not come before the second.",
+        "BUFFERED collects the body before anything of it goes on. Seen on 1.36.2 to 1.40.0: of two events with a pause "
+        "between them the first did not come before the second.",
         of_pool_routes(held_back),
         "Envoy API, ext_proc ProcessingMode.BodySendMode",
     ),
     Rule(
         "E98",
         "A picker that is never asked",
-        "A disabled filter is there for the routes that turn it on. Seen on 1.40.0: if none does, every answer is a 200, from "
-        "an endpoint that nobody picked.",
+        "A disabled filter is there for the routes that turn it on. Seen on 1.36.2 to 1.40.0: if none does, every answer is a "
+        "200, from an endpoint that nobody picked.",
         of_envoys(never_asked),
         "Envoy API, HttpFilter.disabled",
     ),
