@@ -4,9 +4,12 @@ import json
 import os
 import signal
 import socket
+import time
 
 import aiohttp
 import pytest
+
+from shunter.picker.shell.supervisor import ECHO_S
 
 DEADLINE_S = 30
 
@@ -87,6 +90,14 @@ async def test_ctrl_c_in_a_terminal_reaches_every_process_and_still_ends_all_wel
     assert "Interrupt" not in picker.text
 
 
+async def test_one_signal_that_comes_by_two_ways_still_ends_all_well(run_picker):
+    picker = await run_picker()
+    for number in (signal.SIGTERM, signal.SIGINT):  # two, for the kernel makes one of the same
+        picker.signal(number)
+    assert await picker.ended() == 0
+    assert "SIGKILL" not in picker.text
+
+
 async def test_a_second_signal_waits_for_nobody(run_picker, hold_pick, eventually, is_gone):
     picker = await run_picker("--drain-timeout=600")
     worker = (await picker.workers())[0]
@@ -96,7 +107,12 @@ async def test_a_second_signal_waits_for_nobody(run_picker, hold_pick, eventuall
         async def draining():
             return json.loads((await picker.get("/readyz"))[1])["hindrances"] == ["draining"]
 
+        async def later():
+            return time.monotonic() > said_s + ECHO_S
+
         await eventually(draining)
+        said_s = time.monotonic()
+        await eventually(later)
         picker.signal(signal.SIGTERM)
         assert await picker.ended() == 1
     assert is_gone(worker["pid"])

@@ -6,7 +6,7 @@
     a worker dies        → the next one starts at once; what the dead one had in flight is struck out
     a worker is silent   → it is killed, and so on as above
     SIGHUP               → the new configuration is validated, then each worker relieved by one that has it
-    SIGTERM or SIGINT    → not ready → all workers end well → exit 0; the second signal ends them at once, exit 1
+    SIGTERM or SIGINT    → not ready → all workers end well → exit 0; another one, later, ends them at once, exit 1
     SIGUSR2              → everybody logs at level debug, and at the next one as before
     SIGKILL              → the workers go on for some seconds; the next supervisor's relieve them
 """
@@ -62,6 +62,9 @@ WATCH_S = 2.0
 # Recorded decisions, of all workers together, on which a new configuration is tried; a reload waits for who is only busy.
 TRIED = 1_000
 TRIED_S = 3.0
+
+# timeout(1) tells its child and then its whole group, and who wraps a command does so beside the terminal: two are one.
+ECHO_S = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -457,12 +460,13 @@ def run(settings: Settings, read: Callable[[], str], read_levels: Callable[[], s
 
 
 async def _run(supervisor: Supervisor, drain_s: float) -> int:
-    over, at_once = asyncio.Event(), asyncio.Event()
+    loop, over, at_once, over_s = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event(), math.inf
 
     def end() -> None:
-        (at_once if over.is_set() else over).set()
+        nonlocal over_s
+        (at_once if loop.time() - over_s > ECHO_S else over).set()
+        over_s = min(over_s, loop.time())
 
-    loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, end)
     loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
