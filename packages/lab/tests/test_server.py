@@ -160,6 +160,23 @@ async def test_concurrent_streams_are_not_mixed(post, stream):
         assert "".join(event["choices"][0]["text"] for event in events) == whole["choices"][0]["text"]
 
 
+async def test_a_crowd_of_whom_many_leave_keeps_the_others_whole_and_leaves_nothing_behind(http, until):
+    async with lab_server(speed=20, max_num_seqs=16, num_blocks=160) as server:
+
+        async def ask(number):
+            body = {"prompt": f"who {number % 5} " * 60, "max_tokens": 30, "ignore_eos": True, "stream": True}
+            async with http.post(f"{server.url}{COMPLETIONS}", json=body) as response:
+                if number % 3 == 0:
+                    await response.content.readline()
+                    return response.close()
+                return (await response.text()).count('"text":')
+
+        told = await asyncio.gather(*map(ask, range(64)))
+        assert [count for count in told if count is not None] == [30] * 42
+        await until(lambda: server.engine.gauges().running == server.engine.gauges().waiting == 0)
+        assert server.engine.gauges().kv_usage == 0.0
+
+
 async def test_usage_tells_cached_tokens_when_asked_to(post):
     for cached in (0, 64):
         _, body = await post(COMPLETIONS, {"prompt": list(range(70)), "max_tokens": 1})
