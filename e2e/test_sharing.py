@@ -11,7 +11,8 @@ import pytest
 
 from shunter.envoyconf.shell.envoy import tools_dir
 from shunter.envoyconf.testing_kube import running_process
-from shunter.picker.core.journal import Booked, read_event
+from shunter.picker.core.journal import Booked, Told, read_event
+from shunter.picker.core.withdrawals import WITHDRAWN
 from shunter.snapshot import LogReader
 from shunter.stack.shell import ports, web
 from shunter.stack.testing import running_stack
@@ -107,6 +108,13 @@ def booked(journal):
     return batch and any(isinstance(read_event(record), Booked) for record in batch.records)
 
 
+def taken_back(journal):
+    """Whether a prompt has been taken back since this was asked last."""
+    batch = journal.read()
+    events = map(read_event, batch.records) if batch else ()
+    return any(isinstance(event, Told) and event.name == WITHDRAWN for event in events)
+
+
 def prompt(number):
     return f"{number}: " + f"wagon {number} goes to track {number}, and then " * 200
 
@@ -122,6 +130,15 @@ async def test_a_prompt_goes_to_where_the_other_replica_sent_it(pair, connect):
         until(partial(booked, journals[other]))
         assert (await connect(other).chat(prompt(number))).served == first.served
         until(partial(booked, journals[one]))  # lest it be taken for the next one
+
+
+async def test_a_prompt_that_an_engine_refused_is_taken_back_at_the_other_replica(pair, connect):
+    east, west = pair
+    until(lambda: [heard(stack) for stack in pair] == [1, 1])
+    journal = sharers_journal(west)
+    journal.read()
+    assert (await connect(east).chat(prompt(99), model="nobody's")).status == 404
+    until(partial(taken_back, journal))
 
 
 async def test_without_the_server_each_goes_on_alone_and_with_it_they_find_each_other_again(pair, redis, connect):
