@@ -78,6 +78,8 @@ class World:
         lacking = self.holders("review-v2").lacking
         if share > self.share and lacking:
             self.violations.append(f"{share} % while {lacking} lack it")
+        if share < self.share and not self.holders("review-v1").having:
+            self.violations.append(f"{100 - share} % for an old version that nobody has")
         self.share = share
 
     def unload(self, model):
@@ -113,6 +115,46 @@ def test_all_goes_well(world):
     assert all(models == {"review-v2"} for models in world.endpoints.values())
     assert world.words()[-1] == "done"
     assert not world.violations
+
+
+def test_who_begins_anew_what_is_done_takes_no_traffic_back(world):
+    world.run()
+    world.state = begin(world.rollout, world.now_s)
+    world.run()
+    assert (world.share, world.words()[-1]) == (100, "done")
+    assert not world.violations
+
+
+def test_who_has_some_traffic_already_begins_at_the_step_that_has_as_much(world):
+    world.share = 10
+    for models in world.endpoints.values():
+        models.add("review-v2")
+    world.run(lambda w: w.state.phase is Phase.SHIFTING)
+    assert world.state.step == 1
+
+
+def test_an_old_version_that_nobody_has_is_loaded_before_it_gets_the_rest(world):
+    for models in world.endpoints.values():
+        models.clear()
+    world.run(lambda w: w.share == 1)
+    assert all(models == {"review-v1", "review-v2"} for models in world.endpoints.values())
+
+
+def test_an_old_version_that_nobody_has_is_waited_for(make_rollout, hold):
+    rollout = make_rollout("from: {model: review-v1}", without=["from"])
+    state, orders = advance(rollout, begin(rollout, 0.0), Seen(to=hold("abc", ""), from_=hold("", "abc"), share=0), 1.0)
+    assert (state.waiting, orders.load, orders.share) == ("for review-v1: not yet at a, b, c", None, None)
+
+
+def test_while_somebody_else_moves_the_traffic_it_is_left_alone(world, hold):
+    world.run(lambda w: w.share == 10)
+    see = world.see
+    world.see = lambda: msgspec.structs.replace(see(), share=5, others=("review-v9",))
+    assert [world.tick().share for _ in range(3)] == [None] * 3
+    assert world.state.waiting == "for whoever else moves its traffic to end: review goes to review-v9, too"
+    world.wish = Wish.ROLLBACK
+    world.tick()
+    assert world.run(lambda w: w.share == 0)
 
 
 def test_no_share_is_given_while_an_endpoint_lacks_the_version(world):

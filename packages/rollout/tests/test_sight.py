@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from shunter.rollout.core.sight import Page, holders, in_force
+from shunter.rollout.core.sight import Page, check_targets, holders, in_force, others
+from shunter.rollout.errors import ConfigError
 
 
 @pytest.fixture
@@ -81,3 +82,12 @@ def test_a_rule_for_all_models_counts_where_none_names_it(make_rollout, page):
 def test_two_rules_that_contradict_each_other_are_no_share(make_rollout, page):
     splits = [("review", {"review-v1": 1.0}), ("review", {"review-v2": 1.0})]
     assert in_force([page({}, splits)], make_rollout()) is None
+
+
+def test_models_of_neither_side_that_get_requests_are_named(make_rollout, page):
+    rollout = make_rollout()
+    moved = page({}, [("review", {"review-v1": 0.5, "review-v9": 0.5, "review-v0": 0.0}), ("", {"base": 1.0})])
+    assert others([page({}, [("review", {"review-v1": 1.0})]), moved], rollout) == ("review-v9",)
+    assert others([page({}, [("", {"base": 1.0})])], rollout) == ()  # a rule for all models is nobody's decision about this one
+    with pytest.raises(ConfigError, match="requests for review go to review-v9 now"):
+        check_targets(rollout, ("review-v9",))

@@ -18,7 +18,10 @@ some seconds it is enough that somebody has the old version.
 Rule 3: a share is never raised while a ready endpoint lacks the version. An endpoint that appears later without it is loaded
 at once; meanwhile the picker's ``adapter-ready-filter`` keeps requests for it away.
 
-Rule 4: what cannot be seen (a picker does not answer, its snapshot is old) changes nothing, but time passes: after the deadline
+Rule 4: going forward takes no traffic away from the new version: who begins where it has some already begins at the step that
+has as much. And the old version, which gets the rest, is somewhere: else it is loaded before the first share.
+
+Rule 5: what cannot be seen (a picker does not answer, its snapshot is old) changes nothing, but time passes: after the deadline
 LOADING is given up and gone back on, DRAINING and UNLOADING are not waited for any longer.
 """
 
@@ -90,11 +93,15 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What is seen at one moment; None: it cannot be seen. ``share`` is the percentage of ``to`` that is in force."""
+    """What is seen at one moment; None: it cannot be seen. ``share`` is the percentage of ``to`` that is in force.
+
+    ``others`` are models that get requests of the rollout's, too, and belong to neither side.
+    """
 
     to: Holders | None = None
     from_: Holders | None = None
     share: int | None = None
+    others: tuple[str, ...] = ()
     new: Counts | None = None
     old: Counts | None = None
     running_to: float | None = None
@@ -148,7 +155,11 @@ def _orders(rollout: Rollout, state: State, seen: Seen, now_s: float, *, paused:
     match state.phase:
         case Phase.DONE:
             return Orders()
+        case Phase.LOADING if not load and not state.backwards and _needs_old(rollout, seen) and rollout.from_.load:
+            return Orders(load=rollout.from_)
         case Phase.LOADING:
+            return Orders(load=load)
+        case Phase.SHIFTING if seen.others and not state.backwards:
             return Orders(load=load)
         case Phase.SHIFTING:
             raised = seen.share is None or (wanted < seen.share if state.backwards else wanted > seen.share)
@@ -164,11 +175,15 @@ def _orders(rollout: Rollout, state: State, seen: Seen, now_s: float, *, paused:
 
 def _loading(rollout: Rollout, state: State, seen: Seen, now_s: float, *, paused: bool) -> State:
     arriving, _, there, _ = _sides(rollout, state, seen)
-    if _may_carry(state, there, now_s):
+    needs_old = not state.backwards and _needs_old(rollout, seen)
+    if _may_carry(state, there, now_s) and not needs_old:
         if paused and not state.backwards:
             return replace(state, waiting="for somebody to resume it")
         words = f"{arriving.title} is at {_places(len(there.having))}" if there else ""
-        return _enter(replace(state, step=0, reached_s=None, old=state.old or seen.old), Phase.SHIFTING, words, now_s)
+        state = replace(state, step=_first_step(rollout, seen), reached_s=None, old=state.old or seen.old)
+        return _enter(state, Phase.SHIFTING, words, now_s)
+    if needs_old and _may_carry(state, there, now_s):
+        arriving, there = rollout.from_, seen.from_
     if now_s - state.since_s > seconds_of(rollout.deadline):
         why = f"not loaded within {rollout.deadline}: {_lack(there)}"
         if state.backwards:
@@ -181,6 +196,9 @@ def _shifting(rollout: Rollout, state: State, seen: Seen, now_s: float, *, pause
     arriving, leaving, there, _ = _sides(rollout, state, seen)
     share = _share(rollout, state)
     reached_s = state.reached_s
+    if seen.others and not state.backwards:
+        also = f"{rollout.model} goes to {', '.join(seen.others)}, too"
+        return replace(state, waiting=f"for whoever else moves its traffic to end: {also}")
     if reached_s is None:
         if seen.share != share:
             lack = "" if _may_carry(state, there, now_s) else f"; {_lack(there)}"
@@ -273,6 +291,16 @@ def _sides(rollout: Rollout, state: State, seen: Seen) -> tuple[Side, Side, Hold
 
 def _share(rollout: Rollout, state: State) -> int:
     return 0 if state.backwards else rollout.stages[state.step].percent
+
+
+def _first_step(rollout: Rollout, seen: Seen) -> int:
+    """Return the first step that takes nothing away from the new side."""
+    return next(step for step, stage in enumerate(rollout.stages) if stage.percent >= (seen.share or 0))
+
+
+def _needs_old(rollout: Rollout, seen: Seen) -> bool:
+    """Whether the first share leaves requests to the old side while nobody has it, as far as can be seen."""
+    return rollout.stages[_first_step(rollout, seen)].percent < 100 and not (seen.from_ and seen.from_.having)
 
 
 def _may_carry(state: State, there: Holders | None, now_s: float) -> bool:

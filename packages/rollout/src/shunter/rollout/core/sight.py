@@ -11,7 +11,7 @@ import msgspec
 from shunter.rollout.core.spec import Rollout, Side
 from shunter.rollout.errors import ConfigError
 
-__all__ = ["Holders", "Page", "check_engines", "holders", "in_force"]
+__all__ = ["Holders", "Page", "check_engines", "check_targets", "holders", "in_force", "others"]
 
 # The scraper publishes at least once a second; a picker that has heard nothing for so long knows nothing of new endpoints.
 STALE_S = 5.0
@@ -105,10 +105,29 @@ def in_force(pages: Sequence[Page], rollout: Rollout) -> int | None:
     """
     found: set[int | None] = set()
     for page in pages:
-        exact = [split for split in page.splits if split.model == rollout.model]
-        splits = exact or [split for split in page.splits if not split.model]
-        found |= {_percent(split, rollout.to.model) for split in splits} or {None}
+        found |= {_percent(split, rollout.to.model) for split in _splits(page, rollout)} or {None}
     return found.pop() if len(found) == 1 else None
+
+
+def others(pages: Sequence[Page], rollout: Rollout) -> tuple[str, ...]:
+    """Return the models of neither side that requests for the rollout's model go to, by a rule that names it."""
+    splits = [split for page in pages for split in _splits(page, rollout) if split.model]
+    names = {share.model for split in splits for share in split.shares if share.wanted > 0}
+    return tuple(sorted(names - {rollout.from_.model, rollout.to.model}))
+
+
+def check_targets(rollout: Rollout, strangers: Sequence[str]) -> None:
+    """Raise ConfigError if the model's requests go to models that a rollout would take them away from without a word."""
+    if strangers:
+        raise ConfigError(
+            f"$.from.model: requests for {rollout.model} go to {', '.join(strangers)} now: say so in from, or, if another "
+            "rollout is moving them, let that one end or roll it back"
+        )
+
+
+def _splits(page: Page, rollout: Rollout) -> list[Split]:
+    exact = [split for split in page.splits if split.model == rollout.model]
+    return exact or [split for split in page.splits if not split.model]
 
 
 def _percent(split: Split, model: str) -> int:

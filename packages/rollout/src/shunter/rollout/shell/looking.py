@@ -6,7 +6,7 @@ from typing import TypeVar
 import aiohttp
 
 from shunter.rollout.core.machine import Seen
-from shunter.rollout.core.sight import holders
+from shunter.rollout.core.sight import holders, others
 from shunter.rollout.core.spec import Rollout
 from shunter.rollout.errors import ServerError
 from shunter.rollout.shell.pickers import Pickers, read_tally
@@ -38,6 +38,7 @@ class Outlook:
             to=holders(to.pages, rollout, rollout.to) if to else None,
             from_=holders(from_.pages, rollout, rollout.from_) if from_ else None,
             share=await self._try(self._traffic.share(to.pages if to else ())),
+            others=others(to.pages, rollout) if to and not rollout.traffic.http_route else (),
             new=new.counts if new else None,
             old=old.counts if old else None,
             running_to=new.running if new else None,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from shunter.rollout.core.desired import Desired
 from shunter.rollout.core.machine import Orders, Phase, Seen, State, Wish, advance, begin
-from shunter.rollout.core.sight import Holders, check_engines
+from shunter.rollout.core.sight import Holders, check_engines, check_targets
 from shunter.rollout.core.spec import Rollout, Side
 from shunter.rollout.errors import ServerError
 from shunter.rollout.shell.looking import Outlook
@@ -109,6 +109,7 @@ class Runner:
         seen = await self._held(self._outlook.look())
         if state.phase is Phase.LOADING and not state.backwards and wish is not Wish.ROLLBACK:
             check_engines(self._rollout, seen.to)
+            check_targets(self._rollout, seen.others)
         state, orders = advance(self._rollout, state, seen, self._clock.now_s(), wish)
         await self._save(state)
         if wish in (Wish.RESUME, Wish.ROLLBACK):

@@ -15,7 +15,7 @@ import msgspec
 from shunter.rollout.core.desired import Desired, read_desired
 from shunter.rollout.core.dialects import find_dialect
 from shunter.rollout.core.machine import State, advance, begin
-from shunter.rollout.core.sight import check_engines
+from shunter.rollout.core.sight import check_engines, check_targets
 from shunter.rollout.core.spec import Rollout, check_url
 from shunter.rollout.core.telling import clock, outline
 from shunter.rollout.errors import ConfigError, ServerError, StateError
@@ -124,6 +124,7 @@ async def preview(rollout: Rollout) -> str:
         outlook = Outlook(rollout, session, _traffic(rollout))
         seen = await outlook.look()
     check_engines(rollout, seen.to)
+    check_targets(rollout, seen.others)
     now_s = time.time()
     state, _ = advance(rollout, begin(rollout, now_s), seen, now_s)
     return f"{outline(rollout)}\n\nnow: {outlook.trouble or state.waiting or state.events[-1].words}"
