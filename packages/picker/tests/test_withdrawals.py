@@ -37,3 +37,19 @@ def test_all_workers_forget_a_prompt_that_one_of_them_saw_refused(make_view):
     assert seen_by_the_other(Outcome(complete=True, status=200)) > 0
     one._journal.told(WITHDRAWN, b"from another release")
     assert seen_by_the_other(Outcome(complete=True, status=200)) > 0
+
+
+def test_a_prompt_is_forgotten_although_its_decision_is_not_remembered_any_more(make_view):
+    view = make_view(IDLE, IDLE)
+    judge = FleetJudge(config.load().policy, lambda _: view, random.Random(1), keep=1)
+    tickets = [judge.decide(Ask({":path": "/v1/chat/completions"}, chat(number)), NOW_S).ticket for number in range(3)]
+    (index,) = judge._prefixes.values()
+    for ticket in tickets:
+        assert len(index) > 0
+        judge.release(ticket, Outcome(complete=True, status=500), NOW_S)
+        judge.measured(ticket, Outcome(complete=True, status=500), NOW_S)  # the record says it again
+    assert len(index) == 0
+
+
+def chat(number):
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": f"{number} words " * 1000}]}).encode()

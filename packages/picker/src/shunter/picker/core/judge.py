@@ -336,7 +336,7 @@ class FleetJudge:
             self._journal.released(ticket)
         if outcome.completion_tokens is not None:
             self._answer_tokens += (outcome.completion_tokens - self._answer_tokens) / ANSWERS_REMEMBERED
-        self._close(ticket, outcome, now_s)
+        self._close(ticket, outcome, now_s, booking)
 
     def reports(self) -> dict[str, str]:
         """Return what plugins have to say of themselves, by name."""
@@ -347,9 +347,9 @@ class FleetJudge:
         self._scheduler.observe(ticket, outcome, now_s)
         self._close(ticket, outcome, now_s)
 
-    def _close(self, ticket: int, outcome: Outcome, now_s: float) -> None:
+    def _close(self, ticket: int, outcome: Outcome, now_s: float, booking: Booking | None = None) -> None:
         if failed(outcome):
-            self._withdrawals.follow(self.decisions.get(ticket), outcome)
+            self._withdrawals.follow(self.decisions.get(ticket), outcome, booking)
         self.decisions.close(ticket, outcome, now_s)
         if self.shadow is not None:
             self.shadow.close(ticket, outcome, now_s)

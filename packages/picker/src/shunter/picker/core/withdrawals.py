@@ -53,9 +53,14 @@ class Withdrawals:
         self._tell = tell
         self._prefill = prefill
 
-    def follow(self, entry: Entry | None, outcome: Outcome) -> None:
-        """Take back what was expected of a request that failed, once."""
+    def follow(self, entry: Entry | None, outcome: Outcome, booking: Booking | None = None) -> None:
+        """Take back what was expected of a request that failed, once.
+
+        That is known by its decision, or by the ``booking`` that ends with it where the decision is not remembered any more.
+        """
         if entry is None or entry.decision is None:
+            if booking is not None:
+                self.undo(booking)
             return
         if entry.outcome is not None and failed(entry.outcome):  # it is told twice: by the stream, and by Envoy's record
             return
