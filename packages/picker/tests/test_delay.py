@@ -124,10 +124,19 @@ def test_a_further_copy_goes_where_the_cache_has_room(make_fleet):
 def test_a_new_prompt_goes_where_nobody_waits_for_room(make_fleet):
     few, many = {"running": 4.0, "waiting": 4.0}, {"running": 9.0, "kv_usage": 0.5}
     full, empty = make_fleet(few | {"kv_usage": 1.0}, many), make_fleet(few | {"kv_usage": 0.1}, many)
-    known = ask(100, prefix=Match(tokens=100, share={0: 0.6}))
     assert first(scheduler(), ask(100), full) == 1
     assert first(scheduler(), ask(100), empty) == 0, "who waits there waits for the next step"
-    assert first(scheduler(), known, full) == 0, "who has most of it is waited for"
+
+
+def test_a_known_prompt_leaves_a_full_cache_s_queue_while_another_has_room(make_fleet):
+    known = ask(100, prefix=Match(tokens=100, share={0: 0.6}))
+    full, roomy, tight = (
+        {"running": 4.0, "waiting": 4.0, "kv_usage": 1.0},
+        {"running": 9.0, "kv_usage": 0.5},
+        {"running": 9.0, "kv_usage": 0.9},
+    )
+    assert first(scheduler(), known, make_fleet(full, roomy)) == 1
+    assert first(scheduler(), known, make_fleet(full, tight)) == 0, "both would read what begins it"
 
 
 def test_a_long_prompt_is_waited_for_for_longer_than_its_share(make_fleet):

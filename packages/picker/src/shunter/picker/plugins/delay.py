@@ -7,7 +7,7 @@ Whatever is known of a candidate is turned into seconds, so that nothing has to 
     room     that part, as far as the cache is in use already                             what it pushes out is computed again
     others   that part × those who come there until it is computed                       each of them begins later
     answer   the time of its own answer there, and by how much it slows theirs            the batch is one larger
-    queue    for a new prompt, until those have room who wait there, if the cache is full  so long does it wait, too
+    queue    until those have room who wait there, if the cache is full                   so long does it wait, too
 
 A fleet that is bound by prompts has long waits, and the request goes where they are short and much of it is cached; one that is
 bound by answers has none to speak of, and the request goes where the batch is small. Which of the two a fleet is needs no
@@ -56,8 +56,10 @@ ANSWER = 0.02
 FULL = 4
 
 # Who waits where the cache is full waits for memory, until one of those who run has ended; elsewhere, for the next step.
-# Of that so much counts, and only for prompts that nobody has cached: one that somebody has is better off in his queue.
+# For prompts that nobody has cached a part of that counts. One that somebody has takes its beginning along, which is then read
+# in two places: that helps as far as there is room for it, and where so much of a cache is in use there is none.
 QUEUE = 0.1
+ROOM = 0.8
 
 # What part of their time endpoints compute prompts is at most taken to be this: what follows is ten times as dear then.
 MOST_BUSY = 0.9
@@ -95,15 +97,16 @@ Delays: TypeAlias = list[float] | dict[int, float]
 class ExpectedDelay(Plugin, frozen=True):
     """Least expected delay for the request and for those beside it: the least delay of all divided by the candidate's.
 
-    Delay in seconds = wait + 0.15 · stall + room + others + 0.02 · answer + 0.1 · queue, with B the time until the prompts in
+    Delay in seconds = wait + 0.15 · stall + room + others + 0.02 · answer + q · queue, with B the time until the prompts in
     flight are computed, U that of this one's u uncached tokens of p, n the requests and c the tokens in flight (of prompts, or
     in the KV cache if that is more), k the part of that which is in use, R the endpoint's learnt rate, A the time of an answer
     there, T the learnt one of an answer alone, b the part of their time that endpoints compute prompts: U = u · (1 + (p - u /
     2) / 32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A · U · (B + U / 2) / (1 - b); answer = A =
-    T · (1 + 0.018 · n + 0.0000075 · c); queue = k⁴ · w / (n + 1) · A for w who wait in the engine, if more than half of the
-    prompt is cached nowhere, else 0. Of tokens cached elsewhere, with which h others in flight begin, 1 - (1 - k⁴) · h / (1 +
-    h) counts in stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose answers
-    begin late though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be calibrated.
+    T · (1 + 0.018 · n + 0.0000075 · c); queue = k⁴ · w / (n + 1) · A for w who wait in the engine, and q = 0.1 if more than
+    half of the prompt is cached nowhere, else 1 - (k / 0.8)⁴ with the least k of all, or 0. Of tokens cached elsewhere, with
+    which h others in flight begin, 1 - (1 - k⁴) · h / (1 + h) counts in stall and room. An adapter that is not loaded adds 0.1
+    s, or T where there is no room for it; one whose answers begin late though there is nothing to compute, by as much. Rates
+    and times are learnt: nothing is to be calibrated.
     """
 
     reads_prefix: ClassVar[bool] = True
@@ -161,10 +164,11 @@ class Delay:
             for slot, late_ns in self._starts.late_ns(map(fleet.keys.__getitem__, asked), now_ns).items():
                 delays[fleet.index[slot]] += late_ns
         self._reuse += (cached - self._reuse) / REMEMBERED
-        if cached < NEW:
+        if costs.queues and (counts := QUEUE if cached < NEW else costs.room):
             for at, queue_ns in costs.queues.items():
                 if at in asked:
-                    delays[at] += queue_ns
+                    delays[at] += counts * queue_ns
+        if cached < NEW:
             self._go_round(request, fleet, [*asked], delays)
         if self._adapters and request.target_model in self._adapters:
             for at in asked:
@@ -284,7 +288,7 @@ class Delay:
 class Costs:
     """What candidates of one Fleet take, in ns, with what is there now: a Keeper, so most is known from the request before."""
 
-    __slots__ = ("_cached", "_foreign", "_usage", "alone", "queues", "rows", "token", "touched", "turns")
+    __slots__ = ("_cached", "_foreign", "_usage", "alone", "queues", "room", "rows", "token", "touched", "turns")
 
     def __init__(self, fleet: Fleet, speeds: Speeds) -> None:
         """Look up everybody's speed."""
@@ -294,8 +298,10 @@ class Costs:
         self.alone = [ANSWER * answer_ns for _, answer_ns in paces]  # an answer with nobody beside it, as far as it counts
         self.turns = sorted(fleet.index)  # by slot: in which order they are looked at
         self.queues: dict[int, float] = {}
-        """What the queues of engines count, in ns, by position; only of those that have one."""
+        """How long a request waits in the queues of engines, in ns, by position; only of those that have one."""
         self._usage = [min(1.0, usage) for usage in fleet.kv_usage]
+        self.room = max(0.0, 1.0 - (min(self._usage, default=1.0) / ROOM) ** FULL)
+        """How much room the emptiest cache has for a beginning that leaves a queue."""
         sizes = zip(self._usage, fleet.cache_tokens, strict=True)
         self._cached = [usage * (size or 0) for usage, size in sizes]  # tokens of those who run, with their answers until now
         # What the engine says beyond what we sent. Of one that does not say it is the worst that is known of any: see Fleet.
@@ -314,7 +320,7 @@ class Costs:
             usage, token = self._usage[at], self.token[at]
             full = usage**FULL
             if queue := fleet.reported_waiting[at]:
-                self.queues[at] = QUEUE / ANSWER * answer * full * queue / (n + 1.0)
+                self.queues[at] = answer / ANSWER * full * queue / (n + 1.0)
             stall = STALL * (n + 1.0) + usage
             spared = (1.0 - full) * stall * token
             self.rows[at] = fleet.busy_until_ns[at], token, stall, spared, n * ANSWER / answer, answer
