@@ -164,6 +164,17 @@ def test_where_others_would_prefill_is_told_too(make_view):
     assert describe(total)[1] == f"profile prefill chose somebody for {part:.0f} % of requests, then for 0 %"
 
 
+def test_a_plugin_that_raises_is_said_beside_what_came_of_the_rest(run, register_plugin):
+    @register_plugin("boomer", Kind.SCORER)
+    class Boomer(Plugin, frozen=True):
+        def score(self, request, fleet):
+            raise ValueError("boom")
+
+    shadow = make_shadow(policy("boomer"))
+    run(shadow)
+    assert describe(add_up([Account(), shadow.account]))[-1] == "boomer: ValueError: boom"
+
+
 def test_only_a_sample_is_decided(run):
     shadow = make_shadow(policy("queue-scorer"), sample=0.25)
     run(shadow, count=400)

@@ -92,6 +92,7 @@ class Account(msgspec.Struct):
     spent_s: float = 0.0  # of the worker's time
     strata: dict[int, Stratum] = {}  # by the power of two of uncached tokens
     stages: dict[str, Stage] = {}  # by profile that does not name the endpoint
+    complaints: dict[str, str] = {}  # what plugins did wrong first, by name
 
     def later(self) -> tuple[float, float] | None:
         """Return by which factor first tokens were later where the policies differed, and by which it may be wrong (95 %)."""
@@ -112,6 +113,7 @@ class Shadow:
         self.account = Account()
         self.prefixes = policy.prefixes
         self._scheduler = Scheduler(policy, dice, lambda _name, _data: None)
+        self.account.complaints = self._scheduler.complaints.words
         self.unlogged = self._scheduler.complaints.unlogged
         """What its plugins raised first, by name, and nobody has logged yet; to be taken out by who does."""
         self._dice = dice
@@ -176,6 +178,7 @@ def add_up(accounts: Iterable[Account]) -> Account:
         total.differed += each.differed
         total.refused += each.refused
         total.spent_s += each.spent_s
+        total.complaints |= each.complaints
         for name, stage in each.stages.items():
             all_of = total.stages.setdefault(name, Stage())
             all_of.recorded += stage.recorded
@@ -208,4 +211,4 @@ def describe(account: Account) -> list[str]:
             f"where they differ first tokens came after {factor:.2f} times what they take where both agree "
             f"({factor / error:.2f} to {factor * error:.2f}, prompts of a size compared, {measured} requests)"
         )
-    return lines
+    return lines + [f"{name}: {words}" for name, words in account.complaints.items()]
