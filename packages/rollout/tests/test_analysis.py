@@ -15,32 +15,52 @@ def counts(requests, errors=0, at=0.15):
 
 
 def test_errors_of_both_sides_alike_are_nobodys_fault():
-    assert not compare(Analysis(), counts(1000, 300), counts(200, 60)).worse
+    assert not compare(Analysis(), counts(1000, 300), counts(200, 60), 60.0).worse
 
 
 def test_more_errors_than_the_old_one_has_are():
-    assert compare(Analysis(), counts(1000, 10), counts(200, 10)).worse == "10 of 200 requests failed, allowed are 3.0%"
+    assert compare(Analysis(), counts(1000, 10), counts(200, 10), 60.0).worse == "10 of 200 requests failed, allowed are 3.0%"
 
 
 def test_errors_enough_for_all_requests_that_are_waited_for_decide_at_once():
-    assert compare(Analysis(min_requests=100), counts(1000), counts(5, 5)).worse
-    assert not compare(Analysis(min_requests=100), counts(1000), counts(2, 2)).worse
+    assert compare(Analysis(min_requests=100), counts(1000), counts(5, 5), 60.0).worse
+    assert not compare(Analysis(min_requests=100), counts(1000), counts(2, 2), 60.0).worse
 
 
 def test_one_error_or_two_may_be_anybodys():
-    assert not compare(Analysis(min_requests=1), counts(1000), counts(2, 2)).worse
-    assert compare(Analysis(min_requests=1), counts(1000), counts(3, 3)).worse
+    assert not compare(Analysis(min_requests=1), counts(1000), counts(2, 2), 60.0).worse
+    assert compare(Analysis(min_requests=1), counts(1000), counts(3, 3), 60.0).worse
 
 
 def test_few_requests_say_nothing():
-    opinion = compare(Analysis(), counts(1000), counts(99))
+    opinion = compare(Analysis(), counts(1000), counts(99), 60.0)
     assert (opinion.enough, opinion.words) == (False, "99 of 100 requests judged")
 
 
 def test_a_slow_first_token_is_worse():
-    assert "more than 1.5 times as long" in compare(Analysis(), counts(1000), counts(100, at=0.3)).worse
-    assert not compare(Analysis(latency=None), counts(1000), counts(100, at=0.3)).worse
-    assert not compare(Analysis(), counts(10), counts(100, at=0.3)).worse, "ten requests are no distribution"
+    assert "more than 1.5 times as long" in compare(Analysis(), counts(1000), counts(100, at=0.3), 60.0).worse
+    assert not compare(Analysis(latency=None), counts(1000), counts(100, at=0.3), 60.0).worse
+    assert not compare(Analysis(), counts(10), counts(100, at=0.3), 60.0).worse, "ten requests are no distribution"
+
+
+def hanging(requests, answered=0):
+    """Requests that were given up, but for some."""
+    return Counts(requests, 0, answered, tuple((bound, float(answered)) for bound in BOUNDS))
+
+
+def test_requests_that_nobody_answered_are_not_judged_to_be_good():
+    opinion = compare(Analysis(min_requests=20), counts(1000), hanging(25), 1.0)
+    assert (opinion.worse, opinion.enough, opinion.words) == ("", False, "0 of 20 requests judged")
+
+
+def test_a_version_that_answers_hardly_anybody_is_worse():
+    opinion = compare(Analysis(min_requests=20), counts(1000), hanging(25, 1), 60.0)
+    assert opinion.worse == "24 of 25 requests ended without an answer"
+    assert not compare(Analysis(min_requests=20), counts(1000), hanging(25, 20), 60.0).worse, "records may be lost"
+
+
+def test_where_first_tokens_are_not_counted_nobody_is_blamed_for_it():
+    assert compare(Analysis(min_requests=20), hanging(1000), hanging(25), 60.0).enough
 
 
 def test_a_picker_that_started_anew_counts_from_nothing():

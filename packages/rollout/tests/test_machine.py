@@ -23,6 +23,7 @@ class World:
         self.rate = 100  # requests for the model in a tick
         self.failing = 0.0  # share of the new version's requests that fail
         self.slow = 1.0  # how many times as long they take
+        self.hangs = False  # none of them is answered, and clients give up
         self.running = {"review-v1": 0, "review-v2": 0}
         self.counts = {"review-v1": Counts(), "review-v2": Counts()}
         self.deaf = False
@@ -51,9 +52,10 @@ class World:
             requests = self.rate * share / 100
             errors = requests * (self.failing if new else 0)
             was, seconds = self.counts[model], 0.1 * (self.slow if new else 1.0)
+            answered = 0 if new and self.hangs else requests
             buckets = dict(was.ttft) or dict.fromkeys((0.05, 0.1, 0.2, 0.4, 0.8), 0.0)
-            ttft = tuple((bound, count + requests * (seconds <= bound)) for bound, count in sorted(buckets.items()))
-            self.counts[model] = Counts(was.requests + requests, was.errors + errors, was.answered + requests, ttft)
+            ttft = tuple((bound, count + answered * (seconds <= bound)) for bound, count in sorted(buckets.items()))
+            self.counts[model] = Counts(was.requests + requests, was.errors + errors, was.answered + answered, ttft)
             self.running[model] = requests // 20
 
     def tick(self, *, blind=False, do=True):
@@ -198,6 +200,13 @@ def test_errors_bring_everybody_back(world):
 def test_a_slower_version_goes_back(world):
     world.slow = 4.0
     assert "more than 1.5 times as long" in world.run().state.failure
+
+
+def test_a_version_that_hangs_goes_back(world):
+    world.hangs = True
+    world.run()
+    assert world.share == 0
+    assert "requests ended without an answer" in world.state.failure
 
 
 def test_halting_leaves_everything_as_it_is_until_somebody_decides(make_rollout):

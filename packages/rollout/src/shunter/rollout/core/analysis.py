@@ -6,6 +6,10 @@ no requests of its own any more.
 
 Errors need not wait for ``minRequests``: as soon as there are more than even so many requests would be allowed, and not only
 one or two, it is decided.
+
+A version that hangs makes no errors: clients give up, and only that there was no first token tells. Where first tokens are
+counted, requests without one are none that were judged, and where most have none it is worse. Not where some have none: records
+of them may be lost on their way to the pickers, and come a little later than ends, so what ended just now does not count.
 """
 
 import msgspec
@@ -18,6 +22,10 @@ __all__ = ["Counts", "Opinion", "compare", "quantile", "since"]
 FEW_ERRORS = 3
 # A quantile of the old side's latency means nothing on fewer than so many.
 FEW = 20
+# What ended so long ago has had its first token counted, if it had one: Envoy tells of requests once a second.
+LATE_S = 3.0
+# So many more requests without a first token than the old side has are not lost records.
+MOST = 0.5
 # Of two latencies below this neither is worse: the first bucket of the pickers' histograms ends at 5 ms.
 NEGLIGIBLE_S = 0.01
 
@@ -33,6 +41,11 @@ class Counts(msgspec.Struct, frozen=True):
     errors: float = 0.0
     answered: float = 0.0
     ttft: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def unanswered(self) -> float:
+        """Requests that ended without an error and without a first token, as far as is known yet."""
+        return max(self.requests - self.errors - self.answered, 0.0)
 
 
 class Opinion(msgspec.Struct, frozen=True):
@@ -54,16 +67,22 @@ def since(now: Counts, then: Counts | None) -> Counts:
     return now if fell else added
 
 
-def compare(analysis: Analysis, old: Counts, new: Counts) -> Opinion:
-    """Say what the counts mean for the new side."""
+def compare(analysis: Analysis, old: Counts, new: Counts, seconds: float) -> Opinion:
+    """Say what the counts mean for the new side, which those of it are of so many seconds."""
     usual = old.errors / old.requests if old.requests else 0.0
     allowed = usual + fraction_of(analysis.error_rate)
     judged = max(new.requests, float(analysis.min_requests))
     failed = f"{new.errors:.0f} of {new.requests:.0f} requests failed"
     if new.errors >= FEW_ERRORS and new.errors > allowed * judged:
         return Opinion(f"{failed}, allowed are {allowed:.1%}", enough=True)
-    if new.requests < analysis.min_requests:
-        return Opinion(words=f"{new.requests:.0f} of {analysis.min_requests} requests judged")
+    told = new.requests
+    if old.answered >= FEW:  # first tokens are counted
+        told -= new.unanswered
+        lost = new.unanswered - new.requests * min(1.0, LATE_S / max(seconds, LATE_S))
+        if lost >= FEW_ERRORS and lost > (old.unanswered / old.requests + MOST) * judged:
+            return Opinion(f"{new.unanswered:.0f} of {new.requests:.0f} requests ended without an answer", enough=True)
+    if told < analysis.min_requests:
+        return Opinion(words=f"{told:.0f} of {analysis.min_requests} requests judged")
     slow, usual_s = quantile(new, analysis.quantile), quantile(old, analysis.quantile)
     if analysis.latency and slow is not None and usual_s is not None and old.answered >= FEW:
         words = f"time to first token at {analysis.quantile:g}: {slow:.3f} s, of the old one {usual_s:.3f} s"

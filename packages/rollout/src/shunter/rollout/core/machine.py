@@ -216,7 +216,7 @@ def _shifting(rollout: Rollout, state: State, seen: Seen, now_s: float, *, pause
             return replace(state, waiting="for the pickers' metrics")
         old, new = state.old or seen.old, state.new or seen.new
         state = replace(state, old=old, new=new)
-        opinion = compare(rollout.analysis, since(seen.old, old), since(seen.new, new))
+        opinion = compare(rollout.analysis, since(seen.old, old), since(seen.new, new), now_s - reached_s)
         if opinion.worse:
             why = f"{arriving.title} is worse at {share} %: {opinion.worse}"
             if rollout.analysis.on_failure == "halt":
@@ -226,7 +226,8 @@ def _shifting(rollout: Rollout, state: State, seen: Seen, now_s: float, *, pause
     left_s = reached_s + seconds_of(stage.pause or rollout.pause) - now_s
     if paused or left_s > 0 or not opinion.enough:
         why = "for somebody to resume it" if paused else f"{max(left_s, 0):.0f} s more" if left_s > 0 else "for requests"
-        return replace(state, waiting="; ".join(filter(None, (why, opinion.words))))
+        run = f"{seen.running_to:.0f} run" if seen.running_to and not opinion.enough else ""
+        return replace(state, waiting="; ".join(filter(None, (why, opinion.words, run))))
     words = f"good at {share} %{': ' if opinion.words else ''}{opinion.words}"
     if state.step + 1 < len(rollout.stages):
         return _tell(replace(state, step=state.step + 1, reached_s=None, new=None, waiting=""), words, now_s)
