@@ -139,6 +139,13 @@ def test_a_known_prompt_leaves_a_full_cache_s_queue_while_another_has_room(make_
     assert first(scheduler(), known, make_fleet(full, tight)) == 0, "both would read what begins it"
 
 
+def test_a_full_cache_is_left_before_anybody_waits_while_another_has_room(make_fleet):
+    known = ask(100, prefix=Match(tokens=100, share={0: 0.9}))
+    full, roomy, tight = ({"running": 9.0, "kv_usage": usage} for usage in (1.0, 0.5, 0.9))
+    assert first(scheduler(), known, make_fleet(full, roomy)) == 1
+    assert first(scheduler(), known, make_fleet(full, tight)) == 0
+
+
 def test_a_long_prompt_is_waited_for_for_longer_than_its_share(make_fleet):
     request = ask(30_000, prefix=Match(tokens=30_000, share={1: 0.9}))
     many, one = booked(*[(1, 2_500, 2_500)] * 32), booked((1, 80_000, 80_000))

@@ -55,11 +55,13 @@ ANSWER = 0.02
 # power of what is in use; squares do about as much, while in proportion half empty caches would get fewer copies, too.
 FULL = 4
 
-# Who waits where the cache is full waits for memory, until one of those who run has ended; elsewhere, for the next step.
-# For prompts that nobody has cached a part of that counts. One that somebody has takes its beginning along, which is then read
-# in two places: that helps as far as there is room for it, and where so much of a cache is in use there is none.
-QUEUE = 0.1
+# Who waits where the cache is full waits for memory, until one of those who run has ended; elsewhere, for the next step. A
+# prompt that leaves takes its beginning along, which is then read in two places: that helps as far as there is room for it, and
+# where so much of a cache is in use there is none. So far that wait counts, and so much dearer an answer is where the cache is
+# full: who goes there waits next. Of a prompt that nobody has cached a part of the wait counts in any case.
 ROOM = 0.8
+PRESSED = 3.0
+QUEUE = 0.1
 
 # What part of their time endpoints compute prompts is at most taken to be this: what follows is ten times as dear then.
 MOST_BUSY = 0.9
@@ -97,16 +99,17 @@ Delays: TypeAlias = list[float] | dict[int, float]
 class ExpectedDelay(Plugin, frozen=True):
     """Least expected delay for the request and for those beside it: the least delay of all divided by the candidate's.
 
-    Delay in seconds = wait + 0.15 · stall + room + others + 0.02 · answer + q · queue, with B the time until the prompts in
-    flight are computed, U that of this one's u uncached tokens of p, n the requests and c the tokens in flight (of prompts, or
-    in the KV cache if that is more), k the part of that which is in use, R the endpoint's learnt rate, A the time of an answer
-    there, T the learnt one of an answer alone, b the part of their time that endpoints compute prompts: U = u · (1 + (p - u /
-    2) / 32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A · U · (B + U / 2) / (1 - b); answer = A =
-    T · (1 + 0.018 · n + 0.0000075 · c); queue = k⁴ · w / (n + 1) · A for w who wait in the engine, and q = 0.1 if more than
-    half of the prompt is cached nowhere, else 1 - (k / 0.8)⁴ with the least k of all, or 0. Of tokens cached elsewhere, with
-    which h others in flight begin, 1 - (1 - k⁴) · h / (1 + h) counts in stall and room. An adapter that is not loaded adds 0.1
-    s, or T where there is no room for it; one whose answers begin late though there is nothing to compute, by as much. Rates
-    and times are learnt: nothing is to be calibrated.
+    Delay in seconds = wait + 0.15 · stall + room + others + 0.02 · (1 + 3 · r · k⁴) · answer + (r + q) · queue, with B the
+    time until the prompts in flight are computed, U that of this one's u uncached tokens of p, n the requests and c the
+    tokens in flight (of prompts, or in the KV cache if that is more), k the part of that which is in use, R the endpoint's
+    learnt rate, A the time of an answer there, T the learnt one of an answer alone, b the part of their time that endpoints
+    compute prompts: U = u · (1 + (p - u / 2) / 32,000) / R; wait = B + U; stall = (n + 1) · U; room = k · U; others = n / A
+    · U · (B + U / 2) / (1 - b); answer = A = T · (1 + 0.018 · n + 0.0000075 · c); queue = k⁴ · w / (n + 1) · A for w who
+    wait in the engine, r = 1 - (k / 0.8)⁴ with the least k of all, or 0, and q = 0.1 if more than half of the prompt is
+    cached nowhere, else 0. Of tokens cached elsewhere, with which h others in flight begin, 1 - (1 - k⁴) · h / (1 + h)
+    counts in stall and room. An adapter that is not loaded adds 0.1 s, or T where there is no room for it; one whose
+    answers begin late though there is nothing to compute, by as much. Rates and times are learnt: nothing is to be
+    calibrated.
     """
 
     reads_prefix: ClassVar[bool] = True
@@ -164,11 +167,10 @@ class Delay:
             for slot, late_ns in self._starts.late_ns(map(fleet.keys.__getitem__, asked), now_ns).items():
                 delays[fleet.index[slot]] += late_ns
         self._reuse += (cached - self._reuse) / REMEMBERED
-        if costs.queues and (counts := QUEUE if cached < NEW else costs.room):
+        if cached < NEW:
             for at, queue_ns in costs.queues.items():
                 if at in asked:
-                    delays[at] += counts * queue_ns
-        if cached < NEW:
+                    delays[at] += QUEUE * queue_ns
             self._go_round(request, fleet, [*asked], delays)
         if self._adapters and request.target_model in self._adapters:
             for at in asked:
@@ -301,7 +303,7 @@ class Costs:
         """How long a request waits in the queues of engines, in ns, by position; only of those that have one."""
         self._usage = [min(1.0, usage) for usage in fleet.kv_usage]
         self.room = max(0.0, 1.0 - (min(self._usage, default=1.0) / ROOM) ** FULL)
-        """How much room the emptiest cache has for a beginning that leaves a queue."""
+        """How much room the emptiest cache has for what leaves a full one."""
         sizes = zip(self._usage, fleet.cache_tokens, strict=True)
         self._cached = [usage * (size or 0) for usage, size in sizes]  # tokens of those who run, with their answers until now
         # What the engine says beyond what we sent. Of one that does not say it is the worst that is known of any: see Fleet.
@@ -310,7 +312,7 @@ class Costs:
         self.rows: list[tuple[int, float, float, float, float, float]] = [(0, 0.0, 0.0, 0.0, 0.0, 0.0)] * len(fleet)
         """When the prompts there are computed; what a token of a prompt takes; what each ns of that counts for others, who
         pause and lose some of the cache; the same for a token that others begin with, too, as far as there is room for it;
-        how many of them come in a ns; an answer beside them as far as it counts."""
+        how many of them come in a ns; an answer beside them as far as it counts, with the queue before it."""
 
     def refresh(self, fleet: Fleet) -> None:
         """Follow the bookings. It is always the same Fleet."""
@@ -319,11 +321,13 @@ class Costs:
             answer = self.alone[at] * crowding(n, self.held_tokens(fleet, at))
             usage, token = self._usage[at], self.token[at]
             full = usage**FULL
+            counted = answer * (1.0 + PRESSED * self.room * full)
             if queue := fleet.reported_waiting[at]:
                 self.queues[at] = answer / ANSWER * full * queue / (n + 1.0)
+                counted += self.room * self.queues[at]
             stall = STALL * (n + 1.0) + usage
             spared = (1.0 - full) * stall * token
-            self.rows[at] = fleet.busy_until_ns[at], token, stall, spared, n * ANSWER / answer, answer
+            self.rows[at] = fleet.busy_until_ns[at], token, stall, spared, n * ANSWER / answer, counted
         self.touched.clear()
 
     def held_tokens(self, fleet: Fleet, at: int) -> float:
