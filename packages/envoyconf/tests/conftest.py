@@ -157,14 +157,20 @@ class Collector:
     def __init__(self):
         self.data = bytearray()
         self.news = asyncio.Event()
+        self.writers = []
 
     @contextlib.asynccontextmanager
     async def serving(self, port=0):
         async with await asyncio.start_server(self.listen, "127.0.0.1", port) as server:
             self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            yield self
+            try:
+                yield self
+            finally:
+                for writer in self.writers:  # from Python 3.12 on a server waits for them
+                    writer.close()
 
     async def listen(self, reader, writer):
+        self.writers.append(writer)
         while data := await reader.read(1 << 16):
             self.data += data
             self.news.set()
