@@ -188,28 +188,33 @@ async def test_unasked_bytes_make_a_connection_unusable(serve, fetch, until):
     assert await fetcher.get() == PAGE
 
 
-async def test_cancelling_a_get_closes_its_connection(serve, fetch, until):
+@pytest.fixture
+def waiting(serve, fetch, until):
+    """A get that nobody answers, and who waits for it."""
+
     async def hang(writer):
         await writer.wait_closed()
 
-    server = await serve(hang)
-    fetcher = fetch(server)
-    task = asyncio.create_task(fetcher.get())
-    await until(lambda: server.requests)
+    async def waiting():
+        server = await serve(hang)
+        fetcher = fetch(server)
+        task = asyncio.create_task(fetcher.get())
+        await until(lambda: server.requests)
+        return fetcher, task
+
+    return waiting
+
+
+async def test_cancelling_a_get_closes_its_connection(waiting):
+    fetcher, task = await waiting()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert fetcher._connection is None
 
 
-async def test_an_answer_that_comes_as_a_get_is_cancelled_disturbs_nobody(fetch, serve, until):
-    async def hang(writer):
-        await writer.wait_closed()
-
-    server = await serve(hang)
-    fetcher = fetch(server)
-    task = asyncio.create_task(fetcher.get())
-    await until(lambda: server.requests)
+async def test_an_answer_that_comes_as_a_get_is_cancelled_disturbs_nobody(waiting):
+    fetcher, task = await waiting()
     task.cancel()
     fetcher._finish(Failure("too late"))
     with pytest.raises(asyncio.CancelledError):

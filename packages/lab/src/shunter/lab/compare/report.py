@@ -213,7 +213,7 @@ def _plots(rows: Sequence[Row]) -> str:
 def _drawing() -> tuple[Any, Any]:
     try:
         import matplotlib as mpl  # noqa: PLC0415  an extra: simulating does not need it
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415  as above
     except ImportError as error:
         raise LabError("the report needs matplotlib; install shunter-lab[report]") from error
     return mpl, Figure

@@ -194,7 +194,7 @@ def _must_travel(policy: Policy) -> None:
     """Raise LabError for a policy that no other process could get: on its way there it would be lost without a word."""
     try:
         ForkingPickler.dumps(policy.build)
-    except Exception as error:
+    except Exception as error:  # pickling asks the parts of a policy, and those are foreign code
         raise LabError(
             f"policy {policy.name} cannot be sent to another process ({error}): a function of a module can, or let jobs be 1"
         ) from error
