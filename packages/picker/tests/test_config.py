@@ -447,3 +447,15 @@ def test_the_schema_knows_every_plugin_and_nothing_dangles():
     references = {part.split('"')[0] for part in text.split("#/$defs/")[1:]}
     assert references <= set(schema["$defs"])
     assert schema["$defs"]["MaxScore"]["properties"]["maxNumOfEndpoints"]["default"] == 3
+
+
+def test_the_schema_marks_what_is_deprecated():
+    definitions = config.schema()["$defs"]
+    marked = {
+        name: {each for each, field in found.get("properties", {}).items() if field.get("deprecated")}
+        for name, found in definitions.items()
+    }
+    assert marked["EndpointPickerConfig"] == {"data", "parser", "saturationDetector"}
+    assert marked["PrefillDecode"] == {"threshold", "hashBlockSize"}
+    assert marked["SessionAffinityFilter"] == {"headerName"}
+    assert not marked["MaxScore"]

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from shunter.picker import config
+from shunter.picker.config.reading import read_yaml
 from shunter.picker.core.formats import OPENAI, order
 from shunter.picker.core.judge import FleetJudge
 from shunter.picker.core.judgement import Ask, Outcome, Pick
@@ -173,6 +175,8 @@ HANDLERS = {
     "context-length": "disagg-profile-handler",
 }
 
+SCHEMA = Draft202012Validator(config.schema())
+
 guides = pytest.mark.parametrize("name", sorted(MEANINGS))
 
 
@@ -197,6 +201,12 @@ def test_a_guides_configuration_loads_unchanged_and_means_the_same(name):
     policy = load(name).policy
     assert {profile.name: steps(profile) for profile in policy.profiles} == MEANINGS[name]
     assert (policy.handler.name if policy.handler else None) == HANDLERS.get(name)
+
+
+@guides
+def test_an_editor_has_no_complaint(name):
+    found = read_yaml((CONFIGS / f"{name}.yaml").read_text())
+    assert [(each.json_path, each.message) for each in SCHEMA.iter_errors(found)] == []
 
 
 @guides

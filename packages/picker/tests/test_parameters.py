@@ -198,6 +198,12 @@ def test_a_source_may_say_how_often_and_that_there_are_no_certificates(kind):
             "HashBlockSize: it is spelt hashBlockSize; write that",
         ),
         (
+            "session-affinity-filter",
+            {"headername": "x-session"},
+            {"headerName": "x-session"},
+            "headername: it is spelt headerName; write that",
+        ),
+        (
             "label-selector-filter",
             {"matchlabels": {"Zone": "a"}},
             {"matchLabels": {"Zone": "a"}},

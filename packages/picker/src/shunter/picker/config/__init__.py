@@ -18,7 +18,8 @@ Defaults, in this order:
 """
 
 from shunter.picker.config.builtins import about_builtin, builtin_names, read_builtin
-from shunter.picker.config.document import EndpointPickerConfig, schema
+from shunter.picker.config.document import EndpointPickerConfig
+from shunter.picker.config.json_schema import schema
 from shunter.picker.config.loading import DEFAULT, Plan, effective, import_plugin, load, rehearse
 from shunter.picker.config.review import PROFILES, review, review_fleet
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import inspect
 
 from shunter.picker.config.document import PluginSpec
-from shunter.picker.config.separation import FORMER
+from shunter.picker.config.parameters import FORMER
 from shunter.picker.plugins import CATALOGUE
 
 __all__ = ["respell_names"]

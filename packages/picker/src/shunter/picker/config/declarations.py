@@ -6,8 +6,8 @@ from typing import Any, cast
 import msgspec
 
 from shunter.picker.config.document import PluginSpec
+from shunter.picker.config.parameters import FORMER
 from shunter.picker.config.reading import did_you_mean, explained
-from shunter.picker.config.separation import FORMER
 from shunter.picker.core.kinds import Named
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins import CATALOGUE, Kind, Plugin, Reference, Registration, upstream

@@ -1,4 +1,4 @@
-"""The configuration file: its sections, and the JSON Schema that an editor can check it with."""
+"""The configuration file: its sections."""
 
 from typing import Any, Literal, cast
 
@@ -6,11 +6,10 @@ import msgspec
 
 from shunter.picker.config.reading import drop_nulls, explained, read_yaml
 from shunter.picker.errors import ConfigError
-from shunter.picker.plugins import CATALOGUE
 
 __all__ = [
     "FORMER_GROUP", "GROUP", "BandSpec", "DataLayerSpec", "DetectorSpec", "EndpointPickerConfig", "FlowControlSpec",
-    "PluginRef", "PluginSpec", "ProfilePlugin", "ProfileSpec", "RequestHandlerSpec", "parse", "schema",
+    "PluginRef", "PluginSpec", "ProfilePlugin", "ProfileSpec", "RequestHandlerSpec", "parse",
 ]  # fmt: skip
 
 GROUP = "llm-d.ai/v1alpha1"
@@ -137,18 +136,3 @@ def parse(text: str | bytes) -> EndpointPickerConfig:
         return msgspec.convert(data, EndpointPickerConfig)
     except msgspec.ValidationError as error:
         raise explained(error, data, "$", EndpointPickerConfig, CHOICES) from error
-
-
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a configuration, the parameters of every plugin in the catalogue included."""
-    registrations = list(CATALOGUE.values())
-    types = [EndpointPickerConfig, *(each.plugin for each in registrations)]
-    (root, *parameters), definitions = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
-    definitions["PluginSpec"]["allOf"] = [
-        {
-            "if": {"properties": {"type": {"const": registration.type_name}}},
-            "then": {"properties": {"parameters": {"anyOf": [reference, {"type": "null"}]}}},
-        }
-        for registration, reference in zip(registrations, parameters, strict=True)
-    ]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}

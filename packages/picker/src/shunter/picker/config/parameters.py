@@ -10,8 +10,9 @@ from typing import Any, cast
 import msgspec
 
 from shunter.picker.config.document import PluginSpec
+from shunter.picker.config.separation import SEPARATED
 
-__all__ = ["respell"]
+__all__ = ["FORMER", "respell"]
 
 # Parameters that were dropped since, or are somebody else's here, by type, and why they are not missed.
 DROPPED = {
@@ -29,9 +30,17 @@ USUAL_DECAY, USUAL_HALF_LIFE_S = 0.99997, 60.0
 SESSIONS = ("session-affinity-filter", "session-affinity-scorer")
 HEADER, TOKENS = "headerName", "encodedEndpointHeaderConfig"
 
+RENAMED = {**dict.fromkeys(SESSIONS, (HEADER,)), FAIRNESS: (DECAY,)}
+
 # The order of stages may be spelt in any case, with any of these between the words, and by the first word alone.
 HANDLER, ORDER = "disagg-profile-handler", "stageOrder"
 STAGE_ORDERS = {"decode": "decode-first", "prefill": "prefill-first"}
+
+FORMER = {
+    type_name: (*SEPARATED.get(type_name, ()), *DROPPED.get(type_name, ()), *RENAMED.get(type_name, ()))
+    for type_name in (*SEPARATED, *DROPPED, *RENAMED)
+}
+"""Parameters that plugins had in former releases, by type."""
 
 PRODUCER, BLOCK = "approx-prefix-cache-producer", "blockSizeTokens"
 

@@ -12,7 +12,7 @@ import msgspec
 from shunter.picker.config.document import PluginSpec
 
 __all__ = [
-    "FORMER", "PRECISE_PRODUCER", "PRODUCER", "Separation", "in_characters", "read_producer", "say_in_tokens", "separate",
+    "PRECISE_PRODUCER", "PRODUCER", "SEPARATED", "Separation", "in_characters", "read_producer", "say_in_tokens", "separate",
     "separate_decider",
 ]  # fmt: skip
 
@@ -38,13 +38,13 @@ MEMORY = ("autoTune", "blockSizeTokens", "lruCapacityPerServer", BLOCKS, TOKENS)
 IN_CHARACTERS = ("blockSize", "hashBlockSize")
 CHARACTERS_PER_TOKEN = 4
 
-FORMER = {
+SEPARATED = {
     SCORER: (*MEMORY, *IN_CHARACTERS),
     PRODUCER: IN_CHARACTERS,
     LRU_SCORER: (SCORER_NAME, SCORER_TYPE),
     PD_HANDLER: (THRESHOLD,),
 }
-"""Parameters that plugins had in former releases, by type."""
+"""Former parameters, by type, that another plugin has today."""
 
 
 class Separation(msgspec.Struct, frozen=True):
