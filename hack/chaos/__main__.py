@@ -22,7 +22,6 @@ from hack.chaos.trial import DEFAULT, undergo
 from shunter.envoyconf.shell import envoy
 
 ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build"
 PROFILES = ("lean", "usage", "strict", "headers", "full")
 RATE_PER_S = 320
 # The default profile bears them all; a quarter will do to compare the others. A quick run is to see that all is well.
@@ -45,6 +44,16 @@ def strike(profile, faults, rate_per_s, dice):
             yield uvloop.run(undergo(stack, fault, times, rate_per_s, dice))
 
 
+def keep(root, header, rows, *, whole):
+    """Write the figures down and return where: beside the page if nothing was left out, else out of their way."""
+    at = root / "build" / ("chaos.json" if whole else "chaos-part.json")
+    at.parent.mkdir(exist_ok=True)
+    at.write_bytes(msgspec.json.format(msgspec.json.encode({"header": header, "rows": rows}), indent=1))
+    if whole:
+        (root / "docs" / "chaos.md").write_text(report.page(header, rows))
+    return at
+
+
 def count(text):
     if int(text) < 1:
         raise ValueError
@@ -53,7 +62,7 @@ def count(text):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m hack.chaos", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few strikes; docs/chaos.md stays as it is")
+    parser.add_argument("--quick", action="store_true", help="few strikes, into build/chaos-part.json; docs/chaos.md stays")
     parser.add_argument("--profile", action="append", choices=PROFILES, help="only this one; repeatable")
     parser.add_argument("--fault", action="append", choices=[fault.name for fault in FAULTS], help="only this one; repeatable")
     parser.add_argument("--rate", type=count, default=RATE_PER_S, metavar="N", help=f"requests a second (default {RATE_PER_S})")
@@ -71,7 +80,7 @@ def main():
     )
     print(report.describe(header), end="\n\n", flush=True)
     print(report.HEAD, flush=True)
-    rows = []
+    rows, done = [], False
     try:
         for profile in chosen.profile or PROFILES:
             faults = plan(profile, quick=chosen.quick)
@@ -80,11 +89,9 @@ def main():
             for row in strike(profile, faults, chosen.rate, Random(f"{chosen.seed} {profile}")):
                 rows.append(row)
                 print(report.line(row), flush=True)
+        done = not (chosen.quick or chosen.profile or chosen.fault)
     finally:
-        BUILD.mkdir(exist_ok=True)
-        (BUILD / "chaos.json").write_bytes(msgspec.json.format(msgspec.json.encode({"header": header, "rows": rows}), indent=1))
-    if not (chosen.quick or chosen.profile or chosen.fault):
-        (ROOT / "docs" / "chaos.md").write_text(report.page(header, rows))
+        print(f"\n{keep(ROOT, header, rows, whole=done).relative_to(ROOT)}")
     return 0 if all(report.holds(row) for row in rows if row.default) else 1
 
 

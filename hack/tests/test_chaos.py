@@ -5,7 +5,7 @@ import time
 
 import pytest
 from hack.chaos import report
-from hack.chaos.__main__ import PROFILES, plan
+from hack.chaos.__main__ import PROFILES, keep, plan
 from hack.chaos.engines import CHUNK, Connection, Engine, whole
 from hack.chaos.load import STREAMED_EVERY, Clients, Toll
 from hack.chaos.trial import Row
@@ -229,6 +229,17 @@ def test_every_profile_that_is_struck_has_a_place_on_the_page():
     assert all(f"of {each.requests:,} requests failed" in page for each in rows)
     with pytest.raises(ValueError, match="no place for native"):
         report.page(header, [*rows, row(profile="native")])
+
+
+def test_what_leaves_something_out_keeps_away_from_the_figures_of_a_complete_run(tmp_path):
+    header = report.Header(seed=7, rate_per_s=320, workers=2, cores=2, python="3.11", envoy="1.40.0", kernel="6")
+    (tmp_path / "docs").mkdir()
+    keep(tmp_path, header, [row(profile=name) for name in PROFILES], whole=True)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert {path.name for path in before} == {"chaos.json", "chaos.md"}
+    part = keep(tmp_path, header, [row()], whole=False)
+    assert part not in before
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_complete_run_kills_200_workers_in_the_default_profile_and_a_quick_one_leaves_out_no_profile():
