@@ -106,6 +106,12 @@ def test_the_picker_is_told_what_else_is_wanted_of_it(plan):
     assert told[-1] == "--log-decisions=1"
 
 
+def test_the_picker_watches_a_configuration_of_the_users_and_no_other(plan):
+    followed = msgspec.structs.replace(plan, originals={"picker.yaml": "/home/me/my.yaml"})
+    assert "--watch-config" in commands(followed, "envoy")["picker"]
+    assert "--watch-config" not in commands(plan, "envoy")["picker"]
+
+
 def test_prometheus_scrapes_everybody_and_is_there_only_if_it_is_asked_for(plan):
     watched = msgspec.structs.replace(plan, ports=msgspec.structs.replace(plan.ports, prometheus=9999))
     assert "prometheus" not in commands(plan, "envoy", prometheus="prom")

@@ -150,12 +150,12 @@ def _asking(command: click.decorators.FC) -> click.decorators.FC:
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The picker's EndpointPickerConfig; by default the one of `shunter picker builtins default`.",
+    help="The picker's EndpointPickerConfig; by default the one of `shunter picker builtins default`. Edits are followed.",
 )
 @click.option(
     "--manifests",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML with further objects of the pool `engines`: InferenceObjective, InferenceModelRewrite.",
+    help="YAML with further objects of the pool `engines`: InferenceObjective, InferenceModelRewrite. Edits are followed.",
 )
 @click.option(
     "--shadow-config",

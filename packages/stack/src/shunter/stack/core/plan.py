@@ -5,6 +5,8 @@ import msgspec
 from shunter.envoyconf.core.intent import LONGEST_QUEUE_SECONDS
 
 __all__ = [
+    "CONFIG",
+    "MANIFESTS",
     "Engine",
     "Plan",
     "Ports",
@@ -18,6 +20,10 @@ __all__ = [
 ]
 
 LOOPBACK = "127.0.0.1"
+
+# What files are called in the directory of a stack that may be links to the user's own.
+CONFIG = "picker.yaml"
+MANIFESTS = "cluster/manifests.yaml"
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +69,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     ``config`` is the picker's (empty: the one that comes with it), which lets requests wait up to ``queue_s``; ``manifests`` is
     YAML for the scraper beside the endpoints; ``shadow`` a configuration that decides without a say (empty: none);
-    ``picker_options`` whatever else the picker is told.
+    ``picker_options`` whatever else the picker is told; ``originals`` are the user's own files, by the names they have among
+    those of the stack.
     """
 
     directory: str
@@ -76,6 +83,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     manifests: bytes = b""
     shadow: bytes = b""
     picker_options: tuple[str, ...] = ()
+    originals: dict[str, str] = {}
 
     @property
     def traces(self) -> bool:
@@ -226,11 +234,12 @@ def commands(plan: Plan, envoy: str, jaeger: str = "", prometheus: str = "") -> 
             *("--admin-port", str(ports.scraper)),
         ),
         "picker": (
-            *("-m", "shunter.picker", "run", "--config", f"{here}/picker.yaml", "--snapshot", here),
+            *("-m", "shunter.picker", "run", "--config", f"{here}/{CONFIG}", "--snapshot", here),
             *("--runtime", f"{here}/picker", "--health-port", str(ports.health), "--admin-port", str(ports.admin)),
             *("--collector-port", str(ports.collector)),
             *(("--shadow-config", f"{here}/shadow.yaml", "--shadow-sample", "1") if plan.shadow else ()),
             *(word for port in ports.picker for word in ("--port", str(port))),
+            *(("--watch-config",) if CONFIG in plan.originals else ()),
             *plan.picker_options,
         ),
         "control-plane": (

@@ -39,7 +39,7 @@ from shunter.stack.shell.children import Child, end
 from shunter.stack.shell.top import Screen, fetch_complaints, fetch_fleet
 from shunter.stack.traces import FILE, OLDER
 
-__all__ = ["Wishes", "run"]
+__all__ = ["Wishes", "place", "run"]
 
 # An engine loads its model, Envoy its configuration: half a minute is slow even on two busy cores.
 READY_S = 60.0
@@ -164,6 +164,7 @@ def _plan(wishes: Wishes, directory: Path, held: contextlib.ExitStack) -> Plan:
         manifests=_read(wishes.manifests),
         shadow=_read(wishes.shadow_config),
         picker_options=wishes.picker_options,
+        originals=_originals({plans.CONFIG: wishes.config, plans.MANIFESTS: wishes.manifests}),
     )
     _check_cluster(plan, wishes.manifests)
     return plan
@@ -207,6 +208,20 @@ def _read(file: Path | None) -> bytes:
         return file.read_bytes() if file is not None else b""
     except OSError as error:
         raise StackError(f"{file}: {error.strerror or error}") from error
+
+
+def _originals(files: dict[str, Path | None]) -> dict[str, str]:
+    """Return where those of the user's files are that can change; a pipe is read but once."""
+    return {name: str(file.absolute()) for name, file in files.items() if file is not None and file.is_file()}
+
+
+def place(file: Path, content: bytes, original: str | None) -> None:
+    """Put a file where its reader looks: a link to the user's own, if there is one, so that an edit of that is seen."""
+    file.unlink(missing_ok=True)  # through a link of another run we would write into somebody's file
+    if original is None:
+        file.write_bytes(content)
+    else:
+        file.symlink_to(original)
 
 
 def _longest_queue_s(file: Path | None) -> float:
@@ -326,9 +341,10 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         shutil.rmtree(cluster, ignore_errors=True)  # rewrites of another run
         cluster.mkdir()
         (cluster / "endpoints.yaml").write_bytes(plans.endpoints_file(plan))
-        if plan.manifests:
-            (cluster / "manifests.yaml").write_bytes(plan.manifests)
-        (self._directory / "picker.yaml").write_bytes(plan.config or read_builtin("default").encode())
+        contents = {plans.CONFIG: plan.config or read_builtin("default").encode(), plans.MANIFESTS: plan.manifests}
+        for name, content in contents.items():
+            if content:
+                place(self._directory / name, content, plan.originals.get(name))
         (self._directory / "shadow.yaml").write_bytes(plan.shadow)
         if plan.ports.prometheus:
             shutil.rmtree(self._directory / "prometheus", ignore_errors=True)  # series of another run
@@ -392,6 +408,8 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             "engines": "  ".join(f"http://{engine.authority}" for engine in plan.engines),
             "files": f"{plan.directory}  (cluster/, picker.yaml, intent.yaml, envoy/, access.log, logs/)",
         }
+        if plan.originals:
+            lines["watched"] = "  ".join(plan.originals.values()) + "  (the page and logs/ say if there is a mistake in it)"
         if plan.traces:
             lines["traces"] = f"{plan.directory}/{FILE}  (OTLP JSON; a tree of the last one: shunter explain --trace)"
         if "jaeger" in self._children:
