@@ -28,7 +28,7 @@ POOL = "lab"
 NO_LABELS: Mapping[str, str] = {}
 
 PATH = "/v1/chat/completions"
-# The header in which a picker tells the decoder's sidecar who computes the prompt (GIE digest §2.1).
+# The header in which a picker tells the decoder's sidecar who computes the prompt: llm-d-router's.
 PREFILLER = "x-prefiller-host-port"
 UNIT = b"%07d "
 TOKENS_PER_UNIT = 2

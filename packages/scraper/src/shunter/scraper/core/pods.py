@@ -1,6 +1,6 @@
 """Pods as members of pools: one for each live target port of each pod that is ready and not leaving.
 
-GIE digest of the reference: for pod P and target port number i there is an endpoint ``P-rank-i`` at the pod's address; the
+As in llm-d-router 0.10: for pod P and target port number i there is an endpoint ``P-rank-i`` at the pod's address; the
 annotation ``llm-d.ai/active-ports`` (formerly ``inference.networking.k8s.io/active-ports``), a comma-separated list, says which
 ports are live. A pod is used if its condition Ready is True, it has no deletion timestamp, and its labels match the selector.
 """

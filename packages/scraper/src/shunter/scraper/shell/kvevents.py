@@ -44,7 +44,7 @@ MAX_SOCKETS = 32_768
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a replay may take: altogether, between two answers, and until there may be another. GIE digest §5.5."""
+    """How long a replay may take: altogether, between two answers, and until there may be another. As in llm-d-router."""
 
     total_s: float = 120.0
     idle_s: float = 2.0

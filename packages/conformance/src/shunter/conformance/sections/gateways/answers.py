@@ -156,7 +156,7 @@ STATUS = Case(
     level=Level.MUST,
     requirement="A server's own error (400, 404, 422, 500) MUST reach the client as it is, after one attempt.",
     why="A request that is wrong is wrong everywhere, and the body says why.",
-    source="RFC 9110 §15; GIE digest §2.3",
+    source="RFC 9110 §15; RFC 9110 §9.2.2 (POST is not idempotent)",
     needs=(EACH.id,),
     run=status,
 )
@@ -166,7 +166,7 @@ IMMEDIATE = Case(
     level=Level.MUST,
     requirement="A picker's own answer MUST reach the client with status, headers and body, and no server be asked.",
     why="It is how a picker sheds load, also in a pool that fails open: the client must learn when to come again.",
-    source=f"{PROTOCOL}, ImmediateResponse 429 and 503; GIE digest §2.3",
+    source=f"{PROTOCOL}, ImmediateResponse 429 and 503",
     needs=(EACH.id,),
     run=immediate,
 )
@@ -187,7 +187,7 @@ ORDER = Case(
     level=Level.MUST,
     requirement="The bytes of a stream MUST reach the client as they were sent, in order, to the end.",
     why="Text out of order is worse than none.",
-    source="RFC 9112 §7; GIE digest §3.2",
+    source="RFC 9112 §7; Envoy ext_proc, StreamedBodyResponse",
     needs=(EACH.id,),
     run=order,
 )

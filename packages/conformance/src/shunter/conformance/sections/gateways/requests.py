@@ -193,7 +193,7 @@ REQUEST_ID = Case(
     level=Level.SHOULD,
     requirement="Picker and server SHOULD see the same x-request-id, also where the client sends none.",
     why="It is what the logs of gateway, picker and server have in common.",
-    source="GIE digest §2.1, request id",
+    source="Envoy HTTP connection manager, x-request-id; llm-d-router makes one where there is none",
     needs=(EACH.id,),
     run=request_id,
 )

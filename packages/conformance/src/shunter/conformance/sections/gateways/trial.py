@@ -30,7 +30,7 @@ TRIAL = "x-shunter-exam"
 """The header that names a trial."""
 
 DESTINATION = "x-gateway-destination-endpoint"
-"""The header, and the key in the metadata namespace `envoy.lb`, in which a picker names endpoints (GIE digest §2.1)."""
+"""The header, and the key in the metadata namespace `envoy.lb`, in which a picker names endpoints (GIE proposal 004)."""
 
 
 class Pool(StrEnum):

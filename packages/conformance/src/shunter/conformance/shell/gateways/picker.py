@@ -1,6 +1,6 @@
 """A picker that does as a trial tells it, in whatever mode the gateway asks, and can die at any moment.
 
-It speaks ext_proc (Endpoint Picker Protocol 1.0.0, GIE digest §2) on a port of its own; a relay at the address that the
+It speaks ext_proc (Endpoint Picker Protocol 1.0.0, GIE proposal 004) on a port of its own; a relay at the address that the
 gateway was told makes it die as a killed process does.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["PickerDouble"]
 SERVED = "x-gateway-destination-endpoint-served"
 LB_NAMESPACE = "envoy.lb"
 
-# A streamed body response must fit into a gRPC message beside its envelope: the reference picker's chunk (GIE digest §3.1).
+# A streamed body response must fit into a gRPC message beside its envelope: llm-d-router's chunk.
 CHUNK_BYTES = 62_000
 
 # HealthCheckResponse{status: SERVING}, of grpc.health.v1.

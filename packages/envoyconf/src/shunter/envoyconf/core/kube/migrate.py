@@ -8,7 +8,7 @@ references to an InferencePool of x-k8s.io                 of inference.networki
 Gateway API, Istio: versions before v1                     v1; of a ReferenceGrant v1beta1, which is what clusters store
 =========================================================  ================================================================
 
-(GIE digest §§1.1 to 1.5.)
+Their fields are those of the CustomResourceDefinitions of GIE 0.3 to 1.6 and of llm-d-router 0.10.
 """
 
 import json

@@ -17,7 +17,7 @@ def profile_of_policy(manifests: Manifests, note: Callable[[Cursor, str], None])
     """Return the profile in which the policies ask pickers, if they say; what is asked of InferencePools is the gateway's."""
     extensions = [each for policy in manifests.of("EnvoyExtensionPolicy") for each in policy.spec["extProc"]]
     if not extensions:
-        # In both directions and to the last byte, as GIE's picker protocol demands (GIE digest §2.2).
+        # In both directions and to the last byte, as GIE's picker protocol demands (proposal 004).
         if pool := next(pools(manifests), None):
             note(pool.root["kind"], "profile full, as gateways with InferencePools ask; Shunter's pickers do with lean")
         return {"profile": "full"} if pool else {}
