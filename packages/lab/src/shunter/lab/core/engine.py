@@ -36,6 +36,7 @@ from itertools import count
 from shunter.lab.core.adapters import Adapters
 from shunter.lab.core.cache import KvCache, Path
 from shunter.lab.core.gauges import Gauges
+from shunter.lab.core.needs import Needs
 from shunter.lab.core.params import EngineParams
 from shunter.lab.core.plan import Plan
 from shunter.lab.core.requests import Work
@@ -77,8 +78,7 @@ class Engine:
         self._decoding = 0
         self._context = 0
         """Sum of the tokens whose keys and values are computed, when the current step began."""
-        self._needs = [0] * self.params.block_size
-        """How many need one more block in the steps whose number modulo the block size is the index."""
+        self._needs = Needs(self.params.block_size)
         self._ends: list[tuple[int, int, Sequence]] = []
         """A heap of (step after which it has its last token, rank, sequence); entries of those who left early are void."""
         self._lazy: dict[Path, Sequence] = {}
@@ -234,22 +234,13 @@ class Engine:
 
     def _glide(self, plan: Plan, step: int) -> None:
         """Account for the end of all steps up to this one, and for the beginning of the next if the plan goes on."""
-        first, size, decoding = self._steps + 1, self.params.block_size, self._decoding
+        first = self._steps + 1
         begun = min(step + 1, plan.until) - first
-        if begun > 0:
-            rounds, rest = divmod(begun, size)
-            blocks = rounds * decoding
-            if rest:
-                at = first % size
-                needs = self._needs
-                blocks += sum(needs[at : at + rest])
-                if at + rest > size:
-                    blocks += sum(needs[: at + rest - size])
-            if blocks:
-                self.cache.take(blocks)
+        if begun > 0 and (blocks := self._needs.of(first, begun)):
+            self.cache.take(blocks)
         if self._every_token:
             self._tell_steps(plan, first, step)
-        self._context += decoding * (step + 1 - first)
+        self._context += self._decoding * (step + 1 - first)
         self._steps = step
 
     def _tell_steps(self, plan: Plan, first: int, last: int) -> None:
@@ -313,22 +304,11 @@ class Engine:
         ends = self._ends
         while not (ends[0][2].decoding and ends[0][2].rank == ends[0][1]):
             heappop(ends)
-        steps = ends[0][0] - self._steps
-        size, decoding, free = self.params.block_size, self._decoding, self.cache.free
-        if ((steps - 1) // size + 1) * decoding <= free:
-            return steps
-        rounds, free = divmod(free, decoding)
-        enough = 1 + rounds * size
-        for following in range(self._steps + 1, self._steps + 1 + size):
-            free -= self._needs[following % size]
-            if free < 0:
-                break
-            enough += 1
-        return min(steps, enough)
+        return self._needs.met(self._steps, ends[0][0] - self._steps, self.cache.free)
 
     def _feed_decoding(self) -> bool:
         """Rules 1 and 2 for those who decode: a block for whoever needs one. True if somebody had to go."""
-        needed = self._needs[self._steps % self.params.block_size]
+        needed = self._needs.at(self._steps)
         if not self._watched and needed <= self.cache.free:
             if needed:
                 self.cache.take(needed)
@@ -423,7 +403,7 @@ class Engine:
             sequence.generated = self._steps - sequence.born
             self._decoding -= 1
             self._context -= sequence.prompt + sequence.generated - 1
-            self._needs[(sequence.born + 1 - sequence.prompt) % self.params.block_size] -= 1
+            self._needs.leave(sequence.born + 1 - sequence.prompt)
             if path.lazy:
                 del self._lazy[path]
                 self.cache.advance(path, self._held_tokens(sequence))
@@ -483,7 +463,7 @@ class Engine:
         sequence.born = self._steps - sequence.generated
         self._decoding += 1
         self._context += sequence.path.tokens
-        self._needs[(sequence.born + 1 - sequence.prompt) % self.params.block_size] += 1
+        self._needs.join(sequence.born + 1 - sequence.prompt)
         heappush(self._ends, (sequence.born + sequence.output, sequence.rank, sequence))
         if self.cache.alone(sequence.path):
             sequence.path.lazy = True
