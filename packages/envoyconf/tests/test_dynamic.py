@@ -39,6 +39,7 @@ def state(**fields):
     [
         ({"pool": {"endpoints": ["10.0.0.1:80", "10.0.0.2:80"]}}, {Kind.ENDPOINTS}),
         ({"pool": {"picker": {"addresses": ["10.0.0.8:9002"]}}}, {Kind.ENDPOINTS}),
+        ({"pool": {"picker": {"addresses": ["unix:/run/p.0", "unix:/run/p.1"]}}}, {Kind.ENDPOINTS}),
         ({"routes": [{"pool": "llama", "prefix": "/v1"}]}, {Kind.ROUTES}),
         ({"limits": {"retries": 5}}, {Kind.ROUTES}),
         ({"limits": {"connectTimeoutSeconds": 5}}, {Kind.CLUSTER}),
@@ -90,9 +91,10 @@ def test_a_control_plane_is_named_by_host_and_port():
         intent(controlPlane={"addresses": ["nowhere"]})
 
 
-members = st.lists(
-    st.builds(Member, st.ip_addresses().map(str), st.integers(1, 65535), st.integers(1, 128)), unique=True, max_size=20
-)
+weights = st.integers(1, 128)
+servers = st.builds(Member, st.ip_addresses().map(str), st.integers(1, 65535), weights)
+sockets = st.builds(Member, st.text(max_size=9).map("/{}".format), st.just(0), weights)
+members = st.lists(servers | sockets, unique=True, max_size=20)
 
 
 @given(members)

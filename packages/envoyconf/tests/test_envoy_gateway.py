@@ -35,6 +35,11 @@ EXAMPLES = {
         ],
         "routes": [{"pool": "llama", "hosts": ["a.example"]}, {"pool": "qwen", "hosts": ["*.example"]}],
     },
+    "pickers at sockets": {
+        "pools": [
+            QWEN | {"picker": {"addresses": ["unix:/run/p.0", "unix:/run/p.1", "10.0.0.8:9002"], "failureMode": "FailClose"}}
+        ]
+    },
     "weights": {"pools": [LLAMA, QWEN], "routes": [{"pools": TWO}]},
     "weights beside a model": {
         "pools": [LLAMA, QWEN],
@@ -275,6 +280,15 @@ def test_what_is_otherwise_there_is_told(fields, words):
 def test_a_host_name_is_written_as_kubernetes_wants_it():
     model_servers, _ = made("Backend", pools=[QWEN | {"endpoints": ["VLLM.llm:1"]}])
     assert model_servers["spec"]["endpoints"] == [{"fqdn": {"hostname": "vllm.llm", "port": 1}}]
+
+
+def test_a_picker_at_sockets_is_a_backend_of_paths_and_who_must_see_them_is_told():
+    example = EXAMPLES["pickers at sockets"]
+    _, picker = made("Backend", **example)
+    assert picker["spec"]["endpoints"][:2] == [{"unix": {"path": "/run/p.0"}}, {"unix": {"path": "/run/p.1"}}]
+    for target in (Target.ENVOY_GATEWAY, Target.ENVOY_GATEWAY_PATCH):
+        told = generate(load_intent(json.dumps(example)), target).warnings
+        assert any("pools[0].picker.addresses: Envoys reach a socket in a volume of their own" in each for each in told)
 
 
 def test_nothing_to_warn_of_in_the_plain_case():

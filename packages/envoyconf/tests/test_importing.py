@@ -263,6 +263,20 @@ def test_of_what_is_generated_nothing_is_lost(name):
     assert {pool.name: pool.picker for pool in read.pools} == {pool.name: pool.picker for pool in intent.pools}
 
 
+def test_a_picker_at_sockets_comes_back_and_what_an_intent_cannot_name_is_told():
+    text = POOLS.replace("127.0.0.1:9012", "unix:/run/p.1").replace("127.0.0.1:9003", "unix:/run/q.0")
+    back = imported(generated(f"bodyRouter: {{addresses: ['unix:/run/r']}}\n{text}{REST}"))
+    assert not [each for each in back.notes if "left out" in each]
+    assert back.plain["bodyRouter"] == {"addresses": ["unix:/run/r"]}
+    assert [pool["picker"]["addresses"] for pool in sorted(back.plain["pools"], key=lambda pool: pool["name"])] == [
+        ["127.0.0.1:9002", "unix:/run/p.1"],
+        ["unix:/run/q.0"],
+    ]
+    abstract = imported(generated(text + REST).replace("path: /run/p.1", "path: '@p.1'"))
+    assert ["127.0.0.1:9002"] in [pool["picker"]["addresses"] for pool in abstract.plain["pools"]]
+    assert any("'unix:@p.1' must be unix: and the whole path" in note for note in abstract.notes)
+
+
 def test_routes_of_several_profiles_keep_them():
     text = f"{POOLS}{REST}".replace("{pool: qwen,", "{pool: qwen, profile: native,")
     assert [route.get("profile") for route in imported(generated(text)).plain["routes"] if route.get("pool") == "qwen"] == [

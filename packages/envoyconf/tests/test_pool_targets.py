@@ -125,6 +125,7 @@ def test_gateways_with_one_picker_a_rule_are_given_one_pool_a_rule(target):
         (["p.other.svc:9002"], r"'p.other.svc:9002' must be a Service in the namespace default"),
         (["10.0.0.7:9002"], "must be a Service in the namespace default"),
         (["[::1]:9002"], "must be a Service in the namespace default"),
+        (["unix:/run/p"], r"pools\[0\].picker.addresses\[0\] 'unix:/run/p' is a socket in the file system, but a reference"),
     ],
 )
 def test_a_picker_that_is_no_service_of_the_namespace_is_refused(target, addresses, words):

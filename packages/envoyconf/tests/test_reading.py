@@ -90,6 +90,25 @@ OTHER = POOL.replace("name: a", "name: b")
         ),
         (POOLS.replace("10.0.0.1:80", "unix:/run/a"), "$.pools[0].endpoints[0] 'unix:/run/a' is a socket in the file system"),
         (POOLS.replace("10.0.0.1:80", "/run/a"), "$.pools[0].endpoints[0] '/run/a' is a socket in the file system"),
+        (POOLS.replace("10.0.0.2:80", "/run/a"), "$.pools[0].picker.addresses[0] '/run/a' is a path: write unix:/run/a, if"),
+        (POOLS.replace("10.0.0.2:80", "unix:a"), "$.pools[0].picker.addresses[0] 'unix:a' must be unix: and the whole path of"),
+        (POOLS.replace("10.0.0.2:80", "unix:@a"), "$.pools[0].picker.addresses[0] 'unix:@a' must be unix: and the whole path"),
+        (POOLS.replace("10.0.0.2:80", "unix:/a/"), "$.pools[0].picker.addresses[0] 'unix:/a/' must be unix: and the whole"),
+        (POOLS.replace("'10.0.0.2:80'", r'"unix:/a\0"'), "$.pools[0].picker.addresses[0] 'unix:/a\\x00' must be unix: and"),
+        (POOLS.replace("10.0.0.2:80", f"unix:/{'é' * 54}"), "has a path of 109 bytes, and a socket's is 107 at most; choose"),
+        (
+            POOLS.replace("10.0.0.2:80", "unix:/a/b', 'unix://a/./b"),
+            "$.pools[0].picker.addresses[1] 'unix://a/./b' is addresses[0] once more",
+        ),
+        (
+            POOLS.replace("10.0.0.2:80", "unix:/a', '10.0.0.2:80', 'x:80"),
+            "$.pools[0].picker.addresses[2] 'x:80' is a name and addresses[0] a socket: Envoy looks up all of them or",
+        ),
+        (POOLS + "bodyRouter: {addresses: ['unix:a']}", "$.bodyRouter.addresses[0] 'unix:a' must be unix: and the whole path"),
+        (
+            POOLS.replace("addresses: [", "collector: 'unix:/a', addresses: ["),
+            "$.pools[0].picker.collector 'unix:/a' is a socket in the file system, at which only workers of a picker or a body",
+        ),
         (
             POOLS.replace("name: a", "name: a, overflow: {address: 'b:80', tls: false, caFile: /ca}"),
             "$.pools[0].overflow.caFile is of no use without tls",

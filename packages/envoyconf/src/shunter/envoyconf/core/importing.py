@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from shunter.envoyconf.core.authority import split_server
 from shunter.envoyconf.core.documents import Document
 from shunter.envoyconf.core.envoy.ext_proc import GRACE_SECONDS
 from shunter.envoyconf.core.envoy.retry import request_retries
@@ -153,7 +154,7 @@ class _Importer:
                 server = self.envoy.clusters.get(each.config.at("grpc_service", "envoy_grpc", "cluster_name").text)
                 if each.asks and server:
                     self.router = each.node
-                    return {"addresses": _authorities(server)} | _tls(server)
+                    return {"addresses": self._servers(server)} | _tls(server)
         return {}
 
     def _model_header(self) -> str | None:
@@ -251,7 +252,7 @@ class _Importer:
             self.names[cluster] = own if own in self.pools else _name(own or cluster, self.pools)
         name = self.names[cluster]
         if name not in self.pools:
-            endpoints = _authorities(known) if known else []
+            endpoints = known.addresses if known else []
             if not endpoints:
                 why = "goes wherever the picker says" if known and known.is_original_dst else "is told its endpoints elsewhere"
                 self.note(branch.place, f"the cluster {cluster} {why}: list the model servers in endpoints of {name}")
@@ -274,11 +275,23 @@ class _Importer:
         for each in branch.questions:
             if each is not question and each.filter.node != self.router:
                 self.note(each.filter.node, f"the ext_proc filter {each.filter.name} is left out")
-        plain: dict[str, Any] = {"addresses": _authorities(question.server) if question.server else []}
+        plain: dict[str, Any] = {"addresses": self._servers(question.server) if question.server else []}
         plain["failureMode"] = "FailOpen" if question.fails_open else "FailClose"
         plain |= _tls(question.server) if question.server else {}
         collectors = [*self._collectors(cluster)]
         return plain | ({"collector": collectors[0]} if collectors else {})
+
+    def _servers(self, server: Cluster) -> list[str]:
+        """Return where the workers of a picker are, as far as an intent can say it."""
+        said = server.addresses
+        for socket in server.sockets:
+            try:
+                split_server(socket)
+            except IntentError as error:
+                self.note(server.node, f"{error}; it is left out")
+            else:
+                said.append(socket)
+        return said
 
     def _inference_pool(self, branch: Branch) -> dict[str, str]:
         """Return what a picker that serves several pools is told, if it is."""
@@ -321,7 +334,7 @@ class _Importer:
         pool = pool_of_cluster(cluster) or cluster.rpartition("/")[2]
         for name in sorted(named, key=lambda name: name.rpartition("/")[2] != pool):
             if name in self.envoy.clusters:
-                yield from _authorities(self.envoy.clusters[name])
+                yield from self.envoy.clusters[name].addresses
 
     def _access_logs(self) -> Iterator[Node]:
         for manager in self.managers:
@@ -473,10 +486,6 @@ def _is_taken(route: Route, plain: dict[str, Any], taken: set[tuple[int, str]]) 
     if "models" not in plain and "baseModels" not in plain:
         taken.add((host, prefix))
     return False
-
-
-def _authorities(cluster: Cluster) -> list[str]:
-    return [f"[{host}]:{int(port)}" if ":" in host else f"{host}:{int(port)}" for host, port in cluster.authorities]
 
 
 def _name(text: str, taken: Iterable[str]) -> str:

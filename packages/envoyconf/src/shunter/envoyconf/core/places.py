@@ -45,5 +45,5 @@ def endpoint_authorities(pool: Pool, kubernetes: Kubernetes) -> tuple[str, ...]:
 
 
 def picker_authorities(pool: Pool, kubernetes: Kubernetes) -> tuple[str, ...]:
-    """Return host:port of the picker's workers: as listed, or the picker's Service."""
+    """Return host:port or unix:PATH of the picker's workers: as listed, or the picker's Service."""
     return pool.picker.addresses or (f"{service_host(picker_service(pool), kubernetes)}:{PICKER_PORT}",)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["Resource", "duration", "extension", "listening_address", "socket_address", "typed"]
+__all__ = ["Resource", "duration", "extension", "listening_address", "server_address", "socket_address", "typed"]
 
 Resource = dict[str, Any]
 
@@ -25,6 +25,11 @@ def duration(seconds: float) -> str:
 def socket_address(host: str, port: int) -> Resource:
     """Return a TCP Address."""
     return {"socket_address": {"address": host, "port_value": port}}
+
+
+def server_address(host: str, port: int) -> Resource:
+    """Return the Address of a server: a TCP port, or a socket in the file system, whose path stands for the host."""
+    return {"pipe": {"path": host}} if host.startswith("/") else socket_address(host, port)
 
 
 def listening_address(host: str, port: int) -> Resource:

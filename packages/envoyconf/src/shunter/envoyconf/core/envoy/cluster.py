@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from shunter.envoyconf.core.authority import is_ip, split_authority
+from shunter.envoyconf.core.authority import is_resolved, split_server
 from shunter.envoyconf.core.envoy.ext_proc import STREAMS_BODIES, TELLS_SERVED
 from shunter.envoyconf.core.envoy.tls import picker_transport_socket
 from shunter.envoyconf.core.intent import BodyRouter, Intent, Limits, Pool, Profile
@@ -18,7 +18,7 @@ from shunter.envoyconf.core.names import (
     pool_cluster_name,
 )
 from shunter.envoyconf.core.places import endpoint_authorities, picker_authorities
-from shunter.envoyconf.core.protojson import Resource, duration, extension, socket_address, typed
+from shunter.envoyconf.core.protojson import Resource, duration, extension, server_address, typed
 
 __all__ = [
     "BY_NAME",
@@ -176,11 +176,11 @@ def _model_servers(name: str, pool: Pool, intent: Intent) -> Resource:
 
 
 def _endpoints(name: str, authorities: Iterable[str], limits: Limits) -> Resource:
-    places = [split_authority(authority) for authority in authorities]
+    places = [split_server(authority) for authority in authorities]
     cluster: Resource = {"name": name, "type": "STATIC"}
-    if not all(is_ip(host) for host, _ in places):
+    if not all(is_resolved(host) for host, _ in places):
         cluster |= BY_NAME
-    endpoints = [{"endpoint": {"address": socket_address(host, port)}} for host, port in places]
+    endpoints = [{"endpoint": {"address": server_address(host, port)}} for host, port in places]
     return cluster | {
         "connect_timeout": duration(limits.connect_timeout_seconds),
         "circuit_breakers": CIRCUIT_BREAKERS,

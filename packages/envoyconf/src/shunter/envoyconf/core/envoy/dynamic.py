@@ -90,9 +90,16 @@ def _divide_cluster(cluster: Resource, source: Source, live: Members) -> tuple[R
 
 def _members(load_assignment: Resource) -> list[Member] | None:
     """Return the endpoints, unless one is a listener of Envoy's own."""
-    endpoints = [each["endpoint"]["address"] for part in load_assignment["endpoints"] for each in part["lb_endpoints"]]
-    places = [address["socket_address"] for address in endpoints if "socket_address" in address]
-    return [Member(each["address"], each["port_value"]) for each in places] if len(places) == len(endpoints) else None
+    members: list[Member] = []
+    for address in (each["endpoint"]["address"] for part in load_assignment["endpoints"] for each in part["lb_endpoints"]):
+        match address:
+            case {"socket_address": {"address": host, "port_value": port}}:
+                members.append(Member(host, port))
+            case {"pipe": {"path": path}}:
+                members.append(Member(path, 0))
+            case _:
+                return None
+    return members
 
 
 def _divide_listener(listener: Resource, source: Source) -> tuple[Resource, list[Resource]]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shunter.envoyconf.core.authority import check_authorities, check_authority, check_host
+from shunter.envoyconf.core.authority import check_authorities, check_authority, check_host, check_servers
 from shunter.envoyconf.core.intent.parts import END, IN_WORDS, FailureMode, Name, Part, Text
 from shunter.envoyconf.errors import IntentError
 
@@ -63,8 +63,9 @@ class Picker(Part, frozen=True):
     addresses: Annotated[
         tuple[str, ...],
         Meta(
-            description="host:port of every picker worker, such as 127.0.0.1:9002 or [::1]:9002. May be left out where the "
-            "pool has a selector: the picker is then the Service <pool>-picker on port 9002, as the manifests install it.",
+            description="host:port of every picker worker, such as 127.0.0.1:9002 or [::1]:9002, or unix:PATH, a socket on "
+            "Envoy's machine, such as unix:/run/shunter/picker.0. May be left out where the pool has a selector: the picker is "
+            "then the Service <pool>-picker on port 9002, as the manifests install it.",
         ),
     ] = ()
     failure_mode: Annotated[
@@ -90,7 +91,7 @@ class Picker(Part, frozen=True):
     ] = None
 
     def __post_init__(self) -> None:
-        check_authorities("addresses", self.addresses)
+        check_servers("addresses", self.addresses)
         if self.collector is not None:
             check_authority("collector", self.collector)
 
@@ -100,7 +101,10 @@ class BodyRouter(Part, frozen=True):
 
     addresses: Annotated[
         tuple[str, ...],
-        Meta(min_length=1, description="host:port of every worker of the body router, such as 127.0.0.1:9004."),
+        Meta(
+            min_length=1,
+            description="host:port or unix:PATH of every worker of the body router, such as 127.0.0.1:9004.",
+        ),
     ]
     tls: Annotated[
         PickerTls | None,
@@ -108,7 +112,7 @@ class BodyRouter(Part, frozen=True):
     ] = None
 
     def __post_init__(self) -> None:
-        check_authorities("addresses", self.addresses)
+        check_servers("addresses", self.addresses)
 
 
 class Overflow(Part, frozen=True):

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 from typing import Any
 
-from shunter.envoyconf.core.authority import is_ip, split_authority
+from shunter.envoyconf.core.authority import is_ip, split_server
 from shunter.envoyconf.core.intent import Intent, Pool
 from shunter.envoyconf.core.kube.gateway import check_count, kubernetes_object
 from shunter.envoyconf.core.kube.install import tls_secret
@@ -61,14 +61,16 @@ def backend(
     """Return a Backend of what a field of the intent lists; ``h2c`` is for HTTP/2 that is not negotiated."""
     check_count(field, "addresses", len(authorities), "a Backend", BACKEND_ENDPOINTS)
     endpoints = [_endpoint(field, authority) for authority in authorities]
-    if len({key for each in endpoints for key in each}) > 1:
+    if len({"fqdn" in each for each in endpoints}) > 1:
         raise IntentError(f"{field}: a Backend of Envoy Gateway has IP addresses or names, not both; write all of one kind")
     protocols = {"appProtocols": [f"{ENVOY_GATEWAY}/h2c"]} if h2c else {}
     return gateway_object("Backend", name, intent, {**protocols, "endpoints": endpoints, **fields})
 
 
 def _endpoint(field: str, authority: str) -> Resource:
-    host, port = split_authority(authority)
+    host, port = split_server(authority)
+    if host.startswith("/"):
+        return {"unix": {"path": host}}
     if is_ip(host):  # in full: the definition's pattern knows no ::1 nor much else that begins or ends short
         return {"ip": {"address": ip_address(host).exploded, "port": port}}
     if "_" in host:

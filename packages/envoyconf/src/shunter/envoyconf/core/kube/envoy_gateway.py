@@ -25,7 +25,7 @@ from shunter.envoyconf.core.kube.policies import (
 )
 from shunter.envoyconf.core.kube.precedence import check_precedence
 from shunter.envoyconf.core.kube.split import divided, parts
-from shunter.envoyconf.core.kube.wishes import refuse
+from shunter.envoyconf.core.kube.wishes import refuse, unmounted
 from shunter.envoyconf.core.names import SERVED
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.protojson import Resource
@@ -146,6 +146,7 @@ def _warnings(intent: Intent, settings: Settings) -> Iterator[str]:
                 yield f"{field}.affinity.cookie: Envoy Gateway looks at one thing only, the header {affinity.header}"
             if affinity.body:
                 yield f"{field}.affinity.body: Envoy Gateway reads no bodies; requests without the header or cookie go anywhere"
+    yield from unmounted(intent)
     yield from counted_apart(intent)
 
 

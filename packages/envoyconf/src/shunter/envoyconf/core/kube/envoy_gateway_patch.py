@@ -23,6 +23,7 @@ from shunter.envoyconf.core.kube.backends import gateway_object
 from shunter.envoyconf.core.kube.envoy_gateway import gateway_with
 from shunter.envoyconf.core.kube.gateway import GATEWAY_API
 from shunter.envoyconf.core.kube.install import installation
+from shunter.envoyconf.core.kube.wishes import unmounted
 from shunter.envoyconf.core.names import collector_cluster_name
 from shunter.envoyconf.core.output import Artefact, Output, Settings
 from shunter.envoyconf.core.protojson import Resource
@@ -57,6 +58,7 @@ def _warnings(intent: Intent, settings: Settings) -> Iterator[str]:
     if intent.security.api_keys:
         yield "security.apiKeys: they stand in the EnvoyPatchPolicy, for everybody to see who may read those"
     yield "EnvoyPatchPolicy: Envoy Gateway heeds it only with extensionApis.enableEnvoyPatchPolicy: true in its settings"
+    yield from unmounted(intent)
     yield f"EnvoyPatchPolicy: written for names of XDSNameScheme v{settings.xds_names}; its status says if they are others"
 
 

@@ -8,7 +8,7 @@ Service in the pool's namespace.
 from collections.abc import Sequence
 from typing import Any
 
-from shunter.envoyconf.core.authority import is_ip, split_authority
+from shunter.envoyconf.core.authority import UNIX, is_ip, split_authority
 from shunter.envoyconf.core.intent import Intent, Profile
 from shunter.envoyconf.core.kube.gateway import http_route, kubernetes_object, model_header
 from shunter.envoyconf.core.kube.manifests import INFERENCE
@@ -89,6 +89,11 @@ def service_of(intent: Intent, field: str, addresses: Sequence[str]) -> tuple[st
     """Return name and port of the Service that is meant by addresses; raise IntentError if it is not one, or not here."""
     if len(addresses) != 1:
         raise IntentError(f"{field} are {len(addresses)}, but a reference names one Service and port; give that")
+    if addresses[0].startswith(UNIX):
+        raise IntentError(
+            f"{field}[0] {addresses[0]!r} is a socket in the file system, but a reference names a Service and port; give that, "
+            "or take the target envoy-static"
+        )
     host, port = split_authority(addresses[0])
     names = intent.kubernetes
     service, _, rest = host.rstrip(".").partition(".")

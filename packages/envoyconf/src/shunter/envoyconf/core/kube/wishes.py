@@ -4,10 +4,11 @@ from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
+from shunter.envoyconf.core.authority import UNIX
 from shunter.envoyconf.core.intent import Intent, Limits, Observability, Security
 from shunter.envoyconf.errors import IntentError
 
-__all__ = ["one_pool", "refuse", "unbound", "unheeded", "untold"]
+__all__ = ["one_pool", "refuse", "unbound", "unheeded", "unmounted", "untold"]
 
 # The default of a listener's address, and those that mean any.
 ANY_ADDRESS = ("127.0.0.1", "0.0.0.0", "::")  # nothing is bound here
@@ -40,6 +41,16 @@ def unbound(intent: Intent) -> Iterator[str]:
     for index, listener in enumerate(intent.listeners):
         if listener.address not in ANY_ADDRESS:
             yield f"listeners[{index}].address {listener.address}: a Gateway has the address that Kubernetes gives it"
+
+
+def unmounted(intent: Intent) -> Iterator[str]:
+    """Yield a warning for each picker at sockets, which are files of the Envoys' own containers there."""
+    for index, pool in enumerate(intent.pools):
+        if any(address.startswith(UNIX) for address in pool.picker.addresses):
+            yield (
+                f"pools[{index}].picker.addresses: Envoys reach a socket in a volume of their own Pod only, and as its owner; "
+                "have the picker run beside them as their user, by EnvoyProxy"
+            )
 
 
 def unheeded(intent: Intent, gateway: str, heeded: Collection[str] = ()) -> Iterator[str]:

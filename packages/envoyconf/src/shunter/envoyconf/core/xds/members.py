@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shunter.envoyconf.core.protojson import Resource, socket_address
+from shunter.envoyconf.core.protojson import Resource, server_address
 from shunter.envoyconf.core.schema import Schema
 from shunter.envoyconf.core.xds.kinds import Kind
 from shunter.envoyconf.core.xds.state import Item, make_item
@@ -20,15 +20,15 @@ ZONE = "default"
 class Member(msgspec.Struct, frozen=True):
     """An endpoint and its part of the load."""
 
-    address: str  # an IP address
-    port: int
+    address: str  # an IP address, or the path of a socket
+    port: int  # 0 of a socket
     weight: int = 1
 
 
 def assignment(name: str, members: Sequence[Member]) -> Resource:
     """Return a ClusterLoadAssignment."""
     endpoints = [
-        {"endpoint": {"address": socket_address(each.address, each.port)}, "load_balancing_weight": each.weight}
+        {"endpoint": {"address": server_address(each.address, each.port)}, "load_balancing_weight": each.weight}
         for each in members
     ]
     locality: Resource = {"locality": {"zone": ZONE}, "load_balancing_weight": 1, "lb_endpoints": endpoints}
@@ -44,7 +44,10 @@ def assignment_item(name: str, members: Sequence[Member], schema: Schema) -> Ite
         locality.load_balancing_weight.value = 1
         for each in members:
             endpoint = locality.lb_endpoints.add()
-            address = endpoint.endpoint.address.socket_address
-            address.address, address.port_value = each.address, each.port
+            address = endpoint.endpoint.address
+            if each.address.startswith("/"):
+                address.pipe.path = each.address
+            else:
+                address.socket_address.address, address.socket_address.port_value = each.address, each.port
             endpoint.load_balancing_weight.value = each.weight
     return make_item(name, message.SerializeToString(deterministic=True))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from shunter.envoyconf.core.authority import UNIX, join_authority
 from shunter.envoyconf.core.lint.envoy.node import Node
 
 __all__ = ["HTTP_OPTIONS", "Cluster", "Source"]
@@ -87,6 +88,16 @@ class Cluster(msgspec.Struct, frozen=True):
         """Address and port of each endpoint that is on one."""
         places = [each.at("socket_address") for each in self.endpoints if each.at("socket_address")]
         return [(each.at("address").text, each.at("port_value").number or 0) for each in places]
+
+    @property
+    def addresses(self) -> list[str]:
+        """The same as an intent writes it."""
+        return [join_authority(host, int(port)) for host, port in self.authorities]
+
+    @property
+    def sockets(self) -> list[str]:
+        """The endpoints that are sockets in the file system, as an intent writes them."""
+        return [f"{UNIX}{path}" for each in self.endpoints if (path := each.at("pipe", "path").text)]
 
     @property
     def tls(self) -> Node:

@@ -57,13 +57,13 @@ def server_without_http2(question: Question) -> Iterator[Finding]:
 
 
 def half_tls(envoy: Envoy) -> Iterator[Finding]:
-    plain = {address: cluster for cluster in _servers(envoy) if not _is_secure(cluster) for address in cluster.authorities}
+    plain = {address: cluster for cluster in _servers(envoy) if not _is_secure(cluster) for address in _places(cluster)}
     for cluster in _servers(envoy):
-        for address in cluster.authorities if _is_secure(cluster) else ():
+        for address in _places(cluster) if _is_secure(cluster) else ():
             if other := plain.get(address):
                 yield found(
                     other.node,
-                    f"the cluster {other.name!r} speaks to {address[0]}:{address[1]:g} in the clear, and {cluster.name!r} in "
+                    f"the cluster {other.name!r} speaks to {address} in the clear, and {cluster.name!r} in "
                     "TLS: one of them gets no answer",
                     "give both the same transport_socket; pickers of the reference implementation speak TLS by default",
                 )
@@ -79,6 +79,10 @@ def half_tls(envoy: Envoy) -> Iterator[Finding]:
 
 def _servers(envoy: Envoy) -> list[Cluster]:
     return [*{question.server.name: question.server for question in envoy.questions if question.server}.values()]
+
+
+def _places(cluster: Cluster) -> list[str]:
+    return cluster.addresses + cluster.sockets
 
 
 def _is_secure(cluster: Cluster) -> bool:
