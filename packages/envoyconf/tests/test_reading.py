@@ -409,3 +409,10 @@ def test_what_must_fit_a_pattern_is_said_in_words():
     found = list(patterns(intent_schema()))
     assert found
     assert [each for each in found if "patternErrorMessage" not in each] == []
+
+
+def test_an_editor_shows_descriptions_as_text_and_not_as_code():
+    found = [each.get("description", "") for each in intent_schema()["$defs"].values()]
+    further = [[line for line in each.splitlines()[1:] if line] for each in found]
+    assert any(further)
+    assert not [lines for lines in further if lines and all(line.startswith("    ") for line in lines)]

@@ -459,3 +459,10 @@ def test_the_schema_marks_what_is_deprecated():
     assert marked["PrefillDecode"] == {"threshold", "hashBlockSize"}
     assert marked["SessionAffinityFilter"] == {"headerName"}
     assert not marked["MaxScore"]
+
+
+def test_an_editor_shows_descriptions_as_text_and_not_as_code():
+    found = [each.get("description", "") for each in config.schema()["$defs"].values()]
+    further = [[line for line in each.splitlines()[1:] if line] for each in found]
+    assert any(further)
+    assert not [lines for lines in further if lines and all(line.startswith("    ") for line in lines)]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from inspect import cleandoc
 from typing import Any, cast
 
 import msgspec
@@ -64,8 +65,12 @@ def read_intent(document: Document, changes: Iterable[str] = ()) -> Intent:
 
 
 def intent_schema() -> dict[str, Any]:
-    """Return the JSON Schema of an intent."""
-    return msgspec.json.schema(Intent)
+    """Return the JSON Schema of an intent, with descriptions as one reads them."""
+    schema = msgspec.json.schema(Intent)
+    for section in schema["$defs"].values():
+        if "description" in section:
+            section["description"] = cleandoc(section["description"])  # indented as in the source, up to Python 3.12
+    return schema
 
 
 def _changed(body: Resource, change: str) -> Resource:

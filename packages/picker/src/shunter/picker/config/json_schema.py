@@ -1,5 +1,6 @@
 """The JSON Schema that an editor can check a configuration with."""
 
+from inspect import cleandoc
 from typing import Any, cast
 
 import msgspec
@@ -36,6 +37,9 @@ def schema() -> dict[str, Any]:
         _deprecate(definitions[reference["$ref"].rpartition("/")[2]], FORMER.get(registration.type_name, ()))
     for section, names in FORMER_FIELDS.items():
         _deprecate(definitions[section], names)
+    for definition in definitions.values():
+        if "description" in definition:
+            definition["description"] = cleandoc(definition["description"])  # indented as in the source, up to Python 3.12
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
 
 
