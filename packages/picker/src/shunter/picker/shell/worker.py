@@ -39,6 +39,7 @@ from shunter.picker.errors import ConfigError
 from shunter.picker.plugins.disagg import Stages
 from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Decided, Recalled, Status
+from shunter.picker.shell.garbage import Garbage, look_at_the_young_only
 from shunter.picker.shell.memory import Memory, Seat
 from shunter.picker.shell.recording import Recording
 from shunter.picker.shell.service import ALONE_S, end_tasks, serve
@@ -289,8 +290,11 @@ class Worker:
 
     async def _look_around(self) -> None:
         said: bool | None = None
+        garbage = Garbage(time.monotonic())
         while True:
-            self.judge.catch_up(time.monotonic())
+            now_s = time.monotonic()
+            self.judge.catch_up(now_s)
+            garbage.look(now_s, self._server.streams)
             hindrances = self.hindrances()
             ready = not hindrances
             self._health.set_ready(ready)
@@ -344,6 +348,7 @@ def _make_shadow(settings: Settings) -> Shadow | None:
 async def work(end: socket.socket, seat: Seat, settings: Settings, configuration: str, service_levels: str = "") -> int:
     """Be the worker of a supervisor at the other ``end``, until it says so or is gone, and return the exit code."""
     keep_large_blocks()
+    look_at_the_young_only()
     return await serve(end, partial(_make, seat, settings, configuration, service_levels), settings.drain_s, ALONE_S)
 
 
