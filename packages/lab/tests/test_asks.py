@@ -22,6 +22,17 @@ def chat(**fields) -> Ask:
     return read_chat(msgspec.json.encode(fields), MODELS, 2048)
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+OTHER = {"type": "image_url", "image_url": "data:image/png;base64,AAAB"}
+
+
+def shown(*parts, media_tokens=5, model="tiny", context_tokens=2048) -> Ask:
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]}
+    ]
+    return read_chat(msgspec.json.encode({"messages": messages}), Models([model]), context_tokens, media_tokens)
+
+
 def said(text):
     return [{"role": "user", "content": text}]
 
@@ -80,6 +91,73 @@ def test_whoever_speaks_of_a_locomotive_is_answered_in_characters_of_several_byt
 def test_content_may_come_in_parts():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert chat(messages=[{"role": "user", "content": parts}]).prompts == chat(messages=said("a\nb")).prompts
+
+
+def test_a_picture_is_so_many_tokens_between_those_of_the_text():
+    ask = shown("look:", PICTURE, "well?", OTHER)
+    before, between = tokenise("<|user|>\nlook:\n"), tokenise("\nwell?\n")
+    assert [(each.begin, each.tokens) for each in ask.media] == [(len(before), 5), (len(before) + 5 + len(between), 5)]
+    (tokens,) = ask.prompts
+    assert tokens[: len(before)] == before
+    assert tokens[len(before) + 5 :][: len(between)] == between
+    assert tokens[len(before) + 10 + len(between) :] == tokenise("\n<|assistant|>\n")
+
+
+def test_what_a_picture_shows_makes_its_tokens_wherever_it_stands_and_however_it_is_told():
+    def tokens(ask):
+        (prompt,), media = ask.prompts, ask.media
+        return [(each.key, prompt[each.begin : each.end]) for each in media]
+
+    again = {"type": "image_url", "image_url": "data:image/jpeg;base64,AAAA"}
+    one, two = tokens(shown(PICTURE, "x", again))
+    assert one == two == tokens(shown("elsewhere", PICTURE))[0]
+    assert one != tokens(shown(OTHER))[0]
+    assert shown(PICTURE).scripts(2048, "")[0] != shown(OTHER).scripts(2048, "")[0]
+
+
+def test_models_do_not_share_what_they_encode():
+    assert shown(PICTURE).media[0].key != shown(PICTURE, model="another").media[0].key
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "https://127.0.0.1/cat.png"}},
+        {"type": "video_url", "video_url": {"url": "http://127.0.0.1/cat.mp4"}},
+        {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AAAA"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+    ],
+    ids=lambda part: part["type"],
+)
+def test_clips_and_recordings_are_read_as_pictures_are(part):
+    assert [each.tokens for each in shown(part).media] == [5]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([{"type": "image_url"}], "A part of type 'image_url' has nothing in its 'image_url'."),
+        ([{"type": "image_url", "image_url": {"url": "data:,x"}}], "Only base64 data URLs are supported for now."),
+        ([{"type": "image_url", "image_url": "file:///etc/passwd"}], "The URL must be either a HTTP or data URL."),
+        ([{"type": "image_url", "image_url": "data:;base64,A"}], "What should be base64 is not: "),
+        ([{"type": "input_audio", "input_audio": {"data": "\u00e9"}}], "What should be base64 is not: "),
+        ([{"type": "file", "file": {}}], "This model reads text and media only, not parts of type 'file'."),
+        ([PICTURE] * 1000, "At most 999 image(s) may be provided in one prompt."),
+        ([PICTURE] * 400, "This model's maximum context length is 2048 tokens."),
+    ],
+)
+def test_a_picture_that_is_none_and_too_many_are_refused(parts, message):
+    with pytest.raises(ApiError) as caught:
+        shown(*parts)
+    assert caught.value.status == 400
+    assert caught.value.message.startswith(message)
+
+
+def test_a_picture_counts_in_the_context():
+    room = len(shown(PICTURE).prompts[0]) + 1
+    assert shown(PICTURE, context_tokens=room)
+    with pytest.raises(ApiError, match=f"at least {room} input tokens"):
+        shown(PICTURE, media_tokens=6, context_tokens=room)
 
 
 def test_greedy_and_seeded_answers_repeat_and_sampled_ones_do_not():

@@ -304,3 +304,26 @@ async def test_it_listens_on_ipv6(http):
     async with lab_server(host="::1") as server, http.get(f"{server.url}/health") as response:
         assert server.url.startswith("http://[::1]:")
         assert response.status == 200
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_a_picture_counts_in_the_bill_and_in_tokenize_alike(http, streamed):
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    body = {"messages": [{"role": "user", "content": [picture, {"type": "text", "text": "what is it?"}]}]}
+    async with lab_server(speed=200, media_tokens=100) as server:
+        async with http.post(f"{server.url}/tokenize", json=body) as response:
+            count = (await response.json())["count"]
+        more = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
+        async with http.post(f"{server.url}{CHAT}", json=body | {"max_tokens": 2, "n": 2} | more) as response:
+            text = await response.text()
+        assert count > 100
+        assert f'"prompt_tokens":{count},' in text
+        async with http.get(f"{server.url}/metrics") as response:
+            page = await response.text()
+        assert 'vllm:mm_cache_queries_total{engine="0",model_name="lab/llama-3-8b"} 1.0' in page
+        assert 'shunter_lab_encodings_total{engine="0",model_name="lab/llama-3-8b",source="computed"} 1.0' in page
+
+
+async def test_who_reads_text_only_tells_of_no_encoder(http, server):
+    async with http.get(f"{server.url}/metrics") as response:
+        assert "encodings" not in await response.text()

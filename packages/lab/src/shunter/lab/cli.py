@@ -55,6 +55,12 @@ def main() -> None:
 @click.option("--max-num-queued-reqs", type=int, help="Waiting requests at most, then 503.  [default: no limit]")
 @click.option("--no-prefix-caching", is_flag=True, help="Compute every prompt in full.")
 @click.option("--enable-prompt-tokens-details", is_flag=True, help="Tell cached_tokens in usage.")
+@click.option(
+    "--media-tokens", type=int, help="Prompt tokens of a picture, clip or recording.  [default: 0, it reads text only]"
+)
+@click.option("--encode-s", type=float, help="How long encoding one takes, in seconds.  [default: 0.045]")
+@click.option("--encoder-cache-size", type=int, help="Tokens of media that stay encoded.  [default: as in a forward pass]")
+@click.option("--mm-encoder-only", is_flag=True, default=None, help="Encode for others, and compute nothing else.")
 @click.option("--speed", type=float, help="Times as fast as the default machine, a 24 GB card of the L4 class.")
 @click.option(
     "--shutdown-timeout",

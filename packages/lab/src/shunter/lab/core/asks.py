@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from shunter.lab.core.logprobs import MOST_ALTERNATIVES
+from shunter.lab.core.media import MEDIA, MOST_MEDIA, Illustrated, Medium, media_key
 from shunter.lab.core.models import Models
-from shunter.lab.core.tokens import LONGEST_TOKEN_CHARS, Script, tokenise, write
+from shunter.lab.core.tokens import Script, write
 from shunter.lab.errors import ApiError
 
 __all__ = ["COMPLETION_MAX_TOKENS", "Ask", "parse_json", "read_chat", "read_completion"]
@@ -60,9 +61,20 @@ class _CompletionBody(_Body):
     logprobs: int | None = None
 
 
+class _Source(msgspec.Struct):
+    """Where a medium is, or what; of two members only one is the API's for each type of part."""
+
+    url: str = ""
+    data: str = ""
+
+
 class _Part(msgspec.Struct):
     type: str
     text: str = ""
+    image_url: _Source | str | None = None
+    video_url: _Source | str | None = None
+    audio_url: _Source | str | None = None
+    input_audio: _Source | None = None
 
 
 class _Message(msgspec.Struct):
@@ -84,6 +96,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     adapter: str | None
     prompts: tuple[tuple[int, ...], ...]
+    media: tuple[Medium, ...] = ()
+    """In the prompt of a chat."""
     max_tokens: int | None
     """None: as many as the context window leaves."""
     min_tokens: int
@@ -135,12 +149,15 @@ def read_completion(body: bytes, models: Models, context_tokens: int) -> Ask:
     if not parsed.prompt:
         raise _refuse("Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)", "prompt")
     adapter = models.resolve(parsed.model)
-    prompts: list[str | Sequence[int]] = []
+    prompts: list[Sequence[int] | Illustrated] = []
     if isinstance(parsed.prompt, str):
-        prompts.append(parsed.prompt)
+        prompts.append(Illustrated((parsed.prompt,)))
     else:
         singles = [item for item in parsed.prompt if isinstance(item, int)]
-        prompts = [singles] if singles else [item for item in parsed.prompt if not isinstance(item, int)]
+        several = [
+            Illustrated((item,)) if isinstance(item, str) else item for item in parsed.prompt if not isinstance(item, int)
+        ]
+        prompts = [singles] if singles else [*several]
         if singles and len(singles) != len(parsed.prompt):
             raise _refuse("prompt must be a text, token ids, a list of texts or a list of token id lists", "prompt")
     return _ask(
@@ -155,21 +172,24 @@ def read_completion(body: bytes, models: Models, context_tokens: int) -> Ask:
     )
 
 
-def read_chat(body: bytes, models: Models, context_tokens: int) -> Ask:
-    """`POST /v1/chat/completions`: a longer conversation begins with the tokens of a shorter one."""
+def read_chat(body: bytes, models: Models, context_tokens: int, media_tokens: int = 0) -> Ask:
+    """`POST /v1/chat/completions`: a longer conversation begins with the tokens of a shorter one.
+
+    A picture is `media_tokens`; 0: there must be none.
+    """
     parsed = parse_json(body, _ChatBody)
     if not parsed.messages:
         raise _refuse("Cannot apply chat template to an empty conversation. Provide at least one message.", None)
     adapter = models.resolve(parsed.model)
     if parsed.top_logprobs and not parsed.logprobs:
         raise _refuse("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
-    turns = "".join(f"<|{message.role}|>\n{_text(message)}\n" for message in parsed.messages)
+    prompt = _illustrated(parsed.messages, models.names[0], media_tokens)
     limits = (parsed.max_completion_tokens, parsed.max_tokens)
     return _ask(
         parsed,
         models,
         adapter,
-        [f"{turns}<|assistant|>\n"],
+        [prompt],
         chat=True,
         max_tokens=next((limit for limit in limits if limit is not None), None),
         logprobs=(parsed.top_logprobs or 0) if parsed.logprobs else None,
@@ -177,20 +197,42 @@ def read_chat(body: bytes, models: Models, context_tokens: int) -> Ask:
     )
 
 
-def _text(message: _Message) -> str:
-    if not isinstance(message.content, list):
-        return message.content or ""
-    for part in message.content:
-        if part.type not in {"text", "input_text"}:
-            raise _refuse(f"This model reads text only, not parts of type {part.type!r}.", "messages")
-    return "\n".join(part.text for part in message.content)
+def _illustrated(messages: Sequence[_Message], model: str, media_tokens: int) -> Illustrated:
+    pages: list[list[str]] = [[]]
+    keys: list[str] = []
+    for message in messages:
+        pages[-1].append(f"<|{message.role}|>\n")
+        content = message.content or ""
+        for at, part in enumerate(content if isinstance(content, list) else [_Part("text", content)]):
+            pages[-1].append("\n" if at else "")
+            if part.type in {"text", "input_text"}:
+                pages[-1].append(part.text)
+            elif media_tokens and part.type in MEDIA:
+                keys.append(_key(part, model))
+                pages.append([])
+            else:
+                reads = "text and media" if media_tokens else "text"
+                raise _refuse(f"This model reads {reads} only, not parts of type {part.type!r}.", "messages")
+        pages[-1].append("\n")
+    if len(keys) > MOST_MEDIA:
+        raise _refuse(f"At most {MOST_MEDIA} image(s) may be provided in one prompt.", "messages")
+    pages[-1].append("<|assistant|>\n")
+    return Illustrated(tuple(map("".join, pages)), tuple(keys), media_tokens)
+
+
+def _key(part: _Part, model: str) -> str:
+    source: _Source | str | None = getattr(part, part.type)
+    named = source.data or source.url if isinstance(source, _Source) else source
+    if not named:
+        raise _refuse(f"A part of type {part.type!r} has nothing in its {part.type!r}.", "messages")
+    return media_key(part.type, named, model)
 
 
 def _ask(
     body: _Body,
     models: Models,
     adapter: str | None,
-    prompts: Sequence[str | Sequence[int]],
+    prompts: Sequence[Sequence[int] | Illustrated],
     *,
     chat: bool,
     max_tokens: int | None,
@@ -201,11 +243,13 @@ def _ask(
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     options = body.stream_options or _StreamOptions()
     transfer = body.kv_transfer_params or _Transfer()
+    read = [_tokens(prompt, max_tokens, context_tokens) for prompt in prompts]
     return Ask(
         chat=chat,
         model=body.model or models.names[0],
         adapter=adapter,
-        prompts=tuple(_tokens(prompt, max_tokens, context_tokens) for prompt in prompts),
+        prompts=tuple(tokens for tokens, _ in read),
+        media=tuple(medium for _, media in read for medium in media),
         max_tokens=max_tokens,
         min_tokens=body.min_tokens,
         ignore_eos=body.ignore_eos,
@@ -255,12 +299,14 @@ def _check_options(body: _Body, max_tokens: int | None, logprobs: int | None, co
         raise _refuse(f"min_tokens must be between 0 and max_tokens, got {body.min_tokens}.", "min_tokens")
 
 
-def _tokens(prompt: str | Sequence[int], max_tokens: int | None, context_tokens: int) -> tuple[int, ...]:
-    output = 1 if max_tokens is None else max_tokens
-    if isinstance(prompt, str):
+def _tokens(
+    prompt: Sequence[int] | Illustrated, max_tokens: int | None, context_tokens: int
+) -> tuple[tuple[int, ...], tuple[Medium, ...]]:
+    output, media = 1 if max_tokens is None else max_tokens, tuple[Medium, ...]()
+    if isinstance(prompt, Illustrated):
         # A text that cannot fit whatever its tokens are is not tokenised: 10 MB would hold the event loop for a second.
-        least = -(-len(prompt) // LONGEST_TOKEN_CHARS)
-        tokens = tokenise(prompt) if least + output <= context_tokens else None
+        least = prompt.least_tokens
+        tokens, media = prompt.tokens() if least + output <= context_tokens else (None, ())
     else:
         for token in prompt:
             if not 0 <= token <= _LARGEST_TOKEN_ID:
@@ -277,7 +323,7 @@ def _tokens(prompt: str | Sequence[int], max_tokens: int | None, context_tokens:
             "output tokens.",
             "input_tokens",
         )
-    return tokens
+    return tokens, media
 
 
 def parse_json(body: bytes, kind: type[_Kind]) -> _Kind:

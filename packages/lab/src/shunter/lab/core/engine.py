@@ -18,7 +18,8 @@ one more token. The rules are vLLM's (V1 scheduler):
 3. Then the queue, first come first served, while the batch has a seat and tokens, and blocks for the whole prompt. A request
    whose adapter would be one too many steps aside without blocking those behind it.
 4. What the prefix cache knows is not computed again, but the last token always is: it has to be sampled from.
-5. A sequence that ends frees its blocks at once; their contents stay known until they are reused.
+5. Media in a prompt are encoded first, which makes the step longer (`encoder`).
+6. A sequence that ends frees its blocks at once; their contents stay known until they are reused.
 
 *A leap* is many steps at once. From these rules follows that of the running sequences only the youngest can have a prompt
 that is not computed yet, and that every other one, a *decoding* one, gets exactly one token in every step. So while no prompt
@@ -35,6 +36,7 @@ from itertools import count
 
 from shunter.lab.core.adapters import Adapters
 from shunter.lab.core.cache import KvCache, Path
+from shunter.lab.core.encoder import Encoder
 from shunter.lab.core.gauges import Gauges
 from shunter.lab.core.needs import Needs
 from shunter.lab.core.params import EngineParams
@@ -55,7 +57,8 @@ class Engine:
     def __init__(self, params: EngineParams, now_s: float = 0.0, *, every_token: bool = True) -> None:
         self.params = params
         self.tally = Tally(params.context_tokens)
-        self.cache = KvCache(params.num_blocks, params.block_size, self._settle_path, caching=params.enable_prefix_caching)
+        self.cache = KvCache(params.num_blocks, params.block_size, self._settle_path, caching=params.keeps_prefixes)
+        self.encoder = Encoder(params, self.tally)
         self._every_token = every_token
         self._now_s = now_s
         self._factor = 1.0
@@ -170,6 +173,7 @@ class Engine:
         self._run_until(now_s)
         lost = [*self._running.values(), *self._waiting, *(entry[2] for entry in self._arriving)]
         self.cache.clear()
+        self.encoder.clear()
         self._empty()
         self._note_adapters()
         return [sequence.request.id for sequence in lost]
@@ -272,7 +276,7 @@ class Engine:
         self._prefilling.clear()
         self._blocked = False
         preempted = self._feed_decoding() or self._feed_youngest()
-        loading_s = self._admit_waiting() if self._waiting and not preempted else 0.0
+        before_s = self._admit_waiting() if self._waiting and not preempted else 0.0
         self._left = len(self._waiting)
         self._note_adapters()
         if not self._running:
@@ -282,6 +286,8 @@ class Engine:
             chunk = sequence.path.tokens - computed
             tokens += chunk
             context += computed
+            if sequence.request.media:
+                before_s += self.encoder.encode(sequence, computed)
             pairs += chunk * (computed + chunk / 2)
             # The last token of a prompt costs no more than one that is decoded.
             completing += sequence.path.tokens == sequence.prompt + sequence.generated
@@ -293,7 +299,7 @@ class Engine:
             begins_s=self._now_s,
             step=self._steps,
             until=self._steps + (1 if single else self._longest_leap()),
-            pace_s=(pace_s + loading_s / params.speed) / self._factor,
+            pace_s=(pace_s + before_s / params.speed) / self._factor,
             bend_s=params.context_token_s * decoding / params.speed / self._factor,
         )
         if self._every_token:
@@ -399,6 +405,7 @@ class Engine:
         """Give up seat and blocks."""
         path = sequence.path
         del self._running[sequence.rank]
+        sequence.encoded = 0
         if sequence.decoding:
             sequence.generated = self._steps - sequence.born
             self._decoding -= 1
@@ -428,6 +435,8 @@ class Engine:
 
     def _end_plan(self, plan: Plan) -> None:
         self._glide(plan, plan.until)
+        if self._prefilling:
+            self.encoder.finish()
         self._plan = None
         self._fed = _NOBODY
         ends = self._ends

@@ -8,7 +8,8 @@ The defaults imagine one 24 GB card of the L4 class with an 8-billion-parameter 
 * 0.52 MFLOP of attention for each pair of tokens (4 × 32 layers × 4,096) at the same rate: `attention_pair_s` 7 ns, which
   doubles the cost of a prompt token that 31,000 others precede;
 * sampling and scheduling of one more sequence: `sequence_s` 0.1 ms;
-* 8.6 GB left for keys and values: 4,096 blocks of 16 tokens.
+* 8.6 GB left for keys and values: 4,096 blocks of 16 tokens;
+* a picture of 576 tokens, of four patches each, through an encoder of 0.7 billion parameters at that rate: `encode_s` 45 ms.
 
 They are round numbers for a plausible machine, not a calibration of a particular one.
 """
@@ -24,6 +25,11 @@ __all__ = ["DEFAULT_MAX_MODEL_LEN", "EngineParams", "params_from"]
 
 # What an 8B model is usually served with when one card must hold several conversations at once.
 DEFAULT_MAX_MODEL_LEN = 8192
+
+LEAST = {
+    **dict.fromkeys(("max_num_seqs", "max_num_batched_tokens", "block_size", "max_loras", "max_num_queued_reqs"), 1),
+    **dict.fromkeys(("media_tokens", "encoder_cache_size"), 0),
+}
 
 
 class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,21 +64,30 @@ class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Keys and values that were computed elsewhere take this, and `transfer_token_s` a token, to arrive. The defaults imagine
     131 KB a token over a link of 25 GB/s."""
     transfer_token_s: float = 0.0000052
+    media_tokens: int = 0
+    """Prompt tokens of one picture, clip or recording. 0: the model reads text only."""
+    encode_s: float = 0.045
+    """Encoding one takes so long, in the step that computes the first of its tokens."""
+    encoder_cache_size: int | None = None
+    """Tokens of media that stay encoded, at least those of one. None: `max_num_batched_tokens`."""
+    mm_encoder_only: bool = False
+    """It encodes for others and computes nothing else, so that no prompt is cached; its answers are worth nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "max_loras"):
-            if getattr(self, name) < 1:
-                raise ParamsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ParamsError(f"{name} must be at least {least}, got {value}")
         if self.num_blocks < 2:
             raise ParamsError(f"num_blocks must be at least 2 (one is the null block), got {self.num_blocks}")
         if not 0 < self.speed < float("inf"):
             raise ParamsError(f"speed must be a positive number, got {self.speed}")
         durations = ("step_s", "prefill_token_s", "sequence_s", "context_token_s", "attention_pair_s")
-        for name in (*durations, "lora_load_s", "transfer_s", "transfer_token_s"):
+        for name in (*durations, "lora_load_s", "transfer_s", "transfer_token_s", "encode_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ParamsError(f"{name} must be a number of seconds and not negative, got {getattr(self, name)}")
-        if self.max_num_queued_reqs is not None and self.max_num_queued_reqs < 1:
-            raise ParamsError(f"max_num_queued_reqs must be at least 1, got {self.max_num_queued_reqs}")
+        if self.mm_encoder_only and not self.media_tokens:
+            raise ParamsError("mm_encoder_only: a model that reads text only encodes nothing; give media_tokens, too")
         if self.context_tokens < 2:
             raise ParamsError(f"a context of {self.context_tokens} has no room for one prompt and one output token")
         # A request that fits the window must fit the cache when it is alone, or preemption could go on for ever.
@@ -93,8 +108,21 @@ class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """The context window in force."""
         return min(DEFAULT_MAX_MODEL_LEN, self.capacity_tokens) if self.max_model_len is None else self.max_model_len
 
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether prompts are cached."""
+        return self.enable_prefix_caching and not self.mm_encoder_only
+
+    @property
+    def encoder_room(self) -> int:
+        """The size of the encoder cache in force."""
+        size = self.max_num_batched_tokens if self.encoder_cache_size is None else self.encoder_cache_size
+        return max(size, self.media_tokens)
+
     def pass_s(self, prefill_tokens: int, sequences: int, context_tokens: int, pairs: float = 0.0) -> float:
         """Seconds of one forward pass over a batch; pairs of prompt tokens and tokens before them as the last."""
+        if self.mm_encoder_only:
+            return self.sequence_s * sequences / self.speed
         return (
             self.step_s
             + self.prefill_token_s * prefill_tokens

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from shunter.lab.core.arrivals import Segment
+from shunter.lab.core.media import Medium
 
 __all__ = ["Finish", "Request", "SegmentRequest", "Work"]
 
@@ -36,6 +37,11 @@ class Work(Protocol):
         """Is the prompt computed elsewhere, and its keys and values transferred here."""
         ...
 
+    @property
+    def media(self) -> Sequence[Medium]:
+        """What of the prompt has to be encoded, in order."""
+        ...
+
     def pieces(self, block_size: int) -> Pieces:
         """Cut prompt and answer so that equal pieces after equal pieces are equal tokens."""
         ...
@@ -53,6 +59,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     """What the client asked for, if that was more than it gets. None: the length of the output."""
     remote: bool = False
+    media: Sequence[Medium] = ()
     shared: bool = False
     """Adapters share what is cached, which is wrong."""
 
@@ -94,6 +101,7 @@ class SegmentRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     adapter: str | None = None
     max_tokens: int | None = None
     remote: bool = False
+    media: tuple[Medium, ...] = ()
 
     @property
     def prompt_tokens(self) -> int:

@@ -40,6 +40,8 @@ class Sequence(msgspec.Struct, eq=False):
     """Tokens of the answer; while it decodes, the engine's steps minus `born` instead."""
     born: int = 0
     cached: int = 0
+    encoded: int = 0
+    """Tokens of the prompt up to where its media were encoded for it, or taken."""
     preemptions: int = 0
 
     def token(self, generated: int, at_s: float) -> Token:

@@ -62,12 +62,17 @@ class Tally:
         tokens = _token_bounds(context_tokens)
         self.prefix_cache_queries = 0
         self.prefix_cache_hits = 0
+        self.mm_cache_queries = 0
+        self.mm_cache_hits = 0
         self.num_preemptions = 0
         self.prompt_tokens = 0
         self.prompt_tokens_cached = 0
         self.prompt_tokens_external = 0
         self.generation_tokens = 0
         self.admission_rejections = 0
+        # Media that steps needed, by where they came from, and those that could not be put where others find them.
+        self.encodings = dict.fromkeys(("computed", "cache", "storage"), 0)
+        self.encodings_unsaved = 0
         self.request_success = dict.fromkeys(FINISHED_REASONS, 0)
         self.request_prompt_tokens = Histogram(tokens)
         self.request_generation_tokens = Histogram(tokens)

@@ -120,6 +120,7 @@ class Generation:
         self._streams[serial] = tokens
         self._idle.clear()
         progress = Progress(ask, names, scripts, tell_cached=self._tell_cached)
+        clockwork.engine.encoder.prepare(ask.media)
         try:
             for name, prompt, script in zip(names, ask.prompt_of_each, scripts, strict=True):
                 listener = self._late(tokens) if self._defects.hits("late") else tokens.put_nowait
@@ -202,6 +203,7 @@ class Generation:
             cache_salt=ask.cache_salt,
             max_tokens=ask.max_tokens,
             remote=ask.takes,
+            media=ask.media,
             shared=self._defects.hits("shared"),
         )
         if self._announcer is not None:

@@ -1,9 +1,10 @@
 """The metrics page: an engine's gauges and tally under vLLM's names, types and labels, written by prometheus_client.
 
-Only families whose values the engine model really has; vLLM 0.32 publishes a few dozen more (FLOPs, multi-modal cache, KV
-connectors, HTTP). As in vLLM, all `vllm:` families carry `engine` and `model_name`, except `lora_requests_info` and
-`admission_rejections_total`; counters and histograms have a `_created` gauge beside them; and `lora_requests_info` is a
-unix time, with one series for ever per combination of adapters that was ever true.
+Only families whose values the engine model really has; vLLM 0.32 publishes a few dozen more (FLOPs, KV connectors, HTTP), and
+none of its encoder: a model that reads media tells of that as `shunter_lab_encodings`. As in vLLM, all `vllm:` families carry
+`engine` and `model_name`, except `lora_requests_info` and `admission_rejections_total`; counters and histograms have a
+`_created` gauge beside them; and `lora_requests_info` is a unix time, with one series for ever per combination of adapters
+that was ever true.
 
 Two differences on purpose: the two adapter lists say what runs and what waits, and requests whose clients hang up are counted
 as aborted. vLLM 0.12 to 0.32 writes every name into both lists (the fault `lora-lists-equal` does that), and vLLM 0.32 counts
@@ -28,6 +29,8 @@ __all__ = ["MetricsPage"]
 _COUNTERS = {
     "prefix_cache_queries": "Prefix cache queries, in terms of number of queried tokens.",
     "prefix_cache_hits": "Prefix cache hits, in terms of number of cached tokens.",
+    "mm_cache_queries": "Multi-modal cache queries, in terms of number of queried items.",
+    "mm_cache_hits": "Multi-modal cache hits, in terms of number of cached items.",
     "num_preemptions": "Cumulative number of preemption from the engine.",
     "prompt_tokens": "Number of prefill tokens processed.",
     "prompt_tokens_cached": "Number of cached prompt tokens (local + external).",
@@ -170,6 +173,8 @@ class _EngineFamilies:
             by="finished_reason",
         )
         yield self._rejections(tally)
+        if engine.params.media_tokens:
+            yield from self._encodings(tally)
         if self._models.lora:
             yield self._lora_info(tally, engine.params)
         yield self._cache_info(engine.params)
@@ -199,6 +204,23 @@ class _EngineFamilies:
         family.add_metric([model, "max_num_queued_tokens"], 0, created=self._created_s)
         return family
 
+    def _encodings(self, tally: Tally) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "shunter_lab_encodings",
+            "Pictures and the like that steps needed, by where they came from: computed, cache, storage.",
+            labels=["engine", "model_name", "source"],
+        )
+        for source, count in tally.encodings.items():
+            family.add_metric([*self.labels.values(), source], count, created=self._created_s)
+        yield family
+        family = CounterMetricFamily(
+            "shunter_lab_encodings_unsaved",
+            "Pictures and the like that were encoded and could not be put into the storage.",
+            labels=["engine", "model_name"],
+        )
+        family.add_metric([*self.labels.values()], tally.encodings_unsaved, created=self._created_s)
+        yield family
+
     def _lora_info(self, tally: Tally, params: EngineParams) -> Metric:
         family = GaugeMetricFamily(
             "vllm:lora_requests_info",
@@ -215,7 +237,7 @@ class _EngineFamilies:
         labels = {
             "block_size": params.block_size,
             "cache_dtype": "auto",
-            "enable_prefix_caching": params.enable_prefix_caching,
+            "enable_prefix_caching": params.keeps_prefixes,
             "engine": self.labels["engine"],
             "kv_cache_max_concurrency": params.num_blocks * params.block_size / params.context_tokens,
             "kv_cache_size_tokens": params.num_blocks * params.block_size,

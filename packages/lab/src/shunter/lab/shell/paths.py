@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
-from shunter.lab.core.asks import parse_json, read_chat, read_completion
+from shunter.lab.core.asks import Ask, parse_json, read_chat, read_completion
 from shunter.lab.core.models import Models
 from shunter.lab.core.params import EngineParams
 from shunter.lab.dialects import Dialect, View
@@ -162,7 +162,7 @@ class Paths:
         """The tokens that a completion or a chat of this body would be computed from."""
         body = await request.read()
         chat = "messages" in parse_json(body, dict[str, msgspec.Raw])
-        ask = (read_chat if chat else read_completion)(body, self._models, MAX_BODY_BYTES)
+        ask = self._read_chat(body, MAX_BODY_BYTES) if chat else read_completion(body, self._models, MAX_BODY_BYTES)
         tokens = ask.prompts[0]
         answer: dict[str, Any] = {"count": len(tokens), "max_model_len": self._params.context_tokens}
         return json_response(msgspec.json.encode({**answer, "tokens": tokens, "token_strs": None}))
@@ -172,8 +172,11 @@ class Paths:
         return await self._generation.answer(request, ask, self._prefix("cmpl"), self._dialect.shapes.get("complete"))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        ask = read_chat(await self._asked(request), self._models, self._params.context_tokens)
+        ask = self._read_chat(await self._asked(request), self._params.context_tokens)
         return await self._generation.answer(request, ask, self._prefix("chatcmpl"), self._dialect.shapes.get("chat"))
+
+    def _read_chat(self, body: bytes, context_tokens: int) -> Ask:
+        return read_chat(body, self._models, context_tokens, self._params.media_tokens)
 
     def _prefix(self, prefix: str) -> str:
         """What an id begins with that may be the client's; nothing if it may not."""

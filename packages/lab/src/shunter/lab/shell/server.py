@@ -154,7 +154,7 @@ class LabServer:
         if apart:
             self.metrics_port = await self._listen(apart, self.metrics_port, "--metrics-port")
         if self.kv_events is not None:
-            if self.params.enable_prefix_caching:
+            if self.params.keeps_prefixes:
                 self.engine.cache.watch = self._announcer
             try:
                 self.kv_events.start()
