@@ -68,6 +68,17 @@ def test_envoyconf_accepts_the_intent(plan, profile):
     assert bootstrap(load_intent(envoy_intent(plan).decode()))["static_resources"]
 
 
+@pytest.mark.parametrize(("ports", "sockets"), [((1,), [""]), ((1, 2), [".0", ".1"])])
+def test_envoy_asks_at_the_sockets_at_which_the_picker_listens(plan, ports, sockets):
+    plan = msgspec.structs.replace(plan, sockets=True, ports=msgspec.structs.replace(plan.ports, picker=ports))
+    words = commands(plan, "envoy")["picker"]
+    host, workers = (words[words.index(option) + 1] for option in ("--host", "--workers"))
+    assert "--port" not in words
+    [pool] = load_intent(envoy_intent(plan).decode()).pools
+    assert [*pool.picker.addresses] == [f"{host}{suffix}" for suffix in sockets]
+    assert int(workers) == len(ports)
+
+
 def test_envoy_waits_as_long_as_the_picker_may_let_requests_wait(plan):
     for queue_s, wanted in ((0.0, (0, 300)), (60.0, (60, 300)), (600.0, (600, 602)), (float("inf"), (3598, 3600))):
         limits = load_intent(envoy_intent(msgspec.structs.replace(plan, queue_s=queue_s)).decode()).limits

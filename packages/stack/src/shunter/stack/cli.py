@@ -112,6 +112,7 @@ def _asking(command: click.decorators.FC) -> click.decorators.FC:
     help="The picker's first ext_proc port; further workers have the next free numbers.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="The picker's processes.")
+@click.option("--sockets", is_flag=True, help="Have Envoy ask them at sockets in the file system, not at ports.")
 @click.option(
     "--health-port", type=click.IntRange(0, 65535), default=9003, show_default=True, help="The picker's gRPC health port."
 )

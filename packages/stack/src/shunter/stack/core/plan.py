@@ -70,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ``config`` is the picker's (empty: the one that comes with it), which lets requests wait up to ``queue_s``; ``manifests`` is
     YAML for the scraper beside the endpoints; ``shadow`` a configuration that decides without a say (empty: none);
     ``picker_options`` whatever else the picker is told; ``originals`` are the user's own files, by the names they have among
-    those of the stack.
+    those of the stack. With ``sockets`` the picker's workers are at such in the file system, and as many as it has ports.
     """
 
     directory: str
@@ -78,12 +78,26 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     ports: Ports
     engines: tuple[Engine, ...]
+    sockets: bool = False
     config: bytes = b""
     queue_s: float = 0.0
     manifests: bytes = b""
     shadow: bytes = b""
     picker_options: tuple[str, ...] = ()
     originals: dict[str, str] = {}
+
+    @property
+    def workers(self) -> list[str]:
+        """Where Envoy asks each of the picker's workers."""
+        ports = self.ports.picker
+        if not self.sockets:
+            return [f"{LOOPBACK}:{port}" for port in ports]
+        return [self.socket] if len(ports) == 1 else [f"{self.socket}.{number}" for number in range(len(ports))]
+
+    @property
+    def socket(self) -> str:
+        """What the picker calls its workers' sockets."""
+        return f"unix:{self.directory}/worker"
 
     @property
     def traces(self) -> bool:
@@ -189,7 +203,7 @@ def envoy_intent(plan: Plan) -> bytes:
                     "name": "engines",
                     "endpoints": [engine.authority for engine in plan.engines],
                     "picker": {
-                        "addresses": [f"{LOOPBACK}:{port}" for port in plan.ports.picker],
+                        "addresses": plan.workers,
                         "collector": f"{LOOPBACK}:{plan.ports.collector}",
                         "failureMode": "FailClose" if plan.profile == "strict" else "FailOpen",
                     },
@@ -238,7 +252,8 @@ def commands(plan: Plan, envoy: str, jaeger: str = "", prometheus: str = "") -> 
             *("--runtime", f"{here}/picker", "--health-port", str(ports.health), "--admin-port", str(ports.admin)),
             *("--collector-port", str(ports.collector)),
             *(("--shadow-config", f"{here}/shadow.yaml", "--shadow-sample", "1") if plan.shadow else ()),
-            *(word for port in ports.picker for word in ("--port", str(port))),
+            *(("--host", plan.socket, "--workers", str(len(ports.picker))) if plan.sockets else ()),
+            *(word for port in ports.picker if not plan.sockets for word in ("--port", str(port))),
             *(("--watch-config",) if CONFIG in plan.originals else ()),
             *plan.picker_options,
         ),

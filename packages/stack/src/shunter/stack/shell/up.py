@@ -77,6 +77,7 @@ class Wishes(msgspec.Struct, frozen=True):
     any_port: bool
     once: bool
     disaggregated: bool = False
+    sockets: bool = False
     config: Path | None = None
     manifests: Path | None = None
     shadow_config: Path | None = None
@@ -159,6 +160,7 @@ def _plan(wishes: Wishes, directory: Path, held: contextlib.ExitStack) -> Plan:
             **watched,
         ),
         engines=engines,
+        sockets=wishes.sockets,
         config=plans.stages_config() if wishes.disaggregated and wishes.config is None else _read(wishes.config),
         queue_s=_longest_queue_s(wishes.config),
         manifests=_read(wishes.manifests),
