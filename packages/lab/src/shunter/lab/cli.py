@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -60,6 +61,12 @@ def main() -> None:
 )
 @click.option("--encode-s", type=float, help="How long encoding one takes, in seconds.  [default: 0.045]")
 @click.option("--encoder-cache-size", type=int, help="Tokens of media that stay encoded.  [default: as in a forward pass]")
+@click.option(
+    "--ec-storage",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIRECTORY",
+    help="Leave there what was encoded, and encode nothing that is there already.",
+)
 @click.option("--mm-encoder-only", is_flag=True, default=None, help="Encode for others, and compute nothing else.")
 @click.option("--speed", type=float, help="Times as fast as the default machine, a 24 GB card of the L4 class.")
 @click.option(
@@ -102,8 +109,8 @@ def serve(**options: Any) -> None:
     shutdown_timeout_s: float = options.pop("shutdown_timeout")
     if not math.isfinite(shutdown_timeout_s):
         raise click.BadParameter(f"{shutdown_timeout_s} is no number of seconds", param_hint="--shutdown-timeout")
-    named = ("host", "port", "models", "loras", "name", "faults", "dialect", "admin", "data_parallel_size", *KV_PORTS)
-    serving = {name: options.pop(name) for name in named}
+    named = ("host", "port", "models", "loras", "name", "faults", "dialect", "admin", "data_parallel_size", "ec_storage")
+    serving = {name: options.pop(name) for name in (*named, *KV_PORTS)}
     metrics_port: int | None = options.pop("metrics_port")
     enable_lora: bool = options.pop("enable_lora")
     details: bool = options.pop("enable_prompt_tokens_details")
@@ -198,7 +205,6 @@ def sidecar(
     If no prefiller answers the engine does everything itself.
     """
     import asyncio
-    from pathlib import Path
 
     import uvloop
 
@@ -274,7 +280,6 @@ def compare(
     import asyncio
     import os
     import shlex
-    from pathlib import Path
 
     from shunter.lab.compare import compare, tables
     from shunter.lab.compare.report import prepare, write
@@ -320,7 +325,6 @@ def compare(
 def report(files: tuple[str, ...], output: str) -> None:
     """Make one report of several compare.json. Workloads may be compared one by one, or on several machines."""
     import shlex
-    from pathlib import Path
 
     from shunter.lab.compare.report import joined, prepare, read, write
     from shunter.lab.errors import LabError

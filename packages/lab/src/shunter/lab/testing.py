@@ -15,6 +15,7 @@ engine: its clock leaps.
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from shunter.lab.core.params import params_from
@@ -43,6 +44,7 @@ async def lab_server(
     data_parallel_size: int = 1,
     dialect: str = "lab",
     admin: bool = False,
+    ec_storage: Path | None = None,
     **engine: Any,
 ) -> AsyncGenerator[LabServer, None]:
     """A server that listens when the block begins and is gone when it ends. Requests still running then end as `abort`."""
@@ -61,6 +63,7 @@ async def lab_server(
         data_parallel_size=data_parallel_size,
         dialect=dialect,
         admin=admin,
+        ec_storage=ec_storage,
     )
     async with server:
         yield server

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Self
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from shunter.lab.faults import Fault, faults_named
 from shunter.lab.shell.administration import ADMIN, Administration
 from shunter.lab.shell.clockwork import Clockwork
 from shunter.lab.shell.defects import Defects
+from shunter.lab.shell.encodings import Encodings
 from shunter.lab.shell.generation import Generation
 from shunter.lab.shell.kvevents import KvPublisher
 from shunter.lab.shell.listening import listen
@@ -55,6 +57,7 @@ class LabServer:
         data_parallel_size: int = 1,
         metrics_port: int = 0,
         admin: bool = False,
+        ec_storage: Path | None = None,
         middlewares: Sequence[Middleware] = (),
     ) -> None:
         self.params = params or EngineParams()
@@ -71,6 +74,9 @@ class LabServer:
             wanted = "at least 1; more than one only with vLLM's metrics, and without KV events"
             raise ParamsError(f"data_parallel_size {data_parallel_size}: want {wanted}")
         self._ranks = range(data_parallel_size)
+        if ec_storage is not None and not self.params.media_tokens:
+            raise ParamsError("--ec-storage: a model that reads text only encodes nothing; give --media-tokens, too")
+        self._encodings = Encodings(ec_storage) if ec_storage is not None else None
         self._admin = admin
         self._middlewares = middlewares
         self._defects = Defects(faults_named(faults), self.dialect)
@@ -134,6 +140,7 @@ class LabServer:
         self._clockworks = [Clockwork(Engine(self.params, now_s), loop) for _ in self._ranks]
         self.engine = self._clockworks[0].engine
         for clockwork in self._clockworks:
+            clockwork.engine.encoder.storage = self._encodings
             for histogram, bounds in self.dialect.bounds.items():
                 setattr(clockwork.engine.tally, histogram, Histogram(bounds))
         self._defects.pace = self._pace
