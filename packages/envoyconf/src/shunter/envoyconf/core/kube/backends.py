@@ -1,7 +1,7 @@
 """Backends of Envoy Gateway: model servers, pickers and collectors that are no Services of the Gateway's namespace."""
 
 from collections.abc import Collection, Iterable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from shunter.envoyconf.core.authority import is_ip, split_server
@@ -71,8 +71,11 @@ def _endpoint(field: str, authority: str) -> Resource:
     host, port = split_server(authority)
     if host.startswith("/"):
         return {"unix": {"path": host}}
-    if is_ip(host):  # in full: the definition's pattern knows no ::1 nor much else that begins or ends short
-        return {"ip": {"address": ip_address(host).exploded, "port": port}}
+    if is_ip(host):
+        # In full: the definition's pattern knows no ::1 nor much else that begins or ends short. Not as ``exploded`` has it,
+        # which ends IPv4-mapped addresses in dots from Python 3.13 on.
+        ip = ip_address(host)
+        return {"ip": {"address": ip.packed.hex(":", 2) if isinstance(ip, IPv6Address) else str(ip), "port": port}}
     if "_" in host:
         raise IntentError(f"{field} {authority!r}: a Backend of Envoy Gateway takes no host name with _; give another")
     return {"fqdn": {"hostname": host.lower(), "port": port}}
