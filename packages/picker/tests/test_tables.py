@@ -28,6 +28,7 @@ def test_everything_is_counted(counters):
     counters.broke()
     counters.lapped()
     counters.left_over()
+    counters.turn_away()
     counters.refused("BadRequest")
     counters.refused("BadRequest")
     counters.refused("rejected-saturated")
@@ -38,6 +39,7 @@ def test_everything_is_counted(counters):
         rewrites=1,
         plugin_errors=1,
         unscheduled=1,
+        turned_away=1,
         laps=1,
         refusals={"BadRequest": 2, "rejected-saturated": 1},
         by_endpoint={
@@ -116,7 +118,7 @@ def test_foreign_bytes_are_tallied_as_something_and_swept_by_the_next_life(noise
     buffer[: len(noise)] = noise
     counters = Counters(buffer)
     counters.begin(3, 3, 3)
-    if noise[:8] != b"SHUNTCN\x02":
+    if noise[:8] != b"SHUNTCN\x04":
         assert counters.tally() == Tally()
 
 

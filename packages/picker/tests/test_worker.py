@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shunter.picker import config
 from shunter.picker.core.ledger import Booking, first_ticket
+from shunter.picker.core.limits import Limits
 from shunter.picker.core.precedents import read
 from shunter.picker.errors import ConfigError
 from shunter.picker.plugins.topology import Near
@@ -60,6 +61,26 @@ async def test_the_gateway_says_whose_request_it_is_when_it_opens_the_stream(sta
     assert answer.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == "127.0.0.1:7001"
     answer = await ask_pick(address, metadata=[("x-shunter-pool", "q")])
     assert b"the pool q, which this picker does not know" in answer.immediate_response.body
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+async def test_a_stream_too_many_for_the_whole_worker_is_turned_away_and_counted(
+    start, publish, ask_pick, hold_pick, eventually, transport
+):
+    publish(7001)
+    worker, address = await start(transport=transport, limits=Limits(streams=2))
+    async with hold_pick(address), hold_pick(address):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await ask_pick(address)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert worker.judge.counters.tally().turned_away == 1
+
+    async def empty():
+        return not worker.status().streams
+
+    await eventually(empty)
+    assert await ask_pick(address)
+    assert worker.judge.counters.tally().turned_away == 1
 
 
 async def test_a_body_router_names_the_model_and_needs_no_snapshot(start, ask_pick):

@@ -8,6 +8,7 @@
     ├── RecordsError       what should be Envoy's access log is not; the connection is closed
     ├── PrecedentError     what should be recorded decisions is not
     ├── SharingError       what should be another replica's message is not; it is left out
+    ├── FullError          a worker has all the streams it takes; the gateway is told to ask another one
     └── SilenceError       no worker answers; whoever asked for a page of theirs is told so
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 __all__ = [
     "ConfigError",
+    "FullError",
     "PickerError",
     "PrecedentError",
     "ProtocolError",
@@ -49,6 +51,10 @@ class PrecedentError(PickerError):
 
 class SharingError(PickerError):
     """A message of another replica cannot be read."""
+
+
+class FullError(PickerError):
+    """A worker has as many streams as it may."""
 
 
 class SilenceError(PickerError):

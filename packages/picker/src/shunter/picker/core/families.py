@@ -296,6 +296,7 @@ COMPLAINTS = Family(
     "Plugins, or what only looks on, that did something wrong or are not shown what they need; the fleet's page says what.",
     ("plugin",),
 )
+TURNED_AWAY = Family("shunter_picker_streams_turned_away_total", "counter", "Streams that were too many for a worker.")
 LAPS = Family("shunter_picker_laps_total", "counter", "Times a worker lost the trail of another one's bookings.")
 NAMED = Family(
     "shunter_picker_models_named_total", "counter", "Requests whose model was named in headers, by body-based routing."

@@ -18,10 +18,14 @@ class Limits(msgspec.Struct, frozen=True):
     answered 503. Only FULL_DUPLEX_STREAMED leaves incomplete bodies with the picker. With 256 MiB a worker stays under half
     a gigabyte when eight clients send the largest body slowly. The native transport holds as much at most of messages of
     which a part is here, and as much of answers that gateways do not take, of all its connections together.
+
+    ``streams``: what all connections of one worker have open; beyond it a gateway is told to ask another worker, or to do
+    without (UNAVAILABLE). Twice what the circuit breaker of one generated Envoy lets through; at 2.5 KB each, 330 MB.
     """
 
     body_bytes: int = 32 * 1024 * 1024
     buffered_bytes: int = 256 * 1024 * 1024
+    streams: int = 131_072
 
     def __post_init__(self) -> None:
         """Refuse limits under which no request could ever pass."""

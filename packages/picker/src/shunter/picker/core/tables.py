@@ -9,9 +9,9 @@ Words of 8 bytes, native byte order::
     0     magic; until a worker has begun the memory is all zero, which counts nothing
     1     life, pid, started_ns (CLOCK_MONOTONIC), ready, beat_ns (when the worker last said that it lives)
     6     totals, in the order of TOTALS
-    20    refusals: REFUSALS rows of ``core.named_counts``
-    148   number of endpoint rows in use
-    149   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
+    21    refusals: REFUSALS rows of ``core.named_counts``
+    149   number of endpoint rows in use
+    150   endpoints, one row per slot: the incarnation it counts for, then the columns of Account
     …     what waits, and what became of whom that waited: ``core.queue_counters``
     …     what rules made of models: RULINGS rows of ``core.named_counts``
     …     requests by class, and service levels: ``core.account_book``
@@ -30,7 +30,7 @@ from shunter.snapshot import Buffer
 
 __all__ = ["COUNTERS_BYTES", "Account", "Counters", "Ruling", "Tally", "fold"]
 
-MAGIC = int.from_bytes(b"SHUNTCN\x03", "little")  # of this order of words
+MAGIC = int.from_bytes(b"SHUNTCN\x04", "little")  # of this order of words
 TOTALS = (
     "picks",
     "released",
@@ -46,6 +46,7 @@ TOTALS = (
     "spans_failed",
     "spans_full",
     "unscheduled",
+    "turned_away",
 )
 TOTALS_AT = 6
 REFUSALS_AT = TOTALS_AT + len(TOTALS)
@@ -107,6 +108,7 @@ class Tally(msgspec.Struct):
     spans_failed: int = 0  # that it did not take
     spans_full: int = 0  # for which there was no room in the queue
     unscheduled: int = 0  # requests that filters left no endpoint for
+    turned_away: int = 0  # streams that were too many
     rulings: dict[Ruling, int] = msgspec.field(default_factory=dict[Ruling, int])
     refusals: dict[str, int] = msgspec.field(default_factory=dict[str, int])  # by drop reason, else by code
     by_endpoint: dict[Key, Account] = msgspec.field(default_factory=dict[Key, Account])
@@ -252,6 +254,10 @@ class Counters:
     def left_over(self) -> None:
         """Count a request that filters left no endpoint for."""
         self.words[TOTALS_AT + TOTALS.index("unscheduled")] += 1
+
+    def turn_away(self) -> None:
+        """Count a stream that was too many."""
+        self.words[TOTALS_AT + TOTALS.index("turned_away")] += 1
 
     def account(self) -> bytes:
         """Return totals and refusals as they stand, for whoever asks no more than whether they have changed."""

@@ -106,6 +106,7 @@ def _counters(tally: Tally) -> Iterator[Samples]:
     yield single(families.NAMED, tally.named)
     yield single(families.NOT_NAMED, tally.nameless)
     yield single(families.LAPS, tally.laps)
+    yield single(families.TURNED_AWAY, tally.turned_away)
     yield single(families.TOKENISED, tally.tokenised)
     yield single(families.UNTOKENISED, tally.untokenised)
     spans = {"exported": tally.spans_exported, "failed": tally.spans_failed, "full": tally.spans_full}

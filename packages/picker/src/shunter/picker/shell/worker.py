@@ -35,7 +35,7 @@ from shunter.picker.core.recorder import Recorder
 from shunter.picker.core.service_levels import Level
 from shunter.picker.core.session import Session
 from shunter.picker.core.shadow import Shadow
-from shunter.picker.errors import ConfigError
+from shunter.picker.errors import ConfigError, FullError
 from shunter.picker.plugins.disagg import Stages
 from shunter.picker.shell.allocator import keep_large_blocks
 from shunter.picker.shell.control import Decided, Recalled, Status
@@ -167,6 +167,7 @@ class Worker:
         self._health = Health()
         self._server = self._choose_server(Parking(self.judge, time.monotonic) if policy.flow else None)
         self._draining = False
+        self._full = False
         self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> int:
@@ -286,6 +287,13 @@ class Worker:
         )
 
     def _session(self) -> Session:
+        most = self._settings.limits.streams
+        if self._server.streams >= most:
+            if not self._full:
+                log.warning("full: %d streams are open; until some end gateways are told to ask another worker", most)
+            self._full = True
+            self.judge.counters.turn_away()
+            raise FullError(f"{most} streams are open, and this worker takes no more")
         return Session(self._asked, self._settings.limits, self._budget)
 
     async def _look_around(self) -> None:
@@ -295,6 +303,7 @@ class Worker:
             now_s = time.monotonic()
             self.judge.catch_up(now_s)
             garbage.look(now_s, self._server.streams)
+            self._full = self._full and self._server.streams >= self._settings.limits.streams
             hindrances = self.hindrances()
             ready = not hindrances
             self._health.set_ready(ready)

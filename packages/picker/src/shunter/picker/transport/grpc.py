@@ -10,6 +10,7 @@ a message above the limit               RESOURCE_EXHAUSTED
 too many bytes of unfinished messages   RESOURCE_EXHAUSTED; all connections of a worker share a budget
 the client ends inside a message        INVALID_ARGUMENT
 ``grpc-timeout`` is over                DEADLINE_EXCEEDED
+the worker has all the streams it takes UNAVAILABLE, which makes Envoy ask another one, if it may ask again
 ``StatusError`` of the call             what it says
 ======================================= =====================================================
 
@@ -74,6 +75,7 @@ class StatusCode(IntEnum):
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
+    UNAVAILABLE = 14
 
 
 class StatusError(Exception):
@@ -267,6 +269,7 @@ class _Stranger:
 
 
 Service = Callable[[Exchange], Call]
+"""Begins a call. May raise StatusError, nothing else."""
 
 
 @lru_cache(maxsize=16)  # a gateway always says the same
@@ -374,7 +377,12 @@ class GrpcConnection:
             self._deadlines[stream.id] = at_s, exchange
             heapq.heappush(self.agenda, (at_s, stream.id))
         exchange.metadata = fields
-        exchange.call = service(exchange)
+        try:
+            exchange.call = service(exchange)
+        except StatusError as status:
+            self.drop_deadline(stream.id)
+            self._turn_away(stream, status.code, status.details)
+            return
         del exchange.metadata
         stream.listener = exchange
         if end_stream:

@@ -29,7 +29,7 @@ from shunter.picker.core.events import Reply
 from shunter.picker.core.judgement import Pick, Refusal
 from shunter.picker.core.limits import Limits
 from shunter.picker.core.session import Session
-from shunter.picker.errors import ProtocolError
+from shunter.picker.errors import FullError, ProtocolError
 from shunter.picker.transport.health import Health, UnknownServiceError
 from shunter.picker.transport.parking import Parking
 from shunter.picker.transport.server import (
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 
 class GrpcServer:
-    """An ext_proc server. ``make_session`` is called for each stream; ``clock`` is monotonic, in seconds."""
+    """An ext_proc server. ``make_session`` is called for each stream, may raise FullError; ``clock`` is monotonic, in s."""
 
     def __init__(
         self,
@@ -170,7 +170,10 @@ class GrpcServer:
         await asyncio.gather(self._server.stop(grace_s), self._probes.stop(grace_s))
 
     async def _process(self, _: object, context: Context) -> None:
-        session = self._make_session()
+        try:
+            session = self._make_session()
+        except FullError as full:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(full))
         introduce(session, {str(key): str(value) for key, value in context.invocation_metadata() or ()})
         stream = _Stream(session)
         self._streams.add(stream)

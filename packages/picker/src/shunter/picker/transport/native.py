@@ -30,8 +30,8 @@ from typing import cast
 
 from shunter.picker.core.limits import Budget, Limits
 from shunter.picker.core.session import Session
-from shunter.picker.errors import ConfigError
-from shunter.picker.transport.grpc import Exchange, GrpcConnection, Service
+from shunter.picker.errors import ConfigError, FullError
+from shunter.picker.transport.grpc import Exchange, GrpcConnection, Service, StatusCode, StatusError
 from shunter.picker.transport.h2 import Terms
 from shunter.picker.transport.health import Health
 from shunter.picker.transport.parking import Parking
@@ -82,7 +82,7 @@ log = logging.getLogger(__name__)
 
 
 class NativeServer:
-    """An ext_proc server. ``make_session`` is called for each stream; ``clock`` is monotonic, in seconds.
+    """An ext_proc server. ``make_session`` is called for each stream, may raise FullError; ``clock`` is monotonic, in seconds.
 
     ``parking`` is of the judge behind the sessions, if it lets requests wait. ``max_age_s`` matters where workers share a port:
     connections are what the kernel spreads over them, so those of a worker that has restarted come to it only as others end.
@@ -111,6 +111,8 @@ class NativeServer:
         self.waiting = Budget(limits.buffered_bytes)  # answers that a peer does not take, of all connections too
         self.terms = Terms(streams=max_streams)
         self.connections: set[_Connection] = set()
+        self.streams = 0
+        """Open ext_proc streams."""
         self.draining = False
         self._max_age_s = math.inf if max_age_s is None else max_age_s
         self._dice = dice or random.Random()  # noqa: S311  no secret depends on it
@@ -120,11 +122,6 @@ class NativeServer:
         self._socket: tuple[str, int] | None = None  # its path and inode
         self._sweeping: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
-
-    @property
-    def streams(self) -> int:
-        """Open ext_proc streams."""
-        return sum(len(connection.processes) for connection in self.connections)
 
     @property
     def certificate_expires_s(self) -> float | None:
@@ -307,15 +304,20 @@ class _Connection(asyncio.Protocol):
         return checks if self._for_probes else {PROCESS: self._process, **checks}
 
     def _process(self, exchange: Exchange) -> Process:
-        session = self._server.make_session()
+        try:
+            session = self._server.make_session()
+        except FullError as full:
+            raise StatusError(StatusCode.UNAVAILABLE, str(full)) from None
         introduce(session, exchange.metadata)
         process = Process(session, exchange, self._peer, self._forget, self.flush, self._server.parking)
         process.leaving = self._server.draining
         self.processes.add(process)
+        self._server.streams += 1
         return process
 
     def _forget(self, process: Process) -> None:
         self.processes.discard(process)
+        self._server.streams -= 1
         if self._server.draining:
             self._server.note_change()
 
