@@ -118,7 +118,7 @@ def test_the_picker_is_told_what_else_is_wanted_of_it(plan):
 
 
 def test_the_picker_watches_a_configuration_of_the_users_and_no_other(plan):
-    followed = msgspec.structs.replace(plan, originals={"picker.yaml": "/home/me/my.yaml"})
+    followed = msgspec.structs.replace(plan, originals={"picker.yaml": "/etc/my.yaml"})
     assert "--watch-config" in commands(followed, "envoy")["picker"]
     assert "--watch-config" not in commands(plan, "envoy")["picker"]
 
