@@ -11,7 +11,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.lab.core.legs import LIMITS, prefill_body, read_addresses, read_body, read_prefilled, tell_cached
+from shunter.lab.core.legs import LIMITS, encoder_bodies, prefill_body, read_addresses, read_body, read_prefilled, tell_cached
 from shunter.lab.errors import ParamsError
 from shunter.lab.shell.sidecar import Sidecar, endpoints_of
 from shunter.lab.testing import lab_server
@@ -59,8 +59,8 @@ def ask(http, sidecar, *prefillers, path=CHAT, body=BODY, **fields):
     return http.post(sidecar.url + path, json=body | fields, headers=headers)
 
 
-def outcomes(sidecar):
-    samples = next(iter(sidecar.registry.collect())).samples
+def outcomes(sidecar, name="shunter_sidecar_requests"):
+    samples = next(family.samples for family in sidecar.registry.collect() if family.name == name)
     return {each.labels["outcome"]: each.value for each in samples if each.name.endswith("_total")}
 
 
@@ -384,3 +384,187 @@ def test_foreign_bytes_are_read_or_not(data):
 @given(st.text(max_size=40))
 def test_whatever_a_header_is_it_is_a_list(header):
     assert all(each == each.strip() and "," not in each and each for each in read_addresses(header))
+
+
+PICTURES = [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{name}"}} for name in ("AAAA", "BBBB", "CCCC")]
+PICTURED = BODY | {"messages": [{"role": "user", "content": [*PICTURES, {"type": "text", "text": PROMPT}]}]}
+
+
+@pytest.fixture
+async def gallery(tmp_path):
+    """Engines that share what they encode, and a sidecar: gallery(how many that encode, **options of the sidecar).
+
+    Returns those that encode, one that prefills, one that decodes, and the sidecar.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def make(encoders, **options):
+            whole = {"speed": 500, "media_tokens": 20, "ec_storage": tmp_path}
+            roles = [{"mm_encoder_only": True}] * encoders + [{}] * 2
+            *others, prefiller, decoder = [await stack.enter_async_context(lab_server(**whole, **role)) for role in roles]
+            sidecar = await stack.enter_async_context(Sidecar(decoder.port, encoder_connector="ec-example", **options))
+            return others, prefiller, decoder, sidecar
+
+        yield make
+
+
+def show(http, sidecar, *encoders, body=PICTURED, spelling="x-encoder-hosts-ports", **headers):
+    return http.post(sidecar.url + CHAT, json=body, headers={spelling: ",".join(encoders)} | headers)
+
+
+def encodings(sidecar):
+    return outcomes(sidecar, "shunter_sidecar_encodings")
+
+
+def encoded(server):
+    return server.engine.tally.encodings["computed"]
+
+
+async def test_pictures_are_encoded_in_turn_before_the_prompt_is_computed(gallery, http):
+    (first, second), prefiller, decoder, sidecar = await gallery(2)
+    headers = {"x-prefiller-host-port": at(prefiller)}
+    async with show(http, sidecar, at(first), at(second), **headers) as answer:
+        assert await text(answer)
+        assert (await answer.json())["system_fingerprint"] == decoder.fingerprint
+    assert [encoded(each) for each in (first, second, prefiller, decoder)] == [2, 1, 0, 0]
+    assert prefiller.engine.tally.encodings["storage"] == 3
+    assert (outcomes(sidecar), encodings(sidecar)) == ({"disaggregated": 1}, {"encoded": 3})
+
+
+async def test_whoever_decodes_may_compute_the_prompt_with_what_others_encoded(gallery, http):
+    (encoder,), _, decoder, sidecar = await gallery(1)
+    async with show(
+        http, sidecar, at(encoder), spelling="x-llm-d-encoder-hosts-ports", body=PICTURED | {"n": 2, "temperature": 1}
+    ) as answer:
+        assert len((await answer.json())["choices"]) == 2
+    assert (encoded(encoder), decoder.engine.tally.encodings["storage"]) == (3, 3)
+    assert outcomes(sidecar) == {"local": 1}
+
+
+async def test_the_text_is_the_same_as_from_one_engine(gallery, http):
+    (encoder,), prefiller, _, sidecar = await gallery(1)
+    async with show(http, sidecar, at(encoder), **{"x-prefiller-host-port": at(prefiller)}) as answer:
+        divided = await text(answer)
+    async with lab_server(speed=500, media_tokens=20) as alone, show(http, alone) as answer:
+        assert await text(answer) == divided
+
+
+async def test_whoever_encodes_is_asked_for_one_picture_and_no_word(gallery, http):
+    _, _, _, sidecar = await gallery(0)
+    asked = []
+
+    async def handle(request):
+        asked.append(await request.json())
+        return web.json_response({})
+
+    body = PICTURED | {"stream": True, "model": "lab/llama-3-8b"}
+    body["messages"] = [*PICTURED["messages"], {"role": "user", "content": [PICTURES[0]]}, {"role": "user", "content": "hm"}]
+    async with listening(handle) as port, show(http, sidecar, at(port), body=body) as answer:
+        assert answer.status == 200
+        await answer.read()
+    asked.sort(key=str)
+    assert asked == [
+        {"model": "lab/llama-3-8b", "messages": [{"role": "user", "content": [each]}], "max_tokens": 1, "stream": False}
+        for each in PICTURES
+    ]
+
+
+async def test_an_encoder_that_fails_is_not_needed(gallery, http, unused_port):
+    _, prefiller, _, sidecar = await gallery(0)
+
+    async def handle(_):
+        return web.Response(status=500)
+
+    async with listening(handle) as port:
+        nobody = at(port), f"127.0.0.1:{unused_port}", "nowhere"
+        async with show(http, sidecar, *nobody, **{"x-prefiller-host-port": at(prefiller)}) as answer:
+            assert await text(answer)
+    assert (encodings(sidecar), encoded(prefiller)) == ({"failed": 3}, 3)
+
+
+async def test_who_may_not_be_asked_to_encode_is_left_out(gallery, http):
+    allowed = set()
+    (encoder,), _, decoder, sidecar = await gallery(1, allowed=allowed.__contains__)
+    allowed.add(at(encoder))
+
+    async def handle(_):
+        raise AssertionError
+
+    async with listening(handle) as port:
+        async with show(http, sidecar, at(port), at(encoder)) as answer:
+            assert await text(answer)
+        assert (encodings(sidecar), encoded(decoder)) == ({"encoded": 3}, 0)
+        async with show(http, sidecar, at(port)) as answer:
+            assert await text(answer)
+    assert encodings(sidecar) == {"encoded": 3, "denied": 3}
+
+
+async def test_nobody_is_asked_to_encode_unless_somebody_wants_it(fleet, http):
+    _, _, sidecar = await fleet()
+
+    async def handle(_):
+        raise AssertionError
+
+    async with listening(handle) as port, show(http, sidecar, at(port), body=BODY) as answer:
+        assert await text(answer)
+
+
+@pytest.mark.parametrize(
+    "body", [BODY, PICTURED | {"messages": "hi"}, {"prompt": "hi"}, {"messages": [{"content": [PICTURES]}]}]
+)
+async def test_where_there_is_no_picture_no_encoder_is_asked(gallery, http, body):
+    _, _, _, sidecar = await gallery(0)
+
+    async def handle(_):
+        raise AssertionError
+
+    async with listening(handle) as port, show(http, sidecar, at(port), body=body) as answer:
+        await answer.read()
+    assert encodings(sidecar) == {}
+
+
+async def test_only_so_many_pictures_are_asked_for_at_once(gallery, http, monkeypatch):
+    monkeypatch.setattr("shunter.lab.shell.sidecar.ENCODED_AT_ONCE", 2)
+    _, _, _, sidecar = await gallery(0)
+    asked, full, released = [], asyncio.Event(), asyncio.Event()
+
+    async def handle(_):
+        asked.append(1)
+        if len(asked) == 2:
+            full.set()
+        await released.wait()
+        return web.json_response({})
+
+    async def shown(port):
+        async with show(http, sidecar, at(port)) as answer:
+            return await text(answer)
+
+    async with listening(handle) as port:
+        answered = asyncio.create_task(shown(port))
+        await full.wait()
+        async with http.get(f"{sidecar.url}/v1/models") as answer:  # time enough for one more
+            await answer.read()
+        assert len(asked) == 2
+        released.set()
+        assert await answered
+    assert encodings(sidecar) == {"encoded": 3}
+
+
+async def test_of_more_pictures_than_a_prompt_may_have_none_is_asked_for(gallery, http, monkeypatch):
+    monkeypatch.setattr("shunter.lab.shell.sidecar.MOST_MEDIA", 2)
+    (encoder,), _, _, sidecar = await gallery(1)
+    async with show(http, sidecar, at(encoder)) as answer:
+        assert await text(answer)
+    assert (encodings(sidecar), encoded(encoder)) == ({"left": 3}, 0)
+
+
+PARTS = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["image_url", "text", "user"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "content", "role", "x"]), inner),
+)
+
+
+@given(PARTS)
+def test_whatever_messages_are_only_pictures_are_encoded(messages):
+    for leg in encoder_bodies(CHAT, {"messages": messages, "model": "m"}):
+        assert leg["messages"][0]["content"][0]["type"] == "image_url"

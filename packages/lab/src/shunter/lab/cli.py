@@ -186,9 +186,20 @@ def _signalled() -> "asyncio.Event":
     type=click.Choice(["nixlv2", "sglang"]),
     help="How the engines hand over keys and values.",
 )
+@click.option(
+    "--ec-connector",
+    "encoder_connector",
+    type=click.Choice(["ec-example"]),
+    help="How what was encoded is handed over: in a directory of all engines.  [default: nobody is asked to encode]",
+)
 @click.option("--bootstrap-port", type=click.IntRange(1, 65535), help="Where SGLang's prefillers wait.  [default: 8998]")
-@click.option("--prefill-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="[default: 60]")
-@click.option("--allow", multiple=True, metavar="HOST:PORT", help="Ask only these to prefill; repeatable.")
+@click.option(
+    "--prefill-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long one that prefills or encodes may take.  [default: 60]",
+)
+@click.option("--allow", multiple=True, metavar="HOST:PORT", help="Ask only these to prefill or encode; repeatable.")
 @click.option(
     "--snapshot",
     type=click.Path(file_okay=False),
@@ -200,9 +211,9 @@ def sidecar(
 ) -> None:
     """Let other engines compute prompts for one that decodes.
 
-    It stands before that one, and asks whom x-prefiller-host-port names.
+    It stands before that one, and asks whom x-prefiller-host-port names, and x-encoder-hosts-ports.
 
-    If no prefiller answers the engine does everything itself.
+    If nobody answers the engine does everything itself.
     """
     import asyncio
 

@@ -1,10 +1,13 @@
-"""One request as two: what the engine that computes the prompt is asked, and what the one that decodes is.
+"""One request as several: what the engine that computes the prompt is asked, what the one that decodes, what those that encode.
 
 Both engines have to be told that they work for each other; each connector has members of its own for that:
 
 nixlv2  one after the other. Prefill: one token, not streamed, `kv_transfer_params` with `do_remote_decode`; its answer has the
         `kv_transfer_params` with which the decoder finds the blocks (vLLM with NixlConnector)
 sglang  both at once, with the same `bootstrap_room`, where the two engines meet; the prefiller's answer is worth nothing
+
+Who encodes is asked for one token of a prompt that is nothing but the picture. Whoever computes the prompt finds what came of
+it in storage that they share (vLLM's ECExampleConnector), by the hash of what it shows: neither answer has to tell.
 
 Source: what llm-d's sidecar sends for its connectors of these names, and what vLLM 0.32 answers.
 """
@@ -15,10 +18,14 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
+from shunter.lab.core.media import MEDIA
+
 __all__ = [
     "LIMITS",
     "Body",
     "Prefilled",
+    "encoder_bodies",
+    "is_divisible",
     "meeting_body",
     "prefill_body",
     "read_addresses",
@@ -29,9 +36,11 @@ __all__ = [
 
 Body: TypeAlias = dict[str, Any]
 
+CHAT = "/v1/chat/completions"
+
 # The members that limit an answer's length, by the path of the API.
 LIMITS: dict[str, Sequence[str]] = {
-    "/v1/chat/completions": ("max_tokens", "max_completion_tokens"),
+    CHAT: ("max_tokens", "max_completion_tokens"),
     "/v1/completions": ("max_tokens",),
     "/v1/messages": ("max_tokens",),
     "/v1/responses": ("max_output_tokens",),
@@ -72,14 +81,18 @@ _prefilled = msgspec.json.Decoder(Prefilled)
 
 
 def read_body(data: bytes) -> Body | None:
-    """Return a request that can be divided: an object, of one prompt and one answer, for which one set of blocks is enough."""
+    """Return a request, if it is an object."""
     try:
-        body = _body.decode(data)
+        return _body.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def is_divisible(body: Body) -> bool:
+    """Say whether a request is of one prompt and one answer, for which one set of blocks is enough."""
     prompt = body.get("prompt")
     several = isinstance(prompt, list) and not all(isinstance(each, int) for each in cast("list[object]", prompt))
-    return None if several or body.get("n", 1) not in (1, None) else body
+    return not several and body.get("n", 1) in (1, None)
 
 
 def read_prefilled(data: bytes) -> Prefilled | None:
@@ -102,6 +115,31 @@ def prefill_body(path: str, body: Body) -> Body:
         leg["sampling_params"] = sampling | {"max_tokens": 1, "min_tokens": 1}
     leg["kv_transfer_params"] = {"do_remote_decode": True, "do_remote_prefill": False} | dict.fromkeys(_REMOTE)
     return leg
+
+
+def encoder_bodies(path: str, body: Body) -> list[Body]:
+    """Return what those are asked that encode: of a chat each picture, clip or recording once, and none of its words."""
+    if path != CHAT:
+        return []
+    parts: list[Body] = []
+    for message in _objects(body.get("messages")):
+        parts += [part for part in _objects(message.get("content")) if _is_media(part)]
+    kept = {name: body[name] for name in ("model", "mm_processor_kwargs") if name in body}
+    once = {msgspec.json.encode(part, order="sorted"): part for part in parts}
+    return [
+        kept | {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1, "stream": False} for part in once.values()
+    ]
+
+
+def _is_media(part: Body) -> bool:
+    kind = part.get("type")
+    return isinstance(kind, str) and kind in MEDIA
+
+
+def _objects(value: object) -> list[Body]:
+    """Return those members of a list that are objects; of anything else nothing."""
+    members = cast("list[object]", value) if isinstance(value, list) else []
+    return [cast("Body", each) for each in members if isinstance(each, dict)]
 
 
 def meeting_body(body: Body, host: str, port: int, room: int) -> Body:

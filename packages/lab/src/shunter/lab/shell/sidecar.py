@@ -4,13 +4,17 @@ A reverse proxy in front of one model server. A request whose header `x-prefille
 two (`core.legs`); any other, and every other path, goes through as it is. Whatever goes wrong with the prefillers, the request
 is answered all the same: the next one is asked, and in the end the own engine does everything. That costs time and not an
 answer; `shunter_sidecar_requests_total{outcome="fell_back"}` tells of it.
+
+With an encoder connector the engines of `x-encoder-hosts-ports` are asked before that, in turn, for a picture each. One that
+fails costs nothing more: whoever computes the prompt encodes what it does not find.
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,6 +27,8 @@ from shunter.lab.core.answers import encode_error
 from shunter.lab.core.legs import (
     LIMITS,
     Body,
+    encoder_bodies,
+    is_divisible,
     meeting_body,
     prefill_body,
     read_addresses,
@@ -30,22 +36,24 @@ from shunter.lab.core.legs import (
     read_prefilled,
     tell_cached,
 )
+from shunter.lab.core.media import MOST_MEDIA
 from shunter.lab.errors import ApiError
 from shunter.lab.shell.listening import listen
 from shunter.lab.shell.wire import json_response, reset
 from shunter.snapshot import SnapshotReader
 
-__all__ = ["BOOTSTRAP_PORT", "PREFILL_S", "Connector", "Sidecar", "endpoints_of"]
+__all__ = ["BOOTSTRAP_PORT", "PREFILL_S", "Connector", "EncoderConnector", "Sidecar", "endpoints_of"]
 
 Connector = Literal["nixlv2", "sglang"]
+EncoderConnector = Literal["ec-example"]
 
 # The older name first: a picker that writes only that one may let a client's header of the newer name pass.
 PREFILLER = ("x-prefiller-host-port", "x-llm-d-prefiller-host-port")
+ENCODERS = ("x-encoder-hosts-ports", "x-llm-d-encoder-hosts-ports")
 STAGES = frozenset(
     {
         *PREFILLER,
-        "x-encoder-hosts-ports",
-        "x-llm-d-encoder-hosts-ports",
+        *ENCODERS,
         "x-data-parallel-host-port",
         "x-kv-cache-source-host-port",
         "x-llm-d-kv-cache-source-host-port",
@@ -61,6 +69,8 @@ HOP_BY_HOP = frozenset(
 CONNECT_S = 2.0
 # Long prompts behind a queue of long prompts take tens of seconds; beyond this the own engine would have been sooner.
 PREFILL_S = 60.0
+# Pictures of one prompt that encoders are asked for at once.
+ENCODED_AT_ONCE = 32
 # As the lab server: a 10 MB prompt must pass.
 MAX_BODY_BYTES = 256 * 1024 * 1024
 # The port at which prefilling SGLang engines wait for those that decode.
@@ -79,23 +89,34 @@ class Sidecar:
         port: int = 0,
         metrics_port: int | None = None,
         connector: Connector = "nixlv2",
+        encoder_connector: EncoderConnector | None = None,
         bootstrap_port: int = BOOTSTRAP_PORT,
         prefill_timeout_s: float = PREFILL_S,
         allowed: Callable[[str], bool] | None = None,
     ) -> None:
-        """`allowed` says whether an address may be asked to prefill; None: any, for networks that nobody else can reach."""
+        """`allowed` says whether an address may be asked; None: any, for networks that nobody else can reach.
+
+        Without an `encoder_connector` nobody is asked to encode.
+        """
         self.host = host
         self.port = port
         self.metrics_port = metrics_port
         self.server = f"http://{_bracket(model_server_host)}:{model_server_port}"
         self._connector = connector
+        self._encoder_connector = encoder_connector
         self._bootstrap_port = bootstrap_port
         self._timeout = aiohttp.ClientTimeout(total=prefill_timeout_s, sock_connect=CONNECT_S)
-        self._allowed = allowed
+        self._allowed = allowed or _anybody
         self.registry = CollectorRegistry()
         self._outcomes = Counter(
             "shunter_sidecar_requests_total",
             "Requests that may be divided, by outcome: local, disaggregated, fell_back, denied.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._encodings = Counter(
+            "shunter_sidecar_encodings_total",
+            "Pictures and the like that might be encoded elsewhere, by outcome: encoded, failed, denied, left.",
             ["outcome"],
             registry=self.registry,
         )
@@ -160,16 +181,19 @@ class Sidecar:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         """Answer a request that may be divided."""
         data = await request.read()
-        named = next((value for name in PREFILLER if (value := request.headers.get(name))), "")
-        prefillers = read_addresses(named)
-        body = read_body(data) if prefillers else None
-        if body is None:
-            self._outcomes.labels("local").inc()
-            return await self._decode(request, data)
-        if self._allowed is not None and not all(self._allowed(each) for each in prefillers):
+        prefillers = _named(request, PREFILLER)
+        encoders = _named(request, ENCODERS) if self._encoder_connector else []
+        body = read_body(data) if prefillers or encoders else None
+        divided = body is not None and prefillers and is_divisible(body)
+        if divided and not all(map(self._allowed, prefillers)):
             self._outcomes.labels("denied").inc()
             words = f"{', '.join(prefillers)}: no endpoint of the pool, so nothing is asked of it"
             raise ApiError(403, words, kind="PermissionDeniedError")
+        if body is not None and encoders:
+            await self._encode(request, body, encoders)
+        if body is None or not divided:
+            self._outcomes.labels("local").inc()
+            return await self._decode(request, data)
         divide = self._meet if self._connector == "sglang" else self._hand_over
         for address in prefillers:
             response = await divide(request, body, address)
@@ -182,6 +206,24 @@ class Sidecar:
     async def _decode(self, request: web.Request, data: bytes) -> web.StreamResponse:
         async with self._ask(request, data) as answer:
             return await _pass_on(request, answer)
+
+    async def _encode(self, request: web.Request, body: Body, addresses: list[str]) -> None:
+        """Have each picture encoded by one of them, in turn. Those that may not be asked are left out.
+
+        Of more than engines take in a prompt none is, since that will be refused.
+        """
+        legs, allowed = encoder_bodies(request.path, body), list(filter(self._allowed, addresses))
+        if not allowed or len(legs) > MOST_MEDIA:
+            self._encodings.labels("left" if allowed else "denied").inc(len(legs))
+            return
+        places = asyncio.Semaphore(ENCODED_AT_ONCE)
+
+        async def encode(leg: Body, address: str) -> None:
+            async with places:
+                answer = await self._leg(request, leg, address)
+            self._encodings.labels("failed" if answer is None else "encoded").inc()
+
+        await asyncio.gather(*(encode(leg, address) for leg, address in zip(legs, cycle(allowed), strict=False)))
 
     async def _hand_over(self, request: web.Request, body: Body, address: str) -> web.StreamResponse | None:
         """Have the prompt computed, then decode; None if either does not work out."""
@@ -217,14 +259,17 @@ class Sidecar:
                     begun.close()
 
     async def _prefill(self, request: web.Request, leg: Body, address: str) -> bytes | None:
-        """Return the prefiller's answer; None if it has none."""
-        url, data = f"http://{address}{request.path_qs}", msgspec.json.encode(leg)
         with self._prefill_s.time():
-            try:
-                async with self._client.post(url, data=data, headers=_forwarded(request), timeout=self._timeout) as answer:
-                    return await answer.read() if answer.status == 200 else None
-            except (aiohttp.ClientError, TimeoutError, ValueError):  # ValueError: of an address that is none
-                return None
+            return await self._leg(request, leg, address)
+
+    async def _leg(self, request: web.Request, leg: Body, address: str) -> bytes | None:
+        """Return what another engine answers; None if it has no answer."""
+        url, data = f"http://{address}{request.path_qs}", msgspec.json.encode(leg)
+        try:
+            async with self._client.post(url, data=data, headers=_forwarded(request), timeout=self._timeout) as answer:
+                return await answer.read() if answer.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, ValueError):  # ValueError: of an address that is none
+            return None
 
     async def _begin(self, request: web.Request, leg: Body) -> aiohttp.ClientResponse | None:
         try:
@@ -260,6 +305,15 @@ def endpoints_of(directory: Path) -> Callable[[str], bool]:
         return view is not None and any(address == each.authority for each in view.topology.endpoints)
 
     return known
+
+
+def _named(request: web.Request, names: Sequence[str]) -> list[str]:
+    """Return the engines that a header names, by whichever of its names."""
+    return read_addresses(next((value for name in names if (value := request.headers.get(name))), ""))
+
+
+def _anybody(_: str) -> bool:
+    return True
 
 
 async def _healthy(_: web.Request) -> web.Response:
