@@ -263,6 +263,14 @@ def test_the_judge_sends_like_to_like_and_its_account_is_even_at_the_end(knowled
     assert not chooser.judge.complaints
 
 
+def test_the_judge_cuts_prompts_into_blocks_of_the_engines_size():
+    fleet = Fleet(engines=(msgspec.structs.replace(PARAMS, block_size=256, num_blocks=100),) * 2)
+    text = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins: [{type: prefix-cache-scorer}]"
+    _, chooser = judged(traffic(3, 1.0, groups=1), fleet, text=text)
+    entry, *_ = chooser.judge.decisions.latest()
+    assert entry.prefix_blocks == 640 // 256
+
+
 def test_a_judge_falls_back_as_its_gateway_does():
     fleet = Fleet(engines=(PARAMS,) * 3, scrape_s=30.0, failures=(Crash(endpoint=0, at_s=0.0, restart_s=1000.0),))
     run, chooser = judged(traffic(12, 0.2), fleet)

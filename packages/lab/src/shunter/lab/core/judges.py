@@ -109,6 +109,7 @@ class JudgeChooser:
     def scraped(self, rows: Sequence[LoadRow], now_s: float) -> None:
         self._rows, self._published_ns = rows, clock_ns(now_s)
         self._publish()
+        self.judge.catch_up(now_s + BEGINNING_S)  # as a worker does ten times a second
 
     def first_token(self, index: int, now_s: float) -> None:
         """Nobody tells a worker: in `full` it is noted and told with the end."""
