@@ -347,6 +347,9 @@ HARMS = (
     Harm(code="E103", example="bad-allowed", probe=several, bad="503", good="200 2"),
     Harm(code="E103", example="bad-expression", probe=several, bad="503", good="200 2"),
     Harm(code="E103", example="bad-pool", probe=several, bad="200 1, 200 2", good="200 2"),
+    Harm(code="E104", probe=several, bad="200 1, 200 2", good="200 2", is_quick=True),
+    Harm(code="E104", example="bad-logical", probe=several, bad="200 1, 200 2", good="200 2"),
+    Harm(code="E104", example="bad-name", probe=several, bad="200 1, 200 2", good="200 2"),
 )
 
 

@@ -45,6 +45,9 @@ FULL = Refusal(429, "ResourceExhausted", "saturated")
 # How long something has to be silent to be taken for hung. Only what does hang takes that long.
 PATIENCE_S = 3
 
+# Where examples have a picker that is at a socket.
+SOCKET = "/run/shunter/picker.sock"
+
 
 class Engine:
     """A model server: it says its number, and remembers the headers and lengths of what it was sent."""
@@ -177,6 +180,10 @@ async def set_scene(
         ports[9002] = {"dead": nobody, "silent": silent}.get(picker, relay.port)
         ports[9012] = nobody if picker == "halved" else other
         ports[9004] = await stack.enter_async_context(Fake(is_silent=False).serving())
+        if SOCKET in text:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "picker.sock"
+            await _start_picker(stack, judge, tls, f"unix:{path}")
+            text = text.replace(SOCKET, str(path))
         client = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         text = text.replace("/etc/envoy/ca.pem", ca_file)
         for old, new in {**{str(old): str(new) for old, new in ports.items()}, "port_value: 10000": "port_value: 0"}.items():
@@ -199,11 +206,11 @@ def _issue(directory: Path, *, certified: bool | None) -> tuple[Tls | None, str]
     return None if certified is None else tls, str(directory / "ca.pem")
 
 
-async def _start_picker(stack: contextlib.AsyncExitStack, judge: StubJudge, tls: Tls | None) -> int:
+async def _start_picker(stack: contextlib.AsyncExitStack, judge: StubJudge, tls: Tls | None, host: str = "127.0.0.1") -> int:
     limits, health = Limits(body_bytes=BODY_BYTES), Health()
     budget = Budget(limits.buffered_bytes)
     server = NativeServer(lambda: Session(judge, limits, budget), health, limits, tls=tls)
     health.set_ready(True)
-    port = await server.start("127.0.0.1", 0)
+    port = await server.start(host, 0)
     stack.push_async_callback(server.stop)
     return port

@@ -93,6 +93,7 @@ def test_a_correction_leaves_nothing_of_it(path):
         "E95/bad",
         "E95/bad-least-request",
         "E103/bad-expression",
+        "E104/bad-name",
         "W06/bad-grpc",
         "W06/bad-observing",
         "W16/bad-relied",

@@ -7,7 +7,7 @@ import msgspec
 from shunter.envoyconf.core.authority import UNIX, join_authority
 from shunter.envoyconf.core.lint.envoy.node import Node
 
-__all__ = ["HTTP_OPTIONS", "Cluster", "Source"]
+__all__ = ["HTTP_OPTIONS", "TYPES", "Cluster", "Source"]
 
 TYPES = ("STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS", "ORIGINAL_DST")
 ORIGINAL_DST_TYPE = "envoy.extensions.clusters.original_dst.v3.OriginalDstCluster"

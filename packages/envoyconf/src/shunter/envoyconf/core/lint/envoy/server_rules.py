@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from shunter.envoyconf.core.lint.envoy.cluster import HTTP_OPTIONS, Cluster
+from shunter.envoyconf.core.authority import is_ip
+from shunter.envoyconf.core.lint.envoy.cluster import HTTP_OPTIONS, TYPES, Cluster
 from shunter.envoyconf.core.lint.envoy.findings import found, of_envoys, of_pool_routes, of_questions
 from shunter.envoyconf.core.lint.envoy.models import picker
 from shunter.envoyconf.core.lint.envoy.node import Node
@@ -19,6 +20,8 @@ EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 DEFAULT_MAX_REQUESTS = 1024
 ENOUGH_REQUESTS = 65536
 PRIORITIES = ("DEFAULT", "HIGH")
+
+LOOKED_UP = ("STRICT_DNS", "LOGICAL_DNS")
 
 # Envoy's default for no_traffic_interval, and what nobody would notice.
 DEFAULT_NO_TRAFFIC_S = 60
@@ -189,6 +192,21 @@ def several_without_a_check(route: Route) -> Iterator[Finding]:
             )
 
 
+def looked_up_socket(envoy: Envoy) -> Iterator[Finding]:
+    for cluster in envoy.clusters.values():
+        kind = cluster.node.at("type")
+        if kind.choice(TYPES) not in LOOKED_UP or not cluster.sockets:
+            continue
+        names = [host for host, _ in cluster.authorities if not is_ip(host)]
+        yield found(
+            kind,
+            f"the endpoints of the cluster {cluster.name!r} are looked up in DNS, and {cluster.sockets[0]} cannot be: Envoy "
+            "passes over it without a word, and nobody is asked there",
+            f"write IP addresses instead of {names[0]!r}, and type: STATIC" if names else "set type: STATIC",
+            *([] if names else [(kind, "STATIC")]),
+        )
+
+
 RULES = (
     Rule(
         "E07",
@@ -249,5 +267,12 @@ RULES = (
         "down when Envoy started is found again after a minute, or two seconds with no_traffic_interval: 2s.",
         of_questions(unseen_recovery),
         "Envoy API, HealthCheck.no_traffic_interval",
+    ),
+    Rule(
+        "E104",
+        "A socket that is looked up in DNS",
+        "Clusters of the types STRICT_DNS and LOGICAL_DNS have endpoints with a host and a port. Seen on 1.36.2 to 1.40.0: one "
+        "that is a pipe is accepted, and not there; a picker at it is never asked.",
+        of_envoys(looked_up_socket),
     ),
 )
