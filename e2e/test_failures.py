@@ -182,10 +182,10 @@ async def test_no_request_is_lost_in_profile_lean(chaos, fault, times):
     assert row.booked == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_a_reload_of_the_picker_costs_no_request_its_answer_nor_its_pick(connect, eventually, workers):
+@pytest.mark.parametrize(("workers", "options"), [(1, []), (2, []), (1, ["--sockets"]), (2, ["--sockets"])])
+async def test_a_reload_of_the_picker_costs_no_request_its_answer_nor_its_pick(connect, eventually, workers, options):
     """All processes are replaced twice, under load, one after the other; with one worker as with several."""
-    with running_stack("--speed", "20", "--workers", str(workers)) as stack:
+    with running_stack("--speed", "20", "--workers", str(workers), *options) as stack:
         client = connect(stack)
         replies = []
 

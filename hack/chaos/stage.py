@@ -27,13 +27,13 @@ def _bytecode() -> Generator[None]:
 
 
 @contextmanager
-def stage(profile: str) -> Generator[Running]:
-    """Run a stack of ``profile`` with cheap model servers."""
+def stage(profile: str, *options: str) -> Generator[Running]:
+    """Run a stack of ``profile``, with further ``options``, and with cheap model servers."""
     command = [sys.executable, "-m", "hack.chaos.engines", str(ENGINES)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as engines:
         backends = [word for port in engines.stdout.readline().split() for word in ("--backend", f"http://127.0.0.1:{port}")]
         try:
-            with _bytecode(), running_stack("--profile", profile, "--workers", str(WORKERS), *backends) as stack:
+            with _bytecode(), running_stack("--profile", profile, "--workers", str(WORKERS), *options, *backends) as stack:
                 yield stack
         finally:
             engines.stdin.close()
