@@ -37,6 +37,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     profile: str = "full"
     workers: int = 1
     tls: bool = False
+    sockets: bool = False  # in the file system, between Envoy and the picker
     quick: bool = False  # measured with --quick too
     everything: bool = False  # count scrapers and what is done without requests too
 
@@ -47,6 +48,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
             words.append(f"{self.workers} workers")
         if self.tls:
             words.append("TLS")
+        if self.sockets:
+            words.append("sockets")
         return ", ".join(words)
 
 
@@ -73,6 +76,8 @@ CASES = (
     Case(load=STEADY, subjects=OURS, profile="lean", quick=True),
     Case(load=STEADY, subjects=OURS, workers=2),
     Case(load=STEADY, subjects=OURS, tls=True, quick=True),
+    Case(load=STEADY, subjects=OURS, sockets=True),
+    Case(load=STEADY, subjects=OURS, profile="lean", sockets=True),
     Case(load=STEADY, subjects=OURS, profile="lean", workers=2),
     Case(load=MEDIUM, subjects=EVERYBODY, quick=True),
     Case(load=MEDIUM, subjects=OURS, profile="lean"),

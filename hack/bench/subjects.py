@@ -26,6 +26,7 @@ class Picker(msgspec.Struct, frozen=True, kw_only=True):
     roots: tuple[int, ...]  # whose CPU is counted, with their descendants
     scrapers: tuple[int, ...] = ()  # counted too in some cases
     ports: Sequence[int] = ()
+    sockets: Sequence[Path] = ()  # instead of ports
     front: int | None = None
     profile: str = "full"
     tls: dict[str, str] | None = None
@@ -35,7 +36,9 @@ class Picker(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def intent(self) -> dict[str, object]:
         """How envoyconf is told of it."""
-        intent: dict[str, object] = {"addresses": [f"127.0.0.1:{port}" for port in self.ports]}
+        intent: dict[str, object] = {
+            "addresses": [f"unix:{path}" for path in self.sockets] or [f"127.0.0.1:{port}" for port in self.ports]
+        }
         if self.tls is not None:
             intent["tls"] = self.tls
         if self.collector is not None:
@@ -83,7 +86,9 @@ def shunter(transport: str, profile: str | None = None) -> Start:
         if case.load.scrape_ms:
             scrape += ["--interval-min-ms", case.load.scrape_ms, "--interval-max-ms", case.load.scrape_ms]
         pick = python("shunter.picker", "run", "--config", config, "--snapshot", snapshot, "--transport", transport)
-        pick += ["--port", port, "--health-port", health, "--admin-port", admin]
+        socket = directory / "picker.sock"
+        pick += ["--host", f"unix:{socket}"] if case.sockets else ["--port", port]
+        pick += ["--health-port", health, "--admin-port", admin]
         pick += ["--workers", case.workers, "--runtime", directory / "runtime"]
         collected = chosen in {"lean", "usage"}
         if collected:
@@ -97,6 +102,7 @@ def shunter(transport: str, profile: str | None = None) -> Start:
             roots=(picker,),
             scrapers=(scraper,),
             ports=[port, *more[: case.workers - 1]],
+            sockets=[socket] if case.sockets else (),
             profile=chosen,
             tls=tls,
             collector=f"127.0.0.1:{collector}" if collected else None,

@@ -64,7 +64,11 @@ def _compare(budget: str, found: float | None, base: float | None, most: float, 
 
 
 def _single(profile: str) -> Iterator[Case]:
-    return (case for case in CASES if case.profile == profile and case.workers == 1 and not case.tls and case.load is not IDLE)
+    return (
+        case
+        for case in CASES
+        if case.profile == profile and case.workers == 1 and not (case.tls or case.sockets) and case.load is not IDLE
+    )
 
 
 def _against_the_floor(rows: Rows) -> Iterator[Verdict]:
