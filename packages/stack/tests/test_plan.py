@@ -55,6 +55,11 @@ def test_the_picker_accepts_the_configuration_of_stages():
     ]
 
 
+def test_the_picker_accepts_the_configuration_with_a_stage_that_encodes():
+    profiles = config.load(stages_config(encode=True)).policy.profiles
+    assert [(profile.name, profile.filters[0].name) for profile in profiles][-1] == ("encode", "encode-filter")
+
+
 def test_a_server_behind_a_sidecar_is_started_before_it(plan):
     decoder = msgspec.structs.replace(plan.engines[0], role="decode", behind=("-m", "server"))
     plan = msgspec.structs.replace(plan, engines=(decoder,))

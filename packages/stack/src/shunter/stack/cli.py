@@ -87,6 +87,13 @@ def _asking(command: click.decorators.FC) -> click.decorators.FC:
     help="Let prompts be computed by some engines and answered by others, behind sidecars: --engines of each, 2 by default.",
 )
 @click.option(
+    "--encoders",
+    type=click.IntRange(0, 64),
+    default=0,
+    show_default=True,
+    help="Let so many more engines encode pictures for those; without one they read text only.",
+)
+@click.option(
     "--backend",
     "backends",
     multiple=True,
@@ -195,6 +202,8 @@ def up(context: click.Context, **options: object) -> None:
             raise click.UsageError("--disaggregated is for the lab's engines only")
         if context.get_parameter_source("count") is not ParameterSource.COMMANDLINE:
             options["count"] = 2
+    elif options["encoders"]:
+        raise click.UsageError("--encoders are only for --disaggregated engines")
     from shunter.stack.errors import StackError
     from shunter.stack.shell.up import Wishes, run
 

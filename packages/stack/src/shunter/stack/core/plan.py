@@ -160,20 +160,26 @@ def endpoints_file(plan: Plan) -> bytes:
     return b"\n---\n".join(msgspec.yaml.encode(document) for document in (pool, {"endpoints": endpoints}))
 
 
-def stages_config() -> bytes:
-    """Prefill and decode on engines of their own, as llm-d's guide has it: always, by load and cached prefix, and by load."""
+def stages_config(*, encode: bool = False) -> bytes:
+    """Prefill and decode on engines of their own, as llm-d's guide has it: always, by load and cached prefix, and by load.
+
+    With ``encode`` whatever has a picture in it has that encoded by others, by their load.
+    """
     profiles = {
         "prefill": {"prefill-filter": None, "prefix-cache-scorer": 3, "active-request-scorer": 2},
         "decode": {"decode-filter": None, "active-request-scorer": 1},
     }
-    decider = "always-disagg-pd-decider"
+    deciders = {"prefill": "always-disagg-pd-decider"}
+    if encode:
+        profiles["encode"] = {"encode-filter": None, "active-request-scorer": 1}
+        deciders["encode"] = "always-disagg-multimodal-decider"
     return msgspec.yaml.encode(
         {
             "apiVersion": "llm-d.ai/v1alpha1",
             "kind": "EndpointPickerConfig",
             "plugins": [
-                {"type": decider},
-                {"type": "disagg-profile-handler", "parameters": {"deciders": {"prefill": decider}}},
+                *({"type": decider} for decider in deciders.values()),
+                {"type": "disagg-profile-handler", "parameters": {"deciders": deciders}},
                 *({"type": name} for name in dict.fromkeys(name for names in profiles.values() for name in names)),
                 {"type": "max-score-picker", "parameters": {"maxNumOfEndpoints": 3}},
             ],

@@ -52,6 +52,10 @@ ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Whose ports nobody needs to know.
 _TRACERS = ("otlp_grpc", "otlp_http", "jaeger_otlp", "jaeger")
 LAB_MODEL = "lab/llama-3-8b"
+# Of a picture, as many as LLaVA's.
+MEDIA_TOKENS = 576
+# What encoders leave for others, in the stack's directory.
+ENCODINGS = "encodings"
 LLAMACPP_MODEL = "tiny"
 
 
@@ -77,6 +81,7 @@ class Wishes(msgspec.Struct, frozen=True):
     any_port: bool
     once: bool
     disaggregated: bool = False
+    encoders: int = 0
     sockets: bool = False
     config: Path | None = None
     manifests: Path | None = None
@@ -161,7 +166,7 @@ def _plan(wishes: Wishes, directory: Path, held: contextlib.ExitStack) -> Plan:
         ),
         engines=engines,
         sockets=wishes.sockets,
-        config=plans.stages_config() if wishes.disaggregated and wishes.config is None else _read(wishes.config),
+        config=_stages_config(wishes) if wishes.disaggregated and wishes.config is None else _read(wishes.config),
         queue_s=_longest_queue_s(wishes.config),
         manifests=_read(wishes.manifests),
         shadow=_read(wishes.shadow_config),
@@ -183,17 +188,26 @@ def _check_cluster(plan: Plan, manifests: Path | None) -> None:
 
 def _servers(wishes: Wishes) -> int:
     """How many ports the engines need: each that decodes has two, its sidecar's and its own."""
-    return wishes.count * 3 if wishes.disaggregated else wishes.count
+    return wishes.count * 3 + wishes.encoders if wishes.disaggregated else wishes.count
+
+
+def _stages_config(wishes: Wishes) -> bytes:
+    return plans.stages_config(encode=wishes.encoders > 0)
 
 
 def _stages(wishes: Wishes, free: list[int], directory: Path) -> tuple[Engine, ...]:
-    """As many engines that prefill as engines that decode, these with a sidecar each."""
+    """As many engines that prefill as engines that decode, these with a sidecar each; and those that encode, if any."""
     count = wishes.count
     serve = ("-m", "shunter.lab", "serve", "--model", LAB_MODEL, "--speed", str(wishes.speed), "--enable-prompt-tokens-details")
     sidecar = ("-m", "shunter.lab", "sidecar", "--snapshot", str(directory))
+    if wishes.encoders:
+        serve += ("--media-tokens", str(MEDIA_TOKENS), "--ec-storage", str(directory / ENCODINGS))
+        sidecar += ("--ec-connector", "ec-example")
 
     def engine(role: str, n: int, port: int, behind: int | None = None) -> Engine:
         name, own = f"{role}-{n}", ("--port", str(port))
+        if role == "encode":
+            own += ("--mm-encoder-only",)
         if behind is None:
             return Engine(name=name, address=plans.LOOPBACK, port=port, dialect="vllm", role=role, argv=(*serve, *own))
         argv = (*sidecar, *own, "--model-server-port", str(behind))
@@ -201,8 +215,9 @@ def _stages(wishes: Wishes, free: list[int], directory: Path) -> tuple[Engine, .
         return Engine(name=name, address=plans.LOOPBACK, port=port, dialect="vllm", role=role, argv=argv, behind=server)
 
     prefill = [engine("prefill", n, port) for n, port in enumerate(free[:count])]
-    pairs = zip(free[count : 2 * count], free[2 * count :], strict=True)
-    return (*prefill, *(engine("decode", n, port, behind) for n, (port, behind) in enumerate(pairs)))
+    pairs = zip(free[count : 2 * count], free[2 * count : 3 * count], strict=True)
+    encode = (engine("encode", n, port) for n, port in enumerate(free[3 * count :]))
+    return (*prefill, *(engine("decode", n, port, behind) for n, (port, behind) in enumerate(pairs)), *encode)
 
 
 def _read(file: Path | None) -> bytes:
@@ -339,6 +354,7 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         for old in (*self._logs.iterdir(), *(self._directory / each for each in ("access.log", FILE, OLDER))):
             old.unlink(missing_ok=True)
         shutil.rmtree(self._directory / "picker", ignore_errors=True)  # counters and prefixes of another run
+        shutil.rmtree(self._directory / ENCODINGS, ignore_errors=True)  # pictures of another run
         cluster = self._directory / "cluster"
         shutil.rmtree(cluster, ignore_errors=True)  # rewrites of another run
         cluster.mkdir()
