@@ -1,5 +1,7 @@
 """What is said of files that somebody replaces, and of who is told."""
 
+import asyncio
+import contextlib
 import os
 import socket
 
@@ -52,3 +54,19 @@ async def test_pages_at_two_colons_are_for_both_families():
             async with client.get(f"http://{host}:{port}/healthz") as answer:
                 assert await answer.text() == "ok\n"
     await pages.stop()
+
+
+async def test_pages_end_without_those_who_have_not_asked_yet(until):
+    pages = StatusPages(Report)
+    complaints = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", await pages.start("127.0.0.1", 0))
+    writer.write(b"GET / HTTP/1.1\r\n")
+    await until(lambda: len(asyncio.all_tasks()) > 1)
+    await pages.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert complaints == []
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    writer.close()

@@ -115,3 +115,16 @@ async def test_a_grpc_client_follows_and_says_what_it_refuses(servers, until):
         process.kill()
         await process.communicate()
         await plane.stop()
+
+
+@pytest.mark.parametrize("method", ["StreamAggregatedResources", "DeltaAggregatedResources"])
+async def test_a_control_plane_that_ends_cuts_nobody_off(until, method):
+    """What gRPC cuts it complains of, on the standard error of the control plane."""
+    plane = Server(envoy_schema(), time.monotonic)
+    port = await plane.start("127.0.0.1", 0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.stream_stream(f"/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}")()
+        await call.write(b"")
+        await until(lambda: plane.report().clients)
+        await plane.stop()
+        assert await call.code() is grpc.StatusCode.OK

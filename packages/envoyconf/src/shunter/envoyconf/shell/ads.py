@@ -42,6 +42,9 @@ UNTYPED: Any = grpc
 
 AGGREGATED = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
+# Streams end at once when they are told to. One that is cut is complained of on standard error, by gRPC.
+LAST_WORDS_S = 1.0
+
 OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.so_reuseport", 0),  # a second server on the port is a mistake, not a helper
     # An Envoy that is gone without a word is noticed.
@@ -88,6 +91,11 @@ class Client:
         self.heard_s = now_s
         self.news = asyncio.Event()  # something was heard, or there is something new to be said
         self.ended = False
+
+    def end(self) -> None:
+        """Say no more."""
+        self.ended = True
+        self.news.set()
 
     def describe(self, now_s: float, *, connected: bool) -> Seen:
         """Return it for people to see."""
@@ -148,8 +156,10 @@ class Server:
 
     async def stop(self) -> None:
         """End all streams. Envoys go on with what they have, and come back."""
+        for client in self._clients:
+            client.end()
         if self._server:
-            await self._server.stop(None)
+            await self._server.stop(LAST_WORDS_S)
 
     def report(self) -> Report:
         """Return what is served, and to whom."""
@@ -189,7 +199,8 @@ class Server:
             listening = asyncio.create_task(self._listen(client, kind, messages))
             try:
                 await self._speak(client, context)
-                await listening
+                if listening.done():
+                    listening.result()
             except (WireError, SubscriptionError) as error:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             finally:
@@ -224,8 +235,7 @@ class Server:
                     (self._accepted if verdict else self._refused)[request.kind.short] += 1
                 client.news.set()
         finally:
-            client.ended = True
-            client.news.set()
+            client.end()
 
     def _remember(self, client: Client) -> None:
         now_s = self._clock()

@@ -35,12 +35,13 @@ class StatusPages:
     def __init__(self, report: Callable[[], Report]) -> None:
         self._report = report
         self._servers: list[asyncio.Server] = []
+        self._asking: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def start(self, host: str, port: int) -> int:
         """Listen and return the port; raise IntentError if that cannot be."""
         try:
             for each in addresses_of(host):
-                server = await asyncio.start_server(self._answer, each, port, limit=MAX_HEAD_BYTES)
+                server = await asyncio.start_server(self._accept, each, port, limit=MAX_HEAD_BYTES)
                 self._servers.append(server)
                 port = server.sockets[0].getsockname()[1]
         except OSError as error:
@@ -48,10 +49,19 @@ class StatusPages:
         return port
 
     async def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and leave whoever has not asked or read yet."""
         for server in self._servers:
             server.close()
-            await server.wait_closed()
+        for writer in self._asking.values():
+            writer.transport.abort()
+        if self._asking:
+            await asyncio.wait(self._asking)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer in a task of our own: of one of theirs that is cancelled Python 3.11 complains on standard error."""
+        task = asyncio.create_task(self._answer(reader, writer))
+        self._asking[task] = writer
+        task.add_done_callback(self._asking.pop)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
