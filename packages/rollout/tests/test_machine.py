@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shunter.rollout.core.analysis import Counts
@@ -352,6 +352,7 @@ happenings = st.lists(st.tuples(st.sampled_from(HAPPENINGS), st.integers(1, 12))
 
 @settings(max_examples=300, deadline=None)
 @given(happenings, st.booleans())
+@example([("go", 1), ("fail", 1), ("tick", 7), ("go", 1), ("forget", 1)], False)  # the last one that has either
 def test_whatever_happens_no_request_is_sent_where_its_version_is_not(happenings, halt):
     """Endpoints come and go or forget what they loaded, the new version fails, people interfere, the process is killed.
 

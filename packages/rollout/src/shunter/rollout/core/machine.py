@@ -251,13 +251,17 @@ def _draining(rollout: Rollout, state: State, seen: Seen, now_s: float) -> State
 
 
 def _unloading(rollout: Rollout, state: State, seen: Seen, now_s: float) -> State:
-    _, leaving, _, left = _sides(rollout, state, seen)
-    if left and not left.having:
+    arriving, leaving, there, left = _sides(rollout, state, seen)
+    gone = left is not None and not left.having
+    lost = bool(arriving.load and there and there.lacking and not there.having)  # whoever had both has started anew
+    if gone and not lost:
         return _finish(state, f"{leaving.title} is unloaded", now_s)
     where = ", ".join(left.having) if left else "unknown endpoints"
+    waiting = f"for {arriving.title}: {_lack(there)}" if gone else f"for {where} to unload {leaving.title}"
     if now_s - state.since_s > seconds_of(rollout.deadline):
-        return _finish(state, f"{leaving.title} could not be unloaded at {where}", now_s)
-    return replace(state, waiting=f"for {where} to unload {leaving.title}")
+        words = f"not loaded again: {_lack(there)}" if gone else f"{leaving.title} could not be unloaded at {where}"
+        return _finish(state, words, now_s)
+    return replace(state, waiting=waiting)
 
 
 def _leave(state: State, leaving: Side, words: str, now_s: float) -> State:
