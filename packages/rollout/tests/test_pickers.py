@@ -26,6 +26,8 @@ llm_d_epp_request_ttft_seconds_bucket{model_name="m",target_model_name="v1",stre
 llm_d_epp_request_ttft_seconds_bucket{model_name="m",target_model_name="v1",streaming="false",le="0.1"} 1.0
 llm_d_epp_request_ttft_seconds_bucket{model_name="m",target_model_name="v1",streaming="false",le="+Inf"} 1.0
 llm_d_epp_request_ttft_seconds_sum{model_name="m",target_model_name="v1"} 1.5
+llm_d_epp_request_duration_seconds_bucket{model_name="m",target_model_name="v1",le="2.0"} 5.0
+llm_d_epp_request_duration_seconds_bucket{model_name="m",target_model_name="v1",le="+Inf"} 9.0
 llm_d_epp_request_total_created{model_name="m",target_model_name="v1"} 1.7e9
 """
 
@@ -35,6 +37,7 @@ def test_classes_and_pickers_are_summed_and_what_runs_has_not_ended():
     assert tally.running == 8
     assert (tally.counts.requests, tally.counts.errors) == (22, 4)
     assert (tally.counts.answered, tally.counts.ttft) == (18, ((0.1, 14),))
+    assert (tally.counts.timed, tally.counts.durations) == (18, ((2.0, 10),))
 
 
 def test_without_a_model_all_count():

@@ -10,13 +10,18 @@ one or two, it is decided.
 A version that hangs makes no errors: clients give up, and only that there was no first token tells. Where first tokens are
 counted, requests without one are none that were judged, and where most have none it is worse. Not where some have none: records
 of them may be lost on their way to the pickers, and come a little later than ends, so what ended just now does not count.
+
+One that stalls in the middle answers in time; that its answers take several times as long tells, once clients give up. Versions
+may have more to say than others, so it has to be several times.
 """
+
+from typing import TypeAlias
 
 import msgspec
 
 from shunter.rollout.core.spec import Analysis, fraction_of
 
-__all__ = ["Counts", "Opinion", "compare", "quantile", "since"]
+__all__ = ["Buckets", "Counts", "Opinion", "compare", "quantile", "since"]
 
 # Fewer errors than these may be anybody's, however few requests there were.
 FEW_ERRORS = 3
@@ -30,17 +35,22 @@ MOST = 0.5
 NEGLIGIBLE_S = 0.01
 
 
+Buckets: TypeAlias = tuple[tuple[float, float], ...]
+
+
 class Counts(msgspec.Struct, frozen=True):
     """What pickers counted of one side since they started: requests that have ended, and those of them that failed.
 
     ``ttft`` are the cumulated buckets of a histogram by upper bound in seconds, without the last one, which has no bound (JSON
-    has no infinity): that is ``answered``.
+    has no infinity): that is ``answered``. So ``durations`` and ``timed`` are of whole requests.
     """
 
     requests: float = 0.0
     errors: float = 0.0
     answered: float = 0.0
-    ttft: tuple[tuple[float, float], ...] = ()
+    ttft: Buckets = ()
+    timed: float = 0.0
+    durations: Buckets = ()
 
     @property
     def unanswered(self) -> float:
@@ -60,11 +70,22 @@ def since(now: Counts, then: Counts | None) -> Counts:
     """Return what was added; all of it where a picker has started anew in between, or nothing was known then."""
     if then is None:
         return now
-    before = dict(then.ttft)
-    ttft = tuple((bound, count - before.get(bound, 0.0)) for bound, count in now.ttft)
-    added = Counts(now.requests - then.requests, now.errors - then.errors, now.answered - then.answered, ttft)
-    fell = min(added.requests, added.errors, added.answered, *(count for _, count in ttft)) < 0
+    added = Counts(
+        now.requests - then.requests,
+        now.errors - then.errors,
+        now.answered - then.answered,
+        _added(now.ttft, then.ttft),
+        now.timed - then.timed,
+        _added(now.durations, then.durations),
+    )
+    buckets = (count for _, count in (*added.ttft, *added.durations))
+    fell = min(added.requests, added.errors, added.answered, added.timed, *buckets) < 0
     return now if fell else added
+
+
+def _added(now: Buckets, then: Buckets) -> Buckets:
+    before = dict(then)
+    return tuple((bound, count - before.get(bound, 0.0)) for bound, count in now)
 
 
 def compare(analysis: Analysis, old: Counts, new: Counts, seconds: float) -> Opinion:
@@ -83,21 +104,34 @@ def compare(analysis: Analysis, old: Counts, new: Counts, seconds: float) -> Opi
             return Opinion(f"{new.unanswered:.0f} of {new.requests:.0f} requests ended without an answer", enough=True)
     if told < analysis.min_requests:
         return Opinion(words=f"{told:.0f} of {analysis.min_requests} requests judged")
-    slow, usual_s = quantile(new, analysis.quantile), quantile(old, analysis.quantile)
-    if analysis.latency and slow is not None and usual_s is not None and old.answered >= FEW:
-        words = f"time to first token at {analysis.quantile:g}: {slow:.3f} s, of the old one {usual_s:.3f} s"
-        if slow > max(usual_s * analysis.latency, NEGLIGIBLE_S):
-            return Opinion(f"{words}: more than {analysis.latency:g} times as long", enough=True)
-        return Opinion(enough=True, words=f"{failed}; {words}")
-    return Opinion(enough=True, words=failed)
+    first = _slower("time to first token", (old.answered, old.ttft), (new.answered, new.ttft), analysis, analysis.latency)
+    times = (old.timed, old.durations), (new.timed, new.durations)
+    whole = _slower("time of a whole answer", *times, analysis, analysis.duration)
+    for slow in (first, whole):
+        if slow is not None and slow.worse:
+            return slow
+    return Opinion(enough=True, words=failed if first is None else f"{failed}; {first.words}")
 
 
-def quantile(counts: Counts, share: float) -> float | None:
-    """Return the time to first token below which that share lies, interpolated as Prometheus does; None of nothing."""
-    if counts.answered <= 0:
+def _slower(
+    what: str, old: tuple[float, Buckets], new: tuple[float, Buckets], analysis: Analysis, most: float | None
+) -> Opinion | None:
+    """Say how a time of the new side compares with the old one's, of which it may be so many times; None: nobody knows."""
+    usual_s, now_s = quantile(*old, analysis.quantile), quantile(*new, analysis.quantile)
+    if most is None or usual_s is None or now_s is None or old[0] < FEW:
         return None
-    rank, lower, below = share * counts.answered, 0.0, 0.0
-    for bound, count in counts.ttft:
+    words = f"{what} at {analysis.quantile:g}: {now_s:.3f} s, of the old one {usual_s:.3f} s"
+    if now_s > max(usual_s * most, NEGLIGIBLE_S):
+        return Opinion(f"{words}: more than {most:g} times as long", enough=True)
+    return Opinion(words=words)
+
+
+def quantile(total: float, buckets: Buckets, share: float) -> float | None:
+    """Return the time below which that share of all lies, interpolated as Prometheus does; None of nothing."""
+    if total <= 0:
+        return None
+    rank, lower, below = share * total, 0.0, 0.0
+    for bound, count in buckets:
         if count >= rank:
             return lower + (bound - lower) * (rank - below) / (count - below) if count > below else bound
         lower, below = bound, count

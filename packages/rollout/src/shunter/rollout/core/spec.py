@@ -93,12 +93,13 @@ class Analysis(Part, frozen=True):
     """When the new side is worse, judged on ``minRequests`` or more of a step.
 
     That is: a rate of errors higher than the old one's by ``errorRate``, or a time to first token, at ``quantile``, of more
-    than ``latency`` times the old one's.
+    than ``latency`` times the old one's, or of whole answers of more than ``duration`` times.
     """
 
     min_requests: Annotated[int, Meta(ge=1)] = 100
     error_rate: Fraction = "2%"
     latency: Annotated[float, Meta(gt=1)] | None = 1.5
+    duration: Annotated[float, Meta(gt=1)] | None = 3.0
     quantile: Annotated[float, Meta(gt=0, lt=1)] = 0.9
     on_failure: Literal["rollback", "halt"] = "rollback"
 

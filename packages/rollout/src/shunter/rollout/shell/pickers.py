@@ -12,7 +12,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from shunter.rollout.core.analysis import Counts
+from shunter.rollout.core.analysis import Buckets, Counts
 from shunter.rollout.core.sight import Page
 from shunter.rollout.errors import ServerError
 from shunter.rollout.shell.servers import read_answer
@@ -29,7 +29,8 @@ REQUESTS = "llm_d_epp_request_total"
 ERRORS = "llm_d_epp_request_error_total"
 RUNNING = "llm_d_epp_request_running"
 TTFT = "llm_d_epp_request_ttft_seconds_bucket"
-WANTED = (REQUESTS, ERRORS, RUNNING, TTFT)
+DURATION = "llm_d_epp_request_duration_seconds_bucket"
+WANTED = (REQUESTS, ERRORS, RUNNING, TTFT, DURATION)
 
 
 class Glance(msgspec.Struct, frozen=True):
@@ -78,18 +79,24 @@ class Pickers:
 def read_tally(pages: Iterable[bytes], model: str) -> Tally:
     """Return what all pages together say of a target model (empty: of all); raises ServerError."""
     sums: dict[str, float] = defaultdict(float)
-    ttft: dict[float, float] = defaultdict(float)
+    buckets: dict[str, dict[float, float]] = {TTFT: defaultdict(float), DURATION: defaultdict(float)}
     try:
         for sample in (sample for page in pages for sample in _samples(page, model)):
-            if sample.name == TTFT:
-                ttft[float(sample.labels["le"])] += sample.value
+            if sample.name in buckets:
+                buckets[sample.name][float(sample.labels["le"])] += sample.value
             else:
                 sums[sample.name] += sample.value
     except (ValueError, KeyError, UnicodeError) as error:
         raise ServerError(f"/metrics: not Prometheus text: {error}") from None
-    answered = ttft.pop(float("inf"), 0.0)
+    (answered, ttft), (timed, durations) = map(_split, buckets.values())
     ended = sums[REQUESTS] - sums[RUNNING]
-    return Tally(Counts(ended, sums[ERRORS], answered, tuple(sorted(ttft.items()))), sums[RUNNING])
+    return Tally(Counts(ended, sums[ERRORS], answered, ttft, timed, durations), sums[RUNNING])
+
+
+def _split(buckets: dict[float, float]) -> tuple[float, Buckets]:
+    """Return how many there are in all, and those below each bound."""
+    total = buckets.pop(float("inf"), 0.0)
+    return total, tuple(sorted(buckets.items()))
 
 
 def _samples(page: bytes, model: str) -> Iterator[Sample]:
