@@ -5,10 +5,11 @@ import logging
 import re
 
 import pytest
+from aiohttp.http_exceptions import BadStatusLine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.snapshot.stderr import BURST, LONGEST_BYTES, PERIOD_S, JsonLines, Sparing, TextLines
+from shunter.snapshot.stderr import BURST, LONGEST_BYTES, PERIOD_S, JsonLines, Sparing, TextLines, shorten
 
 # Whatever Python can hold: also halves of surrogate pairs, as bytes that are no UTF-8 become by surrogateescape.
 ANY_TEXT = st.text(st.characters(codec=None), max_size=3000)
@@ -54,6 +55,30 @@ def a_record(message, *args, fields=None, error=None):
     if fields is not None:
         made.fields = fields
     return made
+
+
+def test_what_is_no_http_is_a_warning_in_one_line():
+    record = a_record("Error handling request from %s", "10.0.0.7", error=BadStatusLine("GET / HTTP/9.9"))
+    record.levelno, record.levelname = logging.ERROR, "ERROR"
+    assert shorten(record)
+    assert (
+        TextLines("scraper")
+        .format(record)
+        .endswith(" WARNING scraper some.module Error handling request from 10.0.0.7: BadStatusLine")
+    )
+
+
+def test_a_mistake_of_our_own_keeps_its_traceback():
+    record = a_record("Error handling request from %s", "10.0.0.7", error=LookupError("ours"))
+    assert shorten(record)
+    assert "LookupError: ours" in TextLines("scraper").format(record)
+
+
+def test_what_clients_do_wrong_does_not_hide_what_the_server_does(shown):
+    said = logging.getLogger("shunter.snapshot.tests.stderr")
+    for level in [logging.WARNING] * 2 * BURST + [logging.ERROR]:
+        said.log(level, "from one line")
+    assert len(shown.lines) == BURST + 1
 
 
 def test_a_line_of_json_tells_when_who_and_what():

@@ -32,6 +32,7 @@ __all__ = [
     "Sparing",
     "TextLines",
     "log_to_stderr",
+    "shorten",
     "toggle_debug",
 ]
 
@@ -50,6 +51,9 @@ LONGEST_BYTES = 16 << 10
 LONGEST_MESSAGE = 1_000
 LONGEST_EXCEPTION = 1_500
 
+# aiohttp's errors of which a client is the reason, by name: this package has no other use for aiohttp.
+NO_HTTP = {"HttpProcessingError", "RequestPayloadError"}
+
 log = logging.getLogger(__name__)
 
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
@@ -59,6 +63,7 @@ def log_to_stderr(level: Level, form: Form, who: str) -> None:
     """Let this process, which is called ``who``, say what is of this level at least."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(who) if form == "json" else TextLines(who))
+    handler.addFilter(shorten)
     handler.addFilter(Sparing())
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
@@ -69,6 +74,16 @@ def toggle_debug(level: Level) -> None:
     wanted: Level = "debug" if root.level != logging.DEBUG else level
     root.setLevel(wanted.upper())
     log.info("log level: %s", wanted)
+
+
+def shorten(record: logging.LogRecord) -> bool:
+    """Warn in one line of what is no HTTP. Where in aiohttp that was noticed helps nobody, and the mistake is a client's."""
+    error = record.exc_info[1] if record.exc_info else None
+    if NO_HTTP & {kind.__name__ for kind in type(error).__mro__}:
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg = f"{record.msg}: {type(error).__name__}"
+        record.exc_info = None
+    return True
 
 
 class TextLines(logging.Formatter):
@@ -115,14 +130,15 @@ class Sparing(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._counts: dict[tuple[str, int], tuple[float, int]] = {}  # file and line → since when, and how many
+        # File, line, and level, of which aiohttp's only statement for errors has two → since when, and how many.
+        self._counts: dict[tuple[str, int, int], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""
         if _fields(record):
             return True
         now_s = self._clock()
-        statement = record.pathname, record.lineno
+        statement = record.pathname, record.lineno, record.levelno
         since_s, count = self._counts.get(statement, (now_s, 0))
         if now_s - since_s >= PERIOD_S:
             if count > BURST:
