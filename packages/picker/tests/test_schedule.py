@@ -150,6 +150,9 @@ def test_filters_may_leave_nobody(make_fleet, dice):
         ({"scorers": [(Fixed(["x", "y"]), 1)]}, "s0"),
         ({"filters": (Broken(),)}, "f0"),
         ({"filters": (Only([9]),)}, "f0"),
+        ({"filters": (Only([-1]),)}, "f0"),
+        ({"filters": (Only([1, 1]),)}, "f0"),
+        ({"filters": (Only([0, 1, 1]),)}, "f0"),
         ({"picker": Broken()}, "the picker"),
         ({"picker": Choosing([])}, "the picker"),
         ({"picker": Choosing([0, 7])}, "the picker"),
@@ -359,7 +362,7 @@ def test_where_a_screener_leaves_nobody_nobody_is_asked(make_fleet):
     assert list(run.complaints.words) == ["busy"]  # as a screener, before
 
 
-@pytest.mark.parametrize("positions", [[7], None, ["0"]])
+@pytest.mark.parametrize("positions", [[7], [-1], [1, 1], None, ["0"]])
 def test_a_screener_that_keeps_whom_there_is_not_is_left_out(make_fleet, positions):
     run = scheduler(others=(Named("screening", Screening(positions)),))
     assert run.run(a_request(), make_fleet({}, {})).decision.chosen

@@ -22,6 +22,7 @@ from shunter.picker.core.fleet import Fleet
 from shunter.picker.core.judgement import Outcome, Refusal, ResponseHeader
 from shunter.picker.core.kinds import ColumnScorer, Decision, Dice, Filter, Header, Profile, Sampler, Scores, Verdict, Weighted
 from shunter.picker.core.policy import Crew, Policy
+from shunter.picker.core.positions import believed
 from shunter.picker.core.request import Request
 from shunter.picker.core.saturation import Gauge, signals
 
@@ -84,7 +85,7 @@ class Scheduler:
         self._producers = [(each.name, crew.find(each.name)) for each in policy.producers]
         self._admitters = [(each.name, crew.find(each.name)) for each in policy.admitters]
         self._identifiers = crew.able("identify")
-        self._screeners = crew.able("screen")
+        self._screeners = [(name, believed(each)) for name, each in crew.able("screen")]
         self._confirmers = crew.able("confirm")
         self._followers = crew.able("picked")
         self._observers = crew.able("observe")
@@ -252,7 +253,7 @@ class Run:
         self._asked: list[tuple[Weighted, Any]] = [
             (each, each.plugin) for each in profile.scorers if not isinstance(each.plugin, ColumnScorer)
         ]
-        self._filters: list[tuple[str, Filter | Any]] = [(each.name, each.plugin) for each in profile.filters]
+        self._filters: list[tuple[str, Filter | Any]] = [(each.name, believed(each.plugin)) for each in profile.filters]
         self._names = ", ".join(each.name for each in columns)
         self._pick = profile.picker.pick
         foremost: int = getattr(profile.picker, "foremost", 0)
