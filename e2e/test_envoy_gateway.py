@@ -24,7 +24,7 @@ from shunter.stack.testing import Running, running_stack
 pytestmark = pytest.mark.envoy
 
 PORT = 10080
-CASES = ("lean", "tls", "verified", "doubted", "misnamed", "dead", "closed", "hung")
+CASES = ("lean", "tls", "verified", "doubted", "misnamed", "dead", "closed", "hung", "socket")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Site:
     stack: Running
     gateway: RunningGateway
     tls_admin: str
+    socket_admin: str
     url: str = f"http://127.0.0.1:{PORT}"
 
     @property
@@ -45,29 +46,38 @@ class Site:
     def pickers(self):
         """Case → the admin pages of the picker that is asked."""
         stack = f"127.0.0.1:{self.stack.state.plan.ports.admin}"
-        return {"lean": stack} | dict.fromkeys(("tls", "verified", "full"), self.tls_admin)
+        return {"lean": stack, "socket": self.socket_admin} | dict.fromkeys(("tls", "verified", "full"), self.tls_admin)
 
 
 @contextlib.contextmanager
-def tls_picker(directory, scratch):
-    """Another picker over the same snapshots, which speaks TLS only."""
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1", "picker.test")
-    certificate.private_key_and_cert_chain_pem.write_to_path(scratch / "picker.pem")
-    port, health, admin = free_ports(3)
+def another_picker(directory, scratch, *options):
+    """A picker over the same snapshots; yields its admin pages."""
+    [admin] = free_ports(1)
     command = [sys.executable, "-m", "shunter.picker", "run", "--snapshot", directory, "--runtime", scratch / "runtime"]
-    command += ["--port", port, "--health-port", health, "--admin-port", admin, "--workers", 1]
-    command += ["--tls-cert-file", scratch / "picker.pem", "--tls-key-file", scratch / "picker.pem"]
+    command += ["--admin-port", admin, "--workers", 1, *options]
     with (scratch / "picker.log").open("wb") as log:
         process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log)
         try:
-            yield f"127.0.0.1:{port}", f"127.0.0.1:{admin}", authority
+            yield f"127.0.0.1:{admin}"
         finally:
             process.terminate()
             process.wait(30)
 
 
-def intent(stack, tls, hung):
+@contextlib.contextmanager
+def tls_picker(directory, scratch):
+    """One that speaks TLS only."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "picker.test")
+    certificate.private_key_and_cert_chain_pem.write_to_path(scratch / "picker.pem")
+    port, health = free_ports(2)
+    pem = scratch / "picker.pem"
+    options = ["--port", port, "--health-port", health, "--tls-cert-file", pem, "--tls-key-file", pem]
+    with another_picker(directory, scratch, *options) as admin:
+        yield f"127.0.0.1:{port}", admin, authority
+
+
+def intent(stack, tls, hung, named):
     engines = [engine.authority for engine in stack.state.plan.engines]
     workers = [f"127.0.0.1:{port}" for port in stack.state.plan.ports.picker]
     nobody = [f"127.0.0.1:{port}" for port in free_ports(1)]
@@ -84,6 +94,7 @@ def intent(stack, tls, hung):
         pool("dead", nobody),
         pool("closed", nobody, "FailClose"),
         pool("hung", [hung]),
+        pool("socket", [f"unix:{named}"], "FailClose"),
         pool("native", []),
     ]
     return {
@@ -110,12 +121,14 @@ def site(envoy_gateway, tmp_path_factory):
     with contextlib.ExitStack() as resources:
         stack = resources.enter_context(running_stack("--speed", "20"))
         tls, admin, authority = resources.enter_context(tls_picker(stack.directory, tmp_path_factory.mktemp("tls")))
+        named = tmp_path_factory.mktemp("socket") / "picker"
+        beside = resources.enter_context(another_picker(stack.directory, named.parent, "--host", f"unix:{named}"))
         deaf = resources.enter_context(socket.create_server(("127.0.0.1", 0)))  # connections come about, and that is all
-        asked = intent(stack, tls, f"127.0.0.1:{deaf.getsockname()[1]}")
+        asked = intent(stack, tls, f"127.0.0.1:{deaf.getsockname()[1]}", named)
         made = generate(load_intent(render(asked, "json")), Target.ENVOY_GATEWAY)
         authorities = {"verified": authority, "misnamed": authority, "doubted": trustme.CA()}
         secrets = [trusted(*each) for each in authorities.items()]
-        yield Site(stack, resources.enter_context(envoy_gateway([*made.documents, *secrets])), admin)
+        yield Site(stack, resources.enter_context(envoy_gateway([*made.documents, *secrets])), admin, beside)
 
 
 @pytest.fixture
@@ -144,7 +157,7 @@ async def test_everything_is_accepted(site):
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("case", ["lean", "tls", "verified", "full"])
+@pytest.mark.parametrize("case", ["lean", "tls", "verified", "full", "socket"])
 async def test_who_is_picked_answers(site, ask, case, stream):
     for n in range(4):
         reply = await ask(case, f"{case} {n}", stream=stream)
