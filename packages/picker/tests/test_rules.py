@@ -79,6 +79,11 @@ CASES = {
         [counter("shunter_picker_records_total", 1000), once("shunter_picker_bypassed_requests_total", 115)],
         {"": "25% of the requests behind the picker picker:9090 are served without a pick."},
     ),
+    "PicksNotFollowed": (
+        [counter("shunter_picker_records_total", 100), counter("shunter_picker_stranger_records_total", 75)],
+        [counter("shunter_picker_records_total", 100), counter("shunter_picker_stranger_records_total", 40)],
+        {"": "75% of the requests behind the picker picker:9090 go to endpoints that it does not know."},
+    ),
     "GatewayFailsOpen": (
         [counter("envoy_http_ext_proc_failure_mode_allowed", 6, instance="envoy:9901")],
         [once("envoy_http_ext_proc_failure_mode_allowed", 119, instance="envoy:9901")],

@@ -23,6 +23,7 @@ from shunter.picker.core.thresholds import (
     SATURATED,
     SHED,
     SNAPSHOT_LOST_S,
+    STRANGE_SHARE,
     WORTH_CACHING,
 )
 
@@ -84,7 +85,16 @@ ALERTS = (
         f"rate(shunter_picker_bypassed_requests_total[5m]) / rate(shunter_picker_records_total[5m]) > {BYPASSED_SHARE:g}",
         "{{ $value | humanizePercentage }} of the requests behind the picker {{ $labels.instance }} are served without a pick.",
     ),
-    # The same in the gateway's own words, for when no collector lives to tell. Envoy counts idle streams of a worker that dies
+    # Picks that name nobody whom the gateway knows are not followed, and no request fails for it.
+    Alert(
+        "PicksNotFollowed",
+        _CRITICAL,
+        "10m",
+        f"rate(shunter_picker_stranger_records_total[5m]) / rate(shunter_picker_records_total[5m]) > {STRANGE_SHARE:g}",
+        "{{ $value | humanizePercentage }} of the requests behind the picker {{ $labels.instance }} go to endpoints that it"
+        " does not know.",
+    ),
+    # A bypass in the gateway's own words, for when no collector lives to tell. Envoy counts idle streams of a worker that dies
     # too, so a single burst says nothing: it has to go on.
     Alert(
         "GatewayFailsOpen",

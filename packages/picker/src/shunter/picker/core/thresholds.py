@@ -17,6 +17,7 @@ __all__ = [
     "SATURATED",
     "SHED",
     "SNAPSHOT_LOST_S",
+    "STRANGE_SHARE",
     "WORTH_CACHING",
 ]
 
@@ -25,6 +26,9 @@ SNAPSHOT_LOST_S = 30.0
 
 # Of a dying worker's requests some go without a pick, once.
 BYPASSED_SHARE = 0.01
+
+# Endpoints that go take their last requests with them, for as long as those last; half of all is another pool.
+STRANGE_SHARE = 0.5
 
 # Clients retry what fails now and then; one request in twenty is more than that.
 FAILED_SHARE = 0.05
