@@ -3,7 +3,6 @@
 Runs where ``SHUNTER_VLLM`` names the directory that ``hack/vllm/install`` has filled.
 """
 
-import asyncio
 import contextlib
 import json
 import os
@@ -12,23 +11,18 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from hack.vllm.serving import VLLM, metric, ready, vllm
 
 from shunter.lab.shell.sidecar import Sidecar
 from shunter.stack.shell import ports
 
-VLLM = os.environ.get("SHUNTER_VLLM", "")
-# vLLM imports torch and warms up: half a minute by itself, and two share the machine.
-READY_S = 240
 TRANSFER = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
 SERVE = (
-    *("--served-model-name", "tiny", "--host", "127.0.0.1", "--max-model-len", "2048", "--dtype", "float32", "--enforce-eager"),
+    *("--max-model-len", "2048", "--dtype", "float32", "--enforce-eager"),
     *("--block-size", "32", "--num-gpu-blocks-override", "256", "--max-num-seqs", "4", "--enable-prompt-tokens-details"),
     *("--kv-transfer-config", json.dumps(TRANSFER)),
 )
 ENVIRONMENT = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
     "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1",
     "UCX_TLS": "tcp,sm,self",
     "UCX_NET_DEVICES": "lo",
@@ -40,40 +34,8 @@ pytestmark = [
 ]
 
 
-@contextlib.asynccontextmanager
-async def vllm(port, side_port, log):
-    """A server in a session of its own, so that its workers end with it."""
-    environment = os.environ | ENVIRONMENT | {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_port)}
-    environment["PATH"] = f"{VLLM}/bin:{environment['PATH']}"
-    environment.pop("PYTHONPATH", None)
-    with log.open("wb") as sink:
-        process = await asyncio.create_subprocess_exec(
-            f"{VLLM}/bin/vllm", "serve", f"{VLLM}/tiny", "--port", str(port), *SERVE,
-            env=environment, stdout=sink, stderr=sink, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-
-
-async def ready(session, port, process, log):
-    async with asyncio.timeout(READY_S):
-        while True:
-            assert process.returncode is None, log.read_text()[-3000:]
-            with contextlib.suppress(aiohttp.ClientError):
-                async with session.get(f"http://127.0.0.1:{port}/health") as answer:
-                    if answer.status == 200:
-                        return
-            await asyncio.sleep(0.2)
-
-
-async def metric(session, port, name):
-    async with session.get(f"http://127.0.0.1:{port}/metrics") as page:
-        lines = (await page.text()).splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
+def server(port, side_port, log):
+    return vllm("tiny", port, log, *SERVE, **ENVIRONMENT, VLLM_NIXL_SIDE_CHANNEL_PORT=str(side_port))
 
 
 async def complete(session, url, seed, prefiller=None, **more):
@@ -92,8 +54,8 @@ async def test_vllm_decodes_what_another_vllm_has_prefilled(tmp_path):
         free = list(ports.claim(dict.fromkeys("abcd", 0), held).values())
     logs: list[Path] = [tmp_path / "prefill.log", tmp_path / "decode.log"]
     async with (
-        vllm(free[0], free[2], logs[0]) as prefill,
-        vllm(free[1], free[3], logs[1]) as decode,
+        server(free[0], free[2], logs[0]) as prefill,
+        server(free[1], free[3], logs[1]) as decode,
         Sidecar(free[1], prefill_timeout_s=30) as sidecar,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session,
     ):
