@@ -19,6 +19,8 @@ import trustme
 import yaml
 from click.testing import CliRunner
 
+from shunter.envoyconf import bootstrap, load_intent
+from shunter.envoyconf.testing import running_envoy
 from shunter.envoyconf.testing_kube import running_kube, running_process
 from shunter.scraper.cli import main as scraper
 from shunter.stack.cli import doctor
@@ -72,6 +74,19 @@ def test_what_of_a_stack_was_stopped_is_found(stack):
     finally:
         os.kill(pid, signal.SIGCONT)
     until(lambda: examined("--name", stack.name)[0] == 0)
+
+
+async def test_a_picker_that_envoy_cannot_reach_is_named(stack, connect, tmp_path):
+    """Requests go without picks, and nothing else looks wrong."""
+    engines = [engine.authority for engine in stack.state.plan.engines]
+    pool = {"name": "llama", "endpoints": engines, "picker": {"addresses": [f"unix:{tmp_path}/worker"]}}
+    intent = load_intent(json.dumps({"pools": [pool], "listeners": [{"port": 0}]}))
+    async with running_envoy(bootstrap(intent)) as envoy:
+        assert examined("--envoy", envoy.admin)[1]["reached"]["verdict"] == "ok"  # nobody has been asked yet
+        assert (await connect(stack).chat("which track?", url=envoy.url)).status == 200
+        answers = examined("--envoy", envoy.admin)[1]
+        assert (answers["envoy"]["verdict"], answers["reached"]["verdict"]) == ("ok", "fail")
+        assert f"{tmp_path}/worker of picker/llama took none of" in answers["reached"]["evidence"]
 
 
 def test_parts_are_examined_where_they_are(stack):

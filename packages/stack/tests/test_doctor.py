@@ -163,6 +163,7 @@ WRONG = [
     ("tls", tls(expires_s=NOW_S + DAY_S), "warn", "t: expires in 1.0 days"),
     ("tls", picker(certificates_expire_s=NOW_S + DAY_S), "warn", "p: expires in 1.0 days"),
     ("envoy", replace(WELL, envoys=(EnvoyFacts(where="e", trouble="refused"),)), "fail", "e: refused"),
+    ("reached", replace(WELL, envoys=(EnvoyFacts(where="e", unreached=("e: p of c",)),)), "fail", "e: p of c"),
     ("envoy", replace(WELL, envoys=(EnvoyFacts(where="e", errors=("E02 bad",), warnings=("W01",)),)), "fail", "E02 bad"),
     ("envoy", replace(WELL, envoys=(EnvoyFacts(where="e", warnings=("W01 odd",)),)), "warn", "W01 odd"),
     ("clock", cluster(now_s=NOW_S + 100), "warn", "s is +100 s from here"),

@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from shunter.envoyconf.core.documents import load_documents
+from shunter.envoyconf.core.lint.envoy.view import view
 from shunter.envoyconf.core.lint.examine import examine as lint
 from shunter.envoyconf.core.lint.rule import Severity
 from shunter.envoyconf.core.versions import DEFAULT_VERSION, Version, parse_version
@@ -139,7 +140,10 @@ def _examine_envoy(where: str) -> EnvoyFacts:
         status, body = _get(where, "/config_dump?include_eds")
         if status != 200:
             return EnvoyFacts(where=where, trouble=f"/config_dump: HTTP {status}")
-        findings = lint(load_documents(body.decode(), where), _envoy_version(where))
+        documents = load_documents(body.decode(), where)
+        findings = lint(documents, _envoy_version(where))
+        asked = {question.server_name.text for envoy in view(documents) for question in envoy.questions}
+        unreached = tuple(_unreached(where, asked))
     except (OSError, http.client.HTTPException, UnicodeDecodeError, EnvoyconfError) as error:
         return EnvoyFacts(where=where, trouble=str(error) or type(error).__name__)
     said = [(rule.severity, f"{rule.code} {finding.message}") for rule, finding in findings]
@@ -147,7 +151,40 @@ def _examine_envoy(where: str) -> EnvoyFacts:
         where=where,
         errors=tuple(words for severity, words in said if severity is Severity.ERROR),
         warnings=tuple(words for severity, words in said if severity is Severity.WARNING),
+        unreached=unreached,
     )
+
+
+class _Statistic(msgspec.Struct):
+    name: str = ""
+    value: int | str = 0
+
+
+class _Host(msgspec.Struct):
+    address: dict[str, dict[str, Any]]
+    stats: list[_Statistic] = []
+
+
+class _Cluster(msgspec.Struct):
+    name: str
+    host_statuses: list[_Host] = []
+
+
+class _Clusters(msgspec.Struct):
+    cluster_statuses: list[_Cluster] = []
+
+
+def _unreached(where: str, asked: Container[str]) -> Iterator[str]:
+    """Yield who of the asked clusters never took a connection, though Envoy has tried."""
+    with contextlib.suppress(msgspec.MsgspecError):  # then it is no Envoy's page, and nothing is known
+        for cluster in msgspec.json.decode(_get(where, "/clusters?format=json")[1], type=_Clusters).cluster_statuses:
+            for host in cluster.host_statuses if cluster.name in asked else ():
+                counts = {each.name: int(each.value) for each in host.stats}
+                tried, failed = counts.get("cx_total", 0), counts.get("cx_connect_fail", 0)
+                if 0 < tried <= failed:
+                    place = next(iter(host.address.values()))
+                    at = place.get("path") or f"{place.get('address')}:{place.get('port_value')}"
+                    yield f"{where}: {at} of {cluster.name} took none of {tried} connections"
 
 
 class _ServerInfo(msgspec.Struct):

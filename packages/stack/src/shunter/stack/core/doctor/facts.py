@@ -66,12 +66,13 @@ class ScraperFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnvoyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An Envoy's configuration as its admin pages tell it, examined by ``envoyconf lint``."""
+    """An Envoy's configuration as its admin pages tell it, examined by ``envoyconf lint``, and whom it never reached."""
 
     where: str
     trouble: str = ""
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unreached: tuple[str, ...] = ()
 
 
 class TlsFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -178,6 +178,18 @@ def _envoy(facts: Facts) -> Finding:
     return ok("the linter finds nothing in its configuration")
 
 
+def _reached(facts: Facts) -> Finding:
+    if not (seen := [each for each in facts.envoys if not each.trouble]):
+        return skipped("no Envoy was looked at: --envoy HOST:PORT names its admin pages")
+    if unreached := [words for each in seen for words in each.unreached]:
+        return fail(
+            some(unreached),
+            "start a picker there; at a socket Envoy has to be of its user (Permission_denied in Envoy's log); requests go "
+            "without its picks, or fail",
+        )
+    return ok("no connection to a picker has failed without another that succeeded")
+
+
 def _clock(facts: Facts) -> Finding:
     skews = {each.where: each.cluster.now_s - facts.now_s for each in facts.scrapers if each.cluster}
     if facts.kube and facts.kube.skew_s is not None:
@@ -202,5 +214,6 @@ PART_CHECKS = (
     Check("versions", "Is everything of one release?", _versions),
     Check("tls", "Is the certificate valid, for long enough and for the right name?", _tls),
     Check("envoy", "Is Envoy configured such that requests survive?", _envoy),
+    Check("reached", "Does Envoy reach the pickers that it asks?", _reached),
     Check("clock", "Do the clocks agree?", _clock),
 )
