@@ -123,6 +123,12 @@ def test_all_is_well():
         (
             "warning",
             "EndpointUnscraped",
+            "pod-1 gives no metrics: no complete answer within 1 s; 28 requests in flight there.",
+            {"overview": overview(row(1, health="failed", reason="no complete answer within 1 s", in_flight=28), row(2))},
+        ),
+        (
+            "warning",
+            "EndpointUnscraped",
             "2 of 3 endpoints (pod-1, pod-2) give no metrics",
             {"overview": overview(row(1, health="failed"), row(2, health="failed"), row(3))},
         ),

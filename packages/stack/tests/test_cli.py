@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from shunter.snapshot import runtime_directory
 from shunter.stack.cli import main
+from shunter.stack.shell import top
 from shunter.stack.shell.web import Answer
 
 
@@ -178,6 +179,15 @@ def test_where_a_pickers_pages_are_is_told_when_nobody_answers(monkeypatch):
     assert result.exit_code == 2
     assert "nobody answers at http://127.0.0.1:9002" in result.output
     assert "--admin-port" in result.output
+
+
+def test_of_a_scraper_that_is_not_there_no_pickers_pages_are_told(monkeypatch):
+    def hang(_authority, _path):
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr("shunter.stack.shell.web.get", hang)
+    (line,) = top.fetch_complaints("127.0.0.1:9091")
+    assert line == "nobody answers at http://127.0.0.1:9091/debug/cluster: timed out; the scraper is not there, or hangs"
 
 
 def test_who_answers_without_being_a_picker_is_told(monkeypatch):

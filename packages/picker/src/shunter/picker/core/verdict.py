@@ -25,7 +25,7 @@ from shunter.picker.core.thresholds import (
     WORTH_CACHING,
 )
 
-__all__ = ["Finding", "Post", "Verdict", "judge"]
+__all__ = ["SILENT_S", "Finding", "Post", "Verdict", "judge"]
 
 # A scraper that is started again is silent for two seconds or three.
 SILENT_S = 5.0
@@ -173,7 +173,11 @@ def _endpoints(overview: Overview, recent: Recent, outliers: Sequence[str]) -> I
         away = [row for row in rows if row.health == health]
         if away:
             reason = away[0].reason or "no reason given"
-            yield _warning(f"{_named(away, len(rows))} {one if len(away) == 1 else several}: {reason}.", "EndpointUnscraped")
+            count = sum(row.in_flight for row in away)
+            there = f"; {_count(count, 'request')} in flight there" if count else ""
+            yield _warning(
+                f"{_named(away, len(rows))} {one if len(away) == 1 else several}: {reason}{there}.", "EndpointUnscraped"
+            )
     slow = [row for row in rows if row.authority in set(outliers)]
     if slow:
         are = "is much slower than the others, or fails" if len(slow) == 1 else "are much slower than the others, or fail"

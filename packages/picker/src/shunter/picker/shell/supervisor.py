@@ -46,6 +46,7 @@ from shunter.picker.shell.seating import Seating
 from shunter.picker.shell.service import trace
 from shunter.picker.shell.sharer import Settings as SharerSettings
 from shunter.picker.shell.sharer import share
+from shunter.picker.shell.silence import listen
 from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.shell.worker import work
 from shunter.snapshot import SnapshotReader
@@ -109,8 +110,8 @@ class Supervisor:
         log.info("ext_proc on %s, admin pages on port %d of %s", where, admin_port, settings.admin_host)
         self._tasks = [asyncio.create_task(post.man()) for post in self._everybody()]
         await self._see_them_serve()
-        self._tasks.append(asyncio.create_task(self._seating.relieve_orphans()))
-        self._tasks.append(asyncio.create_task(self._follow_wishes()))
+        others = self._seating.relieve_orphans(), self._follow_wishes(), listen(self._reader)
+        self._tasks += map(asyncio.create_task, others)
         if settings.watch_config:
             self._tasks.append(asyncio.create_task(self._watch_config()))
 

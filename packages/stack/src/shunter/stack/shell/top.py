@@ -34,7 +34,10 @@ ALL = 100_000
 REFRESH_S = 1.0
 # Without a terminal nobody watches: a line block every so often is a log, one a second is noise.
 REFRESH_PLAIN_S = 10.0
-WHERE = "a picker's pages are where its --admin-port says, 9090 unless told otherwise"
+WHERE = {
+    "picker": "a picker's pages are where its --admin-port says, 9090 unless told otherwise",
+    "scraper": "the scraper is not there, or hangs",
+}
 
 Page = TypeVar("Page")
 
@@ -47,7 +50,7 @@ def fetch_fleet(admin: str) -> Fleet:
 def fetch_complaints(scraper: str) -> list[str]:
     """Return what the scraper whose pages are at ``scraper`` complains of, a line each, or that it does not answer."""
     try:
-        return grievances(_page(scraper, "/debug/cluster", Cluster))
+        return grievances(_page(scraper, "/debug/cluster", Cluster, "scraper"))
     except StackError as error:  # one that died is started again, and what the picker sees is worth showing
         return [str(error)]
 
@@ -139,15 +142,15 @@ class Screen:
         sys.stdout.flush()
 
 
-def _page(admin: str, path: str, kind: type[Page]) -> Page:
+def _page(admin: str, path: str, kind: type[Page], whose: str = "picker") -> Page:
     try:
         answer = web.get(admin, path)
         if answer.status == 200:
             return msgspec.json.decode(answer.body, type=kind)
     except OSError as error:
-        raise StackError(f"nobody answers at http://{admin}{path}: {error}; {WHERE}") from error
+        raise StackError(f"nobody answers at http://{admin}{path}: {error}; {WHERE[whose]}") from error
     except (http.client.HTTPException, msgspec.MsgspecError) as error:
-        raise StackError(f"what answers at http://{admin}{path} is no picker's page; {WHERE}") from error
+        raise StackError(f"what answers at http://{admin}{path} is no {whose}'s page; {WHERE[whose]}") from error
     raise StackError(f"http://{admin}{path} answered {answer.status}{_words(answer)}")
 
 
