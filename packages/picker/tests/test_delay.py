@@ -330,6 +330,16 @@ def test_who_fails_is_left_out_and_comes_back_little_by_little(make_fleet):
     assert chances(other, fleet, 101.0) == [100, 0, 100]
 
 
+def test_clients_who_leave_before_an_answer_do_not_make_up_for_failures(make_fleet):
+    run, fleet = scheduler(filters=OUTLIERS), make_fleet({}, {}, {})
+    for _ in range(6):
+        fail(run, fleet, 1, times=1)
+        fail(run, fleet, 1, times=1, status=0)
+    assert chances(run, fleet, 101.0)[1] == 0
+    fail(run, fleet, 2, times=60, status=0)
+    assert chances(run, fleet, 101.0)[2] == 100
+
+
 def test_who_fails_again_is_left_out_for_longer(make_fleet):
     run, fleet = scheduler(filters=OUTLIERS), make_fleet({}, {}, {})
     fail(run, fleet, 1)

@@ -103,6 +103,9 @@ class Ejection:
         if outcome.status is None or ticket not in self._open:
             return
         chosen = self._open.pop(ticket)
+        elsewhere = bool(outcome.served and outcome.served != chosen.authority)
+        if not outcome.status and not elsewhere:  # the client left before there was an answer: it might have come
+            return
         key, now_ns = (chosen.slot, chosen.incarnation), int(now_s * 1e9)
         conduct = self._conduct.get(key)
         if conduct is None:
@@ -110,7 +113,7 @@ class Ejection:
             self._conduct.put(key, conduct)
         if now_ns < conduct.until_ns:  # it was sent before, and tells nothing that is not known
             return
-        failed = outcome.status >= 500 or bool(outcome.served and outcome.served != chosen.authority)
+        failed = elsewhere or outcome.status >= 500
         conduct.seen += 1
         conduct.failing += (failed - conduct.failing) / min(conduct.seen, REMEMBERED)
         if conduct.seen >= self._parameters.min_requests and conduct.failing > self._parameters.failure_threshold:
