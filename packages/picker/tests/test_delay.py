@@ -334,7 +334,7 @@ def test_clients_who_leave_before_an_answer_do_not_make_up_for_failures(make_fle
     run, fleet = scheduler(filters=OUTLIERS), make_fleet({}, {}, {})
     for _ in range(6):
         fail(run, fleet, 1, times=1)
-        fail(run, fleet, 1, times=1, status=0)
+        fail(run, fleet, 1, times=2, status=0)
     assert chances(run, fleet, 101.0)[1] == 0
     fail(run, fleet, 2, times=60, status=0)
     assert chances(run, fleet, 101.0)[2] == 100
