@@ -139,7 +139,7 @@ def test_clips_and_recordings_are_read_as_pictures_are(part):
         ([{"type": "image_url"}], "A part of type 'image_url' has nothing in its 'image_url'."),
         ([{"type": "image_url", "image_url": {"url": "data:,x"}}], "Only base64 data URLs are supported for now."),
         ([{"type": "image_url", "image_url": "file:///etc/passwd"}], "The URL must be either a HTTP or data URL."),
-        ([{"type": "image_url", "image_url": "data:;base64,A"}], "What should be base64 is not: "),
+        ([{"type": "image_url", "image_url": "data:;base64,AA*AA"}], "What should be base64 is not: "),
         ([{"type": "input_audio", "input_audio": {"data": "\u00e9"}}], "What should be base64 is not: "),
         ([{"type": "file", "file": {}}], "This model reads text and media only, not parts of type 'file'."),
         ([PICTURE] * 1000, "At most 999 image(s) may be provided in one prompt."),

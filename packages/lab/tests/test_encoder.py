@@ -154,8 +154,10 @@ def test_an_engine_that_has_died_has_nothing_encoded(ask):
 def test_a_full_storage_costs_nothing_and_is_told(ask):
     engine = Engine(PARAMS)
     engine.encoder.storage = Shelf(full=True)
-    ask(engine, showing("r", "cat", "dog"))
+    ask(engine, showing("one", "cat", "dog"))
     assert engine.tally.encodings_unsaved == 2
+    ask(engine, showing("two", "cow", begin=1000))
+    assert engine.tally.encodings_unsaved == 3
 
 
 def test_an_encoder_computes_no_prompt_and_keeps_none(ask):

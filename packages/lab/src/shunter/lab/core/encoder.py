@@ -90,7 +90,7 @@ class Encoder:
             return 0.0
         self._known[key] = medium.tokens
         self._held += medium.tokens
-        while self._held > self._room and len(self._known) > 1:
+        while self._held > self._room:
             self._held -= self._known.popitem(last=False)[1]
         if self.storage is not None and self.storage.holds(key):
             encodings["storage"] += 1
