@@ -47,9 +47,10 @@ FULL = 0.9
 # It takes long until a cache is full, and a full one stays so for a while.
 FILL_LOOK_S = 0.2
 
-# What a request may take by the pace of the target. In a full batch a step takes longer, and whoever is preempted is computed
-# again: all of it has to come within a minute, after which a client takes a server for hung.
-MOST_FILL_S = 20.0
+# What all of it may take by the pace of the target: their prompts one after the other, then as many steps as one of them
+# needs. In a full batch a step takes longer, and whoever is preempted is computed again: it has to come within a minute, after
+# which a client takes a server for hung.
+MOST_FILL_S = 30.0
 
 # The context of a server that does not tell it.
 CONTEXT_TOKENS = 2048
@@ -130,11 +131,14 @@ async def _fill(target: Target) -> tuple[list[Reading], Sequence[Exchange], int]
         )
     prompt_tokens = min(int(PROMPTS * held / seats), each - 1)
     tokens = each - prompt_tokens
-    if target.step_s and tokens * target.step_s > MOST_FILL_S:
-        raise Skip(f"its cache of {held} tokens would take {tokens * target.step_s:.0f} s to fill; start it with fewer blocks")
-    words = prompt_tokens / await _tokens_per_word(target)
+    most = " on" * int(prompt_tokens / await _tokens_per_word(target))
+    alone = await ask_completion(target, prompt=f"{seats}{most}", max_tokens=1)
+    alone.expect_status(200)
+    lasts_s = seats * alone.elapsed_s + tokens * (target.step_s or 0.0)
+    if lasts_s > MOST_FILL_S:
+        raise Skip(f"its cache of {held} tokens would take {lasts_s:.0f} s to fill; start it with fewer blocks")
     seen: list[Reading] = []
-    asked = [_ask(target, f"{nth}{' on' * int(words)}", tokens) for nth in range(seats)]
+    asked = [_ask(target, f"{nth}{most}", tokens) for nth in range(seats)]
     begin_s = asyncio.get_running_loop().time()
     try:
         while not all(task.done() for task in asked):
