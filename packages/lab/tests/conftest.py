@@ -2,6 +2,7 @@
 
 import asyncio
 import lzma
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,3 +112,11 @@ def bare_chooser():
             self.told.append(("ended", index, now_s))
 
     return Routed
+
+
+@pytest.fixture
+def unused_port():
+    """A port at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
