@@ -332,10 +332,16 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
             if engine.argv:
                 self._await(engine.name, lambda e=engine: web.get(e.authority, "/health").status == 200)
         self._await("scraper", self._scraped)
-        self._await("picker", lambda: web.get(self._admin, "/readyz").status == 200)
+        self._await("picker", self._all_pick)
         body = msgspec.json.encode({"model": plan.model, "messages": [{"role": "user", "content": "ready?"}], "max_tokens": 8})
         self._await("envoy", lambda: self._served(body))
         self._greet(time.monotonic() - started)
+
+    def _all_pick(self) -> bool:
+        """Whether every worker is ready: the first request is not to find one that does not listen yet."""
+        if web.get(self._admin, "/readyz").status != 200:
+            return False
+        return all(worker["ready"] for worker in web.get(self._admin, "/debug/workers").json())
 
     def watch(self, *, once: bool) -> None:
         while True:
