@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 import trustme
 import yaml
@@ -120,13 +122,45 @@ def test_of_whoever_does_not_listen_it_is_not_the_certificate_that_is_doubted():
     assert (answer["verdict"], "look whether it speaks TLS there" in answer["remedy"]) == ("fail", True)
 
 
+def test_of_who_speaks_no_tls_it_says_so_and_a_socket_needs_none(stack, tmp_path):
+    ext_proc = f"127.0.0.1:{stack.state.plan.ports.picker[0]}"
+    answer = examined("--ext-proc", ext_proc)[1]["tls"]
+    assert (answer["verdict"], answer["evidence"]) == ("fail", f"{ext_proc} speaks no TLS")
+    where = f"unix:{tmp_path}/picker"
+    assert examined("--ext-proc", where)[1]["tls"]["verdict"] == "fail"
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_insecure_port(where)
+    server.start()
+    try:
+        code, answers = examined("--ext-proc", where)
+        assert (code, answers["tls"]["evidence"]) == (0, f"no TLS at {where}: a socket in the file system needs none")
+        answer = examined("--ext-proc", where, "--server-name", "epp.llm.svc")[1]["tls"]
+        assert (answer["verdict"], answer["evidence"]) == ("fail", f"{where} speaks no TLS")
+    finally:
+        server.stop(None).wait()
+
+
+def test_a_certificate_is_seen_at_a_socket_too(tmp_path):
+    with showing(trustme.CA().issue_cert("epp.llm.svc"), path=f"{tmp_path}/picker") as where:
+        assert examined("--ext-proc", where)[1]["tls"]["verdict"] == "ok"
+        assert examined("--ext-proc", where, "--server-name", "epp.llm.svc")[1]["tls"]["verdict"] == "ok"
+        answer = examined("--ext-proc", where, "--server-name", "other.llm.svc")[1]["tls"]
+        assert (answer["verdict"], f"{where} is for epp.llm.svc" in answer["evidence"]) == ("fail", True)
+
+
 @contextlib.contextmanager
-def showing(certificate, choose=None):
+def showing(certificate, choose=None, path=None):
     """A server that shows this certificate to everybody, unless it is to choose by the name that is asked for."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     context.sni_callback = choose
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with contextlib.ExitStack() as held:
+        if path is None:
+            listener = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+        else:
+            listener = held.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(path)
+            listener.listen()
 
         def serve():
             with contextlib.suppress(OSError):
@@ -137,7 +171,7 @@ def showing(certificate, choose=None):
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        yield f"unix:{path}" if path else f"127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
 

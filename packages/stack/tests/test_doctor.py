@@ -157,6 +157,8 @@ WRONG = [
     ("versions", picker(version="2"), "warn", "p is 2; this is 1"),
     ("versions", cluster(schema=2), "fail", "s writes snapshots of schema 2; this release reads 1"),
     ("tls", tls(trouble="certificate has expired"), "fail", "t: certificate has expired"),
+    ("tls", tls(plain=True, expires_s=None), "fail", "t speaks no TLS"),
+    ("tls", tls(plain=True, where="unix:/p"), "fail", "unix:/p speaks no TLS"),
     ("tls", tls(names=("other",)), "fail", "t is for other, not for epp.llm.svc"),
     ("tls", tls(names=("*.svc",)), "fail", "not for epp.llm.svc"),
     ("tls", tls(expires_s=NOW_S - 1), "fail", "expired: t"),

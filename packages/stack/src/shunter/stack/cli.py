@@ -278,8 +278,12 @@ def explain(
 @click.option("--picker", "pickers", multiple=True, metavar="HOST:PORT", help="Admin pages of a picker; repeatable.")
 @click.option("--scraper", "scrapers", multiple=True, metavar="HOST:PORT", help="Pages of a scraper; repeatable.")
 @click.option("--envoy", "envoys", multiple=True, metavar="HOST:PORT", help="Admin pages of an Envoy; repeatable.")
-@click.option("--ext-proc", multiple=True, metavar="HOST:PORT", help="Where a picker speaks ext_proc over TLS; repeatable.")
-@click.option("--server-name", default="", help="The name its certificate must have.  [default: the host of --ext-proc]")
+@click.option(
+    "--ext-proc", multiple=True, metavar="ADDRESS", help="Where a picker speaks ext_proc: HOST:PORT or unix:PATH; repeatable."
+)
+@click.option(
+    "--server-name", default="", help="The name its certificate must have.  [default: the host of --ext-proc; any at a socket]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Every answer, as JSON.")
 @click.option("--list", "listing", is_flag=True, help="List the checks.")
 def doctor(*, as_json: bool, listing: bool, **wanted: object) -> None:

@@ -3,10 +3,7 @@
 import asyncio
 import contextlib
 import http.client
-import ipaddress
 import os
-import socket
-import ssl
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from importlib.metadata import version
@@ -31,17 +28,16 @@ from shunter.stack.core.doctor.facts import (
     Page,
     PickerFacts,
     ScraperFacts,
-    TlsFacts,
     read_picker,
     read_scraper,
 )
 from shunter.stack.core.plan import LOOPBACK
 from shunter.stack.errors import StackError
 from shunter.stack.shell import state, web
+from shunter.stack.shell.doctor_tls import UNIX, shake_hands
 
 __all__ = ["Wanted", "gather"]
 
-TLS_TIMEOUT_S = 5.0
 # So many connections that all failed: a few do where Envoy starts first, three with each request, and Envoy counts for ever.
 PROOF = 10
 
@@ -49,7 +45,10 @@ Part = TypeVar("Part", PickerFacts, ScraperFacts)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be examined: a cluster if anything of one is named, parts at addresses (``HOST:PORT``), else a stack."""
+    """What is to be examined: a cluster if anything of one is named, parts at addresses (``HOST:PORT``), else a stack.
+
+    ``ext_proc`` may be ``unix:PATH``, too.
+    """
 
     name: str
     kubeconfig: Path | None = None
@@ -70,7 +69,7 @@ def gather(wanted: Wanted) -> Facts:
     pickers, scrapers, envoys = wanted.pickers, wanted.scrapers, wanted.envoys
     found_pickers: tuple[PickerFacts, ...] = ()
     found_scrapers: tuple[ScraperFacts, ...] = ()
-    for where in (*pickers, *scrapers, *envoys, *wanted.ext_proc):
+    for where in (*pickers, *scrapers, *envoys, *(each for each in wanted.ext_proc if not each.startswith(UNIX))):
         host, _, port = where.rpartition(":")
         if not (host and port.isdecimal() and 0 < int(port) < 1 << 16):
             raise StackError(f"{where!r}: write HOST:PORT, such as 127.0.0.1:9090")
@@ -97,7 +96,7 @@ def gather(wanted: Wanted) -> Facts:
         pickers=(*found_pickers, *(_look(each, PICKER_PAGES, read_picker, _silent_picker) for each in pickers)),
         scrapers=(*found_scrapers, *(_look(each, SCRAPER_PAGES, read_scraper, _silent_scraper) for each in scrapers)),
         envoys=tuple(map(_examine_envoy, envoys)),
-        tls=tuple(_shake_hands(each, wanted.server_name) for each in wanted.ext_proc),
+        tls=tuple(shake_hands(each, wanted.server_name) for each in wanted.ext_proc),
     )
 
 
@@ -198,44 +197,3 @@ def _envoy_version(where: str) -> Version:
     with contextlib.suppress(msgspec.MsgspecError, EnvoyconfError, IndexError, UnicodeDecodeError):
         return parse_version(msgspec.json.decode(_get(where, "/server_info")[1], type=_ServerInfo).version.split("/")[1])
     return DEFAULT_VERSION
-
-
-def _shake_hands(where: str, wanted: str) -> TlsFacts:
-    """Have a certificate shown, and read it: as one that is trusted, since who signed it is not the question here."""
-    host, _, port = where.rpartition(":")
-    host = host.strip("[]")
-    wanted = _plainly(wanted or host)
-
-    def show(context: ssl.SSLContext) -> tuple[bytes, Mapping[str, Any]]:
-        with (
-            socket.create_connection((host, int(port)), timeout=TLS_TIMEOUT_S) as plain,
-            context.wrap_socket(plain, server_hostname=wanted) as secure,
-        ):
-            return secure.getpeercert(binary_form=True) or b"", secure.getpeercert() or {}
-
-    try:
-        believing = ssl.create_default_context()
-        believing.check_hostname = False
-        believing.verify_mode = ssl.CERT_NONE
-        shown, _ = show(believing)
-        trusting = ssl.create_default_context(cadata=shown)
-        trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        trusting.check_hostname = False
-        _, certificate = show(trusting)
-    except (OSError, ValueError) as error:
-        return TlsFacts(where=where, wanted=wanted, trouble=getattr(error, "verify_message", "") or str(error))
-    names = tuple(_plainly(str(value)) for _, value in certificate.get("subjectAltName", ()))
-    expires = certificate.get("notAfter")
-    return TlsFacts(
-        where=where,
-        wanted=wanted,
-        names=names,
-        expires_s=ssl.cert_time_to_seconds(expires) if isinstance(expires, str) else None,
-    )
-
-
-def _plainly(name: str) -> str:
-    """Return a host's name or address as everybody writes it; certificates write IPv6 addresses at length."""
-    with contextlib.suppress(ValueError):
-        return str(ipaddress.ip_address(name))
-    return name.lower()

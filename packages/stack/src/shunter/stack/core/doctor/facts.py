@@ -14,6 +14,7 @@ from shunter.stack.core.cluster import Cluster
 __all__ = [
     "PICKER_PAGES",
     "SCRAPER_PAGES",
+    "UNIX",
     "Condition",
     "EnvoyFacts",
     "Facts",
@@ -32,6 +33,7 @@ __all__ = [
 
 PICKER_PAGES = ("/readyz", "/debug/fleet", "/debug/workers", "/metrics")
 SCRAPER_PAGES = ("/readyz", "/debug/cluster")
+UNIX = "unix:"  # begins the address of a socket in the file system
 VERSION = re.compile(r'^llm_d_epp_info\{[^}]*build_ref="(?:shunter-)?([^"]*)"', re.MULTILINE)
 
 
@@ -76,11 +78,15 @@ class EnvoyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TlsFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The certificate that is shown at an address, and the name it should be for (empty: any)."""
+    """The certificate that is shown at an address, and the name it should be for (empty: any).
+
+    ``plain``: none is shown, and gRPC is spoken there without TLS.
+    """
 
     where: str
     wanted: str = ""
     trouble: str = ""
+    plain: bool = False
     names: tuple[str, ...] = ()
     expires_s: float | None = None
 

@@ -1,7 +1,7 @@
 """Checks of the parts themselves: picker, scraper, the snapshot between them, certificates, Envoy's configuration."""
 
 from shunter.stack.core.doctor.check import Check, Finding, fail, ok, skipped, some, warn
-from shunter.stack.core.doctor.facts import Facts
+from shunter.stack.core.doctor.facts import UNIX, Facts
 
 __all__ = ["PART_CHECKS"]
 
@@ -136,18 +136,23 @@ def _versions(facts: Facts) -> Finding:
 def _tls(facts: Facts) -> Finding:
     expiries = {each.where: each.certificates_expire_s for each in facts.pickers if each.certificates_expire_s is not None}
     expiries |= {each.where: each.expires_s for each in facts.tls if each.expires_s is not None}
-    troubled = [f"{each.where}: {each.trouble}" for each in facts.tls if each.trouble]
+    sockets = [each.where for each in facts.tls if each.plain and each.where.startswith(UNIX) and not each.wanted]
+    plain = [f"{each.where} speaks no TLS" for each in facts.tls if each.plain and each.where not in sockets]
+    troubled = [f"{each.where}: {each.trouble}" for each in facts.tls if each.trouble and not each.plain]
     unnamed = [
         f"{each.where} is for {', '.join(each.names) or 'nobody'}, not for {each.wanted}"
         for each in facts.tls
         if each.names and each.wanted and not any(_is_for(name, each.wanted) for name in each.names)
     ]
-    if troubled:
+    if troubled or plain:
         return fail(
-            some([*troubled, *unnamed]), "look whether it speaks TLS there, with a certificate that holds: --tls-cert-file"
+            some([*troubled, *plain, *unnamed]),
+            "look whether it speaks TLS there, with a certificate that holds: --tls-cert-file; a socket opens for its user only",
         )
     if unnamed:
         return fail(some(unnamed), "give the picker a certificate with the name that gateways ask for: --tls-cert-file")
+    if sockets and not expiries:
+        return ok(f"no TLS at {some(sockets)}: a socket in the file system needs none")
     if not expiries:
         return skipped("no certificate was seen: no picker told one, and --ext-proc names no address")
     left_s = {where: expires_s - facts.now_s for where, expires_s in expiries.items()}
