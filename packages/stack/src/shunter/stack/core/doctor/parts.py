@@ -147,7 +147,7 @@ def _tls(facts: Facts) -> Finding:
     if troubled or plain:
         return fail(
             some([*troubled, *plain, *unnamed]),
-            "look whether it speaks TLS there, with a certificate that holds: --tls-cert-file; a socket opens for its user only",
+            "look whether it speaks TLS there, with a valid certificate: --tls-cert-file; a socket opens to its user only",
         )
     if unnamed:
         return fail(some(unnamed), "give the picker a certificate with the name that gateways ask for: --tls-cert-file")
