@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shunter.picker.core.buckets import TTFT_S
+from shunter.picker.core.learned import Learned
 from shunter.picker.core.overview import look
 from shunter.picker.core.pulse import EVERY_S, KEPT, Moment, Pulse, moment, quantile
 from shunter.picker.core.tables import Account, Tally
@@ -51,6 +52,17 @@ def test_moments_are_apart_and_the_oldest_are_forgotten():
         pulse.add(Moment(at_s=tenth / 10))
     assert len(pulse.moments) == KEPT
     assert {each.over_s for each in pulse.steps()} == {EVERY_S}
+
+
+def test_what_the_collector_was_told_is_counted():
+    pulse = Pulse()
+    for at_s, times in ((0.0, 1), (30.0, 3)):
+        learned = Learned(
+            records=100 * times, blind=7 * times, strangers=60 * times, statuses={"5xx": times, "2xx": 99 * times}
+        )
+        pulse.add(moment(look(None, None, Tally(), 0), Tally(), learned, at_s, restarts={}))
+    recent = pulse.since(pulse.moments[-1])
+    assert (recent.records, recent.bypassed, recent.strangers, recent.failed) == (200, 14, 120, 2)
 
 
 def test_a_collector_that_comes_later_is_no_error():

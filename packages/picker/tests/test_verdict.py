@@ -73,6 +73,12 @@ def test_all_is_well():
         ("critical", "PickerBypassed", "40 requests of the last minute, 40 %", {"recent": recent(bypassed=40)}),
         (
             "critical",
+            "PicksNotFollowed",
+            "80 requests of the last minute, 80 %, went to endpoints that are not in the snapshot",
+            {"recent": recent(strangers=80)},
+        ),
+        (
+            "critical",
             "RequestsShed",
             "95 requests of the last minute, 50 %, refused: 90 rejected-saturated, 5 evicted",
             {"recent": recent(refusals={"evicted": 5, "rejected-saturated": 90})},
@@ -153,6 +159,10 @@ def test_a_dying_workers_few_requests_without_a_pick_wake_nobody():
     assert judge(overview(), recent(records=1000, bypassed=3)).state == "warning"
 
 
+def test_the_last_requests_of_an_endpoint_that_went_are_no_news():
+    assert judge(overview(), recent(picks=0, records=19, strangers=19)).state == "well"
+
+
 def test_a_body_router_needs_no_snapshot():
     assert judge(overview(snapshot_age_s=None), WELL, posts=[post()]).state == "well"
 
@@ -169,6 +179,7 @@ def test_each_finding_leads_to_an_alert_that_there_is():
         ("SnapshotOld", "> {:g}", thresholds.SNAPSHOT_LOST_S, "critical", lambda age_s: {"snapshot_age_s": age_s}),
         ("PickerBypassed", "> {:g}", thresholds.BYPASSED_SHARE, "critical", lambda share: {"bypassed": round(share * 1000)}),
         ("ResponsesFail", "> {:g}", thresholds.FAILED_SHARE, "critical", lambda share: {"failed": round(share * 1000)}),
+        ("PicksNotFollowed", "> {:g}", thresholds.STRANGE_SHARE, "critical", lambda share: {"strangers": round(share * 1000)}),
         (
             "RequestsShed",
             "> {:g}",

@@ -36,6 +36,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int = 0  # of the prompts of all picks
     hits: int = 0  # of these, what the chosen endpoint had seen before
     bypassed: int = 0  # requests that went to the pool without a pick
+    strangers: int = 0  # requests that were served by endpoints of which the snapshot knows nothing
     records: int = 0
     ttfts: tuple[int, ...] = ()  # by bucket of TTFT_S; empty: nobody tells
     failed: int = 0  # records of requests that ended with a status from 500 on, or with none
@@ -54,6 +55,7 @@ class Recent(msgspec.Struct, frozen=True, kw_only=True):
     picks: int = 0
     refusals: dict[str, int] = {}
     bypassed: int = 0
+    strangers: int = 0
     records: int = 0
     picks_per_s: float | None = None
     hit_share: float | None = None
@@ -87,6 +89,7 @@ def moment(
         blocks=sum(each.prefix_blocks for each in accounts),
         hits=sum(each.prefix_hits for each in accounts),
         bypassed=learned.blind if learned else 0,
+        strangers=learned.strangers if learned else 0,
         records=learned.records if learned else 0,
         ttfts=tuple(map(sum, zip(*ttfts, strict=True))),
         failed=sum(learned.statuses.get(each, 0) for each in ("5xx", "none")) if learned else 0,
@@ -167,6 +170,7 @@ def _between(before: Moment, now: Moment) -> Recent:
         picks=picks,
         refusals=_grown_by(before.refusals, now.refusals),
         bypassed=_grown(before.bypassed, now.bypassed),
+        strangers=_grown(before.strangers, now.strangers),
         records=_grown(before.records, now.records),
         picks_per_s=picks / over_s if over_s > 0 else None,
         hit_share=min(1.0, _grown(before.hits, now.hits) / blocks) if blocks else None,

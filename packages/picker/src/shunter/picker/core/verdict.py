@@ -22,6 +22,7 @@ from shunter.picker.core.thresholds import (
     SATURATED,
     SHED,
     SNAPSHOT_LOST_S,
+    STRANGE_SHARE,
     WORTH_CACHING,
 )
 
@@ -29,8 +30,8 @@ __all__ = ["SILENT_S", "Finding", "Post", "Verdict", "judge"]
 
 # A scraper that is started again is silent for two seconds or three.
 SILENT_S = 5.0
-# Of fewer it cannot be said how many of their prompts were cached.
-FEWEST_PICKS = 20
+# Of fewer requests a share says nothing: how many of their prompts were cached, or whether who served them is known.
+FEWEST = 20
 
 # Names in a sentence; the others are counted.
 NAMED = 3
@@ -129,6 +130,12 @@ def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
             " the gateway does not reach the picker.",
             "PickerBypassed",
         )
+    if recent.records >= FEWEST and recent.strangers / recent.records > STRANGE_SHARE:
+        yield _critical(
+            f"{_count(recent.strangers, 'request')} of the last minute, {_percent(recent.strangers / recent.records)}, went to"
+            " endpoints that are not in the snapshot: the gateway does not follow the picks, or asks for another pool.",
+            "PicksNotFollowed",
+        )
     refused = sum(recent.refusals.values())
     if refused:
         share = refused / (refused + recent.picks)
@@ -147,7 +154,7 @@ def _requests(overview: Overview, recent: Recent) -> Iterator[Finding]:
         and usual is not None
         and usual >= WORTH_CACHING
         and hits < HITS_LOST * usual
-        and recent.picks >= FEWEST_PICKS
+        and recent.picks >= FEWEST
     ):
         yield _warning(
             f"Prompts of the last minute are cached where they go to {_percent(hits)}, those of the minutes before to"
