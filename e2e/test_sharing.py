@@ -28,7 +28,8 @@ class Redis:
     def __init__(self, program, directory, port):
         self._program, self._directory, self._port = program, directory, port
         self._running = contextlib.ExitStack()
-        self.url = f"redis://:{PASSWORD}@127.0.0.1:{self._port}/0"
+        self.title = f"redis://127.0.0.1:{self._port}/0"
+        self.url = self.title.replace("//", f"//:{PASSWORD}@")
 
     def start(self):
         libraries = ":".join(map(str, self._program.parents[2].glob("usr/lib/*-linux-gnu*")))
@@ -77,11 +78,16 @@ def pair(redis):
                 yield east, west
 
 
+def sharer(stack):
+    """What a picker tells of its sharer."""
+    page = web.get(f"127.0.0.1:{stack.state.plan.ports.admin}", "/debug/workers").json()
+    (found,) = [each for each in page if each["worker"] == "sharer"]
+    return found
+
+
 def heard(stack):
     """How many other replicas a picker hears."""
-    page = web.get(f"127.0.0.1:{stack.state.plan.ports.admin}", "/debug/workers").json()
-    (sharer,) = [each for each in page if each["worker"] == "sharer"]
-    return sharer["streams"]
+    return sharer(stack)["streams"]
 
 
 def sharers_journal(stack):
@@ -147,5 +153,18 @@ async def test_without_the_server_each_goes_on_alone_and_with_it_they_find_each_
     until(lambda: [heard(stack) for stack in pair] == [0, 0])
     for stack in pair:
         assert (await connect(stack).chat("alone")).status == 200
+        assert sharer(stack)["hindrances"] == [f"{redis.title} does not answer"]
     redis.start()
     until(lambda: [heard(stack) for stack in pair] == [1, 1])
+    until(lambda: all(sharer(stack)["ready"] for stack in pair))
+
+
+def test_a_stack_starts_without_the_server(redis):
+    redis.stop()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SHUNTER_SHARE_URL", redis.url)
+            with running_stack("--engines", "1") as stack:
+                until(lambda: not sharer(stack)["ready"])
+    finally:
+        redis.start()

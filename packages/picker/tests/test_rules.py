@@ -66,6 +66,7 @@ CASES = {
             gauge("shunter_picker_worker_up", 0, worker="0"),
             gauge("shunter_picker_worker_up", 0, worker="1"),
             gauge("shunter_picker_worker_up", 1, worker="collector"),
+            gauge("shunter_picker_worker_up", 1, worker="sharer"),
         ],
         [
             gauge("shunter_picker_worker_up", 0, worker="0"),
@@ -233,6 +234,11 @@ CASES = {
         [gauge("shunter_picker_worker_certificate_expiry_seconds", 2 * 3600 + 86400, worker="0")],
         [gauge("shunter_picker_worker_certificate_expiry_seconds", 2 * 3600 + 30 * 86400, worker="0")],
         {"worker": "The certificate of worker 0 of the picker picker:9090 is valid for 1d 0h 0m 0s more."},
+    ),
+    "ReplicasApart": (
+        [gauge("shunter_picker_worker_up", 0, worker="sharer")],
+        [gauge("shunter_picker_worker_up", 0, worker="collector"), gauge("shunter_picker_worker_up", 1, worker="sharer")],
+        {"worker": "The picker picker:9090 cannot tell its other replicas what it sends where, nor hear of it."},
     ),
     "RecordsMissing": (
         [gauge("shunter_picker_records_total", 7), counter("shunter_picker_picks_total", 60, endpoint="a")],

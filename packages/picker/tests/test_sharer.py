@@ -137,7 +137,10 @@ async def test_a_server_that_is_away_is_told_once_and_heard_of_again(replica, se
     server.away = True
 
     async def away():
-        return "does not answer" in sharer.status().reports["sharing"]
+        words = "redis://h/1 does not answer"
+        status = sharer.status()
+        assert (status.hindrances == (words,)) == (words in status.reports["sharing"])
+        return bool(status.hindrances)
 
     async def back():
         return not await away()

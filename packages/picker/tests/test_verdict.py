@@ -65,6 +65,12 @@ def test_all_is_well():
             "The collector was started again twice in the last minute (signal)",
             {"recent": recent(restarts={"collector signal": 2})},
         ),
+        (
+            "warning",
+            "ReplicasApart",
+            "Replicas do not know what the others send where: redis://h/1 does not answer.",
+            {"posts": [post(), post("sharer", ready=False, hindrances=("redis://h/1 does not answer",))]},
+        ),
         ("warning", "CertificateExpires", "worker 0 expires in 24 hours", {"posts": [post(expires_s=86_400.0)]}),
         ("warning", "WorkerHung", "Worker 1 was started again once", {"recent": recent(restarts={"1 hung": 1})}),
         ("critical", "ResponsesFail", "10 requests of the last minute, 10 %, failed", {"recent": recent(failed=10)}),

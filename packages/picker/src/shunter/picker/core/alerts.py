@@ -74,7 +74,7 @@ ALERTS = (
         "PickerDown",
         _CRITICAL,
         "1m",
-        'sum without (worker) (shunter_picker_worker_up{worker!="collector"}) == 0',
+        'sum without (worker) (shunter_picker_worker_up{worker=~"[0-9]+"}) == 0',
         "No worker of the picker {{ $labels.instance }} is ready.",
     ),
     # Of a dying worker's requests some may go without a pick, once; that is no reason to wake anybody.
@@ -242,6 +242,14 @@ ALERTS = (
         f"shunter_picker_worker_certificate_expiry_seconds - time() < {EXPIRES_S // 86_400} * 86400",
         "The certificate of worker {{ $labels.worker }} of the picker {{ $labels.instance }} is valid for"
         " {{ $value | humanizeDuration }} more.",
+    ),
+    # A server that is started again is away for seconds, and replicas ask for it every five at most.
+    Alert(
+        "ReplicasApart",
+        _WARNING,
+        "5m",
+        'shunter_picker_worker_up{worker="sharer"} == 0',
+        "The picker {{ $labels.instance }} cannot tell its other replicas what it sends where, nor hear of it.",
     ),
     Alert(
         "RecordsMissing",

@@ -94,7 +94,11 @@ def _picker(hindrances: Sequence[str], posts: Sequence[Post], recent: Recent, no
         yield _critical(f"No request can be picked for: {hindrances[0]}.", "PickerDown")
     else:
         for post in posts:
-            if not post.ready:
+            if not post.ready and post.worker == "sharer":
+                yield _warning(
+                    f"Replicas do not know what the others send where: {', '.join(post.hindrances)}.", "ReplicasApart"
+                )
+            elif not post.ready:
                 yield _warning(f"{_worker(post.worker)} is not ready: {', '.join(post.hindrances)}.", "WorkerCrashLoop")
     for which, count in recent.restarts.items():
         worker, _, reason = which.partition(" ")

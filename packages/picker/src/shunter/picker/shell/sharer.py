@@ -97,13 +97,13 @@ class Sharer:
         self._memory.close()
 
     def status(self) -> Status:
-        """Say how it is, to the supervisor: streams are the replicas that it hears."""
+        """Say how it is, to the supervisor: streams are the replicas that it hears. Without the server it is not ready."""
         hearer = self.hearer
         words = f"{hearer.replicas} other replicas, {hearer.in_flight} of their requests in flight"
         words += f", {hearer.gaps} times messages were missed" if hearer.gaps else ""
         words += f", {hearer.refused} requests not booked, since they are too many" if hearer.refused else ""
-        words += f"; {self._title} does not answer" if self._away else ""
-        return Status(streams=hearer.replicas, reports={"sharing": words})
+        away = (f"{self._title} does not answer",) if self._away else ()
+        return Status(streams=hearer.replicas, hindrances=away, reports={"sharing": "; ".join((words, *away))})
 
     def explain(self, last: int, request_id: str | None, before_s: float | None) -> Decided:  # noqa: ARG002  a Service's signature
         """Return decisions before a time: it made none."""

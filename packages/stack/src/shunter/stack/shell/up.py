@@ -338,10 +338,13 @@ class _Stack(contextlib.AbstractContextManager["_Stack"]):
         self._greet(time.monotonic() - started)
 
     def _all_pick(self) -> bool:
-        """Whether every worker is ready: the first request is not to find one that does not listen yet."""
+        """Whether every worker is ready: the first request is not to find one that does not listen yet.
+
+        Without its server the sharer is not, and no request needs it.
+        """
         if web.get(self._admin, "/readyz").status != 200:
             return False
-        return all(worker["ready"] for worker in web.get(self._admin, "/debug/workers").json())
+        return all(each["ready"] for each in web.get(self._admin, "/debug/workers").json() if each["worker"] != "sharer")
 
     def watch(self, *, once: bool) -> None:
         while True:
