@@ -45,6 +45,7 @@ def test_an_unknown_plugin_is_refused_before_anything_starts(tmp_path):
         (["--host", "unix:"], "what is there is not a socket"),
         (["--host", "unix:nowhere/p.sock"], "there is no directory nowhere"),
         (["--host", f"unix:/{'p' * 103}"], "longer than 103 bytes"),
+        (["--socket-mode", "0660"], "--socket-mode is for sockets in the file system"),
         (["--host", "192.0.2.1"], "give an address of this machine with --host"),
         (["--one-port", "--workers", "2", "--port", "0", "--port", "0"], "give --port once"),
         (["--admin-host", "192.0.2.1", "--port", "0"], "choose another with --admin-host or --admin-port"),

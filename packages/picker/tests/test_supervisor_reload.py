@@ -181,7 +181,7 @@ async def test_a_hang_up_that_reaches_every_process_is_a_reload_and_ends_nobody_
 
 
 async def test_sockets_by_name_have_a_number_each_and_survive_a_reload(run_picker, tmp_path, ask_pick, eventually):
-    picker = await run_picker(f"--host=unix:{tmp_path}/p")
+    picker = await run_picker(f"--host=unix:{tmp_path}/p", "--socket-mode=0660")
     addresses = [f"unix:{tmp_path}/p.{number}" for number in range(2)]
     assert [worker["address"] for worker in await picker.workers()] == addresses
     picker.signal(signal.SIGHUP)
@@ -192,6 +192,7 @@ async def test_sockets_by_name_have_a_number_each_and_survive_a_reload(run_picke
     await eventually(reloaded)
     for address in addresses:
         await ask_pick(address)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("p.*")} == {0o660}
 
 
 CONFIG_MAP = """\

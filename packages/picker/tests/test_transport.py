@@ -1,6 +1,8 @@
 """Both transports on the real wire, asked by the gRPC library's own client: the same promises."""
 
 import asyncio
+import os
+import stat
 import time
 from contextlib import asynccontextmanager
 
@@ -75,6 +77,20 @@ def running(transport):
             await picker.server.stop()
 
     return running
+
+
+@pytest.mark.parametrize(("given", "mode"), [({}, 0o600), ({"socket_mode": 0o660}, 0o660), ({"socket_mode": 0o666}, 0o666)])
+async def test_at_a_socket_by_name_those_may_ask_who_are_let_whatever_the_umask_is(transport, tmp_path, given, mode):
+    path = tmp_path / "picker"
+    server = transport(lambda: None, Health(), Limits(), **given)
+    before = os.umask(0)
+    try:
+        await server.start(f"unix:{path}", 0)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+        await server.stop()
 
 
 async def test_what_the_gateway_says_when_it_opens_the_stream(running):

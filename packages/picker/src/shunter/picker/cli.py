@@ -64,6 +64,13 @@ def main() -> None:
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on, or unix:PATH.")
 @click.option(
+    "--socket-mode",
+    type=click.Choice(["0600", "0660", "0666"]),
+    default="0600",
+    show_default=True,
+    help="Who may ask at unix:PATH: its user, its group as well, everybody.",
+)
+@click.option(
     "--port",
     "ports",
     type=PORT,
@@ -230,6 +237,7 @@ def run(
     builtin: str | None,
     snapshot: Path | None,
     host: str,
+    socket_mode: Literal["0600", "0660", "0666"],
     ports: tuple[int, ...],
     health_port: int | None,
     admin_host: str,
@@ -278,6 +286,8 @@ def run(
         raise click.UsageError("Missing option '--snapshot': the directory into which the scraper publishes")
     if routes and pool is not None:
         raise click.UsageError("--pool is for endpoint pickers: a body-router names models and asks no pool; leave it out")
+    if socket_mode != "0600" and not host.startswith(layout.UNIX):
+        raise click.UsageError("--socket-mode is for sockets in the file system: give it with --host unix:PATH")
     ports = ports or ((9004,) if routes else (9002,))
     if health_port is None:
         health_port = 9005 if routes else 9003
@@ -295,6 +305,7 @@ def run(
             log_decisions=log_decisions,
             tracing=_or_complain(lambda: read_tracing(os.environ)),
             host=host,
+            socket_mode=int(socket_mode, 8),
             health_port=health_port,
             transport=transport,
             tls=arguments.choose_tls(tls_cert_file, tls_key_file, tls_client_ca_file),

@@ -14,7 +14,7 @@ from shunter.picker.shell.worker import Settings as WorkerSettings
 from shunter.picker.transport.server import refuse_name, refuse_taken
 from shunter.snapshot.stderr import Form, Level
 
-__all__ = ["Settings", "address", "lay_out", "lay_out_collector"]
+__all__ = ["UNIX", "Settings", "address", "lay_out", "lay_out_collector"]
 
 UNIX = "unix:"
 

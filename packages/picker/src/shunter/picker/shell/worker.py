@@ -85,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 9002
     health_port: int = 9003
+    socket_mode: int = 0o600  # of one by name: who may write to it may ask
     transport: Literal["native", "grpcio"] = "native"
     tls: Tls | None = None
     pool: str | None = None
@@ -282,6 +283,7 @@ class Worker:
             max_streams=settings.max_streams,
             max_age_s=settings.max_age_s,
             reuse_port=settings.shared_ports,
+            socket_mode=settings.socket_mode,
             tls=settings.tls,
             parking=parking,
         )

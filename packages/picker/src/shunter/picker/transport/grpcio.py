@@ -40,6 +40,7 @@ from shunter.picker.transport.server import (
     SWEEP_S,
     explain_taken,
     introduce,
+    making_sockets,
 )
 from shunter.picker.transport.tls import Identity, Material, Tls
 from shunter.picker.transport.wire import decode, encode
@@ -70,6 +71,7 @@ class GrpcServer:
         max_streams: int = MAX_STREAMS,
         max_age_s: float | None = None,
         reuse_port: bool = False,
+        socket_mode: int = 0o600,
         tls: Tls | None = None,
         clock: Callable[[], float] = time.monotonic,
         parking: Parking | None = None,
@@ -78,6 +80,7 @@ class GrpcServer:
         self._parking = parking
         self._health = health
         self._clock = clock
+        self._socket_mode = socket_mode
         self._streams: set[_Stream] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -120,7 +123,8 @@ class GrpcServer:
 
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
         """Listen; see ``Server``."""
-        bound = _listen(self._server, host, port, self._credentials())
+        with making_sockets(self._socket_mode):
+            bound = _listen(self._server, host, port, self._credentials())
         if health_port is not None and not host.startswith("unix:"):
             _listen(self._probes, host, health_port, None)
             await self._probes.start()

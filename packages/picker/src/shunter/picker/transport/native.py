@@ -23,6 +23,7 @@ import math
 import os
 import random
 import select
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,6 +42,7 @@ from shunter.picker.transport.server import (
     MAX_STREAMS,
     PROCESS,
     SWEEP_S,
+    bind_name,
     explain_taken,
     introduce,
     refuse_name,
@@ -97,6 +99,7 @@ class NativeServer:
         max_streams: int = MAX_STREAMS,
         max_age_s: float | None = None,
         reuse_port: bool = False,
+        socket_mode: int = 0o600,
         tls: Tls | None = None,
         clock: Callable[[], float] = time.monotonic,
         dice: random.Random | None = None,
@@ -118,6 +121,7 @@ class NativeServer:
         self._dice = dice or random.Random()  # noqa: S311  no secret depends on it
         self._identity = Identity(tls) if tls else None
         self._reuse_port = reuse_port
+        self._socket_mode = socket_mode
         self._listeners: list[asyncio.Server] = []
         self._socket: tuple[str, int] | None = None  # its path and inode
         self._sweeping: asyncio.TimerHandle | None = None
@@ -129,7 +133,7 @@ class NativeServer:
         return self._identity and self._identity.material.expires_s
 
     async def start(self, host: str, port: int, health_port: int | None = None) -> int:
-        """Listen; see ``Server``. A socket by name is for the user alone who runs the picker."""
+        """Listen; see ``Server``. Who may ask at a socket by name, its mode says."""
         try:
             if host.startswith("unix:"):
                 await self._listen_unix(host.removeprefix("unix:"))
@@ -218,19 +222,22 @@ class NativeServer:
         if not self._reuse_port:
             refuse_taken(path)
         fresh = f"{path}.new"
+        door: socket.socket | None = None
         try:
+            door = bind_name(fresh, self._socket_mode)
             tls = self._identity
             listener = await asyncio.get_running_loop().create_unix_server(
                 lambda: _Connection(self),
-                fresh,
+                sock=door,
                 backlog=BACKLOG,
                 ssl=tls and tls.door,
                 ssl_handshake_timeout=GREETING_S if tls else None,
             )
-            os.chmod(fresh, 0o600)  # noqa: PTH101  a path as the user wrote it
-            self._socket = path, os.stat(fresh).st_ino  # noqa: PTH116  as above
+            self._socket = path, os.stat(fresh).st_ino  # noqa: PTH116  a path as the user wrote it
             os.replace(fresh, path)  # noqa: PTH105  as above
         except OSError as error:
+            if door is not None:
+                door.close()
             raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}") from error
         self._listeners.append(listener)
 

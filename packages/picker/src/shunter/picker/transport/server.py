@@ -2,8 +2,8 @@
 
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -20,8 +20,10 @@ __all__ = [
     "PROCESS",
     "SWEEP_S",
     "Server",
+    "bind_name",
     "explain_taken",
     "introduce",
+    "making_sockets",
     "refuse_name",
     "refuse_taken",
 ]
@@ -102,6 +104,30 @@ def refuse_name(path: str) -> None:
         raise ConfigError(f"{where}: there is no directory {name.parent}; make it, or give --host unix: another name")
     if name.exists() and not name.is_socket():
         raise ConfigError(f"{where}: what is there is not a socket; remove it, or give --host unix: another name")
+
+
+@contextmanager
+def making_sockets(mode: int) -> Generator[None]:
+    """Have sockets that are bound meanwhile come with this mode: at no moment may they be asked by more than it allows."""
+    before = os.umask(0o777 & ~mode)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def bind_name(path: str, mode: int) -> socket.socket:
+    """Return a socket of that name, in place of one that a dead picker left; raises OSError. Nobody listens there yet."""
+    if Path(path).is_socket():
+        Path(path).unlink()
+    door = socket.socket(socket.AF_UNIX)
+    try:
+        with making_sockets(mode):
+            door.bind(path)
+    except OSError:
+        door.close()
+        raise
+    return door
 
 
 def refuse_taken(path: str) -> None:

@@ -147,7 +147,7 @@ def _tls(facts: Facts) -> Finding:
     if troubled or plain:
         return fail(
             some([*troubled, *plain, *unnamed]),
-            "look whether it speaks TLS there, with a valid certificate: --tls-cert-file; a socket opens to its user only",
+            "look whether it speaks TLS there, with a valid certificate: --tls-cert-file; --socket-mode says who may ask",
         )
     if unnamed:
         return fail(some(unnamed), "give the picker a certificate with the name that gateways ask for: --tls-cert-file")
@@ -189,8 +189,8 @@ def _reached(facts: Facts) -> Finding:
     if unreached := [words for each in seen for words in each.unreached]:
         return fail(
             some(unreached),
-            "start a picker there; at a socket Envoy has to be of its user (Permission_denied in Envoy's log); requests go "
-            "without its picks, or fail",
+            "start a picker there; at a socket Envoy has to be of its user, or of its group with --socket-mode 0660 "
+            "(Permission_denied in Envoy's log); requests go without its picks, or fail",
         )
     return ok("no connection to a picker has failed without another that succeeded")
 
