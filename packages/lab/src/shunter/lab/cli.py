@@ -221,9 +221,11 @@ def sidecar(
 
     from shunter.lab.errors import ParamsError
     from shunter.lab.shell.sidecar import BOOTSTRAP_PORT, PREFILL_S, Sidecar, endpoints_of
+    from shunter.snapshot.stderr import log_to_stderr
 
     if prefill_timeout is not None and not math.isfinite(prefill_timeout):
         raise click.BadParameter(f"{prefill_timeout} is no number of seconds", param_hint="--prefill-timeout")
+    log_to_stderr("info", "text", "sidecar")
     sources = [endpoints_of(Path(snapshot))] if snapshot else []
     sources += [frozenset(allow).__contains__] if allow else []
     try:

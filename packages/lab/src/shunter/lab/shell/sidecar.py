@@ -3,7 +3,7 @@
 A reverse proxy in front of one model server. A request whose header `x-prefiller-host-port` names engines, best first, becomes
 two (`core.legs`); any other, and every other path, goes through as it is. Whatever goes wrong with the prefillers, the request
 is answered all the same: the next one is asked, and in the end the own engine does everything. That costs time and not an
-answer; `shunter_sidecar_requests_total{outcome="fell_back"}` tells of it.
+answer; `shunter_sidecar_requests_total{outcome="fell_back"}` tells of it. Who has failed is asked less (`core.suspects`).
 
 With an encoder connector the engines of `x-encoder-hosts-ports` are asked before that, in turn, for a picture each. One that
 fails costs nothing more: whoever computes the prompt encodes what it does not find.
@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from itertools import cycle
 from pathlib import Path
 from typing import Literal, Self
 
@@ -37,8 +36,10 @@ from shunter.lab.core.legs import (
     tell_cached,
 )
 from shunter.lab.core.media import MOST_MEDIA
+from shunter.lab.core.suspects import Attempt, Failure
 from shunter.lab.errors import ApiError
 from shunter.lab.shell.listening import listen
+from shunter.lab.shell.roster import Failures
 from shunter.lab.shell.wire import json_response, reset
 from shunter.snapshot import SnapshotReader
 
@@ -76,6 +77,9 @@ MAX_BODY_BYTES = 256 * 1024 * 1024
 # The port at which prefilling SGLang engines wait for those that decode.
 BOOTSTRAP_PORT = 8998
 
+# Statuses 4xx are of the request, and say nothing of who answers; but these say "not now".
+NOT_NOW = frozenset({408, 429})
+
 
 class Sidecar:
     """`async with Sidecar(8200) as sidecar`, or `start` and `stop`; then `port` is the real one."""
@@ -93,6 +97,7 @@ class Sidecar:
         bootstrap_port: int = BOOTSTRAP_PORT,
         prefill_timeout_s: float = PREFILL_S,
         allowed: Callable[[str], bool] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`allowed` says whether an address may be asked; None: any, for networks that nobody else can reach.
 
@@ -123,6 +128,8 @@ class Sidecar:
         self._prefill_s = Histogram(
             "shunter_sidecar_prefill_seconds", "How long prefillers took, those that failed, too.", registry=self.registry
         )
+        failures = Failures(self.registry, clock)
+        self._prefillers, self._encoders = failures.roster("prefill"), failures.roster("encode")
         self._runners: list[web.AppRunner] = []
 
     @property
@@ -195,8 +202,13 @@ class Sidecar:
             self._outcomes.labels("local").inc()
             return await self._decode(request, data)
         divide = self._meet if self._connector == "sglang" else self._hand_over
-        for address in prefillers:
-            response = await divide(request, body, address)
+        left = list(dict.fromkeys(prefillers))
+        while (attempt := self._prefillers.choose(left)) is not None:
+            left.remove(attempt.address)
+            try:
+                response = await divide(request, body, attempt)
+            finally:
+                self._prefillers.leave(attempt)
             if response is not None:
                 self._outcomes.labels("disaggregated").inc()
                 return response
@@ -218,58 +230,100 @@ class Sidecar:
             return
         places = asyncio.Semaphore(ENCODED_AT_ONCE)
 
-        async def encode(leg: Body, address: str) -> None:
+        async def encode(leg: Body, turn: int) -> None:
             async with places:
-                answer = await self._leg(request, leg, address)
-            self._encodings.labels("failed" if answer is None else "encoded").inc()
+                attempt = self._encoders.choose(allowed[turn:] + allowed[:turn])
+                outcome = "left" if attempt is None else await self._have_encoded(request, leg, attempt)
+            self._encodings.labels(outcome).inc()
 
-        await asyncio.gather(*(encode(leg, address) for leg, address in zip(legs, cycle(allowed), strict=False)))
+        await asyncio.gather(*(encode(leg, number % len(allowed)) for number, leg in enumerate(legs)))
 
-    async def _hand_over(self, request: web.Request, body: Body, address: str) -> web.StreamResponse | None:
+    async def _have_encoded(self, request: web.Request, leg: Body, attempt: Attempt) -> str:
+        """Return what came of it."""
+        try:
+            answer = await self._leg(request, leg, attempt.address)
+        finally:
+            self._encoders.leave(attempt)
+        if isinstance(answer, Failure):
+            self._encoders.blame(attempt, answer)
+            return "failed"
+        self._encoders.clear(attempt)
+        return "encoded"
+
+    async def _hand_over(self, request: web.Request, body: Body, attempt: Attempt) -> web.StreamResponse | None:
         """Have the prompt computed, then decode; None if either does not work out."""
-        data = await self._prefill(request, prefill_body(request.path, body), address)
-        prefilled = read_prefilled(data) if data is not None else None
+        data = await self._prefill(request, prefill_body(request.path, body), attempt)
+        if data is None:
+            return None
+        prefilled = read_prefilled(data)
         if prefilled is None:
+            self._prefillers.blame(attempt, Failure("nonsense", "it answered without kv_transfer_params"))
             return None
         leg = body | {"kv_transfer_params": prefilled.kv_transfer_params}
         async with self._ask(request, msgspec.json.encode(leg)) as decoded:
             if decoded.status >= 500:  # the blocks may be gone with the prefiller
+                self._prefillers.blame(attempt, self._not_fetched(decoded))
                 return None
+            self._prefillers.clear(attempt)
             return await _pass_on(request, decoded, prefilled.cached_tokens)
 
-    async def _meet(self, request: web.Request, body: Body, address: str) -> web.StreamResponse | None:
+    async def _meet(self, request: web.Request, body: Body, attempt: Attempt) -> web.StreamResponse | None:
         """Let both compute at once; None if the prefiller fails before the answer begins."""
-        host = address.rpartition(":")[0].strip("[]")
+        host = attempt.address.rpartition(":")[0].strip("[]")
         leg = meeting_body(body, host, self._bootstrap_port, secrets.randbits(63))
         async with asyncio.TaskGroup() as group:
-            prefill = group.create_task(self._prefill(request, leg, address))
+            prefill = group.create_task(self._prefill(request, leg, attempt))
             decode = group.create_task(self._begin(request, leg))
             try:
                 await asyncio.wait({prefill, decode}, return_when=asyncio.FIRST_COMPLETED)
                 if prefill.done() and prefill.result() is None:
                     return None
                 answer = await decode
-                if answer is None or answer.status >= 500:
+                if answer is None:
                     return None
-                return await _pass_on(request, answer)
+                if answer.status >= 500:
+                    self._prefillers.blame(attempt, self._not_fetched(answer))
+                    return None
+                response = await _pass_on(request, answer)
+                if not prefill.done() or prefill.result() is not None:
+                    self._prefillers.clear(attempt)
+                return response
             finally:
                 for task in (prefill, decode):
                     task.cancel()
                 if decode.done() and not decode.cancelled() and (begun := decode.result()) is not None:
                     begun.close()
 
-    async def _prefill(self, request: web.Request, leg: Body, address: str) -> bytes | None:
+    async def _prefill(self, request: web.Request, leg: Body, attempt: Attempt) -> bytes | None:
+        """Return a prefiller's answer, after which the next may try it: what the answer is worth the decoder will tell."""
         with self._prefill_s.time():
-            return await self._leg(request, leg, address)
-
-    async def _leg(self, request: web.Request, leg: Body, address: str) -> bytes | None:
-        """Return what another engine answers; None if it has no answer."""
-        url, data = f"http://{address}{request.path_qs}", msgspec.json.encode(leg)
-        try:
-            async with self._client.post(url, data=data, headers=_forwarded(request), timeout=self._timeout) as answer:
-                return await answer.read() if answer.status == 200 else None
-        except (aiohttp.ClientError, TimeoutError, ValueError):  # ValueError: of an address that is none
+            answer = await self._leg(request, leg, attempt.address)
+        if isinstance(answer, Failure):
+            self._prefillers.blame(attempt, answer)
             return None
+        self._prefillers.leave(attempt)
+        return answer
+
+    def _not_fetched(self, decoded: aiohttp.ClientResponse) -> Failure:
+        return Failure("blocks", f"{self.server} answered {decoded.status} to what it had computed")
+
+    async def _leg(self, request: web.Request, leg: Body, address: str) -> bytes | Failure:
+        """Return what another engine answers, or why it has no answer."""
+        url, data, limits = f"http://{address}{request.path_qs}", msgspec.json.encode(leg), self._timeout
+        try:
+            async with self._client.post(
+                url, data=data, headers=_forwarded(request), timeout=limits, allow_redirects=False
+            ) as answer:
+                if answer.status == 200:
+                    return await answer.read()
+                rejected = 400 <= answer.status < 500 and answer.status not in NOT_NOW
+                return Failure("rejected" if rejected else "error", f"it answered {answer.status}")
+        except aiohttp.ConnectionTimeoutError:
+            return Failure("timeout", f"no connection within {limits.sock_connect:g} s")
+        except TimeoutError:
+            return Failure("timeout", f"no answer within {limits.total:g} s")
+        except (aiohttp.ClientError, ValueError) as error:  # ValueError: of an address that is none
+            return Failure("unreachable", f"{type(error).__name__}: {error}")
 
     async def _begin(self, request: web.Request, leg: Body) -> aiohttp.ClientResponse | None:
         try:
