@@ -41,24 +41,43 @@ def server(port, log, role, storage):
     return vllm("pictures", port, log, *SERVE, "--ec-transfer-config", json.dumps(transfer), VLLM_LOGGING_LEVEL="DEBUG")
 
 
-def picture():
-    """A PNG that nobody has seen (RFC 2083: length, type, content and checksum of each chunk)."""
+def png():
+    """A PNG that nobody has seen (RFC 2083: length, type, content and checksum of each chunk), in Base64."""
     rows = b"".join(b"\0" + secrets.token_bytes(3 * SIZE) for _ in range(SIZE))
     chunks = {b"IHDR": struct.pack(">IIBBBBB", SIZE, SIZE, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
     framed = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks.items()
     )
-    shown = base64.b64encode(b"".join([SIGNATURE, *framed])).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{shown}"}}
+    return base64.b64encode(b"".join([SIGNATURE, *framed])).decode()
+
+
+def picture():
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png()}"}}
+
+
+def asks():
+    """A question with a picture by each API that has some, and one with what a tool has shown by two of them."""
+    source = {"type": "base64", "media_type": "image/png"}
+    user, words = {"role": "user"}, {"type": "text", "text": "What is it?"}
+    yield "/v1/messages", {"messages": [user | {"content": [words, {"type": "image", "source": source | {"data": png()}}]}]}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": [{"type": "image", "source": source | {"data": png()}}]}
+    yield "/v1/messages", {"messages": [user | {"content": [result]}]}
+    shown = {"type": "input_image", "image_url": f"data:image/png;base64,{png()}"}
+    yield "/v1/responses", {"input": [user | {"content": [{"type": "input_text", "text": "What is it?"}, shown]}]}
+    shown = {"type": "input_image", "detail": "auto", "image_url": f"data:image/png;base64,{png()}"}
+    yield "/v1/responses", {"input": [{"type": "function_call_output", "call_id": "a", "output": [shown]}]}
 
 
 async def look(session, sidecar, encoder, *pictures):
-    body = {"model": "tiny", "messages": [{"role": "user", "content": [*pictures]}], "max_tokens": 4}
-    async with session.post(
-        f"{sidecar.url}/v1/chat/completions", json=body, headers={"x-encoder-hosts-ports": encoder}
-    ) as answer:
+    body = {"messages": [{"role": "user", "content": [*pictures]}], "max_tokens": 4}
+    return (await ask(session, sidecar, encoder, "/v1/chat/completions", body))["usage"]
+
+
+async def ask(session, sidecar, encoder, path, body):
+    body = {"model": "tiny"} | body
+    async with session.post(sidecar.url + path, json=body, headers={"x-encoder-hosts-ports": encoder}) as answer:
         assert answer.status == 200, await answer.text()
-        return (await answer.json())["usage"]
+        return await answer.json()
 
 
 def encodings(sidecar):
@@ -88,8 +107,16 @@ async def test_vllm_sees_what_another_vllm_has_encoded(tmp_path):
         loaded = {name for name in encoded if f"Success load encoder cache for hash {name}" in logs[1].read_text()}
         assert (len(encoded), loaded) == (2, encoded)
 
+        for number, (path, body) in enumerate(asks(), start=3):
+            limit = {"max_output_tokens": 4} if path == "/v1/responses" else {"max_tokens": 4}
+            await ask(session, sidecar, encoder, path, body | limit)
+            assert encodings(sidecar) == {"encoded": number}
+            encoded = {each.parent.name for each in storage.glob("*/encoder_cache.safetensors")}
+            loaded = {name for name in encoded if f"Success load encoder cache for hash {name}" in logs[1].read_text()}
+            assert (len(encoded), loaded) == (number, encoded), (path, body)
+
         # Without the encoder whoever decodes sees by itself.
         os.killpg(encode.pid, signal.SIGKILL)
         await encode.wait()
         assert (await look(session, sidecar, encoder, picture()))["completion_tokens"] == 4
-        assert encodings(sidecar) == {"encoded": 2, "failed": 1}
+        assert encodings(sidecar) == {"encoded": number, "failed": 1}

@@ -189,9 +189,11 @@ async def test_the_metrics_and_the_log_name_who_fails_and_say_when_it_works(scen
 
 async def test_whatever_a_name_is_the_metrics_can_be_written(scene):
     made = await scene(metrics_port=0)
-    headers = {"x-prefiller-host-port": b'\xff\xfe"\\:1'.decode("utf-8", "surrogateescape")}
-    async with made.http.post(made.sidecar.url + CHAT, json=BODY, headers=headers) as answer:
-        assert answer.status == 200
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", made.sidecar.port)
+    writer.write(head + b'x-prefiller-host-port: \xff"\\:1\r\n\r\n{}')
+    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
     async with made.http.get(f"http://127.0.0.1:{made.sidecar.metrics_port}/metrics") as page:
         assert page.status == 200
         assert 'reason="unreachable"' in await page.text()

@@ -13,7 +13,7 @@ Source: what llm-d's sidecar sends for its connectors of these names, and what v
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeAlias, cast
 
 import msgspec
@@ -37,14 +37,24 @@ __all__ = [
 Body: TypeAlias = dict[str, Any]
 
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
+RESPONSES = "/v1/responses"
 
 # The members that limit an answer's length, by the path of the API.
 LIMITS: dict[str, Sequence[str]] = {
     CHAT: ("max_tokens", "max_completion_tokens"),
     "/v1/completions": ("max_tokens",),
-    "/v1/messages": ("max_tokens",),
-    "/v1/responses": ("max_output_tokens",),
+    MESSAGES: ("max_tokens",),
+    RESPONSES: ("max_output_tokens",),
     "/inference/v1/generate": (),  # there they are in sampling_params
+}
+
+# Where what is not words stands, by the path of the API: the member with messages, those of each that have parts, and types of
+# parts that vLLM takes there.
+_SHOWN: dict[str, tuple[str, Sequence[str], Collection[str]]] = {
+    CHAT: ("messages", ("content",), MEDIA),
+    MESSAGES: ("messages", ("content",), {"image"}),
+    RESPONSES: ("input", ("content", "output"), {"input_image"}),  # `output`: of a function that was called
 }
 
 _REMOTE = ("remote_engine_id", "remote_block_ids", "remote_host", "remote_port")
@@ -118,22 +128,34 @@ def prefill_body(path: str, body: Body) -> Body:
 
 
 def encoder_bodies(path: str, body: Body) -> list[Body]:
-    """Return what those are asked that encode: of a chat each picture, clip or recording once, and none of its words."""
-    if path != CHAT:
+    """Return what those are asked that encode: of a prompt each picture, clip or recording once, and none of its words.
+
+    It is asked in the words of the same API, so that the engine reads what is shown there as it will read it in the request.
+    """
+    if path not in _SHOWN:
         return []
-    parts: list[Body] = []
-    for message in _objects(body.get("messages")):
-        parts += [part for part in _objects(message.get("content")) if _is_media(part)]
+    member, places, kinds = _SHOWN[path]
+    parts = [part for message in _objects(body.get(member)) for part in _parts(message, places) if _is_of(part, kinds)]
     kept = {name: body[name] for name in ("model", "mm_processor_kwargs") if name in body}
+    kept |= {LIMITS[path][0]: 1, "stream": False}
+    if path == RESPONSES:
+        kept["store"] = False
     once = {msgspec.json.encode(part, order="sorted"): part for part in parts}
-    return [
-        kept | {"messages": [{"role": "user", "content": [part]}], "max_tokens": 1, "stream": False} for part in once.values()
-    ]
+    return [kept | {member: [{"role": "user", "content": [part]}]} for part in once.values()]
 
 
-def _is_media(part: Body) -> bool:
+def _is_of(part: Body, kinds: Collection[str]) -> bool:
     kind = part.get("type")
-    return isinstance(kind, str) and kind in MEDIA
+    return isinstance(kind, str) and kind in kinds
+
+
+def _parts(message: Body, places: Sequence[str]) -> Iterator[Body]:
+    """Yield a message's parts, and in the place of what a tool returned (Anthropic) the parts of that."""
+    for place in places:
+        for part in _objects(message.get(place)):
+            yield part
+            if part.get("type") == "tool_result":
+                yield from _objects(part.get("content"))
 
 
 def _objects(value: object) -> list[Body]:
