@@ -21,8 +21,8 @@ class Server:
 
     def __init__(self):
         self.entries = []
-        self.away = False
-        self.clock_s = 0
+        self.away = self.read_only = False
+        self.clock_s = self.looks = 0
         self._news = asyncio.Event()
 
     def put(self, data, field=b"m"):
@@ -35,10 +35,13 @@ class Server:
 
     async def time(self):
         self._answer()
+        self.looks += 1
         return self.clock_s, 1000
 
     async def xadd(self, stream, fields, *, maxlen, approximate):
         self._answer()
+        if self.read_only:
+            raise ConnectionError("you cannot write against a read only replica")
         self.put(fields[b"m"])
 
     async def xrevrange(self, stream, count):
@@ -167,3 +170,33 @@ async def test_a_half_that_breaks_is_not_left_for_well(replica, server, monkeypa
     monkeypatch.setattr(server, "xread", broken)
     (ended,), _ = await asyncio.wait(replica[0].tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
     assert str(ended.exception()) == "what nobody thought of"
+
+
+async def test_a_server_that_may_only_be_read_is_told_once_and_as_long_as_it_is_so(
+    replica, server, eventually, monkeypatch, caplog
+):
+    monkeypatch.setattr(module, "CLOCK_S", 0.01)
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
+    sharer, _ = replica
+    server.read_only = True
+
+    async def hindered():
+        return sharer.status().hindrances
+
+    await eventually(hindered)
+    for number in range(1, 4):
+        looks = server.looks
+
+        async def looked_again(looks=looks):
+            assert await hindered()
+            return server.looks > looks + 1
+
+        server.put(message(number))
+        await eventually(looked_again)
+    assert caplog.text.count("read only replica; replicas know nothing of each other") == 1
+    server.read_only = False
+
+    async def well():
+        return not await hindered()
+
+    await eventually(well)

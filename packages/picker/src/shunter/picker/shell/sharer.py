@@ -80,7 +80,7 @@ class Sharer:
         self._authorities: dict[Key, str] = {}
         self._keys: dict[str, Key] = {}
         self._read = b""  # the id of the last message that was read
-        self._away = False
+        self._away: set[str] = set()  # what does not get through: "told", "heard"
         self.tasks: Sequence[asyncio.Task[None]] = ()
 
     async def start(self) -> int:
@@ -132,8 +132,9 @@ class Sharer:
         try:
             for message in messages:
                 await self._redis.xadd(self._stream, {FIELD: encode(message)}, maxlen=KEPT, approximate=True)
+            self._found("told")
         except _failures() as error:
-            self._lost(error)
+            self._lost("told", error)
 
     async def _listen(self) -> None:
         failures = 0
@@ -144,9 +145,8 @@ class Sharer:
                 if not self._read:
                     self._take(reversed(await self._redis.xrevrange(self._stream, count=KEPT)), ahead_ms)
                     self._read = self._read or b"0"
-                if self._away:
-                    log.info("%s answers again: replicas know of each other", self._title)
-                self._away, failures = False, 0
+                self._found("heard")
+                failures = 0
                 looked_s = time.monotonic()
                 while time.monotonic() - looked_s < CLOCK_S:
                     answer = await self._redis.xread({self._stream: self._read}, count=READ_MESSAGES, block=WAIT_MS)
@@ -154,7 +154,7 @@ class Sharer:
                         self._take(entries, ahead_ms)
                     self.hearer.expire(time.monotonic_ns())
             except _failures() as error:
-                self._lost(error)
+                self._lost("heard", error)
                 self.hearer.expire(time.monotonic_ns())
                 await asyncio.sleep(min(FIRST_PAUSE_S * 2**failures, LONGEST_PAUSE_S))
                 failures = min(failures + 1, 16)
@@ -178,10 +178,16 @@ class Sharer:
             self._authorities = {(each.slot, each.incarnation): each.authority for each in view.topology.endpoints}
             self._keys = {authority: key for key, authority in self._authorities.items()}
 
-    def _lost(self, error: Exception) -> None:
+    def _lost(self, what: str, error: Exception) -> None:
         if not self._away:
             log.warning("%s: %s; replicas know nothing of each other until it answers", self._title, error)
-        self._away = True
+        self._away.add(what)
+
+    def _found(self, what: str) -> None:
+        """Note that this gets through; a server may let us read and not write, as one that copies another does."""
+        if self._away == {what}:
+            log.info("%s answers again: replicas know of each other", self._title)
+        self._away.discard(what)
 
 
 async def share(end: socket.socket, seat: Seat, settings: Settings) -> int:
