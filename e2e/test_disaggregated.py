@@ -106,3 +106,27 @@ async def test_every_request_is_answered_although_a_prefiller_dies_with_its_prom
         replies = await asyncio.gather(*asked)
         assert {reply.status for reply in replies} == {200}
         assert all(roles(stack)[reply.served].startswith("decode") for reply in replies)
+
+
+async def test_a_prefiller_that_hangs_is_given_up_and_found_again(connect):
+    """Its metrics come, so that the picker goes on naming it; the sidecars turn to the other, and tell who it is."""
+    with running_stack("--disaggregated", "--speed", "20", "--sidecar-option=--prefill-timeout=0.5") as stack:
+        client = connect(stack)
+        victim = next(engine for engine in stack.state.plan.engines if engine.role == "prefill")
+
+        async def let_it(*faults):
+            async with client.session.put(f"http://{victim.authority}/admin/faults", json=faults) as answer:
+                assert answer.status == 200
+
+        async def ask_until(words):
+            async with asyncio.timeout(60):
+                while not any(words in log.read_text() for log in stack.directory.glob("logs/decode-*.log")):
+                    reply = await client.chat(prompt(), max_tokens=2)
+                    assert reply.status == 200
+
+        await let_it({"name": "latency", "seconds": 86_400})
+        await ask_until(f"prefill by {victim.authority} failed: no answer within 0.5 s; until it works one request at a time")
+        await let_it()
+        before = await metric(client, victim.authority, "vllm:request_success_total")
+        await ask_until(f"prefill by {victim.authority} works again, after")
+        assert await metric(client, victim.authority, "vllm:request_success_total") > before

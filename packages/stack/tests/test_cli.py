@@ -70,6 +70,7 @@ def test_a_name_that_is_no_directory_is_refused(command, name):
         (["--backend=http://127.0.0.1:1", "--disaggregated"], "--disaggregated is for the lab's engines only"),
         (["--engine=llamacpp", "--disaggregated"], "--disaggregated is for the lab's engines only"),
         (["--encoders=1"], "--encoders are only for --disaggregated engines"),
+        (["--sidecar-option=--prefill-timeout=5"], "--sidecar-option is only for --disaggregated engines"),
     ],
 )
 def test_an_option_without_effect_is_refused(options, complaint):

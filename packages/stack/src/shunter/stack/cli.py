@@ -178,6 +178,13 @@ def _asking(command: click.decorators.FC) -> click.decorators.FC:
     help="Whatever else `shunter picker run` takes, such as --picker-option=--log-decisions=1; repeatable.",
 )
 @click.option(
+    "--sidecar-option",
+    "sidecar_options",
+    multiple=True,
+    metavar="OPTION",
+    help="Whatever else `shunter lab sidecar` takes, such as --sidecar-option=--prefill-timeout=5; repeatable.",
+)
+@click.option(
     "--traces", is_flag=True, help="Trace every request through Envoy, picker and engines; in Jaeger too, if it is installed."
 )
 @click.option(
@@ -204,6 +211,8 @@ def up(context: click.Context, **options: object) -> None:
             options["count"] = 2
     elif options["encoders"]:
         raise click.UsageError("--encoders are only for --disaggregated engines")
+    elif options["sidecar_options"]:
+        raise click.UsageError("--sidecar-option is only for --disaggregated engines")
     from shunter.stack.errors import StackError
     from shunter.stack.shell.up import Wishes, run
 

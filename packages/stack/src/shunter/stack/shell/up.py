@@ -87,6 +87,7 @@ class Wishes(msgspec.Struct, frozen=True):
     manifests: Path | None = None
     shadow_config: Path | None = None
     picker_options: tuple[str, ...] = ()
+    sidecar_options: tuple[str, ...] = ()
     traces: bool = False
     prometheus: bool = False
 
@@ -198,8 +199,9 @@ def _stages_config(wishes: Wishes) -> bytes:
 def _stages(wishes: Wishes, free: list[int], directory: Path) -> tuple[Engine, ...]:
     """As many engines that prefill as engines that decode, these with a sidecar each; and those that encode, if any."""
     count = wishes.count
-    serve = ("-m", "shunter.lab", "serve", "--model", LAB_MODEL, "--speed", str(wishes.speed), "--enable-prompt-tokens-details")
-    sidecar = ("-m", "shunter.lab", "sidecar", "--snapshot", str(directory))
+    serve = ("-m", "shunter.lab", "serve", "--model", LAB_MODEL, "--speed", str(wishes.speed))
+    serve += ("--enable-prompt-tokens-details", "--admin")
+    sidecar = ("-m", "shunter.lab", "sidecar", "--snapshot", str(directory), *wishes.sidecar_options)
     if wishes.encoders:
         serve += ("--media-tokens", str(MEDIA_TOKENS), "--ec-storage", str(directory / ENCODINGS))
         sidecar += ("--ec-connector", "ec-example")
