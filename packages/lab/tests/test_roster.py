@@ -19,7 +19,7 @@ class Stub:
     """An engine that does as `does` says: "well", "nonsense", "hang", or "meet" somebody who will not come; or a status."""
 
     def __init__(self):
-        self.does, self.asked, self.address = "well", 0, ""
+        self.does, self.asked, self.address, self.leads = "well", 0, "", ""
         self.let_go = asyncio.Event()
 
     async def handle(self, request):
@@ -28,7 +28,7 @@ class Stub:
         if self.does == "hang" or (self.does == "meet" and "bootstrap_room" in body):
             await self.let_go.wait()
         if isinstance(self.does, int):
-            return web.Response(status=self.does)
+            return web.Response(status=self.does, headers={"Location": self.leads})
         return web.json_response({"kv_transfer_params": {"a": 1}} if self.does == "well" else {})
 
 
@@ -197,6 +197,13 @@ async def test_whatever_a_name_is_the_metrics_can_be_written(scene):
     async with made.http.get(f"http://127.0.0.1:{made.sidecar.metrics_port}/metrics") as page:
         assert page.status == 200
         assert 'reason="unreachable"' in await page.text()
+
+
+async def test_nobody_sends_a_sidecar_elsewhere(scene):
+    """Whom it may ask is known of the address that is named, and not of one to which that leads."""
+    made = await scene(allowed=lambda address: address == made.first.address)
+    made.first.does, made.first.leads = 307, f"http://{made.second.address}/"
+    assert await made.ask(made.first) == [1, 0]
 
 
 async def test_pictures_are_taken_from_an_encoder_that_hangs_to_the_others(scene):
