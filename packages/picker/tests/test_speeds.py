@@ -120,3 +120,31 @@ def test_who_is_gone_is_forgotten():
     serve(speeds, HERE, 500, 4.0, 50)
     serve(speeds, (HERE[0], HERE[1] + 1), 50_000, 4.0, 50)
     assert speeds.prefill_per_s(HERE) == speeds.fleet.prefill_per_s.value
+
+
+def test_who_was_seen_first_is_not_held_to_what_was_believed_then():
+    speeds = Speeds()
+    serve(speeds, HERE, 16_000, 40.0, 2)
+    serve(speeds, THERE, 16_000, 40.0, 300)
+    assert speeds.prefill_per_s(HERE) == speeds.prefill_per_s(THERE) > 12_000
+    assert speeds.answer_s(HERE) == speeds.answer_s(THERE) > 30.0
+
+
+def test_what_befalls_all_is_believed_of_who_was_not_seen_since():
+    speeds = Speeds()
+    others = [(slot, 1) for slot in range(2, 6)]
+    for _ in range(20):
+        for key in (HERE, *others):
+            serve(speeds, key, 16_000, 4.0, 2)
+    for _ in range(60):
+        for key in others:
+            serve(speeds, key, 16_000, 12.0, 1)
+    assert speeds.answer_s(HERE) == pytest.approx(12.0, rel=0.1)
+
+
+def test_who_is_alone_is_learnt_as_well():
+    speeds = Speeds()
+    serve(speeds, HERE, 100_000, 300.0, 300)
+    assert speeds.fleet.prefill_per_s.settled
+    assert speeds.prefill_per_s(HERE) == pytest.approx(100_000, rel=0.1)
+    assert speeds.answer_s(HERE) == pytest.approx(300.0, rel=0.1)

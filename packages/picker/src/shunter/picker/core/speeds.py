@@ -1,6 +1,6 @@
 """How fast endpoints are, learnt from what the requests that went there were seen to take.
 
-Of each endpoint two numbers are kept, and both are compared with the fleet's:
+Two numbers are kept of the fleet, and of each endpoint how many times as much its own are:
 
 * the rate at which it gets through prompts, in tokens per second: of every request the tokens that waited before its first
   token (its own and those ahead of it, caches considered), divided by the time that took;
@@ -10,6 +10,10 @@ Of each endpoint two numbers are kept, and both are compared with the fleet's:
 Both follow quantiles, by a step up for each observation above and a step down for each below: a request that had to wait for
 memory may take a thousand times what is usual and still counts once. The rate is a little above the median, since whatever
 else an engine does makes it look slower than it is. An endpoint of which nothing is known is taken for an average one.
+
+Multiples are kept since most of what changes is common to all: what the fleet is taken for at first, the length of answers, a
+burst. A number of its own would be one of the moment when the endpoint was seen last, and equals that are seldom seen, because
+they have nearly all prompts cached, would differ by that alone.
 """
 
 import math
@@ -75,7 +79,7 @@ class Quantile:
 
 
 class Pace(msgspec.Struct):
-    """One endpoint."""
+    """One endpoint: how many times the fleet's its own are."""
 
     prefill_per_s: Quantile
     answer_s: Quantile
@@ -96,25 +100,26 @@ class Speeds:
         """Know nothing."""
         self.fleet = _pace(PREFILL_PER_S, ANSWER_S, FLEET_STEP)
         self._paces = Tenants[Pace]()
+        self._last: Key | None = None  # who was observed last
         self._open: OrderedDict[int, Open] = OrderedDict()
 
     def prefill_per_s(self, key: Key) -> float:
         """Tokens of prompts that the endpoint gets through in a second."""
         own = self._paces.get(key)
-        return _differing(own and own.prefill_per_s, self.fleet.prefill_per_s)
+        return self.fleet.prefill_per_s.value * (_times(own.prefill_per_s) if own else 1.0)
 
     def answer_s(self, key: Key) -> float:
         """What an answer of usual length takes after its first token when nobody else is there."""
         own = self._paces.get(key)
-        return _differing(own and own.answer_s, self.fleet.answer_s)
+        return self.fleet.answer_s.value * (_times(own.answer_s) if own else 1.0)
 
     def pace(self, key: Key) -> tuple[float, float]:
         """Return both, in ns for a token and in ns: of all endpoints of a fleet they are asked at once."""
         own = self._paces.get(key)
-        rate, usual = self.fleet.prefill_per_s, self.fleet.answer_s
+        token_ns, answer_ns = 1e9 / self.fleet.prefill_per_s.value, 1e9 * self.fleet.answer_s.value
         if own is None:
-            return 1e9 / rate.value, 1e9 * usual.value
-        return 1e9 / _differing(own.prefill_per_s, rate), 1e9 * _differing(own.answer_s, usual)
+            return token_ns, answer_ns
+        return token_ns / _times(own.prefill_per_s), answer_ns * _times(own.answer_s)
 
     def began(self, ticket: int, key: Key, waiting_tokens: float, crowd: float) -> None:
         """Note what a request meets where it is sent, itself included; ``crowd`` is their ``crowding``."""
@@ -132,16 +137,14 @@ class Speeds:
             return None
         pace = self._paces.get(was.key)
         if pace is None:
-            pace = _pace(self.fleet.prefill_per_s.value, self.fleet.answer_s.value, ENDPOINT_STEP)
+            pace = _pace(1.0, 1.0, ENDPOINT_STEP)
             self._paces.put(was.key, pace)
+        again = was.key == self._last and len(self._paces) > 1
+        self._last = was.key
         if was.waiting_tokens >= FEWEST_TOKENS:
-            rate = was.waiting_tokens / first_s
-            self.fleet.prefill_per_s.add(rate)
-            pace.prefill_per_s.add(rate)
+            _learn(was.waiting_tokens / first_s, pace.prefill_per_s, self.fleet.prefill_per_s, again=again)
         if duration_s > first_s:
-            alone_s = (duration_s - first_s) / was.crowding
-            self.fleet.answer_s.add(alone_s)
-            pace.answer_s.add(alone_s)
+            _learn((duration_s - first_s) / was.crowding, pace.answer_s, self.fleet.answer_s, again=again)
         return was.key
 
 
@@ -150,17 +153,23 @@ def crowding(requests: float, tokens: float) -> float:
     return 1.0 + REQUEST_SHARE * requests + TOKEN_SHARE * tokens
 
 
-def _differing(own: Quantile | None, fleet: Quantile) -> float:
-    """Return the fleet's value, or the endpoint's as far as the difference is no noise, and likely."""
-    usual = fleet.value
-    if own is None:
-        return usual
+def _learn(value: float, times: Quantile, fleet: Quantile, *, again: bool) -> None:
+    """Take an observation, which may be of the same one of several ``again``."""
+    # Nobody speaks for a fleet that is known twice in a row: who gets everything and becomes slow is compared with what the
+    # others did before.
+    if not (again and fleet.settled):
+        fleet.add(value)
+    times.add(value / fleet.value)
+
+
+def _times(own: Quantile) -> float:
+    """Return how many times the fleet's is to be believed: as far as the difference is no noise, and likely."""
     # In this order, since nearly always it is noise.
-    if (less := own.value / NOISE) > usual:
-        return min(less, usual * FARTHEST)
-    if (more := own.value * NOISE) < usual:
-        return max(more, usual / FARTHEST)
-    return usual
+    if (less := own.value / NOISE) > 1.0:
+        return min(less, FARTHEST)
+    if (more := own.value * NOISE) < 1.0:
+        return max(more, 1.0 / FARTHEST)
+    return 1.0
 
 
 def _pace(prefill_per_s: float, answer_s: float, step: float) -> Pace:
