@@ -126,8 +126,10 @@ def test_of_who_speaks_no_tls_it_says_so_and_a_socket_needs_none(stack, tmp_path
     ext_proc = f"127.0.0.1:{stack.state.plan.ports.picker[0]}"
     answer = examined("--ext-proc", ext_proc)[1]["tls"]
     assert (answer["verdict"], answer["evidence"]) == ("fail", f"{ext_proc} speaks no TLS")
+    assert "--socket-mode" not in answer["remedy"]
     where = f"unix:{tmp_path}/picker"
-    assert examined("--ext-proc", where)[1]["tls"]["verdict"] == "fail"
+    answer = examined("--ext-proc", where)[1]["tls"]
+    assert (answer["verdict"], answer["remedy"].endswith("--socket-mode says who may ask at a socket")) == ("fail", True)
     server = grpc.server(ThreadPoolExecutor(1))
     server.add_insecure_port(where)
     server.start()

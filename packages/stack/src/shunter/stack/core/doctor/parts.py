@@ -145,10 +145,10 @@ def _tls(facts: Facts) -> Finding:
         if each.names and each.wanted and not any(_is_for(name, each.wanted) for name in each.names)
     ]
     if troubled or plain:
-        return fail(
-            some([*troubled, *plain, *unnamed]),
-            "look whether it speaks TLS there, with a valid certificate: --tls-cert-file; --socket-mode says who may ask",
-        )
+        remedy = "look whether it speaks TLS there, with a valid certificate: --tls-cert-file"
+        if any(words.startswith(UNIX) for words in troubled):
+            remedy += "; --socket-mode says who may ask at a socket"
+        return fail(some([*troubled, *plain, *unnamed]), remedy)
     if unnamed:
         return fail(some(unnamed), "give the picker a certificate with the name that gateways ask for: --tls-cert-file")
     if sockets and not expiries:
